@@ -1,0 +1,42 @@
+"""What a person must act on, one line each: what is wrong, where, and how to mend it.
+
+    LoadgenError            exit code
+    ├── InputError          2   a file, a key, a flag or an environment variable is wrong; nothing was sent
+    └── TargetError         3   no target could be used
+
+A request that failed is data (`loadgen.measure.record.Outcome`), never one of these. Any other exception is a
+bug of ours.
+"""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the process returns. The closed set of the command line's contract."""
+
+    DONE = 0
+    GATE_FAILED = 1
+    BAD_INPUT = 2
+    NO_TARGET = 3
+    INTERRUPTED = 130
+
+
+class LoadgenError(Exception):
+    """A person must act. `str(error)` is one line without a trailing newline."""
+
+    exit_code: ExitCode = ExitCode.BAD_INPUT
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+class InputError(LoadgenError):
+    """A file, a key, a flag or an environment variable is wrong. Nothing was sent."""
+
+    exit_code = ExitCode.BAD_INPUT
+
+
+class TargetError(LoadgenError):
+    """A server or a model cannot be used."""
+
+    exit_code = ExitCode.NO_TARGET
