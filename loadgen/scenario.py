@@ -89,8 +89,8 @@ class Closed(_Part, frozen=True, tag_field="mode", tag="closed"):
 
     concurrency: users, one stage each. requests: measured requests a model and level; duration_s: or as many as
     start within so many seconds (both: whichever comes first; neither: 16 requests). think_time: between an answer and
-    the next question. ramp_in_s: the users' first requests are spread over it (default: 1 s, or the think time's mean when longer; 0
-    with one user). max_requests_per_s: a ceiling on the rate of requests of all users together.
+    the next question. ramp_in_s: the users' first requests are spread over it (default: 1 s, or the think
+    time's mean when longer; 0 with one user). max_requests_per_s: a ceiling on the request rate of all users together.
     """
 
     concurrency: Annotated[tuple[PositiveInt, ...], Meta(min_length=1)] = (1,)
