@@ -15,7 +15,7 @@ NonNegativeFloat = Annotated[float, Meta(ge=0)]
 Name = Annotated[
     str,
     Meta(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*\Z",  # not $, which lets a last newline through
         max_length=120,
         description="Letters, digits and . _ : / @ + -, beginning with a letter or a digit.",
     ),
@@ -23,9 +23,9 @@ Name = Annotated[
 Slug = Annotated[
     str,
     Meta(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z",
         max_length=80,
-        description="Letters, digits and . _ -, beginning with a letter or a digit: it names a folder.",
+        description="Letters, digits and . _ -, beginning with a letter or a digit.",
     ),
 ]
 
@@ -106,7 +106,7 @@ class Constant(_Part, frozen=True, tag_field="mode", tag="constant"):
 
     rates_per_s: requests a second, one stage each. requests, duration_s: how many, or for how long (both:
     whichever comes first; neither: 16 requests). max_in_flight: at that many, a request that comes due is shed, and
-    counted.
+    counted (default: no limit).
     """
 
     rates_per_s: Annotated[tuple[PositiveFloat, ...], Meta(min_length=1)]
@@ -141,8 +141,9 @@ class Gamma(_Part, frozen=True, tag_field="mode", tag="gamma"):
 class Ramp(_Part, frozen=True, tag_field="mode", tag="ramp"):
     """Open loop: the rate goes linearly from `from_per_s` to `to_per_s` over `duration_s`; one stage.
 
-    from_per_s, to_per_s: requests a second, not both 0. arrivals: "constant" (evenly spaced in expected count) or
-    "poisson" (an inhomogeneous Poisson process). max_in_flight: as in "constant".
+    from_per_s, to_per_s: requests a second, not both 0. duration_s: seconds from the one to the other. arrivals:
+    "constant" (evenly spaced in expected count) or "poisson" (an inhomogeneous Poisson process). max_in_flight: as in
+    "constant".
     """
 
     from_per_s: NonNegativeFloat
@@ -233,7 +234,8 @@ class Scenario(_Part, frozen=True):
     that names files. description: for people. system: a system message before every prompt. seed: of schedules,
     think times and the prompts' order. models: one or more (default: SmolLM2-135M on the embedded server). order:
     models play "one_after_another" (each alone on the device), or "interleaved" (requests take turns). load: the
-    arrival process. warmup_requests: before each stage's measured ones, recorded apart. keep_text: keep the
+    arrival process (default: one user). sampling: how the model is asked to generate. warmup_requests: before each
+    stage's measured ones, recorded apart. timeouts: deadlines. slo: what a request must meet. keep_text: keep the
     answers in requests.jsonl.
     """
 

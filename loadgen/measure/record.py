@@ -2,8 +2,7 @@
 
 from typing import Literal
 
-import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 Phase = Literal["warmup", "measured"]
 StampSource = Literal["kernel", "user"]
@@ -35,27 +34,20 @@ class ServerTimings(Struct, frozen=True):
     predicted_ms: float
 
 
-class Record(Struct, frozen=True, kw_only=True):
-    """What became of one planned request.
+class Reply(Struct, frozen=True, kw_only=True):
+    """What came of one request on the wire, whatever carried it.
 
-    All `_ns` are on the run's monotonic clock, from the run's beginning; None where the request did not get so far.
-    intended: when the plan said. dispatched: the engine began. sent: the connection's start when a new one was needed,
-    else the write. written: the last byte of the request was with the kernel. stamps: arrival of each token-bearing
-    event's last byte. end: arrival of the orderly end, or when the request was given up. connect: the set-up of a new
-    connection. tokens_per_event: only where the server counts them. shared_reads: token-bearing events that arrived in
-    the same read as the one before (their stamps are equal, and say so no more).
+    All `_ns` are on the run's monotonic clock; None where the request did not get so far. dispatched: the engine began.
+    sent: the connection's start when a new one was needed, else the write. written: the request's last byte was with
+    the kernel. stamps: arrival of each token-bearing event's last byte. end: arrival of the orderly end, or when the
+    request was given up. first_visible: arrival of the first visible content. connect: the set-up of a new connection.
+    tokens_per_event: only where the server counts them. shared_reads: token-bearing events that arrived in the same
+    read as the one before (their stamps are equal, and can say no more).
     """
 
-    model: str
-    target: str
-    level: str
-    index: int
-    phase: Phase
     outcome: Outcome
     status: int | None = None
     detail: str | None = None
-    prompt_id: str
-    intended_ns: int
     dispatched_ns: int | None = None
     sent_ns: int | None = None
     written_ns: int | None = None
@@ -72,4 +64,16 @@ class Record(Struct, frozen=True, kw_only=True):
     finish_reason: str | None = None
     text_sha256: str | None = None
     timings: ServerTimings | None = None
-    text: str | None = msgspec.field(default=None)
+    text: str | UnsetType = UNSET
+
+
+class Record(Reply, frozen=True, kw_only=True):
+    """One planned request and what became of it: a line of `requests.jsonl`. intended_ns: when the plan said."""
+
+    model: str
+    target: str
+    level: str
+    index: int
+    phase: Phase
+    prompt_id: str
+    intended_ns: int

@@ -1,0 +1,87 @@
+"""A complaint about something that a person wrote, in one line: where, which key, what is wrong, how to mend it.
+
+Knows no format: what is wrong with a scenario is found by `loadgen.conversion` and `loadgen.scenario_file`.
+"""
+
+import difflib
+import re
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from loadgen.errors import InputError
+
+
+class Source(Struct, frozen=True):
+    """Where values were written. file: as a person knows it. flags: dotted key -> the flag that set it."""
+
+    file: str
+    flags: dict[str, str] = {}
+
+
+class Complaint(Struct, frozen=True):
+    """What is wrong. key: dotted and indexed, as in `models[1].url`; empty for the file as a whole."""
+
+    key: str
+    what: str
+    mend: str
+
+
+def refused(source: Source, complaint: Complaint) -> InputError:
+    """The complaint as an error: `<file or flag>: <key>: <what>; <mend>`. What an address may hide is masked."""
+    words = [_place(source, complaint.key), complaint.key, f"{complaint.what}; {complaint.mend}"]
+    return InputError(printable(masked(": ".join(word for word in words if word))))
+
+
+def masked(text: str) -> str:
+    """The text without the user, password and query of an address in it."""
+    return re.sub(r"(://[^\s?]*)\?[^\s\"]*[^\s\":;]", r"\1?…", re.sub(r"://\S*@", "://…@", text))
+
+
+def printable(text: str) -> str:
+    """The text with its control characters, line breaks and lone surrogates as escapes: safe on any terminal."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def shown(value: object) -> str:
+    """A value as TOML writes it, shortened; a table or a list by its kind alone."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case str():
+            return f'"{value}"' if len(value) <= 60 else f'"{value[:57]}…"'
+        case dict():
+            return "a table"
+        case list():
+            return "a list"
+    return str(value)[:60]
+
+
+def choices(words: Sequence[str]) -> str:
+    """Words in double quotes, with "or" before the last."""
+    quoted = [f'"{word}"' for word in words]
+    return " or ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
+
+
+def suggestion(word: str, known: Sequence[str]) -> str | None:
+    """The known word that was probably meant, or None."""
+    close = difflib.get_close_matches(word.lower(), [name.lower() for name in known], n=1, cutoff=0.7)
+    return next((name for name in known if close and name.lower() == close[0]), None)
+
+
+def joined(path: str, key: str) -> str:
+    """The dotted key of `key` in the table at `path`; quoted where TOML would have to."""
+    name = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else f'"{key}"'
+    return f"{path}.{name}" if path else name
+
+
+def _place(source: Source, key: str) -> str:
+    """The flag that set the key or a table around it; else the file."""
+    prefix = key
+    while prefix:
+        if prefix in source.flags:
+            return source.flags[prefix]
+        prefix = prefix[: max(prefix.rfind("."), prefix.rfind("["), 0)]
+    if key.startswith("load."):  # missing, or out of place, since a flag changed the kind of load
+        return source.flags.get("load.mode", source.file)
+    return source.file

@@ -1,0 +1,282 @@
+"""What the command line's flags change in a scenario: a raw TOML table in, a changed one out, and which flag did it.
+
+Knows no files: whatever a flag writes is checked afterwards, as if the file had said it.
+"""
+
+import copy
+import math
+import re
+import tomllib
+from typing import Any
+
+from msgspec import Struct
+
+from loadgen.complaint import masked, shown, suggestion
+from loadgen.errors import InputError
+from loadgen.scenario import Scenario
+
+_RATED = ("constant", "poisson", "gamma")
+_NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+
+
+class Overrides(Struct, frozen=True):
+    """The flags that change a scenario. Empty or None: the flag was not given.
+
+    urls, models: pair up in order; one url serves several models, one model is played at each url; models without
+    urls pick among the scenario's own. arrivals: "constant", "poisson" or "gamma:B". timeout_s: the whole request's.
+    seed: of schedules and order, not the sampling's. set: "dotted.key=value", applied last.
+    """
+
+    urls: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    concurrency: tuple[int, ...] = ()
+    rates_per_s: tuple[float, ...] = ()
+    arrivals: str | None = None
+    max_tokens: int | None = None
+    requests: int | None = None
+    duration_s: float | None = None
+    warmup: int | None = None
+    seed: int | None = None
+    timeout_s: float | None = None
+    set: tuple[str, ...] = ()
+
+
+Changed = tuple[dict[str, Any], dict[str, str]]
+"""A raw table, and for each dotted key that a flag set, that flag as it was written."""
+
+
+def apply(raw: dict[str, Any], overrides: Overrides) -> Changed:
+    """The raw scenario as the flags change it, and which flag set which key. `raw` is of the right shape, and kept.
+
+    Raises InputError where flags contradict each other or the scenario.
+    """
+    changed = copy.deepcopy(raw)
+    flags: dict[str, str] = {}
+    if overrides.urls or overrides.models:
+        models, model_flags = _models(changed.get("models") or _default_models(), overrides)
+        changed["models"] = models
+        flags |= model_flags
+    load, load_flags = _load(changed.get("load", {"mode": "closed"}), overrides)
+    if load_flags:
+        changed["load"] = load
+        flags |= load_flags
+    for key, value, flag in (
+        ("sampling.max_tokens", overrides.max_tokens, f"--max-tokens {overrides.max_tokens}"),
+        ("warmup_requests", overrides.warmup, f"--warmup {overrides.warmup}"),
+        ("seed", overrides.seed, f"--seed {overrides.seed}"),
+        ("timeouts.request_s", overrides.timeout_s, f"--timeout {overrides.timeout_s or 0:g}s"),
+    ):
+        if value is not None:
+            _assign(changed, key.split("."), value, flag)
+            flags[key] = flag
+    for setting in overrides.set:
+        key, value = _setting(setting)
+        _assign(changed, _steps(key, setting), value, f"--set {setting}")
+        flags = {k: flag for k, flag in flags.items() if not re.match(rf"{re.escape(key)}[.\[]", k)}
+        flags[key] = f"--set {setting}"
+    return changed, flags
+
+
+def _models(own: list[dict[str, Any]], overrides: Overrides) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    urls, names = overrides.urls, overrides.models
+    if not urls:
+        return _picked(own, names)
+    if not names:
+        raise InputError(f"--url {masked(urls[0])}: which model? add --model NAME, as the server calls it")
+    if len(urls) == 1:
+        urls *= len(names)
+    elif len(names) == 1:
+        names *= len(urls)
+    if len(urls) != len(names):
+        raise InputError(
+            f"--url: {len(urls)} addresses for {len(names)} models; give one --model for each --url, or one of either"
+        )
+    flags: dict[str, str] = {}
+    for i, (url, name) in enumerate(zip(urls, names, strict=True)):
+        flags |= {f"models[{i}]": f"--url {url} --model {name}"}
+        flags |= {f"models[{i}].url": f"--url {url}", f"models[{i}].name": f"--model {name}"}
+    return [{"name": name, "url": url} for url, name in zip(urls, names, strict=True)], flags
+
+
+def _default_models() -> list[dict[str, Any]]:
+    """What a scenario without models means."""
+    models = Scenario(name="default", prompts="-").models
+    return [{"name": model.name, "target": model.target} for model in models]
+
+
+def _picked(own: list[dict[str, Any]], names: tuple[str, ...]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    picked: list[dict[str, Any]] = []
+    flags: dict[str, str] = {}
+    known = [str(model["name"]) for model in own]
+    for name in names:
+        if name not in known:
+            guess = suggestion(name, known)
+            hint = f"did you mean {guess}?" if guess else f"it has {', '.join(known)}; or say where with --url"
+            raise InputError(f"--model {name}: the scenario has no model of that name; {hint}")
+        for model in own:
+            if model["name"] == name:
+                flags[f"models[{len(picked)}]"] = f"--model {name}"
+                picked.append(model)
+    return picked, flags
+
+
+def _load(load: dict[str, Any], overrides: Overrides) -> Changed:
+    flags: dict[str, str] = {}
+    if overrides.concurrency:
+        levels = ",".join(str(level) for level in overrides.concurrency)
+        flag = f"--concurrency {levels}"
+        for given, other in (
+            (overrides.rates_per_s, f"--rate {_listed(overrides.rates_per_s)}"),
+            (overrides.arrivals, f"--arrivals {overrides.arrivals}"),
+        ):
+            if given:
+                raise InputError(
+                    f"{flag} with {other}: users who wait for answers have no rate of arrivals; leave one of them out"
+                )
+        kept = load if load["mode"] == "closed" else _only(load, "requests", "duration_s")
+        load = {**kept, "mode": "closed", "concurrency": list(overrides.concurrency)}
+        flags |= {"load.mode": flag, "load.concurrency": flag}
+    elif overrides.rates_per_s or overrides.arrivals:
+        load, flags = _open_load(load, overrides)
+    return _length(load, flags, overrides)
+
+
+def _open_load(load: dict[str, Any], overrides: Overrides) -> Changed:
+    mode = load["mode"]
+    arrivals, shape = _arrivals(overrides.arrivals)
+    arrivals_flag = f"--arrivals {overrides.arrivals}"
+    flags: dict[str, str] = {}
+    if not overrides.rates_per_s:
+        if mode == "ramp":
+            return {**load, "arrivals": arrivals}, {"load.arrivals": arrivals_flag}
+        if mode not in _RATED:
+            raise InputError(f'{arrivals_flag}: a "{mode}" load has no rate; add one, such as --rate 0.5,1')
+    new = _only(load, "rates_per_s", "requests", "duration_s", "max_in_flight")
+    new["mode"] = arrivals or (mode if mode in _RATED else "poisson")
+    if overrides.rates_per_s:
+        flag = f"--rate {_listed(overrides.rates_per_s)}"
+        new["rates_per_s"] = list(overrides.rates_per_s)
+        flags |= {"load.rates_per_s": flag, "load.mode": flag}
+    if arrivals:
+        flags["load.mode"] = arrivals_flag
+    if shape is not None:
+        new["burstiness"] = shape
+        flags["load.burstiness"] = arrivals_flag
+    elif new["mode"] == "gamma":
+        new["burstiness"] = load["burstiness"]
+    return new, flags
+
+
+def _arrivals(text: str | None) -> tuple[str | None, float | None]:
+    """(mode, burstiness) that `--arrivals` names."""
+    if text is None or text in ("constant", "poisson"):
+        return text, None
+    name, _, shape = text.partition(":")
+    if name != "gamma":
+        raise InputError(f"--arrivals {text}: no such process; write constant, poisson or gamma:B, such as gamma:0.5")
+    if not re.fullmatch(_NUMBER, shape) or not 0 < float(shape) < math.inf:
+        raise InputError(f"--arrivals {text}: gamma needs its burstiness, a number above 0; write e.g. gamma:0.5")
+    return "gamma", float(shape)
+
+
+def _length(load: dict[str, Any], flags: dict[str, str], overrides: Overrides) -> Changed:
+    """The load with the asked number of requests or seconds; one of them alone replaces the other."""
+    load = dict(load)
+    if overrides.requests is not None:
+        flag = f"--requests {overrides.requests}"
+        if load["mode"] == "ramp":
+            raise InputError(f'{flag}: load.requests: a "ramp" load ends after its seconds; use --duration instead')
+        if overrides.duration_s is None:
+            load.pop("duration_s", None)
+        load["requests"] = overrides.requests
+        flags["load.requests"] = flag
+    if overrides.duration_s is not None:
+        flag = f"--duration {overrides.duration_s:g}s"
+        if load["mode"] == "trace":
+            raise InputError(f'{flag}: load.duration_s: a "trace" load ends with its file; use --requests instead')
+        if overrides.requests is None:
+            load.pop("requests", None)
+        load["duration_s"] = overrides.duration_s
+        flags["load.duration_s"] = flag
+    return load, flags
+
+
+def _only(load: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: load[key] for key in keys if key in load}
+
+
+def _listed(rates: tuple[float, ...]) -> str:
+    return ",".join(f"{rate:g}" for rate in rates)
+
+
+def _setting(setting: str) -> tuple[str, Any]:
+    """(key, value) of `key=value`: the value as TOML has it, else the text itself."""
+    key, equals, text = setting.partition("=")
+    if not equals or not key.strip():
+        raise InputError(
+            f"--set {masked(setting)}: not a setting; write dotted.key=value, such as sampling.max_tokens=64"
+        )
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return key.strip(), text
+    return key.strip(), parsed["value"] if len(parsed) == 1 else text
+
+
+def _steps(key: str, setting: str) -> list[str | int]:
+    """`models[1].url` as ["models", 1, "url"]."""
+    if not re.fullmatch(r"[\w-]+(?:\.[\w-]+|\[[0-9]{1,4}\])*", key):
+        raise InputError(
+            f"--set {masked(setting)}: {shown(key)} is not a key; write dotted.key=value, such as models[0].name=NAME"
+        )
+    return [int(step[1:-1]) if step[0] == "[" else step for step in re.findall(r"[\w-]+|\[[0-9]+\]", key)]
+
+
+def _assign(raw: dict[str, Any], steps: list[str] | list[str | int], value: Any, flag: str) -> None:
+    """Sets the value in place; tables that are not there yet are made, lists are not."""
+    node: Any = raw
+    done = ""
+    for i, step in enumerate(steps):
+        last = i == len(steps) - 1
+        if isinstance(step, int):
+            if not isinstance(node, list) or step >= len(node):
+                raise InputError(f"{masked(flag)}: {done} has no [{step}] in this scenario; set the whole list")
+        elif not isinstance(node, dict):
+            kind = "a list; say which, as in" if isinstance(node, list) else "not a table, so it has no"
+            raise InputError(f"{masked(flag)}: {done} is {kind} {done}{'[0]' if isinstance(node, list) else ''}.{step}")
+        if last:
+            node[step] = value
+        elif isinstance(step, int):
+            node = node[step]
+        else:
+            # A scenario that says nothing of its load means a closed one, and a flag may change part of that.
+            empty: Any = [] if isinstance(steps[i + 1], int) else {"mode": "closed"} if step == "load" else {}
+            node = node.setdefault(step, empty)
+        done += f"[{step}]" if isinstance(step, int) else f".{step}" if done else step
+
+
+def parse_duration_s(text: str, flag: str = "--duration") -> float:
+    """Seconds, above 0, of "30s", "2m", "1h", "500ms" or "1.5" (seconds). Raises InputError that names the flag."""
+    found = re.fullmatch(rf"({_NUMBER})(ms|s|m|h|)", text.strip())
+    seconds = float(found[1]) * {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}[found[2]] if found else 0.0
+    if not 0 < seconds < math.inf:
+        raise InputError(f"{flag} {text}: not a time above 0; write e.g. {flag} 30s, 2m, 1h or 500ms")
+    return seconds
+
+
+def parse_levels(text: str, flag: str = "--concurrency") -> tuple[int, ...]:
+    """Numbers of users of "1,2,4". Raises InputError that names the flag."""
+    parts = [part.strip() for part in text.split(",")]
+    for part in parts:
+        if not re.fullmatch(r"[0-9]{1,9}", part) or int(part) < 1:
+            raise InputError(f"{flag} {text}: {shown(part)} is not a number of users; write e.g. {flag} 1,2,4")
+    return tuple(int(part) for part in parts)
+
+
+def parse_rates(text: str, flag: str = "--rate") -> tuple[float, ...]:
+    """Requests a second of "0.5,1". Raises InputError that names the flag."""
+    parts = [part.strip() for part in text.split(",")]
+    for part in parts:
+        if not re.fullmatch(_NUMBER, part) or not 0 < float(part) < math.inf:
+            raise InputError(f"{flag} {text}: {shown(part)} is not a rate above 0; write e.g. {flag} 0.5,1")
+    return tuple(float(part) for part in parts)

@@ -1,0 +1,237 @@
+"""The plan: schedule × prompts as data. What is due when, to which model, before anything is sent. Knows no clock."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from loadgen import schedule
+from loadgen.chance import generator
+from loadgen.prompts import Prompt
+from loadgen.scenario import Closed, Gamma, Load, Model, Ramp, RatedLoad, Scenario, Trace
+
+THINK_CYCLE = 65_536
+"""Think times drawn for a closed loop that is bounded by time alone; then they repeat."""
+
+
+class Level(Struct, frozen=True, omit_defaults=True):
+    """The load of one stage. label: names it in records and tags. Rates are a second."""
+
+    label: str
+    mode: str
+    concurrency: int | None = None
+    rate_per_s: float | None = None
+    burstiness: float | None = None
+    from_per_s: float | None = None
+    to_per_s: float | None = None
+
+    def load(self) -> dict[str, Any]:
+        """As `summary.json` says it: the mode and its own numbers."""
+        told: dict[str, Any] = msgspec.to_builtins(self)
+        del told["label"]
+        return told
+
+
+class Planned(Struct, frozen=True):
+    """One request. model: index into the plan's models. index: within its model, level and phase. prompt: index into
+    the plan's prompts. due_ns: from the stage's start (None in a closed loop). think_ns: the pause after its answer."""
+
+    model: int
+    index: int
+    prompt: int
+    due_ns: int | None = None
+    think_ns: int = 0
+
+
+class Stage(Struct, frozen=True):
+    """One level, played by one model, or by several that take turns.
+
+    count: measured requests of all its models; None: as many as start within duration_ns. due_ns: int64 offsets of an
+    open loop. think_ns: int64, cycled. warmup: requests a model before the measured ones.
+    """
+
+    level: Level
+    models: tuple[int, ...]
+    warmup: int
+    prompts: int
+    count: int | None
+    duration_ns: int | None
+    due_ns: NDArray[np.int64] | None = None
+    think_ns: NDArray[np.int64] | None = None
+    ramp_in_ns: NDArray[np.int64] | None = None
+    max_in_flight: int | None = None
+    max_requests_per_s: int | None = None
+
+    def request(self, position: int) -> Planned:
+        """The measured request at a position of the stage's order: models take turns, prompts go round."""
+        turn, index = position % len(self.models), position // len(self.models)
+        return Planned(
+            model=self.models[turn],
+            index=index,
+            prompt=index % self.prompts,
+            due_ns=None if self.due_ns is None else int(self.due_ns[position]),
+            think_ns=0 if self.think_ns is None else int(self.think_ns[position % len(self.think_ns)]),
+        )
+
+    def warmup_request(self, position: int) -> Planned:
+        """The warm-up request at a position. Prompts are taken from the end, so that no prompt is met twice at once."""
+        turn, index = position % len(self.models), position // len(self.models)
+        return Planned(model=self.models[turn], index=index, prompt=(self.prompts - 1 - index) % self.prompts)
+
+    def planned_of(self, model: int) -> int | None:
+        """Measured requests to one of the stage's models; None when only time bounds them."""
+        if self.count is None:
+            return None
+        turn = self.models.index(model)
+        return (self.count - turn + len(self.models) - 1) // len(self.models)
+
+
+class Plan(Struct, frozen=True):
+    """Everything that will be sent: stages in the order in which they are played."""
+
+    scenario: Scenario
+    prompts: tuple[Prompt, ...]
+    stages: tuple[Stage, ...]
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        return self.scenario.models
+
+
+def make_plan(scenario: Scenario, prompts: tuple[Prompt, ...], trace_ns: NDArray[np.int64] | None = None) -> Plan:
+    """The plan of a scenario. trace_ns: the offsets of a `trace` load, which the caller has read from its file."""
+    everyone = tuple(range(len(scenario.models)))
+    groups = [everyone] if scenario.order == "interleaved" else [(model,) for model in everyone]
+    stages = tuple(
+        _stage(scenario, level, group, len(prompts), trace_ns) for group in groups for level in levels(scenario.load)
+    )
+    return Plan(scenario=scenario, prompts=prompts, stages=stages)
+
+
+def levels(load: Load) -> Iterator[Level]:
+    """The levels of a load, in order."""
+    match load:
+        case Closed():
+            for users in load.concurrency:
+                yield Level(label=f"c{users}", mode="closed", concurrency=users)
+        case Ramp():
+            label = f"ramp{load.from_per_s:g}-{load.to_per_s:g}"
+            yield Level(label=label, mode="ramp", from_per_s=load.from_per_s, to_per_s=load.to_per_s)
+        case Trace():
+            yield Level(label="trace", mode="trace")
+        case Gamma():
+            for rate in load.rates_per_s:
+                yield Level(label=f"r{rate:g}", mode="gamma", rate_per_s=rate, burstiness=load.burstiness)
+        case _:
+            mode = type(load).__name__.lower()
+            for rate in load.rates_per_s:
+                yield Level(label=f"r{rate:g}", mode=mode, rate_per_s=rate)
+
+
+def _stage(
+    scenario: Scenario, level: Level, models: tuple[int, ...], prompts: int, trace_ns: NDArray[np.int64] | None
+) -> Stage:
+    load, seed = scenario.load, scenario.seed
+    if isinstance(load, Closed):
+        return _closed_stage(scenario, load, level, models, prompts)
+    match load:
+        case Ramp():
+            chance = generator(seed, "ramp")
+            due = schedule.ramp_ns(load.from_per_s, load.to_per_s, load.duration_s, load.arrivals, chance)
+        case Trace():
+            if trace_ns is None:
+                raise ValueError("a trace load needs its offsets")
+            due = trace_ns
+        case _:
+            due = _rated(load, level, seed, len(models))
+    return Stage(
+        level=level,
+        models=models,
+        warmup=scenario.warmup_requests,
+        prompts=prompts,
+        count=len(due),
+        duration_ns=_ns(getattr(load, "duration_s", None)),
+        due_ns=due,
+        max_in_flight=load.max_in_flight,
+    )
+
+
+def _rated(load: RatedLoad, level: Level, seed: int, models: int) -> NDArray[np.int64]:
+    """`requests` counts per model; the rate is that of all models of the stage together."""
+    if level.rate_per_s is None:
+        raise ValueError("a rated level has a rate")
+    requests = load.requests if load.requests or load.duration_s else schedule.DEFAULT_REQUESTS
+    scaled = msgspec.structs.replace(load, requests=requests * models if requests else None)
+    return schedule.arrivals_ns(scaled, level.rate_per_s, seed)
+
+
+def _closed_stage(scenario: Scenario, load: Closed, level: Level, models: tuple[int, ...], prompts: int) -> Stage:
+    users = level.concurrency or 1
+    per_model = load.requests if load.requests or load.duration_s else schedule.DEFAULT_REQUESTS
+    count = per_model * len(models) if per_model else None
+    thinks = None
+    if load.think_time.mean_s > 0:
+        chance = generator(scenario.seed, "think", level.label)
+        thinks = schedule.think_times_ns(load.think_time, count or THINK_CYCLE, chance)
+    ramp_in_s = load.ramp_in_s if load.ramp_in_s is not None else schedule.default_ramp_in_s(load, users)
+    return Stage(
+        level=level,
+        models=models,
+        warmup=scenario.warmup_requests,
+        prompts=prompts,
+        count=count,
+        duration_ns=_ns(load.duration_s),
+        think_ns=thinks,
+        ramp_in_ns=schedule.ramp_in_ns(users, ramp_in_s),
+        max_requests_per_s=load.max_requests_per_s,
+    )
+
+
+def _ns(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1e9)
+
+
+def body_of(plan: Plan, planned: Planned) -> dict[str, Any]:
+    """The request's JSON body, without what its target adds."""
+    scenario, sampling = plan.scenario, plan.scenario.sampling
+    messages = [{"role": "system", "content": scenario.system}] if scenario.system else []
+    messages.append({"role": "user", "content": plan.prompts[planned.prompt].text})
+    body: dict[str, Any] = {
+        "model": plan.models[planned.model].name,
+        "messages": messages,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+    }
+    optional = {"seed": sampling.seed, "top_p": sampling.top_p, "stop": list(sampling.stop) or None}
+    body.update({key: value for key, value in optional.items() if value is not None})
+    body.update(sampling.extra)
+    return body
+
+
+def digest(plan: Plan) -> str:
+    """SHA-256 of all that decides what is sent and when; equal for equal plans, on every platform.
+
+    Where a model is served does not enter (the same plan may be played against two servers); its name does.
+    """
+    told = hashlib.sha256()
+
+    def add(value: object) -> None:
+        told.update(msgspec.json.encode(value, order="deterministic"))
+        told.update(b"\x1e")
+
+    add([[prompt.id, prompt.text] for prompt in plan.prompts])
+    add([model.name for model in plan.models])
+    add([plan.scenario.system, plan.scenario.sampling])
+    for stage in plan.stages:
+        bounds = [stage.count, stage.duration_ns, stage.warmup, stage.max_in_flight, stage.max_requests_per_s]
+        add([stage.level, stage.models, bounds])
+        for offsets in (stage.due_ns, stage.think_ns, stage.ramp_in_ns):
+            told.update(b"-" if offsets is None else np.ascontiguousarray(offsets, dtype="<i8").tobytes())
+            told.update(b"\x1e")
+    return told.hexdigest()

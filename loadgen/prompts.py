@@ -1,0 +1,172 @@
+"""The prompts of a scenario, as they are sent and in the order in which they are taken.
+
+Knows no clock, no socket and no model: reads text, from the scenario itself or from files beside it.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from loadgen import chance
+from loadgen.complaint import Complaint, Source, printable, refused
+from loadgen.conversion import convert
+from loadgen.errors import InputError
+from loadgen.scenario import InlinePrompt, PromptFiles, Scenario
+from loadgen.scenario_file import parse_toml, read_text
+
+_KINDS = (".toml", ".txt", ".md", ".jsonl")
+
+
+class Prompt(Struct, frozen=True):
+    """What one request asks. text: as it is sent, template applied. key_points: what a good answer names."""
+
+    id: str
+    text: str
+    key_points: tuple[str, ...] = ()
+
+
+class _Found(Struct, frozen=True):
+    """A prompt, and where it stands, for the complaint that another one has its id."""
+
+    prompt: Prompt
+    place: str
+
+
+def load_prompts(scenario: Scenario, folder: Path, where: str) -> tuple[Prompt, ...]:
+    """The scenario's prompts, at least one, in the order in which they are taken; ids are unique.
+
+    folder: what the scenario's paths are relative to. where: the scenario's file, for messages. Raises InputError for
+    whatever keeps a prompt from being sent: no file, an empty one, one that is not UTF-8, an id that stands twice, …
+    """
+    source = Source(where)
+    match scenario.prompts:
+        case PromptFiles() as files:
+            return _from_files(files, folder, source, scenario.seed)
+        case str(text):
+            return (Prompt("p1", _not_blank(text, "prompts", source)),)
+        case listed:
+            return _inline(listed, source)
+
+
+def messages(prompt: Prompt, system: str | None) -> list[dict[str, str]]:
+    """The chat that a request sends: the system message, where there is one, and the prompt as the user's."""
+    user = {"role": "user", "content": prompt.text}
+    return [user] if system is None else [{"role": "system", "content": system}, user]
+
+
+def _inline(listed: tuple[str | InlinePrompt, ...], source: Source) -> tuple[Prompt, ...]:
+    seen: dict[str, int] = {}
+    prompts: list[Prompt] = []
+    for i, item in enumerate(listed):
+        entry = InlinePrompt(text=item) if isinstance(item, str) else item
+        key = f"prompts[{i}]" if isinstance(item, str) else f"prompts[{i}].text"
+        name = entry.id or f"p{i + 1}"
+        if name in seen:
+            what = f'the id "{name}" stands at prompts[{seen[name]}] too'
+            raise refused(source, Complaint(f"prompts[{i}].id", what, "give each an id of its own"))
+        seen[name] = i
+        prompts.append(Prompt(name, _not_blank(entry.text, key, source), entry.key_points))
+    return tuple(prompts)
+
+
+def _from_files(files: PromptFiles, folder: Path, source: Source, seed: int) -> tuple[Prompt, ...]:
+    if "{text}" not in files.template:
+        complaint = Complaint("prompts.template", "does not say where the text goes", "put {text} into it")
+        raise refused(source, complaint)
+    found: dict[str, _Found] = {}
+    for path in _matching(files.files, folder, source):
+        for item in _in_file(path):
+            name = item.prompt.id
+            if name in found:
+                mend = "give each an id of its own"
+                raise InputError(f'{item.place}: the id "{name}" is that of {found[name].place} too; {mend}')
+            found[name] = item
+    prompts = [
+        msgspec.structs.replace(item.prompt, text=files.template.replace("{text}", item.prompt.text))
+        for item in found.values()
+    ]
+    if files.order == "shuffled":
+        order = chance.generator(seed, "prompts").permutation(len(prompts))
+        prompts = [prompts[int(i)] for i in order]
+    return tuple(prompts)
+
+
+def _matching(pattern: str, folder: Path, source: Source) -> list[Path]:
+    """The files of a path or a glob, by name. Hidden files are not meant."""
+    path = Path(pattern)
+    plain = folder / path
+    if plain.is_file():
+        paths = [plain]
+    else:
+        root = Path(path.anchor) if path.is_absolute() else folder
+        try:
+            matches = sorted(root.glob(str(path.relative_to(path.anchor))), key=lambda match: match.as_posix())
+        except (ValueError, NotImplementedError, OSError) as error:
+            complaint = Complaint(
+                "prompts.files", f'"{pattern}" is no path and no pattern: {error}', 'write e.g. "*.txt"'
+            )
+            raise refused(source, complaint) from None
+        paths = [match for match in matches if match.is_file() and not match.name.startswith(".")]
+    if not paths:
+        mend = (
+            f'write "{path.as_posix()}/*.txt"' if plain.is_dir() else "paths are relative to the scenario's own folder"
+        )
+        what = f'"{pattern}" is a folder' if plain.is_dir() else f'no file matches "{pattern}" in {folder.as_posix()}/'
+        raise refused(source, Complaint("prompts.files", what, mend))
+    for one in paths:
+        if one.suffix.lower() not in _KINDS:
+            what = f'"{one.name}" is not of a kind that holds prompts'
+            raise refused(source, Complaint("prompts.files", what, f"use {', '.join(_KINDS)}"))
+    return paths
+
+
+def _in_file(path: Path) -> Iterator[_Found]:
+    """The prompts of one file, at least one, without surrounding white space."""
+    text = read_text(path)
+    if not text.strip():
+        raise InputError(f"{path}: empty; write a prompt into it, or leave it out")
+    match path.suffix.lower():
+        case ".toml":
+            entry = convert(parse_toml(text, str(path)), InlinePrompt, Source(str(path)))
+            yield _found(entry, _slug(path.stem), str(path))
+        case ".jsonl":
+            # Split at line feeds alone: JSON may hold the other separators that Python knows.
+            for number, line in enumerate(text.split("\n"), start=1):
+                if line.strip():
+                    place = f"{path}: line {number}"
+                    yield _found(_of_json(line, place), _slug(f"{path.stem}-{number}"), place)
+        case _:
+            yield _found(InlinePrompt(text=text), _slug(path.stem), str(path))
+
+
+def _of_json(line: str, place: str) -> InlinePrompt:
+    try:
+        raw = msgspec.json.decode(line.encode())
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InputError(
+            f'{place}: not JSON: {printable(str(error))}; write one object a line, such as {{"text": "Say hello."}}'
+        ) from None
+    if not isinstance(raw, dict):
+        raise InputError(f'{place}: not an object; write one a line, such as {{"text": "Say hello."}}')
+    return convert(raw, InlinePrompt, Source(place))
+
+
+def _found(entry: InlinePrompt, default_id: str, place: str) -> _Found:
+    text = _not_blank(entry.text, "text", Source(place)).strip()
+    return _Found(Prompt(entry.id or default_id, text, entry.key_points), place)
+
+
+def _slug(stem: str) -> str:
+    """A file's name as an id: what an id cannot hold becomes a hyphen."""
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:80]
+    # A name with nothing that an id can hold, such as one in Chinese: its letters by number, so that it stays itself.
+    return slug or f"u{'-'.join(f'{ord(char):x}' for char in stem)}"[:80]
+
+
+def _not_blank(text: str, key: str, source: Source) -> str:
+    if not text.strip():
+        raise refused(source, Complaint(key, "no text in it", 'write a prompt, such as "Say hello."'))
+    return text

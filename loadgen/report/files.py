@@ -1,0 +1,37 @@
+"""Writes every report of a run into its folder, from the folder alone. The same folder gives the same bytes."""
+
+from datetime import datetime
+from pathlib import Path
+
+from loadgen import runfolder
+from loadgen.report.hlog import Interval, interval_log, tag
+from loadgen.report.markdown import markdown
+from loadgen.report.table_csv import csv_text
+from loadgen.runfolder import Run
+from loadgen.summary import Summary, histograms, slices, summarize
+
+
+def write_reports(folder: Path) -> Summary:
+    """Make `summary.json`, `summary.csv`, `report.md`, `histograms.hlog` (again). Raises InputError for no run."""
+    run = runfolder.read(folder)
+    summary = summarize(run)
+    runfolder.write_json(folder / "summary.json", summary)
+    runfolder.write_whole(folder / "summary.csv", csv_text(summary).encode())
+    runfolder.write_whole(folder / "report.md", markdown(summary, run.manifest).encode())
+    runfolder.write_whole(folder / "histograms.hlog", histogram_log(run).encode())
+    return summary
+
+
+def histogram_log(run: Run) -> str:
+    """The interval log of a run: one interval a stage and metric, of its ok measured requests."""
+    intervals = []
+    for part in slices(run):
+        if not part.measured:
+            continue
+        moments = [moment for r in part.measured for moment in (r.intended_ns, r.end_ns) if moment is not None]
+        start_s, end_s = max(0, min(moments)) / 1e9, max(moments) / 1e9
+        for metric, histogram in histograms(part).items():
+            if histogram.count:
+                name = tag(part.planned.target, part.planned.model, part.planned.level, metric)
+                intervals.append(Interval(name, start_s, end_s - start_s, histogram))
+    return interval_log(datetime.fromisoformat(run.manifest.started_utc).timestamp(), intervals)

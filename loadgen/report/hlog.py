@@ -1,0 +1,111 @@
+"""HdrHistogram's interval log, version 1.3, as text; knows no stage, no summary and no file.
+
+    #[StartTime: <epoch seconds> (seconds since epoch), <UTC>]
+    #[BaseTime: <epoch seconds> (seconds since epoch)]
+    Tag=<tag>,<start s since the base time>,<length s>,<max ms>,<V2 compressed histogram, base64>
+
+Values are ns. The base time is written because readers guess, from the distance to the start time, whether starts
+without one are absolute. Lines end in a bare newline; a file must be opened with `newline="\\n"` to keep that so.
+"""
+
+import math
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from msgspec import Struct
+
+from loadgen.errors import InputError
+from loadgen.measure.histogram import Histogram
+
+_LEGEND = '"StartTimestamp","Interval_Length","Interval_Max","Interval_Compressed_Histogram"'
+# What separates fields or lines for any reader: they split at commas, blanks, and their language's line ends.
+_SEPARATORS = re.compile(r"[\s,\x00-\x1f\x7f-\x9f]")
+_NUMBER = re.compile(r"\d+(\.\d*)?", re.ASCII)
+
+
+class Interval(Struct, frozen=True):
+    """One line of the log: what was measured under a tag during one stretch of time.
+
+    tag: from `tag`, or "" for none. start_s: seconds since the log's start time, 0 or more. length_s: 0 or more.
+    """
+
+    tag: str
+    start_s: float
+    length_s: float
+    histogram: Histogram
+
+
+def tag(target: str, model: str, level: str, metric: str) -> str:
+    """`<target>/<model>/<level>/<metric>`, with each comma, blank or control character replaced by `_`.
+
+    Slashes stay: models have them (`org/name`). Names that differ in replaced characters alone share a tag.
+    """
+    return _SEPARATORS.sub("_", f"{target}/{model}/{level}/{metric}")
+
+
+def interval_log(started_epoch_s: float, intervals: Iterable[Interval]) -> str:
+    """The whole log, its intervals sorted by start as the readers require (equal starts keep their order).
+
+    started_epoch_s: seconds since 1970, UTC. ValueError as in `header` and `line`.
+    """
+    lines = [line(interval) for interval in sorted(intervals, key=lambda interval: interval.start_s)]
+    return header(started_epoch_s) + "".join(lines)
+
+
+def header(started_epoch_s: float) -> str:
+    """The log's first lines, for one that grows by `line`. ValueError when the time is negative or not finite."""
+    seconds = _seconds(started_epoch_s, "start time")
+    moment = datetime.fromtimestamp(started_epoch_s, UTC).isoformat(timespec="milliseconds")
+    return (
+        "#[Logged with loadgen: values in ns, Interval_Max in ms]\n"
+        "#[Histogram log format version 1.3]\n"
+        f"#[StartTime: {seconds} (seconds since epoch), {moment}]\n"
+        f"#[BaseTime: {seconds} (seconds since epoch)]\n"
+        f"{_LEGEND}\n"
+    )
+
+
+def line(interval: Interval) -> str:
+    """One interval with its newline. ValueError when a tag or a time is such that readers would misread the line.
+
+    Times keep microseconds. The maximum is the exact one, 0 when the histogram is empty.
+    """
+    if _SEPARATORS.search(interval.tag):
+        raise ValueError(f"a tag holds no comma, blank or control character: {interval.tag!r}")
+    start, length = _seconds(interval.start_s, "start"), _seconds(interval.length_s, "length")
+    max_ns = interval.histogram.max_ns or 0
+    prefix = f"Tag={interval.tag}," if interval.tag else ""
+    # ns to ms in integers: all six digits are right.
+    return f"{prefix}{start},{length},{max_ns // 10**6}.{max_ns % 10**6:06d},{interval.histogram.encode()}\n"
+
+
+def read_interval_log(text: str) -> list[Interval]:
+    """The intervals of a log, in its order, starts as they stand; comments and the legend are skipped.
+
+    InputError names the line that is no interval, or whose histogram is not laid out as ours.
+    """
+    found = []
+    for number, row in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
+        if not row.strip() or row.startswith(("#", '"')):
+            continue
+        label, _, rest = row.removeprefix("Tag=").partition(",") if row.startswith("Tag=") else ("", "", row)
+        fields = rest.split(",")
+        if len(fields) != 4 or not all(_NUMBER.fullmatch(field) for field in fields[:3]):
+            raise InputError(
+                f"line {number} of the histogram log: expected [Tag=<tag>,]<start>,<length>,<max>,<histogram>; "
+                "write the log again with `loadgen report`"
+            )
+        try:
+            histogram = Histogram.decode(fields[3].strip())
+        except InputError as error:
+            raise InputError(f"line {number} of the histogram log: {error}") from error
+        found.append(Interval(label, float(fields[0]), float(fields[1]), histogram))
+    return found
+
+
+def _seconds(value: float, what: str) -> str:
+    # Readers know digits and a point only: a sign or an exponent makes them skip the line without a word.
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"the {what} of an interval log is a finite number of seconds from 0 up, not {value}")
+    return f"{value:.6f}"

@@ -1,0 +1,171 @@
+"""The report as Markdown: the answer, the table, why it can be believed, and the circumstances. Pure."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from msgspec import UNSET
+
+from loadgen.report import words
+from loadgen.report.console import plain
+from loadgen.report.table import Table, answer, main_table
+from loadgen.runfolder import Manifest
+from loadgen.summary import StageSummary, Summary
+
+_SPECIAL = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_[]<>|#"})
+
+
+def markdown(summary: Summary, manifest: Manifest) -> str:
+    """The whole of `report.md`."""
+    parts = [f"# {escape(summary.scenario)}", "", f"Run `{summary.run_id}`, {summary.started_utc}"]
+    told = answer(summary)
+    if told:
+        parts += ["", f"**{escape(told)}**"]
+    main = main_table(summary)
+    parts += ["", *_models_line(summary), *_table(main), "", *(f"- {escape(note)}" for note in main.notes)]
+    parts += ["", "## Latencies", "", *_latencies(summary.stages)]
+    parts += ["", "## Can these numbers be believed?", "", *_validity(summary.stages)]
+    rates = _rates(summary.stages)
+    if rates:
+        parts += ["", "## The server's own account", "", *rates]
+    parts += ["", "## Models", "", *_cards(manifest.models)]
+    parts += ["", "## Circumstances", "", *_circumstances(manifest)]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def escape(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return plain(text).translate(_SPECIAL)
+
+
+def _models_line(summary: Summary) -> list[str]:
+    who = dict.fromkeys(f"{stage.model} on {stage.target}" for stage in summary.stages)
+    return [f"Model: {escape(next(iter(who)))}", ""] if len(who) == 1 else []
+
+
+def _grid(heads: Sequence[str], numbers: Sequence[bool], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(heads) + " |", "|" + "|".join("---:" if number else ":---" for number in numbers) + "|"]
+    return lines + ["| " + " | ".join(cells) + " |" for cells in rows]
+
+
+def _table(table: Table) -> list[str]:
+    def cells(row_cells: Sequence[str], invalid: bool) -> list[str]:
+        return [f"~~{escape(cell)}~~" if invalid else escape(cell) for cell in row_cells]
+
+    heads, numbers = [column.title for column in table.columns], [column.number for column in table.columns]
+    return _grid(heads, numbers, (cells(row.cells, row.invalid) for row in table.rows))
+
+
+def _where(stage: StageSummary) -> str:
+    return escape(f"{stage.model} on {stage.target}, {words.load(stage.load)}")
+
+
+def _latencies(stages: Sequence[StageSummary]) -> list[str]:
+    names = ("p50", "p90", "p95", "p99")
+    heads = ["stage", "metric", "samples", "mean", "min", *names, "max", "p50 (95 %)", "p90 (95 %)"]
+    rows = []
+    for stage in stages:
+        if stage.metrics is UNSET:
+            continue
+        for metric, told in stage.metrics.items():
+            if not told["count"]:
+                continue
+            cells = [_where(stage), metric.removesuffix("_ms"), str(told["count"])]
+            cells += [words.duration(told["mean"]), words.duration(told["min"])]
+            cells += [words.percentile(told, name) for name in names]
+            cells += [words.duration(told["max"]), words.interval(told, "p50"), words.interval(told, "p90")]
+            rows.append(cells)
+    return _grid(heads, [False, False, *[True] * (len(heads) - 2)], rows) if rows else ["No request was answered."]
+
+
+def _validity(stages: Sequence[StageSummary]) -> list[str]:
+    heads = ["stage", "verdict", "stamps", "dispatch slip p99", "loop lag p99", "stamp lag p99", "our CPU"]
+    heads += ["GC pause", "in flight: sampled / recorded", "window"]
+    rows = []
+    for stage in stages:
+        if stage.validity is UNSET:
+            continue
+        own = stage.validity.self
+        flights = f"{words.number(own.in_flight_sampled)} / {words.number(own.in_flight_recorded)}"
+        rows.append(
+            [
+                _where(stage),
+                stage.validity.verdict,
+                stage.validity.stamp_source,
+                *(words.duration(v) for v in (own.dispatch_slip_p99_ms, own.loop_lag_p99_ms, own.stamp_lag_p99_ms)),
+                words.share(own.cpu_share),
+                words.duration(own.gc_pause_max_ms),
+                flights,
+                words.UNKNOWN if stage.window_s is None else f"{stage.window_s:.1f} s",
+            ]
+        )
+    return _grid(heads, [False, False, False, *[True] * (len(heads) - 3)], rows) if rows else ["Nothing was played."]
+
+
+def _rates(stages: Sequence[StageSummary]) -> list[str]:
+    """Prefill and decode rates by the server's timings beside ours: two clocks on the same work."""
+    heads = ["stage", "prefill tok/s: server", "ours", "decode tok/s: server", "ours"]
+    rows = []
+    for stage in stages:
+        rates = (stage.server or {}).get("rates")
+        if rates:
+            keys = ("server_prefill", "client_prefill", "server_decode", "client_decode")
+            rows.append([_where(stage), *(words.number(rates[f"{key}_tokens_per_s"]) for key in keys)])
+    if not rows:
+        return []
+    note = (
+        "Ours is from stamps: prompt tokens over service TTFT (which waits for a free slot, too), and tokens over gaps."
+    )
+    return [*_grid(heads, [False, *[True] * 4], rows), "", note]
+
+
+def _cards(cards: Sequence[dict[str, Any]]) -> list[str]:
+    heads = [
+        "model",
+        "served by",
+        "id",
+        "size",
+        "parameters",
+        "quantization",
+        "context",
+        "licence",
+        "publisher",
+        "start",
+    ]
+    rows = []
+    for card in cards:
+        parameters = card.get("parameters")
+        startup = card.get("startup_s")
+        cells = [card["alias"], card["target"], card["id"], words.bytes_(card.get("size_bytes"))]
+        cells.append(words.UNKNOWN if parameters is None else f"{parameters / 1e6:.0f} M")
+        cells += [
+            str(card.get(key) or words.UNKNOWN) for key in ("quantization", "context_tokens", "licence", "publisher")
+        ]
+        cells.append(words.UNKNOWN if startup is None else f"{startup:.1f} s")
+        rows.append([escape(cell) for cell in cells])
+    return _grid(heads, [False] * len(heads), rows) if rows else ["No model was served."]
+
+
+def _circumstances(manifest: Manifest) -> list[str]:
+    host, versions = manifest.host, manifest.versions
+    machine = ", ".join(
+        str(part)
+        for part in (
+            host.get("cpu"),
+            f"{host.get('cores_usable')} of {host.get('cores')} cores",
+            f"{host.get('memory_mib')} MiB",
+            f"{host.get('system')} {host.get('kernel')} {host.get('machine')}",
+            host.get("power"),
+        )
+        if part
+    )
+    told = [
+        ("machine", machine),
+        ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
+        ("stamps", f"{manifest.stamp_source}; clock {manifest.clock.get('implementation')}"),
+        ("plan", manifest.plan_digest),
+        ("seed", str(manifest.scenario.get("seed"))),
+        ("state", manifest.state),
+    ]
+    if manifest.git_commit:
+        told.append(("commit", manifest.git_commit))
+    return [f"- {name}: {escape(value)}" for name, value in told]

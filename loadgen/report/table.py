@@ -1,0 +1,172 @@
+"""The one table that answers "how many at once, at what tail", and what must stand under it. Pure; no format."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from msgspec import UNSET, Struct
+
+from loadgen.measure.quantile import MIN_CLUSTERS, samples_needed
+from loadgen.report import words
+from loadgen.summary import Requests, StageSummary, Summary, Throughput, Validity
+
+DEFAULT_ATTAINMENT: Final = 0.9
+"""The share of requests that must meet the SLO for a level to be called good, where the scenario sets no gate."""
+SHOWN: Final = (("ttft_ms", "p50"), ("ttft_ms", "p90"), ("ttft_ms", "p99"), ("itl_ms", "p50"), ("itl_ms", "p99"))
+SKIPPED: Final = "skipped"
+
+
+class Column(Struct, frozen=True):
+    """A heading; number: right-aligned."""
+
+    title: str
+    number: bool = True
+
+
+class Row(Struct, frozen=True):
+    """The cells of one stage; invalid: its numbers are to be struck out."""
+
+    cells: tuple[str, ...]
+    invalid: bool = False
+
+
+class Table(Struct, frozen=True):
+    """Headings, rows, and the notes that belong under them."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+
+def main_table(summary: Summary) -> Table:
+    """One row a stage. A column in which nothing is known, or all is alike, is left out."""
+    heads = [Column("model", False), Column("served by", False), Column("load", False), Column("ok")]
+    heads += [Column(f"{metric.removesuffix('_ms').upper()} {name}") for metric, name in SHOWN]
+    heads += [Column(title) for title in ("E2E p50", "tok/s", "tok/s/user", "SLO met", "memory")]
+    heads += [Column("verdict", False)]
+    rows = [_row(stage) for stage in summary.stages]
+    keep = [i for i, head in enumerate(heads) if _worth_showing(i, head, rows)]
+    return Table(
+        columns=tuple(heads[i] for i in keep),
+        rows=tuple(Row(tuple(row.cells[i] for i in keep), row.invalid) for row in rows),
+        notes=notes(summary),
+    )
+
+
+def _worth_showing(index: int, head: Column, rows: Sequence[Row]) -> bool:
+    cells = {row.cells[index] for row in rows}
+    if head.title in {"model", "served by"}:
+        return len(cells) > 1
+    return head.title not in {"SLO met", "memory"} or cells != {words.UNKNOWN}
+
+
+def _row(stage: StageSummary) -> Row:
+    who = (stage.model, stage.target, words.load(stage.load))
+    if stage.metrics is UNSET or stage.requests is UNSET or stage.throughput is UNSET or stage.validity is UNSET:
+        return Row((*who, *[words.UNKNOWN] * (len(SHOWN) + 6), SKIPPED))
+    requests, throughput, measured = stage.requests, stage.throughput, stage.metrics
+    return Row(
+        (
+            *who,
+            f"{requests.ok}/{requests.planned}",
+            *(words.percentile(measured[metric], name) for metric, name in SHOWN),
+            words.percentile(measured["e2e_ms"], "p50"),
+            words.number(throughput.output_tokens_per_s),
+            words.number(throughput.per_user_tokens_per_s),
+            words.share(stage.slo.share) if stage.slo else words.UNKNOWN,
+            _memory(stage.server),
+            stage.validity.verdict + (", incomplete" if stage.incomplete else ""),
+        ),
+        invalid=stage.validity.verdict == "invalid",
+    )
+
+
+def _memory(server: dict[str, Any] | None) -> str:
+    peak = (server or {}).get("rss_peak_mib")
+    return words.UNKNOWN if peak is None else f"{peak:.0f} MiB"
+
+
+def notes(summary: Summary) -> tuple[str, ...]:
+    """What the table must not be read without: bounds, reasons, failures, skipped models."""
+    found = []
+    if summary.incomplete:
+        found.append("incomplete: the run was cut short; what is shown is what was measured")
+    if summary.torn_lines:
+        found.append(f"{summary.torn_lines} torn lines of the logs could not be read")
+    found += _bounds(summary.stages)
+    for stage in summary.stages:
+        found += _of_stage(stage)
+    return tuple(dict.fromkeys(found))
+
+
+def _bounds(stages: Sequence[StageSummary]) -> list[str]:
+    """For each percentile shown as a bound: how many requests, and about how long, would make it known."""
+    found = []
+    for name in ("p50", "p90", "p95", "p99"):
+        open_ones = [stage for stage in stages if _is_bound(stage, "ttft_ms", name) or _is_bound(stage, "e2e_ms", name)]
+        if not open_ones or (name == "p95" and not any(("ttft_ms", "p95") == shown for shown in SHOWN)):
+            continue
+        needed = samples_needed(float(name[1:]))
+        longest = [_seconds_for(stage, needed) for stage in open_ones]
+        took = [seconds for seconds in longest if seconds is not None]
+        about = f", {words.minutes(max(took))} a level at this pace" if took else ""
+        found.append(f"≥ at {name}: {needed:,} answered requests a level would make it known{about}")
+    few = [stage for stage in stages if _is_bound(stage, "itl_ms", "p50") and _ok(stage) < MIN_CLUSTERS]
+    if few:
+        found.append(f"– at ITL: tokens of fewer than {MIN_CLUSTERS} requests bound no percentile")
+    return found
+
+
+def _ok(stage: StageSummary) -> int:
+    return stage.requests.ok if isinstance(stage.requests, Requests) else 0
+
+
+def _is_bound(stage: StageSummary, metric: str, name: str) -> bool:
+    if stage.metrics is UNSET:
+        return False
+    told = stage.metrics[metric]
+    return told["count"] > 0 and told.get(name) is None
+
+
+def _seconds_for(stage: StageSummary, needed: int) -> float | None:
+    rate = stage.throughput.requests_per_s if isinstance(stage.throughput, Throughput) else None
+    return needed / rate if rate else None
+
+
+def _of_stage(stage: StageSummary) -> list[str]:
+    who = f"{stage.model} on {stage.target}"
+    if stage.status == SKIPPED:
+        return [f"{who}: skipped: {stage.reason}"]
+    found = []
+    where = f"{who}, {words.load(stage.load)}"
+    if isinstance(stage.requests, Requests) and stage.requests.failed:
+        told = ", ".join(f"{count} {name}" for name, count in stage.requests.by_outcome.items() if name != "ok")
+        found.append(f"{where}: {told}")
+    if isinstance(stage.validity, Validity):
+        for reason in stage.validity.reasons:
+            found.append(f"{where}: {stage.validity.verdict}: {reason.seen} (line: {reason.limit}); {reason.advice}")
+    return found
+
+
+def answer(summary: Summary) -> str | None:
+    """How many at once, in one sentence a model; None without an SLO or closed-loop levels."""
+    told = []
+    for model, target in dict.fromkeys((stage.model, stage.target) for stage in summary.stages):
+        mine = [stage for stage in summary.stages if (stage.model, stage.target) == (model, target) and stage.slo]
+        closed = [stage for stage in mine if stage.load["mode"] == "closed"]
+        if closed:
+            told.append(_answer_for(f"{model} on {target}", closed))
+    return " ".join(told) or None
+
+
+def _answer_for(who: str, stages: Sequence[StageSummary]) -> str:
+    slo = next(stage.slo for stage in stages if stage.slo is not None)
+    asked = ", ".join(
+        f"{name.removesuffix('_ms').upper()} ≤ {words.duration(limit)}" for name, limit in slo.slo.items()
+    )
+    good = [s.load["concurrency"] for s in stages if s.slo is not None and s.slo.share >= DEFAULT_ATTAINMENT]
+    share = f"at least {DEFAULT_ATTAINMENT:.0%} of the requests met {asked}"
+    if not good:
+        return f"{who}: at no level that was played {share}."
+    tried = max(s.load["concurrency"] for s in stages)
+    more = " (the most that was played)" if max(good) == tried else ""
+    return f"{who}: {share} at up to {max(good)} users at once{more}."

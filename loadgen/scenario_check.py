@@ -1,0 +1,109 @@
+"""What no single type can say of a scenario: keys that must agree with each other, and addresses that must be usable.
+
+Opens no file; every complaint names one key.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from urllib.parse import SplitResult, urlsplit
+
+from loadgen.complaint import Complaint
+from loadgen.scenario import Closed, Load, Model, Ramp, Scenario, Slo, Trace
+
+_OWN_KEYS = ("model", "messages", "stream")
+_SAMPLING_KEYS = ("max_tokens", "temperature", "seed", "top_p", "stop")
+_WINDOWS_DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
+
+
+def first_conflict(scenario: Scenario) -> Complaint | None:
+    """The first thing in a well-typed scenario that cannot be meant, or None."""
+    return next(_conflicts(scenario), None)
+
+
+def target_of(model: Model) -> str:
+    """The model's target: as written, else "openai" where there is a url, else "llamacpp"."""
+    return model.target or ("openai" if model.url is not None else "llamacpp")
+
+
+def _conflicts(scenario: Scenario) -> Iterator[Complaint]:
+    if scenario.name.endswith(".") or _WINDOWS_DEVICES.fullmatch(scenario.name):
+        yield Complaint("name", f'"{scenario.name}" cannot name a folder on every system', "choose another")
+    for i, model in enumerate(scenario.models):
+        yield from _conflicts_of_model(model, f"models[{i}]")
+        for j, other in enumerate(scenario.models[:i]):
+            if (target_of(model), model.url, model.name) == (target_of(other), other.url, other.name):
+                yield Complaint(f"models[{i}]", f"the same model as models[{j}]", "leave one out, or rename it")
+    yield from _conflicts_of_load(scenario.load)
+    for key in scenario.sampling.extra:
+        if key in _OWN_KEYS:
+            yield Complaint(f"sampling.extra.{key}", "every request has it already", "leave it out")
+        elif key in _SAMPLING_KEYS:
+            yield Complaint(f"sampling.extra.{key}", "it has a key of its own", f"write it as sampling.{key}")
+    yield from _conflicts_of_slo(scenario.slo)
+
+
+def _conflicts_of_model(model: Model, key: str) -> Iterator[Complaint]:
+    if target_of(model) == "llamacpp":
+        if model.url is not None:
+            what = 'target "llamacpp" starts a server of its own'
+            yield Complaint(f"{key}.url", what, 'leave url out, or write target = "openai"')
+        return
+    if model.url is None:
+        yield Complaint(f"{key}.url", 'missing, and the target is "openai"', 'add url = "http://localhost:8080/v1"')
+    else:
+        yield from _conflicts_of_url(model.url, f"{key}.url")
+    if model.llamacpp is not None:
+        what = "these are options of the embedded server, and the model is served elsewhere"
+        yield Complaint(f"{key}.llamacpp", what, "leave them out")
+
+
+def _conflicts_of_url(url: str, key: str) -> Iterator[Complaint]:
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        right = f'write "{_mended(parts)}"'
+    except ValueError:  # a port that is no number, or a bracket too few
+        yield Complaint(key, f'"{url}" is not an address', 'write e.g. "http://localhost:8080/v1"')
+        return
+    if "://" not in url:
+        yield Complaint(key, f'"{url}" does not say http or https', right)
+    elif parts.scheme not in ("http", "https"):
+        yield Complaint(key, f'"{parts.scheme}" is neither http nor https', right)
+    elif parts.username is not None or parts.password is not None:
+        yield Complaint(key, "credentials in an address end up in files", f"{right}, and set LOADGEN_API_KEY")
+    elif not parts.hostname or re.search(r"[\s\x00-\x1f\x7f]", url):
+        yield Complaint(key, f'"{url}" is not an address', 'write e.g. "http://localhost:8080/v1"')
+    elif not parts.path.endswith("/v1") or "?" in url or "#" in url:
+        yield Complaint(key, f'"{url}" does not end in /v1', right)
+
+
+def _mended(parts: SplitResult) -> str:
+    """The address as it should be: http or https, no credentials, and the path up to its /v1."""
+    scheme = parts.scheme if parts.scheme in ("http", "https") else "http"
+    host = parts.netloc.rpartition("@")[2] or "localhost:8080"
+    if parts.port is None and host.endswith(":"):
+        host = host[:-1]
+    before = re.split(r"/v1(?=/|$)", parts.path, maxsplit=1)[0].rstrip("/")
+    return f"{scheme}://{host}{before}/v1"
+
+
+def _conflicts_of_load(load: Load) -> Iterator[Complaint]:
+    match load:
+        case Closed(concurrency=levels):
+            yield from _twice(levels, "load.concurrency")
+        case Ramp(from_per_s=0, to_per_s=0):
+            yield Complaint("load.to_per_s", "both rates are 0, so nothing would be sent", "write e.g. to_per_s = 5.0")
+        case Ramp() | Trace():
+            pass
+        case rated:
+            yield from _twice(rated.rates_per_s, "load.rates_per_s")
+
+
+def _twice(levels: Sequence[float], key: str) -> Iterator[Complaint]:
+    for i, level in enumerate(levels):
+        if level in levels[:i]:
+            yield Complaint(f"{key}[{i}]", f"{level:g} stands there twice", "leave one out")
+
+
+def _conflicts_of_slo(slo: Slo) -> Iterator[Complaint]:
+    if slo.attainment is not None and (slo.ttft_ms, slo.tpot_ms, slo.e2e_ms) == (None, None, None):
+        yield Complaint("slo.attainment", "a share of what? no target is set", "add e.g. ttft_ms = 2000.0 to slo")

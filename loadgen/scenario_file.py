@@ -1,0 +1,158 @@
+"""Scenario files: found by path or name, read, changed by flags, checked, and typed; or one InputError.
+
+Knows no clock and no socket, and reads no prompts: those are `loadgen.prompts`.
+"""
+
+import importlib.resources
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from loadgen.complaint import Complaint, Source, printable, refused, suggestion
+from loadgen.conversion import convert
+from loadgen.errors import InputError
+from loadgen.overrides import Overrides, apply
+from loadgen.scenario import Model, Scenario
+from loadgen.scenario_check import first_conflict, target_of
+
+_ADHOC: dict[str, Any] = {
+    "name": "adhoc",
+    "description": "What `loadgen run --url URL --model NAME` plays when no scenario is named.",
+    "load": {"mode": "closed", "requests": 16},
+    "prompts": [
+        "What is the capital of Portugal?",
+        "Name three things that float on water.",
+        "Explain in two sentences why the sky is blue.",
+        "Write one sentence that invites a colleague to lunch.",
+        "What should I pack for a weekend at the sea?",
+        "Give one reason to learn to cook.",
+    ],
+}
+
+
+class LoadedScenario(Struct, frozen=True):
+    """A scenario and where it came from.
+
+    path: the file; None for the built-in one. folder: what the paths in it are relative to. where: what to call it in
+    a message.
+    """
+
+    scenario: Scenario
+    path: Path | None
+    folder: Path
+    where: str
+
+
+def load_scenario(path: str | Path, overrides: Overrides | None = None) -> LoadedScenario:
+    """The scenario in a file, or of a name (see `find_scenario`), as the flags change it.
+
+    Each model's target is filled in, and its `llamacpp.gguf` is an absolute path. Raises InputError, one line, for
+    whatever is wrong; nothing has been sent by then.
+    """
+    found = find_scenario(path)
+    raw = parse_toml(read_text(found), str(found))
+    # On its own first: a mistake in the file is the file's, and the flags may rely on its shape.
+    convert(raw, Scenario, Source(str(found)))
+    return _loaded(raw, found, found.parent, str(found), overrides)
+
+
+def no_file_scenario(overrides: Overrides) -> LoadedScenario:
+    """The built-in scenario, a few short questions, as the flags change it. Paths are relative to where we are."""
+    return _loaded(_ADHOC, None, Path(), "the built-in scenario", overrides)
+
+
+def find_scenario(name: str | Path) -> Path:
+    """The file of that path; or, for a bare name, the one under scenarios/ here, or among those that we bring along.
+
+    Raises InputError that lists the names there are.
+    """
+    path = Path(name)
+    try:
+        if path.is_file():
+            return path
+    except OSError as error:  # a name too long, a loop of links
+        raise InputError(f"{name}: cannot be read: {error.strerror}; name a scenario") from None
+    known = scenario_names()
+    bare = path.name.removesuffix(".toml")
+    if str(path) in (bare, f"{bare}.toml") and bare in known:
+        return known[bare]
+    if path.is_dir():
+        raise InputError(f"{name}: a folder, not a scenario; name a .toml file in it")
+    guess = suggestion(bare, list(known))
+    hint = f"did you mean {guess}? " if guess else ""
+    listed = f"there are {', '.join(known)}" if known else "there are none in scenarios/ here, so give a path"
+    raise InputError(f"{name}: no such scenario; {hint}{listed}")
+
+
+def scenario_names() -> dict[str, Path]:
+    """Name -> file of the scenarios under scenarios/ in the current folder and of those in the package, by name."""
+    bundled = importlib.resources.files("loadgen") / "bundled" / "scenarios"
+    files: list[Path] = []
+    for folder in (Path(str(bundled)), Path("scenarios")):  # the nearer one wins
+        files += sorted(folder.glob("*.toml"))
+    return dict(sorted({file.stem: file for file in files}.items()))
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, without a byte-order mark. Raises InputError, with the line of bytes that are not."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}; mend that, or name another file") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise InputError(f"{path}: line {line}: not UTF-8 (byte 0x{data[error.start]:02x}); save it as UTF-8") from None
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """The raw table. Raises InputError with line and column, and the line itself."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise InputError(f"{where}: nested too deeply; use fewer brackets") from None
+    except ValueError as error:  # TOMLDecodeError, and int()'s own for thousands of digits
+        message, _, place = str(error).rpartition(" (at ")
+        lines = text.splitlines() or [""]
+        found = re.match(r"line (\d+), column (\d+)", place)
+        # A text ends after its last line: that is the one to mend.
+        row, column = (int(found[1]), f", column {found[2]}") if found else (len(lines), "")
+        line = lines[min(row, len(lines)) - 1].strip()
+        said = _IN_WORDS.get(message, message) if isinstance(error, tomllib.TOMLDecodeError) else "a number too long"
+        raise InputError(f"{where}: line {row}{column}: not TOML: {said}; mend `{printable(line[:60])}`") from None
+
+
+_IN_WORDS = {
+    "Invalid value": "not a value (texts stand in double quotes)",
+    "Cannot overwrite a value": "the key stands there twice",
+    "Invalid statement": "neither key = value nor [table]",
+}
+
+
+def _loaded(
+    raw: dict[str, Any], path: Path | None, folder: Path, where: str, overrides: Overrides | None
+) -> LoadedScenario:
+    changed, flags = apply(raw, overrides) if overrides else (raw, {})
+    source = Source(where, flags)
+    scenario = convert(changed, Scenario, source)
+    if complaint := first_conflict(scenario):
+        raise refused(source, complaint)
+    models = tuple(_resolved(model, f"models[{i}]", folder, source) for i, model in enumerate(scenario.models))
+    return LoadedScenario(msgspec.structs.replace(scenario, models=models), path, folder, where)
+
+
+def _resolved(model: Model, key: str, folder: Path, source: Source) -> Model:
+    """The model with its target filled in, and its weights found."""
+    llamacpp = model.llamacpp
+    if llamacpp is not None and llamacpp.gguf is not None:
+        gguf = (folder / Path(llamacpp.gguf).expanduser()).absolute()
+        if not gguf.is_file():
+            mend = "give a .gguf file, relative to the scenario, or leave gguf out for the default weights"
+            raise refused(source, Complaint(f"{key}.llamacpp.gguf", f'no file "{llamacpp.gguf}" at {gguf}', mend))
+        llamacpp = msgspec.structs.replace(llamacpp, gguf=str(gguf))
+    return msgspec.structs.replace(model, target=target_of(model), llamacpp=llamacpp)

@@ -1,0 +1,184 @@
+"""What the scenario's types say to people and editors: each key's help, an example of it, and the JSON Schema.
+
+Knows no file and no complaint: `python -m loadgen.scenario_schema FILE` only writes the schema down.
+"""
+
+import inspect
+import json
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from loadgen.scenario import (
+    Closed,
+    Constant,
+    Gamma,
+    InlinePrompt,
+    LlamaCpp,
+    Model,
+    Poisson,
+    PromptFiles,
+    Ramp,
+    Sampling,
+    Scenario,
+    Slo,
+    ThinkTime,
+    Timeouts,
+    Trace,
+)
+
+_RATED = {"rates_per_s": "[0.5, 1.0, 2.0]", "requests": "20", "duration_s": "30.0", "max_in_flight": "64"}
+
+EXAMPLES: dict[type[Struct], dict[str, str]] = {
+    Scenario: {
+        "name": '"my-scenario"',
+        "prompts": '["Say hello."]',
+        "description": '"Short chats"',
+        "system": '"You answer briefly."',
+        "seed": "1",
+        "models": '[{ name = "smollm2-135m" }]',
+        "order": '"one_after_another"',
+        "load": '{ mode = "closed", concurrency = [1, 2, 4, 8] }',
+        "sampling": "{ max_tokens = 48 }",
+        "warmup_requests": "1",
+        "timeouts": "{ request_s = 60.0 }",
+        "slo": "{ ttft_ms = 2000.0 }",
+        "keep_text": "true",
+    },
+    InlinePrompt: {"text": '"Say hello."', "id": '"hello"', "key_points": '["a greeting"]'},
+    PromptFiles: {"files": '"prompts/*.txt"', "template": '"Summarize: {text}"', "order": '"shuffled"'},
+    Sampling: {
+        "max_tokens": "48",
+        "temperature": "0.7",
+        "seed": "1",
+        "top_p": "0.95",
+        "stop": '["###"]',
+        "extra": "{ top_k = 40 }",
+    },
+    ThinkTime: {"mean_s": "2.0", "distribution": '"exponential"'},
+    Closed: {
+        "concurrency": "[1, 2, 4, 8]",
+        "requests": "16",
+        "duration_s": "30.0",
+        "think_time": "{ mean_s = 2.0 }",
+        "ramp_in_s": "1.0",
+        "max_requests_per_s": "5",
+    },
+    Constant: _RATED,
+    Poisson: _RATED,
+    Gamma: {**_RATED, "burstiness": "0.5"},
+    Ramp: {
+        "from_per_s": "0.0",
+        "to_per_s": "5.0",
+        "duration_s": "60.0",
+        "arrivals": '"poisson"',
+        "max_in_flight": "64",
+    },
+    Trace: {"file": '"arrivals.txt"', "speed": "2.0", "requests": "100", "max_in_flight": "64"},
+    LlamaCpp: {
+        "gguf": '"models/my-model.gguf"',
+        "slots": "4",
+        "context_tokens": "2048",
+        "threads": "4",
+        "prefill_threads": "4",
+    },
+    Model: {
+        "name": '"smollm2-135m"',
+        "target": '"openai"',
+        "url": '"http://localhost:8080/v1"',
+        "llamacpp": "{ slots = 4 }",
+    },
+    Timeouts: {"request_s": "60.0", "headers_s": "10.0", "first_token_s": "20.0", "next_token_s": "5.0"},
+    Slo: {"ttft_ms": "2000.0", "tpot_ms": "150.0", "e2e_ms": "10000.0", "attainment": "0.95"},
+}
+"""Every table of the format, and for each of its keys a value as it is written in TOML."""
+
+
+def summary_of(table: type[Struct]) -> str:
+    """What a table is: the first paragraph of its docstring, on one line."""
+    return " ".join((inspect.getdoc(table) or "").split("\n\n")[0].split())
+
+
+def help_of(table: type[Struct]) -> dict[str, str]:
+    """What each key of a table means, from the `key: text.` items of its docstring.
+
+    `a, b: text` gives both the same text. A key that says nothing, or only that it is as in "constant", has the
+    text of `Constant`.
+    """
+    keys = "|".join(table.__struct_fields__)
+    text = " ".join((inspect.getdoc(table) or "").partition("\n\n")[2].split())
+    # An item begins the text, or follows a full stop or a semicolon: a colon in mid-sentence begins none.
+    parts = re.split(rf"(?:^|(?<=[.;] ))((?:{keys})(?:, (?:{keys}))*): ", text)
+    texts = {
+        key: said.strip().rstrip(".;")
+        for names, said in zip(parts[1::2], parts[2::2], strict=True)
+        for key in names.split(", ")
+    }
+    shared = {} if table is Constant else help_of(Constant)
+    for key in table.__struct_fields__:
+        if key in shared and texts.get(key, 'as in "constant"').startswith('as in "constant"'):
+            texts[key] = shared[key]
+    return texts
+
+
+def example_value(table: type[Struct], key: str) -> object:
+    """The example of a key as a value."""
+    return tomllib.loads(f"v = {EXAMPLES[table][key]}")["v"]
+
+
+def scenario_schema() -> dict[str, Any]:
+    """The JSON Schema of a scenario file, with help and an example at every key.
+
+    Draft 7, since that is what editors know for TOML: it wants `definitions`, and ignores whatever stands beside a
+    `$ref`, which is therefore wrapped in an `allOf`.
+    """
+    _, tables = msgspec.json.schema_components((Scenario,), ref_template="#/definitions/{name}")
+    for table, examples in EXAMPLES.items():
+        body = tables[table.__name__]
+        body["description"] = summary_of(table)
+        texts = help_of(table)
+        for key, schema in body["properties"].items():
+            if key in examples:
+                body["properties"][key] = _described(schema, texts[key], example_value(table, key))
+            else:  # the tag of a kind of load
+                schema["description"] = f"The kind of load. {body['description']}"
+    root = tables.pop("Scenario")
+    head = {"$schema": "http://json-schema.org/draft-07/schema#", "title": "loadgen scenario"}
+    return {**head, **{key: value for key, value in root.items() if key != "title"}, "definitions": tables}
+
+
+def schema_text() -> str:
+    """The schema as it stands in scenarios/scenario.schema.json."""
+    return json.dumps(scenario_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _described(schema: dict[str, Any], text: str, example: object) -> dict[str, Any]:
+    tidy: dict[str, Any] = _for_toml(schema)
+    allowed = tidy.pop("description", "")
+    if "$ref" in tidy:
+        tidy = {"allOf": [{"$ref": tidy.pop("$ref")}], **tidy}
+    words = f"{text[0].upper()}{text[1:]}. {allowed}".strip()
+    return {"description": words, **tidy, "examples": [example]}
+
+
+def _for_toml(schema: Any) -> Any:
+    """Without what TOML cannot say (null), what JSON Schema does not know, and Python's own spelling of patterns."""
+    if isinstance(schema, list | tuple):  # defaults come as tuples
+        return [_for_toml(item) for item in schema if item != {"type": "null"}]
+    if not isinstance(schema, dict):
+        return schema
+    if len(either := [item for item in schema.get("anyOf", []) if item != {"type": "null"}]) == 1:
+        schema = {**{key: value for key, value in schema.items() if key != "anyOf"}, **either[0]}
+    kept = {key: _for_toml(value) for key, value in schema.items() if value is not None and key != "discriminator"}
+    if "pattern" in kept:
+        kept["pattern"] = kept["pattern"].replace(r"\Z", "$")
+    return kept
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(schema_text(), encoding="utf-8", newline="\n")

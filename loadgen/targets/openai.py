@@ -1,0 +1,73 @@
+"""The target that is only a URL: any OpenAI-compatible server. Starts nothing, stops nothing, knows no measurement."""
+
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import aiohttp
+import msgspec
+
+from loadgen.scenario import Model
+from loadgen.targets.served import Card, Served
+
+KEY_VARIABLES: Final = ("LOADGEN_API_KEY", "OPENAI_API_KEY")
+_LOOK_S: Final = 10.0
+
+
+def authorization() -> dict[str, str]:
+    """The header with the key from the environment, if there is one. It is sent, and never written anywhere."""
+    for variable in KEY_VARIABLES:
+        key = os.environ.get(variable, "").strip()
+        if key:
+            return {"Authorization": f"Bearer {key}"}
+    return {}
+
+
+@contextlib.asynccontextmanager
+async def serving_url(model: Model, target: str) -> AsyncIterator[Served]:
+    """A model behind a URL. Its card has what `/v1/models` tells; a server that tells nothing is no error."""
+    url = (model.url or "").rstrip("/")
+    headers = authorization()
+    told = await models_of(url, headers)
+    entry = next((found for found in told if found.get("id") == model.name), {})
+    yield Served(base_url=url, headers=headers, card=card_of(model.name, target, entry))
+
+
+async def models_of(base_url: str, headers: dict[str, str]) -> list[dict[str, Any]]:
+    """The entries of `/v1/models`; empty when the server does not answer with any."""
+    timeout = aiohttp.ClientTimeout(total=_LOOK_S)
+    with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError, msgspec.MsgspecError):
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.get(f"{base_url}/models", headers=headers) as response,
+        ):
+            body = msgspec.json.decode(await response.content.read(1 << 20))
+            data = body.get("data") if isinstance(body, dict) else None
+            return [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
+    return []
+
+
+def card_of(alias: str, target: str, entry: dict[str, Any]) -> Card:
+    """A card from one entry of `/v1/models`; what is not there, or not of the expected type, is left out."""
+    meta = entry.get("meta")
+    meta = meta if isinstance(meta, dict) else {}
+
+    def number(*names: str) -> int | None:
+        values = (source.get(name) for name in names for source in (meta, entry))
+        return next((value for value in values if isinstance(value, int) and not isinstance(value, bool)), None)
+
+    def text(value: object) -> str | None:
+        return value if isinstance(value, str) and value else None
+
+    return Card(
+        alias=alias,
+        id=text(entry.get("id")) or alias,
+        target=target,
+        size_bytes=number("size"),
+        context_tokens=number("n_ctx", "max_model_len", "context_length"),
+        parameters=number("n_params"),
+        quantization=text(meta.get("ftype")),
+        publisher=text(entry.get("owned_by")),
+        source="/v1/models" if entry else None,
+    )

@@ -1,0 +1,347 @@
+"""Decodes one streamed OpenAI chat completion: a body in, one Completion out. Knows no socket and no clock.
+
+The rules, where servers differ:
+
+- A token-bearing event is one whose choice has generated text, not empty: content, reasoning (`reasoning_content` or
+  `reasoning`), or a tool call's name or arguments. It counts once, however many of them it has.
+- Of several choices (n > 1), the first with index 0, or with none, counts; the others are another answer.
+- A chunk with a `delta` is read from it, even an empty one; `message` counts only where there is no `delta`, in a
+  stream that had none so far (Foundry Local 1.x sends both, and a last `message` may repeat the whole answer).
+- **The orderly end** is the first event with a finish reason, whatever its word, else `[DONE]`. Up to `[DONE]`, later
+  events may still tell usage and timings; text, errors and broken bytes behind the end count for nothing. So
+  `error` and `malformed`, where set, came before any orderly end, and every token at or before it.
+- A last event without its blank line counts when it is whole: `[DONE]`, or a JSON object. Otherwise it was cut off.
+- `data` must be a JSON object, except when it is empty or the event has a type of its own (`event: ping`).
+"""
+
+import hashlib
+import json
+from typing import Any, Final, TypeGuard
+
+import orjson
+from msgspec import Struct
+
+from loadgen.wire.sse import MAX_EVENT_BYTES, Event, EventTooLong, Splitter
+
+_DONE: Final = b"[DONE]"
+_ERROR_CHARS: Final = 300
+_MAX_COUNT: Final = 2**63 - 1
+_MAX_MS: Final = 1e15  # neither infinity nor NaN passes
+
+
+class Timings(Struct, frozen=True):
+    """llama.cpp's own account of a request: tokens of the prompt and of the answer, and the time of each in ms."""
+
+    prompt_n: int
+    prompt_ms: float
+    predicted_n: int
+    predicted_ms: float
+
+
+class Completion(Struct, frozen=True):
+    """What one body said. Offsets are into the body, exclusive (`loadgen.wire.sse.Event.end`), and never decrease.
+
+    events: events of any kind; 0 for a body that is no event stream.
+    token_ends: the ends of the token-bearing events.
+    first_visible: the index into `token_ends` of the first with visible content; None when none has.
+    text: the visible content, joined; lone surrogates become U+FFFD. text_sha256: of its UTF-8, in hex.
+    tokens_per_event: output tokens by token-bearing event, from the usage that each of them carried; the first has
+        all tokens up to it, hidden ones too. None when one carried none, or the counts fall or stay 0.
+    prompt_tokens, output_tokens: the last usage that told them; None when none did.
+    finish_reason: the first one, as the server words it; None without.
+    done: `[DONE]` was seen.
+    end_offset: the end of the event that made the orderly end; None without.
+    timings: llama.cpp's, the last; None elsewhere.
+    error: the first error event's message, one line of at most 300 characters.
+    malformed: what was wrong with the first event that was not UTF-8, not JSON, or too long, and its number from 1.
+    """
+
+    events: int
+    token_ends: list[int]
+    first_visible: int | None
+    text: str
+    text_sha256: str
+    tokens_per_event: list[int] | None
+    prompt_tokens: int | None
+    output_tokens: int | None
+    finish_reason: str | None
+    done: bool
+    end_offset: int | None
+    timings: Timings | None
+    error: str | None
+    malformed: str | None
+
+
+def decode(body: bytes) -> Completion:
+    """Decodes a whole body. Never raises: whatever is wrong with the bytes is in the Completion."""
+    decoder = Decoder()
+    decoder.feed(body)
+    return decoder.result()
+
+
+class Decoder:
+    """Decodes a body fed in pieces: any split of it gives what `decode` gives of the whole."""
+
+    def __init__(self, *, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._splitter = Splitter(max_event_bytes=max_event_bytes)
+        self._closed = False
+        self._events = 0
+        self._token_ends: list[int] = []
+        self._first_visible: int | None = None
+        self._texts: list[str] = []
+        self._has_delta = False
+        self._counts: list[int | None] = []  # output tokens so far, as each token-bearing event told
+        self._prompt_tokens: int | None = None
+        self._output_tokens: int | None = None
+        self._finish_reason: str | None = None
+        self._done = False
+        self._end: int | None = None
+        self._timings: Timings | None = None
+        self._error: str | None = None
+        self._malformed: str | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Token-bearing events so far."""
+        return len(self._token_ends)
+
+    @property
+    def orderly(self) -> bool:
+        """The orderly end has come: nothing that the connection does can spoil this answer."""
+        return self._end is not None
+
+    def feed(self, data: bytes) -> None:
+        """Takes the next bytes of the body. Bytes cannot make it raise; feeding after `result` is a RuntimeError."""
+        if self._closed:
+            raise RuntimeError("the body has ended: result() was called")
+        try:
+            events = self._splitter.feed(data)
+        except EventTooLong as too_long:
+            for event in too_long.events:
+                self._take(event)
+            self._refuse(self._events + 1, str(too_long))
+            return
+        for event in events:
+            self._take(event)
+
+    def result(self) -> Completion:
+        """The body has ended: what it said. May be called again."""
+        if not self._closed:
+            self._closed = True
+            tail = self._splitter.finish()
+            if self._events or tail is not None:  # a body that is no event stream at all is not for us to judge
+                self._check_utf8(self._events + 1)
+            if tail is not None and (tail.data.strip() == _DONE or _parse(tail.data) is not None):
+                self._take(tail)
+        text = _mend("".join(self._texts))
+        return Completion(
+            events=self._events,
+            token_ends=self._token_ends.copy(),
+            first_visible=self._first_visible,
+            text=text,
+            text_sha256=hashlib.sha256(text.encode()).hexdigest(),
+            tokens_per_event=_differences(self._counts),
+            prompt_tokens=self._prompt_tokens,
+            output_tokens=self._output_tokens,
+            finish_reason=self._finish_reason,
+            done=self._done,
+            end_offset=self._end,
+            timings=self._timings,
+            error=self._error,
+            malformed=self._malformed,
+        )
+
+    def _take(self, event: Event) -> None:
+        self._events += 1
+        if self._done:
+            return
+        bad_at = self._splitter.not_utf8_at
+        if bad_at is not None and bad_at < event.end:
+            self._check_utf8(self._events)
+        data = event.data.strip()
+        if data == _DONE:
+            self._done = True
+            if self._end is None:
+                self._end = event.end
+            return
+        chunk = _parse(data)
+        if chunk is None:
+            self._take_unparsed(event)
+            return
+        usage = chunk.get("usage")
+        count = None if usage is None else self._take_usage(usage)
+        if "timings" in chunk:
+            self._timings = _timings(chunk["timings"]) or self._timings
+        if self._end is not None:
+            return
+        if self._error is None and ("error" in chunk or event.event == "error" or chunk.get("object") == "error"):
+            self._error = _error(chunk, event.event)
+        self._take_choice(chunk.get("choices"), count, event.end)
+
+    def _take_unparsed(self, event: Event) -> None:
+        """An event that is no JSON object: an error in plain words, an empty one, one of another type, or a fault."""
+        if self._end is not None:
+            return
+        if event.event == "error":
+            self._error = self._error or _one_line(event.data.decode("utf-8", "replace")) or "an error event"
+        elif event.data.strip() and event.event == "message":
+            self._refuse(self._events, "not a JSON object")
+
+    def _take_usage(self, usage: object) -> int | None:
+        """Keeps the counts that `usage` tells, and returns that of output tokens."""
+        if not isinstance(usage, dict):
+            return None
+        prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        if _is_count(prompt):
+            self._prompt_tokens = prompt
+        if not _is_count(output):
+            return None
+        self._output_tokens = output
+        return output
+
+    def _take_choice(self, choices: object, count: int | None, end: int) -> None:
+        choice = _first_choice(choices)
+        if choice is None:
+            return
+        delta = choice.get("delta")
+        if isinstance(delta, dict):
+            self._has_delta = True
+        else:
+            delta = None if self._has_delta else choice.get("message")
+        if isinstance(delta, dict):
+            content = delta.get("content")
+            visible = content if isinstance(content, str) else _joined_parts(content)
+            if visible:
+                if self._first_visible is None:
+                    self._first_visible = len(self._token_ends)
+                self._texts.append(visible)
+            if visible or _has_hidden_text(delta):
+                self._token_ends.append(end)
+                self._counts.append(count)
+        reason = choice.get("finish_reason")
+        if reason and isinstance(reason, str):
+            self._finish_reason = _mend(reason)
+            self._end = end
+
+    def _check_utf8(self, number: int) -> None:
+        bad_at = self._splitter.not_utf8_at
+        if bad_at is not None:
+            self._refuse(number, f"not UTF-8 at byte {bad_at}")
+
+    def _refuse(self, number: int, why: str) -> None:
+        if self._malformed is None and self._end is None:
+            self._malformed = f"event {number}: {why}"
+
+
+def _parse(data: bytes) -> dict[str, Any] | None:
+    """The JSON object that `data` is; None when it is none."""
+    try:
+        chunk = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        chunk = _parse_surrogates(data) if b"\\u" in data else None
+    return chunk if isinstance(chunk, dict) else None
+
+
+def _parse_surrogates(data: bytes) -> Any:
+    """Parses JSON with lone surrogates, which orjson refuses.
+
+    Servers that keep text in UTF-16 cut an emoji in two: `\\ud83d` ends an event, `\\ude00` begins the next.
+    """
+    try:
+        return json.loads(data, parse_constant=_reject_constant)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _reject_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _mend(text: str) -> str:
+    """`text` with surrogate pairs made one character, and lone ones U+FFFD; so that it encodes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def _first_choice(choices: object) -> dict[str, Any] | None:
+    if isinstance(choices, list):
+        for choice in choices:
+            if isinstance(choice, dict) and choice.get("index") in (0, None):
+                return choice
+    return None
+
+
+def _joined_parts(content: object) -> str:
+    """The text of a content that is a list of parts, `{"type": "text", "text": …}` or plain strings; else empty."""
+    if not isinstance(content, list):
+        return ""
+    texts = (part.get("text") if isinstance(part, dict) else part for part in content)
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _has_hidden_text(delta: dict[str, Any]) -> bool:
+    """Whether it bears reasoning, or the name or arguments of a tool call."""
+    for key in ("reasoning_content", "reasoning"):
+        reasoning = delta.get(key)
+        if reasoning and isinstance(reasoning, str):
+            return True
+    calls = delta.get("tool_calls")
+    functions = [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    functions.append(delta.get("function_call"))  # the older form
+    return any(isinstance(each, dict) and bool(each.get("arguments") or each.get("name")) for each in functions)
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value <= _MAX_COUNT
+
+
+def _differences(counts: list[int | None]) -> list[int] | None:
+    """Tokens by event from cumulative counts; None when one is missing, or they fall, or stay 0."""
+    tokens: list[int] = []
+    before = 0
+    for count in counts:
+        if count is None or count < before:
+            return None
+        tokens.append(count - before)
+        before = count
+    return tokens if before else None
+
+
+def _timings(timings: object) -> Timings | None:
+    """llama.cpp's timings; None when they are not all there, or not what they should be."""
+    if not isinstance(timings, dict):
+        return None
+    prompt_n, prompt_ms = timings.get("prompt_n"), timings.get("prompt_ms")
+    predicted_n, predicted_ms = timings.get("predicted_n"), timings.get("predicted_ms")
+    if _is_count(prompt_n) and _is_duration(prompt_ms) and _is_count(predicted_n) and _is_duration(predicted_ms):
+        return Timings(prompt_n, float(prompt_ms), predicted_n, float(predicted_ms))
+    return None
+
+
+def _is_duration(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= _MAX_MS
+
+
+def _error(chunk: dict[str, Any], event: str) -> str | None:
+    """The message of a chunk that may be an error; None when it is not (`"error": null`)."""
+    error = chunk.get("error")
+    if not error:
+        if event != "error" and chunk.get("object") != "error":
+            return None
+        error = chunk
+    message = error.get("message") if isinstance(error, dict) else error
+    if not isinstance(message, str) or not message.strip():
+        try:
+            message = orjson.dumps(error).decode()
+        except orjson.JSONEncodeError:  # too deep, or lone surrogates
+            message = ""
+    return _one_line(message) or "an error event"
+
+
+def _one_line(text: str) -> str:
+    """At most 300 characters of `text`, in one line, none of which a terminal obeys."""
+    printable = "".join(char if char.isprintable() else " " for char in text[: 4 * _ERROR_CHARS])
+    return " ".join(printable.split())[:_ERROR_CHARS].rstrip()

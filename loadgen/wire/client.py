@@ -1,0 +1,176 @@
+"""Sends one chat request over aiohttp and brings back its bytes with their stamps. Knows no plan and no statistics.
+
+While a stream runs, nothing of it is looked at: the connection appends one mark a read, aiohttp buffers the body, and
+one watchdog for all requests looks at deadlines. Parsing is `loadgen.wire.reply`, after the stream.
+"""
+
+import asyncio
+import contextlib
+from typing import Final
+
+import aiohttp
+from msgspec import Struct
+
+from loadgen.clock import now_ns
+from loadgen.wire.exchange import Deadlines, Exchange, Failure
+from loadgen.wire.stamps import CURRENT, connector, kernel_stamps_available, tracing
+from loadgen.wire.watchdog import Watchdog
+
+BODY_BYTES: Final = 8 << 20
+"""aiohttp stops reading at twice this: what one answer may hold in memory."""
+ERROR_BODY_BYTES: Final = 64 << 10
+
+
+class Ask(Struct, frozen=True):
+    """One request, ready to send. body: JSON. headers: beside the content's own."""
+
+    url: str
+    body: bytes
+    headers: dict[str, str]
+    deadlines: Deadlines
+
+
+class Client:
+    """Connections to servers, kept and reused. Use as `async with`."""
+
+    def __init__(self, *, headers: dict[str, str] | None = None) -> None:
+        self._headers = headers or {}
+        self._in_flight: set[Exchange] = set()
+        self._watchdog = Watchdog()
+        self._sessions: list[aiohttp.ClientSession] = []
+        self.kernel = False
+        self.stamping = False
+
+    async def __aenter__(self) -> "Client":
+        loop = asyncio.get_running_loop()
+        self.kernel = kernel_stamps_available(loop)
+        # The second session never reuses a connection: where the server has just closed an idle one, we go there.
+        for options in ({"keepalive_timeout": 60.0}, {"force_close": True}):
+            made, self.stamping = connector(loop, kernel=self.kernel, **options)
+            session = aiohttp.ClientSession(
+                connector=made,
+                timeout=aiohttp.ClientTimeout(total=None),
+                read_bufsize=BODY_BYTES,
+                trace_configs=[tracing(stamping=self.stamping)],
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"User-Agent": "loadgen", "Accept-Encoding": "identity", **self._headers},
+            )
+            self._sessions.append(session)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._watchdog.close()
+        for session in self._sessions:
+            await session.close()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are on their way now."""
+        return len(self._in_flight)
+
+    def abandon(self) -> None:
+        """Give up everything in flight, as `cancelled`."""
+        for exchange in list(self._in_flight):
+            exchange.give_up("cancelled", "stopped by the person")
+
+    async def open_connections(self, url: str, count: int, headers: dict[str, str]) -> None:
+        """Have about `count` idle connections to the server of `url`, so that a herd of our own is not measured."""
+
+        async def touch() -> None:
+            with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+                timeout = aiohttp.ClientTimeout(total=10)
+                async with self._sessions[0].get(url, headers=headers, timeout=timeout) as response:
+                    await response.read()
+
+        await asyncio.gather(*(touch() for _ in range(count)))
+
+    async def send(self, ask: Ask, dispatched_ns: int) -> Exchange:
+        """Send one request and wait for its end, whatever that is. Never raises for what a server does."""
+        exchange = Exchange(dispatched_ns, ask.deadlines)
+        exchange.task = asyncio.current_task()
+        self._in_flight.add(exchange)
+        self._watchdog.watch(exchange)
+        restore = CURRENT.set(exchange.marks)
+        try:
+            await self._converse(exchange, ask, self._sessions[0])
+            if self._was_stale(exchange):
+                exchange.failure = None
+                await self._converse(exchange, ask, self._sessions[1])
+        finally:
+            exchange.ended_ns = now_ns()
+            exchange.task = None
+            CURRENT.reset(restore)
+            self._in_flight.discard(exchange)
+        return exchange
+
+    @staticmethod
+    def _was_stale(exchange: Exchange) -> bool:
+        """Whether a reused idle connection was closed by the server before it saw the request."""
+        failure = exchange.failure
+        return (
+            failure is not None
+            and failure.outcome == "truncated"
+            and exchange.status is None
+            and exchange.marks.reused
+            and not exchange.marks.reads
+        )
+
+    async def _converse(self, exchange: Exchange, ask: Ask, session: aiohttp.ClientSession) -> None:
+        try:
+            await self._exchange(exchange, ask, session)
+        except asyncio.CancelledError:
+            if exchange.failure is None:
+                raise  # not ours: the program is going down
+            task = asyncio.current_task()
+            if task is not None:
+                task.uncancel()
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            if exchange.failure is None:
+                exchange.failure = failure_of(error, exchange.status)
+
+    async def _exchange(self, exchange: Exchange, ask: Ask, session: aiohttp.ClientSession) -> None:
+        headers = {"Content-Type": "application/json", "Accept": "text/event-stream", **ask.headers}
+        async with session.post(ask.url, data=ask.body, headers=headers) as response:
+            exchange.status = response.status
+            exchange.content_type = response.content_type
+            exchange.retry_after = response.headers.get("Retry-After")
+            exchange.content = content = response.content
+            try:
+                if response.status != 200:
+                    exchange.keep(await content.read(ERROR_BODY_BYTES))
+                elif self.stamping:
+                    await wait_eof(content)
+                else:
+                    await self._read_and_stamp(content, exchange)
+            finally:
+                exchange.body()  # before aiohttp lets go of the connection, and of what it buffered
+
+    @staticmethod
+    async def _read_and_stamp(content: aiohttp.StreamReader, exchange: Exchange) -> None:
+        while chunk := await content.readany():
+            exchange.keep(chunk)
+            exchange.marks.reads.append((content.total_bytes, now_ns(), 0))
+
+
+async def wait_eof(content: aiohttp.StreamReader) -> None:
+    """Wait until the body has ended. Raises what broke it."""
+    failed = content.exception()
+    if failed is not None:
+        raise failed
+    await content.wait_eof()
+
+
+def failure_of(error: Exception, status: int | None) -> Failure:
+    """What an exception of aiohttp or of the system means for the request: the closed set of outcomes."""
+    detail = describe(error)
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL | aiohttp.ServerFingerprintMismatch):
+        return Failure("connect_error", detail)
+    if isinstance(error, aiohttp.ClientResponseError | ValueError):
+        return Failure("malformed", detail)
+    return Failure("truncated", detail)
+
+
+def describe(error: BaseException, limit: int = 300) -> str:
+    """One line about an exception, bounded."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,144 @@
+"""Reads an ended exchange: raw bytes and marks become a `Reply` with one stamp a token and one outcome. Pure."""
+
+from typing import Final
+
+import numpy as np
+from msgspec import UNSET
+from numpy.typing import NDArray
+
+from loadgen.measure.record import Outcome, Reply, ServerTimings, StampSource
+from loadgen.wire.chat import Completion, decode
+from loadgen.wire.exchange import Exchange
+
+DETAIL_CHARS: Final = 300
+_WHOLE_BODY_STARTS: Final = (b"{", b"[", b"<")
+
+
+class Stamps:
+    """When each byte of a body had arrived, ns on the run's clock. Kernel stamps where every read has one."""
+
+    def __init__(self, reads: list[tuple[int, int, int]], epoch_ns: int, wall_offset_ns: int) -> None:
+        table: NDArray[np.int64] = np.array(reads, dtype=np.int64).reshape(-1, 3)
+        self._offsets = table[:, 0]
+        user = table[:, 1]
+        kernel = table[:, 2] - wall_offset_ns
+        # A stamp from after we had the bytes, or from long before, is of a wall clock that was stepped meanwhile.
+        lag = user - kernel
+        sound = len(table) > 0 and bool((table[:, 2] > 0).all() and (lag > -1_000_000).all() and (lag < 60e9).all())
+        self.source: StampSource = "kernel" if sound else "user"
+        self.lags_ns: NDArray[np.int64] = lag if sound else np.empty(0, dtype=np.int64)
+        self._arrived = (np.minimum(kernel, user) if sound else user) - epoch_ns
+
+    def reads_of(self, ends: NDArray[np.int64]) -> NDArray[np.intp]:
+        """The read (its index) that brought the last byte of what ends at each body offset."""
+        return np.minimum(np.searchsorted(self._offsets, ends, side="left"), len(self._offsets) - 1)
+
+    def at(self, ends: list[int]) -> tuple[list[int], int]:
+        """Arrival of what ends at each body offset, and how many came in the same read as the one before."""
+        if not ends or not len(self._offsets):
+            return [], 0
+        reads = self.reads_of(np.array(ends, dtype=np.int64))
+        shared = int((np.diff(reads) == 0).sum())
+        return [int(stamp) for stamp in self._arrived[reads]], shared
+
+
+def read_reply(
+    exchange: Exchange, *, epoch_ns: int, wall_offset_ns: int, keep_text: bool = False
+) -> tuple[Reply, NDArray[np.int64]]:
+    """What came of an exchange, and how late (ns) user space saw each read that the kernel had stamped.
+
+    epoch_ns: the run's beginning on the monotonic clock. wall_offset_ns: see `loadgen.clock.wall_offset_ns`.
+    """
+    body = exchange.body()
+    completion = decode(body if exchange.status == 200 else b"")
+    stamps = Stamps(exchange.marks.reads, epoch_ns, wall_offset_ns)
+    arrivals, shared = stamps.at(completion.token_ends)
+    outcome, detail = outcome_of(exchange, completion, body)
+    marks = exchange.marks
+
+    def on_run(moment_ns: int | None) -> int | None:
+        return None if moment_ns is None else moment_ns - epoch_ns
+
+    orderly_end = stamps.at([completion.end_offset])[0] if completion.end_offset is not None else []
+    began = [moment for moment in (marks.connect_start_ns, marks.first_write_ns) if moment is not None]
+    tokens, source = completion.output_tokens, "usage"
+    if tokens is None:
+        tokens, source = len(arrivals), "events"
+    visible = completion.first_visible
+    reply = Reply(
+        outcome=outcome,
+        status=exchange.status,
+        detail=detail,
+        dispatched_ns=on_run(exchange.dispatched_ns),
+        sent_ns=on_run(min(began, default=None)),
+        written_ns=on_run(marks.written_ns),
+        end_ns=orderly_end[0] if orderly_end else on_run(exchange.ended_ns),
+        first_visible_ns=arrivals[visible] if visible is not None and arrivals else None,
+        connect_ns=_connect_ns(marks.connect_start_ns, marks.connect_end_ns),
+        stamps_ns=tuple(arrivals),
+        tokens_per_event=tuple(completion.tokens_per_event) if completion.tokens_per_event else None,
+        stamp_source=stamps.source,
+        shared_reads=shared,
+        prompt_tokens=completion.prompt_tokens,
+        output_tokens=tokens if exchange.status == 200 else None,
+        token_source="usage" if source == "usage" else "events",
+        finish_reason=completion.finish_reason,
+        text_sha256=completion.text_sha256 if arrivals else None,
+        timings=_timings(completion),
+        text=completion.text if keep_text and arrivals else UNSET,
+    )
+    return reply, stamps.lags_ns
+
+
+def outcome_of(exchange: Exchange, completion: Completion, body: bytes) -> tuple[Outcome, str | None]:
+    """How a request ended, and a line about it. First what the answer says, then what the connection did."""
+    failure, status = exchange.failure, exchange.status
+    if status is not None and status >= 400:
+        return "http_error", _http_detail(exchange, body)
+    if completion.error is not None:
+        return "stream_error", completion.error
+    if completion.malformed is not None:
+        return "malformed", completion.malformed
+    if completion.end_offset is not None:  # after an orderly end, nothing that the connection does spoils it
+        return ("ok", None) if completion.token_ends else ("empty", "an orderly end, and no token before it")
+    if failure is not None:
+        return failure.outcome, failure.detail
+    if status != 200:
+        return "not_streamed", f"status {status} where a stream was asked for"
+    return _without_an_end(exchange, completion, body)
+
+
+def _without_an_end(exchange: Exchange, completion: Completion, body: bytes) -> tuple[Outcome, str | None]:
+    start = body[:200].lstrip(b"\xef\xbb\xbf \t\r\n")
+    if start.startswith(_WHOLE_BODY_STARTS) and not completion.token_ends:
+        return "not_streamed", f"a whole {exchange.content_type} body: {_one_line(start)}"
+    if not body:
+        return "truncated", "the body was empty"
+    if completion.token_ends:
+        return "truncated", f"the stream ended after {len(completion.token_ends)} tokens, without an orderly end"
+    if b"data:" in body:
+        return "truncated", "the stream ended before the first token, without an orderly end"
+    return "malformed", f"not server-sent events: {_one_line(start)}"
+
+
+def _http_detail(exchange: Exchange, body: bytes) -> str:
+    wait = f"Retry-After: {exchange.retry_after}; " if exchange.retry_after else ""
+    return (wait + _one_line(body))[:DETAIL_CHARS]
+
+
+def _one_line(data: bytes) -> str:
+    text = " ".join(data.decode("utf-8", "replace").split())
+    return text if len(text) <= DETAIL_CHARS else text[: DETAIL_CHARS - 1] + "…"
+
+
+def _connect_ns(start_ns: int | None, end_ns: int | None) -> int | None:
+    return None if start_ns is None or end_ns is None else end_ns - start_ns
+
+
+def _timings(completion: Completion) -> ServerTimings | None:
+    told = completion.timings
+    if told is None:
+        return None
+    return ServerTimings(
+        prompt_n=told.prompt_n, prompt_ms=told.prompt_ms, predicted_n=told.predicted_n, predicted_ms=told.predicted_ms
+    )

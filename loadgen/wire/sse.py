@@ -1,0 +1,194 @@
+"""Splits a body into server-sent events: bytes in, events out. Knows no socket, no clock and no JSON.
+
+The rules are the WHATWG EventSource ones (HTML standard, "Parsing an event stream"): lines end in LF, CRLF or CR; one
+leading byte-order mark is skipped; a line that begins with a colon is a comment; a blank line dispatches the event if
+it had a `data` line. `id` and `retry` are read over like unknown fields, because nothing here reconnects.
+
+**Where an event ends.** `Event.end` is the offset just past the first byte of the line end that makes the blank line:
+an event is complete at that byte, and a receiver need not wait for more. For LF that is the LF; for CRLF it is the CR,
+since the LF behind it may come in a later read, or never (a lone CR is a line end too). So `end` is a fact about the
+body, and no way of splitting the body moves it.
+"""
+
+import codecs
+import re
+from typing import Final
+
+from msgspec import Struct
+
+MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
+
+_BOM: Final = b"\xef\xbb\xbf"
+_LINE_END: Final = re.compile(rb"\r\n|\n|\r")
+# A line end, the first byte of the next one (group 1: the event is complete here), and the LF that may belong to it.
+# Atomic, lest the CR of a CRLF be taken for one line end and its LF for a second.
+_BLANK_LINE: Final = re.compile(rb"(?>\r\n|\n|\r)([\r\n])(?:(?<=\r)\n)?")
+_SEAM_BYTES: Final = 2  # the longest beginning of a blank line that does not complete it: CRLF
+
+
+class Event(Struct, frozen=True, gc=False):
+    """One dispatched event.
+
+    data: its `data` lines joined by LF, as bytes: not checked to be UTF-8. end: the offset in the body, 0-based and
+    exclusive, of the byte that completed it (see the module). event: its type, "message" when it names none.
+    """
+
+    data: bytes
+    end: int
+    event: str = "message"
+
+
+class EventTooLong(Exception):  # noqa: N818 - a fact about the body, not an error of the caller's
+    """An event took more than the allowed bytes, complete or not; the splitter takes no more.
+
+    start: the offset of its first byte. events: those that this feed completed before it.
+    """
+
+    def __init__(self, start: int, max_event_bytes: int, events: list[Event]) -> None:
+        super().__init__(f"an event at byte {start} is longer than {max_event_bytes} bytes")
+        self.start = start
+        self.events = events
+
+
+class Splitter:
+    """Splits one body, fed in pieces of any size. Time and memory are linear in the bytes fed.
+
+    max_event_bytes: the most that one event, with its comments, may take from its first byte to its `end`.
+    """
+
+    def __init__(self, *, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._max_event_bytes = max_event_bytes
+        self._pending = bytearray()  # the unfinished event
+        self._start = 0  # the offset in the body of its first byte
+        self._after_cr = False  # the last byte fed was a blank line's CR: an LF now is the rest of that line end
+        self._failed = False
+        self._utf8 = codecs.getincrementaldecoder("utf-8")()
+        self._fed = 0
+        self._not_utf8_at: int | None = None
+
+    @property
+    def not_utf8_at(self) -> int | None:
+        """The offset of the first byte fed that cannot be UTF-8, comments and all; None when there is none.
+
+        The standard would replace it, so it stops nothing here. A character cut by the end of the body is none.
+        """
+        return self._not_utf8_at
+
+    @property
+    def pending(self) -> bytes:
+        """The bytes that no blank line has completed yet; empty between events."""
+        return bytes(self._pending)
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events that `data` completes, in order. Raises EventTooLong, and from then on at every call."""
+        events: list[Event] = []
+        if self._failed:
+            raise EventTooLong(self._start, self._max_event_bytes, events)
+        self._check_utf8(data)
+        if self._after_cr and data:
+            self._after_cr = False
+            if data.startswith(b"\n"):
+                data = data[1:]
+                self._start += 1
+        if self._pending:
+            seam = max(0, len(self._pending) - _SEAM_BYTES)
+            self._pending += data
+            match = _BLANK_LINE.search(self._pending, seam)
+            if match is None:
+                self._check_length(len(self._pending), events)
+                return events
+            data = bytes(self._pending[match.end() :])
+            block = bytes(self._pending[: match.start()])
+            self._pending = bytearray()
+            self._complete(block, match, events)
+        self._split(data, events)
+        return events
+
+    def finish(self) -> Event | None:
+        """The unfinished event as it would be if the body ended here, its `end` at the last byte fed; changes nothing.
+
+        None when there is none, or it has no `data` line. The standard discards it; but servers do close right after
+        a last `data: [DONE]`, so the caller may judge: the data may be cut anywhere.
+        """
+        if self._failed:
+            return None
+        return _read_block(bytes(self._pending), self._start, self._start + len(self._pending))
+
+    def _split(self, data: bytes, events: list[Event]) -> None:
+        """Splits `data`, which begins where an event begins, and keeps what is left unfinished."""
+        if b"\r" not in data:
+            tail = self._split_uniform(data, b"\n", events)
+        elif data.count(b"\r\n") == data.count(b"\r") == data.count(b"\n"):
+            tail = self._split_uniform(data, b"\r\n", events)
+        else:
+            tail = self._split_mixed(data, events)
+        self._pending += tail
+        self._check_length(len(tail), events)
+
+    def _split_uniform(self, data: bytes, line_end: bytes, events: list[Event]) -> bytes:
+        """The fast way, for data all of whose lines end in `line_end`. Returns what is left."""
+        blank_line = line_end + line_end
+        for_end = len(line_end) + 1
+        blocks = data.split(blank_line)
+        tail = blocks.pop()
+        for block in blocks:
+            start = self._start
+            end = start + len(block) + for_end
+            self._check_length(end - start, events)
+            self._start = start + len(block) + len(blank_line)
+            if block.startswith(b"data: ") and b"\n" not in block:
+                events.append(Event(block[6:], end))
+            elif (event := _read_block(block, start, end)) is not None:
+                events.append(event)
+        return tail
+
+    def _split_mixed(self, data: bytes, events: list[Event]) -> bytes:
+        """The general way. Returns what is left."""
+        at = 0
+        for match in _BLANK_LINE.finditer(data):
+            block = data[at : match.start()]
+            at = match.end()
+            self._complete(block, match, events)
+        return data[at:]
+
+    def _complete(self, block: bytes, match: re.Match[bytes], events: list[Event]) -> None:
+        """Dispatches `block`, the bytes before the blank line `match`."""
+        size = len(block) + match.end(1) - match.start()
+        self._check_length(size, events)
+        if (event := _read_block(block, self._start, self._start + size)) is not None:
+            events.append(event)
+        self._start += len(block) + match.end() - match.start()
+        self._after_cr = match.end() == match.endpos and match.end() == match.end(1) and match[1] == b"\r"
+
+    def _check_utf8(self, data: bytes) -> None:
+        if self._not_utf8_at is not None:
+            return
+        held = len(self._utf8.getstate()[0])  # the beginning of a character, from the feeds before
+        try:
+            self._utf8.decode(data)
+        except UnicodeDecodeError as error:
+            self._not_utf8_at = self._fed - held + error.start
+        self._fed += len(data)
+
+    def _check_length(self, size: int, events: list[Event]) -> None:
+        if size > self._max_event_bytes:
+            self._failed = True
+            self._pending = bytearray()
+            raise EventTooLong(self._start, self._max_event_bytes, events)
+
+
+def _read_block(block: bytes, start: int, end: int) -> Event | None:
+    """The event that the lines of `block` make; None when none of them is a `data` line."""
+    if start == 0 and block.startswith(_BOM):
+        block = block[len(_BOM) :]
+    data: list[bytes] = []
+    event = b""
+    for line in _LINE_END.split(block):
+        name, _, value = line.partition(b":")
+        if name == b"data":
+            data.append(value.removeprefix(b" "))
+        elif name == b"event":
+            event = value.removeprefix(b" ")
+    if not data:
+        return None
+    return Event(b"\n".join(data), end, event.decode("utf-8", "replace") or "message")

@@ -1,0 +1,187 @@
+"""Receive and send stamps inside aiohttp: when bytes reached this machine, not when Python looked. Knows no chat.
+
+On Linux with plain asyncio the kernel stamps every read (`SO_TIMESTAMPNS`, read with `recvmsg`; no privilege is
+needed): the stamp is that of the last byte the read returned. Elsewhere, and over TLS, the stamp is taken as the first
+thing when the event loop hands us the bytes. Sends are stamped around the call that gives the bytes to the kernel.
+
+Two things are relied on: `TCPConnector(socket_factory=…)`, public; and the private attribute `_factory` of the
+connector, which makes the protocol of a connection. `tests/integration/test_stamps.py` pins both; should the second
+be gone in some aiohttp, `connector` says so and the client stamps what it reads itself, later and in user space.
+"""
+
+import asyncio
+import functools
+import socket
+import struct
+import sys
+from contextvars import ContextVar
+from typing import Any, Final
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+
+from loadgen.clock import now_ns
+
+_unpack_timespec = struct.Struct("@ll").unpack_from
+
+READ_BYTES: Final = 65536
+"""asyncio reads 256 KiB at a time, which costs an mmap and an munmap a read; 64 KiB does not."""
+_SO_TIMESTAMPNS: Final = 35
+
+
+class Marks:
+    """The stamps of one request on its way: written by the connection that carries it, read when it has ended.
+
+    reads: (body bytes so far, user stamp ns, kernel wall-clock stamp ns or 0) a read. All other `_ns` are None until
+    they have happened, on the monotonic clock.
+    """
+
+    __slots__ = ("connect_end_ns", "connect_start_ns", "first_write_ns", "reads", "reused", "written_ns")
+
+    def __init__(self) -> None:
+        self.reads: list[tuple[int, int, int]] = []
+        self.reused = False
+        self.connect_start_ns: int | None = None
+        self.connect_end_ns: int | None = None
+        self.first_write_ns: int | None = None
+        self.written_ns: int | None = None
+
+    def begin_response(self) -> None:
+        """A connection was assigned and is about to be written to (again, after a redirect)."""
+        self.reads.clear()
+
+    def wrote(self, before_ns: int, after_ns: int) -> None:
+        if self.first_write_ns is None:
+            self.first_write_ns = before_ns
+        self.written_ns = after_ns
+
+
+CURRENT: ContextVar[Marks | None] = ContextVar("loadgen_marks", default=None)
+"""The marks of the request that this task is sending."""
+
+
+class StampedSocket(socket.socket):
+    """A socket whose reads keep the kernel's stamp, and whose sends are stamped."""
+
+    last_rx_wall_ns = 0
+    marks: Marks | None = None
+
+    def recv(self, bufsize: int, flags: int = 0) -> bytes:
+        data, ancillary, _, _ = self.recvmsg(bufsize if bufsize < READ_BYTES else READ_BYTES, 64, flags)
+        if ancillary:
+            seconds, nanos = _unpack_timespec(ancillary[0][2])
+            self.last_rx_wall_ns = seconds * 1_000_000_000 + nanos
+        return data
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        before_ns = now_ns()
+        sent = super().send(data, flags)
+        if self.marks is not None:
+            self.marks.wrote(before_ns, now_ns())
+        return sent
+
+    def sendmsg(self, buffers: Any, *rest: Any) -> int:
+        before_ns = now_ns()
+        sent = super().sendmsg(buffers, *rest)
+        if self.marks is not None:
+            self.marks.wrote(before_ns, now_ns())
+        return sent
+
+
+class StampedHandler(ResponseHandler):
+    """aiohttp's protocol of one connection, which also appends one mark a read."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._marks: Marks | None = None
+        self._socket: StampedSocket | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if hasattr(transport, "max_size"):
+            transport.max_size = READ_BYTES
+        wrapped = transport.get_extra_info("socket")
+        raw = getattr(wrapped, "_sock", wrapped)
+        self._socket = raw if isinstance(raw, StampedSocket) else None
+
+    def set_response_params(self, **params: Any) -> None:
+        """aiohttp calls it in the sending task, when the connection is ours and nothing is written yet."""
+        super().set_response_params(**params)
+        marks = self._marks = CURRENT.get()
+        if marks is None:
+            return
+        marks.begin_response()
+        if self._socket is not None:
+            self._socket.marks = marks
+            self._socket.last_rx_wall_ns = 0
+        else:
+            about_now_ns = now_ns()
+            marks.wrote(about_now_ns, about_now_ns)
+
+    def data_received(self, data: bytes) -> None:
+        user_ns = now_ns()  # first, before anything that costs
+        super().data_received(data)
+        payload = self._payload
+        if payload is not None and self._marks is not None:
+            kernel_ns = self._socket.last_rx_wall_ns if self._socket is not None else 0
+            self._marks.reads.append((payload.total_bytes, user_ns, kernel_ns))
+
+
+def kernel_stamps_available(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether this platform and this loop let the kernel's receive stamps be read."""
+    return sys.platform == "linux" and isinstance(loop, asyncio.SelectorEventLoop)
+
+
+def _stamped_socket(kernel: bool, address: tuple[Any, ...]) -> socket.socket:
+    family, kind, protocol = address[:3]
+    made = StampedSocket(family, kind, protocol)
+    made.setblocking(False)
+    if kernel:
+        made.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+    return made
+
+
+def connector(loop: asyncio.AbstractEventLoop, *, kernel: bool, **options: Any) -> tuple[aiohttp.TCPConnector, bool]:
+    """An aiohttp connector whose connections stamp, and whether they do; `kernel` asks for the kernel's stamps as well.
+
+    They do not when aiohttp has lost the attribute that makes a connection's protocol.
+    """
+    # A proactor loop never calls the socket's own methods; there, sends are stamped when the connection is assigned.
+    factory = functools.partial(_stamped_socket, kernel) if isinstance(loop, asyncio.SelectorEventLoop) else None
+    made = aiohttp.TCPConnector(limit=0, socket_factory=factory, **options)
+    if not hasattr(made, "_factory"):
+        return made, False
+    made._factory = functools.partial(StampedHandler, loop=loop)  # type: ignore[assignment]
+    return made, True
+
+
+def tracing(*, stamping: bool) -> aiohttp.TraceConfig:
+    """aiohttp's own hooks for what happens before a connection is ours: whether it was new, and how long that took.
+
+    Without `stamping` connections they also stamp the write, as well as aiohttp tells it.
+    """
+    config = aiohttp.TraceConfig()
+
+    async def create_start(*_: object) -> None:
+        if (marks := CURRENT.get()) is not None:
+            marks.connect_start_ns = now_ns()
+
+    async def create_end(*_: object) -> None:
+        if (marks := CURRENT.get()) is not None:
+            marks.connect_end_ns = now_ns()
+
+    async def reuse(*_: object) -> None:
+        if (marks := CURRENT.get()) is not None:
+            marks.reused = True
+
+    async def write(*_: object) -> None:
+        if (marks := CURRENT.get()) is not None:
+            marks.wrote(now_ns(), now_ns())
+
+    config.on_connection_create_start.append(create_start)
+    config.on_connection_create_end.append(create_end)
+    config.on_connection_reuseconn.append(reuse)
+    if not stamping:
+        config.on_request_headers_sent.append(write)
+        config.on_request_chunk_sent.append(write)
+    return config
