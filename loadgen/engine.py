@@ -34,6 +34,10 @@ class Stop:
     def ask(self) -> None:
         self._event.set()
 
+    async def wait(self) -> None:
+        """Until somebody asks."""
+        await self._event.wait()
+
     async def sleep_until_ns(self, clock: Clock, deadline_ns: int) -> None:
         """Sleep until the deadline, or until a stop is asked for."""
         if self.asked:

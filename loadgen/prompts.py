@@ -11,11 +11,11 @@ import msgspec
 from msgspec import Struct
 
 from loadgen import chance
-from loadgen.complaint import Complaint, Source, printable, refused
+from loadgen.complaint import Complaint, Source, printable, refused, shown
 from loadgen.conversion import convert
 from loadgen.errors import InputError
 from loadgen.scenario import InlinePrompt, PromptFiles, Scenario
-from loadgen.scenario_file import parse_toml, read_text
+from loadgen.scenario_file import is_file, is_folder, parse_toml, read_text
 
 _KINDS = (".toml", ".txt", ".md", ".jsonl")
 
@@ -95,32 +95,34 @@ def _from_files(files: PromptFiles, folder: Path, source: Source, seed: int) -> 
 
 
 def _matching(pattern: str, folder: Path, source: Source) -> list[Path]:
-    """The files of a path or a glob, by name. Hidden files are not meant."""
-    path = Path(pattern)
-    plain = folder / path
-    if plain.is_file():
-        paths = [plain]
-    else:
-        root = Path(path.anchor) if path.is_absolute() else folder
-        try:
-            matches = sorted(root.glob(str(path.relative_to(path.anchor))), key=lambda match: match.as_posix())
-        except (ValueError, NotImplementedError, OSError) as error:
-            complaint = Complaint(
-                "prompts.files", f'"{pattern}" is no path and no pattern: {error}', 'write e.g. "*.txt"'
-            )
-            raise refused(source, complaint) from None
-        paths = [match for match in matches if match.is_file() and not match.name.startswith(".")]
-    if not paths:
-        mend = (
-            f'write "{path.as_posix()}/*.txt"' if plain.is_dir() else "paths are relative to the scenario's own folder"
-        )
-        what = f'"{pattern}" is a folder' if plain.is_dir() else f'no file matches "{pattern}" in {folder.as_posix()}/'
+    """The files of a path or a glob, at least one, by name."""
+    plain = folder / pattern
+    paths = [plain] if is_file(plain) else _globbed(pattern, folder, source)
+    if not paths and is_folder(plain):
+        what, mend = f'"{pattern}" is a folder', f'write "{Path(pattern).as_posix().rstrip("/")}/*.txt"'
         raise refused(source, Complaint("prompts.files", what, mend))
-    for one in paths:
-        if one.suffix.lower() not in _KINDS:
-            what = f'"{one.name}" is not of a kind that holds prompts'
+    if not paths:
+        what = f"no file matches {shown(pattern)} in {folder.as_posix()}/"
+        raise refused(source, Complaint("prompts.files", what, "paths are relative to the scenario's own folder"))
+    for path in paths:
+        if path.suffix.lower() not in _KINDS:
+            what = f'"{path.name}" is not of a kind that holds prompts'
             raise refused(source, Complaint("prompts.files", what, f"use {', '.join(_KINDS)}"))
     return paths
+
+
+def _globbed(pattern: str, folder: Path, source: Source) -> list[Path]:
+    """The files that a glob means, by name. Hidden ones are not meant: some systems put them beside every file."""
+    path = Path(pattern)
+    root, below = (Path(path.anchor), path.relative_to(path.anchor)) if path.is_absolute() else (folder, path)
+    if not below.parts:
+        return []
+    try:
+        matches = sorted(root.glob(str(below)), key=lambda match: match.as_posix())
+    except (ValueError, NotImplementedError, OSError) as error:
+        what = f"{shown(pattern)} is no path and no pattern ({error})"
+        raise refused(source, Complaint("prompts.files", what, 'write e.g. files = "prompts/*.txt"')) from None
+    return [match for match in matches if is_file(match) and not match.name.startswith(".")]
 
 
 def _in_file(path: Path) -> Iterator[_Found]:

@@ -71,16 +71,13 @@ def find_scenario(name: str | Path) -> Path:
     Raises InputError that lists the names there are.
     """
     path = Path(name)
-    try:
-        if path.is_file():
-            return path
-    except OSError as error:  # a name too long, a loop of links
-        raise InputError(f"{name}: cannot be read: {error.strerror}; name a scenario") from None
+    if is_file(path):
+        return path
     known = scenario_names()
     bare = path.name.removesuffix(".toml")
     if str(path) in (bare, f"{bare}.toml") and bare in known:
         return known[bare]
-    if path.is_dir():
+    if is_folder(path):
         raise InputError(f"{name}: a folder, not a scenario; name a .toml file in it")
     guess = suggestion(bare, list(known))
     hint = f"did you mean {guess}? " if guess else ""
@@ -95,6 +92,22 @@ def scenario_names() -> dict[str, Path]:
     for folder in (Path(str(bundled)), Path("scenarios")):  # the nearer one wins
         files += sorted(folder.glob("*.toml"))
     return dict(sorted({file.stem: file for file in files}.items()))
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file. A path that the system cannot even take (too long, a loop of links) is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder; as `is_file`."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def read_text(path: Path) -> str:
@@ -150,8 +163,8 @@ def _resolved(model: Model, key: str, folder: Path, source: Source) -> Model:
     """The model with its target filled in, and its weights found."""
     llamacpp = model.llamacpp
     if llamacpp is not None and llamacpp.gguf is not None:
-        gguf = (folder / Path(llamacpp.gguf).expanduser()).absolute()
-        if not gguf.is_file():
+        gguf = (folder / llamacpp.gguf).absolute()
+        if not is_file(gguf):
             mend = "give a .gguf file, relative to the scenario, or leave gguf out for the default weights"
             raise refused(source, Complaint(f"{key}.llamacpp.gguf", f'no file "{llamacpp.gguf}" at {gguf}', mend))
         llamacpp = msgspec.structs.replace(llamacpp, gguf=str(gguf))

@@ -1,12 +1,11 @@
 """What the scenario's types say to people and editors: each key's help, an example of it, and the JSON Schema.
 
-Knows no file and no complaint: `python -m loadgen.scenario_schema FILE` only writes the schema down.
+Knows no complaint, and opens no file but the schema itself.
 """
 
 import inspect
 import json
 import re
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -157,6 +156,11 @@ def schema_text() -> str:
     return json.dumps(scenario_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
+def write_schema(path: str | Path) -> None:
+    """Writes the schema to a file. A test holds the committed one against `schema_text`."""
+    Path(path).write_text(schema_text(), encoding="utf-8", newline="\n")
+
+
 def _described(schema: dict[str, Any], text: str, example: object) -> dict[str, Any]:
     tidy: dict[str, Any] = _for_toml(schema)
     allowed = tidy.pop("description", "")
@@ -178,7 +182,3 @@ def _for_toml(schema: Any) -> Any:
     if "pattern" in kept:
         kept["pattern"] = kept["pattern"].replace(r"\Z", "$")
     return kept
-
-
-if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(schema_text(), encoding="utf-8", newline="\n")

@@ -91,8 +91,9 @@ def order_statistic_interval(p: float, n: int, confidence: float = 0.95) -> tupl
         # P(X₍ₗ₎ ≤ q) = 1 − P(Bin ≤ l−1): as many ranks as there are k with P(Bin ≤ k) ≤ t.
         lower = bisect_right(range(n), t, key=lambda k: float(bdtr(k, n, s)))
     if n >= _floor(share, tail):
-        # P(X₍ᵤ₎ ≥ q) = P(Bin ≤ u−1): the first k with P(Bin > k) ≤ t. The complement keeps its digits near 1.
-        upper = bisect_left(range(n), -t, key=lambda k: -float(bdtrc(k, n, s))) + 1
+        # P(X₍ᵤ₎ ≥ q) = P(Bin ≤ u−1): the first k with P(Bin > k) ≤ t. The complement keeps its digits near 1. The last
+        # k is known to do, by the floor, and is not asked, lest rounding say otherwise.
+        upper = bisect_left(range(n - 1), -t, key=lambda k: -float(bdtrc(k, n, s))) + 1
     return lower or None, upper
 
 

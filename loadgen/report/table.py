@@ -103,7 +103,7 @@ def _bounds(stages: Sequence[StageSummary]) -> list[str]:
     found = []
     for name in ("p50", "p90", "p95", "p99"):
         open_ones = [stage for stage in stages if _is_bound(stage, "ttft_ms", name) or _is_bound(stage, "e2e_ms", name)]
-        if not open_ones or (name == "p95" and not any(("ttft_ms", "p95") == shown for shown in SHOWN)):
+        if not open_ones or (name == "p95" and not any(shown == ("ttft_ms", "p95") for shown in SHOWN)):
             continue
         needed = samples_needed(float(name[1:]))
         longest = [_seconds_for(stage, needed) for stage in open_ones]

@@ -1,4 +1,4 @@
-"""Plays a plan against its targets and leaves a run folder. The one place where everything meets; decides nothing."""
+"""One session: plays a plan against its targets and leaves a run folder. Where everything meets; decides nothing."""
 
 import asyncio
 import contextlib

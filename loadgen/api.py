@@ -1,0 +1,69 @@
+"""The few steps that the command line and a program share: a scenario becomes a plan, a plan becomes a run."""
+
+from pathlib import Path
+
+import msgspec
+
+from loadgen import runfolder
+from loadgen.errors import InputError
+from loadgen.plan import Plan, make_plan
+from loadgen.prompts import load_prompts
+from loadgen.runfolder import Run
+from loadgen.scenario import Trace
+from loadgen.scenario_file import LoadedScenario, read_text
+from loadgen.schedule import trace_ns
+from loadgen.session import Controls, Progress, play_plan
+from loadgen.summary import Summary
+
+RESULTS = Path("results")
+
+
+def plan(loaded: LoadedScenario) -> Plan:
+    """The plan of a scenario: reads its prompts and its trace. Raises InputError when one of them is wrong."""
+    scenario, load = loaded.scenario, loaded.scenario.load
+    prompts = load_prompts(scenario, loaded.folder, loaded.where)
+    offsets = None
+    if isinstance(load, Trace):
+        path = loaded.folder / load.file
+        if not path.is_file():
+            raise InputError(f"{loaded.where}: load.file: there is no {path}; it is relative to the scenario's folder")
+        offsets = trace_ns(read_text(path).removeprefix("\ufeff"), str(path), load.speed, load.requests)
+    return make_plan(scenario, prompts, offsets)
+
+
+async def run(
+    scenario: LoadedScenario | Plan,
+    *,
+    results: Path = RESULTS,
+    progress: Progress | None = None,
+    controls: Controls | None = None,
+) -> Run:
+    """Play a scenario, or a plan that was made of one, and return its run folder with all records.
+
+    results: where run folders go. Raises InputError before anything is sent when something is wrong with the input.
+    """
+    made = scenario if isinstance(scenario, Plan) else plan(scenario)
+    return await play_plan(made, results, progress=progress, controls=controls)
+
+
+def last_pace(results: Path, scenario: str) -> dict[tuple[str, str, str], float]:
+    """Requests a second by (target, model, level) in the newest run of a scenario; empty without one."""
+    for folder in reversed(runs_of(results / scenario)):
+        try:
+            summary = msgspec.json.decode((folder / "summary.json").read_bytes(), type=Summary)
+        except (OSError, msgspec.MsgspecError):
+            continue
+        return {
+            (stage.target, stage.model, stage.level): stage.throughput.requests_per_s
+            for stage in summary.stages
+            if stage.throughput is not msgspec.UNSET and stage.throughput.requests_per_s
+        }
+    return {}
+
+
+def runs_of(folder: Path) -> list[Path]:
+    """The run folders in a scenario's folder, oldest first."""
+    try:
+        return sorted(path for path in folder.iterdir() if (path / runfolder.MANIFEST).is_file())
+    except OSError:
+        return []

@@ -1,0 +1,262 @@
+"""The command line: parse, call, print. Verbs only; everything they do is elsewhere."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import msgspec
+import orjson
+import typer
+from rich.console import Console
+
+from loadgen import api
+from loadgen.errors import ExitCode, InputError, LoadgenError
+from loadgen.overrides import Overrides, parse_duration_s, parse_levels, parse_rates
+from loadgen.plan import Plan
+from loadgen.report.console import WIDTH, console, plain
+from loadgen.report.files import write_reports
+from loadgen.report.plan_text import plan_data, plan_table
+from loadgen.runfolder import MANIFEST
+from loadgen.scenario import LlamaCpp, Model
+from loadgen.scenario_file import LoadedScenario, load_scenario, no_file_scenario
+from loadgen.session import Controls
+from loadgen.summary import Summary
+from loadgen.targets.llamacpp import serving_llamacpp
+from loadgen.terminal import Bar, interruptible
+
+_UsageError: Any = typer.BadParameter.__base__
+"""What the parser raises for a wrong command line; typer exports only this descendant of it."""
+
+app = typer.Typer(
+    name="loadgen",
+    help="Load-testing for language models on local and edge devices.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+ScenarioName = Annotated[str | None, typer.Argument(metavar="SCENARIO", help="A path, or a name under scenarios/.")]
+Urls = Annotated[
+    list[str] | None, typer.Option("--url", help="An OpenAI-compatible endpoint, ending in /v1. Repeatable.")
+]
+Models = Annotated[
+    list[str] | None, typer.Option("--model", help="A model there, or one of the scenario's. Repeatable.")
+]
+Concurrency = Annotated[str | None, typer.Option("--concurrency", metavar="1,2,4", help="Users of a closed loop.")]
+Rate = Annotated[str | None, typer.Option("--rate", metavar="R", help="Requests a second of an open loop: 0.5,1,2.")]
+Arrivals = Annotated[str | None, typer.Option("--arrivals", metavar="A", help="constant, poisson or gamma:B.")]
+MaxTokens = Annotated[
+    int | None, typer.Option("--max-tokens", metavar="N", help="Output tokens of a request, at most.")
+]
+Requests = Annotated[int | None, typer.Option("--requests", metavar="N", help="Measured requests a model and level.")]
+Duration = Annotated[str | None, typer.Option("--duration", metavar="30s", help="How long requests may start.")]
+Warmup = Annotated[int | None, typer.Option("--warmup", metavar="N", help="Warm-up requests a stage.")]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Of schedules and orders.")]
+Timeout = Annotated[str | None, typer.Option("--timeout", metavar="60s", help="Deadline of a whole request.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the scenario.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where run folders go.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no table.")]
+Json = Annotated[bool, typer.Option("--json", help="The summary as JSON on standard output, and nothing else.")]
+
+
+@app.command()
+def run(
+    scenario: ScenarioName = None,
+    url: Urls = None,
+    model: Models = None,
+    concurrency: Concurrency = None,
+    rate: Rate = None,
+    arrivals: Arrivals = None,
+    max_tokens: MaxTokens = None,
+    requests: Requests = None,
+    duration: Duration = None,
+    warmup: Warmup = None,
+    seed: Seed = None,
+    timeout: Timeout = None,
+    settings: Settings = None,
+    out: Out = api.RESULTS,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Play a scenario, write a run folder, print the table."""
+    given = _overrides(
+        url, model, concurrency, rate, arrivals, max_tokens, requests, duration, warmup, seed, timeout, settings
+    )
+    plan = api.plan(_loaded(scenario, given))
+    folder, interrupted = asyncio.run(_play(plan, out, quiet=quiet or as_json))
+    summary = write_reports(folder)
+    _show(summary, folder, quiet=quiet, as_json=as_json)
+    raise typer.Exit(ExitCode.INTERRUPTED if interrupted else exit_code(summary))
+
+
+async def _play(plan: Plan, out: Path, *, quiet: bool) -> tuple[Path, bool]:
+    controls = Controls()
+    with Bar(quiet=quiet) as bar, interruptible(controls, quiet=quiet):
+        played = await api.run(plan, results=out, progress=bar, controls=controls)
+    return played.folder, controls.wish.asked
+
+
+@app.command("plan")
+def plan_verb(
+    scenario: ScenarioName = None,
+    url: Urls = None,
+    model: Models = None,
+    concurrency: Concurrency = None,
+    rate: Rate = None,
+    arrivals: Arrivals = None,
+    max_tokens: MaxTokens = None,
+    requests: Requests = None,
+    duration: Duration = None,
+    warmup: Warmup = None,
+    seed: Seed = None,
+    timeout: Timeout = None,
+    settings: Settings = None,
+    out: Out = api.RESULTS,
+    as_json: Annotated[bool, typer.Option("--json", help="Every request with its due time, as JSON.")] = False,
+) -> None:
+    """Print what would be sent and when; sends nothing."""
+    given = _overrides(
+        url, model, concurrency, rate, arrivals, max_tokens, requests, duration, warmup, seed, timeout, settings
+    )
+    made = api.plan(_loaded(scenario, given))
+    if as_json:
+        _write_json(plan_data(made))
+    else:
+        typer.echo(plan_table(made, api.last_pace(out, made.scenario.name), width=_width()), nl=False)
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders, or a scenario's (its newest run).")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Make the reports of run folders again, from the folders alone, and print their tables."""
+    folders = [_run_folder(path) for path in runs]
+    summaries = [write_reports(folder) for folder in folders]
+    if as_json:
+        _write_json([msgspec.to_builtins(s) for s in summaries] if len(runs) > 1 else msgspec.to_builtins(summaries[0]))
+        return
+    for summary, folder in zip(summaries, folders, strict=True):
+        _show(summary, folder, quiet=False, as_json=False)
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Option("--model", help="What the server calls its model.")] = "smollm2-135m",
+    gguf: Annotated[Path | None, typer.Option("--gguf", help="A model file (default: SmolLM2-135M).")] = None,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 0,
+    slots: Annotated[int, typer.Option("--slots", min=1, help="Parallel streams.")] = 4,
+) -> None:
+    """Start the embedded server, print its URL, stop on Ctrl-C."""
+    options = LlamaCpp(gguf=None if gguf is None else str(gguf), slots=slots)
+    asyncio.run(_serve(Model(name=model, target="llamacpp", llamacpp=options), port))
+
+
+async def _serve(model: Model, port: int) -> None:
+    controls = Controls()
+    with interruptible(controls, quiet=True):
+        async with serving_llamacpp(model, port=port) as served:
+            typer.echo(served.base_url)
+            typer.echo(f"{served.card.alias}; Ctrl-C stops it", err=True)
+            await controls.wish.wait()
+
+
+def _overrides(
+    url: list[str] | None,
+    model: list[str] | None,
+    concurrency: str | None,
+    rate: str | None,
+    arrivals: str | None,
+    max_tokens: int | None,
+    requests: int | None,
+    duration: str | None,
+    warmup: int | None,
+    seed: int | None,
+    timeout: str | None,
+    settings: list[str] | None,
+) -> Overrides:
+    return Overrides(
+        urls=tuple(url or ()),
+        models=tuple(model or ()),
+        concurrency=parse_levels(concurrency) if concurrency is not None else (),
+        rates_per_s=parse_rates(rate) if rate is not None else (),
+        arrivals=arrivals,
+        max_tokens=max_tokens,
+        requests=requests,
+        duration_s=parse_duration_s(duration) if duration is not None else None,
+        warmup=warmup,
+        seed=seed,
+        timeout_s=parse_duration_s(timeout, "--timeout") if timeout is not None else None,
+        set=tuple(settings or ()),
+    )
+
+
+def _loaded(scenario: str | None, given: Overrides) -> LoadedScenario:
+    if scenario is not None:
+        return load_scenario(scenario, given)
+    if not given.urls:
+        raise InputError("run: neither SCENARIO nor --url was given; name a scenario, or --url URL --model NAME")
+    return no_file_scenario(given)
+
+
+def _run_folder(path: Path) -> Path:
+    if (path / MANIFEST).is_file():
+        return path
+    newest = api.runs_of(path)
+    if newest:
+        return newest[-1]
+    raise InputError(f"{path}: no run folder; give one that has a {MANIFEST}, such as those under results/")
+
+
+def exit_code(summary: Summary) -> ExitCode:
+    """3 when no model could be used; 1 when a gate failed or a stage is invalid; else 0."""
+    played = [stage for stage in summary.stages if stage.status == "played"]
+    if not played:
+        return ExitCode.NO_TARGET
+    failed = any(stage.slo is not None and stage.slo.passed is False for stage in played)
+    invalid = any(stage.validity is not msgspec.UNSET and stage.validity.verdict == "invalid" for stage in played)
+    return ExitCode.GATE_FAILED if failed or invalid else ExitCode.DONE
+
+
+def _show(summary: Summary, folder: Path, *, quiet: bool, as_json: bool) -> None:
+    if as_json:
+        _write_json(msgspec.to_builtins(summary))
+        return
+    if not quiet:
+        typer.echo(console(summary, width=_width(), color=sys.stdout.isatty()), nl=False)
+    typer.echo(f"report: {folder / 'report.md'}")
+
+
+def _width() -> int:
+    """The terminal's width; where there is none, wide enough for every column."""
+    return Console().width if sys.stdout.isatty() else WIDTH
+
+
+def _write_json(value: Any) -> None:
+    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode())
+
+
+def main() -> NoReturn:
+    """The entry point. Whatever a person must act on is one line on standard error."""
+    try:
+        code = app(standalone_mode=False)
+    except LoadgenError as error:
+        _complain(str(error), error.exit_code)
+    except _UsageError as error:
+        if isinstance(error, typer.BadParameter) or not str(error).startswith("Usage"):
+            hint = f"; see `{error.ctx.command_path} --help`" if getattr(error, "ctx", None) else ""
+            _complain(f"{error.format_message().rstrip('.')}{hint}", ExitCode.BAD_INPUT)
+        typer.echo(error.format_message())
+        sys.exit(ExitCode.BAD_INPUT)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(ExitCode.INTERRUPTED)
+    sys.exit(code if isinstance(code, int) else ExitCode.DONE)
+
+
+def _complain(message: str, code: ExitCode) -> NoReturn:
+    print(f"loadgen: {plain(message)}", file=sys.stderr)  # noqa: T201
+    sys.exit(code)

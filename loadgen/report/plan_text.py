@@ -1,0 +1,109 @@
+"""A plan as people read it, before anything is sent. Pure."""
+
+import io
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from loadgen.plan import Plan, Stage, digest
+from loadgen.report import words
+from loadgen.report.console import plain
+from loadgen.targets.opening import target_name
+
+Pace = Mapping[tuple[str, str, str], float]
+"""Requests a second that an earlier run reached, by (target, model, level)."""
+
+
+def plan_table(plan: Plan, pace: Pace, *, width: int = 150) -> str:
+    """One row a stage and model: how many, when, to which model, tokens at most, expected length; then the digest."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for head in ("model", "served by", "load", "requests", "warm-up", "tokens at most", "due", "expected length"):
+        table.add_column(head, no_wrap=True)
+    for stage, model in _parts(plan):
+        table.add_row(*(Text(plain(cell)) for cell in _row(plan, stage, model, pace)))
+    out = io.StringIO()
+    terminal = Console(file=out, width=width, no_color=True, highlight=False)
+    terminal.print(table)
+    counts = [stage.count for stage in plan.stages]
+    total = f"{sum(c for c in counts if c)}" + ("+" if None in counts else "")
+    terminal.print(
+        Text(f"{total} requests in {len(plan.stages)} stages, {len(plan.prompts)} prompts, seed {plan.scenario.seed}")
+    )
+    terminal.print(Text(f"digest {digest(plan)}"))
+    return out.getvalue()
+
+
+def _parts(plan: Plan) -> Iterator[tuple[Stage, int]]:
+    for stage in plan.stages:
+        for model in stage.models:
+            yield stage, model
+
+
+def _row(plan: Plan, stage: Stage, model: int, pace: Pace) -> list[str]:
+    told, planned = plan.models[model], stage.planned_of(model)
+    per_request = plan.scenario.sampling.max_tokens
+    return [
+        told.name,
+        target_name(told),
+        words.load(stage.level.load()),
+        "as many as start in time" if planned is None else str(planned),
+        str(stage.warmup),
+        f"{per_request} each" if planned is None else f"{planned * per_request:,}",
+        _due(stage),
+        _expected(plan, stage, model, pace),
+    ]
+
+
+def _due(stage: Stage) -> str:
+    if stage.due_ns is None:
+        return "when the last answer has ended"
+    if not len(stage.due_ns):
+        return "never"
+    first = ", ".join(f"{offset / 1e9:.2f}" for offset in stage.due_ns[:3])
+    more = f", … {stage.due_ns[-1] / 1e9:.2f}" if len(stage.due_ns) > 3 else ""
+    return f"{first}{more} s"
+
+
+def _expected(plan: Plan, stage: Stage, model: int, pace: Pace) -> str:
+    if stage.due_ns is not None:
+        length_s = stage.duration_ns / 1e9 if stage.duration_ns else float(stage.due_ns[-1]) / 1e9 if stage.count else 0
+        return words.minutes(length_s)
+    bound_s = None if stage.duration_ns is None else stage.duration_ns / 1e9
+    told = plan.models[model]
+    reached = pace.get((target_name(told), told.name, stage.level.label))
+    if stage.count is not None and reached:
+        seconds = stage.count / reached
+        return f"{words.minutes(min(seconds, bound_s or seconds))} (as last time)"
+    return "as long as the answers take" if bound_s is None else f"at most {words.minutes(bound_s)}"
+
+
+def plan_data(plan: Plan) -> dict[str, Any]:
+    """The plan as data: every request with its due time, for programs."""
+    stages = []
+    for stage in plan.stages:
+        requests = [stage.request(position) for position in range(stage.count or 0)]
+        stages.append(
+            {
+                "load": stage.level.load(),
+                "level": stage.level.label,
+                "models": [plan.models[model].name for model in stage.models],
+                "warmup": stage.warmup,
+                "requests": stage.count,
+                "duration_s": None if stage.duration_ns is None else stage.duration_ns / 1e9,
+                "tokens_at_most": None if stage.count is None else stage.count * plan.scenario.sampling.max_tokens,
+                "planned": [
+                    {
+                        "model": plan.models[planned.model].name,
+                        "index": planned.index,
+                        "prompt_id": plan.prompts[planned.prompt].id,
+                        "due_s": None if planned.due_ns is None else planned.due_ns / 1e9,
+                        "think_s": planned.think_ns / 1e9,
+                    }
+                    for planned in requests
+                ],
+            }
+        )
+    return {"scenario": plan.scenario.name, "seed": plan.scenario.seed, "digest": digest(plan), "stages": stages}

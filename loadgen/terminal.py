@@ -1,0 +1,84 @@
+"""What a person sees and does while a run is on: progress on standard error, and Ctrl-C. Measures nothing."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from loadgen.measure.record import Record
+from loadgen.report.console import plain
+from loadgen.session import Controls
+
+
+class Bar:
+    """Progress on standard error: a bar a stage on a terminal, nothing where there is none."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._console = Console(stderr=True)
+        self._shown = self._console.is_terminal and not quiet
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        # Drawn four times a second and never more: on an edge device, the bar takes CPU from the model.
+        self._progress = Progress(
+            *columns, console=self._console, refresh_per_second=4, disable=not self._shown, transient=True
+        )
+        self._task: TaskID | None = None
+        self._failed = 0
+
+    def __enter__(self) -> "Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def note(self, text: str) -> None:
+        if self._shown:
+            self._progress.console.print(plain(text), markup=False, highlight=False)
+
+    def stage(self, title: str, total: int | None, duration_s: float | None) -> None:
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+        bound = "" if duration_s is None else f", at most {duration_s:g} s"
+        self._failed = 0
+        self._task = self._progress.add_task(plain(title + bound), total=total)
+
+    def ended(self, record: Record) -> None:
+        if self._task is None or record.phase != "measured":
+            return
+        self._progress.advance(self._task)
+        if record.outcome != "ok":
+            self._failed += 1
+            task = self._progress.tasks[self._progress.task_ids.index(self._task)]
+            title = task.description.partition(" · ")[0]
+            self._progress.update(self._task, description=f"{title} · {self._failed} failed")
+
+
+@contextlib.contextmanager
+def interruptible(controls: Controls, *, quiet: bool) -> Iterator[None]:
+    """While the context lasts, Ctrl-C (and SIGTERM) stops the run: once gently, twice at once, three times rudely."""
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask() -> None:
+        second = controls.stop()
+        if not quiet:
+            told = "giving up what is in flight" if second else "waiting for what is in flight; once more to give it up"
+            print(f"loadgen: stopping: {told}", file=sys.stderr, flush=True)  # noqa: T201
+        if second:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def on_signal(_: int, __: FrameType | None) -> None:
+        loop.call_soon_threadsafe(ask)
+
+    for number in before:
+        signal.signal(number, on_signal)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
