@@ -134,8 +134,10 @@ async def _play_closed(stage: Stage, ports: Ports) -> None:
 
 
 def _ended_ns(reply: Reply, ports: Ports) -> int:
-    """When a user knows that the answer is over."""
-    return ports.clock.now_ns() if reply.end_ns is None else ports.epoch_ns + reply.end_ns
+    """When a user may ask again: the answer's last byte is there. What the server does between the orderly end and
+    that is the server's time, not lateness of ours."""
+    moments = [moment for moment in (reply.end_ns, reply.last_byte_ns) if moment is not None]
+    return ports.epoch_ns + max(moments) if moments else ports.clock.now_ns()
 
 
 async def _play_open(stage: Stage, ports: Ports) -> None:

@@ -40,9 +40,10 @@ class Reply(Struct, frozen=True, kw_only=True):
     All `_ns` are on the run's monotonic clock; None where the request did not get so far. dispatched: the engine began.
     sent: the connection's start when a new one was needed, else the write. written: the request's last byte was with
     the kernel. stamps: arrival of each token-bearing event's last byte. end: arrival of the orderly end, or when the
-    request was given up. first_visible: arrival of the first visible content. connect: the set-up of a new connection.
-    tokens_per_event: only where the server counts them. shared_reads: token-bearing events that arrived in the same
-    read as the one before (their stamps are equal, and can say no more).
+    request was given up. last_byte: arrival of the body's last byte, after which a user may ask again. first_visible:
+    arrival of the first visible content. connect: the set-up of a new connection. tokens_per_event: only where the
+    server counts them. shared_reads: token-bearing events that arrived in the same read as the one before (their
+    stamps are equal, and can say no more).
     """
 
     outcome: Outcome
@@ -52,6 +53,7 @@ class Reply(Struct, frozen=True, kw_only=True):
     sent_ns: int | None = None
     written_ns: int | None = None
     end_ns: int | None = None
+    last_byte_ns: int | None = None
     first_visible_ns: int | None = None
     connect_ns: int | None = None
     stamps_ns: tuple[int, ...] = ()

@@ -142,8 +142,8 @@ def _of_stage(stage: StageSummary) -> list[str]:
         told = ", ".join(f"{count} {name}" for name, count in stage.requests.by_outcome.items() if name != "ok")
         found.append(f"{where}: {told}")
     if isinstance(stage.validity, Validity):
-        for reason in stage.validity.reasons:
-            found.append(f"{where}: {stage.validity.verdict}: {reason.seen} (line: {reason.limit}); {reason.advice}")
+        verdict = stage.validity.verdict
+        found += [f"{where}: {verdict}: {r.seen} (line: {r.limit}); {r.advice}" for r in stage.validity.reasons]
     return found
 
 

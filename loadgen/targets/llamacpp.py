@@ -102,8 +102,16 @@ async def _start(command: list[str]) -> asyncio.subprocess.Process:
     group: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":
         group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    # Threads that wait for each other must sleep, not spin: else anything else that runs on a core, us included, makes
+    # a prompt many times slower (docs/adr/0002-the-embedded-server.md).
+    environment = {**os.environ, "GOMP_SPINCOUNT": "0"}
     return await asyncio.create_subprocess_exec(
-        *command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, **group
+        *command,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        **group,
     )
 
 

@@ -6,6 +6,7 @@ one watchdog for all requests looks at deadlines. Parsing is `loadgen.wire.reply
 
 import asyncio
 import contextlib
+import socket
 from typing import Final
 
 import aiohttp
@@ -13,7 +14,7 @@ from msgspec import Struct
 
 from loadgen.clock import now_ns
 from loadgen.wire.exchange import Deadlines, Exchange, Failure
-from loadgen.wire.stamps import CURRENT, connector, kernel_stamps_available, tracing
+from loadgen.wire.stamps import CURRENT, connector, keep_stamping, kernel_stamps_available, tracing
 from loadgen.wire.watchdog import Watchdog
 
 BODY_BYTES: Final = 8 << 20
@@ -38,12 +39,14 @@ class Client:
         self._in_flight: set[Exchange] = set()
         self._watchdog = Watchdog()
         self._sessions: list[aiohttp.ClientSession] = []
+        self._keeper: socket.socket | None = None
         self.kernel = False
         self.stamping = False
 
     async def __aenter__(self) -> "Client":
         loop = asyncio.get_running_loop()
         self.kernel = kernel_stamps_available(loop)
+        self._keeper = keep_stamping() if self.kernel else None
         # The second session never reuses a connection: where the server has just closed an idle one, we go there.
         for options in ({"keepalive_timeout": 60.0}, {"force_close": True}):
             made, self.stamping = connector(loop, kernel=self.kernel, **options)
@@ -62,6 +65,8 @@ class Client:
         self._watchdog.close()
         for session in self._sessions:
             await session.close()
+        if self._keeper is not None:
+            self._keeper.close()
 
     @property
     def in_flight(self) -> int:

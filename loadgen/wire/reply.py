@@ -33,6 +33,11 @@ class Stamps:
         """The read (its index) that brought the last byte of what ends at each body offset."""
         return np.minimum(np.searchsorted(self._offsets, ends, side="left"), len(self._offsets) - 1)
 
+    @property
+    def last_ns(self) -> int | None:
+        """When the last read arrived."""
+        return int(self._arrived[-1]) if len(self._arrived) else None
+
     def at(self, ends: list[int]) -> tuple[list[int], int]:
         """Arrival of what ends at each body offset, and how many came in the same read as the one before."""
         if not ends or not len(self._offsets):
@@ -73,6 +78,7 @@ def read_reply(
         sent_ns=on_run(min(began, default=None)),
         written_ns=on_run(marks.written_ns),
         end_ns=orderly_end[0] if orderly_end else on_run(exchange.ended_ns),
+        last_byte_ns=stamps.last_ns,
         first_visible_ns=arrivals[visible] if visible is not None and arrivals else None,
         connect_ns=_connect_ns(marks.connect_start_ns, marks.connect_end_ns),
         stamps_ns=tuple(arrivals),

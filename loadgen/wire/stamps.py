@@ -18,6 +18,7 @@ from contextvars import ContextVar
 from typing import Any, Final
 
 import aiohttp
+from aiohttp import StreamReader
 from aiohttp.client_proto import ResponseHandler
 
 from loadgen.clock import now_ns
@@ -26,6 +27,8 @@ _unpack_timespec = struct.Struct("@ll").unpack_from
 
 READ_BYTES: Final = 65536
 """asyncio reads 256 KiB at a time, which costs an mmap and an munmap a read; 64 KiB does not."""
+WHOLE_BODY: Final = 1 << 62
+"""Body bytes after a read that brought headers and body at once, on a connection that was closed with it."""
 _SO_TIMESTAMPNS: Final = 35
 
 
@@ -71,6 +74,8 @@ class StampedSocket(socket.socket):
         if ancillary:
             seconds, nanos = _unpack_timespec(ancillary[0][2])
             self.last_rx_wall_ns = seconds * 1_000_000_000 + nanos
+        else:
+            self.last_rx_wall_ns = 0  # never the stamp of an earlier read
         return data
 
     def send(self, data: Any, flags: int = 0) -> int:
@@ -95,6 +100,8 @@ class StampedHandler(ResponseHandler):
         super().__init__(loop)
         self._marks: Marks | None = None
         self._socket: StampedSocket | None = None
+        self._before: object = None
+        self._current: StreamReader | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -108,6 +115,7 @@ class StampedHandler(ResponseHandler):
         """aiohttp calls it in the sending task, when the connection is ours and nothing is written yet."""
         super().set_response_params(**params)
         marks = self._marks = CURRENT.get()
+        self._before, self._current = self._payload, None  # what is there now is an earlier answer's
         if marks is None:
             return
         marks.begin_response()
@@ -121,15 +129,36 @@ class StampedHandler(ResponseHandler):
     def data_received(self, data: bytes) -> None:
         user_ns = now_ns()  # first, before anything that costs
         super().data_received(data)
+        marks = self._marks
+        if marks is None or not data:  # without data, aiohttp only resumes its parser
+            return
         payload = self._payload
-        if payload is not None and self._marks is not None:
-            kernel_ns = self._socket.last_rx_wall_ns if self._socket is not None else 0
-            self._marks.reads.append((payload.total_bytes, user_ns, kernel_ns))
+        if payload is None or payload is self._before:
+            # Not begun: the headers are still coming. Or over, and so at once that aiohttp has let go of it already.
+            payload = self._current
+            have = payload.total_bytes if payload is not None else WHOLE_BODY if self.transport is None else 0
+        else:
+            self._current = payload
+            have = payload.total_bytes
+        marks.reads.append((have, user_ns, self._socket.last_rx_wall_ns if self._socket is not None else 0))
 
 
 def kernel_stamps_available(loop: asyncio.AbstractEventLoop) -> bool:
     """Whether this platform and this loop let the kernel's receive stamps be read."""
     return sys.platform == "linux" and isinstance(loop, asyncio.SelectorEventLoop)
+
+
+def keep_stamping() -> socket.socket | None:
+    """A socket that asks for stamps and is never used; hold it while others come and go. None where there are none.
+
+    The kernel stamps packets only while some socket wants it, and takes up again a little late: without this, the first
+    packets of a connection that follows a closed one may bear no stamp.
+    """
+    if sys.platform != "linux":
+        return None
+    keeper = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    keeper.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+    return keeper
 
 
 def _stamped_socket(kernel: bool, address: tuple[Any, ...]) -> socket.socket:
