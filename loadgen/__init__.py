@@ -5,7 +5,7 @@ run = asyncio.run(loadgen.run(scenario))
 print(loadgen.console(loadgen.summarize(run)))
 """
 
-from loadgen.api import plan, run
+from loadgen.api import plan_of, run
 from loadgen.errors import ExitCode, InputError, LoadgenError, TargetError
 from loadgen.overrides import Overrides
 from loadgen.plan import Plan, digest
@@ -31,7 +31,7 @@ __all__ = [
     "console",
     "digest",
     "load_scenario",
-    "plan",
+    "plan_of",
     "read_run",
     "run",
     "summarize",

@@ -10,7 +10,7 @@ from loadgen.plan import Plan, make_plan
 from loadgen.prompts import load_prompts
 from loadgen.runfolder import Run
 from loadgen.scenario import Trace
-from loadgen.scenario_file import LoadedScenario, read_text
+from loadgen.scenario_file import LoadedScenario, is_file, read_text
 from loadgen.schedule import trace_ns
 from loadgen.session import Controls, Progress, play_plan
 from loadgen.summary import Summary
@@ -18,16 +18,16 @@ from loadgen.summary import Summary
 RESULTS = Path("results")
 
 
-def plan(loaded: LoadedScenario) -> Plan:
+def plan_of(loaded: LoadedScenario) -> Plan:
     """The plan of a scenario: reads its prompts and its trace. Raises InputError when one of them is wrong."""
     scenario, load = loaded.scenario, loaded.scenario.load
     prompts = load_prompts(scenario, loaded.folder, loaded.where)
     offsets = None
     if isinstance(load, Trace):
         path = loaded.folder / load.file
-        if not path.is_file():
+        if not is_file(path):
             raise InputError(f"{loaded.where}: load.file: there is no {path}; it is relative to the scenario's folder")
-        offsets = trace_ns(read_text(path).removeprefix("\ufeff"), str(path), load.speed, load.requests)
+        offsets = trace_ns(read_text(path), str(path), load.speed, load.requests)
     return make_plan(scenario, prompts, offsets)
 
 
@@ -42,7 +42,7 @@ async def run(
 
     results: where run folders go. Raises InputError before anything is sent when something is wrong with the input.
     """
-    made = scenario if isinstance(scenario, Plan) else plan(scenario)
+    made = scenario if isinstance(scenario, Plan) else plan_of(scenario)
     return await play_plan(made, results, progress=progress, controls=controls)
 
 

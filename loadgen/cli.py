@@ -84,7 +84,7 @@ def run(
     given = _overrides(
         url, model, concurrency, rate, arrivals, max_tokens, requests, duration, warmup, seed, timeout, settings
     )
-    plan = api.plan(_loaded(scenario, given))
+    plan = api.plan_of(_loaded(scenario, given))
     folder, interrupted = asyncio.run(_play(plan, out, quiet=quiet or as_json))
     summary = write_reports(folder)
     _show(summary, folder, quiet=quiet, as_json=as_json)
@@ -120,7 +120,7 @@ def plan_verb(
     given = _overrides(
         url, model, concurrency, rate, arrivals, max_tokens, requests, duration, warmup, seed, timeout, settings
     )
-    made = api.plan(_loaded(scenario, given))
+    made = api.plan_of(_loaded(scenario, given))
     if as_json:
         _write_json(plan_data(made))
     else:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from loadgen import schedule
 from loadgen.chance import generator
-from loadgen.prompts import Prompt
+from loadgen.prompts import Prompt, messages
 from loadgen.scenario import Closed, Gamma, Load, Model, Ramp, RatedLoad, Scenario, Trace
 
 THINK_CYCLE = 65_536
@@ -198,11 +198,9 @@ def _ns(seconds: float | None) -> int | None:
 def body_of(plan: Plan, planned: Planned) -> dict[str, Any]:
     """The request's JSON body, without what its target adds."""
     scenario, sampling = plan.scenario, plan.scenario.sampling
-    messages = [{"role": "system", "content": scenario.system}] if scenario.system else []
-    messages.append({"role": "user", "content": plan.prompts[planned.prompt].text})
     body: dict[str, Any] = {
         "model": plan.models[planned.model].name,
-        "messages": messages,
+        "messages": messages(plan.prompts[planned.prompt], scenario.system),
         "stream": True,
         "stream_options": {"include_usage": True},
         "max_tokens": sampling.max_tokens,

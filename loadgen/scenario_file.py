@@ -86,10 +86,11 @@ def find_scenario(name: str | Path) -> Path:
 
 
 def scenario_names() -> dict[str, Path]:
-    """Name -> file of the scenarios under scenarios/ in the current folder and of those in the package, by name."""
-    bundled = importlib.resources.files("loadgen") / "bundled" / "scenarios"
+    """Name -> file of the scenarios under scenarios/ in the current folder and of those that we bring, by name."""
+    package = Path(str(importlib.resources.files("loadgen")))
     files: list[Path] = []
-    for folder in (Path(str(bundled)), Path("scenarios")):  # the nearer one wins
+    # In the installed package; in the checkout that it was installed from; here. The nearer one wins.
+    for folder in (package / "bundled" / "scenarios", package.parent / "scenarios", Path("scenarios")):
         files += sorted(folder.glob("*.toml"))
     return dict(sorted({file.stem: file for file in files}.items()))
 

@@ -26,7 +26,7 @@ OUTCOMES: tuple[Outcome, ...] = Outcome.__args__  # type: ignore[attr-defined]
 
 
 class ServerTimings(Struct, frozen=True):
-    """llama.cpp's own account of a request: tokens and ms of prefill (`prompt_`) and of decoding (`predicted_`)."""
+    """llama.cpp's own account of a request: tokens of the prompt and of the answer, and the time of each in ms."""
 
     prompt_n: int
     prompt_ms: float

@@ -167,6 +167,7 @@ def _answer_for(who: str, stages: Sequence[StageSummary]) -> str:
     share = f"at least {DEFAULT_ATTAINMENT:.0%} of the requests met {asked}"
     if not good:
         return f"{who}: at no level that was played {share}."
-    tried = max(s.load["concurrency"] for s in stages)
-    more = " (the most that was played)" if max(good) == tried else ""
-    return f"{who}: {share} at up to {max(good)} users at once{more}."
+    tried, best = max(s.load["concurrency"] for s in stages), max(good)
+    users = "one user at a time" if best == 1 else f"up to {best} users at once"
+    more = ", the most that was played" if best == tried else ""
+    return f"{who}: {share} with {users}{more}."

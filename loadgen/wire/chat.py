@@ -21,21 +21,13 @@ from typing import Any, Final, TypeGuard
 import orjson
 from msgspec import Struct
 
+from loadgen.measure.record import ServerTimings
 from loadgen.wire.sse import MAX_EVENT_BYTES, Event, EventTooLong, Splitter
 
 _DONE: Final = b"[DONE]"
 _ERROR_CHARS: Final = 300
 _MAX_COUNT: Final = 2**63 - 1
 _MAX_MS: Final = 1e15  # neither infinity nor NaN passes
-
-
-class Timings(Struct, frozen=True):
-    """llama.cpp's own account of a request: tokens of the prompt and of the answer, and the time of each in ms."""
-
-    prompt_n: int
-    prompt_ms: float
-    predicted_n: int
-    predicted_ms: float
 
 
 class Completion(Struct, frozen=True):
@@ -67,7 +59,7 @@ class Completion(Struct, frozen=True):
     finish_reason: str | None
     done: bool
     end_offset: int | None
-    timings: Timings | None
+    timings: ServerTimings | None
     error: str | None
     malformed: str | None
 
@@ -96,7 +88,7 @@ class Decoder:
         self._finish_reason: str | None = None
         self._done = False
         self._end: int | None = None
-        self._timings: Timings | None = None
+        self._timings: ServerTimings | None = None
         self._error: str | None = None
         self._malformed: str | None = None
 
@@ -310,14 +302,14 @@ def _differences(counts: list[int | None]) -> list[int] | None:
     return tokens if before else None
 
 
-def _timings(timings: object) -> Timings | None:
+def _timings(timings: object) -> ServerTimings | None:
     """llama.cpp's timings; None when they are not all there, or not what they should be."""
     if not isinstance(timings, dict):
         return None
     prompt_n, prompt_ms = timings.get("prompt_n"), timings.get("prompt_ms")
     predicted_n, predicted_ms = timings.get("predicted_n"), timings.get("predicted_ms")
     if _is_count(prompt_n) and _is_duration(prompt_ms) and _is_count(predicted_n) and _is_duration(predicted_ms):
-        return Timings(prompt_n, float(prompt_ms), predicted_n, float(predicted_ms))
+        return ServerTimings(prompt_n, float(prompt_ms), predicted_n, float(predicted_ms))
     return None
 
 

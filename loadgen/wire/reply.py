@@ -6,7 +6,7 @@ import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
-from loadgen.measure.record import Outcome, Reply, ServerTimings, StampSource
+from loadgen.measure.record import Outcome, Reply, StampSource
 from loadgen.wire.chat import Completion, decode
 from loadgen.wire.exchange import Exchange
 
@@ -90,7 +90,7 @@ def read_reply(
         token_source="usage" if source == "usage" else "events",
         finish_reason=completion.finish_reason,
         text_sha256=completion.text_sha256 if arrivals else None,
-        timings=_timings(completion),
+        timings=completion.timings,
         text=completion.text if keep_text and arrivals else UNSET,
     )
     return reply, stamps.lags_ns
@@ -139,12 +139,3 @@ def _one_line(data: bytes) -> str:
 
 def _connect_ns(start_ns: int | None, end_ns: int | None) -> int | None:
     return None if start_ns is None or end_ns is None else end_ns - start_ns
-
-
-def _timings(completion: Completion) -> ServerTimings | None:
-    told = completion.timings
-    if told is None:
-        return None
-    return ServerTimings(
-        prompt_n=told.prompt_n, prompt_ms=told.prompt_ms, predicted_n=told.predicted_n, predicted_ms=told.predicted_ms
-    )

