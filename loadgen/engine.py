@@ -5,8 +5,8 @@ answered, shed at the in-flight limit, or cancelled because the person stopped t
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
 
 from asyncio_throttle.throttler import Throttler
 from msgspec import Struct
@@ -45,12 +45,18 @@ class Stop:
         if deadline_ns - clock.now_ns() <= INTERRUPTIBLE_NS:
             await clock.sleep_until_ns(deadline_ns)
             return
-        sleep = asyncio.ensure_future(clock.sleep_until_ns(deadline_ns))
+        await self.or_done(clock.sleep_until_ns(deadline_ns))
+
+    async def or_done(self, wait: Coroutine[Any, Any, None]) -> None:
+        """Await something that may be given up, until it is done or a stop is asked for."""
+        done = asyncio.ensure_future(wait)
         asked = asyncio.ensure_future(self._event.wait())
         try:
-            await asyncio.wait((sleep, asked), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((done, asked), return_when=asyncio.FIRST_COMPLETED)
+            if done.done():
+                done.result()  # what went wrong in it is not lost
         finally:
-            sleep.cancel()
+            done.cancel()
             asked.cancel()
 
 
@@ -107,10 +113,13 @@ async def _play_closed(stage: Stage, ports: Ports) -> None:
     until_ns = None if stage.duration_ns is None else start_ns + stage.duration_ns
     ceiling = None if stage.max_requests_per_s is None else Throttler(stage.max_requests_per_s, 1.0)
     taken = 0
+    unsent: list[Planned] = []  # taken, and then held back by the ceiling until the end
+
+    def is_closed() -> bool:
+        return stop.asked or (until_ns is not None and clock.now_ns() >= until_ns)
 
     def is_over() -> bool:
-        exhausted = stage.count is not None and taken >= stage.count
-        return exhausted or stop.asked or (until_ns is not None and clock.now_ns() >= until_ns)
+        return is_closed() or (stage.count is not None and taken >= stage.count)
 
     async def user(ready_ns: int) -> None:
         nonlocal taken
@@ -121,16 +130,21 @@ async def _play_closed(stage: Stage, ports: Ports) -> None:
             planned = stage.request(taken)
             taken += 1
             if ceiling is not None:
-                await ceiling.acquire()  # type: ignore[no-untyped-call]
+                await stop.or_done(ceiling.acquire())  # type: ignore[no-untyped-call]
                 ready_ns = clock.now_ns()  # the ceiling is part of the plan: its wait is nobody's lateness
+                if is_closed():
+                    unsent.append(planned)
+                    return
             reply = await _one(planned, "measured", ready_ns, ports)
             ready_ns = _ended_ns(reply, ports) + planned.think_ns
 
     async with asyncio.TaskGroup() as group:
         for offset_ns in [0] if stage.ramp_in_ns is None else stage.ramp_in_ns:
             group.create_task(user(start_ns + int(offset_ns)))
-    for position in range(taken, stage.count or 0 if stop.asked else 0):
-        ports.keep(stage.request(position), "measured", clock.now_ns() - ports.epoch_ns, cancelled())
+    # Where time bounds the stage, what would have been sent next was never promised.
+    if until_ns is None and stage.count is not None:
+        for planned in (*unsent, *(stage.request(position) for position in range(taken, stage.count))):
+            ports.keep(planned, "measured", clock.now_ns() - ports.epoch_ns, cancelled())
 
 
 def _ended_ns(reply: Reply, ports: Ports) -> int:
@@ -149,8 +163,9 @@ async def _play_open(stage: Stage, ports: Ports) -> None:
         for position in range(count):
             planned = stage.request(position)
             due_ns = start_ns + (planned.due_ns or 0)
+            behind = clock.now_ns() >= due_ns
             await stop.sleep_until_ns(clock, due_ns)
-            if position % YIELD_EVERY == 0:
+            if behind and position % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
             if stop.asked:
                 ports.keep(planned, "measured", due_ns - ports.epoch_ns, cancelled())

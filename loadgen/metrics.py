@@ -85,22 +85,24 @@ def gaps(records: Sequence[Record]) -> tuple[Ns, Ns]:
     return (np.concatenate(values), np.concatenate(owners)) if values else (empty, empty)
 
 
-def steady_window(records: Sequence[Record], *, concurrency: int | None) -> Window | None:
+def steady_window(records: Sequence[Record], *, concurrency: int | None, ramp_in_ns: int = 0) -> Window | None:
     """When the asked-for load was in force; None when it never was.
 
-    records: all measured requests that were sent, of all models that share the load. In a closed loop of c users: from
-    the c-th dispatch (everybody is there) to the first answer that ends after the last dispatch (somebody has nothing
-    left to do). In an open loop: from the first to the last due time.
+    records: all measured requests, of all models that share the load. ramp_in_ns: how long after the first user the
+    last one begins. In a closed loop of c users: from the c-th dispatch, and not before the ramp-in has ended
+    (everybody is there), to the first answer that ends after the last dispatch (somebody has nothing left to do). In an
+    open loop: from the first to the last due time; what came due after a stop was not asked for any more.
     """
     sent = sorted(
         (record for record in records if record.dispatched_ns is not None), key=lambda record: record.dispatched_ns or 0
     )
     if concurrency is None:
-        due = [record.intended_ns for record in records]
+        due = [r.intended_ns for r in records if r.outcome != "cancelled" or r.dispatched_ns is not None]
         return Window(min(due), max(due)) if len(due) > 1 and max(due) > min(due) else None
     if len(sent) < concurrency:
         return None
-    start, last = sent[concurrency - 1].dispatched_ns or 0, sent[-1].dispatched_ns or 0
+    ramped = min(record.intended_ns for record in sent) + ramp_in_ns
+    start, last = max(sent[concurrency - 1].dispatched_ns or 0, ramped), sent[-1].dispatched_ns or 0
     ends = [record.end_ns for record in sent if record.end_ns is not None and record.end_ns > last]
     # A window of the last dispatch alone, c requests each asked once, shows no turn of the loop.
     if not ends or (len(sent) == concurrency and concurrency > 1):

@@ -83,8 +83,8 @@ class Stage(Struct, frozen=True):
         return Planned(model=self.models[turn], index=index, prompt=(self.prompts - 1 - index) % self.prompts)
 
     def planned_of(self, model: int) -> int | None:
-        """Measured requests to one of the stage's models; None when only time bounds them."""
-        if self.count is None:
+        """Measured requests to one of the stage's models; None when time bounds a closed loop."""
+        if self.count is None or (self.due_ns is None and self.duration_ns is not None):
             return None
         turn = self.models.index(model)
         return (self.count - turn + len(self.models) - 1) // len(self.models)

@@ -24,7 +24,8 @@ Line = TypeVar("Line", bound=Struct)
 
 
 class PlannedStage(Struct, frozen=True):
-    """One stage of one model, as the manifest says it. planned: measured requests; None when only time bounds them."""
+    """One stage of one model, as the manifest says it. planned: measured requests; None when time bounds a closed loop.
+    ramp_in_ns: how long after the first user of a closed loop the last one begins."""
 
     model: str
     target: str
@@ -33,6 +34,7 @@ class PlannedStage(Struct, frozen=True):
     planned: int | None
     warmup: int
     skipped: str | None = None
+    ramp_in_ns: int = 0
 
 
 class Manifest(Struct, frozen=True, kw_only=True):

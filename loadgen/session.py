@@ -144,6 +144,7 @@ def _first_manifest(plan: Plan, plan_digest: str, folder: Path, started_utc: str
             load=stage.level.load(),
             planned=stage.planned_of(model),
             warmup=stage.warmup,
+            ramp_in_ns=0 if stage.ramp_in_ns is None else int(stage.ramp_in_ns[-1]),
         )
         for stage in plan.stages
         for model in stage.models

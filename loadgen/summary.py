@@ -139,7 +139,8 @@ class Slice(Struct, frozen=True):
 
     @property
     def window(self) -> Window | None:
-        return metrics.steady_window(self.together, concurrency=self.planned.load.get("concurrency"))
+        users, ramp_in_ns = self.planned.load.get("concurrency"), self.planned.ramp_in_ns
+        return metrics.steady_window(self.together, concurrency=users, ramp_in_ns=ramp_in_ns)
 
 
 def summarize(run: Run) -> Summary:
@@ -252,10 +253,9 @@ def _independent(values: Ns) -> Metric:
 
 def _describe(values: Ns, quantiles: Sequence[Quantile]) -> Metric:
     """A metric as the contract has it, in ms. A percentile whose interval has no upper end is null."""
-    told: Metric = {"count": len(values)}
-    if not len(values):
-        return told
-    told |= {"mean": _ms(float(values.mean())), "min": _ms(int(values.min())), "max": _ms(int(values.max()))}
+    told: Metric = {"count": len(values), "mean": None, "min": None, "max": None}
+    if len(values):
+        told |= {"mean": _ms(float(values.mean())), "min": _ms(int(values.min())), "max": _ms(int(values.max()))}
     for quantile in quantiles:
         name = f"p{quantile.p:g}"
         told[name] = _ms(quantile.value)

@@ -1,7 +1,7 @@
 """Virtual time for tests: an event loop in which waiting takes none. Knows nothing of what is tested.
 
 When everyone sleeps, the clock jumps to the next deadline; so an hour of load is played at once, and every moment is
-exact to the ns. There is no socket in it, not even asyncio's own.
+exact to the ns, in the first hundred days. There is no socket in it, not even asyncio's own.
 """
 
 import asyncio

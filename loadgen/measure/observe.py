@@ -173,6 +173,7 @@ class _ServerWatch:
 
     def __init__(self, process: psutil.Process) -> None:
         self._process = process
+        self._family = [process]
         self._clock = SystemClock()
         self._start_ns = self._end_ns = 0
         self._cpu_start_s: float | None = None
@@ -187,15 +188,17 @@ class _ServerWatch:
         return None
 
     def start(self) -> None:
+        # Looked up once: finding children reads every process of the machine, which takes too long beside a run.
+        with contextlib.suppress(psutil.Error):
+            self._family = [self._process, *self._process.children(recursive=True)]
         self._start_ns = self._clock.now_ns()
         self.look()
         self._cpu_start_s, self._rss_start = self._cpu_end_s, self._rss_peak
 
     def look(self) -> None:
         with contextlib.suppress(psutil.Error):
-            family = [self._process, *self._process.children(recursive=True)]
-            rss = sum(process.memory_info().rss for process in family)
-            cpu = [process.cpu_times() for process in family]
+            rss = sum(process.memory_info().rss for process in self._family)
+            cpu = [process.cpu_times() for process in self._family]
             self._rss_peak = max(rss, self._rss_peak or 0)
             self._cpu_end_s = sum(times.user + times.system for times in cpu)
             self._end_ns = self._clock.now_ns()

@@ -1,7 +1,7 @@
 """What all charts share: a chart as plain data in plotly.js's shape, and its axes. Pure; knows no page and no colour.
 
-Colours are names that begin with `@`; the page has a light and a dark value for each. Text that a server, a file or a
-person chose goes through `label`, since plotly.js reads a little markup.
+Colours are names that begin with `@`; the style sheet has a light and a dark value for each. Text that a server, a
+file or a person chose goes through `label`, since plotly.js reads a little markup.
 """
 
 import html
@@ -51,6 +51,10 @@ class Played(Struct, frozen=True):
     @property
     def who(self) -> str:
         return f"{self.stage.model} on {self.stage.target}"
+
+    def name(self, *, alone: bool) -> str:
+        """What to call it; alone: its model is the run's only one."""
+        return self.load if alone else f"{self.who}, {self.load}"
 
     @property
     def load(self) -> str:
@@ -113,7 +117,7 @@ def layout(x: Axis, y: Axis) -> dict[str, Any]:
         "xaxis": quiet | x,
         "yaxis": quiet | y,
         "margin": {"l": 56, "r": 16, "t": 8, "b": 48},
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "bgcolor": "@clear"},
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)"},
         "hoverlabel": {"align": "left"},
         "shapes": [],
         "annotations": [],
@@ -155,7 +159,7 @@ def draw_limit(drawn: dict[str, Any], traces: list[Trace], axis: str, at: float,
     spot = round(math.log10(at), 6) if drawn[f"{axis}axis"].get("type") == "log" else at
     where = {"x": spot, "y": 0, "yref": "paper", "xanchor": "right", "yanchor": "bottom", "textangle": -90}
     if axis == "y":
-        where = {"x": 1, "xref": "paper", "y": spot, "xanchor": "right", "yanchor": "bottom"}
+        where = {"x": 0, "xref": "paper", "y": spot, "xanchor": "left", "yanchor": "bottom"}
     drawn["annotations"].append({"text": text, "showarrow": False, "font": {"color": "@limit", "size": 12}} | where)
     # A point that is not seen keeps the line inside the axis.
     unseen = {"mode": "markers", "opacity": 0, "showlegend": False, "hoverinfo": "skip"}

@@ -188,7 +188,9 @@ def server_charts(stages: Sequence[Played]) -> list[Chart]:
     charts = []
     if memory:
         note = "Resident memory of the server and its children, at its highest."
-        charts.append(Chart(id="chart-memory", title="Memory", note=note, traces=memory[0], layout=memory[1], height=260))
+        charts.append(
+            Chart(id="chart-memory", title="Memory", note=note, traces=memory[0], layout=memory[1], height=260)
+        )
     if cpu:
         note = "Averaged over the stage; 1 is one core fully busy."
         charts.append(Chart(id="chart-cpu", title="CPU", note=note, traces=cpu[0], layout=cpu[1], height=260))

@@ -11,7 +11,7 @@ from loadgen.report.table import Table, answer, main_table
 from loadgen.runfolder import Manifest
 from loadgen.summary import StageSummary, Summary
 
-_SPECIAL = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_[]<>|#"})
+_SPECIAL = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_[]<>|#~&$"})
 
 
 def markdown(summary: Summary, manifest: Manifest) -> str:

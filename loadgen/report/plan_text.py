@@ -25,7 +25,9 @@ def plan_table(plan: Plan, pace: Pace, *, width: int = 150) -> str:
     for stage, model in _parts(plan):
         table.add_row(*(Text(plain(cell)) for cell in _row(plan, stage, model, pace)))
     out = io.StringIO()
-    terminal = Console(file=out, width=width, no_color=True, highlight=False)
+    terminal = Console(
+        file=out, width=width, force_terminal=False, no_color=True, highlight=False, legacy_windows=False
+    )
     terminal.print(table)
     counts = [stage.count for stage in plan.stages]
     total = f"{sum(c for c in counts if c)}" + ("+" if None in counts else "")
@@ -49,12 +51,19 @@ def _row(plan: Plan, stage: Stage, model: int, pace: Pace) -> list[str]:
         told.name,
         target_name(told),
         words.load(stage.level.load()),
-        "as many as start in time" if planned is None else str(planned),
+        _how_many(stage, planned),
         str(stage.warmup),
         f"{per_request} each" if planned is None else f"{planned * per_request:,}",
         _due(stage),
         _expected(plan, stage, model, pace),
     ]
+
+
+def _how_many(stage: Stage, planned: int | None) -> str:
+    if planned is not None:
+        return str(planned)
+    each = None if stage.count is None else stage.count // len(stage.models)
+    return "as many as start in time" if each is None else f"at most {each}, as many as start in time"
 
 
 def _due(stage: Stage) -> str:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from msgspec import UNSET
 
+from loadgen.report.console import plain
 from loadgen.summary import METRICS, StageSummary, Summary
 
 LOAD_KEYS: Final = ("mode", "concurrency", "rate_per_s", "burstiness", "from_per_s", "to_per_s")
@@ -28,8 +29,10 @@ def csv_text(summary: Summary) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """A spreadsheet must not read text as a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
+    """A spreadsheet must not read text as a formula, nor a terminal as a command."""
+    if not isinstance(value, str):
+        return value
+    return plain(f"'{value}" if value.startswith(_FORMULA_STARTS) else value)
 
 
 def _row(summary: Summary, stage: StageSummary) -> dict[str, Any]:

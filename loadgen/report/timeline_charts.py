@@ -19,12 +19,14 @@ FLOOR_PX, LANE_PX, CEILING_PX = 96, 15, 440
 def timeline_charts(stages: Sequence[Played]) -> list[Chart]:
     """A timeline for each stage in which any request was measured."""
     charts = []
-    for mine in by_model(stages).values():
+    models = by_model(stages)
+    for mine in models.values():
         shown = [(one, drawn) for one in mine if (drawn := _shown(one))]
         spans = [_span_s(records) for _, records in shown]
         same = bool(spans) and max(spans) <= SAME_SCALE * min(spans)
         for (one, records), span in zip(shown, spans, strict=True):
-            charts.append(_timeline(one, records, max(spans) if same else span))
+            name = one.name(alone=len(models) == 1)
+            charts.append(_timeline(one, name, records, max(spans) if same else span))
     return charts
 
 
@@ -66,7 +68,7 @@ def _span_s(records: Sequence[Record]) -> float:
     return max(1e-3, (max(map(finish_ns, records)) - min(map(begin_ns, records))) / 1e9)
 
 
-def _timeline(one: Played, records: Sequence[Record], span_s: float) -> Chart:
+def _timeline(one: Played, name: str, records: Sequence[Record], span_s: float) -> Chart:
     zero_ns = min(map(begin_ns, records))
     rows = lanes(records)
     most = max(rows)
@@ -88,7 +90,7 @@ def _timeline(one: Played, records: Sequence[Record], span_s: float) -> Chart:
     mark = " (invalid)" if one.invalid else ""
     return Chart(
         id=f"chart-timeline-{one.number}",
-        title=f"{one.who}, {one.load}{mark}",
+        title=f"{name}{mark}",
         note=capped,
         traces=tuple(_traces(requests, zero_ns)),
         layout=drawn,
@@ -105,7 +107,7 @@ def _traces(requests: Sequence[tuple[Record, int]], zero_ns: int) -> list[Trace]
     traces = [_bars(waits, zero_ns, "waiting", {"color": "@waiting"})]
     traces.append(_bars(streams, zero_ns, "streaming", {"color": "@streaming"}))
     if failures:
-        hatched = {"color": "@failed", "pattern": {"shape": "/", "fgcolor": "@page", "size": 6}}
+        hatched = {"color": "@failed", "pattern": {"shape": "/", "fgcolor": "@card", "size": 6}}
         traces.append(_bars(failures, zero_ns, "failed", hatched))
         ends = [end for _, _, _, end in failures]
         traces.append(
@@ -114,7 +116,7 @@ def _traces(requests: Sequence[tuple[Record, int]], zero_ns: int) -> list[Trace]
                 "x": rounded((end - zero_ns) / 1e9 for end in ends),
                 "y": [lane for _, lane, _, _ in failures],
                 "name": "failed",
-                "marker": {"symbol": "x", "size": 9, "color": "@failed", "line": {"width": 1, "color": "@page"}},
+                "marker": {"symbol": "x", "size": 9, "color": "@failed", "line": {"width": 1, "color": "@card"}},
                 "hovertext": [_say(record) for record, _, _, _ in failures],
                 "hoverinfo": "text",
                 "cliponaxis": False,
@@ -127,9 +129,7 @@ def _first_ns(record: Record) -> int:
     return record.stamps_ns[0] if record.stamps_ns else finish_ns(record)
 
 
-def _bars(
-    parts: Sequence[tuple[Record, int, int, int]], zero_ns: int, name: str, marker: dict[str, Any]
-) -> Trace:
+def _bars(parts: Sequence[tuple[Record, int, int, int]], zero_ns: int, name: str, marker: dict[str, Any]) -> Trace:
     return {
         "type": "bar",
         "orientation": "h",

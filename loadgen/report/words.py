@@ -1,5 +1,6 @@
 """Numbers as people read them. Pure; shared by every report so that they never differ."""
 
+from decimal import Decimal
 from typing import Any
 
 UNKNOWN = "–"
@@ -20,8 +21,7 @@ def number(value: float | None, digits: int = 3) -> str:
         return UNKNOWN
     if value == 0 or abs(value) >= 10 ** (digits - 1):
         return f"{value:.0f}"
-    text = f"{value:.{digits}g}"
-    return f"{value:.6f}".rstrip("0") if "e" in text else text
+    return f"{Decimal(f'{value:.{digits}g}'):f}"
 
 
 def share(value: float | None) -> str:

@@ -170,6 +170,8 @@ def failure_of(error: Exception, status: int | None) -> Failure:
     detail = describe(error)
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL | aiohttp.ServerFingerprintMismatch):
         return Failure("connect_error", detail)
+    if isinstance(error, UnicodeError) and status is None:  # a host's name that no resolver can take
+        return Failure("connect_error", detail)
     if isinstance(error, aiohttp.ClientResponseError | ValueError):
         return Failure("malformed", detail)
     return Failure("truncated", detail)

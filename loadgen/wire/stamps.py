@@ -142,6 +142,13 @@ class StampedHandler(ResponseHandler):
             have = payload.total_bytes
         marks.reads.append((have, user_ns, self._socket.last_rx_wall_ns if self._socket is not None else 0))
 
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        """aiohttp calls it for a broken chunk too, and then tells only who waits for headers: the body would hang."""
+        super().set_exception(exc, *cause)
+        payload = self._payload
+        if payload is not None and not payload.is_eof() and payload.exception() is None:
+            payload.set_exception(aiohttp.ClientPayloadError(f"Response payload is not completed: {exc}"), exc)
+
 
 def kernel_stamps_available(loop: asyncio.AbstractEventLoop) -> bool:
     """Whether this platform and this loop let the kernel's receive stamps be read."""

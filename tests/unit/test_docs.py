@@ -1,0 +1,252 @@
+"""Facts about README.md and docs/: the flags, verbs, paths, links, keys and lines that they name are there."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, get_args
+
+import pytest
+import typer.main
+from msgspec import Struct
+
+from loadgen import runfolder, scenario, summary
+from loadgen.cli import app
+from loadgen.errors import ExitCode
+from loadgen.measure import observe, record, validity
+from loadgen.measure.quantile import MIN_CLUSTERS, samples_needed
+from loadgen.report.files import write_reports
+from loadgen.runfolder import Manifest, PlannedStage
+
+ROOT: Final = Path(__file__).parents[2]
+PAGES: Final = (
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "results/README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+)
+METRICS: Final = ROOT / "docs" / "metrics.md"
+COMMANDS: Final[dict[str, Any]] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+FLAGS: Final = {
+    verb: {"--help", *(name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts))}
+    for verb, command in COMMANDS.items()
+}
+OTHERS: Final = {"apt", "cp", "curl", "docker", "git", "make", "node", "npm", "pip", "pytest", "python", "uv", "winget"}
+"""Programs whose flags are not ours."""
+
+FENCE: Final = re.compile(r"^( *)(```+|~~~+)(.*?)^ *\2[ \t]*$", re.DOTALL | re.MULTILINE)
+SPAN: Final = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
+FLAG: Final = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
+VERB: Final = re.compile(r"(?<![\w./:-])(?:\S*/bin/)?loadgen ([a-z]+)\b")
+REPO_PATH: Final = re.compile(r"(?<![\w./<>-])(?:loadgen|scenarios|tests|docs|benchmarks)/[\w./*-]*[\w/*]")
+LINK: Final = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def code_of(text: str) -> Iterator[str]:
+    """What a page shows as code: each span, and each line of a fenced or indented block."""
+    for fence in FENCE.finditer(text):
+        yield from fence[3].splitlines()[1:]
+    prose = FENCE.sub("", text)
+    yield from (line.strip() for line in prose.splitlines() if line.startswith("    "))
+    yield from (" ".join(span[2].split()) for span in SPAN.finditer(prose))
+
+
+def program_of(code: str) -> str:
+    """The program that a line of code runs, past a prompt and variables: `X=1 pip install y` runs pip."""
+    try:
+        words = shlex.split(code.removeprefix("$ "), comments=True)
+    except ValueError:
+        words = code.split()
+    names = (word.rpartition("/")[2] for word in words if "=" not in word)
+    return next(names, "").rstrip("0123456789.")
+
+
+def wrong_flags(code: str) -> set[str]:
+    """Flags in a piece of code that no verb has; with a verb in front, that this verb has not."""
+    if program_of(code) in OTHERS:
+        return set()
+    verbs = [verb for verb in VERB.findall(code) if verb in FLAGS]
+    known = set().union(*(FLAGS[verb] for verb in verbs or FLAGS))
+    return set(FLAG.findall(code)) - known
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.replace("`", "").strip().lower()).replace(" ", "-")
+
+
+def anchors_of(page: Path) -> set[str]:
+    prose = FENCE.sub("", page.read_text(encoding="utf-8"))
+    return {slug(heading) for heading in re.findall(r"^#+ (.+)$", prose, re.MULTILINE)}
+
+
+def is_there(path: str) -> bool:
+    return any(ROOT.glob(path)) if "*" in path else (ROOT / path).exists()
+
+
+def broken_links(page: Path) -> set[str]:
+    broken = set()
+    for link in LINK.findall(SPAN.sub("", FENCE.sub("", page.read_text(encoding="utf-8")))):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors_of(target)):
+            broken.add(link)
+    return broken
+
+
+def keys(*types: type[Struct]) -> list[str]:
+    return [field for kind in types for field in kind.__struct_fields__]
+
+
+def spans_of(page: Path) -> set[str]:
+    return {span[2] for span in SPAN.finditer(FENCE.sub("", page.read_text(encoding="utf-8")))}
+
+
+def rows_of(heading: str) -> dict[str, str]:
+    """Rows of the tables in one section of metrics.md, by the code that is their first cell."""
+    section = METRICS.read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    assert section
+    return dict(re.findall(r"^\| `([^`]+)` \|(.*)$", section, re.MULTILINE))
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
+
+
+@every_page
+def test_every_flag_is_one_of_the_command_line(page: Path) -> None:
+    wrong = {code: wrong_flags(code) for code in code_of(page.read_text(encoding="utf-8"))}
+    assert {code: flags for code, flags in wrong.items() if flags} == {}
+
+
+@every_page
+def test_every_verb_is_one_of_the_command_line(page: Path) -> None:
+    named = {verb for code in code_of(page.read_text(encoding="utf-8")) for verb in VERB.findall(code)}
+    assert named - set(COMMANDS) == set()
+
+
+@every_page
+def test_every_path_into_the_repository_exists(page: Path) -> None:
+    named = {path for code in code_of(page.read_text(encoding="utf-8")) for path in REPO_PATH.findall(code)}
+    assert {path for path in named if not is_there(path)} == set()
+
+
+@every_page
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    assert broken_links(page) == set()
+
+
+@every_page
+def test_every_module_that_is_named_exists(page: Path) -> None:
+    named = {
+        name for code in code_of(page.read_text(encoding="utf-8")) for name in re.findall(r"-m (loadgen[\w.]*)", code)
+    }
+    missing = {
+        name for name in named if not (is_there(f"{name.replace('.', '/')}.py") or is_there(name.replace(".", "/")))
+    }
+    assert missing == set()
+
+
+def test_every_outcome_has_its_row_and_no_other_has() -> None:
+    assert tuple(rows_of("Outcomes")) == record.OUTCOMES
+
+
+def test_every_reason_of_a_verdict_has_its_row_and_no_other_has() -> None:
+    assert set(rows_of("Validity")) == set(get_args(validity.Code))
+
+
+@pytest.mark.parametrize(
+    ("code", "lines"),
+    [
+        (
+            "dispatch_slip",
+            (
+                f"{validity.SLIP_FLOOR_MS:g} ms",
+                f"{validity.SLIP_SHARE_OF_TTFT * 100:g} %",
+                f"{validity.GROSS:g} times",
+            ),
+        ),
+        ("loop_lag", (f"{validity.LOOP_LAG_MS:g} ms", f"{validity.GROSS:g} times")),
+        ("own_cpu", (f"{validity.OWN_CPU * 100:g} %", f"{validity.OWN_CPU_INVALID * 100:g} %")),
+        ("gc_pause", (f"{validity.GC_PAUSE_MS:g} ms",)),
+        ("clock_step", (f"{observe.STEP_NS / 1e6:g} ms",)),
+        ("achieved_rate", (f"{validity.ACHIEVED * 100:g} %", f"{validity.ACHIEVED_INVALID * 100:g} %")),
+        (
+            "littles_law",
+            (f"{observe.TICK_NS / 1e6:g} ms", f"{validity.LITTLE * 100:g} %", f"{validity.LITTLE_INVALID * 100:g} %"),
+        ),
+        ("shared_reads", (f"{validity.SHARED * 100:g} %",)),
+    ],
+)
+def test_the_lines_of_a_verdict_are_those_of_the_program(code: str, lines: tuple[str, ...]) -> None:
+    row = rows_of("Validity")[code]
+    assert [line for line in lines if line not in row] == []
+
+
+def test_every_key_of_the_run_folder_is_explained() -> None:
+    types = (
+        *(record.Record, record.ServerTimings, observe.StageFacts, observe.ServerFacts, Manifest, PlannedStage),
+        *(summary.Summary, summary.StageSummary, summary.Requests, summary.Throughput, summary.Tokens),
+        *(summary.Validity, summary.Self, summary.Attainment, validity.Reason),
+    )
+    assert set(keys(*types)) - spans_of(METRICS) == set()
+
+
+def test_the_files_of_a_run_folder_are_those_that_a_run_leaves(tmp_path: Path) -> None:
+    told: dict[str, Any] = {"scenario": {"name": "x"}, "clock": {}, "versions": {}, "host": {}}
+    empty = Manifest(
+        schema=runfolder.SCHEMA,
+        run_id="x",
+        started_utc="2026-11-24T00:00:00+00:00",
+        plan_digest="x",
+        stages=(),
+        prompts=(),
+        stamp_source="user",
+        **told,
+    )
+    runfolder.write_json(tmp_path / runfolder.MANIFEST, empty)
+    write_reports(tmp_path)
+    written = {path.name for path in tmp_path.iterdir()} | {runfolder.REQUESTS, runfolder.STAGES}
+    section = METRICS.read_text(encoding="utf-8").partition("\n## The run folder\n")[2]
+    assert set(re.findall(r"^ {6}(\S+)", section, re.MULTILINE)) == written
+
+
+def test_every_metric_is_defined() -> None:
+    assert set(rows_of("Metrics")) == {f"{name}_ms" for name in (*summary.METRICS, "ttfc")}
+    assert set(rows_of("Throughput")) == set(keys(summary.Throughput))
+
+
+def test_the_floors_of_percentiles_are_those_of_the_program() -> None:
+    text = METRICS.read_text(encoding="utf-8")
+    floors = " | ".join(f"{samples_needed(p):,}" for p in (50, 90, 95, 99, 99.9))
+    assert f"| samples needed | {floors} |" in text
+    assert f"fewer than {MIN_CLUSTERS} requests" in text
+
+
+def test_every_exit_code_has_its_row_and_no_other_has() -> None:
+    section = METRICS.read_text(encoding="utf-8").partition("\n## Exit codes\n")[2]
+    assert [int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)] == [
+        code.value for code in ExitCode
+    ]
+
+
+def test_every_key_of_a_scenario_is_explained() -> None:
+    tables = [kind for kind in vars(scenario).values() if isinstance(kind, type) and issubclass(kind, Struct)]
+    page = ROOT / "docs" / "scenarios.md"
+    assert set(keys(*tables)) - spans_of(page) == set()
+
+
+def test_a_flag_a_verb_a_path_or_a_link_that_is_not_there_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# A head: two\n\n`--nope` [a](missing.md) [b](#a-head-two) [c](#elsewhere)\n\n"
+        "```sh\n$ X=1 loadgen report --rate 1\npip install --no-deps x\n```\n\n    loadgen dance\n\n`loadgen/nope.py`\n"
+    )
+    codes = list(code_of(page.read_text()))
+    assert [flags for code in codes if (flags := wrong_flags(code))] == [{"--rate"}, {"--nope"}]
+    assert [verb for code in codes for verb in VERB.findall(code)] == ["report", "dance"]
+    assert [is_there(path) for code in codes for path in REPO_PATH.findall(code)] == [False]
+    assert broken_links(page) == {"missing.md", "#elsewhere"}

@@ -1,0 +1,456 @@
+"""The players, in virtual time: who sends when, whatever the server does, and that every planned request is kept once."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import Struct
+
+from loadgen.engine import INTERRUPTIBLE_NS, Ports, Stop, play, play_warmup
+from loadgen.measure.record import Outcome, Phase, Reply
+from loadgen.plan import Level, Planned, Stage
+from tests.virtual import START_NS, VirtualClock, run
+
+MS = 1_000_000
+S = 1_000 * MS
+EPOCH_NS = START_NS - 7 * S
+"""The run began seven seconds before the stage."""
+FROM_EPOCH_NS = START_NS - EPOCH_NS
+
+CLOCK = VirtualClock()
+law = settings(derandomize=True, deadline=None, max_examples=80)
+Takes = Callable[[Planned], int]
+
+
+class Sent(Struct, frozen=True):
+    """What the server saw of a request: when it came, from the stage's start, and how many were there already."""
+
+    planned: Planned
+    at_ns: int
+    before_it: int
+
+
+class Kept(Struct, frozen=True):
+    """What the engine handed over. intended_ns: as kept, on the run's clock."""
+
+    planned: Planned
+    phase: Phase
+    intended_ns: int
+    reply: Reply
+
+    @property
+    def intended_from_start_ns(self) -> int:
+        return self.intended_ns - FROM_EPOCH_NS
+
+
+class Server:
+    """Answers after as long as it is told, in virtual time. trailer_ns: from an answer's orderly end to its last byte.
+    late_ns: how much later than that `send` returns, as when the event loop is busy."""
+
+    def __init__(self, takes: Takes, *, trailer_ns: int = 0, late_ns: int = 0, outcome: Outcome = "ok") -> None:
+        self.takes = takes
+        self.trailer_ns = trailer_ns
+        self.late_ns = late_ns
+        self.outcome = outcome
+        self.sent: list[Sent] = []
+        self.in_flight = 0
+
+    async def send(self, planned: Planned, dispatched_ns: int) -> Reply:
+        self.sent.append(Sent(planned, CLOCK.now_ns() - START_NS, self.in_flight))
+        self.in_flight += 1
+        end_ns = CLOCK.now_ns() + self.takes(planned)
+        last_byte_ns = end_ns + self.trailer_ns
+        await CLOCK.sleep_until_ns(last_byte_ns)
+        self.in_flight -= 1
+        await CLOCK.sleep_until_ns(last_byte_ns + self.late_ns)
+        return Reply(
+            outcome=self.outcome,
+            dispatched_ns=dispatched_ns - EPOCH_NS,
+            end_ns=end_ns - EPOCH_NS,
+            last_byte_ns=last_byte_ns - EPOCH_NS,
+        )
+
+    @property
+    def moments_ns(self) -> list[int]:
+        return [sent.at_ns for sent in self.sent]
+
+    @property
+    def most_at_once(self) -> int:
+        return max((sent.before_it + 1 for sent in self.sent), default=0)
+
+
+class Played(Struct, frozen=True):
+    """What came of a stage. lasted_ns: from its start to the player's return."""
+
+    kept: list[Kept]
+    server: Server
+    lasted_ns: int
+
+    def outcomes(self) -> list[str]:
+        return [kept.reply.outcome for kept in self.kept]
+
+    def of(self, outcome: Outcome) -> list[Kept]:
+        return [kept for kept in self.kept if kept.reply.outcome == outcome]
+
+
+def played(stage: Stage, server: Server, *, stop_ns: int | None = None, warmup: bool = False) -> Played:
+    """Play a stage; stop_ns: somebody asks for an end so long after its start."""
+    kept: list[Kept] = []
+
+    async def main() -> int:
+        stop = Stop()
+        keep = lambda *what: kept.append(Kept(*what))  # noqa: E731
+        ports = Ports(send=server.send, keep=keep, clock=CLOCK, epoch_ns=EPOCH_NS, stop=stop)
+        playing = asyncio.ensure_future((play_warmup if warmup else play)(stage, ports))
+        if stop_ns is not None:
+            await CLOCK.sleep_until_ns(START_NS + stop_ns)
+            stop.ask()
+        await playing
+        return CLOCK.now_ns() - START_NS
+
+    lasted_ns = run(main())
+    return Played(kept, server, lasted_ns)
+
+
+def closed(
+    users: int,
+    count: int | None,
+    *,
+    think_ns: Sequence[int] | None = None,
+    ramp_in_ns: Sequence[int] | None = None,
+    duration_ns: int | None = None,
+    models: tuple[int, ...] = (0,),
+    warmup: int = 0,
+    ceiling_per_s: int | None = None,
+) -> Stage:
+    return Stage(
+        level=Level(f"c{users}", "closed", concurrency=users),
+        models=models,
+        warmup=warmup,
+        prompts=3,
+        count=count,
+        duration_ns=duration_ns,
+        think_ns=None if think_ns is None else np.array(think_ns, dtype=np.int64),
+        ramp_in_ns=np.array([0] * users if ramp_in_ns is None else ramp_in_ns, dtype=np.int64),
+        max_requests_per_s=ceiling_per_s,
+    )
+
+
+def opened(
+    due_ns: Sequence[int], *, limit: int | None = None, models: tuple[int, ...] = (0,), warmup: int = 0
+) -> Stage:
+    return Stage(
+        level=Level("r1", "constant", rate_per_s=1.0),
+        models=models,
+        warmup=warmup,
+        prompts=3,
+        count=len(due_ns),
+        duration_ns=None,
+        due_ns=np.array(due_ns, dtype=np.int64),
+        max_in_flight=limit,
+    )
+
+
+def always(ns: int) -> Takes:
+    return lambda _: ns
+
+
+def by_index(*times_ns: int) -> Takes:
+    return lambda planned: times_ns[planned.index % len(times_ns)]
+
+
+times_ns = st.lists(st.integers(0, 3 * S), min_size=1, max_size=8)
+
+
+# --- closed loop ------------------------------------------------------------------------------------------------------
+
+
+@law
+@given(st.integers(1, 6), st.integers(0, 30), times_ns, st.none() | times_ns)
+def test_users_never_exceed_the_concurrency(
+    users: int, count: int, takes_ns: list[int], think_ns: list[int] | None
+) -> None:
+    told = played(closed(users, count, think_ns=think_ns), Server(by_index(*takes_ns)))
+    assert told.server.most_at_once <= users
+    assert len(told.kept) == len(told.server.sent) == count
+
+
+@pytest.mark.parametrize("users", [1, 2, 5])
+def test_without_think_time_all_users_are_busy_to_the_end(users: int) -> None:
+    told = played(closed(users, 4 * users), Server(always(100 * MS)))
+    assert told.server.moments_ns == [turn * 100 * MS for turn in range(4) for _ in range(users)]
+    assert {sent.before_it + 1 for sent in told.server.sent[users - 1 :: users]} == {users}
+    assert told.lasted_ns == 400 * MS
+
+
+def test_a_user_asks_again_when_the_answer_has_ended_and_the_think_time_is_over() -> None:
+    told = played(closed(1, 4, think_ns=[7 * MS, 1 * S, 0, 5 * S]), Server(by_index(30 * MS, 40 * MS, 50 * MS, MS)))
+    assert told.server.moments_ns == [0, 37 * MS, 37 * MS + 40 * MS + 1 * S, 37 * MS + 40 * MS + 1 * S + 50 * MS]
+
+
+def test_the_next_request_is_intended_at_the_last_byte_and_what_the_loop_loses_after_it_is_lateness() -> None:
+    server = Server(always(100 * MS), trailer_ns=20 * MS, late_ns=3 * MS)
+    told = played(closed(1, 3, think_ns=[0, 1 * MS, 0]), server)
+    # Sent when `send` has returned; intended at the last byte, or a think time of 1 ms after it, which is over by then.
+    assert server.moments_ns == [0, 123 * MS, 246 * MS]
+    assert [kept.intended_from_start_ns for kept in told.kept] == [0, 120 * MS, 244 * MS]
+
+
+def test_where_nothing_is_known_of_the_end_a_user_asks_again_at_once() -> None:
+    moments: list[int] = []
+    kept: list[int] = []
+
+    async def refuse(_: Planned, dispatched_ns: int) -> Reply:
+        moments.append(dispatched_ns - START_NS)
+        await CLOCK.sleep_until_ns(dispatched_ns + 5 * MS)
+        return Reply(outcome="connect_error")
+
+    async def main() -> None:
+        keep = lambda planned, phase, intended_ns, reply: kept.append(intended_ns - FROM_EPOCH_NS)  # noqa: E731
+        await play(closed(1, 3), Ports(send=refuse, keep=keep, clock=CLOCK, epoch_ns=EPOCH_NS, stop=Stop()))
+
+    run(main())
+    assert moments == kept == [0, 5 * MS, 10 * MS]
+
+
+def test_users_begin_spread_over_the_ramp_in() -> None:
+    told = played(closed(3, 6, ramp_in_ns=[0, 300 * MS, 600 * MS]), Server(always(10 * S)))
+    assert told.server.moments_ns == [0, 300 * MS, 600 * MS, 10 * S, 10 * S + 300 * MS, 10 * S + 600 * MS]
+    assert [kept.intended_from_start_ns for kept in told.kept[:3]] == [0, 300 * MS, 600 * MS]
+
+
+@law
+@given(st.integers(1, 5), st.integers(0, 25), times_ns)
+def test_a_bound_on_requests_is_exact(users: int, count: int, takes_ns: list[int]) -> None:
+    told = played(closed(users, count), Server(by_index(*takes_ns)))
+    assert [sent.planned.index for sent in told.server.sent] == list(range(count))
+    assert told.outcomes() == ["ok"] * count
+
+
+def test_within_a_duration_as_many_are_sent_as_start_in_it_and_the_last_may_end() -> None:
+    told = played(closed(2, None, duration_ns=250 * MS), Server(always(100 * MS)))
+    assert told.server.moments_ns == [0, 0, 100 * MS, 100 * MS, 200 * MS, 200 * MS]
+    assert told.lasted_ns == 300 * MS
+    assert told.outcomes() == ["ok"] * 6
+
+
+def test_nothing_starts_at_the_very_end_of_a_duration() -> None:
+    told = played(closed(1, None, duration_ns=200 * MS), Server(always(100 * MS)))
+    assert told.server.moments_ns == [0, 100 * MS]
+
+
+@pytest.mark.parametrize(("count", "sent"), [(3, 3), (100, 5)])
+def test_of_a_bound_on_requests_and_a_duration_the_first_to_come_holds(count: int, sent: int) -> None:
+    told = played(closed(1, count, duration_ns=450 * MS), Server(always(100 * MS)))
+    assert told.outcomes() == ["ok"] * sent
+
+
+def test_a_server_that_fails_at_once_gets_no_more_than_was_planned() -> None:
+    told = played(closed(3, 20), Server(always(0), outcome="http_error"))
+    assert told.outcomes() == ["http_error"] * 20
+    assert told.lasted_ns == 0
+
+
+# --- open loop --------------------------------------------------------------------------------------------------------
+
+
+@law
+@given(st.lists(st.integers(0, 5 * S), max_size=40).map(sorted), times_ns)
+def test_requests_are_sent_at_their_absolute_due_times_whatever_the_server_does(
+    due_ns: list[int], takes_ns: list[int]
+) -> None:
+    told = played(opened(due_ns), Server(by_index(*takes_ns)))
+    assert told.server.moments_ns == due_ns
+    assert [sent.planned.due_ns for sent in told.server.sent] == due_ns
+    assert sorted(kept.intended_from_start_ns for kept in told.kept) == due_ns
+
+
+def test_a_server_that_stalls_does_not_delay_arrivals() -> None:
+    due_ns = [turn * 100 * MS for turn in range(20)]
+    told = played(opened(due_ns), Server(always(3_600 * S)))
+    assert told.server.moments_ns == due_ns
+    assert told.server.most_at_once == 20
+    assert told.lasted_ns == 3_600 * S + 1_900 * MS
+
+
+def test_at_the_in_flight_limit_arrivals_are_shed_not_delayed() -> None:
+    due_ns = [0, 100 * MS, 200 * MS, 300 * MS, 1_000 * MS, 1_100 * MS]
+    told = played(opened(due_ns, limit=2), Server(always(500 * MS)))
+    assert told.server.moments_ns == [0, 100 * MS, 1_000 * MS, 1_100 * MS]
+    assert told.server.most_at_once == 2
+    refused = told.of("shed")
+    assert [kept.planned.index for kept in refused] == [2, 3]
+    assert [kept.intended_from_start_ns for kept in refused] == [200 * MS, 300 * MS]
+    assert all(kept.reply.dispatched_ns is None and kept.reply.detail for kept in refused)
+
+
+def test_a_place_that_has_become_free_is_there_for_the_next_arrival() -> None:
+    told = played(opened([0, 100 * MS, 100 * MS + 1], limit=1), Server(always(100 * MS)))
+    assert told.outcomes().count("ok") >= 2
+    assert told.server.moments_ns[-1] == 100 * MS + 1 or told.server.moments_ns[-1] == 100 * MS
+
+
+@law
+@given(st.lists(st.integers(0, 5 * S), max_size=40).map(sorted), times_ns, st.integers(1, 5))
+def test_the_in_flight_limit_holds_and_every_arrival_is_sent_or_shed(
+    due_ns: list[int], takes_ns: list[int], limit: int
+) -> None:
+    told = played(opened(due_ns, limit=limit), Server(by_index(*takes_ns)))
+    assert told.server.most_at_once <= limit
+    assert set(told.server.moments_ns) <= set(due_ns)
+    assert len(told.of("ok")) + len(told.of("shed")) == len(told.kept) == len(due_ns)
+    assert sorted(kept.intended_from_start_ns for kept in told.kept) == due_ns
+
+
+def test_a_burst_due_at_one_moment_is_sent_at_that_moment() -> None:
+    told = played(opened([1 * S] * 100), Server(always(1 * S)))
+    assert told.server.moments_ns == [1 * S] * 100
+
+
+# --- warm-up ----------------------------------------------------------------------------------------------------------
+
+
+def test_warm_up_is_recorded_apart_and_as_many_at_once_as_there_will_be_users() -> None:
+    told = played(closed(2, 10, warmup=5), Server(always(100 * MS)), warmup=True)
+    assert [(kept.phase, kept.planned.index) for kept in told.kept] == [("warmup", index) for index in range(5)]
+    assert told.server.moments_ns == [0, 0, 100 * MS, 100 * MS, 200 * MS]
+    assert [kept.intended_from_start_ns for kept in told.kept] == told.server.moments_ns
+
+
+def test_warm_up_of_an_open_loop_goes_one_after_the_other() -> None:
+    told = played(opened([0], warmup=3), Server(always(100 * MS)), warmup=True)
+    assert told.server.moments_ns == [0, 100 * MS, 200 * MS]
+
+
+def test_warm_up_is_counted_for_each_model() -> None:
+    told = played(closed(1, 4, models=(4, 9), warmup=2), Server(always(MS)), warmup=True)
+    assert [kept.planned.model for kept in told.kept] == [4, 9, 4, 9]
+
+
+@pytest.mark.parametrize("stage", [closed(3, 5), opened([0, 1])])
+def test_without_warm_up_none_is_sent(stage: Stage) -> None:
+    assert not played(stage, Server(always(MS)), warmup=True).kept
+
+
+def test_a_stop_ends_the_warm_up_and_every_request_of_it_is_kept() -> None:
+    told = played(closed(1, 4, warmup=4), Server(always(100 * MS)), warmup=True, stop_ns=150 * MS)
+    assert told.outcomes() == ["ok", "ok", "cancelled", "cancelled"]
+    assert {kept.phase for kept in told.kept} == {"warmup"}
+
+
+# --- stopping ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_lets_those_in_flight_end_and_cancels_the_rest() -> None:
+    told = played(closed(2, 10), Server(always(100 * MS)), stop_ns=150 * MS)
+    assert told.outcomes() == ["ok"] * 4 + ["cancelled"] * 6
+    assert told.lasted_ns == 200 * MS
+    assert [kept.planned.index for kept in told.of("cancelled")] == [4, 5, 6, 7, 8, 9]
+    assert {kept.intended_from_start_ns for kept in told.of("cancelled")} == {200 * MS}
+    assert all(kept.reply.dispatched_ns is None for kept in told.of("cancelled"))
+
+
+def test_a_stop_wakes_users_who_think_and_arrivals_that_are_far_away() -> None:
+    thinking = played(closed(1, 2, think_ns=[3_600 * S]), Server(always(MS)), stop_ns=10 * S)
+    waiting = played(opened([0, 3_600 * S]), Server(always(MS)), stop_ns=10 * S)
+    for told in (thinking, waiting):
+        assert told.outcomes() == ["ok", "cancelled"]
+        assert told.lasted_ns == 10 * S
+
+
+def test_a_wait_too_short_to_be_cut_short_ends_before_the_stop_is_seen() -> None:
+    told = played(opened([0, INTERRUPTIBLE_NS, 2 * INTERRUPTIBLE_NS]), Server(always(0)), stop_ns=INTERRUPTIBLE_NS // 2)
+    assert told.outcomes() == ["ok", "cancelled", "cancelled"]
+    assert told.lasted_ns == INTERRUPTIBLE_NS
+
+
+def test_what_came_due_after_a_stop_keeps_its_due_time() -> None:
+    told = played(opened([0, 1 * S, 2 * S, 3 * S]), Server(always(5 * S)), stop_ns=1_500 * MS)
+    assert [(k.planned.index, k.intended_from_start_ns) for k in told.of("cancelled")] == [(2, 2 * S), (3, 3 * S)]
+    assert told.lasted_ns == 6 * S
+
+
+def test_a_stop_leaves_nothing_to_cancel_where_time_bounds_the_load() -> None:
+    for count in (None, 1_000):
+        told = played(closed(1, count, duration_ns=10 * S), Server(always(1 * S)), stop_ns=2_500 * MS)
+        assert told.outcomes() == ["ok"] * 3
+
+
+def test_a_stop_is_not_kept_waiting_by_the_ceiling_on_the_rate() -> None:
+    told = played(closed(3, 4, ceiling_per_s=1), Server(always(1 * S)), stop_ns=5 * MS)
+    assert told.server.moments_ns == [0]
+    assert sorted(told.outcomes()) == ["cancelled"] * 3 + ["ok"]
+    assert sorted(kept.planned.index for kept in told.kept) == [0, 1, 2, 3]
+    assert told.lasted_ns == 1 * S
+
+
+@st.composite
+def stages(draw: st.DrawFn) -> Stage:
+    """Any stage that promises a number of requests."""
+    models = tuple(range(draw(st.integers(1, 3))))
+    if draw(st.booleans()):
+        due = draw(st.lists(st.integers(0, 3 * S), max_size=25).map(sorted))
+        return opened(due, limit=draw(st.none() | st.integers(1, 4)), models=models)
+    users = draw(st.integers(1, 5))
+    ramp = sorted(draw(st.lists(st.integers(0, 2 * S), min_size=users, max_size=users)))
+    thinks = draw(st.none() | times_ns)
+    return closed(users, draw(st.integers(0, 25)), think_ns=thinks, ramp_in_ns=ramp, models=models)
+
+
+@settings(derandomize=True, deadline=None, max_examples=200)
+@given(stages(), times_ns, st.none() | st.integers(0, 6 * S))
+def test_every_planned_request_is_kept_exactly_once_whenever_it_is_stopped(
+    stage: Stage, takes_ns: list[int], stop_ns: int | None
+) -> None:
+    told = played(stage, Server(by_index(*takes_ns)), stop_ns=stop_ns)
+    kept = sorted((kept.planned.model, kept.planned.index) for kept in told.kept)
+    planned = [stage.request(position) for position in range(stage.count or 0)]
+    assert kept == sorted((request.model, request.index) for request in planned)
+    assert {kept.phase for kept in told.kept} <= {"measured"}
+    assert sorted(told.server.moments_ns) == sorted(
+        kept.reply.dispatched_ns - FROM_EPOCH_NS for kept in told.kept if kept.reply.dispatched_ns is not None
+    )
+    if stop_ns is None:
+        assert not told.of("cancelled")
+    else:
+        assert all(moment_ns <= stop_ns + INTERRUPTIBLE_NS for moment_ns in told.server.moments_ns)
+
+
+# --- taking turns -----------------------------------------------------------------------------------------------------
+
+
+@law
+@given(st.integers(2, 4), st.integers(1, 5), st.integers(0, 30), times_ns, st.sampled_from(["closed", "open"]))
+def test_interleaved_models_take_turns(
+    models: int, users: int, count: int, takes_ns: list[int], loop: Literal["closed", "open"]
+) -> None:
+    who = tuple(range(models))
+    stage = closed(users, count, models=who) if loop == "closed" else opened(range(0, count * S, S), models=who)
+    told = played(stage, Server(by_index(*takes_ns)))
+    assert [sent.planned.model for sent in told.server.sent] == [position % models for position in range(count)]
+    counts = [sum(kept.planned.model == model for kept in told.kept) for model in who]
+    assert counts == [stage.planned_of(model) for model in who]
+    assert max(counts) - min(counts) <= 1
+
+
+def test_a_slow_model_does_not_make_the_other_wait_for_its_due_times() -> None:
+    due_ns = [turn * 100 * MS for turn in range(10)]
+    told = played(opened(due_ns, models=(0, 1)), Server(lambda planned: 60 * S if planned.model == 0 else MS))
+    assert told.server.moments_ns == due_ns
+
+
+def test_what_goes_wrong_in_the_harness_itself_is_not_taken_for_a_failed_request() -> None:
+    async def broken(_: Planned, __: int) -> Reply:
+        raise ZeroDivisionError
+
+    async def main() -> None:
+        ports = Ports(send=broken, keep=lambda *_: None, clock=CLOCK, epoch_ns=EPOCH_NS, stop=Stop())
+        await play(opened([0]), ports)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        run(main())
+    assert caught.group_contains(ZeroDivisionError)
