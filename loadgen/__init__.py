@@ -7,6 +7,7 @@ print(loadgen.console(loadgen.summarize(run)))
 
 from loadgen.api import plan_of, run
 from loadgen.errors import ExitCode, InputError, LoadgenError, TargetError
+from loadgen.fold import summarize
 from loadgen.overrides import Overrides
 from loadgen.plan import Plan, digest
 from loadgen.report.console import console
@@ -15,7 +16,7 @@ from loadgen.runfolder import Run
 from loadgen.runfolder import read as read_run
 from loadgen.scenario import Scenario
 from loadgen.scenario_file import LoadedScenario, load_scenario
-from loadgen.summary import Summary, summarize
+from loadgen.summary import Summary
 
 __all__ = [
     "ExitCode",

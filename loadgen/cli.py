@@ -228,7 +228,7 @@ def _show(summary: Summary, folder: Path, *, quiet: bool, as_json: bool) -> None
         return
     if not quiet:
         typer.echo(console(summary, width=_width(), color=sys.stdout.isatty()), nl=False)
-    typer.echo(f"report: {folder / 'report.md'}")
+    typer.echo(f"report: {folder / 'report.html'} (and report.md)")
 
 
 def _width() -> int:

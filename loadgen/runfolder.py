@@ -136,7 +136,7 @@ def read(folder: Path) -> Run:
         if schema != SCHEMA:
             raise InputError(f"{manifest_path}: schema is {schema!r}, this loadgen reads {SCHEMA!r}; use the other one")
         manifest = msgspec.json.decode(raw, type=Manifest)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InputError(f"{manifest_path}: not a manifest ({error}); is the folder damaged?") from error
     records, torn = _read_lines(folder / REQUESTS, Record)
     facts, torn_facts = _read_lines(folder / STAGES, StageFacts)
@@ -157,7 +157,7 @@ def _read_lines(path: Path, kind: type[Line]) -> tuple[list[Line], int]:
             for line in file:
                 try:
                     found.append(decoder.decode(line))
-                except msgspec.MsgspecError:
+                except (msgspec.MsgspecError, UnicodeDecodeError):
                     torn += 1
     except FileNotFoundError:
         pass

@@ -50,7 +50,7 @@ class VirtualClock:
         return loop.now_ns
 
     async def sleep_until_ns(self, deadline_ns: int) -> None:
-        while (left_ns := deadline_ns - self.now_ns()) > 0:
+        while (left_ns := deadline_ns - self.now_ns()) > 0:  # noqa: ASYNC110  a double of seconds may fall short by a ns
             await asyncio.sleep(left_ns / 1e9)
 
 

@@ -11,10 +11,11 @@ from typing import Any, Final
 
 from msgspec import UNSET, Struct
 
+from loadgen.fold import Slice, slices
 from loadgen.report import words
 from loadgen.report.console import plain
 from loadgen.runfolder import Run
-from loadgen.summary import Slice, StageSummary, Summary, Validity, slices
+from loadgen.summary import StageSummary, Summary, Validity
 
 Trace = dict[str, Any]
 Axis = dict[str, Any]
@@ -119,9 +120,18 @@ def layout(x: Axis, y: Axis) -> dict[str, Any]:
         "margin": {"l": 56, "r": 16, "t": 8, "b": 48},
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)"},
         "hoverlabel": {"align": "left"},
+        "showlegend": True,
         "shapes": [],
         "annotations": [],
     }
+
+
+def log_axis(low: float, high: float) -> Axis:
+    """A logarithmic axis from `low` to `high`, both above 0, with whole numbers at its ticks rather than powers."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    steps = (1, 2, 5) if last - first <= 3 else (1,)
+    ticks = [step * 10.0**power for power in range(first, last + 1) for step in steps]
+    return {"type": "log", "tickmode": "array", "tickvals": ticks, "ticktext": [f"{tick:.6g}" for tick in ticks]}
 
 
 def level_axis(stages: Sequence[Played]) -> Axis:
@@ -129,13 +139,23 @@ def level_axis(stages: Sequence[Played]) -> Axis:
     told = {one.stage.level: one for one in stages}
     closed = all(one.part.closed for one in stages)
     texts = [str(one.stage.load["concurrency"]) if closed else label(one.load) for one in told.values()]
-    bad = {one.stage.level for one in stages if one.invalid}
+    # Where only some models' stages are invalid, their faded points say so.
+    bad = set(told) - {one.stage.level for one in stages if not one.invalid}
+    title = (
+        "users at once"
+        if closed
+        else "load"
+        if any(one.part.closed for one in stages)
+        else "load (requests per second)"
+    )
+    # Never fewer than three places wide, lest a single level fill the chart.
+    middle, half = (len(told) - 1) / 2, max(len(told), 3) / 2
     return {
         "tickmode": "array",
         "tickvals": list(range(len(told))),
         "ticktext": [f"{text}<br>✕ invalid" if key in bad else text for key, text in zip(told, texts, strict=True)],
-        "range": [-0.5, len(told) - 0.5],
-        "title": {"text": "users at once" if closed else "load (requests per second)"},
+        "range": [middle - half, middle + half],
+        "title": {"text": title},
     }
 
 
@@ -157,7 +177,7 @@ def draw_limit(drawn: dict[str, Any], traces: list[Trace], axis: str, at: float,
     drawn["shapes"].append({"type": "line", "line": {"color": "@limit", "width": 1.5, "dash": "dash"}} | ends)
     # Of an annotation, a logarithmic axis wants the exponent, whereas of a shape it wants the value.
     spot = round(math.log10(at), 6) if drawn[f"{axis}axis"].get("type") == "log" else at
-    where = {"x": spot, "y": 0, "yref": "paper", "xanchor": "right", "yanchor": "bottom", "textangle": -90}
+    where = {"x": spot, "y": 0, "yref": "paper", "xanchor": "left", "yanchor": "bottom", "textangle": -90}
     if axis == "y":
         where = {"x": 0, "xref": "paper", "y": spot, "xanchor": "left", "yanchor": "bottom"}
     drawn["annotations"].append({"text": text, "showarrow": False, "font": {"color": "@limit", "size": 12}} | where)

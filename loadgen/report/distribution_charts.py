@@ -19,6 +19,7 @@ from loadgen.report.charts import (
     draw_limit,
     label,
     layout,
+    log_axis,
     rounded,
     slo_ms,
     unit,
@@ -50,7 +51,7 @@ def _ttft(stages: Sequence[Played], number: int, suffix: str) -> Chart | None:
     name, factor = unit([high_ms, shown_limit or 0.0])
     drawn = layout({"title": {"text": f"time to first token ({name})"}}, _share_axis("requests"))
     if high_ms > LOG_FROM * low_ms > 0:
-        drawn["xaxis"] |= {"type": "log", "dtick": "D1"}
+        drawn["xaxis"] |= log_axis(low_ms * factor, high_ms * factor)
     else:
         drawn["xaxis"]["rangemode"] = "tozero"
     traces = _curves(curves, factor, name, positive=drawn["xaxis"].get("type") == "log")
@@ -66,8 +67,9 @@ def _itl(stages: Sequence[Played], number: int, suffix: str) -> Chart | None:
     curves = [(one, values) for one, values in curves if len(values) and values.max() > 0]
     if not curves:
         return None
-    axis = {"title": {"text": "gap between tokens (ms, log scale)"}, "type": "log", "dtick": 1}
-    drawn = layout(axis, _share_axis("gaps"))
+    low_ms = min(float(values[values > 0].min()) for _, values in curves) / 1e6
+    axis = log_axis(low_ms, _range_ms(curves)[1])
+    drawn = layout(axis | {"title": {"text": "gap between tokens (ms, log scale)"}}, _share_axis("gaps"))
     traces = _curves(curves, 1.0, "ms", positive=True)
     note = "The share of gaps between a stream's tokens up to a length. A tail to the right is stutter."
     zeros = max(float((values <= 0).mean()) for _, values in curves)
@@ -78,7 +80,7 @@ def _itl(stages: Sequence[Played], number: int, suffix: str) -> Chart | None:
 
 
 def _share_axis(of: str) -> dict[str, object]:
-    return {"title": {"text": f"share of {of} (%)"}, "range": [0, 102], "dtick": 25}
+    return {"title": {"text": f"share of {of} (%)"}, "range": [0, 104], "dtick": 25}
 
 
 def _range_ms(curves: Sequence[Curve]) -> tuple[float, float]:

@@ -4,20 +4,26 @@ from datetime import datetime
 from pathlib import Path
 
 from loadgen import runfolder
+from loadgen.fold import histograms, slices, summarize
 from loadgen.report.hlog import Interval, interval_log, tag
+from loadgen.report.html import html
 from loadgen.report.markdown import markdown
 from loadgen.report.table_csv import csv_text
 from loadgen.runfolder import Run
-from loadgen.summary import Summary, histograms, slices, summarize
+from loadgen.summary import Summary
 
 
 def write_reports(folder: Path) -> Summary:
-    """Make `summary.json`, `summary.csv`, `report.md`, `histograms.hlog` (again). Raises InputError for no run."""
+    """Make `summary.json`, `summary.csv`, `report.md`, `report.html`, `histograms.hlog` (again).
+
+    Raises InputError for no run.
+    """
     run = runfolder.read(folder)
     summary = summarize(run)
     runfolder.write_json(folder / "summary.json", summary)
     runfolder.write_whole(folder / "summary.csv", csv_text(summary).encode())
     runfolder.write_whole(folder / "report.md", markdown(summary, run.manifest).encode())
+    runfolder.write_whole(folder / "report.html", html(summary, run).encode())
     runfolder.write_whole(folder / "histograms.hlog", histogram_log(run).encode())
     return summary
 

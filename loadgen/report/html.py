@@ -114,13 +114,13 @@ def _head(summary: Summary) -> list[str]:
     told = answer(summary)
     if told is None:
         count = sum(stage.status == "played" for stage in summary.stages)
-        told = f"{count} of {len(summary.stages)} planned stages were played."
+        told = f"Played: {count} of {len(summary.stages)} planned stages."
     return [*lines, f'<div class="answer"><p>{text(told)}</p></div>', "</header>"]
 
 
 def _main(summary: Summary) -> list[str]:
     table = main_table(summary)
-    return ['<section class="card">', *_main_table(table), *_notes(table.notes), "</section>"]
+    return ['<section class="card verdict-last">', *_main_table(table), *_notes(table.notes), "</section>"]
 
 
 def _main_table(table: Table) -> list[str]:
@@ -177,7 +177,7 @@ def _section(title: str, charts: Sequence[Chart], *, note: str = "", key: str = 
     lines = [f"<section><h2>{text(title)}</h2>", key, f'<p class="note">{text(note)}</p>' if note else ""]
     lines.append('<div class="grid two">' if columns == 2 and len(charts) > 1 else '<div class="grid">')
     for chart in charts:
-        lines += ['<div class="card">', f"<h3>{text(chart.title)}</h3>"]
+        lines += ['<div class="card plot">', f"<h3>{text(chart.title)}</h3>"]
         lines += [f'<p class="note">{text(chart.note)}</p>'] if chart.note else []
         name = text(f"Chart: {chart.title}")
         lines.append(f'<div class="chart" id="{chart.id}" role="img" aria-label="{name}"></div></div>')

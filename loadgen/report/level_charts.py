@@ -20,6 +20,7 @@ from loadgen.report.charts import (
     label,
     layout,
     level_axis,
+    log_axis,
     positions,
     rounded,
     slo_ms,
@@ -42,7 +43,7 @@ def ttft_chart(stages: Sequence[Played]) -> Chart | None:
     name, factor = unit([*values, drawn_limit or 0.0])
     drawn = layout(level_axis(stages), {"title": {"text": f"time to first token ({name})"}})
     if max(values) > LOG_FROM * min(values) > 0:
-        drawn["yaxis"] |= {"type": "log", "dtick": "D1"}
+        drawn["yaxis"] |= log_axis(min(values) * factor, max(values) * factor)
     else:
         drawn["yaxis"]["rangemode"] = "tozero"
     models, at = by_model(stages), positions(stages)
@@ -55,6 +56,8 @@ def ttft_chart(stages: Sequence[Played]) -> Chart | None:
             traces += [*_known(mine, percentile, look, factor), *_bounded(mine, percentile, look, factor)]
     bounded = any(trace["marker"]["symbol"] == "triangle-up-open" for trace in traces)
     note = "Bars are 95 % intervals." + (" △ ≥: a lower bound; the true value is there or above." if bounded else "")
+    if any(one.invalid for one in stages):
+        note += " Faded: the stage is invalid."
     if drawn_limit is not None:
         draw_limit(drawn, traces, "y", drawn_limit * factor, f"SLO ≤ {words.duration(limit)}")
     elif limit is not None:
@@ -122,7 +125,7 @@ def _bounded(stages: Sequence[Played], percentile: str, look: _Look, factor: flo
             "mode": "markers+text",
             "name": f"{look.name}, at least",
             "text": ["≥"] * len(found),
-            "textposition": "top center",
+            "textposition": "middle right",
             "textfont": {"color": look.color, "size": 14},
             "marker": marker | {"line": {"width": 2, "color": look.color}},
             "hovertext": [hover(one, f"TTFT {percentile} {words.percentile(told, percentile)}") for one, told in found],

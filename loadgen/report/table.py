@@ -1,5 +1,6 @@
 """The one table that answers "how many at once, at what tail", and what must stand under it. Pure; no format."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -159,15 +160,22 @@ def answer(summary: Summary) -> str | None:
 
 
 def _answer_for(who: str, stages: Sequence[StageSummary]) -> str:
+    """The most users up to whom every level was believable, and had the asked share of requests within the SLO."""
     slo = next(stage.slo for stage in stages if stage.slo is not None)
     asked = ", ".join(
         f"{name.removesuffix('_ms').upper()} ≤ {words.duration(limit)}" for name, limit in slo.slo.items()
     )
-    good = [s.load["concurrency"] for s in stages if s.slo is not None and s.slo.share >= DEFAULT_ATTAINMENT]
-    share = f"at least {DEFAULT_ATTAINMENT:.0%} of the requests met {asked}"
+    needed = slo.attainment or DEFAULT_ATTAINMENT
+    share = f"at least {needed:.0%} of the requests met {asked}"
+    ordered = sorted(stages, key=lambda stage: int(stage.load["concurrency"]))
+    good = [stage.load["concurrency"] for stage in itertools.takewhile(lambda s: _is_good(s, needed), ordered)]
     if not good:
         return f"{who}: at no level that was played {share}."
-    tried, best = max(s.load["concurrency"] for s in stages), max(good)
-    users = "one user at a time" if best == 1 else f"up to {best} users at once"
-    more = ", the most that was played" if best == tried else ""
+    users = "one user at a time" if good[-1] == 1 else f"up to {good[-1]} users at once"
+    more = ", the most that was played" if len(good) == len(ordered) else ""
     return f"{who}: {share} with {users}{more}."
+
+
+def _is_good(stage: StageSummary, needed: float) -> bool:
+    believable = isinstance(stage.validity, Validity) and stage.validity.verdict != "invalid"
+    return believable and stage.slo is not None and stage.slo.share >= needed

@@ -107,7 +107,7 @@ def _traces(requests: Sequence[tuple[Record, int]], zero_ns: int) -> list[Trace]
     traces = [_bars(waits, zero_ns, "waiting", {"color": "@waiting"})]
     traces.append(_bars(streams, zero_ns, "streaming", {"color": "@streaming"}))
     if failures:
-        hatched = {"color": "@failed", "pattern": {"shape": "/", "fgcolor": "@card", "size": 6}}
+        hatched = {"color": "@failed", "pattern": {"shape": "/", "size": 6, "solidity": 0.45}}
         traces.append(_bars(failures, zero_ns, "failed", hatched))
         ends = [end for _, _, _, end in failures]
         traces.append(

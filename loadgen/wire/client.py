@@ -13,7 +13,7 @@ import aiohttp
 from msgspec import Struct
 
 from loadgen.clock import now_ns
-from loadgen.wire.exchange import Deadlines, Exchange, Failure
+from loadgen.wire.exchange import Deadlines, Exchange, Failure, secret_of
 from loadgen.wire.stamps import CURRENT, connector, keep_stamping, kernel_stamps_available, tracing
 from loadgen.wire.watchdog import Watchdog
 
@@ -91,7 +91,7 @@ class Client:
 
     async def send(self, ask: Ask, dispatched_ns: int) -> Exchange:
         """Send one request and wait for its end, whatever that is. Never raises for what a server does."""
-        exchange = Exchange(dispatched_ns, ask.deadlines)
+        exchange = Exchange(dispatched_ns, ask.deadlines, secret_of(ask.headers))
         exchange.task = asyncio.current_task()
         self._in_flight.add(exchange)
         self._watchdog.watch(exchange)

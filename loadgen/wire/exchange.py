@@ -1,6 +1,7 @@
 """One request on its way: its stamps, what has arrived of its answer, and why it ended. Knows no session."""
 
 import asyncio
+from typing import Final
 
 import aiohttp
 from msgspec import Struct
@@ -8,6 +9,9 @@ from msgspec import Struct
 from loadgen.measure.record import Outcome
 from loadgen.wire.chat import Decoder
 from loadgen.wire.stamps import Marks
+
+SHORTEST_SECRET_CHARS: Final = 16
+"""Shorter keys are placeholders ("none", "ollama"), and words that an answer may well contain."""
 
 
 class Deadlines(Struct, frozen=True):
@@ -43,12 +47,14 @@ class Exchange:
         "last_token_ns",
         "marks",
         "retry_after",
+        "secret",
         "status",
         "task",
     )
 
-    def __init__(self, dispatched_ns: int, deadlines: Deadlines) -> None:
+    def __init__(self, dispatched_ns: int, deadlines: Deadlines, secret: bytes = b"") -> None:
         self.marks = Marks()
+        self.secret = secret
         self.dispatched_ns = dispatched_ns
         self.deadlines = deadlines
         self.status: int | None = None
@@ -65,9 +71,10 @@ class Exchange:
         self._reads_seen = 0
 
     def body(self) -> bytes:
-        """All of the body that has arrived."""
+        """All of the body that has arrived. A key of ours that the server repeats is blotted out, byte for byte."""
         self._take()
-        return b"".join(self._chunks)
+        body = b"".join(self._chunks)
+        return body.replace(self.secret, b"*" * len(self.secret)) if self.secret else body
 
     def keep(self, chunk: bytes) -> None:
         """Add to the body what was read past it."""
@@ -116,3 +123,9 @@ class Exchange:
         if decoder.tokens > before:
             self.last_token_ns = self.silent_since_ns()
         return decoder
+
+
+def secret_of(headers: dict[str, str]) -> bytes:
+    """The key that an `Authorization` header bears; empty where there is none, or nothing worth hiding."""
+    key = headers.get("Authorization", "").rpartition(" ")[2]
+    return key.encode() if len(key) >= SHORTEST_SECRET_CHARS else b""

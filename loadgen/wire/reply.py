@@ -78,7 +78,7 @@ def read_reply(
         sent_ns=on_run(min(began, default=None)),
         written_ns=on_run(marks.written_ns),
         end_ns=orderly_end[0] if orderly_end else on_run(exchange.ended_ns),
-        last_byte_ns=stamps.last_ns,
+        last_byte_ns=_last_byte_ns(exchange, stamps, epoch_ns),
         first_visible_ns=arrivals[visible] if visible is not None and arrivals else None,
         connect_ns=_connect_ns(marks.connect_start_ns, marks.connect_end_ns),
         stamps_ns=tuple(arrivals),
@@ -139,3 +139,9 @@ def _one_line(data: bytes) -> str:
 
 def _connect_ns(start_ns: int | None, end_ns: int | None) -> int | None:
     return None if start_ns is None or end_ns is None else end_ns - start_ns
+
+
+def _last_byte_ns(exchange: Exchange, stamps: Stamps, epoch_ns: int) -> int | None:
+    """When the body was over: its last byte, or our letting go of a connection that the server keeps open behind it."""
+    let_go = exchange.failure is not None and exchange.failure.outcome == "ok"
+    return exchange.ended_ns - epoch_ns if let_go and exchange.ended_ns is not None else stamps.last_ns

@@ -2,7 +2,7 @@
 
 On Linux with plain asyncio the kernel stamps every read (`SO_TIMESTAMPNS`, read with `recvmsg`; no privilege is
 needed): the stamp is that of the last byte the read returned. Elsewhere, and over TLS, the stamp is taken as the first
-thing when the event loop hands us the bytes. Sends are stamped around the call that gives the bytes to the kernel.
+thing when the event loop hands us the bytes. Sends are stamped just before the call that gives the bytes to the kernel.
 
 Two things are relied on: `TCPConnector(socket_factory=…)`, public; and the private attribute `_factory` of the
 connector, which makes the protocol of a connection. `tests/integration/test_stamps.py` pins both; should the second
@@ -53,10 +53,15 @@ class Marks:
         """A connection was assigned and is about to be written to (again, after a redirect)."""
         self.reads.clear()
 
-    def wrote(self, before_ns: int, after_ns: int) -> None:
+    def wrote(self, at_ns: int) -> None:
+        """Bytes are handed to the kernel now: the stamp is from before the call.
+
+        On loopback the call delivers them as well, and wakes the server; on a busy machine it returns when the server
+        has had its turn, milliseconds after the request had arrived there.
+        """
         if self.first_write_ns is None:
-            self.first_write_ns = before_ns
-        self.written_ns = after_ns
+            self.first_write_ns = at_ns
+        self.written_ns = at_ns
 
 
 CURRENT: ContextVar[Marks | None] = ContextVar("loadgen_marks", default=None)
@@ -79,18 +84,14 @@ class StampedSocket(socket.socket):
         return data
 
     def send(self, data: Any, flags: int = 0) -> int:
-        before_ns = now_ns()
-        sent = super().send(data, flags)
         if self.marks is not None:
-            self.marks.wrote(before_ns, now_ns())
-        return sent
+            self.marks.wrote(now_ns())
+        return super().send(data, flags)
 
     def sendmsg(self, buffers: Any, *rest: Any) -> int:
-        before_ns = now_ns()
-        sent = super().sendmsg(buffers, *rest)
         if self.marks is not None:
-            self.marks.wrote(before_ns, now_ns())
-        return sent
+            self.marks.wrote(now_ns())
+        return super().sendmsg(buffers, *rest)
 
 
 class StampedHandler(ResponseHandler):
@@ -123,8 +124,7 @@ class StampedHandler(ResponseHandler):
             self._socket.marks = marks
             self._socket.last_rx_wall_ns = 0
         else:
-            about_now_ns = now_ns()
-            marks.wrote(about_now_ns, about_now_ns)
+            marks.wrote(now_ns())
 
     def data_received(self, data: bytes) -> None:
         user_ns = now_ns()  # first, before anything that costs
@@ -212,7 +212,7 @@ def tracing(*, stamping: bool) -> aiohttp.TraceConfig:
 
     async def write(*_: object) -> None:
         if (marks := CURRENT.get()) is not None:
-            marks.wrote(now_ns(), now_ns())
+            marks.wrote(now_ns())
 
     config.on_connection_create_start.append(create_start)
     config.on_connection_create_end.append(create_end)

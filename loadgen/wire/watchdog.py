@@ -64,7 +64,9 @@ class Watchdog:
 
     @staticmethod
     def _next_look_ns(exchange: Exchange, now: int) -> int:
-        return min(now + CHECK_NS, *(due for due, _ in due_times(exchange) if due > now), now + CHECK_NS)
+        # At the same moments for all, so that one wake-up serves them: one each costs a third as much as the tokens.
+        check_ns = (now // CHECK_NS + 1) * CHECK_NS
+        return min([check_ns, *(due for due, _ in due_times(exchange) if due > now)])
 
 
 def due_times(exchange: Exchange) -> list[tuple[int, str]]:

@@ -21,7 +21,7 @@ ORDER = (
     "scenario_file",
     "schedule",
     "prompts",
-    "plan_of",
+    "plan",
     "measure.record",
     "measure.quantile",
     "measure.histogram",
@@ -39,11 +39,13 @@ ORDER = (
     "targets.openai",
     "targets.llamacpp_server",
     "targets.llamacpp",
+    "targets.foundry_service",
     "targets.opening",
     "engine",
     "runfolder",
     "metrics",
     "summary",
+    "fold",
     "report.hlog",
     "report.words",
     "report.table",
@@ -51,6 +53,9 @@ ORDER = (
     "report.markdown",
     "report.table_csv",
     "report.charts",
+    "report.level_charts",
+    "report.distribution_charts",
+    "report.timeline_charts",
     "report.html",
     "report.plan_text",
     "report.files",
@@ -108,7 +113,9 @@ def test_statistics_know_no_sockets_and_the_wire_no_statistics() -> None:
             if isinstance(node, ast.Import | ast.ImportFrom)
             for alias in node.names
         }
-        if name in {"metrics", "summary", "plan", "schedule", "prompts", "engine"} or name.startswith("report."):
+        if name in {"metrics", "summary", "fold", "plan", "schedule", "prompts", "engine"} or name.startswith(
+            "report."
+        ):
             assert not top & {"aiohttp", "socket"}, name
         if name.startswith("wire."):
             assert not top & {"scipy", "hdrh"}, name

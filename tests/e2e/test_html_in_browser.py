@@ -1,0 +1,97 @@
+"""A browser draws the report: every chart, under its own content policy, and without a word in the console."""
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from loadgen.fold import summarize
+from loadgen.report.html import html
+from loadgen.runfolder import Run
+from tests.unit import made_run as made
+
+pytestmark = pytest.mark.e2e
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--enable-logging=stderr",
+    "--virtual-time-budget=10000",
+    "--window-size=1280,2400",
+)
+
+
+class Drawn(HTMLParser):
+    """The charts of a page as a browser left it, and how many drawings each holds."""
+
+    def __init__(self, dom: str) -> None:
+        super().__init__()
+        self.svgs: dict[str, int] = {}
+        self._chart = ""
+        self.feed(dom)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        told = dict(attrs)
+        classes = (told.get("class") or "").split()
+        if "chart" in classes:
+            self._chart = told["id"] or ""
+            self.svgs[self._chart] = 0
+        elif tag == "svg" and "main-svg" in classes:
+            self.svgs[self._chart] += 1
+
+
+def browse(page: str, folder: Path) -> tuple[Drawn, list[str]]:
+    """What a browser makes of a page, and the lines that it wrote to its console."""
+    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip("no browser is on the PATH: install chromium, chromium-browser or google-chrome")
+    path = folder / "report.html"
+    path.write_text(page, encoding="utf-8", newline="\n")
+    run = subprocess.run(
+        [browser, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--dump-dom", path.as_uri()],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return Drawn(run.stdout), [line for line in run.stderr.splitlines() if "CONSOLE" in line]
+
+
+def page_of(run: Run) -> str:
+    return html(summarize(run), run)
+
+
+def test_every_chart_is_drawn_and_the_console_is_silent(tmp_path: Path) -> None:
+    page = page_of(made.everything())
+    drawn, said = browse(page, tmp_path)
+    assert said == []
+    assert list(drawn.svgs) == re.findall(r'class="chart" id="([\w-]+)"', page)
+    assert len(drawn.svgs) > 10
+    assert all(drawn.svgs.values()), drawn.svgs
+
+
+def test_a_run_of_which_nothing_was_played_has_no_chart_and_a_silent_console(tmp_path: Path) -> None:
+    skipped = made.run([made.stage("c4", made.closed(4), 40, skipped="no server")])
+    drawn, said = browse(page_of(skipped), tmp_path)
+    assert (drawn.svgs, said) == ({}, [])
+
+
+def test_a_script_that_the_policy_does_not_know_is_not_run_and_the_console_says_so(tmp_path: Path) -> None:
+    page = page_of(made.everything())
+    changed = page.replace('"use strict";', '"use strict"; ', 1)
+    assert changed != page
+    drawn, said = browse(changed, tmp_path)
+    assert not any(drawn.svgs.values())
+    assert any("Content Security Policy" in line for line in said)

@@ -1,0 +1,98 @@
+"""The plan as people and programs read it, before anything is sent."""
+
+import re
+from typing import Any
+
+import msgspec
+import orjson
+import pytest
+
+from loadgen.plan import Plan, digest, make_plan
+from loadgen.prompts import Prompt
+from loadgen.report.plan_text import plan_data, plan_table
+from loadgen.scenario import Closed, Constant, Load, Model, Ramp, Scenario
+
+PROMPTS = (Prompt("a", "Say hello."), Prompt("b", "Name a colour."))
+
+
+def plan_of(load: Load, **changes: Any) -> Plan:
+    scenario = Scenario(name="x", prompts="p", load=load, models=(Model(name="m", target="llamacpp"),))
+    return make_plan(msgspec.structs.replace(scenario, **changes), PROMPTS)
+
+
+def planned_rows(plan: Plan, pace: dict[tuple[str, str, str], float] | None = None) -> list[str]:
+    return [re.sub(r"\s{2,}", " | ", line.strip()) for line in plan_table(plan, pace or {}).splitlines()]
+
+
+def test_a_plan_is_told_by_stage_with_its_digest() -> None:
+    plan = plan_of(Constant((2.0,), requests=5))
+    assert planned_rows(plan) == [
+        "model | served by | load | requests | warm-up | tokens at most | due | expected length",
+        "m | llamacpp | 2 /s constant | 5 | 1 | 640 | 0.00, 0.50, 1.00, … 2.00 s | about 2 s",
+        "5 requests in 1 stages, 2 prompts, seed 1",
+        f"digest {digest(plan)}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("load", "told"),
+    [
+        (Closed(requests=5), "1 user | 5 | 1 | 640 | when the last answer has ended | as long as the answers take"),
+        (
+            Closed(duration_s=90.0),
+            "1 user | as many as start in time | 1 | 128 each | when the last answer has ended | at most about 2 min",
+        ),
+        (
+            Closed(duration_s=90.0, requests=5),
+            "1 user | at most 5, as many as start in time | 1 | 128 each | when the last answer has ended "
+            "| at most about 2 min",
+        ),
+        (Constant((0.5,), requests=2), "0.5 /s constant | 2 | 1 | 256 | 0.00, 2.00 s | about 2 s"),
+        (Ramp(0.0, 2.0, 3.0), "0 → 2 /s | 3 | 1 | 384 | 0.00, 1.73, 2.45 s | about 3 s"),
+    ],
+)
+def test_a_stage_says_how_many_when_and_for_how_long(load: Load, told: str) -> None:
+    assert planned_rows(plan_of(load))[1] == f"m | llamacpp | {told}"
+
+
+def test_the_length_of_a_closed_loop_is_that_of_the_last_run_if_there_was_one() -> None:
+    pace = {("llamacpp", "m", "c1"): 0.1}
+    assert planned_rows(plan_of(Closed(requests=60)), pace)[1].endswith("| about 10 min (as last time)")
+    assert planned_rows(plan_of(Closed(requests=60, duration_s=30.0)), pace)[1].endswith("| about 30 s (as last time)")
+
+
+def test_how_many_in_all_is_open_where_time_bounds_a_stage() -> None:
+    assert "0+ requests in 1 stages, 2 prompts, seed 1" in planned_rows(plan_of(Closed(duration_s=5.0)))
+
+
+def test_a_plan_as_data_has_every_request_and_its_due_time() -> None:
+    plan = plan_of(Constant((4.0,), requests=3), warmup_requests=2)
+    assert plan_data(plan) == {
+        "scenario": "x",
+        "seed": 1,
+        "digest": digest(plan),
+        "stages": [
+            {
+                "load": {"mode": "constant", "rate_per_s": 4.0},
+                "level": "r4",
+                "models": ["m"],
+                "warmup": 2,
+                "requests": 3,
+                "duration_s": None,
+                "tokens_at_most": 384,
+                "planned": [
+                    {"model": "m", "index": 0, "prompt_id": "a", "due_s": 0.0, "think_s": 0.0},
+                    {"model": "m", "index": 1, "prompt_id": "b", "due_s": 0.25, "think_s": 0.0},
+                    {"model": "m", "index": 2, "prompt_id": "a", "due_s": 0.5, "think_s": 0.0},
+                ],
+            }
+        ],
+    }
+    orjson.dumps(plan_data(plan))
+
+
+def test_a_closed_loop_as_data_knows_no_due_times() -> None:
+    (stage,) = plan_data(plan_of(Closed(requests=2)))["stages"]
+    assert [request["due_s"] for request in stage["planned"]] == [None, None]
+    (timed,) = plan_data(plan_of(Closed(duration_s=1.5)))["stages"]
+    assert (timed["requests"], timed["duration_s"], timed["planned"], timed["tokens_at_most"]) == (None, 1.5, [], None)

@@ -1,0 +1,311 @@
+"""The reports: equal folders give equal bytes, bounds are shown as bounds, and no text from outside steers them."""
+
+import csv
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loadgen.errors import InputError
+from loadgen.fold import summarize
+from loadgen.report.console import console, plain
+from loadgen.report.files import write_reports
+from loadgen.report.hlog import read_interval_log
+from loadgen.report.markdown import escape, markdown
+from loadgen.report.table import answer, main_table
+from loadgen.report.table_csv import csv_text
+from loadgen.runfolder import Run
+from tests.records import MS, S, facts, planned, run_of, turn, write
+
+HOSTILE = (
+    "\x1b[2J\x1b]0;owned\x07 |a|b| <script>alert(1)</script> `x` [link](http://h) **b** # =1+1 \r\n~~s~~ &lt; \u202e"
+)
+
+
+def turns(count: int, **changes: Any) -> list[Any]:
+    return [turn(index, **changes) for index in range(count)]
+
+
+def mixed() -> Run:
+    """A run with a bit of everything: two levels, an SLO, a failure, a model that was skipped."""
+    stages = [planned(40), planned(40, level="c2", load={"mode": "closed", "concurrency": 2})]
+    stages.append(planned(40, model="gone", skipped="connection refused"))
+    second = [turn(index // 2, level="c2", connect_ns=3 * MS) for index in range(39)]
+    return run_of(
+        [*turns(40), *second, turn(40, level="c2", outcome="timeout", detail="first token")],
+        stages,
+        seen=[facts(), facts(level="c2")],
+        scenario={"name": "x", "seed": 1, "slo": {"ttft_ms": 98.0, "tpot_ms": 60.0}},
+        models=({"alias": "m", "target": "t", "id": "m-q4", "size_bytes": 145 * 2**20, "startup_s": 1.25},),
+    )
+
+
+def markdown_of(run: Run) -> str:
+    return markdown(summarize(run), run.manifest)
+
+
+def rows_of(run: Run) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(csv_text(summarize(run)))))
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_folder_gives_the_same_bytes(tmp_path: Path) -> None:
+    write(tmp_path, mixed())
+    given_ = {path.name for path in tmp_path.iterdir()}
+
+    def made() -> dict[str, bytes]:
+        write_reports(tmp_path)
+        return {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name not in given_}
+
+    first = made()
+    assert {"summary.json", "summary.csv", "report.md", "histograms.hlog"} <= set(first)
+    assert made() == first
+    assert all(first.values())
+
+
+def test_another_folder_with_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_reports(write(tmp_path / name, mixed()))
+    for path in (tmp_path / "a").iterdir():
+        assert (tmp_path / "b" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_what_is_written_is_the_summary(tmp_path: Path) -> None:
+    summary = write_reports(write(tmp_path, mixed()))
+    assert orjson.loads((tmp_path / "summary.json").read_bytes()) == orjson.loads(msgspec.json.encode(summary))
+    assert summary == summarize(mixed())
+
+
+def test_the_interval_log_holds_ok_measured_requests_by_stage_and_metric(tmp_path: Path) -> None:
+    run = mixed()
+    warmup = turn(99, phase="warmup", stamps_ns=(99 * S,))
+    write_reports(write(tmp_path, msgspec.structs.replace(run, records=(*run.records, warmup))))
+    found = {interval.tag: interval for interval in read_interval_log((tmp_path / "histograms.hlog").read_text())}
+    latencies = ("ttft", "service_ttft", "itl", "tpot", "e2e", "queue")
+    assert set(found) == {f"t/m/{level}/{name}" for level in ("c1", "c2") for name in latencies} | {"t/m/c2/connect"}
+    assert found["t/m/c1/ttft"].histogram.count == 40
+    assert found["t/m/c2/ttft"].histogram.count == 39
+    assert found["t/m/c1/itl"].histogram.count == 80
+    ttft = found["t/m/c1/ttft"]
+    assert [ttft.start_s, ttft.start_s + ttft.length_s] == pytest.approx([0.1, 39.31])
+    assert ttft.histogram.quantile_ns(50) == pytest.approx(98 * MS, rel=1e-3)
+
+
+def test_a_run_without_a_single_record_has_reports_too(tmp_path: Path) -> None:
+    write_reports(write(tmp_path, run_of([], [planned(4)], seen=[], state="running")))
+    assert read_interval_log((tmp_path / "histograms.hlog").read_text()) == []
+    assert "No request was answered." in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_no_run_no_reports(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no run folder"):
+        write_reports(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def cells_of(table: str, first: str) -> list[str]:
+    """The cells of the first row of a terminal's table that begins so."""
+    line = next(line for line in table.splitlines() if line.startswith(first))
+    return re.split(r"\s{2,}", line.strip())
+
+
+# --- bounds -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_percentile_that_is_not_known_is_shown_as_a_bound_and_a_footnote_says_how_many_would_tell() -> None:
+    told = console(summarize(run_of(turns(40))))
+    cells = ["1 user", "40/40", "98 ms", "98 ms", "≥ 98 ms", "50 ms", "≥ 50 ms", "208 ms", "3.06", "20", "valid"]
+    assert cells_of(told, "1 user") == cells
+    # 40 requests in 39.2 s: 368 take six minutes.
+    assert "· ≥ at p99: 368 answered requests a level would make it known, about 6 min a level at this pace" in told
+    assert "at p90" not in told
+
+
+def test_each_bound_has_its_own_number() -> None:
+    notes = main_table(summarize(run_of(turns(10)))).notes
+    assert [note.partition(" answered")[0] for note in notes if note.startswith("≥")] == [
+        "≥ at p90: 36",
+        "≥ at p99: 368",
+    ]
+    assert "≥" not in console(summarize(run_of(turns(368))))
+
+
+def test_a_level_with_too_few_requests_to_bound_anything_shows_dashes_and_says_why() -> None:
+    told = console(summarize(run_of(turns(5))))
+    assert cells_of(told, "1 user")[:8] == ["1 user", "5/5", "–", "≥ 98 ms", "≥ 98 ms", "–", "–", "–"]
+    assert "– at ITL: tokens of fewer than 6 requests bound no percentile" in told
+    assert "≥ at p50: 6 answered requests" in told
+
+
+def test_the_footnote_is_in_markdown_too() -> None:
+    assert "- ≥ at p99: 368 answered requests" in markdown_of(run_of(turns(40)))
+
+
+# --- what is not to be believed ---------------------------------------------------------------------------------------
+
+
+def table_row(text: str, first_cell: str) -> list[str]:
+    """The cells of the first Markdown row that begins with a cell."""
+    line = next(line for line in text.splitlines() if re.match(rf"\| (~~)?{first_cell}(~~)? \|", line))
+    return [cell.strip() for cell in line.strip("|").split(" | ")]
+
+
+def test_an_invalid_stage_is_struck_through_in_markdown_and_others_are_not() -> None:
+    struck = table_row(markdown_of(run_of(turns(40), seen=[facts(clock_steps=1)])), "1 user")
+    assert all(cell.startswith("~~") and cell.endswith("~~") for cell in struck)
+    assert struck[-1] == "~~invalid~~"
+    for good in (facts(), facts(cpu_share=0.6)):
+        assert "~~" not in "".join(table_row(markdown_of(run_of(turns(40), seen=[good])), "1 user"))
+
+
+def test_an_invalid_stage_is_struck_through_on_a_terminal_with_colour() -> None:
+    invalid = summarize(run_of(turns(40), seen=[facts(clock_steps=1)]))
+    assert "\x1b[9m" in console(invalid, color=True)
+    assert "\x1b" not in console(invalid)
+    assert "\x1b[9m" not in console(summarize(run_of(turns(40))), color=True)
+
+
+def test_reasons_failures_and_skipped_models_stand_under_the_table() -> None:
+    run = mixed()
+    notes = main_table(summarize(msgspec.structs.replace(run, torn=2))).notes
+    assert "2 torn lines of the logs could not be read" in notes
+    assert "m on t, 2 users: 1 timeout" in notes
+    assert "gone on t: skipped: connection refused" in notes
+    (degraded,) = main_table(summarize(run_of(turns(368), seen=[facts(cpu_share=0.6)]))).notes
+    assert degraded.startswith("m on t, 1 user: degraded: the harness used 60% of a core (line: ≤ 50%); ")
+
+
+def test_a_run_that_was_cut_short_says_so_first() -> None:
+    summary = summarize(run_of(turns(3), [planned(8)], seen=[], state="running"))
+    assert main_table(summary).notes[0].startswith("incomplete: ")
+    assert main_table(summary).rows[0].cells[-1] == "degraded, incomplete"
+
+
+def test_a_column_in_which_nothing_is_known_or_all_is_alike_is_left_out() -> None:
+    one = [column.title for column in main_table(summarize(run_of(turns(4)))).columns]
+    many = [column.title for column in main_table(summarize(mixed())).columns]
+    assert not {"model", "served by", "SLO met", "memory"} & set(one)
+    assert {"model", "SLO met"} <= set(many)
+    assert "m on t" in console(summarize(run_of(turns(4))))
+
+
+def test_the_answer_is_the_most_users_whose_slo_held() -> None:
+    assert answer(summarize(run_of(turns(4)))) is None
+    told = answer(summarize(mixed()))
+    assert told == (
+        "m on t: at least 90% of the requests met TTFT ≤ 98 ms, TPOT ≤ 60 ms with up to 2 users at once, "
+        "the most that was played."
+    )
+    missed = run_of(turns(4), scenario={"name": "x", "slo": {"ttft_ms": 1.0}})
+    assert answer(summarize(missed)) == (
+        "m on t: at no level that was played at least 90% of the requests met TTFT ≤ 1 ms."
+    )
+
+
+# --- text from outside ------------------------------------------------------------------------------------------------
+
+
+def hostile() -> Run:
+    """A run of which all that a server, a card or somebody else's folder can say is hostile."""
+    card = {"alias": HOSTILE, "target": HOSTILE, "id": HOSTILE, "licence": HOSTILE, "publisher": HOSTILE}
+    stages = [
+        planned(2, model="=cmd()", target=HOSTILE),
+        planned(2, model=HOSTILE, skipped=f"404: {HOSTILE}"),
+        planned(2, model="@x", level="-1+1"),
+    ]
+    records = turns(2, model="=cmd()", target=HOSTILE, detail=HOSTILE)
+    versions = {"python": HOSTILE}
+    seen = [facts(models=("=cmd()",), targets=(HOSTILE,))]
+    name = {"name": HOSTILE, "seed": 1}
+    return run_of(records, stages, seen=seen, models=(card,), scenario=name, host={"cpu": HOSTILE}, versions=versions)
+
+
+def controls_of(text: str) -> set[str]:
+    return {sign for sign in text if not sign.isprintable() and sign != "\n"}
+
+
+def test_nothing_that_a_server_says_steers_a_terminal() -> None:
+    told = console(summarize(hostile()))
+    assert not controls_of(told)
+    assert "�[2J" in told
+    lines = console(summarize(hostile()), color=True)
+    assert "\x1b[2J" not in lines and "\x1b]0;" not in lines
+    assert "[link]" in told  # nor is it read as markup
+
+
+@given(st.text())
+def test_plain_text_has_no_control_character_and_keeps_all_others(text: str) -> None:
+    assert not controls_of(plain(text)) and "\n" not in plain(text)
+    assert len(plain(text)) == len(text)
+    assert all(ours in (theirs, "�") for ours, theirs in zip(plain(text), text, strict=True))
+
+
+def test_nothing_that_a_server_says_is_markup_in_a_report() -> None:
+    told = markdown_of(hostile())
+    assert not controls_of(told)
+    bare = re.sub(r"\\[^\w\s]", "", told)  # without what is escaped
+    for markup in ("<", "](", "**b", "`x", "&lt", "~~s"):
+        assert markup not in bare, markup
+    heads = re.findall(r"^#+ .*", bare, re.MULTILINE)
+    assert [head for head in heads if head.startswith("## ")] == [
+        "## Latencies",
+        "## Can these numbers be believed?",
+        "## Models",
+        "## Circumstances",
+    ]
+    assert len(heads) == 5
+
+
+def test_a_pipe_does_not_add_a_cell_to_a_table() -> None:
+    for block in re.findall(r"(?:^\|.*\n)+", markdown_of(hostile()), re.MULTILINE):
+        cells = {len(re.split(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(cells) == 1, block
+
+
+@given(st.text())
+def test_escaped_text_is_one_line_and_can_be_read_back(text: str) -> None:
+    assert "\n" not in escape(text)
+    assert re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", escape(text)) == plain(text)
+
+
+def test_a_spreadsheet_reads_no_text_as_a_formula() -> None:
+    rows = rows_of(hostile())
+    assert [row["model"] for row in rows][::2] == ["'=cmd()", "'@x"]
+    assert rows[2]["level"] == "'-1+1"
+    for row in rows:
+        for cell in row.values():
+            assert not cell.startswith(("=", "+", "@", "\t", "\r")), cell
+            assert not cell.startswith("-") or float(cell) < 0
+            assert not controls_of(cell)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.text(), st.text())
+def test_whatever_is_in_a_cell_a_csv_file_has_a_row_a_stage(model: str, target: str) -> None:
+    run = run_of([turn(0, model=model, target=target)], [planned(1, model=model, target=target), planned(1)])
+    rows = rows_of(run)
+    assert len(rows) == 2
+    assert rows[0]["model"].removeprefix("'") == plain(model).removeprefix("'")
+    assert rows[0]["ok"] == "1"
+
+
+# --- CSV --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_of_the_csv_file_says_what_the_summary_says_and_leaves_empty_what_is_not_known() -> None:
+    first, second, skipped = rows_of(mixed())
+    assert first | {"level": "c1", "concurrency": "1", "rate_per_s": "", "status": "played"} == first
+    assert (first["planned"], first["ok"], first["failed"]) == ("40", "40", "0")
+    assert (second["planned"], second["ok"], second["failed"]) == ("40", "39", "1")
+    assert (first["ttft_count"], first["ttft_p50_ms"], first["ttft_p90_ms"]) == ("40", "98.0", "98.0")
+    assert (first["ttft_p99_ms"], first["ttft_p99_at_least_ms"]) == ("", "98.0")
+    assert (first["connect_count"], first["connect_p50_ms"]) == ("0", "")
+    assert (skipped["status"], skipped["planned"], skipped["ttft_count"]) == ("skipped", "", "")

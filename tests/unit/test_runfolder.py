@@ -1,0 +1,203 @@
+"""The run folder: what is written is read back, whatever cut it short; and no run writes into another's."""
+
+import stat
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from loadgen import runfolder
+from loadgen.errors import ExitCode, InputError
+from loadgen.runfolder import MANIFEST, REQUESTS, SCHEMA, STAGES, Log, create, read, write_json, write_whole
+from tests.records import facts, planned, record, run_of, turn, unsent, write
+
+STARTED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def complaint(folder: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        read(folder)
+    assert caught.value.exit_code == ExitCode.BAD_INPUT
+    return str(caught.value)
+
+
+# --- reading back -----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_read_back_as_it_was(tmp_path: Path) -> None:
+    texts = [record(text="Grüße \u2028 \x1b[31m"), record(text="")]
+    run = run_of([turn(0), turn(1), unsent("shed", 2), *texts], [planned(3)], seen=[facts(in_flight_samples=((1, 2),))])
+    found = read(write(tmp_path, run))
+    assert found == msgspec.structs.replace(run, folder=tmp_path)
+
+
+def test_a_line_that_was_torn_off_is_counted_and_the_others_are_read(tmp_path: Path) -> None:
+    folder = write(tmp_path, run_of([turn(0), turn(1), turn(2)]))
+    log = folder / REQUESTS
+    log.write_bytes(log.read_bytes()[:-40])
+    found = read(folder)
+    assert [kept.index for kept in found.records] == [0, 1]
+    assert found.torn == 1
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_wherever_a_log_is_cut_all_whole_lines_are_read_and_at_most_one_is_torn(
+    tmp_path: Path, data: st.DataObject
+) -> None:
+    whole = msgspec.json.encode(record(detail="é" * 5)) + b"\n"
+    cut = data.draw(st.integers(0, 3 * len(whole)))
+    folder = write(tmp_path, run_of([]))
+    (folder / REQUESTS).write_bytes((3 * whole)[:cut])
+    found = read(folder)
+    lines, rest = divmod(cut, len(whole))
+    only_the_newline_is_missing = rest == len(whole) - 1
+    assert len(found.records) == lines + only_the_newline_is_missing
+    assert found.torn == (rest > 0 and not only_the_newline_is_missing)
+
+
+def test_what_is_torn_in_the_facts_counts_too_and_logs_may_be_missing(tmp_path: Path) -> None:
+    folder = write(tmp_path, run_of([turn(0)]))
+    (folder / STAGES).write_bytes(b'{"models": ["m"], "targ')
+    assert (read(folder).facts, read(folder).torn) == ((), 1)
+    (folder / REQUESTS).unlink()
+    (folder / STAGES).unlink()
+    assert (read(folder).records, read(folder).facts, read(folder).torn) == ((), (), 0)
+
+
+def test_bytes_that_are_not_utf_8_are_a_torn_line(tmp_path: Path) -> None:
+    folder = write(tmp_path, run_of([turn(0)]))
+    with (folder / REQUESTS).open("ab") as log:
+        log.write(msgspec.json.encode(record(detail="AAAA")).replace(b"AAAA", b"A\xff\xfeA") + b"\n")
+        log.write(b"\x00" * 64 + b"\n")
+    assert len(read(folder).records) == 1
+    assert read(folder).torn == 2
+
+
+def test_a_line_is_in_the_file_as_soon_as_it_is_appended(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log")
+    for count in (1, 2, 3):
+        log.append(record())
+        assert (tmp_path / "log").read_bytes().count(b"\n") == count
+    log.close()
+
+
+def test_a_log_that_is_there_is_continued(tmp_path: Path) -> None:
+    for _ in range(2):
+        log = Log(tmp_path / "log")
+        log.append(record())
+        log.close()
+    assert (tmp_path / "log").read_bytes().count(b"\n") == 2
+
+
+def test_a_line_has_the_keys_that_are_promised(tmp_path: Path) -> None:
+    folder = write(tmp_path, run_of([record(), record(text="Hello.")]))
+    first, second = (orjson.loads(line) for line in (folder / REQUESTS).read_bytes().splitlines())
+    promised = {
+        *("model", "level", "index", "phase", "outcome", "status", "detail", "prompt_id"),
+        *("intended_ns", "dispatched_ns", "sent_ns", "written_ns", "end_ns", "stamps_ns", "tokens_per_event"),
+        *("stamp_source", "prompt_tokens", "output_tokens", "token_source", "finish_reason", "text_sha256"),
+    }
+    assert promised <= set(first)
+    assert "text" not in first
+    assert second["text"] == "Hello."
+
+
+# --- what is no run folder --------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_a_run_folder_is_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path, tmp_path / "nowhere", tmp_path / "file"):
+        assert complaint(path).startswith(f"{path}: no run folder (manifest.json: ")
+        assert complaint(path).endswith("give one under results/")
+
+
+def test_a_folder_of_another_version_is_named_as_such(tmp_path: Path) -> None:
+    write(tmp_path, run_of([], schema="loadgen.manifest/2"))
+    assert complaint(tmp_path) == (
+        f"{tmp_path / MANIFEST}: schema is 'loadgen.manifest/2', this loadgen reads '{SCHEMA}'; use the other one"
+    )
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"{", b"[]", b'{"schema": 1}', b"\xff", b'{"schema": "\xff"}', b'{"schema": "loadgen.manifest/1"}']
+)
+def test_a_damaged_manifest_is_a_person_s_matter_and_no_traceback(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / MANIFEST).write_bytes(raw)
+    assert complaint(tmp_path).startswith(f"{tmp_path / MANIFEST}: not a manifest (")
+
+
+def test_a_manifest_may_say_more_than_we_know(tmp_path: Path) -> None:
+    folder = write(tmp_path, run_of([]))
+    told = orjson.loads((folder / MANIFEST).read_bytes()) | {"of a later version": 1}
+    (folder / MANIFEST).write_bytes(orjson.dumps(told))
+    assert read(folder).manifest == run_of([]).manifest
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_appears_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_whole(path, b"one")
+    write_whole(path, b"two, and longer")
+    assert path.read_bytes() == b"two, and longer"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_when_it_cannot_be_written_the_old_file_stays_and_nothing_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.mkdir()
+    (path / "old").write_text("old")
+    with pytest.raises(OSError):
+        write_whole(path, b"new")
+    assert [left.name for left in tmp_path.iterdir()] == ["a.json"]
+    assert (path / "old").read_text() == "old"
+
+
+def test_what_is_no_json_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert orjson.loads(path.read_bytes()) == {"a": 1}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such permissions")
+def test_a_file_can_be_read_by_others(tmp_path: Path) -> None:
+    write_whole(tmp_path / "a.json", b"x")
+    assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == 0o644
+
+
+# --- a folder of its own ----------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_named_by_scenario_time_and_tag(tmp_path: Path) -> None:
+    assert create(tmp_path, "chat", STARTED, "0123abcd") == tmp_path / "chat" / "20260102T030405Z-0123abcd"
+
+
+def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
+    folders = [create(tmp_path, "chat", STARTED, "t") for _ in range(4)]
+    assert len(set(folders)) == 4
+    assert all(folder.is_dir() for folder in folders)
+    assert sorted(folders) == folders
+
+
+def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
+    (tmp_path / "chat").write_text("a file")
+    with pytest.raises(InputError, match=r"cannot be made|not a folder"):
+        create(tmp_path, "chat", STARTED, "t")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "20260102T030405Z-t").write_text("a file")
+    with pytest.raises(InputError, match="give another --out"):
+        create(tmp_path, "other", STARTED, "t")
+
+
+def test_the_names_on_disk_are_those_of_the_contract() -> None:
+    assert (runfolder.MANIFEST, runfolder.REQUESTS) == ("manifest.json", "requests.jsonl")

@@ -1,0 +1,423 @@
+"""The summary: counts that add up, percentiles that never say more than the samples know, and the contract's keys."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loadgen.fold import slices, summarize
+from loadgen.measure.quantile import MIN_CLUSTERS
+from loadgen.measure.record import OUTCOMES, Outcome, Record
+from loadgen.runfolder import Run
+from loadgen.summary import METRICS, Requests, StageSummary, Tokens, Validity
+from tests.records import MS, S, facts, planned, run_of, turn, unsent
+
+PERCENTILES = {"p50": 6, "p90": 36, "p95": 72, "p99": 368}
+"""From how many samples on each is known: the contract's floors, and what they follow from for the median."""
+
+law = settings(derandomize=True, deadline=None, max_examples=60)
+LATENCIES = tuple(f"{name}_ms" for name in METRICS)
+
+
+def stage_of(run: Run) -> StageSummary:
+    (stage,) = summarize(run).stages
+    return stage
+
+
+def turns(count: int, **changes: Any) -> list[Record]:
+    return [turn(index, **changes) for index in range(count)]
+
+
+def as_json(value: object) -> Any:
+    return msgspec.json.decode(msgspec.json.encode(value))
+
+
+def metric_of(stage: StageSummary, name: str) -> dict[str, Any]:
+    assert isinstance(stage.metrics, dict)
+    return stage.metrics[name]
+
+
+def requests_of(stage: StageSummary) -> Requests:
+    assert isinstance(stage.requests, Requests)
+    return stage.requests
+
+
+def reasons_of(stage: StageSummary) -> list[str]:
+    assert isinstance(stage.validity, Validity)
+    return [reason.code for reason in stage.validity.reasons]
+
+
+# --- counts -----------------------------------------------------------------------------------------------------------
+
+
+def with_outcome(index: int, outcome: Outcome) -> Record:
+    return unsent(outcome, index) if outcome in {"shed", "cancelled"} else turn(index, outcome=outcome)
+
+
+@law
+@given(st.lists(st.sampled_from(OUTCOMES), max_size=30), st.integers(0, 10), st.booleans(), st.integers(0, 3))
+def test_counts_always_add_up_to_what_was_planned(
+    outcomes: list[Outcome], lost: int, has_facts: bool, warmup: int
+) -> None:
+    records = [with_outcome(index, outcome) for index, outcome in enumerate(outcomes)]
+    records += [turn(index, phase="warmup") for index in range(warmup)]
+    run = run_of(records, [planned(len(outcomes) + lost)], seen=[facts()] if has_facts else [])
+    told = requests_of(stage_of(run))
+    assert told.planned == len(outcomes) + lost
+    assert told.ok + told.failed == told.planned == sum(told.by_outcome.values())
+    assert told.ok == told.by_outcome.get("ok", 0) == outcomes.count("ok")
+    assert set(told.by_outcome) <= set(OUTCOMES)
+    assert 0 not in told.by_outcome.values()
+    assert told.by_outcome.get("cancelled", 0) == outcomes.count("cancelled") + lost
+    assert told.warmup == warmup
+
+
+def test_what_a_killed_run_has_no_record_of_was_cancelled_and_the_stage_is_incomplete() -> None:
+    summary = summarize(run_of(turns(3), [planned(8)], seen=[], state="running"))
+    (stage,) = summary.stages
+    assert requests_of(stage).by_outcome == {"ok": 3, "cancelled": 5}
+    assert (summary.incomplete, stage.incomplete) == (True, True)
+    assert "incomplete" in reasons_of(stage)
+
+
+def test_a_stage_that_a_killed_run_did_not_reach_is_all_cancelled() -> None:
+    run = run_of(turns(2), [planned(2), planned(4, level="c2")], state="running")
+    stage = summarize(run).stages[1]
+    assert requests_of(stage).by_outcome == {"cancelled": 4}
+    assert stage.incomplete
+    assert isinstance(stage.validity, Validity)
+    assert stage.validity.verdict == "invalid"
+
+
+def test_where_only_time_bounds_a_stage_what_was_sent_is_what_was_planned() -> None:
+    stage = stage_of(run_of(turns(5), [planned(None)]))
+    assert requests_of(stage).planned == 5
+    assert not stage.incomplete
+
+
+def test_a_run_that_was_stopped_is_incomplete_though_every_request_has_its_record() -> None:
+    records = [*turns(2), unsent("cancelled", 2)]
+    stage = stage_of(run_of(records, seen=[facts(complete=False)], state="interrupted"))
+    assert stage.incomplete
+    assert requests_of(stage).by_outcome == {"ok": 2, "cancelled": 1}
+
+
+@pytest.mark.parametrize(("state", "incomplete"), [("complete", False), ("interrupted", True), ("running", True)])
+def test_a_run_is_complete_only_when_it_says_so(state: str, incomplete: bool) -> None:
+    assert summarize(run_of(turns(1), state=state)).incomplete is incomplete
+
+
+def test_torn_lines_are_told() -> None:
+    assert summarize(msgspec.structs.replace(run_of(turns(1)), torn=3)).torn_lines == 3
+
+
+# --- percentiles ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "floor"), PERCENTILES.items())
+def test_a_percentile_is_a_number_from_its_floor_on_and_a_lower_bound_below_it(name: str, floor: int) -> None:
+    for count, known in ((floor - 1, False), (floor, True)):
+        told = metric_of(stage_of(run_of(turns(count))), "ttft_ms")
+        if known:
+            assert isinstance(told[name], float)
+            assert f"{name}_at_least" not in told
+            low, high = told[f"{name}_ci"]
+            assert low <= told[name] <= high
+        else:
+            assert told[name] is None
+            assert f"{name}_ci" not in told
+            # Six of a kind bound a median from below; fewer bound nothing.
+            assert told[f"{name}_at_least"] == (None if name == "p50" else 98.0)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 6, 40, 100])
+def test_every_metric_has_all_its_keys_whatever_the_samples(count: int) -> None:
+    stage = stage_of(run_of(turns(count), [planned(count)]))
+    assert isinstance(stage.metrics, dict)
+    assert set(stage.metrics) == set(LATENCIES)
+    for told in stage.metrics.values():
+        assert {"count", "mean", "min", "max", *PERCENTILES} <= set(told)
+        for name in PERCENTILES:
+            assert (f"{name}_at_least" in told) == (told[name] is None)
+            assert (f"{name}_ci" in told) == (told[name] is not None)
+
+
+def test_without_a_sample_nothing_is_zero() -> None:
+    told = metric_of(stage_of(run_of([], [planned(4)])), "ttft_ms")
+    assert told.pop("count") == 0
+    assert set(told.values()) == {None}
+
+
+def test_percentiles_are_nearest_rank_and_exact() -> None:
+    values = [1000 + 7 * index for index in range(400)]
+    records = [turn(index, stamps_ns=((102 + value) * MS,)) for index, value in enumerate(values)]
+    told = metric_of(stage_of(run_of(records)), "ttft_ms")
+    assert [told["min"], told["max"], told["mean"]] == [values[0], values[-1], float(np.mean(values))]
+    assert [told[name] for name in PERCENTILES] == [values[math.ceil(p * 4) - 1] for p in (50, 90, 95, 99)]
+
+
+def test_gaps_are_pooled_and_bound_by_requests_not_by_tokens() -> None:
+    def spoken(index: int) -> Record:
+        stamps = tuple(200 * MS + gap * 10 * MS for gap in range(101))
+        return turn(index, stamps_ns=stamps, output_tokens=101)
+
+    few = metric_of(stage_of(run_of([spoken(index) for index in range(MIN_CLUSTERS - 1)])), "itl_ms")
+    enough = metric_of(stage_of(run_of([spoken(index) for index in range(MIN_CLUSTERS)])), "itl_ms")
+    assert (few["count"], few["p50"], few["p50_at_least"]) == (500, None, None)
+    assert (enough["count"], enough["p50"], enough["p99"]) == (600, 10.0, 10.0)
+
+
+def test_the_first_visible_content_has_a_line_of_its_own_only_where_it_is_not_the_first_token() -> None:
+    assert "ttfc_ms" not in as_json(stage_of(run_of(turns(3))))["metrics"]
+    reasoning = metric_of(stage_of(run_of(turns(3, first_visible_ns=300 * MS))), "ttfc_ms")
+    assert reasoning["mean"] == 198.0
+    assert "ttfc_ms" in as_json(stage_of(run_of([*turns(3), turn(3, first_visible_ns=None)])))["metrics"]
+
+
+def test_equal_runs_give_equal_summaries() -> None:
+    run = run_of(turns(50))
+    assert msgspec.json.encode(summarize(run)) == msgspec.json.encode(summarize(run))
+
+
+# --- what enters ------------------------------------------------------------------------------------------------------
+
+
+@law
+@given(st.lists(st.sampled_from([outcome for outcome in OUTCOMES if outcome != "ok"]), max_size=10))
+def test_failed_requests_and_warm_up_never_enter_the_latencies(outcomes: list[Outcome]) -> None:
+    slow: dict[str, Any] = {
+        "sent_ns": 0,
+        "written_ns": 0,
+        "stamps_ns": (50 * S, 60 * S),
+        "end_ns": 90 * S,
+        "connect_ns": 9 * S,
+    }
+    failed = [turn(10 + index, outcome=outcome, **slow) for index, outcome in enumerate(outcomes)]
+    warmup = [turn(0, phase="warmup", **slow)]
+    clean, mixed = stage_of(run_of(turns(10))), stage_of(run_of([*turns(10), *failed, *warmup]))
+    assert clean.metrics == mixed.metrics
+    assert clean.tokens == mixed.tokens
+
+
+def test_tokens_are_those_of_answers_and_say_who_counted_them() -> None:
+    told = [turn(0), turn(1, token_source="events"), turn(2, outcome="timeout", output_tokens=999)]
+    assert stage_of(run_of(told)).tokens == Tokens(prompt=20, output=6, source="mixed")
+    assert stage_of(run_of(told[:1])).tokens == Tokens(prompt=10, output=3, source="usage")
+    assert stage_of(run_of(told[1:2])).tokens == Tokens(prompt=10, output=3, source="events")
+
+
+def test_throughput_is_what_the_window_holds() -> None:
+    # One user, 100 turns: from the first dispatch at 101 ms to the end of the last answer at 99.31 s.
+    stage = stage_of(run_of(turns(100)))
+    assert stage.window_s == pytest.approx(99.209)
+    throughput = as_json(stage.throughput)
+    assert throughput["requests_per_s"] == pytest.approx(100 / 99.209, abs=1e-4)
+    assert throughput["output_tokens_per_s"] == pytest.approx(300 / 99.209, abs=1e-4)
+    assert throughput["per_user_tokens_per_s"] == 20.0
+    assert throughput["goodput_requests_per_s"] is None
+
+
+def test_without_a_window_there_is_no_rate_but_each_user_s_own() -> None:
+    load = {"mode": "closed", "concurrency": 4}
+    stage = stage_of(run_of(turns(3), [planned(3, load=load)]))
+    assert stage.window_s is None
+    assert as_json(stage.throughput) == {
+        "output_tokens_per_s": None,
+        "requests_per_s": None,
+        "per_user_tokens_per_s": 20.0,
+        "goodput_requests_per_s": None,
+    }
+    assert "no_window" in reasons_of(stage)
+
+
+def test_an_open_loop_counts_from_the_due_time_and_a_closed_one_from_the_sending() -> None:
+    open_load = planned(10, load={"mode": "poisson", "rate_per_s": 1.0})
+    assert metric_of(stage_of(run_of(turns(10))), "ttft_ms")["mean"] == 98.0
+    assert metric_of(stage_of(run_of(turns(10), [open_load])), "ttft_ms")["mean"] == 100.0
+
+
+def test_the_ramp_in_is_outside_the_window() -> None:
+    load = {"mode": "closed", "concurrency": 1}
+    whole, ramped = (stage_of(run_of(turns(9), [planned(9, load=load, ramp_in_ns=ns)])) for ns in (0, 3 * S))
+    assert whole.window_s == pytest.approx(8.209)
+    assert ramped.window_s == pytest.approx(8.209 - 2.999)
+
+
+# --- SLOs -------------------------------------------------------------------------------------------------------------
+
+
+def with_slo(records: Sequence[Record], count: int | None = None, **slo: float) -> StageSummary:
+    stages = [planned(len(records) if count is None else count)]
+    return stage_of(run_of(records, stages, scenario={"name": "x", "slo": slo}))
+
+
+def test_without_an_slo_there_is_nothing_to_attain() -> None:
+    assert with_slo(turns(4)).slo is None
+    assert with_slo(turns(4), attainment=0.9).slo is None
+
+
+def test_failed_shed_and_lost_requests_miss_the_slo() -> None:
+    records = [*turns(6), turn(6, outcome="timeout"), unsent("shed", 7)]
+    stage = with_slo(records, 10, ttft_ms=98.0)
+    assert stage.slo is not None
+    assert (stage.slo.met, stage.slo.share, stage.slo.passed) == (6, 0.6, None)
+
+
+@pytest.mark.parametrize(("attainment", "passed"), [(0.6, True), (0.61, False), (1.0, False)])
+def test_the_gate_is_passed_at_its_share_and_not_below(attainment: float, passed: bool) -> None:
+    records = [*turns(6), *(turn(index, outcome="empty") for index in range(6, 10))]
+    stage = with_slo(records, ttft_ms=98.0, e2e_ms=208.0, attainment=attainment)
+    assert stage.slo is not None
+    assert stage.slo.passed is passed
+    assert stage.slo.slo == {"ttft_ms": 98.0, "e2e_ms": 208.0}
+
+
+def test_goodput_counts_requests_that_met_every_slo() -> None:
+    half = [turn(index, stamps_ns=((200 + index % 2) * MS, 250 * MS, 300 * MS)) for index in range(100)]
+    good, all_of_them = (as_json(with_slo(half, ttft_ms=limit).throughput) for limit in (98.0, 99.0))
+    assert good["goodput_requests_per_s"] == pytest.approx(all_of_them["goodput_requests_per_s"] / 2, abs=1e-3)
+    assert all_of_them["goodput_requests_per_s"] == all_of_them["requests_per_s"]
+
+
+# --- stages -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_could_not_be_used_is_skipped_with_its_reason_and_does_not_stop_the_others() -> None:
+    stages = [planned(4, model="gone", skipped="connection refused"), planned(4)]
+    gone, there = summarize(run_of(turns(4), stages)).stages
+    assert as_json(gone) == {
+        "model": "gone",
+        "target": "t",
+        "load": {"mode": "closed", "concurrency": 1},
+        "level": "c1",
+        "status": "skipped",
+        "reason": "connection refused",
+        "incomplete": False,
+        "window_s": None,
+        "slo": None,
+        "server": None,
+    }
+    assert (there.status, requests_of(there).ok) == ("played", 4)
+
+
+def test_records_belong_to_the_stage_of_their_model_target_and_level() -> None:
+    stages = [planned(1), planned(2, level="c2"), planned(3, model="n"), planned(4, target="u")]
+    records = [*turns(1), *turns(2, level="c2"), *turns(3, model="n"), *turns(4, target="u")]
+    run = run_of(records, stages, seen=[])
+    assert [len(part.measured) for part in slices(run)] == [1, 2, 3, 4]
+    assert [requests_of(stage).ok for stage in summarize(run).stages] == [1, 2, 3, 4]
+
+
+def test_models_that_took_turns_share_the_window_of_their_level() -> None:
+    load = {"mode": "closed", "concurrency": 2}
+    stages = [planned(2, load=load), planned(2, load=load, model="n")]
+    records = [*turns(2), *turns(2, model="n")]
+    together = [facts(models=("m", "n"), targets=("t", "t"))]
+    assert [len(part.together) for part in slices(run_of(records, stages, seen=together))] == [4, 4]
+    alone = [facts(), facts(models=("n",))]
+    assert [len(part.together) for part in slices(run_of(records, stages, seen=alone))] == [2, 2]
+    first, second = summarize(run_of(records, stages, seen=together)).stages
+    assert first.window_s == second.window_s == pytest.approx(1.209)
+
+
+def test_our_own_part_is_told_and_judged() -> None:
+    samples = tuple((101 * MS + tick * 10 * MS, 2) for tick in range(200))
+    late = [turn(index, dispatched_ns=103 * MS) for index in range(20)]
+    stage = stage_of(run_of(late, seen=[facts(in_flight_samples=samples, cpu_share=0.6)]))
+    assert isinstance(stage.validity, Validity)
+    assert as_json(stage.validity.self) == {
+        "dispatch_slip_p99_ms": 3.0,
+        "dispatch_slip_p90_ms": 3.0,
+        "loop_lag_p99_ms": 1.0,
+        "stamp_lag_p99_ms": 0.2,
+        "cpu_share": 0.6,
+        "gc_pause_max_ms": 0.0,
+        "in_flight_sampled": 2.0,
+        "in_flight_recorded": pytest.approx(20 * 0.207 / 19.207, abs=1e-3),
+        "shared_reads_share": 0.0,
+    }
+    assert reasons_of(stage) == ["dispatch_slip", "own_cpu", "littles_law"]
+    assert stage.validity.verdict == "invalid"
+
+
+OPEN = {"mode": "constant", "rate_per_s": 1.0}
+BEHIND = [turn(index, dispatched_ns=101 * MS + index * 10_500_000) for index in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("records", "load", "seen", "reasons"),
+    [
+        (turns(20), OPEN, {}, []),
+        ([*turns(20), unsent("shed", 20)], OPEN, {}, ["shed"]),
+        (BEHIND, OPEN, {}, ["dispatch_slip", "achieved_rate"]),
+        (BEHIND, planned(1).load, {}, ["dispatch_slip"]),  # a closed loop asks for no rate
+        (turns(20), OPEN, {"gc_pause_max_ns": 2 * MS}, ["gc_pause"]),
+        (turns(20), OPEN, {"clock_steps": 1}, ["clock_step"]),
+        (turns(20, shared_reads=1), OPEN, {}, ["shared_reads"]),
+        (turns(20), OPEN, {"loop_lag_p99_ns": 6 * MS}, []),
+        (turns(20, stamp_source="user"), OPEN, {"loop_lag_p99_ns": 6 * MS}, ["loop_lag"]),
+    ],
+)
+def test_what_was_seen_reaches_the_verdict(
+    records: list[Record], load: dict[str, Any], seen: dict[str, Any], reasons: list[str]
+) -> None:
+    assert reasons_of(stage_of(run_of(records, [planned(len(records), load=load)], seen=[facts(**seen)]))) == reasons
+
+
+def test_a_hundred_samples_are_the_least_that_tell_how_many_were_in_flight() -> None:
+    for count, known in ((99, False), (100, True)):
+        samples = tuple((200 * MS + tick, 1) for tick in range(count))
+        stage = stage_of(run_of(turns(20), seen=[facts(in_flight_samples=samples)]))
+        assert isinstance(stage.validity, Validity)
+        assert (stage.validity.self.in_flight_sampled is not None) is known
+
+
+def test_one_stamp_taken_in_user_space_makes_the_stage_s_stamps_user_space_ones() -> None:
+    mixed = stage_of(run_of([*turns(3), turn(3, stamp_source="user")]))
+    assert isinstance(mixed.validity, Validity)
+    assert mixed.validity.stamp_source == "user"
+    kernel = stage_of(run_of([*turns(3), unsent("connect_error", 3)]))
+    assert isinstance(kernel.validity, Validity)
+    assert kernel.validity.stamp_source == "kernel"
+
+
+def test_a_value_beyond_the_histograms_makes_a_stage_invalid() -> None:
+    stage = stage_of(run_of([*turns(9), turn(9, end_ns=4_000 * S)]))
+    assert reasons_of(stage) == ["over_range"]
+
+
+def test_a_stage_says_what_the_contract_says() -> None:
+    run = run_of(turns(400), scenario={"name": "x", "slo": {"ttft_ms": 200.0}})
+    told = as_json(summarize(run))
+    assert set(told) == {
+        *("schema", "scenario", "run_id", "started_utc", "stages"),
+        *("incomplete", "plan_digest", "torn_lines"),
+    }
+    assert told["schema"] == "loadgen.summary/1"
+    (stage,) = told["stages"]
+    assert set(stage) == {
+        *("model", "target", "load", "requests", "window_s", "metrics", "throughput", "tokens", "validity"),
+        *("level", "status", "incomplete", "slo", "server"),
+    }
+    assert {key: set(stage[key]) for key in ("requests", "throughput", "tokens", "validity")} == {
+        "requests": {"planned", "ok", "failed", "by_outcome", "warmup"},
+        "throughput": {
+            *("output_tokens_per_s", "requests_per_s", "per_user_tokens_per_s", "goodput_requests_per_s"),
+        },
+        "tokens": {"prompt", "output", "source"},
+        "validity": {"verdict", "reasons", "stamp_source", "self"},
+    }
+    assert list(stage["metrics"]) == [
+        *("ttft_ms", "service_ttft_ms", "itl_ms", "tpot_ms", "e2e_ms", "queue_ms", "connect_ms"),
+    ]
+    assert set(stage["validity"]["self"]) == {
+        *("dispatch_slip_p99_ms", "loop_lag_p99_ms", "stamp_lag_p99_ms", "cpu_share", "gc_pause_max_ms"),
+        *("in_flight_sampled", "in_flight_recorded", "shared_reads_share", "dispatch_slip_p90_ms"),
+    }
+    assert stage["load"] == {"mode": "closed", "concurrency": 1}
+    assert stage["validity"]["verdict"] == "valid"

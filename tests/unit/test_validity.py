@@ -1,0 +1,168 @@
+"""The verdict: each reason at its line, just beyond it, and grossly beyond it; and that the set is closed."""
+
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loadgen.measure.validity import Code, Evidence, Judgement, judge
+
+
+def judged(**changes: Any) -> Judgement:
+    """The verdict on a stage in which all is as it should be, but for the changes."""
+    seen: dict[str, Any] = {
+        "stamp_source": "kernel",
+        "ok": 100,
+        "ttft_p50_ms": 50.0,
+        "dispatch_slip_p99_ms": 0.2,
+        "loop_lag_p99_ms": 1.0,
+        "cpu_share": 0.1,
+        "gc_pause_max_ms": 0.0,
+        "achieved_share": 1.0,
+        "in_flight_sampled": 50.0,
+        "in_flight_recorded": 50.0,
+        "shared_share": 0.0,
+        "window_s": 10.0,
+    }
+    return judge(Evidence(**{**seen, **changes}))
+
+
+def codes(judgement: Judgement) -> list[str]:
+    return [reason.code for reason in judgement.reasons]
+
+
+def test_where_all_is_well_a_stage_is_valid_without_a_word() -> None:
+    assert judged() == Judgement("valid", ())
+
+
+# What is changed at the line (still good), just beyond it, and how it is judged there.
+LINES: list[tuple[Code, dict[str, Any], dict[str, Any], str]] = [
+    ("dispatch_slip", {"dispatch_slip_p99_ms": 1.0}, {"dispatch_slip_p99_ms": 1.001}, "degraded"),
+    (
+        "dispatch_slip",
+        {"dispatch_slip_p90_ms": 9.9, "dispatch_slip_p99_ms": 1.0},
+        {"dispatch_slip_p90_ms": 10.001, "dispatch_slip_p99_ms": 10.001},
+        "invalid",
+    ),
+    ("loop_lag", {"loop_lag_p99_ms": 5.0}, {"loop_lag_p99_ms": 5.001}, "degraded"),
+    ("loop_lag", {"loop_lag_p99_ms": 5.0}, {"loop_lag_p99_ms": 50.001}, "invalid"),
+    ("own_cpu", {"cpu_share": 0.5}, {"cpu_share": 0.501}, "degraded"),
+    ("own_cpu", {"cpu_share": 0.5}, {"cpu_share": 0.901}, "invalid"),
+    ("gc_pause", {"gc_pause_max_ms": 1.0}, {"gc_pause_max_ms": 1.001}, "degraded"),
+    ("clock_step", {"clock_steps": 0}, {"clock_steps": 1}, "invalid"),
+    ("shed", {"shed": 0}, {"shed": 1}, "degraded"),
+    ("achieved_rate", {"achieved_share": 0.99}, {"achieved_share": 0.9899}, "degraded"),
+    ("achieved_rate", {"achieved_share": 0.99}, {"achieved_share": 0.8999}, "invalid"),
+    ("littles_law", {"in_flight_recorded": 51.0}, {"in_flight_recorded": 51.01}, "degraded"),
+    ("littles_law", {"in_flight_recorded": 49.0}, {"in_flight_recorded": 48.99}, "degraded"),
+    ("littles_law", {"in_flight_recorded": 51.0}, {"in_flight_recorded": 55.01}, "invalid"),
+    ("littles_law", {"in_flight_recorded": 49.0}, {"in_flight_recorded": 44.99}, "invalid"),
+    ("no_window", {"window_s": 0.001}, {"window_s": None}, "degraded"),
+    ("nothing_answered", {"ok": 1}, {"ok": 0}, "invalid"),
+    ("incomplete", {"complete": True}, {"complete": False}, "degraded"),
+    ("shared_reads", {"shared_share": 0.1}, {"shared_share": 0.1001}, "degraded"),
+    ("over_range", {"over_range": 0}, {"over_range": 1}, "invalid"),
+]
+
+
+@pytest.mark.parametrize(("code", "at", "beyond", "verdict"), LINES)
+def test_a_line_is_crossed_just_beyond_it_and_not_at_it(
+    code: Code, at: dict[str, Any], beyond: dict[str, Any], verdict: str
+) -> None:
+    user = {"stamp_source": "user"} if code == "loop_lag" else {}
+    assert judged(**at, **user) == Judgement("valid", ())
+    crossed = judged(**beyond, **user)
+    assert (crossed.verdict, codes(crossed)) == (verdict, [code])
+    (reason,) = crossed.reasons
+    assert reason.fatal is (verdict == "invalid")
+    assert reason.seen and reason.limit and reason.advice
+
+
+@pytest.mark.parametrize(
+    "gross",
+    [
+        {"dispatch_slip_p99_ms": 10.0},
+        {"cpu_share": 0.9},
+        {"achieved_share": 0.9},
+        {"in_flight_recorded": 55.0},
+        {"loop_lag_p99_ms": 50.0, "stamp_source": "user"},
+        {"gc_pause_max_ms": 1e6},
+        {"shed": 10**6},
+        {"shared_share": 1.0},
+    ],
+)
+def test_what_is_not_grossly_beyond_its_line_is_degraded_only(gross: dict[str, Any]) -> None:
+    assert judged(**gross).verdict == "degraded"
+
+
+def test_every_reason_of_the_closed_set_is_reached_above_and_there_is_no_other() -> None:
+    assert {code for code, *_ in LINES} == set(get_args(Code))
+
+
+def test_the_slip_s_line_is_a_hundredth_of_the_median_ttft_where_that_is_more_than_a_ms() -> None:
+    assert judged(ttft_p50_ms=500.0, dispatch_slip_p99_ms=5.0).verdict == "valid"
+    assert judged(ttft_p50_ms=500.0, dispatch_slip_p99_ms=5.01).verdict == "degraded"
+    late = {"ttft_p50_ms": 500.0, "dispatch_slip_p99_ms": 50.01}
+    assert judged(**late, dispatch_slip_p90_ms=50.0).verdict == "degraded"
+    assert judged(**late, dispatch_slip_p90_ms=50.01).verdict == "invalid"
+    assert judged(ttft_p50_ms=None, dispatch_slip_p99_ms=1.01).verdict == "degraded"
+
+
+def test_a_late_loop_does_not_touch_stamps_of_the_kernel() -> None:
+    assert judged(loop_lag_p99_ms=500.0, stamp_source="kernel").verdict == "valid"
+
+
+def test_without_an_answer_there_is_no_complaint_about_the_window_too() -> None:
+    assert codes(judged(ok=0, window_s=None)) == ["nothing_answered"]
+
+
+def test_what_is_not_known_is_not_judged() -> None:
+    assert judge(Evidence(stamp_source="user", ok=1, window_s=1.0)) == Judgement("valid", ())
+    assert judged(in_flight_sampled=None, in_flight_recorded=9.0).verdict == "valid"
+    assert judged(in_flight_sampled=9.0, in_flight_recorded=None).verdict == "valid"
+
+
+def test_reasons_say_what_was_seen_and_the_line() -> None:
+    (reason,) = judged(achieved_share=0.7512).reasons
+    assert (reason.seen, reason.limit) == ("75.1% of the asked rate", "≥ 99%")
+    (reason,) = judged(shed=3).reasons
+    assert (reason.seen, reason.limit) == ("3 requests were shed at the in-flight limit", "none")
+
+
+share = st.floats(0, 2)
+ms = st.none() | st.floats(0, 1_000)
+
+
+@settings(derandomize=True, deadline=None, max_examples=200)
+@given(
+    st.builds(
+        Evidence,
+        stamp_source=st.sampled_from(["kernel", "user"]),
+        ok=st.integers(0, 5),
+        complete=st.booleans(),
+        ttft_p50_ms=ms,
+        dispatch_slip_p99_ms=ms,
+        loop_lag_p99_ms=ms,
+        cpu_share=st.none() | share,
+        gc_pause_max_ms=ms,
+        shed=st.integers(0, 2),
+        achieved_share=st.none() | share,
+        in_flight_sampled=st.none() | share,
+        in_flight_recorded=st.none() | share,
+        shared_share=st.none() | share,
+        over_range=st.integers(0, 1),
+        clock_steps=st.integers(0, 1),
+        window_s=st.none() | share,
+    )
+)
+def test_a_verdict_follows_from_its_reasons_each_of_which_stands_once(evidence: Evidence) -> None:
+    judgement = judge(evidence)
+    assert len(set(codes(judgement))) == len(judgement.reasons)
+    fatal = any(reason.fatal for reason in judgement.reasons)
+    assert judgement.verdict == ("invalid" if fatal else "degraded" if judgement.reasons else "valid")
+
+
+def test_in_flight_that_was_sampled_where_the_records_know_none_breaks_little_s_law() -> None:
+    assert judged(in_flight_sampled=4.0, in_flight_recorded=0.0).verdict == "invalid"
+    assert judged(in_flight_sampled=0.0, in_flight_recorded=0.0).verdict == "valid"

@@ -1,0 +1,126 @@
+"""Numbers as people read them."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loadgen.report import words
+
+
+@pytest.mark.parametrize(
+    ("ms", "told"),
+    [
+        (None, "–"),
+        (0.0, "0 ms"),
+        (0.0001, "0.0001 ms"),
+        (0.042, "0.042 ms"),
+        (8.4, "8.4 ms"),
+        (99.94, "99.9 ms"),
+        (99.96, "100 ms"),
+        (177.3, "177 ms"),
+        (999.0, "999 ms"),
+        (1000.0, "1 s"),
+        (1620.4, "1.62 s"),
+        (62_000.0, "62 s"),
+        (123_456.0, "123 s"),
+        (3_600_000.0, "3600 s"),
+        (-8.4, "-8.4 ms"),
+    ],
+)
+def test_a_duration_has_three_significant_digits(ms: float | None, told: str) -> None:
+    assert words.duration(ms) == told
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (None, "–"),
+        (0.0, "0"),
+        (0.38, "0.38"),
+        (47.91, "47.9"),
+        (99.96, "100"),
+        (1234.5, "1234"),
+        (1_234_567.0, "1234567"),
+        (0.00001234, "0.0000123"),
+        (1e-7, "0.0000001"),
+        (-3.14159, "-3.14"),
+    ],
+)
+def test_a_number_has_three_significant_digits_and_no_exponent(value: float | None, told: str) -> None:
+    assert words.number(value) == told
+
+
+@given(st.floats(-1e12, 1e12))
+def test_a_number_can_be_read_back_to_three_digits(value: float) -> None:
+    told = words.number(value)
+    assert "e" not in told and not told.endswith(".")
+    assert float(told) == pytest.approx(value, rel=5.1e-3)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [(None, "–"), (0.0, "0 %"), (0.08, "8 %"), (0.9876, "98.8 %"), (1.0, "100 %"), (1.5, "150 %")]
+)
+def test_a_share_is_percent(value: float | None, told: str) -> None:
+    assert words.share(value) == told
+
+
+@pytest.mark.parametrize(
+    ("metric", "told"),
+    [
+        ({"p99": 1620.0}, "1.62 s"),
+        ({"p99": 0.0}, "0 ms"),
+        ({"p99": None, "p99_at_least": 1620.0}, "≥ 1.62 s"),
+        ({"p99": None, "p99_at_least": None}, "–"),
+        ({"count": 0}, "–"),
+    ],
+)
+def test_a_percentile_is_a_number_or_a_bound_or_not_known(metric: dict[str, Any], told: str) -> None:
+    assert words.percentile(metric, "p99") == told
+
+
+def test_an_interval_stands_where_there_is_one() -> None:
+    assert words.interval({"p50_ci": [98.0, 1010.0]}, "p50") == "98 ms – 1.01 s"
+    assert words.interval({"p50": None}, "p50") == ""
+
+
+@pytest.mark.parametrize(
+    ("load", "told"),
+    [
+        ({"mode": "closed", "concurrency": 1}, "1 user"),
+        ({"mode": "closed", "concurrency": 16}, "16 users"),
+        ({"mode": "poisson", "rate_per_s": 0.5}, "0.5 /s poisson"),
+        ({"mode": "constant", "rate_per_s": 10.0}, "10 /s constant"),
+        ({"mode": "gamma", "rate_per_s": 5.0, "burstiness": 0.25}, "5 /s gamma 0.25"),
+        ({"mode": "ramp", "from_per_s": 0.0, "to_per_s": 10.0}, "0 → 10 /s"),
+        ({"mode": "trace"}, "trace"),
+        ({}, "?"),
+    ],
+)
+def test_a_load_is_told_in_a_few_words(load: dict[str, Any], told: str) -> None:
+    assert words.load(load) == told
+
+
+@pytest.mark.parametrize(
+    ("count", "told"),
+    [(None, "–"), (0, "0 MiB"), (145 * 2**20, "145 MiB"), (2**30, "1.00 GiB"), (5 * 2**29, "2.50 GiB")],
+)
+def test_a_size_is_in_mib_or_gib(count: int | None, told: str) -> None:
+    assert words.bytes_(count) == told
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (0.2, "about 1 s"),
+        (40.0, "about 40 s"),
+        (89.9, "about 90 s"),
+        (90.0, "about 2 min"),
+        (360.0, "about 6 min"),
+        (5_399.0, "about 90 min"),
+        (9_000.0, "about 2.5 h"),
+    ],
+)
+def test_a_length_is_told_about(seconds: float, told: str) -> None:
+    assert words.minutes(seconds) == told
