@@ -37,6 +37,10 @@ class InputError(LoadgenError):
 
 
 class TargetError(LoadgenError):
-    """A server or a model cannot be used."""
+    """A server or a model cannot be used. problem: one word of a closed set; remedy: what a person can do."""
 
     exit_code = ExitCode.NO_TARGET
+
+    def __init__(self, message: str, *, problem: str = "unusable", remedy: str | None = None) -> None:
+        super().__init__(message if remedy is None else f"{message}; {remedy}")
+        self.problem, self.remedy = problem, remedy

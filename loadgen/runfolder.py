@@ -34,6 +34,7 @@ class PlannedStage(Struct, frozen=True):
     planned: int | None
     warmup: int
     skipped: str | None = None
+    problem: str | None = None
     ramp_in_ns: int = 0
 
 

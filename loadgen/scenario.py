@@ -187,18 +187,41 @@ class LlamaCpp(_Part, frozen=True):
     prefill_threads: PositiveInt | None = None
 
 
+class FoundryLocal(_Part, frozen=True):
+    """How Foundry Local is used.
+
+    device: "cpu", "gpu" or "npu" picks the variant for it (default: what the runtime prefers). embedded: serve
+    SmolLM2-135M, built once from the same weights as the embedded llama.cpp server's; needs no catalog. cache: the
+    folder of downloaded models (default: the runtime's own). port: of its web service (default: a free one).
+    endpoint: of a service that runs already, which is then left alone; FOUNDRY_LOCAL_ENDPOINT in the environment
+    goes before it. keep_warm_s: after so many seconds without a request, ask for one token, so that the model is not
+    put aside. stall_s: a download in which nothing arrives for so long is given up. catalog: addresses of catalogs
+    instead of the public one.
+    """
+
+    device: Literal["cpu", "gpu", "npu"] | None = None
+    embedded: bool = False
+    cache: str | None = None
+    port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    endpoint: str | None = None
+    keep_warm_s: PositiveFloat | None = None
+    stall_s: PositiveFloat = 60.0
+    catalog: tuple[str, ...] = ()
+
+
 class Model(_Part, frozen=True):
     """One model, and where it is served.
 
-    name: what the server calls it. target: "llamacpp" starts the embedded server; "openai" sends to `url`. url:
-    of an OpenAI-compatible endpoint, ending in /v1 (target = "openai" goes without saying). llamacpp: options of
-    the embedded server.
+    name: what the server calls it. target: "llamacpp" starts the embedded server; "foundry" uses Foundry Local;
+    "openai" sends to `url`. url: of an OpenAI-compatible endpoint, ending in /v1 (target = "openai" goes without
+    saying). llamacpp: options of the embedded server. foundry: options of Foundry Local.
     """
 
     name: Name
-    target: Literal["llamacpp", "openai"] | None = None
+    target: Literal["llamacpp", "foundry", "openai"] | None = None
     url: str | None = None
     llamacpp: LlamaCpp | None = None
+    foundry: FoundryLocal | None = None
 
 
 class Timeouts(_Part, frozen=True):

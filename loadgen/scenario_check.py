@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from urllib.parse import SplitResult, urlsplit
 
 from loadgen.complaint import Complaint
-from loadgen.scenario import Closed, Load, Model, Ramp, Scenario, Slo, Trace
+from loadgen.scenario import Closed, FoundryLocal, Load, Model, Ramp, Scenario, Slo, Trace
 
 _OWN_KEYS = ("model", "messages", "stream")
 _SAMPLING_KEYS = ("max_tokens", "temperature", "seed", "top_p", "stop")
@@ -21,8 +21,8 @@ def first_conflict(scenario: Scenario) -> Complaint | None:
 
 
 def target_of(model: Model) -> str:
-    """The model's target: as written, else "openai" where there is a url, else "llamacpp"."""
-    return model.target or ("openai" if model.url is not None else "llamacpp")
+    """The model's target: as written, else "openai" where there is a url, "foundry" with its options, or "llamacpp"."""
+    return model.target or ("openai" if model.url is not None else "foundry" if model.foundry else "llamacpp")
 
 
 def _conflicts(scenario: Scenario) -> Iterator[Complaint]:
@@ -43,18 +43,31 @@ def _conflicts(scenario: Scenario) -> Iterator[Complaint]:
 
 
 def _conflicts_of_model(model: Model, key: str) -> Iterator[Complaint]:
-    if target_of(model) == "llamacpp":
-        if model.url is not None:
-            what = 'target "llamacpp" starts a server of its own'
-            yield Complaint(f"{key}.url", what, 'leave url out, or write target = "openai"')
-        return
-    if model.url is None:
+    target = target_of(model)
+    if target != "openai" and model.url is not None:
+        what = f'target "{target}" starts a server of its own'
+        yield Complaint(f"{key}.url", what, 'leave url out, or write target = "openai"')
+    if target == "openai" and model.url is None:
         yield Complaint(f"{key}.url", 'missing, and the target is "openai"', 'add url = "http://localhost:8080/v1"')
-    else:
+    elif target == "openai" and model.url is not None:
         yield from _conflicts_of_url(model.url, f"{key}.url")
-    if model.llamacpp is not None:
+    if model.llamacpp is not None and target != "llamacpp":
         what = "these are options of the embedded server, and the model is served elsewhere"
         yield Complaint(f"{key}.llamacpp", what, "leave them out")
+    if model.foundry is not None:
+        yield from _conflicts_of_foundry(model.foundry, target, f"{key}.foundry")
+
+
+def _conflicts_of_foundry(options: FoundryLocal, target: str, key: str) -> Iterator[Complaint]:
+    if target != "foundry":
+        what = "these are options of Foundry Local, and the model is served elsewhere"
+        yield Complaint(key, what, 'leave them out, or write target = "foundry"')
+    if options.embedded and (options.cache is not None or options.catalog):
+        yield Complaint(
+            f"{key}.embedded", "the embedded model comes from no catalog and no other cache", "leave it out"
+        )
+    if options.endpoint is not None:
+        yield from _conflicts_of_url(options.endpoint, f"{key}.endpoint")
 
 
 def _conflicts_of_url(url: str, key: str) -> Iterator[Complaint]:

@@ -1,38 +1,37 @@
 """One session: plays a plan against its targets and leaves a run folder. Where everything meets; decides nothing."""
 
-import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 from msgspec import Struct
 
 from loadgen import runfolder
+from loadgen.book import Book, first_manifest
 from loadgen.clock import SystemClock, utc_now
 from loadgen.engine import Ports, Stop, play, play_warmup
-from loadgen.errors import LoadgenError, TargetError
-from loadgen.measure import host
+from loadgen.errors import LoadgenError
 from loadgen.measure.observe import Observer
 from loadgen.measure.record import Phase, Record, Reply
 from loadgen.plan import Plan, Planned, Stage, body_of, digest
-from loadgen.runfolder import Log, Manifest, PlannedStage, Run
+from loadgen.preflight import ask_of, check, deadlines_of
+from loadgen.runfolder import Log, Run
 from loadgen.targets.opening import serving, target_name
 from loadgen.targets.served import Served
 from loadgen.wire.client import Ask, Client
-from loadgen.wire.exchange import Deadlines
 from loadgen.wire.reply import read_reply
 
 OPEN_LOOP_CONNECTIONS = 8
-PREFLIGHT_TOKENS = 8
-PREFLIGHT_S = 120.0
 
 
 class Progress(Protocol):
     """Who is told how far a run is. Called from the event loop; must not block."""
 
     def note(self, text: str) -> None: ...
+
+    def work(self, title: str, share: float | None) -> None: ...
 
     def stage(self, title: str, total: int | None, duration_s: float | None) -> None: ...
 
@@ -43,6 +42,8 @@ class Silence:
     """A progress that tells nobody."""
 
     def note(self, text: str) -> None: ...
+
+    def work(self, title: str, share: float | None) -> None: ...
 
     def stage(self, title: str, total: int | None, duration_s: float | None) -> None: ...
 
@@ -88,14 +89,14 @@ async def play_plan(
     """
     progress, controls = progress or Silence(), controls or Controls()
     started = utc_now()
-    plan_digest = digest(plan)
-    folder = runfolder.create(results, plan.scenario.name, started, plan_digest[:8])
+    folder = runfolder.create(results, plan.scenario.name, started, digest(plan)[:8])
     log, facts = Log(folder / runfolder.REQUESTS), Log(folder / runfolder.STAGES)
     try:
         async with Client() as client:
             controls.client = client
             played = Play(plan, client, log, facts, SystemClock().now_ns(), progress, controls)
-            book = _Book(folder, _first_manifest(plan, plan_digest, folder, started.isoformat(), client))
+            kernel_stamps = client.kernel and client.stamping
+            book = Book(folder, first_manifest(plan, folder, started.isoformat(), kernel_stamps=kernel_stamps))
             for group in _groups(plan):
                 await _play_group(group, played, book)
             book.end("interrupted" if controls.wish.asked else "complete")
@@ -103,67 +104,6 @@ async def play_plan(
         log.close()
         facts.close()
     return runfolder.read(folder)
-
-
-class _Book:
-    """The manifest as it grows: on disk after each change, whole."""
-
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self._folder = folder
-        self._manifest = manifest
-        self._write()
-
-    def add_card(self, served: Served) -> None:
-        card = msgspec.to_builtins(served.card) | {"startup_s": served.startup_s, "settings": served.settings}
-        self._update(models=(*self._manifest.models, card))
-
-    def skip(self, names: set[tuple[str, str]], reason: str) -> None:
-        stages = tuple(
-            msgspec.structs.replace(stage, skipped=reason) if (stage.target, stage.model) in names else stage
-            for stage in self._manifest.stages
-        )
-        self._update(stages=stages)
-
-    def end(self, state: str) -> None:
-        self._update(state=state, ended_utc=utc_now().isoformat())
-
-    def _update(self, **changes: Any) -> None:
-        self._manifest = msgspec.structs.replace(self._manifest, **changes)
-        self._write()
-
-    def _write(self) -> None:
-        runfolder.write_json(self._folder / runfolder.MANIFEST, self._manifest)
-
-
-def _first_manifest(plan: Plan, plan_digest: str, folder: Path, started_utc: str, client: Client) -> Manifest:
-    stages = tuple(
-        PlannedStage(
-            model=plan.models[model].name,
-            target=target_name(plan.models[model]),
-            level=stage.level.label,
-            load=stage.level.load(),
-            planned=stage.planned_of(model),
-            warmup=stage.warmup,
-            ramp_in_ns=0 if stage.ramp_in_ns is None else int(stage.ramp_in_ns[-1]),
-        )
-        for stage in plan.stages
-        for model in stage.models
-    )
-    prompts = tuple({"id": p.id, "characters": len(p.text), "key_points": list(p.key_points)} for p in plan.prompts)
-    return Manifest(
-        schema=runfolder.SCHEMA,
-        run_id=folder.name,
-        scenario=msgspec.to_builtins(plan.scenario),
-        started_utc=started_utc,
-        plan_digest=plan_digest,
-        stages=stages,
-        prompts=prompts,
-        stamp_source="kernel" if client.kernel and client.stamping else "user",
-        clock=host.clock(asyncio.get_running_loop()),
-        versions=host.versions(),
-        host=host.host(),
-        git_commit=host.git_commit(Path(__file__).parent),
-    )
 
 
 def _groups(plan: Plan) -> list[tuple[Stage, ...]]:
@@ -174,27 +114,43 @@ def _groups(plan: Plan) -> list[tuple[Stage, ...]]:
     return [tuple(group) for group in groups.values()]
 
 
-async def _play_group(stages: tuple[Stage, ...], played: Play, book: _Book) -> None:
+async def _play_group(stages: tuple[Stage, ...], played: Play, book: Book) -> None:
     """Serve the models of a group, play its stages, and let the servers go."""
+    ready: dict[int, Served] = {}
     async with contextlib.AsyncExitStack() as stack:
-        ready: dict[int, Served] = {}
         for index in stages[0].models:
-            model = played.plan.models[index]
             if played.controls.wish.asked:
                 break
-            try:
-                played.progress.note(f"starting {model.name} on {target_name(model)}")
-                served = await stack.enter_async_context(serving(model))
-                await _preflight(index, served, played)
-            except LoadgenError as error:
-                played.progress.note(f"skipped {model.name} on {target_name(model)}: {error}")
-                book.skip({(target_name(model), model.name)}, str(error))
-                continue
-            ready[index] = served
-            book.add_card(served)
+            served = await _opened(index, stack, played, book)
+            if served is not None:
+                ready[index] = served
         for stage in stages if ready else ():
             usable = tuple(index for index in stage.models if index in ready)
             await _play_stage(_only(stage, usable), ready, played)
+    for served in ready.values():
+        book.part(served)
+
+
+async def _opened(index: int, stack: contextlib.AsyncExitStack, played: Play, book: Book) -> Served | None:
+    """Serve one model and see that it answers; None when it cannot be used, which is noted and ends nothing else."""
+    model = played.plan.models[index]
+    target = target_name(model)
+    mine = contextlib.AsyncExitStack()
+    try:
+        played.progress.note(f"starting {model.name} on {target}")
+        served = await mine.enter_async_context(serving(model, played.progress.work))
+        first_token_ms = await check(played.plan, index, served, played.client)
+    except LoadgenError as error:
+        played.progress.note(f"skipped {model.name} on {target}: {error}")
+        book.skip(target, model.name, error)
+        await mine.aclose()  # what was started for it does not wait for the others to end
+        return None
+    except BaseException:
+        await mine.aclose()
+        raise
+    await stack.enter_async_context(mine)
+    book.add_card(served, None if served.load_s is None else served.load_s * 1e3 + first_token_ms)
+    return served
 
 
 def _only(stage: Stage, models: tuple[int, ...]) -> Stage:
@@ -204,41 +160,6 @@ def _only(stage: Stage, models: tuple[int, ...]) -> Stage:
     kept = [position for position in range(stage.count or 0) if stage.models[position % len(stage.models)] in models]
     due = None if stage.due_ns is None else stage.due_ns[kept]
     return msgspec.structs.replace(stage, models=models, count=None if stage.count is None else len(kept), due_ns=due)
-
-
-async def _preflight(index: int, served: Served, played: Play) -> None:
-    """One short chat: a model that does not answer it is not measured. Raises TargetError."""
-    plan = played.plan
-    body = body_of(plan, Planned(model=index, index=0, prompt=0)) | served.extra
-    body |= {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": PREFLIGHT_TOKENS}
-    ask = _ask(served, body, Deadlines(request_ns=int(PREFLIGHT_S * 1e9)))
-    exchange = await played.client.send(ask, SystemClock().now_ns())
-    reply, _ = read_reply(exchange, epoch_ns=played.epoch_ns, wall_offset_ns=0)
-    if reply.outcome != "ok":
-        status = f" {reply.status}" if reply.status else ""
-        raise TargetError(f"does not answer a short chat: {reply.outcome}{status}: {reply.detail}")
-
-
-def _ask(served: Served, body: dict[str, Any], deadlines: Deadlines) -> Ask:
-    return Ask(
-        url=f"{served.base_url}/chat/completions",
-        body=msgspec.json.encode(body),
-        headers=served.headers,
-        deadlines=deadlines,
-    )
-
-
-def _deadlines(plan: Plan) -> Deadlines:
-    def ns(seconds: float | None) -> int | None:
-        return None if seconds is None else round(seconds * 1e9)
-
-    limits = plan.scenario.timeouts
-    return Deadlines(
-        request_ns=round(limits.request_s * 1e9),
-        headers_ns=ns(limits.headers_s),
-        first_token_ns=ns(limits.first_token_s),
-        next_token_ns=ns(limits.next_token_s),
-    )
 
 
 async def _play_stage(stage: Stage, ready: dict[int, Served], played: Play) -> None:
@@ -282,12 +203,11 @@ def _sender(
     stage: Stage, ready: dict[int, Served], played: Play, observer: Observer
 ) -> Callable[[Planned, int], Awaitable[Reply]]:
     """What the engine sends with: bodies are made once a prompt, before the request is due."""
-    plan, deadlines = played.plan, _deadlines(played.plan)
+    plan, deadlines = played.plan, deadlines_of(played.plan.scenario.timeouts)
     asks: dict[tuple[int, int], Ask] = {}
     for position in range(stage.prompts * len(stage.models)):
         planned = stage.warmup_request(position)
-        served = ready[planned.model]
-        asks[planned.model, planned.prompt] = _ask(served, body_of(plan, planned) | served.extra, deadlines)
+        asks[planned.model, planned.prompt] = ask_of(ready[planned.model], body_of(plan, planned), deadlines)
 
     async def send(planned: Planned, dispatched_ns: int) -> Reply:
         exchange = await played.client.send(asks[planned.model, planned.prompt], dispatched_ns)

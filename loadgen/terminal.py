@@ -27,6 +27,7 @@ class Bar:
             *columns, console=self._console, refresh_per_second=4, disable=not self._shown, transient=True
         )
         self._task: TaskID | None = None
+        self._work: TaskID | None = None
         self._failed = 0
 
     def __enter__(self) -> "Bar":
@@ -39,6 +40,18 @@ class Bar:
     def note(self, text: str) -> None:
         if self._shown:
             self._progress.console.print(plain(text), markup=False, highlight=False)
+
+    def work(self, title: str, share: float | None) -> None:
+        """Something that takes a while before a stage: with a bar where it is known how much is done."""
+        if share is None:
+            self.note(title)
+            return
+        if self._work is None:
+            self._work = self._progress.add_task(plain(title), total=100)
+        self._progress.update(self._work, description=plain(title), completed=share * 100)
+        if share >= 1:
+            self._progress.remove_task(self._work)
+            self._work = None
 
     def stage(self, title: str, total: int | None, duration_s: float | None) -> None:
         if self._task is not None:

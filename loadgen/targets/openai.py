@@ -13,6 +13,7 @@ from loadgen.targets.served import Card, Served
 
 KEY_VARIABLES: Final = ("LOADGEN_API_KEY", "OPENAI_API_KEY")
 _LOOK_S: Final = 10.0
+_LOOK_BYTES: Final = 4 << 20
 
 
 def authorization() -> dict[str, str]:
@@ -36,16 +37,24 @@ async def serving_url(model: Model, target: str) -> AsyncIterator[Served]:
 
 async def models_of(base_url: str, headers: dict[str, str]) -> list[dict[str, Any]]:
     """The entries of `/v1/models`; empty when the server does not answer with any."""
+    data = (await json_of(f"{base_url}/models", headers)).get("data")
+    return [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
+
+
+async def json_of(url: str, headers: dict[str, str] | None = None) -> dict[str, Any]:
+    """The JSON object behind a URL; empty when there is none within a few seconds."""
     timeout = aiohttp.ClientTimeout(total=_LOOK_S)
     with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError, msgspec.MsgspecError):
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
-            session.get(f"{base_url}/models", headers=headers) as response,
+            session.get(url, headers=headers) as response,
         ):
-            body = msgspec.json.decode(await response.content.read(1 << 20))
-            data = body.get("data") if isinstance(body, dict) else None
-            return [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
-    return []
+            body = await response.content.read(_LOOK_BYTES)
+            while len(body) < _LOOK_BYTES and (more := await response.content.read(_LOOK_BYTES)):
+                body += more
+            told = msgspec.json.decode(body)
+            return told if isinstance(told, dict) else {}
+    return {}
 
 
 def card_of(alias: str, target: str, entry: dict[str, Any]) -> Card:

@@ -10,6 +10,7 @@ import socket
 from typing import Final
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 from msgspec import Struct
 
 from loadgen.clock import now_ns
@@ -129,7 +130,7 @@ class Client:
             task = asyncio.current_task()
             if task is not None:
                 task.uncancel()
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
             if exchange.failure is None:
                 exchange.failure = failure_of(error, exchange.status)
 
@@ -172,6 +173,8 @@ def failure_of(error: Exception, status: int | None) -> Failure:
         return Failure("connect_error", detail)
     if isinstance(error, UnicodeError) and status is None:  # a host's name that no resolver can take
         return Failure("connect_error", detail)
+    if isinstance(error, HttpProcessingError):  # of aiohttp's parser in Python, where there is none in C
+        return Failure("malformed" if status is None else "truncated", detail)
     if isinstance(error, aiohttp.ClientResponseError | ValueError):
         return Failure("malformed", detail)
     return Failure("truncated", detail)

@@ -1,0 +1,92 @@
+"""The manifest of a run as it is played: on disk after each change, whole. Knows no requests."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from loadgen import runfolder
+from loadgen.clock import utc_now
+from loadgen.errors import LoadgenError, TargetError
+from loadgen.measure import host
+from loadgen.plan import Plan, digest
+from loadgen.runfolder import Manifest, PlannedStage
+from loadgen.targets.opening import target_name
+from loadgen.targets.served import Served
+
+
+class Book:
+    """The manifest as it grows: on disk after each change, whole."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self._folder = folder
+        self._manifest = manifest
+        self._write()
+
+    def add_card(self, served: Served, cold_start_ms: float | None) -> None:
+        """Note a model that serves. cold_start_ms: from the beginning of its loading to its first token."""
+        told = {name: getattr(served, name) for name in ("startup_s", "load_s", "settings")}
+        card = msgspec.to_builtins(served.card) | told | {"cold_start_ms": cold_start_ms}
+        self._update(models=(*self._manifest.models, card))
+
+    def part(self, served: Served) -> None:
+        """Note what was seen as a model was let go."""
+        mine = (served.card.target, served.card.alias)
+        models = tuple(
+            card | served.farewell if (card["target"], card["alias"]) == mine else card
+            for card in self._manifest.models
+        )
+        self._update(models=models)
+
+    def skip(self, target: str, model: str, error: LoadgenError) -> None:
+        """Note that a model could not be used, and why: its stages stand in the summary all the same."""
+        problem = error.problem if isinstance(error, TargetError) else "input"
+        changes = {"skipped": str(error), "problem": problem}
+        stages = tuple(
+            msgspec.structs.replace(stage, **changes) if (stage.target, stage.model) == (target, model) else stage
+            for stage in self._manifest.stages
+        )
+        self._update(stages=stages)
+
+    def end(self, state: str) -> None:
+        self._update(state=state, ended_utc=utc_now().isoformat())
+
+    def _update(self, **changes: Any) -> None:
+        self._manifest = msgspec.structs.replace(self._manifest, **changes)
+        self._write()
+
+    def _write(self) -> None:
+        runfolder.write_json(self._folder / runfolder.MANIFEST, self._manifest)
+
+
+def first_manifest(plan: Plan, folder: Path, started_utc: str, *, kernel_stamps: bool) -> Manifest:
+    """What is known of a run before anything is sent."""
+    stages = tuple(
+        PlannedStage(
+            model=plan.models[model].name,
+            target=target_name(plan.models[model]),
+            level=stage.level.label,
+            load=stage.level.load(),
+            planned=stage.planned_of(model),
+            warmup=stage.warmup,
+            ramp_in_ns=0 if stage.ramp_in_ns is None else int(stage.ramp_in_ns[-1]),
+        )
+        for stage in plan.stages
+        for model in stage.models
+    )
+    prompts = tuple({"id": p.id, "characters": len(p.text), "key_points": list(p.key_points)} for p in plan.prompts)
+    return Manifest(
+        schema=runfolder.SCHEMA,
+        run_id=folder.name,
+        scenario=msgspec.to_builtins(plan.scenario),
+        started_utc=started_utc,
+        plan_digest=digest(plan),
+        stages=stages,
+        prompts=prompts,
+        stamp_source="kernel" if kernel_stamps else "user",
+        clock=host.clock(asyncio.get_running_loop()),
+        versions=host.versions(),
+        host=host.host(),
+        git_commit=host.git_commit(Path(__file__).parent),
+    )

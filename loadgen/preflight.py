@@ -1,0 +1,98 @@
+"""Before anything is timed: is the model there, and does it answer? And how a request to it is made."""
+
+from typing import Any, Final
+
+import msgspec
+
+from loadgen.clock import SystemClock
+from loadgen.errors import TargetError
+from loadgen.measure.record import Reply
+from loadgen.plan import Plan, Planned, body_of
+from loadgen.scenario import Timeouts
+from loadgen.targets.openai import models_of
+from loadgen.targets.served import Served
+from loadgen.wire.client import Ask, Client
+from loadgen.wire.exchange import Deadlines
+from loadgen.wire.reply import read_reply
+
+TEST_CHAT: Final = "Say hello."
+TEST_TOKENS: Final = 8
+TEST_S: Final = 120.0
+
+
+def ask_of(served: Served, body: dict[str, Any], deadlines: Deadlines) -> Ask:
+    """A request to a model that is being served, ready to send: named as the server names it."""
+    whole = body | served.extra | {"model": served.card.id}
+    return Ask(
+        url=f"{served.base_url}/chat/completions",
+        body=msgspec.json.encode(whole),
+        headers=served.headers,
+        deadlines=deadlines,
+    )
+
+
+def deadlines_of(limits: Timeouts) -> Deadlines:
+    """A scenario's timeouts in ns."""
+
+    def ns(seconds: float | None) -> int | None:
+        return None if seconds is None else round(seconds * 1e9)
+
+    return Deadlines(
+        request_ns=round(limits.request_s * 1e9),
+        headers_ns=ns(limits.headers_s),
+        first_token_ns=ns(limits.first_token_s),
+        next_token_ns=ns(limits.next_token_s),
+    )
+
+
+async def check(plan: Plan, index: int, served: Served, client: Client) -> float:
+    """See that a model is listed and answers one short chat; ms to that chat's first token. Raises TargetError."""
+    await _is_listed(served)
+    reply = await chat(plan, index, served, client, TEST_CHAT, TEST_TOKENS)
+    if reply.outcome != "ok":
+        status = f" {reply.status}" if reply.status else ""
+        text = f"it does not answer a short chat: {reply.outcome}{status}: {reply.detail}"
+        problem, remedy = diagnosis(reply)
+        raise TargetError(text, problem=problem, remedy=remedy)
+    return (reply.stamps_ns[0] - (reply.dispatched_ns or 0)) / 1e6
+
+
+async def chat(plan: Plan, index: int, served: Served, client: Client, text: str, tokens: int, **more: Any) -> Reply:
+    """One chat outside of any plan: its reply, with stamps that count from its own dispatch."""
+    body = body_of(plan, Planned(model=index, index=0, prompt=0))
+    body |= {"messages": [{"role": "user", "content": text}], "max_tokens": tokens, **more}
+    now = SystemClock().now_ns()
+    exchange = await client.send(ask_of(served, body, Deadlines(request_ns=round(TEST_S * 1e9))), now)
+    return read_reply(exchange, epoch_ns=now, wall_offset_ns=0, keep_text=True)[0]
+
+
+async def _is_listed(served: Served) -> None:
+    """Many servers answer any name with whatever they have loaded: a name that is not listed would measure another."""
+    entries = await models_of(served.base_url, served.headers)
+    names = {str(name) for entry in entries for name in (entry.get("id"), *_aliases(entry))}
+    wanted = served.card.id
+    if names and wanted not in names and not any(name.partition(":")[0] == wanted for name in names):
+        known = ", ".join(sorted(names)[:12])
+        remedy = f"ask for one of them: {known}"
+        raise TargetError(f"{wanted} is not in {served.base_url}/models", problem="not_in_catalog", remedy=remedy)
+
+
+def _aliases(entry: dict[str, Any]) -> list[object]:
+    aliases = entry.get("aliases")
+    return aliases if isinstance(aliases, list) else []
+
+
+def diagnosis(reply: Reply) -> tuple[str, str]:
+    """What is wrong with a model that did not answer, in one word, and what can be done."""
+    detail = (reply.detail or "").lower()
+    if "memory" in detail or "bad_alloc" in detail:
+        return "out_of_memory", "unload other models, or take a smaller variant"
+    if reply.outcome == "connect_error":
+        return "no_service", "is the server running there?"
+    if reply.outcome == "timeout":
+        return "cold", "is the model still loading? warm it, then run again"
+    if reply.status in {401, 403}:
+        return "no_key", "set LOADGEN_API_KEY"
+    if reply.status == 404:
+        return "not_in_catalog", "ask for a model that the server lists"
+    return "unusable", "try the same chat with curl, and look at the server's log"
