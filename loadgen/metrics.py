@@ -50,8 +50,7 @@ def _one(record: Record, *, closed: bool) -> dict[str, int | None]:
     start, first = start_of(record, closed=closed), record.stamps_ns[0] if record.stamps_ns else None
     return {
         "ttft": _gap(start, first),
-        # Not below 0: where the kernel's stamp comes before we could read the clock behind the write, it took no time.
-        "service_ttft": None if (served := _gap(record.written_ns, first)) is None else max(0, served),
+        "service_ttft": _gap(record.written_ns, first),
         "ttfc": _gap(start, record.first_visible_ns),
         "tpot": tpot_ns(record),
         "e2e": _gap(start, record.end_ns),

