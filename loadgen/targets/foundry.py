@@ -148,6 +148,7 @@ def _flags(model: Model, options: FoundryLocal, cache: str | None) -> dict[str, 
         "--app-data": home / "app",
         "--logs": home / "logs",
         "--catalog": list(options.catalog),
+        "--no-catalog": True if options.embedded else None,
         "--stall-s": options.stall_s,
     }
 

@@ -10,6 +10,7 @@ Works with foundry-local-sdk 2.x and 1.x, which differ in what a configuration t
 
 import argparse
 import contextlib
+import http.server
 import importlib.metadata
 import inspect
 import json
@@ -60,10 +61,30 @@ def configuration(arguments: argparse.Namespace, sdk: Any) -> Any:
         "log_level": sdk.LogLevel.FATAL,
         "web": sdk.Configuration.WebService(urls=f"http://127.0.0.1:{arguments.port}"),
         "disable_nonessential_telemetry": True,
-        "catalog_urls": [(url, None) for url in arguments.catalog] or None,
+        "catalog_urls": [(url, None) for url in catalogs(arguments)] or None,
     }
     takes = inspect.signature(sdk.Configuration.__init__).parameters
     return sdk.Configuration(**{key: value for key, value in wanted.items() if key in takes and value is not None})
+
+
+def catalogs(arguments: argparse.Namespace) -> list[str]:
+    """The catalogs to ask. With --no-catalog one on loopback that has nothing: models laid out in a cache are listed
+    only where no catalog can be fetched, and a 404 is the quickest no."""
+    return [_no_catalog_url()] if arguments.no_catalog else list(arguments.catalog)
+
+
+def _no_catalog_url() -> str:
+    class Nothing(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(404)
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *_: Any) -> None: ...
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Nothing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_port}/asset-gallery/v1.0/models"
 
 
 def find(manager: Any, name: str, device: str | None) -> Any:
@@ -235,6 +256,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--app-data", required=True)
     made.add_argument("--logs", required=True)
     made.add_argument("--catalog", action="append", default=[], help="catalog URLs instead of the public one")
+    made.add_argument("--no-catalog", action="store_true", help="only what lies in the cache")
     made.add_argument("--stall-s", type=float, default=STALL_S)
     made.add_argument("--tries", type=int, default=TRIES)
     made.add_argument("--list", action="store_true", help="say which models there are, and end")

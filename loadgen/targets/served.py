@@ -6,6 +6,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from loadgen.targets.in_process import InProcess
+
 Tell = Callable[[str, float | None], None]
 """Told what a target is doing, and how much of it is done (0 to 1; None is not known)."""
 
@@ -37,13 +39,15 @@ class Card(Struct, frozen=True, kw_only=True):
 class Served(Struct, frozen=True, kw_only=True):
     """A model that is being served.
 
-    base_url: ends in /v1. extra: what every request's body needs here. pid: of the server's process, where it is ours
-    to look at. startup_s: from the start of the process until it served; load_s: the model's part of that. settings:
-    how it was started. farewell: filled when it is over (unload_s: how long the model took to unload).
+    base_url: ends in /v1; empty where an adapter answers. adapter: in this process, instead of a server. extra: what
+    every request's body needs here. pid: of the process that it runs in, where it is ours to look at. startup_s: from
+    the start of the process until it served; load_s: the model's part of that. settings: how it was started. farewell:
+    filled when it is over (unload_s: how long the model took to unload).
     """
 
     base_url: str
     card: Card
+    adapter: InProcess | None = None
     headers: dict[str, str] = {}
     extra: dict[str, Any] = {}
     pid: int | None = None

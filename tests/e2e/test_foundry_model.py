@@ -11,7 +11,7 @@ import pytest
 from loadgen.errors import TargetError
 from loadgen.foundry_model.cache import FoundryCache, ensure_model
 from loadgen.foundry_model.layout import CATALOG, NO_CATALOG_URL
-from loadgen.foundry_model.weights import installed_gguf
+from loadgen.small_model import installed_gguf
 from tests.e2e.conftest import environment
 
 pytestmark = pytest.mark.e2e
@@ -69,9 +69,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> FoundryCache:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [str(kept / "foundry-local")]
+    assert done.stdout.splitlines() == [str(kept / "foundry-model")]
     assert done.stderr == ""  # no progress where there is no terminal
-    return ensure_model(lambda what, share: pytest.fail(f"built again: {what}"), folder=kept / "foundry-local")
+    return ensure_model(lambda what, share: pytest.fail(f"built again: {what}"), folder=kept / "foundry-model")
 
 
 def test_a_single_damaged_bit_is_found_and_the_same_model_built_again(cache: FoundryCache) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from loadgen.engine import INTERRUPTIBLE_NS, Ports, Stop, play, play_warmup
+from loadgen.engine import GONE_NS, INTERRUPTIBLE_NS, REFUSED_PAUSE_NS, Ports, Stop, play, play_warmup
 from loadgen.measure.record import Outcome, Phase, Reply
 from loadgen.plan import Level, Planned, Stage
 from tests.virtual import START_NS, VirtualClock, run
@@ -207,7 +207,7 @@ def test_where_nothing_is_known_of_the_end_a_user_asks_again_at_once() -> None:
     async def refuse(_: Planned, dispatched_ns: int) -> Reply:
         moments.append(dispatched_ns - START_NS)
         await CLOCK.sleep_until_ns(dispatched_ns + 5 * MS)
-        return Reply(outcome="connect_error")
+        return Reply(outcome="truncated")
 
     async def main() -> None:
         keep = lambda planned, phase, intended_ns, reply: kept.append(intended_ns - FROM_EPOCH_NS)  # noqa: E731
@@ -253,6 +253,28 @@ def test_a_server_that_fails_at_once_gets_no_more_than_was_planned() -> None:
     told = played(closed(3, 20), Server(always(0), outcome="http_error"))
     assert told.outcomes() == ["http_error"] * 20
     assert told.lasted_ns == 0
+
+
+def test_a_server_that_takes_no_connection_is_asked_four_times_a_second_and_after_ten_seconds_no_more() -> None:
+    told = played(closed(2, 1000), Server(always(0), outcome="connect_error"))
+    assert told.lasted_ns == GONE_NS + REFUSED_PAUSE_NS
+    refused, cancelled = told.of("connect_error"), told.of("cancelled")
+    assert len(refused) == 2 * GONE_NS // REFUSED_PAUSE_NS + 1
+    assert len(refused) + len(cancelled) == 1000
+    assert {kept.reply.detail for kept in cancelled} == {"the server took no connection any more"}
+
+
+def test_a_server_that_comes_back_within_ten_seconds_gets_all_of_its_requests() -> None:
+    class Restarting(Server):
+        async def send(self, planned: Planned, dispatched_ns: int) -> Reply:
+            away = 2 * S <= CLOCK.now_ns() - START_NS < 9 * S
+            self.outcome = "connect_error" if away else "ok"
+            return await super().send(planned, dispatched_ns)
+
+    told = played(closed(1, 60), Restarting(always(200 * MS)))
+    assert len(told.of("ok")) + len(told.of("connect_error")) == 60
+    assert told.of("connect_error")
+    assert told.outcomes()[-1] == "ok"
 
 
 # --- open loop --------------------------------------------------------------------------------------------------------
