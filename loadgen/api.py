@@ -9,7 +9,7 @@ from loadgen.errors import InputError
 from loadgen.plan import Plan, make_plan
 from loadgen.prompts import load_prompts
 from loadgen.runfolder import Run
-from loadgen.scenario import Trace
+from loadgen.scenario import Ramp, Scenario, Trace
 from loadgen.scenario_file import LoadedScenario, is_file, read_text
 from loadgen.schedule import trace_ns
 from loadgen.session import Controls, Progress, play_plan
@@ -20,8 +20,11 @@ RESULTS = Path("results")
 
 def plan_of(loaded: LoadedScenario) -> Plan:
     """The plan of a scenario: reads its prompts and its trace. Raises InputError when one of them is wrong."""
-    scenario, load = loaded.scenario, loaded.scenario.load
+    scenario = loaded.scenario
     prompts = load_prompts(scenario, loaded.folder, loaded.where)
+    if loaded.rounds is not None:
+        scenario = _with_requests(scenario, loaded.rounds * len(prompts))
+    load = scenario.load
     offsets = None
     if isinstance(load, Trace):
         path = loaded.folder / load.file
@@ -29,6 +32,14 @@ def plan_of(loaded: LoadedScenario) -> Plan:
             raise InputError(f"{loaded.where}: load.file: there is no {path}; it is relative to the scenario's folder")
         offsets = trace_ns(read_text(path), str(path), load.speed, load.requests)
     return make_plan(scenario, prompts, offsets)
+
+
+def _with_requests(scenario: Scenario, requests: int) -> Scenario:
+    load = scenario.load
+    if isinstance(load, Ramp):
+        raise InputError('BENCH_ROUNDS: a "ramp" load ends after its seconds; unset it, or play another load')
+    changes = {"requests": requests} if isinstance(load, Trace) else {"requests": requests, "duration_s": None}
+    return msgspec.structs.replace(scenario, load=msgspec.structs.replace(load, **changes))
 
 
 async def run(

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from loadgen import runfolder
+from loadgen.capability import Probe
 from loadgen.clock import utc_now
 from loadgen.errors import LoadgenError, TargetError
 from loadgen.measure import host
@@ -30,12 +31,18 @@ class Book:
         card = msgspec.to_builtins(served.card) | told | {"cold_start_ms": cold_start_ms}
         self._update(models=(*self._manifest.models, card))
 
+    def add_probe(self, served: Served, probe: Probe) -> None:
+        """Note what a model's server did when it was probed."""
+        self._add(served, {"probe": msgspec.to_builtins(probe)})
+
     def part(self, served: Served) -> None:
         """Note what was seen as a model was let go."""
+        self._add(served, served.farewell)
+
+    def _add(self, served: Served, told: dict[str, Any]) -> None:
         mine = (served.card.target, served.card.alias)
         models = tuple(
-            card | served.farewell if (card["target"], card["alias"]) == mine else card
-            for card in self._manifest.models
+            card | told if (card["target"], card["alias"]) == mine else card for card in self._manifest.models
         )
         self._update(models=models)
 

@@ -8,18 +8,21 @@ from typing import Annotated, Any, NoReturn
 import msgspec
 import orjson
 import typer
-from rich.console import Console
 
 from loadgen import api
+from loadgen.asked import asked_scenario
+from loadgen.baseline import baseline_folder, keep_baseline, why_not_kept
 from loadgen.errors import ExitCode, InputError, LoadgenError
+from loadgen.models_verb import models
 from loadgen.overrides import Overrides, parse_duration_s, parse_levels, parse_rates
 from loadgen.plan import Plan
-from loadgen.report.console import WIDTH, console, plain
+from loadgen.report.console import console, plain
+from loadgen.report.console import terminal_width as _width
 from loadgen.report.files import write_reports
 from loadgen.report.plan_text import plan_data, plan_table
 from loadgen.runfolder import MANIFEST
 from loadgen.scenario import LlamaCpp, Model
-from loadgen.scenario_file import LoadedScenario, load_scenario, no_file_scenario
+from loadgen.scenario_file import LoadedScenario
 from loadgen.session import Controls
 from loadgen.summary import Summary
 from loadgen.targets.llamacpp import serving_llamacpp
@@ -55,9 +58,20 @@ Duration = Annotated[str | None, typer.Option("--duration", metavar="30s", help=
 Warmup = Annotated[int | None, typer.Option("--warmup", metavar="N", help="Warm-up requests a stage.")]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Of schedules and orders.")]
 Timeout = Annotated[str | None, typer.Option("--timeout", metavar="60s", help="Deadline of a whole request.")]
+ModelsFile = Annotated[
+    Path | None, typer.Option("--models-file", metavar="PATH", help="A models.json: plays the models it lists.")
+]
+PromptsFile = Annotated[
+    Path | None,
+    typer.Option("--prompts-file", metavar="PATH", help="A prompts.json, or any file of prompts: asks these."),
+]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the scenario.")]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where run folders go.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no table.")]
+BaselineName = Annotated[
+    str | None, typer.Option("--baseline", metavar="NAME", help="Keep what the run says under DIR/baselines/NAME.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace a baseline of that name.")]
 Json = Annotated[bool, typer.Option("--json", help="The summary as JSON on standard output, and nothing else.")]
 
 
@@ -76,7 +90,11 @@ def run(
     seed: Seed = None,
     timeout: Timeout = None,
     settings: Settings = None,
+    models_file: ModelsFile = None,
+    prompts_file: PromptsFile = None,
     out: Out = api.RESULTS,
+    baseline: BaselineName = None,
+    force: Force = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -84,10 +102,13 @@ def run(
     given = _overrides(
         url, model, concurrency, rate, arrivals, max_tokens, requests, duration, warmup, seed, timeout, settings
     )
-    plan = api.plan_of(_loaded(scenario, given))
+    kept = None if baseline is None else baseline_folder(out, baseline, force=force)
+    plan = api.plan_of(_loaded(scenario, given, models_file, prompts_file, quiet=quiet or as_json))
     folder, interrupted = asyncio.run(_play(plan, out, quiet=quiet or as_json))
     summary = write_reports(folder)
     _show(summary, folder, quiet=quiet, as_json=as_json)
+    if kept is not None:
+        _keep(summary, folder, kept)
     raise typer.Exit(ExitCode.INTERRUPTED if interrupted else exit_code(summary))
 
 
@@ -113,6 +134,8 @@ def plan_verb(
     seed: Seed = None,
     timeout: Timeout = None,
     settings: Settings = None,
+    models_file: ModelsFile = None,
+    prompts_file: PromptsFile = None,
     out: Out = api.RESULTS,
     as_json: Annotated[bool, typer.Option("--json", help="Every request with its due time, as JSON.")] = False,
 ) -> None:
@@ -120,11 +143,14 @@ def plan_verb(
     given = _overrides(
         url, model, concurrency, rate, arrivals, max_tokens, requests, duration, warmup, seed, timeout, settings
     )
-    made = api.plan_of(_loaded(scenario, given))
+    made = api.plan_of(_loaded(scenario, given, models_file, prompts_file, quiet=as_json))
     if as_json:
         _write_json(plan_data(made))
     else:
         typer.echo(plan_table(made, api.last_pace(out, made.scenario.name), width=_width()), nl=False)
+
+
+app.command()(models)
 
 
 @app.command()
@@ -195,12 +221,20 @@ def _overrides(
     )
 
 
-def _loaded(scenario: str | None, given: Overrides) -> LoadedScenario:
-    if scenario is not None:
-        return load_scenario(scenario, given)
-    if not given.urls:
-        raise InputError("run: neither SCENARIO nor --url was given; name a scenario, or --url URL --model NAME")
-    return no_file_scenario(given)
+def _loaded(
+    scenario: str | None, given: Overrides, models_file: Path | None, prompts_file: Path | None, *, quiet: bool
+) -> LoadedScenario:
+    loaded, notes = asked_scenario(scenario, given, models_file=models_file, prompts_file=prompts_file)
+    for note in () if quiet else notes:
+        typer.echo(plain(note), err=True)
+    return loaded
+
+
+def _keep(summary: Summary, folder: Path, kept: Path) -> None:
+    why_not = why_not_kept(summary)
+    if why_not is None:
+        keep_baseline(folder, kept)
+    typer.echo(plain(f"baseline: {kept}" if why_not is None else f"no baseline was kept: {why_not}"), err=True)
 
 
 def _run_folder(path: Path) -> Path:
@@ -229,11 +263,6 @@ def _show(summary: Summary, folder: Path, *, quiet: bool, as_json: bool) -> None
     if not quiet:
         typer.echo(console(summary, width=_width(), color=sys.stdout.isatty()), nl=False)
     typer.echo(f"report: {folder / 'report.html'} (and report.md)")
-
-
-def _width() -> int:
-    """The terminal's width; where there is none, wide enough for every column."""
-    return Console().width if sys.stdout.isatty() else WIDTH
 
 
 def _write_json(value: Any) -> None:

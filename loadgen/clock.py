@@ -66,3 +66,8 @@ def utc_now() -> datetime:
 def process_cpu_ns() -> int:
     """CPU time that this process has used, user and system, ns."""
     return time.process_time_ns()
+
+
+def thread_cpu_ns() -> int:
+    """CPU time that the calling thread has used, user and system, ns."""
+    return time.thread_time_ns()

@@ -122,8 +122,20 @@ def _misfits_of_text(value: str, kind: inspect.Type, path: str, example: str) ->
         yield Complaint(path, f"a text of {len(value)} characters", f"use {bare.max_length} at most")
     elif not _accepts(kind, value):
         allowed = (kind.extra_json_schema or {}).get("description", "") if isinstance(kind, inspect.Metadata) else ""
+        if allowed.startswith("One of "):
+            yield _none_of(value, allowed.removeprefix("One of ").rstrip("."), path)
+            return
         rule = f"use {allowed[:1].lower()}{allowed[1:].rstrip('.')}, e.g. {example}"
         yield Complaint(path, f"{shown(value)} has a character that cannot stand there", rule)
+
+
+def _none_of(value: str, known: str, path: str) -> Complaint:
+    """A text that is none of the choices in a list of words, the last of which may be a form that others fill in."""
+    words = re.split(r", (?:or )?", known)
+    form = next((word for word in words if ":" in word and value.startswith(word[: word.index(":") + 1])), None)
+    guess = form or suggestion(value, words)
+    mend = f'write "{form}"' if form else f'did you mean "{guess}"?' if guess else "write one of them"
+    return Complaint(path, f"{shown(value)} is none of {known}", mend)
 
 
 def _misfits_for_json(value: Any, path: str) -> Iterator[Complaint]:

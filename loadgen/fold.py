@@ -10,7 +10,9 @@ import numpy as np
 from msgspec import Struct
 
 from loadgen import metrics
+from loadgen.capability import Probe, probe_of
 from loadgen.chance import generator
+from loadgen.marks import Marks, judged, marks
 from loadgen.measure.histogram import Histogram
 from loadgen.measure.observe import ServerFacts, StageFacts
 from loadgen.measure.quantile import Quantile, estimate, estimate_clustered
@@ -45,6 +47,7 @@ class Slice(Struct, frozen=True):
     warmup: tuple[Record, ...]
     together: tuple[Record, ...]
     facts: StageFacts | None
+    probe: Probe | None = None
 
     @property
     def closed(self) -> bool:
@@ -64,6 +67,9 @@ def summarize(run: Run) -> Summary:
     """The summary of a run as it was read from its folder; equal folders give equal summaries."""
     manifest = run.manifest
     slo = msgspec.convert(manifest.scenario.get("slo", {}), Slo, strict=False)
+    streamed = bool(manifest.scenario.get("sampling", {}).get("stream", True))
+    if not streamed:  # what an answer does not have, it can neither meet nor miss
+        slo = msgspec.structs.replace(slo, ttft_ms=None, tpot_ms=None)
     stages = tuple(_stage(part, slo, run) for part in slices(run))
     return Summary(
         schema=SCHEMA,
@@ -74,6 +80,7 @@ def summarize(run: Run) -> Summary:
         stages=stages,
         plan_digest=manifest.plan_digest,
         torn_lines=run.torn,
+        streamed=streamed,
     )
 
 
@@ -95,9 +102,14 @@ def slices(run: Run) -> list[Slice]:
                 warmup=tuple(record for record in mine if record.phase == "warmup"),
                 together=tuple(record for record in together if record.phase == "measured"),
                 facts=facts,
+                probe=next((probe_of(card) for card in run.manifest.models if _serves(card, planned)), None),
             )
         )
     return found
+
+
+def _serves(card: dict[str, Any], planned: PlannedStage) -> bool:
+    return (card.get("target"), card.get("alias")) == (planned.target, planned.model)
 
 
 def _is_of(facts: StageFacts, planned: PlannedStage) -> bool:
@@ -109,10 +121,12 @@ def _is_of(facts: StageFacts, planned: PlannedStage) -> bool:
 def histograms(part: Slice) -> dict[str, Histogram]:
     """A stage's histograms by metric, of its ok measured requests; over-range values are counted in each."""
     arrays = {**metrics.of_requests(part.ok, closed=part.closed), "itl": metrics.gaps(part.ok)[0]}
+    nulled = marks(part.ok, part.probe).nulled
     found = {}
     for name in METRICS:
         found[name] = Histogram()
-        found[name].record(arrays[name])
+        if f"{name}_ms" not in nulled:
+            found[name].record(arrays[name])
     return found
 
 
@@ -124,18 +138,21 @@ def _stage(part: Slice, slo: Slo, run: Run) -> StageSummary:
     requests = _requests(part)
     incomplete = part.facts is None or not part.facts.complete or len(part.measured) < requests.planned
     window = part.window
-    measured = _metrics(part)
+    found = marks(part.ok, part.probe)
+    slo, of_slo = judged(slo, found)
+    measured = _metrics(part) | {name: _unknown() for name in found.nulled if name.endswith("_ms")}
     return msgspec.structs.replace(
         blank,
         incomplete=incomplete,
         requests=requests,
         window_s=_round(window.length_s) if window else None,
         metrics=measured,
-        throughput=_throughput(part, window, slo),
+        throughput=_nulled(_throughput(part, window, slo), found),
         tokens=_tokens(part.ok),
         slo=_attainment(part, slo, requests.planned),
         server=_server(part),
         validity=_validity(part, window, measured, incomplete=incomplete),
+        not_valid=found.not_valid | of_slo,
     )
 
 
@@ -164,6 +181,16 @@ def _metrics(part: Slice) -> dict[str, Metric]:
     return {f"{name}_ms": found[f"{name}_ms"] for name in (*METRICS, "ttfc") if f"{name}_ms" in found}
 
 
+def _unknown() -> Metric:
+    """A metric that would be wrong: it has no values at all."""
+    return _independent(np.empty(0, dtype=np.int64))
+
+
+def _nulled(throughput: Throughput, found: Marks) -> Throughput:
+    names = found.nulled & set(Throughput.__struct_fields__)
+    return msgspec.structs.replace(throughput, **dict.fromkeys(names))
+
+
 def _independent(values: Ns) -> Metric:
     return _describe(values, estimate(np.sort(values), PERCENTILES))
 
@@ -186,8 +213,9 @@ def _describe(values: Ns, quantiles: Sequence[Quantile]) -> Metric:
 def _throughput(part: Slice, window: Window | None, slo: Slo) -> Throughput:
     speeds = sorted(1e9 / value for record in part.ok if (value := metrics.tpot_ns(record)))
     per_user = _round(float(np.median(speeds))) if speeds else None
+    whole, interval = _whole_speed(part)
     if window is None:
-        return Throughput(None, None, per_user, None)
+        return Throughput(None, None, per_user, None, whole, interval)
     ended = [record for record in part.ok if record.end_ns is not None and window.holds(record.end_ns)]
     good = sum(metrics.meets(record, slo, closed=part.closed) for record in ended)
     return Throughput(
@@ -195,13 +223,26 @@ def _throughput(part: Slice, window: Window | None, slo: Slo) -> Throughput:
         requests_per_s=_round(len(ended) / window.length_s),
         per_user_tokens_per_s=per_user,
         goodput_requests_per_s=_round(good / window.length_s) if _targets(slo) else None,
+        e2e_tokens_per_s=whole,
+        e2e_tokens_per_s_ci=interval,
     )
+
+
+def _whole_speed(part: Slice) -> tuple[float | None, tuple[float, float] | None]:
+    """Median over ok requests of output tokens / e2e, and its 95 % interval where there are enough of them."""
+    speeds = sorted(speed for r in part.ok if (speed := metrics.speed_per_s(r, closed=part.closed)) is not None)
+    if not speeds:
+        return None, None
+    found = estimate(np.array(speeds, dtype=np.float64), (50.0,))[0]
+    bounds = None if found.low is None or found.high is None else (round(found.low, 4), round(found.high, 4))
+    return round(float(np.median(speeds)), 4), bounds
 
 
 def _tokens(records: Sequence[Record]) -> Tokens:
     sources = {record.token_source for record in records}
     source = "mixed" if len(sources) > 1 else next(iter(sources), "usage")
-    prompt = sum(record.prompt_tokens or 0 for record in records)
+    told = [record.prompt_tokens for record in records if record.prompt_tokens is not None]
+    prompt = sum(told) if told or not records else None
     return Tokens(prompt=prompt, output=sum(record.output_tokens or 0 for record in records), source=source)
 
 
@@ -257,7 +298,7 @@ def _validity(part: Slice, window: Window | None, measured: dict[str, Metric], *
     slips = np.sort(
         np.array([r.dispatched_ns - r.intended_ns for r in records if r.dispatched_ns is not None], dtype=np.int64)
     )
-    sources = {record.stamp_source for record in records if record.stamps_ns}
+    sources = {record.stamp_source for record in records if record.stamps_ns or record.outcome == "ok"}
     source = "kernel" if sources == {"kernel"} else "user"
     sampled = _sampled_in_flight(facts, window)
     recorded = metrics.in_flight_recorded(part.together, window) if window else None
@@ -278,6 +319,8 @@ def _validity(part: Slice, window: Window | None, measured: dict[str, Metric], *
             ok=len(part.ok),
             complete=not incomplete,
             ttft_p50_ms=measured["ttft_ms"].get("p50"),
+            e2e_p50_ms=measured["e2e_ms"].get("p50"),
+            whole=bool(part.ok) and not any(record.stamps_ns for record in part.ok),
             dispatch_slip_p99_ms=own.dispatch_slip_p99_ms,
             dispatch_slip_p90_ms=own.dispatch_slip_p90_ms,
             loop_lag_p99_ms=own.loop_lag_p99_ms,

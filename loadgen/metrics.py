@@ -71,6 +71,12 @@ def tpot_ns(record: Record) -> int | None:
     return round((record.stamps_ns[-1] - record.stamps_ns[0]) / (tokens - 1))
 
 
+def speed_per_s(record: Record, *, closed: bool) -> float | None:
+    """Output tokens a second of the whole answer: output tokens / e2e; None where either is not known, or is 0."""
+    took = _gap(start_of(record, closed=closed), record.end_ns)
+    return record.output_tokens / took * 1e9 if record.output_tokens and took and took > 0 else None
+
+
 def gaps(records: Sequence[Record]) -> tuple[Ns, Ns]:
     """Every gap between a request's token-bearing events, pooled, and the request (its position) that each is of."""
     values: list[Ns] = []
@@ -112,7 +118,8 @@ def steady_window(records: Sequence[Record], *, concurrency: int | None, ramp_in
 
 def tokens_inside(records: Sequence[Record], window: Window) -> float:
     """Output tokens that arrived inside a window. Where events carry several tokens and the server does not say which,
-    a request's tokens are spread over its events: for a count that is harmless, for gaps it would be invention."""
+    a request's tokens are spread over its events: for a count that is harmless, for gaps it would be invention. An
+    answer that came whole brought all of its tokens at its end."""
     total = 0.0
     for record in records:
         inside = [window.holds(stamp) for stamp in record.stamps_ns]
@@ -120,6 +127,8 @@ def tokens_inside(records: Sequence[Record], window: Window) -> float:
             total += sum(tokens for tokens, is_in in zip(record.tokens_per_event, inside, strict=True) if is_in)
         elif inside:
             total += sum(inside) * (record.output_tokens or len(inside)) / len(inside)
+        elif record.outcome == "ok" and record.end_ns is not None and window.holds(record.end_ns):
+            total += record.output_tokens or 0
     return total
 
 

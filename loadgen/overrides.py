@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from loadgen.aliases import models_named
 from loadgen.complaint import masked, shown, suggestion
 from loadgen.errors import InputError
 from loadgen.scenario import Scenario
@@ -25,6 +26,10 @@ class Overrides(Struct, frozen=True):
     urls, models: pair up in order; one url serves several models, one model is played at each url; models without
     urls pick among the scenario's own. arrivals: "constant", "poisson" or "gamma:B". timeout_s: the whole request's.
     seed: of schedules and order, not the sampling's. set: "dotted.key=value", applied last.
+
+    What comes from a list file or the environment: listed: models by name (`loadgen.aliases`), and listed_by what says
+    so. prompts_file: an absolute path. prompt: the only one. rounds: requests a prompt, of each model at each level.
+    stream: whether answers do.
     """
 
     urls: tuple[str, ...] = ()
@@ -39,6 +44,12 @@ class Overrides(Struct, frozen=True):
     seed: int | None = None
     timeout_s: float | None = None
     set: tuple[str, ...] = ()
+    listed: tuple[str, ...] = ()
+    listed_by: str = ""
+    prompts_file: str | None = None
+    prompt: str | None = None
+    rounds: int | None = None
+    stream: bool | None = None
 
 
 Changed = tuple[dict[str, Any], dict[str, str]]
@@ -56,11 +67,18 @@ def apply(raw: dict[str, Any], overrides: Overrides) -> Changed:
         models, model_flags = _models(changed.get("models") or _default_models(), overrides)
         changed["models"] = models
         flags |= model_flags
+    elif overrides.listed:
+        own = changed.get("models") or _default_models()
+        changed["models"] = models_named(own, overrides.listed, overrides.listed_by)
+        places = range(len(changed["models"]))
+        flags |= {f"models[{i}]{key}": overrides.listed_by for i in places for key in ("", ".name")}
     load, load_flags = _load(changed.get("load", {"mode": "closed"}), overrides)
     if load_flags:
         changed["load"] = load
         flags |= load_flags
     for key, value, flag in (
+        ("prompts", *_prompts(overrides)),
+        ("sampling.stream", overrides.stream, f"BENCH_STREAM={overrides.stream or 0:d}"),
         ("sampling.max_tokens", overrides.max_tokens, f"--max-tokens {overrides.max_tokens}"),
         ("warmup_requests", overrides.warmup, f"--warmup {overrides.warmup}"),
         ("seed", overrides.seed, f"--seed {overrides.seed}"),
@@ -75,6 +93,13 @@ def apply(raw: dict[str, Any], overrides: Overrides) -> Changed:
         flags = {k: flag for k, flag in flags.items() if not re.match(rf"{re.escape(key)}[.\[]", k)}
         flags[key] = f"--set {setting}"
     return changed, flags
+
+
+def _prompts(overrides: Overrides) -> tuple[Any, str]:
+    """The prompts that are asked in place of the scenario's, and what says so; None where nothing does."""
+    if overrides.prompts_file is not None:
+        return {"files": overrides.prompts_file, "order": "listed"}, f"--prompts-file {overrides.prompts_file}"
+    return overrides.prompt, "BENCH_PROMPT"
 
 
 def _models(own: list[dict[str, Any]], overrides: Overrides) -> tuple[list[dict[str, Any]], dict[str, str]]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from loadgen import schedule
 from loadgen.chance import generator
 from loadgen.prompts import Prompt, messages
-from loadgen.scenario import Closed, Gamma, Load, Model, Ramp, RatedLoad, Scenario, Trace
+from loadgen.scenario import Closed, Gamma, Load, Model, Ramp, RatedLoad, Sampling, Scenario, Trace
 
 THINK_CYCLE = 65_536
 """Think times drawn for a closed loop that is bounded by time alone; then they repeat."""
@@ -201,11 +201,12 @@ def body_of(plan: Plan, planned: Planned) -> dict[str, Any]:
     body: dict[str, Any] = {
         "model": plan.models[planned.model].name,
         "messages": messages(plan.prompts[planned.prompt], scenario.system),
-        "stream": True,
-        "stream_options": {"include_usage": True},
+        "stream": sampling.stream,
         "max_tokens": sampling.max_tokens,
         "temperature": sampling.temperature,
     }
+    if sampling.stream:
+        body["stream_options"] = {"include_usage": True}
     optional = {"seed": sampling.seed, "top_p": sampling.top_p, "stop": list(sampling.stop) or None}
     body.update({key: value for key, value in optional.items() if value is not None})
     body.update(sampling.extra)
@@ -225,7 +226,7 @@ def digest(plan: Plan) -> str:
 
     add([[prompt.id, prompt.text] for prompt in plan.prompts])
     add([model.name for model in plan.models])
-    add([plan.scenario.system, plan.scenario.sampling])
+    add([plan.scenario.system, _told(plan.scenario.sampling)])
     for stage in plan.stages:
         bounds = [stage.count, stage.duration_ns, stage.warmup, stage.max_in_flight, stage.max_requests_per_s]
         add([stage.level, stage.models, bounds])
@@ -233,3 +234,10 @@ def digest(plan: Plan) -> str:
             told.update(b"-" if offsets is None else np.ascontiguousarray(offsets, dtype="<i8").tobytes())
             told.update(b"\x1e")
     return told.hexdigest()
+
+
+def _told(sampling: Sampling) -> msgspec.Raw:
+    """As it enters the digest. `stream` only where it is false: a plan that streams keeps the digest it always had."""
+    names = [name for name in sampling.__struct_fields__ if name != "stream" or not sampling.stream]
+    encode = msgspec.json.encode
+    return msgspec.Raw(encode({n: msgspec.Raw(encode(getattr(sampling, n), order="deterministic")) for n in names}))

@@ -9,6 +9,7 @@ from loadgen.errors import TargetError
 from loadgen.measure.record import Reply
 from loadgen.plan import Plan, Planned, body_of
 from loadgen.scenario import Timeouts
+from loadgen.targets.in_process import question_of
 from loadgen.targets.openai import models_of
 from loadgen.targets.served import Served
 from loadgen.wire.client import Ask, Client
@@ -23,11 +24,15 @@ TEST_S: Final = 120.0
 def ask_of(served: Served, body: dict[str, Any], deadlines: Deadlines) -> Ask:
     """A request to a model that is being served, ready to send: named as the server names it."""
     whole = body | served.extra | {"model": served.card.id}
+    streams = bool(whole["stream"])
+    if not streams:  # an answer that comes whole has no tokens to wait for
+        deadlines = msgspec.structs.replace(deadlines, first_token_ns=None, next_token_ns=None)
     return Ask(
         url=f"{served.base_url}/chat/completions",
         body=msgspec.json.encode(whole),
         headers=served.headers,
         deadlines=deadlines,
+        streams=streams,
     )
 
 
@@ -46,23 +51,31 @@ def deadlines_of(limits: Timeouts) -> Deadlines:
 
 
 async def check(plan: Plan, index: int, served: Served, client: Client) -> float:
-    """See that a model is listed and answers one short chat; ms to that chat's first token. Raises TargetError."""
-    await _is_listed(served)
+    """See that a model is listed and answers one short chat; ms to that chat's first token, or to its end where answers
+    come whole. Raises TargetError."""
+    if served.adapter is None:
+        await _is_listed(served)
     reply = await chat(plan, index, served, client, TEST_CHAT, TEST_TOKENS)
     if reply.outcome != "ok":
         status = f" {reply.status}" if reply.status else ""
         text = f"it does not answer a short chat: {reply.outcome}{status}: {reply.detail}"
         problem, remedy = diagnosis(reply)
+        if served.adapter is not None:
+            remedy = f"call {served.card.target}.generate with this message, and see"
         raise TargetError(text, problem=problem, remedy=remedy)
-    return (reply.stamps_ns[0] - (reply.dispatched_ns or 0)) / 1e6
+    answered_ns = reply.stamps_ns[0] if reply.stamps_ns else reply.end_ns
+    return ((answered_ns or 0) - (reply.dispatched_ns or 0)) / 1e6
 
 
 async def chat(plan: Plan, index: int, served: Served, client: Client, text: str, tokens: int, **more: Any) -> Reply:
     """One chat outside of any plan: its reply, with stamps that count from its own dispatch."""
     body = body_of(plan, Planned(model=index, index=0, prompt=0))
     body |= {"messages": [{"role": "user", "content": text}], "max_tokens": tokens, **more}
+    deadlines = Deadlines(request_ns=round(TEST_S * 1e9))
     now = SystemClock().now_ns()
-    exchange = await client.send(ask_of(served, body, Deadlines(request_ns=round(TEST_S * 1e9))), now)
+    if served.adapter is not None:
+        return await served.adapter.send(question_of(body, deadlines), now, epoch_ns=now, keep_text=True)
+    exchange = await client.send(ask_of(served, body, deadlines), now)
     return read_reply(exchange, epoch_ns=now, wall_offset_ns=0, keep_text=True)[0]
 
 

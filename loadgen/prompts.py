@@ -6,6 +6,7 @@ Knows no clock, no socket and no model: reads text, from the scenario itself or 
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -17,7 +18,9 @@ from loadgen.errors import InputError
 from loadgen.scenario import InlinePrompt, PromptFiles, Scenario
 from loadgen.scenario_file import is_file, is_folder, parse_toml, read_text
 
-_KINDS = (".toml", ".txt", ".md", ".jsonl")
+_KINDS = (".toml", ".txt", ".md", ".jsonl", ".json")
+_TEXT_KEYS = ("text", "prompt")
+_POINTS_KEYS = ("key_points", "expected_aspects", "expected_facets", "aspects", "facets")
 
 
 class Prompt(Struct, frozen=True):
@@ -140,8 +143,45 @@ def _in_file(path: Path) -> Iterator[_Found]:
                 if line.strip():
                     place = f"{path}: line {number}"
                     yield _found(_of_json(line, place), _slug(f"{path.stem}-{number}"), place)
+        case ".json":
+            for number, item in enumerate(_list_of_json(text, str(path)), start=1):
+                place = f"{path}: prompt {number}"
+                yield _found(_of_listed(item, place), _slug(f"{path.stem}-{number}"), place)
         case _:
             yield _found(InlinePrompt(text=text), _slug(path.stem), str(path))
+
+
+def _list_of_json(text: str, where: str) -> list[Any]:
+    """The prompts of a JSON file: a list, or an object with one under `prompts`."""
+    mend = 'write a list, such as ["Say hello."]'
+    try:
+        raw = msgspec.json.decode(text.encode())
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InputError(f"{where}: not JSON: {printable(str(error))}; {mend}") from None
+    listed = raw.get("prompts") if isinstance(raw, dict) else raw
+    if not isinstance(listed, list) or not listed:
+        raise InputError(f"{where}: no list of prompts in it; {mend}")
+    return listed
+
+
+def _of_listed(item: Any, place: str) -> InlinePrompt:
+    """A text, or an object as other programs write it: what else it holds, a category or a score, is for them."""
+    if isinstance(item, str):
+        return InlinePrompt(text=item)
+    if not isinstance(item, dict):
+        raise InputError(f'{place}: neither a text nor an object; write e.g. "Say hello."')
+    told: dict[str, Any] = {}
+    for name, keys in (("text", _TEXT_KEYS), ("key_points", _POINTS_KEYS)):
+        given = [key for key in keys if key in item]
+        if len(given) > 1:
+            raise InputError(f"{place}: {given[0]} and {given[1]} say the same; leave one out")
+        if given:
+            told[name] = item[given[0]]
+    if isinstance(told.get("key_points"), str):
+        told["key_points"] = [told["key_points"]]
+    if isinstance(number := item.get("id"), str | int) and not isinstance(number, bool) and str(number).strip():
+        told["id"] = _slug(str(number))
+    return convert(told, InlinePrompt, Source(place))
 
 
 def _of_json(line: str, place: str) -> InlinePrompt:

@@ -29,6 +29,13 @@ Slug = Annotated[
     ),
 ]
 
+TARGETS = ("llamacpp", "foundry", "openai")
+PYTHON_PREFIX = "python:"
+ADAPTER = f"{PYTHON_PREFIX}package.module:Adapter"
+_DOTTED = r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
+TARGET_PATTERN = rf"^(?:{'|'.join(TARGETS)}|{PYTHON_PREFIX}{_DOTTED}:{_DOTTED})\Z"
+Target = Annotated[str, Meta(pattern=TARGET_PATTERN, description=f"One of {', '.join(TARGETS)}, or {ADAPTER}.")]
+
 
 class _Part(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=False):
     """A table of the scenario file."""
@@ -49,7 +56,7 @@ class PromptFiles(_Part, frozen=True):
     """Prompts from files beside the scenario.
 
     files: a path or a glob, relative to the scenario file; .toml (keys text, id, key_points), .txt or .md (the
-    text), .jsonl (one object a line with text, id, key_points).
+    text), .jsonl (one object a line with text, id, key_points), .json (a list of texts, or of such objects).
     template: what is sent; `{text}` stands for the file's text.
     order: "shuffled" by the scenario's seed, or as "listed" (by name).
     """
@@ -63,7 +70,8 @@ class Sampling(_Part, frozen=True):
     """How the model is asked to generate. The defaults are repeatable: greedy, with a seed.
 
     max_tokens: output tokens at most. temperature: 0 is greedy. seed: sent to the server. top_p, stop: sent when
-    given. extra: further keys of the request body, as they are.
+    given. stream: answers come token by token; false asks for whole answers, which have no TTFT, ITL or TPOT. extra:
+    further keys of the request body, as they are.
     """
 
     max_tokens: PositiveInt = 128
@@ -71,6 +79,7 @@ class Sampling(_Part, frozen=True):
     seed: NonNegativeInt | None = 1
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     stop: tuple[str, ...] = ()
+    stream: bool = True
     extra: dict[str, Any] = {}
 
 
@@ -213,15 +222,19 @@ class Model(_Part, frozen=True):
     """One model, and where it is served.
 
     name: what the server calls it. target: "llamacpp" starts the embedded server; "foundry" uses Foundry Local;
-    "openai" sends to `url`. url: of an OpenAI-compatible endpoint, ending in /v1 (target = "openai" goes without
-    saying). llamacpp: options of the embedded server. foundry: options of Foundry Local.
+    "openai" sends to `url`; "python:package.module:Adapter" asks an adapter in this process. url: of an
+    OpenAI-compatible endpoint, ending in /v1 (target = "openai" goes without saying). llamacpp: options of the embedded
+    server. foundry: options of Foundry Local. options: what the adapter's `load` is given. python_path: where the
+    adapter's module is looked for first (default: beside the scenario file).
     """
 
     name: Name
-    target: Literal["llamacpp", "foundry", "openai"] | None = None
+    target: Target | None = None
     url: str | None = None
     llamacpp: LlamaCpp | None = None
     foundry: FoundryLocal | None = None
+    options: dict[str, Any] = {}
+    python_path: str | None = None
 
 
 class Timeouts(_Part, frozen=True):
@@ -259,7 +272,8 @@ class Scenario(_Part, frozen=True):
     models play "one_after_another" (each alone on the device), or "interleaved" (requests take turns). load: the
     arrival process (default: one user). sampling: how the model is asked to generate. warmup_requests: before each
     stage's measured ones, recorded apart. timeouts: deadlines. slo: what a request must meet. keep_text: keep the
-    answers in requests.jsonl.
+    answers in requests.jsonl. probe: when a model's stages are over, ask its server in a few short chats what it does
+    (usage, seed, stop, parallel streams, …), so that what is not valid on it is marked; not where answers come whole.
     """
 
     name: Slug
@@ -279,3 +293,4 @@ class Scenario(_Part, frozen=True):
     timeouts: Timeouts = Timeouts()
     slo: Slo = Slo()
     keep_text: bool = False
+    probe: bool = True

@@ -8,10 +8,21 @@ from collections.abc import Iterator, Sequence
 from urllib.parse import SplitResult, urlsplit
 
 from loadgen.complaint import Complaint
-from loadgen.scenario import Closed, FoundryLocal, Load, Model, Ramp, Scenario, Slo, Trace
+from loadgen.scenario import (
+    ADAPTER,
+    PYTHON_PREFIX,
+    Closed,
+    FoundryLocal,
+    Load,
+    Model,
+    Ramp,
+    Scenario,
+    Slo,
+    Trace,
+)
 
-_OWN_KEYS = ("model", "messages", "stream")
-_SAMPLING_KEYS = ("max_tokens", "temperature", "seed", "top_p", "stop")
+_OWN_KEYS = ("model", "messages")
+_SAMPLING_KEYS = ("max_tokens", "temperature", "seed", "top_p", "stop", "stream")
 _WINDOWS_DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
 
 
@@ -31,7 +42,7 @@ def _conflicts(scenario: Scenario) -> Iterator[Complaint]:
     for i, model in enumerate(scenario.models):
         yield from _conflicts_of_model(model, f"models[{i}]")
         for j, other in enumerate(scenario.models[:i]):
-            if (target_of(model), model.url, model.name) == (target_of(other), other.url, other.name):
+            if _identity(model) == _identity(other):
                 yield Complaint(f"models[{i}]", f"the same model as models[{j}]", "leave one out, or rename it")
     yield from _conflicts_of_load(scenario.load)
     for key in scenario.sampling.extra:
@@ -39,13 +50,32 @@ def _conflicts(scenario: Scenario) -> Iterator[Complaint]:
             yield Complaint(f"sampling.extra.{key}", "every request has it already", "leave it out")
         elif key in _SAMPLING_KEYS:
             yield Complaint(f"sampling.extra.{key}", "it has a key of its own", f"write it as sampling.{key}")
-    yield from _conflicts_of_slo(scenario.slo)
+    yield from _conflicts_of_slo(scenario.slo, stream=scenario.sampling.stream)
+
+
+def is_adapter(model: Model) -> bool:
+    """Whether an adapter in this process answers."""
+    return target_of(model).startswith(PYTHON_PREFIX)
+
+
+def _identity(model: Model) -> tuple[str, str | None, str]:
+    """What its records are told by: of an adapter, the class."""
+    return target_of(model).rpartition(":")[2], model.url, model.name
+
+
+def _conflicts_of_adapter(model: Model, key: str) -> Iterator[Complaint]:
+    for name in ("options", "python_path"):
+        if getattr(model, name) and not is_adapter(model):
+            what = "it is for an adapter, and the model is served elsewhere"
+            yield Complaint(f"{key}.{name}", what, f'leave it out, or write target = "{ADAPTER}"')
 
 
 def _conflicts_of_model(model: Model, key: str) -> Iterator[Complaint]:
     target = target_of(model)
+    yield from _conflicts_of_adapter(model, key)
     if target != "openai" and model.url is not None:
-        what = f'target "{target}" starts a server of its own'
+        where = "asks an adapter in this process" if is_adapter(model) else "starts a server of its own"
+        what = f'target "{target}" {where}'
         yield Complaint(f"{key}.url", what, 'leave url out, or write target = "openai"')
     if target == "openai" and model.url is None:
         yield Complaint(f"{key}.url", 'missing, and the target is "openai"', 'add url = "http://localhost:8080/v1"')
@@ -117,6 +147,9 @@ def _twice(levels: Sequence[float], key: str) -> Iterator[Complaint]:
             yield Complaint(f"{key}[{i}]", f"{level:g} stands there twice", "leave one out")
 
 
-def _conflicts_of_slo(slo: Slo) -> Iterator[Complaint]:
+def _conflicts_of_slo(slo: Slo, *, stream: bool) -> Iterator[Complaint]:
     if slo.attainment is not None and (slo.ttft_ms, slo.tpot_ms, slo.e2e_ms) == (None, None, None):
         yield Complaint("slo.attainment", "a share of what? no target is set", "add e.g. ttft_ms = 2000.0 to slo")
+    elif slo.attainment is not None and not stream and (slo.ttft_ms, slo.tpot_ms) != (None, None):
+        what = "a gate on TTFT or TPOT, which an answer that comes whole (stream = false) does not have"
+        yield Complaint("slo.attainment", what, "set e2e_ms alone, leave the gate out, or let the answers stream")

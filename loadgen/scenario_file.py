@@ -17,7 +17,7 @@ from loadgen.conversion import convert
 from loadgen.errors import InputError
 from loadgen.overrides import Overrides, apply
 from loadgen.scenario import Model, Scenario
-from loadgen.scenario_check import first_conflict, target_of
+from loadgen.scenario_check import first_conflict, is_adapter, target_of
 
 _ADHOC: dict[str, Any] = {
     "name": "adhoc",
@@ -38,20 +38,21 @@ class LoadedScenario(Struct, frozen=True):
     """A scenario and where it came from.
 
     path: the file; None for the built-in one. folder: what the paths in it are relative to. where: what to call it in
-    a message.
+    a message. rounds: as many requests as prompts times this, in place of the load's own count; None leaves it.
     """
 
     scenario: Scenario
     path: Path | None
     folder: Path
     where: str
+    rounds: int | None = None
 
 
 def load_scenario(path: str | Path, overrides: Overrides | None = None) -> LoadedScenario:
     """The scenario in a file, or of a name (see `find_scenario`), as the flags change it.
 
-    Each model's target is filled in, and its `llamacpp.gguf` is an absolute path. Raises InputError, one line, for
-    whatever is wrong; nothing has been sent by then.
+    Each model's target is filled in, and its `llamacpp.gguf` and `python_path` are absolute. Raises InputError,
+    one line, for whatever is wrong; nothing has been sent by then.
     """
     found = find_scenario(path)
     raw = parse_toml(read_text(found), str(found))
@@ -62,7 +63,9 @@ def load_scenario(path: str | Path, overrides: Overrides | None = None) -> Loade
 
 def no_file_scenario(overrides: Overrides) -> LoadedScenario:
     """The built-in scenario, a few short questions, as the flags change it. Paths are relative to where we are."""
-    return _loaded(_ADHOC, None, Path(), "the built-in scenario", overrides)
+    # Names without an address are Foundry Local's: nothing else here could know them.
+    own = {"models": [{"name": "unnamed", "target": "foundry"}]} if overrides.listed else {}
+    return _loaded(_ADHOC | own, None, Path(), "the built-in scenario", overrides)
 
 
 def find_scenario(name: str | Path) -> Path:
@@ -157,7 +160,8 @@ def _loaded(
     if complaint := first_conflict(scenario):
         raise refused(source, complaint)
     models = tuple(_resolved(model, f"models[{i}]", folder, source) for i, model in enumerate(scenario.models))
-    return LoadedScenario(msgspec.structs.replace(scenario, models=models), path, folder, where)
+    rounds = overrides.rounds if overrides else None
+    return LoadedScenario(msgspec.structs.replace(scenario, models=models), path, folder, where, rounds)
 
 
 def _resolved(model: Model, key: str, folder: Path, source: Source) -> Model:
@@ -169,4 +173,11 @@ def _resolved(model: Model, key: str, folder: Path, source: Source) -> Model:
             mend = "give a .gguf file, relative to the scenario, or leave gguf out for the default weights"
             raise refused(source, Complaint(f"{key}.llamacpp.gguf", f'no file "{llamacpp.gguf}" at {gguf}', mend))
         llamacpp = msgspec.structs.replace(llamacpp, gguf=str(gguf))
-    return msgspec.structs.replace(model, target=target_of(model), llamacpp=llamacpp)
+    found = msgspec.structs.replace(model, target=target_of(model), llamacpp=llamacpp)
+    if not is_adapter(model):
+        return found
+    place = (folder / (model.python_path or "")).absolute()
+    if not is_folder(place):
+        mend = "give a folder, relative to the scenario, or leave python_path out for the scenario's own"
+        raise refused(source, Complaint(f"{key}.python_path", f'no folder "{model.python_path}" at {place}', mend))
+    return msgspec.structs.replace(found, python_path=str(place))

@@ -10,16 +10,19 @@ from msgspec import Struct
 
 from loadgen import runfolder
 from loadgen.book import Book, first_manifest
-from loadgen.clock import SystemClock, utc_now
+from loadgen.clock import SystemClock, process_cpu_ns, thread_cpu_ns, utc_now
 from loadgen.engine import Ports, Stop, play, play_warmup
 from loadgen.errors import LoadgenError
 from loadgen.measure.observe import Observer
 from loadgen.measure.record import Phase, Record, Reply
 from loadgen.plan import Plan, Planned, Stage, body_of, digest
 from loadgen.preflight import ask_of, check, deadlines_of
+from loadgen.probe import probe
 from loadgen.runfolder import Log, Run
+from loadgen.targets.in_process import InProcess, Question, question_of
 from loadgen.targets.opening import serving, target_name
 from loadgen.targets.served import Served
+from loadgen.warmth import kept_warm
 from loadgen.wire.client import Ask, Client
 from loadgen.wire.reply import read_reply
 
@@ -56,6 +59,7 @@ class Controls:
     def __init__(self) -> None:
         self.wish = Stop()
         self.client: Client | None = None
+        self.adapters: list[InProcess] = []
 
     def stop(self) -> bool:
         """Ask for an end; returns True when it was the second time."""
@@ -64,6 +68,8 @@ class Controls:
             return False
         if self.client is not None:
             self.client.abandon()
+        for adapter in self.adapters:
+            adapter.abandon()
         return True
 
 
@@ -127,6 +133,8 @@ async def _play_group(stages: tuple[Stage, ...], played: Play, book: Book) -> No
         for stage in stages if ready else ():
             usable = tuple(index for index in stage.models if index in ready)
             await _play_stage(_only(stage, usable), ready, played)
+        for index, served in ready.items():
+            await _probe(index, served, played, book)
     for served in ready.values():
         book.part(served)
 
@@ -139,7 +147,10 @@ async def _opened(index: int, stack: contextlib.AsyncExitStack, played: Play, bo
     try:
         played.progress.note(f"starting {model.name} on {target}")
         served = await mine.enter_async_context(serving(model, played.progress.work))
+        if served.adapter is not None:
+            played.controls.adapters.append(served.adapter)
         first_token_ms = await check(played.plan, index, served, played.client)
+        await mine.enter_async_context(kept_warm(played.plan, index, served, played.client))
     except LoadgenError as error:
         played.progress.note(f"skipped {model.name} on {target}: {error}")
         book.skip(target, model.name, error)
@@ -151,6 +162,16 @@ async def _opened(index: int, stack: contextlib.AsyncExitStack, played: Play, bo
     await stack.enter_async_context(mine)
     book.add_card(served, None if served.load_s is None else served.load_s * 1e3 + first_token_ms)
     return served
+
+
+async def _probe(index: int, served: Served, played: Play, book: Book) -> None:
+    """Ask a server what it does. Behind its stages: its streams at once leave a server with memory that it did not have
+    (Foundry Local: a third more), and nothing of that is to be seen in a stage of one user."""
+    scenario = played.plan.scenario
+    wanted = scenario.probe and scenario.sampling.stream and served.adapter is None  # it is streams that are asked for
+    if wanted and not played.controls.wish.asked:
+        played.progress.note(f"probing what {served.card.alias} on {served.card.target} does")
+        book.add_probe(served, await probe(played.plan, index, served, played.client))
 
 
 def _only(stage: Stage, models: tuple[int, ...]) -> Stage:
@@ -166,8 +187,14 @@ async def _play_stage(stage: Stage, ready: dict[int, Served], played: Play) -> N
     plan, level = played.plan, stage.level
     models = [plan.models[index] for index in stage.models]
     title = f"{', '.join(model.name for model in models)} {level.label}"
-    pids = tuple(pid for index in stage.models if (pid := ready[index].pid) is not None)
-    observer = Observer(lambda: played.client.in_flight, pids)
+    pids = tuple(dict.fromkeys(pid for index in stage.models if (pid := ready[index].pid) is not None))
+    adapters = [adapter for index in stage.models if (adapter := ready[index].adapter) is not None]
+    # A model in this process takes its CPU from it; ours is then that of the thread that we are in.
+    observer = Observer(
+        lambda: played.client.in_flight + sum(adapter.in_flight for adapter in adapters),
+        pids,
+        thread_cpu_ns if adapters else process_cpu_ns,
+    )
     ports = Ports(
         send=_sender(stage, ready, played, observer),
         keep=_keeper(stage, played),
@@ -196,7 +223,8 @@ async def _open_connections(stage: Stage, ready: dict[int, Served], played: Play
     count = stage.level.concurrency or min(stage.max_in_flight or OPEN_LOOP_CONNECTIONS, OPEN_LOOP_CONNECTIONS)
     for index in stage.models:
         served = ready[index]
-        await played.client.open_connections(f"{served.base_url}/models", count, served.headers)
+        if served.adapter is None:
+            await played.client.open_connections(f"{served.base_url}/models", count, served.headers)
 
 
 def _sender(
@@ -204,13 +232,19 @@ def _sender(
 ) -> Callable[[Planned, int], Awaitable[Reply]]:
     """What the engine sends with: bodies are made once a prompt, before the request is due."""
     plan, deadlines = played.plan, deadlines_of(played.plan.scenario.timeouts)
-    asks: dict[tuple[int, int], Ask] = {}
+    asks: dict[tuple[int, int], Ask | Question] = {}
     for position in range(stage.prompts * len(stage.models)):
         planned = stage.warmup_request(position)
-        asks[planned.model, planned.prompt] = ask_of(ready[planned.model], body_of(plan, planned), deadlines)
+        served, body = ready[planned.model], body_of(plan, planned)
+        made = ask_of(served, body, deadlines) if served.adapter is None else question_of(body, deadlines)
+        asks[planned.model, planned.prompt] = made
 
     async def send(planned: Planned, dispatched_ns: int) -> Reply:
-        exchange = await played.client.send(asks[planned.model, planned.prompt], dispatched_ns)
+        ask, adapter = asks[planned.model, planned.prompt], ready[planned.model].adapter
+        if isinstance(ask, Question):
+            assert adapter is not None
+            return await adapter.send(ask, dispatched_ns, epoch_ns=played.epoch_ns, keep_text=plan.scenario.keep_text)
+        exchange = await played.client.send(ask, dispatched_ns)
         reply, lags_ns = read_reply(
             exchange,
             epoch_ns=played.epoch_ns,

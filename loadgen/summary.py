@@ -24,18 +24,21 @@ class Requests(Struct, frozen=True):
 
 
 class Throughput(Struct, frozen=True):
-    """Inside the steady window; null where there was none, or no SLO. Per-user: the median over requests of 1/TPOT."""
+    """Inside the steady window; null where there was none, or no SLO. Per-user: the median over requests of 1/TPOT; and
+    e2e_tokens_per_s that of output tokens / E2E, with its 95 % interval; both of all ok requests, window or not."""
 
     output_tokens_per_s: float | None
     requests_per_s: float | None
     per_user_tokens_per_s: float | None
     goodput_requests_per_s: float | None
+    e2e_tokens_per_s: float | None = None
+    e2e_tokens_per_s_ci: tuple[float, float] | None = None
 
 
 class Tokens(Struct, frozen=True):
-    """Tokens of the ok requests. source: "usage", "events", or "mixed"."""
+    """Tokens of the ok requests. prompt: null where no answer told. source: "usage", "events", or "mixed"."""
 
-    prompt: int
+    prompt: int | None
     output: int
     source: str
 
@@ -78,7 +81,8 @@ class Attainment(Struct, frozen=True):
 
 
 class StageSummary(Struct, frozen=True, kw_only=True):
-    """One stage of one model, as `summary.json` has it."""
+    """One stage of one model, as `summary.json` has it. not_valid: by metric, why it is not what its name says on this
+    server; one that would be wrong is null besides."""
 
     model: str
     target: str
@@ -95,10 +99,11 @@ class StageSummary(Struct, frozen=True, kw_only=True):
     slo: Attainment | None = None
     server: dict[str, Any] | None = None
     validity: Validity | UnsetType = UNSET
+    not_valid: dict[str, str] = {}
 
 
 class Summary(Struct, frozen=True, kw_only=True):
-    """What a run says."""
+    """What a run says. streamed: answers came token by token; else whole, and have no TTFT, ITL and TPOT."""
 
     schema: str
     scenario: str
@@ -108,3 +113,4 @@ class Summary(Struct, frozen=True, kw_only=True):
     stages: tuple[StageSummary, ...]
     plan_digest: str
     torn_lines: int = 0
+    streamed: bool = True

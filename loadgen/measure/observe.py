@@ -37,7 +37,8 @@ class StageFacts(Struct, frozen=True, kw_only=True):
     """What was seen of ourselves while a stage's measured requests ran: a line of `stages.jsonl`.
 
     models: its models' names. All `_ns` moments on the run's clock. loop_lag: how late the event loop woke a sleeper.
-    stamp_lag: user stamp minus kernel stamp of a read. cpu_share: of one core. in_flight_samples: (moment, requests
+    stamp_lag: user stamp minus kernel stamp of a read. cpu_share: of one core; of the event loop's thread alone where
+    a model runs in this process. in_flight_samples: (moment, requests
     in flight), evenly spaced, from a sampler that does not look at the records.
     """
 
@@ -64,8 +65,14 @@ class StageFacts(Struct, frozen=True, kw_only=True):
 class Observer:
     """Facts about one stage while it runs: `start`, then `stop`."""
 
-    def __init__(self, in_flight: Callable[[], int], server_pids: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        in_flight: Callable[[], int],
+        server_pids: tuple[int, ...] = (),
+        own_cpu_ns: Callable[[], int] = process_cpu_ns,
+    ) -> None:
         self._in_flight = in_flight
+        self._own_cpu_ns = own_cpu_ns
         self._clock = SystemClock()
         self._servers = [watch for watch in (_ServerWatch.of(pid) for pid in server_pids) if watch is not None]
         self._loop_lags = Histogram()
@@ -87,14 +94,14 @@ class Observer:
         gc.disable()
         gc.callbacks.append(self._on_gc)
         self.wall_offset_ns = wall_offset_ns()
-        self._start_ns, self._cpu_start_ns = self._clock.now_ns(), process_cpu_ns()
+        self._start_ns, self._cpu_start_ns = self._clock.now_ns(), self._own_cpu_ns()
         for server in self._servers:
             server.start()
         self._task = asyncio.get_running_loop().create_task(self._watch())
 
     async def stop(self, *, epoch_ns: int, complete: bool, **identity: Any) -> StageFacts:
         """End, and say what was seen. identity: models, targets and level of the stage."""
-        end_ns, cpu_ns = self._clock.now_ns(), process_cpu_ns() - self._cpu_start_ns
+        end_ns, cpu_ns = self._clock.now_ns(), self._own_cpu_ns() - self._cpu_start_ns
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

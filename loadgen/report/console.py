@@ -1,6 +1,7 @@
 """The table for a terminal. Pure: a summary in, text out."""
 
 import io
+import sys
 from typing import Final
 
 from rich.console import Console
@@ -27,6 +28,18 @@ def console(summary: Summary, *, width: int = WIDTH, color: bool = False) -> str
     for note in main_table(summary).notes:
         terminal.print(Text(plain(f"· {note}")))
     return out.getvalue()
+
+
+def table_text(table: Table, title: str, *, width: int) -> str:
+    """Any table for a terminal, without colour; at most `width` columns wide."""
+    out = io.StringIO()
+    Console(file=out, width=width, no_color=True, highlight=False, legacy_windows=False).print(_rich(table, title))
+    return out.getvalue()
+
+
+def terminal_width() -> int:
+    """The terminal's width; where there is none, wide enough for every column."""
+    return Console().width if sys.stdout.isatty() else WIDTH
 
 
 def _title(summary: Summary) -> str:

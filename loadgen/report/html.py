@@ -15,6 +15,7 @@ import orjson
 from msgspec import UNSET
 
 from loadgen.report import words
+from loadgen.report.capabilities import server_table
 from loadgen.report.charts import Chart, Played, played
 from loadgen.report.console import plain
 from loadgen.report.distribution_charts import distribution_charts
@@ -46,6 +47,7 @@ def html(summary: Summary, run: Run) -> str:
         *_section("When each request waited and streamed", timelines, key=TIMELINE_KEY, columns=1),
         *_section("What the server used", server),
         *_validity(summary.stages),
+        *_server(run.manifest.models),
         *_cards(run.manifest.models),
         *_circumstances(run.manifest),
     ]
@@ -216,6 +218,16 @@ def _validity(stages: Sequence[StageSummary]) -> list[str]:
 
 def _long(cell: str) -> str:
     return f'<div class="long">{cell}</div>'
+
+
+def _server(cards: Sequence[dict[str, Any]]) -> list[str]:
+    does = server_table(cards)
+    if does is None:
+        return []
+    heads = [(column.title, column.number) for column in does.columns]
+    rows = [(False, [text(row.cells[0]), *map(_long, map(text, row.cells[1:]))]) for row in does.rows]
+    body = [*_table(heads, rows), *_notes(does.notes)]
+    return ["<section><h2>What this server does</h2>", '<div class="card">', *body, "</div></section>"]
 
 
 def _cards(cards: Sequence[dict[str, Any]]) -> list[str]:

@@ -5,16 +5,20 @@ from typing import Any
 
 from msgspec import UNSET
 
+from loadgen.by_prompt import PromptRow
 from loadgen.report import words
+from loadgen.report.capabilities import server_table
 from loadgen.report.console import plain
-from loadgen.report.table import Table, answer, main_table
+from loadgen.report.highlights import highlights
+from loadgen.report.prompts import prompts_table
+from loadgen.report.table import Table, answer, main_table, marked
 from loadgen.runfolder import Manifest
 from loadgen.summary import StageSummary, Summary
 
 _SPECIAL = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_[]<>|#~&$"})
 
 
-def markdown(summary: Summary, manifest: Manifest) -> str:
+def markdown(summary: Summary, manifest: Manifest, prompts: Sequence[PromptRow] = ()) -> str:
     """The whole of `report.md`."""
     parts = [f"# {escape(summary.scenario)}", "", f"Run `{summary.run_id}`, {summary.started_utc}"]
     told = answer(summary)
@@ -22,11 +26,20 @@ def markdown(summary: Summary, manifest: Manifest) -> str:
         parts += ["", f"**{escape(told)}**"]
     main = main_table(summary)
     parts += ["", *_models_line(summary), *_table(main), "", *(f"- {escape(note)}" for note in main.notes)]
+    best = highlights(summary)
+    if best:
+        parts += ["", "## Highlights", "", *(f"- {escape(line)}" for line in best)]
     parts += ["", "## Latencies", "", *_latencies(summary.stages)]
+    if prompts:
+        each = prompts_table(prompts)
+        parts += ["", "## By prompt", "", *_table(each), "", *(f"- {escape(note)}" for note in each.notes)]
     parts += ["", "## Can these numbers be believed?", "", *_validity(summary.stages)]
     rates = _rates(summary.stages)
     if rates:
         parts += ["", "## The server's own account", "", *rates]
+    does = server_table(manifest.models)
+    if does is not None:
+        parts += ["", "## What this server does", "", *_table(does), "", *(f"- {escape(note)}" for note in does.notes)]
     parts += ["", "## Models", "", *_cards(manifest.models)]
     parts += ["", "## Circumstances", "", *_circumstances(manifest)]
     return "\n".join(parts).rstrip() + "\n"
@@ -69,7 +82,7 @@ def _latencies(stages: Sequence[StageSummary]) -> list[str]:
         for metric, told in stage.metrics.items():
             if not told["count"]:
                 continue
-            cells = [_where(stage), metric.removesuffix("_ms"), str(told["count"])]
+            cells = [_where(stage), marked(stage, metric, metric.removesuffix("_ms")), str(told["count"])]
             cells += [words.duration(told["mean"]), words.duration(told["min"])]
             cells += [words.percentile(told, name) for name in names]
             cells += [words.duration(told["max"]), words.interval(told, "p50"), words.interval(told, "p90")]

@@ -14,6 +14,17 @@ DEFAULT_ATTAINMENT: Final = 0.9
 """The share of requests that must meet the SLO for a level to be called good, where the scenario sets no gate."""
 SHOWN: Final = (("ttft_ms", "p50"), ("ttft_ms", "p90"), ("ttft_ms", "p99"), ("itl_ms", "p50"), ("itl_ms", "p99"))
 SKIPPED: Final = "skipped"
+DAGGER: Final = "†"
+"""Behind a number that does not mean what its heading says on this server."""
+TITLES: Final = {
+    "output_tokens_per_s": "tok/s",
+    "per_user_tokens_per_s": "tok/s/user",
+    "e2e_tokens_per_s": "tok/s E2E",
+    "goodput_requests_per_s": "goodput",
+    "prompt_tokens": "prompt tokens",
+    "slo": "SLO met",
+}
+WHOLE: Final = "answers came whole (stream = false): no TTFT, ITL or TPOT is known, and no SLO on them is judged"
 
 
 class Column(Struct, frozen=True):
@@ -42,9 +53,9 @@ def main_table(summary: Summary) -> Table:
     """One row a stage. A column in which nothing is known, or all is alike, is left out."""
     heads = [Column("model", False), Column("served by", False), Column("load", False), Column("ok")]
     heads += [Column(f"{metric.removesuffix('_ms').upper()} {name}") for metric, name in SHOWN]
-    heads += [Column(title) for title in ("E2E p50", "tok/s", "tok/s/user", "SLO met", "memory")]
+    heads += [Column(title) for title in ("E2E p50", "tok/s", "tok/s/user", "tok/s E2E", "SLO met", "memory")]
     heads += [Column("verdict", False)]
-    rows = [_row(stage) for stage in summary.stages]
+    rows = [_row(stage, streamed=summary.streamed) for stage in summary.stages]
     keep = [i for i, head in enumerate(heads) if _worth_showing(i, head, rows)]
     return Table(
         columns=tuple(heads[i] for i in keep),
@@ -57,28 +68,45 @@ def _worth_showing(index: int, head: Column, rows: Sequence[Row]) -> bool:
     cells = {row.cells[index] for row in rows}
     if head.title in {"model", "served by"}:
         return len(cells) > 1
-    return head.title not in {"SLO met", "memory"} or cells != {words.UNKNOWN}
+    return head.title not in {"tok/s E2E", "SLO met", "memory"} or cells != {words.UNKNOWN}
 
 
-def _row(stage: StageSummary) -> Row:
+def _row(stage: StageSummary, *, streamed: bool) -> Row:
     who = (stage.model, stage.target, words.load(stage.load))
     if stage.metrics is UNSET or stage.requests is UNSET or stage.throughput is UNSET or stage.validity is UNSET:
-        return Row((*who, *[words.UNKNOWN] * (len(SHOWN) + 6), SKIPPED))
+        return Row((*who, *[words.UNKNOWN] * (len(SHOWN) + 7), SKIPPED))
     requests, throughput, measured = stage.requests, stage.throughput, stage.metrics
     return Row(
         (
             *who,
             f"{requests.ok}/{requests.planned}",
-            *(words.percentile(measured[metric], name) for metric, name in SHOWN),
-            words.percentile(measured["e2e_ms"], "p50"),
-            words.number(throughput.output_tokens_per_s),
-            words.number(throughput.per_user_tokens_per_s),
-            words.share(stage.slo.share) if stage.slo else words.UNKNOWN,
+            *(marked(stage, metric, words.percentile(measured[metric], name)) for metric, name in SHOWN),
+            marked(stage, "e2e_ms", words.percentile(measured["e2e_ms"], "p50")),
+            marked(stage, "output_tokens_per_s", words.number(throughput.output_tokens_per_s)),
+            marked(stage, "per_user_tokens_per_s", words.number(throughput.per_user_tokens_per_s)),
+            # Beside the pace of a stream it would be one number too many; where answers come whole it is all there is.
+            words.UNKNOWN
+            if streamed
+            else marked(stage, "e2e_tokens_per_s", words.number(throughput.e2e_tokens_per_s)),
+            marked(stage, "slo", words.share(stage.slo.share)) if stage.slo else words.UNKNOWN,
             _memory(stage.server),
             stage.validity.verdict + (", incomplete" if stage.incomplete else ""),
         ),
         invalid=stage.validity.verdict == "invalid",
     )
+
+
+def marked(stage: StageSummary, metric: str, cell: str) -> str:
+    """A cell, with a dagger where its metric is not valid on this server."""
+    return f"{cell} {DAGGER}" if metric in stage.not_valid else cell
+
+
+def _not_valid(stage: StageSummary, who: str) -> list[str]:
+    """What the daggers mean: a line a reason."""
+    by_reason: dict[str, list[str]] = {}
+    for metric, why in stage.not_valid.items():
+        by_reason.setdefault(why, []).append(TITLES.get(metric, metric.removesuffix("_ms").upper()))
+    return [f"{DAGGER} {who}: {', '.join(titles)}: {why}" for why, titles in by_reason.items()]
 
 
 def _memory(server: dict[str, Any] | None) -> str:
@@ -93,6 +121,8 @@ def notes(summary: Summary) -> tuple[str, ...]:
         found.append("incomplete: the run was cut short; what is shown is what was measured")
     if summary.torn_lines:
         found.append(f"{summary.torn_lines} torn lines of the logs could not be read")
+    if not summary.streamed:
+        found.append(WHOLE)
     found += _bounds(summary.stages)
     for stage in summary.stages:
         found += _of_stage(stage)
@@ -137,7 +167,7 @@ def _of_stage(stage: StageSummary) -> list[str]:
     who = f"{stage.model} on {stage.target}"
     if stage.status == SKIPPED:
         return [f"{who}: skipped: {stage.reason}"]
-    found = []
+    found = _not_valid(stage, who)
     where = f"{who}, {words.load(stage.load)}"
     if isinstance(stage.requests, Requests) and stage.requests.failed:
         told = ", ".join(f"{count} {name}" for name, count in stage.requests.by_outcome.items() if name != "ok")

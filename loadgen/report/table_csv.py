@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from typing import Any, Final
 
 from msgspec import UNSET
@@ -19,7 +20,11 @@ _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
 
 def csv_text(summary: Summary) -> str:
     """The whole file; empty cells are not known. Lines end in LF."""
-    rows = [_row(summary, stage) for stage in summary.stages]
+    return written([_row(summary, stage) for stage in summary.stages])
+
+
+def written(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows as CSV; the columns are the keys, in the order in which they first come. Lines end in LF."""
     heads = list(dict.fromkeys(key for row in rows for key in row))
     out = io.StringIO()
     writer = csv.DictWriter(out, heads, restval="", lineterminator="\n")
@@ -51,7 +56,8 @@ def _row(summary: Summary, stage: StageSummary) -> dict[str, Any]:
         row |= {"planned": stage.requests.planned, "ok": stage.requests.ok, "failed": stage.requests.failed}
     row["window_s"] = stage.window_s
     if stage.throughput is not UNSET:
-        row |= {name: getattr(stage.throughput, name) for name in stage.throughput.__struct_fields__}
+        names = (name for name in stage.throughput.__struct_fields__ if not name.endswith("_ci"))
+        row |= {name: getattr(stage.throughput, name) for name in names}
     if stage.slo is not None:
         row["slo_met_share"] = stage.slo.share
     if stage.tokens is not UNSET:
@@ -59,5 +65,6 @@ def _row(summary: Summary, stage: StageSummary) -> dict[str, Any]:
     for metric in METRICS:
         told = {} if stage.metrics is UNSET else stage.metrics.get(f"{metric}_ms", {})
         row |= {f"{metric}_{key}_ms" if key != "count" else f"{metric}_count": told.get(key) for key in METRIC_KEYS}
+    row["not_valid"] = " ".join(stage.not_valid)
     row["rss_peak_mib"] = (stage.server or {}).get("rss_peak_mib")
     return row

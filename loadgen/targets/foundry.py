@@ -12,22 +12,25 @@ import importlib.util
 import os
 from collections.abc import AsyncIterator
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
+import aiohttp
 import msgspec
+from msgspec import Struct
 
 from loadgen.clock import SystemClock
 from loadgen.errors import InputError, TargetError
 from loadgen.foundry_model.cache import ensure_model, user_cache_folder
 from loadgen.scenario import FoundryLocal, Model
 from loadgen.targets.child import Child
-from loadgen.targets.openai import card_of, json_of, models_of
+from loadgen.targets.openai import any_json_of, card_of, json_of, models_of
 from loadgen.targets.served import Card, Served, Tell
 
 TARGET: Final = "foundry"
 ENDPOINT_VARIABLE: Final = "FOUNDRY_LOCAL_ENDPOINT"
 START_S: Final = 120.0
 UNLOAD_S: Final = 30.0
+_TEXT: Final = 300
 INSTALL: Final = "run `pip install 'loadgen[foundry]'`, or set FOUNDRY_LOCAL_ENDPOINT to a service that runs"
 
 
@@ -82,32 +85,106 @@ async def _attached(model: Model, url: str) -> AsyncIterator[Served]:
     if not told:
         remedy = "is Foundry Local running there? try `foundry service status`"
         raise TargetError(f"{url} does not list any model", problem="no_service", remedy=remedy)
-    entry = resolve(model.name, told)
+    options = model.foundry or FoundryLocal()
+    entry = resolve(model.name, told, options.device)
     if entry is None:
         known = ", ".join(str(found.get("id")) for found in told)
         remedy = f"load it there first, e.g. `foundry model load {model.name}`"
         raise TargetError(
             f"{model.name} is not among the models of {url}, which has {known}", problem="not_in_catalog", remedy=remedy
         )
-    card = card_of(str(entry["id"]), TARGET, entry)
-    yield Served(base_url=url, card=msgspec.structs.replace(card, alias=model.name), pid=await _pid_of(url))
+    root = url.removesuffix("/v1")
+    loaded = await _load_there(root, model.name, str(entry["id"]))
+    card = msgspec.structs.replace(card_of(loaded.identifier, TARGET, entry), id=loaded.identifier, alias=model.name)
+    farewell: dict[str, Any] = {}
+    try:
+        yield Served(
+            base_url=url,
+            card=card,
+            pid=await _pid_of(root),
+            load_s=loaded.load_s,
+            keep_warm_s=options.keep_warm_s,
+            farewell=farewell,
+        )
+    finally:
+        if loaded.by is not None:
+            with contextlib.suppress(TargetError):
+                farewell["unload_s"] = await _ask_there(f"{root}/models/unload/{quote(loaded.by)}", UNLOAD_S)
 
 
-def resolve(name: str, entries: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The entry of `/v1/models` that a name means: its id, its id without the version, or an alias that begins it."""
+class _Loaded(Struct, frozen=True):
+    """A model that a service has loaded. by: the name that we had it loaded by; None where it was there before."""
+
+    identifier: str
+    load_s: float | None = None
+    by: str | None = None
+
+
+async def _load_there(root: str, alias: str, identifier: str) -> _Loaded:
+    """Have a service that runs already load a model, unless it has, or cannot be asked to. Raises TargetError."""
+    before = await _loaded_there(root)
+    if before is None or identifier in before:
+        return _Loaded(identifier)
+    refused = ""
+    for name in dict.fromkeys((alias, identifier)):  # 2.x goes by the alias alone, 1.x by the id
+        try:
+            load_s = await _ask_there(f"{root}/models/load/{quote(name)}", START_S)
+        except TargetError as error:
+            refused = refused or str(error)
+            continue
+        after = await _loaded_there(root) or []
+        # The service may take another variant than the first that it lists.
+        new = next((found for found in (identifier, *after) if found in after and found not in before), None)
+        return _Loaded(new or identifier, load_s, name)
+    remedy = f"load it there first, e.g. `foundry model load {alias}`"
+    raise TargetError(f"{alias} cannot be loaded by {root}: {refused}", problem="load_failed", remedy=remedy)
+
+
+async def _loaded_there(root: str) -> list[str] | None:
+    """The ids that a service has loaded; None where it does not say."""
+    told = await any_json_of(f"{root}/models/loaded")
+    return [str(found) for found in told] if isinstance(told, list) else None
+
+
+async def _ask_there(url: str, within_s: float) -> float:
+    """Ask a service for something that takes a while; seconds until it was done. Raises TargetError."""
+    clock = SystemClock()
+    began_ns = clock.now_ns()
+    timeout = aiohttp.ClientTimeout(total=within_s)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as response:
+            if response.status < 400:
+                return (clock.now_ns() - began_ns) / 1e9
+            raise TargetError(f"status {response.status}: {(await response.text(errors='replace'))[:_TEXT]}")
+    except TimeoutError:
+        raise TargetError(f"it did not answer within {within_s:g} s") from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise TargetError(f"{type(error).__name__}: {error}") from error
+
+
+def resolve(name: str, entries: list[dict[str, Any]], device: str | None = None) -> dict[str, Any] | None:
+    """The entry of `/v1/models` that a name means: its id, its id without the version, or an alias that begins it.
+
+    device: an alias means only what is for it. The shortest id is meant: phi-4 is not phi-4-mini.
+    """
     wanted = name.lower()
     ids = [(str(entry.get("id", "")).lower(), entry) for entry in entries]
     exact = [entry for told, entry in ids if told == wanted]
-    unversioned = [entry for told, entry in ids if told.partition(":")[0] == wanted]
-    by_alias = [entry for told, entry in ids if told.startswith(f"{wanted}-")]
+    unversioned = [entry for told, entry in ids if _stem(told) == wanted]
+    begun = sorted((told for told in ids if told[0].startswith(f"{wanted}-")), key=lambda told: len(_stem(told[0])))
+    by_alias = [entry for told, entry in begun if device is None or _stem(told).endswith(f"-{device}")]
     return next(iter((*exact, *unversioned, *by_alias)), None)
 
 
-async def _pid_of(url: str) -> int | None:
+def _stem(identifier: str) -> str:
+    """An id without its version."""
+    return identifier.partition(":")[0]
+
+
+async def _pid_of(root: str) -> int | None:
     """The service's process, where the service tells it and it is on this machine."""
-    status = await json_of(f"{url.removesuffix('/v1')}/status")
-    pid = status.get("pid")
-    return pid if isinstance(pid, int) and urlsplit(url).hostname in {"127.0.0.1", "localhost", "::1"} else None
+    pid = (await json_of(f"{root}/status")).get("pid")
+    return pid if isinstance(pid, int) and urlsplit(root).hostname in {"127.0.0.1", "localhost", "::1"} else None
 
 
 @contextlib.asynccontextmanager
@@ -123,13 +200,14 @@ async def _started(model: Model, options: FoundryLocal, tell: Tell) -> AsyncIter
     child = await Child.start("Foundry Local", "loadgen.targets.foundry_service", _flags(model, options, cache), {})
     farewell: dict[str, Any] = {}
     try:
-        hello = await _until_serving(child, model.name, tell)
+        hello = await _until_serving(child, model.name, START_S + options.stall_s, tell)
         yield Served(
             base_url=f"{hello['url']}/v1",
             card=_card(model, hello["card"]),
             pid=hello["pid"],
             startup_s=(clock.now_ns() - began_ns) / 1e9,
             load_s=hello["load_s"],
+            keep_warm_s=options.keep_warm_s,
             settings={"version": f"foundry-local-sdk {hello['version']}"},
             farewell=farewell,
         )
@@ -153,10 +231,13 @@ def _flags(model: Model, options: FoundryLocal, cache: str | None) -> dict[str, 
     }
 
 
-async def _until_serving(child: Child, name: str, tell: Tell) -> dict[str, Any]:
-    """Hear the child out until it serves; what it cannot do becomes a TargetError with its remedy."""
+async def _until_serving(child: Child, name: str, within_s: float, tell: Tell) -> dict[str, Any]:
+    """Hear the child out until it serves; what it cannot do becomes a TargetError with its remedy.
+
+    within_s: between two things that it says: longer than a download may stand still.
+    """
     while True:
-        told = await child.hear(START_S)
+        told = await child.hear(within_s)
         match told["event"]:
             case "serving":
                 return told
@@ -164,6 +245,8 @@ async def _until_serving(child: Child, name: str, tell: Tell) -> dict[str, Any]:
                 tell(f"downloading {name}", told["percent"] / 100)
             case "retry":
                 tell(f"download of {name} failed ({told['problem']}), try {told['attempt']} of {told['of']}", None)
+            case "loading":
+                tell(f"loading {name}", None)
             case "error":
                 raise TargetError(told["message"], problem=told["kind"], remedy=told["remedy"])
 

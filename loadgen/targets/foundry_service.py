@@ -2,8 +2,8 @@
 
 The runtime is a native library: here it cannot disturb our stamps, and when it dies it does not take a run along.
 Speaks JSON lines: on standard output what happened (`event`), on standard input what to do (`unload`). Ends when its
-standard input is closed, and then unloads, stops the web service and lets the runtime go: so nothing outlives whoever
-started it, not even one that was killed.
+standard input is closed: at once while it downloads or loads; afterwards it unloads, stops the web service and lets the
+runtime go first. So nothing outlives whoever started it, not even one that was killed.
 
 Works with foundry-local-sdk 2.x and 1.x, which differ in what a configuration takes and in whether there is a `close`.
 """
@@ -15,25 +15,19 @@ import importlib.metadata
 import inspect
 import json
 import os
+import queue
 import sys
 import threading
 from collections.abc import Callable
 from typing import Any, Final, TextIO
 
 from loadgen.clock import now_ns
+from loadgen.targets.foundry_download import CannotServe, download, plain
 
 APP_NAME: Final = "loadgen"
 STALL_S: Final = 60.0
 """A download that has not moved for so long has stalled."""
 TRIES: Final = 3
-
-
-class CannotServe(Exception):  # noqa: N818  it names a finding, not a fault of ours
-    """Why a model cannot be used: kind is one of a closed set, remedy what a person can do."""
-
-    def __init__(self, kind: str, message: str, remedy: str) -> None:
-        super().__init__(message)
-        self.kind, self.remedy = kind, remedy
 
 
 class Voice:
@@ -49,6 +43,29 @@ class Voice:
         with self._lock, contextlib.suppress(BrokenPipeError):
             self._out.write(json.dumps({"event": event, **told}) + "\n")
             self._out.flush()
+
+
+class Orders:
+    """The lines of standard input. Its end is the end of this process, at once until `serving` says otherwise."""
+
+    def __init__(self, lines: TextIO) -> None:
+        self._lines = lines
+        self._told: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self.serving = threading.Event()
+
+    def listen(self) -> None:
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        for line in iter(self._lines.readline, ""):
+            self._told.put(line.strip())
+        if not self.serving.is_set():
+            os._exit(1)
+        self._told.put(None)
+
+    def next(self) -> str | None:
+        """The next one; None when whoever gave them has gone."""
+        return self._told.get()
 
 
 def configuration(arguments: argparse.Namespace, sdk: Any) -> Any:
@@ -88,15 +105,13 @@ def _no_catalog_url() -> str:
 
 
 def find(manager: Any, name: str, device: str | None) -> Any:
-    """The variant that will serve a name, which is an alias or a full id. Raises CannotServe."""
+    """The variant that will serve a name: an alias, an id, or an id without its version. Raises CannotServe."""
     models = {model.alias: model for model in manager.catalog.list_models()}
-    variants = [variant for model in models.values() for variant in (model.variants or [model])]
-    by_id = {variant.id: variant for variant in variants}
-    if name in by_id:
-        return by_id[name]
-    stems = {identifier.partition(":")[0]: variant for identifier, variant in by_id.items()}
-    if name in stems:
-        return stems[name]
+    by_id = {variant.id: variant for model in models.values() for variant in variants_of(model)}
+    stems = {identifier.partition(":")[0]: by_id[identifier] for identifier in sorted(by_id, key=_version)}
+    named = by_id.get(name) or stems.get(name)
+    if named is not None:
+        return _on_device([named], name, device)[0]
     if name not in models:
         known = ", ".join(sorted(models)) or "nothing: is there a network, or a model in the cache?"
         remedy = "ask for one that is there (`loadgen models` lists them), or check the network"
@@ -104,14 +119,30 @@ def find(manager: Any, name: str, device: str | None) -> Any:
     model = models[name]
     if device is None:
         return model
-    mine = [variant for variant in (model.variants or [model]) if device_of(variant) == device.upper()]
+    mine = _on_device(variants_of(model), name, device)
+    chosen = next((variant for variant in mine if variant.is_cached), mine[0])
+    model.select_variant(chosen)
+    return chosen
+
+
+def _version(identifier: str) -> int:
+    version = identifier.partition(":")[2]
+    return int(version) if version.isdecimal() else 0
+
+
+def _on_device(variants: list[Any], name: str, device: str | None) -> list[Any]:
+    """Those that run on a device, all when none is asked for. Raises CannotServe when there are none."""
+    mine = [variant for variant in variants if device is None or device_of(variant) == device.upper()]
     if not mine:
-        have = ", ".join(sorted({device_of(variant) or "?" for variant in (model.variants or [model])}))
+        have = ", ".join(sorted({device_of(variant) or "?" for variant in variants}))
         remedy = f"ask for one of {have}, or leave `device` out"
-        raise CannotServe("no_device", f"{name} has no variant for {device.upper()}, only for {have}", remedy)
-    cached = [variant for variant in mine if variant.is_cached]
-    model.select_variant((cached or mine)[0])
-    return (cached or mine)[0]
+        raise CannotServe("no_device", f"{name} has no variant for {str(device).upper()}, only for {have}", remedy)
+    return mine
+
+
+def variants_of(model: Any) -> list[Any]:
+    """A model's variants, itself where it is its only one."""
+    return list(model.variants) or [model]
 
 
 def device_of(variant: Any) -> str | None:
@@ -139,56 +170,13 @@ def card(variant: Any) -> dict[str, Any]:
     }
 
 
-def download(variant: Any, voice: Voice, *, stall_s: float, tries: int) -> None:
-    """Have a variant in the cache: with progress, a few tries, and a clear end when nothing moves any more."""
-    if variant.is_cached:
-        return
-    for attempt in range(1, tries + 1):
-        problem = _download_once(variant, voice, stall_s)
-        if problem is None:
-            return
-        voice.say("retry", attempt=attempt, of=tries, problem=problem)
-        if attempt < tries:
-            threading.Event().wait(min(8.0, 2.0 ** (attempt - 1)))
-    remedy = "check the network and the disk, then run again: a download goes on where it stopped"
-    raise CannotServe("not_downloaded", f"{variant.id} could not be downloaded: {problem}", remedy)
-
-
-def _download_once(variant: Any, voice: Voice, stall_s: float) -> str | None:
-    moved, cancel, done = threading.Event(), threading.Event(), threading.Event()
-    failed: list[BaseException] = []
-
-    def progress(percent: float) -> None:
-        moved.set()
-        voice.say("download", percent=round(float(percent), 1))
-
-    def work() -> None:
-        try:
-            takes = inspect.signature(variant.download).parameters
-            more = {"cancel_event": cancel} if "cancel_event" in takes else {}
-            variant.download(progress, **more)
-        except BaseException as error:  # noqa: BLE001  whatever it is, it is told
-            failed.append(error)
-        finally:
-            done.set()
-            moved.set()
-
-    threading.Thread(target=work, daemon=True).start()
-    while not done.is_set():
-        if not moved.wait(stall_s):
-            cancel.set()
-            return f"nothing arrived for {stall_s:g} s"
-        moved.clear()
-    return f"{type(failed[0]).__name__}: {failed[0]}" if failed else None
-
-
 def load(variant: Any) -> float:
     """Load a variant; seconds. Raises CannotServe with the likely reason."""
     began = now_ns()
     try:
         variant.load()
     except Exception as error:
-        text = " ".join(str(error).split())
+        text = plain(error)
         if "memory" in text.lower() or "bad_alloc" in text.lower():
             raise CannotServe("out_of_memory", text, "unload other models, or take a smaller variant") from error
         raise CannotServe("load_failed", text, "remove it from the cache and download it again") from error
@@ -200,21 +188,22 @@ def start(arguments: argparse.Namespace, sdk: Any, voice: Voice) -> tuple[Any, A
     try:
         sdk.FoundryLocalManager.initialize(configuration(arguments, sdk))
     except Exception as error:
-        raise CannotServe("runtime", " ".join(str(error).split()), "see the logs folder of the runtime") from error
+        raise CannotServe("runtime", plain(error), "see the logs folder of the runtime") from error
     manager = sdk.FoundryLocalManager.instance
     if arguments.list:
         models = manager.catalog.list_models()
-        voice.say("models", models=[card(v) for model in models for v in (model.variants or [model])])
+        voice.say("models", models=[card(variant) for model in models for variant in variants_of(model)])
         return manager, None
     variant = find(manager, arguments.model, arguments.device)
     voice.say("found", card=card(variant))
-    download(variant, voice, stall_s=arguments.stall_s, tries=arguments.tries)
+    download(variant, voice.say, stall_s=arguments.stall_s, tries=arguments.tries)
+    voice.say("loading")
     load_s = load(variant)
     try:
         manager.start_web_service()
     except Exception as error:
-        told = " ".join(str(error).split())
-        raise CannotServe("port", f"port {arguments.port} cannot be used: {told}", "give another port, or 0") from error
+        text = f"port {arguments.port} cannot be used: {plain(error)}"
+        raise CannotServe("port", text, "give another port, or 0") from error
     url = manager.urls[0].rstrip("/")
     voice.say("serving", url=url, pid=os.getpid(), card=card(variant), load_s=load_s, version=sdk_version())
     return manager, variant
@@ -237,7 +226,7 @@ def stop(manager: Any, variant: Any, voice: Voice) -> None:
         try:
             step()
         except Exception as error:  # noqa: BLE001
-            voice.say("note", text=f"{type(error).__name__}: {error}")
+            voice.say("note", text=plain(error))
 
 
 def unload(variant: Any, voice: Voice) -> None:
@@ -265,30 +254,32 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     arguments = parser().parse_args()
-    voice = Voice()
+    voice, orders = Voice(), Orders(sys.stdin)
     manager = variant = None
+    code = 1
     try:
         import foundry_local_sdk as sdk
 
+        if not arguments.list:
+            orders.listen()
         manager, variant = start(arguments, sdk, voice)
-        while not arguments.list:
-            line = sys.stdin.readline()
-            if not line:
-                break
-            if line.strip() == "unload":
+        orders.serving.set()
+        while not arguments.list and (order := orders.next()) is not None:
+            if order == "unload":
                 unload(variant, voice)
+        code = 0
     except CannotServe as error:
         voice.say("error", kind=error.kind, message=str(error), remedy=error.remedy)
-        return 1
     except Exception as error:  # noqa: BLE001  whatever it is, the parent must hear of it in one line
-        voice.say("error", kind="runtime", message=f"{type(error).__name__}: {error}", remedy="see the runtime's logs")
-        return 1
+        text = f"{type(error).__name__}: {plain(error)}"
+        voice.say("error", kind="runtime", message=text, remedy="see the runtime's logs")
     finally:
+        # After a start that failed there is no manager to stop: a download that hangs would keep it from closing.
         if manager is not None:
             stop(manager, variant, voice)
         voice.say("ended")
         # The native library's own threads may hang an orderly exit; there is nothing left to do.
-        os._exit(0)
+        os._exit(code)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,12 @@ async def models_of(base_url: str, headers: dict[str, str]) -> list[dict[str, An
 
 async def json_of(url: str, headers: dict[str, str] | None = None) -> dict[str, Any]:
     """The JSON object behind a URL; empty when there is none within a few seconds."""
+    told = await any_json_of(url, headers)
+    return told if isinstance(told, dict) else {}
+
+
+async def any_json_of(url: str, headers: dict[str, str] | None = None) -> Any:
+    """The JSON value behind a URL, whatever it is; None when there is none within a few seconds."""
     timeout = aiohttp.ClientTimeout(total=_LOOK_S)
     with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError, msgspec.MsgspecError):
         async with (
@@ -52,9 +58,8 @@ async def json_of(url: str, headers: dict[str, str] | None = None) -> dict[str, 
             body = await response.content.read(_LOOK_BYTES)
             while len(body) < _LOOK_BYTES and (more := await response.content.read(_LOOK_BYTES)):
                 body += more
-            told = msgspec.json.decode(body)
-            return told if isinstance(told, dict) else {}
-    return {}
+            return msgspec.json.decode(body) if response.status < 400 else None
+    return None
 
 
 def card_of(alias: str, target: str, entry: dict[str, Any]) -> Card:

@@ -15,19 +15,25 @@ The rules, where servers differ:
 """
 
 import hashlib
-import json
-from typing import Any, Final, TypeGuard
+from typing import Final
 
-import orjson
 from msgspec import Struct
 
 from loadgen.measure.record import ServerTimings
+from loadgen.wire.parts import (
+    error_of,
+    first_choice,
+    has_hidden_text,
+    is_count,
+    joined_parts,
+    mend,
+    one_line,
+    parse_object,
+    timings_of,
+)
 from loadgen.wire.sse import MAX_EVENT_BYTES, Event, EventTooLong, Splitter
 
 _DONE: Final = b"[DONE]"
-_ERROR_CHARS: Final = 300
-_MAX_COUNT: Final = 2**63 - 1
-_MAX_MS: Final = 1e15  # neither infinity nor NaN passes
 
 
 class Completion(Struct, frozen=True):
@@ -123,9 +129,9 @@ class Decoder:
             tail = self._splitter.finish()
             if self._events or tail is not None:  # a body that is no event stream at all is not for us to judge
                 self._check_utf8(self._events + 1)
-            if tail is not None and (tail.data.strip() == _DONE or _parse(tail.data) is not None):
+            if tail is not None and (tail.data.strip() == _DONE or parse_object(tail.data) is not None):
                 self._take(tail)
-        text = _mend("".join(self._texts))
+        text = mend("".join(self._texts))
         return Completion(
             events=self._events,
             token_ends=self._token_ends.copy(),
@@ -156,18 +162,18 @@ class Decoder:
             if self._end is None:
                 self._end = event.end
             return
-        chunk = _parse(data)
+        chunk = parse_object(data)
         if chunk is None:
             self._take_unparsed(event)
             return
         usage = chunk.get("usage")
         count = None if usage is None else self._take_usage(usage)
         if "timings" in chunk:
-            self._timings = _timings(chunk["timings"]) or self._timings
+            self._timings = timings_of(chunk["timings"]) or self._timings
         if self._end is not None:
             return
         if self._error is None and ("error" in chunk or event.event == "error" or chunk.get("object") == "error"):
-            self._error = _error(chunk, event.event)
+            self._error = error_of(chunk, event.event)
         self._take_choice(chunk.get("choices"), count, event.end)
 
     def _take_unparsed(self, event: Event) -> None:
@@ -175,7 +181,7 @@ class Decoder:
         if self._end is not None:
             return
         if event.event == "error":
-            self._error = self._error or _one_line(event.data.decode("utf-8", "replace")) or "an error event"
+            self._error = self._error or one_line(event.data.decode("utf-8", "replace")) or "an error event"
         elif event.data.strip() and event.event == "message":
             self._refuse(self._events, "not a JSON object")
 
@@ -184,15 +190,15 @@ class Decoder:
         if not isinstance(usage, dict):
             return None
         prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        if _is_count(prompt):
+        if is_count(prompt):
             self._prompt_tokens = prompt
-        if not _is_count(output):
+        if not is_count(output):
             return None
         self._output_tokens = output
         return output
 
     def _take_choice(self, choices: object, count: int | None, end: int) -> None:
-        choice = _first_choice(choices)
+        choice = first_choice(choices)
         if choice is None:
             return
         delta = choice.get("delta")
@@ -202,17 +208,17 @@ class Decoder:
             delta = None if self._has_delta else choice.get("message")
         if isinstance(delta, dict):
             content = delta.get("content")
-            visible = content if isinstance(content, str) else _joined_parts(content)
+            visible = content if isinstance(content, str) else joined_parts(content)
             if visible:
                 if self._first_visible is None:
                     self._first_visible = len(self._token_ends)
                 self._texts.append(visible)
-            if visible or _has_hidden_text(delta):
+            if visible or has_hidden_text(delta):
                 self._token_ends.append(end)
                 self._counts.append(count)
         reason = choice.get("finish_reason")
         if reason and isinstance(reason, str):
-            self._finish_reason = _mend(reason)
+            self._finish_reason = mend(reason)
             self._end = end
 
     def _check_utf8(self, number: int) -> None:
@@ -225,71 +231,6 @@ class Decoder:
             self._malformed = f"event {number}: {why}"
 
 
-def _parse(data: bytes) -> dict[str, Any] | None:
-    """The JSON object that `data` is; None when it is none."""
-    try:
-        chunk = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        chunk = _parse_surrogates(data) if b"\\u" in data else None
-    return chunk if isinstance(chunk, dict) else None
-
-
-def _parse_surrogates(data: bytes) -> Any:
-    """Parses JSON with lone surrogates, which orjson refuses.
-
-    Servers that keep text in UTF-16 cut an emoji in two: `\\ud83d` ends an event, `\\ude00` begins the next.
-    """
-    try:
-        return json.loads(data, parse_constant=_reject_constant)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _reject_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _mend(text: str) -> str:
-    """`text` with surrogate pairs made one character, and lone ones U+FFFD; so that it encodes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
-
-
-def _first_choice(choices: object) -> dict[str, Any] | None:
-    if isinstance(choices, list):
-        for choice in choices:
-            if isinstance(choice, dict) and choice.get("index") in (0, None):
-                return choice
-    return None
-
-
-def _joined_parts(content: object) -> str:
-    """The text of a content that is a list of parts, `{"type": "text", "text": …}` or plain strings; else empty."""
-    if not isinstance(content, list):
-        return ""
-    texts = (part.get("text") if isinstance(part, dict) else part for part in content)
-    return "".join(text for text in texts if isinstance(text, str))
-
-
-def _has_hidden_text(delta: dict[str, Any]) -> bool:
-    """Whether it bears reasoning, or the name or arguments of a tool call."""
-    for key in ("reasoning_content", "reasoning"):
-        reasoning = delta.get(key)
-        if reasoning and isinstance(reasoning, str):
-            return True
-    calls = delta.get("tool_calls")
-    functions = [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
-    functions.append(delta.get("function_call"))  # the older form
-    return any(isinstance(each, dict) and bool(each.get("arguments") or each.get("name")) for each in functions)
-
-
-def _is_count(value: object) -> TypeGuard[int]:
-    return type(value) is int and 0 <= value <= _MAX_COUNT
-
-
 def _differences(counts: list[int | None]) -> list[int] | None:
     """Tokens by event from cumulative counts; None when one is missing, or they fall, or stay 0."""
     tokens: list[int] = []
@@ -300,40 +241,3 @@ def _differences(counts: list[int | None]) -> list[int] | None:
         tokens.append(count - before)
         before = count
     return tokens if before else None
-
-
-def _timings(timings: object) -> ServerTimings | None:
-    """llama.cpp's timings; None when they are not all there, or not what they should be."""
-    if not isinstance(timings, dict):
-        return None
-    prompt_n, prompt_ms = timings.get("prompt_n"), timings.get("prompt_ms")
-    predicted_n, predicted_ms = timings.get("predicted_n"), timings.get("predicted_ms")
-    if _is_count(prompt_n) and _is_duration(prompt_ms) and _is_count(predicted_n) and _is_duration(predicted_ms):
-        return ServerTimings(prompt_n, float(prompt_ms), predicted_n, float(predicted_ms))
-    return None
-
-
-def _is_duration(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= _MAX_MS
-
-
-def _error(chunk: dict[str, Any], event: str) -> str | None:
-    """The message of a chunk that may be an error; None when it is not (`"error": null`)."""
-    error = chunk.get("error")
-    if not error:
-        if event != "error" and chunk.get("object") != "error":
-            return None
-        error = chunk
-    message = error.get("message") if isinstance(error, dict) else error
-    if not isinstance(message, str) or not message.strip():
-        try:
-            message = orjson.dumps(error).decode()
-        except orjson.JSONEncodeError:  # too deep, or lone surrogates
-            message = ""
-    return _one_line(message) or "an error event"
-
-
-def _one_line(text: str) -> str:
-    """At most 300 characters of `text`, in one line, none of which a terminal obeys."""
-    printable = "".join(char if char.isprintable() else " " for char in text[: 4 * _ERROR_CHARS])
-    return " ".join(printable.split())[:_ERROR_CHARS].rstrip()

@@ -41,6 +41,7 @@ class Client:
     def __init__(self, *, headers: dict[str, str] | None = None) -> None:
         self._headers = headers or {}
         self._in_flight: set[Exchange] = set()
+        self.last_sent_ns = 0
         self._watchdog = Watchdog()
         self._sessions: list[aiohttp.ClientSession] = []
         self._keeper: socket.socket | None = None
@@ -98,6 +99,7 @@ class Client:
         exchange = Exchange(dispatched_ns, ask.deadlines, secret_of(ask.headers), streams=ask.streams)
         exchange.task = asyncio.current_task()
         self._in_flight.add(exchange)
+        self.last_sent_ns = dispatched_ns
         self._watchdog.watch(exchange)
         restore = CURRENT.set(exchange.marks)
         try:

@@ -1,6 +1,10 @@
-"""Reads an ended exchange: raw bytes and marks become a `Reply` with one stamp a token and one outcome. Pure."""
+"""Reads an ended exchange: raw bytes and marks become a `Reply` with one stamp a token and one outcome. Pure.
 
-from typing import Final
+An answer that was asked for whole has no stamps of tokens: it ends with its last byte, and its tokens are those of
+`usage`, or not known.
+"""
+
+from typing import Any, Final
 
 import numpy as np
 from msgspec import UNSET
@@ -9,6 +13,7 @@ from numpy.typing import NDArray
 from loadgen.measure.record import Outcome, Reply, StampSource
 from loadgen.wire.chat import Completion, decode
 from loadgen.wire.exchange import Exchange
+from loadgen.wire.whole import WholeAnswer, decode_whole
 
 DETAIL_CHARS: Final = 300
 _WHOLE_BODY_STARTS: Final = (b"{", b"[", b"<")
@@ -55,45 +60,74 @@ def read_reply(
     epoch_ns: the run's beginning on the monotonic clock. wall_offset_ns: see `loadgen.clock.wall_offset_ns`.
     """
     body = exchange.body()
-    completion = decode(body if exchange.status == 200 else b"")
     stamps = Stamps(exchange.marks.reads, epoch_ns, wall_offset_ns)
-    arrivals, shared = stamps.at(completion.token_ends)
-    outcome, detail = outcome_of(exchange, completion, body)
     marks = exchange.marks
+    heard, end_offset = (_streamed if exchange.streams else _whole)(exchange, body, stamps, keep_text=keep_text)
 
     def on_run(moment_ns: int | None) -> int | None:
         return None if moment_ns is None else moment_ns - epoch_ns
 
-    orderly_end = stamps.at([completion.end_offset])[0] if completion.end_offset is not None else []
+    orderly_end = stamps.at([end_offset])[0] if end_offset is not None else []
     began = [moment for moment in (marks.connect_start_ns, marks.first_write_ns) if moment is not None]
-    tokens, source = completion.output_tokens, "usage"
-    if tokens is None:
-        tokens, source = len(arrivals), "events"
-    visible = completion.first_visible
     reply = Reply(
-        outcome=outcome,
         status=exchange.status,
-        detail=detail,
         dispatched_ns=on_run(exchange.dispatched_ns),
         sent_ns=on_run(min(began, default=None)),
         written_ns=on_run(marks.written_ns),
         end_ns=orderly_end[0] if orderly_end else on_run(exchange.ended_ns),
         last_byte_ns=_last_byte_ns(exchange, stamps, epoch_ns),
-        first_visible_ns=arrivals[visible] if visible is not None and arrivals else None,
         connect_ns=_connect_ns(marks.connect_start_ns, marks.connect_end_ns),
-        stamps_ns=tuple(arrivals),
-        tokens_per_event=tuple(completion.tokens_per_event) if completion.tokens_per_event else None,
         stamp_source=stamps.source,
-        shared_reads=shared,
-        prompt_tokens=completion.prompt_tokens,
-        output_tokens=tokens if exchange.status == 200 else None,
-        token_source="usage" if source == "usage" else "events",
-        finish_reason=completion.finish_reason,
-        text_sha256=completion.text_sha256 if arrivals else None,
-        timings=completion.timings,
-        text=completion.text if keep_text and arrivals else UNSET,
+        **heard,
     )
     return reply, stamps.lags_ns
+
+
+Heard = tuple[dict[str, Any], int | None]
+"""What an answer said, as fields of its `Reply`; and the body offset at which its orderly end ends, None without."""
+
+
+def _streamed(exchange: Exchange, body: bytes, stamps: Stamps, *, keep_text: bool) -> Heard:
+    completion = decode(body if exchange.status == 200 else b"")
+    arrivals, shared = stamps.at(completion.token_ends)
+    outcome, detail = outcome_of(exchange, completion, body)
+    counted = completion.output_tokens is not None
+    tokens = completion.output_tokens if counted else len(arrivals)
+    visible = completion.first_visible
+    heard = {
+        "outcome": outcome,
+        "detail": detail,
+        "first_visible_ns": arrivals[visible] if visible is not None and arrivals else None,
+        "stamps_ns": tuple(arrivals),
+        "tokens_per_event": tuple(completion.tokens_per_event) if completion.tokens_per_event else None,
+        "shared_reads": shared,
+        "prompt_tokens": completion.prompt_tokens,
+        "output_tokens": tokens if exchange.status == 200 else None,
+        "token_source": "usage" if counted else "events",
+        "finish_reason": completion.finish_reason,
+        "text_sha256": completion.text_sha256 if arrivals else None,
+        "timings": completion.timings,
+        "text": completion.text if keep_text and arrivals else UNSET,
+    }
+    return heard, completion.end_offset
+
+
+def _whole(exchange: Exchange, body: bytes, stamps: Stamps, *, keep_text: bool) -> Heard:
+    del stamps  # of nothing but its end
+    answer = decode_whole(body if exchange.status == 200 else b"")
+    outcome, detail = outcome_of_whole(exchange, answer, body)
+    heard = {
+        "outcome": outcome,
+        "detail": detail,
+        "prompt_tokens": answer.prompt_tokens,
+        "output_tokens": answer.output_tokens,
+        "token_source": "events" if answer.output_tokens is None else "usage",
+        "finish_reason": answer.finish_reason,
+        "text_sha256": answer.text_sha256,
+        "timings": answer.timings,
+        "text": answer.text if keep_text and answer.speaks else UNSET,
+    }
+    return heard, len(body) if answer.answers else None
 
 
 def outcome_of(exchange: Exchange, completion: Completion, body: bytes) -> tuple[Outcome, str | None]:
@@ -112,6 +146,24 @@ def outcome_of(exchange: Exchange, completion: Completion, body: bytes) -> tuple
     if status != 200:
         return "not_streamed", f"status {status} where a stream was asked for"
     return _without_an_end(exchange, completion, body)
+
+
+def outcome_of_whole(exchange: Exchange, answer: WholeAnswer, body: bytes) -> tuple[Outcome, str | None]:
+    """How a request for a whole answer ended, and a line about it; in the order of `outcome_of`."""
+    failure, status = exchange.failure, exchange.status
+    if status is not None and status >= 400:
+        return "http_error", _http_detail(exchange, body)
+    if answer.error is not None:
+        return "stream_error", answer.error
+    if answer.answers:
+        return ("ok", None) if answer.speaks else ("empty", "a whole answer, and nothing in it")
+    if failure is not None and (answer.cut or status != 200):
+        return failure.outcome, failure.detail
+    if status != 200:
+        return "malformed", f"status {status} where an answer was asked for"
+    if answer.malformed is not None:
+        return "malformed", f"{answer.malformed}: {_one_line(body[:200])}"
+    return "truncated", f"the body breaks off after {len(body)} bytes" if body else "the body was empty"
 
 
 def _without_an_end(exchange: Exchange, completion: Completion, body: bytes) -> tuple[Outcome, str | None]:

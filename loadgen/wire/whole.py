@@ -13,7 +13,16 @@ import orjson
 from msgspec import Struct
 
 from loadgen.measure.record import ServerTimings
-from loadgen.wire import chat
+from loadgen.wire.parts import (
+    error_of,
+    first_choice,
+    has_hidden_text,
+    is_count,
+    joined_parts,
+    mend,
+    parse_object,
+    timings_of,
+)
 
 
 class WholeAnswer(Struct, frozen=True, kw_only=True):
@@ -42,19 +51,19 @@ class WholeAnswer(Struct, frozen=True, kw_only=True):
 def decode_whole(body: bytes) -> WholeAnswer:
     """Reads a whole body. Never raises: whatever is wrong with the bytes is in the answer."""
     data = body.removeprefix(b"\xef\xbb\xbf").strip()
-    told = chat.parse_object(data)
+    told = parse_object(data)
     if told is None:
         return _broken(data)
     if not isinstance(told.get("choices"), list):
-        error = chat.error_of(told, "message")
+        error = error_of(told, "message")
         return WholeAnswer(error=error) if error else WholeAnswer(malformed="a JSON object without choices")
-    choice = chat.first_choice(told["choices"]) or {}
+    choice = first_choice(told["choices"]) or {}
     message = choice.get("message")
     message = message if isinstance(message, dict) else {}
     content = message.get("content")
-    visible = content if isinstance(content, str) else chat.joined_parts(content)
-    text = chat.mend(visible)
-    speaks = bool(visible) or chat.has_hidden_text(message)
+    visible = content if isinstance(content, str) else joined_parts(content)
+    text = mend(visible)
+    speaks = bool(visible) or has_hidden_text(message)
     usage = told.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     reason = choice.get("finish_reason")
@@ -65,13 +74,13 @@ def decode_whole(body: bytes) -> WholeAnswer:
         text_sha256=hashlib.sha256(text.encode()).hexdigest() if speaks else None,
         prompt_tokens=_count(usage.get("prompt_tokens")),
         output_tokens=_count(usage.get("completion_tokens")),
-        finish_reason=chat.mend(reason) if isinstance(reason, str) and reason else None,
-        timings=chat.timings_of(told.get("timings")),
+        finish_reason=mend(reason) if isinstance(reason, str) and reason else None,
+        timings=timings_of(told.get("timings")),
     )
 
 
 def _count(value: Any) -> int | None:
-    return value if chat.is_count(value) else None
+    return value if is_count(value) else None
 
 
 def _broken(data: bytes) -> WholeAnswer:

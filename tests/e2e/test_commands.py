@@ -72,7 +72,8 @@ def test_the_same_seed_gives_the_same_digest_and_the_same_text(
 def test_report_makes_the_same_bytes_from_the_folder_alone(loadgen: Command, scenario: Path, tmp_path: Path) -> None:
     assert loadgen("run", scenario, "--quiet", "--requests", 2, "--out", tmp_path / "out").returncode == 0
     folder = run_folder(tmp_path / "out")
-    made = [folder / name for name in ("summary.json", "summary.csv", "report.md", "report.html", "histograms.hlog")]
+    names = ("summary.json", "summary.csv", "prompts.csv", "report.md", "report.html", "histograms.hlog")
+    made = [folder / name for name in names]
     before = [path.read_bytes() for path in made]
     for path in made:
         path.unlink()

@@ -44,6 +44,7 @@ def played(results: Path) -> tuple[Run, dict[int, Served]]:
             load=Closed(concurrency=(STREAMS,), requests=STREAMS * ROUNDS),
             warmup_requests=0,
             keep_text=True,
+            probe=False,
         )
         run = asyncio.run(api.run(LoadedScenario(scenario, None, results, "the test"), results=results))
     return run, {request.number: request for request in server.chats}

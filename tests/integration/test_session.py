@@ -57,7 +57,7 @@ def scenario(folder: Path, models: dict[str, str], load: Load, **rest: Any) -> L
         prompts=("First question.", "Second question."),
         models=tuple(Model(name=name, url=url, target="openai") for name, url in models.items()),
         load=load,
-        **{"warmup_requests": 1, "timeouts": Timeouts(request_s=20.0), **rest},
+        **{"probe": False, "warmup_requests": 1, "timeouts": Timeouts(request_s=20.0), **rest},
     )
     return LoadedScenario(made, None, folder, "the test")
 
@@ -291,6 +291,7 @@ async def test_stopped_twice_what_is_in_flight_is_given_up_at_once_with_its_stam
 
 SCENARIO = """
 name = "killed"
+probe = false
 prompts = ["First question.", "Second question."]
 [[models]]
 name = "m"

@@ -10,7 +10,7 @@ import pytest
 import typer.main
 from msgspec import Struct
 
-from loadgen import runfolder, scenario, summary
+from loadgen import capability, runfolder, scenario, summary
 from loadgen.cli import app
 from loadgen.errors import ExitCode
 from loadgen.measure import observe, record, validity
@@ -29,7 +29,10 @@ FLAGS: Final = {
     verb: {"--help", *(name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts))}
     for verb, command in COMMANDS.items()
 }
-OTHERS: Final = {"apt", "cp", "curl", "docker", "git", "make", "node", "npm", "pip", "pytest", "python", "uv", "winget"}
+OTHERS: Final = {
+    *("apt", "cp", "curl", "docker", "foundry", "git", "make"),
+    *("node", "npm", "pip", "pytest", "python", "uv", "winget"),
+}
 """Programs whose flags are not ours."""
 
 FENCE: Final = re.compile(r"^( *)(```+|~~~+)(.*?)^ *\2[ \t]*$", re.DOTALL | re.MULTILINE)
@@ -190,7 +193,7 @@ def test_every_key_of_the_run_folder_is_explained() -> None:
     types = (
         *(record.Record, record.ServerTimings, observe.StageFacts, observe.ServerFacts, Manifest, PlannedStage),
         *(summary.Summary, summary.StageSummary, summary.Requests, summary.Throughput, summary.Tokens),
-        *(summary.Validity, summary.Self, summary.Attainment, validity.Reason),
+        *(summary.Validity, summary.Self, summary.Attainment, validity.Reason, capability.Probe),
     )
     assert set(keys(*types)) - spans_of(METRICS) == set()
 

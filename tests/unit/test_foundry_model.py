@@ -535,7 +535,7 @@ def test_a_relative_xdg_cache_home_is_ignored(monkeypatch: pytest.MonkeyPatch, t
         assert user_cache_folder() == tmp_path / ".cache" / "loadgen"
 
 
-def test_the_builder_knows_nothing_of_ours_but_errors() -> None:
+def test_the_builder_knows_nothing_of_ours_but_errors_and_where_the_weights_are() -> None:
     package = Path(loadgen.__file__).parent
     ours = {
         node.module
@@ -543,4 +543,4 @@ def test_the_builder_knows_nothing_of_ours_but_errors() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("loadgen")
     }
-    assert {name for name in ours if not name.startswith("loadgen.foundry_model.")} == {"loadgen.errors"}
+    assert {name for name in ours if not name.startswith("loadgen.foundry_model.")} == {"loadgen.errors", "loadgen.small_model"}

@@ -156,7 +156,7 @@ MISTAKES: list[tuple[dict[str, str | bytes], str, str]] = [
     (
         {"a.csv": "A"},
         "a.csv",
-        's/x.toml: prompts.files: "a.csv" is not of a kind that holds prompts; use .toml, .txt, .md, .jsonl',
+        's/x.toml: prompts.files: "a.csv" is not of a kind that holds prompts; use .toml, .txt, .md, .jsonl, .json',
     ),
     ({"a.txt": " \n"}, "a.txt", "{s}a.txt: empty; write a prompt into it, or leave it out"),
     ({"a.jsonl": "\n"}, "a.jsonl", "{s}a.jsonl: empty; write a prompt into it, or leave it out"),

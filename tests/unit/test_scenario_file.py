@@ -25,7 +25,8 @@ ROOT = Path(__file__).parents[2]
 SMALLEST = 'name = "x"\nprompts = ["Say hello."]\n'
 MODES = '"closed", "constant", "poisson", "gamma", "ramp" or "trace"'
 KEYS = (
-    "name, prompts, description, system, seed, models, order, load, sampling, warmup_requests, timeouts, slo, keep_text"
+    "name, prompts, description, system, seed, models, order, load, sampling, warmup_requests, timeouts, slo, "
+    "keep_text, probe"
 )
 
 # What stands below the two lines of SMALLEST, and the whole complaint after the file's name.
@@ -117,7 +118,14 @@ COMPLAINTS = {
     "slo = { attainment = 0.9 }": (
         "slo.attainment: a share of what? no target is set; add e.g. ttft_ms = 2000.0 to slo"
     ),
-    "sampling = { extra = { stream = false } }": "sampling.extra.stream: every request has it already; leave it out",
+    "sampling = { extra = { model = 1 } }": "sampling.extra.model: every request has it already; leave it out",
+    "sampling = { extra = { stream = false } }": (
+        "sampling.extra.stream: it has a key of its own; write it as sampling.stream"
+    ),
+    "sampling = { stream = false }\nslo = { ttft_ms = 1, attainment = 0.9 }": (
+        "slo.attainment: a gate on TTFT or TPOT, which an answer that comes whole (stream = false) does not have; "
+        "set e2e_ms alone, leave the gate out, or let the answers stream"
+    ),
     "sampling = { extra = { seed = 2 } }": "sampling.extra.seed: it has a key of its own; write it as sampling.seed",
     "sampling = { extra = { a = [{ b = 2024-05-01 }] } }": (
         "sampling.extra.a[0].b: 2024-05-01 is a date or a time, which JSON does not have; put it in quotes"
@@ -440,7 +448,7 @@ def test_a_misspelt_key_is_named_and_never_a_traceback(
     at: tuple[dict[str, Any], tuple[str | int, ...]], data: st.DataObject
 ) -> None:
     document, path = at
-    if not isinstance(path[-1], str) or "extra" in path:
+    if not isinstance(path[-1], str) or "extra" in path or "options" in path[:-1]:
         return
     where = data.draw(st.integers(0, len(path[-1]) - 1))
     misspelt = path[-1][:where] + "q" + path[-1][where:]

@@ -230,6 +230,8 @@ def test_without_a_window_there_is_no_rate_but_each_user_s_own() -> None:
         "output_tokens_per_s": None,
         "requests_per_s": None,
         "per_user_tokens_per_s": 20.0,
+        "e2e_tokens_per_s": 14.4231,
+        "e2e_tokens_per_s_ci": None,
         "goodput_requests_per_s": None,
     }
     assert "no_window" in reasons_of(stage)
@@ -301,6 +303,7 @@ def test_a_model_that_could_not_be_used_is_skipped_with_its_reason_and_does_not_
         "window_s": None,
         "slo": None,
         "server": None,
+        "not_valid": {},
     }
     assert (there.status, requests_of(there).ok) == ("played", 4)
 
@@ -396,18 +399,19 @@ def test_a_stage_says_what_the_contract_says() -> None:
     told = as_json(summarize(run))
     assert set(told) == {
         *("schema", "scenario", "run_id", "started_utc", "stages"),
-        *("incomplete", "plan_digest", "torn_lines"),
+        *("incomplete", "plan_digest", "torn_lines", "streamed"),
     }
     assert told["schema"] == "loadgen.summary/1"
     (stage,) = told["stages"]
     assert set(stage) == {
         *("model", "target", "load", "requests", "window_s", "metrics", "throughput", "tokens", "validity"),
-        *("level", "status", "incomplete", "slo", "server"),
+        *("level", "status", "incomplete", "slo", "server", "not_valid"),
     }
     assert {key: set(stage[key]) for key in ("requests", "throughput", "tokens", "validity")} == {
         "requests": {"planned", "ok", "failed", "by_outcome", "warmup"},
         "throughput": {
             *("output_tokens_per_s", "requests_per_s", "per_user_tokens_per_s", "goodput_requests_per_s"),
+            *("e2e_tokens_per_s", "e2e_tokens_per_s_ci"),
         },
         "tokens": {"prompt", "output", "source"},
         "validity": {"verdict", "reasons", "stamp_source", "self"},

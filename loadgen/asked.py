@@ -1,0 +1,67 @@
+"""What a person asked for, from flags, list files and the environment together: one loaded scenario. Sends nothing."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from loadgen.complaint import masked
+from loadgen.environment import MODELS, with_environment
+from loadgen.errors import InputError
+from loadgen.model_list import read_model_list
+from loadgen.overrides import Overrides
+from loadgen.scenario_file import LoadedScenario, is_file, load_scenario, no_file_scenario
+
+ENDPOINT: Final = "FOUNDRY_LOCAL_ENDPOINT"
+
+
+def asked_scenario(
+    name: str | None,
+    flags: Overrides,
+    *,
+    models_file: Path | None = None,
+    prompts_file: Path | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> tuple[LoadedScenario, tuple[str, ...]]:
+    """The scenario to play, and a line for a person about each variable that changes it.
+
+    name: of a scenario, or None for the built-in one, which needs --url, or a model for Foundry Local. variables: the
+    environment's. Raises InputError, one line, for whatever is wrong.
+    """
+    variables = os.environ if variables is None else variables
+    given = _with_files(flags, models_file, prompts_file)
+    given, notes = with_environment(given, variables)
+    endpoint = variables.get(ENDPOINT, "").strip()
+    loaded = load_scenario(name, given) if name is not None else _without_scenario(given, endpoint)
+    if endpoint and any(model.target == "foundry" for model in loaded.scenario.models):
+        notes = (*notes, f"{ENDPOINT} is set: Foundry Local is the one at {masked(endpoint)}")
+    return loaded, notes
+
+
+def _with_files(flags: Overrides, models_file: Path | None, prompts_file: Path | None) -> Overrides:
+    if models_file is not None:
+        flag = f"--models-file {models_file}"
+        if flags.models:
+            raise InputError(f"{flag} with --model {flags.models[0]}: two lists of models; leave one of them out")
+        names = tuple(model.alias for model in read_model_list(models_file))
+        changes = {"models": names} if flags.urls else {"listed": names, "listed_by": flag}
+        flags = msgspec.structs.replace(flags, **changes)
+    if prompts_file is not None:
+        if not is_file(prompts_file):
+            raise InputError(f"--prompts-file {prompts_file}: no such file; it is relative to the current folder")
+        flags = msgspec.structs.replace(flags, prompts_file=str(prompts_file.absolute()))
+    return flags
+
+
+def _without_scenario(given: Overrides, endpoint: str) -> LoadedScenario:
+    if given.urls or given.listed:
+        return no_file_scenario(given)
+    if not endpoint:
+        raise InputError("run: neither SCENARIO nor --url was given; name a scenario, or --url URL --model NAME")
+    if not given.models:
+        mend = f"add --model NAME, or set {MODELS} (`loadgen models` lists what is there)"
+        raise InputError(f"{ENDPOINT} is set: which model? {mend}")
+    label = " ".join(f"--model {name}" for name in given.models)
+    return no_file_scenario(msgspec.structs.replace(given, models=(), listed=given.models, listed_by=label))

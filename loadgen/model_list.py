@@ -1,0 +1,97 @@
+"""`models.json`: models by name, and what is known of each. Read and written; knows no target and no network."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+from msgspec import Struct
+
+from loadgen.complaint import printable
+from loadgen.errors import InputError
+from loadgen.scenario_file import read_text
+
+_NAME_KEYS = ("alias", "name", "model", "id")
+_EXAMPLE = '["qwen2.5-0.5b"] or {"qwen2.5-0.5b": {"capabilities": ["chat"], "size_mb": 822}}'
+
+
+class ListedModel(Struct, frozen=True, omit_defaults=True):
+    """One model of a list.
+
+    capabilities: words, as their author chose them. size_mb: on disk, MiB. more: whatever else its card says.
+    """
+
+    alias: str
+    capabilities: tuple[str, ...] = ()
+    size_mb: float | None = None
+    more: dict[str, Any] = {}
+
+
+def read_model_list(path: Path) -> tuple[ListedModel, ...]:
+    """The models of a file, at least one: a list of names or of cards, or an object name -> card.
+
+    Either may stand under a key `models`. Raises InputError, one line, for whatever else it is.
+    """
+    text = read_text(path)
+    try:
+        raw = msgspec.json.decode(text.encode())
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON: {printable(str(error))}; write e.g. {_EXAMPLE}") from None
+    if isinstance(raw, dict) and isinstance(raw.get("models"), list | dict):
+        raw = raw["models"]
+    if isinstance(raw, dict):
+        found = [_of_card(name, card, f"{path}: {printable(str(name))}") for name, card in raw.items()]
+    elif isinstance(raw, list):
+        found = [_of_item(item, f"{path}: model {i}") for i, item in enumerate(raw, start=1)]
+    else:
+        found = []
+    if not found:
+        raise InputError(f"{path}: no models in it; write e.g. {_EXAMPLE}")
+    names = [model.alias for model in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{path}: {printable(name)} stands there twice; leave one out")
+    return tuple(found)
+
+
+def model_list_text(models: Iterable[ListedModel]) -> bytes:
+    """The file: an object alias -> card, as `read_model_list` reads it."""
+    cards = {model.alias: _card(model) for model in models}
+    return orjson.dumps(cards, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def _card(model: ListedModel) -> dict[str, Any]:
+    size = {} if model.size_mb is None else {"size_mb": model.size_mb}
+    return {"capabilities": list(model.capabilities), **size, **model.more}
+
+
+def _of_item(item: Any, place: str) -> ListedModel:
+    if isinstance(item, dict):
+        name = next((item[key] for key in _NAME_KEYS if isinstance(item.get(key), str)), None)
+        if name is None:
+            raise InputError(f'{place}: without a name; write e.g. {{"alias": "qwen2.5-0.5b"}}')
+        return _of_card(name, {key: value for key, value in item.items() if key != "alias"}, place)
+    if not isinstance(item, str):
+        raise InputError(f'{place}: neither a name nor a card; write e.g. "qwen2.5-0.5b"')
+    return _of_card(item, {}, place)
+
+
+def _of_card(name: str, card: Any, place: str) -> ListedModel:
+    if not name.strip():
+        raise InputError(f"{place}: an empty name; write the model's alias")
+    if not isinstance(card, Mapping):
+        raise InputError(f'{place}: its card is no object; write e.g. {{"capabilities": ["chat"], "size_mb": 822}}')
+    more = dict(card)
+    told, size = more.pop("capabilities", None) or (), more.pop("size_mb", None)
+    words = split_words(told) if isinstance(told, str) else told
+    if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
+        raise InputError(f'{place}: capabilities is no list of texts; write e.g. ["chat", "tools"]')
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int | float)):
+        raise InputError(f"{place}: size_mb is no number; write e.g. 822")
+    return ListedModel(name.strip(), tuple(words), None if size is None else float(size), more)
+
+
+def split_words(text: str) -> tuple[str, ...]:
+    """The words of "chat, tools"; a model's catalog entry may say it so."""
+    return tuple(word for part in text.replace(";", ",").split(",") if (word := part.strip()))

@@ -1,0 +1,31 @@
+"""Model cards as a table for a terminal. Pure."""
+
+from collections.abc import Sequence
+
+from loadgen.report import words
+from loadgen.report.console import table_text
+from loadgen.report.table import Column, Row, Table
+from loadgen.targets.served import Card
+
+_HEADS = ("model", "served by", "id", "size", "context", "device", "licence", "publisher", "capabilities", "here")
+
+
+def cards_text(cards: Sequence[Card], *, width: int) -> str:
+    """One row a card. A column in which nothing is known is left out."""
+    rows = [_row(card) for card in cards]
+    keep = [i for i in range(len(_HEADS)) if any(row[i] != words.UNKNOWN for row in rows)]
+    table = Table(
+        columns=tuple(Column(_HEADS[i], number=_HEADS[i] in {"size", "context"}) for i in keep),
+        rows=tuple(Row(tuple(row[i] for i in keep)) for row in rows),
+        notes=(),
+    )
+    return table_text(table, "models", width=width)
+
+
+def _row(card: Card) -> tuple[str, ...]:
+    here = None if card.cached is None else "yes" if card.cached else "no"
+    size = None if card.size_bytes is None else words.bytes_(card.size_bytes)
+    context = None if card.context_tokens is None else str(card.context_tokens)
+    device = " ".join(word for word in (card.device, card.execution_provider) if word)
+    told = (card.alias, card.target, card.id, size, context, device, card.licence, card.publisher)
+    return tuple(cell or words.UNKNOWN for cell in (*told, card.capabilities or card.task, here))

@@ -1,0 +1,260 @@
+"""Probes of scripted servers: what each of them does is found, and what cannot be told is left untold."""
+
+import asyncio
+import hashlib
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from loadgen import api
+from loadgen.capability import Probe
+from loadgen.plan import make_plan
+from loadgen.probe import BUDGET_S, OTHERS, TOKENS, probe
+from loadgen.prompts import load_prompts
+from loadgen.scenario import Closed, Model, Sampling, Scenario
+from loadgen.scenario_file import LoadedScenario
+from loadgen.targets.opening import serving
+from loadgen.wire.client import Client
+from tests.integration.server import (
+    BEGIN,
+    COMMENT,
+    DONE,
+    FINISH,
+    LAST_CHUNK,
+    ROLE,
+    Hang,
+    Script,
+    Send,
+    Served,
+    Server,
+    Wait,
+    chunk,
+    event,
+    every,
+    say,
+    streamed,
+    token,
+    usage,
+    whole,
+)
+
+pytestmark = pytest.mark.asyncio
+LENGTH = event({"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]})
+GAP_S = 0.002
+
+
+def scenario(url: str, **rest: Any) -> Scenario:
+    model = Model(name="m", url=url, target="openai")
+    load = Closed(concurrency=(1,), requests=2)
+    return Scenario(name="probed", prompts=("Say hello.",), models=(model,), load=load, **rest)
+
+
+async def probe_of(server: Server, *, budget_s: float = BUDGET_S, **rest: Any) -> Probe:
+    made = scenario(server.url, **rest)
+    plan = make_plan(made, load_prompts(made, Path(), "the test"))
+    async with Client() as client, serving(made.models[0], lambda *_: None) as served:
+        return await probe(plan, 0, served, client, budget_s=budget_s)
+
+
+# Servers
+
+
+def answer(body: dict[str, Any]) -> list[str]:
+    """Words that follow from what a request asks for: its prompt, and at a temperature its seed."""
+    seed = f"{body.get('seed')}" if body["temperature"] > 0 else ""
+    told = f"{body['messages'][-1]['content']}/{seed}"
+    digits = hashlib.sha256(told.encode()).hexdigest() * 30
+    return [f"w{number}{digits[number]} " for number in range(body["max_tokens"])]
+
+
+def honest(request: Served, gap_s: float = GAP_S) -> Script:
+    """Does all that it is asked for, a token every 2 ms or gap_s, with keep-alives before the first."""
+    body = msgspec.json.decode(request.body)
+    words = answer(body)
+    before = "".join(words)
+    for stop in body.get("stop", []):
+        before = before.partition(stop)[0]
+    said = list(itertools.takewhile(lambda place: len("".join(words[:place])) < len(before), range(len(words))))
+    end = LENGTH if len(said) == len(words) else FINISH
+    texts = [words[place] for place in said]
+    if end is FINISH and texts:
+        texts[-1] = before[len("".join(texts[:-1])) :]
+    begin = Send(chunk(COMMENT) + chunk(ROLE))
+    close = Send(chunk(end) + chunk(usage(9, len(texts))) + chunk(DONE) + LAST_CHUNK)
+    return (BEGIN, Wait(0.01), begin, *every(gap_s, say(*texts)), close)
+
+
+def stubborn(request: Served) -> Script:
+    """Sends twenty words, whatever it is asked for, never the same, and counts nothing."""
+    texts = [f"{request.number} ", *(f"word{place} " for place in range(20))]
+    return (BEGIN, *every(GAP_S, say(*texts)), Send(chunk(FINISH) + chunk(DONE) + LAST_CHUNK))
+
+
+class Watched(Server):
+    """A server that tells at `/slots` how many chats it works on. obeys: a client that goes ends its chat at once,
+    else it is played to its end. turns: one chat at a time."""
+
+    def __init__(self, choose: Callable[[Served], Script], *, obeys: bool, turns: bool, tells: bool) -> None:
+        super().__init__(choose)
+        self._obeys, self._tells = obeys, tells
+        self._turn: asyncio.Lock | None = asyncio.Lock() if turns else None
+        self._at_work = 0
+
+    async def _play(self, script: Script, request: Served, peer: Any) -> bool:
+        if request.method == "GET":
+            slots = [{"id": place, "is_processing": place < self._at_work} for place in range(16)]
+            if self._tells and request.path == "/slots":
+                script = whole("200 OK", msgspec.json.encode(slots))
+            return await super()._play(script, request, peer)
+        self._at_work += 1
+        try:
+            if self._turn is None:
+                return await self._work(script, request, peer)
+            async with self._turn:
+                return await self._work(script, request, peer)
+        finally:
+            self._at_work -= 1
+
+    async def _work(self, script: Script, request: Served, peer: Any) -> bool:
+        try:
+            return await super()._play(script, request, peer)
+        except OSError:
+            if not self._obeys:
+                left = len(script) - 2 * len(request.sent_ns)
+                await asyncio.sleep(max(0, left // 2) * GAP_S)
+            raise
+
+
+# What is found
+
+
+async def test_of_a_server_that_does_what_it_is_asked_for_all_is_found() -> None:
+    with Watched(honest, obeys=True, turns=False, tells=True) as server:
+        found = await probe_of(server)
+    assert found.notes == ()
+    assert (found.usage_in_stream, found.role_event, found.keep_alives) == (True, True, 1)
+    assert (found.tokens_per_event, found.hidden_tokens, found.reasoning_in_stream) == (1.0, 0, False)
+    assert (found.honours_max_tokens, found.honours_stop, found.honours_seed) == (True, True, True)
+    assert (found.parallel_streams, found.parallel_asked) == (len(OTHERS), len(OTHERS))
+    assert found.scaling is not None
+    assert found.scaling > 1, "a script is not slowed by another"
+    assert (found.stops_on_close, found.stops_on_close_by) == (True, "/slots")
+    assert found.stopped_after_ms is not None
+
+
+async def test_of_a_server_that_does_as_it_likes_that_is_found() -> None:
+    with Server(stubborn) as server:
+        found = await probe_of(server)
+    assert (found.usage_in_stream, found.role_event, found.keep_alives) == (False, False, 0)
+    assert (found.tokens_per_event, found.hidden_tokens) == (None, None)
+    assert (found.honours_max_tokens, found.honours_stop, found.honours_seed) == (False, False, False)
+    assert found.stops_on_close is None
+
+
+async def test_a_server_that_goes_on_behind_a_closed_stream_is_found_by_its_own_account() -> None:
+    with Watched(honest, obeys=False, turns=False, tells=True) as server:
+        found = await probe_of(server)
+    assert (found.stops_on_close, found.stops_on_close_by, found.stopped_after_ms) == (False, "/slots", None)
+
+
+@pytest.mark.parametrize("obeys", [True, False])
+async def test_a_server_that_takes_turns_and_tells_nothing_is_found_by_the_clock(obeys: bool) -> None:
+    with Watched(honest, obeys=obeys, turns=True, tells=False) as server:
+        found = await probe_of(server)
+    assert found.parallel_streams == 1
+    assert found.scaling is None
+    assert found.stops_on_close is obeys
+    assert "ms alone" in str(found.stops_on_close_by)
+
+
+async def test_where_company_does_not_slow_a_server_that_tells_nothing_closing_is_not_told() -> None:
+    with Server(lambda request: honest(request, 0.01)) as server:  # slow, so that what the machine does counts little
+        found = await probe_of(server)
+    assert found.stops_on_close is None
+    assert "beside an open stream" in str(found.stops_on_close_by)
+
+
+async def test_tokens_that_are_never_shown_are_found_and_nothing_is_made_up_of_them() -> None:
+    end = Send(chunk(LENGTH) + chunk(usage(9, TOKENS)) + chunk(DONE) + LAST_CHUNK)
+    with Server((BEGIN, Send(chunk(ROLE)), Wait(0.02), end)) as server:
+        found = await probe_of(server)
+        assert len(server.chats) == 1
+    assert (found.usage_in_stream, found.hidden_tokens, found.tokens_per_event) == (True, TOKENS, None)
+    assert (found.honours_seed, found.parallel_streams, found.stops_on_close) == (None, None, None)
+    assert found.notes == (f"no token was shown within max_tokens = {TOKENS}",)
+
+
+async def test_several_tokens_an_event_are_counted() -> None:
+    texts = [token("four tokens here, maybe ")] * 4
+    end = Send(chunk(LENGTH) + chunk(usage(9, TOKENS)) + chunk(DONE) + LAST_CHUNK)
+    with Server((BEGIN, *every(GAP_S, tuple(Send(chunk(text), token=True) for text in texts)), end)) as server:
+        found = await probe_of(server)
+    assert (found.tokens_per_event, found.hidden_tokens) == (4.0, 0)
+
+
+async def test_a_request_of_a_probe_has_the_scenarios_extra_keys_and_not_its_stop() -> None:
+    with Watched(honest, obeys=True, turns=False, tells=True) as server:
+        await probe_of(server, sampling=Sampling(max_tokens=500, stop=("w",), stream=False, extra={"top_k": 5}))
+    bodies = [msgspec.json.decode(request.body) for request in server.chats]
+    assert {body["top_k"] for body in bodies} == {5}
+    assert all(body["stream"] and body.get("stop") != ["w"] for body in bodies)
+    assert sum(body["max_tokens"] != TOKENS for body in bodies) == 1, "but for the one that is closed"
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize(
+    "script",
+    [(Hang(),), (BEGIN, Hang()), (BEGIN, *say("a", "b"), Hang())],
+    ids=["no headers", "no token", "no end"],
+)
+async def test_a_server_that_hangs_does_not_hang_a_probe(script: Script) -> None:
+    with Server(script) as server:
+        found = await asyncio.wait_for(probe_of(server, budget_s=0.3), timeout=10)
+    assert found.usage_in_stream is None
+    assert "timeout" in found.notes[0]
+    assert found.took_s is not None
+    assert found.took_s < 3
+
+
+async def test_on_a_server_too_slow_for_the_time_questions_are_left_out_and_noted() -> None:
+    with Server(streamed(*("a ",) * 16, gap_s=0.02)) as server:
+        found = await probe_of(server, budget_s=0.5)
+        assert len(server.chats) == 1
+    assert found.honours_max_tokens is True
+    assert [note.partition(":")[0] for note in found.notes] == ["stop and seed", "parallel streams", "closing a stream"]
+
+
+async def test_where_some_of_many_streams_are_refused_the_others_count() -> None:
+    refused = whole("429 Too Many Requests", b"{}")
+
+    def choose(request: Served) -> Script:
+        return refused if request.says.startswith("Tell") and request.number % 2 else honest(request)
+
+    with Server(choose) as server:
+        found = await probe_of(server)
+    assert found.parallel_asked == len(OTHERS)
+    assert any(note.startswith(f"of {len(OTHERS)} streams at once ") for note in found.notes)
+
+
+# In a run
+
+
+@pytest.mark.parametrize("asked", [True, False])
+async def test_a_run_stores_its_probe_behind_its_stages_unless_it_is_not_wanted(asked: bool, tmp_path: Path) -> None:
+    with Watched(honest, obeys=True, turns=False, tells=True) as server:
+        loaded = LoadedScenario(scenario(server.url, probe=asked), None, tmp_path, "the test")
+        run = await api.run(loaded, results=tmp_path)
+        says = [request.says for request in server.chats]
+    card = run.manifest.models[0]
+    assert ("probe" in card) is asked
+    assert says[:4] == ["Say hello."] * 4, "a preflight, a warm-up, and two measured"
+    assert len(says[4:]) == (14 if asked else 0)
+    if asked:
+        assert msgspec.convert(card["probe"], Probe).usage_in_stream
+    assert {record.outcome for record in run.records} == {"ok"}
