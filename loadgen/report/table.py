@@ -85,9 +85,7 @@ def _row(stage: StageSummary, *, streamed: bool) -> Row:
             marked(stage, "output_tokens_per_s", words.number(throughput.output_tokens_per_s)),
             marked(stage, "per_user_tokens_per_s", words.number(throughput.per_user_tokens_per_s)),
             # Beside the pace of a stream it would be one number too many; where answers come whole it is all there is.
-            words.UNKNOWN
-            if streamed
-            else marked(stage, "e2e_tokens_per_s", words.number(throughput.e2e_tokens_per_s)),
+            words.UNKNOWN if streamed else marked(stage, "e2e_tokens_per_s", words.number(throughput.e2e_tokens_per_s)),
             marked(stage, "slo", words.share(stage.slo.share)) if stage.slo else words.UNKNOWN,
             _memory(stage.server),
             stage.validity.verdict + (", incomplete" if stage.incomplete else ""),

@@ -193,10 +193,7 @@ async def _started(model: Model, options: FoundryLocal, tell: Tell) -> AsyncIter
         raise TargetError(f"foundry-local-sdk is not installed; {INSTALL}")
     clock = SystemClock()
     began_ns = clock.now_ns()
-    cache = options.cache
-    if options.embedded:
-        tell("preparing the embedded model for Foundry Local", None)
-        cache = str((await asyncio.to_thread(ensure_model, tell)).folder)
+    cache = await _cache_of(options, tell)
     child = await Child.start("Foundry Local", "loadgen.targets.foundry_service", _flags(model, options, cache), {})
     farewell: dict[str, Any] = {}
     try:
@@ -214,6 +211,14 @@ async def _started(model: Model, options: FoundryLocal, tell: Tell) -> AsyncIter
         farewell["unload_s"] = await _unload(child)
     finally:
         await child.stop()
+
+
+async def _cache_of(options: FoundryLocal, tell: Tell) -> str | None:
+    """The folder of models, with the embedded one in it where that is asked for; None is the runtime's own."""
+    if not options.embedded:
+        return options.cache
+    tell("preparing the embedded model for Foundry Local", None)
+    return str((await asyncio.to_thread(ensure_model, tell)).folder)
 
 
 def _flags(model: Model, options: FoundryLocal, cache: str | None) -> dict[str, Any]:
@@ -273,7 +278,7 @@ async def foundry_models(options: FoundryLocal, tell: Tell) -> list[Card]:
         return [card_of(str(entry.get("id")), TARGET, entry) for entry in await models_of(endpoint, {})]
     if importlib.util.find_spec("foundry_local_sdk") is None:
         raise TargetError(f"foundry-local-sdk is not installed; {INSTALL}")
-    flags = _flags(Model(name="-"), options, options.cache) | {"--list": True}
+    flags = _flags(Model(name="-"), options, await _cache_of(options, tell)) | {"--list": True}
     child = await Child.start("Foundry Local", "loadgen.targets.foundry_service", flags, {})
     try:
         told = await child.hear(START_S)

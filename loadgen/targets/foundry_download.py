@@ -10,6 +10,8 @@ _PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 8.0
 _SOURCE_LINE: Final = re.compile(r"^\S+\.(?:cc|cpp|cxx|h|hpp):\d+ (?=[^(]*\()")
 
+_SIGNATURE_END: Final = re.compile(r">? (?:const )?")
+
 
 class CannotServe(Exception):  # noqa: N818  it names a finding, not a fault of ours
     """Why a model cannot be used: kind is one of a closed set, remedy what a person can do."""
@@ -100,10 +102,10 @@ def plain(error: BaseException) -> str:
 
 
 def _after_signature(text: str) -> str:
-    """What follows a C++ signature: its outermost brackets are the first that close before a space."""
+    """What follows a C++ signature, which ends where its outermost brackets close before a space."""
     depth = 0
     for at, letter in enumerate(text):
         depth += {"(": 1, ")": -1}.get(letter, 0)
-        if letter == ")" and depth == 0 and text[at + 1 : at + 2] == " ":
-            return text[at + 2 :].removeprefix("const ")
+        if letter == ")" and depth == 0 and (end := _SIGNATURE_END.match(text, at + 1)):
+            return text[end.end() :]
     return text

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any, Final, TextIO
 
 from loadgen.clock import now_ns
-from loadgen.targets.foundry_download import CannotServe, download, plain
+from loadgen.targets.foundry_download import CannotServe, Say, download, plain
 
 APP_NAME: Final = "loadgen"
 STALL_S: Final = 60.0
@@ -183,7 +183,7 @@ def load(variant: Any) -> float:
     return (now_ns() - began) / 1e9
 
 
-def start(arguments: argparse.Namespace, sdk: Any, voice: Voice) -> tuple[Any, Any]:
+def start(arguments: argparse.Namespace, sdk: Any, say: Say) -> tuple[Any, Any]:
     """The manager with its web service up, and the loaded variant."""
     try:
         sdk.FoundryLocalManager.initialize(configuration(arguments, sdk))
@@ -192,12 +192,12 @@ def start(arguments: argparse.Namespace, sdk: Any, voice: Voice) -> tuple[Any, A
     manager = sdk.FoundryLocalManager.instance
     if arguments.list:
         models = manager.catalog.list_models()
-        voice.say("models", models=[card(variant) for model in models for variant in variants_of(model)])
+        say("models", models=[card(variant) for model in models for variant in variants_of(model)])
         return manager, None
     variant = find(manager, arguments.model, arguments.device)
-    voice.say("found", card=card(variant))
-    download(variant, voice.say, stall_s=arguments.stall_s, tries=arguments.tries)
-    voice.say("loading")
+    say("found", card=card(variant))
+    download(variant, say, stall_s=arguments.stall_s, tries=arguments.tries)
+    say("loading")
     load_s = load(variant)
     try:
         manager.start_web_service()
@@ -205,7 +205,7 @@ def start(arguments: argparse.Namespace, sdk: Any, voice: Voice) -> tuple[Any, A
         text = f"port {arguments.port} cannot be used: {plain(error)}"
         raise CannotServe("port", text, "give another port, or 0") from error
     url = manager.urls[0].rstrip("/")
-    voice.say("serving", url=url, pid=os.getpid(), card=card(variant), load_s=load_s, version=sdk_version())
+    say("serving", url=url, pid=os.getpid(), card=card(variant), load_s=load_s, version=sdk_version())
     return manager, variant
 
 
@@ -215,25 +215,25 @@ def sdk_version() -> str | None:
     return None
 
 
-def stop(manager: Any, variant: Any, voice: Voice) -> None:
+def stop(manager: Any, variant: Any, say: Say) -> None:
     """Leave nothing behind, in order; a step that fails does not keep the next from being taken."""
     steps: list[Callable[[], object]] = []
     if variant is not None:
-        steps += [lambda: unload(variant, voice), manager.stop_web_service]
+        steps += [lambda: unload(variant, say), manager.stop_web_service]
     if hasattr(manager, "close"):
         steps.append(manager.close)
     for step in steps:
         try:
             step()
         except Exception as error:  # noqa: BLE001
-            voice.say("note", text=plain(error))
+            say("note", text=plain(error))
 
 
-def unload(variant: Any, voice: Voice) -> None:
+def unload(variant: Any, say: Say) -> None:
     if variant.is_loaded:
         began = now_ns()
         variant.unload()
-        voice.say("unloaded", seconds=(now_ns() - began) / 1e9)
+        say("unloaded", seconds=(now_ns() - began) / 1e9)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -262,11 +262,11 @@ def main() -> int:
 
         if not arguments.list:
             orders.listen()
-        manager, variant = start(arguments, sdk, voice)
+        manager, variant = start(arguments, sdk, voice.say)
         orders.serving.set()
         while not arguments.list and (order := orders.next()) is not None:
             if order == "unload":
-                unload(variant, voice)
+                unload(variant, voice.say)
         code = 0
     except CannotServe as error:
         voice.say("error", kind=error.kind, message=str(error), remedy=error.remedy)
@@ -276,7 +276,7 @@ def main() -> int:
     finally:
         # After a start that failed there is no manager to stop: a download that hangs would keep it from closing.
         if manager is not None:
-            stop(manager, variant, voice)
+            stop(manager, variant, voice.say)
         voice.say("ended")
         # The native library's own threads may hang an orderly exit; there is nothing left to do.
         os._exit(code)

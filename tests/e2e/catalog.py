@@ -12,6 +12,7 @@ import shutil
 import ssl
 import subprocess
 import threading
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
@@ -79,13 +80,14 @@ class Catalog:
     def __init__(
         self,
         models: list[dict[str, Any]],
-        files: dict[str, bytes | Path] | None = None,
+        files: Mapping[str, bytes | Path] | None = None,
         *,
         stall_after_bytes: int | None = None,
         certificate: Path | None = None,
     ) -> None:
-        self.models, self.files, self.certificate = models, files or {}, certificate
+        self.models, self.files, self.certificate = models, dict(files or {}), certificate
         self.asked: list[str] = []
+        self.sent_bytes = 0
         self._left_bytes = stall_after_bytes
         self._lock, self.over = threading.Lock(), threading.Event()
         catalog = self
@@ -113,10 +115,10 @@ class Catalog:
     def allowed(self, wanted_bytes: int) -> int:
         """How many of so many bytes may still be sent."""
         with self._lock:
-            if self._left_bytes is None:
-                return wanted_bytes
-            given = min(wanted_bytes, self._left_bytes)
-            self._left_bytes -= given
+            given = wanted_bytes if self._left_bytes is None else min(wanted_bytes, self._left_bytes)
+            if self._left_bytes is not None:
+                self._left_bytes -= given
+            self.sent_bytes += given
             return given
 
     def __enter__(self) -> "Catalog":

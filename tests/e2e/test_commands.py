@@ -204,7 +204,7 @@ def test_the_small_model_answers_the_smoke_scenario(loadgen: Command, tmp_path: 
     done = loadgen("run", "smoke", "--concurrency", "1", "--json", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     stage = json.loads(done.stdout)["stages"][0]
-    assert stage["requests"]["ok"] == stage["requests"]["planned"] == 3
+    assert stage["requests"]["ok"] == stage["requests"]["planned"] == 8
     assert stage["tokens"]["prompt"] > 0
     card = json.loads((run_folder(tmp_path / "out", "smoke") / "manifest.json").read_text(encoding="utf-8"))["models"][
         0
