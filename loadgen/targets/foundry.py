@@ -36,13 +36,23 @@ INSTALL: Final = "run `pip install 'loadgen[foundry]'`, or set FOUNDRY_LOCAL_END
 
 def endpoint_of(options: FoundryLocal) -> str | None:
     """Where a service runs already, ending in /v1; None when one is to be started. Raises InputError for no URL."""
-    told = os.environ.get(ENDPOINT_VARIABLE, "").strip() or options.endpoint
+    from_environment = os.environ.get(ENDPOINT_VARIABLE, "").strip()
+    told = from_environment or options.endpoint
     if not told:
         return None
     url = told.rstrip("/")
-    if not url.startswith(("http://", "https://")):
-        raise InputError(f"{ENDPOINT_VARIABLE}: {told!r} is no URL; write e.g. http://127.0.0.1:5273/v1")
+    if not _is_url(url):
+        where = ENDPOINT_VARIABLE if from_environment else "foundry.endpoint"
+        raise InputError(f"{where}: {told!r} is no URL; write e.g. http://127.0.0.1:5273/v1")
     return url if url.endswith("/v1") else f"{url}/v1"
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a bracket or a port that is none
+        return False
 
 
 @contextlib.asynccontextmanager
@@ -132,10 +142,13 @@ async def _load_there(root: str, alias: str, identifier: str) -> _Loaded:
         except TargetError as error:
             refused = refused or str(error)
             continue
+        # The service may take another variant than the first that it lists, and that one may have been there before.
         after = await _loaded_there(root) or []
-        # The service may take another variant than the first that it lists.
-        new = next((found for found in (identifier, *after) if found in after and found not in before), None)
-        return _Loaded(new or identifier, load_s, name)
+        new = [found for found in after if found not in before]
+        if new or identifier in after:
+            return _Loaded(identifier if identifier in after else new[0], load_s, name)
+        kept = resolve(alias, [{"id": found} for found in after])
+        return _Loaded(identifier, load_s, name) if kept is None else _Loaded(str(kept["id"]))
     remedy = f"load it there first, e.g. `foundry model load {alias}`"
     raise TargetError(f"{alias} cannot be loaded by {root}: {refused}", problem="load_failed", remedy=remedy)
 
@@ -286,4 +299,7 @@ async def foundry_models(options: FoundryLocal, tell: Tell) -> list[Card]:
         await child.stop()
     if told["event"] == "error":
         raise TargetError(told["message"], problem=told["kind"], remedy=told["remedy"])
+    if not told["models"]:
+        remedy = "is there a network for its catalog, or a model in its cache?"
+        raise TargetError("Foundry Local offers no model here", problem="not_in_catalog", remedy=remedy)
     return [_card(Model(name=card["alias"]), card) for card in told["models"]]

@@ -165,11 +165,9 @@ def ticking(number: int, *, tokens: int, first_s: float, gap_s: float, together:
 Choice = Callable[[Served], Script]
 
 
-def _answer(request: Served, choose: Choice) -> Script:
-    """The script for a request: `/models` is always there, and chats are the choice's."""
-    if request.method == "GET":
-        return whole("200 OK", b'{"object": "list", "data": []}')
-    return choose(request)
+def no_models(_: Served) -> Script:
+    """What every GET is answered with, unless a test says otherwise."""
+    return whole("200 OK", b'{"object": "list", "data": []}')
 
 
 # Serving
@@ -178,8 +176,9 @@ def _answer(request: Served, choose: Choice) -> Script:
 class Server:
     """The server, in a thread. Use as `with`; what went wrong in a script is raised at its end."""
 
-    def __init__(self, choose: Choice | Script) -> None:
+    def __init__(self, choose: Choice | Script, *, get: Choice = no_models) -> None:
         self._choose: Choice = choose if callable(choose) else lambda _: choose
+        self._get = get
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self._listener.setblocking(False)
         if sys.platform == "linux":
@@ -250,7 +249,8 @@ class Server:
                     return
                 self.served.append(request)
                 try:
-                    if not await self._play(_answer(request, self._choose), request, peer):
+                    choose = self._get if request.method == "GET" else self._choose
+                    if not await self._play(choose(request), request, peer):
                         return
                 except OSError:
                     request.gone_ns = time.perf_counter_ns()

@@ -1,0 +1,211 @@
+"""Foundry Local where it runs already: a 1.x and a 2.x service on loopback, attached to and left as they were."""
+
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote
+
+import msgspec
+import pytest
+
+from loadgen import api
+from loadgen.measure.record import Record
+from loadgen.report.files import write_reports
+from loadgen.runfolder import Run
+from loadgen.scenario import Closed, FoundryLocal, Model, Scenario
+from loadgen.scenario_file import LoadedScenario
+from loadgen.targets.foundry import ENDPOINT_VARIABLE, foundry_models
+from tests.integration.server import LAST_CHUNK, Script, Send, Served, Server, chunk, head, streamed, whole
+
+pytestmark = pytest.mark.asyncio
+
+SSE = (Path(__file__).parents[1] / "data" / "foundry_v1.sse").read_bytes()
+TINY = "tiny-1b-instruct-generic-cpu:1"
+MISSING = whole("404 Not Found", b"not found", type="text/plain")
+
+
+@pytest.fixture(autouse=True)
+def _no_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ENDPOINT_VARIABLE, raising=False)
+
+
+def scenario(folder: Path, options: FoundryLocal | None = None, name: str = "tiny-1b") -> LoadedScenario:
+    made = Scenario(
+        name="attached",
+        prompts=("What is the capital of France?",),
+        models=(Model(name=name, target="foundry", foundry=options),),
+        load=Closed(concurrency=(2,), requests=4, ramp_in_s=0.0),
+        warmup_requests=1,
+        probe=False,
+        keep_text=True,
+    )
+    return LoadedScenario(made, None, folder, "the test")
+
+
+def measured(run: Run) -> list[Record]:
+    return [record for record in run.records if record.phase == "measured"]
+
+
+def skipped(run: Run) -> str:
+    """Why nothing was played."""
+    assert run.records == ()
+    (stage,) = write_reports(run.folder).stages
+    assert stage.status == "skipped"
+    return str(stage.reason)
+
+
+def json_whole(value: object, status: str = "200 OK") -> Script:
+    return whole(status, msgspec.json.encode(value))
+
+
+class Service:
+    """What a Foundry Local service says besides chats. loaded: ids; None has no such route, as in 1.x.
+
+    goes_by: the names that load and unload a model, and the id that this is. fails: what a load is answered with.
+    """
+
+    def __init__(
+        self,
+        ids: tuple[str, ...],
+        loaded: list[str] | None = None,
+        goes_by: dict[str, str] | None = None,
+        fails: Script | None = None,
+    ) -> None:
+        self.ids, self.loaded, self.goes_by, self.fails = ids, loaded, goes_by or {}, fails
+
+    def __call__(self, request: Served) -> Script:
+        if request.path == "/v1/models":
+            data = [{"id": identifier, "object": "model", "owned_by": "Nobody"} for identifier in self.ids]
+            return json_whole({"object": "list", "data": data})
+        if self.loaded is None:
+            return MISSING
+        if request.path == "/models/loaded":
+            return json_whole(self.loaded)
+        verb, name = request.path.removeprefix("/models/").split("/", 1)
+        identifier = self.goes_by.get(unquote(name))
+        if identifier is None:
+            return json_whole({"error": {"message": f"Model not found: {name}"}}, "404 Not Found")
+        if verb == "load":
+            if self.fails is not None:
+                return self.fails
+            self.loaded += [] if identifier in self.loaded else [identifier]
+        else:
+            self.loaded.remove(identifier)
+        return json_whole({"status": f"{verb}ed"})
+
+
+def asked(server: Server, word: str) -> list[str]:
+    return [unquote(request.path) for request in server.served if f"/models/{word}/" in request.path]
+
+
+async def test_a_service_1_is_played_by_the_environment_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = (Send(head()), Send(chunk(SSE), token=True), Send(LAST_CHUNK))
+    with Server(script, get=Service((TINY,))) as server:
+        monkeypatch.setenv(ENDPOINT_VARIABLE, server.url)
+        run = await api.run(scenario(tmp_path), results=tmp_path)
+    assert {request.model for request in server.chats} == {TINY}, "the alias became the id with its version"
+    assert len(server.chats) == 1 + 1 + 4, "the preflight, the warm-up, and what is measured"
+    assert all(request.path == "/v1/chat/completions" for request in server.chats)
+    for record in measured(run):
+        assert record.outcome == "ok"
+        assert record.text == "The capital of France is Paris."
+        assert record.output_tokens == 7, "each counted once, though `delta` and `message` have it"
+        assert record.prompt_tokens == 37
+        assert record.token_source == "usage"
+        assert len(record.stamps_ns) == 7
+    card = run.manifest.models[0]
+    assert card["id"] == TINY
+    assert card["alias"] == "tiny-1b"
+    assert "load_s" not in card or card["load_s"] is None
+    assert asked(server, "load") == asked(server, "unload") == []
+
+
+async def test_a_model_that_is_loaded_there_is_left_loaded(tmp_path: Path) -> None:
+    service = Service((TINY,), loaded=[TINY], goes_by={"tiny-1b": TINY})
+    with Server(streamed("a", "b"), get=service) as server:
+        run = await api.run(scenario(tmp_path, FoundryLocal(endpoint=server.url)), results=tmp_path)
+    assert len(measured(run)) == 4
+    assert asked(server, "load") == asked(server, "unload") == []
+    assert service.loaded == [TINY]
+
+
+async def test_a_service_2_loads_by_the_alias_and_unloads_again(tmp_path: Path) -> None:
+    service = Service((TINY,), loaded=["other:1"], goes_by={"tiny-1b": TINY})
+    with Server(streamed("a", "b"), get=service) as server:
+        root = server.url.removesuffix("/v1")  # an endpoint without /v1 will do
+        run = await api.run(scenario(tmp_path, FoundryLocal(endpoint=root)), results=tmp_path)
+    assert {request.model for request in server.chats} == {TINY}
+    assert asked(server, "load") == ["/models/load/tiny-1b"]
+    assert asked(server, "unload") == ["/models/unload/tiny-1b"]
+    assert service.loaded == ["other:1"], "what was there before is there still"
+    card = run.manifest.models[0]
+    assert card["load_s"] > 0
+    assert card["unload_s"] > 0
+
+
+async def test_a_service_that_goes_by_ids_is_asked_by_the_id(tmp_path: Path) -> None:
+    service = Service((TINY,), loaded=[], goes_by={TINY: TINY})
+    with Server(streamed("a"), get=service) as server:
+        run = await api.run(scenario(tmp_path, FoundryLocal(endpoint=server.url)), results=tmp_path)
+    assert len(measured(run)) == 4
+    assert asked(server, "load") == ["/models/load/tiny-1b", f"/models/load/{TINY}"]
+    assert asked(server, "unload") == [f"/models/unload/{TINY}"]
+    assert service.loaded == []
+
+
+async def test_the_variant_that_the_service_took_for_an_alias_is_the_one_that_is_asked(tmp_path: Path) -> None:
+    gpu = TINY.replace("cpu", "gpu")
+    with Server(streamed("a"), get=Service((TINY, gpu), loaded=[], goes_by={"tiny-1b": gpu})) as server:
+        run = await api.run(scenario(tmp_path, FoundryLocal(endpoint=server.url)), results=tmp_path)
+    assert {request.model for request in server.chats} == {gpu}
+    assert run.manifest.models[0]["id"] == gpu
+
+
+async def test_a_variant_that_was_loaded_before_and_is_taken_for_the_alias_is_left_loaded(tmp_path: Path) -> None:
+    gpu = TINY.replace("cpu", "gpu")
+    service = Service((TINY, gpu), loaded=[gpu], goes_by={"tiny-1b": gpu})
+    with Server(streamed("a"), get=service) as server:
+        run = await api.run(scenario(tmp_path, FoundryLocal(endpoint=server.url)), results=tmp_path)
+    assert run.manifest.models[0]["id"] == gpu
+    assert asked(server, "unload") == []
+    assert gpu in (service.loaded or [])
+
+
+async def test_a_load_that_fails_there_is_told_with_what_the_service_said_and_a_remedy(tmp_path: Path) -> None:
+    fails = json_whole({"error": {"message": "bad allocation"}}, "500 Internal Server Error")
+    service = Service((TINY,), loaded=[], goes_by={"tiny-1b": TINY}, fails=fails)
+    with Server(streamed("a"), get=service) as server:
+        run = await api.run(scenario(tmp_path, FoundryLocal(endpoint=server.url)), results=tmp_path)
+    reason = skipped(run)
+    assert "tiny-1b cannot be loaded" in reason
+    assert "bad allocation" in reason
+    assert "foundry model load tiny-1b" in reason
+    assert server.chats == []
+    assert asked(server, "unload") == []
+
+
+@pytest.mark.parametrize(("name", "device"), [("nope", None), ("tiny-1b", "npu"), ("tin", None)])
+async def test_a_model_that_the_service_does_not_list_for_that_device_is_skipped(
+    name: str, device: Literal["npu"] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Server(streamed("a"), get=Service(("tinier-1b-cpu:1", TINY))) as server:
+        monkeypatch.setenv(ENDPOINT_VARIABLE, server.url)
+        run = await api.run(scenario(tmp_path, FoundryLocal(device=device), name=name), results=tmp_path)
+    reason = skipped(run)
+    assert f"{name} is not among the models of {server.url}" in reason
+    assert TINY in reason, "which there are is told"
+
+
+async def test_where_no_service_answers_the_run_says_how_to_look(tmp_path: Path) -> None:
+    with Server(streamed("a")) as server:
+        url = server.url
+    run = await api.run(scenario(tmp_path, FoundryLocal(endpoint=url)), results=tmp_path)
+    assert "does not list any model" in skipped(run)
+    assert "foundry service status" in skipped(run)
+
+
+async def test_its_models_are_listed_without_an_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Server(streamed("a"), get=Service((TINY, "other-2b:4"))) as server:
+        monkeypatch.setenv(ENDPOINT_VARIABLE, server.url)
+        cards = await foundry_models(FoundryLocal(), lambda *_: None)
+    assert [card.id for card in cards] == [TINY, "other-2b:4"]
+    assert {card.publisher for card in cards} == {"Nobody"}
