@@ -8,14 +8,14 @@ print(loadgen.console(loadgen.summarize(run)))
 from loadgen.api import plan_of, run
 from loadgen.errors import ExitCode, InputError, LoadgenError, TargetError
 from loadgen.fold import summarize
-from loadgen.overrides import Overrides
 from loadgen.plan import Plan, digest
 from loadgen.report.console import console
 from loadgen.report.files import write_reports
 from loadgen.runfolder import Run
 from loadgen.runfolder import read as read_run
 from loadgen.scenario import Scenario
-from loadgen.scenario_file import LoadedScenario, load_scenario
+from loadgen.scenario.file import LoadedScenario, load_scenario
+from loadgen.scenario.overrides import Overrides
 from loadgen.summary import Summary
 
 __all__ = [

@@ -10,7 +10,7 @@ from loadgen.plan import Plan, make_plan
 from loadgen.prompts import load_prompts
 from loadgen.runfolder import Run
 from loadgen.scenario import Ramp, Scenario, Trace
-from loadgen.scenario_file import LoadedScenario, is_file, read_text
+from loadgen.scenario.file import LoadedScenario, is_file, read_text
 from loadgen.schedule import trace_ns
 from loadgen.session import Controls, Progress, play_plan
 from loadgen.summary import Summary

@@ -10,11 +10,9 @@ import orjson
 import typer
 
 from loadgen import api
-from loadgen.asked import asked_scenario
 from loadgen.baseline import baseline_folder, keep_baseline, why_not_kept
 from loadgen.errors import ExitCode, InputError, LoadgenError
 from loadgen.models_verb import models
-from loadgen.overrides import Overrides, parse_duration_s, parse_levels, parse_rates
 from loadgen.plan import Plan
 from loadgen.report.console import console, plain
 from loadgen.report.console import terminal_width as _width
@@ -22,7 +20,9 @@ from loadgen.report.files import write_reports
 from loadgen.report.plan_text import plan_data, plan_table
 from loadgen.runfolder import MANIFEST
 from loadgen.scenario import LlamaCpp, Model
-from loadgen.scenario_file import LoadedScenario
+from loadgen.scenario.asked import asked_scenario
+from loadgen.scenario.file import LoadedScenario
+from loadgen.scenario.overrides import Overrides, parse_duration_s, parse_levels, parse_rates
 from loadgen.session import Controls
 from loadgen.summary import Summary
 from loadgen.targets.llamacpp import serving_llamacpp

@@ -10,14 +10,14 @@ import orjson
 import typer
 
 from loadgen.errors import InputError, TargetError
-from loadgen.model_list import model_list_text
-from loadgen.offer import listed, offered, usual_places
 from loadgen.report.cards import cards_text
 from loadgen.report.console import plain, terminal_width
 from loadgen.runfolder import write_whole
 from loadgen.scenario import Model, Scenario
-from loadgen.scenario_check import first_conflict
-from loadgen.scenario_file import load_scenario
+from loadgen.scenario.check import first_conflict
+from loadgen.scenario.file import load_scenario
+from loadgen.scenario.model_list import model_list_text
+from loadgen.targets.offer import listed, offered, usual_places
 from loadgen.targets.served import Card
 
 WIDEST: Final = 400

@@ -12,11 +12,11 @@ import msgspec
 from msgspec import Struct
 
 from loadgen import chance
-from loadgen.complaint import Complaint, Source, printable, refused, shown
-from loadgen.conversion import convert
 from loadgen.errors import InputError
 from loadgen.scenario import InlinePrompt, PromptFiles, Scenario
-from loadgen.scenario_file import is_file, is_folder, parse_toml, read_text
+from loadgen.scenario.complaint import Complaint, Source, printable, refused, shown
+from loadgen.scenario.conversion import convert
+from loadgen.scenario.file import is_file, is_folder, parse_toml, read_text
 
 _KINDS = (".toml", ".txt", ".md", ".jsonl", ".json")
 _TEXT_KEYS = ("text", "prompt")

@@ -70,12 +70,13 @@ class Orders:
 
 def configuration(arguments: argparse.Namespace, sdk: Any) -> Any:
     """The SDK's configuration, with what this version of it takes."""
+    levels = getattr(sdk, "LogLevel", None) or sdk.logging_helper.LogLevel  # 1.x does not show it
     wanted: dict[str, Any] = {
         "app_name": APP_NAME,
         "app_data_dir": arguments.app_data,
         "model_cache_dir": arguments.cache,
         "logs_dir": arguments.logs,
-        "log_level": sdk.LogLevel.FATAL,
+        "log_level": levels.FATAL,
         "web": sdk.Configuration.WebService(urls=f"http://127.0.0.1:{arguments.port}"),
         "disable_nonessential_telemetry": True,
         "catalog_urls": [(url, None) for url in catalogs(arguments)] or None,
@@ -163,10 +164,10 @@ def card(variant: Any) -> dict[str, Any]:
         "task": info.task,
         "device": device_of(variant),
         "execution_provider": None if runtime is None else runtime.execution_provider,
-        "context_tokens": variant.context_length or None,
+        "context_tokens": getattr(variant, "context_length", None) or None,
         "publisher": info.publisher,
         "cached": bool(variant.is_cached),
-        "capabilities": info.capabilities,
+        "capabilities": getattr(info, "capabilities", None),
     }
 
 

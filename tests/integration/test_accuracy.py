@@ -19,7 +19,7 @@ from loadgen.measure.record import Record
 from loadgen.report.files import write_reports
 from loadgen.runfolder import Run
 from loadgen.scenario import Closed, Model, Scenario
-from loadgen.scenario_file import LoadedScenario
+from loadgen.scenario.file import LoadedScenario
 from tests.integration.server import Served, ServerProcess, Ticking
 
 STREAMS, ROUNDS, TOKENS = 64, 2, 20

@@ -12,7 +12,7 @@ from loadgen.measure.record import Record
 from loadgen.report.files import write_reports
 from loadgen.runfolder import Run
 from loadgen.scenario import Closed, FoundryLocal, Model, Scenario
-from loadgen.scenario_file import LoadedScenario
+from loadgen.scenario.file import LoadedScenario
 from loadgen.targets.foundry import ENDPOINT_VARIABLE, foundry_models
 from tests.integration.server import LAST_CHUNK, Script, Send, Served, Server, chunk, head, streamed, whole
 

@@ -16,7 +16,7 @@ from loadgen.plan import make_plan
 from loadgen.probe import BUDGET_S, OTHERS, TOKENS, probe
 from loadgen.prompts import load_prompts
 from loadgen.scenario import Closed, Model, Sampling, Scenario
-from loadgen.scenario_file import LoadedScenario
+from loadgen.scenario.file import LoadedScenario
 from loadgen.targets.opening import serving
 from loadgen.wire.client import Client
 from tests.integration.server import (

@@ -21,7 +21,7 @@ from loadgen.measure.record import Record
 from loadgen.report.files import write_reports
 from loadgen.runfolder import Run
 from loadgen.scenario import Closed, Constant, Load, Model, Scenario, Timeouts
-from loadgen.scenario_file import LoadedScenario
+from loadgen.scenario.file import LoadedScenario
 from loadgen.session import Controls, Silence
 from loadgen.summary import StageSummary, Summary
 from tests.integration.server import (

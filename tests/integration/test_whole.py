@@ -12,7 +12,7 @@ from loadgen.clock import now_ns, wall_offset_ns
 from loadgen.measure.record import Reply
 from loadgen.report.files import write_reports
 from loadgen.scenario import Closed, Model, Sampling, Scenario
-from loadgen.scenario_file import LoadedScenario
+from loadgen.scenario.file import LoadedScenario
 from loadgen.wire.client import Ask, Client
 from loadgen.wire.exchange import Deadlines
 from loadgen.wire.reply import read_reply

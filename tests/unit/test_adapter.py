@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from loadgen.clock import now_ns
 from loadgen.errors import InputError
 from loadgen.measure.record import Reply
-from loadgen.scenario_file import load_scenario
+from loadgen.scenario.file import load_scenario
 from loadgen.targets.adapter import importable, resolve
 from loadgen.targets.in_process import InProcess, Question, question_of
 from loadgen.targets.opening import target_name

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from loadgen import api
-from loadgen.asked import asked_scenario
-from loadgen.environment import with_environment
 from loadgen.errors import InputError
-from loadgen.overrides import Overrides
 from loadgen.plan import Plan, digest
 from loadgen.scenario import Closed, FoundryLocal, PromptFiles, Trace
+from loadgen.scenario.asked import asked_scenario
+from loadgen.scenario.environment import with_environment
+from loadgen.scenario.overrides import Overrides
 
 FILE = """
 name = "x"

@@ -543,4 +543,7 @@ def test_the_builder_knows_nothing_of_ours_but_errors_and_where_the_weights_are(
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("loadgen")
     }
-    assert {name for name in ours if not name.startswith("loadgen.foundry_model.")} == {"loadgen.errors", "loadgen.small_model"}
+    assert {name for name in ours if not name.startswith("loadgen.foundry_model.")} == {
+        "loadgen.errors",
+        "loadgen.small_model",
+    }

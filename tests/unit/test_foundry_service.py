@@ -83,7 +83,8 @@ def sdk_of(made: type, manager: Any = None) -> Any:
             manager.configuration = given
             FoundryLocalManager.instance = manager
 
-    return SimpleNamespace(Configuration=made, LogLevel=Level, FoundryLocalManager=FoundryLocalManager)
+    shown = {"LogLevel": Level} if made is Configuration2 else {"logging_helper": SimpleNamespace(LogLevel=Level)}
+    return SimpleNamespace(Configuration=made, FoundryLocalManager=FoundryLocalManager, **shown)
 
 
 class Variant:
@@ -199,6 +200,7 @@ def test_an_sdk_1_is_given_only_what_it_takes() -> None:
         "log_level",
     }
     assert made.given["app_data_dir"] == "app"
+    assert made.given["log_level"] is Level.FATAL
     assert made.given["model_cache_dir"] is None, "the runtime's own"
     assert made.web.urls == "http://127.0.0.1:5273"
 
@@ -275,6 +277,12 @@ def test_a_card_has_nothing_where_the_catalog_has_nothing() -> None:
     assert card(Variant("tiny-cpu:1"))["size_bytes"] == 3 * 2**20
 
 
+def test_a_card_of_an_sdk_that_knows_less_is_shorter() -> None:
+    early = Variant("tiny-cpu:1")
+    del early.context_length, early.info.capabilities
+    assert card(early)["context_tokens"] is card(early)["capabilities"] is None
+
+
 # Downloading
 
 
@@ -331,7 +339,7 @@ def test_a_download_that_hangs_is_given_up_though_it_never_returns(kind: type[Va
 
     def hang(progress: Callable[[float], None]) -> None:
         progress(33.0)
-        over.wait()
+        over.wait(10)
 
     variant = kind("tiny:1", fetch=hang)
     try:
@@ -347,7 +355,9 @@ def test_a_runtime_that_only_says_that_it_waits_has_stalled() -> None:
     over = threading.Event()
 
     def wait(progress: Callable[[float], None]) -> None:
-        while not over.wait(0.001):
+        for _ in range(1000):
+            if over.wait(0.001):
+                return
             progress(0.0)
 
     try:

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen.aliases import models_named
 from loadgen.errors import InputError
-from loadgen.model_list import ListedModel, model_list_text, read_model_list
-from loadgen.offer import listed
 from loadgen.prompts import Prompt, load_prompts
 from loadgen.scenario import PromptFiles, Scenario
+from loadgen.scenario.aliases import models_named
+from loadgen.scenario.model_list import ListedModel, model_list_text, read_model_list
+from loadgen.targets.offer import listed
 from loadgen.targets.served import Card
 
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadgen.errors import InputError
-from loadgen.overrides import Overrides, apply, parse_duration_s, parse_levels, parse_rates
 from loadgen.scenario import Closed, Constant, Gamma, Poisson, Ramp, Scenario, Trace
-from loadgen.scenario_file import load_scenario
+from loadgen.scenario.file import load_scenario
+from loadgen.scenario.overrides import Overrides, apply, parse_duration_s, parse_levels, parse_rates
 
 HEAD = 'name = "x"\nprompts = ["Say hello."]\n'
 MODELS = 'models = [{ name = "small" }, { name = "large", url = "http://h/v1" }]\n'

@@ -11,8 +11,8 @@ from msgspec import Struct, inspect
 
 from loadgen.prompts import load_prompts
 from loadgen.scenario import Constant, Gamma, Poisson, Ramp, Sampling, Scenario
-from loadgen.scenario_file import load_scenario
-from loadgen.scenario_schema import EXAMPLES, example_value, help_of, scenario_schema, summary_of, write_schema
+from loadgen.scenario.file import load_scenario
+from loadgen.scenario.schema import EXAMPLES, example_value, help_of, scenario_schema, summary_of, write_schema
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
 FILES = sorted(SCENARIOS.glob("*.toml"))
@@ -23,7 +23,7 @@ def test_the_committed_schema_is_the_one_that_the_types_give(tmp_path: Path) -> 
     write_schema(tmp_path / "made.json")
     committed = (SCENARIOS / "scenario.schema.json").read_text(encoding="utf-8")
     assert committed == (tmp_path / "made.json").read_text(encoding="utf-8"), (
-        'make it anew: python -c "from loadgen.scenario_schema import write_schema as w; '
+        'make it anew: python -c "from loadgen.scenario.schema import write_schema as w; '
         "w('scenarios/scenario.schema.json')\""
     )
 
@@ -48,7 +48,7 @@ def test_the_scenarios_that_come_along_are_these() -> None:
 
 def test_the_full_summarizer_differs_only_in_its_number_of_requests() -> None:
     short, full = (load_scenario(SCENARIOS / f"{name}.toml").scenario for name in ("summarizer", "summarizer-full"))
-    load = msgspec.structs.replace(full.load, requests=16)
+    load = msgspec.structs.replace(full.load, requests=12)
     assert msgspec.structs.replace(full, name=short.name, load=load) == short
 
 

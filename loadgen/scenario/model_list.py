@@ -8,9 +8,9 @@ import msgspec
 import orjson
 from msgspec import Struct
 
-from loadgen.complaint import printable
 from loadgen.errors import InputError
-from loadgen.scenario_file import read_text
+from loadgen.scenario.complaint import printable
+from loadgen.scenario.file import read_text
 
 _NAME_KEYS = ("alias", "name", "model", "id")
 _EXAMPLE = '["qwen2.5-0.5b"] or {"qwen2.5-0.5b": {"capabilities": ["chat"], "size_mb": 822}}'

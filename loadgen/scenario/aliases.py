@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from loadgen.complaint import choices
 from loadgen.errors import InputError
+from loadgen.scenario.complaint import choices
 
 FOUNDRY: Final = "foundry"
 _PLACE: Final = ("target", "url", "foundry")

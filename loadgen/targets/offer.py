@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import msgspec
 
 from loadgen.errors import InputError, TargetError
-from loadgen.model_list import ListedModel, split_words
 from loadgen.scenario import FoundryLocal, LlamaCpp, Model
+from loadgen.scenario.model_list import ListedModel, split_words
 from loadgen.small_model import PUBLISHER, licence
 from loadgen.targets.foundry import TARGET as FOUNDRY
 from loadgen.targets.foundry import endpoint_of, foundry_models, sdk_major

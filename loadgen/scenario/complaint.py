@@ -1,6 +1,6 @@
 """A complaint about something that a person wrote, in one line: where, which key, what is wrong, how to mend it.
 
-Knows no format: what is wrong with a scenario is found by `loadgen.conversion` and `loadgen.scenario_file`.
+Knows no format: what is wrong with a scenario is found by `loadgen.scenario.conversion` and `loadgen.scenario.file`.
 """
 
 import difflib

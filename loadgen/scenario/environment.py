@@ -1,7 +1,7 @@
 """Variables of the environment that change what is played, as Foundry Local's workshop names them.
 
 They go below the flags and above the scenario file: a flag that says the same thing has the last word. Knows no file;
-`loadgen.overrides` applies what is found here.
+`loadgen.scenario.overrides` applies what is found here.
 """
 
 import re
@@ -10,9 +10,9 @@ from typing import Final
 
 import msgspec
 
-from loadgen.complaint import shown
 from loadgen.errors import InputError
-from loadgen.overrides import Overrides
+from loadgen.scenario.complaint import shown
+from loadgen.scenario.overrides import Overrides
 
 MODELS: Final = "BENCH_MODELS"
 ROUNDS: Final = "BENCH_ROUNDS"

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import inspect
 
-from loadgen.complaint import Complaint, Source, choices, joined, refused, shown, suggestion
 from loadgen.scenario import InlinePrompt, Scenario
-from loadgen.scenario_schema import EXAMPLES
+from loadgen.scenario.complaint import Complaint, Source, choices, joined, refused, shown, suggestion
+from loadgen.scenario.schema import EXAMPLES
 
 T = TypeVar("T")
 

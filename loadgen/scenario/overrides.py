@@ -11,10 +11,10 @@ from typing import Any
 
 from msgspec import Struct
 
-from loadgen.aliases import models_named
-from loadgen.complaint import masked, shown, suggestion
 from loadgen.errors import InputError
 from loadgen.scenario import Scenario
+from loadgen.scenario.aliases import models_named
+from loadgen.scenario.complaint import masked, shown, suggestion
 
 _RATED = ("constant", "poisson", "gamma")
 _NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
@@ -27,9 +27,9 @@ class Overrides(Struct, frozen=True):
     urls pick among the scenario's own. arrivals: "constant", "poisson" or "gamma:B". timeout_s: the whole request's.
     seed: of schedules and order, not the sampling's. set: "dotted.key=value", applied last.
 
-    What comes from a list file or the environment: listed: models by name (`loadgen.aliases`), and listed_by what says
-    so. prompts_file: an absolute path. prompt: the only one. rounds: requests a prompt, of each model at each level.
-    stream: whether answers do.
+    What comes from a list file or the environment: listed: models by name (`loadgen.scenario.aliases`), and listed_by
+    what says so. prompts_file: an absolute path. prompt: the only one. rounds: requests a prompt, of each model at each
+    level. stream: whether answers do.
     """
 
     urls: tuple[str, ...] = ()

@@ -1,6 +1,6 @@
 """What to run: frozen, typed values, as one TOML file says them. Knows no clock and no socket.
 
-Reading a file, and every complaint about it, is `loadgen.scenario_file`. The docstrings below are the format's
+Reading a file, and every complaint about it, is `loadgen.scenario.file`. The docstrings below are the format's
 reference: the JSON Schema for editors is made from these types.
 """
 

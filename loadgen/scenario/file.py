@@ -12,12 +12,12 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from loadgen.complaint import Complaint, Source, printable, refused, suggestion
-from loadgen.conversion import convert
 from loadgen.errors import InputError
-from loadgen.overrides import Overrides, apply
 from loadgen.scenario import Model, Scenario
-from loadgen.scenario_check import first_conflict, is_adapter, target_of
+from loadgen.scenario.check import first_conflict, is_adapter, target_of
+from loadgen.scenario.complaint import Complaint, Source, printable, refused, suggestion
+from loadgen.scenario.conversion import convert
+from loadgen.scenario.overrides import Overrides, apply
 
 _ADHOC: dict[str, Any] = {
     "name": "adhoc",

@@ -7,12 +7,12 @@ from typing import Final
 
 import msgspec
 
-from loadgen.complaint import masked
-from loadgen.environment import MODELS, with_environment
 from loadgen.errors import InputError
-from loadgen.model_list import read_model_list
-from loadgen.overrides import Overrides
-from loadgen.scenario_file import LoadedScenario, is_file, load_scenario, no_file_scenario
+from loadgen.scenario.complaint import masked
+from loadgen.scenario.environment import MODELS, with_environment
+from loadgen.scenario.file import LoadedScenario, is_file, load_scenario, no_file_scenario
+from loadgen.scenario.model_list import read_model_list
+from loadgen.scenario.overrides import Overrides
 
 ENDPOINT: Final = "FOUNDRY_LOCAL_ENDPOINT"
 

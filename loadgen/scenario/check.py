@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Sequence
 from urllib.parse import SplitResult, urlsplit
 
-from loadgen.complaint import Complaint
 from loadgen.scenario import (
     ADAPTER,
     PYTHON_PREFIX,
@@ -20,6 +19,7 @@ from loadgen.scenario import (
     Slo,
     Trace,
 )
+from loadgen.scenario.complaint import Complaint
 
 _OWN_KEYS = ("model", "messages")
 _SAMPLING_KEYS = ("max_tokens", "temperature", "seed", "top_p", "stop", "stream")
