@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from loadgen import schedule
 from loadgen.chance import generator
 from loadgen.prompts import Prompt, messages
-from loadgen.scenario import Closed, Gamma, Load, Model, Ramp, RatedLoad, Sampling, Scenario, Trace
+from loadgen.scenario import Closed, Gamma, Load, Model, Ramp, RatedLoad, Scenario, Trace
 
 THINK_CYCLE = 65_536
 """Think times drawn for a closed loop that is bounded by time alone; then they repeat."""
@@ -226,7 +226,7 @@ def digest(plan: Plan) -> str:
 
     add([[prompt.id, prompt.text] for prompt in plan.prompts])
     add([model.name for model in plan.models])
-    add([plan.scenario.system, _told(plan.scenario.sampling)])
+    add([plan.scenario.system, plan.scenario.sampling])
     for stage in plan.stages:
         bounds = [stage.count, stage.duration_ns, stage.warmup, stage.max_in_flight, stage.max_requests_per_s]
         add([stage.level, stage.models, bounds])
@@ -234,10 +234,3 @@ def digest(plan: Plan) -> str:
             told.update(b"-" if offsets is None else np.ascontiguousarray(offsets, dtype="<i8").tobytes())
             told.update(b"\x1e")
     return told.hexdigest()
-
-
-def _told(sampling: Sampling) -> msgspec.Raw:
-    """As it enters the digest. `stream` only where it is false: a plan that streams keeps the digest it always had."""
-    names = [name for name in sampling.__struct_fields__ if name != "stream" or not sampling.stream]
-    encode = msgspec.json.encode
-    return msgspec.Raw(encode({n: msgspec.Raw(encode(getattr(sampling, n), order="deterministic")) for n in names}))

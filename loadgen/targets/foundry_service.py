@@ -69,7 +69,11 @@ class Orders:
 
 
 def configuration(arguments: argparse.Namespace, sdk: Any) -> Any:
-    """The SDK's configuration, with what this version of it takes."""
+    """The SDK's configuration, with what this version of it takes. Raises CannotServe: another catalog is not one."""
+    takes = inspect.signature(sdk.Configuration.__init__).parameters
+    if arguments.catalog and "catalog_urls" not in takes:
+        text = f"foundry-local-sdk {sdk_version() or ''} asks the public catalog alone"
+        raise CannotServe("runtime", text, "install foundry-local-sdk 2, or leave `catalog` out")
     levels = getattr(sdk, "LogLevel", None) or sdk.logging_helper.LogLevel  # 1.x does not show it
     wanted: dict[str, Any] = {
         "app_name": APP_NAME,
@@ -81,7 +85,6 @@ def configuration(arguments: argparse.Namespace, sdk: Any) -> Any:
         "disable_nonessential_telemetry": True,
         "catalog_urls": [(url, None) for url in catalogs(arguments)] or None,
     }
-    takes = inspect.signature(sdk.Configuration.__init__).parameters
     return sdk.Configuration(**{key: value for key, value in wanted.items() if key in takes and value is not None})
 
 
@@ -186,8 +189,9 @@ def load(variant: Any) -> float:
 
 def start(arguments: argparse.Namespace, sdk: Any, say: Say) -> tuple[Any, Any]:
     """The manager with its web service up, and the loaded variant."""
+    wanted = configuration(arguments, sdk)
     try:
-        sdk.FoundryLocalManager.initialize(configuration(arguments, sdk))
+        sdk.FoundryLocalManager.initialize(wanted)
     except Exception as error:
         raise CannotServe("runtime", plain(error), "see the logs folder of the runtime") from error
     manager = sdk.FoundryLocalManager.instance

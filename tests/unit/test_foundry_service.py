@@ -191,7 +191,7 @@ def test_an_sdk_2_is_told_of_catalogs_and_asked_for_no_telemetry() -> None:
 
 
 def test_an_sdk_1_is_given_only_what_it_takes() -> None:
-    made = configuration(flags("--catalog", "http://a", "--port", "5273"), sdk_of(Configuration1))
+    made = configuration(flags("--port", "5273"), sdk_of(Configuration1))
     assert set(made.given) == {
         "app_name",
         "app_data_dir",
@@ -203,6 +203,12 @@ def test_an_sdk_1_is_given_only_what_it_takes() -> None:
     assert made.given["log_level"] is Level.FATAL
     assert made.given["model_cache_dir"] is None, "the runtime's own"
     assert made.web.urls == "http://127.0.0.1:5273"
+
+
+def test_an_sdk_1_does_not_quietly_ask_the_public_catalog_instead_of_another() -> None:
+    with pytest.raises(CannotServe, match="the public catalog alone") as raised:
+        start(flags("--catalog", "http://a"), sdk_of(Configuration1, Manager1()), Heard().say)
+    assert "leave `catalog` out" in raised.value.remedy
 
 
 def test_without_catalogs_the_public_one_is_left_to_the_sdk() -> None:

@@ -240,13 +240,13 @@ def test_what_is_asked_for_more_is_in_the_body_and_extra_has_the_last_word() -> 
     [
         (
             Closed(concurrency=(1, 2), requests=4, think_time=ThinkTime(0.5)),
-            "48ce1d03ccf105a9fb968bb9070655794e40ae3eda2c971061777e24356b2e09",
+            "1b3d46d17a72ab025050a61ef2457e4a6ea818a0f93f8e26d20ea576f3f88103",
         ),
         (
             Constant((2.0, 3.0), requests=8, max_in_flight=4),
-            "9577ef49213daaf562dec34c4e757614a10d135886e396be14bc2c7a10c83274",
+            "5c1babff03c8eb8e1125e75c53a42c98c2e71448bbc9f5d4e31fef329474784a",
         ),
-        (Poisson((2.0,), requests=8), "d2bd75032559b515c0ba2235857a26ce60ff6516c12e549aaeba727ff167d597"),
+        (Poisson((2.0,), requests=8), "2b84ad494ee783a7115eb0c8b30f575c132e156d4029a56cb02087c0d1f88074"),
     ],
 )
 def test_a_digest_is_the_same_on_every_machine_and_in_every_version(load: Load, golden: str) -> None:
