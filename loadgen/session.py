@@ -1,9 +1,10 @@
 """One session: plays a plan against its targets and leaves a run folder. Where everything meets; decides nothing."""
 
+import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -27,6 +28,7 @@ from loadgen.wire.client import Ask, Client
 from loadgen.wire.reply import read_reply
 
 OPEN_LOOP_CONNECTIONS = 8
+T = TypeVar("T")
 
 
 class Progress(Protocol):
@@ -139,18 +141,45 @@ async def _play_group(stages: tuple[Stage, ...], played: Play, book: Book) -> No
         book.part(served)
 
 
+async def unless_stopped(wish: Stop, work: Coroutine[Any, Any, T]) -> T | None:
+    """What a piece of work comes to; None, and the work is cancelled, when a stop is asked for before its end."""
+    working, asked = asyncio.ensure_future(work), asyncio.ensure_future(wish.wait())
+    try:
+        await asyncio.wait((working, asked), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        working.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await working
+        return None
+    finally:
+        asked.cancel()
+        if not working.done():
+            working.cancel()
+
+
 async def _opened(index: int, stack: contextlib.AsyncExitStack, played: Play, book: Book) -> Served | None:
     """Serve one model and see that it answers; None when it cannot be used, which is noted and ends nothing else."""
     model = played.plan.models[index]
     target = target_name(model)
     mine = contextlib.AsyncExitStack()
-    try:
-        played.progress.note(f"starting {model.name} on {target}")
+
+    async def ready() -> tuple[Served, float]:
         served = await mine.enter_async_context(serving(model, played.progress.work))
         if served.adapter is not None:
             played.controls.adapters.append(served.adapter)
         first_token_ms = await check(played.plan, index, served, played.client)
         await mine.enter_async_context(kept_warm(played.plan, index, served, played.client))
+        return served, first_token_ms
+
+    try:
+        played.progress.note(f"starting {model.name} on {target}")
+        # A start may be a download of hours: unlike an answer, it is not waited for once somebody wants an end.
+        begun = await unless_stopped(played.controls.wish, ready())
+        if begun is None:
+            await mine.aclose()
+            return None
+        served, first_token_ms = begun
     except LoadgenError as error:
         played.progress.note(f"skipped {model.name} on {target}: {error}")
         book.skip(target, model.name, error)
