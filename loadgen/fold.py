@@ -134,7 +134,8 @@ def _stage(part: Slice, slo: Slo, run: Run) -> StageSummary:
     planned = part.planned
     blank = StageSummary(model=planned.model, target=planned.target, load=planned.load, level=planned.level)
     if planned.skipped is not None and not part.measured:
-        return msgspec.structs.replace(blank, status="skipped", reason=planned.skipped)
+        problem = planned.problem or "unusable"
+        return msgspec.structs.replace(blank, status="skipped", reason=planned.skipped, problem=problem)
     requests = _requests(part)
     incomplete = part.facts is None or not part.facts.complete or len(part.measured) < requests.planned
     window = part.window
@@ -143,6 +144,7 @@ def _stage(part: Slice, slo: Slo, run: Run) -> StageSummary:
     measured = _metrics(part) | {name: _unknown() for name in found.nulled if name.endswith("_ms")}
     return msgspec.structs.replace(
         blank,
+        card=_card(planned, run),
         incomplete=incomplete,
         requests=requests,
         window_s=_round(window.length_s) if window else None,
@@ -154,6 +156,14 @@ def _stage(part: Slice, slo: Slo, run: Run) -> StageSummary:
         validity=_validity(part, window, measured, incomplete=incomplete),
         not_valid=found.not_valid | of_slo,
     )
+
+
+def _card(planned: PlannedStage, run: Run) -> dict[str, Any] | None:
+    """The model's card from the manifest, without what belongs to the whole run."""
+    for card in run.manifest.models:
+        if (card.get("target"), card.get("alias")) == (planned.target, planned.model):
+            return {key: value for key, value in card.items() if key not in {"probe", "settings"}}
+    return None
 
 
 def _requests(part: Slice) -> Requests:

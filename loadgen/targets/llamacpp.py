@@ -13,8 +13,9 @@ import msgspec
 from loadgen.clock import SystemClock
 from loadgen.errors import InputError, TargetError
 from loadgen.scenario import LlamaCpp, Model
-from loadgen.small_model import PUBLISHER, installed_gguf, licence
+from loadgen.small_model import installed_gguf
 from loadgen.targets.child import Child
+from loadgen.targets.gguf_header import read_header
 from loadgen.targets.openai import card_of, models_of
 from loadgen.targets.served import Card, Served
 
@@ -82,16 +83,40 @@ async def serving_llamacpp(model: Model, *, port: int = 0) -> AsyncIterator[Serv
 
 
 async def _card(model: Model, path: Path, base_url: str) -> Card:
+    """What the file says, with what the server has made of it: context and size of the weights."""
     told = await models_of(base_url, {})
-    card = card_of(model.name, TARGET, told[0] if told else {})
-    card = msgspec.structs.replace(card, size_bytes=_size_bytes(path), device="CPU")
-    if model.llamacpp is not None and model.llamacpp.gguf is not None:
-        return card
-    return msgspec.structs.replace(card, licence=licence(), publisher=PUBLISHER)
+    served = card_of(model.name, TARGET, told[0] if told else {})
+    card = file_card(model.name, path)
+    known = {
+        name: value
+        for name in ("id", "context_tokens", "parameters", "quantization")
+        if (value := getattr(served, name)) is not None
+    }
+    return msgspec.structs.replace(card, **known)
 
 
-def _size_bytes(path: Path) -> int:
-    return path.stat().st_size
+def file_card(alias: str, path: Path) -> Card:
+    """The card of a model file: what its header says, and its size. context_tokens: what the model was made for."""
+    header = read_header(path)
+    architecture = header.get("general.architecture")
+
+    def text(*keys: str) -> str | None:
+        return next((value for key in keys if isinstance(value := header.get(key), str) and value), None)
+
+    context = header.get(f"{architecture}.context_length")
+    return Card(
+        alias=alias,
+        id=alias,
+        target=TARGET,
+        size_bytes=path.stat().st_size,
+        licence=text("general.license"),
+        publisher=text("general.organization", "general.author"),
+        context_tokens=context if isinstance(context, int) else None,
+        task="chat-completion" if "tokenizer.chat_template" in header else None,
+        device="CPU",
+        cached=True,
+        source="GGUF",
+    )
 
 
 def _version() -> str | None:

@@ -8,11 +8,10 @@ import msgspec
 from loadgen.errors import InputError, TargetError
 from loadgen.scenario import FoundryLocal, LlamaCpp, Model
 from loadgen.scenario.model_list import ListedModel, split_words
-from loadgen.small_model import PUBLISHER, licence
 from loadgen.targets.foundry import TARGET as FOUNDRY
 from loadgen.targets.foundry import endpoint_of, foundry_models, sdk_major
 from loadgen.targets.llamacpp import TARGET as LLAMACPP
-from loadgen.targets.llamacpp import weights
+from loadgen.targets.llamacpp import file_card, weights
 from loadgen.targets.openai import authorization, card_of, models_of
 from loadgen.targets.opening import target_name
 from loadgen.targets.served import Card, Tell
@@ -66,17 +65,7 @@ async def _offered_by(model: Model, tell: Tell) -> list[Card]:
 def _embedded(model: Model) -> Card:
     options = model.llamacpp or LlamaCpp()
     path = weights(options)
-    card = Card(
-        alias=model.name,
-        id=model.name,
-        target=LLAMACPP,
-        size_bytes=path.stat().st_size,
-        context_tokens=options.context_tokens,
-        device="CPU",
-        cached=True,
-        source=path.name,
-    )
-    return card if options.gguf is not None else msgspec.structs.replace(card, licence=licence(), publisher=PUBLISHER)
+    return msgspec.structs.replace(file_card(model.name, path), context_tokens=options.context_tokens)
 
 
 def listed(cards: Sequence[Card]) -> tuple[ListedModel, ...]:

@@ -60,6 +60,7 @@ ORDER = (
     "targets.served",
     "targets.openai",
     "targets.child",
+    "targets.gguf_header",
     "targets.llamacpp_server",
     "targets.llamacpp",
     "targets.foundry_download",

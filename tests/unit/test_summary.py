@@ -299,6 +299,8 @@ def test_a_model_that_could_not_be_used_is_skipped_with_its_reason_and_does_not_
         "level": "c1",
         "status": "skipped",
         "reason": "connection refused",
+        "problem": "unusable",
+        "card": None,
         "incomplete": False,
         "window_s": None,
         "slo": None,
@@ -405,7 +407,7 @@ def test_a_stage_says_what_the_contract_says() -> None:
     (stage,) = told["stages"]
     assert set(stage) == {
         *("model", "target", "load", "requests", "window_s", "metrics", "throughput", "tokens", "validity"),
-        *("level", "status", "incomplete", "slo", "server", "not_valid"),
+        *("level", "status", "incomplete", "slo", "server", "not_valid", "card"),
     }
     assert {key: set(stage[key]) for key in ("requests", "throughput", "tokens", "validity")} == {
         "requests": {"planned", "ok", "failed", "by_outcome", "warmup"},

@@ -1,0 +1,66 @@
+"""Reading what a GGUF file says of itself, and nothing of its weights."""
+
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loadgen.targets.gguf_header import read_header
+from loadgen.targets.llamacpp import file_card
+from tests.e2e.tiny import make_tiny_model
+
+
+def text(value: str) -> bytes:
+    return struct.pack("<Q", len(value.encode())) + value.encode()
+
+
+def pair(key: str, kind: int, value: bytes) -> bytes:
+    return text(key) + struct.pack("<I", kind) + value
+
+
+def gguf(*pairs: bytes, magic: bytes = b"GGUF") -> bytes:
+    return magic + struct.pack("<IQQ", 3, 0, len(pairs)) + b"".join(pairs)
+
+
+WORDS = struct.pack("<IQ", 8, 2) + text("one") + text("zwei")
+NESTED = struct.pack("<IQ", 9, 1) + struct.pack("<IQ", 4, 3) + struct.pack("<III", 1, 2, 3)
+
+
+def test_single_values_are_read_and_arrays_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(
+        gguf(
+            pair("tokens", 9, WORDS),
+            pair("name", 8, text("Grüße")),
+            pair("nested", 9, NESTED),
+            pair("layers", 4, struct.pack("<I", 30)),
+            pair("eps", 6, struct.pack("<f", 0.5)),
+            pair("flag", 7, b"\x01"),
+        )
+    )
+    assert read_header(path) == {"name": "Grüße", "layers": 30, "eps": 0.5, "flag": True}
+
+
+@pytest.mark.parametrize("data", [b"", b"GGU", b"NOPE" * 20, gguf(pair("a", 99, b""))])
+def test_what_is_no_gguf_says_nothing(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(data)
+    assert read_header(path) == {}
+    assert read_header(tmp_path / "nowhere.gguf") == {}
+
+
+@settings(derandomize=True, deadline=None, max_examples=200)
+@given(st.integers(0, 10_000), st.binary(max_size=8))
+def test_a_damaged_file_never_raises(tmp_path_factory: pytest.TempPathFactory, cut: int, noise: bytes) -> None:
+    whole = gguf(pair("tokens", 9, WORDS), pair("name", 8, text("x")), pair("nested", 9, NESTED))
+    path = tmp_path_factory.getbasetemp() / "damaged.gguf"
+    path.write_bytes(whole[: cut % len(whole)] + noise)
+    assert isinstance(read_header(path), dict)
+
+
+def test_a_card_has_what_the_file_says(tmp_path: Path) -> None:
+    card = file_card("mine", make_tiny_model(tmp_path / "tiny.gguf"))
+    assert (card.licence, card.context_tokens, card.task) == ("CC0-1.0", 4096, "chat-completion")
+    assert card.size_bytes == (tmp_path / "tiny.gguf").stat().st_size
