@@ -1,13 +1,15 @@
 """What of the Foundry Local target needs no service: addresses, names, and a child's command line."""
 
 import importlib.metadata
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen.errors import InputError
+from loadgen.errors import InputError, TargetError
 from loadgen.scenario import FoundryLocal, Model
 from loadgen.targets import foundry
 from loadgen.targets.child import arguments
@@ -146,3 +148,29 @@ def test_an_embedded_model_asks_no_catalog() -> None:
     told = parser().parse_args(arguments(foundry._flags(Model(name="tiny"), FoundryLocal(embedded=True), "cache")))
     assert told.no_catalog is True
     assert told.device is None
+
+
+def old_sdk(monkeypatch: pytest.MonkeyPatch, folder: Path, body: str) -> None:
+    """A 0.x SDK on the path, and none of a later series."""
+    (folder / "foundry_local.py").write_text(body, encoding="utf-8")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "foundry_local", raising=False)
+    monkeypatch.delenv(foundry.ENDPOINT_VARIABLE, raising=False)
+    monkeypatch.setattr(foundry, "sdk_major", lambda: 0)
+
+
+def test_an_sdk_of_the_0_x_series_is_asked_where_its_service_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = 'class FoundryLocalManager:\n    endpoint = "http://127.0.0.1:5273/v1"\n'
+    old_sdk(monkeypatch, tmp_path, told)
+    assert foundry._old_sdk_endpoint() == "http://127.0.0.1:5273/v1"
+
+
+def test_a_0_x_service_that_cannot_be_started_says_what_can_be_done(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = "class FoundryLocalManager:\n    def __init__(self):\n        raise RuntimeError('foundry: command not found')\n"
+    old_sdk(monkeypatch, tmp_path, told)
+    with pytest.raises(TargetError, match="command not found; run `foundry service start`"):
+        foundry._old_sdk_endpoint()
