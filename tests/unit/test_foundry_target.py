@@ -170,7 +170,7 @@ def test_an_sdk_of_the_0_x_series_is_asked_where_its_service_is(
 def test_a_0_x_service_that_cannot_be_started_says_what_can_be_done(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    told = "class FoundryLocalManager:\n    def __init__(self):\n        raise RuntimeError('foundry: command not found')\n"
+    told = "def FoundryLocalManager():\n    raise RuntimeError('foundry: command not found')\n"
     old_sdk(monkeypatch, tmp_path, told)
     with pytest.raises(TargetError, match="command not found; run `foundry service start`"):
         foundry._old_sdk_endpoint()
