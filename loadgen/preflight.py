@@ -84,10 +84,17 @@ async def _is_listed(served: Served) -> None:
     entries = await models_of(served.base_url, served.headers)
     names = {str(name) for entry in entries for name in (entry.get("id"), *_aliases(entry))}
     wanted = served.card.id
-    if names and wanted not in names and not any(name.partition(":")[0] == wanted for name in names):
+    if names and not is_listed(wanted, names):
         known = ", ".join(sorted(names)[:12])
         remedy = f"ask for one of them: {known}"
         raise TargetError(f"{wanted} is not in {served.base_url}/models", problem="not_in_catalog", remedy=remedy)
+
+
+def is_listed(wanted: str, names: set[str]) -> bool:
+    """Whether a name is among those that a server lists. Some list a model without the version by which they take it
+    (Foundry Local 1.x), or with a tag that nobody has to say (Ollama); of two versions, neither is the other."""
+    bare = {name.partition(":")[0] for name in names}
+    return wanted in names or wanted.partition(":")[0] in names or wanted in bare
 
 
 def _aliases(entry: dict[str, Any]) -> list[object]:
