@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 REGISTRY: Final = ".api.azureml.ms"
 _CHUNK: Final = 1 << 16
+_HELD_S: Final = 20.0
 _WHEN: Final = "Tue, 24 Nov 2026 08:00:00 GMT"
 _STORED: Final = {
     "Last-Modified": _WHEN,
@@ -74,7 +75,8 @@ class Catalog:
     """The three, as one server. Use as `with`.
 
     models: what is listed. files: what each model is kept as, bytes or a file, by name. stall_after_bytes: the store
-    sends so much and then nothing more, without closing. certificate: of the registry; without one nobody is there.
+    sends so much and then nothing more, without closing. hold_after_bytes: it sends so much, and the rest when `go_on`
+    is set. certificate: of the registry; without one nobody is there.
     """
 
     def __init__(
@@ -83,12 +85,14 @@ class Catalog:
         files: Mapping[str, bytes | Path] | None = None,
         *,
         stall_after_bytes: int | None = None,
+        hold_after_bytes: int | None = None,
         certificate: Path | None = None,
     ) -> None:
         self.models, self.files, self.certificate = models, dict(files or {}), certificate
         self.asked: list[str] = []
         self.sent_bytes = 0
         self._left_bytes = stall_after_bytes
+        self._hold_after_bytes, self.go_on = hold_after_bytes, threading.Event()
         self._lock, self.over = threading.Lock(), threading.Event()
         catalog = self
 
@@ -113,7 +117,9 @@ class Catalog:
         return given if self.certificate is None else {**given, "SSL_CERT_FILE": str(self.certificate)}
 
     def allowed(self, wanted_bytes: int) -> int:
-        """How many of so many bytes may still be sent."""
+        """How many of so many bytes may still be sent; waits where the rest is held."""
+        if self._hold_after_bytes is not None and self.sent_bytes >= self._hold_after_bytes:
+            self.go_on.wait(_HELD_S)
         with self._lock:
             given = wanted_bytes if self._left_bytes is None else min(wanted_bytes, self._left_bytes)
             if self._left_bytes is not None:
@@ -127,6 +133,7 @@ class Catalog:
 
     def __exit__(self, *_: object) -> None:
         self.over.set()
+        self.go_on.set()
         self._server.shutdown()
         self._server.server_close()
 
