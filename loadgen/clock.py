@@ -10,12 +10,14 @@ import time
 from datetime import UTC, datetime
 from typing import Protocol
 
+from loadgen.alarm import alarm_of
+
 now_ns = time.perf_counter_ns
 """The monotonic clock itself, for the hot path, where a method call is a cost; everything else takes a `Clock`."""
 
 SPIN_NS = 1_500_000
-"""How long before a deadline `SystemClock` stops sleeping and yields instead: an event loop's timers are late by up to
-this much (epoll counts whole milliseconds)."""
+"""How long before a deadline `SystemClock` stops sleeping and yields instead where there is no `Alarm`: an event loop's
+timers are late by up to this much (epoll counts whole milliseconds)."""
 
 
 class Clock(Protocol):
@@ -35,6 +37,11 @@ class SystemClock:
         return time.perf_counter_ns()
 
     async def sleep_until_ns(self, deadline_ns: int) -> None:
+        alarm = alarm_of(asyncio.get_running_loop())
+        if alarm is not None:
+            while time.perf_counter_ns() < deadline_ns:
+                await alarm.ring_at(deadline_ns)
+            return
         coarse_ns = deadline_ns - SPIN_NS - time.perf_counter_ns()
         if coarse_ns > 0:
             await asyncio.sleep(coarse_ns / 1e9)

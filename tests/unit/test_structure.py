@@ -11,6 +11,7 @@ PACKAGE = Path(loadgen.__file__).parent
 ORDER = (
     "errors",
     "chance",
+    "alarm",
     "clock",
     "scenario.format",
     "scenario.__init__",
