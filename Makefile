@@ -41,6 +41,7 @@ check: lint
 
 bench: $(DEV)
 	$(PY) benchmarks/accuracy.py $(ARGS)
+	$(PY) benchmarks/coverage.py --quick
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/e2e/js/node_modules

@@ -1,239 +1,234 @@
-"""How far our stamps are from the truth, and what they cost, beside a plain aiohttp loop on the same streams.
+"""How far what we report is from the truth, and what it costs, beside other clients on the same scripted server.
 
-    python benchmarks/accuracy.py [--streams 1,16,64,200] [--together]
+    python benchmarks/accuracy.py [--streams 16,200] [--rounds 1] [--check] [--write]
+                                  [--sdks VENV] [--guidellm VENV] [--aiperf VENV] [--locust VENV]
 
-A server in a process of its own streams at known times and keeps its own account: when a request had arrived (by its
-kernel), and the moment just before each token's send. Every request and every token is compared with it, one by one.
-Our kernel and user stamps are of the same reads; the plain loop is a run of its own, right after ours.
+Each client is a process of its own against a fresh server, one after another at each load, so that all see the same
+machine within a minute. What is compared, and how, is in docs/accuracy.md, where `--write` puts the tables.
 """
 
 import argparse
-import asyncio
-import gc
-import math
-import os
+import platform
+import shlex
 import sys
+import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-import aiohttp
-import numpy as np
-from msgspec import Struct
-from numpy.typing import NDArray
+ROOT: Final = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)  # in place of this folder
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the scripted server is the tests' own
+from benchmarks import contenders, cost, processes, tables  # noqa: E402
+from benchmarks.contenders import Contender  # noqa: E402
+from benchmarks.figures import Figures, figures, median  # noqa: E402
+from benchmarks.truth import Load, Told, Truth  # noqa: E402
+from loadgen.measure import host  # noqa: E402
 
-from loadgen.clock import now_ns, process_cpu_ns, wall_offset_ns
-from loadgen.measure import host
-from loadgen.wire.chat import decode
-from loadgen.wire.client import Ask, Client
-from loadgen.wire.exchange import Deadlines, Exchange
-from loadgen.wire.reply import Stamps, read_reply
-from tests.integration.server import Served, ServerProcess, Ticking
+PAGE: Final = ROOT / "docs" / "accuracy.md"
+TTFT_MS: Final = 200.0
+ITL_MS: Final = 50.0
+CLIENT_S: Final = 90.0
+AROUND_NS: Final = 10_000_000
+"""CPU time counts from so long before the first request arrives to so long after the last token."""
+FEW_STREAMS: Final = 4
+"""Below so many, each asks so often, that there is more than a request or two."""
+SDKS: Final = ("httpx", "openai")
 
-TOKENS: Final = 40
-FIRST_S: Final = 0.2
-GAP_S: Final = 0.05
-ROUNDS: Final = 2
-RAMP_IN_S: Final = 1.0
-PATIENT: Final = Deadlines(request_ns=60_000_000_000)
-
-Read = tuple[int, int, int]
-Ns = NDArray[np.int64]
+Cells = dict[Load, dict[str, Figures]]
 
 
-class Seen(Struct, frozen=True):
-    """What a client saw of one request: its body, and its reads (bytes so far, user stamp, kernel's wall stamp or 0).
-
-    sent_ns, written_ns: on the machine's clock.
-    """
-
-    body: bytes
-    reads: list[Read]
-    sent_ns: int
-    written_ns: int
-
-
-class Played(Struct, frozen=True):
-    """One client's run. cpu_us: CPU time a token, all told. after_us: of it, what reading the ended replies took."""
-
-    seen: list[Seen]
-    told: dict[int, Served]
-    cpu_us: float
-    after_us: float = 0.0
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Our accuracy and cost beside other clients'.")
+    parser.add_argument("--streams", default="16,200", help="so many at once: 1,16,64,200")
+    parser.add_argument("--peer-streams", default="16,200", help="of these, where SDKs and peers take part")
+    parser.add_argument("--pace", choices=("staggered", "together", "both"), default="both")
+    parser.add_argument("--tokens", type=int, default=20, help="of each answer")
+    parser.add_argument("--rounds", type=int, default=1, help="of each client at each load; medians are shown")
+    parser.add_argument("--cost-rounds", type=int, default=2, help="of the CPU time a token; 0 leaves it out")
+    parser.add_argument("--sdks", type=Path, metavar="VENV", help="an environment with httpx and openai")
+    for peer in contenders.PEERS:
+        parser.add_argument(f"--{peer}", type=Path, metavar="VENV", help=f"an environment with {peer}")
+    parser.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
+    parser.add_argument("--write", action="store_true", help=f"put the tables into {PAGE.relative_to(ROOT)}")
+    return parser.parse_args()
 
 
-class Cost(Struct):
-    """CPU time, ns, of a closed loop and of what is done after each stream in it."""
-
-    all_ns: int = 0
-    after_ns: int = 0
-
-
-PlayClient = Callable[[str, int, Cost], Awaitable[list[Seen]]]
-
-
-async def closed_loop(streams: int, chat: Callable[[], Awaitable[None]], cost: Cost) -> None:
-    """So many users, spread over a ramp-in, who each ask `ROUNDS` times."""
-
-    async def user(index: int) -> None:
-        await asyncio.sleep(RAMP_IN_S * index / streams)
-        for _ in range(ROUNDS):
-            await chat()
-
-    gc.collect()
-    gc.disable()
-    began_ns = process_cpu_ns()
-    await asyncio.gather(*(user(index) for index in range(streams)))
-    cost.all_ns = process_cpu_ns() - began_ns
-    gc.enable()
-
-
-async def play_ours(url: str, streams: int, cost: Cost) -> list[Seen]:
-    """Our client and the decoding of its replies, as a run does it."""
-    exchanges: list[Exchange] = []
-    offset_ns = wall_offset_ns()
-    async with Client() as client:
-        await client.open_connections(f"{url}/models", streams, {})
-
-        async def chat() -> None:
-            exchange = await client.send(Ask(f"{url}/chat/completions", b"{}", {}, PATIENT), now_ns())
-            ended_ns = now_ns()
-            reply, _ = read_reply(exchange, epoch_ns=0, wall_offset_ns=offset_ns)
-            cost.after_ns += now_ns() - ended_ns
-            if reply.outcome != "ok":
-                raise SystemExit(f"a request ended as {reply.outcome}: {reply.detail}")
-            exchanges.append(exchange)
-
-        await closed_loop(streams, chat, cost)
+def loads(given: argparse.Namespace) -> list[Load]:
+    paces = {"staggered": (False,), "together": (True,), "both": (False, True)}[given.pace]
+    levels = [int(level) for level in given.streams.split(",")]
     return [
-        Seen(each.body(), each.marks.reads, each.marks.first_write_ns or 0, each.marks.written_ns or 0)
-        for each in exchanges
+        Load(streams, 2 if streams >= FEW_STREAMS else FEW_STREAMS, given.tokens, TTFT_MS, ITL_MS, together)
+        for together in paces
+        for streams in levels
     ]
 
 
-async def play_plain(url: str, streams: int, cost: Cost) -> list[Seen]:
-    """What one writes without further thought: a stamp for every piece that `iter_any` gives."""
-    seen: list[Seen] = []
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-
-        async def touch() -> None:
-            async with session.get(f"{url}/models") as response:
-                await response.read()
-
-        await asyncio.gather(*(touch() for _ in range(streams)))
-
-        async def chat() -> None:
-            sent_ns = now_ns()
-            async with session.post(f"{url}/chat/completions", data=b"{}") as response:
-                pieces = [(now_ns(), piece) async for piece in response.content.iter_any()]
-            sizes = np.cumsum([len(piece) for _, piece in pieces])
-            reads = [(int(size), stamp_ns, 0) for size, (stamp_ns, _) in zip(sizes, pieces, strict=True)]
-            seen.append(Seen(b"".join(piece for _, piece in pieces), reads, sent_ns, sent_ns))
-
-        await closed_loop(streams, chat, cost)
-    return seen
-
-
-def played(client: PlayClient, streams: int, *, together: bool) -> Played:
-    """One client against a fresh server."""
-    cost = Cost()
-
-    async def main(url: str) -> list[Seen]:
-        return await client(url, streams, cost)
-
-    with ServerProcess(Ticking(tokens=TOKENS, first_s=FIRST_S, gap_s=GAP_S, together=together)) as server:
-        seen = asyncio.run(main(server.url))
-    tokens = streams * ROUNDS * TOKENS
-    told = {request.number: request for request in server.chats}
-    return Played(seen, told, cost.all_ns / tokens / 1e3, cost.after_ns / tokens / 1e3)
+def compared(given: argparse.Namespace, programs: Path) -> tuple[list[Contender], dict[str, str]]:
+    """Who takes part, and the versions of those who have one."""
+    found = [
+        Contender(tables.OURS, contenders.loadgen),
+        Contender(tables.PLAIN, contenders.plain(tables.PLAIN, Path(sys.executable))),
+    ]
+    versions: dict[str, str] = {}
+    reader = contenders.reader(programs)
+    if reader is None:
+        print("There is no C compiler here, or no Linux: no C reader, and the tests' server in Python in place of C's.")
+    else:
+        found.append(Contender(tables.FLOOR, reader, floor=True))
+    if given.sdks:
+        python = given.sdks.absolute() / "bin" / "python"
+        versions |= {name: contenders.version(python, name) for name in SDKS}
+        found += [Contender(name, contenders.plain(name, python), elsewhere=True) for name in SDKS]
+    for name, make in contenders.PEERS.items():
+        environment = getattr(given, name)
+        if environment:
+            versions[name] = contenders.version(environment.absolute() / "bin" / "python", name)
+            found.append(Contender(name, make(environment.absolute()), elsewhere=True, peer=True))
+    return found, versions
 
 
-def errors_ms(run: Played, *, kernel: bool) -> dict[str, NDArray[np.float64]]:
-    """Reported minus true, sample by sample. kernel: by the kernel's stamps, else by those taken in Python."""
-    offset_ns = wall_offset_ns()
-    found: dict[str, list[Ns]] = {"TTFT": [], "service TTFT": [], "ITL": []}
-    for one in run.seen:
-        reads = one.reads if kernel else [(size, user_ns, 0) for size, user_ns, _ in one.reads]
-        completion = decode(one.body)
-        stamps = np.array(Stamps(reads, 0, offset_ns).at(completion.token_ends)[0], dtype=np.int64)
-        truth = run.told[int(completion.text.split()[0])]
-        sent = np.array(truth.tokens_ns, dtype=np.int64)
-        true_ttft = sent[:1] - truth.arrived_ns
-        found["TTFT"].append(stamps[:1] - one.sent_ns - true_ttft)
-        found["service TTFT"].append(stamps[:1] - one.written_ns - true_ttft)
-        found["ITL"].append(np.diff(stamps) - np.diff(sent))
-    return {name: np.concatenate(values) / 1e6 for name, values in found.items()}
+def played(contender: Contender, load: Load, folder: Path) -> tuple[contenders.Reported, list[Told], float | None]:
+    """One client against a fresh server: what it reports, what was true, and the CPU time it took, ns."""
+    folder.mkdir()
+    with Truth(folder, load) as truth:
+        run = contender.prepare(truth.url, load, folder)
+        ran = processes.run(run.command, folder=folder, timeout_s=CLIENT_S, environment=run.environment)
+    told = truth.measured()
+    start, end = min(each.arrived_ns for each in told), max(int(each.tokens_ns[-1]) for each in told)
+    return run.report(), told, ran.cpu_ns(start - AROUND_NS, end + AROUND_NS)
 
 
-def spread(errors: NDArray[np.float64]) -> str:
-    """p50, p99 and maximum of the errors' sizes, in ms."""
-    sizes = np.sort(np.abs(errors))
-    ranks = [sizes[math.ceil(share * len(sizes)) - 1] for share in (0.5, 0.99, 1.0)]
-    return " ".join(f"{size:8.3f}" for size in ranks)
+def play_all(given: argparse.Namespace, everyone: Sequence[Contender], folder: Path) -> Cells:
+    """Every client at every load, in turns; what failed is said, and left out."""
+    peer_levels = {int(level) for level in given.peer_streams.split(",")}
+    cells: dict[Load, dict[str, list[Figures]]] = {}
+    for load in loads(given):
+        here = [each for each in everyone if not each.floor and (not each.elsewhere or load.streams in peer_levels)]
+        cells[load] = {each.name: [] for each in here}
+        for turn in range(given.rounds):
+            for each in here[:: -1 if turn % 2 else 1]:
+                print(f"{load.streams:>4} {load.pace:<9} {each.name:<9}", end=" ", flush=True)
+                began_s = time.perf_counter()
+                try:
+                    at = folder / f"{load.streams}-{load.pace}-{turn}-{each.name}"
+                    one = figures(load, *played(each, load, at))
+                except (SystemExit, Exception) as error:  # noqa: BLE001  the others are still worth having
+                    print(f"failed: {error}")
+                    continue
+                cells[load][each.name].append(one)
+                print(line(one, time.perf_counter() - began_s), flush=True)
+    return {load: {name: median(runs) for name, runs in cell.items() if runs} for load, cell in cells.items()}
 
 
-def print_level(streams: int, *, together: bool) -> None:
-    """One level of streams: our stamps of either kind, and the plain loop."""
-    ours, plain = (played(client, streams, together=together) for client in (play_ours, play_plain))
-    rows = [("loadgen, user stamps", ours, False), ("plain aiohttp", plain, False)]
-    if all(wall_ns for one in ours.seen for _, _, wall_ns in one.reads):
-        rows.insert(0, ("loadgen, kernel stamps", ours, True))
-    for name, run, kernel in rows:
-        errors = errors_ms(run, kernel=kernel)
-        print(f"{streams:>7}  {name:<22} " + " | ".join(spread(values) for values in errors.values()))
-    print(
-        f"{'':>7}  CPU a token: loadgen {ours.cpu_us:.1f} µs ({ours.after_us:.1f} of it decoding the ended answers), "
-        f"plain aiohttp {plain.cpu_us:.1f} µs: ratio {ours.cpu_us / plain.cpu_us:.2f}, "
-        f"{(ours.cpu_us - ours.after_us) / plain.cpu_us:.2f} while streaming; "
-        f"the truth itself is within {truth_width_ms(ours):.3f} ms (p99)\n",
-        flush=True,
+def costs_of(given: argparse.Namespace, everyone: Sequence[Contender], folder: Path) -> dict[str, list[float]]:
+    """CPU time a token, in turns: what the targets are about in every round, the SDKs once."""
+    costs: dict[str, list[float]] = {each.name: [] for each in everyone if not each.peer}
+    for turn in range(given.cost_rounds):
+        for each in everyone:
+            if each.peer or (turn and each.elsewhere):
+                continue
+            print(f"cost of a token: {each.name:<9}", end=" ", flush=True)
+            try:
+                short, long = (
+                    played(each, load, folder / f"cost-{load.tokens}-{turn}-{each.name}")[2]
+                    for load in (cost.SHORT, cost.LONG)
+                )
+            except (SystemExit, Exception) as error:  # noqa: BLE001  the others are still worth having
+                print(f"failed: {error}")
+                continue
+            if short is not None and long is not None:
+                costs[each.name].append(cost.token_us(short, long))
+                print(f"{costs[each.name][-1]:.1f} µs", flush=True)
+    return {name: rounds for name, rounds in costs.items() if rounds}
+
+
+def line(one: Figures, took_s: float) -> str:
+    """A line of progress."""
+
+    def pair(errors: tuple[float, float] | None) -> str:
+        return f"{'–':>16}" if errors is None else f"{errors[0]:7.3f} {errors[1]:8.3f}"
+
+    took = "–" if one.cpu_us is None else f"{one.cpu_us:6.1f}"
+    late = "" if one.late_p99_ms is None else f"  server late by {one.late_p99_ms:.3f} ms (p99)"
+    errors = f"TTFT {pair(one.ttft)} | service {pair(one.service_ttft)} | ITL {pair(one.itl)}"
+    return f"{errors} | CPU {took} µs{late}  [{took_s:.1f} s]"
+
+
+def circumstances(given: argparse.Namespace, versions: dict[str, str], cells: Cells) -> str:
+    """What the tables depend on."""
+    machine, known = host.host(), host.versions() | versions
+    runs = [one for cell in cells.values() for one in cell.values()]
+    width = max((one.width_p99_ms for one in runs), default=0.0)
+    mine, others = (
+        [
+            one.late_p99_ms or 0.0
+            for cell in cells.values()
+            for name, one in cell.items()
+            if (name == tables.OURS) == own
+        ]
+        for own in (True, False)
     )
-
-
-def truth_width_ms(run: Played) -> float:
-    """How long the server's send calls took, p99: a token left it somewhere in between."""
-    widths: Sequence[int] = sorted(
-        after - before for told in run.told.values() for before, after in zip(told.tokens_ns, told.sent_ns, strict=True)
+    script = (
+        f"; it was late by its own script by up to {max(mine, default=0):.1f} ms at p99 beside loadgen, "
+        f"{max(others, default=0):.1f} ms beside the others"
     )
-    return widths[math.ceil(0.99 * len(widths)) - 1] / 1e6
+    parts = (
+        f"Made on {datetime.now(UTC):%Y-%m-%d} (UTC) by:",
+        f"    {command()}",
+        f"{machine['cpu']}, {machine['cores_usable']} cores for clients, server and everything else; "
+        f"{platform.system()} {machine['kernel']}. Versions: {', '.join(f'{k} {v}' for k, v in known.items())}.",
+        f"Answers of {given.tokens} tokens, TTFT {TTFT_MS:g} ms, ITL {ITL_MS:g} ms; rounds: {given.rounds}. The "
+        f"server's sends took up to {width:.3f} ms at p99{script}.",
+    )
+    return "\n\n".join(parts)
 
 
-def print_machine() -> None:
-    """What these numbers depend on, and would be others with."""
-    machine, load = host.host(), os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    print("Depends on (compare only with runs on the same):")
-    for name, value in machine.items():
-        print(f"  {name}: {value}")
-    print(f"  versions: {host.versions()}")
-    print(f"  load of the machine before: {'not known' if load is None else f'{load:.2f}'}")
-    cores = os.cpu_count() or 1
-    if cores < 4:
-        print(
-            f"  {cores} cores for client, server and everything else: the maxima are the scheduler's, not the client's"
-        )
-    if sys.platform != "linux":
-        print("  no kernel stamps on this system: there are user stamps only")
+def command() -> str:
+    """The command that was given, without the folders of this machine."""
+    words = []
+    for word in sys.argv[1:]:
+        name, _, value = word.partition("=")
+        words.append(f"{name}=VENV" if value and Path(value).is_dir() else "VENV" if Path(word).is_dir() else word)
+    return shlex.join(["python", "benchmarks/accuracy.py", *words])
+
+
+def page_of(cells: Cells, costs: cost.Costs, found: Sequence[tables.Target], around: str) -> str:
+    """All that is shown, as Markdown."""
+    parts = [around]
+    for together, title in ((False, "Staggered"), (True, "All streams tick together")):
+        if any(load.together == together for load in cells):
+            parts += [f"### {title}", tables.reported_table(cells, together=together)]
+    if cells:
+        parts += ["### Request by request, token by token", tables.each_table(cells)]
+    if costs:
+        parts += ["### CPU time of one more token", cost.cost_table(costs)]
+    return "\n\n".join([*parts, "### Targets", tables.targets_table(found)])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Our stamps and their cost against a server's own account.")
-    parser.add_argument("--streams", default="1,16,64,200", help="so many at once: 1,16,64,200")
-    parser.add_argument("--together", action="store_true", help="all streams' tokens come at the same moments")
-    given = parser.parse_args()
-    levels = [int(level) for level in given.streams.split(",")]
-    print_machine()
+    given = parsed()
     began_s = time.perf_counter()
-    pace = "all together" if given.together else "staggered"
-    print(f"\nStreams of {TOKENS} tokens, TTFT {FIRST_S * 1e3:g} ms, ITL {GAP_S * 1e3:g} ms, {pace}.")
-    print("Size of the error (reported minus true), ms: p50, p99, maximum\n")
-    heads = " | ".join(f"{name:^26}" for name in ("TTFT", "service TTFT", "ITL"))
-    print(f"streams  {'stamps':<22} {heads}")
-    for level in levels:
-        print_level(level, together=given.together)
-    print(f"done in {time.perf_counter() - began_s:.0f} s")
+    with tempfile.TemporaryDirectory(prefix="loadgen-accuracy-") as name:
+        everyone, versions = compared(given, Path(name))
+        print("Reported minus true p50 and p99, ms; CPU time a token, requests and all.", flush=True)
+        cells = play_all(given, everyone, Path(name))
+        costs = costs_of(given, everyone, Path(name))
+    failed = any(tables.OURS not in cell for cell in cells.values())
+    failed |= (
+        bool(given.cost_rounds) and len(costs.get(tables.OURS, ())) < given.cost_rounds and sys.platform == "linux"
+    )
+    cells = {load: cell for load, cell in cells.items() if tables.OURS in cell}
+    found = tables.accuracy_targets(cells, [each.name for each in everyone if each.peer]) + cost.cost_targets(costs)
+    text = page_of(cells, costs, found, circumstances(given, versions, cells))
+    print(f"\n{text}\n\ndone in {time.perf_counter() - began_s:.0f} s")
+    if given.write and not failed:  # a table with a hole is worse than an old one
+        tables.write_between(PAGE, text)
+    if given.check and (failed or not all(target.met for target in found)):
+        print("a run of ours failed" if failed else "a target was missed", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

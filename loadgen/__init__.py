@@ -5,18 +5,22 @@ run = asyncio.run(loadgen.run(scenario))
 print(loadgen.console(loadgen.summarize(run)))
 """
 
-from loadgen.api import plan_of, run
-from loadgen.errors import ExitCode, InputError, LoadgenError, TargetError
-from loadgen.fold import summarize
-from loadgen.plan import Plan, digest
-from loadgen.report.console import console
-from loadgen.report.files import write_reports
-from loadgen.runfolder import Run
-from loadgen.runfolder import read as read_run
-from loadgen.scenario import Scenario
-from loadgen.scenario.file import LoadedScenario, load_scenario
-from loadgen.scenario.overrides import Overrides
-from loadgen.summary import Summary
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loadgen.api import plan_of, run
+    from loadgen.errors import ExitCode, InputError, LoadgenError, TargetError
+    from loadgen.fold import summarize
+    from loadgen.plan import Plan, digest
+    from loadgen.report.console import console
+    from loadgen.report.files import write_reports
+    from loadgen.runfolder import Run
+    from loadgen.runfolder import read as read_run
+    from loadgen.scenario import Scenario
+    from loadgen.scenario.file import LoadedScenario, load_scenario
+    from loadgen.scenario.overrides import Overrides
+    from loadgen.summary import Summary
 
 __all__ = [
     "ExitCode",
@@ -38,3 +42,33 @@ __all__ = [
     "summarize",
     "write_reports",
 ]
+
+# Where each name lives: looked up when it is first asked for. Whoever wants one module of ours, such as a process that
+# only serves or only receives, does not wait for all of them.
+_HOMES = {
+    "api": ("plan_of", "run"),
+    "errors": ("ExitCode", "InputError", "LoadgenError", "TargetError"),
+    "fold": ("summarize",),
+    "plan": ("Plan", "digest"),
+    "report.console": ("console",),
+    "report.files": ("write_reports",),
+    "runfolder": ("Run", "read"),
+    "scenario": ("Scenario",),
+    "scenario.file": ("LoadedScenario", "load_scenario"),
+    "scenario.overrides": ("Overrides",),
+    "summary": ("Summary",),
+}
+_RENAMED = {"read": "read_run"}
+_PLACES = {_RENAMED.get(name, name): (home, name) for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home, there = _PLACES[name]
+    found = globals()[name] = getattr(import_module(f"{__name__}.{home}"), there)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,18 +1,22 @@
 """The few steps that the command line and a program share: a scenario becomes a plan, a plan becomes a run."""
 
+import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from loadgen import runfolder
 from loadgen.errors import InputError
+from loadgen.limits import usable_cores
 from loadgen.plan import Plan, make_plan
 from loadgen.prompts import load_prompts
 from loadgen.runfolder import Run
 from loadgen.scenario import Ramp, Scenario, Trace
 from loadgen.scenario.file import LoadedScenario, is_file, read_text
 from loadgen.schedule import trace_ns
-from loadgen.session import Controls, Progress, play_plan
+from loadgen.session import Controls, Progress, Silence, play_plan
+from loadgen.staffing import Workers, staffed
 from loadgen.summary import Summary
 
 RESULTS = Path("results")
@@ -46,15 +50,51 @@ async def run(
     scenario: LoadedScenario | Plan,
     *,
     results: Path = RESULTS,
+    workers: Workers = 1,
     progress: Progress | None = None,
     controls: Controls | None = None,
 ) -> Run:
     """Play a scenario, or a plan that was made of one, and return its run folder with all records.
 
-    results: where run folders go. Raises InputError before anything is sent when something is wrong with the input.
+    results: where run folders go. workers: processes that play it, 1 being this one alone; "auto" takes as many as the
+    plan's streams ask for and the machine has cores. Raises InputError before anything is sent when something is wrong
+    with the input.
     """
     made = scenario if isinstance(scenario, Plan) else plan_of(scenario)
-    return await play_plan(made, results, progress=progress, controls=controls)
+    size = staffed(made, workers, usable_cores())
+    return await play_plan(made, results, workers=size, progress=progress, controls=controls)
+
+
+async def repeat(
+    scenario: LoadedScenario | Plan,
+    repeats: int,
+    *,
+    results: Path = RESULTS,
+    workers: Workers = 1,
+    progress: Progress | None = None,
+    controls: Controls | None = None,
+    ended: Callable[[Run], object] = lambda _: None,
+) -> tuple[Run, ...]:
+    """Play a scenario so many times, each a whole run of its own: servers are started anew, and nothing is shared.
+
+    ended: told of each run before the next one begins. When a stop is asked for, or no model could be used, there are
+    fewer runs than asked, and at least one. The rest is as in `run`; `loadgen.repeated.merged` makes one summary of the
+    runs.
+    """
+    made = scenario if isinstance(scenario, Plan) else plan_of(scenario)
+    controls = controls or Controls()
+    progress = progress or Silence()
+    runs: list[Run] = []
+    for at in range(repeats):
+        if repeats > 1:
+            progress.note(f"run {at + 1} of {repeats}")
+        found = await run(made, results=results, workers=workers, progress=progress, controls=controls)
+        runs.append(found)
+        ended(found)
+        await asyncio.sleep(0)  # a wish that was uttered meanwhile is heard
+        if controls.wish.asked or all(stage.skipped for stage in found.manifest.stages):
+            break
+    return tuple(runs)
 
 
 def last_pace(results: Path, scenario: str) -> dict[tuple[str, str, str], float]:

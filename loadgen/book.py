@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from loadgen import runfolder
+from loadgen.calibration import quoted, stored
 from loadgen.capability import Probe
 from loadgen.clock import utc_now
 from loadgen.errors import LoadgenError, TargetError
@@ -18,7 +19,7 @@ from loadgen.targets.served import Served
 
 
 class Book:
-    """The manifest as it grows: on disk after each change, whole."""
+    """The manifest as it grows: on disk after each change, whole; FolderError where it cannot be written."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self._folder = folder
@@ -64,11 +65,14 @@ class Book:
         self._write()
 
     def _write(self) -> None:
-        runfolder.write_json(self._folder / runfolder.MANIFEST, self._manifest)
+        try:
+            runfolder.write_json(self._folder / runfolder.MANIFEST, self._manifest)
+        except OSError as error:
+            raise runfolder.no_longer_written(self._folder, error) from error
 
 
-def first_manifest(plan: Plan, folder: Path, started_utc: str, *, kernel_stamps: bool) -> Manifest:
-    """What is known of a run before anything is sent."""
+def first_manifest(plan: Plan, folder: Path, started_utc: str, *, kernel_stamps: bool, workers: int = 1) -> Manifest:
+    """What is known of a run before anything is sent. workers: processes that play it."""
     stages = tuple(
         PlannedStage(
             model=plan.models[model].name,
@@ -82,6 +86,7 @@ def first_manifest(plan: Plan, folder: Path, started_utc: str, *, kernel_stamps:
         for stage in plan.stages
         for model in stage.models
     )
+    calibration = stored().calibration
     prompts = tuple({"id": p.id, "characters": len(p.text), "key_points": list(p.key_points)} for p in plan.prompts)
     return Manifest(
         schema=runfolder.SCHEMA,
@@ -92,6 +97,8 @@ def first_manifest(plan: Plan, folder: Path, started_utc: str, *, kernel_stamps:
         stages=stages,
         prompts=prompts,
         stamp_source="kernel" if kernel_stamps else "user",
+        workers=workers,
+        calibration=None if calibration is None else quoted(calibration),
         clock=host.clock(asyncio.get_running_loop()),
         versions=host.versions(),
         host=host.host(),

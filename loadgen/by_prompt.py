@@ -6,9 +6,9 @@ import numpy as np
 from msgspec import Struct
 
 from loadgen import metrics
-from loadgen.fold import Slice, slices
 from loadgen.measure.outlier import outliers
 from loadgen.runfolder import PlannedStage, Run
+from loadgen.slices import Slice, slices
 
 
 class Spread(Struct, frozen=True):

@@ -6,27 +6,33 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import msgspec
-import orjson
 import typer
 
 from loadgen import api
 from loadgen.baseline import baseline_folder, keep_baseline, why_not_kept
+from loadgen.calibrate_verb import calibrate
+from loadgen.calibration import stored, warnings_for
 from loadgen.errors import ExitCode, InputError, LoadgenError
+from loadgen.limits import usable_cores
+from loadgen.mock_verb import mock
 from loadgen.models_verb import models
 from loadgen.plan import Plan
-from loadgen.report.console import console, plain
+from loadgen.report.console import console, json_text, plain
 from loadgen.report.console import terminal_width as _width
-from loadgen.report.files import write_reports
+from loadgen.report.files import write_merged, write_reports
 from loadgen.report.plan_text import plan_data, plan_table
-from loadgen.runfolder import MANIFEST
-from loadgen.scenario import LlamaCpp, Model
-from loadgen.scenario.asked import asked_scenario
+from loadgen.runfolder import MANIFEST, Run
+from loadgen.scenario import Model
+from loadgen.scenario.asked import asked_model, asked_scenario
 from loadgen.scenario.file import LoadedScenario
 from loadgen.scenario.overrides import Overrides, parse_duration_s, parse_levels, parse_rates
+from loadgen.secret import guard_tracebacks
 from loadgen.session import Controls
+from loadgen.staffing import Workers, parse_workers, staffed
 from loadgen.summary import Summary
 from loadgen.targets.llamacpp import serving_llamacpp
 from loadgen.terminal import Bar, interruptible
+from loadgen.until import why_never
 
 _UsageError: Any = typer.BadParameter.__base__
 """What the parser raises for a wrong command line; typer exports only this descendant of it."""
@@ -58,6 +64,11 @@ Duration = Annotated[str | None, typer.Option("--duration", metavar="30s", help=
 Warmup = Annotated[int | None, typer.Option("--warmup", metavar="N", help="Warm-up requests a stage.")]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Of schedules and orders.")]
 Timeout = Annotated[str | None, typer.Option("--timeout", metavar="60s", help="Deadline of a whole request.")]
+UntilFlag = Annotated[
+    str | None,
+    typer.Option("--until", metavar="METRIC_pNN:P%", help="Play until this percentile is known so well: ttft_p99:5%."),
+]
+Repeats = Annotated[int, typer.Option("--repeats", metavar="N", min=1, help="Whole runs of the same plan.")]
 ModelsFile = Annotated[
     Path | None, typer.Option("--models-file", metavar="PATH", help="A models.json: plays the models it lists.")
 ]
@@ -67,9 +78,15 @@ PromptsFile = Annotated[
 ]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the scenario.")]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where run folders go.")]
+WorkersFlag = Annotated[
+    str, typer.Option("--workers", metavar="N|auto", help="Processes that play it; auto asks the plan and the cores.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no table.")]
 BaselineName = Annotated[
     str | None, typer.Option("--baseline", metavar="NAME", help="Keep what the run says under DIR/baselines/NAME.")
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Percentiles need as many samples as MLPerf asks for a published result.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace a baseline of that name.")]
 Json = Annotated[bool, typer.Option("--json", help="The summary as JSON on standard output, and nothing else.")]
@@ -89,34 +106,62 @@ def run(
     warmup: Warmup = None,
     seed: Seed = None,
     timeout: Timeout = None,
+    until: UntilFlag = None,
     settings: Settings = None,
     models_file: ModelsFile = None,
     prompts_file: PromptsFile = None,
     out: Out = api.RESULTS,
+    workers: WorkersFlag = "1",
+    repeats: Repeats = 1,
+    strict: Strict = False,
     baseline: BaselineName = None,
     force: Force = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Play a scenario, write a run folder, print the table."""
+    settings = [*(settings or ()), *(["strict=true"] if strict else ())]
     given = _overrides(
-        url, model, concurrency, rate, arrivals, max_tokens, requests, duration, warmup, seed, timeout, settings
+        url, model, concurrency, rate, arrivals, max_tokens, requests, duration, warmup, seed, timeout, until, settings
     )
+    if baseline is not None and repeats > 1:
+        raise InputError(
+            f"--baseline {baseline} with --repeats {repeats}: a baseline is one run; leave one of them out"
+        )
     kept = None if baseline is None else baseline_folder(out, baseline, force=force)
+    processes = parse_workers(workers)
     plan = api.plan_of(_loaded(scenario, given, models_file, prompts_file, quiet=quiet or as_json))
-    folder, interrupted = asyncio.run(_play(plan, out, quiet=quiet or as_json))
-    summary = write_reports(folder)
+    if not (quiet or as_json):
+        _warn(plan, processes)
+    played, interrupted = asyncio.run(_play(plan, out, processes, repeats, quiet=quiet or as_json))
+    summary, folder = played[0] if len(played) == 1 else write_merged([folder for _, folder in played])
     _show(summary, folder, quiet=quiet, as_json=as_json)
     if kept is not None:
-        _keep(summary, folder, kept)
+        _keep(*played[0], kept)
     raise typer.Exit(ExitCode.INTERRUPTED if interrupted else exit_code(summary))
 
 
-async def _play(plan: Plan, out: Path, *, quiet: bool) -> tuple[Path, bool]:
+def _warn(plan: Plan, workers: Workers) -> None:
+    """Say where a plan goes beyond what this machine was calibrated for, and where it cannot come to what it is for."""
+    found = stored()
+    notes = [line for line in (found.note, why_never(plan)) if line]
+    for line in (*notes, *warnings_for(plan, found.calibration, staffed(plan, workers, usable_cores()))):
+        typer.echo(plain(f"loadgen: {line}"), err=True)
+
+
+async def _play(
+    plan: Plan, out: Path, workers: Workers, repeats: int, *, quiet: bool
+) -> tuple[list[tuple[Summary, Path]], bool]:
+    """The summary and the folder of each run, and whether somebody wanted an end."""
     controls = Controls()
+    played: list[tuple[Summary, Path]] = []
+
+    def ended(found: Run) -> None:
+        played.append((write_reports(found.folder), found.folder))
+
     with Bar(quiet=quiet) as bar, interruptible(controls, quiet=quiet):
-        played = await api.run(plan, results=out, progress=bar, controls=controls)
-    return played.folder, controls.wish.asked
+        await api.repeat(plan, repeats, results=out, workers=workers, progress=bar, controls=controls, ended=ended)
+    return played, controls.wish.asked
 
 
 @app.command("plan")
@@ -133,6 +178,7 @@ def plan_verb(
     warmup: Warmup = None,
     seed: Seed = None,
     timeout: Timeout = None,
+    until: UntilFlag = None,
     settings: Settings = None,
     models_file: ModelsFile = None,
     prompts_file: PromptsFile = None,
@@ -141,7 +187,7 @@ def plan_verb(
 ) -> None:
     """Print what would be sent and when; sends nothing."""
     given = _overrides(
-        url, model, concurrency, rate, arrivals, max_tokens, requests, duration, warmup, seed, timeout, settings
+        url, model, concurrency, rate, arrivals, max_tokens, requests, duration, warmup, seed, timeout, until, settings
     )
     made = api.plan_of(_loaded(scenario, given, models_file, prompts_file, quiet=as_json))
     if as_json:
@@ -158,11 +204,17 @@ def report(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="Run folders, or a scenario's (its newest run).")
     ],
+    merge: Annotated[bool, typer.Option("--merge", help="Make one report of repeated runs of the same plan.")] = False,
+    strict: Strict = False,
     as_json: Json = False,
 ) -> None:
     """Make the reports of run folders again, from the folders alone, and print their tables."""
     folders = [_run_folder(path) for path in runs]
-    summaries = [write_reports(folder) for folder in folders]
+    if merge:
+        merged, folder = write_merged(folders, strict=strict)
+        _show(merged, folder, quiet=False, as_json=as_json)
+        return
+    summaries = [write_reports(folder, strict=strict) for folder in folders]
     if as_json:
         _write_json([msgspec.to_builtins(s) for s in summaries] if len(runs) > 1 else msgspec.to_builtins(summaries[0]))
         return
@@ -178,8 +230,7 @@ def serve(
     slots: Annotated[int, typer.Option("--slots", min=1, help="Parallel streams.")] = 4,
 ) -> None:
     """Start the embedded server, print its URL, stop on Ctrl-C."""
-    options = LlamaCpp(gguf=None if gguf is None else str(gguf), slots=slots)
-    asyncio.run(_serve(Model(name=model, target="llamacpp", llamacpp=options), port))
+    asyncio.run(_serve(asked_model(model, gguf, slots), port))
 
 
 async def _serve(model: Model, port: int) -> None:
@@ -189,6 +240,10 @@ async def _serve(model: Model, port: int) -> None:
             typer.echo(served.base_url)
             typer.echo(f"{served.card.alias}; Ctrl-C stops it", err=True)
             await controls.wish.wait()
+
+
+app.command()(mock)
+app.command()(calibrate)
 
 
 def _overrides(
@@ -203,6 +258,7 @@ def _overrides(
     warmup: int | None,
     seed: int | None,
     timeout: str | None,
+    until: str | None,
     settings: list[str] | None,
 ) -> Overrides:
     return Overrides(
@@ -217,6 +273,7 @@ def _overrides(
         warmup=warmup,
         seed=seed,
         timeout_s=parse_duration_s(timeout, "--timeout") if timeout is not None else None,
+        until=until,
         set=tuple(settings or ()),
     )
 
@@ -262,15 +319,18 @@ def _show(summary: Summary, folder: Path, *, quiet: bool, as_json: bool) -> None
         return
     if not quiet:
         typer.echo(console(summary, width=_width(), color=sys.stdout.isatty()), nl=False)
-    typer.echo(f"report: {folder / 'report.html'} (and report.md)")
+    typer.echo(
+        f"report: {folder / 'report.md'}" if summary.runs else f"report: {folder / 'report.html'} (and report.md)"
+    )
 
 
 def _write_json(value: Any) -> None:
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode())
+    sys.stdout.write(json_text(value))
 
 
 def main() -> NoReturn:
     """The entry point. Whatever a person must act on is one line on standard error."""
+    guard_tracebacks()
     try:
         code = app(standalone_mode=False)
     except LoadgenError as error:

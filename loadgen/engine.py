@@ -1,19 +1,25 @@
 """Plays a stage of a plan: sends each request when it is due, whatever the server does. Knows no HTTP and no reports.
 
 Open and closed loop are two players of the same data. Every planned request ends in exactly one call of `Ports.keep`:
-answered, shed at the in-flight limit, or cancelled because the person stopped the run before its turn.
+answered, shed at the in-flight limit, or cancelled because the person stopped the run before its turn. What is asked
+again is one request still: it keeps its user, or its place within the limit, while it waits.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+import contextlib
+import itertools
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Final
 
+import msgspec
 from asyncio_throttle.throttler import Throttler
 from msgspec import Struct
 
 from loadgen.clock import Clock
 from loadgen.measure.record import Phase, Reply
 from loadgen.plan import Planned, Stage
+from loadgen.retry import as_one, given_up
 
 INTERRUPTIBLE_NS: Final = 20_000_000
 """A wait longer than this can be cut short by a stop; a shorter one is not worth two tasks."""
@@ -85,12 +91,40 @@ class Refusals:
         return REFUSED_PAUSE_NS
 
 
+class Again:
+    """When a request that failed is asked again, and who is told of the attempts that are not its last.
+
+    wait_ns: of (planned, phase, attempt, reply): how long after its end the next attempt is made; None: it was the
+    last. keep: takes such an attempt as it ends, as `Ports.keep` takes the last one.
+    """
+
+    def __init__(
+        self,
+        wait_ns: Callable[[Planned, Phase, int, Reply], int | None],
+        keep: Callable[[Planned, Phase, int, Reply], None],
+    ) -> None:
+        self.wait_ns, self.keep = wait_ns, keep
+        self.waiting = 0
+
+    @contextlib.contextmanager
+    def waits(self) -> Iterator[None]:
+        """While it lasts, one more request waits for its next attempt."""
+        self.waiting += 1
+        try:
+            yield
+        finally:
+            self.waiting -= 1
+
+
 class Ports(Struct, frozen=True):
     """What a player touches the world through.
 
     send: one request, dispatched at a moment (ns); returns its reply and never raises for what a server does. keep:
     takes (planned, phase, intended_ns, reply) of every request as it ends. epoch_ns: the run's beginning: moments in
-    replies count from it, moments of the clock do not.
+    replies count from it, moments of the clock do not. start_ns: the moment of the clock at which the measured
+    requests begin, which may be to come; None: at once. enough: asked by somebody else, where a stage may end early: no
+    more begin, those under way end, and of those that were not begun there is no record: they are not missed. again: None
+    where nothing is asked a second time.
     """
 
     send: Callable[[Planned, int], Awaitable[Reply]]
@@ -98,11 +132,49 @@ class Ports(Struct, frozen=True):
     clock: Clock
     epoch_ns: int
     stop: Stop
+    start_ns: int | None = None
+    enough: Stop | None = None
+    again: Again | None = None
+
+
+class Halt:
+    """Why no more requests begin in a stage: the person asked, or enough is known. Either wakes those who wait."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+        self._wake = Stop()
+
+    @property
+    def enough(self) -> bool:
+        return self._ports.enough is not None and self._ports.enough.asked
+
+    @property
+    def asked(self) -> bool:
+        return self.enough or self._ports.stop.asked
+
+    async def sleep_until_ns(self, deadline_ns: int) -> None:
+        await self._wake.sleep_until_ns(self._ports.clock, deadline_ns)
+
+    async def or_done(self, wait: Coroutine[Any, Any, None]) -> None:
+        await self._wake.or_done(wait)
+
+    @contextlib.asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """While it lasts, either wakes those who wait."""
+        wishes = [wish for wish in (self._ports.stop, self._ports.enough) if wish is not None]
+        watches = [asyncio.ensure_future(wish.wait()) for wish in wishes]
+        for watch in watches:
+            watch.add_done_callback(lambda _: self._wake.ask())
+        try:
+            yield
+        finally:
+            for watch in watches:
+                watch.cancel()
 
 
 async def play_warmup(stage: Stage, ports: Ports) -> None:
     """Play a stage's warm-up requests: as many at once as the stage will have users, and recorded apart."""
-    count = stage.warmup * len(stage.models)
+    count = stage.warmup_count
     waiting = iter(range(count))
 
     async def user() -> None:
@@ -114,27 +186,49 @@ async def play_warmup(stage: Stage, ports: Ports) -> None:
             await _one(planned, "warmup", ports.clock.now_ns(), ports)
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(min(count, stage.level.concurrency or 1)):
+        for _ in range(min(count, stage.users or 1)):
             group.create_task(user())
 
 
 async def play(stage: Stage, ports: Ports) -> None:
-    """Play a stage's measured requests to their end."""
-    if stage.due_ns is None:
-        await _play_closed(stage, ports)
-    else:
-        await _play_open(stage, ports)
+    """Play a stage's measured requests, or those of the part that is given, to their end."""
+    halt = Halt(ports)
+    async with halt.watching():
+        if stage.due_ns is None:
+            await _play_closed(stage, ports, halt)
+        else:
+            await _OpenLoop(stage, ports, halt).play()
 
 
-async def _one(planned: Planned, phase: Phase, intended_ns: int, ports: Ports) -> Reply:
-    reply = await ports.send(planned, ports.clock.now_ns())
+async def _one(planned: Planned, phase: Phase, intended_ns: int, ports: Ports, held_ns: int = 0) -> Reply:
+    reply = await _attempted(planned, phase, intended_ns, ports, held_ns, 0)
+    if ports.again is not None:
+        reply = await _asked_again(planned, phase, intended_ns, ports, held_ns, ports.again, reply)
     ports.keep(planned, phase, intended_ns - ports.epoch_ns, reply)
     return reply
 
 
-async def _play_closed(stage: Stage, ports: Ports) -> None:
-    clock, stop = ports.clock, ports.stop
-    start_ns = clock.now_ns()
+async def _asked_again(
+    planned: Planned, phase: Phase, intended_ns: int, ports: Ports, held_ns: int, again: Again, first: Reply
+) -> Reply:
+    """Ask until there is an answer that counts: no failure that is asked again, or that of the last attempt."""
+    reply = first
+    for attempt in itertools.count(1):
+        wait_ns = None if ports.stop.asked else again.wait_ns(planned, phase, attempt - 1, reply)
+        if wait_ns is None:
+            break
+        again.keep(planned, phase, intended_ns - ports.epoch_ns, reply)
+        with again.waits():
+            await ports.stop.sleep_until_ns(ports.clock, _ended_ns(reply, ports) + wait_ns)
+        if ports.stop.asked:
+            return given_up(first, reply, attempt, ports.clock.now_ns() - ports.epoch_ns)
+        ...
+    return reply
+
+
+async def _play_closed(stage: Stage, ports: Ports, halt: Halt) -> None:
+    clock = ports.clock
+    start_ns = clock.now_ns() if ports.start_ns is None else ports.start_ns
     until_ns = None if stage.duration_ns is None else start_ns + stage.duration_ns
     ceiling = None if stage.max_requests_per_s is None else Throttler(stage.max_requests_per_s, 1.0)
     taken = 0
@@ -142,7 +236,7 @@ async def _play_closed(stage: Stage, ports: Ports) -> None:
     refusals = Refusals()
 
     def is_closed() -> bool:
-        return stop.asked or refusals.gone or (until_ns is not None and clock.now_ns() >= until_ns)
+        return halt.asked or refusals.gone or (until_ns is not None and clock.now_ns() >= until_ns)
 
     def is_over() -> bool:
         return is_closed() or (stage.count is not None and taken >= stage.count)
@@ -150,13 +244,13 @@ async def _play_closed(stage: Stage, ports: Ports) -> None:
     async def user(ready_ns: int) -> None:
         nonlocal taken
         while True:
-            await stop.sleep_until_ns(clock, ready_ns)
+            await halt.sleep_until_ns(ready_ns)
             if is_over():
                 return
             planned = stage.request(taken)
             taken += 1
             if ceiling is not None:
-                await stop.or_done(ceiling.acquire())  # type: ignore[no-untyped-call]
+                await halt.or_done(ceiling.acquire())  # type: ignore[no-untyped-call]
                 ready_ns = clock.now_ns()  # the ceiling is part of the plan: its wait is nobody's lateness
                 if is_closed():
                     unsent.append(planned)
@@ -167,8 +261,8 @@ async def _play_closed(stage: Stage, ports: Ports) -> None:
     async with asyncio.TaskGroup() as group:
         for offset_ns in [0] if stage.ramp_in_ns is None else stage.ramp_in_ns:
             group.create_task(user(start_ns + int(offset_ns)))
-    # Where time bounds the stage, what would have been sent next was never promised.
-    if until_ns is None and stage.count is not None:
+    # Where time or what is known ends the stage, what would have been sent next was never promised.
+    if stage.promised and stage.count is not None and not halt.enough:
         for planned in (*unsent, *(stage.request(position) for position in range(taken, stage.count))):
             ports.keep(planned, "measured", clock.now_ns() - ports.epoch_ns, cancelled(gone=refusals.gone))
 
@@ -180,27 +274,60 @@ def _ended_ns(reply: Reply, ports: Ports) -> int:
     return ports.epoch_ns + max(moments) if moments else ports.clock.now_ns()
 
 
-async def _play_open(stage: Stage, ports: Ports) -> None:
-    clock, stop, limit = ports.clock, ports.stop, stage.max_in_flight
-    start_ns = clock.now_ns()
-    in_flight: set[asyncio.Task[Reply]] = set()
-    count = 0 if stage.due_ns is None else len(stage.due_ns)
-    async with asyncio.TaskGroup() as group:
-        for position in range(count):
-            planned = stage.request(position)
-            due_ns = start_ns + (planned.due_ns or 0)
-            behind = clock.now_ns() >= due_ns
-            await stop.sleep_until_ns(clock, due_ns)
-            if behind and position % YIELD_EVERY == 0:
-                await asyncio.sleep(0)
-            if stop.asked:
-                ports.keep(planned, "measured", due_ns - ports.epoch_ns, cancelled())
-            elif limit is not None and len(in_flight) >= limit:
-                ports.keep(planned, "measured", due_ns - ports.epoch_ns, shed(limit))
-            else:
-                task = group.create_task(_one(planned, "measured", due_ns, ports))
-                in_flight.add(task)
-                task.add_done_callback(in_flight.discard)
+class _OpenLoop:
+    """One open-loop stage as it is played: who is under way, and who waits for a place at the in-flight limit."""
+
+    def __init__(self, stage: Stage, ports: Ports, halt: Halt) -> None:
+        self._stage = stage
+        self._ports = ports
+        self._halt = halt
+        self._under_way = 0
+        self._waiting: deque[tuple[Planned, int]] = deque()
+
+    async def play(self) -> None:
+        stage, clock, halt = self._stage, self._ports.clock, self._halt
+        start_ns = clock.now_ns() if self._ports.start_ns is None else self._ports.start_ns
+        async with asyncio.TaskGroup() as group:
+            for position in range(stage.count or 0):
+                planned = stage.request(position)
+                due_ns = start_ns + (planned.due_ns or 0)
+                behind = clock.now_ns() >= due_ns
+                await halt.sleep_until_ns(due_ns)
+                if behind and position % YIELD_EVERY == 0:
+                    await asyncio.sleep(0)
+                if halt.enough or (halt.asked and not stage.promised):
+                    break
+                self._arrive(planned, due_ns, group)
+        for planned, due_ns in () if halt.enough else self._waiting:
+            self._keep(planned, due_ns, cancelled())
+
+    def _arrive(self, planned: Planned, due_ns: int, group: asyncio.TaskGroup) -> None:
+        """A request has come due: it begins, waits, or is turned away."""
+        limit = self._stage.max_in_flight
+        if self._halt.asked:
+            self._keep(planned, due_ns, cancelled())
+        elif limit is None or self._under_way < limit:
+            self._under_way += 1
+            group.create_task(self._place(planned, due_ns))
+        elif self._stage.at_limit == "queue":
+            self._waiting.append((planned, due_ns))
+        else:
+            self._keep(planned, due_ns, shed(limit))
+
+    async def _place(self, planned: Planned, due_ns: int) -> None:
+        """One place within the limit: a request, and as long as others wait, the one that has waited longest."""
+        held_ns = 0
+        while True:
+            reply = await _one(planned, "measured", due_ns, self._ports, held_ns)
+            if self._halt.asked or not self._waiting:
+                break
+            planned, due_ns = self._waiting.popleft()
+            # Free when the answer had ended. What we need to see that is lateness of ours, and not the limit's.
+            held_ns = max(0, _ended_ns(reply, self._ports) - due_ns)
+        self._under_way -= 1  # nothing was awaited since nobody was seen to wait: nobody is left behind
+
+    def _keep(self, planned: Planned, due_ns: int, reply: Reply) -> None:
+        self._ports.keep(planned, "measured", due_ns - self._ports.epoch_ns, reply)
 
 
 def cancelled(*, gone: bool = False) -> Reply:

@@ -2,6 +2,7 @@
 
     LoadgenError            exit code
     ├── InputError          2   a file, a key, a flag or an environment variable is wrong; nothing was sent
+    ├── FolderError         2   a run folder can no longer be written; what was measured until then is kept
     └── TargetError         3   no target could be used
 
 A request that failed is data (`loadgen.measure.record.Outcome`), never one of these. Any other exception is a
@@ -32,6 +33,12 @@ class LoadgenError(Exception):
 
 class InputError(LoadgenError):
     """A file, a key, a flag or an environment variable is wrong. Nothing was sent."""
+
+    exit_code = ExitCode.BAD_INPUT
+
+
+class FolderError(LoadgenError):
+    """A run folder can no longer be written: a full disk, or the folder is gone. What is in it is kept."""
 
     exit_code = ExitCode.BAD_INPUT
 

@@ -13,6 +13,7 @@ from loadgen.measure.record import Record
 from loadgen.scenario import Slo
 
 Ns = NDArray[np.int64]
+FROM_SEND = ("ttft_from_send", "e2e_from_send")
 
 
 class Window(Struct, frozen=True):
@@ -35,13 +36,13 @@ def start_of(record: Record, *, closed: bool) -> int | None:
 
 
 def of_requests(records: Sequence[Record], *, closed: bool) -> dict[str, Ns]:
-    """One value a request: ttft, service_ttft, ttfc, tpot, e2e, queue, connect. A request without one is left out."""
-    found: dict[str, list[int]] = {
-        name: [] for name in ("ttft", "service_ttft", "ttfc", "tpot", "e2e", "queue", "connect")
-    }
+    """One value a request: ttft, service_ttft, ttfc, tpot, e2e, queue, connect; in an open loop, where latencies count
+    from the intended time, also ttft_from_send and e2e_from_send. A request without one is left out."""
+    names = ("ttft", "service_ttft", "ttfc", "tpot", "e2e", "queue", "connect", *(() if closed else FROM_SEND))
+    found: dict[str, list[int]] = {name: [] for name in names}
     for record in records:
         for name, value in _one(record, closed=closed).items():
-            if value is not None:
+            if value is not None and name in found:
                 found[name].append(value)
     return {name: np.array(values, dtype=np.int64) for name, values in found.items()}
 
@@ -56,6 +57,8 @@ def _one(record: Record, *, closed: bool) -> dict[str, int | None]:
         "e2e": _gap(start, record.end_ns),
         "queue": _gap(record.intended_ns, record.sent_ns),
         "connect": record.connect_ns,
+        "ttft_from_send": _gap(record.sent_ns, first),
+        "e2e_from_send": _gap(record.sent_ns, record.end_ns),
     }
 
 
@@ -89,6 +92,11 @@ def gaps(records: Sequence[Record]) -> tuple[Ns, Ns]:
             owners.append(np.full(len(between), position, dtype=np.int64))
     empty: Ns = np.empty(0, dtype=np.int64)
     return (np.concatenate(values), np.concatenate(owners)) if values else (empty, empty)
+
+
+def gap_ends(records: Sequence[Record]) -> Ns:
+    """When each gap of `gaps` ended, in the same order."""
+    return np.array([stamp for record in records for stamp in record.stamps_ns[1:]], dtype=np.int64)
 
 
 def steady_window(records: Sequence[Record], *, concurrency: int | None, ramp_in_ns: int = 0) -> Window | None:
@@ -155,12 +163,22 @@ def fluidity(record: Record, slo: Slo, *, closed: bool) -> float | None:
 
 
 def in_flight_recorded(records: Sequence[Record], window: Window) -> float:
-    """Requests in flight, averaged over a window, as the records tell it (for Little's law against the sampler)."""
+    """Requests in flight, averaged over a window, as the records tell it (for Little's law against the sampler).
+
+    A request is in flight from its dispatch to the last byte of its answer.
+    """
     busy = 0
     for record in records:
         if record.dispatched_ns is not None and record.end_ns is not None:
-            busy += max(0, min(record.end_ns, window.end_ns) - max(record.dispatched_ns, window.start_ns))
+            over_ns = max(record.end_ns, record.last_byte_ns or 0)
+            busy += max(0, min(over_ns, window.end_ns) - max(record.dispatched_ns, window.start_ns))
     return busy / max(1, window.end_ns - window.start_ns)
+
+
+def slips(records: Sequence[Record]) -> Ns:
+    """How late we dispatched each request, ascending. What the in-flight limit held back, was the plan's doing."""
+    late = [r.dispatched_ns - r.intended_ns - r.held_ns for r in records if r.dispatched_ns is not None]
+    return np.sort(np.array(late, dtype=np.int64))
 
 
 def achieved_share(records: Sequence[Record]) -> float | None:
@@ -175,6 +193,12 @@ def achieved_share(records: Sequence[Record]) -> float | None:
     asked = sent[-1][0] - sent[0][0]
     got = max(dispatched for _, dispatched in sent) - min(dispatched for _, dispatched in sent)
     return asked / got if got > 0 else None
+
+
+def peak_events_per_s(records: Sequence[Record]) -> int:
+    """The most token-bearing events that arrived within any one second."""
+    stamps = np.sort(np.array([stamp for record in records for stamp in record.stamps_ns], dtype=np.int64))
+    return int((np.searchsorted(stamps, stamps + 1_000_000_000) - np.arange(len(stamps))).max(initial=0))
 
 
 def server_rates(records: Sequence[Record]) -> dict[str, float] | None:

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
-import orjson
 import typer
 
 from loadgen.errors import InputError, TargetError
 from loadgen.report.cards import cards_text
-from loadgen.report.console import plain, terminal_width
+from loadgen.report.console import json_text, plain, terminal_width
 from loadgen.runfolder import write_whole
 from loadgen.scenario import Model, Scenario
 from loadgen.scenario.check import first_conflict
+from loadgen.scenario.complaint import masked
 from loadgen.scenario.file import load_scenario
 from loadgen.scenario.model_list import model_list_text
 from loadgen.targets.offer import listed, offered, usual_places
@@ -49,7 +49,7 @@ def models(
         _write(write, cards)
     if as_json:
         told = [{k: v for k, v in msgspec.to_builtins(card).items() if v is not None} for card in cards]
-        sys.stdout.write(orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode())
+        sys.stdout.write(json_text(told))
     else:
         width = terminal_width() if sys.stdout.isatty() else WIDEST
         typer.echo(cards_text(cards, width=width), nl=False)
@@ -58,11 +58,12 @@ def models(
 def _places(scenario: str | None, urls: list[str]) -> list[Model]:
     if urls:
         if scenario is not None:
-            raise InputError(f"models: both {scenario} and --url {urls[0]} say whom to ask; leave one of them out")
+            both = masked(f"both {scenario} and --url {urls[0]}")
+            raise InputError(f"models: {both} say whom to ask; leave one of them out")
         places = [Model(name="any", target="openai", url=url) for url in dict.fromkeys(urls)]
         complaint = first_conflict(Scenario(name="models", prompts="-", models=tuple(places)))
         if complaint is not None:
-            raise InputError(f"--url: {complaint.what}; {complaint.mend}")
+            raise InputError(masked(f"--url: {complaint.what}; {complaint.mend}"))
         return places
     return usual_places() if scenario is None else list(load_scenario(scenario).scenario.models)
 

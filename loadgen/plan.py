@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -13,6 +13,7 @@ from loadgen import schedule
 from loadgen.chance import generator
 from loadgen.prompts import Prompt, messages
 from loadgen.scenario import Closed, Gamma, Load, Model, Ramp, RatedLoad, Scenario, Trace
+from loadgen.scenario.goal import Goal, goal_of
 
 THINK_CYCLE = 65_536
 """Think times drawn for a closed loop that is bounded by time alone; then they repeat."""
@@ -48,10 +49,16 @@ class Planned(Struct, frozen=True):
 
 
 class Stage(Struct, frozen=True):
-    """One level, played by one model, or by several that take turns.
+    """One level, played by one model, or by several that take turns; or one part of it, which one of several processes
+    plays.
 
     count: measured requests of all its models; None: as many as start within duration_ns. due_ns: int64 offsets of an
-    open loop. think_ns: int64, cycled. warmup: requests a model before the measured ones.
+    open loop, by position. think_ns: int64, cycled over the whole stage. ramp_in_ns: when each user of a closed loop
+    begins. warmup: requests a model before the measured ones. at_limit: what becomes of a request that comes due when
+    max_in_flight others are under way. until: ends it early; count and duration_ns are then the most that is played.
+
+    Part k of n (see `parts`) numbers its own requests from 0: count, due_ns, ramp_in_ns and the limits are the part's;
+    level, models, warmup, think_ns and duration_ns remain the whole stage's.
     """
 
     level: Level
@@ -65,29 +72,101 @@ class Stage(Struct, frozen=True):
     ramp_in_ns: NDArray[np.int64] | None = None
     max_in_flight: int | None = None
     max_requests_per_s: int | None = None
+    at_limit: Literal["shed", "queue"] = "shed"
+    until: Goal | None = None
+    part: int = 0
+    of: int = 1
+
+    @property
+    def users(self) -> int | None:
+        """Users of a closed loop that are played here; None in an open loop."""
+        if self.due_ns is not None:
+            return None
+        return share_of(self.level.concurrency or 1, self.part, self.of)
 
     def request(self, position: int) -> Planned:
-        """The measured request at a position of the stage's order: models take turns, prompts go round."""
-        turn, index = position % len(self.models), position // len(self.models)
+        """The measured request at a position of what is played here: models take turns, prompts go round."""
+        whole = self._whole(position)
+        turn, index = whole % len(self.models), whole // len(self.models)
         return Planned(
             model=self.models[turn],
             index=index,
             prompt=index % self.prompts,
             due_ns=None if self.due_ns is None else int(self.due_ns[position]),
-            think_ns=0 if self.think_ns is None else int(self.think_ns[position % len(self.think_ns)]),
+            think_ns=0 if self.think_ns is None else int(self.think_ns[whole % len(self.think_ns)]),
         )
 
+    def _whole(self, position: int) -> int:
+        """Where in the whole stage a position of this part is. Of an open loop, each n-th request; of a closed one,
+        position p belongs to user p % c, and user u to part u % n, so that work is shared out as users are."""
+        users = self.users or 1
+        every = self.of if self.due_ns is not None else self.level.concurrency or 1
+        return position // users * every + self.part + position % users * self.of
+
     def warmup_request(self, position: int) -> Planned:
-        """The warm-up request at a position. Prompts are taken from the end, so that no prompt is met twice at once."""
-        turn, index = position % len(self.models), position // len(self.models)
+        """The warm-up request at a position of those that are played here. Prompts are taken from the end, so that no
+        prompt is met twice at once."""
+        whole = self.part + position * self.of
+        turn, index = whole % len(self.models), whole // len(self.models)
         return Planned(model=self.models[turn], index=index, prompt=(self.prompts - 1 - index) % self.prompts)
 
+    @property
+    def warmup_count(self) -> int:
+        """Warm-up requests that are played here, of all models together."""
+        return share_of(self.warmup * len(self.models), self.part, self.of)
+
+    @property
+    def promised(self) -> bool:
+        """Whether all of its requests are to be sent; not where time ends a closed loop, or what is known ends it."""
+        return self.count is not None and self.until is None and (self.due_ns is not None or self.duration_ns is None)
+
     def planned_of(self, model: int) -> int | None:
-        """Measured requests to one of the stage's models; None when time bounds a closed loop."""
-        if self.count is None or (self.due_ns is None and self.duration_ns is not None):
+        """Measured requests of the whole stage to one of its models; None where it is not `promised`."""
+        if self.count is None or not self.promised:
             return None
         turn = self.models.index(model)
         return (self.count - turn + len(self.models) - 1) // len(self.models)
+
+
+def share_of(whole: int, part: int, of: int) -> int:
+    """How many of `whole` things, dealt out in turn, part number `part` of `of` gets."""
+    return (whole - part + of - 1) // of
+
+
+def parts(stage: Stage, workers: int) -> tuple[Stage, ...]:
+    """A whole stage divided among so many processes: together they hold each request once, as it was planned.
+
+    There are no more parts than the stage has users, requests or places within its limits, so that none gets 0 of
+    them; limits are divided, and add up to the whole. ValueError for a stage that is itself a part.
+    """
+    if stage.of != 1:
+        raise ValueError("a part of a stage is not divided again")
+    bounds = (stage.users, stage.count, stage.max_in_flight, stage.max_requests_per_s)
+    of = max(1, min(workers, *(bound for bound in bounds if bound is not None)))
+    return (stage,) if of == 1 else tuple(_part(stage, part, of) for part in range(of))
+
+
+def _part(stage: Stage, part: int, of: int) -> Stage:
+    def share(whole: int | None) -> int | None:
+        return None if whole is None else share_of(whole, part, of)
+
+    def dealt(offsets: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+        return None if offsets is None else schedule.shard(offsets, part, of)
+
+    count = share(stage.count)
+    if stage.users is not None and stage.count is not None:
+        rounds, rest = divmod(stage.count, stage.users)
+        count = rounds * share_of(stage.users, part, of) + share_of(rest, part, of)
+    return msgspec.structs.replace(
+        stage,
+        count=count,
+        due_ns=dealt(stage.due_ns),
+        ramp_in_ns=dealt(stage.ramp_in_ns),
+        max_in_flight=share(stage.max_in_flight),
+        max_requests_per_s=share(stage.max_requests_per_s),
+        part=part,
+        of=of,
+    )
 
 
 class Plan(Struct, frozen=True):
@@ -157,6 +236,8 @@ def _stage(
         duration_ns=_ns(getattr(load, "duration_s", None)),
         due_ns=due,
         max_in_flight=load.max_in_flight,
+        at_limit=load.at_limit,
+        until=_goal(scenario),
     )
 
 
@@ -188,7 +269,12 @@ def _closed_stage(scenario: Scenario, load: Closed, level: Level, models: tuple[
         think_ns=thinks,
         ramp_in_ns=schedule.ramp_in_ns(users, ramp_in_s),
         max_requests_per_s=load.max_requests_per_s,
+        until=_goal(scenario),
     )
+
+
+def _goal(scenario: Scenario) -> Goal | None:
+    return None if scenario.until is None else goal_of(scenario.until)
 
 
 def _ns(seconds: float | None) -> int | None:
@@ -227,9 +313,13 @@ def digest(plan: Plan) -> str:
     add([[prompt.id, prompt.text] for prompt in plan.prompts])
     add([model.name for model in plan.models])
     add([plan.scenario.system, plan.scenario.sampling])
+    if plan.scenario.retries.attempts:
+        add(["retries", plan.scenario.retries])
     for stage in plan.stages:
         bounds = [stage.count, stage.duration_ns, stage.warmup, stage.max_in_flight, stage.max_requests_per_s]
-        add([stage.level, stage.models, bounds])
+        # What came later enters only where it is used: a plan that does without has the digest that it always had.
+        later = [*([stage.at_limit] if stage.at_limit != "shed" else []), *([stage.until] if stage.until else [])]
+        add([stage.level, stage.models, bounds, *later])
         for offsets in (stage.due_ns, stage.think_ns, stage.ramp_in_ns):
             told.update(b"-" if offsets is None else np.ascontiguousarray(offsets, dtype="<i8").tobytes())
             told.update(b"\x1e")

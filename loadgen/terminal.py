@@ -29,6 +29,8 @@ class Bar:
         self._task: TaskID | None = None
         self._work: TaskID | None = None
         self._failed = 0
+        self._title = ""
+        self._known = ""
 
     def __enter__(self) -> "Bar":
         self._progress.start()
@@ -63,18 +65,35 @@ class Bar:
         if self._task is not None:
             self._progress.remove_task(self._task)
         bound = "" if duration_s is None else f", at most {duration_s:g} s"
-        self._failed = 0
-        self._task = self._progress.add_task(plain(title + bound), total=total)
+        self._failed, self._title, self._known = 0, plain(title + bound), ""
+        self._task = self._progress.add_task(self._title, total=total)
 
     def ended(self, record: Record) -> None:
         if self._task is None or record.phase != "measured":
             return
         self._progress.advance(self._task)
         if record.outcome != "ok":
-            self._failed += 1
-            task = self._progress.tasks[self._progress.task_ids.index(self._task)]
-            title = task.description.partition(" · ")[0]
-            self._progress.update(self._task, description=f"{title} · {self._failed} failed")
+            self._fail(self._task, self._failed + 1)
+
+    def counts(self, ended: int, failed: int) -> None:
+        if self._task is None:
+            return
+        self._progress.update(self._task, completed=ended)
+        if failed != self._failed:
+            self._fail(self._task, failed)
+
+    def _fail(self, shown: TaskID, failed: int) -> None:
+        self._failed = failed
+        self._describe(shown)
+
+    def known(self, words: str) -> None:
+        self._known = plain(words)
+        if self._task is not None:
+            self._describe(self._task)
+
+    def _describe(self, shown: TaskID) -> None:
+        told = (self._title, self._known, f"{self._failed} failed" if self._failed else "")
+        self._progress.update(shown, description=" · ".join(part for part in told if part))
 
 
 @contextlib.contextmanager

@@ -106,7 +106,7 @@ def planned(count: int | None, **changes: Any) -> PlannedStage:
 
 
 def manifest(stages: Sequence[PlannedStage], **changes: Any) -> Manifest:
-    """A complete run's manifest."""
+    """A complete run's manifest. Its users think between an answer and the next question, as those of `turn` do."""
     blank = Manifest(
         schema=runfolder.SCHEMA,
         run_id="20260102T030405Z-0123abcd",
@@ -122,7 +122,8 @@ def manifest(stages: Sequence[PlannedStage], **changes: Any) -> Manifest:
         versions={"python": "3.11.7", "loadgen": "0.1.0"},
         host={"cpu": "a CPU", "cores": 2, "cores_usable": 2, "memory_mib": 4096, "system": "Linux", "kernel": "6.18"},
     )
-    return msgspec.structs.replace(blank, **changes)
+    made = msgspec.structs.replace(blank, **changes)
+    return msgspec.structs.replace(made, scenario={"load": {"think_time": {"mean_s": 0.68}}, **made.scenario})
 
 
 def run_of(

@@ -24,7 +24,7 @@ from loadgen.errors import InputError, TargetError
 from loadgen.foundry_model.build import BUILDER_VERSION, COPIED, MANIFEST, SKELETON, Progress, build_model
 from loadgen.foundry_model.layout import Listing, is_listed, lay_out, list_in_catalog
 from loadgen.foundry_model.lock import held
-from loadgen.small_model import installed_gguf
+from loadgen.small_model import whole_gguf
 
 LISTING: Final = Listing(
     name="smollm2-135m-instruct-generic-cpu",
@@ -101,7 +101,7 @@ def ensure_model(
     cannot be used.
     """
     folder = folder or user_cache_folder() / FOLDER
-    gguf = gguf or installed_gguf()
+    gguf = gguf or whole_gguf()
     sources = _sources(gguf, skeleton)
     found = _checked(folder, sources)
     if found is not None and is_listed(folder, LISTING):

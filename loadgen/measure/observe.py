@@ -33,13 +33,28 @@ class ServerFacts(Struct, frozen=True):
     rss_peak_bytes: int | None
 
 
+class WorkerFacts(Struct, frozen=True, kw_only=True):
+    """One of several processes that played a stage together, each a part of it.
+
+    requests: measured ones of which it told before its end. cpu_share: of one core; None where it did not say. lost:
+    how it ended before its work did, in words; None where it did not.
+    """
+
+    pid: int
+    requests: int
+    cpu_share: float | None = None
+    lost: str | None = None
+
+
 class StageFacts(Struct, frozen=True, kw_only=True):
     """What was seen of ourselves while a stage's measured requests ran: a line of `stages.jsonl`.
 
-    models: its models' names. All `_ns` moments on the run's clock. loop_lag: how late the event loop woke a sleeper.
-    stamp_lag: user stamp minus kernel stamp of a read. cpu_share: of one core; of the event loop's thread alone where
-    a model runs in this process. in_flight_samples: (moment, requests
-    in flight), evenly spaced, from a sampler that does not look at the records.
+    models: its models' names. All `_ns` moments on the run's clock. loop_lag: how late the event loop woke a sleeper,
+    every 20 ms; a longer stall counts for each of the moments that it held up. stamp_lag: user stamp minus kernel stamp
+    of a read. cpu_share: of one core; of the event loop's thread alone where a model runs in this process.
+    in_flight_samples: (moment, requests in flight), evenly spaced, from a sampler that does not look at the records.
+    workers: the processes that played it, where it was not this one (`loadgen.measure.together`). settled: it ended
+    because enough was known.
     """
 
     models: tuple[str, ...]
@@ -60,6 +75,8 @@ class StageFacts(Struct, frozen=True, kw_only=True):
     clock_steps: int = 0
     in_flight_samples: tuple[tuple[int, int], ...] = ()
     servers: tuple[ServerFacts, ...] = ()
+    workers: tuple[WorkerFacts, ...] = ()
+    settled: bool = False
 
 
 class Observer:
@@ -137,7 +154,8 @@ class Observer:
             due_ns += TICK_NS
             await asyncio.sleep(max(0, due_ns - self._clock.now_ns()) / 1e9)
             now = self._clock.now_ns()
-            self._loop_lags.record(np.array([max(0, now - due_ns)], dtype=np.int64))
+            # A stall is as many late ticks as came due in it: as one of a thousand, no percentile would show it.
+            self._loop_lags.record(np.arange(max(0, now - due_ns), -1, -TICK_NS, dtype=np.int64))
             self._sample_in_flight(tick, now)
             if now > due_ns + TICK_NS:
                 due_ns = now  # after a stall, do not look twenty times at once

@@ -9,24 +9,31 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
+from typing import Final, Literal, assert_never
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
-from scipy.special import bdtr, bdtrc
+from scipy.special import bdtr, bdtrc, betainc, ndtri, stdtrit
 
 Values = NDArray[np.int64] | NDArray[np.float64]
+Ids = NDArray[np.int64]
+Floor = Literal["contract", "strict"]
 
-# Samples are sorted into this many equal bins to find a resampled quantile's neighbourhood, fewer when there are
-# so many clusters that the table of clusters × bins would pass _TABLE_CELLS.
-_BINS = 256
-_TABLE_CELLS = 1 << 21
-# A two-sided 95 % interval of a median takes six independent units: 2 · 0.5⁶ ≤ 0.05 < 2 · 0.5⁵.
-MIN_CLUSTERS = 6
+CONFIDENCE: Final = 0.95
+STOPPED_CONFIDENCE: Final = 0.96
+"""What intervals are asked for when their width decides when to stop: about 95 % of them then hold."""
+MIN_CLUSTERS: Final = 6
+"""A two-sided 95 % interval of a median takes six independent units: 2 · 0.5⁶ ≤ 0.05 < 2 · 0.5⁵."""
+CARRIERS: Final = 12.0
+CENTRAL_CARRIERS: Final = 8.0
+"""How many clusters, in effect, must make up the thin side of a percentile; fewer do between p25 and p75."""
+_SLICE_GAPS: Final = 20
+_MOST_SLICES: Final = 50
 
 
 class Quantile(Struct, frozen=True):
-    """A percentile and its two-sided 95 % interval, in the unit of the samples.
+    """A percentile and its two-sided interval (95 %, unless asked otherwise), in the unit of the samples.
 
     p: percent. value: the nearest-rank percentile; None when the interval has no upper end, and then it must not be
     shown as a number. low: the interval's lower end, the "at least" bound when value is None; None when nothing bounds
@@ -66,16 +73,16 @@ def nearest_rank(sorted_values: Values, p: float) -> float:
     return value
 
 
-def samples_needed(p: float, confidence: float = 0.95) -> int:
+def samples_needed(p: float, confidence: float = CONFIDENCE) -> int:
     """How many samples give a percentile's two-sided interval an upper end: the smallest n with (p/100)ⁿ ≤ (1−c)/2.
 
     At 95 %: p50 6, p90 36, p95 72, p99 368, p99.9 3,688. p and confidence lie strictly inside 0..100 and 0..1;
     ValueError otherwise. Below that n even the sample's maximum may lie under the percentile too often.
     """
-    return _floor(_share(p), _tail(confidence))
+    return _floor(share_of(p), tail_of(confidence))
 
 
-def order_statistic_interval(p: float, n: int, confidence: float = 0.95) -> tuple[int | None, int | None]:
+def order_statistic_interval(p: float, n: int, confidence: float = CONFIDENCE) -> tuple[int | None, int | None]:
     """1-based ranks (lower, upper) of the order statistics that enclose a percentile, whatever the distribution.
 
     lower: the largest l with P(X₍ₗ₎ ≤ q) ≥ 1 − (1−c)/2; None when not even the minimum is low enough, which happens for
@@ -84,7 +91,7 @@ def order_statistic_interval(p: float, n: int, confidence: float = 0.95) -> tupl
     `samples_needed`. Source: David & Nagaraja, Order Statistics (2003), 7.1: the number of samples below q is
     binomial (n, p/100).
     """
-    share, tail = _share(p), _tail(confidence)
+    share, tail = share_of(p), tail_of(confidence)
     s, t = float(share), float(tail)
     lower = upper = None
     if n >= _floor(1 - share, tail):
@@ -97,116 +104,269 @@ def order_statistic_interval(p: float, n: int, confidence: float = 0.95) -> tupl
     return lower or None, upper
 
 
-def estimate(sorted_values: Values, ps: Sequence[float]) -> tuple[Quantile, ...]:
-    """Percentiles of independent samples, each with its distribution-free 95 % interval.
+def strict_samples_needed(p: float) -> int:
+    """The stricter floor, for results to be published: p90 64, p95 130, p99 662, p99.9 6,636.
+
+    The smallest n of which two lie above the percentile with 99 % confidence, P(Bin(n, 1 − p/100) ≤ 1) ≤ 0.01, so that
+    the second largest does not understate it. p strictly inside 0..100. Source: MLPerf LoadGen, early stopping.
+    """
+    above = float(1 - share_of(p))
+    return bisect_left(range(math.ceil(12 / above) + 2), -0.01, lo=2, key=lambda n: -float(bdtr(1, n, above)))
+
+
+def floor_of(p: float, floor: Floor = "contract") -> int:
+    """How many independent samples show a percentile as a number, by the contract's floor or the strict one."""
+    match floor:
+        case "contract":
+            return samples_needed(p)
+        case "strict":
+            return strict_samples_needed(p)
+    assert_never(floor)
+
+
+@lru_cache(maxsize=1024)
+def fractional_ranks(p: float, n: float, confidence: float = CONFIDENCE) -> tuple[float | None, float | None]:
+    """Real ranks (lower, upper) that leave exactly (1−c)/2 outside on each side; of n samples, which may be no integer.
+
+    The share of the distribution below the r-th of n is Beta(r, n + 1 − r); r is taken as real. None where the minimum
+    or the maximum is not far enough out, so that ⌊lower⌋ and ⌈upper⌉ are what `order_statistic_interval` says.
+    Source: Hutson, Calculating nonparametric confidence intervals for quantiles using fractional order statistics,
+    Journal of Applied Statistics 26 (1999), 343–353.
+    """
+    share, tail = share_of(p), tail_of(confidence)
+
+    def solve(target: float) -> float:
+        low, high = 0.0, n + 1.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            if betainc(middle, n + 1 - middle, float(share)) > target:
+                low = middle
+            else:
+                high = middle
+        return (low + high) / 2
+
+    lower = max(1.0, solve(1 - float(tail))) if n * _log(1 - share) <= math.log(tail) else None
+    upper = min(n, solve(float(tail))) if n * _log(share) <= math.log(tail) else None
+    return lower, upper
+
+
+def estimate(
+    sorted_values: Values, ps: Sequence[float], *, floor: Floor = "contract", confidence: float = CONFIDENCE
+) -> tuple[Quantile, ...]:
+    """Percentiles of independent samples, each with its interval, whatever the distribution.
 
     sorted_values: ascending, may be empty (value, low and high are then None). ps: percent, strictly inside 0..100.
-    Integers in, ints out; floats in, floats out.
+    floor: from how many samples a percentile is a number; a confidence above 95 % does not move it, and ends at the
+    maximum where its own upper end would be beyond. Integers in, ints out: ends are rounded outward by less than 1.
+
+    Ends lie between order statistics (`fractional_ranks`): the plain ones cover up to 98.5 % of the time. Among equal
+    neighbours nothing lies between, and the outer plain one is taken; so is it for a bound that stands alone.
     """
     n = sorted_values.size
-
-    def at(r: int | None) -> float | None:
-        return None if r is None else sorted_values[r - 1].item()
-
     found = []
     for p in ps:
-        lower, upper = order_statistic_interval(p, n)
-        value = None if upper is None else nearest_rank(sorted_values, p)
-        found.append(Quantile(p, value, at(lower), at(upper)))
+        plain = order_statistic_interval(p, n, confidence)[0]
+        if n < floor_of(p, floor):
+            found.append(Quantile(p, None, None if plain is None else sorted_values[plain - 1].item(), None))
+            continue
+        lower, upper = fractional_ranks(p, n, confidence)
+        low = None if lower is None else _between(sorted_values, lower, down=True)
+        high = _between(sorted_values, n if upper is None else upper, down=False)
+        found.append(Quantile(p, nearest_rank(sorted_values, p), low, high))
     return tuple(found)
+
+
+def relative_half_width(quantile: Quantile) -> float | None:
+    """(high − low) / 2 / value; None where one of them is not known, or the value is not above 0."""
+    if quantile.value is None or quantile.low is None or quantile.high is None or quantile.value <= 0:
+        return None
+    return (quantile.high - quantile.low) / 2 / quantile.value
+
+
+def is_settled(looks: Sequence[Quantile], within: float) -> bool:
+    """Whether a percentile is known well enough to stop measuring: at two looks in a row.
+
+    looks: the percentile at each look so far, at STOPPED_CONFIDENCE, each look at a quarter more samples than the one
+    before, and the first at twice `floor_of` and 30 or more. within: the relative half width asked for, 0.05 for ±5 %.
+    One look is not enough: an interval is narrow first where the percentile is too low by chance (docs/intervals.md).
+    """
+    widths = [relative_half_width(look) for look in looks[-2:]]
+    return len(widths) == 2 and all(width is not None and width <= within for width in widths)
 
 
 def estimate_clustered(
     values: Values,
-    cluster_ids: NDArray[np.int64],
+    cluster_ids: Ids,
     ps: Sequence[float],
     *,
-    rng: np.random.Generator,
-    replicates: int = 400,
+    moments: Ids | None = None,
+    floor: Floor = "contract",
+    confidence: float = CONFIDENCE,
 ) -> tuple[Quantile, ...]:
-    """Percentiles of samples that come in clusters (the gaps of a request), with intervals that resample the clusters.
+    """Percentiles of samples that come in clusters (the gaps of a request), with intervals that know it.
 
-    values and cluster_ids: equally long, in any order; ids are arbitrary integers. ps: percent, strictly inside
-    0..100. The interval is the 2.5th to 97.5th percentile over `replicates` (40 or more) resamplings of whole clusters
-    with replacement, each replicate's percentile being the exact nearest rank of its pooled samples; should the value
-    lie outside, it is widened to the value. Integers in, ints out. ValueError when the lengths differ.
+    values and cluster_ids: equally long, in any order; ids are arbitrary integers. moments: for each value the slice
+    of time that it fell into (`moments_of`), so that a stall of the whole server, which hits several requests at once,
+    is not taken for several. ps: percent, strictly inside 0..100. Integers in, ints out. ValueError when lengths
+    differ.
 
-    value and high are None below the same floor on the number of samples as for independent ones (`samples_needed`).
-    With fewer than MIN_CLUSTERS clusters nothing is shown at all, low included: clusters are what is independent, and
-    so few of them bound no percentile at 95 %, not even a median. Above that the interval is approximate, and errs at
-    its upper end: where clusters differ much in level, a p50 is covered 92 % of the time by ten of them, but a p99
-    75 % by sixteen and 88 % by a hundred, as the clusters that make the tail are few. The lower end holds in 95 to
-    99 % from ten on.
-    Source: Davison & Hinkley, Bootstrap Methods (1997), 3.8: resample the upper level only.
+    The samples count as n / (design effect) independent ones. The design effect is the variance of the share at or
+    below the percentile under resampling of whole clusters with replacement, in closed form (what a bootstrap of
+    requests gives with endlessly many replicates), over its variance were they independent; with moments, also what
+    different clusters share within a slice and from one to the next. The outer end takes the mean of it at the
+    percentile and half-way to the median, because the clusters that make a tail are few and tell too little of
+    themselves. A t quantile with as many degrees of freedom as there are carriers less one widens both ends; carriers
+    are the clusters that make up the thin side, (Σe)² / Σe² of e samples beyond the percentile each, or half as many
+    slices as do, if fewer. Ranks are those of `fractional_ranks` for that many samples.
+
+    value and high are None below `floor` in independent samples, or below CARRIERS (CENTRAL_CARRIERS between p25 and
+    p75); low then takes the larger design effect. With fewer than MIN_CLUSTERS clusters nothing is shown at all. Shown
+    intervals cover 93 to 97 %; resampled percentiles, tried before, covered 75 to 88 (docs/intervals.md).
+    Sources: Korn & Graubard, Survey Methodology 24 (1998), 193–201; Woodruff, JASA 47 (1952), 635–646; two-way:
+    Cameron, Gelbach & Miller, JBES 29 (2011), 238–249.
     """
-    if values.size != cluster_ids.size:
+    if values.size != cluster_ids.size or (moments is not None and moments.size != values.size):
         raise ValueError(f"{values.size} values but {cluster_ids.size} cluster ids")
-    if replicates < 40:
-        raise ValueError("a 95 % interval takes 40 replicates or more")
-    floors = [samples_needed(p) for p in ps]
-    n = values.size
-    clusters, members = np.unique(cluster_ids, return_inverse=True)
-    if clusters.size < MIN_CLUSTERS:
-        return tuple(Quantile(p, None, None, None) for p in ps)
     order = np.argsort(values, kind="stable")
-    ordered, owners = values[order], members.reshape(-1)[order]
-    drawn = np.sort(ordered[_resampled_positions(owners, clusters.size, ps, rng, replicates)], axis=0)
-    low_row = rank(2.5, replicates) - 1
-    found = []
-    for column, (p, floor) in enumerate(zip(ps, floors, strict=True)):
-        value = nearest_rank(ordered, p)
-        low, high = min(value, drawn[low_row, column].item()), max(value, drawn[-1 - low_row, column].item())
-        found.append(Quantile(p, value, low, high) if n >= floor else Quantile(p, None, low, None))
-    return tuple(found)
+    ordered, groups = values[order], [_grouped(cluster_ids[order])]
+    if groups[0].sizes.size < MIN_CLUSTERS:
+        return tuple(Quantile(p, None, None, None) for p in ps)
+    if moments is not None:
+        slices = _grouped(moments[order])
+        groups += [slices] if slices.sizes.size > 1 else []
+    return tuple(_of_clusters(ordered, groups, p, floor_of(p, floor), confidence) for p in ps)
 
 
-def _resampled_positions(
-    owners: NDArray[np.int64], clusters: int, ps: Sequence[float], rng: np.random.Generator, replicates: int
-) -> NDArray[np.int64]:
-    """Where each replicate's percentiles lie in the sorted samples: positions of shape (replicates, len(ps)).
+def moments_of(arrived: Values, values: Values) -> Ids:
+    """The slice of time of each gap, for `estimate_clustered`: 20 median gaps long, and 1/50 of the whole or more.
 
-    owners: the cluster 0..clusters−1 of each sample, samples ascending. A sample counts as often as its cluster was
-    drawn. The cumulated weight is found in two steps, per bin by a product of matrices and then inside one bin, so that
-    the cost is not replicates × samples.
+    arrived: when each gap ended, in the unit of values. Long enough that what slows the whole server falls into one
+    slice and the next, short enough that there are many.
     """
-    n = owners.size
-    bins = min(_BINS, max(16, _TABLE_CELLS // clusters), n)
-    edges = np.linspace(0, n, bins + 1).astype(np.int64)
-    bin_of = np.repeat(np.arange(bins), np.diff(edges))
-    # Rows in blocks bound the memory with many clusters: a block's weights and its table have _TABLE_CELLS cells.
-    table = np.bincount(owners * bins + bin_of, minlength=clusters * bins).reshape(clusters, bins)
-    block = max(1, _TABLE_CELLS // clusters)
-    positions = np.empty((replicates, len(ps)), dtype=np.int64)
-    for start in range(0, replicates, block):
-        rows = min(block, replicates - start)
-        weights = _draw_weights(rng, rows, clusters)
-        # Not `@`: its threaded BLAS took 29 s in place of 1 when something else, a model say, kept the cores busy.
-        cumulated = np.cumsum(np.einsum("rc,cb->rb", weights, table), axis=1)
-        for row in range(rows):
-            total = int(cumulated[row, -1])
-            for column, p in enumerate(ps):
-                target = rank(p, total)
-                inside = int(np.searchsorted(cumulated[row], target))
-                before = int(cumulated[row, inside - 1]) if inside else 0
-                running = np.cumsum(weights[row, owners[edges[inside] : edges[inside + 1]]])
-                positions[start + row, column] = edges[inside] + np.searchsorted(running, target - before)
-    return positions
+    if not values.size:
+        return np.empty(0, dtype=np.int64)
+    since = arrived - arrived.min()
+    width = max(_SLICE_GAPS * float(np.median(values)), float(since.max()) / _MOST_SLICES)
+    slices: Ids = (since / width).astype(np.int64) if width > 0 else np.zeros(since.size, dtype=np.int64)
+    return slices
 
 
-def _draw_weights(rng: np.random.Generator, rows: int, clusters: int) -> NDArray[np.int64]:
-    """How often each cluster was drawn, in `rows` independent draws of `clusters` out of `clusters`."""
-    drawn = rng.integers(clusters, size=(rows, clusters)) + np.arange(rows)[:, np.newaxis] * clusters
-    return np.bincount(drawn.reshape(-1), minlength=rows * clusters).reshape(rows, clusters)
+def _between(ordered: Values, position: float, *, down: bool) -> float:
+    """What lies at a real rank, 1..n: between two samples; of integers and of ties, the outer."""
+    below = int(position)
+    above = min(below + 1, ordered.size) if position > below else below
+    a, b = ordered[below - 1].item(), ordered[above - 1].item()
+    around = ordered[max(0, below - 2) : above + 1]
+    if above == below or bool((around[1:] == around[:-1]).any()):
+        outer: float = a if down else b
+        return outer
+    share = position - below
+    inside: float = (b - a) * share
+    if isinstance(a, int):
+        inside = math.floor(inside) if down else min(b - a, math.ceil(inside))
+    between: float = a + inside
+    return between
 
 
-def _share(p: float) -> Fraction:
+class _Groups(Struct, frozen=True):
+    """Which group (0..) each sample is of, samples ascending, and how many samples each group has."""
+
+    of: Ids
+    sizes: Ids
+
+
+def _grouped(ids: Ids) -> _Groups:
+    _, of, sizes = np.unique(ids, return_inverse=True, return_counts=True)
+    return _Groups(of.reshape(-1), sizes)
+
+
+def _of_clusters(ordered: Values, groups: Sequence[_Groups], p: float, needed: int, confidence: float) -> Quantile:
+    n, share = ordered.size, share_of(p)
+    half_way = max(Fraction(1, 2), 2 * share - 1) if 2 * share >= 1 else min(Fraction(1, 2), 2 * share)
+    below, nearer = _at_or_below(ordered, float(share)), _at_or_below(ordered, float(half_way))
+    effect = _design_effect(below, groups, float(share))
+    other = _design_effect(nearer, groups, float(half_way))
+    thin = 1 - below if 2 * share >= 1 else below
+    carriers = min(_carriers(thin, group) for group in groups)
+    tail = float(tail_of(confidence))
+    free = min([_carriers(thin, groups[0]), *(_carriers(thin, group) / 2 for group in groups[1:])]) - 1
+    shrink = float((ndtri(tail) / stdtrit(max(1.0, free), tail)) ** 2)
+    inner, outer = n * shrink / effect, n * shrink * 2 / (effect + other)
+    central = 1 <= 4 * share <= 3
+    carried = carriers >= (CENTRAL_CARRIERS if central else CARRIERS)
+
+    def end(samples: float, *, down: bool) -> float | None:
+        found = fractional_ranks(p, samples, confidence)[0 if down else 1]
+        if found is None:
+            return None if down else ordered[-1].item()
+        position = min(max(found / (samples + 1) * (n + 1), 1.0), float(n))
+        return _between(ordered, position, down=down)
+
+    for_low, for_high = (inner, outer) if 2 * share >= 1 else (outer, inner)
+    value = nearest_rank(ordered, p)
+    if not carried or for_high < needed:
+        low = end(n * shrink / max(effect, other), down=True) if 2 * share >= 1 or carried else None
+        return Quantile(p, None, None if low is None else min(low, value), None)
+    low, high = end(for_low, down=True), end(for_high, down=False)
+    return Quantile(p, value, None if low is None else min(low, value), value if high is None else max(high, value))
+
+
+def _at_or_below(ordered: Values, share: float) -> NDArray[np.float64]:
+    """1 for each sample below a percentile, 0 above, and among its equals what makes the mean exactly `share`."""
+    target = share * ordered.size
+    at = ordered[min(ordered.size, max(1, math.ceil(target))) - 1]
+    first, last = np.searchsorted(ordered, at, side="left"), np.searchsorted(ordered, at, side="right")
+    below = np.zeros(ordered.size)
+    below[:first] = 1
+    below[first:last] = (target - first) / (last - first)
+    return below
+
+
+def _design_effect(below: NDArray[np.float64], groups: Sequence[_Groups], share: float) -> float:
+    clusters = groups[0]
+    apart = below - share
+    off = _sums(clusters.of, apart)
+    total = _squares(off) * off.size / (off.size - 1)
+    if len(groups) > 1:
+        total += max(0.0, _in_time(apart, clusters, groups[1]))
+    return max(1.0, total / (below.size * share * (1 - share)))
+
+
+def _in_time(apart: NDArray[np.float64], clusters: _Groups, slices: _Groups) -> float:
+    """What different clusters share within a slice of time, and from one to the next: sums of products of theirs."""
+    count = slices.sizes.size
+    all_of_slice = _sums(slices.of, apart)
+    # A column more, always 0, keeps the last slice of a cluster apart from the first of the next.
+    table = _sums(clusters.of * (count + 1) + slices.of, apart)
+    # Of few slices the overall mean takes away more than one degree of freedom, as their neighbours count too.
+    together = _squares(all_of_slice) + 2 * float(np.sum(all_of_slice[1:] * all_of_slice[:-1]))
+    alone = _squares(table) + 2 * float(np.sum(table[1:] * table[:-1]))
+    return together * count / max(1, count - 3) - alone
+
+
+def _sums(of: Ids, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.bincount(of, weights=weights).astype(np.float64, copy=False)
+
+
+def _squares(sums: NDArray[np.float64]) -> float:
+    return float(np.sum(sums * sums))
+
+
+def _carriers(thin: NDArray[np.float64], group: _Groups) -> float:
+    each = _sums(group.of, thin)
+    return float(each.sum() ** 2 / np.sum(each * each))
+
+
+def share_of(p: float) -> Fraction:
+    """A percentile as a share, exactly. ValueError unless strictly inside 0..100."""
     share = _decimal(p) / 100
     if not 0 < share < 1:
         raise ValueError(f"only a percentile between 0 and 100, ends excluded, has an interval; not {p}")
     return share
 
 
-def _tail(confidence: float) -> Fraction:
+def tail_of(confidence: float) -> Fraction:
+    """What a two-sided interval leaves on each side. ValueError unless strictly inside 0..1."""
     level = _decimal(confidence)
     if not 0 < level < 1:
         raise ValueError(f"a confidence lies between 0 and 1, ends excluded, not {confidence}")
@@ -215,6 +375,9 @@ def _tail(confidence: float) -> Fraction:
 
 @lru_cache(maxsize=256)
 def _floor(share: Fraction, tail: Fraction) -> int:
+    return max(1, math.ceil(math.log(tail) / _log(share)))
+
+
+def _log(share: Fraction) -> float:
     # log1p keeps the digits of a share near 1.
-    log_share = math.log1p(-float(1 - share)) if 2 * share > 1 else math.log(share)
-    return max(1, math.ceil(math.log(tail) / log_share))
+    return math.log1p(-float(1 - share)) if 2 * share > 1 else math.log(share)

@@ -1,4 +1,4 @@
-"""One immutable record a planned request: what `requests.jsonl` holds. Knows no statistics and no socket."""
+"""One immutable record a planned request, or an attempt of it: what `requests.jsonl` holds. Knows no statistics and no socket."""
 
 from typing import Literal
 
@@ -42,8 +42,11 @@ class Reply(Struct, frozen=True, kw_only=True):
     the kernel. stamps: arrival of each token-bearing event's last byte. end: arrival of the orderly end, or when the
     request was given up. last_byte: arrival of the body's last byte, after which a user may ask again. first_visible:
     arrival of the first visible content. connect: the set-up of a new connection. tokens_per_event: only where the
-    server counts them. shared_reads: token-bearing events that arrived in the same read as the one before (their
-    stamps are equal, and can say no more).
+    server counts them. held: how long the plan's in-flight limit, not we, kept back a due request. shared_reads:
+    token-bearing events that arrived in the same read as the one before (their stamps are equal, and can say no more).
+    attempt: how many attempts of the same request there were before. attempt_ns: when this one
+    was dispatched, if it is not the first; dispatched and sent are then still those of the first, so that what was
+    waited counts. None in a first attempt, and in one that was never made.
     """
 
     outcome: Outcome
@@ -52,6 +55,9 @@ class Reply(Struct, frozen=True, kw_only=True):
     dispatched_ns: int | None = None
     sent_ns: int | None = None
     written_ns: int | None = None
+    held_ns: int = 0
+    attempt: int = 0
+    attempt_ns: int | None = None
     end_ns: int | None = None
     last_byte_ns: int | None = None
     first_visible_ns: int | None = None
@@ -70,7 +76,9 @@ class Reply(Struct, frozen=True, kw_only=True):
 
 
 class Record(Reply, frozen=True, kw_only=True):
-    """One planned request and what became of it: a line of `requests.jsonl`. intended_ns: when the plan said."""
+    """One planned request and what became of it: a line of `requests.jsonl`. intended_ns: when the plan said. Where the
+    scenario lets requests be asked again, each attempt is one, with the same index; that of the highest number counts.
+    """
 
     model: str
     target: str

@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from msgspec import UNSET, Struct
 
-from loadgen.fold import Slice, slices
 from loadgen.report import words
 from loadgen.report.console import plain
 from loadgen.runfolder import Run
+from loadgen.slices import Slice, slices
 from loadgen.summary import StageSummary, Summary, Validity
 
 Trace = dict[str, Any]

@@ -1,17 +1,23 @@
 """The table for a terminal. Pure: a summary in, text out."""
 
 import io
+import json
+import re
 import sys
-from typing import Final
+from typing import Any, Final
 
+import orjson
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from loadgen.report.table import Table, answer, main_table
+from loadgen.secret import without_keys
 from loadgen.summary import Summary
 
 WIDTH: Final = 150
+CROSS: Final = "✗"
+"""Behind a number of an invalid stage where there is no line through it."""
 
 
 def console(summary: Summary, *, width: int = WIDTH, color: bool = False) -> str:
@@ -21,7 +27,7 @@ def console(summary: Summary, *, width: int = WIDTH, color: bool = False) -> str
     terminal = Console(
         file=out, width=width, force_terminal=color, no_color=not color, highlight=False, legacy_windows=False
     )
-    terminal.print(_rich(main_table(summary), _title(summary)))
+    terminal.print(_rich(main_table(summary), _title(summary), struck=color))
     told = answer(summary)
     if told:
         terminal.print(Text(plain(told), style="bold"))
@@ -33,7 +39,9 @@ def console(summary: Summary, *, width: int = WIDTH, color: bool = False) -> str
 def table_text(table: Table, title: str, *, width: int) -> str:
     """Any table for a terminal, without colour; at most `width` columns wide."""
     out = io.StringIO()
-    Console(file=out, width=width, no_color=True, highlight=False, legacy_windows=False).print(_rich(table, title))
+    Console(file=out, width=width, no_color=True, highlight=False, legacy_windows=False).print(
+        _rich(table, title, struck=False)
+    )
     return out.getvalue()
 
 
@@ -42,21 +50,42 @@ def terminal_width() -> int:
     return Console().width if sys.stdout.isatty() else WIDTH
 
 
+def json_text(value: Any) -> str:
+    """A value as indented JSON that a terminal shows as it is: what it would obey is written as an escape."""
+    told = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
+    return re.sub(r"[^\x20-\x7e\n]", _escaped, without_keys(told))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    sign = found[0]
+    if sign.isprintable():
+        return sign
+    return f"\\u{ord(sign):04x}" if ord(sign) < 0x10000 else json.dumps(sign)[1:-1]
+
+
 def _title(summary: Summary) -> str:
     who = dict.fromkeys(f"{stage.model} on {stage.target}" for stage in summary.stages)
     only = f" · {next(iter(who))}" if len(who) == 1 else ""
     return plain(f"{summary.scenario}{only} · {summary.run_id}")
 
 
-def _rich(table: Table, title: str) -> RichTable:
+def _rich(table: Table, title: str, *, struck: bool) -> RichTable:
+    """struck: a line through what is invalid can be seen; where it cannot, a cross stands behind each number."""
     drawn = RichTable(title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in table.columns:
         drawn.add_column(Text(column.title), justify="right" if column.number else "left", no_wrap=True)
     for row in table.rows:
-        drawn.add_row(*(Text(plain(cell), style="strike" if row.invalid else "") for cell in row.cells))
+        cells = [plain(cell) for cell in row.cells]
+        if row.invalid and not struck:
+            cells = [
+                f"{cell} {CROSS}" if head.number else cell for cell, head in zip(cells, table.columns, strict=True)
+            ]
+        drawn.add_row(*(Text(cell, style="strike" if row.invalid else "") for cell in cells))
     return drawn
 
 
 def plain(text: str) -> str:
-    """Text without control characters: what a server sent must not steer the terminal."""
-    return "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
+    """Text without our key and without control characters, those included that turn the direction of writing: what a
+    server sent must not steer the terminal, nor show what it is not."""
+    shown = without_keys(text)
+    return shown if shown.isprintable() else "".join(sign if sign.isprintable() else "\ufffd" for sign in shown)

@@ -1,37 +1,96 @@
 """Writes every report of a run into its folder, from the folder alone. The same folder gives the same bytes."""
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
+import msgspec
+
 from loadgen import runfolder
 from loadgen.by_prompt import rows_by_prompt
-from loadgen.errors import InputError
-from loadgen.fold import histograms, slices, summarize
+from loadgen.errors import FolderError, InputError
+from loadgen.fold import summarize
+from loadgen.repeated import merged
 from loadgen.report.hlog import Interval, interval_log, tag
 from loadgen.report.html import html
 from loadgen.report.markdown import markdown
 from loadgen.report.prompts import prompts_csv
 from loadgen.report.table_csv import csv_text
 from loadgen.runfolder import Run
+from loadgen.slices import histograms, slices
 from loadgen.summary import Summary
 
 
-def write_reports(folder: Path) -> Summary:
+def write_reports(folder: Path, *, strict: bool = False) -> Summary:
     """Make `summary.json`, `summary.csv`, `prompts.csv`, `report.md`, `report.html`, `histograms.hlog` (again).
 
-    Raises InputError for no run.
+    strict: percentiles need the samples of a published result, whatever the scenario says.
+    Raises InputError for no run, FolderError when they cannot be written.
     """
-    if (folder / "summary.json").exists() and not (folder / runfolder.REQUESTS).exists():
+    if (folder / "summary.json").exists() and not runfolder.logs_of(folder):
         raise InputError(f"{folder}: its requests were not kept, as in a baseline; read its report.md")
     run = runfolder.read(folder)
-    summary, prompts = summarize(run), rows_by_prompt(run)
-    runfolder.write_json(folder / "summary.json", summary)
-    runfolder.write_whole(folder / "summary.csv", csv_text(summary).encode())
-    runfolder.write_whole(folder / "report.md", markdown(summary, run.manifest, prompts).encode())
-    runfolder.write_whole(folder / "prompts.csv", prompts_csv(summary, prompts).encode())
-    runfolder.write_whole(folder / "report.html", html(summary, run).encode())
-    runfolder.write_whole(folder / "histograms.hlog", histogram_log(run).encode())
+    summary, prompts = summarize(run, strict=strict), rows_by_prompt(run)
+    with _written(folder, f"loadgen report {folder}"):
+        runfolder.write_json(folder / "summary.json", summary)
+        runfolder.write_whole(folder / "summary.csv", csv_text(summary).encode())
+        runfolder.write_whole(folder / "report.md", markdown(summary, run.manifest, prompts).encode())
+        runfolder.write_whole(folder / "prompts.csv", prompts_csv(summary, prompts).encode())
+        runfolder.write_whole(folder / "report.html", html(summary, run).encode())
+        runfolder.write_whole(folder / "histograms.hlog", histogram_log(run).encode())
     return summary
+
+
+@contextlib.contextmanager
+def _written(folder: Path, again: str) -> Iterator[None]:
+    """What cannot be written inside is said in one line. again: the command that makes it once it can be."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        told = f"no report could be written ({reason}); the records are kept: mend that, then `{again}` makes it"
+        raise FolderError(f"{folder}: {told}") from error
+
+
+def write_merged(folders: Sequence[Path], *, strict: bool = False) -> tuple[Summary, Path]:
+    """Merge runs of one plan: make `summary.json`, `summary.csv` and `report.md` in a folder beside the first of them,
+    and return it. strict: as in `write_reports`. Raises InputError for what is no run, and for runs of several plans;
+    FolderError when it cannot be written.
+    """
+    runs = [runfolder.read(folder) for folder in folders]
+    summary = merged(runs, strict=strict)
+    first = folders[0] if folders[0].name not in {"", ".."} else folders[0].resolve()
+    folder = _merged_folder(first.parent, summary)
+    summary = msgspec.structs.replace(summary, run_id=folder.name)
+    state = next((run.manifest.state for run in runs if run.manifest.state != "complete"), "complete")
+    manifest = msgspec.structs.replace(runs[0].manifest, state=state)
+    with _written(folder, f"loadgen report --merge {' '.join(map(str, folders))}"):
+        runfolder.write_json(folder / "summary.json", summary)
+        runfolder.write_whole(folder / "summary.csv", csv_text(summary).encode())
+        runfolder.write_whole(folder / "report.md", markdown(summary, manifest).encode())
+    return summary, folder
+
+
+def _merged_folder(parent: Path, summary: Summary) -> Path:
+    """`<first run>-x<N>`, made if need be; with a number behind it where another choice of runs has that name."""
+    for attempt in range(1, 1000):
+        folder = parent / (summary.run_id if attempt == 1 else f"{summary.run_id}-{attempt}")
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"{folder}: cannot be made ({reason}); move the runs to where you may write") from error
+        if _runs_of(folder) in ((), summary.runs):
+            return folder
+    raise InputError(f"{parent}: a thousand merged reports are there already; remove some")
+
+
+def _runs_of(folder: Path) -> tuple[str, ...]:
+    try:
+        return msgspec.json.decode((folder / "summary.json").read_bytes(), type=Summary).runs
+    except (OSError, msgspec.MsgspecError):
+        return ()
 
 
 def histogram_log(run: Run) -> str:

@@ -194,8 +194,12 @@ def _validity(stages: Sequence[StageSummary]) -> list[str]:
         "stamps",
         "dispatch slip p99",
         "loop lag p99",
+        "stamp lag p99",
         "our CPU",
+        "server's CPU",
+        "achieved",
         "in flight: sampled / recorded",
+        "shared reads",
     )
     heads = [(title, place > 3) for place, title in enumerate(titles)]
     rows = []
@@ -204,13 +208,16 @@ def _validity(stages: Sequence[StageSummary]) -> list[str]:
         name = text(words.load(stage.load) if alone else f"{stage.model} on {stage.target}, {words.load(stage.load)}")
         if stage.validity is UNSET:
             why = text(stage.reason if stage.reason is not UNSET else words.UNKNOWN)
-            rows.append((False, [name, _badge("skipped"), _long(why), *[words.UNKNOWN] * 5]))
+            rows.append((False, [name, _badge("skipped"), _long(why), *[words.UNKNOWN] * 9]))
             continue
         own, judged = stage.validity.self, stage.validity
         why = "<br>".join(text(f"{reason.seen} (line: {reason.limit})") for reason in judged.reasons)
         flights = f"{words.number(own.in_flight_sampled)} / {words.number(own.in_flight_recorded)}"
-        told = [judged.stamp_source, words.duration(own.dispatch_slip_p99_ms), words.duration(own.loop_lag_p99_ms)]
-        told += [words.share(own.cpu_share), flights]
+        lags = (own.dispatch_slip_p99_ms, own.loop_lag_p99_ms, own.stamp_lag_p99_ms)
+        achieved = own.users_share if own.achieved_share is None else own.achieved_share
+        told = [judged.stamp_source, *map(words.duration, lags)]
+        told += [words.share(share) for share in (own.cpu_share, own.server_cpu_share, achieved)]
+        told += [flights, words.share(own.shared_reads_share)]
         rows.append((False, [name, _badge(judged.verdict), _long(why or "no line was crossed"), *map(text, told)]))
     table = _table(heads, rows) if rows else ["<p>Nothing was planned.</p>"]
     return ["<section><h2>Can these numbers be believed?</h2>", '<div class="card">', *table, "</div></section>"]

@@ -11,6 +11,7 @@ from loadgen.report.capabilities import server_table
 from loadgen.report.console import plain
 from loadgen.report.highlights import highlights
 from loadgen.report.prompts import prompts_table
+from loadgen.report.runs import runs_table
 from loadgen.report.table import Table, answer, main_table, marked
 from loadgen.runfolder import Manifest
 from loadgen.summary import StageSummary, Summary
@@ -20,7 +21,7 @@ _SPECIAL = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_[]<>|#~&$"})
 
 def markdown(summary: Summary, manifest: Manifest, prompts: Sequence[PromptRow] = ()) -> str:
     """The whole of `report.md`."""
-    parts = [f"# {escape(summary.scenario)}", "", f"Run `{summary.run_id}`, {summary.started_utc}"]
+    parts = [f"# {escape(summary.scenario)}", "", _which(summary)]
     told = answer(summary)
     if told:
         parts += ["", f"**{escape(told)}**"]
@@ -30,6 +31,9 @@ def markdown(summary: Summary, manifest: Manifest, prompts: Sequence[PromptRow] 
     if best:
         parts += ["", "## Highlights", "", *(f"- {escape(line)}" for line in best)]
     parts += ["", "## Latencies", "", *_latencies(summary.stages)]
+    runs = runs_table(summary)
+    if runs is not None:
+        parts += ["", "## Run by run", "", *_table(runs)]
     if prompts:
         each = prompts_table(prompts)
         parts += ["", "## By prompt", "", *_table(each), "", *(f"- {escape(note)}" for note in each.notes)]
@@ -48,6 +52,12 @@ def markdown(summary: Summary, manifest: Manifest, prompts: Sequence[PromptRow] 
 def escape(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
     return plain(text).translate(_SPECIAL)
+
+
+def _which(summary: Summary) -> str:
+    if not summary.runs:
+        return f"Run `{summary.run_id}`, {summary.started_utc}"
+    return f"{len(summary.runs)} runs, the first {summary.started_utc}: {', '.join(f'`{run}`' for run in summary.runs)}"
 
 
 def _models_line(summary: Summary) -> list[str]:
@@ -73,26 +83,35 @@ def _where(stage: StageSummary) -> str:
 
 
 def _latencies(stages: Sequence[StageSummary]) -> list[str]:
-    names = ("p50", "p90", "p95", "p99")
-    heads = ["stage", "metric", "samples", "mean", "min", *names, "max", "p50 (95 %)", "p90 (95 %)"]
-    rows = []
-    for stage in stages:
-        if stage.metrics is UNSET:
-            continue
-        for metric, told in stage.metrics.items():
-            if not told["count"]:
-                continue
-            cells = [_where(stage), marked(stage, metric, metric.removesuffix("_ms")), str(told["count"])]
-            cells += [words.duration(told["mean"]), words.duration(told["min"])]
-            cells += [words.percentile(told, name) for name in names]
-            cells += [words.duration(told["max"]), words.interval(told, "p50"), words.interval(told, "p90")]
-            rows.append(cells)
+    """Every metric of every stage: each percentile, with its 95 % interval beside it."""
+    told = [
+        (stage, name, metric)
+        for stage in stages
+        if stage.metrics is not UNSET
+        for name, metric in stage.metrics.items()
+    ]
+    told = [(stage, name, metric) for stage, name, metric in told if metric["count"]]
+    names = ["p50", "p90", "p95", "p99"]
+    if any(metric.get("p99.9") is not None for _, _, metric in told):
+        names.append("p99.9")
+    heads = ["stage", "metric", "samples", "mean", "min", *names, "max"]
+    rows = [
+        [
+            _where(stage),
+            marked(stage, name, name.removesuffix("_ms")),
+            str(metric["count"]),
+            *(words.duration(metric[key]) for key in ("mean", "min")),
+            *(words.with_interval(metric, percentile) for percentile in names),
+            words.duration(metric["max"]),
+        ]
+        for stage, name, metric in told
+    ]
     return _grid(heads, [False, False, *[True] * (len(heads) - 2)], rows) if rows else ["No request was answered."]
 
 
 def _validity(stages: Sequence[StageSummary]) -> list[str]:
     heads = ["stage", "verdict", "stamps", "dispatch slip p99", "loop lag p99", "stamp lag p99", "our CPU"]
-    heads += ["GC pause", "in flight: sampled / recorded", "window"]
+    heads += ["server's CPU", "GC pause", "achieved", "in flight: sampled / recorded", "shared reads", "window"]
     rows = []
     for stage in stages:
         if stage.validity is UNSET:
@@ -106,8 +125,11 @@ def _validity(stages: Sequence[StageSummary]) -> list[str]:
                 stage.validity.stamp_source,
                 *(words.duration(v) for v in (own.dispatch_slip_p99_ms, own.loop_lag_p99_ms, own.stamp_lag_p99_ms)),
                 words.share(own.cpu_share),
+                words.share(own.server_cpu_share),
                 words.duration(own.gc_pause_max_ms),
+                words.share(own.users_share if own.achieved_share is None else own.achieved_share),
                 flights,
+                words.share(own.shared_reads_share),
                 words.UNKNOWN if stage.window_s is None else f"{stage.window_s:.1f} s",
             ]
         )

@@ -34,6 +34,11 @@ def plan_table(plan: Plan, pace: Pace, *, width: int = 150) -> str:
     terminal.print(
         Text(f"{total} requests in {len(plan.stages)} stages, {len(plan.prompts)} prompts, seed {plan.scenario.seed}")
     )
+    goal = next((stage.until for stage in plan.stages if stage.until is not None), None)
+    if goal is not None:
+        terminal.print(
+            Text(f"until {goal}: each level ends as soon as that is known, or all of its requests are played")
+        )
     terminal.print(Text(f"digest {digest(plan)}"))
     return out.getvalue()
 
@@ -62,6 +67,8 @@ def _row(plan: Plan, stage: Stage, model: int, pace: Pace) -> list[str]:
 def _how_many(stage: Stage, planned: int | None) -> str:
     if planned is not None:
         return str(planned)
+    if stage.until is not None:
+        return "until known" if stage.count is None else f"at most {stage.count // len(stage.models)}"
     each = None if stage.count is None else stage.count // len(stage.models)
     return "as many as start in time" if each is None else f"at most {each}, as many as start in time"
 
@@ -102,6 +109,7 @@ def plan_data(plan: Plan) -> dict[str, Any]:
                 "warmup": stage.warmup,
                 "requests": stage.count,
                 "duration_s": None if stage.duration_ns is None else stage.duration_ns / 1e9,
+                "until": plan.scenario.until,
                 "tokens_at_most": None if stage.count is None else stage.count * plan.scenario.sampling.max_tokens,
                 "planned": [
                     {

@@ -6,13 +6,14 @@ from typing import Any, Final
 
 from msgspec import UNSET, Struct
 
-from loadgen.measure.quantile import MIN_CLUSTERS, samples_needed
+from loadgen.measure.quantile import MIN_CLUSTERS, Floor, floor_of
 from loadgen.report import words
-from loadgen.summary import Requests, StageSummary, Summary, Throughput, Validity
+from loadgen.summary import Requests, StageSummary, Summary, Throughput, Until, Validity
 
 DEFAULT_ATTAINMENT: Final = 0.9
 """The share of requests that must meet the SLO for a level to be called good, where the scenario sets no gate."""
 SHOWN: Final = (("ttft_ms", "p50"), ("ttft_ms", "p90"), ("ttft_ms", "p99"), ("itl_ms", "p50"), ("itl_ms", "p99"))
+ITL_SHOWN: Final = tuple(name for metric, name in SHOWN if metric == "itl_ms")
 SKIPPED: Final = "skipped"
 DAGGER: Final = "†"
 """Behind a number that does not mean what its heading says on this server."""
@@ -25,6 +26,17 @@ TITLES: Final = {
     "slo": "SLO met",
 }
 WHOLE: Final = "answers came whole (stream = false): no TTFT, ITL or TPOT is known, and no SLO on them is judged"
+
+CLOSED: Final = (
+    "closed loop: users wait for their answers, so a stall of the server shows in no more requests than there were "
+    "users, and no latency at a given rate of arrivals is bounded by these; for that, play an open loop (--rate)"
+)
+REPEATED: Final = (
+    "{count} runs of one plan: percentiles are those of a typical run, rates the mean of the runs, and each interval "
+    "comes from how the runs differ, however many requests they had"
+)
+HIDDEN: Final = 1.1
+"""A TTFT p99 from the intended time that is so many times the one from the send hides something in the latter."""
 
 
 class Column(Struct, frozen=True):
@@ -121,27 +133,38 @@ def notes(summary: Summary) -> tuple[str, ...]:
         found.append(f"{summary.torn_lines} torn lines of the logs could not be read")
     if not summary.streamed:
         found.append(WHOLE)
-    found += _bounds(summary.stages)
+    if summary.runs:
+        found.append(REPEATED.format(count=len(summary.runs)))
+    found += _bounds(summary.stages, "strict" if summary.floor == "strict" else "contract", each=bool(summary.runs))
+    if any(stage.load["mode"] == "closed" and stage.status != SKIPPED for stage in summary.stages):
+        found.append(CLOSED)
     for stage in summary.stages:
+        if stage.runs is not None and stage.runs.played < len(summary.runs):
+            who = f"{stage.model} on {stage.target}, {words.load(stage.load)}"
+            found.append(f"{who}: played in {stage.runs.played} of {len(summary.runs)} runs")
         found += _of_stage(stage)
     return tuple(dict.fromkeys(found))
 
 
-def _bounds(stages: Sequence[StageSummary]) -> list[str]:
-    """For each percentile shown as a bound: how many requests, and about how long, would make it known."""
+def _bounds(stages: Sequence[StageSummary], floor: Floor, *, each: bool) -> list[str]:
+    """For each percentile shown as a bound: how many requests, and about how long, would make it known; in each of
+    several runs."""
     found = []
     for name in ("p50", "p90", "p95", "p99"):
         open_ones = [stage for stage in stages if _is_bound(stage, "ttft_ms", name) or _is_bound(stage, "e2e_ms", name)]
         if not open_ones or (name == "p95" and not any(shown == ("ttft_ms", "p95") for shown in SHOWN)):
             continue
-        needed = samples_needed(float(name[1:]))
+        needed = floor_of(float(name[1:]), floor)
         longest = [_seconds_for(stage, needed) for stage in open_ones]
         took = [seconds for seconds in longest if seconds is not None]
         about = f", {words.minutes(max(took))} a level at this pace" if took else ""
-        found.append(f"≥ at {name}: {needed:,} answered requests a level would make it known{about}")
+        where = "a level in each run" if each else "a level"
+        found.append(f"≥ at {name}: {needed:,} answered requests {where} would make it known{about}")
     few = [stage for stage in stages if _is_bound(stage, "itl_ms", "p50") and _ok(stage) < MIN_CLUSTERS]
     if few:
         found.append(f"– at ITL: tokens of fewer than {MIN_CLUSTERS} requests bound no percentile")
+    if any(_is_bound(stage, "itl_ms", name) and _ok(stage) >= MIN_CLUSTERS for stage in stages for name in ITL_SHOWN):
+        found.append("≥ or – at ITL: the gaps of one request are alike; it takes more requests to make this percentile")
     return found
 
 
@@ -169,11 +192,44 @@ def _of_stage(stage: StageSummary) -> list[str]:
     where = f"{who}, {words.load(stage.load)}"
     if isinstance(stage.requests, Requests) and stage.requests.failed:
         told = ", ".join(f"{count} {name}" for name, count in stage.requests.by_outcome.items() if name != "ok")
-        found.append(f"{where}: {told}")
+        answered = 100 * stage.requests.ok // stage.requests.planned
+        found.append(f"{where}: {told}; of all that were planned, no latency beyond p{answered} is known")
+    found += _from_send(stage, where)
+    if stage.until is not None:
+        found.append(f"{where}: {_until(stage.until)}")
     if isinstance(stage.validity, Validity):
         verdict = stage.validity.verdict
         found += [f"{where}: {verdict}: {r.seen} (line: {r.limit}); {r.advice}" for r in stage.validity.reasons]
     return found
+
+
+def _until(until: Until) -> str:
+    """How far a stage came in what it waited for."""
+    name = f"{until.metric.upper()} {until.percentile}"
+    asked, count = f"±{100 * until.asked:.3g} %", f"{until.requests:,} answered requests"
+    width = None if until.width is None else f"±{100 * until.width:.3g} %"
+    at = f"{name} is known to {width} (asked: {asked})" if width else f"{name} is not bounded (asked: {asked})"
+    if until.needed is None:
+        return f"{'ended early: ' if until.early else ''}{at} after {count}"
+    return f"{at} after {count}, and no more were to be played: about {_about(until.needed)} would do"
+
+
+def _about(count: int) -> str:
+    """A number of which two digits are meant."""
+    digits = max(0, len(str(count)) - 2)
+    return f"{-(-count // 10**digits) * 10**digits:,}"
+
+
+def _from_send(stage: StageSummary, where: str) -> list[str]:
+    """What counting from the send would have hidden."""
+    if stage.metrics is UNSET or "ttft_from_send_ms" not in stage.metrics:
+        return []
+    due, sent = stage.metrics["ttft_ms"], stage.metrics["ttft_from_send_ms"]
+    name = "p99" if due["p99"] is not None else "max"
+    if not due["count"] or not sent["count"] or due[name] < HIDDEN * sent[name]:
+        return []
+    told = f"the TTFT's {name} is {words.duration(due[name])} from when requests were due"
+    return [f"{where}: {told}; counted from the send, as most tools do, it would be {words.duration(sent[name])}"]
 
 
 def answer(summary: Summary) -> str | None:

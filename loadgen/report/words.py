@@ -44,6 +44,12 @@ def interval(metric: dict[str, Any], name: str) -> str:
     return f"{duration(bounds[0])} – {duration(bounds[1])}" if bounds else ""
 
 
+def with_interval(metric: dict[str, Any], name: str) -> str:
+    """A percentile, and its 95 % interval in brackets where it has one."""
+    bounds = interval(metric, name)
+    return f"{percentile(metric, name)} ({bounds})" if bounds else percentile(metric, name)
+
+
 def load(told: dict[str, Any]) -> str:
     """A load as its stage's row begins: `4 users`, `5 /s poisson`."""
     match told:

@@ -8,11 +8,16 @@ from typing import Final
 import msgspec
 
 from loadgen.errors import InputError
-from loadgen.scenario.complaint import masked
+from loadgen.scenario import Model, Scenario
+from loadgen.scenario.address import misfit_of_address
+from loadgen.scenario.check import first_conflict
+from loadgen.scenario.complaint import Source, masked, refused
+from loadgen.scenario.conversion import convert
 from loadgen.scenario.environment import MODELS, with_environment
 from loadgen.scenario.file import LoadedScenario, is_file, load_scenario, no_file_scenario
 from loadgen.scenario.model_list import read_model_list
 from loadgen.scenario.overrides import Overrides
+from loadgen.secret import api_key
 
 ENDPOINT: Final = "FOUNDRY_LOCAL_ENDPOINT"
 
@@ -35,9 +40,27 @@ def asked_scenario(
     given, notes = with_environment(given, variables)
     endpoint = variables.get(ENDPOINT, "").strip()
     loaded = load_scenario(name, given) if name is not None else _without_scenario(given, endpoint)
+    if any(model.url is not None for model in loaded.scenario.models):
+        api_key(variables)  # one that cannot be had is known before anything is played
     if endpoint and any(model.target == "foundry" for model in loaded.scenario.models):
+        if wrong := misfit_of_address(endpoint):
+            raise InputError(masked(f"{ENDPOINT}: {wrong[0]}; {wrong[1]}"))
         notes = (*notes, f"{ENDPOINT} is set: Foundry Local is the one at {masked(endpoint)}")
     return loaded, notes
+
+
+def asked_model(name: str, gguf: Path | None, slots: int) -> Model:
+    """The model that the embedded server is to serve for others. Raises InputError that names the flag."""
+    options = {"slots": slots, **({} if gguf is None else {"gguf": str(gguf)})}
+    raw = {"name": "serve", "prompts": "-", "models": [{"name": name, "target": "llamacpp", "llamacpp": options}]}
+    flags = {"models[0].name": f"--model {name}", "models[0].llamacpp.slots": f"--slots {slots}"}
+    source = Source("serve", flags)
+    scenario = convert(raw, Scenario, source)
+    if complaint := first_conflict(scenario):
+        raise refused(source, complaint)
+    if gguf is not None and not is_file(gguf):
+        raise InputError(f"--gguf {gguf}: no such model file; name a GGUF file, or leave it out for SmolLM2-135M")
+    return scenario.models[0]
 
 
 def _with_files(flags: Overrides, models_file: Path | None, prompts_file: Path | None) -> Overrides:

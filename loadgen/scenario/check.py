@@ -4,8 +4,8 @@ Opens no file; every complaint names one key.
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from urllib.parse import SplitResult, urlsplit
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from loadgen.scenario import (
     ADAPTER,
@@ -19,10 +19,17 @@ from loadgen.scenario import (
     Slo,
     Trace,
 )
-from loadgen.scenario.complaint import Complaint
+from loadgen.scenario.address import CREDENTIALS, KEY_MEND, misfit_of_address, misfit_of_endpoint
+from loadgen.scenario.ceilings import too_large
+from loadgen.scenario.complaint import Complaint, joined
+from loadgen.scenario.goal import STREAMED, goal_of, misfit
 
 _OWN_KEYS = ("model", "messages")
 _SAMPLING_KEYS = ("max_tokens", "temperature", "seed", "top_p", "stop", "stream")
+_KEY_NAMES = re.compile(
+    r"(?:.*[_-])?(?:api[_-]?key|authorization|auth|bearer|password|passwd|secret|(?:access|auth|api|bearer)[_-]?token|token)",
+    re.IGNORECASE,
+)
 _WINDOWS_DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
 
 
@@ -39,18 +46,22 @@ def target_of(model: Model) -> str:
 def _conflicts(scenario: Scenario) -> Iterator[Complaint]:
     if scenario.name.endswith(".") or _WINDOWS_DEVICES.fullmatch(scenario.name):
         yield Complaint("name", f'"{scenario.name}" cannot name a folder on every system', "choose another")
+    yield from too_large(scenario)
     for i, model in enumerate(scenario.models):
         yield from _conflicts_of_model(model, f"models[{i}]")
         for j, other in enumerate(scenario.models[:i]):
             if _identity(model) == _identity(other):
                 yield Complaint(f"models[{i}]", f"the same model as models[{j}]", "leave one out, or rename it")
     yield from _conflicts_of_load(scenario.load)
+    yield from _keys_within(scenario.sampling.extra, "sampling.extra", f"leave it out, and {KEY_MEND}")
     for key in scenario.sampling.extra:
         if key in _OWN_KEYS:
             yield Complaint(f"sampling.extra.{key}", "every request has it already", "leave it out")
         elif key in _SAMPLING_KEYS:
             yield Complaint(f"sampling.extra.{key}", "it has a key of its own", f"write it as sampling.{key}")
     yield from _conflicts_of_slo(scenario.slo, stream=scenario.sampling.stream)
+    if scenario.until is not None:
+        yield from _conflicts_of_until(scenario.until, stream=scenario.sampling.stream)
 
 
 def is_adapter(model: Model) -> bool:
@@ -68,6 +79,7 @@ def _conflicts_of_adapter(model: Model, key: str) -> Iterator[Complaint]:
         if getattr(model, name) and not is_adapter(model):
             what = "it is for an adapter, and the model is served elsewhere"
             yield Complaint(f"{key}.{name}", what, f'leave it out, or write target = "{ADAPTER}"')
+    yield from _keys_within(model.options, f"{key}.options", "leave it out: the adapter can ask the environment")
 
 
 def _conflicts_of_model(model: Model, key: str) -> Iterator[Complaint]:
@@ -79,13 +91,17 @@ def _conflicts_of_model(model: Model, key: str) -> Iterator[Complaint]:
         yield Complaint(f"{key}.url", what, 'leave url out, or write target = "openai"')
     if target == "openai" and model.url is None:
         yield Complaint(f"{key}.url", 'missing, and the target is "openai"', 'add url = "http://localhost:8080/v1"')
-    elif target == "openai" and model.url is not None:
-        yield from _conflicts_of_url(model.url, f"{key}.url")
+    elif target == "openai" and model.url is not None and (wrong := misfit_of_endpoint(model.url)):
+        yield _of_address(f"{key}.url", *wrong)
     if model.llamacpp is not None and target != "llamacpp":
         what = "these are options of the embedded server, and the model is served elsewhere"
         yield Complaint(f"{key}.llamacpp", what, "leave them out")
     if model.foundry is not None:
         yield from _conflicts_of_foundry(model.foundry, target, f"{key}.foundry")
+
+
+def _of_address(key: str, what: str, mend: str) -> Complaint:
+    return Complaint(key, what, mend, hides=what == CREDENTIALS)
 
 
 def _conflicts_of_foundry(options: FoundryLocal, target: str, key: str) -> Iterator[Complaint]:
@@ -96,37 +112,11 @@ def _conflicts_of_foundry(options: FoundryLocal, target: str, key: str) -> Itera
         yield Complaint(
             f"{key}.embedded", "the embedded model comes from no catalog and no other cache", "leave it out"
         )
-    if options.endpoint is not None:
-        yield from _conflicts_of_url(options.endpoint, f"{key}.endpoint")
-
-
-def _conflicts_of_url(url: str, key: str) -> Iterator[Complaint]:
-    try:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        right = f'write "{_mended(parts)}"'
-    except ValueError:  # a port that is no number, or a bracket too few
-        yield Complaint(key, f'"{url}" is not an address', 'write e.g. "http://localhost:8080/v1"')
-        return
-    if "://" not in url:
-        yield Complaint(key, f'"{url}" does not say http or https', right)
-    elif parts.scheme not in ("http", "https"):
-        yield Complaint(key, f'"{parts.scheme}" is neither http nor https', right)
-    elif parts.username is not None or parts.password is not None:
-        yield Complaint(key, "credentials in an address end up in files", f"{right}, and set LOADGEN_API_KEY")
-    elif not parts.hostname or re.search(r"[\s\x00-\x1f\x7f]", url):
-        yield Complaint(key, f'"{url}" is not an address', 'write e.g. "http://localhost:8080/v1"')
-    elif not parts.path.endswith("/v1") or "?" in url or "#" in url:
-        yield Complaint(key, f'"{url}" does not end in /v1', right)
-
-
-def _mended(parts: SplitResult) -> str:
-    """The address as it should be: http or https, no credentials, and the path up to its /v1."""
-    scheme = parts.scheme if parts.scheme in ("http", "https") else "http"
-    host = parts.netloc.rpartition("@")[2] or "localhost:8080"
-    if parts.port is None and host.endswith(":"):
-        host = host[:-1]
-    before = re.split(r"/v1(?=/|$)", parts.path, maxsplit=1)[0].rstrip("/")
-    return f"{scheme}://{host}{before}/v1"
+    if options.endpoint is not None and (wrong := misfit_of_endpoint(options.endpoint)):
+        yield _of_address(f"{key}.endpoint", *wrong)
+    for i, catalog in enumerate(options.catalog):
+        if wrong := misfit_of_address(catalog):
+            yield _of_address(f"{key}.catalog[{i}]", *wrong)
 
 
 def _conflicts_of_load(load: Load) -> Iterator[Complaint]:
@@ -142,9 +132,20 @@ def _conflicts_of_load(load: Load) -> Iterator[Complaint]:
 
 
 def _twice(levels: Sequence[float], key: str) -> Iterator[Complaint]:
-    for i, level in enumerate(levels):
-        if level in levels[:i]:
-            yield Complaint(f"{key}[{i}]", f"{level:g} stands there twice", "leave one out")
+    labels = [f"{level:g}" for level in levels]  # as stages are named: what differs less cannot be told apart
+    for i, label in enumerate(labels):
+        if label in labels[:i]:
+            yield Complaint(f"{key}[{i}]", f"{label} stands there twice", "leave one out")
+
+
+def _keys_within(table: Mapping[str, Any], path: str, mend: str) -> Iterator[Complaint]:
+    """Keys of services, by their names: what stands in a scenario is written into every run folder."""
+    for name, value in table.items():
+        where = joined(path, name)
+        if _KEY_NAMES.fullmatch(name) and isinstance(value, str) and value:
+            yield Complaint(where, "a key in a scenario ends up in files", mend, hides=True)
+        elif isinstance(value, Mapping):
+            yield from _keys_within(value, where, mend)
 
 
 def _conflicts_of_slo(slo: Slo, *, stream: bool) -> Iterator[Complaint]:
@@ -153,3 +154,12 @@ def _conflicts_of_slo(slo: Slo, *, stream: bool) -> Iterator[Complaint]:
     elif slo.attainment is not None and not stream and (slo.ttft_ms, slo.tpot_ms) != (None, None):
         what = "a gate on TTFT or TPOT, which an answer that comes whole (stream = false) does not have"
         yield Complaint("slo.attainment", what, "set e2e_ms alone, leave the gate out, or let the answers stream")
+
+
+def _conflicts_of_until(until: str, *, stream: bool) -> Iterator[Complaint]:
+    wrong = misfit(until)
+    if wrong is not None:
+        yield Complaint("until", *wrong)
+    elif not stream and (goal := goal_of(until)).metric in STREAMED:
+        what = f"an answer that comes whole (stream = false) has no {goal.metric}"
+        yield Complaint("until", what, "wait for e2e, or let the answers stream")

@@ -20,22 +20,28 @@ class Source(Struct, frozen=True):
 
 
 class Complaint(Struct, frozen=True):
-    """What is wrong. key: dotted and indexed, as in `models[1].url`; empty for the file as a whole."""
+    """What is wrong. key: dotted and indexed, as in `models[1].url`; empty for the file as a whole. hides: what was
+    written there is a secret, which is not repeated."""
 
     key: str
     what: str
     mend: str
+    hides: bool = False
 
 
 def refused(source: Source, complaint: Complaint) -> InputError:
     """The complaint as an error: `<file or flag>: <key>: <what>; <mend>`. What an address may hide is masked."""
-    words = [_place(source, complaint.key), complaint.key, f"{complaint.what}; {complaint.mend}"]
+    place = _place(source, complaint.key)
+    place = re.sub(r"(--set [^=]*)=.*", r"\1", place, flags=re.DOTALL) if complaint.hides else place
+    words = [place, complaint.key, f"{complaint.what}; {complaint.mend}"]
     return InputError(printable(masked(": ".join(word for word in words if word))))
 
 
 def masked(text: str) -> str:
-    """The text without the user, password and query of an address in it."""
-    return re.sub(r"(://[^\s?]*)\?[^\s\"]*[^\s\":;]", r"\1?…", re.sub(r"://\S*@", "://…@", text))
+    """The text without the user, password and query of an address in it, be it one without its http."""
+    text = re.sub(r"://\S*@", "://…@", text)
+    text = re.sub(r"(?<![^\s\"'=])[^\s\"'=@]*:(?!//)[^\s\"'@]*@", "…@", re.sub(r"(?<=--url )(?!\w+://)\S*@", "…@", text))
+    return re.sub(r"(://[^\s?]*)\?[^\s\"]*[^\s\":;]", r"\1?…", text)
 
 
 def printable(text: str) -> str:

@@ -4,10 +4,11 @@ Knows no clock and no socket, and reads no prompts: those are `loadgen.prompts`.
 """
 
 import importlib.resources
+import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -114,12 +115,23 @@ def is_folder(path: Path) -> bool:
         return False
 
 
-def read_text(path: Path) -> str:
+MOST_BYTES: Final = 128 << 20
+"""No file that a person names is read beyond this: a trace of ten million offsets is about as long."""
+
+
+def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
     """The text of a UTF-8 file, without a byte-order mark. Raises InputError, with the line of bytes that are not."""
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}; mend that, or name another file") from None
+        with path.open("rb") as file:
+            data = file.read(most_bytes + 1) if os.fstat(file.fileno()).st_size <= most_bytes else None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read: {reason}; mend that, or name another file") from None
+    if data is None or len(data) > most_bytes:
+        raise InputError(f"{path}: more than {most_bytes >> 20} MiB; split it, or name another file")
+    if (place := data.find(b"\0")) >= 0:
+        line = data[:place].count(b"\n") + 1
+        raise InputError(f"{path}: line {line}: not UTF-8 text (a byte 0x00); save it as UTF-8")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

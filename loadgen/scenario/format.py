@@ -114,14 +114,16 @@ class Constant(_Part, frozen=True, tag_field="mode", tag="constant"):
     """Open loop: one request every 1/rate seconds, whatever the server does.
 
     rates_per_s: requests a second, one stage each. requests, duration_s: how many, or for how long (both:
-    whichever comes first; neither: 16 requests). max_in_flight: at that many, a request that comes due is shed, and
-    counted (default: no limit).
+    whichever comes first; neither: 16 requests). max_in_flight: how many may be under way at once (default: no limit).
+    at_limit: what becomes of a request that comes due at that limit: "shed" (never sent, and counted), or "queue" (it
+    waits for its turn, and its latencies count from when it was due).
     """
 
     rates_per_s: Annotated[tuple[PositiveFloat, ...], Meta(min_length=1)]
     requests: PositiveInt | None = None
     duration_s: PositiveFloat | None = None
     max_in_flight: PositiveInt | None = None
+    at_limit: Literal["shed", "queue"] = "shed"
 
 
 class Poisson(_Part, frozen=True, tag_field="mode", tag="poisson"):
@@ -131,6 +133,7 @@ class Poisson(_Part, frozen=True, tag_field="mode", tag="poisson"):
     requests: PositiveInt | None = None
     duration_s: PositiveFloat | None = None
     max_in_flight: PositiveInt | None = None
+    at_limit: Literal["shed", "queue"] = "shed"
 
 
 class Gamma(_Part, frozen=True, tag_field="mode", tag="gamma"):
@@ -145,14 +148,15 @@ class Gamma(_Part, frozen=True, tag_field="mode", tag="gamma"):
     requests: PositiveInt | None = None
     duration_s: PositiveFloat | None = None
     max_in_flight: PositiveInt | None = None
+    at_limit: Literal["shed", "queue"] = "shed"
 
 
 class Ramp(_Part, frozen=True, tag_field="mode", tag="ramp"):
     """Open loop: the rate goes linearly from `from_per_s` to `to_per_s` over `duration_s`; one stage.
 
     from_per_s, to_per_s: requests a second, not both 0. duration_s: seconds from the one to the other. arrivals:
-    "constant" (evenly spaced in expected count) or "poisson" (an inhomogeneous Poisson process). max_in_flight: as in
-    "constant".
+    "constant" (evenly spaced in expected count) or "poisson" (an inhomogeneous Poisson process). max_in_flight,
+    at_limit: as in "constant".
     """
 
     from_per_s: NonNegativeFloat
@@ -160,6 +164,7 @@ class Ramp(_Part, frozen=True, tag_field="mode", tag="ramp"):
     duration_s: PositiveFloat
     arrivals: Literal["constant", "poisson"] = "constant"
     max_in_flight: PositiveInt | None = None
+    at_limit: Literal["shed", "queue"] = "shed"
 
 
 class Trace(_Part, frozen=True, tag_field="mode", tag="trace"):
@@ -167,13 +172,14 @@ class Trace(_Part, frozen=True, tag_field="mode", tag="trace"):
 
     file: relative to the scenario file; one offset in seconds a line, not falling; empty lines and lines that
     begin with # are passed over. speed: 2 plays it twice as fast. requests: the first so many only.
-    max_in_flight: as in "constant".
+    max_in_flight, at_limit: as in "constant".
     """
 
     file: Annotated[str, Meta(min_length=1)]
     speed: PositiveFloat = 1.0
     requests: PositiveInt | None = None
     max_in_flight: PositiveInt | None = None
+    at_limit: Literal["shed", "queue"] = "shed"
 
 
 Load = Closed | Constant | Poisson | Gamma | Ramp | Trace
@@ -250,6 +256,32 @@ class Timeouts(_Part, frozen=True):
     next_token_s: PositiveFloat | None = None
 
 
+Failure = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?:connect_error|timeout|truncated|stream_error|malformed|not_streamed|empty|http_error"
+        r"|http_[45](?:xx|[0-9]{2}))\Z",
+        description="One of connect_error, timeout, truncated, stream_error, malformed, not_streamed, empty, "
+        "http_error, http_4xx, http_5xx, http_429, or http_503 or any other code.",
+    ),
+]
+
+
+class Retries(_Part, frozen=True):
+    """Whether a request that failed is asked again. Each attempt is a record of its own, and the last one counts.
+
+    attempts: how many more than the first there may be (0: nothing is asked again). on: which failures are: outcomes,
+    or statuses such as http_429 and http_5xx. backoff_s: the first wait; each later one is twice as long. max_backoff_s:
+    no wait is longer, whatever a Retry-After asks for. jitter: a wait is up to this share of it longer, by the seed.
+    """
+
+    attempts: Annotated[int, Meta(ge=0, le=100)] = 0
+    on: Annotated[tuple[Failure, ...], Meta(min_length=1)] = ("connect_error", "http_429", "http_503")
+    backoff_s: NonNegativeFloat = 0.5
+    max_backoff_s: NonNegativeFloat = 30.0
+    jitter: Annotated[float, Meta(ge=0, le=1)] = 0.2
+
+
 class Slo(_Part, frozen=True):
     """What a request must meet to count in goodput, and what share of them must.
 
@@ -271,9 +303,12 @@ class Scenario(_Part, frozen=True):
     think times and the prompts' order. models: one or more (default: SmolLM2-135M on the embedded server). order:
     models play "one_after_another" (each alone on the device), or "interleaved" (requests take turns). load: the
     arrival process (default: one user). sampling: how the model is asked to generate. warmup_requests: before each
-    stage's measured ones, recorded apart. timeouts: deadlines. slo: what a request must meet. keep_text: keep the
-    answers in requests.jsonl. probe: when a model's stages are over, ask its server in a few short chats what it does
+    stage's measured ones, recorded apart. timeouts: deadlines. retries: whether a request that failed is asked
+    again. slo: what a request must meet. keep_text: keep the answers in requests.jsonl. probe: when a model's stages are over, ask its server in a few short chats what it does
     (usage, seed, stop, parallel streams, …), so that what is not valid on it is marked; not where answers come whole.
+    strict: percentiles need as many samples as MLPerf asks for a published result (p99: 662 in place of 368).
+    until: a stage ends as soon as this percentile's interval is so narrow, METRIC_pNN:PERCENT% with ttft, service_ttft,
+    itl, tpot or e2e; requests and duration_s are then the most that is played (none: all of it is).
     """
 
     name: Slug
@@ -291,6 +326,14 @@ class Scenario(_Part, frozen=True):
     sampling: Sampling = Sampling()
     warmup_requests: NonNegativeInt = 1
     timeouts: Timeouts = Timeouts()
+    retries: Retries = Retries()
     slo: Slo = Slo()
     keep_text: bool = False
     probe: bool = True
+    strict: bool = False
+    until: str | None = None
+
+    @property
+    def floor(self) -> Literal["contract", "strict"]:
+        """How many samples a percentile needs (`loadgen.measure.quantile.Floor`)."""
+        return "strict" if self.strict else "contract"

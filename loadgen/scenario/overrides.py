@@ -25,7 +25,8 @@ class Overrides(Struct, frozen=True):
 
     urls, models: pair up in order; one url serves several models, one model is played at each url; models without
     urls pick among the scenario's own. arrivals: "constant", "poisson" or "gamma:B". timeout_s: the whole request's.
-    seed: of schedules and order, not the sampling's. set: "dotted.key=value", applied last.
+    seed: of schedules and order, not the sampling's. until: a goal (`loadgen.scenario.goal`). set: "dotted.key=value",
+    applied last.
 
     What comes from a list file or the environment: listed: models by name (`loadgen.scenario.aliases`), and listed_by
     what says so. prompts_file: an absolute path. prompt: the only one. rounds: requests a prompt, of each model at each
@@ -43,6 +44,7 @@ class Overrides(Struct, frozen=True):
     warmup: int | None = None
     seed: int | None = None
     timeout_s: float | None = None
+    until: str | None = None
     set: tuple[str, ...] = ()
     listed: tuple[str, ...] = ()
     listed_by: str = ""
@@ -83,6 +85,7 @@ def apply(raw: dict[str, Any], overrides: Overrides) -> Changed:
         ("warmup_requests", overrides.warmup, f"--warmup {overrides.warmup}"),
         ("seed", overrides.seed, f"--seed {overrides.seed}"),
         ("timeouts.request_s", overrides.timeout_s, f"--timeout {overrides.timeout_s or 0:g}s"),
+        ("until", overrides.until, f"--until {overrides.until}"),
     ):
         if value is not None:
             _assign(changed, key.split("."), value, flag)
@@ -176,7 +179,7 @@ def _open_load(load: dict[str, Any], overrides: Overrides) -> Changed:
             return {**load, "arrivals": arrivals}, {"load.arrivals": arrivals_flag}
         if mode not in _RATED:
             raise InputError(f'{arrivals_flag}: a "{mode}" load has no rate; add one, such as --rate 0.5,1')
-    new = _only(load, "rates_per_s", "requests", "duration_s", "max_in_flight")
+    new = _only(load, "rates_per_s", "requests", "duration_s", "max_in_flight", "at_limit")
     new["mode"] = arrivals or (mode if mode in _RATED else "poisson")
     if overrides.rates_per_s:
         flag = f"--rate {_listed(overrides.rates_per_s)}"

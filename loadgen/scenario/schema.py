@@ -24,6 +24,7 @@ from loadgen.scenario import (
     Poisson,
     PromptFiles,
     Ramp,
+    Retries,
     Sampling,
     Scenario,
     Slo,
@@ -32,7 +33,8 @@ from loadgen.scenario import (
     Trace,
 )
 
-_RATED = {"rates_per_s": "[0.5, 1.0, 2.0]", "requests": "20", "duration_s": "30.0", "max_in_flight": "64"}
+_LIMIT = {"max_in_flight": "64", "at_limit": '"queue"'}
+_RATED = {"rates_per_s": "[0.5, 1.0, 2.0]", "requests": "20", "duration_s": "30.0", **_LIMIT}
 
 EXAMPLES: dict[type[Struct], dict[str, str]] = {
     Scenario: {
@@ -47,9 +49,12 @@ EXAMPLES: dict[type[Struct], dict[str, str]] = {
         "sampling": "{ max_tokens = 48 }",
         "warmup_requests": "1",
         "timeouts": "{ request_s = 60.0 }",
+        "retries": "{ attempts = 2 }",
         "slo": "{ ttft_ms = 2000.0 }",
         "keep_text": "true",
         "probe": "true",
+        "strict": "true",
+        "until": '"ttft_p99:5%"',
     },
     InlinePrompt: {"text": '"Say hello."', "id": '"hello"', "key_points": '["a greeting"]'},
     PromptFiles: {"files": '"prompts/*.txt"', "template": '"Summarize: {text}"', "order": '"shuffled"'},
@@ -79,9 +84,9 @@ EXAMPLES: dict[type[Struct], dict[str, str]] = {
         "to_per_s": "5.0",
         "duration_s": "60.0",
         "arrivals": '"poisson"',
-        "max_in_flight": "64",
+        **_LIMIT,
     },
-    Trace: {"file": '"arrivals.txt"', "speed": "2.0", "requests": "100", "max_in_flight": "64"},
+    Trace: {"file": '"arrivals.txt"', "speed": "2.0", "requests": "100", **_LIMIT},
     LlamaCpp: {
         "gguf": '"models/my-model.gguf"',
         "slots": "4",
@@ -109,6 +114,13 @@ EXAMPLES: dict[type[Struct], dict[str, str]] = {
         "python_path": '"adapters"',
     },
     Timeouts: {"request_s": "60.0", "headers_s": "10.0", "first_token_s": "20.0", "next_token_s": "5.0"},
+    Retries: {
+        "attempts": "2",
+        "on": '["connect_error", "http_429", "http_503"]',
+        "backoff_s": "0.5",
+        "max_backoff_s": "30.0",
+        "jitter": "0.2",
+    },
     Slo: {"ttft_ms": "2000.0", "tpot_ms": "150.0", "e2e_ms": "10000.0", "attainment": "0.95"},
 }
 """Every table of the format, and for each of its keys a value as it is written in TOML."""

@@ -6,14 +6,21 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from loadgen.errors import TargetError
+from loadgen.targets.last_words import how_ended, obituary, problem_of, why
 
 STOP_S: Final = 10.0
+LOG_S: Final = 2.0
 LINE_BYTES: Final = 4 << 20
+LOG_BYTES: Final = 64 << 10
+"""What is kept of a server's standard error: the end of it."""
+GONE_S: Final = 1.0
+"""A process that has broken off its answers is gone for the system, too, within this."""
 
 
 class Child:
@@ -22,6 +29,9 @@ class Child:
     def __init__(self, process: asyncio.subprocess.Process, name: str) -> None:
         self._process = process
         self._name = name
+        self._log = b""
+        self._reading = asyncio.create_task(self._read_log())
+        self._killed_for_memory = _killed_for_memory()
 
     @classmethod
     async def start(cls, name: str, module: str, flags: dict[str, Any], environment: dict[str, str]) -> "Child":
@@ -38,7 +48,7 @@ class Child:
             env={**os.environ, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             limit=LINE_BYTES,
             **group,
         )
@@ -56,13 +66,32 @@ class Child:
             return msgspec.json.decode(line, type=dict[str, Any])
         except msgspec.MsgspecError:
             code = await self._ended(STOP_S)
-            raise TargetError(f"{self._name} ended as it started ({_how_ended(code)})") from None
+            reason = await self.reason()
+            how = "it had to be ended" if code is None else how_ended(code)
+            said = f"{how}: {reason}" if reason else how
+            raise TargetError(f"{self._name} ended as it started ({said})", problem=problem_of(reason)) from None
 
     def tell(self, word: str) -> None:
         """Say one line to it; a child that is gone hears nothing, which is no error here."""
         if self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.write(f"{word}\n".encode())
+
+    async def reason(self) -> str | None:
+        """Why it failed, as far as its standard error says so; of one that has ended, or is about to."""
+        await asyncio.wait({self._reading}, timeout=LOG_S)
+        return why(self._log.decode("utf-8", "replace"))
+
+    async def died(self) -> str | None:
+        """A line about its end, if it has ended by itself; None while it lives. Takes up to a second to be sure, so it
+        is to be asked where there is a reason to, such as a request that has broken off."""
+        code = await self._ended(GONE_S)
+        if code is None:
+            return None
+        await asyncio.wait({self._reading}, timeout=LOG_S)
+        log = self._log.decode("utf-8", "replace")
+        more = _killed_for_memory() > self._killed_for_memory
+        return obituary(self._name, code, log, killed_for_memory=more)
 
     async def stop(self) -> None:
         """End it: by closing its input, and when that takes too long, by force."""
@@ -72,12 +101,21 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
             await self._process.wait()
+        self._reading.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._reading
 
     async def _ended(self, within_s: float) -> int | None:
         try:
             return await asyncio.wait_for(self._process.wait(), within_s)
         except TimeoutError:
             return None
+
+    async def _read_log(self) -> None:
+        """Keep the end of what it writes to its standard error, which must be read lest it waits for us."""
+        assert self._process.stderr is not None
+        while chunk := await self._process.stderr.read(LOG_BYTES):
+            self._log = (self._log + chunk)[-LOG_BYTES:]
 
 
 def arguments(flags: dict[str, Any]) -> list[str]:
@@ -92,7 +130,10 @@ def arguments(flags: dict[str, Any]) -> list[str]:
     return words
 
 
-def _how_ended(code: int | None) -> str:
-    if code is None:
-        return "it had to be ended"
-    return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+def _killed_for_memory() -> int:
+    """How many processes of this machine Linux has ended for want of memory; 0 where it does not say."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0

@@ -22,6 +22,8 @@ from loadgen.clock import SystemClock
 from loadgen.errors import InputError, TargetError
 from loadgen.foundry_model.cache import ensure_model, user_cache_folder
 from loadgen.scenario import FoundryLocal, Model
+from loadgen.scenario.address import misfit_of_address
+from loadgen.scenario.complaint import masked
 from loadgen.targets.child import Child
 from loadgen.targets.openai import any_json_of, card_of, json_of, models_of
 from loadgen.targets.served import Card, Served, Tell
@@ -41,18 +43,10 @@ def endpoint_of(options: FoundryLocal) -> str | None:
     if not told:
         return None
     url = told.rstrip("/")
-    if not _is_url(url):
+    if wrong := misfit_of_address(url):
         where = ENDPOINT_VARIABLE if from_environment else "foundry.endpoint"
-        raise InputError(f"{where}: {told!r} is no URL; write e.g. http://127.0.0.1:5273/v1")
+        raise InputError(masked(f"{where}: {wrong[0]}; {wrong[1]}"))
     return url if url.endswith("/v1") else f"{url}/v1"
-
-
-def _is_url(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a bracket or a port that is none
-        return False
 
 
 @contextlib.asynccontextmanager
@@ -218,6 +212,7 @@ async def _started(model: Model, options: FoundryLocal, tell: Tell) -> AsyncIter
             startup_s=(clock.now_ns() - began_ns) / 1e9,
             load_s=hello["load_s"],
             keep_warm_s=options.keep_warm_s,
+            child=child,
             settings={"version": f"foundry-local-sdk {hello['version']}"},
             farewell=farewell,
         )

@@ -1,5 +1,6 @@
 """The embedded target: llama.cpp's server from the wheel `xllamacpp`, started and stopped here."""
 
+import asyncio
 import contextlib
 import importlib.metadata
 import importlib.util
@@ -11,11 +12,12 @@ from typing import Final
 import msgspec
 
 from loadgen.clock import SystemClock
-from loadgen.errors import InputError, TargetError
+from loadgen.errors import InputError, LoadgenError, TargetError
 from loadgen.scenario import LlamaCpp, Model
-from loadgen.small_model import installed_gguf
+from loadgen.small_model import whole_gguf
 from loadgen.targets.child import Child
 from loadgen.targets.gguf_header import read_header
+from loadgen.targets.last_words import problem_of
 from loadgen.targets.openai import card_of, models_of
 from loadgen.targets.served import Card, Served
 
@@ -33,7 +35,7 @@ def weights(options: LlamaCpp) -> Path:
         if not path.is_file():
             raise InputError(f"{path}: no such model file; set llamacpp.gguf to a GGUF file, or leave it out")
         return path
-    return installed_gguf()
+    return whole_gguf()
 
 
 def threads(options: LlamaCpp) -> tuple[int, int]:
@@ -51,7 +53,7 @@ async def serving_llamacpp(model: Model, *, port: int = 0) -> AsyncIterator[Serv
     options = model.llamacpp or LlamaCpp()
     if importlib.util.find_spec("xllamacpp") is None:
         raise TargetError("the embedded server is not installed; run `pip install 'loadgen[llamacpp]'`")
-    path = weights(options)
+    path = await asyncio.to_thread(weights, options)
     decode, prefill = threads(options)
     flags = {
         "--model": path,
@@ -68,7 +70,7 @@ async def serving_llamacpp(model: Model, *, port: int = 0) -> AsyncIterator[Serv
     try:
         hello = await child.hear(START_S)
         if "error" in hello:
-            raise TargetError(f"the embedded server cannot serve this model: {hello['error']}")
+            raise await _refusal(child, hello["error"], port)
         base_url = f"{hello['url'].rstrip('/')}/v1"
         yield Served(
             base_url=base_url,
@@ -76,10 +78,28 @@ async def serving_llamacpp(model: Model, *, port: int = 0) -> AsyncIterator[Serv
             extra={"cache_prompt": False},  # else a prompt met before is answered from a cache, and TTFT measures that
             pid=hello["pid"],
             startup_s=(clock.now_ns() - began_ns) / 1e9,
+            child=child,
             settings={"slots": options.slots, "threads": decode, "prefill_threads": prefill, "version": _version()},
         )
     finally:
         await child.stop()
+
+
+_REMEDIES: Final = {
+    "out_of_memory": "unload other models, lower llamacpp.context_tokens or llamacpp.slots, or take a smaller model",
+    "load_failed": "is the file whole? fetch it again, or give another with llamacpp.gguf",
+}
+
+
+async def _refusal(child: Child, said: str, port: int) -> LoadgenError:
+    """Why the server does not start, from what it has said: its exception says little, its log more."""
+    reason = await child.reason()
+    problem = problem_of(reason)
+    if problem == "port":
+        return InputError(f"--port {port}: cannot be had on 127.0.0.1 (in use?); choose another, or 0 for a free one")
+    told = "it ran out of memory: " if problem == "out_of_memory" else ""
+    what = f"the embedded server cannot serve this model: {told}{reason or said}"
+    return TargetError(what, problem=problem, remedy=_REMEDIES.get(problem))
 
 
 async def _card(model: Model, path: Path, base_url: str) -> Card:

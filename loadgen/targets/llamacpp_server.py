@@ -31,7 +31,7 @@ def parameters(arguments: argparse.Namespace, engine: Any) -> Any:
     made.offline = True
     made.n_threads_http = HTTP_THREADS
     made.cache_ram_mib = 0  # a host prompt cache grows without end, and would answer from memory what we measure
-    made.verbosity = 0
+    made.verbosity = 1  # errors: they go to standard error, and the parent tells why it cannot serve
     return made
 
 

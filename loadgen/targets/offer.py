@@ -21,7 +21,9 @@ SMALL = Model(name="smollm2-135m", target=LLAMACPP)
 
 async def offered(models: Sequence[Model], tell: Tell) -> tuple[list[Card], list[str]]:
     """The cards of all models that these models' targets offer, each target asked once; and a line for each that
-    could not be asked."""
+    could not be asked. Raises InputError when the environment's key cannot be had."""
+    if any(model.url is not None for model in models):
+        authorization()
     cards: list[Card] = []
     problems: list[str] = []
     asked: list[tuple[str, str | None, FoundryLocal | None]] = []

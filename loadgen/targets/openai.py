@@ -4,25 +4,30 @@ import contextlib
 import os
 from collections.abc import AsyncIterator
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
+import psutil
 
 from loadgen.scenario import Model
+from loadgen.secret import api_key, without_keys
 from loadgen.targets.served import Card, Served
 
-KEY_VARIABLES: Final = ("LOADGEN_API_KEY", "OPENAI_API_KEY")
+_THIS_MACHINE: Final = {"127.0.0.1", "localhost", "::1"}
+_FORWARDERS: Final = ("docker", "com.docker", "rootlessport", "wslrelay", "ssh", "kubectl", "gvproxy")
+"""Processes that only pass bytes on: theirs is not the memory of a model."""
 _LOOK_S: Final = 10.0
 _LOOK_BYTES: Final = 4 << 20
 
 
 def authorization() -> dict[str, str]:
-    """The header with the key from the environment, if there is one. It is sent, and never written anywhere."""
-    for variable in KEY_VARIABLES:
-        key = os.environ.get(variable, "").strip()
-        if key:
-            return {"Authorization": f"Bearer {key}"}
-    return {}
+    """The header with the key from the environment, if there is one. It is sent, and never written anywhere.
+
+    Raises InputError as `loadgen.secret.api_key` does.
+    """
+    key = api_key(os.environ)
+    return {} if key is None else {"Authorization": f"Bearer {key}"}
 
 
 @contextlib.asynccontextmanager
@@ -32,7 +37,27 @@ async def serving_url(model: Model, target: str) -> AsyncIterator[Served]:
     headers = authorization()
     told = await models_of(url, headers)
     entry = next((found for found in told if found.get("id") == model.name), {})
-    yield Served(base_url=url, headers=headers, card=card_of(model.name, target, entry))
+    yield Served(base_url=url, headers=headers, card=card_of(model.name, target, entry), pid=listening_pid(url))
+
+
+def listening_pid(url: str) -> int | None:
+    """The process that serves a URL of this machine, so that its memory and CPU can be told; None where it is
+    elsewhere, or we may not look."""
+    where = urlsplit(url)
+    if where.hostname not in _THIS_MACHINE:
+        return None
+    port = where.port or (443 if where.scheme == "https" else 80)
+    with contextlib.suppress(psutil.Error, OSError, RuntimeError):
+        for connection in psutil.net_connections(kind="tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port:
+                return _serving_pid(connection.pid)
+    return None
+
+
+def _serving_pid(pid: int | None) -> int | None:
+    if pid is None or pid == os.getpid() or psutil.Process(pid).name().lower().startswith(_FORWARDERS):
+        return None
+    return pid
 
 
 async def models_of(base_url: str, headers: dict[str, str]) -> list[dict[str, Any]]:
@@ -58,8 +83,20 @@ async def any_json_of(url: str, headers: dict[str, str] | None = None) -> Any:
             body = await response.content.read(_LOOK_BYTES)
             while len(body) < _LOOK_BYTES and (more := await response.content.read(_LOOK_BYTES)):
                 body += more
-            return msgspec.json.decode(body) if response.status < 400 else None
+            return _blotted(msgspec.json.decode(body)) if response.status < 400 else None
     return None
+
+
+def _blotted(value: Any) -> Any:
+    """A JSON value without our key, should a server repeat it: much of what it says stands in reports."""
+    match value:
+        case str():
+            return without_keys(value)
+        case list():
+            return [_blotted(item) for item in value]
+        case dict():
+            return {without_keys(name): _blotted(item) for name, item in value.items()}
+    return value
 
 
 def card_of(alias: str, target: str, entry: dict[str, Any]) -> Card:

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from loadgen.targets.child import Child
 from loadgen.targets.in_process import InProcess
 
 Tell = Callable[[str, float | None], None]
@@ -42,7 +43,7 @@ class Served(Struct, frozen=True, kw_only=True):
     base_url: ends in /v1; empty where an adapter answers. adapter: in this process, instead of a server. extra: what
     every request's body needs here. pid: of the process that it runs in, where it is ours to look at. startup_s: from
     the start of the process until it served; load_s: the model's part of that. settings: how it was started. farewell:
-    filled when it is over (unload_s: how long the model took to unload).
+    filled when it is over (unload_s: how long the model took to unload). child: the process, where we have started it.
     """
 
     base_url: str
@@ -55,4 +56,5 @@ class Served(Struct, frozen=True, kw_only=True):
     load_s: float | None = None
     keep_warm_s: float | None = None
     settings: dict[str, Any] = {}
+    child: Child | None = None
     farewell: dict[str, Any] = msgspec.field(default_factory=dict)

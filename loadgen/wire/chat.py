@@ -15,7 +15,7 @@ The rules, where servers differ:
 """
 
 import hashlib
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -31,9 +31,14 @@ from loadgen.wire.parts import (
     parse_object,
     timings_of,
 )
+from loadgen.wire.runs import Pattern, pattern_of, run_of
 from loadgen.wire.sse import MAX_EVENT_BYTES, Event, EventTooLong, Splitter
 
 _DONE: Final = b"[DONE]"
+_DATA: Final = b"data: "
+_TEXT_KEYS: Final = ("content", "reasoning_content", "reasoning")
+_MISSES: Final = 3
+"""So many events without any of their pattern behind them, and none is looked for: each is of its own kind."""
 
 
 class Completion(Struct, frozen=True):
@@ -97,6 +102,9 @@ class Decoder:
         self._timings: ServerTimings | None = None
         self._error: str | None = None
         self._malformed: str | None = None
+        self._max_event_bytes = max_event_bytes
+        self._misses = 0
+        self._token: tuple[str, str, int | None] | None = None  # the last event's key, text and count, if it had one
 
     @property
     def tokens(self) -> int:
@@ -108,10 +116,20 @@ class Decoder:
         """The orderly end has come: nothing that the connection does can spoil this answer."""
         return self._end is not None
 
+    @property
+    def error(self) -> str | None:
+        """The first error event's message, if it came before the orderly end."""
+        return self._error
+
     def feed(self, data: bytes) -> None:
         """Takes the next bytes of the body. Bytes cannot make it raise; feeding after `result` is a RuntimeError."""
         if self._closed:
             raise RuntimeError("the body has ended: result() was called")
+        if self._splitter.between_events and (plain := self._take_plain(data)):
+            self._splitter.skip(plain)
+            data = data[plain:]
+            if not data:
+                return
         try:
             events = self._splitter.feed(data)
         except EventTooLong as too_long:
@@ -148,6 +166,46 @@ class Decoder:
             error=self._error,
             malformed=self._malformed,
         )
+
+    def _take_plain(self, data: bytes) -> int:
+        """Takes the events that `data` begins with and that are one `data` line each; returns their bytes.
+
+        The splitter would find the same ones, and `_take` the same in them: this is a faster way to it.
+        """
+        whole = data.rfind(b"\n\n") + 2
+        if whole < 2 or len(data) > self._max_event_bytes or not _is_utf8(data[:whole]):
+            return 0
+        at, offset = 0, self._splitter.offset
+        while data.startswith(_DATA, at):
+            end = data.find(b"\n\n", at)
+            if end < 0:
+                break
+            block = data[at:end]
+            if b"\n" in block or b"\r" in block:
+                break
+            self._token = None
+            self._take(Event(block[len(_DATA) :], offset + end + 2))
+            if self._token is not None and self._end is None and self._misses < _MISSES:
+                key, text, count = self._token
+                pattern = pattern_of(data[at : end + 2], key, text)
+                at = end + 2 if pattern is None else self._take_run(pattern, data, end + 2, offset, count)
+            else:
+                at = end + 2
+        return at
+
+    def _take_run(self, pattern: Pattern, data: bytes, at: int, offset: int, count: int | None) -> int:
+        """Takes the events from `at` on that are like the token-bearing one before; returns where they end."""
+        run = run_of(pattern, data, at)
+        if not run.ends:
+            self._misses += 1
+            return at
+        self._misses = 0
+        self._events += len(run.ends)
+        self._token_ends += [offset + end for end in run.ends] if offset else run.ends
+        self._counts += [count] * len(run.ends)
+        if self._token is not None and self._token[0] == "content":
+            self._texts.append(run.text)
+        return run.ends[-1]
 
     def _take(self, event: Event) -> None:
         self._events += 1
@@ -216,6 +274,7 @@ class Decoder:
             if visible or has_hidden_text(delta):
                 self._token_ends.append(end)
                 self._counts.append(count)
+                self._token = _only_text(delta, visible, count)
         reason = choice.get("finish_reason")
         if reason and isinstance(reason, str):
             self._finish_reason = mend(reason)
@@ -229,6 +288,24 @@ class Decoder:
     def _refuse(self, number: int, why: str) -> None:
         if self._malformed is None and self._end is None:
             self._malformed = f"event {number}: {why}"
+
+
+def _only_text(delta: dict[str, Any], visible: str, count: int | None) -> tuple[str, str, int | None] | None:
+    """The key of the only text that a delta has, with the text and the event's count; None when it has another."""
+    texts = [(key, text, count) for key in _TEXT_KEYS if isinstance(text := delta.get(key), str) and text]
+    if len(texts) != 1 or (visible and texts[0][0] != "content"):
+        return None
+    return texts[0]
+
+
+def _is_utf8(data: bytes) -> bool:
+    if data.isascii():
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _differences(counts: list[int | None]) -> list[int] | None:

@@ -6,22 +6,29 @@ one watchdog for all requests looks at deadlines. Parsing is `loadgen.wire.reply
 
 import asyncio
 import contextlib
+import functools
 import socket
 from typing import Final
 
 import aiohttp
+from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
 from msgspec import Struct
 
 from loadgen.clock import now_ns
-from loadgen.wire.exchange import Deadlines, Exchange, Failure, secret_of
-from loadgen.wire.stamps import CURRENT, connector, keep_stamping, kernel_stamps_available, tracing
+from loadgen.wire.direct import DirectHandler
+from loadgen.wire.exchange import Deadlines, Exchange, Failure, media_type, secret_of
+from loadgen.wire.lane import Answer, Elsewhere, Lane
+from loadgen.wire.receiver import Receiver, receives
+from loadgen.wire.stamps import CURRENT, StampedHandler, connector, keep_stamping, kernel_stamps_available, tracing
 from loadgen.wire.watchdog import Watchdog
 
 BODY_BYTES: Final = 8 << 20
 """aiohttp stops reading at twice this: what one answer may hold in memory."""
 STALE_NS: Final = 1_000_000_000
 """A reused connection that ends within this of the write was closed before the server saw the request."""
+REDIRECTS: Final = 5
+"""So many in a row are followed without aiohttp's client, which has rules of its own for more."""
 ERROR_BODY_BYTES: Final = 64 << 10
 
 
@@ -39,11 +46,13 @@ class Client:
     """Connections to servers, kept and reused. Use as `async with`."""
 
     def __init__(self, *, headers: dict[str, str] | None = None) -> None:
-        self._headers = headers or {}
-        self._in_flight: set[Exchange] = set()
+        self._headers = {"User-Agent": "loadgen", "Accept-Encoding": "identity", **(headers or {})}
         self.last_sent_ns = 0
         self._watchdog = Watchdog()
+        self._receiver: Receiver | None = None
         self._sessions: list[aiohttp.ClientSession] = []
+        self._connectors: list[aiohttp.TCPConnector] = []
+        self._lanes: dict[str, Lane | None] = {}
         self._keeper: socket.socket | None = None
         self.kernel = False
         self.stamping = False
@@ -52,35 +61,40 @@ class Client:
         loop = asyncio.get_running_loop()
         self.kernel = kernel_stamps_available(loop)
         self._keeper = keep_stamping() if self.kernel else None
+        self._receiver = Receiver(loop) if receives(loop) else None
+        handler = functools.partial(DirectHandler, receiver=self._receiver) if self._receiver else StampedHandler
         # The second session never reuses a connection: where the server has just closed an idle one, we go there.
         for options in ({"keepalive_timeout": 60.0}, {"force_close": True}):
-            made, self.stamping = connector(loop, kernel=self.kernel, **options)
+            made, self.stamping = connector(loop, kernel=self.kernel, handler=handler, **options)
             session = aiohttp.ClientSession(
                 connector=made,
                 timeout=aiohttp.ClientTimeout(total=None),
                 read_bufsize=BODY_BYTES,
                 trace_configs=[tracing(stamping=self.stamping)],
                 cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"User-Agent": "loadgen", "Accept-Encoding": "identity", **self._headers},
+                headers=self._headers,
             )
             self._sessions.append(session)
+            self._connectors.append(made)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._watchdog.close()
         for session in self._sessions:
             await session.close()
+        if self._receiver is not None:
+            self._receiver.close()
         if self._keeper is not None:
             self._keeper.close()
 
     @property
     def in_flight(self) -> int:
         """Requests that are on their way now."""
-        return len(self._in_flight)
+        return len(self._watchdog.watched)
 
     def abandon(self) -> None:
         """Give up everything in flight, as `cancelled`."""
-        for exchange in list(self._in_flight):
+        for exchange in list(self._watchdog.watched):
             exchange.give_up("cancelled", "stopped by the person")
 
     async def open_connections(self, url: str, count: int, headers: dict[str, str]) -> None:
@@ -98,7 +112,6 @@ class Client:
         """Send one request and wait for its end, whatever that is. Never raises for what a server does."""
         exchange = Exchange(dispatched_ns, ask.deadlines, secret_of(ask.headers), streams=ask.streams)
         exchange.task = asyncio.current_task()
-        self._in_flight.add(exchange)
         self.last_sent_ns = dispatched_ns
         self._watchdog.watch(exchange)
         restore = CURRENT.set(exchange.marks)
@@ -111,7 +124,7 @@ class Client:
             exchange.ended_ns = now_ns()
             exchange.task = None
             CURRENT.reset(restore)
-            self._in_flight.discard(exchange)
+            self._watchdog.forget(exchange)
         return exchange
 
     @staticmethod
@@ -123,7 +136,7 @@ class Client:
             and failure.outcome == "truncated"
             and exchange.status is None
             and exchange.marks.reused
-            and not exchange.marks.reads
+            and exchange.marks.last_read_ns is None
             and (written_ns is None or now_ns() - written_ns < STALE_NS)  # later, it had begun to work on it
         )
 
@@ -143,26 +156,72 @@ class Client:
     async def _exchange(self, exchange: Exchange, ask: Ask, session: aiohttp.ClientSession) -> None:
         accept = "text/event-stream" if ask.streams else "application/json"
         headers = {"Content-Type": "application/json", "Accept": accept, **ask.headers}
+        if session is self._sessions[0] and await self._exchange_directly(exchange, ask, headers):
+            return
         async with session.post(ask.url, data=ask.body, headers=headers) as response:
             exchange.status = response.status
             exchange.content_type = response.content_type
             exchange.retry_after = response.headers.get("Retry-After")
-            exchange.content = content = response.content
+            exchange.content = response.content
             try:
-                if response.status != 200:
-                    exchange.keep(await content.read(ERROR_BODY_BYTES))
-                elif self.stamping:
-                    await wait_eof(content)
-                else:
-                    await self._read_and_stamp(content, exchange)
+                await self._read(response.content, exchange)
             finally:
-                exchange.body()  # before aiohttp lets go of the connection, and of what it buffered
+                exchange.keep_all()  # before aiohttp lets go of the connection, and of what it buffered
+
+    async def _exchange_directly(self, exchange: Exchange, ask: Ask, headers: dict[str, str]) -> bool:
+        """Exchange without aiohttp's client; says whether that could be done."""
+        all_headers = (*self._headers.items(), *headers.items())
+        url: str | None = ask.url
+        for _ in range(REDIRECTS):
+            lane = self._lane(url) if url is not None else None
+            head = lane.head(all_headers) if lane is not None else None
+            if lane is None or head is None:
+                return False
+            try:
+                connection, answer = await lane.send(head, ask.body, exchange.begun)
+            except Elsewhere as redirect:
+                url = redirect.to
+                continue
+            if answer is not None:
+                await self._receive(connection, answer, exchange)
+            connection.release()
+            return True
+        return False
+
+    def _lane(self, url: str) -> Lane | None:
+        if url not in self._lanes:
+            lane = Lane.open(url, self._sessions[0], self._connectors[0], BODY_BYTES) if self.stamping else None
+            self._lanes[url] = lane
+        return self._lanes[url]
+
+    async def _receive(self, connection: Connection, answer: Answer, exchange: Exchange) -> None:
+        message, content = answer
+        try:
+            exchange.status = message.code
+            exchange.content_type = media_type(message.headers.get("Content-Type", ""))
+            exchange.retry_after = message.headers.get("Retry-After")
+            exchange.content = content
+            try:
+                await self._read(content, exchange)
+            finally:
+                exchange.keep_all()
+        except BaseException:
+            connection.close()
+            raise
+
+    async def _read(self, content: aiohttp.StreamReader, exchange: Exchange) -> None:
+        if exchange.status != 200:
+            exchange.keep(await content.read(ERROR_BODY_BYTES))
+        elif self.stamping:
+            await wait_eof(content)
+        else:
+            await self._read_and_stamp(content, exchange)
 
     @staticmethod
     async def _read_and_stamp(content: aiohttp.StreamReader, exchange: Exchange) -> None:
         while chunk := await content.readany():
             exchange.keep(chunk)
-            exchange.marks.reads.append((content.total_bytes, now_ns(), 0))
+            exchange.marks.took(content.total_bytes, now_ns(), 0)
 
 
 async def wait_eof(content: aiohttp.StreamReader) -> None:

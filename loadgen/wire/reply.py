@@ -4,6 +4,9 @@ An answer that was asked for whole has no stamps of tokens: it ends with its las
 `usage`, or not known.
 """
 
+from array import array
+from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -11,45 +14,58 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from loadgen.measure.record import Outcome, Reply, StampSource
-from loadgen.wire.chat import Completion, decode
+from loadgen.wire.chat import Completion
 from loadgen.wire.exchange import Exchange
+from loadgen.wire.receiver import Columns, columns_of
 from loadgen.wire.whole import WholeAnswer, decode_whole
 
 DETAIL_CHARS: Final = 300
+_EARLIEST_NS: Final = 1_000_000  # a kernel's stamp that is later than ours by so much cannot be right
+_LATEST_NS: Final = 60_000_000_000
 _WHOLE_BODY_STARTS: Final = (b"{", b"[", b"<")
 
 
 class Stamps:
-    """When each byte of a body had arrived, ns on the run's clock. Kernel stamps where every read has one."""
+    """When each byte of a body had arrived, ns on the run's clock. Kernel stamps where every read has one.
 
-    def __init__(self, reads: list[tuple[int, int, int]], epoch_ns: int, wall_offset_ns: int) -> None:
-        table: NDArray[np.int64] = np.array(reads, dtype=np.int64).reshape(-1, 3)
-        self._offsets = table[:, 0]
-        user = table[:, 1]
-        kernel = table[:, 2] - wall_offset_ns
+    In plain Python: for so few numbers numpy costs more, and most of all where it is called seldom.
+    """
+
+    def __init__(self, reads: Sequence[tuple[int, int, int]] | Columns, epoch_ns: int, wall_offset_ns: int) -> None:
+        self._offsets, user, wall = reads if isinstance(reads, Columns) else columns_of(reads)
         # A stamp from after we had the bytes, or from long before, is of a wall clock that was stepped meanwhile.
-        lag = user - kernel
-        sound = len(table) > 0 and bool((table[:, 2] > 0).all() and (lag > -1_000_000).all() and (lag < 60e9).all())
+        lags = [user_ns - wall_ns + wall_offset_ns for user_ns, wall_ns in zip(user, wall, strict=True)]
+        sound = bool(lags) and min(wall) > 0 and min(lags) > -_EARLIEST_NS and max(lags) < _LATEST_NS
         self.source: StampSource = "kernel" if sound else "user"
-        self.lags_ns: NDArray[np.int64] = lag if sound else np.empty(0, dtype=np.int64)
-        self._arrived = (np.minimum(kernel, user) if sound else user) - epoch_ns
-
-    def reads_of(self, ends: NDArray[np.int64]) -> NDArray[np.intp]:
-        """The read (its index) that brought the last byte of what ends at each body offset."""
-        return np.minimum(np.searchsorted(self._offsets, ends, side="left"), len(self._offsets) - 1)
+        self.lags_ns: NDArray[np.int64] = np.array(array("q", lags if sound else ()))
+        if sound:
+            self._arrived = [
+                user_ns - epoch_ns - (lag if lag > 0 else 0) for user_ns, lag in zip(user, lags, strict=True)
+            ]
+        else:
+            self._arrived = [user_ns - epoch_ns for user_ns in user]
 
     @property
     def last_ns(self) -> int | None:
         """When the last read arrived."""
-        return int(self._arrived[-1]) if len(self._arrived) else None
+        return self._arrived[-1] if self._arrived else None
 
-    def at(self, ends: list[int]) -> tuple[list[int], int]:
-        """Arrival of what ends at each body offset, and how many came in the same read as the one before."""
-        if not ends or not len(self._offsets):
+    def at(self, ends: Sequence[int]) -> tuple[list[int], int]:
+        """Arrival of what ends at each body offset, and how many came in the same read as the one before.
+
+        ends: they never decrease. The stamp is of the read that brought the last byte.
+        """
+        offsets, arrived = self._offsets, self._arrived
+        if not arrived:
             return [], 0
-        reads = self.reads_of(np.array(ends, dtype=np.int64))
-        shared = int((np.diff(reads) == 0).sum())
-        return [int(stamp) for stamp in self._arrived[reads]], shared
+        stamps: list[int] = []
+        shared, before, read, last = 0, -1, 0, len(offsets) - 1
+        for end in ends:
+            read = min(bisect_left(offsets, end, read), last)
+            shared += read == before
+            before = read
+            stamps.append(arrived[read])
+        return stamps, shared
 
 
 def read_reply(
@@ -60,7 +76,7 @@ def read_reply(
     epoch_ns: the run's beginning on the monotonic clock. wall_offset_ns: see `loadgen.clock.wall_offset_ns`.
     """
     body = exchange.body()
-    stamps = Stamps(exchange.marks.reads, epoch_ns, wall_offset_ns)
+    stamps = Stamps(exchange.marks.columns, epoch_ns, wall_offset_ns)
     marks = exchange.marks
     heard, end_offset = (_streamed if exchange.streams else _whole)(exchange, body, stamps, keep_text=keep_text)
 
@@ -88,7 +104,7 @@ Heard = tuple[dict[str, Any], int | None]
 
 
 def _streamed(exchange: Exchange, body: bytes, stamps: Stamps, *, keep_text: bool) -> Heard:
-    completion = decode(body if exchange.status == 200 else b"")
+    completion = exchange.completion()
     arrivals, shared = stamps.at(completion.token_ends)
     outcome, detail = outcome_of(exchange, completion, body)
     counted = completion.output_tokens is not None

@@ -62,7 +62,7 @@ class Splitter:
         self._start = 0  # the offset in the body of its first byte
         self._after_cr = False  # the last byte fed was a blank line's CR: an LF now is the rest of that line end
         self._failed = False
-        self._utf8 = codecs.getincrementaldecoder("utf-8")()
+        self._utf8: codecs.IncrementalDecoder | None = None  # made when it is needed, which may be never
         self._fed = 0
         self._not_utf8_at: int | None = None
 
@@ -73,6 +73,22 @@ class Splitter:
         The standard would replace it, so it stops nothing here. A character cut by the end of the body is none.
         """
         return self._not_utf8_at
+
+    @property
+    def between_events(self) -> bool:
+        """Whether the next byte fed begins an event, and is not the rest of a line end or of a character."""
+        in_character = self._utf8 is not None and bool(self._utf8.getstate()[0])
+        return not (self._pending or self._after_cr or self._failed or in_character)
+
+    @property
+    def offset(self) -> int:
+        """The offset in the body of the first byte of the event that is unfinished, or is to come."""
+        return self._start
+
+    def skip(self, size: int) -> None:
+        """So many bytes were read elsewhere, between events: whole events, in UTF-8."""
+        self._start += size
+        self._fed += size
 
     @property
     def pending(self) -> bytes:
@@ -163,6 +179,8 @@ class Splitter:
     def _check_utf8(self, data: bytes) -> None:
         if self._not_utf8_at is not None:
             return
+        if self._utf8 is None:
+            self._utf8 = codecs.getincrementaldecoder("utf-8")()
         held = len(self._utf8.getstate()[0])  # the beginning of a character, from the feeds before
         try:
             self._utf8.decode(data)

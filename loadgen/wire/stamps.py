@@ -4,9 +4,10 @@ On Linux with plain asyncio the kernel stamps every read (`SO_TIMESTAMPNS`, read
 needed): the stamp is that of the last byte the read returned. Elsewhere, and over TLS, the stamp is taken as the first
 thing when the event loop hands us the bytes. Sends are stamped just before the call that gives the bytes to the kernel.
 
-Two things are relied on: `TCPConnector(socket_factory=…)`, public; and the private attribute `_factory` of the
-connector, which makes the protocol of a connection. `tests/integration/test_stamps.py` pins both; should the second
-be gone in some aiohttp, `connector` says so and the client stamps what it reads itself, later and in user space.
+Relied on are `TCPConnector(socket_factory=…)`, public, and two private attributes: the connector's
+`_factory`, which makes the protocol of a connection, and the protocol's `_payload`, the body that it receives.
+`tests/integration/test_stamps.py` pins them; should a private one be gone in some aiohttp, `connector` says so and the
+client stamps what it reads itself, later and in user space.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ import functools
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -22,11 +24,10 @@ from aiohttp import StreamReader
 from aiohttp.client_proto import ResponseHandler
 
 from loadgen.clock import now_ns
+from loadgen.wire.receiver import READ_BYTES, Columns, Intake, columns_of
 
 _unpack_timespec = struct.Struct("@ll").unpack_from
 
-READ_BYTES: Final = 65536
-"""asyncio reads 256 KiB at a time, which costs an mmap and an munmap a read; 64 KiB does not."""
 WHOLE_BODY: Final = 1 << 62
 """Body bytes after a read that brought headers and body at once, on a connection that was closed with it."""
 _SO_TIMESTAMPNS: Final = 35
@@ -35,14 +36,15 @@ _SO_TIMESTAMPNS: Final = 35
 class Marks:
     """The stamps of one request on its way: written by the connection that carries it, read when it has ended.
 
-    reads: (body bytes so far, user stamp ns, kernel wall-clock stamp ns or 0) a read. All other `_ns` are None until
-    they have happened, on the monotonic clock.
+    intake: the reads of a body that a `Receiver` reads; None while aiohttp does. All `_ns` are None until they have
+    happened, on the monotonic clock.
     """
 
-    __slots__ = ("connect_end_ns", "connect_start_ns", "first_write_ns", "reads", "reused", "written_ns")
+    __slots__ = ("_reads", "connect_end_ns", "connect_start_ns", "first_write_ns", "intake", "reused", "written_ns")
 
     def __init__(self) -> None:
-        self.reads: list[tuple[int, int, int]] = []
+        self._reads: list[tuple[int, int, int]] = []
+        self.intake: Intake | None = None
         self.reused = False
         self.connect_start_ns: int | None = None
         self.connect_end_ns: int | None = None
@@ -51,7 +53,34 @@ class Marks:
 
     def begin_response(self) -> None:
         """A connection was assigned and is about to be written to (again, after a redirect)."""
-        self.reads.clear()
+        self._reads.clear()
+        self.intake = None
+
+    @property
+    def reads(self) -> list[tuple[int, int, int]]:
+        """(body bytes so far, user stamp ns, kernel wall-clock stamp ns or 0) a read."""
+        return self._reads if self.intake is None else list(zip(*self.intake.columns(), strict=True))
+
+    @property
+    def columns(self) -> Columns:
+        """`reads`, in columns."""
+        return columns_of(self._reads) if self.intake is None else self.intake.columns()
+
+    @property
+    def reads_so_far(self) -> int:
+        """How many reads there have been of the answer, its head included."""
+        return len(self._reads) if self.intake is None else len(self.intake.reads)
+
+    @property
+    def last_read_ns(self) -> int | None:
+        """When the last read came, by our stamp; None before the first."""
+        if self.intake is not None:
+            return self.intake.user[-1]
+        return self._reads[-1][1] if self._reads else None
+
+    def took(self, body_bytes: int, user_ns: int, wall_ns: int) -> None:
+        """A read of aiohttp's. body_bytes: of the body, up to its end."""
+        self._reads.append((body_bytes, user_ns, wall_ns))
 
     def wrote(self, at_ns: int) -> None:
         """Bytes are handed to the kernel now: the stamp is from before the call.
@@ -73,8 +102,13 @@ class StampedSocket(socket.socket):
 
     last_rx_wall_ns = 0
     marks: Marks | None = None
+    error: OSError | None = None
+    """What a read past this one has met: the next one is told."""
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
         data, ancillary, _, _ = self.recvmsg(bufsize if bufsize < READ_BYTES else READ_BYTES, 64, flags)
         if ancillary:
             seconds, nanos = _unpack_timespec(ancillary[0][2])
@@ -115,7 +149,11 @@ class StampedHandler(ResponseHandler):
     def set_response_params(self, **params: Any) -> None:
         """aiohttp calls it in the sending task, when the connection is ours and nothing is written yet."""
         super().set_response_params(**params)
-        marks = self._marks = CURRENT.get()
+        self._begin(CURRENT.get())
+
+    def _begin(self, marks: Marks | None) -> None:
+        """What is read from now on belongs to these marks."""
+        self._marks = marks
         self._before, self._current = self._payload, None  # what is there now is an earlier answer's
         if marks is None:
             return
@@ -128,6 +166,10 @@ class StampedHandler(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         user_ns = now_ns()  # first, before anything that costs
+        self._pass_on(data, user_ns, self._socket.last_rx_wall_ns if self._socket is not None else 0)
+
+    def _pass_on(self, data: bytes, user_ns: int, wall_ns: int) -> None:
+        """Give a read to aiohttp, and mark it."""
         super().data_received(data)
         marks = self._marks
         if marks is None or not data:  # without data, aiohttp only resumes its parser
@@ -140,7 +182,7 @@ class StampedHandler(ResponseHandler):
         else:
             self._current = payload
             have = payload.total_bytes
-        marks.reads.append((have, user_ns, self._socket.last_rx_wall_ns if self._socket is not None else 0))
+        marks.took(have, user_ns, wall_ns)
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
         """aiohttp calls it for a broken chunk too, and then tells only who waits for headers: the body would hang."""
@@ -177,17 +219,36 @@ def _stamped_socket(kernel: bool, address: tuple[Any, ...]) -> socket.socket:
     return made
 
 
-def connector(loop: asyncio.AbstractEventLoop, *, kernel: bool, **options: Any) -> tuple[aiohttp.TCPConnector, bool]:
+class StampedConnector(aiohttp.TCPConnector):
+    """aiohttp's pool of connections, which stamps how long a new one took."""
+
+    async def _create_connection(self, *request: Any, **named: Any) -> ResponseHandler:
+        marks = CURRENT.get()
+        if marks is not None:
+            marks.connect_start_ns = now_ns()
+        made = await super()._create_connection(*request, **named)
+        if marks is not None:
+            marks.connect_end_ns = now_ns()
+        return made
+
+
+def connector(
+    loop: asyncio.AbstractEventLoop,
+    *,
+    kernel: bool,
+    handler: Callable[..., StampedHandler] = StampedHandler,
+    **options: Any,
+) -> tuple[aiohttp.TCPConnector, bool]:
     """An aiohttp connector whose connections stamp, and whether they do; `kernel` asks for the kernel's stamps as well.
 
-    They do not when aiohttp has lost the attribute that makes a connection's protocol.
+    They do not when aiohttp has lost an attribute that this takes. handler: makes the protocol of a connection.
     """
     # A proactor loop never calls the socket's own methods; there, sends are stamped when the connection is assigned.
     factory = functools.partial(_stamped_socket, kernel) if isinstance(loop, asyncio.SelectorEventLoop) else None
-    made = aiohttp.TCPConnector(limit=0, socket_factory=factory, **options)
-    if not hasattr(made, "_factory"):
+    made = StampedConnector(limit=0, socket_factory=factory, **options)
+    if not hasattr(made, "_factory") or not hasattr(ResponseHandler(loop), "_payload"):
         return made, False
-    made._factory = functools.partial(StampedHandler, loop=loop)  # type: ignore[assignment]
+    made._factory = functools.partial(handler, loop=loop)  # type: ignore[assignment]
     return made, True
 
 

@@ -1,8 +1,6 @@
 """Gives up what has passed its deadline, or has ended while its connection stays open. Knows no session and no plan."""
 
 import asyncio
-import heapq
-import itertools
 from typing import Final
 
 from loadgen.clock import now_ns
@@ -10,63 +8,107 @@ from loadgen.measure.record import Outcome
 from loadgen.wire.exchange import Exchange
 
 CHECK_NS: Final = 250_000_000
-"""How often a request that has no nearer deadline is looked at."""
+"""How often everything in flight is looked at."""
 LINGER_NS: Final = 400_000_000
-"""A stream that has been silent for so long is looked into: an orderly end may have come while the server keeps the
-connection open."""
+"""A stream that has been silent for so long is looked into: an orderly end, or an error, may have come while the server
+keeps the connection open."""
 
 
 class Watchdog:
-    """Gives up what has passed its deadline: one timer for all requests in flight."""
+    """Gives up what has passed its deadline. One timer serves all requests in flight, at the same moments.
+
+    A request whose deadline comes before the next of these moments has a timer of its own.
+    """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, Exchange]] = []
-        self._order = itertools.count()
+        self.watched: set[Exchange] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_due_ns = 0
+        self._own: dict[Exchange, asyncio.TimerHandle] = {}
 
     def watch(self, exchange: Exchange) -> None:
-        self._push(self._next_look_ns(exchange, exchange.dispatched_ns), exchange)
-        self._arm()
+        self.watched.add(exchange)
+        now = now_ns()
+        next_check_ns = _next_check_ns(now)
+        if self._timer is None:
+            self._timer = _call_at(now, next_check_ns, self._check)
+        self._arm(exchange, now, next_check_ns)
+
+    def forget(self, exchange: Exchange) -> None:
+        """It has ended."""
+        self.watched.discard(exchange)
+        if (own := self._own.pop(exchange, None)) is not None:
+            own.cancel()
 
     def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._heap.clear()
-
-    def _push(self, due_ns: int, exchange: Exchange) -> None:
-        heapq.heappush(self._heap, (due_ns, next(self._order), exchange))
-
-    def _arm(self) -> None:
-        if not self._heap:
-            return
-        due_ns = self._heap[0][0]
-        if self._timer is not None:
-            if self._timer_due_ns <= due_ns:
-                return
-            self._timer.cancel()
-        self._timer_due_ns = due_ns
-        self._timer = asyncio.get_running_loop().call_later(max(0, due_ns - now_ns()) / 1e9, self._look)
-
-    def _look(self) -> None:
+        for timer in (self._timer, *self._own.values()):
+            if timer is not None:
+                timer.cancel()
         self._timer = None
+        self._own.clear()
+        self.watched.clear()
+
+    def _arm(self, exchange: Exchange, now: int, before_ns: int) -> None:
+        """A timer of its own for a deadline that comes before `before_ns`."""
+        due_ns = next_due_ns(exchange)
+        if now < due_ns < before_ns and exchange not in self._own:
+            self._own[exchange] = _call_at(now, due_ns, self._look, exchange)
+
+    def _look(self, exchange: Exchange) -> None:
+        self._own.pop(exchange, None)
         now = now_ns()
-        while self._heap and self._heap[0][0] <= now:
-            exchange = heapq.heappop(self._heap)[2]
-            if exchange.ended_ns is not None or exchange.failure is not None:
-                continue
-            verdict = overdue(exchange, now)
-            if verdict is not None:
-                exchange.give_up(*verdict)
-            else:
-                self._push(self._next_look_ns(exchange, now), exchange)
-        self._arm()
+        if self._is_still_due(exchange, now):
+            self._arm(exchange, now, _next_check_ns(now))
+
+    def _check(self) -> None:
+        now = now_ns()
+        next_check_ns = _next_check_ns(now)
+        self._timer = _call_at(now, next_check_ns, self._check) if self.watched else None
+        for exchange in list(self.watched):
+            if self._is_still_due(exchange, now):
+                self._arm(exchange, now, next_check_ns)
 
     @staticmethod
-    def _next_look_ns(exchange: Exchange, now: int) -> int:
-        # At the same moments for all, so that one wake-up serves them: one each costs a third as much as the tokens.
-        check_ns = (now // CHECK_NS + 1) * CHECK_NS
-        return min([check_ns, *(due for due, _ in due_times(exchange) if due > now)])
+    def _is_still_due(exchange: Exchange, now: int) -> bool:
+        """Gives it up if it is time; says whether it is still to be watched."""
+        if exchange.ended_ns is not None or exchange.failure is not None:
+            return False
+        if is_unremarkable(exchange, now):
+            return True
+        verdict = overdue(exchange, now)
+        if verdict is not None:
+            exchange.give_up(*verdict)
+        return verdict is None
+
+
+def _next_check_ns(now: int) -> int:
+    return (now // CHECK_NS + 1) * CHECK_NS
+
+
+def _call_at(now: int, due_ns: int, what: object, *args: object) -> asyncio.TimerHandle:
+    return asyncio.get_running_loop().call_later(max(0, due_ns - now) / 1e9, what, *args)  # type: ignore[arg-type]
+
+
+def is_unremarkable(exchange: Exchange, now: int) -> bool:
+    """Whether, at a glance, there is nothing to do: no deadline has passed, and a silence has been looked into."""
+    if next_due_ns(exchange) <= now:
+        return False
+    if exchange.deadlines.next_token_ns is not None and exchange.last_token_ns is None:
+        return False  # when the first token came has to be found out
+    last_read_ns = exchange.marks.last_read_ns
+    return last_read_ns is None or now - last_read_ns < LINGER_NS or exchange.looked_into == exchange.marks.reads_so_far
+
+
+def next_due_ns(exchange: Exchange) -> int:
+    """The first deadline of an exchange, given what is known to have arrived so far."""
+    limits, start = exchange.deadlines, exchange.dispatched_ns
+    due_ns, last_token_ns = start + limits.request_ns, exchange.last_token_ns
+    if limits.headers_ns is not None and exchange.status is None:
+        due_ns = min(due_ns, start + limits.headers_ns)
+    if limits.first_token_ns is not None and last_token_ns is None:
+        due_ns = min(due_ns, start + limits.first_token_ns)
+    if limits.next_token_ns is not None and last_token_ns is not None:
+        due_ns = min(due_ns, last_token_ns + limits.next_token_ns)
+    return due_ns
 
 
 def due_times(exchange: Exchange) -> list[tuple[int, str]]:
@@ -93,7 +135,8 @@ def due_times(exchange: Exchange) -> list[tuple[int, str]]:
 def overdue(exchange: Exchange, now: int) -> tuple[Outcome, str] | None:
     """Whether an exchange is to be given up now, and as what.
 
-    An orderly end on a connection that the server keeps open is given up as `ok`: nothing more can come.
+    An orderly end on a connection that the server keeps open is given up as `ok`, and an error event as the error that
+    it is: nothing more can come.
     """
     silent_since = exchange.silent_since_ns()
     passed = [what for due, what in due_times(exchange) if due <= now]
@@ -101,8 +144,14 @@ def overdue(exchange: Exchange, now: int) -> tuple[Outcome, str] | None:
     if not passed and not silent and exchange.deadlines.next_token_ns is None:
         return None
     if exchange.status == 200 and silent_since is not None and (silent or passed or exchange.last_token_ns is None):
-        exchange.tokens_so_far()
-        if silent and exchange.is_orderly():
+        if exchange.look():
+            return None
+        if silent:
+            exchange.looked_into = exchange.marks.reads_so_far
+        heard = exchange.progress()
+        if silent and heard.orderly:
             return "ok", "the server kept the connection open after the end"
+        if silent and heard.error is not None:
+            return "stream_error", heard.error
         passed = [what for due, what in due_times(exchange) if due <= now]
     return ("timeout", passed[0]) if passed else None

@@ -370,6 +370,10 @@ class ServerProcess:
     def chats(self) -> list[Served]:
         return [request for request in self.served if request.method == "POST"]
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def __enter__(self) -> "ServerProcess":
         command = [sys.executable, str(Path(__file__)), msgspec.json.encode(self._streams).decode()]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

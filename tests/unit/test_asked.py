@@ -199,9 +199,18 @@ def test_an_endpoint_is_not_mentioned_where_nobody_uses_it() -> None:
     assert asked(ENDPOINT)[1] == ()
 
 
-def test_what_an_address_hides_is_not_said() -> None:
-    _, notes = asked({"FOUNDRY_LOCAL_ENDPOINT": "http://me:secret@host/v1", "BENCH_MODELS": "a"}, None)
-    assert "secret" not in notes[-1]
+def test_what_an_address_hides_is_refused_and_not_said() -> None:
+    with pytest.raises(InputError) as caught:
+        asked({"FOUNDRY_LOCAL_ENDPOINT": "http://me:secret@host/v1", "BENCH_MODELS": "a"}, None)
+    said = "credentials in an address end up in files"
+    assert str(caught.value) == f'FOUNDRY_LOCAL_ENDPOINT: {said}; write "http://host/v1", and set LOADGEN_API_KEY'
+
+
+def test_a_key_that_cannot_be_had_is_known_before_anything_is_played(tmp_path: Path) -> None:
+    flags = Overrides(urls=("http://h/v1",), models=("m",))
+    gone = {"LOADGEN_API_KEY_FILE": str(tmp_path / "gone")}
+    with pytest.raises(InputError, match="LOADGEN_API_KEY_FILE=.*gone: cannot be read"):
+        asked_scenario(None, flags, variables=gone)
 
 
 def test_the_options_of_foundry_local_hold_for_the_names_of_a_list() -> None:

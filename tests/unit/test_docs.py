@@ -15,6 +15,7 @@ from loadgen.cli import app
 from loadgen.errors import ExitCode
 from loadgen.measure import observe, record, validity
 from loadgen.measure.quantile import MIN_CLUSTERS, samples_needed
+from loadgen.metrics import FROM_SEND
 from loadgen.report.files import write_reports
 from loadgen.runfolder import Manifest, PlannedStage
 
@@ -172,7 +173,20 @@ def test_every_reason_of_a_verdict_has_its_row_and_no_other_has() -> None:
                 f"{validity.GROSS:g} times",
             ),
         ),
-        ("loop_lag", (f"{validity.LOOP_LAG_MS:g} ms", f"{validity.GROSS:g} times")),
+        (
+            "loop_lag",
+            tuple(
+                f"{line:g} ms"
+                for line in (
+                    validity.LATE_READS_MS,
+                    validity.LATE_READS_INVALID_MS,
+                    validity.LOOP_LAG_MS,
+                    validity.LOOP_LAG_MS * validity.GROSS,
+                )
+            ),
+        ),
+        ("stamp_lag", (f"{validity.LATE_READS_MS:g} ms", f"{validity.LATE_READS_INVALID_MS:g} ms")),
+        ("achieved_users", (f"{validity.USERS * 100:g} %", f"{validity.USERS_INVALID * 100:g} %")),
         ("own_cpu", (f"{validity.OWN_CPU * 100:g} %", f"{validity.OWN_CPU_INVALID * 100:g} %")),
         ("gc_pause", (f"{validity.GC_PAUSE_MS:g} ms",)),
         ("clock_step", (f"{observe.STEP_NS / 1e6:g} ms",)),
@@ -193,6 +207,7 @@ def test_every_key_of_the_run_folder_is_explained() -> None:
     types = (
         *(record.Record, record.ServerTimings, observe.StageFacts, observe.ServerFacts, Manifest, PlannedStage),
         *(summary.Summary, summary.StageSummary, summary.Requests, summary.Throughput, summary.Tokens),
+        *(summary.Until, summary.Over, summary.Runs),
         *(summary.Validity, summary.Self, summary.Attainment, validity.Reason, capability.Probe),
     )
     assert set(keys(*types)) - spans_of(METRICS) == set()
@@ -218,7 +233,7 @@ def test_the_files_of_a_run_folder_are_those_that_a_run_leaves(tmp_path: Path) -
 
 
 def test_every_metric_is_defined() -> None:
-    assert set(rows_of("Metrics")) == {f"{name}_ms" for name in (*summary.METRICS, "ttfc")}
+    assert set(rows_of("Metrics")) == {f"{name}_ms" for name in (*summary.METRICS, *FROM_SEND, "ttfc")}
     assert set(rows_of("Throughput")) == set(keys(summary.Throughput))
 
 

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from msgspec import Struct
 from loadgen.engine import GONE_NS, INTERRUPTIBLE_NS, REFUSED_PAUSE_NS, Ports, Stop, play, play_warmup
 from loadgen.measure.record import Outcome, Phase, Reply
 from loadgen.plan import Level, Planned, Stage
+from loadgen.scenario.goal import Goal
 from tests.virtual import START_NS, VirtualClock, run
 
 MS = 1_000_000
@@ -97,14 +99,36 @@ class Played(Struct, frozen=True):
         return [kept for kept in self.kept if kept.reply.outcome == outcome]
 
 
-def played(stage: Stage, server: Server, *, stop_ns: int | None = None, warmup: bool = False) -> Played:
-    """Play a stage; stop_ns: somebody asks for an end so long after its start."""
+def played(
+    stage: Stage,
+    server: Server,
+    *,
+    stop_ns: int | None = None,
+    warmup: bool = False,
+    start_ns: int | None = None,
+    enough_after: int | None = None,
+) -> Played:
+    """Play a stage; stop_ns: somebody asks for an end so long after its start. start_ns: when it is to begin, from now.
+    enough_after: so many ended requests are enough."""
     kept: list[Kept] = []
 
     async def main() -> int:
-        stop = Stop()
-        keep = lambda *what: kept.append(Kept(*what))  # noqa: E731
-        ports = Ports(send=server.send, keep=keep, clock=CLOCK, epoch_ns=EPOCH_NS, stop=stop)
+        stop, enough = Stop(), Stop()
+
+        def keep(*what: Any) -> None:
+            kept.append(Kept(*what))
+            if len(kept) == enough_after:
+                enough.ask()
+
+        ports = Ports(
+            send=server.send,
+            keep=keep,
+            clock=CLOCK,
+            epoch_ns=EPOCH_NS,
+            stop=stop,
+            start_ns=None if start_ns is None else START_NS + start_ns,
+            enough=enough,
+        )
         playing = asyncio.ensure_future((play_warmup if warmup else play)(stage, ports))
         if stop_ns is not None:
             await CLOCK.sleep_until_ns(START_NS + stop_ns)
@@ -141,7 +165,12 @@ def closed(
 
 
 def opened(
-    due_ns: Sequence[int], *, limit: int | None = None, models: tuple[int, ...] = (0,), warmup: int = 0
+    due_ns: Sequence[int],
+    *,
+    limit: int | None = None,
+    at_limit: Literal["shed", "queue"] = "shed",
+    models: tuple[int, ...] = (0,),
+    warmup: int = 0,
 ) -> Stage:
     return Stage(
         level=Level("r1", "constant", rate_per_s=1.0),
@@ -152,6 +181,7 @@ def opened(
         duration_ns=None,
         due_ns=np.array(due_ns, dtype=np.int64),
         max_in_flight=limit,
+        at_limit=at_limit,
     )
 
 
@@ -333,6 +363,122 @@ def test_a_burst_due_at_one_moment_is_sent_at_that_moment() -> None:
     assert told.server.moments_ns == [1 * S] * 100
 
 
+# --- an in-flight limit that queues -----------------------------------------------------------------------------------
+
+
+def queued(due_ns: Sequence[int], limit: int) -> Stage:
+    return opened(due_ns, limit=limit, at_limit="queue")
+
+
+def held(told: Played) -> dict[int, int]:
+    return {kept.planned.index: kept.reply.held_ns for kept in told.kept}
+
+
+def test_where_the_limit_queues_a_request_waits_for_its_place_and_is_charged_from_its_due_time() -> None:
+    told = played(queued([0, 100 * MS, 200 * MS, 300 * MS, 2_000 * MS], 2), Server(always(500 * MS)))
+    assert told.server.moments_ns == [0, 100 * MS, 500 * MS, 600 * MS, 2_000 * MS]
+    assert told.outcomes() == ["ok"] * 5
+    assert sorted(kept.intended_from_start_ns for kept in told.kept) == [0, 100 * MS, 200 * MS, 300 * MS, 2_000 * MS]
+    assert held(told) == {0: 0, 1: 0, 2: 300 * MS, 3: 300 * MS, 4: 0}
+
+
+def test_what_we_need_to_see_that_a_place_is_free_is_our_lateness_and_not_the_limits() -> None:
+    told = played(queued([0, 10 * MS], 1), Server(always(100 * MS), late_ns=7 * MS))
+    second = told.kept[1]
+    assert held(told)[1] == 90 * MS
+    assert second.reply.dispatched_ns is not None
+    assert second.reply.dispatched_ns - second.intended_ns - second.reply.held_ns == 7 * MS
+
+
+def test_a_place_that_was_free_before_the_due_time_held_nobody() -> None:
+    # The answer had ended at 100 ms; we saw it at 130, and the request that came due at 110 was only ours to send.
+    told = played(queued([0, 110 * MS], 1), Server(always(100 * MS), late_ns=30 * MS))
+    assert told.server.moments_ns == [0, 130 * MS]
+    assert held(told) == {0: 0, 1: 0}
+
+
+@law
+@given(st.lists(st.integers(0, 5 * S), max_size=40).map(sorted), times_ns, st.integers(1, 5))
+def test_the_queue_is_served_in_order_within_the_limit_and_nobody_starves(
+    due_ns: list[int], takes_ns: list[int], limit: int
+) -> None:
+    told = played(queued(due_ns, limit), Server(by_index(*takes_ns)))
+    assert told.server.most_at_once <= limit
+    assert told.outcomes() == ["ok"] * len(due_ns)
+    assert [sent.planned.index for sent in told.server.sent] == list(range(len(due_ns)))
+    assert sorted(kept.intended_from_start_ns for kept in told.kept) == due_ns
+    for kept in told.kept:
+        assert kept.reply.dispatched_ns == kept.intended_ns + kept.reply.held_ns
+
+
+def test_a_stop_cancels_those_who_wait_for_a_place() -> None:
+    told = played(queued([0, 100 * MS, 200 * MS, 5 * S], 1), Server(always(1 * S)), stop_ns=300 * MS)
+    assert told.server.moments_ns == [0]
+    waiting = told.of("cancelled")
+    assert sorted(kept.planned.index for kept in waiting) == [1, 2, 3]
+    assert {kept.planned.index: kept.intended_from_start_ns for kept in waiting} == {1: 100 * MS, 2: 200 * MS, 3: 5 * S}
+
+
+# --- a common start ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", [closed(2, 4, ramp_in_ns=[0, 30 * MS]), opened([0, 30 * MS, 200 * MS, 230 * MS])])
+def test_a_start_that_is_to_come_moves_all_of_the_stage(stage: Stage) -> None:
+    at_once, later = played(stage, Server(always(200 * MS))), played(stage, Server(always(200 * MS)), start_ns=50 * MS)
+    assert [moment - 50 * MS for moment in later.server.moments_ns] == at_once.server.moments_ns
+    assert [kept.intended_ns - 50 * MS for kept in later.kept] == [kept.intended_ns for kept in at_once.kept]
+
+
+def test_a_duration_counts_from_the_common_start() -> None:
+    told = played(closed(1, None, duration_ns=250 * MS), Server(always(100 * MS)), start_ns=1 * S)
+    assert told.server.moments_ns == [1_000 * MS, 1_100 * MS, 1_200 * MS]
+
+
+def test_who_comes_too_late_for_the_common_start_is_late() -> None:
+    told = played(opened([0, 100 * MS]), Server(always(MS)), start_ns=-60 * MS)
+    assert told.server.moments_ns == [0, 40 * MS]
+    assert [kept.intended_from_start_ns for kept in told.kept] == [-60 * MS, 40 * MS]
+
+
+# --- enough -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [50, None])
+def test_when_it_is_enough_no_user_asks_again_and_those_in_flight_end(count: int | None) -> None:
+    stage = closed(3, count, ramp_in_ns=[0, 10 * MS, 20 * MS], duration_ns=None if count else 3_600 * S)
+    told = played(stage, Server(always(100 * MS)), enough_after=4)
+    assert told.server.moments_ns == [0, 10 * MS, 20 * MS, 100 * MS, 110 * MS, 120 * MS]
+    assert told.outcomes() == ["ok"] * 6, "nothing is missed"
+
+
+def test_when_it_is_enough_those_who_think_or_are_far_away_go_home_at_once() -> None:
+    thinking = played(closed(2, 9, think_ns=[3_600 * S]), Server(by_index(MS, 5 * MS)), enough_after=2)
+    waiting = played(opened([0, 1 * MS, 3_600 * S]), Server(always(4 * MS)), enough_after=2)
+    for told in (thinking, waiting):
+        assert told.outcomes() == ["ok", "ok"]
+        assert told.lasted_ns == 5 * MS
+
+
+def test_when_it_is_enough_those_who_wait_for_a_place_are_not_begun() -> None:
+    told = played(queued([0, 0, 0, 0, 5 * MS], 1), Server(always(10 * MS)), enough_after=2)
+    assert [kept.planned.index for kept in told.kept] == [0, 1]
+    assert told.lasted_ns == 20 * MS
+
+
+def test_when_it_is_enough_nobody_is_kept_waiting_by_the_ceiling_on_the_rate() -> None:
+    told = played(closed(3, 9, ceiling_per_s=1), Server(always(5 * MS)), enough_after=1)
+    assert told.outcomes() == ["ok"]
+    assert told.lasted_ns == 5 * MS
+
+
+@pytest.mark.parametrize("stage", [closed(1, 50), opened([at * 5 * MS for at in range(50)])])
+def test_what_was_never_promised_is_not_missed_when_the_person_stops(stage: Stage) -> None:
+    some = msgspec.structs.replace(stage, until=Goal("e2e", 50.0, 0.1))
+    told, promised = (played(one, Server(always(5 * MS)), stop_ns=22 * MS) for one in (some, stage))
+    assert told.outcomes() == ["ok"] * 5
+    assert sorted(promised.outcomes()) == ["cancelled"] * 45 + ["ok"] * 5
+
+
 # --- warm-up ----------------------------------------------------------------------------------------------------------
 
 
@@ -416,7 +562,8 @@ def stages(draw: st.DrawFn) -> Stage:
     models = tuple(range(draw(st.integers(1, 3))))
     if draw(st.booleans()):
         due = draw(st.lists(st.integers(0, 3 * S), max_size=25).map(sorted))
-        return opened(due, limit=draw(st.none() | st.integers(1, 4)), models=models)
+        at_limit: Literal["shed", "queue"] = draw(st.sampled_from(["shed", "queue"]))
+        return opened(due, limit=draw(st.none() | st.integers(1, 4)), at_limit=at_limit, models=models)
     users = draw(st.integers(1, 5))
     ramp = sorted(draw(st.lists(st.integers(0, 2 * S), min_size=users, max_size=users)))
     thinks = draw(st.none() | times_ns)

@@ -108,7 +108,8 @@ def test_the_share_of_gaps_that_one_read_hides() -> None:
 
 def span(start_ms: int, end_ms: int | None, **changes: Any) -> Record:
     end_ns = None if end_ms is None else end_ms * MS
-    return record(intended_ns=start_ms * MS, dispatched_ns=start_ms * MS, end_ns=end_ns, **changes)
+    moments = {"intended_ns": start_ms * MS, "dispatched_ns": start_ms * MS, "end_ns": end_ns, "last_byte_ns": end_ns}
+    return record(**{**moments, **changes})
 
 
 def test_in_a_closed_loop_the_window_runs_from_the_last_user_s_coming_to_the_first_one_s_leaving() -> None:
@@ -254,6 +255,26 @@ def test_in_flight_by_the_records_is_the_time_that_requests_took_of_the_window()
     assert metrics.in_flight_recorded(records, Window(0, 1000 * MS)) == pytest.approx(0.3)
     assert metrics.in_flight_recorded(records, Window(75 * MS, 100 * MS)) == pytest.approx(2.0)
     assert metrics.in_flight_recorded(records, Window(300 * MS, 400 * MS)) == 0.0
+
+
+def test_a_request_is_in_flight_until_its_last_byte() -> None:
+    assert metrics.in_flight_recorded([span(0, 100, last_byte_ns=250 * MS)], Window(0, 1000 * MS)) == pytest.approx(
+        0.25
+    )
+
+
+def test_a_slip_is_our_lateness_and_not_the_wait_at_the_plan_s_limit() -> None:
+    late = record(intended_ns=0, dispatched_ns=5 * MS)
+    held = record(intended_ns=0, dispatched_ns=905 * MS, held_ns=902 * MS)
+    assert metrics.slips([late, held, unsent("shed")]).tolist() == [3 * MS, 5 * MS]
+
+
+def test_in_an_open_loop_latencies_from_the_send_stand_beside_those_from_the_intended_time() -> None:
+    held = [record(intended_ns=0, sent_ns=150 * MS)]
+    found = metrics.of_requests(held, closed=False)
+    assert (found["ttft"].tolist(), found["ttft_from_send"].tolist()) == ([200 * MS], [50 * MS])
+    assert (found["e2e"].tolist(), found["e2e_from_send"].tolist()) == ([310 * MS], [160 * MS])
+    assert not set(metrics.FROM_SEND) & set(metrics.of_requests(held, closed=True))
 
 
 def test_a_schedule_that_was_kept_was_achieved_and_so_was_one_that_was_late_throughout() -> None:

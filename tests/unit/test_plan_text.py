@@ -79,6 +79,7 @@ def test_a_plan_as_data_has_every_request_and_its_due_time() -> None:
                 "warmup": 2,
                 "requests": 3,
                 "duration_s": None,
+                "until": None,
                 "tokens_at_most": 384,
                 "planned": [
                     {"model": "m", "index": 0, "prompt_id": "a", "due_s": 0.0, "think_s": 0.0},

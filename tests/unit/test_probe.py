@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from loadgen import capability
 from loadgen.capability import Probe, Sample
-from loadgen.fold import histograms, slices, summarize
+from loadgen.fold import summarize
 from loadgen.marks import marks
 from loadgen.measure.record import Record, Reply
 from loadgen.report.capabilities import NOT_TOLD, server_table
@@ -19,6 +19,7 @@ from loadgen.report.html import html
 from loadgen.report.markdown import markdown
 from loadgen.report.table import main_table
 from loadgen.report.table_csv import csv_text
+from loadgen.slices import histograms, slices
 from loadgen.summary import StageSummary
 from loadgen.wire.chat import decode
 from loadgen.wire.traits import Traits, traits_of

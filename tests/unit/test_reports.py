@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from loadgen.errors import InputError
 from loadgen.fold import summarize
-from loadgen.report.console import console, plain
+from loadgen.report.console import CROSS, console, plain
 from loadgen.report.files import write_reports
 from loadgen.report.hlog import read_interval_log
 from loadgen.report.markdown import escape, markdown
@@ -170,6 +170,8 @@ def test_an_invalid_stage_is_struck_through_on_a_terminal_with_colour() -> None:
     invalid = summarize(run_of(turns(40), seen=[facts(clock_steps=1)]))
     assert "\x1b[9m" in console(invalid, color=True)
     assert "\x1b" not in console(invalid)
+    assert console(invalid).count(CROSS) > 5, "where no line can be drawn, each number is marked"
+    assert CROSS not in console(summarize(run_of(turns(40))))
     assert "\x1b[9m" not in console(summarize(run_of(turns(40))), color=True)
 
 
@@ -177,9 +179,11 @@ def test_reasons_failures_and_skipped_models_stand_under_the_table() -> None:
     run = mixed()
     notes = main_table(summarize(msgspec.structs.replace(run, torn=2))).notes
     assert "2 torn lines of the logs could not be read" in notes
-    assert "m on t, 2 users: 1 timeout" in notes
+    failed = "m on t, 2 users: 1 timeout; of all that were planned, no latency beyond p"
+    assert [note for note in notes if note.startswith(failed)]
     assert "gone on t: skipped: connection refused" in notes
-    (degraded,) = main_table(summarize(run_of(turns(368), seen=[facts(cpu_share=0.6)]))).notes
+    closed, degraded = main_table(summarize(run_of(turns(368), seen=[facts(cpu_share=0.6)]))).notes
+    assert closed.startswith("closed loop: ")
     assert degraded.startswith("m on t, 1 user: degraded: the harness used 60% of a core (line: ≤ 50%); ")
 
 

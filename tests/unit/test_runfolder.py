@@ -13,7 +13,21 @@ from hypothesis import strategies as st
 
 from loadgen import runfolder
 from loadgen.errors import ExitCode, InputError
-from loadgen.runfolder import MANIFEST, REQUESTS, SCHEMA, STAGES, Log, create, read, write_json, write_whole
+from loadgen.measure.record import Record
+from loadgen.runfolder import (
+    MANIFEST,
+    PARTS,
+    REQUESTS,
+    SCHEMA,
+    STAGES,
+    Log,
+    create,
+    join_parts,
+    part_name,
+    read,
+    write_json,
+    write_whole,
+)
 from tests.records import facts, planned, record, run_of, turn, unsent, write
 
 STARTED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -201,3 +215,76 @@ def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
 
 def test_the_names_on_disk_are_those_of_the_contract() -> None:
     assert (runfolder.MANIFEST, runfolder.REQUESTS) == ("manifest.json", "requests.jsonl")
+
+
+# --- the logs of workers ----------------------------------------------------------------------------------------------
+
+
+def deal(folder: Path, *parts: list[Record]) -> Path:
+    """A run folder as workers leave it: a log each, and none of the run."""
+    write(folder, run_of([], [planned(4)]))
+    (folder / REQUESTS).unlink()
+    for serial, records in enumerate(parts):
+        log = Log(folder / part_name(serial))
+        for kept in records:
+            log.append(kept)
+        log.close()
+    return folder
+
+
+def test_logs_of_workers_are_joined_in_the_order_in_which_requests_ended(tmp_path: Path) -> None:
+    folder = deal(tmp_path, [turn(0), turn(2), turn(5)], [turn(1), turn(3), unsent("shed", 9), turn(4)], [])
+    join_parts(folder)
+    found = read(folder)
+    assert [kept.index for kept in found.records] == [0, 1, 2, 3, 9, 4, 5]
+    assert list(folder.glob(PARTS)) == []
+    assert found.torn == 0
+
+
+def test_before_they_are_joined_they_are_read_as_they_are(tmp_path: Path) -> None:
+    folder = deal(tmp_path, [turn(0), turn(2)], [turn(1)])
+    assert sorted(kept.index for kept in read(folder).records) == [0, 1, 2]
+
+
+def test_what_a_worker_was_writing_as_it_died_is_counted_before_and_after_joining(tmp_path: Path) -> None:
+    folder = deal(tmp_path, [turn(0), turn(2)], [turn(1), turn(3)])
+    log = folder / part_name(0)
+    log.write_bytes(log.read_bytes()[:-40])
+    for _ in range(3):
+        found = read(folder)
+        assert (sorted(kept.index for kept in found.records), found.torn) == ([0, 1, 3], 1)
+        join_parts(folder)
+
+
+def test_cut_short_between_joining_and_clearing_up_nothing_counts_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = deal(tmp_path, [turn(0), turn(2)], [turn(1)])
+
+    def pulled(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "unlink", pulled)
+        join_parts(folder)
+    assert len(list(folder.glob(PARTS))) == 2
+    assert [kept.index for kept in read(folder).records] == [0, 1, 2]
+
+
+def test_cut_short_while_joining_the_parts_are_all_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = deal(tmp_path, [turn(0), turn(2)], [turn(1)])
+
+    def full(_: int) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="space"):
+        patch.setattr("os.fsync", full)
+        join_parts(folder)
+    assert not (folder / REQUESTS).exists()
+    assert len(read(folder).records) == 3
+
+
+def test_a_run_whose_workers_wrote_nothing_has_an_empty_log(tmp_path: Path) -> None:
+    folder = deal(tmp_path)
+    join_parts(folder)
+    assert (folder / REQUESTS).read_bytes() == b""

@@ -26,7 +26,7 @@ SMALLEST = 'name = "x"\nprompts = ["Say hello."]\n'
 MODES = '"closed", "constant", "poisson", "gamma", "ramp" or "trace"'
 KEYS = (
     "name, prompts, description, system, seed, models, order, load, sampling, warmup_requests, timeouts, slo, "
-    "keep_text, probe"
+    "keep_text, probe, strict, until"
 )
 
 # What stands below the two lines of SMALLEST, and the whole complaint after the file's name.

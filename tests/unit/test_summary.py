@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import UNSET
 
-from loadgen.fold import slices, summarize
+from loadgen.fold import summarize
+from loadgen.measure.observe import WorkerFacts
 from loadgen.measure.quantile import MIN_CLUSTERS
 from loadgen.measure.record import OUTCOMES, Outcome, Record
+from loadgen.report.table import main_table
 from loadgen.runfolder import Run
-from loadgen.summary import METRICS, Requests, StageSummary, Tokens, Validity
+from loadgen.slices import slices
+from loadgen.summary import METRICS, Requests, StageSummary, Steadiness, Tokens, Validity
 from tests.records import MS, S, facts, planned, run_of, turn, unsent
 
 PERCENTILES = {"p50": 6, "p90": 36, "p95": 72, "p99": 368}
@@ -167,9 +171,88 @@ def test_gaps_are_pooled_and_bound_by_requests_not_by_tokens() -> None:
         return turn(index, stamps_ns=stamps, output_tokens=101)
 
     few = metric_of(stage_of(run_of([spoken(index) for index in range(MIN_CLUSTERS - 1)])), "itl_ms")
-    enough = metric_of(stage_of(run_of([spoken(index) for index in range(MIN_CLUSTERS)])), "itl_ms")
+    bound = metric_of(stage_of(run_of([spoken(index) for index in range(MIN_CLUSTERS)])), "itl_ms")
+    known = metric_of(stage_of(run_of([spoken(index) for index in range(20)])), "itl_ms")
     assert (few["count"], few["p50"], few["p50_at_least"]) == (500, None, None)
-    assert (enough["count"], enough["p50"], enough["p99"]) == (600, 10.0, 10.0)
+    assert (bound["count"], bound["p50"], bound["p50_at_least"]) == (600, None, 10.0)
+    assert (known["count"], known["p50"], known["p99"]) == (2000, 10.0, 10.0)
+
+
+def test_a_strict_summary_asks_for_the_samples_of_a_published_result() -> None:
+    run = run_of(turns(400))
+    told, strict = metric_of(stage_of(run), "ttft_ms"), metric_of(summarize(run, strict=True).stages[0], "ttft_ms")
+    assert told["p99"] is not None
+    assert (strict["p99"], strict["p99_at_least"]) == (None, told["p99"])
+    assert strict["p90"] == told["p90"]
+    assert (summarize(run).floor, summarize(run, strict=True).floor) == ("contract", "strict")
+    asked = run_of(turns(400), scenario={"name": "x", "seed": 1, "strict": True})
+    assert summarize(asked).floor == "strict"
+    (note,) = [note for note in main_table(summarize(asked)).notes if note.startswith("≥ at p99")]
+    assert "662 answered requests" in note
+
+
+def growing(count: int, by_ms: float) -> list[Record]:
+    """Turns whose first token comes later each time."""
+    return [
+        turn(index, stamps_ns=tuple(200 * MS + round(index * by_ms * MS) + gap for gap in (0, 1 * MS, 2 * MS)))
+        for index in range(count)
+    ]
+
+
+def test_an_open_loop_whose_ttft_keeps_growing_was_never_steady() -> None:
+    overloaded = stage_of(run_of(growing(60, 5.0), stages=[planned(60, load=OPEN)]))
+    assert overloaded.steadiness is not None
+    assert (overloaded.steadiness.steady, overloaded.steadiness.why) == (False, "never_settles")
+    assert overloaded.validity is not UNSET
+    (reason,) = [reason for reason in overloaded.validity.reasons if reason.code == "never_steady"]
+    assert reason.seen.startswith("the latencies grew all the time: by 46%")
+
+
+def test_one_that_settles_is_steady_and_a_short_one_is_not_asked() -> None:
+    assert stage_of(run_of(growing(60, 0.0), stages=[planned(60, load=OPEN)])).steadiness == Steadiness(
+        steady=True, why="steady", warmed_after=0, growth=0.0
+    )
+    few = stage_of(run_of(growing(20, 5.0), stages=[planned(20, load=OPEN)])).steadiness
+    assert few is not None
+    assert (few.steady, few.why) == (None, "too_few")
+
+
+def test_what_warms_up_is_kept_out_of_the_window() -> None:
+    warming = [
+        turn(index, stamps_ns=(200 * MS + (80 * MS if index < 10 else index % 3 * MS),) * 3) for index in range(100)
+    ]
+    stage = stage_of(run_of(warming, stages=[planned(100, load=OPEN)]))
+    assert stage.steadiness is not None
+    assert (stage.steadiness.steady, stage.steadiness.warmed_after) == (True, 10)
+    assert stage.window_s == pytest.approx(99 - 10 + 0.001, abs=0.01)
+
+
+def test_a_load_that_is_meant_to_change_is_not_asked_to_settle() -> None:
+    ramp = {"mode": "ramp", "from_per_s": 0.5, "to_per_s": 2.0}
+    assert stage_of(run_of(growing(60, 5.0), stages=[planned(60, load=ramp)])).steadiness is None
+
+
+def test_more_than_was_calibrated_for_is_said() -> None:
+    calibration = {"budget": {"events_per_s": 2.0, "streams": 4}}
+    samples = tuple((101 * MS + tick * 10 * MS, 5) for tick in range(20))
+    run = run_of(turns(20), seen=[facts(in_flight_samples=samples)], calibration=calibration)
+    (reason,) = [r for r in validity_of(stage_of(run)).reasons if r.code == "beyond_calibration"]
+    assert "3 token events a second (calibrated for 2)" in reason.seen
+    assert "5 streams at once (calibrated for 4)" in reason.seen
+    shared = msgspec.structs.replace(run, manifest=msgspec.structs.replace(run.manifest, workers=2))
+    assert "beyond_calibration" not in reasons_of(stage_of(shared))
+
+
+def test_a_process_that_died_makes_the_stage_invalid_and_is_named() -> None:
+    crew = (WorkerFacts(pid=1, requests=10), WorkerFacts(pid=2, requests=3, lost="killed by signal 9"))
+    stage = stage_of(run_of(turns(20), seen=[facts(workers=crew)]))
+    (reason,) = [reason for reason in validity_of(stage).reasons if reason.code == "worker_lost"]
+    assert (reason.seen, reason.fatal) == ("process 2 of 2: killed by signal 9", True)
+
+
+def validity_of(stage: StageSummary) -> Validity:
+    assert isinstance(stage.validity, Validity)
+    return stage.validity
 
 
 def test_the_first_visible_content_has_a_line_of_its_own_only_where_it_is_not_the_first_token() -> None:
@@ -305,7 +388,10 @@ def test_a_model_that_could_not_be_used_is_skipped_with_its_reason_and_does_not_
         "window_s": None,
         "slo": None,
         "server": None,
+        "steadiness": None,
         "not_valid": {},
+        "until": None,
+        "runs": None,
     }
     assert (there.status, requests_of(there).ok) == ("played", 4)
 
@@ -343,11 +429,35 @@ def test_our_own_part_is_told_and_judged() -> None:
         "cpu_share": 0.6,
         "gc_pause_max_ms": 0.0,
         "in_flight_sampled": 2.0,
-        "in_flight_recorded": pytest.approx(20 * 0.207 / 19.207, abs=1e-3),
+        "in_flight_recorded": pytest.approx((20 * 0.217 - 0.010) / 19.207, abs=1e-3),
         "shared_reads_share": 0.0,
+        "loop_lag_max_ms": 2.0,
+        "stamp_lag_p50_ms": 0.05,
+        "stamp_lag_max_ms": 0.3,
+        "server_cpu_share": None,
+        "achieved_share": None,
+        "users_share": None,
+        "over_range": 0,
+        "clock_steps": 0,
     }
     assert reasons_of(stage) == ["dispatch_slip", "own_cpu", "littles_law"]
     assert stage.validity.verdict == "invalid"
+
+
+def test_a_stage_that_hardly_was_says_nothing_of_our_share_of_cpu() -> None:
+    stage = stage_of(run_of([unsent("cancelled")], seen=[facts(start_ns=0, end_ns=MS, cpu_share=1.0)]))
+    assert validity_of(stage).self.cpu_share is None
+    assert "own_cpu" not in reasons_of(stage)
+
+
+def test_users_who_are_not_being_answered_are_a_load_that_was_not_there() -> None:
+    alone: dict[str, Any] = {"scenario": {"name": "x", "load": {"mode": "closed"}}}
+    stage = stage_of(run_of(turns(20), **alone))
+    assert isinstance(stage.validity, Validity)
+    assert stage.validity.self.users_share == pytest.approx((20 * 0.219 - 0.010) / 19.209, abs=1e-3)
+    assert reasons_of(stage) == ["achieved_users"]
+    busy = [turn(index, every_ns=219 * MS) for index in range(20)]
+    assert reasons_of(stage_of(run_of(busy, **alone))) == []
 
 
 OPEN = {"mode": "constant", "rate_per_s": 1.0}
@@ -365,6 +475,8 @@ BEHIND = [turn(index, dispatched_ns=101 * MS + index * 10_500_000) for index in 
         (turns(20), OPEN, {"clock_steps": 1}, ["clock_step"]),
         (turns(20, shared_reads=1), OPEN, {}, ["shared_reads"]),
         (turns(20), OPEN, {"loop_lag_p99_ns": 6 * MS}, []),
+        (turns(20), OPEN, {"loop_lag_p99_ns": 21 * MS}, ["loop_lag"]),
+        (turns(20), OPEN, {"stamp_lag_p99_ns": 21 * MS}, ["stamp_lag"]),
         (turns(20, stamp_source="user"), OPEN, {"loop_lag_p99_ns": 6 * MS}, ["loop_lag"]),
     ],
 )
@@ -401,13 +513,13 @@ def test_a_stage_says_what_the_contract_says() -> None:
     told = as_json(summarize(run))
     assert set(told) == {
         *("schema", "scenario", "run_id", "started_utc", "stages"),
-        *("incomplete", "plan_digest", "torn_lines", "streamed"),
+        *("incomplete", "plan_digest", "torn_lines", "streamed", "floor", "runs"),
     }
     assert told["schema"] == "loadgen.summary/1"
     (stage,) = told["stages"]
     assert set(stage) == {
         *("model", "target", "load", "requests", "window_s", "metrics", "throughput", "tokens", "validity"),
-        *("level", "status", "incomplete", "slo", "server", "not_valid", "card"),
+        *("level", "status", "incomplete", "slo", "server", "steadiness", "not_valid", "card", "until", "runs"),
     }
     assert {key: set(stage[key]) for key in ("requests", "throughput", "tokens", "validity")} == {
         "requests": {"planned", "ok", "failed", "by_outcome", "warmup"},
@@ -424,6 +536,8 @@ def test_a_stage_says_what_the_contract_says() -> None:
     assert set(stage["validity"]["self"]) == {
         *("dispatch_slip_p99_ms", "loop_lag_p99_ms", "stamp_lag_p99_ms", "cpu_share", "gc_pause_max_ms"),
         *("in_flight_sampled", "in_flight_recorded", "shared_reads_share", "dispatch_slip_p90_ms"),
+        *("loop_lag_max_ms", "stamp_lag_p50_ms", "stamp_lag_max_ms", "server_cpu_share"),
+        *("achieved_share", "users_share", "over_range", "clock_steps"),
     }
     assert stage["load"] == {"mode": "closed", "concurrency": 1}
     assert stage["validity"]["verdict"] == "valid"

@@ -45,8 +45,15 @@ LINES: list[tuple[Code, dict[str, Any], dict[str, Any], str]] = [
         {"dispatch_slip_p90_ms": 10.001, "dispatch_slip_p99_ms": 10.001},
         "invalid",
     ),
-    ("loop_lag", {"loop_lag_p99_ms": 5.0}, {"loop_lag_p99_ms": 5.001}, "degraded"),
-    ("loop_lag", {"loop_lag_p99_ms": 5.0}, {"loop_lag_p99_ms": 50.001}, "invalid"),
+    ("loop_lag", {"loop_lag_p99_ms": 20.0}, {"loop_lag_p99_ms": 20.001}, "degraded"),
+    ("loop_lag", {"loop_lag_p99_ms": 20.0}, {"loop_lag_p99_ms": 100.001}, "invalid"),
+    ("stamp_lag", {"stamp_lag_p99_ms": 20.0}, {"stamp_lag_p99_ms": 20.001}, "degraded"),
+    ("stamp_lag", {"stamp_lag_p99_ms": 20.0}, {"stamp_lag_p99_ms": 100.001}, "invalid"),
+    ("achieved_users", {"users_share": 0.95}, {"users_share": 0.9499}, "degraded"),
+    ("achieved_users", {"users_share": 0.95}, {"users_share": 0.7999}, "invalid"),
+    ("never_steady", {"unsteady": None}, {"unsteady": "it kept growing"}, "degraded"),
+    ("worker_lost", {"lost_workers": ()}, {"lost_workers": ("worker 2 of 3 died",)}, "invalid"),
+    ("beyond_calibration", {"beyond": None}, {"beyond": "9,000 tokens a second"}, "degraded"),
     ("own_cpu", {"cpu_share": 0.5}, {"cpu_share": 0.501}, "degraded"),
     ("own_cpu", {"cpu_share": 0.5}, {"cpu_share": 0.901}, "invalid"),
     ("gc_pause", {"gc_pause_max_ms": 1.0}, {"gc_pause_max_ms": 1.001}, "degraded"),
@@ -70,9 +77,8 @@ LINES: list[tuple[Code, dict[str, Any], dict[str, Any], str]] = [
 def test_a_line_is_crossed_just_beyond_it_and_not_at_it(
     code: Code, at: dict[str, Any], beyond: dict[str, Any], verdict: str
 ) -> None:
-    user = {"stamp_source": "user"} if code == "loop_lag" else {}
-    assert judged(**at, **user) == Judgement("valid", ())
-    crossed = judged(**beyond, **user)
+    assert judged(**at) == Judgement("valid", ())
+    crossed = judged(**beyond)
     assert (crossed.verdict, codes(crossed)) == (verdict, [code])
     (reason,) = crossed.reasons
     assert reason.fatal is (verdict == "invalid")
@@ -87,6 +93,8 @@ def test_a_line_is_crossed_just_beyond_it_and_not_at_it(
         {"achieved_share": 0.9},
         {"in_flight_recorded": 55.0},
         {"loop_lag_p99_ms": 50.0, "stamp_source": "user"},
+        {"loop_lag_p99_ms": 100.0, "stamp_lag_p99_ms": 100.0},
+        {"users_share": 0.8},
         {"gc_pause_max_ms": 1e6},
         {"shed": 10**6},
         {"shared_share": 1.0},
@@ -109,8 +117,11 @@ def test_the_slip_s_line_is_a_hundredth_of_the_median_ttft_where_that_is_more_th
     assert judged(ttft_p50_ms=None, dispatch_slip_p99_ms=1.01).verdict == "degraded"
 
 
-def test_a_late_loop_does_not_touch_stamps_of_the_kernel() -> None:
-    assert judged(loop_lag_p99_ms=500.0, stamp_source="kernel").verdict == "valid"
+def test_a_late_loop_is_in_every_stamp_of_user_space_and_in_none_of_the_kernel() -> None:
+    assert judged(loop_lag_p99_ms=5.001, stamp_source="kernel").verdict == "valid"
+    assert judged(loop_lag_p99_ms=5.0, stamp_source="user").verdict == "valid"
+    assert judged(loop_lag_p99_ms=5.001, stamp_source="user").verdict == "degraded"
+    assert judged(loop_lag_p99_ms=50.001, stamp_source="user").verdict == "invalid"
 
 
 def test_without_an_answer_there_is_no_complaint_about_the_window_too() -> None:
@@ -144,10 +155,12 @@ ms = st.none() | st.floats(0, 1_000)
         ttft_p50_ms=ms,
         dispatch_slip_p99_ms=ms,
         loop_lag_p99_ms=ms,
+        stamp_lag_p99_ms=ms,
         cpu_share=st.none() | share,
         gc_pause_max_ms=ms,
         shed=st.integers(0, 2),
         achieved_share=st.none() | share,
+        users_share=st.none() | share,
         in_flight_sampled=st.none() | share,
         in_flight_recorded=st.none() | share,
         shared_share=st.none() | share,

@@ -1,0 +1,109 @@
+"""What the steps of a calibration come to: error band, ceiling, budget. Pure: the rules of `docs/calibration.md`."""
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+from loadgen.calibrate.compare import Outline
+from loadgen.calibration import SCHEMA, Band, Budget, Calibration, Ceiling, Machine, Most, Spread, Step
+from loadgen.measure.validity import LATE_READS_INVALID_MS, LATE_READS_MS, LOOP_LAG_MS, OWN_CPU, OWN_CPU_INVALID, SHARED
+
+STAMP_ERROR_MS: Final = 1.0
+STRETCH: Final = 1.1
+"""Streams that took so many times their schedule were not served as they were to be."""
+MERGED: Final = 0.01
+"""With more tokens than that in shared reads, the error is no longer that of a stamp at p99."""
+
+Line = Literal["answers", "stamps", "cpu", "lag", "shared"]
+
+
+def crossed(step: Step) -> tuple[Line, ...]:
+    """The lines that a step is beyond; it is within the budget when there are none."""
+    lag_line = LATE_READS_MS if step.kernel is not None else LOOP_LAG_MS
+    found: dict[Line, bool] = {
+        "answers": step.wrong > 0 or step.events == 0,
+        "stamps": step.stamp is not None and step.stamp.p99_us > STAMP_ERROR_MS * 1e3,
+        "cpu": step.cpu_share > OWN_CPU,
+        "lag": step.loop_lag_p99_ms is not None and step.loop_lag_p99_ms > lag_line,
+        "shared": step.shared_share > SHARED,
+    }
+    return tuple(line for line, beyond in found.items() if beyond)
+
+
+def is_disturbed(seen: Outline) -> bool:
+    """Whether something else may have been in our way, as CPU was left: a load that is worth a second look."""
+    lag = seen.loop_lag_p99_ms or 0.0
+    return seen.cpu_share <= OWN_CPU and (lag > LATE_READS_MS or seen.merged_share > MERGED)
+
+
+def is_too_much(seen: Outline) -> bool:
+    """Whether a larger load could tell nothing more: we are spent, or the servers cannot keep their schedule."""
+    lag = seen.loop_lag_p99_ms or 0.0
+    return seen.cpu_share > OWN_CPU_INVALID or lag > LATE_READS_INVALID_MS or seen.stretch > STRETCH
+
+
+def is_spent(step: Step) -> bool:
+    """Whether we, and not the server, could do no more: no CPU was left, or tokens piled up before us."""
+    return step.cpu_share > OWN_CPU_INVALID or step.shared_share > SHARED
+
+
+def concluded(steps: Sequence[Step], machine: Machine, made_utc: str, busy_share: float = 0.0) -> Calibration:
+    """The result of a calibration from its steps."""
+    within = [step for step in steps if not crossed(step)]
+    busiest = max(within, key=lambda step: step.events_per_s, default=None)
+    return Calibration(
+        schema=SCHEMA,
+        made_utc=made_utc,
+        machine=machine,
+        band=Band(kernel=_worst([step.kernel for step in within]), user=_worst([step.user for step in within])),
+        ceiling=_ceiling(steps),
+        budget=Budget(events_per_s=_events_budget(steps), streams=_streams_budget(steps)),
+        cpu_us_per_event=None if busiest is None else busiest.cpu_us_per_event,
+        busy_share=busy_share,
+        steps=tuple(steps),
+    )
+
+
+def _worst(spreads: Sequence[Spread | None]) -> Spread | None:
+    """The largest of each percentile: no step was worse."""
+    known = [spread for spread in spreads if spread is not None]
+    if not known:
+        return None
+    return Spread(*(max(getattr(spread, name) for spread in known) for name in Spread.__struct_fields__))
+
+
+def _ceiling(steps: Sequence[Step]) -> Ceiling:
+    sound = [step for step in steps if step.wrong == 0]
+    events = max((step.events_per_s for step in sound), default=0.0)
+    growing = [step for step in steps if step.series == "streams"]
+    held = _highest([step for step in growing if not is_spent(step) and not step.wrong], growing)
+    return Ceiling(
+        events_per_s=Most(events, at_least=not any(is_spent(step) for step in steps)),
+        streams=Most(held, at_least=all(step.streams <= held for step in growing)),
+    )
+
+
+def _streams_budget(steps: Sequence[Step]) -> int:
+    """The most streams that were within the lines at either pace."""
+    growing = [step for step in steps if step.series == "streams"]
+    return _highest([step for step in growing if not crossed(step)], growing)
+
+
+def _highest(good: Sequence[Step], played: Sequence[Step]) -> int:
+    """The most streams of the good steps, at the pace at which they are fewest; 0 where there are none."""
+    paces = {step.pace for step in played}
+    return min((max((step.streams for step in good if step.pace == pace), default=0) for pace in paces), default=0)
+
+
+def _events_budget(steps: Sequence[Step]) -> float:
+    """The highest rate that was within the lines; between it and the next one of its series, where CPU alone stopped
+    that, up to where CPU would have reached its line."""
+    within = [step for step in steps if not crossed(step)]
+    best = max((step.events_per_s for step in within), default=0.0)
+    rates = [step for step in steps if step.series == "rates"]
+    last = max((step for step in rates if not crossed(step)), key=lambda step: step.events_per_s, default=None)
+    above = [] if last is None else [step for step in rates if step.events_per_s > last.events_per_s]
+    following = min(above, key=lambda step: step.events_per_s, default=None)
+    if last is not None and following is not None and crossed(following) == ("cpu",):
+        share = (OWN_CPU - last.cpu_share) / (following.cpu_share - last.cpu_share)
+        best = max(best, last.events_per_s + share * (following.events_per_s - last.events_per_s))
+    return float(best // 100 * 100 if best >= 1000 else best // 1)

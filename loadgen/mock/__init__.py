@@ -1,0 +1,34 @@
+"""A scripted server of streamed chats: known times, known faults, and a log of what it really did. Knows no client.
+
+with MockProcess(Script(ttft_s=Constant(0.2), itl_s=Exponential(0.05), slots=4)) as server:
+    ...                            # send requests to server.url
+print(server.truth[0].stamps_ns)   # just before each token's send, on time.perf_counter_ns
+"""
+
+from loadgen.mock.distribution import Constant, Distribution, Exponential, LogNormal, Normal, Uniform
+from loadgen.mock.fault import Every, Fault, Positions, Share, parse_fault
+from loadgen.mock.process import MockProcess
+from loadgen.mock.script import Freeze, Script
+from loadgen.mock.sockets import Stop, serve
+from loadgen.mock.truth import Account, Truth
+
+__all__ = [
+    "Account",
+    "Constant",
+    "Distribution",
+    "Every",
+    "Exponential",
+    "Fault",
+    "Freeze",
+    "LogNormal",
+    "MockProcess",
+    "Normal",
+    "Positions",
+    "Script",
+    "Share",
+    "Stop",
+    "Truth",
+    "Uniform",
+    "parse_fault",
+    "serve",
+]

@@ -1,0 +1,150 @@
+"""What a time or a length is drawn from: a constant or one of four distributions. Knows no request and no clock."""
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from itertools import repeat
+
+import numpy as np
+from msgspec import Struct
+
+from loadgen.chance import generator
+from loadgen.errors import InputError
+
+_UNITS = {"us": (1, 1e6), "ms": (1, 1e3), "s": (1, 1), "m": (60, 1)}
+"""Seconds as (times, divided by): so 50us is 5e-05, and not the float before it."""
+_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
+_BLOCK = 64
+"""Drawn at once: one value costs as much as all of them, and a long stream must not draw its whole length at once."""
+
+
+class Constant(Struct, frozen=True, tag="constant"):
+    """Always the same."""
+
+    value: float
+
+
+class Normal(Struct, frozen=True, tag="normal"):
+    """Normal, truncated at 0: what falls below is drawn again, which lifts the mean when `mean` is near 0."""
+
+    mean: float
+    deviation: float
+
+
+class LogNormal(Struct, frozen=True, tag="lognormal"):
+    """`median` × e^(sigma · N(0, 1)): the shape of most waits, with its long tail to the right."""
+
+    median: float
+    sigma: float
+
+
+class Uniform(Struct, frozen=True, tag="uniform"):
+    """Evenly between the two."""
+
+    low: float
+    high: float
+
+
+class Exponential(Struct, frozen=True, tag="exp"):
+    """Exponential: gaps of a Poisson process."""
+
+    mean: float
+
+
+Distribution = Constant | Normal | LogNormal | Uniform | Exponential
+
+
+def values(distribution: Distribution, seed: int, *purpose: str | int) -> Iterator[float]:
+    """Values without end, each ≥ 0, that depend on the distribution, the seed and the purpose alone."""
+    if isinstance(distribution, Constant):
+        return repeat(distribution.value)
+    return _drawn(distribution, generator(seed, *purpose))
+
+
+def _drawn(distribution: Distribution, chance: np.random.Generator) -> Iterator[float]:
+    while True:
+        yield from _block(distribution, chance).tolist()
+
+
+def _block(distribution: Distribution, chance: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    match distribution:
+        case Constant(value):
+            return np.full(_BLOCK, value)
+        case Normal(mean, deviation):
+            block = chance.normal(mean, deviation, _BLOCK)
+            while (below := block < 0).any():
+                block[below] = chance.normal(mean, deviation, int(below.sum()))
+            return block
+        case LogNormal(median, sigma):
+            return median * np.exp(sigma * chance.standard_normal(_BLOCK))
+        case Uniform(low, high):
+            return chance.uniform(low, high, _BLOCK)
+        case Exponential(mean):
+            return chance.exponential(mean, _BLOCK)
+
+
+def parse_times(text: str, flag: str) -> Distribution:
+    """A distribution of seconds: `200ms`, `normal:200ms:20ms`, … Raises InputError that names the flag."""
+    return _parse(text, flag, lambda part: parse_time_s(part, flag, text), "200ms")
+
+
+def parse_counts(text: str, flag: str) -> Distribution:
+    """A distribution of whole numbers: `40`, `uniform:10:100`, … Raises InputError that names the flag."""
+
+    def count(part: str) -> float:
+        if not re.fullmatch(_NUMBER, part):
+            raise InputError(f"{flag} {text}: {part!r} is not a number; write e.g. {flag} 40 or {flag} uniform:10:100")
+        return float(part)
+
+    return _parse(text, flag, count, "40")
+
+
+def parse_time_s(part: str, flag: str, text: str | None = None) -> float:
+    """Seconds of `200ms`, `1.5s`, `50us`, `2m`; 0 needs no unit. Raises InputError that names the flag.
+
+    text: all of what the flag was given, when `part` is a piece of it.
+    """
+    found = re.fullmatch(rf"({_NUMBER})(us|ms|s|m)", part)
+    if found is None and part != "0":
+        given = part if text is None else text
+        raise InputError(f"{flag} {given}: {part!r} is not a time; write it with its unit, such as 200ms, 1.5s or 50us")
+    if found is None:
+        return 0.0
+    times, by = _UNITS[found[2]]
+    return float(found[1]) * times / by
+
+
+def _parse(text: str, flag: str, number: Callable[[str], float], example: str) -> Distribution:
+    kind, *parts = text.strip().split(":")
+    match kind, parts:
+        case _, []:
+            made: Distribution = Constant(number(kind))
+        case "normal", [mean, deviation]:
+            made = Normal(number(mean), number(deviation))
+        case "lognormal", [median, sigma] if re.fullmatch(_NUMBER, sigma):
+            made = LogNormal(number(median), float(sigma))
+        case "uniform", [low, high]:
+            made = Uniform(number(low), number(high))
+        case "exp", [mean]:
+            made = Exponential(number(mean))
+        case _:
+            raise InputError(
+                f"{flag} {text}: no such distribution; write {example}, normal:MEAN:DEVIATION, "
+                "lognormal:MEDIAN:SIGMA (a plain number), uniform:LOW:HIGH or exp:MEAN"
+            )
+    complaint = wrong(made)
+    if complaint is not None:
+        raise InputError(f"{flag} {text}: {complaint}")
+    return made
+
+
+def wrong(distribution: Distribution) -> str | None:
+    """What is wrong with the parameters, in words; None when nothing is."""
+    numbers = [getattr(distribution, name) for name in distribution.__struct_fields__]
+    if not all(math.isfinite(number) and number >= 0 for number in numbers):
+        return "each number must be finite, and 0 or more"
+    if isinstance(distribution, Uniform) and distribution.low > distribution.high:
+        return "LOW is above HIGH; swap them"
+    if isinstance(distribution, LogNormal) and distribution.sigma > 5:
+        return "SIGMA is of the logarithm, and above 5 most values are absurd; write e.g. 0.5"
+    return None

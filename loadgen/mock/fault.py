@@ -1,0 +1,135 @@
+"""What a server can do wrong, and to which requests: the grammar of `--fault`, and the choice. Plays nothing itself."""
+
+import re
+from typing import Final, Literal, get_args
+
+from msgspec import Struct
+
+from loadgen.chance import generator
+from loadgen.errors import InputError
+from loadgen.mock.distribution import parse_time_s
+
+Kind = Literal[
+    "status",
+    "html",
+    "slow-headers",
+    "reset",
+    "fin",
+    "stall",
+    "cut-chunk",
+    "malformed",
+    "error-event",
+    "split",
+    "no-done",
+    "no-end",
+    "empty",
+    "endless",
+]
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+AFTER: Final = frozenset({"reset", "fin", "stall", "cut-chunk", "malformed", "error-event"})
+"""Kinds that happen after so many token events: their parameter, 1 unless it is given."""
+
+
+class Share(Struct, frozen=True, tag="share"):
+    """Each request with this probability, from 0 to 1, by the script's seed and the request's number."""
+
+    probability: float
+
+
+class Positions(Struct, frozen=True, tag="positions"):
+    """The chat requests from number `first` to number `last`, both included; the first of all is 1."""
+
+    first: int
+    last: int
+
+
+class Every(Struct, frozen=True, tag="every"):
+    """Each n-th chat request: n, 2n, 3n, …"""
+
+    n: int
+
+
+When = Share | Positions | Every
+
+
+class Fault(Struct, frozen=True):
+    """One way to go wrong, and for which requests.
+
+    parameter: of `status` the code; of the kinds in AFTER how many token events come before; of `slow-headers` seconds;
+    of `split` in how many random pieces each frame is sent, 0 for every byte on its own; of the others 0.
+    """
+
+    kind: Kind
+    parameter: float = 0
+    when: When = Share(1.0)
+
+    @property
+    def word(self) -> str:
+        """What the log of the truth calls it: `fin:3`, `status:429`, `no-done`."""
+        if self.kind == "slow-headers":
+            return f"{self.kind}:{self.parameter:g}s"
+        return f"{self.kind}:{self.parameter:g}" if self.parameter or self.kind in AFTER else self.kind
+
+
+def chosen(faults: tuple[Fault, ...], seed: int, number: int) -> Fault | None:
+    """The fault of a request: of those that fall on it, the one that was named first."""
+    return next((fault for place, fault in enumerate(faults) if _falls(fault.when, seed, place, number)), None)
+
+
+def _falls(when: When, seed: int, place: int, number: int) -> bool:
+    match when:
+        case Share(probability):
+            return probability >= 1 or generator(seed, "mock", "fault", place, number).random() < probability
+        case Positions(first, last):
+            return first <= number <= last
+        case Every(n):
+            return number % n == 0
+
+
+def parse_fault(text: str) -> Fault:
+    """A fault of `KIND[:PARAM][@WHEN]`, such as `fin:3@2%` or `status:503@#5-8`. Raises InputError with the mend."""
+    told, at, when = text.strip().partition("@")
+    kind, colon, parameter = told.partition(":")
+    if kind not in KINDS:
+        raise InputError(f"--fault {text}: no such fault; there are {', '.join(KINDS)}")
+    if colon and not parameter:
+        raise InputError(f"--fault {text}: nothing behind the colon; write {kind} alone, or a parameter")
+    return Fault(kind, _parameter(kind, parameter, text), _when(when, text) if at else Share(1.0))
+
+
+def _parameter(kind: Kind, given: str, text: str) -> float:
+    if kind == "status":
+        if not re.fullmatch(r"[45][0-9]{2}", given):
+            raise InputError(f"--fault {text}: status needs a code from 400 to 599; write e.g. status:429")
+        return int(given)
+    if kind == "slow-headers":
+        seconds = parse_time_s(given or "1s", "--fault", text)
+        if not seconds:
+            raise InputError(f"--fault {text}: slow-headers needs a time above 0; write e.g. slow-headers:2s")
+        return seconds
+    if kind in AFTER or kind == "split":
+        least = 2 if kind == "split" else 0
+        if given and not (re.fullmatch(r"[0-9]{1,9}", given) and int(given) >= least):
+            meaning = "pieces of each frame, 2 or more" if kind == "split" else "token events that come before it"
+            raise InputError(f"--fault {text}: {given!r} is not a number of {meaning}; write e.g. {kind}:3")
+        return int(given) if given else float(kind in AFTER)
+    if given:
+        raise InputError(f"--fault {text}: {kind} takes no parameter; write {kind} alone")
+    return 0
+
+
+def _when(given: str, text: str) -> When:
+    if share := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)%", given):
+        if float(share[1]) <= 100:
+            return Share(float(share[1]) / 100)
+    elif every := re.fullmatch(r"#every:([0-9]{1,9})", given):
+        if int(every[1]) > 0:
+            return Every(int(every[1]))
+    elif places := re.fullmatch(r"#([0-9]{1,9})(?:-([0-9]{1,9}))?", given):
+        first, last = int(places[1]), int(places[2] or places[1])
+        if 0 < first <= last:
+            return Positions(first, last)
+    raise InputError(
+        f"--fault {text}: {given!r} does not say which requests; write 2% (of them), #7 (the seventh), "
+        "#5-8 (fifth to eighth) or #every:10"
+    )

@@ -1,0 +1,297 @@
+"""The scripted server's sockets: one thread, one loop that waits for whichever comes first. Knows no chat and no fault.
+
+Tokens are small and many, so the way from a moment that is due to the kernel is kept short, and waits are as fine as
+`select` makes them: an epoll counts whole milliseconds, but is itself a file that `select` can wait for.
+"""
+
+import contextlib
+import errno
+import select
+import selectors
+import socket
+import struct
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from loadgen.clock import now_ns, utc_now, wall_offset_ns
+from loadgen.errors import InputError
+from loadgen.mock.answer import BROKEN, HELD, WENT, Peer
+from loadgen.mock.core import Core
+from loadgen.mock.script import Script
+from loadgen.mock.truth import Account, Truth
+
+_READ_BYTES: Final = 65536
+_SO_TIMESTAMPNS: Final = 35
+_LINGER_NS: Final = 2_000_000_000
+"""How long a client has to close a connection that we have closed; closing it with unread bytes would reset it."""
+_IDLE_S: Final = 3600.0
+_SELECTABLE: Final = 1024
+_RESET: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+_timespec: Final = struct.Struct("@ll").unpack_from
+
+
+class Stop:
+    """Asks a server to stop, from any thread or signal handler. Use as `with`."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._heard, self._told = socket.socketpair()
+        self._told.setblocking(False)
+
+    def __enter__(self) -> "Stop":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._heard.close()
+        self._told.close()
+
+    def fileno(self) -> int:
+        """Readable once it has been asked."""
+        return self._heard.fileno()
+
+    def ask(self) -> None:
+        self.asked = True
+        with contextlib.suppress(OSError):
+            self._told.send(b"!")
+
+
+def serve(
+    script: Script,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    stop: Stop,
+    started: Callable[[str], None] = lambda _: None,
+    ended: Callable[[Truth], None] | None = None,
+) -> Account:
+    """Serve in this thread until `stop` is asked to; returns what was done.
+
+    port: 0 takes a free one. started: is given the URL, which ends in /v1, once it can be reached. ended: is given the
+    truth of each chat request as it is over; without it, they are kept, and are the account's `requests`. Raises
+    InputError when the address cannot be had.
+    """
+    kept: list[Truth] = []
+    core = Core(script, now_ns, int(utc_now().timestamp()), ended or kept.append)
+    with contextlib.closing(_listener(host, port)) as listener:
+        loop = _Loop(core, listener, stop)
+        place = f"[{host}]" if ":" in host else host
+        started(f"http://{place}:{listener.getsockname()[1]}/v1")
+        try:
+            loop.run()
+        finally:
+            loop.close()
+    account = core.told()
+    account.requests = kept
+    return account
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        made = socket.create_server((host, port), family=family, backlog=4096)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise InputError(f"--port {port}: in use already on {host}; choose another, or 0 for a free one") from None
+        if error.errno == errno.EACCES:
+            raise InputError(f"--port {port}: not allowed; choose one above 1023, or 0 for a free one") from None
+        raise InputError(f"--host {host}: not an address of this machine ({error.strerror or error})") from None
+    made.setblocking(False)
+    if sys.platform == "linux":
+        made.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)  # what it accepts inherits it
+    return made
+
+
+class _Wire:
+    """One connection: the core's way out, and what has not gone yet because the client does not read."""
+
+    __slots__ = ("_closing", "_held", "_loop", "_send", "peer", "socket")
+
+    def __init__(self, loop: "_Loop", accepted: socket.socket) -> None:
+        self._loop, self.socket = loop, accepted
+        self._send = accepted.send
+        self._held = bytearray()
+        self._closing = False
+        self.peer: Peer | None = None
+
+    def send(self, data: bytes) -> int:
+        if self._held:
+            self._held += data
+            return HELD
+        try:
+            sent = self._send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._loop.broken.append(self)
+            return BROKEN
+        if sent == len(data):
+            return WENT
+        self._held += data[sent:]
+        self._loop.await_room(self)
+        return HELD
+
+    def close(self) -> None:
+        self._closing = True
+        if not self._held:
+            self._loop.linger(self)
+
+    def reset(self) -> None:
+        with contextlib.suppress(OSError):
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._loop.discard(self)
+
+    def drain(self) -> bool:
+        """Send what is held, as far as it goes; whether all of it has gone."""
+        try:
+            del self._held[: self._send(self._held)]
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._loop.broken.append(self)
+            return False
+        if self._held:
+            return False
+        if self._closing:
+            self._loop.linger(self)
+        return True
+
+    def receive(self) -> tuple[bytes, int]:
+        """What has come, and when its last byte had reached this machine; raises OSError. No bytes: the client went."""
+        if sys.platform != "linux":
+            return self.socket.recv(_READ_BYTES), now_ns()
+        data, ancillary, _, _ = self.socket.recvmsg(_READ_BYTES, 64)
+        at_ns = now_ns()
+        if ancillary:
+            seconds, nanos = _timespec(ancillary[0][2])
+            at_ns = min(at_ns, seconds * 1_000_000_000 + nanos - wall_offset_ns())
+        return data, at_ns
+
+
+class _Loop:
+    """Waits for connections, bytes, room and moments, and hands each to the core."""
+
+    def __init__(self, core: Core, listener: socket.socket, stop: Stop) -> None:
+        self._core, self._listener, self._stop = core, listener, stop
+        self.broken: list[_Wire] = []
+        self._wires: set[_Wire] = set()
+        self._lingering: deque[tuple[int, _Wire]] = deque()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(listener, selectors.EVENT_READ, self._accept)
+        self._selector.register(stop, selectors.EVENT_READ, lambda _: None)
+        self._accepts = True
+        number = self._selector.fileno() if hasattr(self._selector, "fileno") else _SELECTABLE
+        self._inner = [number] if number < _SELECTABLE else []
+
+    def run(self) -> None:
+        core = self._core
+        while not self._stop.asked:
+            until_ns = core.frozen_until_ns()
+            if until_ns is not None:
+                self._stand_still(until_ns)
+                continue
+            next_ns = core.run_due()
+            self._let_go()
+            self._turn(self._wait_s(next_ns))
+
+    def close(self) -> None:
+        """The end: whoever is still there is cut off."""
+        for wire in list(self._wires):
+            if wire.peer is not None:
+                self._core.cut_off(wire.peer)
+            self.discard(wire)
+        self._selector.close()
+
+    # What wires ask
+
+    def await_room(self, wire: _Wire) -> None:
+        self._selector.modify(wire.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, self._ready(wire))
+
+    def linger(self, wire: _Wire) -> None:
+        with contextlib.suppress(OSError):
+            wire.socket.shutdown(socket.SHUT_WR)
+        self._lingering.append((now_ns() + _LINGER_NS, wire))
+
+    def discard(self, wire: _Wire) -> None:
+        if wire in self._wires:
+            self._wires.discard(wire)
+            self._selector.unregister(wire.socket)
+            wire.socket.close()
+            if not self._accepts:  # there is a file to spare again
+                self._accepts = True
+                self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+
+    # Turns of the loop
+
+    def _wait_s(self, next_ns: int | None) -> float:
+        moments = [next_ns, self._core.freezes_ns(), self._lingering[0][0] if self._lingering else None]
+        waits = [moment for moment in moments if moment is not None]
+        return max(0.0, (min(waits) - now_ns()) / 1e9) if waits else _IDLE_S
+
+    def _turn(self, wait_s: float) -> None:
+        if wait_s > 0 and self._inner:
+            if not select.select(self._inner, (), (), wait_s)[0]:
+                return
+            wait_s = 0
+        for key, mask in self._selector.select(wait_s):
+            key.data(mask)
+
+    def _stand_still(self, until_ns: int) -> None:
+        while (left_ns := until_ns - now_ns()) > 0 and not self._stop.asked:
+            select.select([self._stop], (), (), left_ns / 1e9)
+
+    def _let_go(self) -> None:
+        """Of connections that broke as something was sent, and of those whose client does not close them."""
+        while self.broken:
+            self._lost(self.broken.pop())
+        while self._lingering and self._lingering[0][0] <= now_ns():
+            self.discard(self._lingering.popleft()[1])
+
+    def _lost(self, wire: _Wire) -> None:
+        peer, wire.peer = wire.peer, None
+        self.discard(wire)
+        if peer is not None:
+            self._core.gone(peer)
+
+    def _accept(self, _: int) -> None:
+        for _try in range(64):
+            try:
+                accepted, _address = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    self._selector.unregister(self._listener)  # else it would be ready again at once, and for ever
+                    self._accepts = False
+                return
+            accepted.setblocking(False)
+            with contextlib.suppress(OSError):
+                accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            wire = _Wire(self, accepted)
+            wire.peer = self._core.connected(wire)
+            self._wires.add(wire)
+            self._selector.register(accepted, selectors.EVENT_READ, self._ready(wire))
+
+    def _ready(self, wire: _Wire) -> Callable[[int], None]:
+        def ready(mask: int) -> None:
+            if mask & selectors.EVENT_WRITE and wire in self._wires and wire.drain():
+                self._selector.modify(wire.socket, selectors.EVENT_READ, ready)
+                if wire.peer is not None:
+                    self._core.drained(wire.peer)
+            if mask & selectors.EVENT_READ and wire in self._wires:
+                self._receive(wire)
+
+        return ready
+
+    def _receive(self, wire: _Wire) -> None:
+        try:
+            data, at_ns = wire.receive()
+        except BlockingIOError:
+            return
+        except OSError:
+            data, at_ns = b"", 0
+        if not data:
+            self._lost(wire)
+        elif wire.peer is not None:
+            self._core.received(wire.peer, data, at_ns)

@@ -1,0 +1,169 @@
+"""What the server says, as bytes: heads, chunks, events, bodies, and the words of an answer. Knows no time."""
+
+import hashlib
+from http import HTTPStatus
+from itertools import cycle, islice
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+WORDS: Final = (
+    *("alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliett", "kilo", "lima"),
+    *("mike", "naïve", "oscar", "papa", "quebec", "romeo", "sierra", "tango", "uniform", "victor", "whisky", "x-ray"),
+    *("yankee", "zulu", "café", "日本", "ελληνικά", "🙂", "1,024", "stop."),
+)
+"""Some take several bytes a character, so that a frame can be cut inside one. None needs escaping in JSON."""
+
+PIECES: Final = tuple(f" {word}".encode() for word in WORDS)
+DONE: Final = b"data: [DONE]\n\n"
+COMMENT: Final = b": keep-alive\n\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+PAGE: Final = b"<!doctype html><title>Bad gateway</title><h1>Something in between has answered</h1>\n"
+
+
+class Framing(Struct, frozen=True):
+    """How an answer's body ends. chunked: with its last chunk, else with the connection. lasts: that stays open."""
+
+    chunked: bool
+    lasts: bool
+
+    def frame(self, data: bytes) -> bytes:
+        return chunk(data) if self.chunked else data
+
+    @property
+    def end(self) -> bytes:
+        return LAST_CHUNK if self.chunked else b""
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def stream_head(framing: Framing) -> bytes:
+    """The head of an event stream."""
+    lines = ["HTTP/1.1 200 OK", "Content-Type: text/event-stream; charset=utf-8", "Cache-Control: no-cache"]
+    lines += ["Transfer-Encoding: chunked"] if framing.chunked else []
+    lines += [] if framing.lasts and framing.chunked else ["Connection: close"]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def whole(
+    status: int,
+    body: bytes,
+    *headers: str,
+    lasts: bool,
+    content_type: str = "application/json",
+    without_body: bool = False,
+) -> bytes:
+    """An answer that is no stream, head and body. without_body: it answers a HEAD."""
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = "Scripted"
+    close = () if lasts else ("Connection: close",)
+    lines = (
+        f"HTTP/1.1 {status} {phrase}",
+        f"Content-Type: {content_type}",
+        f"Content-Length: {len(body)}",
+        *headers,
+        *close,
+    )
+    return "\r\n".join([*lines, "", ""]).encode() + (b"" if without_body else body)
+
+
+def json_bytes(value: Any) -> bytes:
+    return msgspec.json.encode(value)
+
+
+def event(value: Any) -> bytes:
+    return b"data: %b\n\n" % msgspec.json.encode(value)
+
+
+def error_body(message: str, kind: str, code: str | None = None) -> dict[str, Any]:
+    """An error as OpenAI's API words it."""
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
+def model_list(models: tuple[str, ...], created: int) -> bytes:
+    return json_bytes(
+        {
+            "object": "list",
+            "data": [{"id": m, "object": "model", "created": created, "owned_by": "loadgen mock"} for m in models],
+        }
+    )
+
+
+# The words of an answer: the request's number, then words of the list, from a place that depends on the number.
+
+
+def pieces_of(number: int, start: int, count: int) -> bytes:
+    """The text of tokens `start` to `start + count` of the answer to a request, in UTF-8."""
+    if not count:
+        return b""
+    first = b"%d" % number if start == 0 else PIECES[(number + start) % len(PIECES)]
+    return first + b"".join(PIECES[(number + at) % len(PIECES)] for at in range(start + 1, start + count))
+
+
+def text_sha256(number: int, tokens: int) -> str:
+    """Of the text of an answer's first `tokens` tokens."""
+    if not tokens:
+        return hashlib.sha256().hexdigest()
+    rest = islice(cycle(PIECES), (number + 1) % len(PIECES), (number + 1) % len(PIECES) + tokens - 1)
+    return hashlib.sha256(b"".join((b"%d" % number, *rest))).hexdigest()
+
+
+class Wording(Struct, frozen=True, gc=False):
+    """The events of one streamed answer. before, after: what stands around the text of a token event."""
+
+    base: dict[str, Any]
+    before: bytes
+    after: bytes
+
+    def role(self) -> bytes:
+        return self._event({"role": "assistant", "content": ""}, None)
+
+    def tokens(self, text: bytes) -> bytes:
+        return b"%b%b%b" % (self.before, text, self.after)
+
+    def broken(self, text: bytes) -> bytes:
+        """A token event whose JSON is cut off."""
+        return b"%b%b\n\n" % (self.before, text)
+
+    def finish(self, reason: str) -> bytes:
+        return self._event({}, reason)
+
+    def usage(self, prompt: int, output: int) -> bytes:
+        return event({**self.base, "choices": [], "usage": usage(prompt, output)})
+
+    def _event(self, delta: dict[str, str], reason: str | None) -> bytes:
+        return event({**self.base, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]})
+
+
+def wording(number: int, model: str, created: int) -> Wording:
+    """The events of the answer to a request. created: seconds since 1970, as an answer says it."""
+    base = {"id": f"chatcmpl-{number}", "object": "chat.completion.chunk", "created": created, "model": model}
+    mark = "\0"
+    choice = {"index": 0, "delta": {"content": mark}, "finish_reason": None}
+    before, _, after = event({**base, "choices": [choice]}).rpartition(b"\\u0000")
+    return Wording(base, before, after)
+
+
+def completion(number: int, model: str, created: int, text: bytes, reason: str, prompt: int, output: int) -> bytes:
+    """The body of a whole answer."""
+    message = {"role": "assistant", "content": text.decode()}
+    return json_bytes(
+        {
+            "id": f"chatcmpl-{number}",
+            "object": "chat.completion",
+            "created": created,
+            "model": model,
+            "choices": [{"index": 0, "message": message, "finish_reason": reason}],
+            "usage": usage(prompt, output),
+        }
+    )
+
+
+def usage(prompt: int, output: int) -> dict[str, int]:
+    return {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output}

@@ -1,0 +1,90 @@
+"""A server that stands still for 2 s of 20, at 20 requests a second: the tail shows it, at any in-flight limit."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from loadgen import api
+from loadgen.fold import summarize
+from loadgen.measure.quantile import nearest_rank
+from loadgen.metrics import of_requests
+from loadgen.mock import Constant, Freeze, MockProcess, Script
+from loadgen.runfolder import Run
+from loadgen.scenario import Constant as ConstantRate
+from loadgen.scenario import Model, Scenario
+from loadgen.scenario.file import LoadedScenario
+from loadgen.summary import StageSummary
+
+SCRIPT = Script(ttft_s=Constant(0.03), itl_s=Constant(0.005), tokens=Constant(4), freezes=(Freeze(at_s=8, for_s=2),))
+LIMITS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "shed": {"max_in_flight": 20},
+    "queue": {"max_in_flight": 4, "at_limit": "queue"},
+}
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """The same load on three servers that stand still alike, at once: without a limit, and with either kind of it."""
+
+    async def play(limit: str) -> Run:
+        folder = tmp_path_factory.mktemp(limit)
+        with MockProcess(SCRIPT) as server:
+            scenario = Scenario(
+                name="freeze",
+                prompts=("Say something.",),
+                models=(Model(name="mock", url=f"{server.url}", target="openai"),),
+                load=ConstantRate(rates_per_s=(20.0,), duration_s=20.0, **LIMITS[limit]),
+                probe=False,
+            )
+            return await api.run(api.plan_of(LoadedScenario(scenario, None, folder, "the test")), results=folder)
+
+    async def main() -> list[Run]:
+        return await asyncio.gather(*(play(limit) for limit in LIMITS))
+
+    return dict(zip(LIMITS, asyncio.run(main()), strict=True))
+
+
+def stage_of(run: Run) -> StageSummary:
+    (stage,) = summarize(run).stages
+    return stage
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_freeze_shows_in_the_p99_of_the_ttft(played: dict[str, Run], limit: str) -> None:
+    stage = stage_of(played[limit])
+    assert stage.metrics is not msgspec.UNSET
+    assert stage.metrics["ttft_ms"]["p99"] >= 1_500
+    assert stage.metrics["ttft_ms"]["p50"] < 500
+
+
+def test_counted_from_the_send_a_queue_at_the_limit_hides_it(played: dict[str, Run]) -> None:
+    records = [r for r in played["queue"].records if r.phase == "measured" and r.outcome == "ok"]
+    held = [record for record in records if record.held_ns]
+    assert len(held) >= 30, "most of the forty that came due meanwhile waited for their turn"
+    sent = of_requests(records, closed=False)["ttft_from_send"]
+    sent.sort()
+    assert nearest_rank(sent, 98) < 1_000e6
+    stage = stage_of(played["queue"])
+    assert stage.metrics is not msgspec.UNSET
+    assert stage.metrics["ttft_from_send_ms"]["count"] == stage.metrics["ttft_ms"]["count"] == 400
+
+
+def test_the_wait_at_the_limit_is_not_held_against_us(played: dict[str, Run]) -> None:
+    stage = stage_of(played["queue"])
+    assert stage.validity is not msgspec.UNSET
+    slip = stage.validity.self.dispatch_slip_p99_ms
+    assert slip is not None
+    assert slip < 1_000
+
+
+def test_what_was_shed_is_counted_and_said(played: dict[str, Run]) -> None:
+    stage = stage_of(played["shed"])
+    assert stage.requests is not msgspec.UNSET
+    assert stage.requests.planned == 400
+    assert 10 <= stage.requests.by_outcome["shed"] <= 40
+    assert stage.requests.by_outcome["ok"] + stage.requests.by_outcome["shed"] == 400
+    assert stage.validity is not msgspec.UNSET
+    assert "shed" in [reason.code for reason in stage.validity.reasons]

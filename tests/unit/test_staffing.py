@@ -1,0 +1,116 @@
+"""How many processes play a plan, and how many open files each of them needs."""
+
+import pytest
+
+from loadgen.errors import ExitCode, InputError
+from loadgen.plan import Plan, make_plan
+from loadgen.prompts import Prompt
+from loadgen.scenario import Closed, Load, Model, Poisson, Scenario
+from loadgen.staffing import (
+    DESCRIPTORS_ASIDE,
+    STREAMS_PER_WORKER,
+    Descriptors,
+    Workers,
+    descriptors_of,
+    parse_workers,
+    raised,
+    staffed,
+)
+
+ADAPTER = Model(name="mine", target="python:package.module:Adapter")
+
+
+def plan_of(load: Load, *models: Model) -> Plan:
+    scenario = Scenario(
+        name="x", prompts="Say hello.", load=load, models=models or (Model(name="m", url="http://h/v1"),)
+    )
+    return make_plan(scenario, (Prompt("a", "Say hello."),))
+
+
+@pytest.mark.parametrize(("text", "meant"), [("1", 1), ("16", 16), ("auto", "auto")])
+def test_workers_are_a_number_or_auto(text: str, meant: Workers) -> None:
+    assert parse_workers(text) == meant
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "", "many", "Auto", "²", "1025"])
+def test_anything_else_is_said_to_be_none(text: str) -> None:
+    with pytest.raises(InputError, match="--workers") as caught:
+        parse_workers(text)
+    assert caught.value.exit_code == ExitCode.BAD_INPUT
+
+
+@pytest.mark.parametrize(
+    ("users", "cores", "workers"),
+    [
+        (1, 8, 1),
+        (STREAMS_PER_WORKER, 8, 1),
+        (STREAMS_PER_WORKER + 1, 8, 2),
+        (2 * STREAMS_PER_WORKER, 8, 2),
+        (4_000, 2, 2),
+        (4_000, 64, 8),
+        (4_000, 1, 1),
+    ],
+)
+def test_auto_takes_a_process_for_so_many_streams_and_no_more_than_there_are_cores(
+    users: int, cores: int, workers: int
+) -> None:
+    load = Closed(concurrency=(1, users), requests=4)
+    assert staffed(plan_of(load), "auto", cores) == workers
+    assert staffed(plan_of(Poisson((5.0,), requests=4, max_in_flight=users)), "auto", cores) == workers
+
+
+def test_auto_heeds_what_was_calibrated() -> None:
+    assert staffed(plan_of(Closed(concurrency=(400,), requests=4)), "auto", 8, streams_per_worker=100) == 4
+
+
+def test_an_open_loop_without_a_limit_is_played_by_one() -> None:
+    assert staffed(plan_of(Poisson((5_000.0,), requests=100_000)), "auto", 8) == 1
+
+
+def test_a_number_is_taken_as_it_is() -> None:
+    assert staffed(plan_of(Closed()), 3, 1) == 3
+
+
+def test_a_model_in_this_process_is_not_shared() -> None:
+    plan = plan_of(Closed(concurrency=(4_000,), requests=4), ADAPTER)
+    assert staffed(plan, "auto", 8) == staffed(plan, 1, 8) == 1
+    with pytest.raises(InputError, match=r"--workers 2: mine .*python:package\.module:Adapter"):
+        staffed(plan, 2, 8)
+
+
+# --- open files -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("load", "workers", "required", "wished"),
+    [
+        (Closed(concurrency=(1, 4_000, 8), requests=9_000), 1, 4_000, 4_000),
+        (Closed(concurrency=(1, 4_001, 8), requests=9_000), 2, 2_001, 2_001),
+        (Poisson((5.0,), requests=9_000, max_in_flight=700), 2, 350, 350),
+        (Poisson((5.0,), requests=9_000), 2, 0, 4_500),
+    ],
+)
+def test_what_the_busiest_process_must_hold(load: Load, workers: int, required: int, wished: int) -> None:
+    assert descriptors_of(plan_of(load), workers) == Descriptors(
+        required, required + DESCRIPTORS_ASIDE, wished + DESCRIPTORS_ASIDE
+    )
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "limit"),
+    [
+        (1_024, 1 << 20, 4_256),  # raised as far as is wished, and no further
+        (1_024, 4_000, 4_000),  # as far as the system lets us, where that is enough
+        (8_192, 1 << 20, 8_192),  # never lowered
+    ],
+)
+def test_the_limit_is_raised_as_far_as_it_helps(soft: int, hard: int, limit: int) -> None:
+    assert raised(Descriptors(1_000, 1_256, 4_256), soft, hard) == limit
+
+
+def test_a_hard_limit_that_is_too_low_is_named_with_the_need_and_the_mend() -> None:
+    with pytest.raises(InputError) as caught:
+        raised(Descriptors(4_000, 4_256, 4_256), 1_024, 4_255)
+    told = str(caught.value)
+    assert all(word in told for word in ("4,000", "4,256", "4,255", "ulimit -Hn", "--workers", "load.concurrency"))
+    assert raised(Descriptors(4_000, 4_256, 4_256), 1_024, 4_256) == 4_256
