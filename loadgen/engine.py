@@ -94,13 +94,13 @@ class Refusals:
 class Again:
     """When a request that failed is asked again, and who is told of the attempts that are not its last.
 
-    wait_ns: of (planned, phase, attempt, reply): how long after its end the next attempt is made; None: it was the
-    last. keep: takes such an attempt as it ends, as `Ports.keep` takes the last one.
+    wait_ns: of (planned, phase, reply): how long after the end of this attempt the next one is made; None: it was the
+    last. keep: takes an attempt that was not, as `Ports.keep` takes the last one. waiting: requests that wait now.
     """
 
     def __init__(
         self,
-        wait_ns: Callable[[Planned, Phase, int, Reply], int | None],
+        wait_ns: Callable[[Planned, Phase, Reply], int | None],
         keep: Callable[[Planned, Phase, int, Reply], None],
     ) -> None:
         self.wait_ns, self.keep = wait_ns, keep
@@ -123,8 +123,8 @@ class Ports(Struct, frozen=True):
     takes (planned, phase, intended_ns, reply) of every request as it ends. epoch_ns: the run's beginning: moments in
     replies count from it, moments of the clock do not. start_ns: the moment of the clock at which the measured
     requests begin, which may be to come; None: at once. enough: asked by somebody else, where a stage may end early: no
-    more begin, those under way end, and of those that were not begun there is no record: they are not missed. again: None
-    where nothing is asked a second time.
+    more begin, those under way end, and of those that were not begun there is no record: they are not missed. again:
+    None where nothing is asked a second time.
     """
 
     send: Callable[[Planned, int], Awaitable[Reply]]
@@ -201,28 +201,24 @@ async def play(stage: Stage, ports: Ports) -> None:
 
 
 async def _one(planned: Planned, phase: Phase, intended_ns: int, ports: Ports, held_ns: int = 0) -> Reply:
-    reply = await _attempted(planned, phase, intended_ns, ports, held_ns, 0)
-    if ports.again is not None:
-        reply = await _asked_again(planned, phase, intended_ns, ports, held_ns, ports.again, reply)
-    ports.keep(planned, phase, intended_ns - ports.epoch_ns, reply)
-    return reply
-
-
-async def _asked_again(
-    planned: Planned, phase: Phase, intended_ns: int, ports: Ports, held_ns: int, again: Again, first: Reply
-) -> Reply:
-    """Ask until there is an answer that counts: no failure that is asked again, or that of the last attempt."""
-    reply = first
-    for attempt in itertools.count(1):
-        wait_ns = None if ports.stop.asked else again.wait_ns(planned, phase, attempt - 1, reply)
-        if wait_ns is None:
+    """One request, asked again where it is to be; returns what counts: the reply of its last attempt."""
+    again, first = ports.again, None
+    for attempt in itertools.count():
+        reply = await ports.send(planned, ports.clock.now_ns())
+        if held_ns:
+            reply = msgspec.structs.replace(reply, held_ns=held_ns)
+        first = first or reply
+        reply = as_one(first, reply, attempt)
+        wait_ns = None if again is None or ports.stop.asked else again.wait_ns(planned, phase, reply)
+        if again is None or wait_ns is None:
             break
         again.keep(planned, phase, intended_ns - ports.epoch_ns, reply)
         with again.waits():
             await ports.stop.sleep_until_ns(ports.clock, _ended_ns(reply, ports) + wait_ns)
         if ports.stop.asked:
-            return given_up(first, reply, attempt, ports.clock.now_ns() - ports.epoch_ns)
-        ...
+            reply = given_up(reply, ports.clock.now_ns() - ports.epoch_ns)
+            break
+    ports.keep(planned, phase, intended_ns - ports.epoch_ns, reply)
     return reply
 
 

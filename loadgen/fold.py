@@ -117,7 +117,21 @@ def _requests(part: Slice) -> Requests:
         counted["cancelled"] += lost
     by_outcome = {str(outcome): counted[outcome] for outcome in OUTCOMES if counted[outcome]}
     ok = counted["ok"]
-    return Requests(planned=planned, ok=ok, failed=planned - ok, by_outcome=by_outcome, warmup=len(part.warmup))
+    made = [record for record in (*part.measured, *part.earlier) if _was_made(record)]
+    return Requests(
+        planned=planned,
+        ok=ok,
+        failed=planned - ok,
+        by_outcome=by_outcome,
+        warmup=len(part.warmup),
+        retried=sum(record.attempt == 1 for record in made),
+        attempts=len(made),
+    )
+
+
+def _was_made(record: Record) -> bool:
+    """Whether an attempt was made: not of what was shed, or stopped before its turn, first or later."""
+    return (record.attempt_ns if record.attempt else record.dispatched_ns) is not None
 
 
 def _metrics(part: Slice) -> dict[str, Metric]:
@@ -178,7 +192,7 @@ def _until(part: Slice, goal: Goal, told: Metric) -> Until:
     low, high = told.get(f"{name}_ci", (None, None))
     width = relative_half_width(Quantile(goal.p, told[name], low, high))
     # Where the requests ran out, nobody chose the moment by the width: it counts as it is.
-    reached = width is not None and ((part.facts is not None and part.facts.settled) or False)
+    reached = width is not None and ((part.facts is not None and part.facts.settled) or width <= goal.within)
     return Until(
         metric=goal.metric,
         percentile=name,
@@ -200,7 +214,7 @@ def _throughput(part: Slice, window: Window | None, slo: Slo) -> Throughput:
     ended = [record for record in part.ok if record.end_ns is not None and window.holds(record.end_ns)]
     good = sum(metrics.meets(record, slo, closed=part.closed) for record in ended)
     return Throughput(
-        output_tokens_per_s=rounded(metrics.tokens_inside(part.measured, window) / window.length_s),
+        output_tokens_per_s=rounded(metrics.tokens_inside((*part.measured, *part.earlier), window) / window.length_s),
         requests_per_s=rounded(len(ended) / window.length_s),
         per_user_tokens_per_s=per_user,
         goodput_requests_per_s=rounded(good / window.length_s) if _targets(slo) else None,

@@ -145,6 +145,8 @@ def _requests(each: Sequence[Requests]) -> Requests:
         failed=sum(one.failed for one in each),
         by_outcome=dict(by_outcome),
         warmup=sum(one.warmup for one in each),
+        retried=sum(one.retried for one in each),
+        attempts=sum(one.attempts for one in each),
     )
 
 

@@ -16,32 +16,33 @@ _RETRY_AFTER: Final = re.compile(r"Retry-After: ([^;]*);")
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 
 
-def wait_ns(
-    retries: Retries, reply: Reply, attempt: int, chance: np.random.Generator, utc_now: datetime
-) -> int | None:
-    """How long after the end of an attempt the next one is made, ns; None: this was the last.
+def is_last(retries: Retries, reply: Reply) -> bool:
+    """Whether nothing is asked again after an attempt: it was no failure that is named, or there are no more."""
+    return reply.attempt >= retries.attempts or not is_met(retries.on, reply)
 
-    attempt: its number, the first is 0. The wait is backoff_s · 2^attempt, or what the server's Retry-After asks for,
-    and up to `jitter` of it longer, by chance; never longer than max_backoff_s.
+
+def wait_ns(retries: Retries, reply: Reply, chance: np.random.Generator, utc_now: datetime) -> int:
+    """How long after the end of an attempt, which was not the last, the next one is made, ns.
+
+    The wait is backoff_s · 2^attempt (the first is number 0), or what the server's Retry-After asks for, and up to
+    `jitter` of it longer, by chance; never longer than max_backoff_s.
     """
-    if attempt >= retries.attempts or not is_met(retries.on, reply):
-        return None
     asked_s = asked_wait_s(reply, utc_now)
-    wait_s = retries.backoff_s * 2.0**attempt if asked_s is None else asked_s
+    wait_s = retries.backoff_s * 2.0**reply.attempt if asked_s is None else asked_s
     longer = 1 + retries.jitter * float(chance.random())
     return round(min(wait_s * longer, retries.max_backoff_s) * 1e9)
 
 
 def is_met(on: tuple[str, ...], reply: Reply) -> bool:
     """Whether a reply is one of the failures that are named: an outcome, or `http_503`, `http_5xx` by its status."""
-    names = {reply.outcome}
+    names: set[str] = {reply.outcome}
     if reply.outcome == "http_error" and reply.status is not None:
         names |= {f"http_{reply.status}", f"http_{reply.status // 100}xx"}
     return not names.isdisjoint(on)
 
 
 def asked_wait_s(reply: Reply, utc_now: datetime) -> float | None:
-    """What the server's Retry-After asks to wait, by RFC 9110, 10.2.3: seconds, or until a date; 0 for one that is past.
+    """What the server's Retry-After asks to wait: seconds, or until a date (RFC 9110, 10.2.3), 0 for one that is past;
     None where it asks nothing, or what nobody understands."""
     found = _RETRY_AFTER.match(reply.detail or "") if reply.outcome == "http_error" else None
     if found is None:
@@ -70,11 +71,18 @@ def as_one(first: Reply, last: Reply, attempt: int) -> Reply:
     )
 
 
-def given_up(first: Reply, last: Reply, attempt: int, now_ns: int) -> Reply:
-    """What a request came to that waited for its attempt number `attempt` when the run was stopped."""
-    why = f"{last.outcome}{'' if last.status is None else f' {last.status}'}"
-    blank = Reply(
-        outcome="cancelled", detail=f"the run was stopped before another attempt; the last: {why}", end_ns=now_ns
+def given_up(last: Reply, now_ns: int) -> Reply:
+    """What a request came to that waited for another attempt when the run was stopped, ns of the run.
+
+    last: what came of the attempts that were made.
+    """
+    why = last.outcome if last.status is None else f"{last.outcome} {last.status}"
+    return Reply(
+        outcome="cancelled",
+        detail=f"the run was stopped before another attempt; the last one: {why}",
+        dispatched_ns=last.dispatched_ns,
+        sent_ns=last.sent_ns,
+        held_ns=last.held_ns,
+        end_ns=now_ns,
+        attempt=last.attempt + 1,
     )
-    told = as_one(first, blank, attempt)
-    return msgspec.structs.replace(told, held_ns=first.held_ns)

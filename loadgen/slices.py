@@ -1,5 +1,6 @@
 """A run's records and facts, stage by stage. Pure; knows no statistics, no terminal and no socket."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -20,15 +21,17 @@ from loadgen.summary import METRICS
 
 
 class Slice(Struct, frozen=True):
-    """One planned stage with the records and facts that belong to it. budget: what one process of this machine was
-    calibrated for, if it was; workers: how many processes shared the stage. floor: of the samples of a percentile.
-    until: what was to be known before the stage ended."""
+    """One planned stage with the records and facts that belong to it. measured, warmup, together: one record a
+    request, that of its last attempt. earlier: the measured requests' attempts before it. budget: what one process
+    of this machine was calibrated for, if it was; workers: how many processes shared the stage. floor: of the
+    samples of a percentile. until: what was to be known before the stage ended."""
 
     planned: PlannedStage
     measured: tuple[Record, ...]
     warmup: tuple[Record, ...]
     together: tuple[Record, ...]
     facts: StageFacts | None
+    earlier: tuple[Record, ...] = ()
     probe: Probe | None = None
     thinks: bool = False
     floor: Floor = "contract"
@@ -63,7 +66,8 @@ def slices(run: Run, *, strict: bool = False) -> list[Slice]:
     floor: Floor = "strict" if strict or run.manifest.scenario.get("strict") else "contract"
     until = run.manifest.scenario.get("until")
     keyed: dict[tuple[str, str, str], list[Record]] = {}
-    for record in run.records:
+    last, earlier = by_attempt(run.records)
+    for record in last:
         keyed.setdefault((record.target, record.model, record.level), []).append(record)
     found = []
     for planned in run.manifest.stages:
@@ -78,6 +82,7 @@ def slices(run: Run, *, strict: bool = False) -> list[Slice]:
                 warmup=tuple(record for record in mine if record.phase == "warmup"),
                 together=tuple(record for record in together if record.phase == "measured"),
                 facts=facts,
+                earlier=tuple(record for record in earlier if record.phase == "measured" and _asks(record, planned)),
                 thinks=_thinks(run.manifest.scenario),
                 floor=floor,
                 workers=run.manifest.workers,
@@ -87,6 +92,28 @@ def slices(run: Run, *, strict: bool = False) -> list[Slice]:
             )
         )
     return found
+
+
+def by_attempt(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+    """Records that count, one a request, and those of the attempts before; each in the order in which they are."""
+    highest: dict[tuple[str, str, str, str, int], int] = {}
+    for record in records:
+        if record.attempt:
+            key = _request(record)
+            highest[key] = max(record.attempt, highest.get(key, 0))
+    last, earlier = list[Record](), list[Record]()
+    for record in records:
+        counts = not highest or record.attempt >= highest.get(_request(record), 0)
+        (last if counts else earlier).append(record)
+    return last, earlier
+
+
+def _request(record: Record) -> tuple[str, str, str, str, int]:
+    return record.target, record.model, record.level, record.phase, record.index
+
+
+def _asks(record: Record, planned: PlannedStage) -> bool:
+    return (record.target, record.model, record.level) == (planned.target, planned.model, planned.level)
 
 
 def _thinks(scenario: dict[str, Any]) -> bool:

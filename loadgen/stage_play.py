@@ -7,12 +7,14 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from loadgen.clock import SystemClock, process_cpu_ns, thread_cpu_ns
-from loadgen.engine import Ports, Stop, play, play_warmup
+from loadgen.chance import generator
+from loadgen.clock import SystemClock, process_cpu_ns, thread_cpu_ns, utc_now
+from loadgen.engine import Again, Ports, Stop, play, play_warmup
 from loadgen.measure.observe import Observer, StageFacts
 from loadgen.measure.record import Phase, Record, Reply
 from loadgen.plan import Plan, Planned, Stage, body_of
 from loadgen.preflight import ask_of, deadlines_of
+from loadgen.retry import is_last, wait_ns
 from loadgen.runfolder import Log, folder_errors_alone
 from loadgen.targets.in_process import Question, question_of
 from loadgen.targets.opening import target_name
@@ -26,7 +28,8 @@ OPEN_LOOP_CONNECTIONS = 8
 
 class Player(Struct, frozen=True):
     """What all stages that are played in one process share. epoch_ns: the run's beginning, on the monotonic clock.
-    ended: told of every record, after it has been written. enough: ends the stage that is being played."""
+    ended: told of each request's record, after it has been written; not of attempts that were not the last. enough:
+    ends the stage that is being played."""
 
     plan: Plan
     client: Client
@@ -50,10 +53,13 @@ class Staged(Struct, frozen=True):
 def staged(stage: Stage, ready: dict[int, Served], player: Player, *, watched: tuple[int, ...] = ()) -> Staged:
     """Make a stage's requests. ready: its models that are being served, by their index in the plan. watched: processes
     of servers, whose CPU and memory go into the facts."""
+    again = _again(stage, player) if player.plan.scenario.retries.attempts else None
     adapters = [adapter for index in stage.models if (adapter := ready[index].adapter) is not None]
     # A model in this process takes its CPU from it; ours is then that of the thread that we are in.
     observer = Observer(
-        lambda: player.client.in_flight + sum(adapter.in_flight for adapter in adapters),
+        lambda: (
+            player.client.in_flight + sum(adapter.in_flight for adapter in adapters) + (again.waiting if again else 0)
+        ),
         watched,
         thread_cpu_ns if adapters else process_cpu_ns,
     )
@@ -64,6 +70,7 @@ def staged(stage: Stage, ready: dict[int, Served], player: Player, *, watched: t
         epoch_ns=player.epoch_ns,
         stop=player.stop,
         enough=player.enough,
+        again=again,
     )
     return Staged(stage, ready, player, observer, ports)
 
@@ -150,9 +157,34 @@ def _sender(
 
 
 def _keeper(stage: Stage, player: Player) -> Callable[[Planned, Phase, int, Reply], None]:
-    plan, level = player.plan, stage.level.label
+    write = _writer(stage, player)
 
     def keep(planned: Planned, phase: Phase, intended_ns: int, reply: Reply) -> None:
+        player.ended(write(planned, phase, intended_ns, reply))
+
+    return keep
+
+
+def _again(stage: Stage, player: Player) -> Again:
+    """When requests are asked again, by the scenario and chance of its seed. Each attempt is written as it ends."""
+    scenario, write = player.plan.scenario, _writer(stage, player)
+
+    def wait(planned: Planned, phase: Phase, reply: Reply) -> int | None:
+        if is_last(scenario.retries, reply):
+            return None
+        who = (planned.model, stage.level.label, phase, planned.index, reply.attempt)
+        return wait_ns(scenario.retries, reply, generator(scenario.seed, "retry", *who), utc_now())
+
+    def keep(planned: Planned, phase: Phase, intended_ns: int, reply: Reply) -> None:
+        write(planned, phase, intended_ns, reply)
+
+    return Again(wait, keep)
+
+
+def _writer(stage: Stage, player: Player) -> Callable[[Planned, Phase, int, Reply], Record]:
+    plan, level = player.plan, stage.level.label
+
+    def write(planned: Planned, phase: Phase, intended_ns: int, reply: Reply) -> Record:
         model = plan.models[planned.model]
         record = Record(
             **msgspec.structs.asdict(reply),
@@ -165,6 +197,6 @@ def _keeper(stage: Stage, player: Player) -> Callable[[Planned, Phase, int, Repl
             intended_ns=intended_ns,
         )
         player.log.append(record)
-        player.ended(record)
+        return record
 
-    return keep
+    return write

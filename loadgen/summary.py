@@ -14,13 +14,16 @@ Metric = dict[str, Any]
 
 
 class Requests(Struct, frozen=True):
-    """Measured requests: planned = ok + failed, always. failed: every other outcome."""
+    """Measured requests: planned = ok + failed, always. failed: every other outcome. attempts: how often one of them
+    was sent, or tried to be; retried: those that more than one attempt was made of."""
 
     planned: int
     ok: int
     failed: int
     by_outcome: dict[str, int]
     warmup: int = 0
+    retried: int = 0
+    attempts: int = 0
 
 
 class Throughput(Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""One immutable record a planned request, or an attempt of it: what `requests.jsonl` holds. Knows no statistics and no socket."""
+"""One immutable record a request, or attempt of it: what `requests.jsonl` holds. Knows no statistics and no socket."""
 
 from typing import Literal
 

@@ -57,7 +57,7 @@ def warm_until(values: Series, order: Series | None = None) -> Steady:
     half. "never_settles": over the whole series the least one is in the last half, and the series likely trends and
     what is left of it hints at going on the same way. The latter is ours: MSER alone says so of 10 to 25 % of steady
     series of 60 to 300 values. "drift": what is left surely trends, or the whole surely does and what is left likely
-    goes on the same way; and the level moves by NOTABLE or more.
+    goes on the same way. Neither is said where the level moves by less than NOTABLE.
     What false alarms and power come of it stands in docs/intervals.md.
     Sources: White, Simulation 69 (1997), 323–334; White, Cobb & Spratt, WSC 2000, 755–760.
     """
@@ -75,9 +75,11 @@ def warm_until(values: Series, order: Series | None = None) -> Steady:
     whole, left = trend(series), trend(rest)
     goes_on = whole.t * left.t > 0
     why: Why = "steady"
-    if int(np.argmin(errors)) > half and goes_on and whole.beyond(_LIKELY) and left.beyond(_HINTED):
+    if not notable:  # of whatever shape, a level that moves so little is one
+        why = "steady"
+    elif int(np.argmin(errors)) > half and goes_on and whole.beyond(_LIKELY) and left.beyond(_HINTED):
         why = "never_settles"
-    elif notable and (left.beyond(_SURE) or (goes_on and whole.beyond(_SURE) and left.beyond(_LIKELY))):
+    elif left.beyond(_SURE) or (goes_on and whole.beyond(_SURE) and left.beyond(_LIKELY)):
         why = "drift"
     return Steady(why == "steady", why, cut, cut / series.size, growth)
 

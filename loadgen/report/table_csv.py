@@ -15,7 +15,8 @@ METRIC_KEYS: Final = (
     *("count", "mean", "min", "max"),
     *(key for p in ("p50", "p90", "p95", "p99") for key in (p, f"{p}_at_least")),
 )
-_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""What a spreadsheet takes for the beginning of a formula; some take the wide forms of East Asian writing, too."""
 
 
 def csv_text(summary: Summary) -> str:

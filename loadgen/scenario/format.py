@@ -271,8 +271,9 @@ class Retries(_Part, frozen=True):
     """Whether a request that failed is asked again. Each attempt is a record of its own, and the last one counts.
 
     attempts: how many more than the first there may be (0: nothing is asked again). on: which failures are: outcomes,
-    or statuses such as http_429 and http_5xx. backoff_s: the first wait; each later one is twice as long. max_backoff_s:
-    no wait is longer, whatever a Retry-After asks for. jitter: a wait is up to this share of it longer, by the seed.
+    or statuses such as http_429 and http_5xx. backoff_s: the first wait; each later one is twice as long, where the
+    server asks for none (Retry-After). max_backoff_s: no wait is longer, whoever asks for it. jitter: a wait is up to
+    this share of it longer, by the seed.
     """
 
     attempts: Annotated[int, Meta(ge=0, le=100)] = 0
@@ -298,17 +299,18 @@ class Slo(_Part, frozen=True):
 class Scenario(_Part, frozen=True):
     """What to run.
 
-    name: names the results folder. prompts: a text, a list of texts or {text, id, key_points} tables, or a table
-    that names files. description: for people. system: a system message before every prompt. seed: of schedules,
-    think times and the prompts' order. models: one or more (default: SmolLM2-135M on the embedded server). order:
-    models play "one_after_another" (each alone on the device), or "interleaved" (requests take turns). load: the
-    arrival process (default: one user). sampling: how the model is asked to generate. warmup_requests: before each
-    stage's measured ones, recorded apart. timeouts: deadlines. retries: whether a request that failed is asked
-    again. slo: what a request must meet. keep_text: keep the answers in requests.jsonl. probe: when a model's stages are over, ask its server in a few short chats what it does
-    (usage, seed, stop, parallel streams, …), so that what is not valid on it is marked; not where answers come whole.
-    strict: percentiles need as many samples as MLPerf asks for a published result (p99: 662 in place of 368).
-    until: a stage ends as soon as this percentile's interval is so narrow, METRIC_pNN:PERCENT% with ttft, service_ttft,
-    itl, tpot or e2e; requests and duration_s are then the most that is played (none: all of it is).
+    name: names the results folder. prompts: a text, a list of texts or {text, id, key_points} tables, or a table that
+    names files. description: for people. system: a system message before every prompt. seed: of schedules, think times
+    and the prompts' order. models: one or more (default: SmolLM2-135M on the embedded server). order: models play
+    "one_after_another" (each alone on the device), or "interleaved" (requests take turns). load: the arrival process
+    (default: one user). sampling: how the model is asked to generate. warmup_requests: before each stage's measured
+    ones, recorded apart. timeouts: deadlines. retries: whether a request that failed is asked again. slo: what a
+    request must meet. keep_text: keep the answers in requests.jsonl. probe: when a model's stages are over, ask its
+    server in a few short chats what it does (usage, seed, stop, parallel streams, …), so that what is not valid on it
+    is marked; not where answers come whole. strict: percentiles need as many samples as MLPerf asks for a published
+    result (p99: 662 in place of 368). until: a stage ends as soon as this percentile's interval is so narrow,
+    METRIC_pNN:PERCENT% with ttft, service_ttft, itl, tpot or e2e; requests and duration_s are then the most that is
+    played (none: all of it is).
     """
 
     name: Slug

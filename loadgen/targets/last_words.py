@@ -11,18 +11,19 @@ from typing import Final
 
 OUT_OF_MEMORY: Final = "out_of_memory"
 _MEMORY: Final = re.compile(
-    r"(?:insufficient memory|failed to allocate|memoryerror|\S*bad_alloc).*|.*(?:cannot allocate|out of) memory.*",
+    r"(?:insufficient memory|failed to allocate|cannot allocate memory|out of memory|memoryerror).*|[\w:]*bad_alloc\b",
     re.IGNORECASE,
 )
 _LOGGED: Final = re.compile(r"^[\d.]+ E (.*)$")
 _SPEAKER: Final = re.compile(r"^(?:\w+ +)?\w+: (?:error loading model: )?")
 _RAISED: Final = re.compile(r"^\s*(?:what\(\):\s*(.+)|(\w+(?:Error|Exception): .+))$")
 _MOST_CHARS: Final = 300
+_MOST_LINE_CHARS: Final = 1000
 
 
 def why(log: str) -> str | None:
     """The line that says why, of a log that ends where its process did; None where none does."""
-    lines = [line.rstrip() for line in log.splitlines()]
+    lines = [line[:_MOST_LINE_CHARS].rstrip() for line in log.splitlines()]
     for line in lines:
         if (told := _MEMORY.search(line)) is not None:
             return told[0].strip()[:_MOST_CHARS]
@@ -39,9 +40,7 @@ def problem_of(reason: str | None) -> str:
     """What a reason comes to, in one word."""
     if reason is None:
         return "runtime"
-    if (
-        _MEMORY.search(reason) or "Resource temporarily unavailable" in reason
-    ):  # of a thread: there was none for its stack
+    if _MEMORY.search(reason) or "Resource temporarily unavailable" in reason:  # there was none for a thread's stack
         return OUT_OF_MEMORY
     return "port" if "couldn't bind" in reason else "load_failed"
 

@@ -31,7 +31,7 @@ from loadgen.wire.parts import (
     parse_object,
     timings_of,
 )
-from loadgen.wire.runs import Pattern, pattern_of, run_of
+from loadgen.wire.runs import pattern_of, run_of
 from loadgen.wire.sse import MAX_EVENT_BYTES, Event, EventTooLong, Splitter
 
 _DONE: Final = b"[DONE]"
@@ -39,6 +39,14 @@ _DATA: Final = b"data: "
 _TEXT_KEYS: Final = ("content", "reasoning_content", "reasoning")
 _MISSES: Final = 3
 """So many events without any of their pattern behind them, and none is looked for: each is of its own kind."""
+
+
+class _OnlyText(Struct, frozen=True, gc=False):
+    """The text of a token-bearing event that has but one, its key, and the count of tokens that came with it."""
+
+    key: str
+    text: str
+    count: int | None
 
 
 class Completion(Struct, frozen=True):
@@ -104,7 +112,6 @@ class Decoder:
         self._malformed: str | None = None
         self._max_event_bytes = max_event_bytes
         self._misses = 0
-        self._token: tuple[str, str, int | None] | None = None  # the last event's key, text and count, if it had one
 
     @property
     def tokens(self) -> int:
@@ -183,18 +190,17 @@ class Decoder:
             block = data[at:end]
             if b"\n" in block or b"\r" in block:
                 break
-            self._token = None
-            self._take(Event(block[len(_DATA) :], offset + end + 2))
-            if self._token is not None and self._end is None and self._misses < _MISSES:
-                key, text, count = self._token
-                pattern = pattern_of(data[at : end + 2], key, text)
-                at = end + 2 if pattern is None else self._take_run(pattern, data, end + 2, offset, count)
-            else:
-                at = end + 2
+            text = self._take(Event(block[len(_DATA) :], offset + end + 2))
+            start, at = at, end + 2
+            if text is not None and self._end is None and self._misses < _MISSES:
+                at = self._take_run(text, data, start, at, offset)
         return at
 
-    def _take_run(self, pattern: Pattern, data: bytes, at: int, offset: int, count: int | None) -> int:
-        """Takes the events from `at` on that are like the token-bearing one before; returns where they end."""
+    def _take_run(self, like: _OnlyText, data: bytes, start: int, at: int, offset: int) -> int:
+        """Takes the events from `at` on that are like the one from `start` to there; returns where they end."""
+        pattern = pattern_of(data[start:at], like.key, like.text)
+        if pattern is None:
+            return at
         run = run_of(pattern, data, at)
         if not run.ends:
             self._misses += 1
@@ -202,15 +208,16 @@ class Decoder:
         self._misses = 0
         self._events += len(run.ends)
         self._token_ends += [offset + end for end in run.ends] if offset else run.ends
-        self._counts += [count] * len(run.ends)
-        if self._token is not None and self._token[0] == "content":
+        self._counts += [like.count] * len(run.ends)
+        if like.key == "content":
             self._texts.append(run.text)
         return run.ends[-1]
 
-    def _take(self, event: Event) -> None:
+    def _take(self, event: Event) -> _OnlyText | None:
+        """Takes an event; returns the text that makes it a token-bearing one, if it is the only one in it."""
         self._events += 1
         if self._done:
-            return
+            return None
         bad_at = self._splitter.not_utf8_at
         if bad_at is not None and bad_at < event.end:
             self._check_utf8(self._events)
@@ -219,20 +226,20 @@ class Decoder:
             self._done = True
             if self._end is None:
                 self._end = event.end
-            return
+            return None
         chunk = parse_object(data)
         if chunk is None:
             self._take_unparsed(event)
-            return
+            return None
         usage = chunk.get("usage")
         count = None if usage is None else self._take_usage(usage)
         if "timings" in chunk:
             self._timings = timings_of(chunk["timings"]) or self._timings
         if self._end is not None:
-            return
+            return None
         if self._error is None and ("error" in chunk or event.event == "error" or chunk.get("object") == "error"):
             self._error = error_of(chunk, event.event)
-        self._take_choice(chunk.get("choices"), count, event.end)
+        return self._take_choice(chunk.get("choices"), count, event.end)
 
     def _take_unparsed(self, event: Event) -> None:
         """An event that is no JSON object: an error in plain words, an empty one, one of another type, or a fault."""
@@ -255,10 +262,11 @@ class Decoder:
         self._output_tokens = output
         return output
 
-    def _take_choice(self, choices: object, count: int | None, end: int) -> None:
+    def _take_choice(self, choices: object, count: int | None, end: int) -> _OnlyText | None:
         choice = first_choice(choices)
         if choice is None:
-            return
+            return None
+        only: _OnlyText | None = None
         delta = choice.get("delta")
         if isinstance(delta, dict):
             self._has_delta = True
@@ -274,11 +282,12 @@ class Decoder:
             if visible or has_hidden_text(delta):
                 self._token_ends.append(end)
                 self._counts.append(count)
-                self._token = _only_text(delta, visible, count)
+                only = _only_text(delta, visible, count)
         reason = choice.get("finish_reason")
         if reason and isinstance(reason, str):
             self._finish_reason = mend(reason)
             self._end = end
+        return only
 
     def _check_utf8(self, number: int) -> None:
         bad_at = self._splitter.not_utf8_at
@@ -290,12 +299,12 @@ class Decoder:
             self._malformed = f"event {number}: {why}"
 
 
-def _only_text(delta: dict[str, Any], visible: str, count: int | None) -> tuple[str, str, int | None] | None:
-    """The key of the only text that a delta has, with the text and the event's count; None when it has another."""
-    texts = [(key, text, count) for key in _TEXT_KEYS if isinstance(text := delta.get(key), str) and text]
+def _only_text(delta: dict[str, Any], visible: str, count: int | None) -> _OnlyText | None:
+    """The only text that a delta has, with its key and its event's count; None when it has another, or in parts."""
+    texts = [(key, text) for key in _TEXT_KEYS if isinstance(text := delta.get(key), str) and text]
     if len(texts) != 1 or (visible and texts[0][0] != "content"):
         return None
-    return texts[0]
+    return _OnlyText(*texts[0], count)
 
 
 def _is_utf8(data: bytes) -> bool:

@@ -13,8 +13,23 @@ MAX_LINE_BYTES: Final = 256
 """The longest line of a chunk's size, with its extensions, that is still taken for plain."""
 
 _CRLF: Final = b"\r\n"
-_SIZES: Final = {f"{size:x}".encode(): size for size in range(1024)}  # those of most chunks of a stream of tokens
+_SIZES: Final = {f"{size:x}".encode(): size for size in range(1, 1024)}  # those of most chunks of a stream of tokens
 _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,12})(?:;[0-9A-Za-z_-]+(?:=[0-9A-Za-z_-]+)?)*")
+
+
+_AT_ONCE: Final = 256
+
+
+def _one_chunk_each(reads: list[bytes]) -> list[bytes] | None:
+    """The bodies of reads that are one whole chunk each, with no line end in it that could be the framing's."""
+    lines = b"".join(reads).split(_CRLF)
+    sizes, pieces = lines[0:-1:2], lines[1:-1:2]
+    if lines[-1] or len(sizes) != len(reads) or len(pieces) != len(reads):
+        return None
+    lengths = list(map(len, pieces))
+    framed = [len(read) - 4 for read in reads]
+    whole = lengths == list(map(_SIZES.get, sizes)) and framed == list(map(int.__add__, lengths, map(len, sizes)))
+    return pieces if whole else None
 
 
 class Dechunker:
@@ -37,23 +52,28 @@ class Dechunker:
 
     def feed(self, reads: list[bytes]) -> None:
         """Take in what the next reads brought."""
-        pieces, ends = self.pieces, self.ends
-        body_bytes = ends[-1] if ends else 0
-        between = self._is_between_chunks()
+        if reads and not reads[0]:  # the head came alone
+            self.ends.append(self.ends[-1] if self.ends else 0)
+            reads = reads[1:]
+        for start in range(0, len(reads), _AT_ONCE):
+            some = reads[start : start + _AT_ONCE]
+            # One whole chunk a read is how a token comes; the last read of a body has its end as well.
+            plain = _one_chunk_each(some[:-1]) if len(some) > 1 and self._is_between_chunks() else None
+            if plain is None:
+                self._feed_each(some)
+            else:
+                body_bytes = self.ends[-1] if self.ends else 0
+                self.pieces += plain
+                self.ends.extend([body_bytes := body_bytes + len(piece) for piece in plain])
+                self._feed_each(some[-1:])
+
+    def _feed_each(self, reads: list[bytes]) -> None:
+        body_bytes = self.ends[-1] if self.ends else 0
         for data in reads:
-            if between:  # one whole chunk a read is how a token comes
-                line_end = data.find(_CRLF, 0, 8)
-                size = _SIZES.get(data[:line_end], 0) if line_end > 0 else 0
-                if size and len(data) == line_end + size + 4 and data[-2:] == _CRLF:
-                    pieces.append(data[line_end + 2 : -2])
-                    body_bytes += size
-                    ends.append(body_bytes)
-                    continue
-            before = len(pieces)
+            before = len(self.pieces)
             self._feed(data)
-            body_bytes += sum(map(len, pieces[before:]))
-            ends.append(body_bytes)
-            between = self._is_between_chunks()
+            body_bytes += sum(map(len, self.pieces[before:]))
+            self.ends.append(body_bytes)
 
     def _is_between_chunks(self) -> bool:
         return not (self._pending or self._left or self.over or self.odd)

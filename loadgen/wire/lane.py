@@ -114,10 +114,13 @@ class Lane:
             raise
 
     def _same_server(self, status: int, location: str) -> str | None:
-        """Where a redirect leads, if it is one of the whole request, and our headers may go there too."""
+        """Where a redirect leads, if it is one of the whole request, and our headers may go there too.
+
+        Behind a 301 or 302 a browser would get the page; a chat asked for with GET is none (RFC 9110, 15.4 allows both).
+        """
         try:
             to = self._request.url.join(URL(location))
-            return str(to) if status in (307, 308) and to.origin() == self._request.url.origin() else None
+            return str(to) if status != 303 and to.origin() == self._request.url.origin() else None
         except ValueError:
             return None
 

@@ -30,6 +30,7 @@ MOST_A_PASS: Final = 512
 
 _TIMESPEC: Final = struct.Struct("@ll")
 _NO_STAMP: Final = bytes(_TIMESPEC.size)
+_NEVER_NS: Final = 1 << 62
 _BLANK_LINE: Final = b"\r\n\r\n"
 
 Receive = Callable[[int, int], tuple[bytes, list[tuple[int, int, bytes]], int, Any]]
@@ -114,7 +115,7 @@ class Receiver:
         self._intakes: dict[int, Intake] = {}
         self._loop = loop
         self._epoll = select.epoll()
-        self._turned = False
+        self._turned = self._others_ready = False
         selector = getattr(loop, "_selector", None)
         self._selector = selector if isinstance(selector, selectors.EpollSelector) and _is_free(selector) else None
         if self._selector is not None:
@@ -161,35 +162,33 @@ class Receiver:
         """
         if not self._readers:
             return self._others_select(timeout)
-        until_ns = None if timeout is None else now_ns() + int(timeout * 1e9)
+        until_ns = _NEVER_NS if timeout is None else now_ns() + int(timeout * 1e9)
         while True:
-            self._turned = False
-            if self._serve(timeout):
+            self._turned = self._others_ready = False
+            read_ns = self._serve(timeout)
+            if self._others_ready:
                 return self._others_select(0)
-            if self._turned or (until_ns is not None and (left_ns := until_ns - now_ns()) <= 0):
+            if self._turned or read_ns == 0 or read_ns >= until_ns:
                 return []
-            timeout = None if until_ns is None else left_ns / 1e9
+            if until_ns is not _NEVER_NS:
+                timeout = (until_ns - read_ns) / 1e9
 
-    def _serve(self, timeout: float | None = 0) -> bool:
-        """Read every socket that is readable, once; whether something of the loop's own is ready too."""
-        intakes, others = self._intakes, False
+    def _serve(self, timeout: float | None = 0) -> int:
+        """Read every socket that is readable, once; the stamp of the last read, or 0 when nothing was."""
+        intakes, read_ns = self._intakes, 0
         for fd, _ in self._epoll.poll(timeout, MOST_A_PASS):
-            intake = intakes.get(fd)
-            if intake is None:
-                reader = self._readers.get(fd)
-                if reader is not None:
-                    self._call(fd, reader)
-                else:
-                    others = True  # or a socket that what another one said has removed
-                continue
             try:
+                intake = intakes[fd]
                 data, ancillary, _, _ = intake.receive(READ_BYTES, ANCILLARY_BYTES)
+            except KeyError:
+                self._read_other(fd)
+                continue
             except (BlockingIOError, InterruptedError):
                 continue
             except OSError as error:
                 self._call(fd, intake.broke, error)
                 continue
-            intake.user.append(now_ns())
+            intake.user.append(read_ns := now_ns())
             intake.wall += ancillary[0][2] if ancillary else _NO_STAMP
             intake.reads.append(data)
             intake.raw_bytes = total = intake.raw_bytes + len(data)
@@ -197,7 +196,14 @@ class Receiver:
             # part of that.
             if (data[-4:] == _BLANK_LINE and data[-5:-4] != b"\n") or len(data) < 4 or total > HELD_BYTES:
                 self._call(fd, intake.turn)
-        return others
+        return read_ns
+
+    def _read_other(self, fd: int) -> None:
+        reader = self._readers.get(fd)
+        if reader is not None:
+            self._call(fd, reader)
+        else:
+            self._others_ready = True  # or it is a socket that what another one said has removed
 
     def _call(self, fd: int, what: Callable[..., None], *args: object) -> None:
         """What is called may set off callbacks, and is as little trusted not to raise as they are."""

@@ -50,14 +50,17 @@ class Stamps:
         """When the last read arrived."""
         return self._arrived[-1] if self._arrived else None
 
-    def at(self, ends: Sequence[int]) -> tuple[list[int], int]:
+    def at(self, ends: list[int]) -> tuple[list[int], int]:
         """Arrival of what ends at each body offset, and how many came in the same read as the one before.
 
         ends: they never decrease. The stamp is of the read that brought the last byte.
         """
         offsets, arrived = self._offsets, self._arrived
-        if not arrived:
+        if not arrived or not ends:
             return [], 0
+        first = bisect_left(offsets, ends[0])
+        if list(offsets[first : first + len(ends)]) == ends:  # each came with a read of its own, as they mostly do
+            return arrived[first : first + len(ends)], 0
         stamps: list[int] = []
         shared, before, read, last = 0, -1, 0, len(offsets) - 1
         for end in ends:

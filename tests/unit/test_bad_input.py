@@ -62,6 +62,7 @@ def raw_of(table: type[Struct], values: dict[str, Any]) -> tuple[dict[str, Any],
         "FoundryLocal": (["models", 0, "foundry"], "models[0].foundry"),
         "Model": (["models", 0], "models[0]"),
         "Timeouts": (["timeouts"], "timeouts"),
+        "Retries": (["retries"], "retries"),
         "Slo": (["slo"], "slo"),
     }
     steps, path = places.get(table.__name__, (["load"], "load"))

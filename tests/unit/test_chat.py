@@ -573,3 +573,72 @@ def test_after_an_orderly_end_no_bytes_change_the_answer(body: bytes, late: byte
     before, after = decode(body + FINISH), decode(body + FINISH + late)
     for name in ("token_ends", "text", "finish_reason", "end_offset", "error", "malformed"):
         assert getattr(before, name) == getattr(after, name)
+
+
+# The fast way through plain events
+
+
+def slowly(body: bytes, cuts: list[int]) -> Completion:
+    """The body decoded without the fast way, event by event."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Decoder, "_take_plain", lambda *_: 0)
+        return decode_in(body, cuts)
+
+
+def bare(text: str, key: str = "content", **more: object) -> bytes:
+    told = json.dumps(chunk({key: text}, **more), separators=(",", ":"), ensure_ascii=False)
+    return b"data: " + told.encode("utf-8", "surrogatepass") + b"\n\n"
+
+
+RUNS = st.builds(
+    lambda texts, key, more: b"".join(bare(text, key, **more) for text in texts),
+    st.lists(st.sampled_from([" a", "b", "é", '"', "\n", "\\", "", "\x7f"]) | st.text(max_size=3), max_size=8),
+    st.sampled_from(["content", "content", "reasoning_content", "reasoning"]),
+    st.sampled_from([{}, {"usage": None}, {"usage": usage(3, 2)}, {"error": "x"}, {"id": "content"}, {"created": 1}]),
+)
+STREAMS = st.lists(RUNS | CHUNKS, max_size=6).map(b"".join)
+FAULTS = st.lists(
+    st.tuples(
+        st.integers(0, 900),
+        st.integers(0, 2),
+        st.binary(max_size=2) | st.sampled_from([b'"', b"\\", b"\n", b"\r", b"\xff", b'"content"', b"\\u12", b"\n\n"]),
+    ),
+    max_size=2,
+)
+
+
+@settings(law, max_examples=600)
+@given(STREAMS, FAULTS, st.lists(st.integers(0, 1000), max_size=6))
+def test_the_fast_way_finds_what_parsing_each_event_finds(
+    body: bytes, faults: list[tuple[int, int, bytes]], cuts: list[int]
+) -> None:
+    mutated = bytearray(body)
+    for at, size, new in faults:
+        mutated[at : at + size] = new
+    assert decode_in(bytes(mutated), cuts) == slowly(bytes(mutated), [])
+
+
+@pytest.mark.parametrize("capture", ["foundry_v1.sse", "foundry_v2.sse"])
+def test_the_fast_way_finds_the_same_in_captures(capture: str) -> None:
+    body = (DATA / capture).read_bytes().replace(b"\r\n", b"\n")
+    assert decode(body) == slowly(body, [])
+
+
+def test_events_that_are_alike_but_for_their_text_are_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bytes] = []
+    monkeypatch.setattr("loadgen.wire.chat.parse_object", lambda data: parsed.append(data) or json.loads(data))
+    body = b"".join(bare(f"{n} ") for n in range(100)) + FINISH + DONE
+    assert decode(body).text == "".join(f"{n} " for n in range(100))
+    assert len(parsed) == 2
+
+
+def test_where_each_event_has_its_own_number_each_is_parsed() -> None:
+    body = b"".join(bare(f"{n} ", created=n) for n in range(50)) + FINISH
+    completion = decode(body)
+    assert (completion.text, len(completion.token_ends)) == ("".join(f"{n} " for n in range(50)), 50)
+
+
+def test_an_event_with_a_text_and_a_part_list_is_no_example_for_the_next() -> None:
+    first = event(chunk({"content": ["a"], "reasoning": "r"}))
+    completion = decode(first + first.replace(b'"r"', b'"s"') + FINISH)
+    assert (completion.text, len(completion.token_ends)) == ("aa", 2)

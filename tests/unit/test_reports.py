@@ -134,8 +134,9 @@ def test_each_bound_has_its_own_number() -> None:
     assert [note.partition(" answered")[0] for note in notes if note.startswith("≥")] == [
         "≥ at p90: 36",
         "≥ at p99: 368",
+        "≥ or – at ITL: the gaps of one request are alike; it takes more requests to make this percentile",
     ]
-    assert "≥" not in console(summarize(run_of(turns(368))))
+    assert "≥ at" not in console(summarize(run_of(turns(368))))
 
 
 def test_a_level_with_too_few_requests_to_bound_anything_shows_dashes_and_says_why() -> None:

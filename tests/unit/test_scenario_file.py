@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 SMALLEST = 'name = "x"\nprompts = ["Say hello."]\n'
 MODES = '"closed", "constant", "poisson", "gamma", "ramp" or "trace"'
 KEYS = (
-    "name, prompts, description, system, seed, models, order, load, sampling, warmup_requests, timeouts, slo, "
+    "name, prompts, description, system, seed, models, order, load, sampling, warmup_requests, timeouts, retries, slo, "
     "keep_text, probe, strict, until"
 )
 

@@ -522,7 +522,7 @@ def test_a_stage_says_what_the_contract_says() -> None:
         *("level", "status", "incomplete", "slo", "server", "steadiness", "not_valid", "card", "until", "runs"),
     }
     assert {key: set(stage[key]) for key in ("requests", "throughput", "tokens", "validity")} == {
-        "requests": {"planned", "ok", "failed", "by_outcome", "warmup"},
+        "requests": {"planned", "ok", "failed", "by_outcome", "warmup", "retried", "attempts"},
         "throughput": {
             *("output_tokens_per_s", "requests_per_s", "per_user_tokens_per_s", "goodput_requests_per_s"),
             *("e2e_tokens_per_s", "e2e_tokens_per_s_ci"),

@@ -1,0 +1,139 @@
+"""A server of ours that fails: what it had said and how it ended become one line, as it starts and while it serves."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from loadgen.errors import TargetError
+from loadgen.targets import child as module
+from loadgen.targets.child import Child
+
+pytestmark = [
+    pytest.mark.asyncio,
+    pytest.mark.skipif(sys.platform == "win32", reason="signals are those of POSIX"),
+]
+HELLO = "print('{\"pid\": %d}' % os.getpid(), flush=True)\n"
+SERVE = "sys.stdin.buffer.read()\n"
+
+
+async def started(folder: Path, body: str) -> Child:
+    (folder / "made_server.py").write_text(f"import os, signal, sys\n{body}", encoding="utf-8")
+    return await Child.start("the server", "made_server", {}, {"PYTHONPATH": str(folder)})
+
+
+@pytest.mark.parametrize(
+    ("body", "said", "problem"),
+    [
+        ("raise SystemExit(3)", "the server ended as it started (exit code 3)", "runtime"),
+        (
+            "raise ImportError('no such thing')",
+            "the server ended as it started (exit code 1: ImportError: no such thing)",
+            "load_failed",
+        ),
+        (
+            "sys.stderr.write('  what():  std::bad_alloc\\n')\nsys.stderr.flush()\n"
+            "os.kill(os.getpid(), signal.SIGABRT)",
+            "the server ended as it started (ended by SIGABRT: std::bad_alloc)",
+            "out_of_memory",
+        ),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "the server ended as it started (ended by SIGKILL)", "runtime"),
+        ("print('not json', flush=True)", "the server ended as it started (exit code 0)", "runtime"),
+    ],
+)
+async def test_one_that_ends_as_it_starts_is_named_with_the_reason(
+    tmp_path: Path, body: str, said: str, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_killed_for_memory", lambda: 0)
+    child = await started(tmp_path, body)
+    try:
+        with pytest.raises(TargetError) as caught:
+            await child.hear(60.0)
+    finally:
+        await child.stop()
+    assert (str(caught.value), caught.value.problem) == (said, problem)
+
+
+async def test_one_that_lives_has_not_died(tmp_path: Path) -> None:
+    child = await started(tmp_path, HELLO + SERVE)
+    try:
+        await child.hear(60.0)
+        assert await child.died() is None
+    finally:
+        await child.stop()
+
+
+@pytest.mark.parametrize(
+    ("log", "number", "said"),
+    [
+        ("", signal.SIGKILL, "the server has died (ended by SIGKILL, as the system does when memory runs out)"),
+        ("", signal.SIGSEGV, "the server has died (ended by SIGSEGV)"),
+        (
+            "0.01.000.1 E ggml_abort: something is wrong\\n",
+            signal.SIGABRT,
+            "the server has died (ended by SIGABRT: something is wrong)",
+        ),
+        (
+            "0.01.000.1 E ggml_aligned_malloc: insufficient memory (attempted to allocate 12.00 MB)\\n",
+            signal.SIGABRT,
+            "the server ran out of memory (ended by SIGABRT: insufficient memory (attempted to allocate 12.00 MB))",
+        ),
+    ],
+)
+async def test_one_that_dies_while_it_serves_is_named(
+    tmp_path: Path, log: str, number: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_killed_for_memory", lambda: 0)  # others on this machine may run out of it
+    child = await started(tmp_path, f"sys.stderr.write('{log}')\nsys.stderr.flush()\n" + HELLO + SERVE)
+    try:
+        hello = await child.hear(60.0)
+        os.kill(hello["pid"], number)
+        await child._process.wait()
+        told = await child.died()
+    finally:
+        await child.stop()
+    assert told == said
+
+
+async def test_where_the_system_ended_it_for_want_of_memory_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = iter((4, 5))
+    monkeypatch.setattr(module, "_killed_for_memory", lambda: next(counted))
+    child = await started(tmp_path, HELLO + SERVE)
+    try:
+        hello = await child.hear(60.0)
+        os.kill(hello["pid"], signal.SIGKILL)
+        await child._process.wait()
+        told = await child.died()
+    finally:
+        await child.stop()
+    assert told == "the server ran out of memory (the system ended it)"
+
+
+async def test_one_that_the_system_ends_as_it_starts_ran_out_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = iter((4, 5))
+    monkeypatch.setattr(module, "_killed_for_memory", lambda: next(counted))
+    child = await started(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
+    try:
+        with pytest.raises(TargetError, match="ended by SIGKILL: the system had no memory left") as caught:
+            await child.hear(60.0)
+    finally:
+        await child.stop()
+    assert caught.value.problem == "out_of_memory"
+
+
+async def test_one_that_talks_without_end_is_read_and_not_kept(tmp_path: Path) -> None:
+    """Its standard error must not fill up, or it would wait for us for ever."""
+    chatter = "for _ in range(4096): sys.stderr.write('x' * 1023 + '\\n')\nsys.stderr.write('ValueError: the end\\n')\n"
+    child = await started(tmp_path, chatter + "sys.exit(1)")
+    try:
+        with pytest.raises(TargetError, match="ValueError: the end"):
+            await child.hear(60.0)
+        assert len(child._log) <= module.LOG_BYTES
+    finally:
+        await child.stop()

@@ -1,0 +1,212 @@
+"""A run folder that can no longer be written: the run ends at once with one line, and what was measured is kept."""
+
+import asyncio
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from loadgen import api, runfolder
+from loadgen.errors import FolderError
+from loadgen.measure.record import Record
+from loadgen.report.files import write_reports
+from loadgen.session import Silence
+from tests.integration.server import Server, streamed
+from tests.integration.test_session import SCENARIO, closed, counted, eventually, loadgen, measured, scenario
+
+pytestmark = [
+    pytest.mark.asyncio,
+    pytest.mark.skipif(sys.platform != "linux", reason="limits on files, and what may be removed, are Linux's"),
+]
+ROOM_BYTES = 32 << 10
+NO_MORE_THAN = f"""
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, ({ROOM_BYTES}, {ROOM_BYTES}))
+os.execv(sys.executable, [sys.executable, "-B", "-m", "loadgen", *sys.argv[1:]])
+"""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server(streamed("a", "b", gap_s=0.005)) as served:
+        yield served
+
+
+def described(folder: Path, server: Server) -> str:
+    """A scenario file that asks for 400 answers: 200 kB of records, and more."""
+    path = folder / "killed.toml"
+    path.write_text(SCENARIO.format(url=server.url), encoding="utf-8")
+    return str(path)
+
+
+async def ended(*command: str, meanwhile: Callable[[psutil.Process], object] | None = None) -> tuple[int, str]:
+    """The exit code of a command and what it said on standard error; none of its processes is left behind."""
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    family: list[psutil.Process] = []
+
+    def look() -> bool:
+        try:
+            me = psutil.Process(process.pid)
+            family.extend(child for child in me.children(recursive=True) if child not in family)
+            if meanwhile is not None:
+                meanwhile(me)
+        except psutil.NoSuchProcess:
+            return True
+        return process.returncode is not None
+
+    told = asyncio.create_task(process.communicate())
+    try:
+        await eventually(look, within_s=60)
+        _, errors = await asyncio.wait_for(told, timeout=30)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert [child for child in family if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
+    assert process.returncode is not None
+    return process.returncode, errors.decode()
+
+
+def the_run(results: Path) -> Path:
+    (folder,) = results.glob("*/*/")
+    return folder
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_log_that_cannot_grow_ends_the_run_with_one_line_and_keeps_what_was_measured(
+    workers: str, server: Server, tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    command = ("run", described(tmp_path, server), "--out", str(results), "--workers", workers)
+    code, told = await ended(sys.executable, "-c", NO_MORE_THAN, *command)
+    folder = the_run(results)
+    reason = os.strerror(errno.EFBIG)
+    kept = "what was measured until then is kept"
+    assert told == f"loadgen: {folder}: cannot be written any more ({reason}); {kept}; mend that and run again\n"
+    assert code == 2
+    asked = len(server.chats)
+    assert 30 < asked < 400, "nothing more was sent"
+    run = runfolder.read(folder)
+    assert run.manifest.state == "interrupted"
+    assert asked - 10 <= len(run.records) <= asked
+    assert 1 <= run.torn <= int(workers)
+    for _ in range(2):  # the second time, there are reports already
+        summary = write_reports(folder)
+        assert (summary.incomplete, summary.torn_lines) == (True, run.torn)
+        ok = len(measured(run))
+        assert counted(summary.stages[0]) == {"ok": ok, "cancelled": 400 - ok}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = shutil.which("mount")
+    if mount is None or os.getuid() != 0:
+        pytest.skip("only root may mount a small disk")
+    made = subprocess.run(
+        [mount, "-t", "tmpfs", "-o", f"size={ROOM_BYTES}", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if made.returncode != 0:
+        pytest.skip(f"no small disk can be mounted here: {made.stderr.decode().strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_full_disk_ends_the_run_with_one_line_and_a_report_can_be_made_once_there_is_room(
+    workers: str, server: Server, small_disk: Path, tmp_path: Path
+) -> None:
+    command = ("run", described(tmp_path, server), "--out", str(small_disk), "--workers", workers)
+    code, told = await ended(*loadgen(*command))
+    folder = the_run(small_disk)
+    kept = "what was measured until then is kept; free some space and run again"
+    assert (code, told) == (2, f"loadgen: {folder}: no space left on the device; {kept}\n")
+    assert 20 < len(runfolder.read(folder).records) < len(server.chats) + 1 < 400
+
+    with pytest.raises(FolderError) as caught:
+        write_reports(folder)
+    reason = os.strerror(errno.ENOSPC)
+    mend = f"the records are kept: mend that, then `loadgen report {folder}` makes it"
+    assert str(caught.value) == f"{folder}: no report could be written ({reason}); {mend}"
+    assert not list(folder.glob("summary*"))
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == [], "nothing half-written is left"
+    shutil.copytree(folder, tmp_path / "roomy")
+    assert write_reports(tmp_path / "roomy").incomplete
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_folder_that_is_removed_ends_the_run_with_one_line(
+    workers: str, server: Server, tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    gone: list[Path] = []
+
+    def remove(_: psutil.Process) -> None:
+        if not gone and sum(log.stat().st_size for log in results.glob("*/*/requests*")) > 4000:
+            gone.append(the_run(results))
+            shutil.rmtree(results)
+
+    command = ("run", described(tmp_path, server), "--out", str(results), "--workers", workers)
+    code, told = await ended(*loadgen(*command), meanwhile=remove)
+    (folder,) = gone
+    why = "is gone: it was removed or moved while the run was on; run again, and leave it there until the end"
+    assert (code, told) == (2, f"loadgen: {folder}: {why}\n")
+    assert len(server.chats) < 400
+    assert not results.exists()
+
+
+async def test_two_runs_of_one_plan_that_start_at_once_share_nothing(server: Server, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    command = ("run", described(tmp_path, server), "--set", "load.requests=10", "--out", str(results))
+    both = await asyncio.gather(*(ended(*loadgen(*command)) for _ in range(2)))
+    assert [code for code, _ in both] == [0, 0], both
+    folders = list(results.glob("*/*/"))
+    assert len(folders) == 2
+    for folder in folders:
+        run = runfolder.read(folder)
+        assert (run.manifest.state, run.torn) == ("complete", 0)
+        assert sorted(record.index for record in measured(run)) == list(range(10))
+
+
+class FillAfter(Silence):
+    """Somebody else fills the disk when so many requests have ended: no report will fit."""
+
+    def __init__(self, count: int, fill: Callable[[], object]) -> None:
+        self._left = count
+        self._fill = fill
+
+    def ended(self, record: Record) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._fill()
+
+
+async def test_a_manifest_that_no_longer_fits_ends_the_run_and_the_records_stay(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    progress = FillAfter(6, lambda: monkeypatch.setattr("os.fsync", full))
+    asked = scenario(tmp_path, {"m": server.url}, closed(1, 5))
+    with pytest.raises(FolderError, match="no space left on the device; what was measured until then is kept"):
+        await api.run(asked, results=tmp_path, progress=progress)
+    folder = the_run(tmp_path)
+    run = runfolder.read(folder)
+    assert (run.manifest.state, len(run.records), run.torn) == ("running", 6, 0)
+    with pytest.raises(FolderError, match=r"no report could be written .* `loadgen report "):
+        write_reports(folder)
+    assert [path.name for path in folder.iterdir() if path.name.startswith((".", "summary"))] == []
+    monkeypatch.undo()
+    summary = write_reports(folder)
+    assert summary.incomplete
+    assert counted(summary.stages[0]) == {"ok": 5}
