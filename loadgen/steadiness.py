@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from loadgen import metrics
-from loadgen.measure.steady import NOTABLE, warm_until
+from loadgen.measure.steady import warm_until
 from loadgen.metrics import Ns, Window
 from loadgen.slices import Slice
 from loadgen.summary import Steadiness, rounded
@@ -53,7 +53,7 @@ def in_words(steadiness: Steadiness | None) -> str | None:
     """What is wrong with a stage that did not settle; None with one that did, or of which it cannot be told."""
     if steadiness is None or steadiness.steady is not False:
         return None
-    if steadiness.growth is None or abs(steadiness.growth) < NOTABLE:
+    if steadiness.growth is None:
         return "the latencies had not settled by the middle of the stage"
     way = "grew" if steadiness.growth > 0 else "fell"
     return f"the latencies {way} all the time: by {abs(steadiness.growth):.0%} from the first third to the last"

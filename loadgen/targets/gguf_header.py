@@ -21,7 +21,7 @@ def read_header(path: Path) -> Header:
     try:
         with path.open("rb") as file:
             return _header(file)
-    except (OSError, ValueError, struct.error, UnicodeDecodeError, KeyError):
+    except (OSError, ValueError, struct.error, UnicodeDecodeError, KeyError, RecursionError):
         return {}
 
 

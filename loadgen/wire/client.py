@@ -20,7 +20,15 @@ from loadgen.wire.direct import DirectHandler
 from loadgen.wire.exchange import Deadlines, Exchange, Failure, media_type, secret_of
 from loadgen.wire.lane import Answer, Elsewhere, Lane
 from loadgen.wire.receiver import Receiver, receives
-from loadgen.wire.stamps import CURRENT, StampedHandler, connector, keep_stamping, kernel_stamps_available, tracing
+from loadgen.wire.stamps import (
+    CURRENT,
+    HEAD_BYTES,
+    StampedHandler,
+    connector,
+    keep_stamping,
+    kernel_stamps_available,
+    tracing,
+)
 from loadgen.wire.watchdog import Watchdog
 
 BODY_BYTES: Final = 8 << 20
@@ -70,6 +78,8 @@ class Client:
                 connector=made,
                 timeout=aiohttp.ClientTimeout(total=None),
                 read_bufsize=BODY_BYTES,
+                max_line_size=HEAD_BYTES,
+                max_field_size=HEAD_BYTES,
                 trace_configs=[tracing(stamping=self.stamping)],
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers=self._headers,
@@ -211,7 +221,10 @@ class Client:
 
     async def _read(self, content: aiohttp.StreamReader, exchange: Exchange) -> None:
         if exchange.status != 200:
-            exchange.keep(await content.read(ERROR_BODY_BYTES))
+            left_bytes = ERROR_BODY_BYTES
+            while left_bytes > 0 and (piece := await content.read(left_bytes)):
+                exchange.keep(piece)
+                left_bytes -= len(piece)
         elif self.stamping:
             await wait_eof(content)
         else:

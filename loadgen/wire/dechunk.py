@@ -102,7 +102,7 @@ class Dechunker:
         """
         line_end = data.find(_CRLF, at, at + MAX_LINE_BYTES)
         if line_end < 0:
-            self.odd = len(data) - at >= MAX_LINE_BYTES
+            self.odd = len(data) - at >= MAX_LINE_BYTES or b"\n" in data[at:]
             return None
         line = data[at:line_end]
         size = _SIZES.get(line)

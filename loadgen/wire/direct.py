@@ -15,10 +15,7 @@ from aiohttp.client_proto import ResponseHandler
 
 from loadgen.clock import now_ns
 from loadgen.wire.receiver import HELD_BYTES, READ_BYTES, Intake, Receiver
-from loadgen.wire.stamps import CURRENT, StampedHandler
-
-HEAD_BYTES: Final = 65536
-"""The longest head that is waited for."""
+from loadgen.wire.stamps import CURRENT, HEAD_BYTES, StampedHandler
 
 _HEAD_START: Final = b"HTTP/1.1 200 "
 _HEAD_END: Final = b"\r\n\r\n"
@@ -147,7 +144,7 @@ class DirectHandler(StampedHandler):
         if end < len(_HEAD_END):
             if len(head) >= HEAD_BYTES or not (head.startswith(_HEAD_START) or _HEAD_START.startswith(head)):
                 self._resort()
-        elif may_be_taken(head[:end]):
+        elif end <= HEAD_BYTES and may_be_taken(head[:end]):
             self._take(awaited, head[:end], head[end:])
         else:
             self._resort()

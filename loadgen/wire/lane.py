@@ -21,7 +21,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from loadgen.wire.direct import DirectHandler
-from loadgen.wire.stamps import CURRENT
+from loadgen.wire.stamps import CURRENT, HEAD_BYTES
 
 _NOT_OURS: Final = frozenset(
     ("host", "content-length", "transfer-encoding", "connection", "expect", "cookie", "content-encoding", "trailer")
@@ -100,6 +100,7 @@ class Lane:
             if transport is None or transport.is_closing():
                 raise aiohttp.ServerDisconnectedError
             params: dict[str, Any] = {"read_until_eof": True, "read_bufsize": self._buffer_bytes}
+            params |= {"max_line_size": HEAD_BYTES, "max_field_size": HEAD_BYTES}
             ended: asyncio.Future[bool] | None = None
             if isinstance(protocol, DirectHandler):
                 ended = protocol.expect(begun, **params)
@@ -116,7 +117,8 @@ class Lane:
     def _same_server(self, status: int, location: str) -> str | None:
         """Where a redirect leads, if it is one of the whole request, and our headers may go there too.
 
-        Behind a 301 or 302 a browser would get the page; a chat asked for with GET is none (RFC 9110, 15.4 allows both).
+        Behind a 301 or 302 a browser would get a page; a chat that is asked for with GET is none (RFC 9110, 15.4
+        allows both).
         """
         try:
             to = self._request.url.join(URL(location))

@@ -70,11 +70,13 @@ def run_of(pattern: Pattern, data: bytes, at: int) -> Run:
         ends += [at := at + len(text) + size for text in found[:sound]]
         start = at + len(before)
         stop = _end_of_string(data, start)
-        if sound < len(found) - 1 or stop <= start or not data.startswith(behind, stop):
+        if stop <= start or not data.startswith(behind, stop):
             break
         texts.append(data[start:stop])
         at = stop + len(behind)
         ends.append(at)
+        if sound < len(found) - 1:
+            break
         window *= 2
     return Run(_unquoted(b"".join(texts)), ends)
 

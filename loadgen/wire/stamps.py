@@ -22,6 +22,7 @@ from typing import Any, Final
 import aiohttp
 from aiohttp import StreamReader
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.streams import EMPTY_PAYLOAD
 
 from loadgen.clock import now_ns
 from loadgen.wire.receiver import READ_BYTES, Columns, Intake, columns_of
@@ -30,7 +31,10 @@ _unpack_timespec = struct.Struct("@ll").unpack_from
 
 WHOLE_BODY: Final = 1 << 62
 """Body bytes after a read that brought headers and body at once, on a connection that was closed with it."""
+HEAD_BYTES: Final = 65536
+"""The longest head of an answer that is taken, and the longest line in it."""
 _SO_TIMESTAMPNS: Final = 35
+_HEAD_END: Final = b"\r\n\r\n"
 
 
 class Marks:
@@ -137,6 +141,7 @@ class StampedHandler(ResponseHandler):
         self._socket: StampedSocket | None = None
         self._before: object = None
         self._current: StreamReader | None = None
+        self._head_tail = b""  # the last bytes of a head that is still coming
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -155,6 +160,7 @@ class StampedHandler(ResponseHandler):
         """What is read from now on belongs to these marks."""
         self._marks = marks
         self._before, self._current = self._payload, None  # what is there now is an earlier answer's
+        self._head_tail = b""
         if marks is None:
             return
         marks.begin_response()
@@ -169,7 +175,21 @@ class StampedHandler(ResponseHandler):
         self._pass_on(data, user_ns, self._socket.last_rx_wall_ns if self._socket is not None else 0)
 
     def _pass_on(self, data: bytes, user_ns: int, wall_ns: int) -> None:
-        """Give a read to aiohttp, and mark it."""
+        """Give a read to aiohttp, and mark it. A head goes by itself, lest a fault behind it take it along."""
+        while self._payload is None or self._payload is self._before or self._payload is EMPTY_PAYLOAD:
+            behind, head = len(self._head_tail), self._head_tail + data
+            self._head_tail = head[1 - len(_HEAD_END) :]
+            cut = head.find(_HEAD_END) + len(_HEAD_END) - behind
+            if cut + behind < len(_HEAD_END) or cut >= len(data):
+                break
+            self._head_tail = b""
+            self._give(data[:cut], user_ns, wall_ns)
+            data = data[cut:]
+            if self.exception() is not None:
+                return
+        self._give(data, user_ns, wall_ns)
+
+    def _give(self, data: bytes, user_ns: int, wall_ns: int) -> None:
         super().data_received(data)
         marks = self._marks
         if marks is None or not data:  # without data, aiohttp only resumes its parser

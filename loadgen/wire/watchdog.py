@@ -135,14 +135,16 @@ def due_times(exchange: Exchange) -> list[tuple[int, str]]:
 def overdue(exchange: Exchange, now: int) -> tuple[Outcome, str] | None:
     """Whether an exchange is to be given up now, and as what.
 
-    An orderly end on a connection that the server keeps open is given up as `ok`, and an error event as the error that
-    it is: nothing more can come.
+    An orderly end on a connection that the server keeps open is given up as `ok`, an error event as the error that it
+    is, and an error's body that falls silent: nothing more can come.
     """
     silent_since = exchange.silent_since_ns()
     passed = [what for due, what in due_times(exchange) if due <= now]
     silent = silent_since is not None and now - silent_since >= LINGER_NS
     if not passed and not silent and exchange.deadlines.next_token_ns is None:
         return None
+    if silent and exchange.status is not None and exchange.status >= 400:
+        return "http_error", "the server left its error unfinished"
     if exchange.status == 200 and silent_since is not None and (silent or passed or exchange.last_token_ns is None):
         if exchange.look():
             return None

@@ -13,8 +13,9 @@ import pytest
 from loadgen.clock import now_ns
 from loadgen.measure.record import Reply
 from loadgen.wire.client import Ask, Client
+from loadgen.wire.exchange import Deadlines
 from loadgen.wire.reply import read_reply
-from tests.integration.server import Script, Served, Server, streamed
+from tests.integration.server import COMMENT, Hang, Script, Send, Served, Server, chunk, every, head, streamed, token
 from tests.integration.server import whole as whole_answer
 from tests.integration.stream_answers import ANSWERS, OK
 from tests.integration.stream_bodies import BODIES
@@ -41,9 +42,8 @@ LONG_BYTES = 5000  # too many to be sent one by one
 def assert_says(reply: Reply, expected: Says, told: str) -> None:
     """The reply is what was expected. told: which of the ways of sending it this was."""
     source = "events" if expected.output is None else "usage"
-    output = expected.tokens if expected.output is None else expected.output
-    if reply.status != 200:
-        output = None
+    counted = expected.tokens if expected.output is None else expected.output
+    output = counted if reply.status == 200 else None
     heard = (reply.outcome, len(reply.stamps_ns), reply.finish_reason, reply.output_tokens, reply.token_source)
     assert heard == (expected.outcome, expected.tokens, expected.finish, output, source), (told, reply.detail)
     text = expected.text if expected.tokens else None
@@ -101,6 +101,16 @@ async def test_a_server_may_answer_before_it_has_read_the_request(framing: Frami
     async with await asyncio.start_server(at_once, "127.0.0.1", 0) as server, Client() as client:
         reply = await ask(client, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1")
     assert_says(reply, expected, "at once")
+
+
+@pytest.mark.asyncio
+async def test_an_error_that_the_server_leaves_unfinished_is_not_waited_for_until_the_deadline() -> None:
+    unfinished = Send(head("503 Busy", "Retry-After: 4", length=99) + b"busy")
+    began_ns = now_ns()
+    with Server((unfinished, Hang())) as server:
+        reply = await ask_with_a_key(server.url)
+    assert (reply.outcome, reply.status, reply.detail) == ("http_error", 503, "Retry-After: 4; busy")
+    assert now_ns() - began_ns < PATIENT.request_ns // 2
 
 
 # Redirects
@@ -167,3 +177,25 @@ async def test_a_redirect_to_another_host_does_not_bring_the_key_there() -> None
         with Server(away) as server:
             await ask_with_a_key(server.url)
     assert all("authorization" not in request.headers for request in other.served)
+
+
+# What never ends
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("piece", "waited_for"),
+    [
+        (chunk(token("a")), "next token"),
+        (chunk(COMMENT), "first token"),
+        (b"HTTP/1.1 102 Processing\r\n\r\n", "headers"),
+    ],
+    ids=["tokens", "comments", "heads"],
+)
+async def test_an_endless_stream_ends_at_its_deadline(piece: bytes, waited_for: str) -> None:
+    begin = () if waited_for == "headers" else (Send(head()),)
+    with Server((*begin, *every(0.005, (Send(piece),) * 4000))) as server:
+        async with Client() as client:
+            reply = await ask(client, server.url, Deadlines(request_ns=400_000_000))
+    assert (reply.outcome, reply.detail) == ("timeout", f"waiting for {waited_for}, request deadline 0.4 s")
+    assert (len(reply.stamps_ns) > 1) == (waited_for == "next token")

@@ -450,8 +450,10 @@ def test_a_stuck_generator_ends_its_request_as_timeout_and_is_closed_when_it_com
     reply = ask(adapter, deadlines)
     assert (reply.outcome, reply.detail, len(reply.stamps_ns)) == ("timeout", said, int(first))
     assert not adapter.closed.is_set()
+    # On a busy machine the deadline may pass before the call has begun; then there is nothing to close.
+    began = first or adapter.began.acquire(timeout=1)
     adapter.go.set()
-    assert adapter.closed.wait(20)
+    assert not began or adapter.closed.wait(20)
 
 
 def test_a_stuck_call_takes_no_thread_from_the_next_and_is_counted() -> None:

@@ -120,7 +120,7 @@ class Judge:
         self.parser = HttpResponseParser(
             self.protocol, loop, 1 << 20, payload_exception=ClientPayloadError, read_until_eof=True
         )
-        self.protocol._parser = self.parser  # type: ignore[assignment]
+        self.protocol._parser = self.parser
         messages, _, _ = self.parser.feed_data(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         self.payload: StreamReader = messages[0][1]
         self.fault: Exception | None = None
@@ -192,9 +192,11 @@ def test_what_is_taken_is_what_aiohttp_takes(loop: asyncio.AbstractEventLoop, ra
         if dechunker.odd or dechunker.behind:
             return
         assert dechunker.ends[-1] == told
-        assert dechunker.over == judge.payload.is_eof()
-        assert judge.fault is None
         assert b"".join(dechunker.pieces) == judge.body
+        if judge.fault is not None:  # which it may see a little earlier, inside a line
+            assert not dechunker.over
+        else:
+            assert dechunker.over == judge.payload.is_eof()
 
 
 @law

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,9 +18,10 @@ from loadgen.chance import generator
 from loadgen.engine import Again, Ports, Stop, play, play_warmup
 from loadgen.fold import summarize
 from loadgen.measure.record import OUTCOMES, Phase, Record, Reply
-from loadgen.plan import Level, Planned, Stage
+from loadgen.plan import Level, Planned, Stage, digest, make_plan
+from loadgen.prompts import load_prompts
 from loadgen.retry import as_one, asked_wait_s, is_last, is_met, wait_ns
-from loadgen.scenario import Retries
+from loadgen.scenario import Retries, Scenario
 from loadgen.slices import by_attempt, slices
 from loadgen.summary import Requests
 from tests.records import MS, S, planned, record, run_of, turn, unsent
@@ -158,6 +160,16 @@ def test_what_counts_is_the_last_reply_begun_when_the_first_was() -> None:
     )
     unconnected = Reply(outcome="connect_error", dispatched_ns=1)
     assert as_one(unconnected, last, 1).sent_ns == 1
+
+
+def test_a_plan_that_asks_again_is_another_plan_and_one_that_does_not_is_the_same_as_ever() -> None:
+    def digest_of(**retries: Any) -> str:
+        scenario = Scenario(name="x", prompts=("Say hello.",), retries=Retries(**retries))
+        return digest(make_plan(scenario, load_prompts(scenario, Path(), "the test")))
+
+    assert digest_of() == digest_of(backoff_s=9.0)
+    assert digest_of(attempts=1) != digest_of()
+    assert digest_of(attempts=1) != digest_of(attempts=1, backoff_s=9.0)
 
 
 # --- the players ------------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Reading runs of like events: what ends a run, and the law that nothing is found that parsing each would not find."""
 
+from itertools import accumulate
+
 import orjson
 import pytest
 from hypothesis import given, settings
@@ -68,7 +70,7 @@ def test_a_run_is_read_to_its_end(texts: tuple[bytes, ...], read: str) -> None:
     for behind in (b"", b"data: [DONE]\n\n", BEFORE, BEFORE + b"half"):
         run = run_of(PATTERN, data + behind, 0)
         assert run.text == read
-        assert run.ends == [len(like(*texts[: n + 1])) for n in range(len(texts))]
+        assert run.ends == list(accumulate(len(like(text)) for text in texts))
 
 
 @pytest.mark.parametrize("last", [0, 1, 2])

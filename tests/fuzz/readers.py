@@ -1,0 +1,288 @@
+"""What is fuzzed: each of our readers of foreign bytes, with the law that it must keep. Knows no mutation.
+
+A target takes bytes, gives them to its reader, and raises AssertionError where the law is broken; any exception but the
+one that the reader names is a fault as well.
+"""
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http import HttpResponseParser
+from msgspec import Struct
+
+from loadgen import runfolder
+from loadgen.errors import InputError
+from loadgen.measure import histogram, record
+from loadgen.mock import request as mock_request
+from loadgen.report import hlog
+from loadgen.scenario import Scenario, check, complaint, conversion, file, model_list
+from loadgen.scenario.complaint import Source
+from loadgen.targets import gguf_header
+from loadgen.wire import chat, dechunk, parts, runs, sse, traits, whole
+from tests.integration.stream_answers import ANSWERS
+from tests.integration.stream_bodies import BODIES
+
+LONG_BYTES: Final = 4000
+"""Of the tables' bodies, those that are longer teach nothing."""
+
+
+class Target(Struct, frozen=True):
+    """A reader under fuzzing.
+
+    check: gives it bytes. modules: whose lines count as coverage. seeds: what to begin with. words: what a mutation may
+    put in. read: what is watched, where watching all of the check would take too long; None for the check itself.
+    """
+
+    check: Callable[[bytes], None]
+    modules: tuple[ModuleType, ...]
+    seeds: tuple[bytes, ...]
+    words: tuple[bytes, ...]
+    read: Callable[[bytes], object] | None = None
+
+
+def pieces_of(data: bytes) -> list[bytes]:
+    """The data in pieces of 1 to 31 bytes, which the data itself decides: any case can be played again."""
+    edges = [0]
+    while edges[-1] < len(data):
+        at = edges[-1]
+        edges.append(min(len(data), at + 1 + (data[at] * 7 + at) % 31))
+    return [data[a:b] for a, b in pairwise(edges)]
+
+
+# The wire
+
+
+def check_splitter(data: bytes) -> None:
+    """No split changes the events, where they end, or what is left over."""
+    found = [_events_of(pieces) for pieces in ([data], pieces_of(data), [data[at : at + 1] for at in range(len(data))])]
+    assert found[0] == found[1] == found[2], f"{found}"
+    ends = [event.end for event in found[0][0]]
+    assert ends == sorted(set(ends))
+    assert not ends or 0 < ends[0] <= ends[-1] <= len(data)
+
+
+def _events_of(pieces: list[bytes]) -> tuple[list[sse.Event], bytes, object, object]:
+    splitter = sse.Splitter()
+    events = [event for piece in pieces for event in splitter.feed(piece)]
+    return events, splitter.pending, splitter.finish(), splitter.not_utf8_at
+
+
+def check_decoder(data: bytes) -> None:
+    """No split changes the answer, and what it says is in order. Byte by byte, the shorter ways are never taken."""
+    told = chat.decode(data)
+    for pieces in (pieces_of(data), [data[at : at + 1] for at in range(len(data))]):
+        decoder = chat.Decoder()
+        for piece in pieces:
+            decoder.feed(piece)
+        assert decoder.result() == told, pieces
+    assert told.token_ends == sorted(set(told.token_ends))
+    assert all(0 < end <= len(data) for end in (*told.token_ends, *([told.end_offset] if told.end_offset else [])))
+    assert (told.end_offset is None) == (told.finish_reason is None and not told.done)
+    assert (told.first_visible is None) == (not told.text)
+    for line in (told.error, told.malformed):
+        assert line is None or (line.isprintable() and 0 < len(line) <= 300)
+    traits.traits_of(data, told.token_ends[0] if told.token_ends else None)
+
+
+def check_whole(data: bytes) -> None:
+    told = whole.decode_whole(data)
+    told.text.encode()
+    assert told.answers or not told.speaks
+    assert told.error is None or (told.error.isprintable() and 0 < len(told.error) <= 300)
+
+
+def check_dechunker(data: bytes) -> None:
+    """No split changes the body, nor whether it is over; and what it takes, aiohttp reads as the same body."""
+    found = []
+    for pieces in ([data], pieces_of(data), [data[at : at + 1] for at in range(len(data))]):
+        dechunker = dechunk.Dechunker()
+        dechunker.feed(pieces)
+        body = b"".join(dechunker.pieces)
+        assert not pieces or dechunker.ends[-1] == len(body)
+        assert list(dechunker.ends) == sorted(dechunker.ends)
+        found.append((dechunker.odd, dechunker.over, dechunker.behind, body))
+    odd, over, behind, body = found[0]
+    assert [each[:3] for each in found] == [(odd, over, behind)] * 3, f"{found}"
+    if not odd:
+        assert found[0] == found[1] == found[2], f"{found}"
+    if over and not odd:
+        assert _as_aiohttp_reads(data[: len(data) - behind]) == body
+
+
+def _as_aiohttp_reads(chunked: bytes) -> bytes:
+    loop = asyncio.new_event_loop()
+    try:
+        parser = HttpResponseParser(BaseProtocol(loop), loop, 1 << 20)
+        messages, _, _ = parser.feed_data(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked)
+        ((_, payload),) = messages
+        assert payload.is_eof()
+        return bytes(payload.read_nowait())
+    finally:
+        loop.close()
+
+
+def check_requests(data: bytes) -> None:
+    """The mock's reader of requests: no split changes them, or why one is refused."""
+    found = [_requests_of(pieces) for pieces in ([data], pieces_of(data))]
+    assert found[0] == found[1], f"{found}"
+
+
+def _requests_of(pieces: list[bytes]) -> list[Any]:
+    requests = mock_request.Requests()
+    taken: list[Any] = []
+    try:
+        for piece in pieces:
+            requests.feed(piece)
+            while (request := requests.take()) is not None:
+                taken.append(request)
+    except mock_request.Refusal as refusal:
+        taken.append(refusal.status)
+    return taken
+
+
+# Files
+
+
+def check_scenario(data: bytes) -> None:
+    """A scenario, or one line that says what is wrong."""
+    with _named_error(), _file(data) as path:
+        found = conversion.convert(file.parse_toml(file.read_text(path), "x.toml"), Scenario, Source("x.toml"))
+        check.first_conflict(found)
+        msgspec.json.encode(found)
+
+
+def check_model_list(data: bytes) -> None:
+    with _named_error(), _file(data) as path:
+        model_list.model_list_text(model_list.read_model_list(path))
+
+
+def check_records(data: bytes) -> None:
+    """The log of a run: every line is a record, or is counted as torn."""
+    with _file(data) as path:
+        found, torn = runfolder._read_lines(path, record.Record)
+    lines = data.count(b"\n") + (not data.endswith(b"\n") and data != b"")
+    assert len(found) + torn == lines
+    for each in found:
+        again = msgspec.json.decode(msgspec.json.encode(each), type=record.Record)
+        assert again == each or b"NaN" in data
+
+
+def check_manifest(data: bytes) -> None:
+    with _named_error(), tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / runfolder.MANIFEST).write_bytes(data)
+        runfolder.read(Path(folder))
+
+
+def check_hlog(data: bytes) -> None:
+    with _named_error():
+        hlog.read_interval_log(data.decode("utf-8", "replace"))
+
+
+def check_gguf(data: bytes) -> None:
+    with _file(data) as path:
+        gguf_header.read_header(path)
+
+
+@contextlib.contextmanager
+def _named_error() -> Any:
+    try:
+        yield
+    except InputError as error:
+        assert str(error)
+        assert "\n" not in str(error)
+
+
+@contextlib.contextmanager
+def _file(data: bytes) -> Any:
+    with tempfile.NamedTemporaryFile(suffix=".toml") as made:
+        made.write(data)
+        made.flush()
+        yield Path(made.name)
+
+
+# Seeds
+
+
+def _scenarios() -> tuple[bytes, ...]:
+    folder = Path(__file__).parents[2] / "scenarios"
+    return tuple(path.read_bytes() for path in sorted(folder.glob("*.toml")))
+
+
+def _records() -> tuple[bytes, ...]:
+    line = record.Record(
+        outcome="ok", model="m", target="openai", level="c1", index=0, phase="measured", prompt_id="p", intended_ns=1,
+        stamps_ns=(1, 2), tokens_per_event=(1, 1), text="a", timings=record.ServerTimings(1, 1.0, 1, 1.0),
+    )  # fmt: skip
+    return (msgspec.json.encode(line) + b"\n", (msgspec.json.encode(line) + b"\n") * 2, b"{}\n")
+
+
+def _manifest() -> bytes:
+    made = runfolder.Manifest(
+        schema=runfolder.SCHEMA, run_id="r", scenario={}, started_utc="", plan_digest="", prompts=({},), versions={},
+        stages=(runfolder.PlannedStage("m", "openai", "c1", {}, 1, 0),), stamp_source="user", clock={}, host={},
+    )  # fmt: skip
+    return msgspec.json.encode(made)
+
+
+def _hlog() -> bytes:
+    filled = histogram.Histogram()
+    filled.record(np.array([1_000_000, 2_000_000]))
+    return hlog.interval_log(0.0, [hlog.Interval("a/b/c1/ttft", 0.0, 1.0, filled)]).encode()
+
+
+_BODIES: Final = tuple(body for body, _ in BODIES.values() if len(body) < LONG_BYTES)
+_RAW: Final = tuple(answer.raw for answer, _ in ANSWERS.values() if len(answer.raw) < LONG_BYTES)
+_SSE: Final = (b"\n\n", b"\r\n", b"\r", b"\n", b"data: ", b"data:", b"data", b"event: error\n", b": x\n", b"id: 1\n",
+               b"\xef\xbb\xbf", b"\xff", b"\xc3", b"\xa9", b"data: [DONE]\n\n")  # fmt: skip
+_JSON: Final = (b"{", b"}", b"[", b"]", b'"', b",", b":", b"null", b"true", b"0", b"-1", b"1e999", b"\\ud83d", b"\\n",
+                b'"choices"', b'"delta"', b'"message"', b'"content"', b'"index":1', b'"usage"', b'"completion_tokens"',
+                b'"finish_reason":"stop"', b'"error"', b'"tool_calls"', b'"reasoning"', b'"timings"')  # fmt: skip
+_HTTP: Final = (b"\r\n", b"0\r\n\r\n", b"5\r\nhello\r\n", b"f", b"A", b";a=b", b"\r", b"\n", b"Content-Length: 3\r\n",
+                b"Transfer-Encoding: chunked\r\n", b"Expect: 100-continue\r\n", b"POST / HTTP/1.1\r\n")  # fmt: skip
+_TOML: Final = (b"[load]\n", b"[[models]]\n", b"name = ", b'"x"', b"1", b"-1", b"1e400", b"inf", b"nan", b"[]", b"{}",
+                b"mode = ", b'"closed"', b'"poisson"', b"=", b".", b"'''", b"\\u0000", b"1979-05-27")  # fmt: skip
+_CHAT_REQUEST: Final = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}GET / HTTP/1.0\r\n\r\n",
+    b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nA: b\r\n\r\n",
+)
+
+TARGETS: Final[dict[str, Target]] = {
+    "splitter": Target(check_splitter, (sse,), _BODIES, _SSE, lambda data: _events_of(pieces_of(data))),
+    "decoder": Target(check_decoder, (chat, sse, runs, parts, traits), _BODIES, _SSE + _JSON, chat.decode),
+    "whole": Target(check_whole, (whole, parts), (b'{"choices":[{"message":{"content":"a"}}]}',), _JSON),
+    "dechunker": Target(
+        check_dechunker,
+        (dechunk,),
+        tuple(raw.partition(b"\r\n\r\n")[2] for raw in _RAW if b"chunked" in raw),
+        _HTTP,
+        lambda data: dechunk.Dechunker().feed(pieces_of(data)),
+    ),
+    "requests": Target(check_requests, (mock_request,), _CHAT_REQUEST, _HTTP),
+    "scenario": Target(check_scenario, (file, conversion, check, complaint), _scenarios(), _TOML),
+    "model list": Target(check_model_list, (model_list,), (b'["a"]', b'{"a":{"capabilities":["chat"]}}'), _JSON),
+    "records": Target(check_records, (runfolder,), _records(), _JSON),
+    "manifest": Target(check_manifest, (runfolder,), (_manifest(),), _JSON),
+    "histograms": Target(check_hlog, (hlog, histogram), (_hlog(),), (b",", b"\n", b"#", b"Tag=", b"HISTFAAA", b"=")),
+    "gguf": Target(
+        check_gguf,
+        (gguf_header,),
+        (b"GGUF\x03\0\0\0" + b"\0" * 8 + b"\x01" + b"\0" * 7 + b"\x01" + b"\0" * 7 + b"a\x04\0\0\0\x07\0\0\0",),
+        (
+            b"\x09\0\0\0" + b"\x01" + b"\0" * 7,
+            b"\x09\0\0\0",
+            b"\x08\0\0\0",
+            b"\xff" * 8,
+            b"\x01" + b"\0" * 7,
+            b"\0" * 8,
+        ),
+    ),
+}
