@@ -57,6 +57,19 @@ class Book:
         )
         self._update(stages=stages)
 
+    def lost(self, target: str, model: str, level: str, why: str) -> None:
+        """Note that a model's server ended of itself at a level: that stage says so, those behind it are skipped."""
+        died = False
+        stages = []
+        for stage in self._manifest.stages:
+            if (stage.target, stage.model) == (target, model):
+                if stage.level == level:
+                    died, stage = True, msgspec.structs.replace(stage, server_ended=why)
+                elif died:
+                    stage = msgspec.structs.replace(stage, skipped=f"its server is gone: {why}", problem="died")
+            stages.append(stage)
+        self._update(stages=tuple(stages))
+
     def end(self, state: str) -> None:
         self._update(state=state, ended_utc=utc_now().isoformat())
 

@@ -207,7 +207,8 @@ def server_rates(records: Sequence[Record]) -> dict[str, float] | None:
     Ours: prompt tokens / service TTFT, and (output tokens − 1) / (t_n − t_1); both are sums over sums, so that long
     requests weigh as they do on the server. None where the server sends no timings.
     """
-    told = [r for r in records if r.timings is not None and r.written_ns is not None and len(r.stamps_ns) > 1]
+    told = [r for r in records if r.written_ns is not None and len(r.stamps_ns) > 1]
+    told = [r for r in told if r.stamps_ns[-1] > r.stamps_ns[0] > (r.written_ns or 0)]  # not all in one read
     told = [r for r in told if r.timings is not None and r.timings.prompt_ms > 0 and r.timings.predicted_ms > 0]
     if not told:
         return None

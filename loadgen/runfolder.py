@@ -17,6 +17,7 @@ from msgspec import Struct
 from loadgen.errors import FolderError, InputError
 from loadgen.measure.observe import StageFacts
 from loadgen.measure.record import Record
+from loadgen.secret import bytes_without_keys
 
 MANIFEST: Final = "manifest.json"
 REQUESTS: Final = "requests.jsonl"
@@ -33,7 +34,8 @@ Line = TypeVar("Line", bound=Struct)
 
 class PlannedStage(Struct, frozen=True):
     """One stage of one model, as the manifest says it. planned: measured requests; None when time bounds a closed loop.
-    ramp_in_ns: how long after the first user of a closed loop the last one begins."""
+    ramp_in_ns: how long after the first user of a closed loop the last one begins. server_ended: how the model's server
+    ended of itself during the stage, if it did."""
 
     model: str
     target: str
@@ -44,6 +46,7 @@ class PlannedStage(Struct, frozen=True):
     skipped: str | None = None
     problem: str | None = None
     ramp_in_ns: int = 0
+    server_ended: str | None = None
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -106,7 +109,7 @@ def write_whole(path: Path, data: bytes | Iterable[bytes]) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.writelines([data] if isinstance(data, bytes) else data)
+            file.writelines([bytes_without_keys(data)] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
         Path(name).chmod(0o644)
@@ -164,7 +167,7 @@ class Log:
             raise no_longer_written(self._folder, error) from error
 
     def append(self, value: Struct) -> None:
-        rest = memoryview(self._encode(value) + b"\n")
+        rest = memoryview(bytes_without_keys(self._encode(value)) + b"\n")
         try:
             while rest:  # of what a disk still has room for, a part is written, and only the rest is refused
                 rest = rest[self._file.write(rest) :]

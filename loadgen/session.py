@@ -198,6 +198,7 @@ def _groups(plan: Plan) -> list[tuple[Stage, ...]]:
 async def _play_group(stages: tuple[Stage, ...], played: Play, book: Book) -> None:
     """Serve the models of a group, play its stages, and let the servers go."""
     ready: dict[int, Served] = {}
+    opened: list[Served] = []
     async with contextlib.AsyncExitStack() as stack:
         for index in stages[0].models:
             if played.controls.wish.asked:
@@ -205,13 +206,28 @@ async def _play_group(stages: tuple[Stage, ...], played: Play, book: Book) -> No
             served = await _opened(index, stack, played, book)
             if served is not None:
                 ready[index] = served
-        for stage in stages if ready else ():
+                opened.append(served)
+        for stage in stages:
             usable = tuple(index for index in stage.models if index in ready)
-            await _play_stage(_only(stage, usable), ready, played)
+            if usable:
+                await _play_stage(_only(stage, usable), ready, played)
+                await _bury(stage, ready, played, book)
         for index, served in ready.items():
             await _probe(index, served, played, book)
-    for served in ready.values():
+    for served in opened:
         book.part(served)
+
+
+async def _bury(stage: Stage, ready: dict[int, Served], played: Play, book: Book) -> None:
+    """Note which servers have ended of themselves during a stage; their models are not played any further."""
+    for index in [index for index in stage.models if index in ready]:
+        child = ready[index].child
+        why = None if child is None else await child.died()
+        if why is not None:
+            model = played.plan.models[index]
+            played.progress.note(f"{model.name} on {target_name(model)}: {why}")
+            book.lost(target_name(model), model.name, stage.level.label, why)
+            del ready[index]
 
 
 async def unless_stopped(wish: Stop, work: Coroutine[Any, Any, T]) -> T | None:

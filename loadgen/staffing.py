@@ -36,7 +36,8 @@ def staffed(plan: Plan, workers: Workers, cores: int, streams_per_worker: int = 
 
     "auto" takes one for every `streams_per_worker` concurrent streams of the plan's highest level (users, or
     max_in_flight), and no more than there are cores: 1 up to 500 streams, 2 up to 1,000. An open loop without a limit
-    says nothing about its streams, and counts as none; nor can models in this process be shared. Raises InputError
+    says nothing about its streams, and counts as none; nor can models in this process be shared. Never more are started
+    than some stage can be divided among. Raises InputError
     where a number above 1 was asked for and a model is in this process.
     """
     inside = next((model for model in plan.models if (model.target or "").startswith(PYTHON_PREFIX)), None)
@@ -46,7 +47,7 @@ def staffed(plan: Plan, workers: Workers, cores: int, streams_per_worker: int = 
     if inside and workers > 1:
         where = f"{inside.name} is asked in this process ({inside.target})"
         raise InputError(f"--workers {workers}: {where}, which no other one shares; leave --workers out")
-    return workers
+    return min(workers, max(len(parts(stage, workers)) for stage in plan.stages))
 
 
 class Descriptors(Struct, frozen=True):

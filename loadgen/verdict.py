@@ -50,6 +50,7 @@ def validity(
             clock_steps=facts.clock_steps if facts else 0,
             window_s=window.length_s if window else None,
             unsteady=unsteady,
+            server_ended=part.planned.server_ended,
             lost_workers=_lost(facts),
             beyond=_beyond(part),
         )

@@ -25,6 +25,7 @@ Code = Literal[
     "never_steady",
     "nothing_answered",
     "incomplete",
+    "server_died",
     "worker_lost",
     "beyond_calibration",
 ]
@@ -66,7 +67,8 @@ class Evidence(Struct, frozen=True, kw_only=True):
 
     whole: answers came whole, and the latency that a slip is held against is the E2E. achieved_share: of the asked rate
     (open loop). users_share: of the asked users, how many were being answered (closed loop without think time).
-    unsteady: how the series of TTFTs never settled. lost_workers: what became of each receiver process that died.
+    unsteady: how the series of TTFTs never settled. server_ended: how the server ended of itself.
+    lost_workers: what became of each receiver process that died.
     beyond: by how much the load was above what this machine was calibrated for.
     """
 
@@ -92,6 +94,7 @@ class Evidence(Struct, frozen=True, kw_only=True):
     clock_steps: int = 0
     window_s: float | None = None
     unsteady: str | None = None
+    server_ended: str | None = None
     lost_workers: tuple[str, ...] = ()
     beyond: str | None = None
 
@@ -172,6 +175,9 @@ def _of_the_load(seen: Evidence) -> list[Reason]:
         advice = "answers are so short that our own turn between them counts: ask for more tokens, or use --workers"
         got = f"{seen.users_share:.1%} of the asked users were being answered"
         found.append(Reason("achieved_users", got, f"≥ {USERS:.0%}", advice, seen.users_share < USERS_INVALID))
+    if seen.server_ended is not None:
+        advice = "see the server's own last words; what it had answered until then is in the records"
+        found.append(Reason("server_died", seen.server_ended, "a server that lives", advice, True))
     for lost in seen.lost_workers:
         advice = "its requests count as cancelled, and the load was smaller than asked: run it again"
         found.append(Reason("worker_lost", lost, "none", advice, True))

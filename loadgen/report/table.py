@@ -194,6 +194,9 @@ def _of_stage(stage: StageSummary) -> list[str]:
         told = ", ".join(f"{count} {name}" for name, count in stage.requests.by_outcome.items() if name != "ok")
         answered = 100 * stage.requests.ok // stage.requests.planned
         found.append(f"{where}: {told}; of all that were planned, no latency beyond p{answered} is known")
+    if isinstance(stage.requests, Requests) and stage.requests.retried:
+        told = f"{stage.requests.retried} requests were asked again, {stage.requests.attempts} attempts in all"
+        found.append(f"{where}: {told}; the waits between them count in the latencies")
     found += _from_send(stage, where)
     if stage.until is not None:
         found.append(f"{where}: {_until(stage.until)}")

@@ -3,7 +3,7 @@
 The rules, where servers differ:
 
 - A token-bearing event is one whose choice has generated text, not empty: content, reasoning (`reasoning_content` or
-  `reasoning`), or a tool call's name or arguments. It counts once, however many of them it has.
+  `reasoning`), or a tool call's arguments. It counts once, however many of them it has.
 - Of several choices (n > 1), the first with index 0, or with none, counts; the others are another answer.
 - A chunk with a `delta` is read from it, even an empty one; `message` counts only where there is no `delta`, in a
   stream that had none so far (Foundry Local 1.x sends both, and a last `message` may repeat the whole answer).

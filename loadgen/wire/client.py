@@ -16,6 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from msgspec import Struct
 
 from loadgen.clock import now_ns
+from loadgen.secret import without_keys
 from loadgen.wire.direct import DirectHandler
 from loadgen.wire.exchange import Deadlines, Exchange, Failure, media_type, secret_of
 from loadgen.wire.lane import Answer, Elsewhere, Lane
@@ -261,5 +262,5 @@ def failure_of(error: Exception, status: int | None) -> Failure:
 
 def describe(error: BaseException, limit: int = 300) -> str:
     """One line about an exception, bounded."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = without_keys(" ".join(str(error).split())) or type(error).__name__  # before it is cut
     return text if len(text) <= limit else text[: limit - 1] + "…"

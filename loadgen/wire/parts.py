@@ -62,7 +62,7 @@ def joined_parts(content: object) -> str:
 
 
 def has_hidden_text(delta: dict[str, Any]) -> bool:
-    """Whether it bears reasoning, or the name or arguments of a tool call."""
+    """Whether it bears reasoning, or the arguments of a tool call."""
     for key in ("reasoning_content", "reasoning"):
         reasoning = delta.get(key)
         if reasoning and isinstance(reasoning, str):
@@ -70,7 +70,7 @@ def has_hidden_text(delta: dict[str, Any]) -> bool:
     calls = delta.get("tool_calls")
     functions = [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
     functions.append(delta.get("function_call"))  # the older form
-    return any(isinstance(each, dict) and bool(each.get("arguments") or each.get("name")) for each in functions)
+    return any(isinstance(each, dict) and bool(each.get("arguments")) for each in functions)
 
 
 def is_count(value: object) -> TypeGuard[int]:

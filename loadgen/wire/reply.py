@@ -14,6 +14,7 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from loadgen.measure.record import Outcome, Reply, StampSource
+from loadgen.secret import without_keys
 from loadgen.wire.chat import Completion
 from loadgen.wire.exchange import Exchange
 from loadgen.wire.receiver import Columns, columns_of
@@ -200,11 +201,11 @@ def _without_an_end(exchange: Exchange, completion: Completion, body: bytes) -> 
 
 def _http_detail(exchange: Exchange, body: bytes) -> str:
     wait = f"Retry-After: {exchange.retry_after}; " if exchange.retry_after else ""
-    return (wait + _one_line(body))[:DETAIL_CHARS]
+    return (without_keys(wait) + _one_line(body))[:DETAIL_CHARS]
 
 
 def _one_line(data: bytes) -> str:
-    text = " ".join(data.decode("utf-8", "replace").split())
+    text = without_keys(" ".join(data.decode("utf-8", "replace").split()))  # before it is cut
     return text if len(text) <= DETAIL_CHARS else text[: DETAIL_CHARS - 1] + "…"
 
 

@@ -263,6 +263,14 @@ CHUNKS: Final[dict[str, tuple[bytes, Says]]] = {
         + DONE,
         Says("ok", 3, "abc", "stop"),
     ),
+    "a name that stands elsewhere too, with the same text at first": (
+        choices({"index": 0, "delta": {"content": "a"}}, x={"content": "a"})
+        + b"".join(
+            raw(b'{"x":{"content":"%b"},"choices":[{"delta":{"content":"a"}}]}' % text) for text in (b"a", b"b", b"c")
+        )
+        + END,
+        Says("ok", 4, "aaaa", "stop"),
+    ),
     "JSON that is deep": (event({"x": [[[[[[[[[[1]]]]]]]]]], "choices": []}) + HI + END, AB),
     "a number too long for most": (raw(b'{"created":%d,"choices":[]}' % 10**40) + HI + END, AB),
     "JSON that is no object": (HI + raw(b"[1]") + END, Says("malformed", 2, "ab", "stop", detail="event 3")),

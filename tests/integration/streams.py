@@ -145,6 +145,12 @@ def byte_by_byte(raw: bytes) -> list[bytes]:
     return [raw[at : at + 1] for at in range(len(raw))]
 
 
+def before_the_body(raw: bytes, size: int) -> list[bytes]:
+    """Two pieces: the head without its last bytes, so many, and all the rest."""
+    at = raw.find(b"\r\n\r\n") + 4 - size
+    return [raw[:at], raw[at:]]
+
+
 def at_random(raw: bytes, seed: int) -> list[bytes]:
     """Up to a dozen pieces, most of them of a few bytes."""
     random = Random(seed)
@@ -158,15 +164,20 @@ def at_random(raw: bytes, seed: int) -> list[bytes]:
 
 
 class Player:
-    """Serves whatever `pieces` is at the moment. heard: the heads of the requests, with their bodies."""
+    """Serves whatever `pieces` is at the moment. heard: the heads of the requests, with their bodies.
+
+    connections: how many there have been.
+    """
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
         self.closes = False
         self.heard: list[bytes] = []
+        self.connections = 0
         self.url = ""
 
     async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         try:
             while True:
                 top = await reader.readuntil(b"\r\n\r\n")

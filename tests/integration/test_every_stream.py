@@ -27,6 +27,7 @@ from tests.integration.streams import (
     Says,
     ask,
     at_random,
+    before_the_body,
     byte_by_byte,
     hear,
     in_one_chunk,
@@ -75,6 +76,8 @@ async def test_a_body_says_the_same_in_every_framing_and_cut_anywhere(name: str)
 async def test_an_answer_out_of_the_ordinary_is_taken_for_what_it_is_and_spoils_no_later_one(name: str) -> None:
     answer, expected = ANSWERS[name]
     cuts = {"whole": whole(answer.raw)} | {f"seed {seed}": at_random(answer.raw, seed) for seed in range(4)}
+    if b"\r\n\r\n" in answer.raw:
+        cuts |= {f"{size} before the body": before_the_body(answer.raw, size) for size in range(4)}
     if len(answer.raw) < LONG_BYTES:
         cuts["byte by byte"] = byte_by_byte(answer.raw)
     for cut, pieces in cuts.items():
@@ -86,6 +89,8 @@ async def test_an_answer_out_of_the_ordinary_is_taken_for_what_it_is_and_spoils_
                 continue
             after = await hear(player, client, Answer(OK), [OK])
             assert (after.outcome, after.text, len(player.heard)) == ("ok", "ab", 2), (cut, after.detail)
+            if reply.outcome == "ok":
+                assert player.connections == 1 + (answer.closes or answer.excess), cut
 
 
 @pytest.mark.asyncio

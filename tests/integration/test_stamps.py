@@ -17,8 +17,9 @@ from loadgen.clock import now_ns, wall_offset_ns
 from loadgen.measure.record import Reply
 from loadgen.wire.client import Ask, Client
 from loadgen.wire.exchange import Deadlines, Exchange
+from loadgen.wire.receiver import READ_BYTES
 from loadgen.wire.reply import read_reply
-from loadgen.wire.stamps import CURRENT, READ_BYTES, Marks, StampedHandler, StampedSocket, connector
+from loadgen.wire.stamps import CURRENT, Marks, StampedHandler, StampedSocket, connector
 from tests.integration.server import (
     BEGIN,
     DONE,

@@ -209,7 +209,7 @@ def test_what_an_address_hides_is_refused_and_not_said() -> None:
 def test_a_key_that_cannot_be_had_is_known_before_anything_is_played(tmp_path: Path) -> None:
     flags = Overrides(urls=("http://h/v1",), models=("m",))
     gone = {"LOADGEN_API_KEY_FILE": str(tmp_path / "gone")}
-    with pytest.raises(InputError, match="LOADGEN_API_KEY_FILE=.*gone: cannot be read"):
+    with pytest.raises(InputError, match=r"LOADGEN_API_KEY_FILE=.*gone: cannot be read"):
         asked_scenario(None, flags, variables=gone)
 
 

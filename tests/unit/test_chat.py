@@ -115,6 +115,7 @@ def test_a_role_null_or_empty_content_is_no_token() -> None:
         chunk({"tool_calls": []}),
         chunk({"tool_calls": {"function": {"name": "x"}}}),
         chunk({"tool_calls": [None, {}, {"function": None}, {"function": {"name": "", "arguments": ""}}]}),
+        chunk({"tool_calls": [{"index": 0, "id": "call_1", "function": {"name": "weather", "arguments": ""}}]}),
         chunk({"function_call": None}),
     ],
 )
@@ -142,7 +143,6 @@ def test_reasoning_is_a_token_but_not_visible(key: str) -> None:
 @pytest.mark.parametrize(
     "delta",
     [
-        {"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": ""}}]},
         {"tool_calls": [{"index": 0, "function": {"arguments": "{"}}]},
         {"tool_calls": [{"function": {"name": "", "arguments": {"a": 1}}}]},
         {"content": "", "tool_calls": [None, {"function": {"arguments": "{"}}]},

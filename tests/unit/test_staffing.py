@@ -68,7 +68,11 @@ def test_an_open_loop_without_a_limit_is_played_by_one() -> None:
 
 
 def test_a_number_is_taken_as_it_is() -> None:
-    assert staffed(plan_of(Closed()), 3, 1) == 3
+    assert staffed(plan_of(Closed(concurrency=(1, 4))), 3, 1) == 3
+
+
+def test_no_more_are_started_than_some_stage_can_be_divided_among() -> None:
+    assert staffed(plan_of(Closed(concurrency=(1, 4))), 999, 2) == 4
 
 
 def test_a_model_in_this_process_is_not_shared() -> None:

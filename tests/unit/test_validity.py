@@ -52,6 +52,7 @@ LINES: list[tuple[Code, dict[str, Any], dict[str, Any], str]] = [
     ("achieved_users", {"users_share": 0.95}, {"users_share": 0.9499}, "degraded"),
     ("achieved_users", {"users_share": 0.95}, {"users_share": 0.7999}, "invalid"),
     ("never_steady", {"unsteady": None}, {"unsteady": "it kept growing"}, "degraded"),
+    ("server_died", {"server_ended": None}, {"server_ended": "ended by SIGKILL"}, "invalid"),
     ("worker_lost", {"lost_workers": ()}, {"lost_workers": ("worker 2 of 3 died",)}, "invalid"),
     ("beyond_calibration", {"beyond": None}, {"beyond": "9,000 tokens a second"}, "degraded"),
     ("own_cpu", {"cpu_share": 0.5}, {"cpu_share": 0.501}, "degraded"),
