@@ -17,6 +17,9 @@ from loadgen.summary import Metric, Self, Validity, in_ms, rounded
 TELLING_NS: Final = 200_000_000
 """A stage that was shorter, such as one that was stopped before its first request, says nothing of a share of CPU."""
 
+TELLING_WINDOW_S: Final = 2.0
+"""In a shorter window, one user's turn may be all that there is."""
+
 
 def validity(
     part: Slice, window: Window | None, measured: dict[str, Metric], *, incomplete: bool, unsteady: str | None = None
@@ -73,7 +76,7 @@ def _self(part: Slice, window: Window | None) -> Self:
         in_flight_recorded=rounded(recorded),
         shared_reads_share=rounded(metrics.shared_share(part.ok)),
         achieved_share=None if part.closed else rounded(metrics.achieved_share(part.together)),
-        users_share=rounded(recorded / part.users) if recorded is not None and part.users else None,
+        users_share=rounded(_users_share(part, window, recorded)),
         over_range=sum(histogram.over_range for histogram in histograms(part).values()),
     )
     if facts is None:
@@ -90,6 +93,13 @@ def _self(part: Slice, window: Window | None) -> Self:
         server_cpu_share=processes(facts.servers)["cpu_share"],
         clock_steps=facts.clock_steps,
     )
+
+
+def _users_share(part: Slice, window: Window | None, recorded: float | None) -> float | None:
+    """Of the users of a closed loop, how many were being answered on average; None in a window that is too short."""
+    if window is None or recorded is None or part.users is None or window.length_s < TELLING_WINDOW_S:
+        return None
+    return recorded / part.users
 
 
 def _lost(facts: StageFacts | None) -> tuple[str, ...]:

@@ -44,14 +44,14 @@ def example(tmp_path: Path) -> Path:
 def test_with_http_and_in_process_text_and_tokens_agree_at_temperature_0(
     loadgen: Command, example: Path, tmp_path: Path
 ) -> None:
-    done = loadgen("run", example, "--out", tmp_path / "results", "--quiet", timeout_s=240)
+    done = loadgen("run", example, "--requests", 8, "--out", tmp_path / "results", "--quiet", timeout_s=240)
     assert done.returncode == 0, done.stdout + done.stderr
     said: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
     for record in records_of(run_folder(tmp_path / "results", "foundry-in-process")):
         if record["phase"] == "measured":
             said[record["target"]][record["index"]] = record
     http, in_process = said["foundry"], said["FoundryInProcess"]
-    assert len(http) == len(in_process) == 16
+    assert len(http) == len(in_process) == 8
     for index, record in http.items():
         other = in_process[index]
         assert (record["outcome"], other["outcome"]) == ("ok", "ok")

@@ -357,6 +357,19 @@ async def test_an_answer_that_is_too_much_to_hold_is_read_to_its_end(monkeypatch
     assert server.connections == 1
 
 
+async def test_what_was_decoded_of_an_answer_that_aiohttp_gets_back_is_not_counted_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("loadgen.wire.direct.HELD_BYTES", 300_000)
+    monkeypatch.setattr("loadgen.wire.receiver.HELD_BYTES", 300_000)
+    texts, watched = ["x" * 30_000] * 20, Deadlines(20_000 * MS, next_token_ns=5_000 * MS)
+    (exchange,), _ = await answers((*streamed(*texts, gap_s=0.04)[:-1], Wait(0.6), END), deadlines=watched)
+    reply = reply_of(exchange)
+    assert (reply.outcome, reply.text, len(reply.stamps_ns)) == ("ok", "".join(texts), 20)
+    assert exchange.last_token_ns is not None
+    assert not is_taken(exchange)
+
+
 # Requests
 
 
