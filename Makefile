@@ -30,8 +30,14 @@ setup-dev: $(DEV)
 load: $(RUN)
 	@$(PY) -m loadgen run "$(SCENARIO)" $(ARGS)
 
+# Two at a time where nothing is timed against a real engine; then, alone on the machine, whatever is.
 test: $(DEV)
+ifeq ($(strip $(ARGS)),)
+	$(PY) -m pytest -n 2 --dist loadscope tests/unit tests/integration
+	$(PY) -m pytest tests/e2e
+else
 	$(PY) -m pytest $(ARGS)
+endif
 
 lint: $(DEV)
 	$(PY) -m ruff format --check loadgen tests benchmarks examples
@@ -39,7 +45,7 @@ lint: $(DEV)
 	$(PY) -m mypy
 
 check: lint
-	$(PY) -m pytest tests/unit $(ARGS)
+	$(PY) -m pytest -n 2 tests/unit $(ARGS)
 
 fuzz: $(DEV)
 	FUZZ_SECONDS=$(FUZZ_SECONDS) $(PY) -m tests.fuzz $(ARGS)

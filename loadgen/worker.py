@@ -40,6 +40,7 @@ from loadgen.orders import (
     order_in,
 )
 from loadgen.runfolder import Log
+from loadgen.secret import guard_tracebacks
 from loadgen.stage_play import Player, measure, samples_of, staged, warm_up
 from loadgen.until import Sample
 from loadgen.wire.client import Client
@@ -169,6 +170,7 @@ def _listen(lines: BinaryIO, take: Callable[[Order], None]) -> None:
 
 def main() -> None:
     """Work for whoever started this process, as its standard input says."""
+    guard_tracebacks()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     out = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whoever prints here does not break into our lines

@@ -29,6 +29,7 @@ SCENARIO = """
 name = "foundry"
 prompts = ["Say hello.", "Name a colour.", "What is a lake?", "Count to three."]
 keep_text = true
+probe = false
 {order}
 {models}
 [load]

@@ -132,6 +132,9 @@ def test_a_server_that_is_killed_half_way_ends_its_own_stage_alone(tmp_path: Pat
     assert sum(first["requests"]["by_outcome"].values()) == first["requests"]["planned"] == 8
     assert second["requests"]["by_outcome"] == {"ok": 8}
     assert len(records_of(folder)) == 16
+    (died,) = [reason for reason in first["validity"]["reasons"] if reason["code"] == "server_died"]
+    assert "SIGKILL" in died["seen"]
+    assert first["validity"]["verdict"] == "invalid"
     assert "second" in out
 
 
