@@ -13,6 +13,7 @@ from loadgen.measure.record import Record
 from loadgen.scenario import Slo
 
 Ns = NDArray[np.int64]
+PILED_UP = 0.1
 FROM_SEND = ("ttft_from_send", "e2e_from_send")
 
 
@@ -205,10 +206,12 @@ def server_rates(records: Sequence[Record]) -> dict[str, float] | None:
     """Prefill and decode rates by the server's own `timings`, and the same from our stamps, tokens a second.
 
     Ours: prompt tokens / service TTFT, and (output tokens − 1) / (t_n − t_1); both are sums over sums, so that long
-    requests weigh as they do on the server. None where the server sends no timings.
+    requests weigh as they do on the server. None where the server sends no timings, or tokens piled up in our reads.
     """
     told = [r for r in records if r.written_ns is not None and len(r.stamps_ns) > 1]
-    told = [r for r in told if r.stamps_ns[-1] > r.stamps_ns[0] > (r.written_ns or 0)]  # not all in one read
+    told = [r for r in told if r.stamps_ns[-1] > r.stamps_ns[0] > (r.written_ns or 0)]
+    # Tokens that piled up in one read have the last one's stamp: such a request knows no rate of its own.
+    told = [r for r in told if r.shared_reads <= PILED_UP * (len(r.stamps_ns) - 1)]
     told = [r for r in told if r.timings is not None and r.timings.prompt_ms > 0 and r.timings.predicted_ms > 0]
     if not told:
         return None
