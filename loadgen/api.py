@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from loadgen import runfolder
+from loadgen.calibration import stored
 from loadgen.errors import InputError
 from loadgen.limits import usable_cores
 from loadgen.plan import Plan, make_plan
@@ -16,7 +17,7 @@ from loadgen.scenario import Ramp, Scenario, Trace
 from loadgen.scenario.file import LoadedScenario, is_file, read_text
 from loadgen.schedule import trace_ns
 from loadgen.session import Controls, Progress, Silence, play_plan
-from loadgen.staffing import Workers, staffed
+from loadgen.staffing import STREAMS_PER_WORKER, Workers, staffed
 from loadgen.summary import Summary
 
 RESULTS = Path("results")
@@ -46,6 +47,16 @@ def _with_requests(scenario: Scenario, requests: int) -> Scenario:
     return msgspec.structs.replace(scenario, load=msgspec.structs.replace(load, **changes))
 
 
+def processes_of(plan: Plan, workers: Workers) -> int:
+    """How many processes play a plan; "auto" trusts each with as many streams as this machine was calibrated for.
+
+    Raises InputError where a number above 1 was asked for and a model is in this process.
+    """
+    calibration = stored().calibration
+    calibrated = calibration.budget.streams if calibration is not None else 0
+    return staffed(plan, workers, usable_cores(), calibrated or STREAMS_PER_WORKER)
+
+
 async def run(
     scenario: LoadedScenario | Plan,
     *,
@@ -61,7 +72,7 @@ async def run(
     with the input.
     """
     made = scenario if isinstance(scenario, Plan) else plan_of(scenario)
-    size = staffed(made, workers, usable_cores())
+    size = processes_of(made, workers)
     return await play_plan(made, results, workers=size, progress=progress, controls=controls)
 
 

@@ -13,7 +13,6 @@ from loadgen.baseline import baseline_folder, keep_baseline, why_not_kept
 from loadgen.calibrate_verb import calibrate
 from loadgen.calibration import stored, warnings_for
 from loadgen.errors import ExitCode, InputError, LoadgenError
-from loadgen.limits import usable_cores
 from loadgen.mock_verb import mock
 from loadgen.models_verb import models
 from loadgen.plan import Plan
@@ -28,7 +27,7 @@ from loadgen.scenario.file import LoadedScenario
 from loadgen.scenario.overrides import Overrides, parse_duration_s, parse_levels, parse_rates
 from loadgen.secret import guard_tracebacks
 from loadgen.session import Controls
-from loadgen.staffing import Workers, parse_workers, staffed
+from loadgen.staffing import Workers, parse_workers
 from loadgen.summary import Summary
 from loadgen.targets.llamacpp import serving_llamacpp
 from loadgen.terminal import Bar, interruptible
@@ -145,7 +144,7 @@ def _warn(plan: Plan, workers: Workers) -> None:
     """Say where a plan goes beyond what this machine was calibrated for, and where it cannot come to what it is for."""
     found = stored()
     notes = [line for line in (found.note, why_never(plan)) if line]
-    for line in (*notes, *warnings_for(plan, found.calibration, staffed(plan, workers, usable_cores()))):
+    for line in (*notes, *warnings_for(plan, found.calibration, api.processes_of(plan, workers))):
         typer.echo(plain(f"loadgen: {line}"), err=True)
 
 

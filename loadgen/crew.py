@@ -299,8 +299,8 @@ class Crew:
             before = hand.lost
             await hand.until(kind)
             if hand.lost and not before:
-                told = f"worker {place + 1} of {len(self._playing)} {hand.lost}; what it had written is kept"
-                self._note(f"{told}, what it had not answered counts as cancelled, and the others go on")
+                told = f"worker {place + 1} of {len(self._playing)} {hand.lost}"
+                self._note(f"{told}; what it had written is kept, and the others go on")
 
         with folder_errors_alone():
             async with asyncio.TaskGroup() as group:

@@ -8,12 +8,24 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from loadgen import calibrate_verb, calibration
+from loadgen import api, calibrate_verb, calibration
 from loadgen.calibrate.compare import Heard, Played, compared, events_per_s, outlined, spread
 from loadgen.calibrate.conclude import concluded, crossed, is_disturbed, is_too_much
 from loadgen.calibrate.courses import QUICK, USUAL, Course, within
 from loadgen.calibrate.words import calibration_text, conclusion
-from loadgen.calibration import SCHEMA, Budget, Calibration, Machine, Most, Spread, Step, beyond, stored, warnings_for
+from loadgen.calibration import (
+    SCHEMA,
+    Budget,
+    Calibration,
+    Machine,
+    Most,
+    Spread,
+    Step,
+    Stored,
+    beyond,
+    stored,
+    warnings_for,
+)
 from loadgen.cli import app
 from loadgen.errors import InputError
 from loadgen.measure.observe import StageFacts
@@ -495,3 +507,15 @@ def test_after_an_interruption_what_was_kept_before_is_as_it_was(place: Path, mo
     assert told.exit_code != 0
     assert "what was stored before is as it was" in told.stderr
     assert place.read_bytes() == before
+
+
+@pytest.mark.parametrize(("streams", "processes"), [(None, 2), (300, 2), (200, 3), (0, 2), (1_000, 1)])
+def test_auto_trusts_a_process_with_what_this_machine_was_calibrated_for(
+    monkeypatch: pytest.MonkeyPatch, streams: int | None, processes: int
+) -> None:
+    held = None if streams is None else msgspec.structs.replace(BOUND, budget=Budget(events_per_s=1e4, streams=streams))
+    monkeypatch.setattr(api, "usable_cores", lambda: 8)
+    monkeypatch.setattr(api, "stored", lambda: Stored(held, None))
+    plan = plan_of(Closed(concurrency=(600,)))
+    assert api.processes_of(plan, "auto") == processes
+    assert api.processes_of(plan, 4) == 4

@@ -456,6 +456,8 @@ def test_users_who_are_not_being_answered_are_a_load_that_was_not_there() -> Non
     assert isinstance(stage.validity, Validity)
     assert stage.validity.self.users_share == pytest.approx((20 * 0.219 - 0.010) / 19.209, abs=1e-3)
     assert reasons_of(stage) == ["achieved_users"]
+    brief = stage_of(run_of([turn(index, every_ns=400 * MS) for index in range(5)], **alone))
+    assert validity_of(brief).self.users_share is None, "of so short a window, one turn may be all"
     busy = [turn(index, every_ns=219 * MS) for index in range(20)]
     assert reasons_of(stage_of(run_of(busy, **alone))) == []
 
