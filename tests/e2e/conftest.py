@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,3 +67,9 @@ def loadgen(tmp_path: Path) -> Command:
         )
 
     return run
+
+
+def code_of(summary: dict[str, Any]) -> int:
+    """The exit code that a run's verdicts ask for: 1 where a stage is invalid, as on a machine that is too busy."""
+    verdicts = [stage["validity"]["verdict"] for stage in summary["stages"] if "validity" in stage]
+    return int("invalid" in verdicts)

@@ -11,8 +11,8 @@ import pytest
 
 from loadgen.errors import TargetError
 from loadgen.foundry_model.cache import ensure_model
-from tests.e2e.conftest import REPOSITORY, Command
-from tests.e2e.test_commands import records_of, run_folder
+from tests.e2e.conftest import REPOSITORY, Command, code_of
+from tests.e2e.test_commands import records_of, run_folder, summary_of
 
 pytestmark = pytest.mark.e2e
 
@@ -47,9 +47,10 @@ def test_with_http_and_in_process_text_and_tokens_agree_at_temperature_0(
     done = loadgen(
         "run", example, "--requests", 8, "--set", "probe=false", "--out", tmp_path / "results", "--quiet", timeout_s=240
     )
-    assert done.returncode in (0, 1), done.stdout + done.stderr
+    folder = run_folder(tmp_path / "results", "foundry-in-process")
+    assert done.returncode == code_of(summary_of(folder)), done.stdout + done.stderr
     said: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
-    for record in records_of(run_folder(tmp_path / "results", "foundry-in-process")):
+    for record in records_of(folder):
         if record["phase"] == "measured":
             said[record["target"]][record["index"]] = record
     http, in_process = said["foundry"], said["FoundryInProcess"]

@@ -192,7 +192,7 @@ def test_an_slo_on_what_is_not_known_is_not_judged_and_the_table_says_so() -> No
 def test_the_table_shows_dashes_for_what_is_not_known_and_the_rate_that_is() -> None:
     table = main_table(summarize(run_of(whole_turns(40), scenario=UNSTREAMED)))
     cells = dict(zip((column.title for column in table.columns), table.rows[0].cells, strict=True))
-    assert (cells["TTFT p50"], cells["ITL p50"], cells["tok/s/user"], cells["tok/s E2E"]) == ("–", "–", "–", "125")
+    assert (cells["TTFT p50"], cells["TPOT p50"], cells["tok/s/user"], cells["tok/s E2E"]) == ("–", "–", "–", "125")
 
 
 def test_a_streamed_run_has_no_column_for_it() -> None:
