@@ -12,7 +12,7 @@ from loadgen.summary import Requests, StageSummary, Summary, Throughput, Until, 
 
 DEFAULT_ATTAINMENT: Final = 0.9
 """The share of requests that must meet the SLO for a level to be called good, where the scenario sets no gate."""
-SHOWN: Final = (("ttft_ms", "p50"), ("ttft_ms", "p90"), ("ttft_ms", "p99"), ("itl_ms", "p50"), ("itl_ms", "p99"))
+SHOWN: Final = (("ttft_ms", "p50"), ("ttft_ms", "p90"), ("ttft_ms", "p99"), ("tpot_ms", "p50"), ("itl_ms", "p99"))
 ITL_SHOWN: Final = tuple(name for metric, name in SHOWN if metric == "itl_ms")
 SKIPPED: Final = "skipped"
 DAGGER: Final = "†"
