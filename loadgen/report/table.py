@@ -228,7 +228,7 @@ def _from_send(stage: StageSummary, where: str) -> list[str]:
     if stage.metrics is UNSET or "ttft_from_send_ms" not in stage.metrics:
         return []
     due, sent = stage.metrics["ttft_ms"], stage.metrics["ttft_from_send_ms"]
-    name = "p99" if due["p99"] is not None else "max"
+    name = "p99" if due["p99"] is not None and sent["p99"] is not None else "max"
     if not due["count"] or not sent["count"] or due[name] < HIDDEN * sent[name]:
         return []
     told = f"the TTFT's {name} is {words.duration(due[name])} from when requests were due"

@@ -139,6 +139,19 @@ def test_each_bound_has_its_own_number() -> None:
     assert "≥ at" not in console(summarize(run_of(turns(368))))
 
 
+def test_what_counting_from_the_send_would_have_hidden_stands_under_the_table() -> None:
+    def notes_of(*, held: int) -> list[str]:
+        late = [turn(at, intended_ns=-1_900 * MS if at < held else 100 * MS) for at in range(400)]
+        stage = planned(400, load={"mode": "constant", "rate_per_s": 1.0})
+        found = main_table(summarize(run_of(late, [stage]))).notes
+        return [note for note in found if "counted from the send" in note]
+
+    (note,) = notes_of(held=10)
+    assert "the TTFT's p99 is 2.1 s from when requests were due" in note
+    assert note.endswith("counted from the send, as most tools do, it would be 98 ms")
+    assert notes_of(held=0) == []
+
+
 def test_a_level_with_too_few_requests_to_bound_anything_shows_dashes_and_says_why() -> None:
     told = console(summarize(run_of(turns(5))))
     assert cells_of(told, "1 user")[:8] == ["1 user", "5/5", "–", "≥ 98 ms", "≥ 98 ms", "–", "–", "–"]
