@@ -25,7 +25,7 @@ from benchmarks import contenders, cost, processes, tables  # noqa: E402
 from benchmarks.contenders import Contender  # noqa: E402
 from benchmarks.figures import Figures, figures, median  # noqa: E402
 from benchmarks.truth import Load, Told, Truth  # noqa: E402
-from loadgen.measure import host  # noqa: E402
+from loadgen.telemetry import host  # noqa: E402
 
 PAGE: Final = ROOT / "docs" / "accuracy.md"
 TTFT_MS: Final = 200.0

@@ -18,7 +18,7 @@ import numpy as np
 from msgspec import Struct
 
 from benchmarks.truth import Load, compiled, quantile
-from loadgen.measure.record import Record
+from loadgen.record import Record
 
 ROOT: Final = Path(__file__).parent.parent
 RAMP_IN_S: Final = 1.0

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 from scipy.special import ndtri
 
-from loadgen.chance import generator
-from loadgen.measure.quantile import (
+from loadgen.plan.rng import generator
+from loadgen.stats.quantile import (
     STOPPED_CONFIDENCE,
     Quantile,
     estimate,
@@ -36,7 +36,7 @@ from loadgen.measure.quantile import (
     is_settled,
     moments_of,
 )
-from loadgen.measure.repeats import Repeated, estimate_repeated
+from loadgen.stats.repeats import Repeated, estimate_repeated
 
 Rng = np.random.Generator
 Floats = NDArray[np.float64]

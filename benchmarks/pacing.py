@@ -15,9 +15,8 @@ from unittest import mock
 import numpy as np
 from numpy.typing import NDArray
 
-from loadgen.alarm import alarm_of
-from loadgen.chance import generator
-from loadgen.clock import SystemClock, now_ns, process_cpu_ns
+from loadgen.clock import SystemClock, now_ns, process_cpu_ns, timer_of
+from loadgen.plan.rng import generator
 
 Wait = Callable[[int], Awaitable[None]]
 CLOCK = SystemClock()
@@ -61,7 +60,7 @@ def main() -> None:
         due = np.cumsum(gaps).astype(np.int64)
         told = {}
         for name, (wait, alarmed) in ways().items():
-            with mock.patch("loadgen.clock.alarm_of", alarm_of if alarmed else lambda _: None):
+            with mock.patch("loadgen.clock.timer_of", timer_of if alarmed else lambda _: None):
                 told[name] = asyncio.run(slips(due, wait))
         floor = float(np.percentile(told["asyncio.sleep"][0], 99))
         for name, (late, cpu) in told.items():

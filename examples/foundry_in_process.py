@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from loadgen.foundry_model.cache import ensure_model, user_cache_folder
-from loadgen.foundry_model.layout import NO_CATALOG_URL
+from loadgen.store.paths import user_cache_folder
+from loadgen.targets.foundry.model.cache import ensure_model
+from loadgen.targets.foundry.model.layout import NO_CATALOG_URL
 
 _KNOWN: Final = {
     "max_tokens": "max_output_tokens",

@@ -9,18 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from loadgen.analysis.summarize import summarize
+    from loadgen.analysis.summary import Summary
     from loadgen.api import plan_of, run
     from loadgen.errors import ExitCode, InputError, LoadgenError, TargetError
-    from loadgen.fold import summarize
-    from loadgen.plan import Plan, digest
+    from loadgen.plan.plan import Plan, digest
     from loadgen.report.console import console
     from loadgen.report.files import write_reports
-    from loadgen.runfolder import Run
-    from loadgen.runfolder import read as read_run
     from loadgen.scenario import Scenario
     from loadgen.scenario.file import LoadedScenario, load_scenario
     from loadgen.scenario.overrides import Overrides
-    from loadgen.summary import Summary
+    from loadgen.store.run_folder import Run
+    from loadgen.store.run_folder import read as read_run
 
 __all__ = [
     "ExitCode",
@@ -48,15 +48,15 @@ __all__ = [
 _HOMES = {
     "api": ("plan_of", "run"),
     "errors": ("ExitCode", "InputError", "LoadgenError", "TargetError"),
-    "fold": ("summarize",),
-    "plan": ("Plan", "digest"),
+    "analysis.summarize": ("summarize",),
+    "plan.plan": ("Plan", "digest"),
     "report.console": ("console",),
     "report.files": ("write_reports",),
-    "runfolder": ("Run", "read"),
+    "store.run_folder": ("Run", "read"),
     "scenario": ("Scenario",),
     "scenario.file": ("LoadedScenario", "load_scenario"),
     "scenario.overrides": ("Overrides",),
-    "summary": ("Summary",),
+    "analysis.summary": ("Summary",),
 }
 _RENAMED = {"read": "read_run"}
 _PLACES = {_RENAMED.get(name, name): (home, name) for home, names in _HOMES.items() for name in names}

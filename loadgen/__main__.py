@@ -1,6 +1,6 @@
 """`python -m loadgen`."""
 
-from loadgen.cli import main
+from loadgen.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -6,19 +6,19 @@ from pathlib import Path
 
 import msgspec
 
-from loadgen import runfolder
-from loadgen.calibration import stored
+from loadgen.analysis.summary import Summary
+from loadgen.engine.run import Controls, play_plan
+from loadgen.engine.workers.sizing import STREAMS_PER_WORKER, Workers, staffed, usable_cores
 from loadgen.errors import InputError
-from loadgen.limits import usable_cores
-from loadgen.plan import Plan, make_plan
-from loadgen.prompts import load_prompts
-from loadgen.runfolder import Run
+from loadgen.live.progress import Progress, Silence
+from loadgen.plan.arrivals import trace_ns
+from loadgen.plan.plan import Plan, make_plan
+from loadgen.plan.prompts import load_prompts
 from loadgen.scenario import Ramp, Scenario, Trace
 from loadgen.scenario.file import LoadedScenario, is_file, read_text
-from loadgen.schedule import trace_ns
-from loadgen.session import Controls, Progress, Silence, play_plan
-from loadgen.staffing import STREAMS_PER_WORKER, Workers, staffed
-from loadgen.summary import Summary
+from loadgen.store import run_folder
+from loadgen.store.calibration import stored
+from loadgen.store.run_folder import Run
 
 RESULTS = Path("results")
 
@@ -89,8 +89,8 @@ async def repeat(
     """Play a scenario so many times, each a whole run of its own: servers are started anew, and nothing is shared.
 
     ended: told of each run before the next one begins. When a stop is asked for, or no model could be used, there are
-    fewer runs than asked, and at least one. The rest is as in `run`; `loadgen.repeated.merged` makes one summary of the
-    runs.
+    fewer runs than asked, and at least one. The rest is as in `run`; `loadgen.analysis.merge.merged` makes one summary
+    of the runs.
     """
     made = scenario if isinstance(scenario, Plan) else plan_of(scenario)
     controls = controls or Controls()
@@ -126,6 +126,6 @@ def last_pace(results: Path, scenario: str) -> dict[tuple[str, str, str], float]
 def runs_of(folder: Path) -> list[Path]:
     """The run folders in a scenario's folder, oldest first."""
     try:
-        return sorted(path for path in folder.iterdir() if (path / runfolder.MANIFEST).is_file())
+        return sorted(path for path in folder.iterdir() if (path / run_folder.MANIFEST).is_file())
     except OSError:
         return []

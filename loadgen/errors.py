@@ -5,7 +5,7 @@
     ├── FolderError         2   a run folder can no longer be written; what was measured until then is kept
     └── TargetError         3   no target could be used
 
-A request that failed is data (`loadgen.measure.record.Outcome`), never one of these. Any other exception is a
+A request that failed is data (`loadgen.record.Outcome`), never one of these. Any other exception is a
 bug of ours.
 """
 

@@ -6,10 +6,9 @@ from typing import Any
 
 import msgspec
 
-from loadgen import runfolder
-from loadgen.measure.observe import StageFacts
-from loadgen.measure.record import Record
-from loadgen.runfolder import Log, Manifest, PlannedStage, Run
+from loadgen.record import Record, StageFacts
+from loadgen.store import run_folder
+from loadgen.store.run_folder import Log, Manifest, PlannedStage, Run
 
 MS = 1_000_000
 S = 1_000 * MS
@@ -108,7 +107,7 @@ def planned(count: int | None, **changes: Any) -> PlannedStage:
 def manifest(stages: Sequence[PlannedStage], **changes: Any) -> Manifest:
     """A complete run's manifest. Its users think between an answer and the next question, as those of `turn` do."""
     blank = Manifest(
-        schema=runfolder.SCHEMA,
+        schema=run_folder.SCHEMA,
         run_id="20260102T030405Z-0123abcd",
         scenario={"name": "x", "seed": 1},
         started_utc="2026-01-02T03:04:05+00:00",
@@ -142,8 +141,8 @@ def run_of(
 def write(folder: Path, run: Run) -> Path:
     """Put a run on disk as a run that was played would be; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    runfolder.write_json(folder / runfolder.MANIFEST, run.manifest)
-    for name, lines in ((runfolder.REQUESTS, run.records), (runfolder.STAGES, run.facts)):
+    run_folder.write_json(folder / run_folder.MANIFEST, run.manifest)
+    for name, lines in ((run_folder.REQUESTS, run.records), (run_folder.STAGES, run.facts)):
         log = Log(folder / name)
         for line in lines:
             log.append(line)

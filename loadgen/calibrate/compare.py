@@ -7,17 +7,16 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from loadgen.calibrate.courses import Course
-from loadgen.calibration import Spread, Step
-from loadgen.measure.observe import StageFacts
-from loadgen.measure.quantile import nearest_rank
-from loadgen.measure.record import StampSource
+from loadgen.calibrate.loads import LoadStep
 from loadgen.mock import Truth
+from loadgen.record import StageFacts, StampSource
+from loadgen.stats.quantile import nearest_rank
+from loadgen.store.calibration import ErrorSpread, Step
 
 Ns = NDArray[np.int64]
 
 
-class Heard(Struct, frozen=True, kw_only=True):
+class ReceivedAnswer(Struct, frozen=True, kw_only=True):
     """One answer as a run would report it. All `_ns` on the clock of the server's truth.
 
     number: of the request, as the answer's text says it; None where it says none. stamps_ns: a token each, as reported;
@@ -34,16 +33,16 @@ class Heard(Struct, frozen=True, kw_only=True):
     text_sha256: str | None
 
 
-class Played(Struct, frozen=True):
+class PlayedStep(Struct, frozen=True):
     """One load of a course, played: the answers that each server gave, and what was seen of ourselves."""
 
-    course: Course
+    course: LoadStep
     streams: int
-    heard: tuple[tuple[Heard, ...], ...]
+    heard: tuple[tuple[ReceivedAnswer, ...], ...]
     facts: StageFacts
 
     @property
-    def answers(self) -> list[Heard]:
+    def answers(self) -> list[ReceivedAnswer]:
         """Of all servers."""
         return [one for heard in self.heard for one in heard]
 
@@ -60,7 +59,7 @@ class _Errors(Struct, frozen=True):
     apart: int
 
 
-class Outline(Struct, frozen=True):
+class Observation(Struct, frozen=True):
     """What can be said of a load before it is known what was sent: the names are those of `Step`.
 
     merged_share: of the tokens, how many were read together with the one before, whatever the reason.
@@ -74,14 +73,14 @@ class Outline(Struct, frozen=True):
     merged_share: float
 
 
-def outlined(played: Played) -> Outline:
+def outlined(played: PlayedStep) -> Observation:
     """A load by our own account."""
     answers, facts = played.answers, played.facts
     events = max(1, sum(len(one.stamps_ns) for one in answers))
     rate = events_per_s(answers, played.course.ramp_in_of(played.streams))
     cpu_us = facts.cpu_share * (facts.end_ns - facts.start_ns) / 1e3 / events
     lag = facts.loop_lag_p99_ns
-    return Outline(
+    return Observation(
         events_per_s=round(rate, 1),
         cpu_us_per_event=round(cpu_us, 2),
         cpu_share=round(cpu_us * rate / 1e6, 4),
@@ -91,7 +90,7 @@ def outlined(played: Played) -> Outline:
     )
 
 
-def compared(played: Played, truths: Sequence[dict[int, Truth]]) -> Step:
+def compared(played: PlayedStep, truths: Sequence[dict[int, Truth]]) -> Step:
     """A load with its errors. truths: by each server, its requests by their numbers."""
     course, outline = played.course, outlined(played)
     half_gap_ns = round(course.itl_ms * 0.5e6)
@@ -122,7 +121,7 @@ def compared(played: Played, truths: Sequence[dict[int, Truth]]) -> Step:
     )
 
 
-def events_per_s(answers: Sequence[Heard], ramp_in_s: float) -> float:
+def events_per_s(answers: Sequence[ReceivedAnswer], ramp_in_s: float) -> float:
     """Token events a second while all streams were there: from the ramp-in's end until the first user was through."""
     stamps = np.sort(np.concatenate([one.stamps_ns for one in answers])) if answers else np.empty(0, dtype=np.int64)
     if not len(stamps):
@@ -132,7 +131,7 @@ def events_per_s(answers: Sequence[Heard], ramp_in_s: float) -> float:
     return inside / float(end - begin) * 1e9 if end > begin else 0.0
 
 
-def stretch(answers: Sequence[Heard], itl_ms: float) -> float:
+def stretch(answers: Sequence[ReceivedAnswer], itl_ms: float) -> float:
     """How long an answer's tokens took to come, as a multiple of what was scheduled; the median. 0 without any."""
     taken = [
         (one.stamps_ns[-1] - one.stamps_ns[0]) / ((len(one.stamps_ns) - 1) * itl_ms * 1e6)
@@ -142,11 +141,11 @@ def stretch(answers: Sequence[Heard], itl_ms: float) -> float:
     return float(np.median(taken)) if taken else 0.0
 
 
-def _is_what_was_sent(one: Heard, sent: Truth) -> bool:
+def _is_what_was_sent(one: ReceivedAnswer, sent: Truth) -> bool:
     return one.ok and one.text_sha256 == sent.text_sha256 and len(one.stamps_ns) == len(sent.stamps_ns)
 
 
-def _errors(one: Heard, sent: Truth, half_gap_ns: int) -> _Errors:
+def _errors(one: ReceivedAnswer, sent: Truth, half_gap_ns: int) -> _Errors:
     true = np.array(sent.stamps_ns, dtype=np.int64)
     error = one.stamps_ns - true
     with_before = np.diff(one.reads) == 0
@@ -168,10 +167,10 @@ def _spreads(found: Sequence[_Errors]) -> dict[str, Any]:
     return {name: spread([getattr(one, name) for one in found]) for name in names}
 
 
-def spread(errors_ns: Sequence[Ns]) -> Spread | None:
+def spread(errors_ns: Sequence[Ns]) -> ErrorSpread | None:
     """Of errors of either sign, their sizes; None without any."""
     sizes = np.sort(np.abs(np.concatenate(errors_ns))) if errors_ns else np.empty(0, dtype=np.int64)
     if not sizes.size:
         return None
     p50, p99, most = (round(nearest_rank(sizes, p) / 1e3, 2) for p in (50, 99, 100))
-    return Spread(p50, p99, most)
+    return ErrorSpread(p50, p99, most)

@@ -3,9 +3,16 @@
 from collections.abc import Sequence
 from typing import Final, Literal
 
-from loadgen.calibrate.compare import Outline
-from loadgen.calibration import SCHEMA, Band, Budget, Calibration, Ceiling, Machine, Most, Spread, Step
-from loadgen.measure.validity import LATE_READS_INVALID_MS, LATE_READS_MS, LOOP_LAG_MS, OWN_CPU, OWN_CPU_INVALID, SHARED
+from loadgen.analysis.validity import (
+    LATE_READS_INVALID_MS,
+    LATE_READS_MS,
+    LOOP_LAG_MS,
+    OWN_CPU,
+    OWN_CPU_INVALID,
+    SHARED,
+)
+from loadgen.calibrate.compare import Observation
+from loadgen.store.calibration import SCHEMA, Budget, Calibration, Ceiling, ErrorBand, ErrorSpread, Limit, Machine, Step
 
 STAMP_ERROR_MS: Final = 1.0
 STRETCH: Final = 1.1
@@ -29,13 +36,13 @@ def crossed(step: Step) -> tuple[Line, ...]:
     return tuple(line for line, beyond in found.items() if beyond)
 
 
-def is_disturbed(seen: Outline) -> bool:
+def is_disturbed(seen: Observation) -> bool:
     """Whether something else may have been in our way, as CPU was left: a load that is worth a second look."""
     lag = seen.loop_lag_p99_ms or 0.0
     return seen.cpu_share <= OWN_CPU and (lag > LATE_READS_MS or seen.merged_share > MERGED)
 
 
-def is_too_much(seen: Outline) -> bool:
+def is_too_much(seen: Observation) -> bool:
     """Whether a larger load could tell nothing more: we are spent, or the servers cannot keep their schedule."""
     lag = seen.loop_lag_p99_ms or 0.0
     return seen.cpu_share > OWN_CPU_INVALID or lag > LATE_READS_INVALID_MS or seen.stretch > STRETCH
@@ -54,7 +61,7 @@ def concluded(steps: Sequence[Step], machine: Machine, made_utc: str, busy_share
         schema=SCHEMA,
         made_utc=made_utc,
         machine=machine,
-        band=Band(kernel=_worst([step.kernel for step in within]), user=_worst([step.user for step in within])),
+        band=ErrorBand(kernel=_worst([step.kernel for step in within]), user=_worst([step.user for step in within])),
         ceiling=_ceiling(steps),
         budget=Budget(events_per_s=_events_budget(steps), streams=_streams_budget(steps)),
         cpu_us_per_event=None if busiest is None else busiest.cpu_us_per_event,
@@ -63,12 +70,12 @@ def concluded(steps: Sequence[Step], machine: Machine, made_utc: str, busy_share
     )
 
 
-def _worst(spreads: Sequence[Spread | None]) -> Spread | None:
+def _worst(spreads: Sequence[ErrorSpread | None]) -> ErrorSpread | None:
     """The largest of each percentile: no step was worse."""
     known = [spread for spread in spreads if spread is not None]
     if not known:
         return None
-    return Spread(*(max(getattr(spread, name) for spread in known) for name in Spread.__struct_fields__))
+    return ErrorSpread(*(max(getattr(spread, name) for spread in known) for name in ErrorSpread.__struct_fields__))
 
 
 def _ceiling(steps: Sequence[Step]) -> Ceiling:
@@ -77,8 +84,8 @@ def _ceiling(steps: Sequence[Step]) -> Ceiling:
     growing = [step for step in steps if step.series == "streams"]
     held = _highest([step for step in growing if not is_spent(step) and not step.wrong], growing)
     return Ceiling(
-        events_per_s=Most(events, at_least=not any(is_spent(step) for step in steps)),
-        streams=Most(held, at_least=all(step.streams <= held for step in growing)),
+        events_per_s=Limit(events, at_least=not any(is_spent(step) for step in steps)),
+        streams=Limit(held, at_least=all(step.streams <= held for step in growing)),
     )
 
 

@@ -5,28 +5,28 @@ with MockProcess(Script(ttft_s=Constant(0.2), itl_s=Exponential(0.05), slots=4))
 print(server.truth[0].stamps_ns)   # just before each token's send, on time.perf_counter_ns
 """
 
-from loadgen.mock.distribution import Constant, Distribution, Exponential, LogNormal, Normal, Uniform
+from loadgen.mock.distribution import Distribution, Exponential, FixedTime, LogNormal, Normal, Uniform
 from loadgen.mock.fault import Every, Fault, Positions, Share, parse_fault
 from loadgen.mock.process import MockProcess
 from loadgen.mock.script import Freeze, Script
-from loadgen.mock.sockets import Stop, serve
+from loadgen.mock.sockets import ServerStop, serve
 from loadgen.mock.truth import Account, Truth
 
 __all__ = [
     "Account",
-    "Constant",
     "Distribution",
     "Every",
     "Exponential",
     "Fault",
+    "FixedTime",
     "Freeze",
     "LogNormal",
     "MockProcess",
     "Normal",
     "Positions",
     "Script",
+    "ServerStop",
     "Share",
-    "Stop",
     "Truth",
     "Uniform",
     "parse_fault",

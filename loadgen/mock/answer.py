@@ -8,7 +8,7 @@ from loadgen.mock import wording
 from loadgen.mock.chat import Chat
 from loadgen.mock.distribution import values
 from loadgen.mock.fault import Fault
-from loadgen.mock.request import Requests
+from loadgen.mock.request import RequestReader
 from loadgen.mock.script import Script
 from loadgen.mock.truth import Truth
 from loadgen.mock.wording import Framing
@@ -60,7 +60,7 @@ class Peer:
     def __init__(self, line: Line, number: int) -> None:
         self.line, self.number = line, number
         self.nth = 0
-        self.requests = Requests()
+        self.requests = RequestReader()
         self.answer: Answer | None = None
         self.closing = False
 

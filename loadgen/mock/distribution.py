@@ -8,8 +8,8 @@ from itertools import repeat
 import numpy as np
 from msgspec import Struct
 
-from loadgen.chance import generator
 from loadgen.errors import InputError
+from loadgen.plan.rng import generator
 
 _UNITS = {"us": (1, 1e6), "ms": (1, 1e3), "s": (1, 1), "m": (60, 1)}
 """Seconds as (times, divided by): so 50us is 5e-05, and not the float before it."""
@@ -18,7 +18,7 @@ _BLOCK = 64
 """Drawn at once: one value costs as much as all of them, and a long stream must not draw its whole length at once."""
 
 
-class Constant(Struct, frozen=True, tag="constant"):
+class FixedTime(Struct, frozen=True, tag="constant"):
     """Always the same."""
 
     value: float
@@ -51,12 +51,12 @@ class Exponential(Struct, frozen=True, tag="exp"):
     mean: float
 
 
-Distribution = Constant | Normal | LogNormal | Uniform | Exponential
+Distribution = FixedTime | Normal | LogNormal | Uniform | Exponential
 
 
 def values(distribution: Distribution, seed: int, *purpose: str | int) -> Iterator[float]:
     """Values without end, each ≥ 0, that depend on the distribution, the seed and the purpose alone."""
-    if isinstance(distribution, Constant):
+    if isinstance(distribution, FixedTime):
         return repeat(distribution.value)
     return _drawn(distribution, generator(seed, *purpose))
 
@@ -68,7 +68,7 @@ def _drawn(distribution: Distribution, chance: np.random.Generator) -> Iterator[
 
 def _block(distribution: Distribution, chance: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     match distribution:
-        case Constant(value):
+        case FixedTime(value):
             return np.full(_BLOCK, value)
         case Normal(mean, deviation):
             block = chance.normal(mean, deviation, _BLOCK)
@@ -118,7 +118,7 @@ def _parse(text: str, flag: str, number: Callable[[str], float], example: str) -
     kind, *parts = text.strip().split(":")
     match kind, parts:
         case _, []:
-            made: Distribution = Constant(number(kind))
+            made: Distribution = FixedTime(number(kind))
         case "normal", [mean, deviation]:
             made = Normal(number(mean), number(deviation))
         case "lognormal", [median, sigma] if re.fullmatch(_NUMBER, sigma):

@@ -5,9 +5,9 @@ from typing import Final, Literal, get_args
 
 from msgspec import Struct
 
-from loadgen.chance import generator
 from loadgen.errors import InputError
 from loadgen.mock.distribution import parse_time_s
+from loadgen.plan.rng import generator
 
 Kind = Literal[
     "status",

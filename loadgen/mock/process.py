@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from loadgen.errors import InputError, LoadgenError
 from loadgen.mock.script import Script
-from loadgen.mock.sockets import Stop, serve
+from loadgen.mock.sockets import ServerStop, serve
 from loadgen.mock.truth import Account, Truth
 
 _STOP_S: Final = 30.0
@@ -101,7 +101,7 @@ def serve_parent() -> int:
     """The child's side. Returns its exit code."""
     wish = msgspec.json.decode(sys.stdin.buffer.readline(), type=_Wish)
     settle()
-    with Stop() as stop:
+    with ServerStop() as stop:
 
         def until_input_ends() -> None:
             sys.stdin.buffer.read()

@@ -34,7 +34,7 @@ class Refusal(Exception):  # noqa: N818 - what the client got wrong, not an erro
         self.status, self.why = status, why
 
 
-class Requests:
+class RequestReader:
     """The requests of one connection, fed in pieces of any size."""
 
     def __init__(self) -> None:

@@ -5,7 +5,7 @@ from typing import Literal
 from msgspec import Struct
 
 from loadgen.errors import InputError
-from loadgen.mock.distribution import Constant, Distribution, wrong
+from loadgen.mock.distribution import Distribution, FixedTime, wrong
 from loadgen.mock.fault import Fault
 
 
@@ -39,9 +39,9 @@ class Script(Struct, frozen=True, kw_only=True):
     """
 
     seed: int = 0
-    ttft_s: Distribution = Constant(0.2)
-    itl_s: Distribution = Constant(0.05)
-    tokens: Distribution = Constant(40)
+    ttft_s: Distribution = FixedTime(0.2)
+    itl_s: Distribution = FixedTime(0.05)
+    tokens: Distribution = FixedTime(40)
     together_s: float = 0.0
     slots: int | None = None
     queue: int | None = None

@@ -32,7 +32,7 @@ _RESET: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 _timespec: Final = struct.Struct("@ll").unpack_from
 
 
-class Stop:
+class ServerStop:
     """Asks a server to stop, from any thread or signal handler. Use as `with`."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Stop:
         self._heard, self._told = socket.socketpair()
         self._told.setblocking(False)
 
-    def __enter__(self) -> "Stop":
+    def __enter__(self) -> "ServerStop":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -62,7 +62,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 0,
     *,
-    stop: Stop,
+    stop: ServerStop,
     started: Callable[[str], None] = lambda _: None,
     ended: Callable[[Truth], None] | None = None,
 ) -> Account:
@@ -172,7 +172,7 @@ class _Wire:
 class _Loop:
     """Waits for connections, bytes, room and moments, and hands each to the core."""
 
-    def __init__(self, core: Core, listener: socket.socket, stop: Stop) -> None:
+    def __init__(self, core: Core, listener: socket.socket, stop: ServerStop) -> None:
         self._core, self._listener, self._stop = core, listener, stop
         self.broken: list[_Wire] = []
         self._wires: set[_Wire] = set()

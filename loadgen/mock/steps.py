@@ -8,12 +8,12 @@ import math
 from itertools import islice
 from typing import Final
 
-from loadgen.chance import generator
 from loadgen.mock import wording
 from loadgen.mock.answer import BROKEN, HELD, NEVER, WENT, Answer, Step
 from loadgen.mock.distribution import values
 from loadgen.mock.fault import AFTER
 from loadgen.mock.wording import PIECES, pieces_of
+from loadgen.plan.rng import generator
 
 _COUNT: Final = len(PIECES)
 _MANY: Final = 1 << 20

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from loadgen.capability import Probe, probe_of
-from loadgen.report import words
-from loadgen.report.table import Column, Row, Table
+from loadgen.report.format import UNKNOWN, format_duration, format_number
+from loadgen.report.main_table import Column, Row, Table
+from loadgen.targets.probe.findings import Probe, probe_of
 
 NOT_TOLD: Final = "could not be told"
 
@@ -29,16 +29,16 @@ def _findings(found: Probe) -> dict[str, str]:
         "sends usage in a stream": _yes(found.usage_in_stream),
         "sends a role event": _yes(found.role_event),
         "keep-alives before the first token": _keep_alives(found),
-        "tokens an event": words.number(found.tokens_per_event) if found.tokens_per_event is not None else NOT_TOLD,
+        "tokens an event": format_number(found.tokens_per_event) if found.tokens_per_event is not None else NOT_TOLD,
         "shows reasoning as such": _yes(found.reasoning_in_stream),
         "tokens counted and not shown": NOT_TOLD if found.hidden_tokens is None else str(found.hidden_tokens),
         "honours max_tokens": _yes(found.honours_max_tokens),
         "honours stop": _yes(found.honours_stop),
         "honours seed": _yes(found.honours_seed),
         "streams in parallel": _parallel(found),
-        "their speed together": NOT_TOLD if found.scaling is None else f"{words.number(found.scaling)} × that of one",
+        "their speed together": NOT_TOLD if found.scaling is None else f"{format_number(found.scaling)} × that of one",
         "a closed stream stops generation": _stops(found),
-        "the probe took": words.UNKNOWN if found.took_s is None else f"{found.took_s:.1f} s",
+        "the probe took": UNKNOWN if found.took_s is None else f"{found.took_s:.1f} s",
     }
 
 
@@ -49,7 +49,7 @@ def _yes(finding: bool | None) -> str:
 def _keep_alives(found: Probe) -> str:
     if found.keep_alives is None:
         return NOT_TOLD
-    wait = "" if found.waited_ms is None else f" (the longest wait was {words.duration(found.waited_ms)})"
+    wait = "" if found.waited_ms is None else f" (the longest wait was {format_duration(found.waited_ms)})"
     return f"{found.keep_alives or 'none'}{wait}"
 
 
@@ -62,7 +62,7 @@ def _parallel(found: Probe) -> str:
 
 def _stops(found: Probe) -> str:
     if found.stopped_after_ms is not None:
-        how = f" (within {words.duration(found.stopped_after_ms)}, by its {found.stops_on_close_by})"
+        how = f" (within {format_duration(found.stopped_after_ms)}, by its {found.stops_on_close_by})"
     else:
         how = f" ({found.stops_on_close_by})" if found.stops_on_close_by else ""
     return f"{_yes(found.stops_on_close)}{how}"

@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 
-from loadgen.report import words
 from loadgen.report.console import table_text
-from loadgen.report.table import Column, Row, Table
-from loadgen.targets.served import Card
+from loadgen.report.format import UNKNOWN, format_bytes
+from loadgen.report.main_table import Column, Row, Table
+from loadgen.targets.served import ModelCard
 
 _HEADS = ("model", "served by", "id", "size", "context", "device", "licence", "publisher", "capabilities", "here")
 
 
-def cards_text(cards: Sequence[Card], *, width: int) -> str:
+def cards_text(cards: Sequence[ModelCard], *, width: int) -> str:
     """One row a card. A column in which nothing is known is left out."""
     rows = [_row(card) for card in cards]
-    keep = [i for i in range(len(_HEADS)) if any(row[i] != words.UNKNOWN for row in rows)]
+    keep = [i for i in range(len(_HEADS)) if any(row[i] != UNKNOWN for row in rows)]
     table = Table(
         columns=tuple(Column(_HEADS[i], number=_HEADS[i] in {"size", "context"}) for i in keep),
         rows=tuple(Row(tuple(row[i] for i in keep)) for row in rows),
@@ -22,10 +22,10 @@ def cards_text(cards: Sequence[Card], *, width: int) -> str:
     return table_text(table, "models", width=width)
 
 
-def _row(card: Card) -> tuple[str, ...]:
+def _row(card: ModelCard) -> tuple[str, ...]:
     here = None if card.cached is None else "yes" if card.cached else "no"
-    size = None if card.size_bytes is None else words.bytes_(card.size_bytes)
+    size = None if card.size_bytes is None else format_bytes(card.size_bytes)
     context = None if card.context_tokens is None else str(card.context_tokens)
     device = " ".join(word for word in (card.device, card.execution_provider) if word)
     told = (card.alias, card.target, card.id, size, context, device, card.licence, card.publisher)
-    return tuple(cell or words.UNKNOWN for cell in (*told, card.capabilities or card.task, here))
+    return tuple(cell or UNKNOWN for cell in (*told, card.capabilities or card.task, here))

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from loadgen.report.table import Table, answer, main_table
-from loadgen.secret import without_keys
-from loadgen.summary import Summary
+from loadgen.analysis.summary import Summary
+from loadgen.redact import printable, redact_keys
+from loadgen.report.main_table import Table, answer, main_table
 
 WIDTH: Final = 150
 CROSS: Final = "✗"
@@ -30,9 +30,9 @@ def console(summary: Summary, *, width: int = WIDTH, color: bool = False) -> str
     terminal.print(_rich(main_table(summary), _title(summary), struck=color))
     told = answer(summary)
     if told:
-        terminal.print(Text(plain(told), style="bold"))
+        terminal.print(Text(printable(told), style="bold"))
     for note in main_table(summary).notes:
-        terminal.print(Text(plain(f"· {note}")))
+        terminal.print(Text(printable(f"· {note}")))
     return out.getvalue()
 
 
@@ -53,7 +53,7 @@ def terminal_width() -> int:
 def json_text(value: Any) -> str:
     """A value as indented JSON that a terminal shows as it is: what it would obey is written as an escape."""
     told = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
-    return re.sub(r"[^\x20-\x7e\n]", _escaped, without_keys(told))
+    return re.sub(r"[^\x20-\x7e\n]", _escaped, redact_keys(told))
 
 
 def _escaped(found: re.Match[str]) -> str:
@@ -66,7 +66,7 @@ def _escaped(found: re.Match[str]) -> str:
 def _title(summary: Summary) -> str:
     who = dict.fromkeys(f"{stage.model} on {stage.target}" for stage in summary.stages)
     only = f" · {next(iter(who))}" if len(who) == 1 else ""
-    return plain(f"{summary.scenario}{only} · {summary.run_id}")
+    return printable(f"{summary.scenario}{only} · {summary.run_id}")
 
 
 def _rich(table: Table, title: str, *, struck: bool) -> RichTable:
@@ -75,17 +75,10 @@ def _rich(table: Table, title: str, *, struck: bool) -> RichTable:
     for column in table.columns:
         drawn.add_column(Text(column.title), justify="right" if column.number else "left", no_wrap=True)
     for row in table.rows:
-        cells = [plain(cell) for cell in row.cells]
+        cells = [printable(cell) for cell in row.cells]
         if row.invalid and not struck:
             cells = [
                 f"{cell} {CROSS}" if head.number else cell for cell, head in zip(cells, table.columns, strict=True)
             ]
         drawn.add_row(*(Text(cell, style="strike" if row.invalid else "") for cell in cells))
     return drawn
-
-
-def plain(text: str) -> str:
-    """Text without our key and without control characters, those included that turn the direction of writing: what a
-    server sent must not steer the terminal, nor show what it is not."""
-    shown = without_keys(text)
-    return shown if shown.isprintable() else "".join(sign if sign.isprintable() else "\ufffd" for sign in shown)

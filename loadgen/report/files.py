@@ -7,19 +7,19 @@ from pathlib import Path
 
 import msgspec
 
-from loadgen import runfolder
-from loadgen.by_prompt import rows_by_prompt
+from loadgen.analysis.by_prompt import rows_by_prompt
+from loadgen.analysis.merge import merged
+from loadgen.analysis.stage import histograms, stages_of
+from loadgen.analysis.summarize import summarize
+from loadgen.analysis.summary import Summary
 from loadgen.errors import FolderError, InputError
-from loadgen.fold import summarize
-from loadgen.repeated import merged
+from loadgen.report.csv import csv_text
 from loadgen.report.hlog import Interval, interval_log, tag
 from loadgen.report.html import html
 from loadgen.report.markdown import markdown
 from loadgen.report.prompts import prompts_csv
-from loadgen.report.table_csv import csv_text
-from loadgen.runfolder import Run
-from loadgen.slices import histograms, slices
-from loadgen.summary import Summary
+from loadgen.store import run_folder
+from loadgen.store.run_folder import Run
 
 
 def write_reports(folder: Path, *, strict: bool = False) -> Summary:
@@ -28,17 +28,17 @@ def write_reports(folder: Path, *, strict: bool = False) -> Summary:
     strict: percentiles need the samples of a published result, whatever the scenario says.
     Raises InputError for no run, FolderError when they cannot be written.
     """
-    if (folder / "summary.json").exists() and not runfolder.logs_of(folder):
+    if (folder / "summary.json").exists() and not run_folder.logs_of(folder):
         raise InputError(f"{folder}: its requests were not kept, as in a baseline; read its report.md")
-    run = runfolder.read(folder)
+    run = run_folder.read(folder)
     summary, prompts = summarize(run, strict=strict), rows_by_prompt(run)
     with _written(folder, f"loadgen report {folder}"):
-        runfolder.write_json(folder / "summary.json", summary)
-        runfolder.write_whole(folder / "summary.csv", csv_text(summary).encode())
-        runfolder.write_whole(folder / "report.md", markdown(summary, run.manifest, prompts).encode())
-        runfolder.write_whole(folder / "prompts.csv", prompts_csv(summary, prompts).encode())
-        runfolder.write_whole(folder / "report.html", html(summary, run).encode())
-        runfolder.write_whole(folder / "histograms.hlog", histogram_log(run).encode())
+        run_folder.write_json(folder / "summary.json", summary)
+        run_folder.write_whole(folder / "summary.csv", csv_text(summary).encode())
+        run_folder.write_whole(folder / "report.md", markdown(summary, run.manifest, prompts).encode())
+        run_folder.write_whole(folder / "prompts.csv", prompts_csv(summary, prompts).encode())
+        run_folder.write_whole(folder / "report.html", html(summary, run).encode())
+        run_folder.write_whole(folder / "histograms.hlog", histogram_log(run).encode())
     return summary
 
 
@@ -58,7 +58,7 @@ def write_merged(folders: Sequence[Path], *, strict: bool = False) -> tuple[Summ
     and return it. strict: as in `write_reports`. Raises InputError for what is no run, and for runs of several plans;
     FolderError when it cannot be written.
     """
-    runs = [runfolder.read(folder) for folder in folders]
+    runs = [run_folder.read(folder) for folder in folders]
     summary = merged(runs, strict=strict)
     first = folders[0] if folders[0].name not in {"", ".."} else folders[0].resolve()
     folder = _merged_folder(first.parent, summary)
@@ -66,9 +66,9 @@ def write_merged(folders: Sequence[Path], *, strict: bool = False) -> tuple[Summ
     state = next((run.manifest.state for run in runs if run.manifest.state != "complete"), "complete")
     manifest = msgspec.structs.replace(runs[0].manifest, state=state)
     with _written(folder, f"loadgen report --merge {' '.join(map(str, folders))}"):
-        runfolder.write_json(folder / "summary.json", summary)
-        runfolder.write_whole(folder / "summary.csv", csv_text(summary).encode())
-        runfolder.write_whole(folder / "report.md", markdown(summary, manifest).encode())
+        run_folder.write_json(folder / "summary.json", summary)
+        run_folder.write_whole(folder / "summary.csv", csv_text(summary).encode())
+        run_folder.write_whole(folder / "report.md", markdown(summary, manifest).encode())
     return summary, folder
 
 
@@ -96,7 +96,7 @@ def _runs_of(folder: Path) -> tuple[str, ...]:
 def histogram_log(run: Run) -> str:
     """The interval log of a run: one interval a stage and metric, of its ok measured requests."""
     intervals = []
-    for part in slices(run):
+    for part in stages_of(run):
         if not part.measured:
             continue
         moments = [moment for r in part.measured for moment in (r.intended_ns, r.end_ns) if moment is not None]

@@ -8,8 +8,8 @@ from typing import Final
 
 from msgspec import UNSET, Struct
 
-from loadgen.report import words
-from loadgen.summary import StageSummary, Summary
+from loadgen.analysis.summary import StageSummary, Summary
+from loadgen.report.format import format_duration, format_load, format_number
 
 NOTHING: Final = "no difference detectable at this n"
 
@@ -50,7 +50,7 @@ def _line(measure: _Measure, stages: Sequence[StageSummary]) -> str | None:
         return None
     sign = 1 if measure.lowest else -1
     found.sort(key=lambda pair: sign * pair[1].value)
-    load = words.load(stages[0].load)
+    load = format_load(stages[0].load)
     best, seen = found[0]
     if not all(_apart(seen, other, lowest=measure.lowest) for _, other in found[1:]):
         values = ", ".join(f"{_who(stage)} {measure.shown(other.value)}" for stage, other in found)
@@ -91,13 +91,13 @@ def _whole_speed(stage: StageSummary) -> _Seen | None:
 
 
 def _rate(value: float | None) -> str:
-    return f"{words.number(value)} tok/s"
+    return f"{format_number(value)} tok/s"
 
 
 _MEASURES: Final = (
-    _Measure("lowest TTFT", True, _median("ttft_ms"), words.duration),
-    _Measure("lowest E2E", True, _median("e2e_ms"), words.duration),
-    _Measure("least time per token", True, _median("tpot_ms"), words.duration),
+    _Measure("lowest TTFT", True, _median("ttft_ms"), format_duration),
+    _Measure("lowest E2E", True, _median("e2e_ms"), format_duration),
+    _Measure("least time per token", True, _median("tpot_ms"), format_duration),
     _Measure("highest throughput of an answer", False, _whole_speed, _rate),
 )
 
@@ -112,4 +112,4 @@ def _memory(stages: Sequence[StageSummary]) -> list[str]:
     if shown[0] == shown[1]:
         return []
     rest = ", ".join(f"{_who(stage)} {text}" for text, (_, stage) in zip(shown[1:], told[1:], strict=True))
-    return [f"{words.load(stages[0].load)}, smallest memory: {_who(told[0][1])}, {shown[0]} at its peak; {rest}"]
+    return [f"{format_load(stages[0].load)}, smallest memory: {_who(told[0][1])}, {shown[0]} at its peak; {rest}"]

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from msgspec import Struct
 
 from loadgen.errors import InputError
-from loadgen.measure.histogram import Histogram
+from loadgen.stats.histogram import Histogram
 
 _LEGEND = '"StartTimestamp","Interval_Length","Interval_Max","Interval_Compressed_Histogram"'
 # What separates fields or lines for any reader: they split at commas, blanks, and their language's line ends.

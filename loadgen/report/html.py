@@ -14,16 +14,16 @@ from typing import Any, Final
 import orjson
 from msgspec import UNSET
 
-from loadgen.report import words
+from loadgen.analysis.summary import StageSummary, Summary
+from loadgen.redact import printable
 from loadgen.report.capabilities import server_table
-from loadgen.report.charts import Chart, Played, played
-from loadgen.report.console import plain
-from loadgen.report.distribution_charts import distribution_charts
-from loadgen.report.level_charts import server_charts, throughput_chart, ttft_chart
-from loadgen.report.table import Table, answer, main_table
-from loadgen.report.timeline_charts import timeline_charts
-from loadgen.runfolder import Manifest, Run
-from loadgen.summary import StageSummary, Summary
+from loadgen.report.charts.distribution import distribution_charts
+from loadgen.report.charts.figure import Chart, ChartStage, played
+from loadgen.report.charts.level import server_charts, throughput_chart, ttft_chart
+from loadgen.report.charts.timeline import timeline_charts
+from loadgen.report.format import UNKNOWN, format_bytes, format_duration, format_load, format_number, format_percent
+from loadgen.report.main_table import Table, answer, main_table
+from loadgen.store.run_folder import Manifest, Run
 
 NOTES_SHOWN: Final = 6
 """Notes under the table; those beyond are folded away."""
@@ -56,7 +56,7 @@ def html(summary: Summary, run: Run) -> str:
 
 def text(value: object) -> str:
     """Text that a browser shows as it is, in an element or in a quoted attribute."""
-    return markup.escape(plain(str(value)))
+    return markup.escape(printable(str(value)))
 
 
 def _page(title: str, body: Iterable[str], charts: Sequence[Chart]) -> str:
@@ -166,7 +166,7 @@ def _notes(notes: Sequence[str]) -> list[str]:
     return lines
 
 
-def _start_note(stages: Sequence[Played]) -> str:
+def _start_note(stages: Sequence[ChartStage]) -> str:
     opens = {not one.part.closed for one in stages}
     if opens == {True}:
         return "In this open loop a request's time counts from when it was due, so waiting for our turn is in it."
@@ -205,19 +205,19 @@ def _validity(stages: Sequence[StageSummary]) -> list[str]:
     rows = []
     alone = len({(stage.model, stage.target) for stage in stages}) == 1
     for stage in stages:
-        name = text(words.load(stage.load) if alone else f"{stage.model} on {stage.target}, {words.load(stage.load)}")
+        name = text(format_load(stage.load) if alone else f"{stage.model} on {stage.target}, {format_load(stage.load)}")
         if stage.validity is UNSET:
-            why = text(stage.reason if stage.reason is not UNSET else words.UNKNOWN)
-            rows.append((False, [name, _badge("skipped"), _long(why), *[words.UNKNOWN] * 9]))
+            why = text(stage.reason if stage.reason is not UNSET else UNKNOWN)
+            rows.append((False, [name, _badge("skipped"), _long(why), *[UNKNOWN] * 9]))
             continue
         own, judged = stage.validity.self, stage.validity
         why = "<br>".join(text(f"{reason.seen} (line: {reason.limit})") for reason in judged.reasons)
-        flights = f"{words.number(own.in_flight_sampled)} / {words.number(own.in_flight_recorded)}"
+        flights = f"{format_number(own.in_flight_sampled)} / {format_number(own.in_flight_recorded)}"
         lags = (own.dispatch_slip_p99_ms, own.loop_lag_p99_ms, own.stamp_lag_p99_ms)
         achieved = own.users_share if own.achieved_share is None else own.achieved_share
-        told = [judged.stamp_source, *map(words.duration, lags)]
-        told += [words.share(share) for share in (own.cpu_share, own.server_cpu_share, achieved)]
-        told += [flights, words.share(own.shared_reads_share)]
+        told = [judged.stamp_source, *map(format_duration, lags)]
+        told += [format_percent(share) for share in (own.cpu_share, own.server_cpu_share, achieved)]
+        told += [flights, format_percent(own.shared_reads_share)]
         rows.append((False, [name, _badge(judged.verdict), _long(why or "no line was crossed"), *map(text, told)]))
     table = _table(heads, rows) if rows else ["<p>Nothing was planned.</p>"]
     return ["<section><h2>Can these numbers be believed?</h2>", '<div class="card">', *table, "</div></section>"]
@@ -246,7 +246,7 @@ def _cards(cards: Sequence[dict[str, Any]]) -> list[str]:
         told = [
             ("served by", card.get("target")),
             ("id", card.get("id")),
-            ("size", words.bytes_(size) if size is not None else None),
+            ("size", format_bytes(size) if size is not None else None),
             ("parameters", f"{parameters / 1e6:.0f} M" if parameters is not None else None),
             *((name, card.get(key)) for name, key in (("quantization", "quantization"), ("device", "device"))),
             ("context", f"{card['context_tokens']} tokens" if card.get("context_tokens") else None),

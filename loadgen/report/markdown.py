@@ -5,16 +5,24 @@ from typing import Any
 
 from msgspec import UNSET
 
-from loadgen.by_prompt import PromptRow
-from loadgen.report import words
+from loadgen.analysis.by_prompt import PromptRow
+from loadgen.analysis.summary import StageSummary, Summary
+from loadgen.redact import printable
 from loadgen.report.capabilities import server_table
-from loadgen.report.console import plain
+from loadgen.report.format import (
+    UNKNOWN,
+    format_bytes,
+    format_duration,
+    format_load,
+    format_number,
+    format_percent,
+    format_with_interval,
+)
 from loadgen.report.highlights import highlights
+from loadgen.report.main_table import Table, answer, main_table, marked
 from loadgen.report.prompts import prompts_table
 from loadgen.report.runs import runs_table
-from loadgen.report.table import Table, answer, main_table, marked
-from loadgen.runfolder import Manifest
-from loadgen.summary import StageSummary, Summary
+from loadgen.store.run_folder import Manifest
 
 _SPECIAL = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_[]<>|#~&$"})
 
@@ -51,7 +59,7 @@ def markdown(summary: Summary, manifest: Manifest, prompts: Sequence[PromptRow] 
 
 def escape(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
-    return plain(text).translate(_SPECIAL)
+    return printable(text).translate(_SPECIAL)
 
 
 def _which(summary: Summary) -> str:
@@ -79,7 +87,7 @@ def _table(table: Table) -> list[str]:
 
 
 def _where(stage: StageSummary) -> str:
-    return escape(f"{stage.model} on {stage.target}, {words.load(stage.load)}")
+    return escape(f"{stage.model} on {stage.target}, {format_load(stage.load)}")
 
 
 def _latencies(stages: Sequence[StageSummary]) -> list[str]:
@@ -100,9 +108,9 @@ def _latencies(stages: Sequence[StageSummary]) -> list[str]:
             _where(stage),
             marked(stage, name, name.removesuffix("_ms")),
             str(metric["count"]),
-            *(words.duration(metric[key]) for key in ("mean", "min")),
-            *(words.with_interval(metric, percentile) for percentile in names),
-            words.duration(metric["max"]),
+            *(format_duration(metric[key]) for key in ("mean", "min")),
+            *(format_with_interval(metric, percentile) for percentile in names),
+            format_duration(metric["max"]),
         ]
         for stage, name, metric in told
     ]
@@ -117,20 +125,20 @@ def _validity(stages: Sequence[StageSummary]) -> list[str]:
         if stage.validity is UNSET:
             continue
         own = stage.validity.self
-        flights = f"{words.number(own.in_flight_sampled)} / {words.number(own.in_flight_recorded)}"
+        flights = f"{format_number(own.in_flight_sampled)} / {format_number(own.in_flight_recorded)}"
         rows.append(
             [
                 _where(stage),
                 stage.validity.verdict,
                 stage.validity.stamp_source,
-                *(words.duration(v) for v in (own.dispatch_slip_p99_ms, own.loop_lag_p99_ms, own.stamp_lag_p99_ms)),
-                words.share(own.cpu_share),
-                words.share(own.server_cpu_share),
-                words.duration(own.gc_pause_max_ms),
-                words.share(own.users_share if own.achieved_share is None else own.achieved_share),
+                *(format_duration(v) for v in (own.dispatch_slip_p99_ms, own.loop_lag_p99_ms, own.stamp_lag_p99_ms)),
+                format_percent(own.cpu_share),
+                format_percent(own.server_cpu_share),
+                format_duration(own.gc_pause_max_ms),
+                format_percent(own.users_share if own.achieved_share is None else own.achieved_share),
                 flights,
-                words.share(own.shared_reads_share),
-                words.UNKNOWN if stage.window_s is None else f"{stage.window_s:.1f} s",
+                format_percent(own.shared_reads_share),
+                UNKNOWN if stage.window_s is None else f"{stage.window_s:.1f} s",
             ]
         )
     return _grid(heads, [False, False, False, *[True] * (len(heads) - 3)], rows) if rows else ["Nothing was played."]
@@ -144,7 +152,7 @@ def _rates(stages: Sequence[StageSummary]) -> list[str]:
         rates = (stage.server or {}).get("rates")
         if rates:
             keys = ("server_prefill", "client_prefill", "server_decode", "client_decode")
-            rows.append([_where(stage), *(words.number(rates[f"{key}_tokens_per_s"]) for key in keys)])
+            rows.append([_where(stage), *(format_number(rates[f"{key}_tokens_per_s"]) for key in keys)])
     if not rows:
         return []
     note = (
@@ -170,12 +178,10 @@ def _cards(cards: Sequence[dict[str, Any]]) -> list[str]:
     for card in cards:
         parameters = card.get("parameters")
         startup = card.get("startup_s")
-        cells = [card["alias"], card["target"], card["id"], words.bytes_(card.get("size_bytes"))]
-        cells.append(words.UNKNOWN if parameters is None else f"{parameters / 1e6:.0f} M")
-        cells += [
-            str(card.get(key) or words.UNKNOWN) for key in ("quantization", "context_tokens", "licence", "publisher")
-        ]
-        cells.append(words.UNKNOWN if startup is None else f"{startup:.1f} s")
+        cells = [card["alias"], card["target"], card["id"], format_bytes(card.get("size_bytes"))]
+        cells.append(UNKNOWN if parameters is None else f"{parameters / 1e6:.0f} M")
+        cells += [str(card.get(key) or UNKNOWN) for key in ("quantization", "context_tokens", "licence", "publisher")]
+        cells.append(UNKNOWN if startup is None else f"{startup:.1f} s")
         rows.append([escape(cell) for cell in cells])
     return _grid(heads, [False] * len(heads), rows) if rows else ["No model was served."]
 

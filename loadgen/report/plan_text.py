@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from loadgen.plan import Plan, Stage, digest
-from loadgen.report import words
-from loadgen.report.console import plain
-from loadgen.targets.opening import target_name
+from loadgen.plan.plan import Plan, Stage, digest
+from loadgen.redact import printable
+from loadgen.report.format import format_load, format_minutes
+from loadgen.targets.registry import target_name
 
 Pace = Mapping[tuple[str, str, str], float]
 """Requests a second that an earlier run reached, by (target, model, level)."""
@@ -23,7 +23,7 @@ def plan_table(plan: Plan, pace: Pace, *, width: int = 150) -> str:
     for head in ("model", "served by", "load", "requests", "warm-up", "tokens at most", "due", "expected length"):
         table.add_column(head, no_wrap=True)
     for stage, model in _parts(plan):
-        table.add_row(*(Text(plain(cell)) for cell in _row(plan, stage, model, pace)))
+        table.add_row(*(Text(printable(cell)) for cell in _row(plan, stage, model, pace)))
     out = io.StringIO()
     terminal = Console(
         file=out, width=width, force_terminal=False, no_color=True, highlight=False, legacy_windows=False
@@ -55,7 +55,7 @@ def _row(plan: Plan, stage: Stage, model: int, pace: Pace) -> list[str]:
     return [
         told.name,
         target_name(told),
-        words.load(stage.level.load()),
+        format_load(stage.level.load()),
         _how_many(stage, planned),
         str(stage.warmup),
         f"{per_request} each" if planned is None else f"{planned * per_request:,}",
@@ -86,14 +86,14 @@ def _due(stage: Stage) -> str:
 def _expected(plan: Plan, stage: Stage, model: int, pace: Pace) -> str:
     if stage.due_ns is not None:
         length_s = stage.duration_ns / 1e9 if stage.duration_ns else float(stage.due_ns[-1]) / 1e9 if stage.count else 0
-        return words.minutes(length_s)
+        return format_minutes(length_s)
     bound_s = None if stage.duration_ns is None else stage.duration_ns / 1e9
     told = plan.models[model]
     reached = pace.get((target_name(told), told.name, stage.level.label))
     if stage.count is not None and reached:
         seconds = stage.count / reached
-        return f"{words.minutes(min(seconds, bound_s or seconds))} (as last time)"
-    return "as long as the answers take" if bound_s is None else f"at most {words.minutes(bound_s)}"
+        return f"{format_minutes(min(seconds, bound_s or seconds))} (as last time)"
+    return "as long as the answers take" if bound_s is None else f"at most {format_minutes(bound_s)}"
 
 
 def plan_data(plan: Plan) -> dict[str, Any]:

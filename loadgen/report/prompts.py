@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from loadgen.by_prompt import PromptRow, Spread
-from loadgen.report import words
-from loadgen.report.console import plain
-from loadgen.report.table import Column, Row, Table
-from loadgen.report.table_csv import written
-from loadgen.summary import Summary
+from loadgen.analysis.by_prompt import PromptRow, ValueRange
+from loadgen.analysis.summary import Summary
+from loadgen.redact import printable
+from loadgen.report.csv import written
+from loadgen.report.format import UNKNOWN, format_duration, format_load, format_number
+from loadgen.report.main_table import Column, Row, Table
 
 MOST_ROWS: Final = 100
 """A longer table is for a spreadsheet: the page keeps what is marked."""
@@ -38,19 +38,19 @@ def prompts_table(rows: Sequence[PromptRow]) -> Table:
 def _cells(row: PromptRow) -> tuple[str, ...]:
     stage = row.stage
     return (
-        f"{stage.model} on {stage.target}, {words.load(stage.load)}",
+        f"{stage.model} on {stage.target}, {format_load(stage.load)}",
         row.prompt_id,
         f"{row.ok}/{row.ok + row.failed}",
         _shown(row.ttft, "median"),
         _shown(row.ttft, "max"),
         *(_shown(row.e2e, name) for name in ("median", "min", "max")),
-        words.number(row.output_tokens),
+        format_number(row.output_tokens),
         f"▲ {row.outliers} of {row.ok}" if row.outliers else "",
     )
 
 
-def _shown(spread: Spread | None, name: str) -> str:
-    return words.UNKNOWN if spread is None else words.duration(getattr(spread, name))
+def _shown(spread: ValueRange | None, name: str) -> str:
+    return UNKNOWN if spread is None else format_duration(getattr(spread, name))
 
 
 def _flat(summary: Summary, row: PromptRow) -> dict[str, Any]:
@@ -60,11 +60,11 @@ def _flat(summary: Summary, row: PromptRow) -> dict[str, Any]:
         "model": row.stage.model,
         "target": row.stage.target,
         "level": row.stage.level,
-        "prompt_id": plain(row.prompt_id),
+        "prompt_id": printable(row.prompt_id),
         "ok": row.ok,
         "failed": row.failed,
     }
     for metric, spread in (("ttft", row.ttft), ("e2e", row.e2e)):
-        for name in Spread.__struct_fields__:
+        for name in ValueRange.__struct_fields__:
             told[f"{metric}_{name}_ms"] = None if spread is None else getattr(spread, name)
     return told | {"output_tokens_median": row.output_tokens, "outliers": row.outliers}

@@ -4,9 +4,9 @@ from typing import Final
 
 from msgspec import UNSET
 
-from loadgen.report import words
-from loadgen.report.table import TITLES, Column, Row, Table, marked
-from loadgen.summary import Metric, Over, StageSummary, Summary
+from loadgen.analysis.summary import AcrossRuns, Metric, StageSummary, Summary
+from loadgen.report.format import format_duration, format_interval, format_load, format_number, format_percentile
+from loadgen.report.main_table import TITLES, Column, Row, Table, marked
 
 LATENCIES: Final = (("ttft_ms", "p50"), ("ttft_ms", "p90"), ("itl_ms", "p50"), ("e2e_ms", "p50"))
 
@@ -24,7 +24,7 @@ def runs_table(summary: Summary) -> Table | None:
 def _of_stage(stage: StageSummary) -> list[Row]:
     if stage.runs is None or stage.metrics is UNSET or stage.validity is UNSET:
         return []
-    where = f"{stage.model} on {stage.target}, {words.load(stage.load)}"
+    where = f"{stage.model} on {stage.target}, {format_load(stage.load)}"
     lines = [["verdict", stage.validity.verdict, "", *stage.runs.verdicts]]
     for name, over in stage.runs.throughput.items():
         if over.mean is not None:
@@ -38,11 +38,11 @@ def _of_stage(stage: StageSummary) -> list[Row]:
     return [Row((where, *line)) for line in lines]
 
 
-def _over(over: Over) -> list[str]:
-    interval = "" if over.ci is None else f"{words.number(over.ci[0])} – {words.number(over.ci[1])}"
-    return [words.number(over.mean), interval, *(words.number(value) for value in over.values)]
+def _over(over: AcrossRuns) -> list[str]:
+    interval = "" if over.ci is None else f"{format_number(over.ci[0])} – {format_number(over.ci[1])}"
+    return [format_number(over.mean), interval, *(format_number(value) for value in over.values)]
 
 
 def _latency(metric: Metric, name: str) -> list[str]:
-    each = (words.duration(value) for value in metric[f"{name}_runs"])
-    return [words.percentile(metric, name), words.interval(metric, name), *each]
+    each = (format_duration(value) for value in metric[f"{name}_runs"])
+    return [format_percentile(metric, name), format_interval(metric, name), *each]

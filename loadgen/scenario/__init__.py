@@ -1,6 +1,6 @@
 """What to run: the scenario, its file and all that may change it. The types of the format are named here."""
 
-from loadgen.scenario.format import (
+from loadgen.scenario.types import (
     ADAPTER,
     PYTHON_PREFIX,
     TARGET_PATTERN,

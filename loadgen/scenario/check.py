@@ -7,22 +7,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from loadgen.scenario import (
-    ADAPTER,
-    PYTHON_PREFIX,
-    Closed,
-    FoundryLocal,
-    Load,
-    Model,
-    Ramp,
-    Scenario,
-    Slo,
-    Trace,
-)
-from loadgen.scenario.address import CREDENTIALS, KEY_MEND, misfit_of_address, misfit_of_endpoint
-from loadgen.scenario.ceilings import too_large
-from loadgen.scenario.complaint import Complaint, joined
-from loadgen.scenario.goal import STREAMED, goal_of, misfit
+from loadgen.scenario import ADAPTER, PYTHON_PREFIX, Closed, FoundryLocal, Load, Model, Ramp, Scenario, Slo, Trace
+from loadgen.scenario.complaint import Problem, joined
+from loadgen.scenario.limits import too_large
+from loadgen.scenario.stop_rule import STREAMED, mismatch, stop_rule_of
+from loadgen.scenario.urls import CREDENTIALS, KEY_MEND, mismatch_of_address, mismatch_of_endpoint
 
 _OWN_KEYS = ("model", "messages")
 _SAMPLING_KEYS = ("max_tokens", "temperature", "seed", "top_p", "stop", "stream")
@@ -33,7 +22,7 @@ _KEY_NAMES = re.compile(
 _WINDOWS_DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
 
 
-def first_conflict(scenario: Scenario) -> Complaint | None:
+def first_conflict(scenario: Scenario) -> Problem | None:
     """The first thing in a well-typed scenario that cannot be meant, or None."""
     return next(_conflicts(scenario), None)
 
@@ -43,22 +32,22 @@ def target_of(model: Model) -> str:
     return model.target or ("openai" if model.url is not None else "foundry" if model.foundry else "llamacpp")
 
 
-def _conflicts(scenario: Scenario) -> Iterator[Complaint]:
+def _conflicts(scenario: Scenario) -> Iterator[Problem]:
     if scenario.name.endswith(".") or _WINDOWS_DEVICES.fullmatch(scenario.name):
-        yield Complaint("name", f'"{scenario.name}" cannot name a folder on every system', "choose another")
+        yield Problem("name", f'"{scenario.name}" cannot name a folder on every system', "choose another")
     yield from too_large(scenario)
     for i, model in enumerate(scenario.models):
         yield from _conflicts_of_model(model, f"models[{i}]")
         for j, other in enumerate(scenario.models[:i]):
             if _identity(model) == _identity(other):
-                yield Complaint(f"models[{i}]", f"the same model as models[{j}]", "leave one out, or rename it")
+                yield Problem(f"models[{i}]", f"the same model as models[{j}]", "leave one out, or rename it")
     yield from _conflicts_of_load(scenario.load)
     yield from _keys_within(scenario.sampling.extra, "sampling.extra", f"leave it out, and {KEY_MEND}")
     for key in scenario.sampling.extra:
         if key in _OWN_KEYS:
-            yield Complaint(f"sampling.extra.{key}", "every request has it already", "leave it out")
+            yield Problem(f"sampling.extra.{key}", "every request has it already", "leave it out")
         elif key in _SAMPLING_KEYS:
-            yield Complaint(f"sampling.extra.{key}", "it has a key of its own", f"write it as sampling.{key}")
+            yield Problem(f"sampling.extra.{key}", "it has a key of its own", f"write it as sampling.{key}")
     yield from _conflicts_of_slo(scenario.slo, stream=scenario.sampling.stream)
     if scenario.until is not None:
         yield from _conflicts_of_until(scenario.until, stream=scenario.sampling.stream)
@@ -74,92 +63,90 @@ def _identity(model: Model) -> tuple[str, str | None, str]:
     return target_of(model).rpartition(":")[2], model.url, model.name
 
 
-def _conflicts_of_adapter(model: Model, key: str) -> Iterator[Complaint]:
+def _conflicts_of_adapter(model: Model, key: str) -> Iterator[Problem]:
     for name in ("options", "python_path"):
         if getattr(model, name) and not is_adapter(model):
             what = "it is for an adapter, and the model is served elsewhere"
-            yield Complaint(f"{key}.{name}", what, f'leave it out, or write target = "{ADAPTER}"')
+            yield Problem(f"{key}.{name}", what, f'leave it out, or write target = "{ADAPTER}"')
     yield from _keys_within(model.options, f"{key}.options", "leave it out: the adapter can ask the environment")
 
 
-def _conflicts_of_model(model: Model, key: str) -> Iterator[Complaint]:
+def _conflicts_of_model(model: Model, key: str) -> Iterator[Problem]:
     target = target_of(model)
     yield from _conflicts_of_adapter(model, key)
     if target != "openai" and model.url is not None:
         where = "asks an adapter in this process" if is_adapter(model) else "starts a server of its own"
         what = f'target "{target}" {where}'
-        yield Complaint(f"{key}.url", what, 'leave url out, or write target = "openai"')
+        yield Problem(f"{key}.url", what, 'leave url out, or write target = "openai"')
     if target == "openai" and model.url is None:
-        yield Complaint(f"{key}.url", 'missing, and the target is "openai"', 'add url = "http://localhost:8080/v1"')
-    elif target == "openai" and model.url is not None and (wrong := misfit_of_endpoint(model.url)):
+        yield Problem(f"{key}.url", 'missing, and the target is "openai"', 'add url = "http://localhost:8080/v1"')
+    elif target == "openai" and model.url is not None and (wrong := mismatch_of_endpoint(model.url)):
         yield _of_address(f"{key}.url", *wrong)
     if model.llamacpp is not None and target != "llamacpp":
         what = "these are options of the embedded server, and the model is served elsewhere"
-        yield Complaint(f"{key}.llamacpp", what, "leave them out")
+        yield Problem(f"{key}.llamacpp", what, "leave them out")
     if model.foundry is not None:
         yield from _conflicts_of_foundry(model.foundry, target, f"{key}.foundry")
 
 
-def _of_address(key: str, what: str, mend: str) -> Complaint:
-    return Complaint(key, what, mend, hides=what == CREDENTIALS)
+def _of_address(key: str, what: str, mend: str) -> Problem:
+    return Problem(key, what, mend, hides=what == CREDENTIALS)
 
 
-def _conflicts_of_foundry(options: FoundryLocal, target: str, key: str) -> Iterator[Complaint]:
+def _conflicts_of_foundry(options: FoundryLocal, target: str, key: str) -> Iterator[Problem]:
     if target != "foundry":
         what = "these are options of Foundry Local, and the model is served elsewhere"
-        yield Complaint(key, what, 'leave them out, or write target = "foundry"')
+        yield Problem(key, what, 'leave them out, or write target = "foundry"')
     if options.embedded and (options.cache is not None or options.catalog):
-        yield Complaint(
-            f"{key}.embedded", "the embedded model comes from no catalog and no other cache", "leave it out"
-        )
-    if options.endpoint is not None and (wrong := misfit_of_endpoint(options.endpoint)):
+        yield Problem(f"{key}.embedded", "the embedded model comes from no catalog and no other cache", "leave it out")
+    if options.endpoint is not None and (wrong := mismatch_of_endpoint(options.endpoint)):
         yield _of_address(f"{key}.endpoint", *wrong)
     for i, catalog in enumerate(options.catalog):
-        if wrong := misfit_of_address(catalog):
+        if wrong := mismatch_of_address(catalog):
             yield _of_address(f"{key}.catalog[{i}]", *wrong)
 
 
-def _conflicts_of_load(load: Load) -> Iterator[Complaint]:
+def _conflicts_of_load(load: Load) -> Iterator[Problem]:
     match load:
         case Closed(concurrency=levels):
             yield from _twice(levels, "load.concurrency")
         case Ramp(from_per_s=0, to_per_s=0):
-            yield Complaint("load.to_per_s", "both rates are 0, so nothing would be sent", "write e.g. to_per_s = 5.0")
+            yield Problem("load.to_per_s", "both rates are 0, so nothing would be sent", "write e.g. to_per_s = 5.0")
         case Ramp() | Trace():
             pass
         case rated:
             yield from _twice(rated.rates_per_s, "load.rates_per_s")
 
 
-def _twice(levels: Sequence[float], key: str) -> Iterator[Complaint]:
+def _twice(levels: Sequence[float], key: str) -> Iterator[Problem]:
     labels = [f"{level:g}" for level in levels]  # as stages are named: what differs less cannot be told apart
     for i, label in enumerate(labels):
         if label in labels[:i]:
-            yield Complaint(f"{key}[{i}]", f"{label} stands there twice", "leave one out")
+            yield Problem(f"{key}[{i}]", f"{label} stands there twice", "leave one out")
 
 
-def _keys_within(table: Mapping[str, Any], path: str, mend: str) -> Iterator[Complaint]:
+def _keys_within(table: Mapping[str, Any], path: str, mend: str) -> Iterator[Problem]:
     """Keys of services, by their names: what stands in a scenario is written into every run folder."""
     for name, value in table.items():
         where = joined(path, name)
         if _KEY_NAMES.fullmatch(name) and isinstance(value, str) and value:
-            yield Complaint(where, "a key in a scenario ends up in files", mend, hides=True)
+            yield Problem(where, "a key in a scenario ends up in files", mend, hides=True)
         elif isinstance(value, Mapping):
             yield from _keys_within(value, where, mend)
 
 
-def _conflicts_of_slo(slo: Slo, *, stream: bool) -> Iterator[Complaint]:
+def _conflicts_of_slo(slo: Slo, *, stream: bool) -> Iterator[Problem]:
     if slo.attainment is not None and (slo.ttft_ms, slo.tpot_ms, slo.e2e_ms) == (None, None, None):
-        yield Complaint("slo.attainment", "a share of what? no target is set", "add e.g. ttft_ms = 2000.0 to slo")
+        yield Problem("slo.attainment", "a share of what? no target is set", "add e.g. ttft_ms = 2000.0 to slo")
     elif slo.attainment is not None and not stream and (slo.ttft_ms, slo.tpot_ms) != (None, None):
         what = "a gate on TTFT or TPOT, which an answer that comes whole (stream = false) does not have"
-        yield Complaint("slo.attainment", what, "set e2e_ms alone, leave the gate out, or let the answers stream")
+        yield Problem("slo.attainment", what, "set e2e_ms alone, leave the gate out, or let the answers stream")
 
 
-def _conflicts_of_until(until: str, *, stream: bool) -> Iterator[Complaint]:
-    wrong = misfit(until)
+def _conflicts_of_until(until: str, *, stream: bool) -> Iterator[Problem]:
+    wrong = mismatch(until)
     if wrong is not None:
-        yield Complaint("until", *wrong)
-    elif not stream and (goal := goal_of(until)).metric in STREAMED:
+        yield Problem("until", *wrong)
+    elif not stream and (goal := stop_rule_of(until)).metric in STREAMED:
         what = f"an answer that comes whole (stream = false) has no {goal.metric}"
-        yield Complaint("until", what, "wait for e2e, or let the answers stream")
+        yield Problem("until", what, "wait for e2e, or let the answers stream")

@@ -1,6 +1,6 @@
 """A complaint about something that a person wrote, in one line: where, which key, what is wrong, how to mend it.
 
-Knows no format: what is wrong with a scenario is found by `loadgen.scenario.conversion` and `loadgen.scenario.file`.
+Knows no format: what is wrong with a scenario is found by `loadgen.scenario.validate` and `loadgen.scenario.file`.
 """
 
 import difflib
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from loadgen.errors import InputError
+from loadgen.redact import escape_control, redact_url
 
 
 class Source(Struct, frozen=True):
@@ -19,7 +20,7 @@ class Source(Struct, frozen=True):
     flags: dict[str, str] = {}
 
 
-class Complaint(Struct, frozen=True):
+class Problem(Struct, frozen=True):
     """What is wrong. key: dotted and indexed, as in `models[1].url`; empty for the file as a whole. hides: what was
     written there is a secret, which is not repeated."""
 
@@ -29,25 +30,12 @@ class Complaint(Struct, frozen=True):
     hides: bool = False
 
 
-def refused(source: Source, complaint: Complaint) -> InputError:
+def refused(source: Source, complaint: Problem) -> InputError:
     """The complaint as an error: `<file or flag>: <key>: <what>; <mend>`. What an address may hide is masked."""
     place = _place(source, complaint.key)
     place = re.sub(r"(--set [^=]*)=.*", r"\1", place, flags=re.DOTALL) if complaint.hides else place
     words = [place, complaint.key, f"{complaint.what}; {complaint.mend}"]
-    return InputError(printable(masked(": ".join(word for word in words if word))))
-
-
-def masked(text: str) -> str:
-    """The text without the user, password and query of an address in it, be it one without its http."""
-    text = re.sub(r"://\S*@", "://…@", text)
-    text = re.sub(r"(?<=--url )(?!\w+://)\S*@", "…@", text)
-    text = re.sub(r"(?<![^\s\"'=])[^\s\"'=@]*:(?!//)[^\s\"'@]*@", "…@", text)
-    return re.sub(r"(://[^\s?]*)\?[^\s\"]*[^\s\":;]", r"\1?…", text)
-
-
-def printable(text: str) -> str:
-    """The text with its control characters, line breaks and lone surrogates as escapes: safe on any terminal."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return InputError(escape_control(redact_url(": ".join(word for word in words if word))))
 
 
 def shown(value: object) -> str:

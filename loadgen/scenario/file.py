@@ -1,6 +1,6 @@
 """Scenario files: found by path or name, read, changed by flags, checked, and typed; or one InputError.
 
-Knows no clock and no socket, and reads no prompts: those are `loadgen.prompts`.
+Knows no clock and no socket, and reads no prompts: those are `loadgen.plan.prompts`.
 """
 
 import importlib.resources
@@ -14,11 +14,12 @@ import msgspec
 from msgspec import Struct
 
 from loadgen.errors import InputError
+from loadgen.redact import escape_control
 from loadgen.scenario import Model, Scenario
 from loadgen.scenario.check import first_conflict, is_adapter, target_of
-from loadgen.scenario.complaint import Complaint, Source, printable, refused, suggestion
-from loadgen.scenario.conversion import convert
+from loadgen.scenario.complaint import Problem, Source, refused, suggestion
 from loadgen.scenario.overrides import Overrides, apply
+from loadgen.scenario.validate import convert
 
 _ADHOC: dict[str, Any] = {
     "name": "adhoc",
@@ -153,7 +154,7 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
         row, column = (int(found[1]), f", column {found[2]}") if found else (len(lines), "")
         line = lines[min(row, len(lines)) - 1].strip()
         said = _IN_WORDS.get(message, message) if isinstance(error, tomllib.TOMLDecodeError) else "a number too long"
-        raise InputError(f"{where}: line {row}{column}: not TOML: {said}; mend `{printable(line[:60])}`") from None
+        raise InputError(f"{where}: line {row}{column}: not TOML: {said}; mend `{escape_control(line[:60])}`") from None
 
 
 _IN_WORDS = {
@@ -183,7 +184,7 @@ def _resolved(model: Model, key: str, folder: Path, source: Source) -> Model:
         gguf = (folder / llamacpp.gguf).absolute()
         if not is_file(gguf):
             mend = "give a .gguf file, relative to the scenario, or leave gguf out for the default weights"
-            raise refused(source, Complaint(f"{key}.llamacpp.gguf", f'no file "{llamacpp.gguf}" at {gguf}', mend))
+            raise refused(source, Problem(f"{key}.llamacpp.gguf", f'no file "{llamacpp.gguf}" at {gguf}', mend))
         llamacpp = msgspec.structs.replace(llamacpp, gguf=str(gguf))
     found = msgspec.structs.replace(model, target=target_of(model), llamacpp=llamacpp)
     if not is_adapter(model):
@@ -191,5 +192,5 @@ def _resolved(model: Model, key: str, folder: Path, source: Source) -> Model:
     place = (folder / (model.python_path or "")).absolute()
     if not is_folder(place):
         mend = "give a folder, relative to the scenario, or leave python_path out for the scenario's own"
-        raise refused(source, Complaint(f"{key}.python_path", f'no folder "{model.python_path}" at {place}', mend))
+        raise refused(source, Problem(f"{key}.python_path", f'no folder "{model.python_path}" at {place}', mend))
     return msgspec.structs.replace(found, python_path=str(place))

@@ -9,7 +9,7 @@ import orjson
 from msgspec import Struct
 
 from loadgen.errors import InputError
-from loadgen.scenario.complaint import printable
+from loadgen.redact import escape_control
 from loadgen.scenario.file import read_text
 
 _NAME_KEYS = ("alias", "name", "model", "id")
@@ -37,11 +37,11 @@ def read_model_list(path: Path) -> tuple[ListedModel, ...]:
     try:
         raw = msgspec.json.decode(text.encode())
     except (msgspec.DecodeError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON: {printable(str(error))}; write e.g. {_EXAMPLE}") from None
+        raise InputError(f"{path}: not JSON: {escape_control(str(error))}; write e.g. {_EXAMPLE}") from None
     if isinstance(raw, dict) and isinstance(raw.get("models"), list | dict):
         raw = raw["models"]
     if isinstance(raw, dict):
-        found = [_of_card(name, card, f"{path}: {printable(str(name))}") for name, card in raw.items()]
+        found = [_of_card(name, card, f"{path}: {escape_control(str(name))}") for name, card in raw.items()]
     elif isinstance(raw, list):
         found = [_of_item(item, f"{path}: model {i}") for i, item in enumerate(raw, start=1)]
     else:
@@ -51,7 +51,7 @@ def read_model_list(path: Path) -> tuple[ListedModel, ...]:
     names = [model.alias for model in found]
     for name in names:
         if names.count(name) > 1:
-            raise InputError(f"{path}: {printable(name)} stands there twice; leave one out")
+            raise InputError(f"{path}: {escape_control(name)} stands there twice; leave one out")
     return tuple(found)
 
 

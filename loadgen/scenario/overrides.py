@@ -7,14 +7,15 @@ import copy
 import math
 import re
 import tomllib
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 from msgspec import Struct
 
 from loadgen.errors import InputError
+from loadgen.redact import redact_url
 from loadgen.scenario import Scenario
-from loadgen.scenario.aliases import models_named
-from loadgen.scenario.complaint import masked, shown, suggestion
+from loadgen.scenario.complaint import choices, shown, suggestion
 
 _RATED = ("constant", "poisson", "gamma")
 _NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
@@ -25,10 +26,10 @@ class Overrides(Struct, frozen=True):
 
     urls, models: pair up in order; one url serves several models, one model is played at each url; models without
     urls pick among the scenario's own. arrivals: "constant", "poisson" or "gamma:B". timeout_s: the whole request's.
-    seed: of schedules and order, not the sampling's. until: a goal (`loadgen.scenario.goal`). set: "dotted.key=value",
+    seed: of schedules and order, not the sampling's. until: see `loadgen.scenario.stop_rule`. set: "dotted.key=value",
     applied last.
 
-    What comes from a list file or the environment: listed: models by name (`loadgen.scenario.aliases`), and listed_by
+    What comes from a list file or the environment: listed: models by name (`loadgen.scenario.overrides`), and listed_by
     what says so. prompts_file: an absolute path. prompt: the only one. rounds: requests a prompt, of each model at each
     level. stream: whether answers do.
     """
@@ -110,7 +111,7 @@ def _models(own: list[dict[str, Any]], overrides: Overrides) -> tuple[list[dict[
     if not urls:
         return _picked(own, names)
     if not names:
-        raise InputError(f"--url {masked(urls[0])}: which model? add --model NAME, as the server calls it")
+        raise InputError(f"--url {redact_url(urls[0])}: which model? add --model NAME, as the server calls it")
     if len(urls) == 1:
         urls *= len(names)
     elif len(names) == 1:
@@ -242,7 +243,7 @@ def _setting(setting: str) -> tuple[str, Any]:
     key, equals, text = setting.partition("=")
     if not equals or not key.strip():
         raise InputError(
-            f"--set {masked(setting)}: not a setting; write dotted.key=value, such as sampling.max_tokens=64"
+            f"--set {redact_url(setting)}: not a setting; write dotted.key=value, such as sampling.max_tokens=64"
         )
     try:
         parsed = tomllib.loads(f"value = {text}")
@@ -255,7 +256,8 @@ def _steps(key: str, setting: str) -> list[str | int]:
     """`models[1].url` as ["models", 1, "url"]."""
     if not re.fullmatch(r"[\w-]+(?:\.[\w-]+|\[[0-9]{1,4}\])*", key):
         raise InputError(
-            f"--set {masked(setting)}: {shown(key)} is not a key; write dotted.key=value, such as models[0].name=NAME"
+            f"--set {redact_url(setting)}: {shown(key)} is not a key; write dotted.key=value, "
+            "such as models[0].name=NAME"
         )
     return [int(step[1:-1]) if step[0] == "[" else step for step in re.findall(r"[\w-]+|\[[0-9]+\]", key)]
 
@@ -268,10 +270,12 @@ def _assign(raw: dict[str, Any], steps: list[str] | list[str | int], value: Any,
         last = i == len(steps) - 1
         if isinstance(step, int):
             if not isinstance(node, list) or step >= len(node):
-                raise InputError(f"{masked(flag)}: {done} has no [{step}] in this scenario; set the whole list")
+                raise InputError(f"{redact_url(flag)}: {done} has no [{step}] in this scenario; set the whole list")
         elif not isinstance(node, dict):
             kind = "a list; say which, as in" if isinstance(node, list) else "not a table, so it has no"
-            raise InputError(f"{masked(flag)}: {done} is {kind} {done}{'[0]' if isinstance(node, list) else ''}.{step}")
+            raise InputError(
+                f"{redact_url(flag)}: {done} is {kind} {done}{'[0]' if isinstance(node, list) else ''}.{step}"
+            )
         if last:
             node[step] = value
         elif isinstance(step, int):
@@ -308,3 +312,40 @@ def parse_rates(text: str, flag: str = "--rate") -> tuple[float, ...]:
         if not re.fullmatch(_NUMBER, part) or not 0 < float(part) < math.inf:
             raise InputError(f"{flag} {text}: {shown(part)} is not a rate above 0; write e.g. {flag} 0.5,1")
     return tuple(float(part) for part in parts)
+
+
+# Which models a list of names means, given a scenario's own. Raw tables in, raw tables out; knows no file.
+
+FOUNDRY: Final = "foundry"
+_PLACE: Final = ("target", "url", "foundry")
+
+
+def models_named(own: Sequence[dict[str, Any]], names: Sequence[str], label: str) -> list[dict[str, Any]]:
+    """The models of these names, in their order. label: what gave them, for a complaint.
+
+    A name that the scenario has is that model. Any other is served where the scenario's own are served, when that is
+    one place that can serve more than one model: an endpoint, or Foundry Local. Else Foundry Local serves it: a name
+    that is only a name cannot stand for the weights of an embedded server.
+    """
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice:
+        raise InputError(f"{label}: {choices(twice[:1])} stands there twice; leave one out")
+    found: list[dict[str, Any]] = []
+    for name in names:
+        mine = [model for model in own if model.get("name") == name]
+        found += mine or [{"name": name, **_common_place(own)}]
+    return found
+
+
+def _common_place(own: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    places = [{key: model[key] for key in _PLACE if model.get(key) is not None} for model in own]
+    if not places or any(place != places[0] for place in places):
+        return {"target": FOUNDRY}
+    place = places[0]
+    if place.get("url") is not None:
+        return place
+    if place.get("target") != FOUNDRY and "foundry" not in place:
+        return {"target": FOUNDRY}
+    # The embedded model is one model; others come from the catalog.
+    options = {key: value for key, value in place.get("foundry", {}).items() if key != "embedded"}
+    return {"target": FOUNDRY, **({"foundry": options} if options else {})}

@@ -10,9 +10,9 @@ import aiohttp
 import msgspec
 import psutil
 
+from loadgen.redact import api_key, redact_keys
 from loadgen.scenario import Model
-from loadgen.secret import api_key, without_keys
-from loadgen.targets.served import Card, Served
+from loadgen.targets.served import ModelCard, Served
 
 _THIS_MACHINE: Final = {"127.0.0.1", "localhost", "::1"}
 _FORWARDERS: Final = ("docker", "com.docker", "rootlessport", "wslrelay", "ssh", "kubectl", "gvproxy")
@@ -24,7 +24,7 @@ _LOOK_BYTES: Final = 4 << 20
 def authorization() -> dict[str, str]:
     """The header with the key from the environment, if there is one. It is sent, and never written anywhere.
 
-    Raises InputError as `loadgen.secret.api_key` does.
+    Raises InputError as `loadgen.redact.api_key` does.
     """
     key = api_key(os.environ)
     return {} if key is None else {"Authorization": f"Bearer {key}"}
@@ -91,15 +91,15 @@ def _blotted(value: Any) -> Any:
     """A JSON value without our key, should a server repeat it: much of what it says stands in reports."""
     match value:
         case str():
-            return without_keys(value)
+            return redact_keys(value)
         case list():
             return [_blotted(item) for item in value]
         case dict():
-            return {without_keys(name): _blotted(item) for name, item in value.items()}
+            return {redact_keys(name): _blotted(item) for name, item in value.items()}
     return value
 
 
-def card_of(alias: str, target: str, entry: dict[str, Any]) -> Card:
+def card_of(alias: str, target: str, entry: dict[str, Any]) -> ModelCard:
     """A card from one entry of `/v1/models`; what is not there, or not of the expected type, is left out."""
     meta = entry.get("meta")
     meta = meta if isinstance(meta, dict) else {}
@@ -111,7 +111,7 @@ def card_of(alias: str, target: str, entry: dict[str, Any]) -> Card:
     def text(value: object) -> str | None:
         return value if isinstance(value, str) and value else None
 
-    return Card(
+    return ModelCard(
         alias=alias,
         id=text(entry.get("id")) or alias,
         target=target,

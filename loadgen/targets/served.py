@@ -6,14 +6,14 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from loadgen.targets.child import Child
-from loadgen.targets.in_process import InProcess
+from loadgen.child import Child
+from loadgen.targets.adapter.in_process import InProcess
 
 Tell = Callable[[str, float | None], None]
 """Told what a target is doing, and how much of it is done (0 to 1; None is not known)."""
 
 
-class Card(Struct, frozen=True, kw_only=True):
+class ModelCard(Struct, frozen=True, kw_only=True):
     """What is known of a model; None is not known, and not shown.
 
     alias: as the scenario names it. id: as the server does. size_bytes: on disk. context_tokens: of one request, as
@@ -47,7 +47,7 @@ class Served(Struct, frozen=True, kw_only=True):
     """
 
     base_url: str
-    card: Card
+    card: ModelCard
     adapter: InProcess | None = None
     headers: dict[str, str] = {}
     extra: dict[str, Any] = {}

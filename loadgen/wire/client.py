@@ -16,10 +16,11 @@ from aiohttp.http_exceptions import HttpProcessingError
 from msgspec import Struct
 
 from loadgen.clock import now_ns
-from loadgen.secret import without_keys
-from loadgen.wire.direct import DirectHandler
+from loadgen.redact import redact_keys
+from loadgen.wire.deadlines import Watchdog
+from loadgen.wire.direct_request import Answer, DirectRequest, Redirected
+from loadgen.wire.direct_response import DirectHandler
 from loadgen.wire.exchange import Deadlines, Exchange, Failure, media_type, secret_of
-from loadgen.wire.lane import Answer, Elsewhere, Lane
 from loadgen.wire.receiver import Receiver, receives
 from loadgen.wire.stamps import (
     CURRENT,
@@ -30,7 +31,6 @@ from loadgen.wire.stamps import (
     kernel_stamps_available,
     tracing,
 )
-from loadgen.wire.watchdog import Watchdog
 
 BODY_BYTES: Final = 8 << 20
 """aiohttp stops reading at twice this: what one answer may hold in memory."""
@@ -61,7 +61,7 @@ class Client:
         self._receiver: Receiver | None = None
         self._sessions: list[aiohttp.ClientSession] = []
         self._connectors: list[aiohttp.TCPConnector] = []
-        self._lanes: dict[str, Lane | None] = {}
+        self._lanes: dict[str, DirectRequest | None] = {}
         self._keeper: socket.socket | None = None
         self.kernel = False
         self.stamping = False
@@ -190,7 +190,7 @@ class Client:
                 return False
             try:
                 connection, answer = await lane.send(head, ask.body, exchange.begun)
-            except Elsewhere as redirect:
+            except Redirected as redirect:
                 url = redirect.to
                 continue
             if answer is not None:
@@ -199,9 +199,11 @@ class Client:
             return True
         return False
 
-    def _lane(self, url: str) -> Lane | None:
+    def _lane(self, url: str) -> DirectRequest | None:
         if url not in self._lanes:
-            lane = Lane.open(url, self._sessions[0], self._connectors[0], BODY_BYTES) if self.stamping else None
+            lane = (
+                DirectRequest.open(url, self._sessions[0], self._connectors[0], BODY_BYTES) if self.stamping else None
+            )
             self._lanes[url] = lane
         return self._lanes[url]
 
@@ -262,5 +264,5 @@ def failure_of(error: Exception, status: int | None) -> Failure:
 
 def describe(error: BaseException, limit: int = 300) -> str:
     """One line about an exception, bounded."""
-    text = without_keys(" ".join(str(error).split())) or type(error).__name__  # before it is cut
+    text = redact_keys(" ".join(str(error).split())) or type(error).__name__  # before it is cut
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -7,9 +7,9 @@ from typing import Final
 import aiohttp
 from msgspec import Struct
 
-from loadgen.measure.record import Outcome
-from loadgen.wire.chat import Completion, Decoder, decode
-from loadgen.wire.stamps import Marks
+from loadgen.record import Outcome
+from loadgen.wire.chat_stream import Completion, Decoder, decode
+from loadgen.wire.stamps import ReadStamps
 
 SHORTEST_SECRET_CHARS: Final = 16
 """Shorter keys are placeholders ("none", "ollama"), and words that an answer may well contain."""
@@ -66,7 +66,7 @@ class Exchange:
     )
 
     def __init__(self, dispatched_ns: int, deadlines: Deadlines, secret: bytes = b"", *, streams: bool = True) -> None:
-        self.marks = Marks()
+        self.marks = ReadStamps()
         self.streams = streams
         self.secret = secret
         self.dispatched_ns = dispatched_ns

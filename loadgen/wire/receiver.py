@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from loadgen.clock import now_ns
-from loadgen.wire.dechunk import Dechunker
+from loadgen.wire.chunked import Dechunker
 
 READ_BYTES: Final = 65536
 """The most that one read takes: 256 KiB at a time, asyncio's way, costs an mmap and an munmap a read; this does not."""
@@ -51,7 +51,7 @@ def columns_of(reads: Sequence[tuple[int, int, int]]) -> Columns:
     return Columns(*zip(*reads, strict=True)) if reads else Columns((), (), ())
 
 
-class Intake:
+class RawBody:
     """What has arrived of one chunked body, as it came, and the two stamps of each read.
 
     receive: reads the socket. turn: what to call after a read that may have ended the body, that was empty (the other
@@ -112,7 +112,7 @@ class Receiver:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._readers: dict[int, Callable[[], None]] = {}
-        self._intakes: dict[int, Intake] = {}
+        self._intakes: dict[int, RawBody] = {}
         self._loop = loop
         self._epoll = select.epoll()
         self._turned = self._others_ready = False
@@ -141,7 +141,7 @@ class Receiver:
         self._readers[fd] = reader
         self._epoll.register(fd, select.EPOLLIN)
 
-    def fill(self, fd: int, intake: Intake) -> None:
+    def fill(self, fd: int, intake: RawBody) -> None:
         """Read the socket, which has been added, into an intake."""
         self._intakes[fd] = intake
 

@@ -13,12 +13,12 @@ import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
-from loadgen.measure.record import Outcome, Reply, StampSource
-from loadgen.secret import without_keys
-from loadgen.wire.chat import Completion
+from loadgen.record import Outcome, Reply, StampSource
+from loadgen.redact import redact_keys
+from loadgen.wire.chat_stream import Completion
+from loadgen.wire.chat_whole import WholeAnswer, decode_whole
 from loadgen.wire.exchange import Exchange
 from loadgen.wire.receiver import Columns, columns_of
-from loadgen.wire.whole import WholeAnswer, decode_whole
 
 DETAIL_CHARS: Final = 300
 _EARLIEST_NS: Final = 1_000_000  # a kernel's stamp that is later than ours by so much cannot be right
@@ -201,11 +201,11 @@ def _without_an_end(exchange: Exchange, completion: Completion, body: bytes) -> 
 
 def _http_detail(exchange: Exchange, body: bytes) -> str:
     wait = f"Retry-After: {exchange.retry_after}; " if exchange.retry_after else ""
-    return (without_keys(wait) + _one_line(body))[:DETAIL_CHARS]
+    return (redact_keys(wait) + _one_line(body))[:DETAIL_CHARS]
 
 
 def _one_line(data: bytes) -> str:
-    text = without_keys(" ".join(data.decode("utf-8", "replace").split()))  # before it is cut
+    text = redact_keys(" ".join(data.decode("utf-8", "replace").split()))  # before it is cut
     return text if len(text) <= DETAIL_CHARS else text[: DETAIL_CHARS - 1] + "…"
 
 

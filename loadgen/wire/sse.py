@@ -4,11 +4,10 @@ The rules are the WHATWG EventSource ones (HTML standard, "Parsing an event stre
 leading byte-order mark is skipped; a line that begins with a colon is a comment; a blank line dispatches the event if
 it had a `data` line. `id` and `retry` are read over like unknown fields, because nothing here reconnects.
 
-**Where an event ends.** `Event.end` is the offset just past the first byte of the line end that makes the blank line:
-an event is complete at that byte, and a receiver need not wait for more. For LF that is the LF; for CRLF it is the CR,
-since the LF behind it may come in a later read, or never (a lone CR is a line end too). So `end` is a fact about the
-body, and no way of splitting the body moves it.
-"""
+**Where an event ends.** `SseEvent.end` is the offset just past the first byte of the line end that makes the blank
+line: an event is complete at that byte, and a receiver need not wait for more. For LF that is the LF; for CRLF it is
+the CR, since the LF behind it may come in a later read, or never (a lone CR is a line end too). So `end` is a fact
+about the body, and no way of splitting the body moves it."""
 
 import codecs
 import re
@@ -26,7 +25,7 @@ _BLANK_LINE: Final = re.compile(rb"(?>\r\n|\n|\r)([\r\n])(?:(?<=\r)\n)?")
 _SEAM_BYTES: Final = 2  # the longest beginning of a blank line that does not complete it: CRLF
 
 
-class Event(Struct, frozen=True, gc=False):
+class SseEvent(Struct, frozen=True, gc=False):
     """One dispatched event.
 
     data: its `data` lines joined by LF, as bytes: not checked to be UTF-8. end: the offset in the body, 0-based and
@@ -44,7 +43,7 @@ class EventTooLong(Exception):  # noqa: N818 - a fact about the body, not an err
     start: the offset of its first byte. events: those that this feed completed before it.
     """
 
-    def __init__(self, start: int, max_event_bytes: int, events: list[Event]) -> None:
+    def __init__(self, start: int, max_event_bytes: int, events: list[SseEvent]) -> None:
         super().__init__(f"an event at byte {start} is longer than {max_event_bytes} bytes")
         self.start = start
         self.events = events
@@ -95,9 +94,9 @@ class Splitter:
         """The bytes that no blank line has completed yet; empty between events."""
         return bytes(self._pending)
 
-    def feed(self, data: bytes) -> list[Event]:
+    def feed(self, data: bytes) -> list[SseEvent]:
         """The events that `data` completes, in order. Raises EventTooLong, and from then on at every call."""
-        events: list[Event] = []
+        events: list[SseEvent] = []
         if self._failed:
             raise EventTooLong(self._start, self._max_event_bytes, events)
         self._check_utf8(data)
@@ -120,7 +119,7 @@ class Splitter:
         self._split(data, events)
         return events
 
-    def finish(self) -> Event | None:
+    def finish(self) -> SseEvent | None:
         """The unfinished event as it would be if the body ended here, its `end` at the last byte fed; changes nothing.
 
         None when there is none, or it has no `data` line. The standard discards it; but servers do close right after
@@ -130,7 +129,7 @@ class Splitter:
             return None
         return _read_block(bytes(self._pending), self._start, self._start + len(self._pending))
 
-    def _split(self, data: bytes, events: list[Event]) -> None:
+    def _split(self, data: bytes, events: list[SseEvent]) -> None:
         """Splits `data`, which begins where an event begins, and keeps what is left unfinished."""
         if b"\r" not in data:
             tail = self._split_uniform(data, b"\n", events)
@@ -141,7 +140,7 @@ class Splitter:
         self._pending += tail
         self._check_length(len(tail), events)
 
-    def _split_uniform(self, data: bytes, line_end: bytes, events: list[Event]) -> bytes:
+    def _split_uniform(self, data: bytes, line_end: bytes, events: list[SseEvent]) -> bytes:
         """The fast way, for data all of whose lines end in `line_end`. Returns what is left."""
         blank_line = line_end + line_end
         for_end = len(line_end) + 1
@@ -153,12 +152,12 @@ class Splitter:
             self._check_length(end - start, events)
             self._start = start + len(block) + len(blank_line)
             if block.startswith(b"data: ") and b"\n" not in block:
-                events.append(Event(block[6:], end))
+                events.append(SseEvent(block[6:], end))
             elif (event := _read_block(block, start, end)) is not None:
                 events.append(event)
         return tail
 
-    def _split_mixed(self, data: bytes, events: list[Event]) -> bytes:
+    def _split_mixed(self, data: bytes, events: list[SseEvent]) -> bytes:
         """The general way. Returns what is left."""
         at = 0
         for match in _BLANK_LINE.finditer(data):
@@ -167,7 +166,7 @@ class Splitter:
             self._complete(block, match, events)
         return data[at:]
 
-    def _complete(self, block: bytes, match: re.Match[bytes], events: list[Event]) -> None:
+    def _complete(self, block: bytes, match: re.Match[bytes], events: list[SseEvent]) -> None:
         """Dispatches `block`, the bytes before the blank line `match`."""
         size = len(block) + match.end(1) - match.start()
         self._check_length(size, events)
@@ -188,14 +187,14 @@ class Splitter:
             self._not_utf8_at = self._fed - held + error.start
         self._fed += len(data)
 
-    def _check_length(self, size: int, events: list[Event]) -> None:
+    def _check_length(self, size: int, events: list[SseEvent]) -> None:
         if size > self._max_event_bytes:
             self._failed = True
             self._pending = bytearray()
             raise EventTooLong(self._start, self._max_event_bytes, events)
 
 
-def _read_block(block: bytes, start: int, end: int) -> Event | None:
+def _read_block(block: bytes, start: int, end: int) -> SseEvent | None:
     """The event that the lines of `block` make; None when none of them is a `data` line."""
     if start == 0 and block.startswith(_BOM):
         block = block[len(_BOM) :]
@@ -209,4 +208,4 @@ def _read_block(block: bytes, start: int, end: int) -> Event | None:
             event = value.removeprefix(b" ")
     if not data:
         return None
-    return Event(b"\n".join(data), end, event.decode("utf-8", "replace") or "message")
+    return SseEvent(b"\n".join(data), end, event.decode("utf-8", "replace") or "message")

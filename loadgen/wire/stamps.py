@@ -25,7 +25,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from loadgen.clock import now_ns
-from loadgen.wire.receiver import READ_BYTES, Columns, Intake, columns_of
+from loadgen.wire.receiver import READ_BYTES, Columns, RawBody, columns_of
 
 _unpack_timespec = struct.Struct("@ll").unpack_from
 
@@ -37,7 +37,7 @@ _SO_TIMESTAMPNS: Final = 35
 _HEAD_END: Final = b"\r\n\r\n"
 
 
-class Marks:
+class ReadStamps:
     """The stamps of one request on its way: written by the connection that carries it, read when it has ended.
 
     intake: the reads of a body that a `Receiver` reads; None while aiohttp does. All `_ns` are None until they have
@@ -48,7 +48,7 @@ class Marks:
 
     def __init__(self) -> None:
         self._reads: list[tuple[int, int, int]] = []
-        self.intake: Intake | None = None
+        self.intake: RawBody | None = None
         self.reused = False
         self.connect_start_ns: int | None = None
         self.connect_end_ns: int | None = None
@@ -97,7 +97,7 @@ class Marks:
         self.written_ns = at_ns
 
 
-CURRENT: ContextVar[Marks | None] = ContextVar("loadgen_marks", default=None)
+CURRENT: ContextVar[ReadStamps | None] = ContextVar("loadgen_marks", default=None)
 """The marks of the request that this task is sending."""
 
 
@@ -105,7 +105,7 @@ class StampedSocket(socket.socket):
     """A socket whose reads keep the kernel's stamp, and whose sends are stamped."""
 
     last_rx_wall_ns = 0
-    marks: Marks | None = None
+    marks: ReadStamps | None = None
     error: OSError | None = None
     """What a read past this one has met: the next one is told."""
 
@@ -137,7 +137,7 @@ class StampedHandler(ResponseHandler):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        self._marks: Marks | None = None
+        self._marks: ReadStamps | None = None
         self._socket: StampedSocket | None = None
         self._before: object = None
         self._current: StreamReader | None = None
@@ -156,7 +156,7 @@ class StampedHandler(ResponseHandler):
         super().set_response_params(**params)
         self._begin(CURRENT.get())
 
-    def _begin(self, marks: Marks | None) -> None:
+    def _begin(self, marks: ReadStamps | None) -> None:
         """What is read from now on belongs to these marks."""
         self._marks = marks
         self._before, self._current = self._payload, None  # what is there now is an earlier answer's

@@ -149,14 +149,18 @@ def await_measured(run: "subprocess.Popen[str]", folder: Path) -> int:
 
 def test_an_endpoint_needs_no_sdk_and_is_left_alone(loadgen: Command, tmp_path: Path) -> None:
     """A service that runs already: attached to by the environment, with the SDK made impossible to import."""
-    code = "import sys; sys.modules['foundry_local_sdk'] = None; from loadgen.cli import main; main()"
+    code = "import sys; sys.modules['foundry_local_sdk'] = None; from loadgen.cli.app import main; main()"
     cache = subprocess.run(
-        [sys.executable, "-m", "loadgen.foundry_model"], capture_output=True, text=True, check=True, env=environment()
+        [sys.executable, "-m", "loadgen.targets.foundry.model"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment(),
     ).stdout.strip()
     flags = ["--model", "smollm2-135m", "--cache", cache, "--no-catalog"]
     flags += ["--app-data", str(tmp_path / "app"), "--logs", str(tmp_path / "logs")]
     service = subprocess.Popen(
-        [sys.executable, "-m", "loadgen.targets.foundry_service", *flags],
+        [sys.executable, "-m", "loadgen.targets.foundry.service", *flags],
         env=environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from loadgen.foundry_model.cache import ensure_model
+from loadgen.targets.foundry.model.cache import ensure_model
 from tests.e2e.catalog import Catalog, make_certificate, model_entry
 from tests.e2e.conftest import Command, code_of, environment
 from tests.e2e.test_commands import records_of, run_folder, summary_of

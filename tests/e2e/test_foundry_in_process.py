@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from loadgen.errors import TargetError
-from loadgen.foundry_model.cache import ensure_model
+from loadgen.targets.foundry.model.cache import ensure_model
 from tests.e2e.conftest import REPOSITORY, Command, code_of
 from tests.e2e.test_commands import records_of, run_folder, summary_of
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from loadgen.errors import TargetError
-from loadgen.foundry_model.cache import FoundryCache, ensure_model
-from loadgen.foundry_model.layout import CATALOG, NO_CATALOG_URL
-from loadgen.small_model import installed_gguf
+from loadgen.targets.foundry.model.cache import FoundryCache, ensure_model
+from loadgen.targets.foundry.model.layout import CATALOG, NO_CATALOG_URL
+from loadgen.targets.small_model import installed_gguf
 from tests.e2e.conftest import environment
 
 pytestmark = pytest.mark.e2e
@@ -61,7 +61,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> FoundryCache:
         pytest.skip(str(error))
     kept = tmp_path_factory.mktemp("a cache")
     done = subprocess.run(
-        [sys.executable, "-m", "loadgen.foundry_model"],
+        [sys.executable, "-m", "loadgen.targets.foundry.model"],
         env={**environment(), "LOADGEN_CACHE_DIR": str(kept)},
         capture_output=True,
         text=True,

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loadgen.chance import generator
-from loadgen.measure.histogram import HIGHEST_NS, Histogram
+from loadgen.plan.rng import generator
 from loadgen.report.hlog import Interval, interval_log, tag
+from loadgen.stats.histogram import HIGHEST_NS, Histogram
 
 pytestmark = pytest.mark.e2e
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from loadgen.fold import summarize
+from loadgen.analysis.summarize import summarize
 from loadgen.report.html import html
-from loadgen.runfolder import Run
+from loadgen.store.run_folder import Run
 from tests.unit import made_run as made
 
 pytestmark = pytest.mark.e2e

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from loadgen.capability import Probe
-from loadgen.plan import make_plan
-from loadgen.probe import probe
-from loadgen.prompts import load_prompts
+from loadgen.plan.plan import make_plan
+from loadgen.plan.prompts import load_prompts
 from loadgen.scenario import LlamaCpp, Model, Scenario
-from loadgen.targets.llamacpp import serving_llamacpp
+from loadgen.targets.llamacpp.target import serving_llamacpp
+from loadgen.targets.probe.findings import Probe
+from loadgen.targets.probe.probe import probe
 from loadgen.wire.client import Client
 
 pytestmark = pytest.mark.e2e

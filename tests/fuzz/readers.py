@@ -19,15 +19,17 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpResponseParser
 from msgspec import Struct
 
-from loadgen import runfolder
+from loadgen import record
 from loadgen.errors import InputError
-from loadgen.measure import histogram, record
 from loadgen.mock import request as mock_request
 from loadgen.report import hlog
-from loadgen.scenario import Scenario, check, complaint, conversion, file, model_list
+from loadgen.scenario import Scenario, check, complaint, file, model_list, validate
 from loadgen.scenario.complaint import Source
-from loadgen.targets import gguf_header
-from loadgen.wire import chat, dechunk, parts, runs, sse, traits, whole
+from loadgen.stats import histogram
+from loadgen.store import run_folder
+from loadgen.targets.llamacpp import gguf_header
+from loadgen.targets.probe import traits
+from loadgen.wire import chat_fast_path, chat_json, chat_stream, chat_whole, chunked, sse
 from tests.integration.stream_answers import ANSWERS
 from tests.integration.stream_bodies import BODIES
 
@@ -70,7 +72,7 @@ def check_splitter(data: bytes) -> None:
     assert not ends or 0 < ends[0] <= ends[-1] <= len(data)
 
 
-def _events_of(pieces: list[bytes]) -> tuple[list[sse.Event], bytes, object, object]:
+def _events_of(pieces: list[bytes]) -> tuple[list[sse.SseEvent], bytes, object, object]:
     splitter = sse.Splitter()
     events = [event for piece in pieces for event in splitter.feed(piece)]
     return events, splitter.pending, splitter.finish(), splitter.not_utf8_at
@@ -78,9 +80,9 @@ def _events_of(pieces: list[bytes]) -> tuple[list[sse.Event], bytes, object, obj
 
 def check_decoder(data: bytes) -> None:
     """No split changes the answer, and what it says is in order. Byte by byte, the shorter ways are never taken."""
-    told = chat.decode(data)
+    told = chat_stream.decode(data)
     for pieces in (pieces_of(data), [data[at : at + 1] for at in range(len(data))]):
-        decoder = chat.Decoder()
+        decoder = chat_stream.Decoder()
         for piece in pieces:
             decoder.feed(piece)
         assert decoder.result() == told, pieces
@@ -94,7 +96,7 @@ def check_decoder(data: bytes) -> None:
 
 
 def check_whole(data: bytes) -> None:
-    told = whole.decode_whole(data)
+    told = chat_whole.decode_whole(data)
     told.text.encode()
     assert told.answers or not told.speaks
     assert told.error is None or (told.error.isprintable() and 0 < len(told.error) <= 300)
@@ -104,7 +106,7 @@ def check_dechunker(data: bytes) -> None:
     """No split changes the body, nor whether it is over; and what it takes, aiohttp reads as the same body."""
     found = []
     for pieces in ([data], pieces_of(data), [data[at : at + 1] for at in range(len(data))]):
-        dechunker = dechunk.Dechunker()
+        dechunker = chunked.Dechunker()
         dechunker.feed(pieces)
         body = b"".join(dechunker.pieces)
         assert not pieces or dechunker.ends[-1] == len(body)
@@ -137,7 +139,7 @@ def check_requests(data: bytes) -> None:
 
 
 def _requests_of(pieces: list[bytes]) -> list[Any]:
-    requests = mock_request.Requests()
+    requests = mock_request.RequestReader()
     taken: list[Any] = []
     try:
         for piece in pieces:
@@ -155,7 +157,7 @@ def _requests_of(pieces: list[bytes]) -> list[Any]:
 def check_scenario(data: bytes) -> None:
     """A scenario, or one line that says what is wrong."""
     with _named_error(), _file(data) as path:
-        found = conversion.convert(file.parse_toml(file.read_text(path), "x.toml"), Scenario, Source("x.toml"))
+        found = validate.convert(file.parse_toml(file.read_text(path), "x.toml"), Scenario, Source("x.toml"))
         check.first_conflict(found)
         msgspec.json.encode(found)
 
@@ -168,7 +170,7 @@ def check_model_list(data: bytes) -> None:
 def check_records(data: bytes) -> None:
     """The log of a run: every line is a record, or is counted as torn."""
     with _file(data) as path:
-        found, torn = runfolder._read_lines(path, record.Record)
+        found, torn = run_folder._read_lines(path, record.Record)
     lines = data.count(b"\n") + (not data.endswith(b"\n") and data != b"")
     assert len(found) + torn == lines
     for each in found:
@@ -178,8 +180,8 @@ def check_records(data: bytes) -> None:
 
 def check_manifest(data: bytes) -> None:
     with _named_error(), tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / runfolder.MANIFEST).write_bytes(data)
-        runfolder.read(Path(folder))
+        (Path(folder) / run_folder.MANIFEST).write_bytes(data)
+        run_folder.read(Path(folder))
 
 
 def check_hlog(data: bytes) -> None:
@@ -226,9 +228,9 @@ def _records() -> tuple[bytes, ...]:
 
 
 def _manifest() -> bytes:
-    made = runfolder.Manifest(
-        schema=runfolder.SCHEMA, run_id="r", scenario={}, started_utc="", plan_digest="", prompts=({},), versions={},
-        stages=(runfolder.PlannedStage("m", "openai", "c1", {}, 1, 0),), stamp_source="user", clock={}, host={},
+    made = run_folder.Manifest(
+        schema=run_folder.SCHEMA, run_id="r", scenario={}, started_utc="", plan_digest="", prompts=({},), versions={},
+        stages=(run_folder.PlannedStage("m", "openai", "c1", {}, 1, 0),), stamp_source="user", clock={}, host={},
     )  # fmt: skip
     return msgspec.json.encode(made)
 
@@ -257,20 +259,22 @@ _CHAT_REQUEST: Final = (
 
 TARGETS: Final[dict[str, Target]] = {
     "splitter": Target(check_splitter, (sse,), _BODIES, _SSE, lambda data: _events_of(pieces_of(data))),
-    "decoder": Target(check_decoder, (chat, sse, runs, parts, traits), _BODIES, _SSE + _JSON, chat.decode),
-    "whole": Target(check_whole, (whole, parts), (b'{"choices":[{"message":{"content":"a"}}]}',), _JSON),
+    "decoder": Target(
+        check_decoder, (chat_stream, sse, chat_fast_path, chat_json, traits), _BODIES, _SSE + _JSON, chat_stream.decode
+    ),
+    "whole": Target(check_whole, (chat_whole, chat_json), (b'{"choices":[{"message":{"content":"a"}}]}',), _JSON),
     "dechunker": Target(
         check_dechunker,
-        (dechunk,),
+        (chunked,),
         tuple(raw.partition(b"\r\n\r\n")[2] for raw in _RAW if b"chunked" in raw),
         _HTTP,
-        lambda data: dechunk.Dechunker().feed(pieces_of(data)),
+        lambda data: chunked.Dechunker().feed(pieces_of(data)),
     ),
     "requests": Target(check_requests, (mock_request,), _CHAT_REQUEST, _HTTP),
-    "scenario": Target(check_scenario, (file, conversion, check, complaint), _scenarios(), _TOML),
+    "scenario": Target(check_scenario, (file, validate, check, complaint), _scenarios(), _TOML),
     "model list": Target(check_model_list, (model_list,), (b'["a"]', b'{"a":{"capabilities":["chat"]}}'), _JSON),
-    "records": Target(check_records, (runfolder,), _records(), _JSON),
-    "manifest": Target(check_manifest, (runfolder,), (_manifest(),), _JSON),
+    "records": Target(check_records, (run_folder,), _records(), _JSON),
+    "manifest": Target(check_manifest, (run_folder,), (_manifest(),), _JSON),
     "histograms": Target(check_hlog, (hlog, histogram), (_hlog(),), (b",", b"\n", b"#", b"Tag=", b"HISTFAAA", b"=")),
     "gguf": Target(
         check_gguf,

@@ -14,9 +14,9 @@ import psutil
 from msgspec import Struct
 
 from loadgen.clock import now_ns, wall_offset_ns
-from loadgen.measure.record import Outcome, Reply
-from loadgen.mock import Constant, Every, Exponential, Fault, MockProcess, Script
+from loadgen.mock import Every, Exponential, Fault, FixedTime, MockProcess, Script
 from loadgen.mock.truth import Truth
+from loadgen.record import Outcome, Reply
 from loadgen.wire.client import Ask, Client
 from loadgen.wire.exchange import Deadlines
 from loadgen.wire.reply import read_reply
@@ -83,7 +83,7 @@ class Soaked(Struct):
 
 def soak(events: int) -> Soaked:
     """Stream at least so many token events from a server in a process of its own, and hear what it says it did."""
-    script = Script(seed=1, ttft_s=Exponential(0.002), itl_s=Constant(0.0002), tokens=Constant(TOKENS), faults=FAULTS)
+    script = Script(seed=1, ttft_s=Exponential(0.002), itl_s=FixedTime(0.0002), tokens=FixedTime(TOKENS), faults=FAULTS)
     began = time.monotonic()
     with MockProcess(script) as server:
         soaked = asyncio.run(_stream(server.url, events))

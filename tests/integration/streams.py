@@ -14,7 +14,7 @@ from typing import Final
 from msgspec import Struct
 
 from loadgen.clock import now_ns, wall_offset_ns
-from loadgen.measure.record import Outcome, Reply
+from loadgen.record import Outcome, Reply
 from loadgen.wire.client import Ask, Client
 from loadgen.wire.exchange import Deadlines
 from loadgen.wire.reply import read_reply

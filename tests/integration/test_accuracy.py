@@ -15,11 +15,11 @@ import msgspec
 import pytest
 
 from loadgen import api
-from loadgen.measure.record import Record
+from loadgen.record import Record
 from loadgen.report.files import write_reports
-from loadgen.runfolder import Run
 from loadgen.scenario import Closed, Model, Scenario
 from loadgen.scenario.file import LoadedScenario
+from loadgen.store.run_folder import Run
 from tests.integration.server import Served, ServerProcess, Ticking
 
 STREAMS, ROUNDS, TOKENS = 64, 2, 20

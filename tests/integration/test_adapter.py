@@ -14,15 +14,15 @@ import pytest
 from numpy.typing import NDArray
 
 from loadgen import api
+from loadgen.analysis.summary import StageSummary
 from loadgen.clock import SystemClock
-from loadgen.measure.record import Record
+from loadgen.engine.run import Controls
+from loadgen.record import Record
 from loadgen.report.files import write_reports
-from loadgen.runfolder import Run
 from loadgen.scenario import Closed, Constant, Load, Model, Scenario, Timeouts
 from loadgen.scenario.file import LoadedScenario
-from loadgen.session import Controls
-from loadgen.summary import StageSummary
-from loadgen.targets import in_process
+from loadgen.store.run_folder import Run
+from loadgen.targets.adapter import in_process
 
 pytestmark = pytest.mark.asyncio
 HERE = __name__

@@ -9,8 +9,7 @@ import weakref
 import pytest
 
 from loadgen import clock
-from loadgen.alarm import Alarm, alarm_of
-from loadgen.clock import SystemClock
+from loadgen.clock import SystemClock, Timer, timer_of
 
 MS = 1_000_000
 CLOCK = SystemClock()
@@ -112,10 +111,10 @@ def test_whoever_comes_later_and_is_due_earlier_is_woken_first() -> None:
 
 @needs_timer_descriptors
 def test_a_loop_has_one_alarm_and_it_goes_with_the_loop() -> None:
-    async def main() -> "weakref.ref[Alarm]":
-        alarm = alarm_of(asyncio.get_running_loop())
+    async def main() -> "weakref.ref[Timer]":
+        alarm = timer_of(asyncio.get_running_loop())
         assert alarm is not None
-        assert alarm_of(asyncio.get_running_loop()) is alarm
+        assert timer_of(asyncio.get_running_loop()) is alarm
         return weakref.ref(alarm)
 
     kept = asyncio.run(main())

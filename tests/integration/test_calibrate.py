@@ -5,22 +5,22 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from loadgen.calibrate import play
-from loadgen.calibrate.courses import Course
-from loadgen.calibrate.play import calibrated
-from loadgen.calibrate.words import calibration_text
-from loadgen.calibration import keep, stored, this_machine
+from loadgen.calibrate import measure
+from loadgen.calibrate.loads import LoadStep
+from loadgen.calibrate.measure import calibrated
+from loadgen.calibrate.text import calibration_text
+from loadgen.store.calibration import keep, stored, this_machine
 
 SMALL = (
-    Course(series="streams", streams=(1, 8), itl_ms=20.0, full_s=0.2, ramp_in_s=0.1),
-    Course(series="rates", streams=(22,), itl_ms=2.0, full_s=0.1, ramp_in_s=0.1),  # two servers, on three cores
+    LoadStep(series="streams", streams=(1, 8), itl_ms=20.0, full_s=0.2, ramp_in_s=0.1),
+    LoadStep(series="rates", streams=(22,), itl_ms=2.0, full_s=0.1, ramp_in_s=0.1),  # two servers, on three cores
 )
 
 
 def test_every_token_that_was_sent_is_compared_and_the_result_can_be_read_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(play, "usable_cores", lambda: 3)
+    monkeypatch.setattr(measure, "usable_cores", lambda: 3)
     told: list[tuple[str, int, int]] = []
     found = calibrated(SMALL, lambda what, done, of: told.append((what, done, of)))
 

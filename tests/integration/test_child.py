@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from loadgen import child as module
+from loadgen.child import Child
 from loadgen.errors import TargetError
-from loadgen.targets import child as module
-from loadgen.targets.child import Child
 
 pytestmark = [
     pytest.mark.asyncio,

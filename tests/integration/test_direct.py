@@ -11,11 +11,11 @@ import pytest
 from aiohttp.client_proto import ResponseHandler
 
 from loadgen.clock import now_ns, wall_offset_ns
-from loadgen.measure.record import Reply
+from loadgen.record import Reply
+from loadgen.wire.chunked import Dechunker
 from loadgen.wire.client import Ask, Client
-from loadgen.wire.dechunk import Dechunker
 from loadgen.wire.exchange import Deadlines, Exchange
-from loadgen.wire.receiver import Intake
+from loadgen.wire.receiver import RawBody
 from loadgen.wire.reply import read_reply
 from tests.integration.server import (
     BEGIN,
@@ -124,13 +124,13 @@ async def test_however_the_bytes_are_split_it_is_the_same_answer(raw: bytes, siz
 
 
 async def test_events_with_crlf_are_taken_without_a_look_at_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks, dechunked = [], Intake.dechunked
+    looks, dechunked = [], RawBody.dechunked
 
-    def look(intake: Intake) -> Dechunker:
+    def look(intake: RawBody) -> Dechunker:
         looks.append(intake)
         return dechunked(intake)
 
-    monkeypatch.setattr(Intake, "dechunked", look)
+    monkeypatch.setattr(RawBody, "dechunked", look)
     crlf = tuple(Send(chunk(token(text).replace(b"\n", b"\r\n")), token=True) for text in "abcdef")
     with Server((BEGIN, *every(0.02, crlf), Send(chunk(DONE.replace(b"\n", b"\r\n"))), Send(LAST_CHUNK))) as server:
         async with Client() as client:
@@ -335,7 +335,7 @@ async def test_what_the_watchdog_has_decoded_is_not_decoded_again_and_is_the_sam
 
 async def test_a_stream_without_end_ends_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """More than may be held is aiohttp's, whose buffer is bounded too."""
-    monkeypatch.setattr("loadgen.wire.direct.HELD_BYTES", 1 << 20)
+    monkeypatch.setattr("loadgen.wire.direct_response.HELD_BYTES", 1 << 20)
     monkeypatch.setattr("loadgen.wire.receiver.HELD_BYTES", 1 << 20)
     flood = Send(chunk(b"data: {}\n\n" * 6000))
     (exchange,), _ = await answers((BEGIN, *say("a"), *[flood] * 4000, Hang()), deadlines=Deadlines(700 * MS))
@@ -345,7 +345,7 @@ async def test_a_stream_without_end_ends_at_its_deadline(monkeypatch: pytest.Mon
 
 
 async def test_an_answer_that_is_too_much_to_hold_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loadgen.wire.direct.HELD_BYTES", 100_000)
+    monkeypatch.setattr("loadgen.wire.direct_response.HELD_BYTES", 100_000)
     monkeypatch.setattr("loadgen.wire.receiver.HELD_BYTES", 100_000)
     texts = ["x" * 30_000] * 20
     exchanges, server = await answers(streamed(*texts, gap_s=0.005), 2)
@@ -360,7 +360,7 @@ async def test_an_answer_that_is_too_much_to_hold_is_read_to_its_end(monkeypatch
 async def test_what_was_decoded_of_an_answer_that_aiohttp_gets_back_is_not_counted_twice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("loadgen.wire.direct.HELD_BYTES", 300_000)
+    monkeypatch.setattr("loadgen.wire.direct_response.HELD_BYTES", 300_000)
     monkeypatch.setattr("loadgen.wire.receiver.HELD_BYTES", 300_000)
     texts, watched = ["x" * 30_000] * 20, Deadlines(20_000 * MS, next_token_ns=5_000 * MS)
     (exchange,), _ = await answers((*streamed(*texts, gap_s=0.04)[:-1], Wait(0.6), END), deadlines=watched)
@@ -382,7 +382,7 @@ async def test_the_short_way_and_aiohttps_client_send_the_same_request(monkeypat
         return server.chats[0]
 
     direct = await served()
-    monkeypatch.setattr("loadgen.wire.client.Lane.open", lambda *_: None)
+    monkeypatch.setattr("loadgen.wire.client.DirectRequest.open", lambda *_: None)
     usual = await served()
     for request in (direct, usual):
         host = request.headers.pop("host")
@@ -490,7 +490,7 @@ async def test_timers_and_files_of_the_loop_are_not_kept_waiting_by_a_stream() -
 async def test_an_error_of_ours_in_a_call_does_not_end_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
-    monkeypatch.setattr("loadgen.wire.direct.may_be_taken", lambda _: 1 // 0)
+    monkeypatch.setattr("loadgen.wire.direct_response.may_be_taken", lambda _: 1 // 0)
     (exchange,), _ = await answers(streamed("a"), deadlines=Deadlines(300 * MS))
     assert reply_of(exchange).outcome == "timeout"
     assert isinstance(told[0]["exception"], ZeroDivisionError)

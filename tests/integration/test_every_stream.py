@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from loadgen.clock import now_ns
-from loadgen.measure.record import Reply
+from loadgen.record import Reply
 from loadgen.wire.client import Ask, Client
 from loadgen.wire.exchange import Deadlines
 from loadgen.wire.reply import read_reply

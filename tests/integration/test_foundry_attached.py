@@ -8,12 +8,12 @@ import msgspec
 import pytest
 
 from loadgen import api
-from loadgen.measure.record import Record
+from loadgen.record import Record
 from loadgen.report.files import write_reports
-from loadgen.runfolder import Run
 from loadgen.scenario import Closed, FoundryLocal, Model, Scenario
 from loadgen.scenario.file import LoadedScenario
-from loadgen.targets.foundry import ENDPOINT_VARIABLE, foundry_models
+from loadgen.store.run_folder import Run
+from loadgen.targets.foundry.target import ENDPOINT_VARIABLE, foundry_models
 from tests.integration.server import LAST_CHUNK, Script, Send, Served, Server, chunk, head, streamed, whole
 
 pytestmark = pytest.mark.asyncio

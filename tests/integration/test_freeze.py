@@ -7,17 +7,17 @@ import msgspec
 import pytest
 
 from loadgen import api
-from loadgen.fold import summarize
-from loadgen.measure.quantile import nearest_rank
-from loadgen.metrics import of_requests
-from loadgen.mock import Constant, Freeze, MockProcess, Script
-from loadgen.runfolder import Run
+from loadgen.analysis.metrics import of_requests
+from loadgen.analysis.summarize import summarize
+from loadgen.analysis.summary import StageSummary
+from loadgen.mock import FixedTime, Freeze, MockProcess, Script
 from loadgen.scenario import Constant as ConstantRate
 from loadgen.scenario import Model, Scenario
 from loadgen.scenario.file import LoadedScenario
-from loadgen.summary import StageSummary
+from loadgen.stats.quantile import nearest_rank
+from loadgen.store.run_folder import Run
 
-SCRIPT = Script(ttft_s=Constant(0.03), itl_s=Constant(0.005), tokens=Constant(4), freezes=(Freeze(at_s=8, for_s=2),))
+SCRIPT = Script(ttft_s=FixedTime(0.03), itl_s=FixedTime(0.005), tokens=FixedTime(4), freezes=(Freeze(at_s=8, for_s=2),))
 LIMITS: dict[str, dict[str, Any]] = {
     "none": {},
     "shed": {"max_in_flight": 20},

@@ -15,16 +15,16 @@ from pathlib import Path
 import pytest
 
 from loadgen import api
-from loadgen.chance import generator
-from loadgen.measure.record import Record
-from loadgen.mock.distribution import Constant as Fixed
+from loadgen.live.progress import Silence
 from loadgen.mock.distribution import Exponential
+from loadgen.mock.distribution import FixedTime as Fixed
 from loadgen.mock.fault import Fault, Kind, Share, chosen
 from loadgen.mock.process import MockProcess
 from loadgen.mock.script import Freeze, Script
+from loadgen.plan.rng import generator
+from loadgen.record import Record
 from loadgen.report.files import write_reports
 from loadgen.scenario import Constant, Load, Retries, Timeouts
-from loadgen.session import Silence
 from tests.integration.test_session import closed, counted, measured, scenario
 
 pytestmark = [

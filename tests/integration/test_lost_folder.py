@@ -12,11 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loadgen import api, runfolder
+from loadgen import api
 from loadgen.errors import FolderError
-from loadgen.measure.record import Record
+from loadgen.live.progress import Silence
+from loadgen.record import Record
 from loadgen.report.files import write_reports
-from loadgen.session import Silence
+from loadgen.store import run_folder
 from tests.integration.server import Server, streamed
 from tests.integration.test_session import SCENARIO, closed, counted, eventually, loadgen, measured, scenario
 
@@ -92,7 +93,7 @@ async def test_a_log_that_cannot_grow_ends_the_run_with_one_line_and_keeps_what_
     assert code == 2
     asked = len(server.chats)
     assert 30 < asked < 400, "nothing more was sent"
-    run = runfolder.read(folder)
+    run = run_folder.read(folder)
     assert run.manifest.state == "interrupted"
     assert asked - 10 <= len(run.records) <= asked
     assert 1 <= run.torn <= int(workers)
@@ -130,7 +131,7 @@ async def test_a_full_disk_ends_the_run_with_one_line_and_a_report_can_be_made_o
     folder = the_run(small_disk)
     kept = "what was measured until then is kept; free some space and run again"
     assert (code, told) == (2, f"loadgen: {folder}: no space left on the device; {kept}\n")
-    assert 20 < len(runfolder.read(folder).records) < len(server.chats) + 1 < 400
+    assert 20 < len(run_folder.read(folder).records) < len(server.chats) + 1 < 400
 
     with pytest.raises(FolderError) as caught:
         write_reports(folder)
@@ -172,7 +173,7 @@ async def test_two_runs_of_one_plan_that_start_at_once_share_nothing(server: Ser
     folders = list(results.glob("*/*/"))
     assert len(folders) == 2
     for folder in folders:
-        run = runfolder.read(folder)
+        run = run_folder.read(folder)
         assert (run.manifest.state, run.torn) == ("complete", 0)
         assert sorted(record.index for record in measured(run)) == list(range(10))
 
@@ -201,7 +202,7 @@ async def test_a_manifest_that_no_longer_fits_ends_the_run_and_the_records_stay(
     with pytest.raises(FolderError, match="no space left on the device; what was measured until then is kept"):
         await api.run(asked, results=tmp_path, progress=progress)
     folder = the_run(tmp_path)
-    run = runfolder.read(folder)
+    run = run_folder.read(folder)
     assert (run.manifest.state, len(run.records), run.torn) == ("running", 6, 0)
     with pytest.raises(FolderError, match=r"no report could be written .* `loadgen report "):
         write_reports(folder)

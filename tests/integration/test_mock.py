@@ -19,9 +19,9 @@ import pytest
 
 from loadgen.clock import now_ns, wall_offset_ns
 from loadgen.errors import InputError
-from loadgen.measure.record import Reply
-from loadgen.mock import Account, Constant, Freeze, MockProcess, Script, Stop, Truth, parse_fault, serve
-from loadgen.wire.chat import decode
+from loadgen.mock import Account, FixedTime, Freeze, MockProcess, Script, ServerStop, Truth, parse_fault, serve
+from loadgen.record import Reply
+from loadgen.wire.chat_stream import decode
 from loadgen.wire.client import Ask, Client
 from loadgen.wire.exchange import Deadlines
 from loadgen.wire.reply import read_reply
@@ -29,7 +29,7 @@ from loadgen.wire.reply import read_reply
 MS = 1_000_000
 TOLERANCE_NS = 1 * MS  # of the conversion between the kernel's clock and ours
 PATIENT = Deadlines(request_ns=20_000 * MS)
-QUICK = Script(ttft_s=Constant(0.02), itl_s=Constant(0.01), tokens=Constant(5))
+QUICK = Script(ttft_s=FixedTime(0.02), itl_s=FixedTime(0.01), tokens=FixedTime(5))
 
 
 class Served:
@@ -62,7 +62,7 @@ def serving(script: Script, **options: Any) -> Iterator[Served]:
             failures.append(error)
             ready.set()
 
-    with Stop() as stop:
+    with ServerStop() as stop:
         thread = threading.Thread(target=run)
         thread.start()
         try:
@@ -273,7 +273,7 @@ def test_a_full_queue_refuses() -> None:
 
 
 def test_in_a_freeze_nothing_is_sent_and_nothing_accepted() -> None:
-    script = msgspec.structs.replace(QUICK, tokens=Constant(40), freezes=(Freeze(0.1, 0.2),))
+    script = msgspec.structs.replace(QUICK, tokens=FixedTime(40), freezes=(Freeze(0.1, 0.2),))
     with serving(script) as served, connected(served) as made:
         made.sendall(request(chat()))
         received(made)
@@ -300,7 +300,7 @@ def test_a_request_that_comes_while_the_server_stands_still_has_arrived_when_it_
 
 
 def test_a_client_that_does_not_read_is_waited_for_and_misses_nothing() -> None:
-    script = msgspec.structs.replace(QUICK, itl_s=Constant(0), tokens=Constant(60_000))
+    script = msgspec.structs.replace(QUICK, itl_s=FixedTime(0), tokens=FixedTime(60_000))
     with serving(script) as served, socket.socket() as made:
         made.settimeout(20)
         made.connect(("127.0.0.1", served.port))
@@ -317,7 +317,7 @@ def test_a_client_that_does_not_read_is_waited_for_and_misses_nothing() -> None:
 
 
 def test_answers_that_are_held_back_stay_in_order() -> None:
-    script = msgspec.structs.replace(QUICK, itl_s=Constant(0), tokens=Constant(800_000))
+    script = msgspec.structs.replace(QUICK, itl_s=FixedTime(0), tokens=FixedTime(800_000))
     with serving(script) as served, socket.socket() as made:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         made.settimeout(20)
@@ -394,7 +394,7 @@ def test_it_binds_to_loopback_unless_told_otherwise() -> None:
 
 
 def test_a_server_process_tells_the_truth_at_its_end() -> None:
-    script = msgspec.structs.replace(QUICK, itl_s=Constant(0), tokens=Constant(25_000), models=("a", "b"))
+    script = msgspec.structs.replace(QUICK, itl_s=FixedTime(0), tokens=FixedTime(25_000), models=("a", "b"))
 
     async def main(url: str) -> list[Reply]:
         async with Client() as client:
@@ -485,7 +485,7 @@ def test_the_command_serves_until_ctrl_c_and_leaves_the_truth(tmp_path: Path) ->
 def test_what_is_wrong_is_said_in_one_line(
     arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from loadgen.cli import main
+    from loadgen.cli.app import main
 
     monkeypatch.setattr(sys, "argv", ["loadgen", "mock", *arguments])
     with pytest.raises(SystemExit) as ended:

@@ -11,13 +11,13 @@ import msgspec
 import pytest
 
 from loadgen import api
-from loadgen.capability import Probe
-from loadgen.plan import make_plan
-from loadgen.probe import BUDGET_S, OTHERS, TOKENS, probe
-from loadgen.prompts import load_prompts
+from loadgen.plan.plan import make_plan
+from loadgen.plan.prompts import load_prompts
 from loadgen.scenario import Closed, Model, Sampling, Scenario
 from loadgen.scenario.file import LoadedScenario
-from loadgen.targets.opening import serving
+from loadgen.targets.probe.findings import Probe
+from loadgen.targets.probe.probe import BUDGET_S, OTHERS, TOKENS, probe
+from loadgen.targets.registry import serving
 from loadgen.wire.client import Client
 from tests.integration.server import (
     BEGIN,

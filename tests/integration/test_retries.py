@@ -11,15 +11,16 @@ import msgspec
 import pytest
 
 from loadgen import api
-from loadgen.measure.record import Record
-from loadgen.mock.distribution import Constant as Fixed
+from loadgen.analysis.summary import StageSummary
+from loadgen.engine.run import Controls
+from loadgen.live.progress import Silence
+from loadgen.mock.distribution import FixedTime as Fixed
 from loadgen.mock.process import MockProcess
 from loadgen.mock.script import Script as Mock
+from loadgen.record import Record
 from loadgen.report.files import write_reports
-from loadgen.runfolder import Run
 from loadgen.scenario import Constant, Retries
-from loadgen.session import Controls, Silence
-from loadgen.summary import StageSummary
+from loadgen.store.run_folder import Run
 from tests.integration.server import Script, Served, Server, streamed, whole
 from tests.integration.test_havoc import lasting_port
 from tests.integration.test_session import PREFLIGHT, closed, counted, eventually, measured, scenario

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from loadgen import cli
+from loadgen.cli import app
 from tests.integration.server import Script, Served, Server, streamed, whole
 
 KEY = "sk-Xk3jQ9vTz8Lp2Wm7Ab"
@@ -38,7 +38,7 @@ def run(monkeypatch: pytest.MonkeyPatch, url: str, *more: str) -> tuple[int, str
     monkeypatch.setattr(sys, "argv", ["loadgen", "run", "--url", url, "--model", "m", *flags])
     printed = io.StringIO()
     with redirect_stdout(printed), redirect_stderr(printed), pytest.raises(SystemExit) as ended:
-        cli.main()
+        app.main()
     logs = [log.read_text(encoding="utf-8") for log in Path("out").rglob("requests.jsonl")]
     assert isinstance(ended.value.code, int)
     return ended.value.code, printed.getvalue(), [json.loads(line) for log in logs for line in log.splitlines()]

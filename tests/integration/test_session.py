@@ -13,17 +13,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from loadgen import api, runfolder
-from loadgen.chance import generator
-from loadgen.cli import exit_code
+from loadgen import api
+from loadgen.analysis.summary import StageSummary, Summary
+from loadgen.cli.app import exit_code
+from loadgen.engine.run import Controls
 from loadgen.errors import ExitCode
-from loadgen.measure.record import Record
+from loadgen.live.progress import Silence
+from loadgen.plan.rng import generator
+from loadgen.record import Record
 from loadgen.report.files import write_reports
-from loadgen.runfolder import Run
 from loadgen.scenario import Closed, Constant, Load, Model, Scenario, Timeouts
 from loadgen.scenario.file import LoadedScenario
-from loadgen.session import Controls, Silence
-from loadgen.summary import StageSummary, Summary
+from loadgen.store import run_folder
+from loadgen.store.run_folder import Run
 from tests.integration.server import (
     BEGIN,
     DONE,
@@ -328,7 +330,7 @@ async def test_a_killed_run_keeps_every_request_that_had_ended_and_reports_as_in
             await process.wait()
         at_the_kill = finished(results)
     folder = next(results.glob("*/*"))
-    run = runfolder.read(folder)
+    run = run_folder.read(folder)
     assert run.manifest.state == "running"
     assert len(run.records) == at_the_kill >= 12
     assert at_the_kill >= sum(bool(request.gone_ns is None) for request in server.chats[1:]) - 2
@@ -349,9 +351,9 @@ async def test_a_killed_run_keeps_every_request_that_had_ended_and_reports_as_in
 async def test_a_torn_last_line_is_counted_and_spoils_no_other(tmp_path: Path) -> None:
     with Server(streamed("a")) as server:
         run = await api.run(scenario(tmp_path, {"m": server.url}, closed(1, 5)), results=tmp_path)
-    log = run.folder / runfolder.REQUESTS
+    log = run.folder / run_folder.REQUESTS
     log.write_bytes(log.read_bytes()[:-40])
-    again = runfolder.read(run.folder)
+    again = run_folder.read(run.folder)
     assert (len(again.records), again.torn) == (len(run.records) - 1, 1)
     summary = write_reports(run.folder)
     assert summary.torn_lines == 1

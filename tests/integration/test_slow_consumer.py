@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from loadgen.mock import Constant, MockProcess, Script
+from loadgen.mock import FixedTime, MockProcess, Script
 from tests.e2e.test_commands import run_folder
 
-SCRIPT = Script(ttft_s=Constant(0.05), itl_s=Constant(0.02), tokens=Constant(30))
+SCRIPT = Script(ttft_s=FixedTime(0.05), itl_s=FixedTime(0.02), tokens=FixedTime(30))
 STOPPED_S = 0.2
 
 

@@ -1,6 +1,6 @@
 """The soak of `make fuzz`, small: thousands of token events, faults among them, each request as the server tells it."""
 
-from loadgen.measure.record import OUTCOMES
+from loadgen.record import OUTCOMES
 from tests.fuzz.soak import MOST_GROWTH, soak
 
 

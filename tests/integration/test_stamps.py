@@ -14,12 +14,12 @@ import pytest
 from aiohttp.client_proto import ResponseHandler
 
 from loadgen.clock import now_ns, wall_offset_ns
-from loadgen.measure.record import Reply
+from loadgen.record import Reply
 from loadgen.wire.client import Ask, Client
 from loadgen.wire.exchange import Deadlines, Exchange
 from loadgen.wire.receiver import READ_BYTES
 from loadgen.wire.reply import read_reply
-from loadgen.wire.stamps import CURRENT, Marks, StampedHandler, StampedSocket, connector
+from loadgen.wire.stamps import CURRENT, ReadStamps, StampedHandler, StampedSocket, connector
 from tests.integration.server import (
     BEGIN,
     DONE,
@@ -106,7 +106,7 @@ async def test_response_params_are_set_in_the_sending_task_before_anything_is_wr
     made._factory = lambda: Watched(loop)  # type: ignore[assignment]
     async with aiohttp.ClientSession(connector=made) as session:
         with Server(streamed("a")) as server:
-            marks = [Marks(), Marks()]
+            marks = [ReadStamps(), ReadStamps()]
             for each in marks:
                 restore = CURRENT.set(each)
                 async with session.post(f"{server.url}/x", data=b"{}") as response:

@@ -8,15 +8,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from loadgen import api, runfolder
-from loadgen.engine import Stop
-from loadgen.fold import summarize
-from loadgen.measure.record import Record
+from loadgen import api
+from loadgen.analysis.summarize import summarize
+from loadgen.analysis.summary import StageSummary, Summary, Until
+from loadgen.engine.run import Controls
+from loadgen.engine.stop import StopSignal
+from loadgen.live.progress import Silence
+from loadgen.record import Record
 from loadgen.report.files import write_merged
-from loadgen.runfolder import Run
 from loadgen.scenario import Closed, Constant, Load
-from loadgen.session import Controls, Silence
-from loadgen.summary import StageSummary, Summary, Until
+from loadgen.store import run_folder
+from loadgen.store.run_folder import Run
 from tests.integration.server import BEGIN, END, Script, Served, Server, Wait, say, streamed
 from tests.integration.test_session import closed, counted, loadgen, measured, scenario
 
@@ -105,7 +107,7 @@ class Knowing(Silence):
 class SecondStage(Silence):
     """Wants an end in the second stage."""
 
-    def __init__(self, wish: Stop) -> None:
+    def __init__(self, wish: StopSignal) -> None:
         self._wish = wish
         self._stages = 0
 
@@ -123,7 +125,7 @@ class SecondStage(Silence):
 class Second(Silence):
     """Wants an end in the second run."""
 
-    def __init__(self, wish: Stop) -> None:
+    def __init__(self, wish: StopSignal) -> None:
         self._wish = wish
         self.notes: list[str] = []
 
@@ -181,7 +183,7 @@ async def test_two_runs_of_the_command_are_two_folders_and_a_merged_report_besid
     merged, *runs = sorted(out.glob("again/*"), key=lambda folder: (not folder.name.endswith("-x2"), folder.name))
     assert len(runs) == 2
     assert all((run / "report.html").exists() for run in runs)
-    read = [runfolder.read(run) for run in runs]
+    read = [run_folder.read(run) for run in runs]
     assert len({run.manifest.plan_digest for run in read}) == 1
     summary = msgspec.json.decode((merged / "summary.json").read_bytes(), type=Summary)
     assert summary.runs == tuple(run.name for run in sorted(runs, key=lambda run: run.stat().st_mtime_ns))

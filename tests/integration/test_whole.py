@@ -9,7 +9,7 @@ import pytest
 
 from loadgen import api
 from loadgen.clock import now_ns, wall_offset_ns
-from loadgen.measure.record import Reply
+from loadgen.record import Reply
 from loadgen.report.files import write_reports
 from loadgen.scenario import Closed, Model, Sampling, Scenario
 from loadgen.scenario.file import LoadedScenario

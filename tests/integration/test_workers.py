@@ -13,15 +13,16 @@ import msgspec
 import psutil
 import pytest
 
-from loadgen import api, runfolder
-from loadgen.crew import Crew
-from loadgen.engine import Stop
+from loadgen import api
+from loadgen.analysis.summarize import summarize
+from loadgen.engine.run import Controls
+from loadgen.engine.stop import StopSignal
+from loadgen.engine.workers.pool import WorkerPool
 from loadgen.errors import InputError
-from loadgen.fold import summarize
-from loadgen.measure.observe import StageFacts
-from loadgen.measure.record import Record
+from loadgen.live.progress import Silence
+from loadgen.record import Record, StageFacts
 from loadgen.scenario import Constant, Load, Model
-from loadgen.session import Controls, Silence
+from loadgen.store import run_folder
 from loadgen.targets.openai import serving_url
 from tests.integration.server import BEGIN, END, Hang, Script, Served, Server, every, say, streamed
 from tests.integration.test_session import PREFLIGHT, closed, counted, eventually, loadgen, measured, scenario
@@ -51,7 +52,7 @@ class Watching(Silence):
 
 def workers_of(process: int) -> list[psutil.Process]:
     """The workers among a process's children."""
-    return [child for child in psutil.Process(process).children() if "loadgen.worker" in child.cmdline()]
+    return [child for child in psutil.Process(process).children() if "loadgen.engine.workers.worker" in child.cmdline()]
 
 
 @pytest.mark.parametrize("mode", ["closed", "constant"])
@@ -76,7 +77,7 @@ async def test_two_workers_play_the_plan_of_one(mode: str, tmp_path: Path) -> No
     assert all(facts.complete and facts.in_flight_samples for facts in run.facts)
     assert {name for facts in run.facts for name in facts.models} == {"m", "n"}
     assert heard.told[-1] == (40, 0)
-    assert sorted(path.name for path in run.folder.glob("requests*")) == [runfolder.REQUESTS]
+    assert sorted(path.name for path in run.folder.glob("requests*")) == [run_folder.REQUESTS]
     if mode == "constant":
         due = sorted(record.intended_ns for record in measured(run))
         assert max(abs(after - before - 12_500_000) for before, after in pairwise(due)) <= 1
@@ -121,29 +122,31 @@ async def test_a_worker_that_is_killed_is_reported_and_its_loss_counted_and_a_fr
     assert not stages[1].incomplete
 
 
-async def stop_one(crew: Crew) -> None:
+async def stop_one(crew: WorkerPool) -> None:
     os.kill(crew.pids[0], signal.SIGSTOP)
 
 
-async def kill_all(crew: Crew) -> None:
+async def kill_all(crew: WorkerPool) -> None:
     for pid in crew.pids:
         os.kill(pid, signal.SIGKILL)
 
 
-async def nothing(_: Crew) -> None:
+async def nothing(_: WorkerPool) -> None:
     pass
 
 
-async def with_crew(folder: Path, *befores: Callable[[Crew], Awaitable[None]], silent_s: float) -> list[StageFacts]:
+async def with_crew(
+    folder: Path, *befores: Callable[[WorkerPool], Awaitable[None]], silent_s: float
+) -> list[StageFacts]:
     """What is seen of a stage that a crew plays several times, where something happens each time as soon as it was told
     to prepare."""
     told: list[StageFacts] = []
     with Server(streamed("a")) as server:
         plan = api.plan_of(scenario(folder, {"m": server.url}, closed(2, 4), warmup_requests=0))
-        crew = Crew(2, plan, folder, 0, heard=lambda *_: None, note=lambda _: None, silent_s=silent_s)
+        crew = WorkerPool(2, plan, folder, 0, heard=lambda *_: None, note=lambda _: None, silent_s=silent_s)
         async with crew, serving_url(plan.models[0], "t") as served:
             for before in befores:
-                playing = asyncio.create_task(crew.play(plan.stages[0], {0: served}, Stop(), told.append))
+                playing = asyncio.create_task(crew.play(plan.stages[0], {0: served}, StopSignal(), told.append))
                 await asyncio.sleep(0)
                 await before(crew)
                 await playing
@@ -256,7 +259,7 @@ async def test_when_the_conductor_is_killed_its_workers_go_and_every_ended_reque
     assert len(workers) == 2
     assert KEY not in " ".join(commands)
     assert {request.headers.get("authorization") for request in server.served} == {f"Bearer {KEY}"}
-    run = runfolder.read(folder_in(tmp_path))
+    run = run_folder.read(folder_in(tmp_path))
     assert run.manifest.state == "running"
     assert len(run.records) + run.torn == written(tmp_path) >= 12
     assert {record.outcome for record in run.records} == {"ok"}
@@ -296,7 +299,7 @@ async def test_ctrl_c_at_the_terminal_drains_and_the_run_is_whole(tmp_path: Path
                 process.kill()
                 await process.wait()
     assert code == 130
-    run = runfolder.read(folder_in(tmp_path))
+    run = run_folder.read(folder_in(tmp_path))
     assert (run.manifest.state, run.manifest.workers, run.torn) == ("interrupted", 2, 0)
     assert sorted(record.index for record in run.records) == list(range(4000))
     assert {record.outcome for record in run.records} == {"ok", "cancelled"}

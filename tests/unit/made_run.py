@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loadgen.measure.observe import ServerFacts, StageFacts
-from loadgen.measure.record import Outcome, Record
-from loadgen.runfolder import SCHEMA, Manifest, PlannedStage, Run
+from loadgen.record import Outcome, Record, ServerFacts, StageFacts
+from loadgen.store.run_folder import SCHEMA, Manifest, PlannedStage, Run
 
 MS = 1_000_000
 OPEN: dict[str, Any] = {"mode": "poisson", "rate_per_s": 2.0}

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from loadgen.clock import now_ns
 from loadgen.errors import InputError
-from loadgen.measure.record import Reply
+from loadgen.record import Reply
 from loadgen.scenario.file import load_scenario
-from loadgen.targets.adapter import importable, resolve
-from loadgen.targets.in_process import InProcess, Question, question_of
-from loadgen.targets.opening import target_name
-from loadgen.targets.pieces import Heard, reply_of
-from loadgen.targets.workers import Workers
+from loadgen.targets.adapter.chunks import AdapterAnswer, reply_of
+from loadgen.targets.adapter.in_process import InProcess, Question, question_of
+from loadgen.targets.adapter.target import importable, resolve
+from loadgen.targets.adapter.threads import WorkerThreads
+from loadgen.targets.registry import target_name
 from loadgen.wire.exchange import Deadlines, Failure
 
 PATIENT = Deadlines(request_ns=60_000_000_000)
@@ -159,11 +159,11 @@ def test_a_module_that_is_not_there_is_named_with_where_it_was_looked_for(name: 
 # Reading what it yields
 
 
-def heard(*pieces: object, failure: Failure | None = None) -> Heard:
+def heard(*pieces: object, failure: Failure | None = None) -> AdapterAnswer:
     """Pieces that came 10 ns apart, the first at 110; the call was at 100, the run began at 50."""
     stamped = [(110 + 10 * i, piece) for i, piece in enumerate(pieces)]
     ended = 110 + 10 * len(pieces)
-    return Heard(
+    return AdapterAnswer(
         dispatched_ns=90,
         called_ns=100,
         pieces=stamped,
@@ -264,7 +264,7 @@ class Fake:
 
 def ask(adapter: Any, deadlines: Deadlines = PATIENT, **more: Any) -> Reply:
     """One question, asked in an event loop of its own."""
-    workers = Workers("test")
+    workers = WorkerThreads("test")
 
     async def asked() -> Reply:
         in_process = InProcess(adapter, workers)
@@ -323,7 +323,7 @@ def test_generate_is_given_the_messages_and_the_sampling_and_cannot_change_the_p
     body = {"model": "m", "stream": True, "stream_options": {}, "max_tokens": 4, "seed": 1}
     body["messages"] = [{"role": "user", "content": "Hi"}]
     question = question_of(body, PATIENT)
-    workers = Workers("test")
+    workers = WorkerThreads("test")
 
     async def twice() -> None:
         in_process = InProcess(Fake(generate), workers)
@@ -457,7 +457,7 @@ def test_a_stuck_generator_ends_its_request_as_timeout_and_is_closed_when_it_com
 
 
 def test_a_stuck_call_takes_no_thread_from_the_next_and_is_counted() -> None:
-    adapter, workers = Stuck(), Workers("test")
+    adapter, workers = Stuck(), WorkerThreads("test")
 
     async def scene() -> tuple[Reply, Reply, int, int]:
         in_process = InProcess(adapter, workers)
@@ -474,7 +474,7 @@ def test_a_stuck_call_takes_no_thread_from_the_next_and_is_counted() -> None:
 
 
 def test_given_up_by_the_person_everything_in_flight_is_cancelled_with_its_stamps() -> None:
-    adapter, workers = Stuck(), Workers("test")
+    adapter, workers = Stuck(), WorkerThreads("test")
 
     async def scene() -> list[Reply]:
         in_process = InProcess(adapter, workers)
@@ -511,7 +511,7 @@ def test_an_asynchronous_generator_that_is_late_is_cancelled_and_closed() -> Non
 
 
 def test_a_thread_that_has_come_back_is_used_again() -> None:
-    workers = Workers("test")
+    workers = WorkerThreads("test")
 
     async def scene() -> list[str]:
         return [await workers.call(lambda: threading.current_thread().name) for _ in range(5)]

@@ -8,11 +8,11 @@ import pytest
 
 from loadgen import api
 from loadgen.errors import InputError
-from loadgen.plan import Plan, digest
+from loadgen.plan.plan import Plan, digest
 from loadgen.scenario import Closed, FoundryLocal, PromptFiles, Trace
-from loadgen.scenario.asked import asked_scenario
 from loadgen.scenario.environment import with_environment
 from loadgen.scenario.overrides import Overrides
+from loadgen.scenario.resolve import asked_scenario
 
 FILE = """
 name = "x"

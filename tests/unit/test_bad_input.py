@@ -18,19 +18,22 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from msgspec import Struct, inspect
 
-from loadgen import api, cli, runfolder
+from loadgen import api
+from loadgen.cli import app
 from loadgen.errors import InputError, LoadgenError
-from loadgen.plan import digest
-from loadgen.preflight import deadlines_of
-from loadgen.prompts import MOST_BYTES, load_prompts
+from loadgen.plan.plan import digest
+from loadgen.plan.prompts import MOST_BYTES, load_prompts
+from loadgen.redact import redact_url
 from loadgen.scenario import Closed, PromptFiles, Scenario
-from loadgen.scenario.ceilings import MOST
 from loadgen.scenario.check import first_conflict
-from loadgen.scenario.complaint import Source, masked, refused
-from loadgen.scenario.conversion import convert
+from loadgen.scenario.complaint import Source, refused
 from loadgen.scenario.file import LoadedScenario, load_scenario, read_text
+from loadgen.scenario.limits import MOST
 from loadgen.scenario.model_list import read_model_list
 from loadgen.scenario.schema import EXAMPLES, example_value
+from loadgen.scenario.validate import convert
+from loadgen.store import run_folder
+from loadgen.targets.request import deadlines_of
 
 SECRET = "sk-Xk3jQ9vTz8Lp2Wm7"
 SMALLEST: dict[str, Any] = {"name": "x", "prompts": ["Say hello."]}
@@ -471,7 +474,7 @@ def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *w
     """The one line that a command leaves on standard error, with exit code 2 and nothing else."""
     monkeypatch.setattr(sys, "argv", ["loadgen", *words])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        app.main()
     out, err = capsys.readouterr()
     assert ended.value.code == 2, err
     assert out == ""
@@ -618,7 +621,7 @@ def test_a_port_that_is_taken_is_one_line_with_the_mend(
     assert "choose another, or 0 for a free one" in line
 
 
-RUN = {"schema": runfolder.SCHEMA, "run_id": "r"}
+RUN = {"schema": run_folder.SCHEMA, "run_id": "r"}
 
 
 @pytest.mark.parametrize(
@@ -663,7 +666,7 @@ def test_a_manifest_that_is_a_folder_is_no_run(
     ],
 )
 def test_of_what_looks_like_a_password_nothing_is_shown(text: str, shown: str) -> None:
-    assert masked(text) == shown
+    assert redact_url(text) == shown
 
 
 def test_what_every_error_says_is_one_line() -> None:

@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen.baseline import KEPT, baseline_folder, keep_baseline, why_not_kept
-from loadgen.by_prompt import Spread, rows_by_prompt
+from loadgen.analysis.by_prompt import ValueRange, rows_by_prompt
+from loadgen.analysis.summarize import summarize
+from loadgen.decisions.baseline import KEPT, baseline_folder, keep_baseline, why_not_kept
 from loadgen.errors import InputError
-from loadgen.fold import summarize
-from loadgen.measure.outlier import outliers
 from loadgen.report.files import write_reports
 from loadgen.report.highlights import NOTHING, highlights
 from loadgen.report.markdown import markdown
 from loadgen.report.prompts import MOST_ROWS, prompts_csv, prompts_table
-from loadgen.runfolder import Run
+from loadgen.stats.outlier import outliers
+from loadgen.store.run_folder import Run
 from tests.records import MS, facts, planned, run_of, turn, unsent, write
 
 # --- outliers ---------------------------------------------------------------------------------------------------------
@@ -74,8 +74,8 @@ def test_each_prompt_has_its_spread_its_failures_and_its_outliers() -> None:
         ("p1", 3, 1, 0),
         ("p2", 4, 0, 0),
     ]
-    assert rows[0].ttft == Spread(98.0, 100.5, 2098.0)
-    assert rows[0].e2e == Spread(208.0, 210.5, 2208.0)
+    assert rows[0].ttft == ValueRange(98.0, 100.5, 2098.0)
+    assert rows[0].e2e == ValueRange(208.0, 210.5, 2208.0)
     assert rows[0].output_tokens == 3.0
 
 

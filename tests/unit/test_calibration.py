@@ -8,31 +8,33 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from loadgen import api, calibrate_verb, calibration
-from loadgen.calibrate.compare import Heard, Played, compared, events_per_s, outlined, spread
+from loadgen import api
+from loadgen.calibrate.compare import PlayedStep, ReceivedAnswer, compared, events_per_s, outlined, spread
 from loadgen.calibrate.conclude import concluded, crossed, is_disturbed, is_too_much
-from loadgen.calibrate.courses import QUICK, USUAL, Course, within
-from loadgen.calibrate.words import calibration_text, conclusion
-from loadgen.calibration import (
+from loadgen.calibrate.loads import QUICK, USUAL, LoadStep, within
+from loadgen.calibrate.text import calibration_text, conclusion
+from loadgen.cli import calibrate
+from loadgen.cli.app import app
+from loadgen.errors import InputError
+from loadgen.mock import Truth
+from loadgen.plan.plan import Plan, make_plan
+from loadgen.plan.prompts import Prompt
+from loadgen.record import StageFacts
+from loadgen.scenario import Closed, Load, Model, Poisson, Ramp, Sampling, Scenario, Trace
+from loadgen.store import calibration
+from loadgen.store.calibration import (
     SCHEMA,
     Budget,
     Calibration,
+    ErrorSpread,
+    Limit,
     Machine,
-    Most,
-    Spread,
     Step,
     Stored,
     beyond,
     stored,
     warnings_for,
 )
-from loadgen.cli import app
-from loadgen.errors import InputError
-from loadgen.measure.observe import StageFacts
-from loadgen.mock import Truth
-from loadgen.plan import Plan, make_plan
-from loadgen.prompts import Prompt
-from loadgen.scenario import Closed, Load, Model, Poisson, Ramp, Sampling, Scenario, Trace
 
 MS = 1_000_000
 MACHINE = Machine(
@@ -51,8 +53,8 @@ def step(**given: Any) -> Step:
         "wrong": 0,
         "events": 1280,
         "events_per_s": 1280.0,
-        "kernel": Spread(2.0, 10.0, 90.0),
-        "user": Spread(50.0, 2_000.0, 5_000.0),
+        "kernel": ErrorSpread(2.0, 10.0, 90.0),
+        "user": ErrorSpread(50.0, 2_000.0, 5_000.0),
         "service_ttft": None,
         "itl": None,
         "shared_share": 0.0,
@@ -79,15 +81,15 @@ def made(*steps: Step) -> Calibration:
     ("given", "lines"),
     [
         ({}, ()),
-        ({"cpu_share": 0.5, "loop_lag_p99_ms": 20.0, "shared_share": 0.1, "kernel": Spread(1, 1000, 9e6)}, ()),
+        ({"cpu_share": 0.5, "loop_lag_p99_ms": 20.0, "shared_share": 0.1, "kernel": ErrorSpread(1, 1000, 9e6)}, ()),
         ({"cpu_share": 0.51}, ("cpu",)),
         ({"loop_lag_p99_ms": 20.1}, ("lag",)),
         ({"shared_share": 0.11}, ("shared",)),
-        ({"kernel": Spread(1, 1000.1, 2000)}, ("stamps",)),
+        ({"kernel": ErrorSpread(1, 1000.1, 2000)}, ("stamps",)),
         ({"wrong": 1}, ("answers",)),
         ({"events": 0}, ("answers",)),
         ({"kernel": None}, ("stamps",)),
-        ({"kernel": None, "user": Spread(1, 900, 9000), "loop_lag_p99_ms": 5.1}, ("lag",)),
+        ({"kernel": None, "user": ErrorSpread(1, 900, 9000), "loop_lag_p99_ms": 5.1}, ("lag",)),
     ],
 )
 def test_a_step_is_held_to_the_lines_of_a_valid_stage(given: dict[str, Any], lines: tuple[str, ...]) -> None:
@@ -96,17 +98,17 @@ def test_a_step_is_held_to_the_lines_of_a_valid_stage(given: dict[str, Any], lin
 
 def test_the_band_is_the_worst_of_the_steps_within_the_budget_and_of_no_other() -> None:
     found = made(
-        step(kernel=Spread(9.0, 10.0, 20.0)),
-        step(kernel=Spread(2.0, 90.0, 15.0)),
-        step(kernel=Spread(500.0, 5_000.0, 90_000.0), cpu_share=0.95),
+        step(kernel=ErrorSpread(9.0, 10.0, 20.0)),
+        step(kernel=ErrorSpread(2.0, 90.0, 15.0)),
+        step(kernel=ErrorSpread(500.0, 5_000.0, 90_000.0), cpu_share=0.95),
     )
-    assert found.band.kernel == Spread(9.0, 90.0, 20.0)
-    assert found.band.user == Spread(50.0, 2_000.0, 5_000.0)
+    assert found.band.kernel == ErrorSpread(9.0, 90.0, 20.0)
+    assert found.band.user == ErrorSpread(50.0, 2_000.0, 5_000.0)
 
 
 def test_without_kernel_stamps_the_user_stamps_have_to_hold() -> None:
-    found = made(step(kernel=None, user=Spread(10, 800, 900)), step(kernel=None, streams=200))
-    assert (found.band.kernel, found.band.user) == (None, Spread(10, 800, 900))
+    found = made(step(kernel=None, user=ErrorSpread(10, 800, 900)), step(kernel=None, streams=200))
+    assert (found.band.kernel, found.band.user) == (None, ErrorSpread(10, 800, 900))
     assert found.budget.streams == 64
 
 
@@ -118,7 +120,7 @@ def test_the_budget_of_streams_is_what_held_at_either_pace() -> None:
         step(streams=500, pace="together", loop_lag_p99_ms=30.0),
     )
     assert found.budget.streams == 200
-    assert found.ceiling.streams == Most(500, at_least=True)
+    assert found.ceiling.streams == Limit(500, at_least=True)
 
 
 def test_a_load_that_held_when_it_was_played_again_has_held() -> None:
@@ -129,7 +131,7 @@ def test_nothing_that_held_is_a_budget_of_nothing() -> None:
     found = made(step(cpu_share=0.99), rate(100.0, 0.99))
     assert found.budget == Budget(events_per_s=0, streams=0)
     assert found.cpu_us_per_event is None
-    assert found.band == calibration.Band(None, None)
+    assert found.band == calibration.ErrorBand(None, None)
 
 
 def test_between_a_rate_that_held_and_one_that_cpu_alone_stopped_the_budget_is_where_cpu_meets_its_line() -> None:
@@ -141,11 +143,11 @@ def test_between_a_rate_that_held_and_one_that_cpu_alone_stopped_the_budget_is_w
 
 
 def test_the_ceiling_is_at_least_what_was_seen_unless_we_were_spent() -> None:
-    assert made(rate(10_000, 0.4), rate(20_000, 0.8)).ceiling.events_per_s == Most(20_000, at_least=True)
-    assert made(rate(10_000, 0.4), rate(20_000, 0.95)).ceiling.events_per_s == Most(20_000, at_least=False)
-    assert made(rate(20_000, 0.3, shared_share=0.3)).ceiling.events_per_s == Most(20_000, at_least=False)
+    assert made(rate(10_000, 0.4), rate(20_000, 0.8)).ceiling.events_per_s == Limit(20_000, at_least=True)
+    assert made(rate(10_000, 0.4), rate(20_000, 0.95)).ceiling.events_per_s == Limit(20_000, at_least=False)
+    assert made(rate(20_000, 0.3, shared_share=0.3)).ceiling.events_per_s == Limit(20_000, at_least=False)
     spent = made(step(streams=64), step(streams=200, cpu_share=0.95))
-    assert spent.ceiling.streams == Most(64, at_least=False)
+    assert spent.ceiling.streams == Limit(64, at_least=False)
 
 
 def test_answers_that_were_not_what_was_sent_are_told_and_count_for_nothing() -> None:
@@ -182,7 +184,7 @@ def test_where_nothing_held_the_lines_say_so() -> None:
 # Comparing
 
 
-def heard(number: int | None, stamps_ms: list[float], **given: Any) -> Heard:
+def heard(number: int | None, stamps_ms: list[float], **given: Any) -> ReceivedAnswer:
     stamps = np.array([round(ms * MS) for ms in stamps_ms], dtype=np.int64)
     usual: dict[str, Any] = {
         "number": number,
@@ -194,7 +196,7 @@ def heard(number: int | None, stamps_ms: list[float], **given: Any) -> Heard:
         "written_ns": 0,
         "text_sha256": "same",
     }
-    return Heard(**usual | given)
+    return ReceivedAnswer(**usual | given)
 
 
 def truth(number: int, sent_ms: list[float]) -> Truth:
@@ -209,7 +211,7 @@ def truth(number: int, sent_ms: list[float]) -> Truth:
     )
 
 
-def played(*answers: Heard, itl_ms: float = 10.0, lag_ms: float = 3.0) -> Played:
+def played(*answers: ReceivedAnswer, itl_ms: float = 10.0, lag_ms: float = 3.0) -> PlayedStep:
     facts = StageFacts(
         models=("mock-0",),
         targets=("openai",),
@@ -220,17 +222,17 @@ def played(*answers: Heard, itl_ms: float = 10.0, lag_ms: float = 3.0) -> Played
         cpu_share=0.1,
         loop_lag_p99_ns=round(lag_ms * MS),
     )
-    return Played(Course(series="streams", streams=(1,), itl_ms=itl_ms), 1, (answers,), facts)
+    return PlayedStep(LoadStep(series="streams", streams=(1,), itl_ms=itl_ms), 1, (answers,), facts)
 
 
 def test_every_token_is_held_against_the_moment_it_was_sent() -> None:
     late = heard(1, [21.002, 31.002, 41.004, 51.002])
     found = compared(played(late), [{1: truth(1, [21.0, 31.0, 41.0, 51.0])}])
     assert (found.answers, found.wrong, found.events) == (1, 0, 4)
-    assert found.kernel == Spread(2.0, 4.0, 4.0)
-    assert found.user == Spread(7002.0, 7004.0, 7004.0)
-    assert found.itl == Spread(2.0, 2.0, 2.0)  # 0, +2 and −2 µs
-    assert found.service_ttft == Spread(1002.0, 1002.0, 1002.0)  # its request had 1 ms on its way
+    assert found.kernel == ErrorSpread(2.0, 4.0, 4.0)
+    assert found.user == ErrorSpread(7002.0, 7004.0, 7004.0)
+    assert found.itl == ErrorSpread(2.0, 2.0, 2.0)  # 0, +2 and −2 µs
+    assert found.service_ttft == ErrorSpread(1002.0, 1002.0, 1002.0)  # its request had 1 ms on its way
     assert found.shared_share == 0
     assert found.cpu_us_per_event == 2_500
 
@@ -261,12 +263,12 @@ def test_tokens_in_one_read_are_shared_only_where_the_server_had_sent_them_apart
 def test_an_itl_counts_only_where_both_of_its_tokens_had_a_read_of_their_own() -> None:
     sent = {1: truth(1, [20.0, 30.0, 40.0, 50.0, 60.0])}
     answer = heard(1, [20.0, 40.0, 40.0, 50.005, 60.001], reads=np.array([0, 1, 1, 2, 3]))
-    assert compared(played(answer), [sent]).itl == Spread(4.0, 4.0, 4.0)
+    assert compared(played(answer), [sent]).itl == ErrorSpread(4.0, 4.0, 4.0)
 
 
 def test_without_any_errors_there_is_no_spread() -> None:
     assert spread([]) is None
-    assert spread([np.array([-3_000, 1_000, 2_000], dtype=np.int64)]) == Spread(2.0, 3.0, 3.0)
+    assert spread([np.array([-3_000, 1_000, 2_000], dtype=np.int64)]) == ErrorSpread(2.0, 3.0, 3.0)
 
 
 def test_the_rate_is_that_of_the_time_in_which_all_streams_were_there() -> None:
@@ -299,7 +301,7 @@ def test_the_loads_grow_within_each_course_and_what_cannot_be_held_is_left_out()
 
 
 def test_users_begin_over_the_ramp_in_and_not_in_step_with_their_tokens() -> None:
-    course = Course(series="streams", streams=(200,), ramp_in_s=0.5)
+    course = LoadStep(series="streams", streams=(200,), ramp_in_s=0.5)
     begins = np.array(course.begins_ns(200))
     assert begins.min() == 0
     assert begins.max() <= 0.55e9
@@ -310,8 +312,8 @@ def test_users_begin_over_the_ramp_in_and_not_in_step_with_their_tokens() -> Non
 
 @pytest.mark.parametrize(("cores", "servers"), [(1, 1), (2, 1), (3, 2), (64, 4)])
 def test_servers_are_as_many_as_the_pace_needs_and_leave_us_a_core(cores: int, servers: int) -> None:
-    assert Course(series="rates", streams=(64,), itl_ms=1.25).servers(cores) == servers
-    assert Course(series="rates", streams=(64,), itl_ms=50.0).servers(cores) == 1
+    assert LoadStep(series="rates", streams=(64,), itl_ms=1.25).servers(cores) == servers
+    assert LoadStep(series="rates", streams=(64,), itl_ms=50.0).servers(cores) == 1
 
 
 # Keeping
@@ -470,7 +472,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_is_kept_is_shown_without_measuring(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibrate_verb, "calibrated", None)  # to call it would be an error
+    monkeypatch.setattr(calibrate, "calibrated", None)  # to call it would be an error
     kept = concluded([step()], calibration.this_machine(), "2026-11-24T00:00:00+00:00")
     calibration.keep(kept, place)
     assert msgspec.json.decode(run("--show", "--json").stdout, type=Calibration) == kept
@@ -486,10 +488,10 @@ def test_where_nothing_is_kept_there_is_nothing_to_show(place: Path) -> None:
 
 @pytest.mark.parametrize(("args", "courses"), [((), USUAL), (("--quick",), QUICK)])
 def test_what_was_measured_is_printed_and_kept(
-    place: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], courses: tuple[Course, ...]
+    place: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], courses: tuple[LoadStep, ...]
 ) -> None:
     found = concluded([step()], calibration.this_machine(), "2026-11-24T00:00:00+00:00")
-    monkeypatch.setattr(calibrate_verb, "calibrated", lambda asked, _: found if asked == courses else None)
+    monkeypatch.setattr(calibrate, "calibrated", lambda asked, _: found if asked == courses else None)
     told = run(*args).stdout
     assert conclusion(found)[-1] in told
     assert f"kept in {place}" in told
@@ -500,7 +502,7 @@ def test_after_an_interruption_what_was_kept_before_is_as_it_was(place: Path, mo
     def interrupted(*_: object) -> Calibration:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(calibrate_verb, "calibrated", interrupted)
+    monkeypatch.setattr(calibrate, "calibrated", interrupted)
     calibration.keep(made(step()), place)
     before = place.read_bytes()
     told = run()

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadgen.measure.record import ServerTimings
-from loadgen.wire.chat import Completion, Decoder, decode
-from loadgen.wire.parts import parse_object
+from loadgen.record import ServerTimings
+from loadgen.wire.chat_json import parse_object
+from loadgen.wire.chat_stream import Completion, Decoder, decode
 
 DATA = Path(__file__).parents[1] / "data"
 law = settings(derandomize=True, deadline=None, max_examples=200)
@@ -632,7 +632,7 @@ def test_events_that_are_alike_but_for_their_text_are_parsed_once(monkeypatch: p
         parsed.append(data)
         return parse_object(data)
 
-    monkeypatch.setattr("loadgen.wire.chat.parse_object", parse)
+    monkeypatch.setattr("loadgen.wire.chat_stream.parse_object", parse)
     body = b"".join(bare(f"{n} ") for n in range(100)) + FINISH + DONE
     assert decode(body).text == "".join(f"{n} " for n in range(100))
     assert len(parsed) == 2

@@ -12,7 +12,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadgen.wire.dechunk import MAX_LINE_BYTES, Dechunker
+from loadgen.wire.chunked import MAX_LINE_BYTES, Dechunker
 
 law = settings(derandomize=True, deadline=None, max_examples=300)
 END = b"0\r\n\r\n"

@@ -10,14 +10,17 @@ import pytest
 import typer.main
 from msgspec import Struct
 
-from loadgen import capability, runfolder, scenario, summary
-from loadgen.cli import app
+from loadgen import record, scenario
+from loadgen.analysis import summary, validity
+from loadgen.analysis.metrics import FROM_SEND
+from loadgen.cli.app import app
 from loadgen.errors import ExitCode
-from loadgen.measure import observe, record, validity
-from loadgen.measure.quantile import MIN_CLUSTERS, samples_needed
-from loadgen.metrics import FROM_SEND
 from loadgen.report.files import write_reports
-from loadgen.runfolder import Manifest, PlannedStage
+from loadgen.stats.quantile import MIN_CLUSTERS, samples_needed
+from loadgen.store import run_folder
+from loadgen.store.run_folder import Manifest, PlannedStage
+from loadgen.targets.probe import findings
+from loadgen.telemetry import observer
 
 ROOT: Final = Path(__file__).parents[2]
 PAGES: Final = (
@@ -159,7 +162,7 @@ def test_every_outcome_has_its_row_and_no_other_has() -> None:
 
 
 def test_every_reason_of_a_verdict_has_its_row_and_no_other_has() -> None:
-    assert set(rows_of("Validity")) == set(get_args(validity.Code))
+    assert set(rows_of("Validity")) == set(get_args(summary.Code))
 
 
 @pytest.mark.parametrize(
@@ -189,11 +192,11 @@ def test_every_reason_of_a_verdict_has_its_row_and_no_other_has() -> None:
         ("achieved_users", (f"{validity.USERS * 100:g} %", f"{validity.USERS_INVALID * 100:g} %")),
         ("own_cpu", (f"{validity.OWN_CPU * 100:g} %", f"{validity.OWN_CPU_INVALID * 100:g} %")),
         ("gc_pause", (f"{validity.GC_PAUSE_MS:g} ms",)),
-        ("clock_step", (f"{observe.STEP_NS / 1e6:g} ms",)),
+        ("clock_step", (f"{observer.STEP_NS / 1e6:g} ms",)),
         ("achieved_rate", (f"{validity.ACHIEVED * 100:g} %", f"{validity.ACHIEVED_INVALID * 100:g} %")),
         (
             "littles_law",
-            (f"{observe.TICK_NS / 1e6:g} ms", f"{validity.LITTLE * 100:g} %", f"{validity.LITTLE_INVALID * 100:g} %"),
+            (f"{observer.TICK_NS / 1e6:g} ms", f"{validity.LITTLE * 100:g} %", f"{validity.LITTLE_INVALID * 100:g} %"),
         ),
         ("shared_reads", (f"{validity.SHARED * 100:g} %",)),
     ],
@@ -205,10 +208,10 @@ def test_the_lines_of_a_verdict_are_those_of_the_program(code: str, lines: tuple
 
 def test_every_key_of_the_run_folder_is_explained() -> None:
     types = (
-        *(record.Record, record.ServerTimings, observe.StageFacts, observe.ServerFacts, Manifest, PlannedStage),
+        *(record.Record, record.ServerTimings, record.StageFacts, record.ServerFacts, Manifest, PlannedStage),
         *(summary.Summary, summary.StageSummary, summary.Requests, summary.Throughput, summary.Tokens),
-        *(summary.Until, summary.Over, summary.Runs),
-        *(summary.Validity, summary.Self, summary.Attainment, validity.Reason, capability.Probe),
+        *(summary.Until, summary.AcrossRuns, summary.Runs),
+        *(summary.Validity, summary.Self, summary.Attainment, summary.Reason, findings.Probe),
     )
     assert set(keys(*types)) - spans_of(METRICS) == set()
 
@@ -216,7 +219,7 @@ def test_every_key_of_the_run_folder_is_explained() -> None:
 def test_the_files_of_a_run_folder_are_those_that_a_run_leaves(tmp_path: Path) -> None:
     told: dict[str, Any] = {"scenario": {"name": "x"}, "clock": {}, "versions": {}, "host": {}}
     empty = Manifest(
-        schema=runfolder.SCHEMA,
+        schema=run_folder.SCHEMA,
         run_id="x",
         started_utc="2026-11-24T00:00:00+00:00",
         plan_digest="x",
@@ -225,9 +228,9 @@ def test_the_files_of_a_run_folder_are_those_that_a_run_leaves(tmp_path: Path) -
         stamp_source="user",
         **told,
     )
-    runfolder.write_json(tmp_path / runfolder.MANIFEST, empty)
+    run_folder.write_json(tmp_path / run_folder.MANIFEST, empty)
     write_reports(tmp_path)
-    written = {path.name for path in tmp_path.iterdir()} | {runfolder.REQUESTS, runfolder.STAGES}
+    written = {path.name for path in tmp_path.iterdir()} | {run_folder.REQUESTS, run_folder.STAGES}
     section = METRICS.read_text(encoding="utf-8").partition("\n## The run folder\n")[2]
     assert set(re.findall(r"^ {6}(\S+)", section, re.MULTILINE)) == written
 

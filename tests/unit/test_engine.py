@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from loadgen.engine import GONE_NS, INTERRUPTIBLE_NS, REFUSED_PAUSE_NS, Ports, Stop, play, play_warmup
-from loadgen.measure.record import Outcome, Phase, Reply
-from loadgen.plan import Level, Planned, Stage
-from loadgen.scenario.goal import Goal
+from loadgen.engine.players import GONE_NS, REFUSED_PAUSE_NS, EngineIO, play, play_warmup
+from loadgen.engine.stop import INTERRUPTIBLE_NS, StopSignal
+from loadgen.plan.plan import Level, Planned, Stage
+from loadgen.record import Outcome, Phase, Reply
+from loadgen.scenario.stop_rule import StopRule
 from tests.virtual import START_NS, VirtualClock, run
 
 MS = 1_000_000
@@ -113,14 +114,14 @@ def played(
     kept: list[Kept] = []
 
     async def main() -> int:
-        stop, enough = Stop(), Stop()
+        stop, enough = StopSignal(), StopSignal()
 
         def keep(*what: Any) -> None:
             kept.append(Kept(*what))
             if len(kept) == enough_after:
                 enough.ask()
 
-        ports = Ports(
+        ports = EngineIO(
             send=server.send,
             keep=keep,
             clock=CLOCK,
@@ -241,7 +242,7 @@ def test_where_nothing_is_known_of_the_end_a_user_asks_again_at_once() -> None:
 
     async def main() -> None:
         keep = lambda planned, phase, intended_ns, reply: kept.append(intended_ns - FROM_EPOCH_NS)  # noqa: E731
-        await play(closed(1, 3), Ports(send=refuse, keep=keep, clock=CLOCK, epoch_ns=EPOCH_NS, stop=Stop()))
+        await play(closed(1, 3), EngineIO(send=refuse, keep=keep, clock=CLOCK, epoch_ns=EPOCH_NS, stop=StopSignal()))
 
     run(main())
     assert moments == kept == [0, 5 * MS, 10 * MS]
@@ -473,7 +474,7 @@ def test_when_it_is_enough_nobody_is_kept_waiting_by_the_ceiling_on_the_rate() -
 
 @pytest.mark.parametrize("stage", [closed(1, 50), opened([at * 5 * MS for at in range(50)])])
 def test_what_was_never_promised_is_not_missed_when_the_person_stops(stage: Stage) -> None:
-    some = msgspec.structs.replace(stage, until=Goal("e2e", 50.0, 0.1))
+    some = msgspec.structs.replace(stage, until=StopRule("e2e", 50.0, 0.1))
     told, promised = (played(one, Server(always(5 * MS)), stop_ns=22 * MS) for one in (some, stage))
     assert told.outcomes() == ["ok"] * 5
     assert sorted(promised.outcomes()) == ["cancelled"] * 45 + ["ok"] * 5
@@ -618,7 +619,7 @@ def test_a_clock_that_breaks_is_not_taken_for_the_end_of_a_wait() -> None:
             raise ZeroDivisionError
 
     async def main() -> None:
-        await Stop().sleep_until_ns(Broken(), START_NS + 1 * S)
+        await StopSignal().sleep_until_ns(Broken(), START_NS + 1 * S)
 
     with pytest.raises(ZeroDivisionError):
         run(main())
@@ -629,7 +630,7 @@ def test_what_goes_wrong_in_the_harness_itself_is_not_taken_for_a_failed_request
         raise ZeroDivisionError
 
     async def main() -> None:
-        ports = Ports(send=broken, keep=lambda *_: None, clock=CLOCK, epoch_ns=EPOCH_NS, stop=Stop())
+        ports = EngineIO(send=broken, keep=lambda *_: None, clock=CLOCK, epoch_ns=EPOCH_NS, stop=StopSignal())
         await play(opened([0]), ports)
 
     with pytest.raises(ExceptionGroup) as caught:

@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 
 import loadgen
 from loadgen.errors import InputError, TargetError
-from loadgen.foundry_model.build import SKELETON, build_model
-from loadgen.foundry_model.cache import FoundryCache, ensure_model, silent, user_cache_folder
-from loadgen.foundry_model.layout import CATALOG, Listing, is_listed, lay_out, list_in_catalog
-from loadgen.foundry_model.lock import held
-from loadgen.foundry_model.quantization import BLOCK, CLIPS, PIECE_BLOCKS, dequantize, pack, quantize, unpack
-from loadgen.foundry_model.weights import Weights, unpermuted
+from loadgen.store.paths import user_cache_folder
+from loadgen.targets.foundry.model.build import SKELETON, build_model
+from loadgen.targets.foundry.model.cache import FoundryCache, ensure_model, silent
+from loadgen.targets.foundry.model.layout import CATALOG, Listing, is_listed, lay_out, list_in_catalog
+from loadgen.targets.foundry.model.lock import held
+from loadgen.targets.foundry.model.quantization import BLOCK, CLIPS, PIECE_BLOCKS, dequantize, pack, quantize, unpack
+from loadgen.targets.foundry.model.weights import Weights, unpermuted
 from tests.e2e.tiny import HEADS, INNER, KV_HEADS, LAYERS, SPECIALS, WIDTH, make_tiny_model
 
 CONTEXT_TOKENS, TOKENS = 4096, len(SPECIALS) + 256
@@ -539,11 +540,12 @@ def test_the_builder_knows_nothing_of_ours_but_errors_and_where_the_weights_are(
     package = Path(loadgen.__file__).parent
     ours = {
         node.module
-        for path in (package / "foundry_model").glob("*.py")
+        for path in (package / "targets/foundry/model").glob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("loadgen")
     }
-    assert {name for name in ours if not name.startswith("loadgen.foundry_model.")} == {
+    assert {name for name in ours if not name.startswith("loadgen.targets.foundry.model.")} == {
         "loadgen.errors",
-        "loadgen.small_model",
+        "loadgen.store.paths",
+        "loadgen.targets.small_model",
     }

@@ -9,18 +9,8 @@ from typing import Any
 
 import pytest
 
-from loadgen.targets.foundry_download import CannotServe, download, plain
-from loadgen.targets.foundry_service import (
-    card,
-    catalogs,
-    configuration,
-    device_of,
-    find,
-    load,
-    parser,
-    start,
-    stop,
-)
+from loadgen.targets.foundry.download import CannotServe, download, plain
+from loadgen.targets.foundry.service import card, catalogs, configuration, device_of, find, load, parser, start, stop
 
 
 class Level(enum.Enum):

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loadgen.child import arguments
 from loadgen.errors import InputError, TargetError
 from loadgen.scenario import FoundryLocal, Model
-from loadgen.targets import foundry
-from loadgen.targets.child import arguments
-from loadgen.targets.foundry import ENDPOINT_VARIABLE, endpoint_of, resolve, sdk_major
-from loadgen.targets.foundry_service import parser
+from loadgen.targets.foundry import target
+from loadgen.targets.foundry.service import parser
+from loadgen.targets.foundry.target import ENDPOINT_VARIABLE, endpoint_of, resolve, sdk_major
 
 HERE = "http://127.0.0.1:5273"
 NO_URLS = ("127.0.0.1:5273", "localhost", "ftp://there/v1", "http://", "https:///v1", "http://[::1", "http://here:x")
@@ -139,13 +139,13 @@ def test_flags_become_words_none_is_left_out_and_a_list_repeats() -> None:
 
 def test_a_service_understands_what_it_is_started_with() -> None:
     options = FoundryLocal(device="gpu", port=5273, stall_s=7.5, catalog=("http://a", "http://b"))
-    told = parser().parse_args(arguments(foundry._flags(Model(name="tiny"), options, "cache")))
+    told = parser().parse_args(arguments(target._flags(Model(name="tiny"), options, "cache")))
     assert (told.model, told.device, told.port, told.cache) == ("tiny", "gpu", 5273, "cache")
     assert (told.catalog, told.no_catalog, told.stall_s, told.list) == (["http://a", "http://b"], False, 7.5, False)
 
 
 def test_an_embedded_model_asks_no_catalog() -> None:
-    told = parser().parse_args(arguments(foundry._flags(Model(name="tiny"), FoundryLocal(embedded=True), "cache")))
+    told = parser().parse_args(arguments(target._flags(Model(name="tiny"), FoundryLocal(embedded=True), "cache")))
     assert told.no_catalog is True
     assert told.device is None
 
@@ -155,8 +155,8 @@ def old_sdk(monkeypatch: pytest.MonkeyPatch, folder: Path, body: str) -> None:
     (folder / "foundry_local.py").write_text(body, encoding="utf-8")
     monkeypatch.syspath_prepend(folder)
     monkeypatch.delitem(sys.modules, "foundry_local", raising=False)
-    monkeypatch.delenv(foundry.ENDPOINT_VARIABLE, raising=False)
-    monkeypatch.setattr(foundry, "sdk_major", lambda: 0)
+    monkeypatch.delenv(target.ENDPOINT_VARIABLE, raising=False)
+    monkeypatch.setattr(target, "sdk_major", lambda: 0)
 
 
 def test_an_sdk_of_the_0_x_series_is_asked_where_its_service_is(
@@ -164,7 +164,7 @@ def test_an_sdk_of_the_0_x_series_is_asked_where_its_service_is(
 ) -> None:
     told = 'class FoundryLocalManager:\n    endpoint = "http://127.0.0.1:5273/v1"\n'
     old_sdk(monkeypatch, tmp_path, told)
-    assert foundry._old_sdk_endpoint() == "http://127.0.0.1:5273/v1"
+    assert target._old_sdk_endpoint() == "http://127.0.0.1:5273/v1"
 
 
 def test_a_0_x_service_that_cannot_be_started_says_what_can_be_done(
@@ -173,4 +173,4 @@ def test_a_0_x_service_that_cannot_be_started_says_what_can_be_done(
     told = "def FoundryLocalManager():\n    raise RuntimeError('foundry: command not found')\n"
     old_sdk(monkeypatch, tmp_path, told)
     with pytest.raises(TargetError, match="command not found; run `foundry service start`"):
-        foundry._old_sdk_endpoint()
+        target._old_sdk_endpoint()

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadgen.targets.gguf_header import read_header
-from loadgen.targets.llamacpp import file_card
+from loadgen.targets.llamacpp.gguf_header import read_header
+from loadgen.targets.llamacpp.target import file_card
 from tests.e2e.tiny import make_tiny_model
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from loadgen.errors import InputError
-from loadgen.measure.histogram import DIGITS, HIGHEST_NS, LOWEST_NS, Histogram
-from loadgen.measure.quantile import nearest_rank
+from loadgen.stats.histogram import DIGITS, HIGHEST_NS, LOWEST_NS, Histogram
+from loadgen.stats.quantile import nearest_rank
 
 PS = [0, 1, 50, 90, 95, 99, 99.9, 99.99, 100]
 

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen.fold import summarize
-from loadgen.measure.record import Record
-from loadgen.report.charts import Chart, played
-from loadgen.report.distribution_charts import MOST_STEPS, steps
+from loadgen.analysis.summarize import summarize
+from loadgen.record import Record
+from loadgen.report.charts.distribution import MOST_STEPS, steps
+from loadgen.report.charts.figure import Chart, played
+from loadgen.report.charts.level import ttft_chart
+from loadgen.report.charts.timeline import MOST_REQUESTS, begin_ns, finish_ns, lanes, timeline_charts
 from loadgen.report.html import html
-from loadgen.report.level_charts import ttft_chart
-from loadgen.report.timeline_charts import MOST_REQUESTS, begin_ns, finish_ns, lanes, timeline_charts
-from loadgen.runfolder import Run
+from loadgen.store.run_folder import Run
 from tests.unit import made_run as made
 
 SKIPPED = made.run([made.stage("c4", made.closed(4), 40, skipped="no server")])
@@ -253,7 +253,7 @@ def test_a_long_stage_shows_its_first_requests_and_says_so() -> None:
 
 
 def test_the_command_line_is_there_without_plotly() -> None:
-    code = "import sys, loadgen.cli; sys.exit('plotly' in sys.modules)"
+    code = "import sys, loadgen.cli.app; sys.exit('plotly' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadgen.targets.last_words import how_ended, problem_of, why
+from loadgen.child import crash_reason, describe_exit, problem_of
 
 CUT_OFF = """\
 0.00.034.896 E llama_model_load: error loading model: tensor 'blk.16.ffn_down.weight' data is not within the file bounds
@@ -52,16 +52,16 @@ OverflowError: value too large to convert to int32_t
     ],
 )
 def test_the_line_that_says_why_is_found(log: str, reason: str | None, problem: str) -> None:
-    assert why(log) == reason
+    assert crash_reason(log) == reason
     assert problem_of(reason) == problem
 
 
 def test_a_reason_is_bounded() -> None:
-    assert len(why(f"0.0 E a: {'x' * 5000}") or "") == 300
+    assert len(crash_reason(f"0.0 E a: {'x' * 5000}") or "") == 300
 
 
 def test_how_a_process_ended_is_its_code_or_its_signal() -> None:
-    assert [how_ended(code) for code in (0, 3, -9, -200)] == [
+    assert [describe_exit(code) for code in (0, 3, -9, -200)] == [
         "exit code 0",
         "exit code 3",
         "ended by SIGKILL",

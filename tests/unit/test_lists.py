@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadgen.errors import InputError
-from loadgen.prompts import Prompt, load_prompts
+from loadgen.plan.prompts import Prompt, load_prompts
 from loadgen.scenario import PromptFiles, Scenario
-from loadgen.scenario.aliases import models_named
 from loadgen.scenario.model_list import ListedModel, model_list_text, read_model_list
-from loadgen.targets.offer import listed
-from loadgen.targets.served import Card
+from loadgen.scenario.overrides import models_named
+from loadgen.targets.catalog import listed
+from loadgen.targets.served import ModelCard
 
 
 def prompts_of(folder: Path, value: Any) -> tuple[Prompt, ...]:
@@ -133,10 +133,10 @@ def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, 
 
 
 def test_a_card_that_a_target_gave_becomes_an_entry() -> None:
-    card = Card(
+    card = ModelCard(
         alias="a", id="a-cpu:2", target="foundry", size_bytes=3 << 20, capabilities="chat; tools", licence="MIT"
     )
-    first, *others = listed([card, Card(alias="a", id="other", target="t")])
+    first, *others = listed([card, ModelCard(alias="a", id="other", target="t")])
     assert others == []
     assert (first.alias, first.capabilities, first.size_mb) == ("a", ("chat", "tools"), 3.0)
     assert first.more == {"id": "a-cpu:2", "target": "foundry", "licence": "MIT"}

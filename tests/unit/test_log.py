@@ -11,10 +11,19 @@ from typing import Any
 
 import pytest
 
-from loadgen.book import Book
+from loadgen.engine.manifest import ManifestWriter
+from loadgen.engine.workers.messages import Unwritable, decode_event, line_of
 from loadgen.errors import ExitCode, FolderError, InputError
-from loadgen.orders import Unwritable, line_of, word_in
-from loadgen.runfolder import REQUESTS, Log, create, folder_errors_alone, logs_of, no_longer_written, part_name, read
+from loadgen.store.run_folder import (
+    REQUESTS,
+    Log,
+    create,
+    folder_errors_alone,
+    logs_of,
+    no_longer_written,
+    part_name,
+    read,
+)
 from tests.records import manifest, planned, record, run_of, write
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="these files are POSIX's")
@@ -97,7 +106,7 @@ def test_a_log_in_a_folder_that_is_gone_cannot_be_opened(tmp_path: Path) -> None
 def test_a_manifest_in_a_folder_that_is_gone_cannot_be_written(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    book = Book(folder, manifest([]))
+    book = ManifestWriter(folder, manifest([]))
     shutil.rmtree(folder)
     with pytest.raises(FolderError, match="is gone"):
         book.end("complete")
@@ -140,7 +149,7 @@ def test_one_that_a_task_met_ends_the_others() -> None:
 
 def test_a_worker_s_last_word_arrives_as_it_was_said() -> None:
     said = Unwritable("/results/x: no space left on the device")
-    assert word_in(line_of(said)) == said
+    assert decode_event(line_of(said)) == said
 
 
 def test_records_are_in_the_log_or_as_long_as_it_is_not_there_in_those_of_workers(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadgen import metrics
-from loadgen.measure.record import Record, ServerTimings
-from loadgen.metrics import Window
+from loadgen.analysis import metrics
+from loadgen.analysis.metrics import Window
+from loadgen.record import Record, ServerTimings
 from loadgen.scenario import Slo
 from tests.records import MS, S, record, turn, unsent
 

@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from loadgen.mock import Constant, Exponential, Freeze, Script, Truth, Uniform, parse_fault
+from loadgen.mock import Exponential, FixedTime, Freeze, Script, Truth, Uniform, parse_fault
 from loadgen.mock.answer import BROKEN, HELD, WENT, Peer
 from loadgen.mock.core import Core
-from loadgen.wire.chat import decode
+from loadgen.wire.chat_stream import decode
 from tests.virtual import START_NS
 
 MS = 1_000_000
-STEADY = Script(ttft_s=Constant(0.2), itl_s=Constant(0.05), tokens=Constant(4))
+STEADY = Script(ttft_s=FixedTime(0.2), itl_s=FixedTime(0.05), tokens=FixedTime(4))
 
 
 class Wire:
@@ -233,7 +233,7 @@ def test_a_freeze_before_the_first_token_puts_the_comments_off_too() -> None:
 
 
 def test_a_stream_says_what_the_truth_says() -> None:
-    wire, truth = played(msgspec.structs.replace(STEADY, tokens=Constant(40)), stream_options={"include_usage": True})
+    wire, truth = played(msgspec.structs.replace(STEADY, tokens=FixedTime(40)), stream_options={"include_usage": True})
     said = decode(body_of(wire.bytes))
     assert said.text_sha256 == truth.text_sha256 == hashlib.sha256(said.text.encode()).hexdigest()
     assert said.text.startswith("1 charlie delta echo")
@@ -263,7 +263,7 @@ def test_the_requests_own_limit_ends_it_and_says_so(limit: str) -> None:
 
 
 def test_several_tokens_come_as_one_event_at_the_time_of_the_last() -> None:
-    wire, truth = played(msgspec.structs.replace(STEADY, tokens=Constant(5), tokens_per_event=2))
+    wire, truth = played(msgspec.structs.replace(STEADY, tokens=FixedTime(5), tokens_per_event=2))
     assert offsets_ms(truth.planned_ns) == [250, 350, 400]
     said = decode(body_of(wire.bytes))
     assert (len(said.token_ends), truth.output_tokens) == (3, 5)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen.mock.request import BODY_BYTES, HEAD_BYTES, Refusal, Request, Requests
+from loadgen.mock.request import BODY_BYTES, HEAD_BYTES, Refusal, Request, RequestReader
 
 POST = b"POST /v1/chat/completions?x=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = (
@@ -16,7 +16,7 @@ CHUNKED = (
 GET = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
-def taken(requests: Requests) -> list[Request]:
+def taken(requests: RequestReader) -> list[Request]:
     got = []
     while (request := requests.take()) is not None:
         got.append(request)
@@ -24,7 +24,7 @@ def taken(requests: Requests) -> list[Request]:
 
 
 def read(*pieces: bytes) -> list[Request]:
-    requests, got = Requests(), []
+    requests, got = RequestReader(), []
     for piece in pieces:
         requests.feed(piece)
         got += taken(requests)
@@ -72,7 +72,7 @@ def test_whether_a_connection_lasts_is_for_the_version_and_the_header_to_say(
 
 
 def test_a_client_that_waits_to_be_told_to_go_on_is_known_once() -> None:
-    requests = Requests()
+    requests = RequestReader()
     head, body = POST.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n").split(b"hello")[0], b"hello"
     requests.feed(head)
     assert requests.take() is None
@@ -83,7 +83,7 @@ def test_a_client_that_waits_to_be_told_to_go_on_is_known_once() -> None:
 
 
 def test_a_client_that_sends_its_body_at_once_need_not_be_told() -> None:
-    requests = Requests()
+    requests = RequestReader()
     requests.feed(POST.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
     assert requests.take() is not None
     assert not requests.asks_to_go_on()

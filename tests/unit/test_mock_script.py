@@ -10,15 +10,16 @@ import msgspec
 import pytest
 import typer.main
 
-from loadgen.cli import app
+from loadgen.cli.app import app
+from loadgen.cli.mock import account_text
 from loadgen.errors import InputError
 from loadgen.mock import (
     Account,
-    Constant,
     Distribution,
     Every,
     Exponential,
     Fault,
+    FixedTime,
     Freeze,
     LogNormal,
     Normal,
@@ -31,7 +32,6 @@ from loadgen.mock import (
 )
 from loadgen.mock.distribution import parse_counts, parse_time_s, parse_times, values
 from loadgen.mock.fault import KINDS, chosen
-from loadgen.mock_verb import account_text
 
 MANY = 20_000
 
@@ -46,10 +46,10 @@ def drawn(distribution: Distribution, number: int = MANY) -> list[float]:
 @pytest.mark.parametrize(
     ("text", "means"),
     [
-        ("200ms", Constant(0.2)),
-        ("0", Constant(0)),
-        ("1.5s", Constant(1.5)),
-        ("50us", Constant(50e-6)),
+        ("200ms", FixedTime(0.2)),
+        ("0", FixedTime(0)),
+        ("1.5s", FixedTime(1.5)),
+        ("50us", FixedTime(50e-6)),
         ("normal:200ms:20ms", Normal(0.2, 0.02)),
         ("lognormal:200ms:0.5", LogNormal(0.2, 0.5)),
         ("uniform:0:100ms", Uniform(0, 0.1)),
@@ -61,7 +61,7 @@ def test_times_are_read(text: str, means: Distribution) -> None:
 
 
 def test_counts_are_read_without_a_unit() -> None:
-    assert parse_counts("40", "--tokens") == Constant(40)
+    assert parse_counts("40", "--tokens") == FixedTime(40)
     assert parse_counts("lognormal:40:0.5", "--tokens") == LogNormal(40, 0.5)
 
 
@@ -104,7 +104,7 @@ def test_a_single_time_is_no_distribution() -> None:
         (Uniform(5, 15), 10, 10 / 12**0.5),
         (Exponential(10), 10, 10),
         (LogNormal(10, 0.5), 10 * 2.718281828 ** (0.5**2 / 2), 6.04),
-        (Constant(10), 10, 0),
+        (FixedTime(10), 10, 0),
     ],
 )
 def test_values_have_the_distribution_that_was_asked_for(
@@ -241,7 +241,7 @@ def test_a_script_survives_its_way_to_another_process() -> None:
         ({"slowdown": -0.1}, "slowdown is -0.1"),
         ({"prefill_per_s": 0.0}, "prefill_per_s is 0; it must be above 0"),
         ({"itl_s": Uniform(2, 1)}, "itl_s: LOW is above HIGH"),
-        ({"ttft_s": Constant(float("nan"))}, "ttft_s: each number must be finite"),
+        ({"ttft_s": FixedTime(float("nan"))}, "ttft_s: each number must be finite"),
     ],
 )
 def test_a_script_that_makes_no_sense_is_refused(wrong: dict[str, Any], says: str) -> None:

@@ -4,28 +4,28 @@ import msgspec
 import numpy as np
 import pytest
 
-from loadgen.measure.observe import WorkerFacts
-from loadgen.orders import (
-    Abandon,
+from loadgen.engine.workers.messages import (
+    CancelInFlight,
+    Command,
     Count,
     Done,
     Drain,
-    Enough,
+    Event,
     Go,
-    Hire,
-    Order,
+    NewSamples,
     Prepare,
     Ready,
-    Samples,
-    Word,
+    StartWorker,
+    StopRuleMet,
+    decode_command,
+    decode_event,
     line_of,
-    order_in,
-    word_in,
 )
-from loadgen.plan import Plan, Stage, make_plan, parts
-from loadgen.prompts import Prompt
+from loadgen.plan.plan import Plan, Stage, make_plan, parts
+from loadgen.plan.prompts import Prompt
+from loadgen.record import WorkerFacts
 from loadgen.scenario import Closed, InlinePrompt, Load, Model, Poisson, Sampling, Scenario, ThinkTime
-from loadgen.targets.served import Card, Served
+from loadgen.targets.served import ModelCard, Served
 from tests.records import facts
 
 ARRAYS = ("due_ns", "think_ns", "ramp_in_ns")
@@ -48,8 +48,8 @@ def plan(load: Load) -> Plan:
 def test_a_part_of_a_stage_arrives_as_it_was_planned(load: Load) -> None:
     made = plan(load)
     for part in parts(made.stages[0], 2):
-        served = {0: Served(base_url="http://h/v1", card=Card(alias="m", id="m", target="h"), headers={"A": "b"})}
-        heard = order_in(line_of(Prepare(part, served)))
+        served = {0: Served(base_url="http://h/v1", card=ModelCard(alias="m", id="m", target="h"), headers={"A": "b"})}
+        heard = decode_command(line_of(Prepare(part, served)))
         assert isinstance(heard, Prepare)
         assert heard.served == served
         assert bare(heard.stage) == bare(part)
@@ -67,16 +67,16 @@ def bare(stage: Stage) -> Stage:
 
 def test_a_worker_learns_the_scenario_and_the_prompts_as_they_are() -> None:
     bare_plan = msgspec.structs.replace(plan(Closed()), stages=())
-    heard = order_in(line_of(Hire(bare_plan, 5, "requests.w0.jsonl")))
-    assert heard == Hire(bare_plan, 5, "requests.w0.jsonl")
+    heard = decode_command(line_of(StartWorker(bare_plan, 5, "requests.w0.jsonl")))
+    assert heard == StartWorker(bare_plan, 5, "requests.w0.jsonl")
 
 
-@pytest.mark.parametrize("order", [Go(1 << 60), Drain(), Enough(), Abandon()])
-def test_an_order_is_one_line(order: Order) -> None:
+@pytest.mark.parametrize("order", [Go(1 << 60), Drain(), StopRuleMet(), CancelInFlight()])
+def test_an_order_is_one_line(order: Command) -> None:
     line = line_of(order)
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
-    assert order_in(line) == order
+    assert decode_command(line) == order
 
 
 @pytest.mark.parametrize(
@@ -84,14 +84,14 @@ def test_an_order_is_one_line(order: Order) -> None:
     [
         Ready(),
         Count(5, 1),
-        Samples(((0, (1 << 60,)), (1, ()))),
+        NewSamples(((0, (1 << 60,)), (1, ()))),
         Done(facts(in_flight_samples=((1, 2),), workers=()), Count(7, 2)),
     ],
 )
-def test_a_word_is_one_line(word: Word) -> None:
+def test_a_word_is_one_line(word: Event) -> None:
     line = line_of(word)
     assert line.count(b"\n") == 1
-    assert word_in(line) == word
+    assert decode_event(line) == word
 
 
 def test_what_is_no_part_of_a_plan_is_not_sent() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadgen.plan import Level, Planned, Stage, parts, share_of
+from loadgen.plan.plan import Level, Planned, Stage, parts, share_of
 
 S = 1_000_000_000
 law = settings(derandomize=True, deadline=None, max_examples=200)

@@ -8,22 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadgen.plan import THINK_CYCLE, Level, Plan, Planned, Stage, body_of, digest, levels, make_plan
-from loadgen.prompts import Prompt
-from loadgen.scenario import (
-    Closed,
-    Constant,
-    Gamma,
-    Load,
-    Model,
-    Poisson,
-    Ramp,
-    Sampling,
-    Scenario,
-    ThinkTime,
-    Trace,
-)
-from loadgen.schedule import DEFAULT_REQUESTS
+from loadgen.plan.arrivals import DEFAULT_REQUESTS
+from loadgen.plan.plan import THINK_CYCLE, Level, Plan, Planned, Stage, digest, levels, make_plan
+from loadgen.plan.prompts import Prompt
+from loadgen.scenario import Closed, Constant, Gamma, Load, Model, Poisson, Ramp, Sampling, Scenario, ThinkTime, Trace
+from loadgen.targets.request import body_of
 
 S = 1_000_000_000
 PROMPTS = (Prompt("a", "Say hello."), Prompt("b", "Name a colour."), Prompt("c", "Count to three."))

@@ -7,8 +7,8 @@ import msgspec
 import orjson
 import pytest
 
-from loadgen.plan import Plan, digest, make_plan
-from loadgen.prompts import Prompt
+from loadgen.plan.plan import Plan, digest, make_plan
+from loadgen.plan.prompts import Prompt
 from loadgen.report.plan_text import plan_data, plan_table
 from loadgen.scenario import Closed, Constant, Load, Model, Ramp, Scenario
 

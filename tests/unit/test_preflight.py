@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadgen.preflight import is_listed
+from loadgen.engine.preflight import is_listed
 
 
 @pytest.mark.parametrize(

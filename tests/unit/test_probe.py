@@ -9,20 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen import capability
-from loadgen.capability import Probe, Sample
-from loadgen.fold import summarize
-from loadgen.marks import marks
-from loadgen.measure.record import Record, Reply
+from loadgen.analysis.metric_flags import metric_flags
+from loadgen.analysis.stage import histograms, stages_of
+from loadgen.analysis.summarize import summarize
+from loadgen.analysis.summary import StageSummary
+from loadgen.record import Record, Reply
 from loadgen.report.capabilities import NOT_TOLD, server_table
+from loadgen.report.csv import csv_text
 from loadgen.report.html import html
+from loadgen.report.main_table import main_table
 from loadgen.report.markdown import markdown
-from loadgen.report.table import main_table
-from loadgen.report.table_csv import csv_text
-from loadgen.slices import histograms, slices
-from loadgen.summary import StageSummary
-from loadgen.wire.chat import decode
-from loadgen.wire.traits import Traits, traits_of
+from loadgen.targets.probe import findings
+from loadgen.targets.probe.findings import Probe, Sample
+from loadgen.targets.probe.traits import Traits, traits_of
+from loadgen.wire.chat_stream import decode
 from tests.integration.server import COMMENT, DONE, FINISH, ROLE, event, token
 from tests.records import MS, run_of, turn
 
@@ -94,64 +94,64 @@ def test_no_bytes_make_the_traits_fail(body: bytes) -> None:
 
 def test_one_token_an_event_is_one_and_the_end_token_has_no_event() -> None:
     ended = sample(output_tokens=17, finish_reason="stop")
-    assert capability.tokens_per_event([sample(), ended]) == 1.0
-    assert capability.hidden_tokens(ended) == 0
+    assert findings.tokens_per_event([sample(), ended]) == 1.0
+    assert findings.hidden_tokens(ended) == 0
 
 
 def test_several_tokens_an_event_are_told_by_the_text_that_they_bear() -> None:
     packed = sample(stamps=(10, 20, 30, 40))
-    found = capability.of_streams([packed])
+    found = findings.of_streams([packed])
     assert (found["tokens_per_event"], found["hidden_tokens"]) == (4.0, 0)
 
 
 def test_tokens_that_are_counted_and_not_shown_are_hidden() -> None:
-    assert capability.hidden_tokens(sample(text="abc", stamps=(150, 160))) == 14
-    assert capability.hidden_tokens(sample(text="", stamps=())) == 16
+    assert findings.hidden_tokens(sample(text="abc", stamps=(150, 160))) == 14
+    assert findings.hidden_tokens(sample(text="", stamps=())) == 16
     told = msgspec.structs.replace(PLAIN, reasoning_tokens=9)
-    assert capability.hidden_tokens(sample(stamps=range(100, 170, 10), traits=told)) == 9
-    assert capability.of_streams([sample(text="abc", stamps=(150, 160))])["tokens_per_event"] is None
+    assert findings.hidden_tokens(sample(stamps=range(100, 170, 10), traits=told)) == 9
+    assert findings.of_streams([sample(text="abc", stamps=(150, 160))])["tokens_per_event"] is None
 
 
 def test_between_packed_and_hidden_it_is_not_told() -> None:
-    assert capability.hidden_tokens(sample(text="a" * 24, stamps=(10, 20))) is None
+    assert findings.hidden_tokens(sample(text="a" * 24, stamps=(10, 20))) is None
 
 
 def test_reasoning_that_is_shown_is_not_hidden() -> None:
     shown = msgspec.structs.replace(PLAIN, reasoning_tokens=9, reasoning_events=9)
-    assert capability.hidden_tokens(sample(text="", traits=shown)) == 0
+    assert findings.hidden_tokens(sample(text="", traits=shown)) == 0
 
 
 def test_without_usage_neither_packed_nor_hidden_tokens_are_told() -> None:
-    found = capability.of_streams([sample(token_source="events")])
+    found = findings.of_streams([sample(token_source="events")])
     assert (found["usage_in_stream"], found["tokens_per_event"], found["hidden_tokens"]) == (False, None, None)
 
 
 def test_of_answers_that_failed_nothing_is_told() -> None:
-    assert capability.of_streams([sample(outcome="truncated")]) == {}
+    assert findings.of_streams([sample(outcome="truncated")]) == {}
 
 
 # --- what is asked for ------------------------------------------------------------------------------------------------
 
 
 def test_max_tokens_is_honoured_at_the_limit_broken_above_it_and_untold_below() -> None:
-    assert capability.honours_max_tokens(sample(), 16) is True
-    assert capability.honours_max_tokens(sample(), 8) is False
-    assert capability.honours_max_tokens(sample(output_tokens=5, finish_reason="stop"), 16) is None
-    assert capability.honours_max_tokens(sample(outcome="timeout"), 16) is None
+    assert findings.honours_max_tokens(sample(), 16) is True
+    assert findings.honours_max_tokens(sample(), 8) is False
+    assert findings.honours_max_tokens(sample(output_tokens=5, finish_reason="stop"), 16) is None
+    assert findings.honours_max_tokens(sample(outcome="timeout"), 16) is None
 
 
 STORY = "In a small town by the sea there lived a keeper"
 
 
 def test_the_word_to_stop_at_is_new_behind_a_quarter_and_not_the_last() -> None:
-    assert capability.stop_word(STORY) == "town"
-    assert capability.stop_word("keeper keeper keeper") is None
-    assert capability.stop_word("") is None
+    assert findings.stop_word(STORY) == "town"
+    assert findings.stop_word("keeper keeper keeper") is None
+    assert findings.stop_word("") is None
 
 
 @given(st.text(max_size=80))
 def test_a_stop_word_is_met_behind_the_beginning_of_the_text(text: str) -> None:
-    word = capability.stop_word(text)
+    word = findings.stop_word(text)
     assert word is None or 0 < text.find(word) < len(text) - len(word)
 
 
@@ -170,7 +170,7 @@ def test_a_stop_word_is_met_behind_the_beginning_of_the_text(text: str) -> None:
 def test_stop_is_honoured_where_the_same_answer_ends_before_the_word(
     text: str, changes: dict[str, Any], expected: bool | None
 ) -> None:
-    assert capability.honours_stop(STORY, "town", sample(text=text, **changes)) is expected
+    assert findings.honours_stop(STORY, "town", sample(text=text, **changes)) is expected
 
 
 @pytest.mark.parametrize(
@@ -180,13 +180,13 @@ def test_a_seed_is_honoured_when_it_repeats_an_answer_and_another_seed_does_not(
     texts: str, expected: bool | None
 ) -> None:
     once, again, other = (sample(text=text) for text in texts)
-    assert capability.honours_seed(once, again, other) is expected
+    assert findings.honours_seed(once, again, other) is expected
 
 
 def test_a_seed_that_is_refused_is_not_honoured_and_one_that_failed_otherwise_is_not_told() -> None:
     refused, failed = (sample(text="", outcome="http_error", status=status) for status in (400, 500))
-    assert capability.honours_seed(refused, refused, refused) is False
-    assert capability.honours_seed(sample(), failed, sample()) is None
+    assert findings.honours_seed(refused, refused, refused) is False
+    assert findings.honours_seed(sample(), failed, sample()) is None
 
 
 # --- streams at once --------------------------------------------------------------------------------------------------
@@ -197,30 +197,28 @@ def late(by_ms: int, gap_ms: int = 10) -> Sample:
 
 
 def test_streams_one_after_another_do_not_overlap() -> None:
-    assert capability.overlapping([late(10), late(200), late(400)]) == 1
-    assert capability.overlapping([late(0), late(150)]) == 1, "one ends as the other begins"
-    assert capability.scaling([late(10)], [late(10), late(200)]) is None
+    assert findings.overlapping([late(10), late(200), late(400)]) == 1
+    assert findings.overlapping([late(0), late(150)]) == 1, "one ends as the other begins"
+    assert findings.scaling([late(10)], [late(10), late(200)]) is None
 
 
 def test_streams_in_batches_overlap_by_batch() -> None:
-    assert capability.overlapping([late(10), late(11), late(12), late(200), late(201)]) == 3
+    assert findings.overlapping([late(10), late(11), late(12), late(200), late(201)]) == 3
 
 
 def test_streams_that_came_whole_say_nothing_of_overlap() -> None:
-    assert capability.overlapping([sample(stamps=(10, 10, 10))]) is None
-    assert capability.overlapping([]) is None
+    assert findings.overlapping([sample(stamps=(10, 10, 10))]) is None
+    assert findings.overlapping([]) is None
 
 
 def test_streams_that_take_turns_scale_to_one_and_a_batch_to_its_size() -> None:
-    assert capability.scaling([late(10)], [late(start, gap_ms=40) for start in (10, 20, 30, 40)]) == pytest.approx(
-        1, 0.1
-    )
-    assert capability.scaling([late(10)], [late(start) for start in (10, 11, 12, 13)]) == pytest.approx(4, 0.1)
+    assert findings.scaling([late(10)], [late(start, gap_ms=40) for start in (10, 20, 30, 40)]) == pytest.approx(1, 0.1)
+    assert findings.scaling([late(10)], [late(start) for start in (10, 11, 12, 13)]) == pytest.approx(4, 0.1)
 
 
 @given(st.lists(st.tuples(st.integers(0, 1000), st.integers(1, 50)), min_size=1, max_size=8))
 def test_overlap_is_at_least_one_and_at_most_all(streams: list[tuple[int, int]]) -> None:
-    found = capability.overlapping([late(start, gap) for start, gap in streams])
+    found = findings.overlapping([late(start, gap) for start, gap in streams])
     assert found is not None
     assert 1 <= found <= len(streams)
 
@@ -230,17 +228,17 @@ def test_overlap_is_at_least_one_and_at_most_all(streams: list[tuple[int, int]])
 
 def test_a_closed_stream_has_stopped_when_an_answer_is_as_quick_as_alone_again() -> None:
     told = {"alone_ns": 100.0, "left_ns": 3000.0}
-    assert capability.stopped(company_ns=200.0, after_ns=105.0, **told) is True
-    assert capability.stopped(company_ns=200.0, after_ns=190.0, **told) is False
+    assert findings.stopped(company_ns=200.0, after_ns=105.0, **told) is True
+    assert findings.stopped(company_ns=200.0, after_ns=190.0, **told) is False
 
 
 def test_where_company_does_not_slow_an_answer_closing_is_not_told() -> None:
-    assert capability.stopped(alone_ns=100.0, company_ns=110.0, after_ns=100.0, left_ns=3000.0) is None
+    assert findings.stopped(alone_ns=100.0, company_ns=110.0, after_ns=100.0, left_ns=3000.0) is None
 
 
 def test_where_streams_take_turns_an_answer_waits_for_one_that_goes_on() -> None:
     def told(after_ns: float, left_ns: float) -> bool | None:
-        return capability.stopped(alone_ns=100.0, company_ns=None, after_ns=after_ns, left_ns=left_ns)
+        return findings.stopped(alone_ns=100.0, company_ns=None, after_ns=after_ns, left_ns=left_ns)
 
     assert told(120.0, 3000.0) is True
     assert told(2900.0, 3000.0) is False
@@ -249,7 +247,7 @@ def test_where_streams_take_turns_an_answer_waits_for_one_that_goes_on() -> None
 
 def test_servers_that_count_their_requests_are_read_and_others_are_not() -> None:
     slots = b'[{"id": 0, "is_processing": true}, {"id": 1, "is_processing": false}]'
-    assert [capability.busy_slots(body) for body in (slots, b"[]", b"{}", b"<html>", b"[1]")] == [
+    assert [findings.busy_slots(body) for body in (slots, b"[]", b"{}", b"<html>", b"[1]")] == [
         1,
         None,
         None,
@@ -258,7 +256,7 @@ def test_servers_that_count_their_requests_are_read_and_others_are_not() -> None
     ]
     llama = b"# HELP x\nllamacpp:requests_processing 2\nllamacpp:requests_deferred 7\n"
     vllm = b'vllm:num_requests_running{engine="0",model_name="m"} 1.0\nvllm:num_requests_running{engine="1"} 2.0\n'
-    assert [capability.busy_requests(body) for body in (llama, vllm, b"", b"requests_processing nan\n")] == [
+    assert [findings.busy_requests(body) for body in (llama, vllm, b"", b"requests_processing nan\n")] == [
         2,
         3,
         None,
@@ -283,7 +281,7 @@ def stage_of(probe: Probe | None, slo: dict[str, float] | None = None, **changes
 
 
 def test_a_server_that_counts_a_token_an_event_has_no_marks() -> None:
-    assert marks(records(), None).not_valid == {}
+    assert metric_flags(records(), None).not_valid == {}
     assert stage_of(Probe(hidden_tokens=0, tokens_per_event=1.0))[0].not_valid == {}
 
 
@@ -299,7 +297,7 @@ def test_without_usage_what_is_counted_by_events_says_so_and_prompt_tokens_are_n
 
 def test_where_some_answers_have_no_usage_the_marks_say_how_many() -> None:
     mixed = [*records()[:30], *records(token_source="events")[30:]]
-    assert "10 of 40 answers" in marks(mixed, None).not_valid["tpot_ms"]
+    assert "10 of 40 answers" in metric_flags(mixed, None).not_valid["tpot_ms"]
 
 
 def test_hidden_reasoning_leaves_no_pace_and_marks_what_it_is_in() -> None:
@@ -315,7 +313,7 @@ def test_hidden_reasoning_leaves_no_pace_and_marks_what_it_is_in() -> None:
     assert stage.throughput.per_user_tokens_per_s is None
     assert stage.throughput.output_tokens_per_s is not None
     assert stage.metrics["ttft_ms"]["count"] == 40
-    told = histograms(slices(run)[0])
+    told = histograms(stages_of(run)[0])
     assert (told["tpot"].count, told["ttft"].count) == (0, 40)
 
 
@@ -332,21 +330,21 @@ def test_a_server_that_can_hide_reasoning_is_not_marked_where_it_hid_none() -> N
 
 
 def test_packed_events_make_gaps_between_events_and_tpot_a_little_short() -> None:
-    found = marks(records(output_tokens=10), Probe(hidden_tokens=0, tokens_per_event=3.0))
+    found = metric_flags(records(output_tokens=10), Probe(hidden_tokens=0, tokens_per_event=3.0))
     assert set(found.not_valid) == {"itl_ms", "tpot_ms"}
     assert "3 tokens each" in found.not_valid["itl_ms"]
     assert not found.nulled
 
 
 def test_without_a_probe_packed_and_hidden_are_not_told_apart_and_all_that_counts_tokens_is_marked() -> None:
-    found = marks(records(output_tokens=9), None)
+    found = metric_flags(records(output_tokens=9), None)
     assert set(found.not_valid) == {
         *("itl_ms", "tpot_ms", "output_tokens_per_s", "per_user_tokens_per_s", "e2e_tokens_per_s")
     }
 
 
 def test_an_end_token_that_no_event_bears_marks_nothing() -> None:
-    assert marks(records(output_tokens=4), None).not_valid == {}
+    assert metric_flags(records(output_tokens=4), None).not_valid == {}
 
 
 # --- reports ----------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadgen.errors import ExitCode, InputError
-from loadgen.prompts import Prompt, load_prompts, messages
+from loadgen.plan.prompts import Prompt, load_prompts, messages
 from loadgen.scenario import InlinePrompt, PromptFiles, Scenario
 
 Prompts = str | tuple[str | InlinePrompt, ...] | PromptFiles

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit
 
-from loadgen.chance import generator
-from loadgen.measure.quantile import (
+from loadgen.plan.rng import generator
+from loadgen.stats.quantile import (
     CARRIERS,
     MIN_CLUSTERS,
     STOPPED_CONFIDENCE,

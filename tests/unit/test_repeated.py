@@ -12,21 +12,20 @@ import pytest
 from msgspec import UNSET
 from scipy.special import stdtrit
 
+from loadgen.analysis.merge import difference, merged, over
+from loadgen.analysis.metrics import gaps
+from loadgen.analysis.summarize import summarize
+from loadgen.analysis.summary import Requests, StageSummary, Steadiness, Summary, Throughput, Tokens, Validity
 from loadgen.errors import InputError
-from loadgen.fold import summarize
-from loadgen.measure.record import Record
-from loadgen.measure.repeats import estimate_repeated
-from loadgen.metrics import gaps
-from loadgen.repeated import merged, over
+from loadgen.record import Record
 from loadgen.report.console import console
+from loadgen.report.csv import csv_text
 from loadgen.report.files import write_merged
+from loadgen.report.main_table import main_table
 from loadgen.report.markdown import markdown
 from loadgen.report.runs import runs_table
-from loadgen.report.table import main_table
-from loadgen.report.table_csv import csv_text
-from loadgen.runfolder import PlannedStage, Run
-from loadgen.same_plan import difference
-from loadgen.summary import Requests, StageSummary, Steadiness, Summary, Throughput, Tokens, Validity
+from loadgen.stats.repeats import estimate_repeated
+from loadgen.store.run_folder import PlannedStage, Run
 from tests.records import MS, facts, manifest, planned, run_of, turn, unsent, write
 
 NUMBERS = itertools.count(1)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.special import stdtrit
 
-from loadgen.chance import generator
-from loadgen.measure.quantile import Floor
-from loadgen.measure.repeats import Repeated, estimate_repeated
+from loadgen.plan.rng import generator
+from loadgen.stats.quantile import Floor
+from loadgen.stats.repeats import Repeated, estimate_repeated
 
 RUNS = np.repeat(np.arange(3), 40)
 

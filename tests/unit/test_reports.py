@@ -12,15 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loadgen.analysis.summarize import summarize
 from loadgen.errors import InputError
-from loadgen.fold import summarize
-from loadgen.report.console import CROSS, console, plain
+from loadgen.redact import printable
+from loadgen.report.console import CROSS, console
+from loadgen.report.csv import csv_text
 from loadgen.report.files import write_reports
 from loadgen.report.hlog import read_interval_log
+from loadgen.report.main_table import answer, main_table
 from loadgen.report.markdown import escape, markdown
-from loadgen.report.table import answer, main_table
-from loadgen.report.table_csv import csv_text
-from loadgen.runfolder import Run
+from loadgen.store.run_folder import Run
 from tests.records import MS, S, facts, planned, run_of, turn, write
 
 HOSTILE = (
@@ -261,9 +262,9 @@ def test_nothing_that_a_server_says_steers_a_terminal() -> None:
 
 @given(st.text())
 def test_plain_text_has_no_control_character_and_keeps_all_others(text: str) -> None:
-    assert not controls_of(plain(text)) and "\n" not in plain(text)
-    assert len(plain(text)) == len(text)
-    assert all(ours in (theirs, "�") for ours, theirs in zip(plain(text), text, strict=True))
+    assert not controls_of(printable(text)) and "\n" not in printable(text)
+    assert len(printable(text)) == len(text)
+    assert all(ours in (theirs, "�") for ours, theirs in zip(printable(text), text, strict=True))
 
 
 def test_nothing_that_a_server_says_is_markup_in_a_report() -> None:
@@ -291,7 +292,7 @@ def test_a_pipe_does_not_add_a_cell_to_a_table() -> None:
 @given(st.text())
 def test_escaped_text_is_one_line_and_can_be_read_back(text: str) -> None:
     assert "\n" not in escape(text)
-    assert re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", escape(text)) == plain(text)
+    assert re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", escape(text)) == printable(text)
 
 
 def test_a_spreadsheet_reads_no_text_as_a_formula() -> None:
@@ -311,7 +312,7 @@ def test_whatever_is_in_a_cell_a_csv_file_has_a_row_a_stage(model: str, target: 
     run = run_of([turn(0, model=model, target=target)], [planned(1, model=model, target=target), planned(1)])
     rows = rows_of(run)
     assert len(rows) == 2
-    assert rows[0]["model"].removeprefix("'") == plain(model).removeprefix("'")
+    assert rows[0]["model"].removeprefix("'") == printable(model).removeprefix("'")
     assert rows[0]["ok"] == "1"
 
 

@@ -13,17 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from loadgen import metrics
-from loadgen.chance import generator
-from loadgen.engine import Again, Ports, Stop, play, play_warmup
-from loadgen.fold import summarize
-from loadgen.measure.record import OUTCOMES, Phase, Record, Reply
-from loadgen.plan import Level, Planned, Stage, digest, make_plan
-from loadgen.prompts import load_prompts
-from loadgen.retry import as_one, asked_wait_s, is_last, is_met, wait_ns
+from loadgen.analysis import metrics
+from loadgen.analysis.stage import split_by_attempt, stages_of
+from loadgen.analysis.summarize import summarize
+from loadgen.analysis.summary import Requests
+from loadgen.engine.players import EngineIO, RetryPolicy, play, play_warmup
+from loadgen.engine.retry import as_one, asked_wait_s, is_last, is_met, wait_ns
+from loadgen.engine.stop import StopSignal
+from loadgen.plan.plan import Level, Planned, Stage, digest, make_plan
+from loadgen.plan.prompts import load_prompts
+from loadgen.plan.rng import generator
+from loadgen.record import OUTCOMES, Phase, Record, Reply
 from loadgen.scenario import Retries, Scenario
-from loadgen.slices import by_attempt, slices
-from loadgen.summary import Requests
 from tests.records import MS, S, planned, record, run_of, turn, unsent
 from tests.virtual import START_NS, VirtualClock, run
 
@@ -183,7 +184,8 @@ class Kept(Struct, frozen=True):
 
 
 class Played(Struct, frozen=True):
-    """counted: what `Ports.keep` was given; earlier: what `Again.keep` was. sent_ns: from the stage's start."""
+    """counted: what `EngineIO.keep` was given; earlier: what `RetryPolicy.keep` was.
+    sent_ns: from the stage's start."""
 
     counted: list[Kept]
     earlier: list[Kept]
@@ -227,11 +229,11 @@ def played(
     def wait(_: Planned, __: Phase, reply: Reply) -> int | None:
         return None if is_last(retries, reply) else wait_ns(retries, reply, CHANCE, NOW)
 
-    again = Again(wait, lambda request, *rest: earlier.append(Kept(request.index, *rest)))
+    again = RetryPolicy(wait, lambda request, *rest: earlier.append(Kept(request.index, *rest)))
 
     async def main() -> int:
-        stop = Stop()
-        ports = Ports(
+        stop = StopSignal()
+        ports = EngineIO(
             send=send,
             keep=lambda request, *rest: counted.append(Kept(request.index, *rest)),
             clock=CLOCK,
@@ -364,7 +366,7 @@ _FIXED = ("index", "dispatched_ns", "sent_ns", "intended_ns")
 def test_only_the_last_attempt_counts_and_the_others_are_counted_apart() -> None:
     records = [*attempts_of(0, 1), *attempts_of(1, 3), *attempts_of(2, 2, outcome="timeout"), unsent("cancelled", 3)]
     found = run_of(records, [planned(4)])
-    (part,) = slices(found)
+    (part,) = stages_of(found)
     assert [(kept.index, kept.attempt) for kept in part.measured] == [(0, 0), (1, 2), (2, 1), (3, 0)]
     assert [(kept.index, kept.attempt) for kept in part.earlier] == [(1, 0), (1, 1), (2, 0)]
     (stage,) = summarize(found).stages
@@ -376,7 +378,7 @@ def test_only_the_last_attempt_counts_and_the_others_are_counted_apart() -> None
 
 def test_the_waits_are_in_ttft_and_e2e_and_in_no_lateness_of_ours() -> None:
     records = attempts_of(0, 3)
-    (part,) = slices(run_of(records, [planned(1)]))
+    (part,) = stages_of(run_of(records, [planned(1)]))
     found = metrics.of_requests(part.ok, closed=True)
     plain = metrics.of_requests([turn(0)], closed=True)
     assert found["ttft"] - plain["ttft"] == [800 * MS]
@@ -395,14 +397,14 @@ def test_one_that_was_stopped_before_another_attempt_made_none() -> None:
 def test_requests_of_other_phases_levels_and_models_have_attempts_of_their_own() -> None:
     again = record(attempt=1, attempt_ns=1)
     others = [record(phase="warmup"), record(level="c2"), record(model="n"), record(target="u"), record(index=1)]
-    last, earlier = by_attempt([record(), *others, again])
+    last, earlier = split_by_attempt([record(), *others, again])
     assert last == [*others, again]
     assert earlier == [record()]
 
 
 def test_without_retries_every_record_counts() -> None:
     records = [record(), record(), record(outcome="timeout")]
-    assert by_attempt(records) == (records, [])
+    assert split_by_attempt(records) == (records, [])
 
 
 def test_what_a_killed_run_last_heard_of_a_request_counts() -> None:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loadgen import runfolder
 from loadgen.errors import ExitCode, InputError
-from loadgen.measure.record import Record
-from loadgen.runfolder import (
+from loadgen.record import Record
+from loadgen.store import run_folder
+from loadgen.store.run_folder import (
     MANIFEST,
     PARTS,
     REQUESTS,
@@ -214,7 +214,7 @@ def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
 
 
 def test_the_names_on_disk_are_those_of_the_contract() -> None:
-    assert (runfolder.MANIFEST, runfolder.REQUESTS) == ("manifest.json", "requests.jsonl")
+    assert (run_folder.MANIFEST, run_folder.REQUESTS) == ("manifest.json", "requests.jsonl")
 
 
 # --- the logs of workers ----------------------------------------------------------------------------------------------

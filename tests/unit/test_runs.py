@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadgen.wire.runs import Pattern, pattern_of, run_of
+from loadgen.wire.chat_fast_path import Pattern, pattern_of, run_of
 
 law = settings(derandomize=True, deadline=None, max_examples=300)
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from loadgen.errors import ExitCode, InputError
 from loadgen.scenario import Closed, Poisson, PromptFiles, Scenario
 from loadgen.scenario.complaint import Source
-from loadgen.scenario.conversion import convert, first_complaint
 from loadgen.scenario.file import find_scenario, load_scenario, no_file_scenario, parse_toml, read_text, scenario_names
 from loadgen.scenario.overrides import Overrides
 from loadgen.scenario.schema import EXAMPLES, scenario_schema
+from loadgen.scenario.validate import convert, first_complaint
 
 ROOT = Path(__file__).parents[2]
 SMALLEST = 'name = "x"\nprompts = ["Say hello."]\n'

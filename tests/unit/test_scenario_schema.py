@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from msgspec import Struct, inspect
 
-from loadgen.prompts import load_prompts
+from loadgen.plan.prompts import load_prompts
 from loadgen.scenario import Constant, Gamma, Poisson, Ramp, Sampling, Scenario
 from loadgen.scenario.file import load_scenario
 from loadgen.scenario.schema import EXAMPLES, example_value, help_of, scenario_schema, summary_of, write_schema

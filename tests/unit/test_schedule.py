@@ -11,10 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from loadgen.chance import generator
 from loadgen.errors import InputError
-from loadgen.scenario import Closed, Constant, Gamma, Poisson, RatedLoad, ThinkTime
-from loadgen.schedule import (
+from loadgen.plan.arrivals import (
     DEFAULT_REQUESTS,
     LONGEST_NS,
     Offsets,
@@ -29,6 +27,8 @@ from loadgen.schedule import (
     think_times_ns,
     trace_ns,
 )
+from loadgen.plan.rng import generator
+from loadgen.scenario import Closed, Constant, Gamma, Poisson, RatedLoad, ThinkTime
 
 # The same examples every time: a statistical line that holds today holds tomorrow.
 law = settings(derandomize=True, deadline=None, max_examples=60)

@@ -24,15 +24,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import loadgen
-from loadgen.cli import app
+from loadgen.cli.app import app
 from loadgen.errors import InputError
-from loadgen.report.console import json_text, plain
-from loadgen.report.table_csv import written
-from loadgen.scenario.asked import asked_scenario
+from loadgen.redact import api_key, guard_tracebacks, printable, redact_key_bytes, redact_keys
+from loadgen.report.console import json_text
+from loadgen.report.csv import written
 from loadgen.scenario.overrides import Overrides
+from loadgen.scenario.resolve import asked_scenario
 from loadgen.scenario.schema import EXAMPLES
-from loadgen.secret import api_key, bytes_without_keys, guard_tracebacks, without_keys
-from loadgen.targets.llamacpp_server import parameters
+from loadgen.targets.llamacpp.server import parameters
 from loadgen.targets.openai import authorization
 
 ROOT = Path(__file__).parents[2]
@@ -120,18 +120,18 @@ def test_a_key_is_blotted_out_as_each_format_writes_it(monkeypatch: pytest.Monke
     assert authorization() == {"Authorization": "Bearer sk-of-a-file-0123456789"}
     for key in (KEY, "sk-of-a-file-0123456789"):
         for told in [*forms(key), html.escape(key), quote(key, safe=""), f"é{key}\x1b"]:
-            hidden = without_keys(told)
+            hidden = redact_keys(told)
             assert "***" in hidden
             assert key[4:12].lower() not in hidden.lower()
-            assert bytes_without_keys(told.encode()) == hidden.encode()
+            assert redact_key_bytes(told.encode()) == hidden.encode()
     assert authorization()["Authorization"].endswith("0123456789")
 
 
 def test_where_there_is_no_key_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert without_keys("none of these: ***") == "none of these: ***"
+    assert redact_keys("none of these: ***") == "none of these: ***"
     monkeypatch.setenv("LOADGEN_API_KEY", "ollama")  # a placeholder: as a word, it may stand anywhere
-    assert without_keys("ollama says hello") == "ollama says hello"
-    assert bytes_without_keys(b"\xff ollama") == b"\xff ollama"
+    assert redact_keys("ollama says hello") == "ollama says hello"
+    assert redact_key_bytes(b"\xff ollama") == b"\xff ollama"
 
 
 def test_what_nobody_catches_is_shown_without_keys(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +178,7 @@ OBEYED = (
 
 @pytest.mark.parametrize("text", OBEYED)
 def test_a_terminal_is_told_nothing_that_it_would_obey(text: str) -> None:
-    assert plain(f"a{text}b").isprintable()
+    assert printable(f"a{text}b").isprintable()
     shown = json_text({"text": text, text: 1})
     assert shown.replace("\n", "").isprintable()
     assert json.loads(shown) == {"text": text, text: 1}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from loadgen import small_model
 from loadgen.errors import TargetError
+from loadgen.targets import small_model
 
 WEIGHTS = b"GGUF and some weights"
 

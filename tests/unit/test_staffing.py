@@ -2,11 +2,7 @@
 
 import pytest
 
-from loadgen.errors import ExitCode, InputError
-from loadgen.plan import Plan, make_plan
-from loadgen.prompts import Prompt
-from loadgen.scenario import Closed, Load, Model, Poisson, Scenario
-from loadgen.staffing import (
+from loadgen.engine.workers.sizing import (
     DESCRIPTORS_ASIDE,
     STREAMS_PER_WORKER,
     Descriptors,
@@ -16,6 +12,10 @@ from loadgen.staffing import (
     raised,
     staffed,
 )
+from loadgen.errors import ExitCode, InputError
+from loadgen.plan.plan import Plan, make_plan
+from loadgen.plan.prompts import Prompt
+from loadgen.scenario import Closed, Load, Model, Poisson, Scenario
 
 ADAPTER = Model(name="mine", target="python:package.module:Adapter")
 

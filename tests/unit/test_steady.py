@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
-from loadgen.chance import generator
-from loadgen.measure.steady import FEWEST, Steady, trend, warm_until
+from loadgen.plan.rng import generator
+from loadgen.stats.steady import FEWEST, Steady, trend, warm_until
 
 Rng = np.random.Generator
 Floats = NDArray[np.float64]

@@ -1,161 +1,30 @@
-"""The house: imports point one way, down the flow; the public names are exactly these."""
+"""The house: packages stand on each other in one order, without a cycle; the public names are exactly these."""
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import loadgen
 
 PACKAGE = Path(loadgen.__file__).parent
 
-# From the ground up: a module may import only what stands before it. A package stands for all of its modules.
 ORDER = (
-    "errors",
-    "secret",
-    "chance",
-    "alarm",
-    "clock",
-    "mock.distribution",
-    "mock.fault",
-    "mock.script",
-    "mock.chat",
-    "mock.request",
-    "mock.wording",
-    "mock.truth",
-    "mock.answer",
-    "mock.steps",
-    "mock.core",
-    "mock.sockets",
-    "mock.process",
-    "mock.__init__",
-    "mock.__main__",
-    "scenario.format",
-    "scenario.__init__",
-    "scenario.schema",
-    "scenario.complaint",
-    "scenario.address",
-    "scenario.ceilings",
-    "scenario.conversion",
-    "scenario.aliases",
-    "scenario.overrides",
-    "scenario.environment",
-    "scenario.goal",
-    "scenario.check",
-    "scenario.file",
-    "scenario.model_list",
-    "scenario.asked",
-    "schedule",
-    "prompts",
-    "plan",
-    "staffing",
-    "limits",
-    "measure.record",
-    "measure.quantile",
-    "measure.repeats",
-    "measure.steady",
-    "measure.histogram",
-    "measure.validity",
-    "measure.outlier",
-    "measure.host",
-    "measure.observe",
-    "measure.together",
-    "wire.sse",
-    "wire.parts",
-    "wire.runs",
-    "wire.chat",
-    "wire.traits",
-    "wire.dechunk",
-    "wire.receiver",
-    "wire.stamps",
-    "wire.direct",
-    "wire.lane",
-    "wire.exchange",
-    "wire.watchdog",
-    "wire.client",
-    "wire.whole",
-    "wire.reply",
-    "capability",
-    "small_model",
-    "foundry_model.weights",
-    "foundry_model.quantization",
-    "foundry_model.tokenizer",
-    "foundry_model.build",
-    "foundry_model.layout",
-    "foundry_model.lock",
-    "foundry_model.cache",
-    "foundry_model.__main__",
-    "targets.last_words",
-    "targets.child",
-    "targets.workers",
-    "targets.pieces",
-    "targets.in_process",
-    "targets.served",
-    "targets.openai",
-    "targets.gguf_header",
-    "targets.llamacpp_server",
-    "targets.llamacpp",
-    "targets.foundry_download",
-    "targets.foundry_service",
-    "targets.foundry",
-    "targets.adapter",
-    "targets.opening",
-    "targets.offer",
-    "retry",
-    "engine",
-    "runfolder",
-    "calibration",
-    "metrics",
-    "until",
-    "summary",
-    "baseline",
-    "marks",
-    "slices",
-    "steadiness",
-    "verdict",
-    "fold",
-    "by_prompt",
-    "same_plan",
-    "repeated",
-    "report.hlog",
-    "report.words",
-    "report.table",
-    "report.capabilities",
-    "report.console",
-    "report.cards",
-    "report.table_csv",
-    "report.prompts",
-    "report.highlights",
-    "report.runs",
-    "report.markdown",
-    "report.charts",
-    "report.level_charts",
-    "report.distribution_charts",
-    "report.timeline_charts",
-    "report.html",
-    "report.plan_text",
-    "report.files",
-    "book",
-    "preflight",
-    "warmth",
-    "probe",
-    "orders",
-    "stage_play",
-    "worker",
-    "crew",
-    "session",
-    "api",
-    "terminal",
-    "calibrate.courses",
-    "calibrate.compare",
-    "calibrate.conclude",
-    "calibrate.words",
-    "calibrate.play",
-    "calibrate_verb",
-    "models_verb",
-    "mock_verb",
-    "cli",
-    "__init__",
-    "__main__",
+    {"errors"},
+    {"clock", "record", "redact", "child"},
+    {"scenario", "wire", "stats"},
+    {"plan", "telemetry", "mock"},
+    {"store"},
+    {"targets"},
+    {"analysis"},
+    {"live", "report"},
+    {"engine"},
+    {"decisions"},
+    {"api", "calibrate"},
+    {"cli"},
+    {"__init__", "__main__"},
 )
+"""Packages and single modules, from the ground up: each imports only from the rows before its own, or itself. Those of
+one row may import each other as long as there is no cycle."""
 
 
 def module_name(path: Path) -> str:
@@ -163,36 +32,89 @@ def module_name(path: Path) -> str:
 
 
 def modules() -> dict[str, Path]:
-    return {module_name(path): path for path in PACKAGE.rglob("*.py") if path.stat().st_size or path.parent == PACKAGE}
+    return {module_name(path): path for path in PACKAGE.rglob("*.py")}
 
 
 def imports_of(path: Path) -> set[str]:
     """The modules of ours that a file imports, wherever in it; of a package with a face, the face."""
     known = modules()
-    found = set()
+    imported = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "loadgen":
             base = node.module.removeprefix("loadgen").removeprefix(".")
             names = [f"{base}.{alias.name}".removeprefix(".") for alias in node.names]
-            found |= {name if name in known else base for name in names} - {""}
+            imported |= {name if name in known else base for name in names} - {""}
         if isinstance(node, ast.Import):
-            found |= {a.name.removeprefix("loadgen.") for a in node.names if a.name.startswith("loadgen.")}
-    return {name if name in known else f"{name}.__init__" for name in found}
+            imported |= {a.name.removeprefix("loadgen.") for a in node.names if a.name.startswith("loadgen.")}
+    return {name if name in known else f"{name}.__init__" for name in imported}
 
 
-def test_every_module_has_its_place_in_the_order() -> None:
-    assert set(modules()) == set(ORDER)
+def graph_of_modules() -> dict[str, set[str]]:
+    return {name: imports_of(path) - {name} for name, path in modules().items()}
 
 
-def test_no_module_imports_upward() -> None:
-    place = {name: index for index, name in enumerate(ORDER)}
-    upward = [
-        f"{name} imports {imported}"
-        for name, path in modules().items()
-        for imported in imports_of(path)
-        if place[imported] >= place[name]
-    ]
-    assert not upward
+def graph_of_packages() -> dict[str, set[str]]:
+    graph: dict[str, set[str]] = {}
+    for name, imported in graph_of_modules().items():
+        package = name.split(".")[0]
+        graph.setdefault(package, set()).update({one.split(".")[0] for one in imported} - {package})
+    return graph
+
+
+def cycle_in(graph: dict[str, set[str]]) -> list[str]:
+    """Any cycle of a graph, its first node repeated at the end; empty where there is none."""
+    done: set[str] = set()
+
+    def search(node: str, path: list[str]) -> list[str]:
+        if node in path:
+            return [*path[path.index(node) :], node]
+        if node in done:
+            return []
+        for successor in sorted(graph.get(node, ())):
+            if cycle := search(successor, [*path, node]):
+                return cycle
+        done.add(node)
+        return []
+
+    return next((cycle for node in sorted(graph) if (cycle := search(node, []))), [])
+
+
+def upward(graph: dict[str, set[str]]) -> list[str]:
+    row = {name: index for index, names in enumerate(ORDER) for name in names}
+    return [f"{name} imports {one}" for name in graph for one in graph[name] if row[one] > row[name]]
+
+
+def test_every_package_has_its_place_in_the_order() -> None:
+    assert set(graph_of_packages()) == set().union(*ORDER)
+
+
+def test_no_package_imports_upward() -> None:
+    assert not upward(graph_of_packages())
+
+
+def test_there_is_no_cycle_of_packages_or_modules() -> None:
+    assert not cycle_in(graph_of_packages())
+    assert not cycle_in(graph_of_modules())
+
+
+def test_a_cycle_and_an_upward_import_would_be_noticed() -> None:
+    assert cycle_in({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == ["a", "b", "c", "a"]
+    assert upward({"stats": {"report"}}) == ["stats imports report"]
+
+
+def test_the_package_has_few_entries() -> None:
+    assert len([entry for entry in PACKAGE.iterdir() if entry.name != "__pycache__"]) <= 24
+    assert not list(PACKAGE.rglob("*_verb.py"))
+
+
+def test_no_class_name_is_defined_in_two_modules() -> None:
+    defined = Counter(
+        node.name
+        for path in modules().values()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, count in defined.items() if count > 1] == []
 
 
 def test_statistics_know_no_sockets_and_the_wire_no_statistics() -> None:
@@ -203,9 +125,7 @@ def test_statistics_know_no_sockets_and_the_wire_no_statistics() -> None:
             if isinstance(node, ast.Import | ast.ImportFrom)
             for alias in node.names
         }
-        if name in {"metrics", "summary", "fold", "plan", "schedule", "prompts", "engine"} or name.startswith(
-            "report."
-        ):
+        if name.split(".")[0] in {"stats", "analysis", "plan", "report"} or name == "engine.players":
             assert not top & {"aiohttp", "socket"}, name
         if name.startswith("wire."):
             assert not top & {"scipy", "hdrh"}, name

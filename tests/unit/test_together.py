@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadgen.measure.observe import MOST_SAMPLES, TICK_NS, ServerFacts, StageFacts, WorkerFacts
-from loadgen.measure.together import in_flight_of, together
+from loadgen.engine.workers.merge import in_flight_of, together
+from loadgen.record import ServerFacts, StageFacts, WorkerFacts
+from loadgen.telemetry.observer import MOST_SAMPLES, TICK_NS
 from tests.records import MS, S, facts
 
 SERVER = ServerFacts(pid=7, cpu_share=1.5, rss_start_bytes=1, rss_peak_bytes=2)

@@ -9,25 +9,35 @@ import msgspec
 import numpy as np
 import pytest
 
-from loadgen import metrics, until
-from loadgen.chance import generator
+from loadgen.analysis import metrics, stop_rule
+from loadgen.analysis.stop_rule import (
+    Samples,
+    Series,
+    StopRuleMonitor,
+    earliest_end,
+    estimate_for,
+    first_look,
+    needed,
+    reason_unreachable,
+    sampler,
+)
+from loadgen.analysis.summarize import summarize
+from loadgen.analysis.summary import Until
 from loadgen.errors import InputError
-from loadgen.fold import summarize
-from loadgen.measure.quantile import STOPPED_CONFIDENCE, estimate, estimate_clustered, moments_of
-from loadgen.measure.record import Record
-from loadgen.plan import Plan, digest, make_plan, parts
-from loadgen.prompts import Prompt
+from loadgen.plan.plan import Plan, digest, make_plan, parts
+from loadgen.plan.prompts import Prompt
+from loadgen.plan.rng import generator
+from loadgen.record import Record
+from loadgen.report.main_table import main_table
 from loadgen.report.plan_text import plan_data, plan_table
-from loadgen.report.table import main_table
 from loadgen.scenario import Closed, Constant, Load, Model, Scenario
 from loadgen.scenario.file import load_scenario
-from loadgen.scenario.goal import Goal, goal_of, misfit
 from loadgen.scenario.overrides import Overrides
-from loadgen.summary import Until
-from loadgen.until import Samples, Series, Watch, earliest_end, first_look, known, needed, sampler, why_never
+from loadgen.scenario.stop_rule import StopRule, mismatch, stop_rule_of
+from loadgen.stats.quantile import STOPPED_CONFIDENCE, estimate, estimate_clustered, moments_of
 from tests.records import MS, facts, planned, record, run_of, turn, unsent
 
-P50 = Goal("e2e", 50.0, 0.1)
+P50 = StopRule("e2e", 50.0, 0.1)
 WHO = (("t", "m"),)
 
 # --- what may be asked ------------------------------------------------------------------------------------------------
@@ -36,15 +46,15 @@ WHO = (("t", "m"),)
 @pytest.mark.parametrize(
     ("text", "goal"),
     [
-        ("ttft_p99:5%", Goal("ttft", 99.0, 0.05)),
-        ("service_ttft_p90:10%", Goal("service_ttft", 90.0, 0.1)),
-        ("itl_p99.9:2.5%", Goal("itl", 99.9, 0.025)),
-        ("e2e_p50:100%", Goal("e2e", 50.0, 1.0)),
+        ("ttft_p99:5%", StopRule("ttft", 99.0, 0.05)),
+        ("service_ttft_p90:10%", StopRule("service_ttft", 90.0, 0.1)),
+        ("itl_p99.9:2.5%", StopRule("itl", 99.9, 0.025)),
+        ("e2e_p50:100%", StopRule("e2e", 50.0, 1.0)),
     ],
 )
-def test_a_goal_is_a_metric_a_percentile_and_a_width(text: str, goal: Goal) -> None:
-    assert misfit(text) is None
-    assert goal_of(text) == goal
+def test_a_goal_is_a_metric_a_percentile_and_a_width(text: str, goal: StopRule) -> None:
+    assert mismatch(text) is None
+    assert stop_rule_of(text) == goal
     assert goal.percentile in text
 
 
@@ -72,7 +82,7 @@ def test_a_wrong_goal_is_one_line_that_names_the_flag_and_the_mend(text: str, me
     assert str(told.value).endswith(f"; {mend}")
     assert "\n" not in str(told.value)
     with pytest.raises(ValueError, match=r"write|did you mean"):
-        goal_of(text)
+        stop_rule_of(text)
 
 
 def test_what_a_whole_answer_does_not_have_is_not_waited_for(tmp_path: Path) -> None:
@@ -113,25 +123,25 @@ def test_the_plan_says_until_when() -> None:
 @pytest.mark.parametrize(("requests", "told"), [(37, True), (38, False), (None, False)])
 def test_a_budget_below_the_second_look_is_warned_of(requests: int | None, told: bool) -> None:
     load = Closed(requests=requests, duration_s=None if requests else 60.0)
-    assert (why_never(plan_of(load)) is not None) == told
-    assert why_never(plan_of(load, None)) is None
+    assert (reason_unreachable(plan_of(load)) is not None) == told
+    assert reason_unreachable(plan_of(load, None)) is None
 
 
 def test_the_fewest_requests_are_those_of_two_looks() -> None:
-    assert [first_look(Goal("ttft", p, 0.05)) for p in (50.0, 90.0, 99.0)] == [30, 72, 736]
-    assert [earliest_end(Goal("ttft", p, 0.05)) for p in (50.0, 90.0, 99.0)] == [38, 90, 920]
-    assert first_look(Goal("ttft", 99.0, 0.05), "strict") == 1_324
+    assert [first_look(StopRule("ttft", p, 0.05)) for p in (50.0, 90.0, 99.0)] == [30, 72, 736]
+    assert [earliest_end(StopRule("ttft", p, 0.05)) for p in (50.0, 90.0, 99.0)] == [38, 90, 920]
+    assert first_look(StopRule("ttft", 99.0, 0.05), "strict") == 1_324
 
 
 # --- looking ----------------------------------------------------------------------------------------------------------
 
 
-def watch(goal: Goal, models: int = 1) -> tuple[Watch, list[str]]:
+def watch(goal: StopRule, models: int = 1) -> tuple[StopRuleMonitor, list[str]]:
     told: list[str] = []
-    return Watch(goal, models, "contract", enough=lambda: told.append("enough"), say=told.append), told
+    return StopRuleMonitor(goal, models, "contract", enough=lambda: told.append("enough"), say=told.append), told
 
 
-def ended_after(goal: Goal, values: Iterable[int]) -> int | None:
+def ended_after(goal: StopRule, values: Iterable[int]) -> int | None:
     """After how many requests it was enough."""
     watching, told = watch(goal)
     for at, value in enumerate(values, start=1):
@@ -150,7 +160,7 @@ def test_looks_are_at_geometrically_growing_numbers_and_two_in_a_row_are_enough(
 
 
 def test_one_narrow_look_is_not_enough() -> None:
-    p90 = Goal("e2e", 90.0, 0.1)
+    p90 = StopRule("e2e", 90.0, 0.1)
     narrow, wide = [100 * MS] * 72, [100 * MS] * 6 + [10_000 * MS] * 12
     assert ended_after(p90, narrow) is None
     assert ended_after(p90, [*narrow, *wide]) is None
@@ -179,7 +189,7 @@ def test_the_bar_is_told_the_present_width() -> None:
     values = generator(1, "until").normal(100, 10, 40) * MS
     for value in values.astype(np.int64)[:30]:
         watching.take((0, (int(value),)))
-    quantile = known(Samples(values.astype(np.int64)[:30]), P50)
+    quantile = estimate_for(Samples(values.astype(np.int64)[:30]), P50)
     assert quantile == estimate(np.sort(values.astype(np.int64)[:30]), [50.0], confidence=STOPPED_CONFIDENCE)[0]
     assert quantile.low is not None
     assert quantile.high is not None
@@ -189,11 +199,11 @@ def test_the_bar_is_told_the_present_width() -> None:
 
 
 def test_a_long_look_is_taken_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(until, "AT_ONCE", 30)
+    monkeypatch.setattr(stop_rule, "AT_ONCE", 30)
 
     async def main() -> None:
         enough = asyncio.Event()
-        watching = Watch(P50, 1, "contract", enough=enough.set, say=lambda _: None)
+        watching = StopRuleMonitor(P50, 1, "contract", enough=enough.set, say=lambda _: None)
         for at in range(400):
             watching.take((0, (100 * MS + at,)))
             before = watching.settled
@@ -211,19 +221,19 @@ def test_a_long_look_is_taken_beside_the_event_loop(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("closed", [True, False])
 @pytest.mark.parametrize("metric", ["ttft", "service_ttft", "tpot", "e2e"])
 def test_a_request_tells_what_the_summary_takes_of_it(metric: str, closed: bool) -> None:
-    sample = sampler(Goal(metric, 50.0, 0.1), WHO, closed=closed)
+    sample = sampler(StopRule(metric, 50.0, 0.1), WHO, closed=closed)
     one = record()
     assert sample(one) == (0, tuple(metrics.of_requests([one], closed=closed)[metric].tolist()))
 
 
 def test_failures_warm_up_and_what_has_no_value_tell_nothing() -> None:
-    sample = sampler(Goal("tpot", 50.0, 0.1), WHO, closed=True)
+    sample = sampler(StopRule("tpot", 50.0, 0.1), WHO, closed=True)
     silent = [record(phase="warmup"), record(outcome="timeout"), unsent("shed"), record(output_tokens=1)]
     assert [sample(one) for one in silent] == [None] * 4
 
 
 def test_gaps_are_looked_at_as_the_summary_does() -> None:
-    goal, rng = Goal("itl", 90.0, 0.1), generator(2, "until")
+    goal, rng = StopRule("itl", 90.0, 0.1), generator(2, "until")
     records = [_spoken(at, rng.exponential(20, size=3 + at % 5)) for at in range(200)]
     records.insert(7, record(stamps_ns=(5 * MS,)))
     series, sample = Series(goal, "contract"), sampler(goal, WHO, closed=True)

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadgen.measure.validity import Code, Evidence, Judgement, judge
+from loadgen.analysis.summary import Code
+from loadgen.analysis.validity import Evidence, Judgement, judge
 
 
 def judged(**changes: Any) -> Judgement:

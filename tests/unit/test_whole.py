@@ -8,17 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen import metrics
-from loadgen.fold import summarize
-from loadgen.metrics import Window
-from loadgen.plan import Planned, body_of, digest, make_plan
-from loadgen.prompts import Prompt
+from loadgen.analysis import metrics
+from loadgen.analysis.metrics import Window
+from loadgen.analysis.summarize import summarize
+from loadgen.analysis.summary import StageSummary
+from loadgen.plan.plan import Planned, digest, make_plan
+from loadgen.plan.prompts import Prompt
+from loadgen.report.csv import csv_text
+from loadgen.report.main_table import WHOLE, main_table
 from loadgen.report.markdown import markdown
-from loadgen.report.table import WHOLE, main_table
-from loadgen.report.table_csv import csv_text
 from loadgen.scenario import Sampling, Scenario
-from loadgen.summary import StageSummary
-from loadgen.wire.whole import WholeAnswer, decode_whole
+from loadgen.targets.request import body_of
+from loadgen.wire.chat_whole import WholeAnswer, decode_whole
 from tests.records import MS, S, run_of, turn
 
 UNSTREAMED = {"name": "x", "seed": 1, "sampling": {"stream": False}}

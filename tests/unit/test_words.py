@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen.report import words
+from loadgen.report.format import (
+    format_bytes,
+    format_duration,
+    format_interval,
+    format_load,
+    format_minutes,
+    format_number,
+    format_percent,
+    format_percentile,
+)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +39,7 @@ from loadgen.report import words
     ],
 )
 def test_a_duration_has_three_significant_digits(ms: float | None, told: str) -> None:
-    assert words.duration(ms) == told
+    assert format_duration(ms) == told
 
 
 @pytest.mark.parametrize(
@@ -49,12 +58,12 @@ def test_a_duration_has_three_significant_digits(ms: float | None, told: str) ->
     ],
 )
 def test_a_number_has_three_significant_digits_and_no_exponent(value: float | None, told: str) -> None:
-    assert words.number(value) == told
+    assert format_number(value) == told
 
 
 @given(st.floats(-1e12, 1e12))
 def test_a_number_can_be_read_back_to_three_digits(value: float) -> None:
-    told = words.number(value)
+    told = format_number(value)
     assert "e" not in told and not told.endswith(".")
     assert float(told) == pytest.approx(value, rel=5.1e-3)
 
@@ -63,7 +72,7 @@ def test_a_number_can_be_read_back_to_three_digits(value: float) -> None:
     ("value", "told"), [(None, "–"), (0.0, "0 %"), (0.08, "8 %"), (0.9876, "98.8 %"), (1.0, "100 %"), (1.5, "150 %")]
 )
 def test_a_share_is_percent(value: float | None, told: str) -> None:
-    assert words.share(value) == told
+    assert format_percent(value) == told
 
 
 @pytest.mark.parametrize(
@@ -77,12 +86,12 @@ def test_a_share_is_percent(value: float | None, told: str) -> None:
     ],
 )
 def test_a_percentile_is_a_number_or_a_bound_or_not_known(metric: dict[str, Any], told: str) -> None:
-    assert words.percentile(metric, "p99") == told
+    assert format_percentile(metric, "p99") == told
 
 
 def test_an_interval_stands_where_there_is_one() -> None:
-    assert words.interval({"p50_ci": [98.0, 1010.0]}, "p50") == "98 ms – 1.01 s"
-    assert words.interval({"p50": None}, "p50") == ""
+    assert format_interval({"p50_ci": [98.0, 1010.0]}, "p50") == "98 ms – 1.01 s"
+    assert format_interval({"p50": None}, "p50") == ""
 
 
 @pytest.mark.parametrize(
@@ -99,7 +108,7 @@ def test_an_interval_stands_where_there_is_one() -> None:
     ],
 )
 def test_a_load_is_told_in_a_few_words(load: dict[str, Any], told: str) -> None:
-    assert words.load(load) == told
+    assert format_load(load) == told
 
 
 @pytest.mark.parametrize(
@@ -107,7 +116,7 @@ def test_a_load_is_told_in_a_few_words(load: dict[str, Any], told: str) -> None:
     [(None, "–"), (0, "0 MiB"), (145 * 2**20, "145 MiB"), (2**30, "1.00 GiB"), (5 * 2**29, "2.50 GiB")],
 )
 def test_a_size_is_in_mib_or_gib(count: int | None, told: str) -> None:
-    assert words.bytes_(count) == told
+    assert format_bytes(count) == told
 
 
 @pytest.mark.parametrize(
@@ -123,4 +132,4 @@ def test_a_size_is_in_mib_or_gib(count: int | None, told: str) -> None:
     ],
 )
 def test_a_length_is_told_about(seconds: float, told: str) -> None:
-    assert words.minutes(seconds) == told
+    assert format_minutes(seconds) == told

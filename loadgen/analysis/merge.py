@@ -1,0 +1,362 @@
+"""Repeated runs of one plan as one summary: runs are what is independent, not their requests. Pure; knows no files."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, Struct
+from scipy.special import stdtrit
+
+from loadgen.analysis import metrics
+from loadgen.analysis.stage import StageData, stages_of
+from loadgen.analysis.summarize import PERCENTILES, summarize
+from loadgen.analysis.summary import (
+    AcrossRuns,
+    Attainment,
+    Metric,
+    Reason,
+    Requests,
+    Runs,
+    Self,
+    StageSummary,
+    Steadiness,
+    Summary,
+    Throughput,
+    Tokens,
+    Until,
+    Validity,
+    in_ms,
+    rounded,
+)
+from loadgen.errors import InputError
+from loadgen.stats.quantile import CONFIDENCE, Floor, Values
+from loadgen.stats.repeats import Repeated, estimate_repeated
+from loadgen.store.run_folder import Manifest, Run
+
+VERDICTS: Final = ("valid", "degraded", "invalid")
+
+
+class Part(Struct, frozen=True):
+    """One stage in one run: what it says by itself, and what it says it of."""
+
+    told: StageSummary
+    of: StageData
+
+
+def merged(runs: Sequence[Run], *, strict: bool = False) -> Summary:
+    """The summary of two or more runs of one plan, in the order given.
+
+    Outcomes, tokens and windows add up. A percentile is that of a typical run, and its interval comes from how the runs
+    differ (`loadgen.stats.repeats`); `p99_runs` has each run's own. Rates are means over the runs. For both, a run in
+    which the stage was cut short is passed over where two whole ones are there. A verdict is the worst, and each reason
+    says in how many runs it was met. strict: as in `summarize`. Raises InputError for runs that are not of one plan, or
+    of which one is given twice.
+    """
+    check_alike(runs)
+    told = [summarize(run, strict=strict) for run in runs]
+    floor: Floor = "strict" if any(summary.floor == "strict" for summary in told) else "contract"
+    parts = [list(map(Part, s.stages, stages_of(run, strict=strict))) for s, run in zip(told, runs, strict=True)]
+    first = told[0]
+    return msgspec.structs.replace(
+        first,
+        run_id=f"{first.run_id}-x{len(runs)}",
+        incomplete=any(summary.incomplete for summary in told),
+        stages=tuple(_stage(stage, len(runs), floor) for stage in zip(*parts, strict=True)),
+        torn_lines=sum(summary.torn_lines for summary in told),
+        floor=floor,
+        runs=tuple(summary.run_id for summary in told),
+    )
+
+
+def _stage(parts: Sequence[Part], count: int, floor: Floor) -> StageSummary:
+    """One stage of all runs. Where it was skipped in some, of the others."""
+    played = [part for part in parts if part.told.status == "played"]
+    if not played:
+        return parts[0].told
+    stages = [part.told for part in played]
+    first = stages[0]
+    compared = _compared(parts)
+    throughput = {name: over([getattr(s.throughput, name, None) for s in compared]) for name in _RATES}
+    return msgspec.structs.replace(
+        first,
+        incomplete=len(played) < count or any(stage.incomplete for stage in stages),
+        requests=_requests([stage.requests for stage in stages if isinstance(stage.requests, Requests)]),
+        window_s=_sum(stage.window_s for stage in stages),
+        metrics=_metrics(compared, parts, floor),
+        throughput=_throughput(throughput),
+        tokens=_tokens([stage.tokens for stage in stages if isinstance(stage.tokens, Tokens)]),
+        slo=_attainment([stage for stage in stages if stage.slo is not None]),
+        server=_server(played),
+        validity=_validity([s.validity for s in stages if isinstance(s.validity, Validity)], len(played)),
+        steadiness=_steadiness([stage.steadiness for stage in stages if stage.steadiness is not None]),
+        not_valid=_not_valid(stages),
+        until=_until([stage.until for stage in stages if stage.until is not None]),
+        runs=Runs(
+            played=len(played),
+            verdicts=tuple(getattr(part.told.validity, "verdict", "skipped") for part in parts),
+            windows_s=tuple(part.told.window_s for part in parts),
+            throughput=throughput,
+        ),
+    )
+
+
+def _compared(parts: Sequence[Part]) -> list[StageSummary]:
+    """What each run says where it is to be compared with others: nothing where it was skipped, or was cut short."""
+    whole = [part.told.status == "played" and not part.told.incomplete for part in parts]
+    if sum(whole) < 2:
+        return [part.told for part in parts]
+    bare = {"metrics": UNSET, "throughput": UNSET}
+    return [
+        p.told if is_whole else msgspec.structs.replace(p.told, **bare)
+        for p, is_whole in zip(parts, whole, strict=True)
+    ]
+
+
+_RATES: Final = tuple(name for name in Throughput.__struct_fields__ if not name.endswith("_ci"))
+
+
+def over(values: Iterable[float | None]) -> AcrossRuns:
+    """A number over the runs: its mean, and Student's 95 % interval of it, N − 1 degrees of freedom."""
+    each = tuple(values)
+    known = [value for value in each if value is not None]
+    if len(known) < 2:
+        return AcrossRuns(each, rounded(known[0]) if known else None, None)
+    mean = sum(known) / len(known)
+    variance = sum((value - mean) ** 2 for value in known) / (len(known) - 1)
+    reach = float(stdtrit(len(known) - 1, (1 + CONFIDENCE) / 2)) * math.sqrt(variance / len(known))
+    return AcrossRuns(each, rounded(mean), (round(mean - reach, 4), round(mean + reach, 4)))
+
+
+def _throughput(found: dict[str, AcrossRuns]) -> Throughput:
+    means: dict[str, Any] = {name: one.mean for name, one in found.items()}
+    return Throughput(**means, e2e_tokens_per_s_ci=found["e2e_tokens_per_s"].ci)
+
+
+def _requests(each: Sequence[Requests]) -> Requests:
+    by_outcome: Counter[str] = Counter()
+    for one in each:
+        by_outcome.update(one.by_outcome)
+    return Requests(
+        planned=sum(one.planned for one in each),
+        ok=sum(one.ok for one in each),
+        failed=sum(one.failed for one in each),
+        by_outcome=dict(by_outcome),
+        warmup=sum(one.warmup for one in each),
+        retried=sum(one.retried for one in each),
+        attempts=sum(one.attempts for one in each),
+    )
+
+
+def _tokens(each: Sequence[Tokens]) -> Tokens:
+    sources = {one.source for one in each}
+    return Tokens(
+        prompt=None if any(one.prompt is None for one in each) else sum(one.prompt or 0 for one in each),
+        output=sum(one.output for one in each),
+        source=sources.pop() if len(sources) == 1 else "mixed",
+    )
+
+
+def _metrics(compared: Sequence[StageSummary], parts: Sequence[Part], floor: Floor) -> dict[str, Metric]:
+    """Of each metric that some run has: of those runs in which it has values that are valid."""
+    each = [{} if stage.metrics is UNSET else stage.metrics for stage in compared]
+    names = dict.fromkeys(name for metrics_of_run in each for name in metrics_of_run)
+    return {name: _metric(name, [one.get(name, {}) for one in each], parts, floor) for name in names}
+
+
+def _metric(name: str, told: Sequence[Metric], parts: Sequence[Part], floor: Floor) -> Metric:
+    known = [at for at, metric in enumerate(told) if metric.get("count")]
+    if len(known) < 2:  # one run says how its own requests differ, and nothing of other runs
+        return told[known[0]] if known else next(metric for metric in told if metric)
+    values, owners = zip(*(_values(name, parts[at].of) for at in known), strict=True)
+    pooled = np.concatenate(values)
+    runs = np.repeat(np.arange(len(values)), [one.size for one in values])
+    of_gaps = None if owners[0] is None else np.concatenate(owners)
+    found = estimate_repeated(pooled, runs, PERCENTILES, request_ids=of_gaps, floor=floor)
+    metric: Metric = {
+        "count": int(pooled.size),
+        "mean": in_ms(float(pooled.mean())),
+        "min": in_ms(int(pooled.min())),
+        "max": in_ms(int(pooled.max())),
+    }
+    for quantile in found:
+        each = dict(zip(known, quantile.runs, strict=True))
+        metric |= _percentile(quantile) | {f"p{quantile.p:g}_runs": [in_ms(each.get(at)) for at in range(len(parts))]}
+    return metric
+
+
+def _values(name: str, part: StageData) -> tuple[Values, Values | None]:
+    """A metric's values in one run, and of gaps the request that each is of."""
+    metric = name.removesuffix("_ms")
+    if metric == "itl":
+        return metrics.gaps(part.ok)
+    return metrics.of_requests(part.ok, closed=part.closed)[metric], None
+
+
+def _percentile(found: Repeated) -> Metric:
+    name, high = f"p{found.p:g}", found.high if found.high is not None and math.isfinite(found.high) else None
+    if found.value is None or high is None:
+        return {name: None, f"{name}_at_least": in_ms(found.low)}
+    return {name: in_ms(found.value), f"{name}_ci": [in_ms(found.low), in_ms(high)]}
+
+
+def _attainment(stages: Sequence[StageSummary]) -> Attainment | None:
+    each = [(stage.slo, stage.requests) for stage in stages]
+    known = [(slo, requests) for slo, requests in each if slo is not None and isinstance(requests, Requests)]
+    if not known:
+        return None
+    first, met, planned = known[0][0], sum(slo.met for slo, _ in known), sum(r.planned for _, r in known)
+    share = met / planned if planned else 0.0
+    return msgspec.structs.replace(
+        first,
+        met=met,
+        share=round(share, 4),
+        passed=None if first.attainment is None else share >= first.attainment,
+        fluidity=_weighted((slo.fluidity, requests.ok) for slo, requests in known),
+        fluid_share=_weighted((slo.fluid_share, requests.ok) for slo, requests in known),
+    )
+
+
+def _weighted(pairs: Iterable[tuple[float | None, int]]) -> float | None:
+    known = [(value, weight) for value, weight in pairs if value is not None]
+    total = sum(weight for _, weight in known)
+    return rounded(sum(value * weight for value, weight in known) / total) if total else None
+
+
+def _server(parts: Sequence[Part]) -> dict[str, Any] | None:
+    """Memory at its highest, CPU on average; the server's own rates over the requests of all runs."""
+    each = [part.told.server for part in parts if part.told.server is not None]
+    told: dict[str, Any] = {}
+    for name, together in (("rss_start_mib", max), ("rss_peak_mib", max), ("cpu_share", _mean)):
+        seen = [one for one in each if name in one]
+        if seen:
+            values = [one[name] for one in seen if one[name] is not None]
+            told[name] = together(values) if values else None
+    rates = metrics.server_rates([record for part in parts for record in part.of.ok])
+    if rates:
+        told["rates"] = {name: rounded(value) for name, value in rates.items()}
+    return told or None
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return rounded(sum(values) / len(values))
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return rounded(sum(known)) if known else None
+
+
+def _validity(each: Sequence[Validity], count: int) -> Validity:
+    """The worst verdict; each reason once, as the run says it that has it at its worst, and in how many runs."""
+    reasons: dict[str, dict[int, Reason]] = {}
+    for run, one in enumerate(each):
+        for reason in one.reasons:
+            reasons.setdefault(reason.code, {}).setdefault(run, reason)
+    told = []
+    for met in reasons.values():
+        worst = next((reason for reason in met.values() if reason.fatal), next(iter(met.values())))
+        told.append(msgspec.structs.replace(worst, seen=f"{worst.seen}, {_in_runs(len(met), count)}"))
+    return Validity(
+        verdict=max((one.verdict for one in each), key=VERDICTS.index),
+        reasons=tuple(told),
+        stamp_source="kernel" if all(one.stamp_source == "kernel" for one in each) else "user",
+        self=_self([one.self for one in each]),
+    )
+
+
+def _in_runs(met: int, count: int) -> str:
+    return f"in {met} of {count} runs"
+
+
+def _self(each: Sequence[Self]) -> Self:
+    """What was measured of ourselves, at its worst: shares that should be high at their lowest, all else at its
+    highest; what is a count added up, and requests in flight averaged."""
+    found: dict[str, Any] = {}
+    for name in Self.__struct_fields__:
+        values = [value for one in each if (value := getattr(one, name)) is not None]
+        found[name] = _TOGETHER.get(name, max)(values) if values else None
+    return Self(**found)
+
+
+_TOGETHER: Final[dict[str, Callable[[Sequence[float]], float | None]]] = {
+    "in_flight_sampled": _mean,
+    "in_flight_recorded": _mean,
+    "achieved_share": min,
+    "users_share": min,
+    "over_range": sum,
+    "clock_steps": sum,
+}
+
+
+def _steadiness(each: Sequence[Steadiness]) -> Steadiness | None:
+    """That of the run which settled least."""
+    order = (True, None, False)
+    return max(each, key=lambda one: (order.index(one.steady), one.warmed_after), default=None)
+
+
+def _until(each: Sequence[Until]) -> Until | None:
+    """That of the run which came least far."""
+    return max(each, key=lambda one: (one.reached is None, one.needed or 0, one.width or 0.0), default=None)
+
+
+def _not_valid(stages: Sequence[StageSummary]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in dict.fromkeys(name for stage in stages for name in stage.not_valid):
+        why = [stage.not_valid[name] for stage in stages if name in stage.not_valid]
+        found[name] = why[0] if len(why) == len(stages) else f"{why[0]}, {_in_runs(len(why), len(stages))}"
+    return found
+
+
+# Whether runs are repeats of one plan, and what differs where they are not. Pure; knows no requests.
+
+MATTERS: Final = ("load", "prompts", "sampling", "system", "models", "slo", "until", "seed", "warmup_requests", "order")
+"""Keys of a scenario that are looked through first, when two runs are not of one plan."""
+ASIDE: Final = ("name", "description", "keep_text", "probe", "strict")
+"""Keys that decide nothing of what is sent and when."""
+
+
+def check_alike(runs: Sequence[Run]) -> None:
+    """Raises InputError unless these are two or more runs of one plan, judged by one SLO."""
+    first = runs[0]
+    if len(runs) < 2:
+        raise InputError(f"{first.folder}: one run is not merged with itself; give two or more")
+    seen: dict[str, Run] = {}
+    for run in runs:
+        if (twice := seen.get(run.manifest.run_id)) is not None:
+            raise InputError(f"{run.folder}: the same run as {twice.folder}; give each run once")
+        seen[run.manifest.run_id] = run
+        differs = difference(first.manifest, run.manifest)
+        if differs is not None:
+            raise InputError(f"{run.folder}: not the same plan as {first.folder}: {differs}; merge runs of one plan")
+
+
+def difference(one: Manifest, other: Manifest) -> str | None:
+    """What keeps two runs from being repeats of one another, in words; None where nothing does."""
+    slos = (one.scenario.get("slo"), other.scenario.get("slo"))
+    where = [tuple((s.target, s.model, s.level) for s in manifest.stages) for manifest in (one, other)]
+    if one.plan_digest == other.plan_digest and slos[0] == slos[1] and where[0] == where[1]:
+        return None
+    found = _first_difference(one.scenario, other.scenario, "")
+    if found is not None:
+        return found
+    if one.prompts != other.prompts:
+        return "the prompts differ"
+    return "the models' addresses differ" if where[0] != where[1] else "the plans' digests differ"
+
+
+def _first_difference(one: Any, other: Any, path: str) -> str | None:
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = dict.fromkeys((*(MATTERS if not path else ()), *one, *other))
+        deeper = (_first_difference(one.get(k), other.get(k), f"{path}.{k}" if path else k) for k in keys)
+        return next((found for found in deeper if found is not None), None)
+    if one == other or path in ASIDE:
+        return None
+    return f"{path} is {_short(one)} there and {_short(other)} here"
+
+
+def _short(value: Any) -> str:
+    text = "not set" if value is None else msgspec.json.encode(value).decode()
+    return text if len(text) <= 40 else f"{text[:39]}…"

@@ -1,0 +1,270 @@
+"""A pure fold: a run's records and facts become its summary. Knows no terminal, no socket and no clock."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from loadgen.analysis import metrics, stop_rule
+from loadgen.analysis.metric_flags import MetricFlags, judged, metric_flags
+from loadgen.analysis.metrics import Ns, Window
+from loadgen.analysis.stage import StageData, stages_of
+from loadgen.analysis.stage_steady import in_words, settled
+from loadgen.analysis.summary import (
+    METRICS,
+    SCHEMA,
+    Attainment,
+    Metric,
+    Requests,
+    StageSummary,
+    Summary,
+    Throughput,
+    Tokens,
+    Until,
+    in_ms,
+    rounded,
+)
+from loadgen.analysis.validity import processes, validity
+from loadgen.record import OUTCOMES, Record
+from loadgen.scenario import Slo
+from loadgen.scenario.stop_rule import StopRule
+from loadgen.stats.quantile import Floor, Quantile, estimate, estimate_clustered, moments_of, relative_half_width
+from loadgen.store.run_folder import PlannedStage, Run
+
+PERCENTILES: Final = (50.0, 90.0, 95.0, 99.0, 99.9)
+FLUID: Final = 0.9
+
+
+def summarize(run: Run, *, strict: bool = False) -> Summary:
+    """The summary of a run as it was read from its folder; equal folders give equal summaries.
+
+    strict: percentiles need as many samples as MLPerf asks for a published result, whatever the scenario says.
+    """
+    manifest = run.manifest
+    slo = msgspec.convert(manifest.scenario.get("slo", {}), Slo, strict=False)
+    streamed = bool(manifest.scenario.get("sampling", {}).get("stream", True))
+    if not streamed:  # what an answer does not have, it can neither meet nor miss
+        slo = msgspec.structs.replace(slo, ttft_ms=None, tpot_ms=None)
+    parts = stages_of(run, strict=strict)
+    stages = tuple(_stage(part, slo, run) for part in parts)
+    return Summary(
+        schema=SCHEMA,
+        scenario=str(manifest.scenario["name"]),
+        run_id=manifest.run_id,
+        started_utc=manifest.started_utc,
+        incomplete=manifest.state != "complete",
+        stages=stages,
+        plan_digest=manifest.plan_digest,
+        torn_lines=run.torn,
+        streamed=streamed,
+        floor=parts[0].floor if parts else "contract",
+    )
+
+
+def _stage(part: StageData, slo: Slo, run: Run) -> StageSummary:
+    planned = part.planned
+    blank = StageSummary(model=planned.model, target=planned.target, load=planned.load, level=planned.level)
+    if planned.skipped is not None and not part.measured:
+        problem = planned.problem or "unusable"
+        return msgspec.structs.replace(blank, status="skipped", reason=planned.skipped, problem=problem)
+    requests = _requests(part)
+    incomplete = part.facts is None or not part.facts.complete or len(part.measured) < requests.planned
+    steadiness, window = settled(part, part.window)
+    found = metric_flags(part.ok, part.probe)
+    slo, of_slo = judged(slo, found)
+    measured = _metrics(part) | {name: _unknown() for name in found.nulled if name.endswith("_ms")}
+    return msgspec.structs.replace(
+        blank,
+        card=_card(planned, run),
+        incomplete=incomplete,
+        requests=requests,
+        window_s=rounded(window.length_s) if window else None,
+        metrics=measured,
+        throughput=_nulled(_throughput(part, window, slo), found),
+        tokens=_tokens(part.ok),
+        slo=_attainment(part, slo, requests.planned),
+        server=_server(part),
+        validity=validity(part, window, measured, incomplete=incomplete, unsteady=in_words(steadiness)),
+        steadiness=steadiness,
+        not_valid=found.not_valid | of_slo,
+        until=None if part.until is None else _until(part, part.until, measured[f"{part.until.metric}_ms"]),
+    )
+
+
+def _card(planned: PlannedStage, run: Run) -> dict[str, Any] | None:
+    """The model's card from the manifest, without what belongs to the whole run."""
+    for card in run.manifest.models:
+        if (card.get("target"), card.get("alias")) == (planned.target, planned.model):
+            return {key: value for key, value in card.items() if key not in {"probe", "settings"}}
+    return None
+
+
+def _requests(part: StageData) -> Requests:
+    """Counts that add up: what a killed run planned and has no record of counts as cancelled."""
+    counted = Counter(record.outcome for record in part.measured)
+    planned = max(part.planned.planned or 0, len(part.measured))
+    lost = planned - len(part.measured)
+    if lost:
+        counted["cancelled"] += lost
+    by_outcome = {str(outcome): counted[outcome] for outcome in OUTCOMES if counted[outcome]}
+    ok = counted["ok"]
+    made = [record for record in (*part.measured, *part.earlier) if _was_made(record)]
+    return Requests(
+        planned=planned,
+        ok=ok,
+        failed=planned - ok,
+        by_outcome=by_outcome,
+        warmup=len(part.warmup),
+        retried=sum(record.attempt == 1 for record in made),
+        attempts=len(made),
+    )
+
+
+def _was_made(record: Record) -> bool:
+    """Whether an attempt was made: not of what was shed, or stopped before its turn, first or later."""
+    return (record.attempt_ns if record.attempt else record.dispatched_ns) is not None
+
+
+def _metrics(part: StageData) -> dict[str, Metric]:
+    arrays = metrics.of_requests(part.ok, closed=part.closed)
+    found = {f"{name}_ms": _independent(arrays[name], part.floor) for name in METRICS if name != "itl"}
+    pooled, owners = metrics.gaps(part.ok)
+    moments = moments_of(metrics.gap_ends(part.ok), pooled)
+    itl = estimate_clustered(pooled, owners, PERCENTILES, moments=moments, floor=part.floor)
+    found["itl_ms"] = _describe(pooled, itl)
+    if part.until is not None:
+        name, values = part.until.metric, arrays.get(part.until.metric, pooled)
+        samples = stop_rule.Samples(pooled, owners, moments) if name == "itl" else stop_rule.Samples(values)
+        found[f"{name}_ms"] |= _percentile(stop_rule.estimate_for(samples, part.until, part.floor))
+    if not part.closed:
+        found |= {f"{name}_ms": _independent(arrays[name], part.floor) for name in metrics.FROM_SEND}
+    if len(arrays["ttfc"]) and (
+        len(arrays["ttfc"]) != len(arrays["ttft"]) or bool((arrays["ttfc"] != arrays["ttft"]).any())
+    ):
+        found["ttfc_ms"] = _independent(arrays["ttfc"], part.floor)
+    order = (*METRICS, *metrics.FROM_SEND, "ttfc")
+    return {f"{name}_ms": found[f"{name}_ms"] for name in order if f"{name}_ms" in found}
+
+
+def _unknown() -> Metric:
+    """A metric that would be wrong: it has no values at all."""
+    return _independent(np.empty(0, dtype=np.int64))
+
+
+def _nulled(throughput: Throughput, found: MetricFlags) -> Throughput:
+    names = found.nulled & set(Throughput.__struct_fields__)
+    return msgspec.structs.replace(throughput, **dict.fromkeys(names))
+
+
+def _independent(values: Ns, floor: Floor = "contract") -> Metric:
+    return _describe(values, estimate(np.sort(values), PERCENTILES, floor=floor))
+
+
+def _describe(values: Ns, quantiles: Sequence[Quantile]) -> Metric:
+    """A metric as the contract has it, in ms. A percentile whose interval has no upper end is null."""
+    told: Metric = {"count": len(values), "mean": None, "min": None, "max": None}
+    if len(values):
+        told |= {"mean": in_ms(float(values.mean())), "min": in_ms(int(values.min())), "max": in_ms(int(values.max()))}
+    for quantile in quantiles:
+        told |= _percentile(quantile)
+    return told
+
+
+def _percentile(quantile: Quantile) -> Metric:
+    name, value = f"p{quantile.p:g}", in_ms(quantile.value)
+    if value is None:
+        return {name: None, f"{name}_at_least": in_ms(quantile.low)}
+    return {name: value, f"{name}_ci": [in_ms(quantile.low), in_ms(quantile.high)]}
+
+
+def _until(part: StageData, goal: StopRule, told: Metric) -> Until:
+    """What a stage waited for, by its interval in the summary, which was made for that."""
+    name = goal.percentile
+    low, high = told.get(f"{name}_ci", (None, None))
+    width = relative_half_width(Quantile(goal.p, told[name], low, high))
+    # Where the requests ran out, nobody chose the moment by the width: it counts as it is.
+    reached = width is not None and ((part.facts is not None and part.facts.settled) or width <= goal.within)
+    return Until(
+        metric=goal.metric,
+        percentile=name,
+        asked=goal.within,
+        reached=rounded(width) if reached else None,
+        requests=len(part.ok),
+        early=part.facts is not None and part.facts.settled,
+        width=rounded(width),
+        needed=None if reached else stop_rule.needed(width, len(part.ok), goal, part.floor),
+    )
+
+
+def _throughput(part: StageData, window: Window | None, slo: Slo) -> Throughput:
+    speeds = sorted(1e9 / value for record in part.ok if (value := metrics.tpot_ns(record)))
+    per_user = rounded(float(np.median(speeds))) if speeds else None
+    whole, interval = _whole_speed(part)
+    if window is None:
+        return Throughput(None, None, per_user, None, whole, interval)
+    ended = [record for record in part.ok if record.end_ns is not None and window.holds(record.end_ns)]
+    good = sum(metrics.meets(record, slo, closed=part.closed) for record in ended)
+    return Throughput(
+        output_tokens_per_s=rounded(metrics.tokens_inside((*part.measured, *part.earlier), window) / window.length_s),
+        requests_per_s=rounded(len(ended) / window.length_s),
+        per_user_tokens_per_s=per_user,
+        goodput_requests_per_s=rounded(good / window.length_s) if _targets(slo) else None,
+        e2e_tokens_per_s=whole,
+        e2e_tokens_per_s_ci=interval,
+    )
+
+
+def _whole_speed(part: StageData) -> tuple[float | None, tuple[float, float] | None]:
+    """Median over ok requests of output tokens / e2e, and its 95 % interval where there are enough of them."""
+    speeds = sorted(speed for r in part.ok if (speed := metrics.speed_per_s(r, closed=part.closed)) is not None)
+    if not speeds:
+        return None, None
+    found = estimate(np.array(speeds, dtype=np.float64), (50.0,))[0]
+    bounds = None if found.low is None or found.high is None else (round(found.low, 4), round(found.high, 4))
+    return round(float(np.median(speeds)), 4), bounds
+
+
+def _tokens(records: Sequence[Record]) -> Tokens:
+    sources = {record.token_source for record in records}
+    source = "mixed" if len(sources) > 1 else next(iter(sources), "usage")
+    told = [record.prompt_tokens for record in records if record.prompt_tokens is not None]
+    prompt = sum(told) if told or not records else None
+    return Tokens(prompt=prompt, output=sum(record.output_tokens or 0 for record in records), source=source)
+
+
+def _targets(slo: Slo) -> dict[str, float]:
+    told = {"ttft_ms": slo.ttft_ms, "tpot_ms": slo.tpot_ms, "e2e_ms": slo.e2e_ms}
+    return {name: limit for name, limit in told.items() if limit is not None}
+
+
+def _attainment(part: StageData, slo: Slo, planned: int) -> Attainment | None:
+    targets = _targets(slo)
+    if not targets:
+        return None
+    met = sum(metrics.meets(record, slo, closed=part.closed) for record in part.measured)
+    share = met / planned if planned else 0.0
+    passed = None if slo.attainment is None else share >= slo.attainment
+    told = [metrics.fluidity(record, slo, closed=part.closed) for record in part.ok]
+    fluid = [share for share in told if share is not None]
+    return Attainment(
+        slo=targets,
+        met=met,
+        share=round(share, 4),
+        attainment=slo.attainment,
+        passed=passed,
+        fluidity=rounded(sum(fluid) / len(fluid)) if fluid else None,
+        fluid_share=rounded(sum(share >= FLUID for share in fluid) / len(fluid)) if fluid else None,
+    )
+
+
+def _server(part: StageData) -> dict[str, Any] | None:
+    """The server's side of a stage: its process, as we saw it, and its own timings beside ours."""
+    told: dict[str, Any] = {}
+    if part.facts and part.facts.servers:
+        told |= processes(part.facts.servers)
+    rates = metrics.server_rates(part.ok)
+    if rates:
+        told["rates"] = {name: rounded(value) for name, value in rates.items()}
+    return told or None

@@ -1,0 +1,228 @@
+"""What a run says: the shape of `summary.json`. Data only; making it is `loadgen.analysis.summarize`."""
+
+from typing import Any, Final, Literal
+
+from msgspec import UNSET, Struct, UnsetType
+
+SCHEMA: Final = "loadgen.summary/1"
+METRICS: Final = ("ttft", "service_ttft", "itl", "tpot", "e2e", "queue", "connect")
+
+Metric = dict[str, Any]
+"""count, mean, min, max; p50…: a number, or null with p50_at_least beside it; p50_ci: [low, high]. In ms."""
+
+
+class Requests(Struct, frozen=True):
+    """Measured requests: planned = ok + failed, always. failed: every other outcome. attempts: how often one of them
+    was sent, or tried to be; retried: those that more than one attempt was made of."""
+
+    planned: int
+    ok: int
+    failed: int
+    by_outcome: dict[str, int]
+    warmup: int = 0
+    retried: int = 0
+    attempts: int = 0
+
+
+class Throughput(Struct, frozen=True):
+    """Inside the steady window; null where there was none, or no SLO. Per-user: the median over requests of 1/TPOT; and
+    e2e_tokens_per_s that of output tokens / E2E, with its 95 % interval; both of all ok requests, window or not."""
+
+    output_tokens_per_s: float | None
+    requests_per_s: float | None
+    per_user_tokens_per_s: float | None
+    goodput_requests_per_s: float | None
+    e2e_tokens_per_s: float | None = None
+    e2e_tokens_per_s_ci: tuple[float, float] | None = None
+
+
+class Tokens(Struct, frozen=True):
+    """Tokens of the ok requests. prompt: null where no answer told. source: "usage", "events", or "mixed"."""
+
+    prompt: int | None
+    output: int
+    source: str
+
+
+class Self(Struct, frozen=True):
+    """Our own part in the numbers, and what the verdict rests on. Null: not measured, or not of this kind of load."""
+
+    dispatch_slip_p99_ms: float | None
+    loop_lag_p99_ms: float | None
+    stamp_lag_p99_ms: float | None
+    cpu_share: float | None
+    gc_pause_max_ms: float | None
+    dispatch_slip_p90_ms: float | None = None
+    in_flight_sampled: float | None = None
+    in_flight_recorded: float | None = None
+    shared_reads_share: float | None = None
+    loop_lag_max_ms: float | None = None
+    stamp_lag_p50_ms: float | None = None
+    stamp_lag_max_ms: float | None = None
+    server_cpu_share: float | None = None
+    achieved_share: float | None = None
+    users_share: float | None = None
+    over_range: int = 0
+    clock_steps: int = 0
+
+
+Code = Literal[
+    "dispatch_slip",
+    "loop_lag",
+    "stamp_lag",
+    "own_cpu",
+    "shed",
+    "gc_pause",
+    "achieved_rate",
+    "achieved_users",
+    "littles_law",
+    "shared_reads",
+    "over_range",
+    "clock_step",
+    "no_window",
+    "never_steady",
+    "nothing_answered",
+    "incomplete",
+    "server_died",
+    "worker_lost",
+    "beyond_calibration",
+]
+"""Why a stage is not simply valid: the closed set."""
+
+
+class Reason(Struct, frozen=True):
+    """One line that was crossed. seen and limit in words with units; advice: what to do."""
+
+    code: Code
+    seen: str
+    limit: str
+    advice: str
+    fatal: bool = False
+
+
+class Validity(Struct, frozen=True):
+    """Whether the stage is to be believed, and why not."""
+
+    verdict: str
+    reasons: tuple[Reason, ...]
+    stamp_source: str
+    self: Self
+
+
+class Attainment(Struct, frozen=True):
+    """The SLO as asked, and the share of planned requests that met all of it. attainment: the share that the scenario
+    asks for; passed: whether it was reached; both null without a gate. fluidity: the mean over ok requests of the share
+    of tokens that came in time, and fluid_share: of requests with at least 0.9; null without SLOs on TTFT and TPOT."""
+
+    slo: dict[str, float]
+    met: int
+    share: float
+    attainment: float | None
+    passed: bool | None
+    fluidity: float | None = None
+    fluid_share: float | None = None
+
+
+class Until(Struct, frozen=True, kw_only=True):
+    """What a stage waited for: a percentile's 95 % interval with a relative half width of `asked` at most (0.05: ±5 %).
+
+    reached: that half width at the end; null where the budget was spent before it was so narrow. early: whether that
+    ended the stage. width: the half width, reached or not; null where the interval has no two ends. requests: answered
+    ones, of which it is. needed: about how many would do; null where it was reached.
+    """
+
+    metric: str
+    percentile: str
+    asked: float
+    reached: float | None
+    requests: int
+    early: bool = False
+    width: float | None = None
+    needed: int | None = None
+
+
+class AcrossRuns(Struct, frozen=True):
+    """A number over runs. values: of each, null where it is not known. mean: of those that know it; ci: its 95 %
+    interval by Student's t, null for fewer than two."""
+
+    values: tuple[float | None, ...]
+    mean: float | None
+    ci: tuple[float, float] | None
+
+
+class Runs(Struct, frozen=True):
+    """A stage over repeated runs. played: in how many it was. verdicts: of each run, "skipped" where it was not played;
+    windows_s: of each, null without one. throughput: by the names of `Throughput`."""
+
+    played: int
+    verdicts: tuple[str, ...]
+    windows_s: tuple[float | None, ...]
+    throughput: dict[str, AcrossRuns]
+
+
+class Steadiness(Struct, frozen=True):
+    """Whether a stage's latencies settled. steady: null where there were too few requests to tell. why: "steady",
+    "too_few", "never_settles", or "drift". warmed_after: requests at the window's front that still warmed up. growth:
+    the median of the last third over that of the first, less 1."""
+
+    steady: bool | None
+    why: str
+    warmed_after: int
+    growth: float | None
+
+
+class StageSummary(Struct, frozen=True, kw_only=True):
+    """One stage of one model, as `summary.json` has it. reason: why it was skipped, and what can be done; problem: the
+    same in a word. card: what is known of the model. steadiness: null without a window, and where the load itself is
+    meant to change. not_valid: by metric, why it is not what its name says on this server; one that would be wrong is
+    null besides. until: what it waited for, if anything. runs: where it is of several."""
+
+    model: str
+    target: str
+    load: dict[str, Any]
+    level: str
+    status: str = "played"
+    reason: str | UnsetType = UNSET
+    problem: str | UnsetType = UNSET
+    card: dict[str, Any] | None = None
+    incomplete: bool = False
+    requests: Requests | UnsetType = UNSET
+    window_s: float | None = None
+    metrics: dict[str, Metric] | UnsetType = UNSET
+    throughput: Throughput | UnsetType = UNSET
+    tokens: Tokens | UnsetType = UNSET
+    slo: Attainment | None = None
+    server: dict[str, Any] | None = None
+    validity: Validity | UnsetType = UNSET
+    steadiness: Steadiness | None = None
+    not_valid: dict[str, str] = {}
+    until: Until | None = None
+    runs: Runs | None = None
+
+
+class Summary(Struct, frozen=True, kw_only=True):
+    """What a run says. streamed: answers came token by token; else whole, and have no TTFT, ITL and TPOT. floor: how
+    many samples a percentile needs, by the "contract", or as many as a published result ("strict"). runs: the ids of
+    the runs that were merged; empty for a run."""
+
+    schema: str
+    scenario: str
+    run_id: str
+    started_utc: str
+    incomplete: bool
+    stages: tuple[StageSummary, ...]
+    plan_digest: str
+    torn_lines: int = 0
+    streamed: bool = True
+    floor: str = "contract"
+    runs: tuple[str, ...] = ()
+
+
+def in_ms(ns: float | None) -> float | None:
+    """ns as a summary says it: ms, to a tenth of a µs."""
+    return None if ns is None else round(ns / 1e6, 4)
+
+
+def rounded(value: float | None) -> float | None:
+    """A number as a summary says it: four digits behind the point."""
+    return None if value is None else round(value, 4)

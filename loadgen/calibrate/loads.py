@@ -1,0 +1,83 @@
+"""What a calibration plays: schedules of tokens that are known beforehand, as data. Knows no socket and no clock."""
+
+from typing import Final, Literal
+
+import msgspec
+from msgspec import Struct
+
+from loadgen.mock import FixedTime, Script
+
+TTFT_S: Final = 0.1
+SLOW_ITL_MS: Final = 50.0
+RATE_STREAMS: Final = 64
+EVENTS_A_SERVER: Final = 10_000
+"""Token events a second that one scripted server is trusted with, while there are cores for more of them."""
+MOST_SERVERS: Final = 4
+GOLDEN: Final = 0.6180339887498949
+
+
+class LoadStep(Struct, frozen=True, kw_only=True):
+    """Loads that one script serves: as many streams at once as each of `streams` says, in that order, an answer each.
+
+    full_s: how long all streams are there together. starts_per_s: how many users begin a second, where there are more
+    of them than can begin in ramp_in_s.
+    """
+
+    series: Literal["streams", "rates"]
+    pace: Literal["staggered", "together"] = "staggered"
+    itl_ms: float = SLOW_ITL_MS
+    streams: tuple[int, ...]
+    full_s: float = 1.0
+    ramp_in_s: float = 0.5
+    starts_per_s: float = 500.0
+
+    def ramp_in_of(self, streams: int) -> float:
+        """After how many seconds the last user has begun."""
+        return 0.0 if streams == 1 else max(self.ramp_in_s, streams / self.starts_per_s)
+
+    def tokens_of(self, streams: int) -> int:
+        """Tokens of each answer."""
+        return max(2, round((self.ramp_in_of(streams) + self.full_s) * 1e3 / self.itl_ms))
+
+    def script(self) -> Script:
+        """What the server does."""
+        itl_s = self.itl_ms / 1e3
+        return Script(
+            ttft_s=FixedTime(TTFT_S),
+            itl_s=FixedTime(itl_s),
+            tokens=FixedTime(max(map(self.tokens_of, self.streams))),
+            together_s=itl_s if self.pace == "together" else 0.0,
+        )
+
+    def servers(self, cores: int) -> int:
+        """How many processes serve it, so that they keep its pace and leave us a core."""
+        events_per_s = max(self.streams) * 1e3 / self.itl_ms
+        return max(1, min(MOST_SERVERS, cores - 1, -(-round(events_per_s) // EVENTS_A_SERVER)))
+
+    def begins_ns(self, streams: int) -> list[int]:
+        """When each user begins: spread over the ramp-in, and evenly over the gap between two tokens."""
+        gap_s, ramp_in_s = self.itl_ms / 1e3, self.ramp_in_of(streams)
+        gaps = [ramp_in_s * user / streams // gap_s + user * GOLDEN % 1.0 for user in range(streams)]
+        return [round(gap_s * gap * 1e9) for gap in gaps]
+
+
+USUAL: Final = (
+    LoadStep(series="streams", streams=(1, 16, 64, 200, 500, 1000)),
+    LoadStep(series="streams", streams=(64, 200, 500, 1000), pace="together"),
+    *(LoadStep(series="rates", streams=(RATE_STREAMS,), itl_ms=itl_ms) for itl_ms in (20.0, 10.0, 5.0, 2.5, 1.25)),
+)
+QUICK: Final = (
+    LoadStep(series="streams", streams=(16, 200)),
+    LoadStep(series="streams", streams=(200,), pace="together"),
+    *(LoadStep(series="rates", streams=(RATE_STREAMS,), itl_ms=itl_ms) for itl_ms in (10.0, 2.5)),
+)
+
+
+def within(courses: tuple[LoadStep, ...], most_streams: int) -> tuple[LoadStep, ...]:
+    """The courses, without the loads that have more streams than that."""
+    kept = []
+    for course in courses:
+        streams = tuple(count for count in course.streams if count <= most_streams)
+        if streams:
+            kept.append(msgspec.structs.replace(course, streams=streams))
+    return tuple(kept)

@@ -1,0 +1,105 @@
+"""A calibration for people: the table of its steps, and three lines that say what they come to. Pure."""
+
+from typing import Final
+
+from loadgen.calibrate.conclude import STRETCH, Line, crossed
+from loadgen.report.console import table_text
+from loadgen.report.main_table import Column, Row, Table
+from loadgen.store.calibration import Calibration, ErrorBand, ErrorSpread, Limit, Step
+
+WHY: Final[dict[Line, str]] = {
+    "answers": "answers",
+    "stamps": "stamps",
+    "cpu": "CPU",
+    "lag": "lag",
+    "shared": "shared",
+}
+"""What a step says that is beyond a line."""
+BUSY: Final = 0.1
+WIDE: Final = 150
+TEXT: Final = ("pace", "beyond")
+SHORT: Final = ("streams", "pace", "events/s", "stamp p99", "CPU", "lag ms", "beyond")
+LONG: Final = (
+    *("streams", "pace", "ITL ms", "events/s", "kernel stamps", "user stamps", "TTFT p99", "ITL p99"),
+    *("shared", "µs/event", "CPU", "lag ms", "beyond"),
+)
+
+
+def calibration_text(calibration: Calibration, *, width: int) -> str:
+    """All of it, at most `width` columns wide, but for the lines under the table."""
+    heads = LONG if width >= WIDE else SHORT
+    cells = [_cells(step) for step in calibration.steps]
+    rows = tuple(Row(tuple(told[head] for head in heads)) for told in cells)
+    columns = tuple(Column(head, number=head not in TEXT) for head in heads)
+    title = "Errors in µs" + (" (p50 / p99 / max)" if heads is LONG else "")
+    drawn = table_text(Table(columns, rows, ()), title, width=width)
+    return "\n".join([*(line.rstrip() for line in drawn.splitlines()), "", *conclusion(calibration), ""])
+
+
+def conclusion(calibration: Calibration) -> list[str]:
+    """Error band, ceiling and budget, a line each; and what is to be said about it."""
+    ceiling, budget = calibration.ceiling, calibration.budget
+    cost = calibration.cpu_us_per_event
+    spent = "" if cost is None else f", at {cost:.1f} µs of CPU each"
+    lines = [
+        f"error band: {_band(calibration.band)}",
+        f"ceiling:    {_most(ceiling.events_per_s)} token events a second, {_most(ceiling.streams)} streams at once",
+        f"budget:     {budget.events_per_s:,.0f} token events a second{spent}; {budget.streams:,} streams at once",
+    ]
+    wrong, answers = (sum(getattr(step, name) for step in calibration.steps) for name in ("wrong", "answers"))
+    if wrong:
+        lines.append(f"{wrong:,} of {answers:,} answers were not what was sent: do not trust this machine's runs")
+    if calibration.busy_share > BUSY:
+        busy = f"{calibration.busy_share:.0%}"
+        lines.append(f"others kept the machine {busy} busy before we began: on a quiet one, more may hold")
+    return lines
+
+
+def _band(band: ErrorBand) -> str:
+    told = [
+        f"{name} stamps {_spread(each)} µs" for name, each in (("kernel", band.kernel), ("user", band.user)) if each
+    ]
+    if not told:
+        return "not known, as no load was within the lines of a valid run"
+    none = [] if band.kernel else ["the kernel gives none here"]
+    return "; ".join([*told, *none]) + " (p50 / p99 / max, at worst)"
+
+
+def _spread(spread: ErrorSpread | None) -> str:
+    if spread is None:
+        return "–"
+    return f"{_us(spread.p50_us)} / {_us(spread.p99_us)} / {_us(spread.max_us)}"
+
+
+def _us(value: float) -> str:
+    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def _most(most: Limit) -> str:
+    return f"{'at least ' if most.at_least else ''}{most.value:,.0f}"
+
+
+def _cells(step: Step) -> dict[str, str]:
+    """By heading."""
+    lag = step.loop_lag_p99_ms
+    beyond = [WHY[line] for line in crossed(step)] + (["server late"] if step.stretch > STRETCH else [])
+    return {
+        "streams": f"{step.streams:,}",
+        "pace": step.pace,
+        "ITL ms": f"{step.itl_ms:g}",
+        "events/s": f"{step.events_per_s:,.0f}",
+        "kernel stamps": _spread(step.kernel),
+        "user stamps": _spread(step.user),
+        "stamp p99": _p99(step.stamp),
+        "TTFT p99": _p99(step.service_ttft),
+        "ITL p99": _p99(step.itl),
+        "shared": f"{step.shared_share:.1%}",
+        "µs/event": f"{step.cpu_us_per_event:.1f}",
+        "CPU": f"{step.cpu_share:.0%}",
+        "lag ms": "–" if lag is None else f"{lag:.1f}",
+        "beyond": ", ".join(beyond),
+    }
+
+
+def _p99(spread: ErrorSpread | None) -> str:
+    return "–" if spread is None else _us(spread.p99_us)

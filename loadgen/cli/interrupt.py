@@ -1,0 +1,36 @@
+"""Ctrl-C and SIGTERM while a run is on."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from types import FrameType
+
+from loadgen.engine.run import Controls
+
+
+@contextlib.contextmanager
+def interruptible(controls: Controls, *, quiet: bool) -> Iterator[None]:
+    """While the context lasts, Ctrl-C (and SIGTERM) stops the run: once gently, twice at once, three times rudely."""
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask() -> None:
+        second = controls.stop()
+        if not quiet:
+            told = "giving up what is in flight" if second else "waiting for what is in flight; once more to give it up"
+            print(f"loadgen: stopping: {told}", file=sys.stderr, flush=True)  # noqa: T201
+        if second:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def on_signal(_: int, __: FrameType | None) -> None:
+        loop.call_soon_threadsafe(ask)
+
+    for number in before:
+        signal.signal(number, on_signal)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

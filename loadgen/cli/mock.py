@@ -1,0 +1,188 @@
+"""The verb `mock`: flags become a script, the scripted server plays it until Ctrl-C, and says what it did."""
+
+import contextlib
+import ipaddress
+import math
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, BinaryIO, Final
+
+import msgspec
+import typer
+
+from loadgen.errors import InputError
+from loadgen.mock import Account, Freeze, Script, ServerStop, Truth, parse_fault, serve
+from loadgen.mock.distribution import parse_counts, parse_time_s, parse_times
+from loadgen.mock.fault import KINDS
+from loadgen.mock.process import settle
+from loadgen.redact import printable
+
+LATE_MS: Final = 1.0
+"""A server whose events are later than this, at p99, has not kept its schedule."""
+
+FAULT_HELP: Final = (
+    f"KIND[:PARAM][@WHEN], repeatable. KIND: {', '.join(KINDS)}. WHEN: 2% of the requests, #7, #5-8 or #every:10; "
+    "all without it."
+)
+
+
+def mock(
+    ttft: Annotated[str, typer.Option("--ttft", metavar="D", help="Time to the first token.")] = "200ms",
+    itl: Annotated[str, typer.Option("--itl", metavar="D", help="Time from token to token.")] = "50ms",
+    tokens: Annotated[str, typer.Option("--tokens", metavar="D", help="Tokens of an answer.")] = "40",
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of all that is drawn.")] = 0,
+    together: Annotated[
+        str | None, typer.Option("--together", metavar="50ms", help="Send tokens at multiples of this only.")
+    ] = None,
+    slots: Annotated[
+        int | None, typer.Option("--slots", metavar="N", min=1, help="Streams at a time (default: any number).")
+    ] = None,
+    queue: Annotated[
+        int | None, typer.Option("--queue", metavar="N", min=0, help="How many may wait for a slot; then 503.")
+    ] = None,
+    retry_after: Annotated[
+        int, typer.Option("--retry-after", metavar="S", min=0, help="What a 503 or 429 says to wait, in seconds.")
+    ] = 1,
+    slowdown: Annotated[
+        float, typer.Option("--slowdown", metavar="X", min=0, help="Each other stream lengthens a gap by this share.")
+    ] = 0.0,
+    prefill_rate: Annotated[
+        float | None, typer.Option("--prefill-rate", metavar="N", help="Words of the prompt a second, before --ttft.")
+    ] = None,
+    tokens_per_event: Annotated[
+        int, typer.Option("--tokens-per-event", metavar="N", min=1, help="Tokens that are sent as one event.")
+    ] = 1,
+    role_event: Annotated[
+        bool, typer.Option("--role-event/--no-role-event", help="A first event without text.")
+    ] = True,
+    usage: Annotated[
+        bool | None, typer.Option("--usage/--no-usage", help="Token counts always, or never (default: when asked).")
+    ] = None,
+    keepalive: Annotated[
+        str | None, typer.Option("--keepalive-comments", metavar="250ms", help="Comments until the first token.")
+    ] = None,
+    close: Annotated[bool, typer.Option("--close", help="Answers without chunks, ended by closing.")] = False,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option("--freeze", metavar="AT:FOR", help="Stand still, so long after the first chat. Repeatable."),
+    ] = None,
+    fault: Annotated[list[str] | None, typer.Option("--fault", metavar="FAULT", help=FAULT_HELP)] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", metavar="NAME", help="What /v1/models lists. Repeatable.")
+    ] = None,
+    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 0,
+    truth: Annotated[
+        Path | None, typer.Option("--truth", metavar="PATH", help="Write what was really sent, a line a chat.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Start a scripted server to test clients with, print its URL, stop on Ctrl-C.
+
+    D is a time (or a number), or normal:MEAN:DEVIATION, lognormal:MEDIAN:SIGMA, uniform:LOW:HIGH or exp:MEAN.
+    """
+    if prefill_rate is not None and not 0 < prefill_rate < math.inf:
+        raise InputError(f"--prefill-rate {prefill_rate:g}: not above 0; write e.g. --prefill-rate 500")
+    if queue is not None and slots is None:
+        raise InputError(f"--queue {queue}: nobody waits where there is no end of slots; add e.g. --slots 4")
+    script = Script(
+        seed=seed,
+        ttft_s=parse_times(ttft, "--ttft"),
+        itl_s=parse_times(itl, "--itl"),
+        tokens=parse_counts(tokens, "--tokens"),
+        together_s=parse_time_s(together, "--together") if together is not None else 0.0,
+        slots=slots,
+        queue=queue,
+        retry_after_s=retry_after,
+        slowdown=slowdown,
+        prefill_per_s=prefill_rate,
+        tokens_per_event=tokens_per_event,
+        role_event=role_event,
+        usage="asked" if usage is None else "always" if usage else "never",
+        keepalive_s=parse_time_s(keepalive, "--keepalive-comments") if keepalive is not None else 0.0,
+        close=close,
+        freezes=tuple(_freeze(text) for text in freeze or ()),
+        faults=tuple(parse_fault(text) for text in fault or ()),
+        models=tuple(model or ("mock",)),
+    )
+    typer.echo(plain_lines(account_text(_serve(script, host, port, truth, force=force))), err=True)
+
+
+def _serve(script: Script, host: str, port: int, truth: Path | None, *, force: bool) -> Account:
+    if truth is not None and truth.exists() and not force:
+        raise InputError(f"--truth {truth}: it is there already; choose another name, or add --force")
+    settle()
+    with contextlib.ExitStack() as held:
+        stop = held.enter_context(ServerStop())
+        held.enter_context(_stopping(stop))
+        log: list[BinaryIO] = []
+
+        def started(url: str) -> None:
+            if truth is not None:
+                log.append(held.enter_context(_opened(truth)))
+            typer.echo(url)
+            typer.echo("scripted server; Ctrl-C stops it", err=True)
+            if not _is_loopback(host):
+                typer.echo("others on the network can reach it, and it asks nobody who they are", err=True)
+
+        def ended(request: Truth) -> None:
+            for file in log:
+                file.write(msgspec.json.encode(request) + b"\n")
+
+        return serve(script, host, port, stop=stop, started=started, ended=ended)
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("wb", buffering=0)  # a server that is killed leaves the lines that it has written
+    except OSError as error:
+        raise InputError(f"--truth {path}: cannot be written ({error.strerror}); choose another place") from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@contextlib.contextmanager
+def _stopping(stop: ServerStop) -> Iterator[None]:
+    """While the context lasts, Ctrl-C and SIGTERM stop the server."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, lambda *_: stop.ask())
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _freeze(text: str) -> Freeze:
+    at, colon, length = text.partition(":")
+    if not colon:
+        raise InputError(f"--freeze {text}: it needs when and for how long; write e.g. --freeze 8s:2s")
+    return Freeze(parse_time_s(at, "--freeze", text), parse_time_s(length, "--freeze", text))
+
+
+def account_text(account: Account) -> str:
+    """What a server did, in a few lines for a person."""
+    left = [f"{account.refused} refused by a full queue"] if account.refused else []
+    left += [f"{account.gone} left by their client"] if account.gone else []
+    chats = f"{account.chats} {'chat' if account.chats == 1 else 'chats'}"
+    chats += f" ({', '.join(left)})" if left else ""
+    lines = [f"{chats}, {account.tokens} tokens, {account.others} other requests, {account.connections} connections"]
+    if account.faults:
+        lines.append("faults: " + ", ".join(f"{word} ×{times}" for word, times in sorted(account.faults.items())))
+    middle, high, most = (account.slip_ms(p) for p in (50, 99, 100))
+    if middle is not None and high is not None and most is not None:
+        lines.append(f"late by its own schedule: p50 {middle:.2f} ms, p99 {high:.2f} ms, at most {most:.2f} ms")
+        if high > LATE_MS:
+            lines.append("so it did not keep it; give it fewer streams or tokens a second, or a core of its own")
+    return "\n".join(lines)
+
+
+def plain_lines(text: str) -> str:
+    return "\n".join(printable(line) for line in text.split("\n"))

@@ -1,0 +1,81 @@
+"""The verb `models`: asks what the targets offer, prints it, and writes it as `models.json`."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+import typer
+
+from loadgen.errors import InputError, TargetError
+from loadgen.redact import printable, redact_url
+from loadgen.report.cards import cards_text
+from loadgen.report.console import json_text, terminal_width
+from loadgen.scenario import Model, Scenario
+from loadgen.scenario.check import first_conflict
+from loadgen.scenario.file import load_scenario
+from loadgen.scenario.model_list import model_list_text
+from loadgen.store.run_folder import write_whole
+from loadgen.targets.catalog import listed, offered, usual_places
+from loadgen.targets.served import ModelCard
+
+WIDEST: Final = 400
+"""Where there is no terminal, nothing is cut off."""
+
+
+def models(
+    scenario: Annotated[
+        str | None, typer.Argument(metavar="SCENARIO", help="Ask this scenario's targets: a path, or a name.")
+    ] = None,
+    url: Annotated[
+        list[str] | None, typer.Option("--url", help="An OpenAI-compatible endpoint, ending in /v1. Repeatable.")
+    ] = None,
+    write: Annotated[
+        Path | None, typer.Option("--write", metavar="PATH", help="Write the cards as a models.json, too.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The cards as JSON on standard output.")] = False,
+) -> None:
+    """Print model cards of what the targets offer: a scenario's, a URL's, or Foundry Local's and the embedded one."""
+    if write is not None and write.exists() and not force:
+        raise InputError(f"--write {write}: it is there already; choose another name, or add --force")
+    cards, problems = asyncio.run(offered(_places(scenario, url or []), _tell))
+    for problem in problems:
+        typer.echo(printable(f"loadgen: {problem}"), err=True)
+    if not cards:
+        raise TargetError("no target offers a model", remedy="see above")
+    if write is not None:
+        _write(write, cards)
+    if as_json:
+        told = [{k: v for k, v in msgspec.to_builtins(card).items() if v is not None} for card in cards]
+        sys.stdout.write(json_text(told))
+    else:
+        width = terminal_width() if sys.stdout.isatty() else WIDEST
+        typer.echo(cards_text(cards, width=width), nl=False)
+
+
+def _places(scenario: str | None, urls: list[str]) -> list[Model]:
+    if urls:
+        if scenario is not None:
+            both = redact_url(f"both {scenario} and --url {urls[0]}")
+            raise InputError(f"models: {both} say whom to ask; leave one of them out")
+        places = [Model(name="any", target="openai", url=url) for url in dict.fromkeys(urls)]
+        complaint = first_conflict(Scenario(name="models", prompts="-", models=tuple(places)))
+        if complaint is not None:
+            raise InputError(redact_url(f"--url: {complaint.what}; {complaint.mend}"))
+        return places
+    return usual_places() if scenario is None else list(load_scenario(scenario).scenario.models)
+
+
+def _tell(text: str, share: float | None) -> None:
+    if share is None and sys.stderr.isatty():
+        typer.echo(printable(text), err=True)
+
+
+def _write(path: Path, cards: list[ModelCard]) -> None:
+    try:
+        write_whole(path, model_list_text(listed(cards)))
+    except OSError as error:
+        raise InputError(f"--write {path}: cannot be written ({error.strerror}); choose another place") from error
+    typer.echo(f"wrote {path}", err=True)

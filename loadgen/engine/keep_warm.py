@@ -1,0 +1,38 @@
+"""Keeps a model from being put aside while nobody asks it anything. Measures nothing, and is in no record."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from loadgen.clock import SystemClock
+from loadgen.engine.preflight import chat
+from loadgen.plan.plan import Plan
+from loadgen.targets.served import Served
+from loadgen.wire.client import Client
+
+
+@contextlib.asynccontextmanager
+async def kept_warm(plan: Plan, index: int, served: Served, client: Client) -> AsyncIterator[None]:
+    """Ask for one token whenever `served.keep_warm_s` have passed without a request; how often is in the farewell."""
+    if served.keep_warm_s is None:
+        yield
+        return
+    task = asyncio.create_task(_ping(plan, index, served, client, round(served.keep_warm_s * 1e9)))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def _ping(plan: Plan, index: int, served: Served, client: Client, every_ns: int) -> None:
+    clock = SystemClock()
+    served.farewell["keep_warm_pings"] = 0
+    while True:
+        idle_ns = clock.now_ns() - client.last_sent_ns
+        if idle_ns < every_ns or client.in_flight:
+            await asyncio.sleep(max(every_ns - idle_ns, every_ns // 10) / 1e9)
+            continue
+        await chat(plan, index, served, client, "Hi.", 1)
+        served.farewell["keep_warm_pings"] += 1

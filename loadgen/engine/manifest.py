@@ -1,0 +1,119 @@
+"""The manifest of a run as it is played: on disk after each change, whole. Knows no requests."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from loadgen.clock import utc_now
+from loadgen.errors import LoadgenError, TargetError
+from loadgen.plan.plan import Plan, digest
+from loadgen.store import run_folder
+from loadgen.store.calibration import quoted, stored
+from loadgen.store.run_folder import Manifest, PlannedStage
+from loadgen.targets.probe.findings import Probe
+from loadgen.targets.registry import target_name
+from loadgen.targets.served import Served
+from loadgen.telemetry import host
+
+
+class ManifestWriter:
+    """The manifest as it grows: on disk after each change, whole; FolderError where it cannot be written."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self._folder = folder
+        self._manifest = manifest
+        self._write()
+
+    def add_card(self, served: Served, cold_start_ms: float | None) -> None:
+        """Note a model that serves. cold_start_ms: from the beginning of its loading to its first token."""
+        told = {name: getattr(served, name) for name in ("startup_s", "load_s", "settings")}
+        card = msgspec.to_builtins(served.card) | told | {"cold_start_ms": cold_start_ms}
+        self._update(models=(*self._manifest.models, card))
+
+    def add_probe(self, served: Served, probe: Probe) -> None:
+        """Note what a model's server did when it was probed."""
+        self._add(served, {"probe": msgspec.to_builtins(probe)})
+
+    def part(self, served: Served) -> None:
+        """Note what was seen as a model was let go."""
+        self._add(served, served.farewell)
+
+    def _add(self, served: Served, told: dict[str, Any]) -> None:
+        mine = (served.card.target, served.card.alias)
+        models = tuple(
+            card | told if (card["target"], card["alias"]) == mine else card for card in self._manifest.models
+        )
+        self._update(models=models)
+
+    def skip(self, target: str, model: str, error: LoadgenError) -> None:
+        """Note that a model could not be used, and why: its stages stand in the summary all the same."""
+        problem = error.problem if isinstance(error, TargetError) else "input"
+        changes = {"skipped": str(error), "problem": problem}
+        stages = tuple(
+            msgspec.structs.replace(stage, **changes) if (stage.target, stage.model) == (target, model) else stage
+            for stage in self._manifest.stages
+        )
+        self._update(stages=stages)
+
+    def lost(self, target: str, model: str, level: str, why: str) -> None:
+        """Note that a model's server ended of itself at a level: that stage says so, those behind it are skipped."""
+        died = False
+        stages = []
+        for stage in self._manifest.stages:
+            if (stage.target, stage.model) == (target, model):
+                if stage.level == level:
+                    died, stage = True, msgspec.structs.replace(stage, server_ended=why)
+                elif died:
+                    stage = msgspec.structs.replace(stage, skipped=f"its server is gone: {why}", problem="died")
+            stages.append(stage)
+        self._update(stages=tuple(stages))
+
+    def end(self, state: str) -> None:
+        self._update(state=state, ended_utc=utc_now().isoformat())
+
+    def _update(self, **changes: Any) -> None:
+        self._manifest = msgspec.structs.replace(self._manifest, **changes)
+        self._write()
+
+    def _write(self) -> None:
+        try:
+            run_folder.write_json(self._folder / run_folder.MANIFEST, self._manifest)
+        except OSError as error:
+            raise run_folder.no_longer_written(self._folder, error) from error
+
+
+def first_manifest(plan: Plan, folder: Path, started_utc: str, *, kernel_stamps: bool, workers: int = 1) -> Manifest:
+    """What is known of a run before anything is sent. workers: processes that play it."""
+    stages = tuple(
+        PlannedStage(
+            model=plan.models[model].name,
+            target=target_name(plan.models[model]),
+            level=stage.level.label,
+            load=stage.level.load(),
+            planned=stage.planned_of(model),
+            warmup=stage.warmup,
+            ramp_in_ns=0 if stage.ramp_in_ns is None else int(stage.ramp_in_ns[-1]),
+        )
+        for stage in plan.stages
+        for model in stage.models
+    )
+    calibration = stored().calibration
+    prompts = tuple({"id": p.id, "characters": len(p.text), "key_points": list(p.key_points)} for p in plan.prompts)
+    return Manifest(
+        schema=run_folder.SCHEMA,
+        run_id=folder.name,
+        scenario=msgspec.to_builtins(plan.scenario),
+        started_utc=started_utc,
+        plan_digest=digest(plan),
+        stages=stages,
+        prompts=prompts,
+        stamp_source="kernel" if kernel_stamps else "user",
+        workers=workers,
+        calibration=None if calibration is None else quoted(calibration),
+        clock=host.clock(asyncio.get_running_loop()),
+        versions=host.versions(),
+        host=host.host(),
+        git_commit=host.git_commit(Path(__file__).parent),
+    )

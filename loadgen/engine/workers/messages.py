@@ -1,0 +1,119 @@
+"""What the process that conducts a run and its workers say to one another: JSON lines. Knows no process.
+
+Nothing is pickled. The lines go through a worker's standard input and output, so what is secret in them (a key in a
+server's headers) is in no file and on no command line.
+"""
+
+import base64
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from loadgen.analysis.stop_rule import Sample
+from loadgen.child import Child
+from loadgen.plan.plan import Plan, Stage
+from loadgen.record import StageFacts
+from loadgen.targets.served import Served
+
+
+class StartWorker(Struct, frozen=True, tag=True):
+    """The first line to a worker. plan: its scenario and prompts; stages come later, one by one. epoch_ns: the run's
+    beginning on the monotonic clock, which is one for all processes of a machine (CLOCK_MONOTONIC on Linux, mach time
+    on macOS, the performance counter on Windows). log: where its records go."""
+
+    plan: Plan
+    epoch_ns: int
+    log: str
+
+
+class Prepare(Struct, frozen=True, tag=True):
+    """Connect, and play the warm-up of a stage's part; answered by `Ready`. served: by index in the plan's models."""
+
+    stage: Stage
+    served: dict[int, Served]
+
+
+class Go(Struct, frozen=True, tag=True):
+    """Play the measured requests from a moment of the monotonic clock on; answered by `Done`."""
+
+    at_ns: int
+
+
+class Drain(Struct, frozen=True, tag=True):
+    """Begin no more requests; those under way may end."""
+
+
+class StopRuleMet(Struct, frozen=True, tag=True):
+    """Enough is known of this stage: begin no more of its requests, and miss none of them."""
+
+
+class CancelInFlight(Struct, frozen=True, tag=True):
+    """Give up what is under way."""
+
+
+class Ready(Struct, frozen=True, tag=True):
+    """The part is prepared."""
+
+
+class Count(Struct, frozen=True, tag=True):
+    """Measured requests of the part so far: those that have ended, and how many of them were not ok."""
+
+    ended: int = 0
+    failed: int = 0
+
+
+class NewSamples(Struct, frozen=True, tag=True):
+    """What the requests that have ended since the last such word tell of what the stage waits for."""
+
+    new: tuple[Sample, ...]
+
+
+class Unwritable(Struct, frozen=True, tag=True):
+    """The worker's last word: its log can no longer be written. why: in one line, for the person."""
+
+    why: str
+
+
+class Done(Struct, frozen=True, tag=True):
+    """The part has been played, and this was seen."""
+
+    facts: StageFacts
+    count: Count
+
+
+Command = StartWorker | Prepare | Go | Drain | StopRuleMet | CancelInFlight
+Event = Ready | Count | NewSamples | Unwritable | Done
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Child):
+        return None  # whose child it is will ask how it does
+    if isinstance(value, np.ndarray):
+        return value.astype("<i8").tobytes()
+    raise NotImplementedError(f"{type(value)} is no part of a plan")
+
+
+def _array(kind: type, value: Any) -> Any:
+    return np.frombuffer(base64.b64decode(value), dtype="<i8").astype(np.int64)
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_plain)
+_orders: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command, dec_hook=_array)
+_words: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+
+
+def line_of(said: Command | Event) -> bytes:
+    """One line, with its end."""
+    return _encoder.encode(said) + b"\n"
+
+
+def decode_command(line: bytes) -> Command:
+    """What a conductor's line says. Raises msgspec.MsgspecError."""
+    return _orders.decode(line)
+
+
+def decode_event(line: bytes) -> Event:
+    """What a worker's line says. Raises msgspec.MsgspecError."""
+    return _words.decode(line)

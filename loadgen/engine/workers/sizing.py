@@ -1,0 +1,107 @@
+"""How many processes play a plan, and what each of them must be able to hold. Pure: knows no process and no socket."""
+
+import contextlib
+import os
+import sys
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from loadgen.errors import InputError
+from loadgen.plan.plan import Plan, parts
+from loadgen.scenario import PYTHON_PREFIX
+
+STREAMS_PER_WORKER: Final = 500
+"""Concurrent streams that one process is trusted with where nothing was calibrated: at 20 tokens a second each, 10,000
+token events a second."""
+DESCRIPTORS_ASIDE: Final = 256
+"""File descriptors of a process beside its streams: logs, pipes, the event loop, connections that are being closed."""
+
+Workers = int | Literal["auto"]
+
+
+def parse_workers(text: str) -> Workers:
+    """What `--workers` says: a whole number, 1 or more, or "auto". Raises InputError."""
+    if text == "auto":
+        return "auto"
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= 1024:
+        raise InputError(f"--workers: {text!r} is not a number of processes; give 1 to 1024, or auto")
+    return int(text)
+
+
+def staffed(plan: Plan, workers: Workers, cores: int, streams_per_worker: int = STREAMS_PER_WORKER) -> int:
+    """How many processes play a plan.
+
+    "auto" takes one for every `streams_per_worker` concurrent streams of the plan's highest level (users, or
+    max_in_flight), and no more than there are cores: 1 up to 500 streams, 2 up to 1,000. An open loop without a limit
+    says nothing about its streams, and counts as none; nor can models in this process be shared. Never more are started
+    than some stage can be divided among. Raises InputError
+    where a number above 1 was asked for and a model is in this process.
+    """
+    inside = next((model for model in plan.models if (model.target or "").startswith(PYTHON_PREFIX)), None)
+    if workers == "auto":
+        highest = max((stage.streams or 0 for stage in plan.stages), default=0)
+        return 1 if inside else max(1, min(cores, -(-highest // streams_per_worker)))
+    if inside and workers > 1:
+        where = f"{inside.name} is asked in this process ({inside.target})"
+        raise InputError(f"--workers {workers}: {where}, which no other one shares; leave --workers out")
+    return min(workers, max(len(parts(stage, workers)) for stage in plan.stages))
+
+
+class Descriptors(Struct, frozen=True):
+    """File descriptors that the busiest process of a plan needs. required: without so many it cannot be played; wished:
+    what an open loop without a limit may come to need. streams: those that required is for."""
+
+    streams: int
+    required: int
+    wished: int
+
+
+def descriptors_of(plan: Plan, workers: int) -> Descriptors:
+    """What each of so many processes must be able to hold open."""
+    shares = [part for stage in plan.stages for part in parts(stage, workers)[:1]]  # the first has the largest share
+    known = max((part.streams or 0 for part in shares), default=0)
+    possible = max((part.count or 0 for part in shares if part.streams is None), default=0)
+    return Descriptors(known, known + DESCRIPTORS_ASIDE, max(known, possible) + DESCRIPTORS_ASIDE)
+
+
+def raised(needs: Descriptors, soft: int, hard: int) -> int:
+    """The soft limit on open files that a plan is to be played with, never less than it is. Raises InputError when the
+    hard one is too low for what the plan requires."""
+    if needs.required > hard:
+        raise InputError(
+            f"{needs.streams:,} streams in one process need {needs.required:,} open files, and the system's hard limit "
+            f"is {hard:,}; raise it (ulimit -Hn), share the streams out (--workers), or lower load.concurrency or "
+            "load.max_in_flight"
+        )
+    return max(soft, min(hard, needs.wished))
+
+
+# What the system grants this process: cores, and open files, whose limit is raised before a plan needs it.
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return granted or 1
+
+
+def provide(needs: Descriptors) -> None:
+    """Raise the soft limit towards the hard one as far as is needed; processes that are started later inherit it.
+
+    Raises InputError when the hard limit is too low. Where the system has no such limit (Windows), does nothing.
+    """
+    if sys.platform == "win32":
+        return
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = (1 << 62 if limit == resource.RLIM_INFINITY else limit for limit in limits)
+    wanted = raised(needs, soft, hard)
+    if wanted > soft:
+        # macOS names no hard limit and yet refuses what is above a limit of its kernel: then what is required must do.
+        for limit in (wanted, needs.required):
+            with contextlib.suppress(ValueError, OSError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limits[1]))
+                return
+        raised(needs, soft, soft)

@@ -1,0 +1,88 @@
+"""What a person sees and does while a run is on: progress on standard error, and Ctrl-C. Measures nothing."""
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from loadgen.record import Record
+from loadgen.redact import printable
+
+
+class Bar:
+    """Progress on standard error: a bar a stage on a terminal, nothing where there is none."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._console = Console(stderr=True)
+        self._shown = self._console.is_terminal and not quiet
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        # Drawn four times a second and never more: on an edge device, the bar takes CPU from the model.
+        self._progress = Progress(
+            *columns, console=self._console, refresh_per_second=4, disable=not self._shown, transient=True
+        )
+        self._task: TaskID | None = None
+        self._work: TaskID | None = None
+        self._failed = 0
+        self._title = ""
+        self._known = ""
+
+    def __enter__(self) -> "Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def note(self, text: str) -> None:
+        if self._shown:
+            self._progress.console.print(printable(text), markup=False, highlight=False)
+
+    def work(self, title: str, share: float | None) -> None:
+        """Something that takes a while before a stage: with a bar where it is known how much is done."""
+        if share is None:
+            self._end_work()
+            self.note(title)
+            return
+        if self._work is None:
+            self._work = self._progress.add_task(printable(title), total=100)
+        self._progress.update(self._work, description=printable(title), completed=share * 100)
+        if share >= 1:
+            self._end_work()
+
+    def _end_work(self) -> None:
+        if self._work is not None:
+            self._progress.remove_task(self._work)
+            self._work = None
+
+    def stage(self, title: str, total: int | None, duration_s: float | None) -> None:
+        self._end_work()  # of a model that was skipped: its bar stands where the download stopped
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+        bound = "" if duration_s is None else f", at most {duration_s:g} s"
+        self._failed, self._title, self._known = 0, printable(title + bound), ""
+        self._task = self._progress.add_task(self._title, total=total)
+
+    def ended(self, record: Record) -> None:
+        if self._task is None or record.phase != "measured":
+            return
+        self._progress.advance(self._task)
+        if record.outcome != "ok":
+            self._fail(self._task, self._failed + 1)
+
+    def counts(self, ended: int, failed: int) -> None:
+        if self._task is None:
+            return
+        self._progress.update(self._task, completed=ended)
+        if failed != self._failed:
+            self._fail(self._task, failed)
+
+    def _fail(self, shown: TaskID, failed: int) -> None:
+        self._failed = failed
+        self._describe(shown)
+
+    def known(self, words: str) -> None:
+        self._known = printable(words)
+        if self._task is not None:
+            self._describe(self._task)
+
+    def _describe(self, shown: TaskID) -> None:
+        told = (self._title, self._known, f"{self._failed} failed" if self._failed else "")
+        self._progress.update(shown, description=" · ".join(part for part in told if part))

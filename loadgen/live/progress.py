@@ -1,0 +1,39 @@
+"""What a run tells of its progress, and to whom. Knows no terminal."""
+
+from typing import Protocol
+
+from loadgen.record import Record
+
+
+class Progress(Protocol):
+    """Who is told how far a run is. Called from the event loop; must not block. ended: each record, where this process
+    plays. counts: how many measured requests of the stage have ended so far, and how many of them were not ok, where
+    others play. known: how precisely the percentile is known that a stage waits for, in words."""
+
+    def note(self, text: str) -> None: ...
+
+    def work(self, title: str, share: float | None) -> None: ...
+
+    def stage(self, title: str, total: int | None, duration_s: float | None) -> None: ...
+
+    def ended(self, record: Record) -> None: ...
+
+    def counts(self, ended: int, failed: int) -> None: ...
+
+    def known(self, words: str) -> None: ...
+
+
+class Silence:
+    """A progress that tells nobody."""
+
+    def note(self, text: str) -> None: ...
+
+    def work(self, title: str, share: float | None) -> None: ...
+
+    def stage(self, title: str, total: int | None, duration_s: float | None) -> None: ...
+
+    def ended(self, record: Record) -> None: ...
+
+    def counts(self, ended: int, failed: int) -> None: ...
+
+    def known(self, words: str) -> None: ...

@@ -1,0 +1,144 @@
+"""One immutable record a request, or attempt of it: what `requests.jsonl` holds. Knows no statistics and no socket."""
+
+from typing import Literal
+
+from msgspec import UNSET, Struct, UnsetType
+
+Phase = Literal["warmup", "measured"]
+StampSource = Literal["kernel", "user"]
+TokenSource = Literal["usage", "events"]
+Outcome = Literal[
+    "ok",
+    "http_error",
+    "stream_error",
+    "truncated",
+    "malformed",
+    "not_streamed",
+    "empty",
+    "connect_error",
+    "timeout",
+    "cancelled",
+    "shed",
+]
+"""How a planned request ended; the closed set of `docs/metrics.md`. Exactly one each."""
+
+OUTCOMES: tuple[Outcome, ...] = Outcome.__args__  # type: ignore[attr-defined]
+
+
+class ServerTimings(Struct, frozen=True):
+    """llama.cpp's own account of a request: tokens of the prompt and of the answer, and the time of each in ms."""
+
+    prompt_n: int
+    prompt_ms: float
+    predicted_n: int
+    predicted_ms: float
+
+
+class Reply(Struct, frozen=True, kw_only=True):
+    """What came of one request on the wire, whatever carried it.
+
+    All `_ns` are on the run's monotonic clock; None where the request did not get so far. dispatched: the engine began.
+    sent: the connection's start when a new one was needed, else the write. written: the request's last byte was with
+    the kernel. stamps: arrival of each token-bearing event's last byte. end: arrival of the orderly end, or when the
+    request was given up. last_byte: arrival of the body's last byte, after which a user may ask again. first_visible:
+    arrival of the first visible content. connect: the set-up of a new connection. tokens_per_event: only where the
+    server counts them. held: how long the plan's in-flight limit, not we, kept back a due request. shared_reads:
+    token-bearing events that arrived in the same read as the one before (their stamps are equal, and can say no more).
+    attempt: how many attempts of the same request there were before. attempt_ns: when this one
+    was dispatched, if it is not the first; dispatched and sent are then still those of the first, so that what was
+    waited counts. None in a first attempt, and in one that was never made.
+    """
+
+    outcome: Outcome
+    status: int | None = None
+    detail: str | None = None
+    dispatched_ns: int | None = None
+    sent_ns: int | None = None
+    written_ns: int | None = None
+    held_ns: int = 0
+    attempt: int = 0
+    attempt_ns: int | None = None
+    end_ns: int | None = None
+    last_byte_ns: int | None = None
+    first_visible_ns: int | None = None
+    connect_ns: int | None = None
+    stamps_ns: tuple[int, ...] = ()
+    tokens_per_event: tuple[int, ...] | None = None
+    stamp_source: StampSource = "user"
+    shared_reads: int = 0
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    token_source: TokenSource = "events"
+    finish_reason: str | None = None
+    text_sha256: str | None = None
+    timings: ServerTimings | None = None
+    text: str | UnsetType = UNSET
+
+
+class Record(Reply, frozen=True, kw_only=True):
+    """One planned request and what became of it: a line of `requests.jsonl`. intended_ns: when the plan said. Where the
+    scenario lets requests be asked again, each attempt is one, with the same index; that of the highest number counts.
+    """
+
+    model: str
+    target: str
+    level: str
+    index: int
+    phase: Phase
+    prompt_id: str
+    intended_ns: int
+
+
+class ServerFacts(Struct, frozen=True):
+    """The server's process during a stage. cpu_share: of one core (2.0: two cores busy). Memory: resident, bytes."""
+
+    pid: int
+    cpu_share: float | None
+    rss_start_bytes: int | None
+    rss_peak_bytes: int | None
+
+
+class WorkerFacts(Struct, frozen=True, kw_only=True):
+    """One of several processes that played a stage together, each a part of it.
+
+    requests: measured ones of which it told before its end. cpu_share: of one core; None where it did not say. lost:
+    how it ended before its work did, in words; None where it did not.
+    """
+
+    pid: int
+    requests: int
+    cpu_share: float | None = None
+    lost: str | None = None
+
+
+class StageFacts(Struct, frozen=True, kw_only=True):
+    """What was seen of ourselves while a stage's measured requests ran: a line of `stages.jsonl`.
+
+    models: its models' names. All `_ns` moments on the run's clock. loop_lag: how late the event loop woke a sleeper,
+    every 20 ms; a longer stall counts for each of the moments that it held up. stamp_lag: user stamp minus kernel stamp
+    of a read. cpu_share: of one core; of the event loop's thread alone where a model runs in this process.
+    in_flight_samples: (moment, requests in flight), evenly spaced, from a sampler that does not look at the records.
+    workers: the processes that played it, where it was not this one (`loadgen.engine.workers.merge`). settled: it ended
+    because enough was known.
+    """
+
+    models: tuple[str, ...]
+    targets: tuple[str, ...]
+    level: str
+    start_ns: int
+    end_ns: int
+    complete: bool
+    cpu_share: float
+    loop_lag_p50_ns: int | None = None
+    loop_lag_p99_ns: int | None = None
+    loop_lag_max_ns: int | None = None
+    stamp_lag_p50_ns: int | None = None
+    stamp_lag_p99_ns: int | None = None
+    stamp_lag_max_ns: int | None = None
+    stamped_reads: int = 0
+    gc_pause_max_ns: int = 0
+    clock_steps: int = 0
+    in_flight_samples: tuple[tuple[int, int], ...] = ()
+    servers: tuple[ServerFacts, ...] = ()
+    workers: tuple[WorkerFacts, ...] = ()
+    settled: bool = False

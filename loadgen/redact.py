@@ -1,0 +1,149 @@
+"""The keys that the environment holds: read here, and blotted out wherever they turn up. Knows no request and no run.
+
+A key comes from a variable, or from a file that a variable names; never from a scenario, a flag or a run folder.
+"""
+
+import contextlib
+import html
+import logging
+import os
+import re
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+from urllib.parse import quote
+
+from loadgen.errors import InputError
+
+VARIABLE: Final = "LOADGEN_API_KEY"
+FILE_VARIABLE: Final = "LOADGEN_API_KEY_FILE"
+OTHER_VARIABLE: Final = "OPENAI_API_KEY"
+SHORTEST_CHARS: Final = 16
+"""Shorter keys are placeholders ("none", "ollama"), and words that an answer may well contain: they are not blotted."""
+MOST_BYTES: Final = 8192
+BLOT: Final = "***"
+
+
+def api_key(variables: Mapping[str, str]) -> str | None:
+    """The key to send: that of LOADGEN_API_KEY or of the file that LOADGEN_API_KEY_FILE names, else OPENAI_API_KEY.
+
+    White space around it is no part of it; an empty variable is not set. Raises InputError, which names the variable
+    or the file and never the key, when the file cannot be read, both are set, or a header cannot carry the key.
+    """
+    own, file = (variables.get(name, "").strip() for name in (VARIABLE, FILE_VARIABLE))
+    if own and file:
+        raise InputError(f"{VARIABLE} and {FILE_VARIABLE} are both set; unset one of them")
+    if file:
+        return _fit(_in_file(Path(file)), f"{FILE_VARIABLE}={file}")
+    for name in (VARIABLE, OTHER_VARIABLE):
+        if key := variables.get(name, "").strip():
+            return _fit(key, name)
+    return None
+
+
+def redact_keys(text: str) -> str:
+    """A text without the keys of the environment, in whatever case, also as JSON, HTML and URLs write them."""
+    wanted = _search()
+    # Few texts have one: whether any does is found out without a regular expression.
+    if wanted is None or not any(form in text.lower() for form in wanted[0]):
+        return text
+    return wanted[1].sub(BLOT, text)
+
+
+def redact_key_bytes(data: bytes) -> bytes:
+    """As `redact_keys`, of bytes in an encoding that ASCII is a part of."""
+    wanted = _search()
+    if wanted is None or not any(form.encode() in data.lower() for form in wanted[0]):
+        return data
+    return wanted[1].sub(BLOT, data.decode("latin-1")).encode("latin-1")
+
+
+def guard_tracebacks() -> None:
+    """Have what nobody catches, in a thread or a task either, shown without keys: for a process of its own."""
+
+    def show(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not SystemExit:
+            sys.stderr.write(redact_keys("".join(traceback.format_exception(kind, error, trace))))
+
+    sys.excepthook = show
+    threading.excepthook = lambda told: show(told.exc_type, told.exc_value, told.exc_traceback)
+    if logging.lastResort is not None:  # where asyncio says what became of a task
+        logging.lastResort.setFormatter(_WithoutKeys())
+
+
+class _WithoutKeys(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return redact_keys(super().format(record))
+
+
+def _in_file(path: Path) -> str:
+    mend = "write the key into it, and nothing else"
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "no path"
+        raise InputError(f"{FILE_VARIABLE}={path}: cannot be read ({reason}); name a file that holds the key") from None
+    if len(data) > MOST_BYTES:
+        raise InputError(f"{FILE_VARIABLE}={path}: more than {MOST_BYTES} bytes, so not a key; {mend}")
+    text = data.decode("utf-8-sig", "replace").strip()
+    if not text:
+        raise InputError(f"{FILE_VARIABLE}={path}: empty; {mend}")
+    return text
+
+
+def _fit(key: str, where: str) -> str:
+    if not re.fullmatch(r"[\x21-\x7e]+", key):
+        what = "it has a space, a line break or a sign beyond ASCII in it, which no key has"
+        raise InputError(f"{where}: {what}; set the key alone")
+    return key
+
+
+def _search() -> tuple[tuple[str, ...], re.Pattern[str]] | None:
+    """What to look for: lower-case forms of all keys that are set, and the pattern of them all; None without any."""
+    return _search_for(tuple(os.environ.get(name, "") for name in (VARIABLE, FILE_VARIABLE, OTHER_VARIABLE)))
+
+
+@lru_cache(maxsize=8)
+def _search_for(values: tuple[str, ...]) -> tuple[tuple[str, ...], re.Pattern[str]] | None:
+    own, file, other = (value.strip() for value in values)
+    keys = [own, other]
+    if file:
+        with contextlib.suppress(InputError):  # one that cannot be read is never sent either
+            keys.append(_in_file(Path(file)))
+    forms = {form for key in keys if len(key) >= SHORTEST_CHARS for form in _forms(key)}
+    if not forms:
+        return None
+    longest_first = sorted(forms, key=lambda form: (-len(form), form))
+    pattern = re.compile("|".join(re.escape(form) for form in longest_first), re.IGNORECASE)
+    return tuple({form.lower() for form in longest_first}), pattern
+
+
+def _forms(key: str) -> set[str]:
+    in_json = key.replace("\\", "\\\\").replace('"', '\\"')
+    return {key, in_json, html.escape(key), quote(key, safe="")}
+
+
+def printable(text: str) -> str:
+    """Text without our key and without control characters, those included that turn the direction of writing: what a
+    server sent must not steer the terminal, nor show what it is not."""
+    shown = redact_keys(text)
+    return shown if shown.isprintable() else "".join(sign if sign.isprintable() else "\ufffd" for sign in shown)
+
+
+def redact_url(text: str) -> str:
+    """The text without the user, password and query of an address in it, be it one without its http."""
+    text = re.sub(r"://\S*@", "://…@", text)
+    text = re.sub(r"(?<=--url )(?!\w+://)\S*@", "…@", text)
+    text = re.sub(r"(?<![^\s\"'=])[^\s\"'=@]*:(?!//)[^\s\"'@]*@", "…@", text)
+    return re.sub(r"(://[^\s?]*)\?[^\s\"]*[^\s\":;]", r"\1?…", text)
+
+
+def escape_control(text: str) -> str:
+    """The text with its control characters, line breaks and lone surrogates as escapes: safe on any terminal."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -1,0 +1,71 @@
+"""`summary.csv`: one row a model and level. Pure."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any, Final
+
+from msgspec import UNSET
+
+from loadgen.analysis.summary import METRICS, StageSummary, Summary
+from loadgen.redact import printable
+
+LOAD_KEYS: Final = ("mode", "concurrency", "rate_per_s", "burstiness", "from_per_s", "to_per_s")
+METRIC_KEYS: Final = (
+    *("count", "mean", "min", "max"),
+    *(key for p in ("p50", "p90", "p95", "p99") for key in (p, f"{p}_at_least")),
+)
+_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""What a spreadsheet takes for the beginning of a formula; some take the wide forms of East Asian writing, too."""
+
+
+def csv_text(summary: Summary) -> str:
+    """The whole file; empty cells are not known. Lines end in LF."""
+    return written([_row(summary, stage) for stage in summary.stages])
+
+
+def written(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows as CSV; the columns are the keys, in the order in which they first come. Lines end in LF."""
+    heads = list(dict.fromkeys(key for row in rows for key in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, heads, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+    return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """A spreadsheet must not read text as a formula, nor a terminal as a command."""
+    if not isinstance(value, str):
+        return value
+    return printable(f"'{value}" if value.startswith(_FORMULA_STARTS) else value)
+
+
+def _row(summary: Summary, stage: StageSummary) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "scenario": summary.scenario,
+        "run_id": summary.run_id,
+        "model": stage.model,
+        "target": stage.target,
+        "level": stage.level,
+        **{key: stage.load.get(key) for key in LOAD_KEYS},
+        "status": stage.status,
+        "incomplete": stage.incomplete,
+        "verdict": None if stage.validity is UNSET else stage.validity.verdict,
+    }
+    if stage.requests is not UNSET:
+        row |= {"planned": stage.requests.planned, "ok": stage.requests.ok, "failed": stage.requests.failed}
+    row["window_s"] = stage.window_s
+    if stage.throughput is not UNSET:
+        names = (name for name in stage.throughput.__struct_fields__ if not name.endswith("_ci"))
+        row |= {name: getattr(stage.throughput, name) for name in names}
+    if stage.slo is not None:
+        row["slo_met_share"] = stage.slo.share
+    if stage.tokens is not UNSET:
+        row |= {"prompt_tokens": stage.tokens.prompt, "output_tokens": stage.tokens.output}
+    for metric in METRICS:
+        told = {} if stage.metrics is UNSET else stage.metrics.get(f"{metric}_ms", {})
+        row |= {f"{metric}_{key}_ms" if key != "count" else f"{metric}_count": told.get(key) for key in METRIC_KEYS}
+    row["not_valid"] = " ".join(stage.not_valid)
+    row["rss_peak_mib"] = (stage.server or {}).get("rss_peak_mib")
+    return row

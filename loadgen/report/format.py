@@ -1,0 +1,81 @@
+"""Numbers as people read them. Pure; shared by every report so that they never differ."""
+
+from decimal import Decimal
+from typing import Any
+
+UNKNOWN = "–"
+
+
+def format_duration(ms: float | None) -> str:
+    """Milliseconds with three significant digits, in ms or s: 0.042 ms, 8.4 ms, 177 ms, 1.62 s."""
+    if ms is None:
+        return UNKNOWN
+    if abs(ms) >= 1000:
+        return f"{ms / 1000:.3g} s" if abs(ms) < 100_000 else f"{ms / 1000:.0f} s"
+    return f"{ms:.0f} ms" if abs(ms) >= 99.95 else f"{ms:.3g} ms"
+
+
+def format_number(value: float | None, digits: int = 3) -> str:
+    """A plain number with some significant digits, never in scientific notation."""
+    if value is None:
+        return UNKNOWN
+    if value == 0 or abs(value) >= 10 ** (digits - 1):
+        return f"{value:.0f}"
+    return f"{Decimal(f'{value:.{digits}g}'):f}"
+
+
+def format_percent(value: float | None) -> str:
+    """A share of one as percent."""
+    return UNKNOWN if value is None else f"{value * 100:.3g} %"
+
+
+def format_percentile(metric: dict[str, Any], name: str) -> str:
+    """A percentile, or `≥` its lower bound where the samples do not bound it, or a dash where they say nothing."""
+    value = metric.get(name)
+    if value is not None:
+        return format_duration(value)
+    at_least = metric.get(f"{name}_at_least")
+    return UNKNOWN if at_least is None else f"≥ {format_duration(at_least)}"
+
+
+def format_interval(metric: dict[str, Any], name: str) -> str:
+    """A percentile's 95 % interval, or nothing."""
+    bounds = metric.get(f"{name}_ci")
+    return f"{format_duration(bounds[0])} – {format_duration(bounds[1])}" if bounds else ""
+
+
+def format_with_interval(metric: dict[str, Any], name: str) -> str:
+    """A percentile, and its 95 % interval in brackets where it has one."""
+    bounds = format_interval(metric, name)
+    return f"{format_percentile(metric, name)} ({bounds})" if bounds else format_percentile(metric, name)
+
+
+def format_load(told: dict[str, Any]) -> str:
+    """A load as its stage's row begins: `4 users`, `5 /s poisson`."""
+    match told:
+        case {"mode": "closed", "concurrency": users}:
+            return f"{users} user" if users == 1 else f"{users} users"
+        case {"mode": "ramp", "from_per_s": low, "to_per_s": high}:
+            return f"{low:g} → {high:g} /s"
+        case {"mode": "gamma", "rate_per_s": rate, "burstiness": burstiness}:
+            return f"{rate:g} /s gamma {burstiness:g}"
+        case {"mode": mode, "rate_per_s": rate}:
+            return f"{rate:g} /s {mode}"
+        case {"mode": mode}:
+            return str(mode)
+        case _:
+            return "?"
+
+
+def format_bytes(count: int | None) -> str:
+    """A size in MiB or GiB."""
+    if count is None:
+        return UNKNOWN
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def format_minutes(seconds: float) -> str:
+    """About how long: `40 s`, `about 6 min`, `about 2.5 h`."""
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"

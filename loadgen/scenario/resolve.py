@@ -1,0 +1,90 @@
+"""What a person asked for, from flags, list files and the environment together: one loaded scenario. Sends nothing."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from loadgen.errors import InputError
+from loadgen.redact import api_key, redact_url
+from loadgen.scenario import Model, Scenario
+from loadgen.scenario.check import first_conflict
+from loadgen.scenario.complaint import Source, refused
+from loadgen.scenario.environment import MODELS, with_environment
+from loadgen.scenario.file import LoadedScenario, is_file, load_scenario, no_file_scenario
+from loadgen.scenario.model_list import read_model_list
+from loadgen.scenario.overrides import Overrides
+from loadgen.scenario.urls import mismatch_of_address
+from loadgen.scenario.validate import convert
+
+ENDPOINT: Final = "FOUNDRY_LOCAL_ENDPOINT"
+
+
+def asked_scenario(
+    name: str | None,
+    flags: Overrides,
+    *,
+    models_file: Path | None = None,
+    prompts_file: Path | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> tuple[LoadedScenario, tuple[str, ...]]:
+    """The scenario to play, and a line for a person about each variable that changes it.
+
+    name: of a scenario, or None for the built-in one, which needs --url, or a model for Foundry Local. variables: the
+    environment's. Raises InputError, one line, for whatever is wrong.
+    """
+    variables = os.environ if variables is None else variables
+    given = _with_files(flags, models_file, prompts_file)
+    given, notes = with_environment(given, variables)
+    endpoint = variables.get(ENDPOINT, "").strip()
+    loaded = load_scenario(name, given) if name is not None else _without_scenario(given, endpoint)
+    if any(model.url is not None for model in loaded.scenario.models):
+        api_key(variables)  # one that cannot be had is known before anything is played
+    if endpoint and any(model.target == "foundry" for model in loaded.scenario.models):
+        if wrong := mismatch_of_address(endpoint):
+            raise InputError(redact_url(f"{ENDPOINT}: {wrong[0]}; {wrong[1]}"))
+        notes = (*notes, f"{ENDPOINT} is set: Foundry Local is the one at {redact_url(endpoint)}")
+    return loaded, notes
+
+
+def asked_model(name: str, gguf: Path | None, slots: int) -> Model:
+    """The model that the embedded server is to serve for others. Raises InputError that names the flag."""
+    options = {"slots": slots, **({} if gguf is None else {"gguf": str(gguf)})}
+    raw = {"name": "serve", "prompts": "-", "models": [{"name": name, "target": "llamacpp", "llamacpp": options}]}
+    flags = {"models[0].name": f"--model {name}", "models[0].llamacpp.slots": f"--slots {slots}"}
+    source = Source("serve", flags)
+    scenario = convert(raw, Scenario, source)
+    if complaint := first_conflict(scenario):
+        raise refused(source, complaint)
+    if gguf is not None and not is_file(gguf):
+        raise InputError(f"--gguf {gguf}: no such model file; name a GGUF file, or leave it out for SmolLM2-135M")
+    return scenario.models[0]
+
+
+def _with_files(flags: Overrides, models_file: Path | None, prompts_file: Path | None) -> Overrides:
+    if models_file is not None:
+        flag = f"--models-file {models_file}"
+        if flags.models:
+            raise InputError(f"{flag} with --model {flags.models[0]}: two lists of models; leave one of them out")
+        names = tuple(model.alias for model in read_model_list(models_file))
+        changes = {"models": names} if flags.urls else {"listed": names, "listed_by": flag}
+        flags = msgspec.structs.replace(flags, **changes)
+    if prompts_file is not None:
+        if not is_file(prompts_file):
+            raise InputError(f"--prompts-file {prompts_file}: no such file; it is relative to the current folder")
+        flags = msgspec.structs.replace(flags, prompts_file=str(prompts_file.absolute()))
+    return flags
+
+
+def _without_scenario(given: Overrides, endpoint: str) -> LoadedScenario:
+    if given.urls or given.listed:
+        return no_file_scenario(given)
+    if not endpoint:
+        raise InputError("run: neither SCENARIO nor --url was given; name a scenario, or --url URL --model NAME")
+    if not given.models:
+        mend = f"add --model NAME, or set {MODELS} (`loadgen models` lists what is there)"
+        raise InputError(f"{ENDPOINT} is set: which model? {mend}")
+    label = " ".join(f"--model {name}" for name in given.models)
+    return no_file_scenario(msgspec.structs.replace(given, models=(), listed=given.models, listed_by=label))

@@ -1,0 +1,59 @@
+"""How precisely a percentile is to be known before a stage may end: `ttft_p99:5%` as data. Knows no request."""
+
+import re
+from typing import Final
+
+from msgspec import Struct
+
+from loadgen.scenario.complaint import shown, suggestion
+
+METRICS: Final = ("ttft", "service_ttft", "itl", "tpot", "e2e")
+STREAMED: Final = ("ttft", "service_ttft", "itl", "tpot")
+"""What an answer that comes whole does not have."""
+PERCENTILES: Final = ("50", "90", "95", "99", "99.9")
+EXAMPLE: Final = "ttft_p99:5%"
+
+
+class StopRule(Struct, frozen=True):
+    """metric: as in the summary, without `_ms`. p: percent. within: the relative half width of the percentile's
+    interval that is narrow enough: 0.05 for ±5 %."""
+
+    metric: str
+    p: float
+    within: float
+
+    @property
+    def percentile(self) -> str:
+        """As the summary names it: p99."""
+        return f"p{self.p:g}"
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.percentile} ±{100 * self.within:.3g} %"
+
+
+def stop_rule_of(text: str) -> StopRule:
+    """What METRIC_pNN:PERCENT% says. ValueError where `mismatch` has something to say."""
+    wrong = mismatch(text)
+    if wrong is not None:
+        raise ValueError("; ".join(wrong))
+    name, percent = text.rstrip("%").split(":")
+    metric, _, p = name.rpartition("_p")
+    return StopRule(metric, float(p), float(percent) / 100)
+
+
+def mismatch(text: str) -> tuple[str, str] | None:
+    """What is wrong with a goal and how to mend it, in words; None where it is right."""
+    found = re.fullmatch(r"([A-Za-z0-9_]+)_p([0-9.]+):([0-9]+(?:\.[0-9]+)?)%", text)
+    if not found:
+        return f"{shown(text)} is not METRIC_pNN:PERCENT%", f"write e.g. {EXAMPLE}"
+    metric, p, percent = found[1], found[2], found[3]
+    if metric not in METRICS:
+        guess = suggestion(metric, METRICS)
+        mend = f"did you mean {guess}?" if guess else f"write {', '.join(METRICS[:-1])} or {METRICS[-1]}"
+        return f"{shown(metric)} is no metric to wait for", mend
+    if p not in PERCENTILES:
+        known = ", ".join(f"p{p}" for p in PERCENTILES[:-1])
+        return f"p{p} is in no report", f"write {known} or p{PERCENTILES[-1]}"
+    if not 0 < float(percent) <= 100:
+        return f"{percent}% is no width above 0 and at most 100 %", f"write e.g. {EXAMPLE}"
+    return None

@@ -1,0 +1,213 @@
+"""Counts of durations in HdrHistogram's buckets, recorded in batches; knows no record, no clock and no file.
+
+The layout and the V2 codec are the `hdrhistogram` package's, so that every HdrHistogram tool reads what this writes.
+Recording and quantiles are ours: its own path takes a value at a time and its rank is not the nearest rank.
+"""
+
+import binascii
+import zlib
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+from hdrh.codec import HdrCookieException, HdrHistogramEncoder, HdrLengthException
+from hdrh.histogram import HdrHistogram
+from numpy.typing import NDArray
+
+from loadgen.errors import InputError
+from loadgen.stats.quantile import rank
+
+LOWEST_NS = 1_000
+HIGHEST_NS = 3_600_000_000_000
+DIGITS = 3
+
+_LAYOUT = HdrHistogram(LOWEST_NS, HIGHEST_NS, DIGITS)
+_UNIT: int = _LAYOUT.unit_magnitude
+_HALF: int = _LAYOUT.sub_bucket_half_count_magnitude
+_MASK: int = _LAYOUT.sub_bucket_mask
+_LENGTH: int = _LAYOUT.counts_len
+# Keeps the temporaries of a batch in cache, and a batch's int64 sum of values up to HIGHEST_NS far from overflow.
+_BATCH = 16_384
+
+
+def _lower_edges() -> NDArray[np.int64]:
+    """The lowest value of each bucket, and one more edge at the end; shape (_LENGTH + 1,)."""
+    index = np.arange(_LENGTH + 1, dtype=np.int64)
+    bucket = np.maximum((index >> _HALF) - 1, 0)
+    edges: NDArray[np.int64] = (index - (bucket << _HALF)) << (bucket + _UNIT)
+    return edges
+
+
+_EDGES_NS = _lower_edges()
+_EDGES_NS.flags.writeable = False
+
+
+class Histogram:
+    """How many durations fell into each bucket, with the exact count, sum, minimum and maximum beside.
+
+    Buckets are 512 ns wide up to 1.05 ms and within 1e-3 of the value above. Guards: counts, an int64 array that only
+    ever grows, in step with the exact figures; `over_range` counts what no bucket took.
+    """
+
+    __slots__ = ("_count", "_counts", "_max_ns", "_min_ns", "_over_range", "_sum_ns")
+    __hash__ = None  # type: ignore[assignment]  # mutable, and equal by content
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(_LENGTH, dtype=np.int64)
+        self._count = 0
+        self._over_range = 0
+        self._sum_ns = 0
+        self._min_ns: int | None = None
+        self._max_ns: int | None = None
+
+    @property
+    def count(self) -> int:
+        """How many values were recorded, without those over range."""
+        return self._count
+
+    @property
+    def over_range(self) -> int:
+        """How many values were negative or above HIGHEST_NS, and so are in no other figure."""
+        return self._over_range
+
+    @property
+    def sum_ns(self) -> int:
+        """The sum of the recorded values, exact; of a decoded histogram that of its buckets' midpoints."""
+        return self._sum_ns
+
+    @property
+    def min_ns(self) -> int | None:
+        """The smallest recorded value, exact; of a decoded histogram its bucket's lowest; None when empty."""
+        return self._min_ns
+
+    @property
+    def max_ns(self) -> int | None:
+        """The largest recorded value, exact; of a decoded histogram its bucket's highest; None when empty."""
+        return self._max_ns
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """A read-only view of the counts, in HdrHistogram's order of buckets."""
+        view = self._counts.view()
+        view.flags.writeable = False
+        return view
+
+    def __eq__(self, other: object) -> bool:
+        """Equal counts in every bucket; the exact figures, which no encoding keeps, are not compared."""
+        return bool(np.array_equal(self._counts, other._counts)) if isinstance(other, Histogram) else NotImplemented
+
+    def __repr__(self) -> str:
+        return f"Histogram(count={self._count}, min_ns={self._min_ns}, max_ns={self._max_ns})"
+
+    def record(self, values_ns: NDArray[np.int64]) -> int:
+        """Add durations in ns; returns how many were negative or above HIGHEST_NS and are only in `over_range`.
+
+        values_ns: any shape, may be empty. TypeError when they are not signed integers (a NaN must not become one).
+        """
+        flat = np.asarray(values_ns).reshape(-1).astype(np.int64, casting="safe", copy=False)
+        over = sum(self._record_batch(flat[start : start + _BATCH]) for start in range(0, flat.size, _BATCH))
+        self._over_range += over
+        return over
+
+    def _record_batch(self, values: NDArray[np.int64]) -> int:
+        low, high = int(values.min()), int(values.max())
+        over = 0
+        if low < 0 or high > HIGHEST_NS:
+            kept = values[(values >= 0) & (values <= HIGHEST_NS)]
+            over = values.size - kept.size
+            if not kept.size:
+                return over
+            values, low, high = kept, int(kept.min()), int(kept.max())
+        np.add.at(self._counts, _indices(values), 1)
+        self._count += values.size
+        self._sum_ns += int(values.sum())
+        self._widen(low, high)
+        return over
+
+    def _widen(self, low: int | None, high: int | None) -> None:
+        if low is not None:
+            self._min_ns = low if self._min_ns is None else min(self._min_ns, low)
+        if high is not None:
+            self._max_ns = high if self._max_ns is None else max(self._max_ns, high)
+
+    def merge(self, other: "Histogram") -> None:
+        """Add all that `other` holds, `over_range` included: exactly as if its values had been recorded here."""
+        self._counts += other._counts
+        self._count += other._count
+        self._over_range += other._over_range
+        self._sum_ns += other._sum_ns
+        self._widen(other._min_ns, other._max_ns)
+
+    def quantile_ns(self, p: float) -> int:
+        """The nearest-rank percentile: the smallest value with at least p percent of the samples at or below it.
+
+        p: 0 (the exact minimum) to 100 (the exact maximum). Never below the exact percentile, and above it by less
+        than 1e-3 of it or 512 ns, whichever is more: it is the highest value of its bucket, as HdrHistogram's own tools
+        show it, clamped into [min_ns, max_ns]. ValueError when empty or p is out of range.
+        """
+        return self.quantiles_ns([p])[0]
+
+    def quantiles_ns(self, ps: Sequence[float]) -> tuple[int, ...]:
+        """`quantile_ns` of each p, in one pass over the counts."""
+        if self._min_ns is None or self._max_ns is None:
+            raise ValueError("an empty histogram has no quantiles")
+        ranks = [rank(p, self._count) for p in ps]
+        buckets = np.searchsorted(np.cumsum(self._counts), ranks)
+        tops = (_EDGES_NS[buckets + 1] - 1).tolist()
+        # The first of the sorted samples is known exactly; so is the last, which the clamp gives.
+        return tuple(
+            self._min_ns if r == 1 else min(max(top, self._min_ns), self._max_ns)
+            for r, top in zip(ranks, tops, strict=True)
+        )
+
+    def encode(self) -> str:
+        """HdrHistogram's V2 compressed encoding in base64 (HISTFAAA…). Keeps counts, not the exact figures."""
+        carrier = HdrHistogram(LOWEST_NS, HIGHEST_NS, DIGITS)
+        np.ctypeslib.as_array(carrier.counts)[:] = self._counts
+        carrier.total_count = self._count
+        carrier.max_value = self._max_ns or 0
+        text: bytes = carrier.encode()
+        return text.decode("ascii")
+
+    @classmethod
+    def decode(cls, text: str) -> Self:
+        """The histogram that `encode` wrote, with equal counts; min, max and sum are those of the buckets.
+
+        InputError when the text is no V2 compressed histogram, or one with another range or precision than ours.
+        """
+        histogram = cls()
+        histogram._counts += _decode_counts(text)
+        used = np.flatnonzero(histogram._counts)
+        if used.size:
+            counts = histogram._counts[used].tolist()
+            lows, tops = _EDGES_NS[used].tolist(), (_EDGES_NS[used + 1] - 1).tolist()
+            histogram._count = sum(counts)
+            histogram._sum_ns = sum(c * ((a + b + 1) // 2) for c, a, b in zip(counts, lows, tops, strict=True))
+            histogram._widen(lows[0], tops[-1])
+        return histogram
+
+
+def _indices(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The bucket of each value in 0..HIGHEST_NS."""
+    # Below 2⁵³ a float64 is exact, so its exponent is the bit length.
+    bits = np.frexp((values | _MASK).astype(np.float64))[1]
+    bucket = bits.astype(np.int64) - (_UNIT + _HALF + 1)
+    # (bucket + 1) · half + (sub-bucket − half), with the halves cancelled.
+    return (bucket << _HALF) + (values >> (bucket + _UNIT))
+
+
+def _decode_counts(text: str) -> NDArray[np.int64]:
+    try:
+        payload = HdrHistogramEncoder.decode(text)
+        header = payload.payload
+        layout = (header.lowest_trackable_value, header.highest_trackable_value, header.significant_figures)
+        # Before the counts are read: they are laid out as the header says, and no array is made that it asks for.
+        if layout != (LOWEST_NS, HIGHEST_NS, DIGITS) or header.normalizing_index_offset:
+            raise InputError(
+                f"a histogram of {layout[0]}..{layout[1]} with {layout[2]} digits cannot be read: "
+                f"only {LOWEST_NS}..{HIGHEST_NS} ns with {DIGITS} digits can; record it again with loadgen"
+            )
+        payload.init_counts(_LENGTH)
+    except (HdrCookieException, HdrLengthException, binascii.Error, zlib.error, ValueError, IndexError) as error:
+        raise InputError(f"not a V2 compressed HdrHistogram ({error}); restore the text as it was written") from error
+    return np.ctypeslib.as_array(payload.counts).astype(np.int64)

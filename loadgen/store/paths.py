@@ -1,0 +1,24 @@
+"""Where this program keeps what it makes for itself. Knows no run."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+CACHE_VARIABLE: Final = "LOADGEN_CACHE_DIR"
+
+
+def user_cache_folder() -> Path:
+    """Where what can be made again is kept: LOADGEN_CACHE_DIR, else `loadgen` in the system's place for caches."""
+    given = os.environ.get(CACHE_VARIABLE)
+    if given:
+        return Path(given).expanduser().absolute()
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA")
+        system = Path(local) if local else Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        system = Path.home() / "Library" / "Caches"
+    else:
+        stated = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        system = stated if stated.is_absolute() else Path.home() / ".cache"
+    return system / "loadgen"

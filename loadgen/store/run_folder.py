@@ -1,0 +1,261 @@
+"""The run folder: what a run leaves on disk, and reading it back. Knows no sockets, no statistics and no terminal."""
+
+import contextlib
+import errno
+import heapq
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+import orjson
+from msgspec import Struct
+
+from loadgen.errors import FolderError, InputError
+from loadgen.record import Record, StageFacts
+from loadgen.redact import redact_key_bytes
+
+MANIFEST: Final = "manifest.json"
+REQUESTS: Final = "requests.jsonl"
+STAGES: Final = "stages.jsonl"
+PARTS: Final = "requests.w*.jsonl"
+"""The logs of workers, while a run is on; joined at its end."""
+SCHEMA: Final = "loadgen.manifest/1"
+
+_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
+
+Line = TypeVar("Line", bound=Struct)
+
+
+class PlannedStage(Struct, frozen=True):
+    """One stage of one model, as the manifest says it. planned: measured requests; None when time bounds a closed loop.
+    ramp_in_ns: how long after the first user of a closed loop the last one begins. server_ended: how the model's server
+    ended of itself during the stage, if it did."""
+
+    model: str
+    target: str
+    level: str
+    load: dict[str, Any]
+    planned: int | None
+    warmup: int
+    skipped: str | None = None
+    problem: str | None = None
+    ramp_in_ns: int = 0
+    server_ended: str | None = None
+
+
+class Manifest(Struct, frozen=True, kw_only=True):
+    """The circumstances of a run. state: "running" until it has ended as "complete" or "interrupted". workers: the
+    processes that played it. calibration: how far this machine is to be trusted; None where none holds."""
+
+    schema: str
+    run_id: str
+    scenario: dict[str, Any]
+    started_utc: str
+    ended_utc: str | None = None
+    state: str = "running"
+    plan_digest: str
+    stages: tuple[PlannedStage, ...]
+    prompts: tuple[dict[str, Any], ...]
+    stamp_source: str
+    clock: dict[str, Any]
+    models: tuple[dict[str, Any], ...] = ()
+    versions: dict[str, str]
+    host: dict[str, Any]
+    git_commit: str | None = None
+    workers: int = 1
+    calibration: dict[str, Any] | None = None
+
+
+class Run(Struct, frozen=True):
+    """A run as read back from its folder. torn: lines of the logs that were cut off and could not be read."""
+
+    folder: Path
+    manifest: Manifest
+    records: tuple[Record, ...]
+    facts: tuple[StageFacts, ...]
+    torn: int = 0
+
+
+def create(results: Path, scenario: str, started: datetime, tag: str) -> Path:
+    """Make a new folder `results/<scenario>/<UTC time>-<tag>`; two runs never share one.
+
+    Raises InputError when it cannot be made.
+    """
+    stem = f"{started:%Y%m%dT%H%M%SZ}-{tag}"
+    parent = results / scenario
+    for attempt in range(1, 1000):
+        folder = parent / (stem if attempt == 1 else f"{stem}-{attempt}")
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir()
+            return folder
+        except FileExistsError as error:
+            if not folder.is_dir():
+                raise InputError(f"{parent}: cannot hold results, it is not a folder; give another --out") from error
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"{folder}: cannot be made ({reason}); give a folder you may write with --out") from error
+    raise InputError(f"{parent}: a thousand runs of this second are there already; give another --out")
+
+
+def write_whole(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Write a file, at once or in pieces, so that it appears whole or not at all."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.writelines([redact_key_bytes(data)] if isinstance(data, bytes) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a value as indented JSON, whole or not at all."""
+    write_whole(path, orjson.dumps(msgspec.to_builtins(value), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def no_longer_written(folder: Path, error: OSError) -> FolderError:
+    """Why a run ends that could not write to its folder any more, in one line that says how to mend it."""
+    if error.errno in _GONE:
+        told = "is gone: it was removed or moved while the run was on; run again, and leave it there until the end"
+        return FolderError(f"{folder}: {told}")
+    kept = "what was measured until then is kept"
+    if error.errno in _NO_SPACE:
+        return FolderError(f"{folder}: no space left on the device; {kept}; free some space and run again")
+    reason = error.strerror or error
+    return FolderError(f"{folder}: cannot be written any more ({reason}); {kept}; mend that and run again")
+
+
+@contextlib.contextmanager
+def folder_errors_alone() -> Iterator[None]:
+    """Let a FolderError leave a group of tasks by itself, however many of them met it: one line is enough."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        met, others = group.split(FolderError)
+        if met is None or others is not None:
+            raise
+        first: BaseException = met
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None
+
+
+class Log:
+    """An append-only file of JSON lines; a line is with the system as soon as it is written, whatever becomes of us.
+
+    Raises FolderError where it cannot be opened or written: a full disk, or a folder that is gone.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._folder = path.parent
+        self._encode = msgspec.json.Encoder().encode
+        try:
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise no_longer_written(self._folder, error) from error
+
+    def append(self, value: Struct) -> None:
+        rest = memoryview(redact_key_bytes(self._encode(value)) + b"\n")
+        try:
+            while rest:  # of what a disk still has room for, a part is written, and only the rest is refused
+                rest = rest[self._file.write(rest) :]
+            if os.fstat(self._file.fileno()).st_nlink == 0:  # removed: it takes all we write, and nobody can read it
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        except OSError as error:
+            raise no_longer_written(self._folder, error) from error
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def part_name(serial: int) -> str:
+    """The log of one worker; serial: of all that were started for the run, so that no two share one."""
+    return f"requests.w{serial}.jsonl"
+
+
+def join_parts(folder: Path) -> None:
+    """Make the run's log of requests of those of its workers, in the order in which requests ended. Cut short, it
+    leaves either all the parts or the whole; with a whole one there, remaining parts say nothing new."""
+    parts = sorted(folder.glob(PARTS))
+    if not parts and (folder / REQUESTS).exists():
+        return
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(part.open("rb")) for part in parts]
+        write_whole(
+            folder / REQUESTS, (line for _, line in heapq.merge(*map(_timed, files), key=lambda timed: timed[0]))
+        )
+    for part in parts:
+        part.unlink()
+
+
+def logs_of(folder: Path) -> list[Path]:
+    """Where the records of a run are: in its log; in those of its workers, as long as they have not been joined."""
+    return [folder / REQUESTS] if (folder / REQUESTS).exists() else sorted(folder.glob(PARTS))
+
+
+def _timed(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """The lines of one log, each with the moment at which its request ended, or was due where it was never sent."""
+    decoder = msgspec.json.Decoder(_Ended)
+    moment_ns = 0
+    for line in lines:
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):  # a torn one is kept, to be counted
+            ended = decoder.decode(line)
+            moment_ns = ended.intended_ns if ended.end_ns is None else ended.end_ns
+        yield moment_ns, line if line.endswith(b"\n") else line + b"\n"
+
+
+def read(folder: Path) -> Run:
+    """Read a run folder, complete or not. Raises InputError when it is none, or of another version."""
+    manifest_path = folder / MANIFEST
+    try:
+        raw = manifest_path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{folder}: no run folder ({MANIFEST}: {error.strerror}); give one under results/") from error
+    try:
+        schema = msgspec.json.decode(raw, type=_Schema).schema
+        if schema != SCHEMA:
+            raise InputError(f"{manifest_path}: schema is {schema!r}, this loadgen reads {SCHEMA!r}; use the other one")
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InputError(f"{manifest_path}: not a manifest ({error}); is the folder damaged?") from error
+    read_logs = [_read_lines(log, Record) for log in logs_of(folder)]
+    records = tuple(record for found, _ in read_logs for record in found)
+    facts, torn_facts = _read_lines(folder / STAGES, StageFacts)
+    return Run(folder, manifest, records, tuple(facts), sum(torn for _, torn in read_logs) + torn_facts)
+
+
+class _Schema(Struct, frozen=True):
+    schema: str
+
+
+class _Ended(Struct, frozen=True):
+    intended_ns: int
+    end_ns: int | None = None
+
+
+def _read_lines(path: Path, kind: type[Line]) -> tuple[list[Line], int]:
+    """The lines of a log, and how many could not be read: a killed run may leave a torn last one."""
+    decoder = msgspec.json.Decoder(kind)
+    found: list[Line] = []
+    torn = 0
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                try:
+                    found.append(decoder.decode(line))
+                except (msgspec.MsgspecError, UnicodeDecodeError):
+                    torn += 1
+    except FileNotFoundError:
+        pass
+    return found, torn

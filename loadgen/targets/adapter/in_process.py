@@ -1,0 +1,298 @@
+"""Asks an adapter that lives in this process, and stamps what it yields. Knows no scenario and no statistics.
+
+An ordinary `generate` runs in a thread of its own: each piece is stamped there, the moment it is there, and the event
+loop hears of the answer only when it is over. So neither can hold up the other, but for the interpreter's lock. An
+asynchronous `generate` runs in the event loop, and is stamped there.
+"""
+
+import asyncio
+import contextlib
+import copy
+import inspect
+import sys
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, Struct
+
+from loadgen.clock import now_ns
+from loadgen.record import Outcome, Reply
+from loadgen.targets.adapter.chunks import AdapterAnswer, is_count, reply_of
+from loadgen.targets.adapter.threads import WorkerThreads, tell
+from loadgen.wire.client import describe
+from loadgen.wire.exchange import Deadlines, Failure
+
+CHECK_NS: Final = 50_000_000
+"""How often an answer with a deadline for each token is looked at."""
+SWITCH_S: Final = 0.0005
+"""For how long Python may keep the interpreter's lock while another thread waits for it to stamp a piece."""
+LEAVE_S: Final = 5.0
+"""How long calls that were given up may take to come back before the model is unloaded."""
+_NOT_SAMPLING: Final = ("model", "messages", "stream", "stream_options")
+
+
+class Question(Struct, frozen=True):
+    """What `generate` is asked. sampling: as an OpenAI request names it: max_tokens, temperature, seed, … streams: the
+    answer's pieces count one by one; else it is one whole, whose pieces have no stamps."""
+
+    messages: list[dict[str, Any]]
+    sampling: dict[str, Any]
+    deadlines: Deadlines
+    streams: bool = True
+
+
+def question_of(body: dict[str, Any], deadlines: Deadlines) -> Question:
+    """The question in the body of a chat request."""
+    sampling = {key: value for key, value in body.items() if key not in _NOT_SAMPLING}
+    streams = bool(body.get("stream", True))
+    if not streams:
+        deadlines = msgspec.structs.replace(deadlines, first_token_ns=None, next_token_ns=None)
+    return Question(body["messages"], sampling, deadlines, streams)
+
+
+class _Call:
+    """One call of `generate`: written where that runs, read in the event loop."""
+
+    __slots__ = ("called_ns", "dispatched_ns", "done", "exhausted_ns", "failure", "given_up", "over", "pieces", "task")
+
+    def __init__(self, dispatched_ns: int, done: "asyncio.Future[None]") -> None:
+        self.dispatched_ns = dispatched_ns
+        self.done = done
+        self.called_ns: int | None = None
+        self.pieces: list[tuple[int, object]] = []
+        self.exhausted_ns: int | None = None
+        self.failure: Failure | None = None
+        self.over = False
+        self.given_up: Failure | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    def fail(self, outcome: Outcome, detail: str) -> None:
+        self.failure = Failure(outcome, detail)
+
+    def is_given_up(self) -> bool:
+        """Whether nobody listens any more."""
+        return self.given_up is not None
+
+    def finish(self) -> None:
+        """Wake who waits for the answer. In the event loop."""
+        if not self.done.done():
+            self.done.set_result(None)
+
+    def give_up(self, outcome: Outcome, detail: str) -> None:
+        """Stop listening. The one who generates learns of it with the next piece."""
+        if not self.over and self.given_up is None:
+            self.given_up = Failure(outcome, detail)
+            if self.task is not None:
+                self.task.cancel()
+            self.finish()
+
+    def heard(self) -> AdapterAnswer:
+        ended_ns, pieces = now_ns(), self.pieces.copy()  # a thread may still add to it
+        given_up = self.given_up
+        return AdapterAnswer(
+            dispatched_ns=self.dispatched_ns,
+            called_ns=self.called_ns,
+            pieces=pieces,
+            exhausted_ns=None if given_up is not None else self.exhausted_ns,
+            failure=given_up or self.failure,
+            ended_ns=ended_ns,
+        )
+
+
+class InProcess:
+    """An adapter that has been loaded. Made and used in one event loop."""
+
+    def __init__(self, adapter: Any, workers: WorkerThreads) -> None:
+        self._generate: Callable[..., Any] = adapter.generate
+        self._count_tokens: Callable[[str], Any] | None = getattr(adapter, "count_tokens", None)
+        self._workers = workers
+        self._in_flight: set[_Call] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.in_loop = inspect.isasyncgenfunction(self._generate) or inspect.iscoroutinefunction(self._generate)
+
+    @property
+    def in_flight(self) -> int:
+        """Questions that are being answered now."""
+        return len(self._in_flight)
+
+    @property
+    def running(self) -> int:
+        """Calls that have not come back, given up or not."""
+        return self._workers.busy + len(self._tasks)
+
+    def abandon(self) -> None:
+        """Give up everything in flight, as `cancelled`."""
+        for call in list(self._in_flight):
+            call.give_up("cancelled", "stopped by the person")
+
+    async def leave(self) -> int:
+        """Give what was given up the time to come back; returns how many calls have not."""
+        for _ in range(round(LEAVE_S / 0.05)):
+            if not self.running:
+                break
+            await asyncio.sleep(0.05)
+        return self.running
+
+    async def send(self, question: Question, dispatched_ns: int, *, epoch_ns: int, keep_text: bool = False) -> Reply:
+        """Ask, and wait for the answer's end, whatever that is. Never raises for what an adapter does."""
+        call = _Call(dispatched_ns, asyncio.get_running_loop().create_future())
+        self._in_flight.add(call)
+        try:
+            self._begin(call, question)
+            await _until_over(call, question.deadlines)
+        except asyncio.CancelledError:
+            call.give_up("cancelled", "the program is going down")
+            raise
+        finally:
+            self._in_flight.discard(call)
+        reply = await self._counted(reply_of(call.heard(), epoch_ns=epoch_ns, streams=question.streams))
+        return reply if keep_text else msgspec.structs.replace(reply, text=UNSET)
+
+    def _begin(self, call: _Call, question: Question) -> None:
+        if self.in_loop:
+            call.task = asyncio.get_running_loop().create_task(self._listen_in_loop(call, question))
+            self._tasks.add(call.task)
+            call.task.add_done_callback(self._tasks.discard)
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            self._workers.start(lambda: self._listen(call, question), lambda: tell(loop, call.finish))
+        except RuntimeError as error:
+            call.fail("stream_error", describe(error))
+            call.finish()
+
+    def _listen(self, call: _Call, question: Question) -> None:
+        """In a thread: hear an answer out, and stamp it."""
+        try:
+            messages = copy.deepcopy(question.messages)
+            if call.is_given_up():
+                return
+            call.called_ns = now_ns()
+            stream = self._generate(messages, **question.sampling)
+            if isinstance(stream, str) and not question.streams:
+                stream = (stream,)
+            if isinstance(stream, str | bytes) or not isinstance(stream, Iterable):
+                call.fail("not_streamed", _not_streamed(stream))
+                return
+            pieces = iter(stream)
+            try:
+                for piece in pieces:
+                    stamp_ns = now_ns()
+                    if call.is_given_up():
+                        return
+                    call.pieces.append((stamp_ns, piece))
+                call.exhausted_ns = now_ns()
+            finally:
+                if hasattr(pieces, "close"):
+                    pieces.close()
+        except BaseException as error:  # noqa: BLE001  whatever an adapter does becomes its request's outcome
+            call.fail("stream_error", said(error))
+        finally:
+            call.over = True
+
+    async def _listen_in_loop(self, call: _Call, question: Question) -> None:
+        """In the event loop: hear an answer out, and stamp it."""
+        try:
+            messages = copy.deepcopy(question.messages)
+            call.called_ns = now_ns()
+            stream = self._generate(messages, **question.sampling)
+            if inspect.isawaitable(stream):
+                stream = await stream
+            if not isinstance(stream, AsyncIterable):
+                call.fail("not_streamed", _not_streamed(stream))
+                return
+            pieces = aiter(stream)
+            try:
+                async for piece in pieces:
+                    stamp_ns = now_ns()
+                    if call.is_given_up():
+                        return
+                    call.pieces.append((stamp_ns, piece))
+                call.exhausted_ns = now_ns()
+            finally:
+                if hasattr(pieces, "aclose"):
+                    await pieces.aclose()
+        except asyncio.CancelledError:
+            if call.given_up is None:
+                raise
+        except Exception as error:  # noqa: BLE001  as above
+            call.fail("stream_error", said(error))
+        finally:
+            call.over = True
+            call.finish()
+
+    async def _counted(self, reply: Reply) -> Reply:
+        """The reply with its tokens counted by the adapter, where nothing that it yielded has told them."""
+        if self._count_tokens is None or reply.token_source != "events" or not isinstance(reply.text, str):
+            return reply
+        count: Any = None
+        wrong = "not a whole number of 0 or more"
+        try:
+            count = await called(self._workers, self._count_tokens, reply.text)
+        except Exception as error:  # noqa: BLE001  the answer is good without it
+            wrong = said(error)
+        if is_count(count):
+            return msgspec.structs.replace(reply, output_tokens=count, token_source="usage")
+        return msgspec.structs.replace(reply, detail=reply.detail or f"count_tokens: {wrong}")
+
+
+async def called(workers: WorkerThreads, function: Callable[..., Any], *given: Any, **more: Any) -> Any:
+    """What a function of an adapter returns: an asynchronous one in the loop, any other in a thread."""
+    if inspect.iscoroutinefunction(function):
+        return await function(*given, **more)
+    returned = await workers.call(lambda: function(*given, **more))
+    return await returned if inspect.isawaitable(returned) else returned
+
+
+@contextlib.contextmanager
+def short_switches() -> Iterator[None]:
+    """While the context lasts, a thread that waits for the interpreter's lock gets it ten times as soon."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(min(before, SWITCH_S))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def said(error: BaseException) -> str:
+    """One line about an exception of an adapter, with its type."""
+    text, kind = describe(error), type(error).__name__
+    return text if text == kind else f"{kind}: {text}"
+
+
+async def _until_over(call: _Call, limits: Deadlines) -> None:
+    """Wait until an answer is over, or its deadline has passed: then it is given up."""
+    while not call.done.done():
+        due_ns, what = _due(call, limits)
+        wait_ns = due_ns - now_ns()
+        if wait_ns <= 0 and not call.over:
+            call.give_up("timeout", what)
+            return
+        if limits.next_token_ns is not None:
+            wait_ns = min(wait_ns, CHECK_NS)  # while we sleep, tokens may come, and then none
+        await asyncio.wait((call.done,), timeout=max(wait_ns, 1_000_000) / 1e9)
+
+
+def _due(call: _Call, limits: Deadlines) -> tuple[int, str]:
+    """When the next deadline passes, and what is late then."""
+    last_ns = call.pieces[-1][0] if call.pieces else None
+    stage = "first token" if last_ns is None else "next token"
+    words = f"waiting for {stage}, request deadline {limits.request_ns / 1e9:g} s"
+    due = [(call.dispatched_ns + limits.request_ns, words)]
+    if last_ns is None and limits.first_token_ns is not None:
+        words = f"waiting for first token, {limits.first_token_ns / 1e9:g} s"
+        due.append((call.dispatched_ns + limits.first_token_ns, words))
+    if last_ns is not None and limits.next_token_ns is not None:
+        due.append((last_ns + limits.next_token_ns, f"waiting for next token, {limits.next_token_ns / 1e9:g} s"))
+    return min(due)
+
+
+def _not_streamed(returned: object) -> str:
+    if inspect.isawaitable(returned) or isinstance(returned, AsyncIterable):
+        if inspect.iscoroutine(returned):
+            returned.close()
+        return "generate returned something asynchronous, and is not: write `async def generate`"
+    kind = "None" if returned is None else f"{type(returned).__name__}"
+    return f"generate returned {kind}, where it must yield pieces of text one by one"

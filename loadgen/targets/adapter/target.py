@@ -1,0 +1,189 @@
+"""A model in this process, through an adapter that a user wrote: found, loaded, and let go again.
+
+`docs/adapters.md` is the contract with its author. The adapter is the user's code: whatever it does wrong becomes one
+line that says what to mend, and never an error of ours.
+"""
+
+import asyncio
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Final
+
+import msgspec
+
+from loadgen.clock import SystemClock
+from loadgen.errors import InputError, TargetError
+from loadgen.scenario import PYTHON_PREFIX, Model
+from loadgen.targets.adapter.in_process import InProcess, called, said, short_switches
+from loadgen.targets.adapter.threads import WorkerThreads
+from loadgen.targets.served import ModelCard, Served, Tell
+
+UNLOAD_S: Final = 30.0
+SKETCH: Final = "def generate(self, messages, **sampling): yield text"
+
+
+def class_name(target: str) -> str:
+    """How records name an adapter: `Adapter` of `python:package.module:Adapter`."""
+    return target.rpartition(":")[2]
+
+
+@contextlib.asynccontextmanager
+async def serving_adapter(model: Model, tell: Tell) -> AsyncIterator[Served]:
+    """A loaded adapter for as long as the context lasts. Raises InputError or TargetError on entering."""
+    target = model.target or ""
+    clock, workers = SystemClock(), WorkerThreads(f"adapter-{class_name(target)}")
+    farewell: dict[str, Any] = {}
+    with importable(model.python_path), short_switches():
+        try:
+            began_ns = clock.now_ns()
+            tell(f"importing {target.removeprefix(PYTHON_PREFIX)}", None)
+            adapter = await workers.call(lambda: resolve(target, model.python_path))
+            in_process = InProcess(adapter, workers)
+            load_s = await _load(adapter, model, workers, clock)
+            card = await _card(adapter, model, workers)
+            yield Served(
+                base_url="",
+                adapter=in_process,
+                card=card,
+                pid=os.getpid(),
+                startup_s=(clock.now_ns() - began_ns) / 1e9,
+                load_s=load_s,
+                settings={"adapter": target, "generate": "in the event loop" if in_process.in_loop else "in a thread"},
+                farewell=farewell,
+            )
+            farewell |= await _let_go(adapter, in_process, workers, clock)
+        finally:
+            workers.close()
+
+
+@contextlib.contextmanager
+def importable(folder: str | None) -> Iterator[None]:
+    """While the context lasts, modules are looked for in a folder first."""
+    if folder is None:
+        yield
+        return
+    sys.path.insert(0, folder)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the adapter may have taken it out itself
+            sys.path.remove(folder)
+
+
+def resolve(target: str, folder: str | None = None) -> Any:
+    """The adapter that `python:package.module:Adapter` means, made and looked at; its module is imported.
+
+    folder: named in complaints. A class, or any other callable without `generate`, is called without arguments.
+    Raises InputError.
+    """
+    name, _, path = target.removeprefix(PYTHON_PREFIX).partition(":")
+    found: Any = _imported(target, name, folder)
+    for part in path.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            known = ", ".join(_classes(found)) or "no class"
+            raise InputError(f"{target}: {name} has no {part}, it has {known}; name the adapter's class") from None
+    if isinstance(found, type) or (callable(found) and not hasattr(found, "generate")):
+        try:
+            found = found()
+        except Exception as error:
+            mend = "it is called without arguments; take options in `load`"
+            raise InputError(f"{target}: {path}() failed: {said(error)}; {mend}") from error
+    _look_at(found, target)
+    return found
+
+
+def _imported(target: str, name: str, folder: str | None) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and f"{name}.".startswith(f"{error.name}."):
+            where = "beside the scenario" if folder is None else f"in {folder}"
+            mend = "install it, or set python_path to its folder"
+            raise InputError(f'{target}: no module "{error.name}" {where}, and none installed; {mend}') from None
+        raise InputError(f"{target}: {name} needs {error.name}, which is not installed; install it") from error
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{target}: importing {name} failed: {said(error)}; mend {name}") from error
+
+
+def _classes(found: Any) -> list[str]:
+    """The public classes that a module or a class defines itself."""
+    own = getattr(found, "__name__", "")
+    return sorted(
+        name
+        for name, value in vars(found).items()
+        if isinstance(value, type) and not name.startswith("_") and value.__module__ == own
+    )
+
+
+def _look_at(adapter: Any, target: str) -> None:
+    """Whether it has what an adapter needs, before anything is loaded."""
+    name = class_name(target)
+    if not hasattr(adapter, "generate"):
+        raise InputError(f"{target}: {name} has no generate; write `{SKETCH}`")
+    for method in ("load", "generate", "unload", "card", "count_tokens"):
+        if hasattr(adapter, method) and not callable(getattr(adapter, method)):
+            raise InputError(f"{target}: {name}.{method} is no method; write it as one, or rename it")
+
+
+async def _load(adapter: Any, model: Model, workers: WorkerThreads, clock: SystemClock) -> float | None:
+    """Load the model; seconds, or None where there is nothing to load."""
+    target, name = model.target or "", class_name(model.target or "")
+    if not hasattr(adapter, "load"):
+        if model.options:
+            raise InputError(f"{target}: {name} has no load, which the options are for; leave the options out")
+        return None
+    began_ns = clock.now_ns()
+    try:
+        await called(workers, adapter.load, model.name, **model.options)
+    except MemoryError as error:
+        remedy = "unload other models, or take a smaller variant"
+        raise TargetError(f"{name}.load: {said(error)}", problem="out_of_memory", remedy=remedy) from error
+    except Exception as error:
+        problem = "out_of_memory" if "memory" in str(error).lower() else "load_failed"
+        remedy = f"see what {name}.load({model.name!r}) needs"
+        raise TargetError(f"{name}.load: {said(error)}", problem=problem, remedy=remedy) from error
+    return (clock.now_ns() - began_ns) / 1e9
+
+
+async def _card(adapter: Any, model: Model, workers: WorkerThreads) -> ModelCard:
+    """The model's card: what the adapter says of it, or nothing but its name."""
+    target, name = model.target or "", class_name(model.target or "")
+    told: Any = {}
+    if hasattr(adapter, "card"):
+        try:
+            told = await called(workers, adapter.card)
+        except Exception as error:
+            raise InputError(f"{target}: {name}.card: {said(error)}; mend it, or leave it out") from error
+    keys = set(ModelCard.__struct_fields__) - {"alias", "target", "source"}
+    if not isinstance(told, dict) or not set(told) <= keys:
+        raise InputError(f"{target}: {name}.card returns something else than a dict of {', '.join(sorted(keys))}")
+    fixed = {"alias": model.name, "target": name, "source": target if told else None}
+    try:
+        return msgspec.convert({"id": model.name, **told, **fixed}, ModelCard)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{target}: {name}.card: {error}; mend it, or leave it out") from error
+
+
+async def _let_go(adapter: Any, in_process: InProcess, workers: WorkerThreads, clock: SystemClock) -> dict[str, Any]:
+    """Unload, where nothing runs any more; what became of that, for the card."""
+    in_process.abandon()
+    running = await in_process.leave()
+    if running:  # to unload beneath a native call may end this process, and the run with it
+        return {"abandoned_calls": running}
+    if not hasattr(adapter, "unload"):
+        return {}
+    began_ns = clock.now_ns()
+    try:
+        async with asyncio.timeout(UNLOAD_S):
+            await called(workers, adapter.unload)
+    except TimeoutError:
+        return {"unload_error": f"not within {UNLOAD_S:g} s"}
+    except Exception as error:  # noqa: BLE001  the measurement is done; it is noted, and spoils nothing
+        return {"unload_error": said(error)}
+    return {"unload_s": (clock.now_ns() - began_ns) / 1e9}

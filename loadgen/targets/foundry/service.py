@@ -1,0 +1,291 @@
+"""Foundry Local's runtime and its web service, as a process of its own: `python -m loadgen.targets.foundry.service`.
+
+The runtime is a native library: here it cannot disturb our stamps, and when it dies it does not take a run along.
+Speaks JSON lines: on standard output what happened (`event`), on standard input what to do (`unload`). Ends when its
+standard input is closed: at once while it downloads or loads; afterwards it unloads, stops the web service and lets the
+runtime go first. So nothing outlives whoever started it, not even one that was killed.
+
+Works with foundry-local-sdk 2.x and 1.x, which differ in what a configuration takes and in whether there is a `close`.
+"""
+
+import argparse
+import contextlib
+import http.server
+import importlib.metadata
+import inspect
+import json
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, Final, TextIO
+
+from loadgen.clock import now_ns
+from loadgen.targets.foundry.download import CannotServe, Say, download, plain
+
+APP_NAME: Final = "loadgen"
+STALL_S: Final = 60.0
+"""A download that has not moved for so long has stalled."""
+TRIES: Final = 3
+
+
+class Voice:
+    """Standard output as it was before the native library could write to it."""
+
+    def __init__(self) -> None:
+        sys.stdout.flush()
+        self._out: TextIO = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        os.dup2(2, 1)
+        self._lock = threading.Lock()
+
+    def say(self, event: str, **told: Any) -> None:
+        with self._lock, contextlib.suppress(BrokenPipeError):
+            self._out.write(json.dumps({"event": event, **told}) + "\n")
+            self._out.flush()
+
+
+class Orders:
+    """The lines of standard input. Its end is the end of this process, at once until `serving` says otherwise."""
+
+    def __init__(self, lines: TextIO) -> None:
+        self._lines = lines
+        self._told: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self.serving = threading.Event()
+
+    def listen(self) -> None:
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        for line in iter(self._lines.readline, ""):
+            self._told.put(line.strip())
+        if not self.serving.is_set():
+            os._exit(1)
+        self._told.put(None)
+
+    def next(self) -> str | None:
+        """The next one; None when whoever gave them has gone."""
+        return self._told.get()
+
+
+def configuration(arguments: argparse.Namespace, sdk: Any) -> Any:
+    """The SDK's configuration, with what this version of it takes. Raises CannotServe: another catalog is not one."""
+    takes = inspect.signature(sdk.Configuration.__init__).parameters
+    if arguments.catalog and "catalog_urls" not in takes:
+        text = f"foundry-local-sdk {sdk_version() or ''} asks the public catalog alone"
+        raise CannotServe("runtime", text, "install foundry-local-sdk 2, or leave `catalog` out")
+    levels = getattr(sdk, "LogLevel", None) or sdk.logging_helper.LogLevel  # 1.x does not show it
+    wanted: dict[str, Any] = {
+        "app_name": APP_NAME,
+        "app_data_dir": arguments.app_data,
+        "model_cache_dir": arguments.cache,
+        "logs_dir": arguments.logs,
+        "log_level": levels.FATAL,
+        "web": sdk.Configuration.WebService(urls=f"http://127.0.0.1:{arguments.port}"),
+        "disable_nonessential_telemetry": True,
+        "catalog_urls": [(url, None) for url in catalogs(arguments)] or None,
+    }
+    return sdk.Configuration(**{key: value for key, value in wanted.items() if key in takes and value is not None})
+
+
+def catalogs(arguments: argparse.Namespace) -> list[str]:
+    """The catalogs to ask. With --no-catalog one on loopback that has nothing: models laid out in a cache are listed
+    only where no catalog can be fetched, and a 404 is the quickest no."""
+    return [_no_catalog_url()] if arguments.no_catalog else list(arguments.catalog)
+
+
+def _no_catalog_url() -> str:
+    class Nothing(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(404)
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *_: Any) -> None: ...
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Nothing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_port}/asset-gallery/v1.0/models"
+
+
+def find(manager: Any, name: str, device: str | None) -> Any:
+    """The variant that will serve a name: an alias, an id, or an id without its version. Raises CannotServe."""
+    models = {model.alias: model for model in manager.catalog.list_models()}
+    by_id = {variant.id: variant for model in models.values() for variant in variants_of(model)}
+    stems = {identifier.partition(":")[0]: by_id[identifier] for identifier in sorted(by_id, key=_version)}
+    named = by_id.get(name) or stems.get(name)
+    if named is not None:
+        return _on_device([named], name, device)[0]
+    if name not in models:
+        known = ", ".join(sorted(models)) or "nothing: is there a network, or a model in the cache?"
+        remedy = "ask for one that is there (`loadgen models` lists them), or check the network"
+        raise CannotServe("not_in_catalog", f"{name} is not in the catalog, which has {known}", remedy)
+    model = models[name]
+    if device is None:
+        return model
+    mine = _on_device(variants_of(model), name, device)
+    chosen = next((variant for variant in mine if variant.is_cached), mine[0])
+    model.select_variant(chosen)
+    return chosen
+
+
+def _version(identifier: str) -> int:
+    version = identifier.partition(":")[2]
+    return int(version) if version.isdecimal() else 0
+
+
+def _on_device(variants: list[Any], name: str, device: str | None) -> list[Any]:
+    """Those that run on a device, all when none is asked for. Raises CannotServe when there are none."""
+    mine = [variant for variant in variants if device is None or device_of(variant) == device.upper()]
+    if not mine:
+        have = ", ".join(sorted({device_of(variant) or "?" for variant in variants}))
+        remedy = f"ask for one of {have}, or leave `device` out"
+        raise CannotServe("no_device", f"{name} has no variant for {str(device).upper()}, only for {have}", remedy)
+    return mine
+
+
+def variants_of(model: Any) -> list[Any]:
+    """A model's variants, itself where it is its only one."""
+    return list(model.variants) or [model]
+
+
+def device_of(variant: Any) -> str | None:
+    """CPU, GPU or NPU; None where the catalog does not say."""
+    runtime = variant.info.runtime
+    return None if runtime is None or runtime.device_type is None else str(runtime.device_type.value)
+
+
+def card(variant: Any) -> dict[str, Any]:
+    """What the catalog says of a variant, in plain values."""
+    info = variant.info
+    runtime = info.runtime
+    return {
+        "alias": variant.alias,
+        "id": variant.id,
+        "size_bytes": None if not info.file_size_mb else info.file_size_mb * 2**20,
+        "licence": info.license,
+        "task": info.task,
+        "device": device_of(variant),
+        "execution_provider": None if runtime is None else runtime.execution_provider,
+        "context_tokens": getattr(variant, "context_length", None) or None,
+        "publisher": info.publisher,
+        "cached": bool(variant.is_cached),
+        "capabilities": getattr(info, "capabilities", None),
+    }
+
+
+def load(variant: Any) -> float:
+    """Load a variant; seconds. Raises CannotServe with the likely reason."""
+    began = now_ns()
+    try:
+        variant.load()
+    except Exception as error:
+        text = plain(error)
+        if "memory" in text.lower() or "bad_alloc" in text.lower():
+            raise CannotServe("out_of_memory", text, "unload other models, or take a smaller variant") from error
+        raise CannotServe("load_failed", text, "remove it from the cache and download it again") from error
+    return (now_ns() - began) / 1e9
+
+
+def start(arguments: argparse.Namespace, sdk: Any, say: Say) -> tuple[Any, Any]:
+    """The manager with its web service up, and the loaded variant."""
+    wanted = configuration(arguments, sdk)
+    try:
+        sdk.FoundryLocalManager.initialize(wanted)
+    except Exception as error:
+        raise CannotServe("runtime", plain(error), "see the logs folder of the runtime") from error
+    manager = sdk.FoundryLocalManager.instance
+    if arguments.list:
+        models = manager.catalog.list_models()
+        say("models", models=[card(variant) for model in models for variant in variants_of(model)])
+        return manager, None
+    variant = find(manager, arguments.model, arguments.device)
+    say("found", card=card(variant))
+    download(variant, say, stall_s=arguments.stall_s, tries=arguments.tries)
+    say("loading")
+    load_s = load(variant)
+    try:
+        manager.start_web_service()
+    except Exception as error:
+        text = f"port {arguments.port} cannot be used: {plain(error)}"
+        raise CannotServe("port", text, "give another port, or 0") from error
+    url = manager.urls[0].rstrip("/")
+    say("serving", url=url, pid=os.getpid(), card=card(variant), load_s=load_s, version=sdk_version())
+    return manager, variant
+
+
+def sdk_version() -> str | None:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version("foundry-local-sdk")
+    return None
+
+
+def stop(manager: Any, variant: Any, say: Say) -> None:
+    """Leave nothing behind, in order; a step that fails does not keep the next from being taken."""
+    steps: list[Callable[[], object]] = []
+    if variant is not None:
+        steps += [lambda: unload(variant, say), manager.stop_web_service]
+    if hasattr(manager, "close"):
+        steps.append(manager.close)
+    for step in steps:
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001
+            say("note", text=plain(error))
+
+
+def unload(variant: Any, say: Say) -> None:
+    if variant.is_loaded:
+        began = now_ns()
+        variant.unload()
+        say("unloaded", seconds=(now_ns() - began) / 1e9)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="foundry_service", description="Foundry Local's web service on loopback.")
+    made.add_argument("--model", default="")
+    made.add_argument("--device", choices=("cpu", "gpu", "npu"))
+    made.add_argument("--port", type=int, default=0)
+    made.add_argument("--cache", help="model cache folder")
+    made.add_argument("--app-data", required=True)
+    made.add_argument("--logs", required=True)
+    made.add_argument("--catalog", action="append", default=[], help="catalog URLs instead of the public one")
+    made.add_argument("--no-catalog", action="store_true", help="only what lies in the cache")
+    made.add_argument("--stall-s", type=float, default=STALL_S)
+    made.add_argument("--tries", type=int, default=TRIES)
+    made.add_argument("--list", action="store_true", help="say which models there are, and end")
+    return made
+
+
+def main() -> int:
+    arguments = parser().parse_args()
+    voice, orders = Voice(), Orders(sys.stdin)
+    manager = variant = None
+    code = 1
+    try:
+        import foundry_local_sdk as sdk
+
+        if not arguments.list:
+            orders.listen()
+        manager, variant = start(arguments, sdk, voice.say)
+        orders.serving.set()
+        while not arguments.list and (order := orders.next()) is not None:
+            if order == "unload":
+                unload(variant, voice.say)
+        code = 0
+    except CannotServe as error:
+        voice.say("error", kind=error.kind, message=str(error), remedy=error.remedy)
+    except Exception as error:  # noqa: BLE001  whatever it is, the parent must hear of it in one line
+        text = f"{type(error).__name__}: {plain(error)}"
+        voice.say("error", kind="runtime", message=text, remedy="see the runtime's logs")
+    finally:
+        # After a start that failed there is no manager to stop: a download that hangs would keep it from closing.
+        if manager is not None:
+            stop(manager, variant, voice.say)
+        voice.say("ended")
+        # The native library's own threads may hang an orderly exit; there is nothing left to do.
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

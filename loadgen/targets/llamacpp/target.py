@@ -1,0 +1,144 @@
+"""The embedded target: llama.cpp's server from the wheel `xllamacpp`, started and stopped here."""
+
+import asyncio
+import contextlib
+import importlib.metadata
+import importlib.util
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from loadgen.child import Child, problem_of
+from loadgen.clock import SystemClock
+from loadgen.errors import InputError, LoadgenError, TargetError
+from loadgen.scenario import LlamaCpp, Model
+from loadgen.targets.llamacpp.gguf_header import read_header
+from loadgen.targets.openai import card_of, models_of
+from loadgen.targets.served import ModelCard, Served
+from loadgen.targets.small_model import whole_gguf
+
+TARGET: Final = "llamacpp"
+START_S: Final = 60.0
+THREADS_SLEEP: Final = {"GOMP_SPINCOUNT": "0"}
+"""Threads that wait for each other must sleep, not spin: else anything else that runs on a core, us included, makes a
+prompt many times slower (docs/adr/0002-the-embedded-server.md)."""
+
+
+def weights(options: LlamaCpp) -> Path:
+    """The model file to serve. Raises InputError, with the mend, when it is not there."""
+    if options.gguf is not None:
+        path = Path(options.gguf)
+        if not path.is_file():
+            raise InputError(f"{path}: no such model file; set llamacpp.gguf to a GGUF file, or leave it out")
+        return path
+    return whole_gguf()
+
+
+def threads(options: LlamaCpp) -> tuple[int, int]:
+    """Threads for decoding and for prompts. One core is left to us while tokens flow, none while a prompt is read."""
+    cores = os.cpu_count() or 1
+    return options.threads or max(1, cores - 1), options.prefill_threads or cores
+
+
+@contextlib.asynccontextmanager
+async def serving_llamacpp(model: Model, *, port: int = 0) -> AsyncIterator[Served]:
+    """The embedded server for as long as the context lasts; it is gone afterwards, whatever happened.
+
+    port: 0 takes a free one. Raises TargetError when it cannot be started, InputError when its model file is not there.
+    """
+    options = model.llamacpp or LlamaCpp()
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise TargetError("the embedded server is not installed; run `pip install 'loadgen[llamacpp]'`")
+    path = await asyncio.to_thread(weights, options)
+    decode, prefill = threads(options)
+    flags = {
+        "--model": path,
+        "--alias": model.name,
+        "--port": port,
+        "--slots": options.slots,
+        "--context-tokens": options.context_tokens,
+        "--threads": decode,
+        "--prefill-threads": prefill,
+    }
+    clock = SystemClock()
+    began_ns = clock.now_ns()
+    child = await Child.start("the embedded server", "loadgen.targets.llamacpp.server", flags, THREADS_SLEEP)
+    try:
+        hello = await child.hear(START_S)
+        if "error" in hello:
+            raise await _refusal(child, hello["error"], port)
+        base_url = f"{hello['url'].rstrip('/')}/v1"
+        yield Served(
+            base_url=base_url,
+            card=await _card(model, path, base_url),
+            extra={"cache_prompt": False},  # else a prompt met before is answered from a cache, and TTFT measures that
+            pid=hello["pid"],
+            startup_s=(clock.now_ns() - began_ns) / 1e9,
+            child=child,
+            settings={"slots": options.slots, "threads": decode, "prefill_threads": prefill, "version": _version()},
+        )
+    finally:
+        await child.stop()
+
+
+_REMEDIES: Final = {
+    "out_of_memory": "unload other models, lower llamacpp.context_tokens or llamacpp.slots, or take a smaller model",
+    "load_failed": "is the file whole? fetch it again, or give another with llamacpp.gguf",
+}
+
+
+async def _refusal(child: Child, said: str, port: int) -> LoadgenError:
+    """Why the server does not start, from what it has said: its exception says little, its log more."""
+    reason = await child.reason()
+    problem = problem_of(reason)
+    if problem == "port":
+        return InputError(f"--port {port}: cannot be had on 127.0.0.1 (in use?); choose another, or 0 for a free one")
+    told = "it ran out of memory: " if problem == "out_of_memory" else ""
+    what = f"the embedded server cannot serve this model: {told}{reason or said}"
+    return TargetError(what, problem=problem, remedy=_REMEDIES.get(problem))
+
+
+async def _card(model: Model, path: Path, base_url: str) -> ModelCard:
+    """What the file says, with what the server has made of it: context and size of the weights."""
+    told = await models_of(base_url, {})
+    served = card_of(model.name, TARGET, told[0] if told else {})
+    card = file_card(model.name, path)
+    known = {
+        name: value
+        for name in ("id", "context_tokens", "parameters", "quantization")
+        if (value := getattr(served, name)) is not None
+    }
+    return msgspec.structs.replace(card, **known)
+
+
+def file_card(alias: str, path: Path) -> ModelCard:
+    """The card of a model file: what its header says, and its size. context_tokens: what the model was made for."""
+    header = read_header(path)
+    architecture = header.get("general.architecture")
+
+    def text(*keys: str) -> str | None:
+        return next((value for key in keys if isinstance(value := header.get(key), str) and value), None)
+
+    context = header.get(f"{architecture}.context_length")
+    return ModelCard(
+        alias=alias,
+        id=alias,
+        target=TARGET,
+        size_bytes=path.stat().st_size,
+        licence=text("general.license"),
+        publisher=text("general.organization", "general.author"),
+        context_tokens=context if isinstance(context, int) else None,
+        task="chat-completion" if "tokenizer.chat_template" in header else None,
+        device="CPU",
+        cached=True,
+        source="GGUF",
+    )
+
+
+def _version() -> str | None:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return f"xllamacpp {importlib.metadata.version('xllamacpp')}"
+    return None

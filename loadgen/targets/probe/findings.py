@@ -1,0 +1,266 @@
+"""What a server does, judged from a few answers of its own: replies and stamps in, findings out. Pure; sends nothing.
+
+Every finding has a third value, None: it could not be told. Nothing here is assumed of a server from its name.
+"""
+
+import itertools
+import math
+import re
+import statistics
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+import orjson
+from msgspec import UNSET, Struct
+
+from loadgen.record import Reply
+from loadgen.targets.probe.traits import Traits
+
+SLOWED: Final = 1.25
+"""Company that makes an answer less than this much slower cannot be told from none."""
+WHOLE_TOKEN_CHARS: Final = 2.0
+"""English has about four characters a token. With so many of them for each token counted, all tokens were shown."""
+TOO_FEW_CHARS: Final = 1.0
+"""With fewer, some that were counted were not shown."""
+_GAUGE: Final = re.compile(
+    rb"^\S*(?:requests_processing|num_requests_running|num_running_reqs)(?:\{\S*\})? (\S+)", re.M
+)
+
+
+class Probe(Struct, frozen=True, kw_only=True):
+    """What one server did when it was asked; None: it could not be told.
+
+    usage_in_stream: counts tokens where asked to. role_event: tells the role in an event of its own before the first
+    token. keep_alives: the most comment lines in one wait for a first token; waited_ms: the longest such wait.
+    tokens_per_event: output tokens a token-bearing event, end tokens left out. reasoning_in_stream: reasoning is shown
+    as such. hidden_tokens: of the first answer, output tokens that `usage` counts and no event showed. honours_…: the
+    request's key does what it says. parallel_streams: streams that were under way at one moment, of parallel_asked.
+    scaling: token-bearing events a second of all streams, while so many ran, over those of one. stops_on_close: a
+    stream that is closed is not generated further; stops_on_close_by: how that was told, or why not; stopped_after_ms:
+    by the server's own account. took_s: the probe itself. notes: what went wrong, or was left out.
+    """
+
+    usage_in_stream: bool | None = None
+    role_event: bool | None = None
+    keep_alives: int | None = None
+    waited_ms: float | None = None
+    tokens_per_event: float | None = None
+    reasoning_in_stream: bool | None = None
+    hidden_tokens: int | None = None
+    honours_max_tokens: bool | None = None
+    honours_stop: bool | None = None
+    honours_seed: bool | None = None
+    parallel_streams: int | None = None
+    parallel_asked: int | None = None
+    scaling: float | None = None
+    stops_on_close: bool | None = None
+    stops_on_close_by: str | None = None
+    stopped_after_ms: float | None = None
+    took_s: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Sample(Struct, frozen=True):
+    """One answer of a probe: the reply with its text, and what its body showed beside it."""
+
+    reply: Reply
+    traits: Traits
+
+    @property
+    def text(self) -> str:
+        return "" if self.reply.text is UNSET else self.reply.text
+
+    @property
+    def ended(self) -> bool:
+        """Whether it came to an orderly end, with tokens or without."""
+        return self.reply.outcome in {"ok", "empty"}
+
+    @property
+    def took_ns(self) -> int | None:
+        """From the request to the last token."""
+        reply = self.reply
+        return reply.stamps_ns[-1] - reply.written_ns if reply.stamps_ns and reply.written_ns is not None else None
+
+    @property
+    def streamed_ns(self) -> int | None:
+        """From the first token to the last; None where that is no time."""
+        stamps = self.reply.stamps_ns
+        return stamps[-1] - stamps[0] if len(set(stamps)) > 1 else None
+
+
+def of_streams(samples: Sequence[Sample]) -> dict[str, Any]:
+    """The findings that every answer bears on; the first one is the one that asks for nothing special."""
+    ended = [sample for sample in samples if sample.ended]
+    if not ended:
+        return {}
+    waits = [s.reply.stamps_ns[0] - s.reply.written_ns for s in ended if s.reply.stamps_ns and s.reply.written_ns]
+    hidden = hidden_tokens(ended[0])
+    return {
+        "usage_in_stream": any(sample.reply.token_source == "usage" for sample in ended),
+        "role_event": any(sample.traits.role_event for sample in ended),
+        "keep_alives": max(sample.traits.keep_alives for sample in ended),
+        "waited_ms": round(max(waits) / 1e6, 1) if waits else None,
+        "tokens_per_event": None if hidden is None or hidden > 0 else tokens_per_event(ended),
+        "reasoning_in_stream": any(sample.traits.reasoning_events for sample in ended),
+        "hidden_tokens": hidden,
+    }
+
+
+def tokens_per_event(samples: Sequence[Sample]) -> float | None:
+    """Output tokens by `usage` over token-bearing events; the end token has no event. None without either."""
+    counted = [s.reply for s in samples if s.reply.token_source == "usage" and s.reply.stamps_ns]
+    events = sum(len(reply.stamps_ns) for reply in counted)
+    return round(sum(shown_tokens(reply) for reply in counted) / events, 3) if events else None
+
+
+def shown_tokens(reply: Reply) -> int:
+    """Output tokens without the end token, which `usage` may count and no event bears."""
+    tokens = reply.output_tokens or 0
+    return tokens - (reply.finish_reason == "stop" and tokens > len(reply.stamps_ns))
+
+
+def hidden_tokens(sample: Sample) -> int | None:
+    """Output tokens that `usage` counts and no event showed; None when that cannot be told from packed events.
+
+    By the server's own count of reasoning where it has one and shows none; else by the characters that were shown.
+    """
+    reply, traits = sample.reply, sample.traits
+    if reply.token_source != "usage" or reply.output_tokens is None:
+        return None
+    if traits.reasoning_events:
+        return 0
+    if traits.reasoning_tokens:
+        return traits.reasoning_tokens
+    excess = shown_tokens(reply) - len(reply.stamps_ns)
+    characters = len(sample.text) / max(1, reply.output_tokens)
+    if excess <= 0 or (reply.stamps_ns and characters >= WHOLE_TOKEN_CHARS):
+        return 0
+    return excess if characters < TOO_FEW_CHARS else None
+
+
+def honours_max_tokens(sample: Sample, limit: int) -> bool | None:
+    """None when the answer ended by itself before the limit."""
+    tokens = sample.reply.output_tokens
+    if not sample.ended or tokens is None:
+        return None
+    if tokens > limit or len(sample.reply.stamps_ns) > limit:
+        return False
+    return True if sample.reply.finish_reason == "length" or tokens == limit else None
+
+
+def stop_word(text: str) -> str | None:
+    """A word of an answer at which the same answer can be asked to stop: the first behind a quarter of it, and whole.
+
+    None when there is none. The last word is never taken: it may be cut off.
+    """
+    for match in list(re.finditer(r"\w{2,}", text))[:-1]:
+        if match.start() >= max(1, len(text) // 4) and text.find(match[0]) == match.start():
+            return match[0]
+    return None
+
+
+def honours_stop(plain: str, word: str, stopped: Sample) -> bool | None:
+    """Whether the answer that was to stop at a word of `plain`, the same answer without, did. None: it was another."""
+    if stopped.reply.status == 400:
+        return False
+    if not stopped.ended:
+        return None
+    text, upto = stopped.text.rstrip(), plain.partition(word)[0]
+    if text == (upto + word).rstrip():
+        return True  # the word itself is shown, and nothing behind it
+    if word in text:
+        return False
+    return True if upto.startswith(text) and stopped.reply.finish_reason != "length" else None
+
+
+def honours_seed(once: Sample, again: Sample, other: Sample) -> bool | None:
+    """once, again: with one seed; other: with another; all at temperature 1. None: all alike, or no text."""
+    if once.reply.status == 400:
+        return False
+    if not all(sample.reply.outcome == "ok" and sample.text for sample in (once, again, other)):
+        return None
+    if once.text != again.text:
+        return False
+    return True if other.text != once.text else None
+
+
+def pace_per_s(sample: Sample) -> float | None:
+    """Token-bearing events a second, from the first to the last; None below two moments."""
+    length_ns = sample.streamed_ns
+    return None if length_ns is None else (len(sample.reply.stamps_ns) - 1) / length_ns * 1e9
+
+
+def overlapping(samples: Sequence[Sample]) -> int | None:
+    """The most streams that were between their first and their last token at one moment; None without such streams."""
+    return max((depth for _, _, depth in _depths(samples)), default=None)
+
+
+def scaling(alone: Sequence[Sample], together: Sequence[Sample]) -> float | None:
+    """Token-bearing events a second of all streams, while the most of them ran, over those of one stream alone.
+
+    1: they take turns at the same work. As many as ran: they do not disturb each other. alone: the median of them
+    counts. None where nothing ran side by side for long enough to have brought two events a stream.
+    """
+    paces = [pace for sample in alone if (pace := pace_per_s(sample)) is not None]
+    most = overlapping(together)
+    if most is None or most < 2 or not paces:
+        return None
+    spans = [(begin, end) for begin, end, depth in _depths(together) if depth == most]
+    stamps = [stamp for sample in together for stamp in sample.reply.stamps_ns]
+    inside = sum(begin < stamp <= end for begin, end in spans for stamp in stamps)
+    length_ns = sum(end - begin for begin, end in spans)
+    return round(inside / length_ns * 1e9 / statistics.median(paces), 2) if inside >= 2 * most else None
+
+
+def _depths(samples: Sequence[Sample]) -> list[tuple[int, int, int]]:
+    """From when to when how many streams were between their first and their last token."""
+    ran = [sample.reply.stamps_ns for sample in samples if len(set(sample.reply.stamps_ns)) > 1]
+    edges = sorted({moment for stamps in ran for moment in (stamps[0], stamps[-1])})
+    found = []
+    for begin, end in itertools.pairwise(edges):
+        depth = sum(stamps[0] <= begin and stamps[-1] >= end for stamps in ran)
+        if depth:
+            found.append((begin, end, depth))
+    return found
+
+
+def stopped(*, alone_ns: float, company_ns: float | None, after_ns: float, left_ns: float) -> bool | None:
+    """Whether a closed stream was generated no further, from how long the same short answer took each time.
+
+    alone_ns: with no other stream. company_ns: beside the long one; None: the server does one at a time, and an answer
+    would have waited for the rest of the long one, left_ns. after_ns: sent when the long one had been closed. None when
+    company does not slow this server.
+    """
+    if company_ns is None:
+        return after_ns < alone_ns + left_ns / 2 if left_ns > alone_ns else None
+    if company_ns < SLOWED * alone_ns:
+        return None
+    return after_ns <= math.sqrt(alone_ns * company_ns)
+
+
+def busy_slots(body: bytes) -> int | None:
+    """How many slots work, by llama.cpp's `/slots`; None when the body is not that."""
+    try:
+        slots = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    states = [slot.get("is_processing") for slot in slots if isinstance(slot, dict)] if isinstance(slots, list) else []
+    return sum(map(bool, states)) if states and all(isinstance(state, bool) for state in states) else None
+
+
+def busy_requests(body: bytes) -> int | None:
+    """How many requests run, by `/metrics` of llama.cpp, vLLM or SGLang; None when it does not say."""
+    told = _GAUGE.findall(body)
+    try:
+        return round(sum(map(float, told))) if told else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def probe_of(card: dict[str, Any]) -> Probe | None:
+    """The probe that a manifest's model card has; None when there is none, or one that we cannot read."""
+    try:
+        return msgspec.convert(card["probe"], Probe) if card.get("probe") is not None else None
+    except msgspec.ValidationError:
+        return None

@@ -1,0 +1,320 @@
+"""Asks a server what it does, in a handful of short chats: the sending part of `targets.probe.findings`.
+
+Nothing that happens here makes a run fail: a probe stores what it knows, and a note about what it does not. It is
+bounded by time; on a server so slow that a question does not fit any more, the question is left out, and noted.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
+
+import aiohttp
+from msgspec import Struct
+
+from loadgen.clock import SystemClock, wall_offset_ns
+from loadgen.plan.plan import Plan, Planned
+from loadgen.targets.probe import findings as judge
+from loadgen.targets.probe.findings import Probe, Sample
+from loadgen.targets.probe.traits import traits_of
+from loadgen.targets.request import ask_of, body_of
+from loadgen.targets.served import Served
+from loadgen.wire.chat_stream import Decoder, decode
+from loadgen.wire.client import Ask, Client, describe
+from loadgen.wire.exchange import Deadlines
+from loadgen.wire.reply import read_reply
+
+BUDGET_S: Final = 20.0
+"""All of a probe. An edge device at a few tokens a second gets no further than the first questions."""
+TOKENS: Final = 16
+"""Of each short answer: so few that a probe stays quick, so many that two answers at temperature 1 differ."""
+LONG_S: Final = 2.0
+"""How long the stream that is closed would go on, by the pace of the short ones, within the limits below."""
+LONG_TOKENS: Final = (64, 1024)
+BEGUN_TOKENS: Final = 4
+"""So many tokens of it are read before it is closed."""
+STOP_S: Final = 0.5
+"""Within so long a server must have let go of a closed stream."""
+LOOK_EVERY_S: Final = 0.025
+IDLE_LOOKS: Final = 8
+PLAIN: Final = "Write a long story about a lighthouse keeper."
+"""Asked for short answers and for the long one: whose beginning, greedy, is then known not to end by itself."""
+OTHERS: Final = ("ship", "forest", "teacher", "river", "robot", "garden", "storm", "village")
+"""Sent at once, a stream each: no two of them have a prompt, and with it a cached prefix, in common."""
+STREAMS: Final = len(OTHERS)
+ACCOUNTS: Final = (("/slots", judge.busy_slots), ("/metrics", judge.busy_requests))
+
+
+class _Abandoned(Exception):  # noqa: N818 - not an error: the person has had enough
+    """The person gave up what was in flight."""
+
+
+class Asker(Struct, frozen=True):
+    """Who is asked, and until when, ns on the clock."""
+
+    plan: Plan
+    index: int
+    served: Served
+    client: Client
+    until_ns: int
+
+    def left_ns(self) -> int:
+        return self.until_ns - SystemClock().now_ns()
+
+
+class Findings(Struct):
+    """What a probe knows so far."""
+
+    known: dict[str, Any] = {}
+    notes: list[str] = []
+
+
+async def probe(plan: Plan, index: int, served: Served, client: Client, *, budget_s: float = BUDGET_S) -> Probe:
+    """What the server of a model does. Never raises for what a server does; takes about budget_s at most.
+
+    index: the model's, among the plan's. The server must serve the model, and be idle but for us.
+    """
+    clock, findings = SystemClock(), Findings()
+    began_ns = clock.now_ns()
+    asker = Asker(plan, index, served, client, began_ns + round(budget_s * 1e9))
+    try:
+        async with asyncio.timeout(budget_s + 1):
+            await _ask_all(asker, findings)
+    except _Abandoned:
+        findings.notes.append("stopped by the person")
+    except TimeoutError:
+        findings.notes.append(f"ran out of its {budget_s:g} s")
+    except Exception as error:  # noqa: BLE001  a probe that fails never makes a run fail
+        findings.notes.append(f"broke off: {type(error).__name__}: {describe(error)}")
+    took_s = round((clock.now_ns() - began_ns) / 1e9, 3)
+    return Probe(**findings.known, notes=tuple(findings.notes), took_s=took_s)
+
+
+async def _ask_all(asker: Asker, findings: Findings) -> None:
+    """The questions, in an order in which each may use what the ones before have told."""
+    plain = await _chat(asker, PLAIN, TOKENS)
+    alone = [plain]
+    findings.known |= judge.of_streams(alone)
+    if not plain.ended:
+        findings.notes.append(f"no answer to judge by: {plain.reply.outcome}: {plain.reply.detail}")
+        return
+    findings.known["honours_max_tokens"] = judge.honours_max_tokens(plain, TOKENS)
+    if not plain.reply.stamps_ns:
+        findings.notes.append(f"no token was shown within max_tokens = {TOKENS}")
+        return
+    if _is_affordable(asker, plain, 4, "stop and seed", findings):
+        alone += await _ask_sampling(asker, plain, findings)
+        findings.known |= judge.of_streams(alone)
+    if _is_affordable(asker, plain, STREAMS, "parallel streams", findings):
+        await _ask_parallel(asker, alone, findings)
+    if _is_affordable(asker, plain, 6, "closing a stream", findings):
+        await _ask_closing(asker, alone, findings)
+
+
+def _is_affordable(asker: Asker, plain: Sample, answers: int, what: str, findings: Findings) -> bool:
+    """Whether so many more answers fit in what is left of the time, each as long as the first one took."""
+    if answers * (plain.took_ns or 0) <= asker.left_ns():
+        return True
+    findings.notes.append(f"{what}: left out, the server is too slow to ask in time")
+    return False
+
+
+async def _ask_sampling(asker: Asker, plain: Sample, findings: Findings) -> list[Sample]:
+    """Does it honour `stop` and `seed`? Returns the answers."""
+    found = []
+    word = judge.stop_word(plain.text)
+    if word is None:
+        findings.notes.append("stop: no word in the answer to stop at")
+    else:
+        found.append(await _chat(asker, PLAIN, TOKENS, stop=[word]))
+        findings.known["honours_stop"] = judge.honours_stop(plain.text, word, found[-1])
+    seeded = [await _chat(asker, PLAIN, TOKENS, temperature=1.0, seed=seed) for seed in (11, 11, 12)]
+    findings.known["honours_seed"] = judge.honours_seed(*seeded)
+    return found + seeded
+
+
+async def _ask_parallel(asker: Asker, alone: list[Sample], findings: Findings) -> None:
+    """How many streams run at once, and do they get more done together than one after the other?"""
+    together = await asyncio.gather(*(_chat(asker, f"Tell me about a {one}.", TOKENS) for one in OTHERS))
+    findings.known |= {
+        **judge.of_streams([*alone, *together]),
+        "parallel_streams": judge.overlapping(together),
+        "parallel_asked": len(together),
+        "scaling": judge.scaling(alone, together),
+    }
+    failed = [sample.reply.outcome for sample in together if not sample.ended]
+    if failed:
+        findings.notes.append(f"of {len(together)} streams at once {len(failed)} failed: {failed[0]}")
+
+
+async def _ask_closing(asker: Asker, alone: list[Sample], findings: Findings) -> None:
+    """Does closing a stream stop its generation? By the server's own account where it has one, else by the clock."""
+    paces = sorted(pace for sample in alone if (pace := judge.pace_per_s(sample)) is not None)
+    full = [sample for sample in alone if sample.reply.output_tokens == TOKENS]
+    if not paces or not full:
+        findings.notes.append("closing a stream: no answer was long enough to compare with")
+        return
+    pace = paces[len(paces) // 2]
+    context = asker.served.card.context_tokens or 2 * LONG_TOKENS[1]
+    tokens = min(max(LONG_TOKENS[0], round(pace * LONG_S)), LONG_TOKENS[1], context // 2)
+    left_ns = (tokens - BEGUN_TOKENS) / pace * 1e9
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=asker.left_ns() / 1e9)) as session:
+        told = await _close_by_account(asker, session, tokens, left_ns)
+        if told is None:
+            told = await _close_by_clock(asker, session, tokens, full, left_ns, findings.known)
+    findings.known |= told
+    if told.get("stops_on_close") is False:
+        await asyncio.sleep(min(left_ns, asker.left_ns(), LONG_S * 1e9) / 1e9)  # let it run out, in nobody's way
+
+
+async def _close_by_account(
+    asker: Asker, session: aiohttp.ClientSession, tokens: int, left_ns: float
+) -> dict[str, Any] | None:
+    """By `/slots` or `/metrics`: at work while the stream runs, and idle again when it has been closed.
+
+    None where the server keeps no such account, or one that did not show the stream.
+    """
+    clock, limit_ns = SystemClock(), round(min(STOP_S * 1e9, left_ns / 2))
+    for path, read in ACCOUNTS:
+        idle = await _busy(asker, session, path, read)
+        for _ in range(IDLE_LOOKS):  # what we asked before may be ended and not yet put away
+            if not idle:
+                break
+            await clock.sleep_until_ns(clock.now_ns() + round(LOOK_EVERY_S * 1e9))
+            idle = await _busy(asker, session, path, read)
+        if idle is None:
+            continue
+        async with _begun(asker, session, tokens) as long:
+            busy = await _busy(asker, session, path, read)
+            runs = long.runs()
+        closed_ns = clock.now_ns()
+        if not runs or busy is None or busy <= idle:
+            continue
+        while clock.now_ns() - closed_ns <= limit_ns:
+            now = await _busy(asker, session, path, read)
+            took_ms = round((clock.now_ns() - closed_ns) / 1e6, 1)
+            if now is not None and now <= idle:
+                return {"stops_on_close": True, "stops_on_close_by": path, "stopped_after_ms": took_ms}
+            await clock.sleep_until_ns(clock.now_ns() + round(LOOK_EVERY_S * 1e9))
+        return {"stops_on_close": False, "stops_on_close_by": path}
+    return None
+
+
+async def _close_by_clock(
+    asker: Asker,
+    session: aiohttp.ClientSession,
+    tokens: int,
+    alone: list[Sample],
+    left_ns: float,
+    known: dict[str, Any],
+) -> dict[str, Any]:
+    """By how long a short answer takes: alone, beside the long stream, and then when the long one has been closed.
+
+    Where streams run side by side, from its first token to its last, which company slows most; where they take turns,
+    from the request, which has to wait its turn.
+    """
+    takes_turns = known.get("parallel_streams") == 1
+
+    def length_ns(sample: Sample) -> int | None:
+        return sample.took_ns if takes_turns else sample.streamed_ns
+
+    company_ns: int | None = None
+    async with _begun(asker, session, tokens) as long:
+        if long.runs() and not takes_turns:
+            company_ns = length_ns(await _chat(asker, PLAIN, TOKENS))
+        runs = long.runs()
+    after_ns = length_ns(await _chat(asker, PLAIN, TOKENS))
+    lengths = sorted(length for sample in alone if (length := length_ns(sample)))
+    if not runs:
+        return {"stops_on_close_by": "the long stream ended by itself"}
+    if not lengths or after_ns is None or (company_ns is None and not takes_turns):
+        return {"stops_on_close_by": "an answer beside the long stream failed"}
+    alone_ns = lengths[len(lengths) // 2]
+    told = judge.stopped(alone_ns=alone_ns, company_ns=company_ns, after_ns=after_ns, left_ns=left_ns)
+    beside = "" if company_ns is None else f", {company_ns / 1e6:.0f} ms beside an open stream"
+    times = f"{alone_ns / 1e6:.0f} ms alone{beside}, {after_ns / 1e6:.0f} ms after its end"
+    return {"stops_on_close": told, "stops_on_close_by": f"{TOKENS} tokens took {times}"}
+
+
+class _Long:
+    """A long stream that is being read no further."""
+
+    def __init__(self, response: aiohttp.ClientResponse | None) -> None:
+        self._response = response
+        self._decoder = Decoder()
+
+    async def begin(self) -> None:
+        """Read its first tokens."""
+        if self._response is not None:
+            with contextlib.suppress(aiohttp.ClientError, OSError):
+                async for piece in self._response.content.iter_any():
+                    self._decoder.feed(piece)
+                    if self._decoder.tokens >= BEGUN_TOKENS or self._decoder.orderly:
+                        break
+
+    def runs(self) -> bool:
+        """Whether it has begun, and not ended by itself, by all that has arrived."""
+        if self._response is None or self._response.content.exception() is not None:
+            return False
+        self._decoder.feed(self._response.content.read_nowait())
+        return self._decoder.tokens >= BEGUN_TOKENS and not self._decoder.orderly
+
+
+@contextlib.asynccontextmanager
+async def _begun(asker: Asker, session: aiohttp.ClientSession, tokens: int) -> AsyncIterator[_Long]:
+    """A long stream whose first tokens have been read; it is closed as the context ends."""
+    ask = _ask(asker, PLAIN, tokens, {})
+    headers = {"Content-Type": "application/json", "Accept": "text/event-stream", **ask.headers}
+    response = None
+    with contextlib.suppress(aiohttp.ClientError, OSError):
+        response = await session.post(ask.url, data=ask.body, headers=headers)
+    long = _Long(response)
+    try:
+        await long.begin()
+        yield long
+    finally:
+        if response is not None:
+            response.close()  # the connection with it: the rest of the answer is not wanted
+            await asyncio.sleep(0)
+
+
+async def _busy(
+    asker: Asker, session: aiohttp.ClientSession, path: str, read: Callable[[bytes], int | None]
+) -> int | None:
+    """How many requests a server says that it works on; None when it does not say."""
+    parts = urlsplit(asker.served.base_url)
+    url = urlunsplit((parts.scheme, parts.netloc, parts.path.removesuffix("/v1") + path, "", ""))
+    with contextlib.suppress(aiohttp.ClientError, OSError):
+        async with session.get(url, headers=asker.served.headers) as response:
+            return read(await response.read()) if response.status == 200 else None
+    return None
+
+
+def _ask(asker: Asker, text: str, tokens: int, more: dict[str, Any]) -> Ask:
+    """A chat of the probe's own: streamed, greedy, and with nothing of the scenario's sampling but its extra keys."""
+    body = body_of(asker.plan, Planned(model=asker.index, index=0, prompt=0))
+    own: dict[str, Any] = {
+        "messages": [{"role": "user", "content": text}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "max_tokens": tokens,
+        "temperature": 0.0,
+    }
+    if "max_completion_tokens" in body:
+        own["max_completion_tokens"] = tokens
+    for key in ("stop", "seed", "top_p"):
+        body.pop(key, None)
+    return ask_of(asker.served, body | own | more, Deadlines(request_ns=max(100_000_000, asker.left_ns())))
+
+
+async def _chat(asker: Asker, text: str, tokens: int, **more: Any) -> Sample:
+    """One short chat: its reply, with what its body showed. Raises _Abandoned when the person gave it up."""
+    now = SystemClock().now_ns()
+    exchange = await asker.client.send(_ask(asker, text, tokens, more), now)
+    reply, _ = read_reply(exchange, epoch_ns=0, wall_offset_ns=wall_offset_ns(), keep_text=True)
+    if reply.outcome == "cancelled":
+        raise _Abandoned
+    body = exchange.body() if exchange.status == 200 else b""
+    first = next(iter(decode(body).token_ends), None)
+    return Sample(reply, traits_of(body, first))

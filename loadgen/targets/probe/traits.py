@@ -1,0 +1,61 @@
+"""What one body shows beside its answer: role events, keep-alives, reasoning. Bytes in; knows no socket, no clock."""
+
+import re
+from typing import Final
+
+from msgspec import Struct
+
+from loadgen.wire.chat_json import first_choice, parse_object
+from loadgen.wire.sse import EventTooLong, Splitter, SseEvent
+
+_COMMENT: Final = re.compile(rb"(?:\A|\r\n|\n|\r):")
+
+
+class Traits(Struct, frozen=True):
+    """What a stream has beside its text.
+
+    role_event: an event of its own, before the first token, tells the role. keep_alives: comment lines before the first
+    token. reasoning_events: events that bear reasoning. reasoning_tokens: how many `usage` says were spent on it; None
+    when it does not say.
+    """
+
+    role_event: bool
+    keep_alives: int
+    reasoning_events: int
+    reasoning_tokens: int | None
+
+
+def traits_of(body: bytes, first_token_end: int | None) -> Traits:
+    """The traits of a body. first_token_end: the offset behind the first token-bearing event; None: there was none.
+
+    Never raises: what cannot be read is passed over.
+    """
+    before = len(body) if first_token_end is None else first_token_end
+    role, reasoning = False, 0
+    tokens: int | None = None
+    for event in _events(body):
+        chunk = parse_object(event.data) or {}
+        delta = (first_choice(chunk.get("choices")) or {}).get("delta")
+        delta = delta if isinstance(delta, dict) else {}
+        ahead = event.end < before or first_token_end is None
+        role = role or (ahead and isinstance(delta.get("role"), str))
+        reasoning += any(isinstance(delta.get(key), str) and delta[key] for key in ("reasoning_content", "reasoning"))
+        told = _reasoning_tokens(chunk.get("usage"))
+        tokens = tokens if told is None else told
+    return Traits(role, len(_COMMENT.findall(body[:before])), reasoning, tokens)
+
+
+def _events(body: bytes) -> list[SseEvent]:
+    splitter = Splitter()
+    try:
+        events = splitter.feed(body)
+    except EventTooLong as too_long:
+        return list(too_long.events)
+    tail = splitter.finish()
+    return [*events, tail] if tail is not None else events
+
+
+def _reasoning_tokens(usage: object) -> int | None:
+    details = usage.get("completion_tokens_details") if isinstance(usage, dict) else None
+    told = details.get("reasoning_tokens") if isinstance(details, dict) else None
+    return told if type(told) is int and told >= 0 else None

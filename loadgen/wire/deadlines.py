@@ -1,0 +1,159 @@
+"""Gives up what has passed its deadline, or has ended while its connection stays open. Knows no session and no plan."""
+
+import asyncio
+from typing import Final
+
+from loadgen.clock import now_ns
+from loadgen.record import Outcome
+from loadgen.wire.exchange import Exchange
+
+CHECK_NS: Final = 250_000_000
+"""How often everything in flight is looked at."""
+LINGER_NS: Final = 400_000_000
+"""A stream that has been silent for so long is looked into: an orderly end, or an error, may have come while the server
+keeps the connection open."""
+
+
+class Watchdog:
+    """Gives up what has passed its deadline. One timer serves all requests in flight, at the same moments.
+
+    A request whose deadline comes before the next of these moments has a timer of its own.
+    """
+
+    def __init__(self) -> None:
+        self.watched: set[Exchange] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._own: dict[Exchange, asyncio.TimerHandle] = {}
+
+    def watch(self, exchange: Exchange) -> None:
+        self.watched.add(exchange)
+        now = now_ns()
+        next_check_ns = _next_check_ns(now)
+        if self._timer is None:
+            self._timer = _call_at(now, next_check_ns, self._check)
+        self._arm(exchange, now, next_check_ns)
+
+    def forget(self, exchange: Exchange) -> None:
+        """It has ended."""
+        self.watched.discard(exchange)
+        if (own := self._own.pop(exchange, None)) is not None:
+            own.cancel()
+
+    def close(self) -> None:
+        for timer in (self._timer, *self._own.values()):
+            if timer is not None:
+                timer.cancel()
+        self._timer = None
+        self._own.clear()
+        self.watched.clear()
+
+    def _arm(self, exchange: Exchange, now: int, before_ns: int) -> None:
+        """A timer of its own for a deadline that comes before `before_ns`."""
+        due_ns = next_due_ns(exchange)
+        if now < due_ns < before_ns and exchange not in self._own:
+            self._own[exchange] = _call_at(now, due_ns, self._look, exchange)
+
+    def _look(self, exchange: Exchange) -> None:
+        self._own.pop(exchange, None)
+        now = now_ns()
+        if self._is_still_due(exchange, now):
+            self._arm(exchange, now, _next_check_ns(now))
+
+    def _check(self) -> None:
+        now = now_ns()
+        next_check_ns = _next_check_ns(now)
+        self._timer = _call_at(now, next_check_ns, self._check) if self.watched else None
+        for exchange in list(self.watched):
+            if self._is_still_due(exchange, now):
+                self._arm(exchange, now, next_check_ns)
+
+    @staticmethod
+    def _is_still_due(exchange: Exchange, now: int) -> bool:
+        """Gives it up if it is time; says whether it is still to be watched."""
+        if exchange.ended_ns is not None or exchange.failure is not None:
+            return False
+        if is_unremarkable(exchange, now):
+            return True
+        verdict = overdue(exchange, now)
+        if verdict is not None:
+            exchange.give_up(*verdict)
+        return verdict is None
+
+
+def _next_check_ns(now: int) -> int:
+    return (now // CHECK_NS + 1) * CHECK_NS
+
+
+def _call_at(now: int, due_ns: int, what: object, *args: object) -> asyncio.TimerHandle:
+    return asyncio.get_running_loop().call_later(max(0, due_ns - now) / 1e9, what, *args)  # type: ignore[arg-type]
+
+
+def is_unremarkable(exchange: Exchange, now: int) -> bool:
+    """Whether, at a glance, there is nothing to do: no deadline has passed, and a silence has been looked into."""
+    if next_due_ns(exchange) <= now:
+        return False
+    if exchange.deadlines.next_token_ns is not None and exchange.last_token_ns is None:
+        return False  # when the first token came has to be found out
+    last_read_ns = exchange.marks.last_read_ns
+    return last_read_ns is None or now - last_read_ns < LINGER_NS or exchange.looked_into == exchange.marks.reads_so_far
+
+
+def next_due_ns(exchange: Exchange) -> int:
+    """The first deadline of an exchange, given what is known to have arrived so far."""
+    limits, start = exchange.deadlines, exchange.dispatched_ns
+    due_ns, last_token_ns = start + limits.request_ns, exchange.last_token_ns
+    if limits.headers_ns is not None and exchange.status is None:
+        due_ns = min(due_ns, start + limits.headers_ns)
+    if limits.first_token_ns is not None and last_token_ns is None:
+        due_ns = min(due_ns, start + limits.first_token_ns)
+    if limits.next_token_ns is not None and last_token_ns is not None:
+        due_ns = min(due_ns, last_token_ns + limits.next_token_ns)
+    return due_ns
+
+
+def due_times(exchange: Exchange) -> list[tuple[int, str]]:
+    """When which deadline of an exchange passes, given what is known to have arrived so far: (ns, what is late)."""
+    limits, start = exchange.deadlines, exchange.dispatched_ns
+    if exchange.status is None:
+        stage = "headers"
+    elif exchange.last_token_ns is None:
+        stage = "first token"
+    else:
+        stage = "next token"
+    due = [(start + limits.request_ns, f"waiting for {stage}, request deadline {limits.request_ns / 1e9:g} s")]
+    if limits.headers_ns is not None and stage == "headers":
+        due.append((start + limits.headers_ns, f"waiting for headers, {limits.headers_ns / 1e9:g} s"))
+    if limits.first_token_ns is not None and exchange.last_token_ns is None:
+        due.append((start + limits.first_token_ns, f"waiting for first token, {limits.first_token_ns / 1e9:g} s"))
+    if limits.next_token_ns is not None and exchange.last_token_ns is not None:
+        due.append(
+            (exchange.last_token_ns + limits.next_token_ns, f"waiting for next token, {limits.next_token_ns / 1e9:g} s")
+        )
+    return due
+
+
+def overdue(exchange: Exchange, now: int) -> tuple[Outcome, str] | None:
+    """Whether an exchange is to be given up now, and as what.
+
+    An orderly end on a connection that the server keeps open is given up as `ok`, an error event as the error that it
+    is, and an error's body that falls silent: nothing more can come.
+    """
+    silent_since = exchange.silent_since_ns()
+    passed = [what for due, what in due_times(exchange) if due <= now]
+    silent = silent_since is not None and now - silent_since >= LINGER_NS
+    if not passed and not silent and exchange.deadlines.next_token_ns is None:
+        return None
+    if silent and exchange.status is not None and exchange.status >= 400:
+        return "http_error", "the server left its error unfinished"
+    if exchange.status == 200 and silent_since is not None and (silent or passed or exchange.last_token_ns is None):
+        if exchange.look():
+            return None
+        if silent:
+            exchange.looked_into = exchange.marks.reads_so_far
+        heard = exchange.progress()
+        if silent and heard.orderly:
+            return "ok", "the server kept the connection open after the end"
+        if silent and heard.error is not None:
+            return "stream_error", heard.error
+        passed = [what for due, what in due_times(exchange) if due <= now]
+    return ("timeout", passed[0]) if passed else None

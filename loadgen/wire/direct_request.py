@@ -1,0 +1,141 @@
+"""The short way to one address: requests over aiohttp's connections, without its client. Knows no answers.
+
+aiohttp's client spends more on a request than all of a short answer's tokens cost: it merges headers, parses the URL,
+makes a request, a writer, a task and a response, each time anew. Here a request's head is made once for an address and
+a set of headers. The connector, its pool, the protocol and the parser are aiohttp's still, and so are all failures.
+
+What is out of the ordinary, such as a redirect, credentials in the URL, or a header that has to do with framing, is
+for aiohttp's client: `DirectRequest.open` says so with None, or `Redirected` is raised.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+import aiohttp
+from aiohttp import StreamReader
+from aiohttp.connector import Connection
+from aiohttp.http import RawResponseMessage
+from aiohttp.http_exceptions import HttpProcessingError
+from yarl import URL
+
+from loadgen.wire.direct_response import DirectHandler
+from loadgen.wire.stamps import CURRENT, HEAD_BYTES
+
+_NOT_OURS: Final = frozenset(
+    ("host", "content-length", "transfer-encoding", "connection", "expect", "cookie", "content-encoding", "trailer")
+)
+_HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+: [^\x00\r\n]*")
+_REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
+_MOST_HEADS: Final = 256
+_NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None)
+
+
+Answer = tuple[RawResponseMessage, StreamReader]
+"""What aiohttp makes of an answer: its head, and its body as it comes."""
+
+
+class Redirected(Exception):  # noqa: N818 - a fact about the answer, not an error
+    """The answer sends the request somewhere else. to: where, if it is the same request to the same server."""
+
+    def __init__(self, to: str | None) -> None:
+        super().__init__(to)
+        self.to = to
+
+
+class DirectRequest:
+    """Sends requests to one URL. headers: of all its requests."""
+
+    def __init__(self, connector: aiohttp.TCPConnector, request: aiohttp.ClientRequest, buffer_bytes: int) -> None:
+        self._connector = connector
+        self._request = request
+        self._buffer_bytes = buffer_bytes
+        self._heads: dict[tuple[tuple[str, str], ...], bytes | None] = {}
+
+    @classmethod
+    def open(
+        cls, url: str, session: aiohttp.ClientSession, connector: aiohttp.TCPConnector, buffer_bytes: int
+    ) -> "DirectRequest | None":
+        """The lane to `url`; None where there is none."""
+        try:
+            target = URL(url)
+            if target.scheme not in ("http", "https") or not target.raw_host or target.raw_user or target.raw_password:
+                return None
+            request = aiohttp.ClientRequest(
+                "POST", target, headers={}, loop=connector._loop, session=session, ssl=True, skip_auto_headers=()
+            )
+            return (
+                cls(connector, request, buffer_bytes) if hasattr(aiohttp.TCPConnector, "_create_connection") else None
+            )
+        except (ValueError, TypeError, AttributeError):  # no URL; or another aiohttp
+            return None
+
+    def head(self, headers: tuple[tuple[str, str], ...]) -> bytes | None:
+        """A request's head, up to its length; a later header replaces an earlier one. None when it is not for us."""
+        if headers not in self._heads:
+            if len(self._heads) >= _MOST_HEADS:
+                self._heads.clear()
+            self._heads[headers] = self._head_of(headers)
+        return self._heads[headers]
+
+    def _head_of(self, headers: tuple[tuple[str, str], ...]) -> bytes | None:
+        by_name = {name.lower(): f"{name}: {value}" for name, value in headers}
+        if not _NOT_OURS.isdisjoint(by_name) or not all(map(_HEADER.fullmatch, by_name.values())):
+            return None
+        host = self._request.headers.get("Host", "")
+        lines = [f"POST {self._request.url.raw_path_qs} HTTP/1.1", f"Host: {host}", *by_name.values()]
+        return "\r\n".join([*lines, "Content-Length: "]).encode()
+
+    async def send(self, head: bytes, body: bytes, begun: Callable[[bytes], None]) -> tuple[Connection, Answer | None]:
+        """Send a request: the connection, to be released, and aiohttp's answer; None when a whole one was taken in.
+
+        begun: see `DirectHandler.expect`. Raises what aiohttp's client would.
+        """
+        connection = await self._connector.connect(self._request, [], _NO_TIMEOUT)
+        try:
+            marks, protocol, transport = CURRENT.get(), connection.protocol, connection.transport
+            if marks is not None:
+                marks.reused = marks.connect_end_ns is None
+            if transport is None or transport.is_closing():
+                raise aiohttp.ServerDisconnectedError
+            params: dict[str, Any] = {"read_until_eof": True, "read_bufsize": self._buffer_bytes}
+            params |= {"max_line_size": HEAD_BYTES, "max_field_size": HEAD_BYTES}
+            ended: asyncio.Future[bool] | None = None
+            if isinstance(protocol, DirectHandler):
+                ended = protocol.expect(begun, **params)
+            elif protocol is not None:
+                protocol.set_response_params(**params)
+            transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
+            if ended is not None and await ended:
+                return connection, None
+            return connection, await self._answer(protocol)
+        except BaseException:
+            connection.close()
+            raise
+
+    def _same_server(self, status: int, location: str) -> str | None:
+        """Where a redirect leads, if it is one of the whole request, and our headers may go there too.
+
+        Behind a 301 or 302 a browser would get a page; a chat that is asked for with GET is none (RFC 9110, 15.4
+        allows both).
+        """
+        try:
+            to = self._request.url.join(URL(location))
+            return str(to) if status != 303 and to.origin() == self._request.url.origin() else None
+        except ValueError:
+            return None
+
+    async def _answer(self, protocol: Any) -> Answer:
+        """aiohttp's answer. Raises `Redirected` for a redirect."""
+        while True:
+            try:
+                message, payload = await protocol.read()
+            except HttpProcessingError as error:
+                raise aiohttp.ClientResponseError(
+                    self._request.request_info, (), status=error.code, message=error.message, headers=error.headers
+                ) from error
+            if message.code in _REDIRECTS and "Location" in message.headers:
+                raise Redirected(self._same_server(message.code, message.headers["Location"]))
+            if not 100 <= message.code <= 199 or message.code == 101:  # the others come before the answer
+                return message, payload
