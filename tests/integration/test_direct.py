@@ -501,7 +501,7 @@ async def test_where_aiohttp_has_lost_what_this_takes_requests_go_the_long_way(
     gone: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = hasattr
-    for module in ("stamps", "lane"):
+    for module in ("stamps", "direct_request"):
         monkeypatch.setattr(
             f"loadgen.wire.{module}.hasattr", lambda of, name: name != gone and there(of, name), raising=False
         )

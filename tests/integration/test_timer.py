@@ -27,11 +27,11 @@ class CountingSelector(selectors.DefaultSelector):
         return super().select(timeout)
 
 
-@pytest.fixture(params=["alarm", "loop"])
+@pytest.fixture(params=["timer", "loop"])
 def waited_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """With the alarm where there is one, and without, as on other systems."""
+    """With the timer where there is one, and without, as on other systems."""
     if request.param == "loop":
-        monkeypatch.setattr(clock, "alarm_of", lambda loop: None)
+        monkeypatch.setattr(clock, "timer_of", lambda loop: None)
     elif sys.platform != "linux":
         pytest.skip("only Linux has timer descriptors")
     return str(request.param)
@@ -110,12 +110,12 @@ def test_whoever_comes_later_and_is_due_earlier_is_woken_first() -> None:
 
 
 @needs_timer_descriptors
-def test_a_loop_has_one_alarm_and_it_goes_with_the_loop() -> None:
+def test_a_loop_has_one_timer_and_it_goes_with_the_loop() -> None:
     async def main() -> "weakref.ref[Timer]":
-        alarm = timer_of(asyncio.get_running_loop())
-        assert alarm is not None
-        assert timer_of(asyncio.get_running_loop()) is alarm
-        return weakref.ref(alarm)
+        timer = timer_of(asyncio.get_running_loop())
+        assert timer is not None
+        assert timer_of(asyncio.get_running_loop()) is timer
+        return weakref.ref(timer)
 
     kept = asyncio.run(main())
     gc.collect()
