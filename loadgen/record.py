@@ -20,7 +20,7 @@ Outcome = Literal[
     "cancelled",
     "shed",
 ]
-"""How a planned request ended; the closed set of `docs/metrics.md`. Exactly one each."""
+"""How a planned request ended; the closed set of `docs/outcomes.md`. Exactly one each."""
 
 OUTCOMES: tuple[Outcome, ...] = Outcome.__args__  # type: ignore[attr-defined]
 

@@ -1,6 +1,6 @@
 """Is a stage to be believed? Facts in, a verdict out, with reasons in words. Knows no files and no terminal.
 
-The lines are those of `docs/metrics.md`: crossing one makes a stage `degraded`, crossing it grossly makes it `invalid`.
+The lines are those of `docs/validity.md`: crossing one makes a stage `degraded`, crossing it grossly `invalid`.
 """
 
 import math

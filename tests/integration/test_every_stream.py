@@ -1,6 +1,6 @@
 """Every stream that a server may send, over real sockets, in every framing and cut anywhere: what becomes of it.
 
-The tables are what `docs/metrics.md` says, row by row: the outcome, how many events bear tokens, how many tokens there
+The tables are what `docs/outcomes.md` says, row by row: the outcome, how many events bear tokens, how many tokens there
 are and who says so, the text, and the finish reason.
 """
 

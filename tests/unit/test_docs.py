@@ -27,7 +27,7 @@ PAGES: Final = (
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "results/README.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 )
-METRICS: Final = ROOT / "docs" / "metrics.md"
+DOCS: Final = ROOT / "docs"
 COMMANDS: Final[dict[str, Any]] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 FLAGS: Final = {
     verb: {"--help", *(name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts))}
@@ -110,10 +110,17 @@ def spans_of(page: Path) -> set[str]:
 
 
 def rows_of(heading: str) -> dict[str, str]:
-    """Rows of the tables in one section of metrics.md, by the code that is their first cell."""
-    section = METRICS.read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    assert section
-    return dict(re.findall(r"^\| `([^`]+)` \|(.*)$", section, re.MULTILINE))
+    """Rows of the tables in the sections of docs/ that have this heading, by the code that is their first cell."""
+    rows = re.findall(r"^\| `([^`]+)` \|(.*)$", section_of(heading), re.MULTILINE)
+    assert rows
+    return dict(rows)
+
+
+def section_of(heading: str) -> str:
+    """The text under a heading, whichever page of docs/ has it; a section that moved has a stub as well."""
+    texts = [page.read_text(encoding="utf-8") for page in sorted(DOCS.glob("*.md"))]
+    pattern = rf"^(#+) {re.escape(heading)}\n(.*?)(?=^#{{1,2}} |\Z)"
+    return "\n".join(match[2] for text in texts for match in re.finditer(pattern, text, re.MULTILINE | re.DOTALL))
 
 
 def name_of(page: Path) -> str:
@@ -213,7 +220,7 @@ def test_every_key_of_the_run_folder_is_explained() -> None:
         *(summary.Until, summary.AcrossRuns, summary.Runs),
         *(summary.Validity, summary.Self, summary.Attainment, summary.Reason, findings.Probe),
     )
-    assert set(keys(*types)) - spans_of(METRICS) == set()
+    assert set(keys(*types)) - set().union(*map(spans_of, DOCS.glob("*.md"))) == set()
 
 
 def test_the_files_of_a_run_folder_are_those_that_a_run_leaves(tmp_path: Path) -> None:
@@ -231,7 +238,7 @@ def test_the_files_of_a_run_folder_are_those_that_a_run_leaves(tmp_path: Path) -
     run_folder.write_json(tmp_path / run_folder.MANIFEST, empty)
     write_reports(tmp_path)
     written = {path.name for path in tmp_path.iterdir()} | {run_folder.REQUESTS, run_folder.STAGES}
-    section = METRICS.read_text(encoding="utf-8").partition("\n## The run folder\n")[2]
+    section = section_of("The run folder")
     assert set(re.findall(r"^ {6}(\S+)", section, re.MULTILINE)) == written
 
 
@@ -241,14 +248,14 @@ def test_every_metric_is_defined() -> None:
 
 
 def test_the_floors_of_percentiles_are_those_of_the_program() -> None:
-    text = METRICS.read_text(encoding="utf-8")
+    text = section_of("Percentiles")
     floors = " | ".join(f"{samples_needed(p):,}" for p in (50, 90, 95, 99, 99.9))
     assert f"| samples needed | {floors} |" in text
     assert f"fewer than {MIN_CLUSTERS} requests" in text
 
 
 def test_every_exit_code_has_its_row_and_no_other_has() -> None:
-    section = METRICS.read_text(encoding="utf-8").partition("\n## Exit codes\n")[2]
+    section = section_of("Exit codes")
     assert [int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)] == [
         code.value for code in ExitCode
     ]
