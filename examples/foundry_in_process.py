@@ -89,7 +89,7 @@ class FoundryInProcess:
         return {
             "id": self._model.id,
             "size_bytes": info.file_size_mb * 2**20 if info.file_size_mb else None,
-            "licence": info.license,
+            "license": info.license,
             "publisher": info.publisher,
             "task": info.task,
         }

@@ -77,19 +77,19 @@ class Evidence(Struct, frozen=True, kw_only=True):
     beyond: str | None = None
 
 
-class Judgement(Struct, frozen=True):
+class Judgment(Struct, frozen=True):
     """A verdict and what it rests on."""
 
     verdict: Verdict
     reasons: tuple[Reason, ...]
 
 
-def judge(evidence: Evidence) -> Judgement:
+def judge(evidence: Evidence) -> Judgment:
     """The verdict on a stage: invalid when any reason is fatal, degraded when there is any other."""
     reasons = (*_of_ourselves(evidence), *_of_the_load(evidence), *_of_the_samples(evidence))
     if any(reason.fatal for reason in reasons):
-        return Judgement("invalid", reasons)
-    return Judgement("degraded" if reasons else "valid", reasons)
+        return Judgment("invalid", reasons)
+    return Judgment("degraded" if reasons else "valid", reasons)
 
 
 def _of_ourselves(seen: Evidence) -> list[Reason]:
@@ -218,7 +218,7 @@ def validity(
     sources = {record.stamp_source for record in records if record.stamps_ns or record.outcome == "ok"}
     source = "kernel" if sources == {"kernel"} else "user"
     own = _self(part, window)
-    judgement = judge(
+    judgment = judge(
         Evidence(
             stamp_source=source,
             ok=len(part.ok),
@@ -247,7 +247,7 @@ def validity(
             beyond=_beyond(part),
         )
     )
-    return Validity(verdict=judgement.verdict, reasons=judgement.reasons, stamp_source=source, self=own)
+    return Validity(verdict=judgment.verdict, reasons=judgment.reasons, stamp_source=source, self=own)
 
 
 def _self(part: StageData, window: Window | None) -> Self:

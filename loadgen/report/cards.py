@@ -7,7 +7,7 @@ from loadgen.report.format import UNKNOWN, format_bytes
 from loadgen.report.main_table import Column, Row, Table
 from loadgen.targets.served import ModelCard
 
-_HEADS = ("model", "served by", "id", "size", "context", "device", "licence", "publisher", "capabilities", "here")
+_HEADS = ("model", "served by", "id", "size", "context", "device", "license", "publisher", "capabilities", "here")
 
 
 def cards_text(cards: Sequence[ModelCard], *, width: int) -> str:
@@ -27,5 +27,5 @@ def _row(card: ModelCard) -> tuple[str, ...]:
     size = None if card.size_bytes is None else format_bytes(card.size_bytes)
     context = None if card.context_tokens is None else str(card.context_tokens)
     device = " ".join(word for word in (card.device, card.execution_provider) if word)
-    told = (card.alias, card.target, card.id, size, context, device, card.licence, card.publisher)
+    told = (card.alias, card.target, card.id, size, context, device, card.license, card.publisher)
     return tuple(cell or UNKNOWN for cell in (*told, card.capabilities or card.task, here))

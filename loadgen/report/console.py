@@ -37,7 +37,7 @@ def console(summary: Summary, *, width: int = WIDTH, color: bool = False) -> str
 
 
 def table_text(table: Table, title: str, *, width: int) -> str:
-    """Any table for a terminal, without colour; at most `width` columns wide."""
+    """Any table for a terminal, without color; at most `width` columns wide."""
     out = io.StringIO()
     Console(file=out, width=width, no_color=True, highlight=False, legacy_windows=False).print(
         _rich(table, title, struck=False)

@@ -149,7 +149,7 @@ def _table(heads: Sequence[tuple[str, bool]], rows: Iterable[tuple[bool, Sequenc
 
 
 def _badge(verdict: str) -> str:
-    """A verdict with a mark and a word, so that its colour is not needed. verdict: may go on after a comma."""
+    """A verdict with a mark and a word, so that its color is not needed. verdict: may go on after a comma."""
     kind = verdict.partition(",")[0]
     kind = kind if kind in MARKS else "skipped"
     return f'<span class="badge {kind}">{MARKS[kind]} {text(verdict)}</span>'
@@ -250,7 +250,7 @@ def _cards(cards: Sequence[dict[str, Any]]) -> list[str]:
             ("parameters", f"{parameters / 1e6:.0f} M" if parameters is not None else None),
             *((name, card.get(key)) for name, key in (("quantization", "quantization"), ("device", "device"))),
             ("context", f"{card['context_tokens']} tokens" if card.get("context_tokens") else None),
-            *((name, card.get(name)) for name in ("licence", "publisher")),
+            *((name, card.get(name)) for name in ("license", "publisher")),
             ("start", f"{startup:.1f} s" if startup is not None else None),
             ("settings", ", ".join(f"{key} {value}" for key, value in (card.get("settings") or {}).items())),
         ]

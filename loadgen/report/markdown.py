@@ -170,7 +170,7 @@ def _cards(cards: Sequence[dict[str, Any]]) -> list[str]:
         "parameters",
         "quantization",
         "context",
-        "licence",
+        "license",
         "publisher",
         "start",
     ]
@@ -180,7 +180,7 @@ def _cards(cards: Sequence[dict[str, Any]]) -> list[str]:
         startup = card.get("startup_s")
         cells = [card["alias"], card["target"], card["id"], format_bytes(card.get("size_bytes"))]
         cells.append(UNKNOWN if parameters is None else f"{parameters / 1e6:.0f} M")
-        cells += [str(card.get(key) or UNKNOWN) for key in ("quantization", "context_tokens", "licence", "publisher")]
+        cells += [str(card.get(key) or UNKNOWN) for key in ("quantization", "context_tokens", "license", "publisher")]
         cells.append(UNKNOWN if startup is None else f"{startup:.1f} s")
         rows.append([escape(cell) for cell in cells])
     return _grid(heads, [False] * len(heads), rows) if rows else ["No model was served."]

@@ -1,5 +1,5 @@
 "use strict";
-// Draws the charts that the page holds as data, in the colours of the reader's scheme, and again when that changes.
+// Draws the charts that the page holds as data, in the colors of the reader's scheme, and again when that changes.
 (() => {
   const charts = JSON.parse(document.getElementById("charts").textContent);
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
@@ -8,7 +8,7 @@
   const font = getComputedStyle(document.body).fontFamily;
 
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-  // `@name` is a colour of the style sheet, but only under keys that name one: no text of the data is taken for it.
+  // `@name` is a color of the style sheet, but only under keys that name one: no text of the data is taken for it.
   const painted = (value, key) => {
     if (Array.isArray(value)) return value.map((item) => painted(item, key));
     if (value !== null && typeof value === "object") {

@@ -82,7 +82,7 @@ def _of_card(name: str, card: Any, place: str) -> ListedModel:
         raise InputError(f"{place}: an empty name; write the model's alias")
     if not isinstance(card, Mapping):
         raise InputError(f'{place}: its card is no object; write e.g. {{"capabilities": ["chat"], "size_mb": 822}}')
-    more = dict(card)
+    more = {"license" if key == "licence" else key: value for key, value in card.items()}  # older lists spell it so
     told, size = more.pop("capabilities", None) or (), more.pop("size_mb", None)
     words = split_words(told) if isinstance(told, str) else told
     if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):

@@ -63,7 +63,7 @@ def _misfits(value: Any, kind: inspect.Type, path: str, example: str) -> Iterato
 
 
 def _misfits_of_table(value: dict[str, Any], kind: inspect.StructType, path: str) -> Iterator[Problem]:
-    """Unknown keys first: a misspelt key is why another is missing."""
+    """Unknown keys first: a misspelled key is why another is missing."""
     fields = {field.name: field for field in kind.fields}
     for key in value:
         if key not in fields and key != kind.tag_field:
@@ -179,7 +179,7 @@ def _unknown(key: str, kind: inspect.StructType) -> tuple[str, str]:
     """What is wrong with a key that the table does not have, and where it may belong."""
     here = [*([kind.tag_field] if kind.tag_field else []), *(field.name for field in kind.fields)]
     what = f"unknown key `{key}`" + (f' in mode "{kind.tag}"' if kind.tag else "")
-    # A key that is right elsewhere is out of place; any other is misspelt, first of all for one that stands here.
+    # A key that is right elsewhere is out of place; any other is misspelled, first of all for one that stands here.
     anywhere = _places() if kind.cls is not InlinePrompt else {}
     guess = None if key in anywhere else suggestion(key, here)
     if guess:

@@ -160,7 +160,7 @@ def estimate(
     maximum where its own upper end would be beyond. Integers in, ints out: ends are rounded outward by less than 1.
 
     Ends lie between order statistics (`fractional_ranks`): the plain ones cover up to 98.5 % of the time. Among equal
-    neighbours nothing lies between, and the outer plain one is taken; so is it for a bound that stands alone.
+    neighbors nothing lies between, and the outer plain one is taken; so is it for a bound that stands alone.
     """
     n = sorted_values.size
     found = []
@@ -338,7 +338,7 @@ def _in_time(apart: NDArray[np.float64], clusters: _Groups, slices: _Groups) -> 
     all_of_slice = _sums(slices.of, apart)
     # A column more, always 0, keeps the last slice of a cluster apart from the first of the next.
     table = _sums(clusters.of * (count + 1) + slices.of, apart)
-    # Of few slices the overall mean takes away more than one degree of freedom, as their neighbours count too.
+    # Of few slices the overall mean takes away more than one degree of freedom, as their neighbors count too.
     together = _squares(all_of_slice) + 2 * float(np.sum(all_of_slice[1:] * all_of_slice[:-1]))
     alone = _squares(table) + 2 * float(np.sum(table[1:] * table[:-1]))
     return together * count / max(1, count - 3) - alone

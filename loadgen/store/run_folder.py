@@ -28,6 +28,14 @@ SCHEMA: Final = "loadgen.manifest/1"
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 
+_RENAMED: Final = {
+    "licence": "license",
+    "honours_max_tokens": "honors_max_tokens",
+    "honours_stop": "honors_stop",
+    "honours_seed": "honors_seed",
+}
+"""Keys of a model card, and of the probe in it, as older manifests spell them."""
+
 Line = TypeVar("Line", bound=Struct)
 
 
@@ -227,12 +235,21 @@ def read(folder: Path) -> Run:
         if schema != SCHEMA:
             raise InputError(f"{manifest_path}: schema is {schema!r}, this loadgen reads {SCHEMA!r}; use the other one")
         manifest = msgspec.json.decode(raw, type=Manifest)
+        manifest = msgspec.structs.replace(manifest, models=tuple(_renamed(card) for card in manifest.models))
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InputError(f"{manifest_path}: not a manifest ({error}); is the folder damaged?") from error
     read_logs = [_read_lines(log, Record) for log in logs_of(folder)]
     records = tuple(record for found, _ in read_logs for record in found)
     facts, torn_facts = _read_lines(folder / STAGES, StageFacts)
     return Run(folder, manifest, records, tuple(facts), sum(torn for _, torn in read_logs) + torn_facts)
+
+
+def _renamed(card: dict[str, Any]) -> dict[str, Any]:
+    """A model card with its keys as they are spelled now; so too the probe that it holds."""
+    return {
+        _RENAMED.get(key, key): _renamed(value) if key == "probe" and isinstance(value, dict) else value
+        for key, value in card.items()
+    }
 
 
 class _Schema(Struct, frozen=True):

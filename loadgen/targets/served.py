@@ -24,7 +24,7 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     id: str
     target: str
     size_bytes: int | None = None
-    licence: str | None = None
+    license: str | None = None
     context_tokens: int | None = None
     parameters: int | None = None
     quantization: str | None = None

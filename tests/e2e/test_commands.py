@@ -220,5 +220,5 @@ def test_the_small_model_answers_the_smoke_scenario(loadgen: Command, tmp_path: 
     card = json.loads((run_folder(tmp_path / "out", "smoke") / "manifest.json").read_text(encoding="utf-8"))["models"][
         0
     ]
-    assert card["licence"] == "apache-2.0"
+    assert card["license"] == "apache-2.0"
     assert card["parameters"] == 134_515_008

@@ -90,7 +90,7 @@ def test_it_is_loaded_played_at_four_levels_and_gone(loadgen: Command, tmp_path:
     card = manifest_of(run_folder(tmp_path / "out", "foundry"))["models"][0]
     assert card["id"] == "smollm2-135m-instruct-generic-cpu:1"
     assert card["execution_provider"] == "CPUExecutionProvider"
-    assert card["licence"] == "apache-2.0"
+    assert card["license"] == "apache-2.0"
     assert card["device"] == "CPU"
     assert card["load_s"] > 0
     assert card["cold_start_ms"] > card["load_s"] * 1e3

@@ -100,7 +100,7 @@ def test_what_a_catalog_offers_is_described(loadgen: Command, tmp_path: Path) ->
     assert set(cards) == {"tiny-1b", "other-2b"}
     card = cards["tiny-1b"]
     assert card["id"] == "tiny-1b-generic-cpu:3"
-    assert card["licence"] == "MIT"
+    assert card["license"] == "MIT"
     assert card["task"] == "chat-completion"
     assert card["size_bytes"] == 50 * MIB
     assert card["device"] == "CPU"

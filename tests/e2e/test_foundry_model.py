@@ -81,7 +81,7 @@ def test_a_single_damaged_bit_is_found_and_the_same_model_built_again(cache: Fou
         file.write(bytes([whole[len(whole) // 2] ^ 1]))
     done = []
     assert ensure_model(lambda what, share: done.append(what), folder=cache.folder) == cache
-    assert "quantising" in done
+    assert "quantizing" in done
     assert (cache.folder / DATA).read_bytes() == whole
 
 

@@ -29,7 +29,7 @@ def test_the_embedded_server_does_what_it_is_asked_for_and_runs_as_many_streams_
 ) -> None:
     found = asyncio.run(_probe(tiny_model, slots=2))
     assert (found.usage_in_stream, found.role_event) == (True, True)
-    assert (found.honours_max_tokens, found.honours_seed) == (True, True)
+    assert (found.honors_max_tokens, found.honors_seed) == (True, True)
     assert found.tokens_per_event is not None
     assert found.tokens_per_event == pytest.approx(1.0, abs=0.1)
     assert found.hidden_tokens == 0

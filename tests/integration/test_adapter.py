@@ -22,7 +22,8 @@ from loadgen.report.files import write_reports
 from loadgen.scenario import Closed, Constant, Load, Model, Scenario, Timeouts
 from loadgen.scenario.file import LoadedScenario
 from loadgen.store.run_folder import Run
-from loadgen.targets.adapter import in_process
+from loadgen.targets.adapter import in_process, target
+from loadgen.targets.adapter.threads import WorkerThreads
 
 pytestmark = pytest.mark.asyncio
 HERE = __name__
@@ -54,7 +55,7 @@ class Scripted:
         self.did.append("unload")
 
     def card(self) -> dict[str, Any]:
-        return {"licence": "mit", "context_tokens": 64}
+        return {"license": "mit", "context_tokens": 64}
 
 
 class Asynchronous(Scripted):
@@ -143,6 +144,19 @@ def lags_ms(run: Run) -> NDArray[np.float64]:
     return lags
 
 
+async def test_the_card_of_an_older_adapter_is_read_as_it_is_spelled_now() -> None:
+    class Older(Scripted):
+        def card(self) -> dict[str, Any]:
+            return {"licence": "mit"}
+
+    workers = WorkerThreads("adapter-Older")
+    try:
+        card = await target._card(Older(), Model(name="m", target="python:x:Older"), workers)
+    finally:
+        workers.close()
+    assert (card.id, card.license, card.source) == ("m", "mit", "python:x:Older")
+
+
 async def test_an_adapter_is_loaded_asked_told_of_and_unloaded(tmp_path: Path) -> None:
     made = scenario(tmp_path, Closed(requests=6), Scripted, keep_text=True)
     model = msgspec.structs.replace(made.scenario.models[0], options={"a": 1})
@@ -150,7 +164,7 @@ async def test_an_adapter_is_loaded_asked_told_of_and_unloaded(tmp_path: Path) -
     run = await api.run(made, results=tmp_path)
     assert Scripted.did == [("load", "m", {"a": 1}), "unload"]
     card = run.manifest.models[0]
-    assert (card["target"], card["alias"], card["licence"], card["context_tokens"]) == ("Scripted", "m", "mit", 64)
+    assert (card["target"], card["alias"], card["license"], card["context_tokens"]) == ("Scripted", "m", "mit", 64)
     assert card["load_s"] >= 0.02
     assert card["unload_s"] >= 0
     records = measured(run)

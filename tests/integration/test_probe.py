@@ -138,7 +138,7 @@ async def test_of_a_server_that_does_what_it_is_asked_for_all_is_found() -> None
     assert found.notes == ()
     assert (found.usage_in_stream, found.role_event, found.keep_alives) == (True, True, 1)
     assert (found.tokens_per_event, found.hidden_tokens, found.reasoning_in_stream) == (1.0, 0, False)
-    assert (found.honours_max_tokens, found.honours_stop, found.honours_seed) == (True, True, True)
+    assert (found.honors_max_tokens, found.honors_stop, found.honors_seed) == (True, True, True)
     assert (found.parallel_streams, found.parallel_asked) == (len(OTHERS), len(OTHERS))
     assert found.scaling is not None
     assert found.scaling > 1, "a script is not slowed by another"
@@ -151,7 +151,7 @@ async def test_of_a_server_that_does_as_it_likes_that_is_found() -> None:
         found = await probe_of(server)
     assert (found.usage_in_stream, found.role_event, found.keep_alives) == (False, False, 0)
     assert (found.tokens_per_event, found.hidden_tokens) == (None, None)
-    assert (found.honours_max_tokens, found.honours_stop, found.honours_seed) == (False, False, False)
+    assert (found.honors_max_tokens, found.honors_stop, found.honors_seed) == (False, False, False)
     assert found.stops_on_close is None
 
 
@@ -184,7 +184,7 @@ async def test_tokens_that_are_never_shown_are_found_and_nothing_is_made_up_of_t
         found = await probe_of(server)
         assert len(server.chats) == 1
     assert (found.usage_in_stream, found.hidden_tokens, found.tokens_per_event) == (True, TOKENS, None)
-    assert (found.honours_seed, found.parallel_streams, found.stops_on_close) == (None, None, None)
+    assert (found.honors_seed, found.parallel_streams, found.stops_on_close) == (None, None, None)
     assert found.notes == (f"no token was shown within max_tokens = {TOKENS}",)
 
 
@@ -226,7 +226,7 @@ async def test_on_a_server_too_slow_for_the_time_questions_are_left_out_and_note
     with Server(streamed(*("a ",) * 16, gap_s=0.02)) as server:
         found = await probe_of(server, budget_s=0.5)
         assert len(server.chats) == 1
-    assert found.honours_max_tokens is True
+    assert found.honors_max_tokens is True
     assert [note.partition(":")[0] for note in found.notes] == ["stop and seed", "parallel streams", "closing a stream"]
 
 

@@ -42,7 +42,7 @@ def test_nobody_wakes_early_and_everybody_wakes(waited_by: str) -> None:
         start = CLOCK.now_ns()
 
         async def sleeper(position: int) -> int:
-            # Neighbours a few µs apart, out of order, and some that are due together.
+            # Neighbors a few µs apart, out of order, and some that are due together.
             deadline = start + 20 * MS + (position * 7919 % 50) // 2 * 100_000
             await CLOCK.sleep_until_ns(deadline)
             return CLOCK.now_ns() - deadline

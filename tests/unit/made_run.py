@@ -151,5 +151,5 @@ def everything() -> Run:
     ]
     seen = [facts(level) for level in ("c1", "c4", "c8", "r2")]
     seen += [facts("c2", cpu_share=0.95), facts("c1", model="other"), facts("c2", model="other")]
-    cards = [{"alias": f"tiny {hostile}", "id": "tiny", "target": "url", "licence": "MIT", "size_bytes": 10**9}]
+    cards = [{"alias": f"tiny {hostile}", "id": "tiny", "target": "url", "license": "MIT", "size_bytes": 10**9}]
     return run(stages, records, seen, name=f"everything {hostile}", cards=cards)

@@ -165,7 +165,7 @@ def test_a_value_of_a_wrong_type_is_named_by_its_key(table: type[Struct], key: s
 
 
 @pytest.mark.parametrize(("table", "key"), KEYS, ids=[f"{table.__name__}.{key}" for table, key in KEYS])
-def test_a_misspelt_key_gets_the_right_one_suggested(table: type[Struct], key: str) -> None:
+def test_a_misspelled_key_gets_the_right_one_suggested(table: type[Struct], key: str) -> None:
     for wrong in (key.upper(), f"{key}s", key[:-1] + key[-1] * 2):
         if any(wrong in keys for keys in EXAMPLES.values()):  # right elsewhere: then that is suggested
             continue

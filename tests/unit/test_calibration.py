@@ -256,7 +256,7 @@ def test_tokens_in_one_read_are_shared_only_where_the_server_had_sent_them_apart
     answer = heard(1, [20.0, 30.1, 30.1, 50.0, 50.0], reads=np.array([0, 1, 1, 2, 2]))
     found = compared(played(answer), [sent])
     assert found.shared_share == pytest.approx(1 / 3, abs=1e-4)  # of three that were sent apart, one
-    assert found.itl is None  # no two neighbours had a read of their own
+    assert found.itl is None  # no two neighbors had a read of their own
     assert outlined(played(answer)).merged_share == pytest.approx(2 / 5)
 
 

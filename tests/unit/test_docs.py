@@ -278,3 +278,30 @@ def test_a_flag_a_verb_a_path_or_a_link_that_is_not_there_is_found(tmp_path: Pat
     assert [verb for code in codes for verb in VERB.findall(code)] == ["report", "dance"]
     assert [is_there(path) for code in codes for path in REPO_PATH.findall(code)] == [False]
     assert broken_links(page) == {"missing.md", "#elsewhere"}
+
+
+BRITISH: Final = re.compile(
+    r"licence|colour|honour|favour|behaviour|neighbour|harbour|labour|misspelt|levelled|labelled|modelled|travelled"
+    r"|judgement|artefact|catalogue|\bcentre|\bmetre|\blitre|\bgrey\b|programme\b|analyse|defence|whilst|towards"
+    r"|(?:organ|quant|recogn|summar|normal|serial|initial|optim|minim|maxim|general|priorit|token|util)is(?:e|ing|ation)",
+    re.IGNORECASE,
+)
+OLD_KEYS: Final = {
+    "loadgen/store/run_folder.py": {"licence", "honours_max_tokens", "honours_stop", "honours_seed"},
+    "loadgen/scenario/model_list.py": {"licence"},
+    "loadgen/targets/adapter/target.py": {"licence"},
+}
+"""Keys that older files spell the British way, and where they are still read."""
+
+
+def test_code_and_pages_are_spelled_the_american_way() -> None:
+    sources = [path for path in (ROOT / "loadgen").rglob("*") if path.suffix in {".py", ".js", ".css"}]
+    met = []
+    for path in (*sources, *PAGES):
+        name = path.relative_to(ROOT).as_posix()
+        text = path.read_text(encoding="utf-8")
+        for key in OLD_KEYS.get(name, ()):
+            assert f'"{key}"' in text, (name, key)
+            text = text.replace(f'"{key}"', "")
+        met += [f"{name}: {word}" for word in BRITISH.findall(text)]
+    assert not met

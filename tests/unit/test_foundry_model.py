@@ -33,7 +33,7 @@ from tests.e2e.tiny import HEADS, INNER, KV_HEADS, LAYERS, SPECIALS, WIDTH, make
 CONTEXT_TOKENS, TOKENS = 4096, len(SPECIALS) + 256
 HEAD = WIDTH // HEADS
 MODEL = Path("Local") / "smollm2-135m-instruct-generic-cpu-1" / "v1"
-LISTING = Listing(name="made-up", alias="mine", publisher="me", licence="mit", licence_text="MIT", max_output_tokens=64)
+LISTING = Listing(name="made-up", alias="mine", publisher="me", license="mit", license_text="MIT", max_output_tokens=64)
 
 
 def matrices(blocks: int = 3) -> st.SearchStrategy[NDArray[np.float32]]:
@@ -85,7 +85,7 @@ def test_what_is_zero_stays_zero() -> None:
     assert restored[0, 7] > 2
 
 
-def test_rows_do_not_depend_on_their_neighbours_nor_on_the_size_of_a_piece() -> None:
+def test_rows_do_not_depend_on_their_neighbors_nor_on_the_size_of_a_piece() -> None:
     matrix = np.random.default_rng(1).standard_normal((PIECE_BLOCKS + 9, BLOCK)).astype(np.float32)
     whole = quantize(matrix)
     top, bottom = quantize(matrix[:100]), quantize(matrix[100:])
@@ -139,8 +139,8 @@ def test_a_missing_tensor_or_field_is_named(gguf: Path) -> None:
     weights = Weights(gguf)
     with pytest.raises(InputError, match=r"tensor blk\.7\.attn_q\.weight is missing"):
         weights.tensor("blk.7.attn_q.weight")
-    with pytest.raises(InputError, match=r"field llama\.colour is missing"):
-        weights.field("llama.colour")
+    with pytest.raises(InputError, match=r"field llama\.color is missing"):
+        weights.field("llama.color")
 
 
 def test_without_the_gguf_package_the_extra_to_install_is_named(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:

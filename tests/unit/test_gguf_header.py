@@ -62,5 +62,5 @@ def test_a_damaged_file_never_raises(tmp_path_factory: pytest.TempPathFactory, c
 
 def test_a_card_has_what_the_file_says(tmp_path: Path) -> None:
     card = file_card("mine", make_tiny_model(tmp_path / "tiny.gguf"))
-    assert (card.licence, card.context_tokens, card.task) == ("CC0-1.0", 4096, "chat-completion")
+    assert (card.license, card.context_tokens, card.task) == ("CC0-1.0", 4096, "chat-completion")
     assert card.size_bytes == (tmp_path / "tiny.gguf").stat().st_size

@@ -75,7 +75,7 @@ def test_a_quantile_is_at_most_a_thousandth_or_a_unit_above_the_exact_one(values
 
 
 @pytest.mark.parametrize("n", [1, 2, 99, 100, 101, 999, 1_000, 1_001, 1_999, 2_000])
-def test_a_quantile_takes_the_nearest_rank_where_buckets_tell_neighbours_apart(n: int) -> None:
+def test_a_quantile_takes_the_nearest_rank_where_buckets_tell_neighbors_apart(n: int) -> None:
     values = np.arange(1, n + 1, dtype=np.int64) * 1_024 - 1  # 1 µs to 2 ms, where buckets are no wider than 1,024
     histogram = Histogram()
     histogram.record(values[::-1])

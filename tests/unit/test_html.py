@@ -116,7 +116,7 @@ def test_every_chart_is_one_that_plotly_accepts(name: str) -> None:
     from plotly.graph_objects import Figure
 
     for one in page_of(ALL[name]).charts:
-        # Names of our colours become colours; anything else that plotly does not know raises.
+        # Names of our colors become colors; anything else that plotly does not know raises.
         data = re.sub(r'"@\w+"', '"#123456"', json.dumps({"data": one["traces"], "layout": one["layout"]}))
         Figure(json.loads(data))
 
@@ -173,7 +173,7 @@ def test_a_page_without_charts_carries_no_script_to_run() -> None:
     assert "no server" in page.text
 
 
-def test_every_colour_that_a_chart_names_is_in_the_style_sheet_for_both_schemes(everything: Page) -> None:
+def test_every_color_that_a_chart_names_is_in_the_style_sheet_for_both_schemes(everything: Page) -> None:
     style = html(summarize(SKIPPED), SKIPPED).partition("<style>")[2]
     light, _, dark = style.partition("prefers-color-scheme: dark")
     names = set(re.findall(r'"@(\w+)"', json.dumps(everything.charts)))

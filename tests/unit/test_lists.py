@@ -86,8 +86,11 @@ def test_models_are_listed_by_name_or_by_card(tmp_path: Path, value: Any) -> Non
 
 
 def test_a_card_tells_capabilities_size_and_what_else_it_says(tmp_path: Path) -> None:
-    value = {"phi-4-mini": {"capabilities": ["chat", "tools"], "size_mb": 3700, "licence": "MIT"}}
-    assert models_of(tmp_path, value) == (ListedModel("phi-4-mini", ("chat", "tools"), 3700.0, {"licence": "MIT"}),)
+    value: dict[str, dict[str, Any]]
+    value = {"phi-4-mini": {"capabilities": ["chat", "tools"], "size_mb": 3700, "license": "MIT"}}
+    assert models_of(tmp_path, value) == (ListedModel("phi-4-mini", ("chat", "tools"), 3700.0, {"license": "MIT"}),)
+    value["phi-4-mini"]["licence"] = value["phi-4-mini"].pop("license")
+    assert models_of(tmp_path, value)[0].more == {"license": "MIT"}  # as older lists spell it
     (words,) = models_of(tmp_path, {"a": {"capabilities": "chat, tools"}})
     assert words.capabilities == ("chat", "tools")
 
@@ -121,7 +124,7 @@ cards = st.builds(
     alias=words,
     capabilities=st.lists(words, max_size=3).map(tuple),
     size_mb=st.none() | st.floats(1, 1e5),
-    more=st.dictionaries(st.sampled_from(["id", "device", "licence"]), words, max_size=2),
+    more=st.dictionaries(st.sampled_from(["id", "device", "license"]), words, max_size=2),
 )
 
 
@@ -134,12 +137,12 @@ def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, 
 
 def test_a_card_that_a_target_gave_becomes_an_entry() -> None:
     card = ModelCard(
-        alias="a", id="a-cpu:2", target="foundry", size_bytes=3 << 20, capabilities="chat; tools", licence="MIT"
+        alias="a", id="a-cpu:2", target="foundry", size_bytes=3 << 20, capabilities="chat; tools", license="MIT"
     )
     first, *others = listed([card, ModelCard(alias="a", id="other", target="t")])
     assert others == []
     assert (first.alias, first.capabilities, first.size_mb) == ("a", ("chat", "tools"), 3.0)
-    assert first.more == {"id": "a-cpu:2", "target": "foundry", "licence": "MIT"}
+    assert first.more == {"id": "a-cpu:2", "target": "foundry", "license": "MIT"}
 
 
 # --- which model a name means -----------------------------------------------------------------------------------------

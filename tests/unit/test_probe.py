@@ -133,11 +133,11 @@ def test_of_answers_that_failed_nothing_is_told() -> None:
 # --- what is asked for ------------------------------------------------------------------------------------------------
 
 
-def test_max_tokens_is_honoured_at_the_limit_broken_above_it_and_untold_below() -> None:
-    assert findings.honours_max_tokens(sample(), 16) is True
-    assert findings.honours_max_tokens(sample(), 8) is False
-    assert findings.honours_max_tokens(sample(output_tokens=5, finish_reason="stop"), 16) is None
-    assert findings.honours_max_tokens(sample(outcome="timeout"), 16) is None
+def test_max_tokens_is_honored_at_the_limit_broken_above_it_and_untold_below() -> None:
+    assert findings.honors_max_tokens(sample(), 16) is True
+    assert findings.honors_max_tokens(sample(), 8) is False
+    assert findings.honors_max_tokens(sample(output_tokens=5, finish_reason="stop"), 16) is None
+    assert findings.honors_max_tokens(sample(outcome="timeout"), 16) is None
 
 
 STORY = "In a small town by the sea there lived a keeper"
@@ -167,26 +167,26 @@ def test_a_stop_word_is_met_behind_the_beginning_of_the_text(text: str) -> None:
         ("", {"outcome": "http_error", "status": 503}, None),
     ],
 )
-def test_stop_is_honoured_where_the_same_answer_ends_before_the_word(
+def test_stop_is_honored_where_the_same_answer_ends_before_the_word(
     text: str, changes: dict[str, Any], expected: bool | None
 ) -> None:
-    assert findings.honours_stop(STORY, "town", sample(text=text, **changes)) is expected
+    assert findings.honors_stop(STORY, "town", sample(text=text, **changes)) is expected
 
 
 @pytest.mark.parametrize(
     ("texts", "expected"), [("aab", True), ("abb", False), ("abc", False), ("aaa", None), (" aa", False)]
 )
-def test_a_seed_is_honoured_when_it_repeats_an_answer_and_another_seed_does_not(
+def test_a_seed_is_honored_when_it_repeats_an_answer_and_another_seed_does_not(
     texts: str, expected: bool | None
 ) -> None:
     once, again, other = (sample(text=text) for text in texts)
-    assert findings.honours_seed(once, again, other) is expected
+    assert findings.honors_seed(once, again, other) is expected
 
 
-def test_a_seed_that_is_refused_is_not_honoured_and_one_that_failed_otherwise_is_not_told() -> None:
+def test_a_seed_that_is_refused_is_not_honored_and_one_that_failed_otherwise_is_not_told() -> None:
     refused, failed = (sample(text="", outcome="http_error", status=status) for status in (400, 500))
-    assert findings.honours_seed(refused, refused, refused) is False
-    assert findings.honours_seed(sample(), failed, sample()) is None
+    assert findings.honors_seed(refused, refused, refused) is False
+    assert findings.honors_seed(sample(), failed, sample()) is None
 
 
 # --- streams at once --------------------------------------------------------------------------------------------------
@@ -370,7 +370,7 @@ def test_what_is_not_valid_has_a_dagger_in_every_table_and_a_note_that_says_why(
 
 
 def test_the_table_of_what_servers_do_says_what_could_not_be_told() -> None:
-    one = Probe(usage_in_stream=True, honours_seed=False, parallel_streams=8, parallel_asked=8, notes=("a note",))
+    one = Probe(usage_in_stream=True, honors_seed=False, parallel_streams=8, parallel_asked=8, notes=("a note",))
     cards = [
         {"alias": name, "target": "t", "probe": msgspec.to_builtins(p)} for name, p in (("a", one), ("b", Probe()))
     ]
@@ -378,7 +378,7 @@ def test_the_table_of_what_servers_do_says_what_could_not_be_told() -> None:
     assert table is not None
     rows = {row.cells[0]: row.cells[1:] for row in table.rows}
     assert rows["sends usage in a stream"] == ("yes", NOT_TOLD)
-    assert rows["honours seed"] == ("no", NOT_TOLD)
+    assert rows["honors seed"] == ("no", NOT_TOLD)
     assert rows["streams in parallel"] == ("at least 8 of 8 that were asked at once", NOT_TOLD)
     assert [column.title for column in table.columns] == ["", "a on t", "b on t"]
     assert table.notes == ("a on t: a note",)

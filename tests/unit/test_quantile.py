@@ -286,18 +286,18 @@ def naive_effect(values: list[int], ids: list[int], moments: list[int] | None, s
         slices = [place[moment] for moment in moments]
         weight = len(place) / max(1, len(place) - 3)
 
-        def neighbours(pairs: list[int], weights: list[float]) -> float:
+        def neighbors(pairs: list[int], weights: list[float]) -> float:
             sums = summed(pairs, weights)
             return sum(a * (a + 2 * sums[s + 1]) for s, a in list(sums.items()))
 
         alone = sum(
-            neighbours(
+            neighbors(
                 [s for s, i in zip(slices, ids, strict=True) if i == k],
                 [a for a, i in zip(apart, ids, strict=True) if i == k],
             )
             for k in set(ids)
         )
-        variance += max(0.0, weight * neighbours(slices, apart) - alone)
+        variance += max(0.0, weight * neighbors(slices, apart) - alone)
     return max(1.0, variance / (len(values) * share * (1 - share)))
 
 
@@ -355,7 +355,7 @@ def test_the_clustered_interval_is_that_of_as_many_independent_samples_as_its_de
         assert found.value == nearest
 
 
-def levelled(rng: np.random.Generator, requests: int, spread: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def leveled(rng: np.random.Generator, requests: int, spread: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     ids = np.repeat(np.arange(requests), rng.integers(5, 201, requests))
     return np.exp(spread * rng.normal(size=requests)[ids] + 0.3 * rng.normal(size=ids.size)), ids
 
@@ -365,7 +365,7 @@ def test_requests_of_different_levels_are_covered_where_gaps_taken_as_independen
     truth = math.exp(math.hypot(0.3, 0.3) * float(ndtri(0.9)))
     held = naive = shown = 0
     for _ in range(trials):
-        values, ids = levelled(rng, 80, 0.3)
+        values, ids = leveled(rng, 80, 0.3)
         (clustered,), (taken,) = estimate_clustered(values, ids, [90]), estimate(np.sort(values), [90])
         if clustered.low is not None and clustered.high is not None:
             shown += 1
@@ -393,7 +393,7 @@ def test_what_slows_the_whole_server_is_covered_only_when_moments_are_told() -> 
 
 def test_the_order_of_the_samples_does_not_matter() -> None:
     rng = generator(5, "order")
-    values, ids = levelled(rng, 60, 0.1)
+    values, ids = leveled(rng, 60, 0.1)
     moments = np.arange(ids.size) // 50
     shuffled = rng.permutation(ids.size)
     one = estimate_clustered(values, ids, [50, 90, 99], moments=moments)
@@ -402,7 +402,7 @@ def test_the_order_of_the_samples_does_not_matter() -> None:
 
 
 def test_a_small_percentile_of_clusters_is_the_mirrored_large_one() -> None:
-    values, ids = levelled(generator(6, "mirror"), 60, 0.1)
+    values, ids = leveled(generator(6, "mirror"), 60, 0.1)
     values = values[: values.size // 10 * 10 - 1]  # so that the nearest ranks mirror too
     (ten,), (ninety,) = (estimate_clustered(v, ids[: values.size], [p]) for v, p in ((values, 10), (-values, 90)))
     assert ninety.value is not None

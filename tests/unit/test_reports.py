@@ -181,7 +181,7 @@ def test_an_invalid_stage_is_struck_through_in_markdown_and_others_are_not() -> 
         assert "~~" not in "".join(table_row(markdown_of(run_of(turns(40), seen=[good])), "1 user"))
 
 
-def test_an_invalid_stage_is_struck_through_on_a_terminal_with_colour() -> None:
+def test_an_invalid_stage_is_struck_through_on_a_terminal_with_color() -> None:
     invalid = summarize(run_of(turns(40), seen=[facts(clock_steps=1)]))
     assert "\x1b[9m" in console(invalid, color=True)
     assert "\x1b" not in console(invalid)
@@ -234,7 +234,7 @@ def test_the_answer_is_the_most_users_whose_slo_held() -> None:
 
 def hostile() -> Run:
     """A run of which all that a server, a card or somebody else's folder can say is hostile."""
-    card = {"alias": HOSTILE, "target": HOSTILE, "id": HOSTILE, "licence": HOSTILE, "publisher": HOSTILE}
+    card = {"alias": HOSTILE, "target": HOSTILE, "id": HOSTILE, "license": HOSTILE, "publisher": HOSTILE}
     stages = [
         planned(2, model="=cmd()", target=HOSTILE),
         planned(2, model=HOSTILE, skipped=f"404: {HOSTILE}"),

@@ -154,6 +154,17 @@ def test_a_manifest_may_say_more_than_we_know(tmp_path: Path) -> None:
     assert read(folder).manifest == run_of([]).manifest
 
 
+def test_keys_of_older_model_cards_are_read_as_they_are_spelled_now(tmp_path: Path) -> None:
+    folder = write(tmp_path, run_of([]))
+    manifest = orjson.loads((folder / MANIFEST).read_bytes())
+    old_probe = {"honours_max_tokens": True, "honours_stop": False, "honours_seed": None, "role_event": True}
+    manifest["models"] = [{"alias": "a", "licence": "mit", "probe": old_probe}, {"alias": "b", "license": "cc0"}]
+    (folder / MANIFEST).write_bytes(orjson.dumps(manifest))
+    probe = {"honors_max_tokens": True, "honors_stop": False, "honors_seed": None, "role_event": True}
+    cards = ({"alias": "a", "license": "mit", "probe": probe}, {"alias": "b", "license": "cc0"})
+    assert read(folder).manifest.models == cards
+
+
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 

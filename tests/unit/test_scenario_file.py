@@ -444,17 +444,17 @@ def test_the_editors_schema_takes_what_the_program_takes(
 
 
 @given(st.sampled_from(KEYS_AT), st.data())
-def test_a_misspelt_key_is_named_and_never_a_traceback(
+def test_a_misspelled_key_is_named_and_never_a_traceback(
     at: tuple[dict[str, Any], tuple[str | int, ...]], data: st.DataObject
 ) -> None:
     document, path = at
     if not isinstance(path[-1], str) or "extra" in path or "options" in path[:-1]:
         return
     where = data.draw(st.integers(0, len(path[-1]) - 1))
-    misspelt = path[-1][:where] + "q" + path[-1][where:]
-    complaint = first_complaint(replaced(document, (*path[:-1], misspelt), 1), Scenario)
+    misspelled = path[-1][:where] + "q" + path[-1][where:]
+    complaint = first_complaint(replaced(document, (*path[:-1], misspelled), 1), Scenario)
     assert complaint is not None
-    assert complaint.key == dotted((*path[:-1], misspelt))
+    assert complaint.key == dotted((*path[:-1], misspelled))
     if len(path[-1]) > 3:
         assert f"`{path[-1]}`" in complaint.mend or f".{path[-1]}`" in complaint.mend
 

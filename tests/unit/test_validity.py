@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadgen.analysis.summary import Code
-from loadgen.analysis.validity import Evidence, Judgement, judge
+from loadgen.analysis.validity import Evidence, Judgment, judge
 
 
-def judged(**changes: Any) -> Judgement:
+def judged(**changes: Any) -> Judgment:
     """The verdict on a stage in which all is as it should be, but for the changes."""
     seen: dict[str, Any] = {
         "stamp_source": "kernel",
@@ -29,12 +29,12 @@ def judged(**changes: Any) -> Judgement:
     return judge(Evidence(**{**seen, **changes}))
 
 
-def codes(judgement: Judgement) -> list[str]:
-    return [reason.code for reason in judgement.reasons]
+def codes(judgment: Judgment) -> list[str]:
+    return [reason.code for reason in judgment.reasons]
 
 
 def test_where_all_is_well_a_stage_is_valid_without_a_word() -> None:
-    assert judged() == Judgement("valid", ())
+    assert judged() == Judgment("valid", ())
 
 
 # What is changed at the line (still good), just beyond it, and how it is judged there.
@@ -79,7 +79,7 @@ LINES: list[tuple[Code, dict[str, Any], dict[str, Any], str]] = [
 def test_a_line_is_crossed_just_beyond_it_and_not_at_it(
     code: Code, at: dict[str, Any], beyond: dict[str, Any], verdict: str
 ) -> None:
-    assert judged(**at) == Judgement("valid", ())
+    assert judged(**at) == Judgment("valid", ())
     crossed = judged(**beyond)
     assert (crossed.verdict, codes(crossed)) == (verdict, [code])
     (reason,) = crossed.reasons
@@ -131,7 +131,7 @@ def test_without_an_answer_there_is_no_complaint_about_the_window_too() -> None:
 
 
 def test_what_is_not_known_is_not_judged() -> None:
-    assert judge(Evidence(stamp_source="user", ok=1, window_s=1.0)) == Judgement("valid", ())
+    assert judge(Evidence(stamp_source="user", ok=1, window_s=1.0)) == Judgment("valid", ())
     assert judged(in_flight_sampled=None, in_flight_recorded=9.0).verdict == "valid"
     assert judged(in_flight_sampled=9.0, in_flight_recorded=None).verdict == "valid"
 
@@ -172,10 +172,10 @@ ms = st.none() | st.floats(0, 1_000)
     )
 )
 def test_a_verdict_follows_from_its_reasons_each_of_which_stands_once(evidence: Evidence) -> None:
-    judgement = judge(evidence)
-    assert len(set(codes(judgement))) == len(judgement.reasons)
-    fatal = any(reason.fatal for reason in judgement.reasons)
-    assert judgement.verdict == ("invalid" if fatal else "degraded" if judgement.reasons else "valid")
+    judgment = judge(evidence)
+    assert len(set(codes(judgment))) == len(judgment.reasons)
+    fatal = any(reason.fatal for reason in judgment.reasons)
+    assert judgment.verdict == ("invalid" if fatal else "degraded" if judgment.reasons else "valid")
 
 
 def test_in_flight_that_was_sampled_where_the_records_know_none_breaks_little_s_law() -> None:

@@ -87,7 +87,7 @@ def usable_cores() -> int:
 
 
 def provide(needs: Descriptors) -> None:
-    """Raise the soft limit towards the hard one as far as is needed; processes that are started later inherit it.
+    """Raise the soft limit toward the hard one as far as is needed; processes that are started later inherit it.
 
     Raises InputError when the hard limit is too low. Where the system has no such limit (Windows), does nothing.
     """

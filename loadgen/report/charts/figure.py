@@ -1,6 +1,6 @@
-"""What all charts share: a chart as plain data in plotly.js's shape, and its axes. Pure; knows no page and no colour.
+"""What all charts share: a chart as plain data in plotly.js's shape, and its axes. Pure; knows no page and no color.
 
-Colours are names that begin with `@`; the style sheet has a light and a dark value for each. Text that a server, a
+Colors are names that begin with `@`; the style sheet has a light and a dark value for each. Text that a server, a
 file or a person chose goes through `label`, since plotly.js reads a little markup.
 """
 
@@ -21,7 +21,7 @@ Trace = dict[str, Any]
 Axis = dict[str, Any]
 
 MODEL_COLORS: Final = 6
-"""Models have colours of their own, `@model0`…; the seventh shares the first's."""
+"""Models have colors of their own, `@model0`…; the seventh shares the first's."""
 LEVEL_COLORS: Final = 8
 """Levels have a ramp, `@level0`… from little load to much."""
 HEIGHT: Final = 340

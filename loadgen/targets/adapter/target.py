@@ -160,6 +160,8 @@ async def _card(adapter: Any, model: Model, workers: WorkerThreads) -> ModelCard
             told = await called(workers, adapter.card)
         except Exception as error:
             raise InputError(f"{target}: {name}.card: {said(error)}; mend it, or leave it out") from error
+    if isinstance(told, dict) and "licence" in told:  # as older adapters spell it
+        told = {"license": told["licence"], **{key: value for key, value in told.items() if key != "licence"}}
     keys = set(ModelCard.__struct_fields__) - {"alias", "target", "source"}
     if not isinstance(told, dict) or not set(told) <= keys:
         raise InputError(f"{target}: {name}.card returns something else than a dict of {', '.join(sorted(keys))}")

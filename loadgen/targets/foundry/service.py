@@ -163,7 +163,7 @@ def card(variant: Any) -> dict[str, Any]:
         "alias": variant.alias,
         "id": variant.id,
         "size_bytes": None if not info.file_size_mb else info.file_size_mb * 2**20,
-        "licence": info.license,
+        "license": info.license,
         "task": info.task,
         "device": device_of(variant),
         "execution_provider": None if runtime is None else runtime.execution_provider,

@@ -128,7 +128,7 @@ def file_card(alias: str, path: Path) -> ModelCard:
         id=alias,
         target=TARGET,
         size_bytes=path.stat().st_size,
-        licence=text("general.license"),
+        license=text("general.license"),
         publisher=text("general.organization", "general.author"),
         context_tokens=context if isinstance(context, int) else None,
         task="chat-completion" if "tokenizer.chat_template" in header else None,

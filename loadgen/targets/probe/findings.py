@@ -34,7 +34,7 @@ class Probe(Struct, frozen=True, kw_only=True):
     usage_in_stream: counts tokens where asked to. role_event: tells the role in an event of its own before the first
     token. keep_alives: the most comment lines in one wait for a first token; waited_ms: the longest such wait.
     tokens_per_event: output tokens a token-bearing event, end tokens left out. reasoning_in_stream: reasoning is shown
-    as such. hidden_tokens: of the first answer, output tokens that `usage` counts and no event showed. honours_…: the
+    as such. hidden_tokens: of the first answer, output tokens that `usage` counts and no event showed. honors_…: the
     request's key does what it says. parallel_streams: streams that were under way at one moment, of parallel_asked.
     scaling: token-bearing events a second of all streams, while so many ran, over those of one. stops_on_close: a
     stream that is closed is not generated further; stops_on_close_by: how that was told, or why not; stopped_after_ms:
@@ -48,9 +48,9 @@ class Probe(Struct, frozen=True, kw_only=True):
     tokens_per_event: float | None = None
     reasoning_in_stream: bool | None = None
     hidden_tokens: int | None = None
-    honours_max_tokens: bool | None = None
-    honours_stop: bool | None = None
-    honours_seed: bool | None = None
+    honors_max_tokens: bool | None = None
+    honors_stop: bool | None = None
+    honors_seed: bool | None = None
     parallel_streams: int | None = None
     parallel_asked: int | None = None
     scaling: float | None = None
@@ -139,7 +139,7 @@ def hidden_tokens(sample: Sample) -> int | None:
     return excess if characters < TOO_FEW_CHARS else None
 
 
-def honours_max_tokens(sample: Sample, limit: int) -> bool | None:
+def honors_max_tokens(sample: Sample, limit: int) -> bool | None:
     """None when the answer ended by itself before the limit."""
     tokens = sample.reply.output_tokens
     if not sample.ended or tokens is None:
@@ -160,7 +160,7 @@ def stop_word(text: str) -> str | None:
     return None
 
 
-def honours_stop(plain: str, word: str, stopped: Sample) -> bool | None:
+def honors_stop(plain: str, word: str, stopped: Sample) -> bool | None:
     """Whether the answer that was to stop at a word of `plain`, the same answer without, did. None: it was another."""
     if stopped.reply.status == 400:
         return False
@@ -174,7 +174,7 @@ def honours_stop(plain: str, word: str, stopped: Sample) -> bool | None:
     return True if upto.startswith(text) and stopped.reply.finish_reason != "length" else None
 
 
-def honours_seed(once: Sample, again: Sample, other: Sample) -> bool | None:
+def honors_seed(once: Sample, again: Sample, other: Sample) -> bool | None:
     """once, again: with one seed; other: with another; all at temperature 1. None: all alike, or no text."""
     if once.reply.status == 400:
         return False

@@ -99,7 +99,7 @@ async def _ask_all(asker: Asker, findings: Findings) -> None:
     if not plain.ended:
         findings.notes.append(f"no answer to judge by: {plain.reply.outcome}: {plain.reply.detail}")
         return
-    findings.known["honours_max_tokens"] = judge.honours_max_tokens(plain, TOKENS)
+    findings.known["honors_max_tokens"] = judge.honors_max_tokens(plain, TOKENS)
     if not plain.reply.stamps_ns:
         findings.notes.append(f"no token was shown within max_tokens = {TOKENS}")
         return
@@ -121,16 +121,16 @@ def _is_affordable(asker: Asker, plain: Sample, answers: int, what: str, finding
 
 
 async def _ask_sampling(asker: Asker, plain: Sample, findings: Findings) -> list[Sample]:
-    """Does it honour `stop` and `seed`? Returns the answers."""
+    """Does it honor `stop` and `seed`? Returns the answers."""
     found = []
     word = judge.stop_word(plain.text)
     if word is None:
         findings.notes.append("stop: no word in the answer to stop at")
     else:
         found.append(await _chat(asker, PLAIN, TOKENS, stop=[word]))
-        findings.known["honours_stop"] = judge.honours_stop(plain.text, word, found[-1])
+        findings.known["honors_stop"] = judge.honors_stop(plain.text, word, found[-1])
     seeded = [await _chat(asker, PLAIN, TOKENS, temperature=1.0, seed=seed) for seed in (11, 11, 12)]
-    findings.known["honours_seed"] = judge.honours_seed(*seeded)
+    findings.known["honors_seed"] = judge.honors_seed(*seeded)
     return found + seeded
 
 

@@ -37,7 +37,7 @@ _MATRICES: Final = {
     "mlp.down_proj": "ffn_down",
 }
 _READING_SHARE: Final = 0.2
-_QUANTISING_SHARE: Final = 0.75
+_QUANTIZING_SHARE: Final = 0.75
 
 
 class Slot(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -67,8 +67,8 @@ def build_model(gguf: Path, out: Path, progress: Progress, *, skeleton: Path = S
             file.seek(slot.offset_bytes)
             file.write(array.tobytes())
             done = (slot.offset_bytes + slot.length_bytes) / total
-            progress("quantising", _READING_SHARE + _QUANTISING_SHARE * done)
-    progress("writing the tokenizer", _READING_SHARE + _QUANTISING_SHARE)
+            progress("quantizing", _READING_SHARE + _QUANTIZING_SHARE * done)
+    progress("writing the tokenizer", _READING_SHARE + _QUANTIZING_SHARE)
     (out / "tokenizer.json").write_bytes(tokenizer_of(weights))
     for name in COPIED:
         shutil.copyfile(skeleton / name, out / name)

@@ -29,8 +29,8 @@ LISTING: Final = Listing(
     name="smollm2-135m-instruct-generic-cpu",
     alias="smollm2-135m",
     publisher="HuggingFaceTB",
-    licence="apache-2.0",
-    licence_text="SmolLM2-135M-Instruct, Apache-2.0",
+    license="apache-2.0",
+    license_text="SmolLM2-135M-Instruct, Apache-2.0",
     max_output_tokens=2048,
 )
 FOLDER: Final = "foundry-model"

@@ -28,8 +28,8 @@ class Listing(Struct, frozen=True, kw_only=True):
     alias: str
     version: int = 1
     publisher: str
-    licence: str
-    licence_text: str
+    license: str
+    license_text: str
     max_output_tokens: int
 
     @property
@@ -93,8 +93,8 @@ def _entry(cache: Path, listing: Listing) -> dict[str, Any]:
         "providerType": "FoundryLocal",
         "modelType": "ONNX",
         "publisher": listing.publisher,
-        "license": listing.licence,
-        "licenseDescription": listing.licence_text,
+        "license": listing.license,
+        "licenseDescription": listing.license_text,
         "task": "chat-completion",
         "fileSizeMb": size_mib,
         "maxOutputTokens": listing.max_output_tokens,
@@ -105,7 +105,7 @@ def _entry(cache: Path, listing: Listing) -> dict[str, Any]:
             "task": "chat-completion",
             "input_modalities": "text",
             "output_modalities": "text",
-            "license": listing.licence,
+            "license": listing.license,
             "quantization": "int4",
         },
         "intProperties": {

@@ -55,7 +55,7 @@ class Weights:
 def unpermuted(matrix: Floats, heads: int) -> Floats:
     """The rows of a query or key matrix in the order of a model whose rotary embedding pairs halves of a head.
 
-    GGUF keeps each head's rows as pairs (0, h/2, 1, h/2 + 1, …), for a rotary embedding that turns neighbours; ONNX
+    GGUF keeps each head's rows as pairs (0, h/2, 1, h/2 + 1, …), for a rotary embedding that turns neighbors; ONNX
     Runtime's turns row i with row i + h/2. matrix: (heads × h, inputs).
     """
     rows, inputs = matrix.shape
