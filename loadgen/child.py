@@ -1,4 +1,8 @@
-"""A server that we start as a child process, speak JSON lines with, and never leave behind. Knows no engine."""
+"""A child process that we start, exchange lines with, and never leave behind; and why one has ended. Knows no engine.
+
+Every process that the program starts is a `Child`: servers, the scripted server, and workers. Its standard input is its
+lease: it ends as soon as that is closed, so nothing that we do, not even being killed, leaves it behind.
+"""
 
 import asyncio
 import contextlib
@@ -7,7 +11,7 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,12 +20,16 @@ import msgspec
 from loadgen.errors import TargetError
 
 STOP_S: Final = 10.0
-LOG_S: Final = 2.0
-LINE_BYTES: Final = 4 << 20
+"""A child whose input has been closed is killed after so long."""
+LINE_BYTES: Final = 64 << 20
+"""The longest line that is read from a child."""
 LOG_BYTES: Final = 64 << 10
-"""What is kept of a server's standard error: the end of it."""
-LOOK_S: Final = 0.05
-GONE_S: Final = 2.0
+"""How much is kept of a child's standard error: the end of it."""
+LOG_S: Final = 2.0
+"""How long the end of the standard error of a child that has ended is waited for."""
+CRASH_S: Final = 0.05
+"""The standard error of a child that dies is closed within this, once its connections are."""
+EXIT_S: Final = 2.0
 """A process that has closed what it had open is gone within this."""
 
 
@@ -29,16 +37,26 @@ class Child:
     """One child process. Closing its standard input is what tells it to end."""
 
     def __init__(self, process: asyncio.subprocess.Process, name: str) -> None:
+        self.name = name
         self._process = process
-        self._name = name
         self._log = b""
-        self._reading = asyncio.create_task(self._read_log())
-        self._killed_for_memory = _killed_for_memory()
+        self._log_reader = asyncio.create_task(self._read_log())
+        self._oom_kills_at_start = _oom_kills()
 
     @classmethod
-    async def start(cls, name: str, module: str, flags: dict[str, Any], environment: dict[str, str]) -> "Child":
-        """Run `python -m module --flag value …`. A None leaves its flag out, a list repeats it, True gives no value."""
-        # In a process group of its own: a Ctrl-C in the terminal is for us, and the server must live while we drain.
+    async def start(
+        cls,
+        name: str,
+        module: str,
+        flags: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> "Child":
+        """Run `python -m module --flag value …`.
+
+        name: what to call it in messages, "the embedded server". flags: as `arguments` takes them. environment:
+        variables beside those of this process.
+        """
+        # In a process group of its own: a Ctrl-C in the terminal is for us, and the child must live while we drain.
         group: dict[str, Any] = {"start_new_session": True}
         if sys.platform == "win32":
             group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
@@ -46,8 +64,8 @@ class Child:
             sys.executable,
             "-m",
             module,
-            *arguments(flags),
-            env={**os.environ, **environment},
+            *arguments(flags or {}),
+            env={**os.environ, **(environment or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -56,68 +74,101 @@ class Child:
         )
         return cls(process, name)
 
-    async def hear(self, within_s: float) -> dict[str, Any]:
-        """The next thing that it says. Raises TargetError when it says nothing in time, nonsense, or has ended."""
-        if self._process.stdout is None:
-            raise TargetError(f"{self._name} has no output to read")
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def output_ended(self) -> bool:
+        """Whether it has closed its standard output, and all that it had written has been read."""
+        return self._output.at_eof()
+
+    def send(self, line: bytes) -> None:
+        """Write one line, with its end, to its standard input. A child that is gone takes none, which is no error."""
+        with contextlib.suppress(OSError):
+            self._input.write(line)
+
+    async def read_line(self, within_s: float) -> bytes:
+        """The next line of its standard output, with its end; empty once the output has ended. Raises TimeoutError."""
+        async with asyncio.timeout(within_s):
+            return await self._output.readline()
+
+    async def receive(self, within_s: float) -> dict[str, Any]:
+        """The next line of its standard output, as JSON. Raises TargetError when none comes in time, when it is no JSON
+        object, or when the child has ended: a child that cannot start says so by ending."""
         try:
-            line = await asyncio.wait_for(self._process.stdout.readline(), within_s)
+            line = await self.read_line(within_s)
         except TimeoutError:
-            raise TargetError(f"{self._name} did not answer within {within_s:g} s") from None
+            raise TargetError(f"{self.name} did not answer within {within_s:g} s") from None
         try:
             return msgspec.json.decode(line, type=dict[str, Any])
         except msgspec.MsgspecError:
-            code = await self._ended(STOP_S)
-            reason = await self.reason()
+            code = await self.exit_code(STOP_S)
+            reason = await self.crash_reason()
             problem = problem_of(reason)
-            if code == -9 and _killed_for_memory() > self._killed_for_memory:
+            if code == -9 and _oom_kills() > self._oom_kills_at_start:
                 problem, reason = OUT_OF_MEMORY, "the system had no memory left"
-            how = "it had to be ended" if code is None else describe_exit(code)
-            said = f"{how}: {reason}" if reason else how
-            raise TargetError(f"{self._name} ended as it started ({said})", problem=problem) from None
+            exit_text = "it had to be ended" if code is None else describe_exit(code)
+            details = f"{exit_text}: {reason}" if reason else exit_text
+            raise TargetError(f"{self.name} ended as it started ({details})", problem=problem) from None
 
-    def tell(self, word: str) -> None:
-        """Say one line to it; a child that is gone hears nothing, which is no error here."""
-        if self._process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self._process.stdin.write(f"{word}\n".encode())
+    async def read_rest(self, within_s: float) -> bytes:
+        """Close its standard input, so that it ends, and return all that it still writes. Raises TimeoutError."""
+        self._input.close()
+        async with asyncio.timeout(within_s):
+            return await self._output.read()
 
-    async def reason(self) -> str | None:
+    async def exit_code(self, within_s: float) -> int | None:
+        """Its return code, below 0 for a signal; None when it has not ended in time."""
+        try:
+            async with asyncio.timeout(within_s):
+                return await self._process.wait()
+        except TimeoutError:
+            return None
+
+    async def crash_reason(self) -> str | None:
         """Why it failed, as far as its standard error says so; of one that has ended, or is about to."""
-        await asyncio.wait({self._reading}, timeout=LOG_S)
+        await asyncio.wait({self._log_reader}, timeout=LOG_S)
         return crash_reason(self._log.decode("utf-8", "replace"))
 
-    async def died(self) -> str | None:
-        """A line about its end, if it has ended by itself; None while it lives, which is known within 50 ms."""
+    async def crash(self) -> str | None:
+        """How it ended, and why, where it has ended by itself: "has died (exit code 3)". None while it lives, which is
+        known within 50 ms."""
         # Its standard error is closed as its connections are: who has seen one break off waits here for the other.
-        await asyncio.wait({self._reading}, timeout=LOOK_S)
-        if self._process.returncode is None and not self._reading.done():
+        await asyncio.wait({self._log_reader}, timeout=CRASH_S)
+        if self._process.returncode is None and not self._log_reader.done():
             return None
-        code = await self._ended(GONE_S)
+        code = await self.exit_code(EXIT_S)
         if code is None:
             return None
-        await asyncio.wait({self._reading}, timeout=LOG_S)
+        await asyncio.wait({self._log_reader}, timeout=LOG_S)
         log = self._log.decode("utf-8", "replace")
-        more = _killed_for_memory() > self._killed_for_memory
-        return crash_summary(self._name, code, log, killed_for_memory=more)
+        return crash_summary(code, log, oom_kills=_oom_kills() - self._oom_kills_at_start)
+
+    def kill(self) -> None:
+        """End it by force, at once."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
 
     async def stop(self) -> None:
         """End it: by closing its input, and when that takes too long, by force."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        if await self._ended(STOP_S) is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
+        self._input.close()
+        if await self.exit_code(STOP_S) is None:
+            self.kill()
             await self._process.wait()
-        self._reading.cancel()
+        self._log_reader.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await self._reading
+            await self._log_reader
 
-    async def _ended(self, within_s: float) -> int | None:
-        try:
-            return await asyncio.wait_for(self._process.wait(), within_s)
-        except TimeoutError:
-            return None
+    @property
+    def _input(self) -> asyncio.StreamWriter:
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+    @property
+    def _output(self) -> asyncio.StreamReader:
+        assert self._process.stdout is not None
+        return self._process.stdout
 
     async def _read_log(self) -> None:
         """Keep the end of what it writes to its standard error, which must be read lest it waits for us."""
@@ -126,20 +177,21 @@ class Child:
             self._log = (self._log + chunk)[-LOG_BYTES:]
 
 
-def arguments(flags: dict[str, Any]) -> list[str]:
-    """Flags as a command line."""
+def arguments(flags: Mapping[str, Any]) -> list[str]:
+    """Flags as a command line. A None leaves its flag out, a list repeats it, True gives it no value."""
     words: list[str] = []
     for flag, value in flags.items():
         if value is True:
             words.append(flag)
             continue
-        for one in value if isinstance(value, list | tuple) else [value]:
-            words += [] if one is None else [flag, str(one)]
+        for item in value if isinstance(value, list | tuple) else [value]:
+            words += [] if item is None else [flag, str(item)]
     return words
 
 
-def _killed_for_memory() -> int:
-    """How many processes of this machine Linux has ended for want of memory; 0 where it does not say."""
+def _oom_kills() -> int:
+    """How many processes of this machine Linux has killed for want of memory since it started; 0 where it does not
+    say."""
     with contextlib.suppress(OSError, ValueError):
         for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines():
             if line.startswith("oom_kill "):
@@ -147,7 +199,7 @@ def _killed_for_memory() -> int:
     return 0
 
 
-# Why a server of ours failed, from what it had written to its standard error and from how it ended. Pure.
+# Why a child failed, from what it had written to its standard error and from how it ended. Pure.
 #
 # Knows llama.cpp's log (`0.00.034.896 E llama_model_load: error loading model: …`), a C++ exception's last line, and a
 # Python traceback's.
@@ -157,30 +209,30 @@ _MEMORY: Final = re.compile(
     r"(?:insufficient memory|failed to allocate|cannot allocate memory|out of memory|memoryerror).*|[\w:]*bad_alloc\b",
     re.IGNORECASE,
 )
-_LOGGED: Final = re.compile(r"^[\d.]+ E (.*)$")
-_SPEAKER: Final = re.compile(r"^(?:\w+ +)?\w+: (?:error loading model: )?")
-_RAISED: Final = re.compile(r"^\s*(?:what\(\):\s*(.+)|(\w+(?:Error|Exception): .+))$")
-_MOST_CHARS: Final = 300
-_MOST_LINE_CHARS: Final = 1000
+_LOGGED_ERROR: Final = re.compile(r"^[\d.]+ E (.*)$")
+_LOGGER_NAME: Final = re.compile(r"^(?:\w+ +)?\w+: (?:error loading model: )?")
+_EXCEPTION: Final = re.compile(r"^\s*(?:what\(\):\s*(.+)|(\w+(?:Error|Exception): .+))$")
+_MAX_CHARS: Final = 300
+_MAX_LINE_CHARS: Final = 1000
 
 
 def crash_reason(log: str) -> str | None:
     """The line that says why, of a log that ends where its process did; None where none does."""
-    lines = [line[:_MOST_LINE_CHARS].rstrip() for line in log.splitlines()]
+    lines = [line[:_MAX_LINE_CHARS].rstrip() for line in log.splitlines()]
     for line in lines:
-        if (told := _MEMORY.search(line)) is not None:
-            return told[0].strip()[:_MOST_CHARS]
-    for line in lines:  # the first error is the cause; those behind it are of who had called
-        if (told := _LOGGED.match(line)) is not None:
-            return _SPEAKER.sub("", told[1].strip())[:_MOST_CHARS]
+        if (match := _MEMORY.search(line)) is not None:
+            return match[0].strip()[:_MAX_CHARS]
+    for line in lines:  # the first error is the cause; those that follow it are of the callers
+        if (match := _LOGGED_ERROR.match(line)) is not None:
+            return _LOGGER_NAME.sub("", match[1].strip())[:_MAX_CHARS]
     for line in reversed(lines):
-        if (told := _RAISED.match(line)) is not None:
-            return (told[1] or told[2]).strip()[:_MOST_CHARS]
+        if (match := _EXCEPTION.match(line)) is not None:
+            return (match[1] or match[2]).strip()[:_MAX_CHARS]
     return None
 
 
 def problem_of(reason: str | None) -> str:
-    """What a reason comes to, in one word."""
+    """The kind of problem that a reason stands for, in one word."""
     if reason is None:
         return "runtime"
     if _MEMORY.search(reason) or "Resource temporarily unavailable" in reason:  # there was none for a thread's stack
@@ -192,19 +244,21 @@ def describe_exit(code: int) -> str:
     """How a process ended, by its return code: below 0, by that signal."""
     if code >= 0:
         return f"exit code {code}"
-    with suppress(ValueError):
+    with contextlib.suppress(ValueError):
         return f"ended by {signal.Signals(-code).name}"
     return f"ended by signal {-code}"
 
 
-def crash_summary(name: str, code: int | None, log: str, *, killed_for_memory: bool) -> str:
-    """A line about a server that ended while it should have served. code: None is not known. killed_for_memory: the
-    system has ended some process for want of memory since it started."""
-    how = "it is gone" if code is None else describe_exit(code)
+def crash_summary(code: int, log: str, oom_kills: int) -> str:
+    """How a child ended that should have gone on, without its name: "has died (exit code 3)".
+
+    oom_kills: how many processes the system has killed for want of memory since it started.
+    """
+    exit_text = describe_exit(code)
     reason = crash_reason(log)
     if problem_of(reason) == OUT_OF_MEMORY:
-        return f"{name} ran out of memory ({how}: {reason})"
-    if killed_for_memory and code == -9:
-        return f"{name} ran out of memory (the system ended it)"
+        return f"ran out of memory ({exit_text}: {reason})"
+    if oom_kills and code == -9:
+        return "ran out of memory (the system ended it)"
     hint = ", as the system does when memory runs out" if code == -9 else f": {reason}" if reason else ""
-    return f"{name} has died ({how}{hint})"
+    return f"has died ({exit_text}{hint})"

@@ -190,8 +190,9 @@ async def _bury(stage: Stage, ready: dict[int, Served], played: RunContext, book
     """Note which servers have ended of themselves during a stage; their models are not played any further."""
     for index in [index for index in stage.models if index in ready]:
         child = ready[index].child
-        why = None if child is None else await child.died()
-        if why is not None:
+        crash = None if child is None else await child.crash()
+        if child is not None and crash is not None:
+            why = f"{child.name} {crash}"
             model = played.plan.models[index]
             played.progress.note(f"{model.name} on {target_name(model)}: {why}")
             book.lost(target_name(model), model.name, stage.level.label, why)

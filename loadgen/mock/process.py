@@ -4,33 +4,44 @@ The child is `python -m loadgen.mock`: it reads one line with what to serve, pri
 wrong), serves until its standard input ends, and then writes its account to its standard output.
 """
 
+import asyncio
 import contextlib
 import gc
 import os
-import subprocess
 import sys
 import threading
-from typing import Any, Final
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Struct
 
+from loadgen.child import Child
 from loadgen.errors import InputError, LoadgenError
 from loadgen.mock.script import Script
 from loadgen.mock.sockets import ServerStop, serve
 from loadgen.mock.truth import Account, Truth
 
-_STOP_S: Final = 30.0
+START_S: Final = 60.0
+STOP_S: Final = 30.0
+"""The server's account of a million tokens is written and read within this."""
 _PR_SET_TIMERSLACK: Final = 29
 
+T = TypeVar("T")
 
-class _Wish(Struct, frozen=True):
+
+class ServeScript(Struct, frozen=True):
+    """The line that the child reads: what to serve, and where."""
+
     script: Script
     host: str
     port: int
 
 
-class _Word(Struct, frozen=True):
+class Serving(Struct, frozen=True):
+    """The line that the child writes: the URL at which it serves, or the error that keeps it from serving."""
+
     url: str = ""
     error: str | None = None
 
@@ -42,7 +53,8 @@ class MockProcess:
     """
 
     def __init__(self, script: Script, host: str = "127.0.0.1", port: int = 0) -> None:
-        self._wish = _Wish(script, host, port)
+        self._order = ServeScript(script, host, port)
+        self._child: Child
         self.url = ""
         self.account = Account()
 
@@ -53,70 +65,85 @@ class MockProcess:
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return self._child.pid
 
     def __enter__(self) -> "MockProcess":
-        # In a process group of its own: a Ctrl-C in the terminal is for us, and the truth must be told at the end.
-        group: dict[str, Any] = {"start_new_session": True}
-        if sys.platform == "win32":
-            group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-        command = [sys.executable, "-m", "loadgen.mock"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **group)
+        # The child is spoken to in an event loop of its own, in a thread that sleeps in between: the caller may have no
+        # event loop, one that is running, or several in turn.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mock")
+        self._runner = asyncio.Runner()
         try:
-            self._begin()
+            self._run(self._start())
         except BaseException:
-            self._kill()
+            self._close_loop()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
         try:
-            told, _errors = self._process.communicate(timeout=_STOP_S)
+            self._run(self._read_account())
+        finally:
+            self._child.kill()
+            self._run(self._child.stop())
+            self._close_loop()
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._thread.submit(self._runner.run, work).result()
+
+    def _close_loop(self) -> None:
+        self._thread.submit(self._runner.close).result()
+        self._thread.shutdown()
+
+    async def _start(self) -> None:
+        self._child = await Child.start("the scripted server", "loadgen.mock")
+        try:
+            self.url = await self._read_url()
         except BaseException:
-            self._kill()
+            self._child.kill()
+            await self._child.stop()
             raise
-        if self._process.returncode != 0:
-            raise RuntimeError(f"the scripted server has died (exit code {self._process.returncode})")
-        self.account = msgspec.msgpack.decode(told, type=Account)
 
-    def _begin(self) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(msgspec.json.encode(self._wish) + b"\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
+    async def _read_url(self) -> str:
+        self._child.send(msgspec.json.encode(self._order) + b"\n")
+        line = await self._child.read_line(START_S)
         if not line:
-            raise RuntimeError("the scripted server has died as it started")
-        word = msgspec.json.decode(line, type=_Word)
-        if word.error is not None:
-            raise InputError(word.error)
-        self.url = word.url
+            raise await self._crash()
+        serving = msgspec.json.decode(line, type=Serving)
+        if serving.error is not None:
+            raise InputError(serving.error)
+        return serving.url
 
-    def _kill(self) -> None:
-        self._process.kill()
-        self._process.communicate()
+    async def _read_account(self) -> None:
+        account = await self._child.read_rest(STOP_S)
+        if await self._child.exit_code(STOP_S) != 0:
+            raise await self._crash()
+        self.account = msgspec.msgpack.decode(account, type=Account)
+
+    async def _crash(self) -> RuntimeError:
+        await self._child.exit_code(STOP_S)
+        return RuntimeError(f"{self._child.name} {await self._child.crash() or 'has not ended'}")
 
 
 def serve_parent() -> int:
     """The child's side. Returns its exit code."""
-    wish = msgspec.json.decode(sys.stdin.buffer.readline(), type=_Wish)
+    order = msgspec.json.decode(sys.stdin.buffer.readline(), type=ServeScript)
     settle()
     with ServerStop() as stop:
 
-        def until_input_ends() -> None:
+        def wait_for_input_end() -> None:
             sys.stdin.buffer.read()
             stop.ask()
 
-        def say(word: _Word) -> None:
-            sys.stdout.buffer.write(msgspec.json.encode(word) + b"\n")
+        def send(serving: Serving) -> None:
+            sys.stdout.buffer.write(msgspec.json.encode(serving) + b"\n")
             sys.stdout.buffer.flush()
 
         # Waits in the kernel and takes no lock until the very end.
-        threading.Thread(target=until_input_ends, daemon=True).start()
+        threading.Thread(target=wait_for_input_end, daemon=True).start()
         try:
-            account = serve(wish.script, wish.host, wish.port, stop=stop, started=lambda url: say(_Word(url)))
+            account = serve(order.script, order.host, order.port, stop=stop, started=lambda url: send(Serving(url)))
         except LoadgenError as error:
-            say(_Word(error=str(error)))
+            send(Serving(error=str(error)))
             return 2
     sys.stdout.buffer.write(msgspec.msgpack.encode(account))
     sys.stdout.buffer.flush()

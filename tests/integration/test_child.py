@@ -46,11 +46,11 @@ async def started(folder: Path, body: str) -> Child:
 async def test_one_that_ends_as_it_starts_is_named_with_the_reason(
     tmp_path: Path, body: str, said: str, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_killed_for_memory", lambda: 0)
+    monkeypatch.setattr(module, "_oom_kills", lambda: 0)
     child = await started(tmp_path, body)
     try:
         with pytest.raises(TargetError) as caught:
-            await child.hear(60.0)
+            await child.receive(60.0)
     finally:
         await child.stop()
     assert (str(caught.value), caught.value.problem) == (said, problem)
@@ -59,8 +59,8 @@ async def test_one_that_ends_as_it_starts_is_named_with_the_reason(
 async def test_one_that_lives_has_not_died(tmp_path: Path) -> None:
     child = await started(tmp_path, HELLO + SERVE)
     try:
-        await child.hear(60.0)
-        assert await child.died() is None
+        await child.receive(60.0)
+        assert await child.crash() is None
     finally:
         await child.stop()
 
@@ -85,43 +85,43 @@ async def test_one_that_lives_has_not_died(tmp_path: Path) -> None:
 async def test_one_that_dies_while_it_serves_is_named(
     tmp_path: Path, log: str, number: int, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_killed_for_memory", lambda: 0)  # others on this machine may run out of it
+    monkeypatch.setattr(module, "_oom_kills", lambda: 0)  # others on this machine may run out of it
     child = await started(tmp_path, f"sys.stderr.write('{log}')\nsys.stderr.flush()\n" + HELLO + SERVE)
     try:
-        hello = await child.hear(60.0)
+        hello = await child.receive(60.0)
         os.kill(hello["pid"], number)
         await child._process.wait()
-        told = await child.died()
+        summary = f"{child.name} {await child.crash()}"
     finally:
         await child.stop()
-    assert told == said
+    assert summary == said
 
 
 async def test_where_the_system_ended_it_for_want_of_memory_that_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = iter((4, 5))
-    monkeypatch.setattr(module, "_killed_for_memory", lambda: next(counted))
+    monkeypatch.setattr(module, "_oom_kills", lambda: next(counted))
     child = await started(tmp_path, HELLO + SERVE)
     try:
-        hello = await child.hear(60.0)
+        hello = await child.receive(60.0)
         os.kill(hello["pid"], signal.SIGKILL)
         await child._process.wait()
-        told = await child.died()
+        summary = f"{child.name} {await child.crash()}"
     finally:
         await child.stop()
-    assert told == "the server ran out of memory (the system ended it)"
+    assert summary == "the server ran out of memory (the system ended it)"
 
 
 async def test_one_that_the_system_ends_as_it_starts_ran_out_of_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = iter((4, 5))
-    monkeypatch.setattr(module, "_killed_for_memory", lambda: next(counted))
+    monkeypatch.setattr(module, "_oom_kills", lambda: next(counted))
     child = await started(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
     try:
         with pytest.raises(TargetError, match="ended by SIGKILL: the system had no memory left") as caught:
-            await child.hear(60.0)
+            await child.receive(60.0)
     finally:
         await child.stop()
     assert caught.value.problem == "out_of_memory"
@@ -133,7 +133,7 @@ async def test_one_that_talks_without_end_is_read_and_not_kept(tmp_path: Path) -
     child = await started(tmp_path, chatter + "sys.exit(1)")
     try:
         with pytest.raises(TargetError, match="ValueError: the end"):
-            await child.hear(60.0)
+            await child.receive(60.0)
         assert len(child._log) <= module.LOG_BYTES
     finally:
         await child.stop()

@@ -202,7 +202,7 @@ async def _started(model: Model, options: FoundryLocal, tell: Tell) -> AsyncIter
     clock = SystemClock()
     began_ns = clock.now_ns()
     cache = await _cache_of(options, tell)
-    child = await Child.start("Foundry Local", "loadgen.targets.foundry.service", _flags(model, options, cache), {})
+    child = await Child.start("Foundry Local", "loadgen.targets.foundry.service", _flags(model, options, cache))
     farewell: dict[str, Any] = {}
     try:
         hello = await _until_serving(child, model.name, START_S + options.stall_s, tell)
@@ -251,7 +251,7 @@ async def _until_serving(child: Child, name: str, within_s: float, tell: Tell) -
     within_s: between two things that it says: longer than a download may stand still.
     """
     while True:
-        told = await child.hear(within_s)
+        told = await child.receive(within_s)
         match told["event"]:
             case "serving":
                 return told
@@ -267,10 +267,10 @@ async def _until_serving(child: Child, name: str, within_s: float, tell: Tell) -
 
 async def _unload(child: Child) -> float | None:
     """Have the model unloaded; seconds, or None when the child did not say."""
-    child.tell("unload")
+    child.send(b"unload\n")
     with contextlib.suppress(TargetError):
         while True:
-            told = await child.hear(UNLOAD_S)
+            told = await child.receive(UNLOAD_S)
             if told["event"] in {"unloaded", "ended"}:
                 return told.get("seconds")
     return None
@@ -288,9 +288,9 @@ async def foundry_models(options: FoundryLocal, tell: Tell) -> list[ModelCard]:
     if importlib.util.find_spec("foundry_local_sdk") is None:
         raise TargetError(f"foundry-local-sdk is not installed; {INSTALL}")
     flags = _flags(Model(name="-"), options, await _cache_of(options, tell)) | {"--list": True}
-    child = await Child.start("Foundry Local", "loadgen.targets.foundry.service", flags, {})
+    child = await Child.start("Foundry Local", "loadgen.targets.foundry.service", flags)
     try:
-        told = await child.hear(START_S)
+        told = await child.receive(START_S)
     finally:
         await child.stop()
     if told["event"] == "error":

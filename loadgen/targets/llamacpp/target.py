@@ -67,7 +67,7 @@ async def serving_llamacpp(model: Model, *, port: int = 0) -> AsyncIterator[Serv
     began_ns = clock.now_ns()
     child = await Child.start("the embedded server", "loadgen.targets.llamacpp.server", flags, THREADS_SLEEP)
     try:
-        hello = await child.hear(START_S)
+        hello = await child.receive(START_S)
         if "error" in hello:
             raise await _refusal(child, hello["error"], port)
         base_url = f"{hello['url'].rstrip('/')}/v1"
@@ -92,7 +92,7 @@ _REMEDIES: Final = {
 
 async def _refusal(child: Child, said: str, port: int) -> LoadgenError:
     """Why the server does not start, from what it has said: its exception says little, its log more."""
-    reason = await child.reason()
+    reason = await child.crash_reason()
     problem = problem_of(reason)
     if problem == "port":
         return InputError(f"--port {port}: cannot be had on 127.0.0.1 (in use?); choose another, or 0 for a free one")
