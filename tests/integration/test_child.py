@@ -1,15 +1,22 @@
-"""A server of ours that fails: what it had said and how it ended become one line, as it starts and while it serves."""
+"""A child process that fails: what it had said and how it ended become one line; and no child outlives its parent."""
 
+import asyncio
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from loadgen import child as module
 from loadgen.child import Child
+from loadgen.engine.workers.pool import WorkerPool
 from loadgen.errors import TargetError
+from loadgen.mock import MockProcess, Script
+from tests.integration.test_session import eventually
+from tests.integration.test_workers import alive, with_crew
 
 pytestmark = [
     pytest.mark.asyncio,
@@ -137,3 +144,76 @@ async def test_one_that_talks_without_end_is_read_and_not_kept(tmp_path: Path) -
         assert len(child._log) <= module.LOG_BYTES
     finally:
         await child.stop()
+
+
+# Either side is killed
+
+
+async def with_server(folder: Path, then: Callable[[int], Awaitable[None]]) -> str:
+    child = await started(folder, HELLO + SERVE)
+    try:
+        await child.receive(60.0)
+        await then(child.pid)
+        await child.exit_code(60.0)
+        return f"{child.name} {await child.crash()}"
+    finally:
+        await child.stop()
+
+
+async def with_mock(_: Path, then: Callable[[int], Awaitable[None]]) -> str:
+    try:
+        with MockProcess(Script()) as server:
+            await then(server.pid)
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
+async def with_worker(folder: Path, then: Callable[[int], Awaitable[None]]) -> str:
+    async def then_to_first(crew: WorkerPool) -> None:
+        await then(crew.pids[0])
+
+    (facts,) = await with_crew(folder, then_to_first, silent_s=60.0)
+    return f"the worker {facts.workers[0].lost}"
+
+
+CHILDREN = {"the server": with_server, "the scripted server": with_mock, "the worker": with_worker}
+
+
+@pytest.mark.parametrize("name", CHILDREN)
+async def test_of_a_child_that_is_killed_the_parent_says_why(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_oom_kills", lambda: 0)
+
+    async def kill(pid: int) -> None:
+        os.kill(pid, signal.SIGKILL)
+
+    said = await CHILDREN[name](tmp_path, kill)
+    assert said == f"{name} has died (ended by SIGKILL, as the system does when memory runs out)"
+
+
+async def print_and_wait(pid: int) -> None:
+    print(pid, flush=True)
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("name", CHILDREN)
+async def test_when_its_parent_is_killed_a_child_ends(name: str, tmp_path: Path) -> None:
+    wait = f"CHILDREN[{name!r}](Path({str(tmp_path)!r}), print_and_wait)"
+    program = f"from tests.integration.test_child import *\nasyncio.run({wait})"
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, cwd=Path(__file__).parents[2], stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert parent.stdout is not None
+        child = psutil.Process(int(await parent.stdout.readline()))
+        assert alive(child)
+    finally:
+        parent.kill()
+        await parent.wait()
+    try:
+        await eventually(lambda: not alive(child), within_s=60.0)
+    finally:
+        if alive(child):
+            child.kill()

@@ -6,18 +6,15 @@ stage begins with a fresh one in its place. Whatever ends the conductor ends its
 """
 
 import asyncio
-import contextlib
-import signal
-import sys
-from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
 
 from loadgen.analysis.stop_rule import Sample, StopRuleMonitor
+from loadgen.child import Child
 from loadgen.clock import SystemClock
 from loadgen.engine.stage import identity_of, watch_over
 from loadgen.engine.stop import StopSignal
@@ -28,7 +25,6 @@ from loadgen.engine.workers.messages import (
     Count,
     Done,
     Drain,
-    Event,
     Go,
     NewSamples,
     Prepare,
@@ -53,7 +49,6 @@ SILENT_S: Final = 60.0
 LOOKS: Final = 4
 """In how many parts that time is waited for: a conductor that was stopped for an hour does not blame its workers."""
 LEAVE_S: Final = 10.0
-LINE_BYTES: Final = 64 << 20
 
 
 class WorkerConfig(Struct, frozen=True):
@@ -66,17 +61,15 @@ class WorkerConfig(Struct, frozen=True):
 
 
 class WorkerHandle:
-    """One worker as the conductor sees it: what it has said so far, and whether it is lost."""
+    """One worker as the conductor sees it: its process, what it has said so far, and whether it is lost."""
 
     def __init__(
-        self, process: Process, silent_s: float, heard: Callable[[], None], sampled: Callable[[Sample], None]
+        self, child: Child, silent_s: float, heard: Callable[[], None], sampled: Callable[[Sample], None]
     ) -> None:
-        self._process = process
+        self._child = child
         self._silent_s = silent_s
         self._heard = heard
         self._sampled = sampled
-        self._words: asyncio.Queue[Event | None] = asyncio.Queue()
-        self._listening = asyncio.create_task(self._listen())
         self.count = Count()
         self.facts: StageFacts | None = None
         self.lost: str | None = None
@@ -86,44 +79,44 @@ class WorkerHandle:
         cls, seat: WorkerConfig, serial: int, heard: Callable[[], None], sampled: Callable[[Sample], None]
     ) -> "WorkerHandle":
         """Start a process, which is then told what it is for. serial: of the run's workers; no two share a log."""
-        # In a session of its own, the terminal's Ctrl-C does not reach it, not even while it starts.
-        alone: dict[str, Any] = {"creationflags": 0x200} if sys.platform == "win32" else {"start_new_session": True}
-        command = (sys.executable, "-m", "loadgen.engine.workers.worker")
-        process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, limit=LINE_BYTES, **alone)
-        hand = cls(process, seat.silent_s, heard, sampled)
+        child = await Child.start(f"worker process {serial}", "loadgen.engine.workers.worker")
+        hand = cls(child, seat.silent_s, heard, sampled)
         bare = msgspec.structs.replace(seat.plan, stages=())
         hand.tell(StartWorker(bare, seat.epoch_ns, str(seat.folder / part_name(serial))))
         return hand
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return self._child.pid
 
     @property
     def gone(self) -> bool:
         """Whether it can play no further stage."""
-        return self.lost is not None or self._listening.done()
+        return self.lost is not None or self._child.output_ended
 
     def tell(self, order: Command) -> None:
         """Say something to it; to one that has gone, in vain."""
-        if not self.gone and self._process.stdin is not None:
-            self._process.stdin.write(line_of(order))
+        if not self.gone:
+            self._child.send(line_of(order))
 
     async def until(self, kind: type[Ready] | type[Done]) -> None:
         """Wait until it says so, or is lost. Raises FolderError when it cannot write what it plays."""
         looks = 0
         while self.lost is None:
             try:
-                word = await asyncio.wait_for(self._words.get(), self._silent_s / LOOKS)
+                line = await self._child.read_line(self._silent_s / LOOKS)
             except TimeoutError:
                 looks += 1
                 if looks == LOOKS:
-                    await self._lose(f"said nothing for {self._silent_s:g} s")
+                    self._child.kill()
+                    self.lost = f"said nothing for {self._silent_s:g} s"
                 continue
             looks = 0
+            if not line:
+                self.lost = await self._crash()
+                return
+            word = decode_event(line)
             match word:
-                case None:
-                    await self._lose(None)
                 case Count():
                     self._note(word)
                 case NewSamples():
@@ -143,47 +136,15 @@ class WorkerHandle:
 
     async def leave(self) -> None:
         """Let it go: what it has written is there when this returns."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        try:
-            await asyncio.wait_for(self._process.wait(), LEAVE_S)
-        except TimeoutError:
-            await self._end()
-        await self._listening
+        await self._child.stop()
 
-    async def _lose(self, why: str | None) -> None:
-        """why: in words; None says how its process ended."""
-        if why is not None:
-            self.lost = why
-            await self._end()
-            return
-        try:
-            self.lost = ended_how(await asyncio.wait_for(self._process.wait(), LEAVE_S))
-        except TimeoutError:
-            self.lost = "closed its output"
-            await self._end()
-
-    async def _end(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.wait()
-
-    async def _listen(self) -> None:
-        assert self._process.stdout is not None
-        try:
-            while line := await self._process.stdout.readline():
-                self._words.put_nowait(decode_event(line))
-        finally:
-            self._words.put_nowait(None)
-
-
-def ended_how(code: int) -> str:
-    """How a process ended, in words, by its return code."""
-    if code >= 0:
-        return f"ended with exit code {code}"
-    with contextlib.suppress(ValueError):
-        return f"was ended by {signal.Signals(-code).name}"
-    return f"was ended by signal {-code}"
+    async def _crash(self) -> str:
+        """How it has ended, of one whose output has; one that goes on without is killed."""
+        await self._child.exit_code(LEAVE_S)
+        crash = await self._child.crash()
+        if crash is None:
+            self._child.kill()
+        return crash or "closed its output"
 
 
 class WorkerPool:
