@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from loadgen.clock import SystemClock
+from loadgen.engine.background import Background
 from loadgen.engine.preflight import chat
 from loadgen.plan.plan import Plan
 from loadgen.targets.served import Served
@@ -17,13 +18,8 @@ async def kept_warm(plan: Plan, index: int, served: Served, client: Client) -> A
     if served.keep_warm_s is None:
         yield
         return
-    task = asyncio.create_task(_ping(plan, index, served, client, round(served.keep_warm_s * 1e9)))
-    try:
+    async with Background(_ping(plan, index, served, client, round(served.keep_warm_s * 1e9))):
         yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 async def _ping(plan: Plan, index: int, served: Served, client: Client, every_ns: int) -> None:

@@ -158,3 +158,62 @@ def test_the_public_names_are_exactly_these() -> None:
 def test_files_stay_readable() -> None:
     long = {name: lines for name, path in modules().items() if (lines := len(path.read_text().splitlines())) > 400}
     assert not long
+
+
+SPAWNS = {"create_subprocess_exec", "create_subprocess_shell", "Popen"}
+OWNERS = {
+    ("child", "Child"),
+    ("engine.background", "Background"),
+    ("targets.adapter.in_process", "InProcess"),
+    ("telemetry.observer", "Observer"),
+}
+"""Classes that start tasks of their own: each keeps them in an attribute, and awaits them where it ends."""
+
+
+def calls_of(source: str) -> list[tuple[str, str, str]]:
+    """The class, or empty, in which each call stands; whose method is called, or empty; and its name."""
+    calls = []
+
+    def visit(node: ast.AST, owner: str) -> None:
+        owner = node.name if isinstance(node, ast.ClassDef) else owner
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            calls.append((owner, ast.unparse(node.func.value), node.func.attr))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            calls.append((owner, "", node.func.id))
+        for child in ast.iter_child_nodes(node):
+            visit(child, owner)
+
+    visit(ast.parse(source), "")
+    return calls
+
+
+def unowned_tasks(name: str, source: str) -> list[str]:
+    """Where a module starts a task outside of a group (which is called one) and of a class that owns its tasks."""
+    return [
+        f"{name}.{owner}: {receiver}.{function}"
+        for owner, receiver, function in calls_of(source)
+        if function in {"create_task", "ensure_future"}
+        and not receiver.endswith("group")
+        and (name, owner) not in OWNERS
+    ]
+
+
+def test_processes_are_started_in_one_place() -> None:
+    calls = [(name, call[2]) for name, path in modules().items() for call in calls_of(path.read_text(encoding="utf-8"))]
+    assert [name for name, function in calls if function in SPAWNS] == ["child"]
+
+
+def test_every_task_is_awaited_by_a_group_or_by_its_owner() -> None:
+    sources = {name: path.read_text(encoding="utf-8") for name, path in modules().items()}
+    not_yet = ("engine.players", "engine.run", "engine.stop")  # until a stop has two levels
+    assert [task for name in sources if name not in not_yet for task in unowned_tasks(name, sources[name])] == []
+    for name, owner in OWNERS:
+        assert any((owner, "create_task") == (call[0], call[2]) for call in calls_of(sources[name])), owner
+
+
+def test_a_task_that_nobody_owns_would_be_noticed() -> None:
+    assert unowned_tasks("a", "class B:\n    def c(self): asyncio.create_task(d())") == ["a.B: asyncio.create_task"]
+    assert unowned_tasks("a", "asyncio.get_running_loop().create_task(d())\ngroup.create_task(d())") == [
+        "a.: asyncio.get_running_loop().create_task"
+    ]
+    assert unowned_tasks("child", "class Child:\n    def c(self): asyncio.create_task(d())") == []

@@ -16,6 +16,7 @@ from msgspec import Struct
 from loadgen.analysis.stop_rule import Sample, StopRuleMonitor
 from loadgen.child import Child
 from loadgen.clock import SystemClock
+from loadgen.engine.background import Background
 from loadgen.engine.stage import identity_of, watch_over
 from loadgen.engine.stop import StopSignal
 from loadgen.engine.workers.merge import together
@@ -215,8 +216,7 @@ class WorkerPool:
         self._playing = self._hands[: len(shares)]
         self._watch = watch_over(self._seat.plan, stage, self._tell_enough, self._known)
         observer = Observer(lambda: 0, watched)
-        draining = asyncio.create_task(self._drain_when_asked(stop))
-        try:
+        async with Background(self._drain_when_asked(stop)):
             for hand, share in zip(self._playing, shares, strict=True):
                 hand.count, hand.facts = Count(), None
                 hand.tell(Prepare(share, {index: served[index] for index in stage.models}))
@@ -231,8 +231,6 @@ class WorkerPool:
                 identity = identity_of(self._seat.plan, stage)
                 seen = await observer.stop(epoch_ns=self._seat.epoch_ns, complete=not stop.asked, **identity)
                 tell(self._together(seen, settled=self._watch is not None and self._watch.settled))
-        finally:
-            draining.cancel()
 
     async def _hire(self) -> WorkerHandle:
         self._hired += 1

@@ -19,6 +19,7 @@ from typing import BinaryIO, Final
 import msgspec
 
 from loadgen.analysis.stop_rule import Sample
+from loadgen.engine.background import Background
 from loadgen.engine.stage import Player, measure, samples_of, staged, warm_up
 from loadgen.engine.stop import StopSignal
 from loadgen.engine.workers.messages import (
@@ -141,13 +142,8 @@ async def _counting(tally: StageProgress, say: Say) -> AsyncIterator[None]:
                 told, silent = tally.count, 0
                 say(told)
 
-    telling = asyncio.create_task(tell())
-    try:
+    async with Background(tell()):
         yield
-    finally:
-        telling.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await telling
 
 
 def _listen(lines: BinaryIO, take: Callable[[Command], None]) -> None:

@@ -128,6 +128,10 @@ class InProcess:
 
     async def leave(self) -> int:
         """Give what was given up the time to come back; returns how many calls have not."""
+        if self.in_loop:
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=LEAVE_S)
+            return self.running
         for _ in range(round(LEAVE_S / 0.05)):
             if not self.running:
                 break
