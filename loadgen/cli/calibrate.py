@@ -7,9 +7,10 @@ import msgspec
 import orjson
 import typer
 
-from loadgen.calibrate.loads import QUICK, USUAL
+from loadgen.calibrate.loads import QUICK, USUAL, LoadStep
 from loadgen.calibrate.measure import calibrated
 from loadgen.calibrate.text import calibration_text
+from loadgen.cli.options import Output, OutputOptions, expand_options
 from loadgen.errors import InputError
 from loadgen.live.bar import Bar
 from loadgen.redact import printable
@@ -20,48 +21,55 @@ WIDEST: Final = 400
 """Where there is no terminal, nothing is cut off."""
 
 
+@expand_options
 def calibrate(
+    *,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter loads: 20 s in place of a minute.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Print what is stored, and measure nothing.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no table.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")] = False,
+    printing: OutputOptions,
 ) -> None:
-    """Measure how far this machine's own measurements can be trusted, and keep the result for later runs."""
+    """Measure how far this machine's own measurements can be trusted.
+
+    The result is kept for later runs, which quote it.
+    """
     if show:
         if quick:
             raise InputError("--show: measures nothing, so it cannot be quick; leave one of --show and --quick out")
-        found = stored()
-        if found.calibration is None:
-            note = found.note or f"{usual_place()}: no calibration is stored; run `loadgen calibrate`"
-            raise InputError(note)
-        _print(found.calibration, quiet=quiet, as_json=as_json)
+        _print(_stored(), printing.output)
         return
-    calibration = _measured(quick=quick, quiet=quiet or as_json)
+    calibration = _measure(QUICK if quick else USUAL, printing.output)
     place = usual_place()
     keep(calibration, place)
-    _print(calibration, quiet=quiet, as_json=as_json)
-    if not as_json:
+    _print(calibration, printing.output)
+    if printing.output != "json":
         typer.echo(f"kept in {place}")
 
 
-def _measured(*, quick: bool, quiet: bool) -> Calibration:
-    try:
-        with Bar(quiet=quiet) as bar:
+def _stored() -> Calibration:
+    stored_one = stored()
+    if stored_one.calibration is None:
+        raise InputError(stored_one.note or f"{usual_place()}: no calibration is stored; run `loadgen calibrate`")
+    return stored_one.calibration
 
-            def progress(what: str, done: int, of: int) -> None:
-                bar.stage(f"calibrating: {what}", of, None)
+
+def _measure(loads: tuple[LoadStep, ...], output: Output) -> Calibration:
+    try:
+        with Bar(quiet=output != "text") as bar:
+
+            def progress(title: str, done: int, of: int) -> None:
+                bar.stage(f"calibrating: {title}", of, None)
                 bar.counts(done, 0)
 
-            return calibrated(QUICK if quick else USUAL, progress)
+            return calibrated(loads, progress)
     except KeyboardInterrupt:
         typer.echo("loadgen: stopped; what was stored before is as it was", err=True)
         raise
 
 
-def _print(calibration: Calibration, *, quiet: bool, as_json: bool) -> None:
-    if as_json:
-        told = msgspec.to_builtins(calibration)
-        sys.stdout.write(orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode())
-    elif not quiet:
+def _print(calibration: Calibration, output: Output) -> None:
+    if output == "json":
+        data = orjson.dumps(msgspec.to_builtins(calibration), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        sys.stdout.write(data.decode())
+    elif output == "text":
         width = terminal_width() if sys.stdout.isatty() else WIDEST
         typer.echo("\n".join(map(printable, calibration_text(calibration, width=width).split("\n"))), nl=False)

@@ -78,9 +78,10 @@ def mock(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
 ) -> None:
-    """Start a scripted server to test clients with, print its URL, stop on Ctrl-C.
+    """Start a scripted server to test clients with.
 
-    D is a time (or a number), or normal:MEAN:DEVIATION, lognormal:MEDIAN:SIGMA, uniform:LOW:HIGH or exp:MEAN.
+    It prints its URL, and stops on Ctrl-C. D is a time (or a number), or normal:MEAN:DEVIATION, lognormal:MEDIAN:SIGMA,
+    uniform:LOW:HIGH or exp:MEAN.
     """
     if prefill_rate is not None and not 0 < prefill_rate < math.inf:
         raise InputError(f"--prefill-rate {prefill_rate:g}: not above 0; write e.g. --prefill-rate 500")

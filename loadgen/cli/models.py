@@ -37,7 +37,10 @@ def models(
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The cards as JSON on standard output.")] = False,
 ) -> None:
-    """Print model cards of what the targets offer: a scenario's, a URL's, or Foundry Local's and the embedded one."""
+    """Print model cards of what the targets offer.
+
+    The targets are a scenario's, those at a URL, or else Foundry Local and the embedded server.
+    """
     if write is not None and write.exists() and not force:
         raise InputError(f"--write {write}: it is there already; choose another name, or add --force")
     cards, problems = asyncio.run(offered(_places(scenario, url or []), _tell))

@@ -15,7 +15,7 @@ import pytest
 
 from loadgen import api
 from loadgen.analysis.summary import StageSummary, Summary
-from loadgen.cli.app import exit_code
+from loadgen.cli.run import exit_code
 from loadgen.engine.run import Controls
 from loadgen.errors import ExitCode
 from loadgen.live.progress import Silence

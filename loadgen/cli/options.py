@@ -1,0 +1,158 @@
+"""The options that several verbs share, each group a struct, and what their values mean."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_type_hints
+
+import msgspec
+import typer
+from msgspec import Struct
+
+from loadgen.redact import printable
+from loadgen.scenario.file import LoadedScenario
+from loadgen.scenario.overrides import Overrides, parse_duration_s, parse_levels, parse_rates
+from loadgen.scenario.resolve import asked_scenario
+
+RESULTS: Final = Path("results")
+"""Where run folders go unless `--out` says otherwise."""
+
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where run folders go.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Percentiles need as many samples as MLPerf asks for a published result.")
+]
+
+Output = Literal["text", "json", "nothing"]
+"""What a verb prints: a text for people, JSON alone, or as little as it can."""
+
+
+class ScenarioOptions(Struct, frozen=True):
+    """Which scenario, and what to change in it. A flag is one field here and one line in `overrides`."""
+
+    scenario: Annotated[str | None, typer.Argument(metavar="SCENARIO", help="A path, or a name under scenarios/.")] = (
+        None
+    )
+    url: Annotated[
+        list[str] | None, typer.Option("--url", help="An OpenAI-compatible endpoint, ending in /v1. Repeatable.")
+    ] = None
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="A model there, or one of the scenario's. Repeatable.")
+    ] = None
+    concurrency: Annotated[
+        str | None, typer.Option("--concurrency", metavar="1,2,4", help="Users of a closed loop.")
+    ] = None
+    rate: Annotated[
+        str | None, typer.Option("--rate", metavar="R", help="Requests a second of an open loop: 0.5,1,2.")
+    ] = None
+    arrivals: Annotated[str | None, typer.Option("--arrivals", metavar="A", help="constant, poisson or gamma:B.")] = (
+        None
+    )
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", metavar="N", help="Output tokens of a request, at most.")
+    ] = None
+    requests: Annotated[
+        int | None, typer.Option("--requests", metavar="N", help="Measured requests a model and level.")
+    ] = None
+    duration: Annotated[str | None, typer.Option("--duration", metavar="30s", help="How long requests may start.")] = (
+        None
+    )
+    warmup: Annotated[int | None, typer.Option("--warmup", metavar="N", help="Warm-up requests a stage.")] = None
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Of schedules and orders.")] = None
+    timeout: Annotated[str | None, typer.Option("--timeout", metavar="60s", help="Deadline of a whole request.")] = None
+    until: Annotated[
+        str | None,
+        typer.Option(
+            "--until", metavar="METRIC_pNN:P%", help="Play until this percentile is known so well: ttft_p99:5%."
+        ),
+    ] = None
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the scenario.")
+    ] = None
+    models_file: Annotated[
+        Path | None, typer.Option("--models-file", metavar="PATH", help="A models.json: plays the models it lists.")
+    ] = None
+    prompts_file: Annotated[
+        Path | None,
+        typer.Option("--prompts-file", metavar="PATH", help="A prompts.json, or any file of prompts: asks these."),
+    ] = None
+
+    def overrides(self) -> Overrides:
+        """What the flags change. Raises InputError, which names the flag, for a value that cannot be read."""
+        return Overrides(
+            urls=tuple(self.url or ()),
+            models=tuple(self.model or ()),
+            concurrency=parse_levels(self.concurrency) if self.concurrency is not None else (),
+            rates_per_s=parse_rates(self.rate) if self.rate is not None else (),
+            arrivals=self.arrivals,
+            max_tokens=self.max_tokens,
+            requests=self.requests,
+            duration_s=parse_duration_s(self.duration) if self.duration is not None else None,
+            warmup=self.warmup,
+            seed=self.seed,
+            timeout_s=parse_duration_s(self.timeout, "--timeout") if self.timeout is not None else None,
+            until=self.until,
+            set=tuple(self.settings or ()),
+        )
+
+    def load(self, output: Output) -> LoadedScenario:
+        """The scenario as flags, list files and the environment change it; says which variables do, to people."""
+        loaded, notes = asked_scenario(
+            self.scenario, self.overrides(), models_file=self.models_file, prompts_file=self.prompts_file
+        )
+        if output == "text":
+            for note in notes:
+                typer.echo(printable(note), err=True)
+        return loaded
+
+    def with_setting(self, setting: str) -> "ScenarioOptions":
+        """The same options and one more `--set`."""
+        return msgspec.structs.replace(self, settings=[*(self.settings or ()), setting])
+
+
+class OutputOptions(Struct, frozen=True):
+    """How much is printed. `--json` wins over `--quiet`."""
+
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no table.")] = False
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The result as JSON on standard output, and nothing else.")
+    ] = False
+
+    @property
+    def output(self) -> Output:
+        return "json" if self.as_json else "nothing" if self.quiet else "text"
+
+
+def expand_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """A verb that takes structs of options, as the parser wants it: each field of theirs is a parameter of its own."""
+    structs: dict[str, type[Struct]] = {}
+    parameters: list[inspect.Parameter] = []
+    hints = get_type_hints(verb, include_extras=True)
+    for parameter in inspect.signature(verb).parameters.values():
+        kind = hints[parameter.name]
+        if isinstance(kind, type) and issubclass(kind, Struct):
+            structs[parameter.name] = kind
+            parameters += _parameters_of(kind)
+        else:
+            parameters.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
+
+    @functools.wraps(verb)
+    def expanded(**values: Any) -> None:
+        groups = {
+            name: kind(**{field: values.pop(field) for field in kind.__struct_fields__})
+            for name, kind in structs.items()
+        }
+        verb(**groups, **values)
+
+    expanded.__dict__["__signature__"] = inspect.Signature(parameters)
+    expanded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return expanded
+
+
+def _parameters_of(kind: type[Struct]) -> list[inspect.Parameter]:
+    hints = get_type_hints(kind, include_extras=True)
+    defaults = dict(zip(kind.__struct_fields__, kind.__struct_defaults__, strict=True))
+    return [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=hints[name])
+        for name in kind.__struct_fields__
+    ]

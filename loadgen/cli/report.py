@@ -1,0 +1,65 @@
+"""The verb `report`: makes the reports of run folders again; and how a summary is printed."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from loadgen import api
+from loadgen.analysis.summary import Summary
+from loadgen.cli.options import Output, Strict
+from loadgen.errors import InputError
+from loadgen.report.console import console, json_text, terminal_width
+from loadgen.report.files import write_merged, write_reports
+from loadgen.store.run_folder import MANIFEST
+
+
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders, or a scenario's (its newest run).")
+    ],
+    merge: Annotated[bool, typer.Option("--merge", help="Make one report of repeated runs of the same plan.")] = False,
+    strict: Strict = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The summary as JSON on standard output, and nothing else.")
+    ] = False,
+) -> None:
+    """Make the reports of run folders again, from the folders alone.
+
+    Prints their tables, too.
+    """
+    folders = [_run_folder(path) for path in runs]
+    if merge:
+        merged, folder = write_merged(folders, strict=strict)
+        print_summary(merged, folder, "json" if as_json else "text")
+        return
+    summaries = [write_reports(folder, strict=strict) for folder in folders]
+    if as_json:
+        built_in = [msgspec.to_builtins(summary) for summary in summaries]
+        sys.stdout.write(json_text(built_in if len(runs) > 1 else built_in[0]))
+        return
+    for summary, folder in zip(summaries, folders, strict=True):
+        print_summary(summary, folder, "text")
+
+
+def print_summary(summary: Summary, folder: Path, output: Output) -> None:
+    """The table of a run, and where its reports are; or the summary as JSON."""
+    if output == "json":
+        sys.stdout.write(json_text(msgspec.to_builtins(summary)))
+        return
+    if output == "text":
+        typer.echo(console(summary, width=terminal_width(), color=sys.stdout.isatty()), nl=False)
+    typer.echo(
+        f"report: {folder / 'report.md'}" if summary.runs else f"report: {folder / 'report.html'} (and report.md)"
+    )
+
+
+def _run_folder(path: Path) -> Path:
+    if (path / MANIFEST).is_file():
+        return path
+    newest = api.runs_of(path)
+    if newest:
+        return newest[-1]
+    raise InputError(f"{path}: no run folder; give one that has a {MANIFEST}, such as those under results/")

@@ -1,0 +1,101 @@
+"""The verb `run`: plays a scenario, writes the run folder and its reports, prints the table."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from loadgen import api
+from loadgen.analysis.stop_rule import reason_unreachable
+from loadgen.analysis.summary import Summary
+from loadgen.cli.interrupt import interruptible
+from loadgen.cli.options import RESULTS, Out, Output, OutputOptions, ScenarioOptions, Strict, expand_options
+from loadgen.cli.report import print_summary
+from loadgen.decisions.baseline import baseline_folder, keep_baseline, why_not_kept
+from loadgen.engine.run import Controls
+from loadgen.engine.workers.sizing import Workers, parse_workers
+from loadgen.errors import ExitCode, InputError
+from loadgen.live.bar import Bar
+from loadgen.plan.plan import Plan
+from loadgen.redact import printable
+from loadgen.report.files import write_merged, write_reports
+from loadgen.store.calibration import stored, warnings_for
+from loadgen.store.run_folder import Run
+
+
+@expand_options
+def run(
+    *,
+    options: ScenarioOptions,
+    out: Out = RESULTS,
+    workers: Annotated[
+        str,
+        typer.Option("--workers", metavar="N|auto", help="Processes that play it; auto asks the plan and the cores."),
+    ] = "1",
+    repeats: Annotated[int, typer.Option("--repeats", metavar="N", min=1, help="Whole runs of the same plan.")] = 1,
+    strict: Strict = False,
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", metavar="NAME", help="Keep what the run says under DIR/baselines/NAME.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a baseline of that name.")] = False,
+    printing: OutputOptions,
+) -> None:
+    """Play a scenario, write a run folder, print the table."""
+    output = printing.output
+    if baseline is not None and repeats > 1:
+        raise InputError(
+            f"--baseline {baseline} with --repeats {repeats}: a baseline is one run; leave one of them out"
+        )
+    baseline_place = None if baseline is None else baseline_folder(out, baseline, force=force)
+    processes = parse_workers(workers)
+    plan = api.plan_of((options.with_setting("strict=true") if strict else options).load(output))
+    if output == "text":
+        _warn(plan, processes)
+    played, interrupted = asyncio.run(_play(plan, out, processes, repeats, output))
+    summary, folder = played[0] if len(played) == 1 else write_merged([folder for _, folder in played])
+    print_summary(summary, folder, output)
+    if baseline_place is not None:
+        _keep_baseline(*played[0], baseline_place)
+    raise typer.Exit(ExitCode.INTERRUPTED if interrupted else exit_code(summary))
+
+
+def _warn(plan: Plan, workers: Workers) -> None:
+    """Say where a plan goes beyond what this machine was calibrated for, and where it cannot come to what it is for."""
+    calibration = stored()
+    notes = [line for line in (calibration.note, reason_unreachable(plan)) if line]
+    for line in (*notes, *warnings_for(plan, calibration.calibration, api.processes_of(plan, workers))):
+        typer.echo(printable(f"loadgen: {line}"), err=True)
+
+
+async def _play(
+    plan: Plan, out: Path, workers: Workers, repeats: int, output: Output
+) -> tuple[list[tuple[Summary, Path]], bool]:
+    """The summary and the folder of each run, and whether somebody wanted an end."""
+    controls = Controls()
+    played: list[tuple[Summary, Path]] = []
+
+    def ended(run: Run) -> None:
+        played.append((write_reports(run.folder), run.folder))
+
+    with Bar(quiet=output != "text") as bar, interruptible(controls, quiet=output != "text"):
+        await api.repeat(plan, repeats, results=out, workers=workers, progress=bar, controls=controls, ended=ended)
+    return played, controls.wish.asked
+
+
+def _keep_baseline(summary: Summary, folder: Path, place: Path) -> None:
+    why_not = why_not_kept(summary)
+    if why_not is None:
+        keep_baseline(folder, place)
+    typer.echo(printable(f"baseline: {place}" if why_not is None else f"no baseline was kept: {why_not}"), err=True)
+
+
+def exit_code(summary: Summary) -> ExitCode:
+    """3 when no model could be used; 1 when a gate failed or a stage is invalid; else 0."""
+    played = [stage for stage in summary.stages if stage.status == "played"]
+    if not played:
+        return ExitCode.NO_TARGET
+    failed = any(stage.slo is not None and stage.slo.passed is False for stage in played)
+    invalid = any(stage.validity is not msgspec.UNSET and stage.validity.verdict == "invalid" for stage in played)
+    return ExitCode.GATE_FAILED if failed or invalid else ExitCode.DONE

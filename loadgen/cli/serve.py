@@ -1,0 +1,32 @@
+"""The verb `serve`: the embedded server for others to use."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loadgen.cli.interrupt import interruptible
+from loadgen.engine.run import Controls
+from loadgen.scenario import Model
+from loadgen.scenario.resolve import asked_model
+from loadgen.targets.llamacpp.target import serving_llamacpp
+
+
+def serve(
+    model: Annotated[str, typer.Option("--model", help="What the server calls its model.")] = "smollm2-135m",
+    gguf: Annotated[Path | None, typer.Option("--gguf", help="A model file (default: SmolLM2-135M).")] = None,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 0,
+    slots: Annotated[int, typer.Option("--slots", min=1, help="Parallel streams.")] = 4,
+) -> None:
+    """Start the embedded server, print its URL, stop on Ctrl-C."""
+    asyncio.run(_serve(asked_model(model, gguf, slots), port))
+
+
+async def _serve(model: Model, port: int) -> None:
+    controls = Controls()
+    with interruptible(controls, quiet=True):
+        async with serving_llamacpp(model, port=port) as served:
+            typer.echo(served.base_url)
+            typer.echo(f"{served.card.alias}; Ctrl-C stops it", err=True)
+            await controls.wish.wait()

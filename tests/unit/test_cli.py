@@ -1,0 +1,99 @@
+"""The command line as a whole: its verbs, and the options that they share."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from loadgen.cli import options
+from loadgen.cli.app import VERBS, app
+from loadgen.cli.options import OutputOptions, ScenarioOptions, expand_options
+from loadgen.scenario.overrides import Overrides
+
+CLI = Path(options.__file__).parent
+NO_VERBS = {"__init__", "app", "interrupt", "options"}
+
+
+def help_of(*words: str) -> str:
+    answer = CliRunner().invoke(app, [*words, "--help"], prog_name="loadgen")
+    assert answer.exit_code == 0, answer.output
+    return answer.output
+
+
+def test_every_verb_has_the_file_of_its_name_and_every_other_file_is_known() -> None:
+    assert {path.stem for path in CLI.glob("*.py")} == set(VERBS) | NO_VERBS
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_what_a_verb_is_listed_with_is_how_its_own_help_begins(verb: str) -> None:
+    function = getattr(importlib.import_module(f"loadgen.cli.{verb}"), verb)
+    assert (function.__doc__ or "").partition("\n")[0] == VERBS[verb]
+    assert VERBS[verb].rstrip(".") in " ".join(help_of(verb).split())
+    assert f"  {verb} " in help_of()
+
+
+def test_without_a_verb_the_help_is_printed() -> None:
+    answer = CliRunner().invoke(app, [], prog_name="loadgen")
+    assert (answer.exit_code, answer.output) == (2, help_of())
+
+
+def test_a_verb_that_is_misspelt_is_guessed() -> None:
+    answer = CliRunner().invoke(app, ["rum"], prog_name="loadgen")
+    assert answer.exit_code == 2
+    assert "Did you mean 'run'?" in answer.output
+
+
+def test_every_flag_of_a_scenario_becomes_what_it_changes() -> None:
+    flags = ScenarioOptions(
+        url=["http://h/v1"],
+        model=["a", "b"],
+        concurrency="1,2",
+        rate="0.5",
+        arrivals="poisson",
+        max_tokens=7,
+        requests=8,
+        duration="2m",
+        warmup=0,
+        seed=3,
+        timeout="5s",
+        until="ttft_p99:5%",
+        settings=["keep_text=true"],
+    )
+    assert flags.with_setting("strict=true").overrides() == Overrides(
+        urls=("http://h/v1",),
+        models=("a", "b"),
+        concurrency=(1, 2),
+        rates_per_s=(0.5,),
+        arrivals="poisson",
+        max_tokens=7,
+        requests=8,
+        duration_s=120.0,
+        warmup=0,
+        seed=3,
+        timeout_s=5.0,
+        until="ttft_p99:5%",
+        set=("keep_text=true", "strict=true"),
+    )
+    assert ScenarioOptions().overrides() == Overrides()
+
+
+def test_json_goes_before_quiet() -> None:
+    modes = [OutputOptions(quiet, as_json).output for quiet, as_json in ((False, False), (True, False), (True, True))]
+    assert modes == ["text", "nothing", "json"]
+
+
+def test_a_struct_of_options_becomes_a_parameter_a_field_and_is_whole_in_the_verb() -> None:
+    received: list[object] = []
+
+    @expand_options
+    def verb(*, times: int = 1, printing: OutputOptions) -> None:
+        """Do it."""
+        received.extend((times, printing))
+
+    alone = typer.Typer(rich_markup_mode=None)
+    alone.command()(verb)
+    answer = CliRunner().invoke(alone, ["--times", "2", "--json"])
+    assert answer.exit_code == 0, answer.output
+    assert received == [2, OutputOptions(as_json=True)]
