@@ -17,7 +17,7 @@ from loadgen.scenario.check import first_conflict
 from loadgen.scenario.file import load_scenario
 from loadgen.scenario.model_list import model_list_text
 from loadgen.store.run_folder import write_whole
-from loadgen.targets.catalog import listed, offered, usual_places
+from loadgen.targets.catalog import default_models, list_cards, model_list_of
 from loadgen.targets.served import ModelCard
 
 WIDEST: Final = 400
@@ -43,7 +43,7 @@ def models(
     """
     if write is not None and write.exists() and not force:
         raise InputError(f"--write {write}: it is there already; choose another name, or add --force")
-    cards, problems = asyncio.run(offered(_places(scenario, url or []), _tell))
+    cards, problems = asyncio.run(list_cards(_places(scenario, url or []), _tell))
     for problem in problems:
         typer.echo(printable(f"loadgen: {problem}"), err=True)
     if not cards:
@@ -68,7 +68,7 @@ def _places(scenario: str | None, urls: list[str]) -> list[Model]:
         if complaint is not None:
             raise InputError(redact_url(f"--url: {complaint.what}; {complaint.mend}"))
         return places
-    return usual_places() if scenario is None else list(load_scenario(scenario).scenario.models)
+    return default_models() if scenario is None else list(load_scenario(scenario).scenario.models)
 
 
 def _tell(text: str, share: float | None) -> None:
@@ -78,7 +78,7 @@ def _tell(text: str, share: float | None) -> None:
 
 def _write(path: Path, cards: list[ModelCard]) -> None:
     try:
-        write_whole(path, model_list_text(listed(cards)))
+        write_whole(path, model_list_text(model_list_of(cards)))
     except OSError as error:
         raise InputError(f"--write {path}: cannot be written ({error.strerror}); choose another place") from error
     typer.echo(f"wrote {path}", err=True)

@@ -10,7 +10,7 @@ from loadgen.cli.interrupt import interruptible
 from loadgen.engine.run import Controls
 from loadgen.scenario import Model
 from loadgen.scenario.resolve import asked_model
-from loadgen.targets.llamacpp.target import serving_llamacpp
+from loadgen.targets.llamacpp.target import serve_llamacpp
 
 
 def serve(
@@ -26,7 +26,7 @@ def serve(
 async def _serve(model: Model, port: int) -> None:
     controls = Controls()
     with interruptible(controls, quiet=True):
-        async with serving_llamacpp(model, port=port) as served:
+        async with serve_llamacpp(model, port=port) as served:
             typer.echo(served.base_url)
             typer.echo(f"{served.card.alias}; Ctrl-C stops it", err=True)
             await controls.wish.wait()

@@ -14,7 +14,7 @@ from loadgen.wire.client import Client
 
 @contextlib.asynccontextmanager
 async def kept_warm(plan: Plan, index: int, served: Served, client: Client) -> AsyncIterator[None]:
-    """Ask for one token whenever `served.keep_warm_s` have passed without a request; how often is in the farewell."""
+    """Ask for one token whenever `served.keep_warm_s` have passed without a request; `unload_info` says how often."""
     if served.keep_warm_s is None:
         yield
         return
@@ -24,11 +24,11 @@ async def kept_warm(plan: Plan, index: int, served: Served, client: Client) -> A
 
 async def _ping(plan: Plan, index: int, served: Served, client: Client, every_ns: int) -> None:
     clock = SystemClock()
-    served.farewell["keep_warm_pings"] = 0
+    served.unload_info["keep_warm_pings"] = 0
     while True:
         idle_ns = clock.now_ns() - client.last_sent_ns
         if idle_ns < every_ns or client.in_flight:
             await asyncio.sleep(max(every_ns - idle_ns, every_ns // 10) / 1e9)
             continue
         await chat(plan, index, served, client, "Hi.", 1)
-        served.farewell["keep_warm_pings"] += 1
+        served.unload_info["keep_warm_pings"] += 1

@@ -38,7 +38,7 @@ class ManifestWriter:
 
     def part(self, served: Served) -> None:
         """Note what was seen as a model was let go."""
-        self._add(served, served.farewell)
+        self._add(served, served.unload_info)
 
     def _add(self, served: Served, told: dict[str, Any]) -> None:
         mine = (served.card.target, served.card.alias)

@@ -26,7 +26,7 @@ from loadgen.store import run_folder
 from loadgen.store.run_folder import Log, Run
 from loadgen.targets.adapter.in_process import InProcess
 from loadgen.targets.probe.probe import probe
-from loadgen.targets.registry import serving, target_name
+from loadgen.targets.registry import serve_model, target_name
 from loadgen.targets.served import Served
 from loadgen.wire.client import Client
 
@@ -225,7 +225,7 @@ async def _opened(
     mine = contextlib.AsyncExitStack()
 
     async def ready() -> tuple[Served, float]:
-        served = await mine.enter_async_context(serving(model, played.progress.work))
+        served = await mine.enter_async_context(serve_model(model, played.progress.work))
         if served.adapter is not None:
             played.controls.adapters.append(served.adapter)
         first_token_ms = await check(played.plan, index, served, played.client)

@@ -17,8 +17,8 @@ from loadgen.targets.served import ModelCard, Served
 _THIS_MACHINE: Final = {"127.0.0.1", "localhost", "::1"}
 _FORWARDERS: Final = ("docker", "com.docker", "rootlessport", "wslrelay", "ssh", "kubectl", "gvproxy")
 """Processes that only pass bytes on: theirs is not the memory of a model."""
-_LOOK_S: Final = 10.0
-_LOOK_BYTES: Final = 4 << 20
+_TIMEOUT_S: Final = 10.0
+_MAX_BYTES: Final = 4 << 20
 
 
 def authorization() -> dict[str, str]:
@@ -31,22 +31,22 @@ def authorization() -> dict[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def serving_url(model: Model, target: str) -> AsyncIterator[Served]:
-    """A model behind a URL. Its card has what `/v1/models` tells; a server that tells nothing is no error."""
+async def serve_url(model: Model, target: str) -> AsyncIterator[Served]:
+    """A model behind a URL. Its card has what `/v1/models` says; a server that says nothing is no error."""
     url = (model.url or "").rstrip("/")
     headers = authorization()
-    told = await models_of(url, headers)
-    entry = next((found for found in told if found.get("id") == model.name), {})
+    entries = await models_of(url, headers)
+    entry = next((entry for entry in entries if entry.get("id") == model.name), {})
     yield Served(base_url=url, headers=headers, card=card_of(model.name, target, entry), pid=listening_pid(url))
 
 
 def listening_pid(url: str) -> int | None:
-    """The process that serves a URL of this machine, so that its memory and CPU can be told; None where it is
+    """The process that serves a URL of this machine, so that its memory and CPU can be sampled; None where it is
     elsewhere, or we may not look."""
-    where = urlsplit(url)
-    if where.hostname not in _THIS_MACHINE:
+    parts = urlsplit(url)
+    if parts.hostname not in _THIS_MACHINE:
         return None
-    port = where.port or (443 if where.scheme == "https" else 80)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
     with contextlib.suppress(psutil.Error, OSError, RuntimeError):
         for connection in psutil.net_connections(kind="tcp"):
             if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port:
@@ -68,34 +68,34 @@ async def models_of(base_url: str, headers: dict[str, str]) -> list[dict[str, An
 
 async def json_of(url: str, headers: dict[str, str] | None = None) -> dict[str, Any]:
     """The JSON object behind a URL; empty when there is none within a few seconds."""
-    told = await any_json_of(url, headers)
-    return told if isinstance(told, dict) else {}
+    value = await any_json_of(url, headers)
+    return value if isinstance(value, dict) else {}
 
 
 async def any_json_of(url: str, headers: dict[str, str] | None = None) -> Any:
     """The JSON value behind a URL, whatever it is; None when there is none within a few seconds."""
-    timeout = aiohttp.ClientTimeout(total=_LOOK_S)
+    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
     with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError, msgspec.MsgspecError):
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
             session.get(url, headers=headers) as response,
         ):
-            body = await response.content.read(_LOOK_BYTES)
-            while len(body) < _LOOK_BYTES and (more := await response.content.read(_LOOK_BYTES)):
+            body = await response.content.read(_MAX_BYTES)
+            while len(body) < _MAX_BYTES and (more := await response.content.read(_MAX_BYTES)):
                 body += more
-            return _blotted(msgspec.json.decode(body)) if response.status < 400 else None
+            return _redacted(msgspec.json.decode(body)) if response.status < 400 else None
     return None
 
 
-def _blotted(value: Any) -> Any:
+def _redacted(value: Any) -> Any:
     """A JSON value without our key, should a server repeat it: much of what it says stands in reports."""
     match value:
         case str():
             return redact_keys(value)
         case list():
-            return [_blotted(item) for item in value]
+            return [_redacted(item) for item in value]
         case dict():
-            return {redact_keys(name): _blotted(item) for name, item in value.items()}
+            return {redact_keys(name): _redacted(item) for name, item in value.items()}
     return value
 
 

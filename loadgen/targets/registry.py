@@ -4,13 +4,13 @@ from contextlib import AbstractAsyncContextManager
 from urllib.parse import urlsplit
 
 from loadgen.scenario import PYTHON_PREFIX, Model
-from loadgen.targets.adapter.target import class_name, serving_adapter
+from loadgen.targets.adapter.target import class_name, serve_adapter
 from loadgen.targets.foundry.target import TARGET as FOUNDRY
-from loadgen.targets.foundry.target import serving_foundry
+from loadgen.targets.foundry.target import serve_foundry
 from loadgen.targets.llamacpp.target import TARGET as LLAMACPP
-from loadgen.targets.llamacpp.target import serving_llamacpp
-from loadgen.targets.openai import serving_url
-from loadgen.targets.served import Served, Tell
+from loadgen.targets.llamacpp.target import serve_llamacpp
+from loadgen.targets.openai import serve_url
+from loadgen.targets.served import OnProgress, Served
 
 
 def target_name(model: Model) -> str:
@@ -23,10 +23,10 @@ def target_name(model: Model) -> str:
     return FOUNDRY if model.target == "foundry" else LLAMACPP
 
 
-def serving(model: Model, tell: Tell) -> AbstractAsyncContextManager[Served]:
+def serve_model(model: Model, on_progress: OnProgress) -> AbstractAsyncContextManager[Served]:
     """Serve a model for as long as the context lasts. Raises TargetError or InputError on entering."""
     if model.url is not None:
-        return serving_url(model, target_name(model))
+        return serve_url(model, target_name(model))
     if (model.target or "").startswith(PYTHON_PREFIX):
-        return serving_adapter(model, tell)
-    return serving_foundry(model, tell) if model.target == "foundry" else serving_llamacpp(model)
+        return serve_adapter(model, on_progress)
+    return serve_foundry(model, on_progress) if model.target == "foundry" else serve_llamacpp(model)

@@ -14,13 +14,13 @@ from loadgen.wire.exchange import Deadlines
 
 def ask_of(served: Served, body: dict[str, Any], deadlines: Deadlines) -> Ask:
     """A request to a model that is being served, ready to send: named as the server names it."""
-    whole = body | served.extra | {"model": served.card.id}
-    streams = bool(whole["stream"])
+    full_body = body | served.extra | {"model": served.card.id}
+    streams = bool(full_body["stream"])
     if not streams:  # an answer that comes whole has no tokens to wait for
         deadlines = msgspec.structs.replace(deadlines, first_token_ns=None, next_token_ns=None)
     return Ask(
         url=f"{served.base_url}/chat/completions",
-        body=msgspec.json.encode(whole),
+        body=msgspec.json.encode(full_body),
         headers=served.headers,
         deadlines=deadlines,
         streams=streams,

@@ -9,52 +9,64 @@ from msgspec import Struct
 from loadgen.child import Child
 from loadgen.targets.adapter.in_process import InProcess
 
-Tell = Callable[[str, float | None], None]
-"""Told what a target is doing, and how much of it is done (0 to 1; None is not known)."""
+OnProgress = Callable[[str, float | None], None]
+"""Is called with what a target is doing, and how much of it is done (0 to 1; None where that is not known)."""
 
 
 class ModelCard(Struct, frozen=True, kw_only=True):
-    """What is known of a model; None is not known, and not shown.
-
-    alias: as the scenario names it. id: as the server does. size_bytes: on disk. context_tokens: of one request, as
-    served. parameters: how many weights. task: what it is for. cached: on this device already. source: who said so.
-    """
+    """What is known of a model. None is not known, and not shown."""
 
     alias: str
+    """The name that the scenario uses."""
     id: str
+    """The name that the server uses."""
     target: str
+    """As `loadgen.targets.registry.target_name` says it."""
     size_bytes: int | None = None
+    """On disk."""
     license: str | None = None
     context_tokens: int | None = None
+    """The longest prompt and answer together, as served."""
     parameters: int | None = None
+    """How many weights it has."""
     quantization: str | None = None
     publisher: str | None = None
     device: str | None = None
+    """CPU, GPU or NPU."""
     execution_provider: str | None = None
+    """ONNX Runtime's name for the code that runs the model on that device."""
     task: str | None = None
+    """What it is made for: `chat-completion`."""
     cached: bool | None = None
+    """Whether it is on this device already."""
     capabilities: str | None = None
+    """Words that its publisher chose, separated by commas or semicolons."""
     source: str | None = None
+    """Who said all this: `/v1/models`, `GGUF`, `foundry-local-sdk`, or an adapter."""
 
 
 class Served(Struct, frozen=True, kw_only=True):
-    """A model that is being served.
-
-    base_url: ends in /v1; empty where an adapter answers. adapter: in this process, instead of a server. extra: what
-    every request's body needs here. pid: of the process that it runs in, where it is ours to look at. startup_s: from
-    the start of the process until it served; load_s: the model's part of that. settings: how it was started. farewell:
-    filled when it is over (unload_s: how long the model took to unload). child: the process, where we have started it.
-    """
+    """A model that is being served."""
 
     base_url: str
+    """Ends in /v1. Empty where an adapter answers."""
     card: ModelCard
     adapter: InProcess | None = None
+    """The model in this process, in place of a server."""
     headers: dict[str, str] = {}
     extra: dict[str, Any] = {}
+    """What the body of every request needs here."""
     pid: int | None = None
+    """The process that it runs in, where we may look at that."""
     startup_s: float | None = None
+    """From the start of the process until it served."""
     load_s: float | None = None
+    """The model's part of `startup_s`."""
     keep_warm_s: float | None = None
+    """After so long without a request it is asked for one token. None: never."""
     settings: dict[str, Any] = {}
+    """How the server was started."""
     child: Child | None = None
-    farewell: dict[str, Any] = msgspec.field(default_factory=dict)
+    """The server's process, where we have started it."""
+    unload_info: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Filled when it is no longer served: `unload_s`, how long the model took to unload, or why it was not unloaded."""

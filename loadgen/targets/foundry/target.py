@@ -27,39 +27,40 @@ from loadgen.scenario.urls import mismatch_of_address
 from loadgen.store.paths import user_cache_folder
 from loadgen.targets.foundry.model.cache import ensure_model
 from loadgen.targets.openai import any_json_of, card_of, json_of, models_of
-from loadgen.targets.served import ModelCard, Served, Tell
+from loadgen.targets.served import ModelCard, OnProgress, Served
 
 TARGET: Final = "foundry"
 ENDPOINT_VARIABLE: Final = "FOUNDRY_LOCAL_ENDPOINT"
 START_S: Final = 120.0
 UNLOAD_S: Final = 30.0
-_TEXT: Final = 300
+_MAX_ERROR_CHARS: Final = 300
 INSTALL: Final = "run `pip install 'loadgen[foundry]'`, or set FOUNDRY_LOCAL_ENDPOINT to a service that runs"
 
 
 def endpoint_of(options: FoundryLocal) -> str | None:
-    """Where a service runs already, ending in /v1; None when one is to be started. Raises InputError for no URL."""
+    """Where a service runs already, ending in /v1; None when one is to be started. Raises InputError for what is no
+    URL."""
     from_environment = os.environ.get(ENDPOINT_VARIABLE, "").strip()
-    told = from_environment or options.endpoint
-    if not told:
+    address = from_environment or options.endpoint
+    if not address:
         return None
-    url = told.rstrip("/")
-    if wrong := mismatch_of_address(url):
-        where = ENDPOINT_VARIABLE if from_environment else "foundry.endpoint"
-        raise InputError(redact_url(f"{where}: {wrong[0]}; {wrong[1]}"))
+    url = address.rstrip("/")
+    if mismatch := mismatch_of_address(url):
+        key = ENDPOINT_VARIABLE if from_environment else "foundry.endpoint"
+        raise InputError(redact_url(f"{key}: {mismatch[0]}; {mismatch[1]}"))
     return url if url.endswith("/v1") else f"{url}/v1"
 
 
 @contextlib.asynccontextmanager
-async def serving_foundry(model: Model, tell: Tell) -> AsyncIterator[Served]:
+async def serve_foundry(model: Model, on_progress: OnProgress) -> AsyncIterator[Served]:
     """A model on Foundry Local for as long as the context lasts. Raises TargetError or InputError on entering."""
     options = model.foundry or FoundryLocal()
     endpoint = endpoint_of(options) or _old_sdk_endpoint()
     if endpoint is not None:
-        async with _attached(model, endpoint) as served:
+        async with _attach(model, endpoint) as served:
             yield served
     else:
-        async with _started(model, options, tell) as served:
+        async with _start(model, options, on_progress) as served:
             yield served
 
 
@@ -78,30 +79,30 @@ def _old_sdk_endpoint() -> str | None:
     try:
         return str(module.FoundryLocalManager().endpoint)
     except Exception as error:
-        told = " ".join(str(error).split())
+        text = " ".join(str(error).split())
         remedy = "run `foundry service start`"
-        raise TargetError(f"the `foundry` command cannot start its service: {told}", remedy=remedy) from error
+        raise TargetError(f"the `foundry` command cannot start its service: {text}", remedy=remedy) from error
 
 
 @contextlib.asynccontextmanager
-async def _attached(model: Model, url: str) -> AsyncIterator[Served]:
+async def _attach(model: Model, url: str) -> AsyncIterator[Served]:
     """A service that runs already: nothing of it is started, and nothing stopped."""
-    told = await models_of(url, {})
-    if not told:
+    entries = await models_of(url, {})
+    if not entries:
         remedy = "is Foundry Local running there? try `foundry service status`"
         raise TargetError(f"{url} does not list any model", problem="no_service", remedy=remedy)
     options = model.foundry or FoundryLocal()
-    entry = resolve(model.name, told, options.device)
+    entry = find_entry(model.name, entries, options.device)
     if entry is None:
-        known = ", ".join(str(found.get("id")) for found in told)
+        known = ", ".join(str(entry.get("id")) for entry in entries)
         remedy = f"load it there first, e.g. `foundry model load {model.name}`"
         raise TargetError(
             f"{model.name} is not among the models of {url}, which has {known}", problem="not_in_catalog", remedy=remedy
         )
     root = url.removesuffix("/v1")
-    loaded = await _load_there(root, model.name, str(entry["id"]))
+    loaded = await _load_model(root, model.name, str(entry["id"]))
     card = msgspec.structs.replace(card_of(loaded.identifier, TARGET, entry), id=loaded.identifier, alias=model.name)
-    farewell: dict[str, Any] = {}
+    unload_info: dict[str, Any] = {}
     try:
         yield Served(
             base_url=url,
@@ -109,52 +110,53 @@ async def _attached(model: Model, url: str) -> AsyncIterator[Served]:
             pid=await _pid_of(root),
             load_s=loaded.load_s,
             keep_warm_s=options.keep_warm_s,
-            farewell=farewell,
+            unload_info=unload_info,
         )
     finally:
-        if loaded.by is not None:
+        if loaded.loaded_as is not None:
             with contextlib.suppress(TargetError):
-                farewell["unload_s"] = await _ask_there(f"{root}/models/unload/{quote(loaded.by)}", UNLOAD_S)
+                unload_info["unload_s"] = await _time_get(f"{root}/models/unload/{quote(loaded.loaded_as)}", UNLOAD_S)
 
 
-class _Loaded(Struct, frozen=True):
-    """A model that a service has loaded. by: the name that we had it loaded by; None where it was there before."""
+class _LoadedModel(Struct, frozen=True):
+    """A model that a service has loaded."""
 
     identifier: str
     load_s: float | None = None
-    by: str | None = None
+    loaded_as: str | None = None
+    """The name that we had it loaded by; None where it was loaded before we came."""
 
 
-async def _load_there(root: str, alias: str, identifier: str) -> _Loaded:
+async def _load_model(root: str, alias: str, identifier: str) -> _LoadedModel:
     """Have a service that runs already load a model, unless it has, or cannot be asked to. Raises TargetError."""
-    before = await _loaded_there(root)
+    before = await _loaded_ids(root)
     if before is None or identifier in before:
-        return _Loaded(identifier)
-    refused = ""
+        return _LoadedModel(identifier)
+    first_error = ""
     for name in dict.fromkeys((alias, identifier)):  # 2.x goes by the alias alone, 1.x by the id
         try:
-            load_s = await _ask_there(f"{root}/models/load/{quote(name)}", START_S)
+            load_s = await _time_get(f"{root}/models/load/{quote(name)}", START_S)
         except TargetError as error:
-            refused = refused or str(error)
+            first_error = first_error or str(error)
             continue
         # The service may take another variant than the first that it lists, and that one may have been there before.
-        after = await _loaded_there(root) or []
-        new = [found for found in after if found not in before]
+        after = await _loaded_ids(root) or []
+        new = [loaded_id for loaded_id in after if loaded_id not in before]
         if new or identifier in after:
-            return _Loaded(identifier if identifier in after else new[0], load_s, name)
-        kept = resolve(alias, [{"id": found} for found in after])
-        return _Loaded(identifier, load_s, name) if kept is None else _Loaded(str(kept["id"]))
+            return _LoadedModel(identifier if identifier in after else new[0], load_s, name)
+        entry = find_entry(alias, [{"id": loaded_id} for loaded_id in after])
+        return _LoadedModel(identifier, load_s, name) if entry is None else _LoadedModel(str(entry["id"]))
     remedy = f"load it there first, e.g. `foundry model load {alias}`"
-    raise TargetError(f"{alias} cannot be loaded by {root}: {refused}", problem="load_failed", remedy=remedy)
+    raise TargetError(f"{alias} cannot be loaded by {root}: {first_error}", problem="load_failed", remedy=remedy)
 
 
-async def _loaded_there(root: str) -> list[str] | None:
-    """The ids that a service has loaded; None where it does not say."""
-    told = await any_json_of(f"{root}/models/loaded")
-    return [str(found) for found in told] if isinstance(told, list) else None
+async def _loaded_ids(root: str) -> list[str] | None:
+    """The ids of the models that a service has loaded; None where it does not say."""
+    ids = await any_json_of(f"{root}/models/loaded")
+    return [str(loaded_id) for loaded_id in ids] if isinstance(ids, list) else None
 
 
-async def _ask_there(url: str, within_s: float) -> float:
+async def _time_get(url: str, within_s: float) -> float:
     """Ask a service for something that takes a while; seconds until it was done. Raises TargetError."""
     clock = SystemClock()
     began_ns = clock.now_ns()
@@ -163,71 +165,72 @@ async def _ask_there(url: str, within_s: float) -> float:
         async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as response:
             if response.status < 400:
                 return (clock.now_ns() - began_ns) / 1e9
-            raise TargetError(f"status {response.status}: {(await response.text(errors='replace'))[:_TEXT]}")
+            raise TargetError(f"status {response.status}: {(await response.text(errors='replace'))[:_MAX_ERROR_CHARS]}")
     except TimeoutError:
         raise TargetError(f"it did not answer within {within_s:g} s") from None
     except (aiohttp.ClientError, OSError) as error:
         raise TargetError(f"{type(error).__name__}: {error}") from error
 
 
-def resolve(name: str, entries: list[dict[str, Any]], device: str | None = None) -> dict[str, Any] | None:
+def find_entry(name: str, entries: list[dict[str, Any]], device: str | None = None) -> dict[str, Any] | None:
     """The entry of `/v1/models` that a name means: its id, its id without the version, or an alias that begins it.
 
-    device: an alias means only what is for it. The shortest id is meant: phi-4 is not phi-4-mini.
+    device: an alias means only a variant for this device. Of several, the shortest id is meant: phi-4 is not
+    phi-4-mini.
     """
     wanted = name.lower()
-    ids = [(str(entry.get("id", "")).lower(), entry) for entry in entries]
-    exact = [entry for told, entry in ids if told == wanted]
-    unversioned = [entry for told, entry in ids if _stem(told) == wanted]
-    begun = sorted((told for told in ids if told[0].startswith(f"{wanted}-")), key=lambda told: len(_stem(told[0])))
-    by_alias = [entry for told, entry in begun if device is None or _stem(told).endswith(f"-{device}")]
+    by_id = [(str(entry.get("id", "")).lower(), entry) for entry in entries]
+    exact = [entry for entry_id, entry in by_id if entry_id == wanted]
+    unversioned = [entry for entry_id, entry in by_id if _without_version(entry_id) == wanted]
+    variants = [(_without_version(entry_id), entry) for entry_id, entry in by_id if entry_id.startswith(f"{wanted}-")]
+    variants.sort(key=lambda variant: len(variant[0]))
+    by_alias = [entry for variant_id, entry in variants if device is None or variant_id.endswith(f"-{device}")]
     return next(iter((*exact, *unversioned, *by_alias)), None)
 
 
-def _stem(identifier: str) -> str:
-    """An id without its version."""
+def _without_version(identifier: str) -> str:
     return identifier.partition(":")[0]
 
 
 async def _pid_of(root: str) -> int | None:
-    """The service's process, where the service tells it and it is on this machine."""
+    """The service's process, where the service says which it is and it is on this machine."""
     pid = (await json_of(f"{root}/status")).get("pid")
     return pid if isinstance(pid, int) and urlsplit(root).hostname in {"127.0.0.1", "localhost", "::1"} else None
 
 
 @contextlib.asynccontextmanager
-async def _started(model: Model, options: FoundryLocal, tell: Tell) -> AsyncIterator[Served]:
+async def _start(model: Model, options: FoundryLocal, on_progress: OnProgress) -> AsyncIterator[Served]:
     if importlib.util.find_spec("foundry_local_sdk") is None:
         raise TargetError(f"foundry-local-sdk is not installed; {INSTALL}")
     clock = SystemClock()
     began_ns = clock.now_ns()
-    cache = await _cache_of(options, tell)
+    cache = await _cache_of(options, on_progress)
     child = await Child.start("Foundry Local", "loadgen.targets.foundry.service", _flags(model, options, cache))
-    farewell: dict[str, Any] = {}
+    unload_info: dict[str, Any] = {}
     try:
-        hello = await _until_serving(child, model.name, START_S + options.stall_s, tell)
+        serving = await _wait_until_serving(child, model.name, START_S + options.stall_s, on_progress)
         yield Served(
-            base_url=f"{hello['url']}/v1",
-            card=_card(model, hello["card"]),
-            pid=hello["pid"],
+            base_url=f"{serving['url']}/v1",
+            card=_card(model, serving["card"]),
+            pid=serving["pid"],
             startup_s=(clock.now_ns() - began_ns) / 1e9,
-            load_s=hello["load_s"],
+            load_s=serving["load_s"],
             keep_warm_s=options.keep_warm_s,
             child=child,
-            settings={"version": f"foundry-local-sdk {hello['version']}"},
-            farewell=farewell,
+            settings={"version": f"foundry-local-sdk {serving['version']}"},
+            unload_info=unload_info,
         )
-        farewell["unload_s"] = await _unload(child)
+        unload_info["unload_s"] = await _unload(child)
     finally:
         await child.stop()
 
 
-async def _cache_of(options: FoundryLocal, tell: Tell) -> str | None:
+async def _cache_of(options: FoundryLocal, on_progress: OnProgress) -> str | None:
     """The folder of models, with the embedded one in it where that is asked for; None is the runtime's own."""
     if not options.embedded:
         return options.cache
-    tell("preparing the embedded model for Foundry Local", None)
-    return str((await asyncio.to_thread(ensure_model, tell)).folder)
+    on_progress("preparing the embedded model for Foundry Local", None)
+    return str((await asyncio.to_thread(ensure_model, on_progress)).folder)
 
 
 def _flags(model: Model, options: FoundryLocal, cache: str | None) -> dict[str, Any]:
@@ -245,24 +248,29 @@ def _flags(model: Model, options: FoundryLocal, cache: str | None) -> dict[str, 
     }
 
 
-async def _until_serving(child: Child, name: str, within_s: float, tell: Tell) -> dict[str, Any]:
-    """Hear the child out until it serves; what it cannot do becomes a TargetError with its remedy.
+async def _wait_until_serving(child: Child, name: str, within_s: float, on_progress: OnProgress) -> dict[str, Any]:
+    """The child's event that it serves. What it cannot do becomes a TargetError with its remedy.
 
-    within_s: between two things that it says: longer than a download may stand still.
+    within_s: between two of its events: longer than a download may stand still.
     """
     while True:
-        told = await child.receive(within_s)
-        match told["event"]:
+        event = await child.receive(within_s)
+        match event["event"]:
             case "serving":
-                return told
+                return event
             case "download":
-                tell(f"downloading {name}", told["percent"] / 100)
+                on_progress(f"downloading {name}", event["percent"] / 100)
             case "retry":
-                tell(f"download of {name} failed ({told['problem']}), try {told['attempt']} of {told['of']}", None)
+                attempt = f"try {event['attempt']} of {event['of']}"
+                on_progress(f"download of {name} failed ({event['problem']}), {attempt}", None)
             case "loading":
-                tell(f"loading {name}", None)
+                on_progress(f"loading {name}", None)
             case "error":
-                raise TargetError(told["message"], problem=told["kind"], remedy=told["remedy"])
+                raise _error_of(event)
+
+
+def _error_of(event: dict[str, Any]) -> TargetError:
+    return TargetError(event["message"], problem=event["kind"], remedy=event["remedy"])
 
 
 async def _unload(child: Child) -> float | None:
@@ -270,32 +278,32 @@ async def _unload(child: Child) -> float | None:
     child.send(b"unload\n")
     with contextlib.suppress(TargetError):
         while True:
-            told = await child.receive(UNLOAD_S)
-            if told["event"] in {"unloaded", "ended"}:
-                return told.get("seconds")
+            event = await child.receive(UNLOAD_S)
+            if event["event"] in {"unloaded", "ended"}:
+                return event.get("seconds")
     return None
 
 
-def _card(model: Model, told: dict[str, Any]) -> ModelCard:
-    return msgspec.convert({**told, "alias": model.name, "target": TARGET, "source": "foundry-local-sdk"}, ModelCard)
+def _card(model: Model, fields: dict[str, Any]) -> ModelCard:
+    return msgspec.convert({**fields, "alias": model.name, "target": TARGET, "source": "foundry-local-sdk"}, ModelCard)
 
 
-async def foundry_models(options: FoundryLocal, tell: Tell) -> list[ModelCard]:
+async def list_foundry_cards(options: FoundryLocal, on_progress: OnProgress) -> list[ModelCard]:
     """The cards of all models that Foundry Local offers here. Raises TargetError."""
     endpoint = endpoint_of(options) or _old_sdk_endpoint()
     if endpoint is not None:
         return [card_of(str(entry.get("id")), TARGET, entry) for entry in await models_of(endpoint, {})]
     if importlib.util.find_spec("foundry_local_sdk") is None:
         raise TargetError(f"foundry-local-sdk is not installed; {INSTALL}")
-    flags = _flags(Model(name="-"), options, await _cache_of(options, tell)) | {"--list": True}
+    flags = _flags(Model(name="-"), options, await _cache_of(options, on_progress)) | {"--list": True}
     child = await Child.start("Foundry Local", "loadgen.targets.foundry.service", flags)
     try:
-        told = await child.receive(START_S)
+        event = await child.receive(START_S)
     finally:
         await child.stop()
-    if told["event"] == "error":
-        raise TargetError(told["message"], problem=told["kind"], remedy=told["remedy"])
-    if not told["models"]:
+    if event["event"] == "error":
+        raise _error_of(event)
+    if not event["models"]:
         remedy = "is there a network for its catalog, or a model in its cache?"
         raise TargetError("Foundry Local offers no model here", problem="not_in_catalog", remedy=remedy)
-    return [_card(Model(name=card["alias"]), card) for card in told["models"]]
+    return [_card(Model(name=card["alias"]), card) for card in event["models"]]

@@ -13,11 +13,11 @@ Header = dict[str, Any]
 _MAGIC: Final = b"GGUF"
 _SCALARS: Final = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
-_MOST_STRING_BYTES: Final = 1 << 20
+_MAX_STRING_BYTES: Final = 1 << 20
 
 
 def read_header(path: Path) -> Header:
-    """Keys and their single values; arrays are passed over. Empty for a file that is no GGUF, or is cut off."""
+    """Keys and their single values; arrays are skipped. Empty for a file that is no GGUF, or is cut off."""
     try:
         with path.open("rb") as file:
             return _header(file)
@@ -29,15 +29,15 @@ def _header(file: BinaryIO) -> Header:
     if file.read(4) != _MAGIC:
         return {}
     _, _, count = struct.unpack("<IQQ", file.read(20))
-    told: Header = {}
+    header: Header = {}
     for _ in range(count):
         key = _string(file)
         kind = _scalar(file, "<I")
         if kind == _ARRAY:
-            _pass_over(file)
+            _skip_array(file)
         else:
-            told[key] = _string(file) if kind == _STRING else _scalar(file, _SCALARS[kind])
-    return told
+            header[key] = _string(file) if kind == _STRING else _scalar(file, _SCALARS[kind])
+    return header
 
 
 def _scalar(file: BinaryIO, form: str) -> Any:
@@ -46,18 +46,18 @@ def _scalar(file: BinaryIO, form: str) -> Any:
 
 def _string(file: BinaryIO) -> str:
     length = _scalar(file, "<Q")
-    if length > _MOST_STRING_BYTES:
+    if length > _MAX_STRING_BYTES:
         raise ValueError("a string of a header is never so long")
     return file.read(length).decode("utf-8")
 
 
-def _pass_over(file: BinaryIO) -> None:
+def _skip_array(file: BinaryIO) -> None:
     kind, count = _scalar(file, "<I"), _scalar(file, "<Q")
     if kind == _STRING:
         for _ in range(count):
             file.seek(_scalar(file, "<Q"), 1)
     elif kind == _ARRAY:
         for _ in range(count):
-            _pass_over(file)
+            _skip_array(file)
     else:
         file.seek(count * struct.calcsize(_SCALARS[kind]), 1)

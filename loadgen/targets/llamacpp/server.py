@@ -14,25 +14,25 @@ HTTP_THREADS = 128
 """llama.cpp's default of 8 is starved by as many idle keep-alive connections."""
 
 
-def parameters(arguments: argparse.Namespace, engine: Any) -> Any:
+def common_params(arguments: argparse.Namespace, engine: Any) -> Any:
     """llama.cpp's own parameters for a server that is to be measured."""
-    made = engine.CommonParams()
-    made.model.path = arguments.model
-    made.model_alias = {arguments.alias}
-    made.hostnames = ["127.0.0.1"]
-    made.port = arguments.port
-    made.n_parallel = arguments.slots
-    made.n_ctx = arguments.context_tokens * arguments.slots
-    made.cont_batching = True
-    made.cpuparams.n_threads = arguments.threads
-    made.cpuparams_batch.n_threads = arguments.prefill_threads
-    made.endpoint_metrics = made.endpoint_slots = True
-    made.ui = False
-    made.offline = True
-    made.n_threads_http = HTTP_THREADS
-    made.cache_ram_mib = 0  # a host prompt cache grows without end, and would answer from memory what we measure
-    made.verbosity = 1  # errors: they go to standard error, and the parent tells why it cannot serve
-    return made
+    params = engine.CommonParams()
+    params.model.path = arguments.model
+    params.model_alias = {arguments.alias}
+    params.hostnames = ["127.0.0.1"]
+    params.port = arguments.port
+    params.n_parallel = arguments.slots
+    params.n_ctx = arguments.context_tokens * arguments.slots
+    params.cont_batching = True
+    params.cpuparams.n_threads = arguments.threads
+    params.cpuparams_batch.n_threads = arguments.prefill_threads
+    params.endpoint_metrics = params.endpoint_slots = True
+    params.ui = False
+    params.offline = True
+    params.n_threads_http = HTTP_THREADS
+    params.cache_ram_mib = 0  # a host prompt cache grows without end, and would answer from memory what we measure
+    params.verbosity = 1  # errors: they go to standard error, where the parent finds why it cannot serve
+    return params
 
 
 def main() -> int:
@@ -48,8 +48,8 @@ def main() -> int:
     try:
         import xllamacpp
 
-        server = xllamacpp.Server(parameters(arguments, xllamacpp))
-    except Exception as error:  # noqa: BLE001  whatever it is, the parent must hear of it in one line
+        server = xllamacpp.Server(common_params(arguments, xllamacpp))
+    except Exception as error:  # noqa: BLE001  whatever it is, the parent must get it as one line
         print(json.dumps({"error": f"{type(error).__name__}: {error}"}), flush=True)  # noqa: T201
         return 1
     print(json.dumps({"url": server.listening_address, "pid": os.getpid()}), flush=True)  # noqa: T201

@@ -18,7 +18,7 @@ from loadgen.scenario import LlamaCpp, Model
 from loadgen.targets.llamacpp.gguf_header import read_header
 from loadgen.targets.openai import card_of, models_of
 from loadgen.targets.served import ModelCard, Served
-from loadgen.targets.small_model import whole_gguf
+from loadgen.targets.small_model import verified_gguf
 
 TARGET: Final = "llamacpp"
 START_S: Final = 60.0
@@ -27,24 +27,24 @@ THREADS_SLEEP: Final = {"GOMP_SPINCOUNT": "0"}
 prompt many times slower (docs/adr/0002-the-embedded-server.md)."""
 
 
-def weights(options: LlamaCpp) -> Path:
-    """The model file to serve. Raises InputError, with the mend, when it is not there."""
+def weights_path(options: LlamaCpp) -> Path:
+    """The model file to serve. Raises InputError, with the remedy, when it is not there."""
     if options.gguf is not None:
         path = Path(options.gguf)
         if not path.is_file():
             raise InputError(f"{path}: no such model file; set llamacpp.gguf to a GGUF file, or leave it out")
         return path
-    return whole_gguf()
+    return verified_gguf()
 
 
-def threads(options: LlamaCpp) -> tuple[int, int]:
+def thread_counts(options: LlamaCpp) -> tuple[int, int]:
     """Threads for decoding and for prompts. One core is left to us while tokens flow, none while a prompt is read."""
     cores = os.cpu_count() or 1
     return options.threads or max(1, cores - 1), options.prefill_threads or cores
 
 
 @contextlib.asynccontextmanager
-async def serving_llamacpp(model: Model, *, port: int = 0) -> AsyncIterator[Served]:
+async def serve_llamacpp(model: Model, *, port: int = 0) -> AsyncIterator[Served]:
     """The embedded server for as long as the context lasts; it is gone afterwards, whatever happened.
 
     port: 0 takes a free one. Raises TargetError when it cannot be started, InputError when its model file is not there.
@@ -52,8 +52,8 @@ async def serving_llamacpp(model: Model, *, port: int = 0) -> AsyncIterator[Serv
     options = model.llamacpp or LlamaCpp()
     if importlib.util.find_spec("xllamacpp") is None:
         raise TargetError("the embedded server is not installed; run `pip install 'loadgen[llamacpp]'`")
-    path = await asyncio.to_thread(weights, options)
-    decode, prefill = threads(options)
+    path = await asyncio.to_thread(weights_path, options)
+    decode, prefill = thread_counts(options)
     flags = {
         "--model": path,
         "--alias": model.name,
@@ -67,15 +67,15 @@ async def serving_llamacpp(model: Model, *, port: int = 0) -> AsyncIterator[Serv
     began_ns = clock.now_ns()
     child = await Child.start("the embedded server", "loadgen.targets.llamacpp.server", flags, THREADS_SLEEP)
     try:
-        hello = await child.receive(START_S)
-        if "error" in hello:
-            raise await _refusal(child, hello["error"], port)
-        base_url = f"{hello['url'].rstrip('/')}/v1"
+        message = await child.receive(START_S)
+        if "error" in message:
+            raise await _start_error(child, message["error"], port)
+        base_url = f"{message['url'].rstrip('/')}/v1"
         yield Served(
             base_url=base_url,
             card=await _card(model, path, base_url),
             extra={"cache_prompt": False},  # else a prompt met before is answered from a cache, and TTFT measures that
-            pid=hello["pid"],
+            pid=message["pid"],
             startup_s=(clock.now_ns() - began_ns) / 1e9,
             child=child,
             settings={"slots": options.slots, "threads": decode, "prefill_threads": prefill, "version": _version()},
@@ -90,31 +90,30 @@ _REMEDIES: Final = {
 }
 
 
-async def _refusal(child: Child, said: str, port: int) -> LoadgenError:
-    """Why the server does not start, from what it has said: its exception says little, its log more."""
+async def _start_error(child: Child, exception: str, port: int) -> LoadgenError:
+    """Why the server does not start. exception: as the server gave it; it says little, the server's log more."""
     reason = await child.crash_reason()
     problem = problem_of(reason)
     if problem == "port":
         return InputError(f"--port {port}: cannot be had on 127.0.0.1 (in use?); choose another, or 0 for a free one")
-    told = "it ran out of memory: " if problem == "out_of_memory" else ""
-    what = f"the embedded server cannot serve this model: {told}{reason or said}"
-    return TargetError(what, problem=problem, remedy=_REMEDIES.get(problem))
+    cause = "it ran out of memory: " if problem == "out_of_memory" else ""
+    text = f"the embedded server cannot serve this model: {cause}{reason or exception}"
+    return TargetError(text, problem=problem, remedy=_REMEDIES.get(problem))
 
 
 async def _card(model: Model, path: Path, base_url: str) -> ModelCard:
-    """What the file says, with what the server has made of it: context and size of the weights."""
-    told = await models_of(base_url, {})
-    served = card_of(model.name, TARGET, told[0] if told else {})
-    card = file_card(model.name, path)
-    known = {
+    """What the file says; where the server says otherwise (context, size and kind of the weights), what that says."""
+    entries = await models_of(base_url, {})
+    from_server = card_of(model.name, TARGET, entries[0] if entries else {})
+    overrides = {
         name: value
         for name in ("id", "context_tokens", "parameters", "quantization")
-        if (value := getattr(served, name)) is not None
+        if (value := getattr(from_server, name)) is not None
     }
-    return msgspec.structs.replace(card, **known)
+    return msgspec.structs.replace(card_of_file(model.name, path), **overrides)
 
 
-def file_card(alias: str, path: Path) -> ModelCard:
+def card_of_file(alias: str, path: Path) -> ModelCard:
     """The card of a model file: what its header says, and its size. context_tokens: what the model was made for."""
     header = read_header(path)
     architecture = header.get("general.architecture")

@@ -23,7 +23,7 @@ from loadgen.store.paths import CACHE_VARIABLE, user_cache_folder
 from loadgen.targets.foundry.model.build import BUILDER_VERSION, COPIED, MANIFEST, SKELETON, Progress, build_model
 from loadgen.targets.foundry.model.layout import Listing, is_listed, lay_out, list_in_catalog
 from loadgen.targets.foundry.model.lock import held
-from loadgen.targets.small_model import whole_gguf
+from loadgen.targets.small_model import verified_gguf
 
 LISTING: Final = Listing(
     name="smollm2-135m-instruct-generic-cpu",
@@ -83,7 +83,7 @@ def ensure_model(
     cannot be used.
     """
     folder = folder or user_cache_folder() / FOLDER
-    gguf = gguf or whole_gguf()
+    gguf = gguf or verified_gguf()
     sources = _sources(gguf, skeleton)
     found = _checked(folder, sources)
     if found is not None and is_listed(folder, LISTING):
