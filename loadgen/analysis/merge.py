@@ -8,7 +8,6 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 from msgspec import UNSET, Struct
-from scipy.special import stdtrit
 
 from loadgen.analysis import metrics
 from loadgen.analysis.stage import StageData, stages_of
@@ -124,6 +123,8 @@ def over(values: Iterable[float | None]) -> AcrossRuns:
     known = [value for value in each if value is not None]
     if len(known) < 2:
         return AcrossRuns(each, rounded(known[0]) if known else None, None)
+    from scipy.special import stdtrit  # here, as in `loadgen.stats.quantile`
+
     mean = sum(known) / len(known)
     variance = sum((value - mean) ** 2 for value in known) / (len(known) - 1)
     reach = float(stdtrit(len(known) - 1, (1 + CONFIDENCE) / 2)) * math.sqrt(variance / len(known))

@@ -2,6 +2,9 @@
 
 A percentile `p` is a number of percent, read as the decimal it prints as: 99.9 is 999/1000, not the binary fraction
 beside it, because `ceil(p / 100 * n)` in floats is off by one for ordinary (p, n), e.g. p99.9 of 1,000 samples.
+
+scipy is imported where it computes: a run imports this module long before its first interval, and scipy takes longer
+to import than all else that a run begins with.
 """
 
 import math
@@ -14,7 +17,6 @@ from typing import Final, Literal, assert_never
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
-from scipy.special import bdtr, bdtrc, betainc, ndtri, stdtrit
 
 Values = NDArray[np.int64] | NDArray[np.float64]
 Ids = NDArray[np.int64]
@@ -91,6 +93,8 @@ def order_statistic_interval(p: float, n: int, confidence: float = CONFIDENCE) -
     `samples_needed`. Source: David & Nagaraja, Order Statistics (2003), 7.1: the number of samples below q is
     binomial (n, p/100).
     """
+    from scipy.special import bdtr, bdtrc
+
     share, tail = share_of(p), tail_of(confidence)
     s, t = float(share), float(tail)
     lower = upper = None
@@ -110,6 +114,8 @@ def strict_samples_needed(p: float) -> int:
     The smallest n of which two lie above the percentile with 99 % confidence, P(Bin(n, 1 − p/100) ≤ 1) ≤ 0.01, so that
     the second largest does not understate it. p strictly inside 0..100. Source: MLPerf LoadGen, early stopping.
     """
+    from scipy.special import bdtr
+
     above = float(1 - share_of(p))
     return bisect_left(range(math.ceil(12 / above) + 2), -0.01, lo=2, key=lambda n: -float(bdtr(1, n, above)))
 
@@ -133,6 +139,8 @@ def fractional_ranks(p: float, n: float, confidence: float = CONFIDENCE) -> tupl
     Source: Hutson, Calculating nonparametric confidence intervals for quantiles using fractional order statistics,
     Journal of Applied Statistics 26 (1999), 343–353.
     """
+    from scipy.special import betainc
+
     share, tail = share_of(p), tail_of(confidence)
 
     def solve(target: float) -> float:
@@ -281,6 +289,8 @@ def _grouped(ids: Ids) -> _Groups:
 
 
 def _of_clusters(ordered: Values, groups: Sequence[_Groups], p: float, needed: int, confidence: float) -> Quantile:
+    from scipy.special import ndtri, stdtrit
+
     n, share = ordered.size, share_of(p)
     half_way = max(Fraction(1, 2), 2 * share - 1) if 2 * share >= 1 else min(Fraction(1, 2), 2 * share)
     below, nearer = _at_or_below(ordered, float(share)), _at_or_below(ordered, float(half_way))

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from msgspec import Struct
-from scipy.special import stdtrit
 
 from loadgen.stats.quantile import (
     CONFIDENCE,
@@ -84,6 +83,8 @@ def _sorted(values: Values) -> Values:
 
 
 def _student(each: Sequence[float], confidence: float) -> tuple[float, float, float]:
+    from scipy.special import stdtrit  # here, as in `loadgen.stats.quantile`
+
     scale = np.log(each) if min(each) > 0 else np.array(each)
     reach = (
         -float(stdtrit(scale.size - 1, float(tail_of(confidence)))) * float(scale.std(ddof=1)) / math.sqrt(scale.size)

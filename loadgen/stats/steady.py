@@ -10,7 +10,6 @@ from typing import Final, Literal
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 Series = NDArray[np.int64] | NDArray[np.float64]
 Scores = NDArray[np.float64]
@@ -95,6 +94,8 @@ class Trend(Struct, frozen=True):
         Degrees of freedom: a third of the effective values less 3. The third is measured, not derived: with all of them
         a series of 30 at φ = 0.8 alarms 7 % of the time in place of 1, since φ itself is estimated too low.
         """
+        from scipy.special import stdtrit  # here, as in `loadgen.stats.quantile`
+
         return abs(self.t) > float(stdtrit(max(0.8, (self.effective - 3) / 3), 1 - tail))
 
 
