@@ -32,9 +32,10 @@ class ManifestWriter:
         card = msgspec.to_builtins(served.card) | told | {"cold_start_ms": cold_start_ms}
         self._update(models=(*self._manifest.models, card))
 
-    def add_probe(self, served: Served, probe: Probe) -> None:
-        """Note what a model's server did when it was probed."""
-        self._add(served, {"probe": msgspec.to_builtins(probe)})
+    def add_probe(self, served: Served, probe: Probe | None) -> None:
+        """Note what a model's server was seen to do; None: nothing."""
+        if probe is not None:
+            self._add(served, {"probe": msgspec.to_builtins(probe)})
 
     def part(self, served: Served) -> None:
         """Note what was seen as a model was let go."""

@@ -25,6 +25,8 @@ from loadgen.record import Record
 from loadgen.store import run_folder
 from loadgen.store.run_folder import Log, Run
 from loadgen.targets.adapter.in_process import InProcess
+from loadgen.targets.probe.answers import StreamAnswers, merged
+from loadgen.targets.probe.findings import Probe, with_streams
 from loadgen.targets.probe.probe import probe
 from loadgen.targets.registry import serve_model, target_name
 from loadgen.targets.served import Served
@@ -56,8 +58,9 @@ class Controls:
         return True
 
 
-Perform = Callable[[Stage, dict[int, Served], tuple[int, ...]], Awaitable[None]]
-"""Plays a stage on the models that are ready, watching these processes of servers; its facts are then on disk."""
+Perform = Callable[[Stage, dict[int, Served], tuple[int, ...]], Awaitable[StreamAnswers]]
+"""Plays a stage on the models that are ready, watching these processes of servers; its facts are then on disk. Returns
+what the first answers showed of their servers."""
 
 
 class RunContext(Struct, frozen=True):
@@ -123,7 +126,7 @@ def _join(folder: Path) -> None:
 
 
 def _alone(player: Player, facts: Log, known: Callable[[str], None]) -> Perform:
-    async def perform(stage: Stage, ready: dict[int, Served], watched: tuple[int, ...]) -> None:
+    async def perform(stage: Stage, ready: dict[int, Served], watched: tuple[int, ...]) -> StreamAnswers:
         enough = StopSignal()
         sample, watch = samples_of(player.plan, stage), watch_over(player.plan, stage, enough.ask, known)
 
@@ -136,13 +139,14 @@ def _alone(player: Player, facts: Log, known: Callable[[str], None]) -> Perform:
         here = staged(stage, ready, mine, watched=watched)
         await warm_up(here)
         await measure(here, lambda seen: facts.append(msgspec.structs.replace(seen, settled=enough.asked)))
+        return here.sampler.answers()
 
     return perform
 
 
 def _with(crew: WorkerPool, wish: StopSignal, facts: Log) -> Perform:
-    async def perform(stage: Stage, ready: dict[int, Served], watched: tuple[int, ...]) -> None:
-        await crew.play(stage, ready, wish, facts.append, watched=watched)
+    async def perform(stage: Stage, ready: dict[int, Served], watched: tuple[int, ...]) -> StreamAnswers:
+        return await crew.play(stage, ready, wish, facts.append, watched=watched)
 
     return perform
 
@@ -175,13 +179,16 @@ async def _play_group(stages: tuple[Stage, ...], played: RunContext, book: Manif
             if served is not None:
                 ready[index] = served
                 opened.append(served)
+        begun, answers = dict(ready), list[StreamAnswers]()
         for stage in stages:
             usable = tuple(index for index in stage.models if index in ready)
             if usable:
-                await _play_stage(_only(stage, usable), ready, played)
+                answers.append(await _play_stage(_only(stage, usable), ready, played))
                 await _bury(stage, ready, played, book)
-        for index, served in ready.items():
-            await _probe(index, served, played, book)
+        shown = merged(answers)
+        for index, served in begun.items():
+            asked = await _probe(index, served, played) if index in ready else None
+            book.add_probe(served, with_streams(asked, shown.get(index, ())))
     for served in opened:
         book.part(served)
 
@@ -253,14 +260,16 @@ async def _opened(
     return served
 
 
-async def _probe(index: int, served: Served, played: RunContext, book: ManifestWriter) -> None:
-    """Ask a server what it does. Behind its stages: its streams at once leave a server with memory that it did not have
-    (Foundry Local: a third more), and nothing of that is to be seen in a stage of one user."""
+async def _probe(index: int, served: Served, played: RunContext) -> Probe | None:
+    """Ask a server what it does, where the scenario wants that. After its stages: streams at once leave a server with
+    memory that it did not have (Foundry Local: a third more), and nothing of that is to be seen in a stage of one user.
+    """
     scenario = played.plan.scenario
     wanted = scenario.probe and scenario.sampling.stream and served.adapter is None  # it is streams that are asked for
-    if wanted and not played.controls.wish.asked:
-        played.progress.note(f"probing what {served.card.alias} on {served.card.target} does")
-        book.add_probe(served, await probe(played.plan, index, served, played.client))
+    if not wanted or played.controls.wish.asked:
+        return None
+    played.progress.note(f"probing what {served.card.alias} on {served.card.target} does")
+    return await probe(played.plan, index, served, played.client)
 
 
 def _only(stage: Stage, models: tuple[int, ...]) -> Stage:
@@ -272,8 +281,8 @@ def _only(stage: Stage, models: tuple[int, ...]) -> Stage:
     return msgspec.structs.replace(stage, models=models, count=None if stage.count is None else len(kept), due_ns=due)
 
 
-async def _play_stage(stage: Stage, ready: dict[int, Served], played: RunContext) -> None:
+async def _play_stage(stage: Stage, ready: dict[int, Served], played: RunContext) -> StreamAnswers:
     title = f"{', '.join(played.plan.models[index].name for index in stage.models)} {stage.level.label}"
     pids = tuple(dict.fromkeys(pid for index in stage.models if (pid := ready[index].pid) is not None))
     played.progress.stage(title, stage.count, None if stage.duration_ns is None else stage.duration_ns / 1e9)
-    await played.perform(stage, ready, pids)
+    return await played.perform(stage, ready, pids)

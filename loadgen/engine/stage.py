@@ -17,6 +17,7 @@ from loadgen.plan.rng import generator
 from loadgen.record import Phase, Record, Reply, StageFacts
 from loadgen.store.run_folder import Log, folder_errors_alone
 from loadgen.targets.adapter.in_process import Question, question_of
+from loadgen.targets.probe.answers import AnswerSampler
 from loadgen.targets.registry import target_name
 from loadgen.targets.request import ask_of, body_of, deadlines_of
 from loadgen.targets.served import Served
@@ -42,13 +43,14 @@ class Player(Struct, frozen=True):
 
 
 class Staged(Struct, frozen=True):
-    """A stage that is ready to be played here: `warm_up`, then `measure`."""
+    """A stage that is ready to be played here: `warm_up`, then `measure`. sampler: what its answers show, then."""
 
     stage: Stage
     ready: dict[int, Served]
     player: Player
     observer: Observer
     ports: EngineIO
+    sampler: AnswerSampler
 
 
 def staged(stage: Stage, ready: dict[int, Served], player: Player, *, watched: tuple[int, ...] = ()) -> Staged:
@@ -64,8 +66,9 @@ def staged(stage: Stage, ready: dict[int, Served], player: Player, *, watched: t
         watched,
         thread_cpu_ns if adapters else process_cpu_ns,
     )
+    answers = AnswerSampler()
     ports = EngineIO(
-        send=_sender(stage, ready, player, observer),
+        send=_sender(stage, ready, player, observer, answers),
         keep=_keeper(stage, player),
         clock=SystemClock(),
         epoch_ns=player.epoch_ns,
@@ -73,7 +76,7 @@ def staged(stage: Stage, ready: dict[int, Served], player: Player, *, watched: t
         enough=player.enough,
         again=again,
     )
-    return Staged(stage, ready, player, observer, ports)
+    return Staged(stage, ready, player, observer, ports, answers)
 
 
 async def warm_up(staged: Staged) -> None:
@@ -130,7 +133,7 @@ def identity_of(plan: Plan, stage: Stage) -> dict[str, Any]:
 
 
 def _sender(
-    stage: Stage, ready: dict[int, Served], player: Player, observer: Observer
+    stage: Stage, ready: dict[int, Served], player: Player, observer: Observer, answers: AnswerSampler
 ) -> Callable[[Planned, int], Awaitable[Reply]]:
     """What the engine sends with: bodies are made once a prompt, before the request is due."""
     plan, deadlines = player.plan, deadlines_of(player.plan.scenario.timeouts)
@@ -154,6 +157,7 @@ def _sender(
             keep_text=plan.scenario.keep_text,
         )
         observer.stamp_lags.record(lags_ns)
+        answers.take(planned.model, exchange, reply)
         return reply
 
     return send

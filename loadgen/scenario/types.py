@@ -306,11 +306,11 @@ class Scenario(_Part, frozen=True):
     (default: one user). sampling: how the model is asked to generate. warmup_requests: before each stage's measured
     ones, recorded apart. timeouts: deadlines. retries: whether a request that failed is asked again. slo: what a
     request must meet. keep_text: keep the answers in requests.jsonl. probe: when a model's stages are over, ask its
-    server in a few short chats what it does (usage, seed, stop, parallel streams, …), so that what is not valid on it
-    is marked; not where answers come whole. strict: percentiles need as many samples as MLPerf asks for a published
-    result (p99: 662 in place of 368). until: a stage ends as soon as this percentile's interval is so narrow,
-    METRIC_pNN:PERCENT% with ttft, service_ttft, itl, tpot or e2e; requests and duration_s are then the most that is
-    played (none: all of it is).
+    server in up to 16 short chats whether it honors max_tokens, stop and seed, how many streams it runs at once, and
+    whether it stops when a stream is closed; not where answers come whole. strict: percentiles need as many samples as
+    MLPerf asks for a published result (p99: 662 in place of 368). until: a stage ends as soon as this percentile's
+    interval is so narrow, METRIC_pNN:PERCENT% with ttft, service_ttft, itl, tpot or e2e; requests and duration_s are
+    then the most that is played (none: all of it is).
     """
 
     name: Slug
@@ -331,7 +331,7 @@ class Scenario(_Part, frozen=True):
     retries: Retries = Retries()
     slo: Slo = Slo()
     keep_text: bool = False
-    probe: bool = True
+    probe: bool = False
     strict: bool = False
     until: str | None = None
 

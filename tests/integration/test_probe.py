@@ -245,16 +245,38 @@ async def test_where_some_of_many_streams_are_refused_the_others_count() -> None
 # In a run
 
 
-@pytest.mark.parametrize("asked", [True, False])
-async def test_a_run_stores_its_probe_behind_its_stages_unless_it_is_not_wanted(asked: bool, tmp_path: Path) -> None:
+SHOWN = {
+    "usage_in_stream": True,
+    "role_event": True,
+    "keep_alives": 1,
+    "tokens_per_event": 1.0,
+    "reasoning_in_stream": False,
+    "hidden_tokens": 0,
+}
+"""What every answer of the honest server shows."""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_what_the_stages_own_answers_show_is_stored_and_costs_no_request(workers: int, tmp_path: Path) -> None:
     with Watched(honest, obeys=True, turns=False, tells=True) as server:
-        loaded = LoadedScenario(scenario(server.url, probe=asked), None, tmp_path, "the test")
+        loaded = LoadedScenario(scenario(server.url), None, tmp_path, "the test")
+        run = await api.run(loaded, results=tmp_path, workers=workers)
+        says = [request.says for request in server.chats]
+    assert says == ["Say hello."] * 4, "a preflight, a warm-up, and two measured"
+    card = run.manifest.models[0]["probe"]
+    assert {key: card[key] for key in SHOWN} == SHOWN
+    assert card["waited_ms"] > 0
+    asked = ("honors_max_tokens", "honors_stop", "honors_seed", "parallel_streams", "stops_on_close", "took_s")
+    assert {card[key] for key in asked} == {None}
+
+
+async def test_a_run_that_is_to_ask_does_so_behind_its_stages(tmp_path: Path) -> None:
+    with Watched(honest, obeys=True, turns=False, tells=True) as server:
+        loaded = LoadedScenario(scenario(server.url, probe=True), None, tmp_path, "the test")
         run = await api.run(loaded, results=tmp_path)
         says = [request.says for request in server.chats]
-    card = run.manifest.models[0]
-    assert ("probe" in card) is asked
     assert says[:4] == ["Say hello."] * 4, "a preflight, a warm-up, and two measured"
-    assert len(says[4:]) == (14 if asked else 0)
-    if asked:
-        assert msgspec.convert(card["probe"], Probe).usage_in_stream
+    assert len(says[4:]) == 14
+    found = msgspec.convert(run.manifest.models[0]["probe"], Probe)
+    assert (found.usage_in_stream, found.honors_seed, found.stops_on_close_by) == (True, True, "/slots")
     assert {record.outcome for record in run.records} == {"ok"}

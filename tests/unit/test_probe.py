@@ -20,9 +20,11 @@ from loadgen.report.html import html
 from loadgen.report.main_table import main_table
 from loadgen.report.markdown import markdown
 from loadgen.targets.probe import findings
-from loadgen.targets.probe.findings import Probe, Sample
+from loadgen.targets.probe.answers import MAX_BODY_BYTES, SAMPLED_ANSWERS, AnswerSampler, merged
+from loadgen.targets.probe.findings import Probe, ProbeAnswer
 from loadgen.targets.probe.traits import Traits, traits_of
 from loadgen.wire.chat_stream import decode
+from loadgen.wire.exchange import Deadlines, Exchange
 from tests.integration.server import COMMENT, DONE, FINISH, ROLE, event, token
 from tests.records import MS, run_of, turn
 
@@ -36,7 +38,7 @@ def sample(
     *,
     traits: Traits = PLAIN,
     **changes: Any,
-) -> Sample:
+) -> ProbeAnswer:
     """An answer of 16 tokens at the limit, one every 10 ms from 10 ms after the request."""
     reply = Reply(
         outcome="ok" if stamps else "empty",
@@ -48,7 +50,7 @@ def sample(
         finish_reason="length",
         text=text,
     )
-    return Sample(msgspec.structs.replace(reply, **changes), traits)
+    return ProbeAnswer(msgspec.structs.replace(reply, **changes), traits)
 
 
 def traits(body: bytes) -> Traits:
@@ -94,40 +96,96 @@ def test_no_bytes_make_the_traits_fail(body: bytes) -> None:
 
 def test_one_token_an_event_is_one_and_the_end_token_has_no_event() -> None:
     ended = sample(output_tokens=17, finish_reason="stop")
-    assert findings.tokens_per_event([sample(), ended]) == 1.0
-    assert findings.hidden_tokens(ended) == 0
+    assert findings.tokens_per_event([sample().stream, ended.stream]) == 1.0
+    assert findings.hidden_tokens(ended.stream) == 0
 
 
 def test_several_tokens_an_event_are_told_by_the_text_that_they_bear() -> None:
     packed = sample(stamps=(10, 20, 30, 40))
-    found = findings.of_streams([packed])
+    found = findings.of_streams([packed.stream])
     assert (found["tokens_per_event"], found["hidden_tokens"]) == (4.0, 0)
 
 
 def test_tokens_that_are_counted_and_not_shown_are_hidden() -> None:
-    assert findings.hidden_tokens(sample(text="abc", stamps=(150, 160))) == 14
-    assert findings.hidden_tokens(sample(text="", stamps=())) == 16
+    assert findings.hidden_tokens(sample(text="abc", stamps=(150, 160)).stream) == 14
+    assert findings.hidden_tokens(sample(text="", stamps=()).stream) == 16
     told = msgspec.structs.replace(PLAIN, reasoning_tokens=9)
-    assert findings.hidden_tokens(sample(stamps=range(100, 170, 10), traits=told)) == 9
-    assert findings.of_streams([sample(text="abc", stamps=(150, 160))])["tokens_per_event"] is None
+    assert findings.hidden_tokens(sample(stamps=range(100, 170, 10), traits=told).stream) == 9
+    assert findings.of_streams([sample(text="abc", stamps=(150, 160)).stream])["tokens_per_event"] is None
 
 
 def test_between_packed_and_hidden_it_is_not_told() -> None:
-    assert findings.hidden_tokens(sample(text="a" * 24, stamps=(10, 20))) is None
+    assert findings.hidden_tokens(sample(text="a" * 24, stamps=(10, 20)).stream) is None
 
 
 def test_reasoning_that_is_shown_is_not_hidden() -> None:
     shown = msgspec.structs.replace(PLAIN, reasoning_tokens=9, reasoning_events=9)
-    assert findings.hidden_tokens(sample(text="", traits=shown)) == 0
+    assert findings.hidden_tokens(sample(text="", traits=shown).stream) == 0
 
 
 def test_without_usage_neither_packed_nor_hidden_tokens_are_told() -> None:
-    found = findings.of_streams([sample(token_source="events")])
+    found = findings.of_streams([sample(token_source="events").stream])
     assert (found["usage_in_stream"], found["tokens_per_event"], found["hidden_tokens"]) == (False, None, None)
 
 
 def test_of_answers_that_failed_nothing_is_told() -> None:
-    assert findings.of_streams([sample(outcome="truncated")]) == {}
+    sampler = AnswerSampler()
+    sampler.take(0, exchange_of(ROLE), sample(outcome="truncated").reply)
+    assert sampler.answers() == {}
+    assert findings.of_streams([]) == {}
+
+
+# --- the answers of a stage -------------------------------------------------------------------------------------------
+
+
+def exchange_of(body: bytes) -> Exchange:
+    """One that has ended with this body."""
+    exchange = Exchange(0, Deadlines(request_ns=1))
+    exchange.status, exchange.ended_ns = 200, 1
+    exchange.keep(body)
+    return exchange
+
+
+ANSWER = COMMENT + ROLE + token("abcd") + token("efgh") + FINISH + DONE
+
+
+def test_the_first_answers_of_each_model_are_held_and_read_when_the_stage_is_over() -> None:
+    sampler = AnswerSampler()
+    for model in (0, 1):
+        for _ in range(2 * SAMPLED_ANSWERS):
+            sampler.take(model, exchange_of(ANSWER), sample(stamps=(10, 20), output_tokens=2).reply)
+    answers = sampler.answers()
+    assert {model: len(held) for model, held in answers.items()} == {0: SAMPLED_ANSWERS, 1: SAMPLED_ANSWERS}
+    assert answers[1][0] == sample("abcdefgh", (10, 20), traits=traits(ANSWER), output_tokens=2).stream
+
+
+def test_answers_that_came_whole_and_bodies_too_long_to_hold_are_passed_over() -> None:
+    sampler, whole = AnswerSampler(), exchange_of(ANSWER)
+    whole.streams = False
+    sampler.take(0, whole, sample().reply)
+    sampler.take(0, exchange_of(COMMENT * MAX_BODY_BYTES), sample().reply)
+    assert sampler.answers() == {}
+
+
+def test_of_several_answers_the_most_hidden_tokens_count_and_doubt_outweighs_none() -> None:
+    none, some, doubt = sample(), sample(text="abc", stamps=(150, 160)), sample(text="a" * 24, stamps=(10, 20))
+    assert findings.most_hidden_tokens([none.stream, doubt.stream, some.stream]) == 14
+    assert findings.most_hidden_tokens([none.stream, doubt.stream]) is None
+    assert findings.most_hidden_tokens([none.stream, none.stream]) == 0
+
+
+def test_answers_of_several_stages_and_processes_are_one_account() -> None:
+    a, b = sample().stream, sample(output_tokens=17).stream
+    assert merged([{0: (a,)}, {}, {0: (b,), 1: (a,)}]) == {0: (a, b), 1: (a,)}
+
+
+def test_what_answers_show_stands_beside_what_was_asked_for() -> None:
+    asked = Probe(honors_seed=True, usage_in_stream=None)
+    shown = findings.with_streams(asked, [sample().stream])
+    assert shown is not None
+    assert (shown.honors_seed, shown.usage_in_stream) == (True, True)
+    assert findings.with_streams(asked, []) == asked
+    assert findings.with_streams(None, []) is None
 
 
 # --- what is asked for ------------------------------------------------------------------------------------------------
@@ -192,7 +250,7 @@ def test_a_seed_that_is_refused_is_not_honored_and_one_that_failed_otherwise_is_
 # --- streams at once --------------------------------------------------------------------------------------------------
 
 
-def late(by_ms: int, gap_ms: int = 10) -> Sample:
+def late(by_ms: int, gap_ms: int = 10) -> ProbeAnswer:
     return sample(stamps=range(by_ms, by_ms + 16 * gap_ms, gap_ms))
 
 

@@ -15,6 +15,7 @@ from loadgen.analysis.stop_rule import Sample
 from loadgen.child import Child
 from loadgen.plan.plan import Plan, Stage
 from loadgen.record import StageFacts
+from loadgen.targets.probe.answers import StreamAnswers
 from loadgen.targets.served import Served
 
 
@@ -81,6 +82,7 @@ class Done(Struct, frozen=True, tag=True):
 
     facts: StageFacts
     count: Count
+    answers: StreamAnswers = {}
 
 
 Command = StartWorker | Prepare | Go | Drain | StopRuleMet | CancelInFlight

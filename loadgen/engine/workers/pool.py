@@ -40,6 +40,7 @@ from loadgen.errors import FolderError
 from loadgen.plan.plan import Plan, Stage, parts
 from loadgen.record import StageFacts, WorkerFacts
 from loadgen.store.run_folder import folder_errors_alone, part_name
+from loadgen.targets.probe.answers import StreamAnswers, merged
 from loadgen.targets.served import Served
 from loadgen.telemetry.observer import Observer
 
@@ -73,6 +74,7 @@ class WorkerHandle:
         self._sampled = sampled
         self.count = Count()
         self.facts: StageFacts | None = None
+        self.answers: StreamAnswers = {}
         self.lost: str | None = None
 
     @classmethod
@@ -126,7 +128,7 @@ class WorkerHandle:
                 case Unwritable():
                     raise FolderError(word.why)
                 case Done():
-                    self.facts = word.facts
+                    self.facts, self.answers = word.facts, word.answers
                     self._note(word.count)
             if isinstance(word, kind):
                 return
@@ -208,9 +210,9 @@ class WorkerPool:
         tell: Callable[[StageFacts], None],
         *,
         watched: tuple[int, ...] = (),
-    ) -> None:
-        """Play a stage: warm-up, then all parts from one moment on. tell: takes what was seen, whatever ended it.
-        watched: processes of servers, whose CPU and memory go into the facts."""
+    ) -> StreamAnswers:
+        """Play a stage: warm-up, then all parts from one moment on; returns what its first answers showed. tell: takes
+        what was seen, whatever ended it. watched: processes of servers, whose CPU and memory go into the facts."""
         shares = parts(stage, self._size)
         await self._make_up_for_the_lost()
         self._playing = self._hands[: len(shares)]
@@ -218,7 +220,7 @@ class WorkerPool:
         observer = Observer(lambda: 0, watched)
         async with Background(self._drain_when_asked(stop)):
             for hand, share in zip(self._playing, shares, strict=True):
-                hand.count, hand.facts = Count(), None
+                hand.count, hand.facts, hand.answers = Count(), None, {}
                 hand.tell(Prepare(share, {index: served[index] for index in stage.models}))
             await self._all(Ready)
             observer.start()
@@ -231,6 +233,7 @@ class WorkerPool:
                 identity = identity_of(self._seat.plan, stage)
                 seen = await observer.stop(epoch_ns=self._seat.epoch_ns, complete=not stop.asked, **identity)
                 tell(self._together(seen, settled=self._watch is not None and self._watch.settled))
+        return merged(hand.answers for hand in self._playing)
 
     async def _hire(self) -> WorkerHandle:
         self._hired += 1

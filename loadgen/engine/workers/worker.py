@@ -124,7 +124,8 @@ async def _play_part(player: Player, orders: "asyncio.Queue[Prepare | Go]", say:
         assert isinstance(go, Go)
         seen: list[StageFacts] = []
         await measure(part, seen.append, go.at_ns)
-        say(Done(seen[0], tally.count))  # not where something else has ended the stage: then it is not done
+        # Not where something else has ended the stage: then it is not done.
+        say(Done(seen[0], tally.count, part.sampler.answers()))
 
 
 @contextlib.asynccontextmanager

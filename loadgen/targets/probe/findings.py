@@ -1,4 +1,4 @@
-"""What a server does, judged from a few answers of its own: replies and stamps in, findings out. Pure; sends nothing.
+"""What a server does, judged from a few of its answers: replies and stamps in, findings out. Pure; sends nothing.
 
 Every finding has a third value, None: it could not be told. Nothing here is assumed of a server from its name.
 """
@@ -15,6 +15,7 @@ import orjson
 from msgspec import UNSET, Struct
 
 from loadgen.record import Reply
+from loadgen.targets.probe.answers import ORDERLY, StreamAnswer, stream_answer
 from loadgen.targets.probe.traits import Traits
 
 SLOWED: Final = 1.25
@@ -61,7 +62,7 @@ class Probe(Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
-class Sample(Struct, frozen=True):
+class ProbeAnswer(Struct, frozen=True):
     """One answer of a probe: the reply with its text, and what its body showed beside it."""
 
     reply: Reply
@@ -74,7 +75,12 @@ class Sample(Struct, frozen=True):
     @property
     def ended(self) -> bool:
         """Whether it came to an orderly end, with tokens or without."""
-        return self.reply.outcome in {"ok", "empty"}
+        return self.reply.outcome in ORDERLY
+
+    @property
+    def stream(self) -> StreamAnswer:
+        """What it shows of its server, as an answer of a stage would."""
+        return stream_answer(self.reply, self.traits, len(self.text))
 
     @property
     def took_ns(self) -> int | None:
@@ -89,57 +95,75 @@ class Sample(Struct, frozen=True):
         return stamps[-1] - stamps[0] if len(set(stamps)) > 1 else None
 
 
-def of_streams(samples: Sequence[Sample]) -> dict[str, Any]:
-    """The findings that every answer bears on; the first one is the one that asks for nothing special."""
-    ended = [sample for sample in samples if sample.ended]
-    if not ended:
+def of_streams(answers: Sequence[StreamAnswer]) -> dict[str, Any]:
+    """The findings that every streamed answer bears on, whoever asked for it; none of no answer."""
+    if not answers:
         return {}
-    waits = [s.reply.stamps_ns[0] - s.reply.written_ns for s in ended if s.reply.stamps_ns and s.reply.written_ns]
-    hidden = hidden_tokens(ended[0])
+    waits_ns = [answer.wait_ns for answer in answers if answer.wait_ns is not None]
+    hidden = most_hidden_tokens(answers)
     return {
-        "usage_in_stream": any(sample.reply.token_source == "usage" for sample in ended),
-        "role_event": any(sample.traits.role_event for sample in ended),
-        "keep_alives": max(sample.traits.keep_alives for sample in ended),
-        "waited_ms": round(max(waits) / 1e6, 1) if waits else None,
-        "tokens_per_event": None if hidden is None or hidden > 0 else tokens_per_event(ended),
-        "reasoning_in_stream": any(sample.traits.reasoning_events for sample in ended),
+        "usage_in_stream": any(answer.token_source == "usage" for answer in answers),
+        "role_event": any(answer.traits.role_event for answer in answers),
+        "keep_alives": max(answer.traits.keep_alives for answer in answers),
+        "waited_ms": round(max(waits_ns) / 1e6, 1) if waits_ns else None,
+        "tokens_per_event": None if hidden is None or hidden > 0 else tokens_per_event(answers),
+        "reasoning_in_stream": any(answer.traits.reasoning_events for answer in answers),
         "hidden_tokens": hidden,
     }
 
 
-def tokens_per_event(samples: Sequence[Sample]) -> float | None:
+def with_streams(asked: Probe | None, answers: Sequence[StreamAnswer]) -> Probe | None:
+    """What a server's own answers in a run show, beside what it was asked for; None where there is neither."""
+    shown = of_streams(answers)
+    if not shown:
+        return asked
+    return msgspec.structs.replace(asked or Probe(), **shown)
+
+
+def tokens_per_event(answers: Sequence[StreamAnswer]) -> float | None:
     """Output tokens by `usage` over token-bearing events; the end token has no event. None without either."""
-    counted = [s.reply for s in samples if s.reply.token_source == "usage" and s.reply.stamps_ns]
-    events = sum(len(reply.stamps_ns) for reply in counted)
-    return round(sum(shown_tokens(reply) for reply in counted) / events, 3) if events else None
+    counted = [answer for answer in answers if answer.token_source == "usage" and answer.events]
+    events = sum(answer.events for answer in counted)
+    tokens = sum(_shown_tokens(answer.output_tokens, answer.events, answer.finish_reason) for answer in counted)
+    return round(tokens / events, 3) if events else None
 
 
 def shown_tokens(reply: Reply) -> int:
     """Output tokens without the end token, which `usage` may count and no event bears."""
-    tokens = reply.output_tokens or 0
-    return tokens - (reply.finish_reason == "stop" and tokens > len(reply.stamps_ns))
+    return _shown_tokens(reply.output_tokens, len(reply.stamps_ns), reply.finish_reason)
 
 
-def hidden_tokens(sample: Sample) -> int | None:
+def _shown_tokens(output_tokens: int | None, events: int, finish_reason: str | None) -> int:
+    tokens = output_tokens or 0
+    return tokens - (finish_reason == "stop" and tokens > events)
+
+
+def most_hidden_tokens(answers: Sequence[StreamAnswer]) -> int | None:
+    """The most tokens that one answer hid. None where none is known to have hidden any, and one may have."""
+    hidden = [hidden_tokens(answer) for answer in answers if answer.token_source == "usage"]
+    most = max((count for count in hidden if count is not None), default=None)
+    return most if most or None not in hidden else None
+
+
+def hidden_tokens(answer: StreamAnswer) -> int | None:
     """Output tokens that `usage` counts and no event showed; None when that cannot be told from packed events.
 
     By the server's own count of reasoning where it has one and shows none; else by the characters that were shown.
     """
-    reply, traits = sample.reply, sample.traits
-    if reply.token_source != "usage" or reply.output_tokens is None:
+    if answer.token_source != "usage" or answer.output_tokens is None:
         return None
-    if traits.reasoning_events:
+    if answer.traits.reasoning_events:
         return 0
-    if traits.reasoning_tokens:
-        return traits.reasoning_tokens
-    excess = shown_tokens(reply) - len(reply.stamps_ns)
-    characters = len(sample.text) / max(1, reply.output_tokens)
-    if excess <= 0 or (reply.stamps_ns and characters >= WHOLE_TOKEN_CHARS):
+    if answer.traits.reasoning_tokens:
+        return answer.traits.reasoning_tokens
+    excess = _shown_tokens(answer.output_tokens, answer.events, answer.finish_reason) - answer.events
+    characters_per_token = answer.characters / max(1, answer.output_tokens)
+    if excess <= 0 or (answer.events and characters_per_token >= WHOLE_TOKEN_CHARS):
         return 0
-    return excess if characters < TOO_FEW_CHARS else None
+    return excess if characters_per_token < TOO_FEW_CHARS else None
 
 
-def honors_max_tokens(sample: Sample, limit: int) -> bool | None:
+def honors_max_tokens(sample: ProbeAnswer, limit: int) -> bool | None:
     """None when the answer ended by itself before the limit."""
     tokens = sample.reply.output_tokens
     if not sample.ended or tokens is None:
@@ -160,7 +184,7 @@ def stop_word(text: str) -> str | None:
     return None
 
 
-def honors_stop(plain: str, word: str, stopped: Sample) -> bool | None:
+def honors_stop(plain: str, word: str, stopped: ProbeAnswer) -> bool | None:
     """Whether the answer that was to stop at a word of `plain`, the same answer without, did. None: it was another."""
     if stopped.reply.status == 400:
         return False
@@ -174,7 +198,7 @@ def honors_stop(plain: str, word: str, stopped: Sample) -> bool | None:
     return True if upto.startswith(text) and stopped.reply.finish_reason != "length" else None
 
 
-def honors_seed(once: Sample, again: Sample, other: Sample) -> bool | None:
+def honors_seed(once: ProbeAnswer, again: ProbeAnswer, other: ProbeAnswer) -> bool | None:
     """once, again: with one seed; other: with another; all at temperature 1. None: all alike, or no text."""
     if once.reply.status == 400:
         return False
@@ -185,18 +209,18 @@ def honors_seed(once: Sample, again: Sample, other: Sample) -> bool | None:
     return True if other.text != once.text else None
 
 
-def pace_per_s(sample: Sample) -> float | None:
+def pace_per_s(sample: ProbeAnswer) -> float | None:
     """Token-bearing events a second, from the first to the last; None below two moments."""
     length_ns = sample.streamed_ns
     return None if length_ns is None else (len(sample.reply.stamps_ns) - 1) / length_ns * 1e9
 
 
-def overlapping(samples: Sequence[Sample]) -> int | None:
+def overlapping(samples: Sequence[ProbeAnswer]) -> int | None:
     """The most streams that were between their first and their last token at one moment; None without such streams."""
     return max((depth for _, _, depth in _depths(samples)), default=None)
 
 
-def scaling(alone: Sequence[Sample], together: Sequence[Sample]) -> float | None:
+def scaling(alone: Sequence[ProbeAnswer], together: Sequence[ProbeAnswer]) -> float | None:
     """Token-bearing events a second of all streams, while the most of them ran, over those of one stream alone.
 
     1: they take turns at the same work. As many as ran: they do not disturb each other. alone: the median of them
@@ -213,7 +237,7 @@ def scaling(alone: Sequence[Sample], together: Sequence[Sample]) -> float | None
     return round(inside / length_ns * 1e9 / statistics.median(paces), 2) if inside >= 2 * most else None
 
 
-def _depths(samples: Sequence[Sample]) -> list[tuple[int, int, int]]:
+def _depths(samples: Sequence[ProbeAnswer]) -> list[tuple[int, int, int]]:
     """From when to when how many streams were between their first and their last token."""
     ran = [sample.reply.stamps_ns for sample in samples if len(set(sample.reply.stamps_ns)) > 1]
     edges = sorted({moment for stamps in ran for moment in (stamps[0], stamps[-1])})

@@ -6,7 +6,7 @@ bounded by time; on a server so slow that a question does not fit any more, the 
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
@@ -16,7 +16,8 @@ from msgspec import Struct
 from loadgen.clock import SystemClock, wall_offset_ns
 from loadgen.plan.plan import Plan, Planned
 from loadgen.targets.probe import findings as judge
-from loadgen.targets.probe.findings import Probe, Sample
+from loadgen.targets.probe.answers import StreamAnswer
+from loadgen.targets.probe.findings import Probe, ProbeAnswer
 from loadgen.targets.probe.traits import traits_of
 from loadgen.targets.request import ask_of, body_of
 from loadgen.targets.served import Served
@@ -95,7 +96,7 @@ async def _ask_all(asker: Asker, findings: Findings) -> None:
     """The questions, in an order in which each may use what the ones before have told."""
     plain = await _chat(asker, PLAIN, TOKENS)
     alone = [plain]
-    findings.known |= judge.of_streams(alone)
+    findings.known |= judge.of_streams(_streams(alone))
     if not plain.ended:
         findings.notes.append(f"no answer to judge by: {plain.reply.outcome}: {plain.reply.detail}")
         return
@@ -105,14 +106,18 @@ async def _ask_all(asker: Asker, findings: Findings) -> None:
         return
     if _is_affordable(asker, plain, 4, "stop and seed", findings):
         alone += await _ask_sampling(asker, plain, findings)
-        findings.known |= judge.of_streams(alone)
+        findings.known |= judge.of_streams(_streams(alone))
     if _is_affordable(asker, plain, STREAMS, "parallel streams", findings):
         await _ask_parallel(asker, alone, findings)
     if _is_affordable(asker, plain, 6, "closing a stream", findings):
         await _ask_closing(asker, alone, findings)
 
 
-def _is_affordable(asker: Asker, plain: Sample, answers: int, what: str, findings: Findings) -> bool:
+def _streams(answers: Sequence[ProbeAnswer]) -> list[StreamAnswer]:
+    return [answer.stream for answer in answers if answer.ended]
+
+
+def _is_affordable(asker: Asker, plain: ProbeAnswer, answers: int, what: str, findings: Findings) -> bool:
     """Whether so many more answers fit in what is left of the time, each as long as the first one took."""
     if answers * (plain.took_ns or 0) <= asker.left_ns():
         return True
@@ -120,7 +125,7 @@ def _is_affordable(asker: Asker, plain: Sample, answers: int, what: str, finding
     return False
 
 
-async def _ask_sampling(asker: Asker, plain: Sample, findings: Findings) -> list[Sample]:
+async def _ask_sampling(asker: Asker, plain: ProbeAnswer, findings: Findings) -> list[ProbeAnswer]:
     """Does it honor `stop` and `seed`? Returns the answers."""
     found = []
     word = judge.stop_word(plain.text)
@@ -134,11 +139,11 @@ async def _ask_sampling(asker: Asker, plain: Sample, findings: Findings) -> list
     return found + seeded
 
 
-async def _ask_parallel(asker: Asker, alone: list[Sample], findings: Findings) -> None:
+async def _ask_parallel(asker: Asker, alone: list[ProbeAnswer], findings: Findings) -> None:
     """How many streams run at once, and do they get more done together than one after the other?"""
     together = await asyncio.gather(*(_chat(asker, f"Tell me about a {one}.", TOKENS) for one in OTHERS))
     findings.known |= {
-        **judge.of_streams([*alone, *together]),
+        **judge.of_streams(_streams([*alone, *together])),
         "parallel_streams": judge.overlapping(together),
         "parallel_asked": len(together),
         "scaling": judge.scaling(alone, together),
@@ -148,7 +153,7 @@ async def _ask_parallel(asker: Asker, alone: list[Sample], findings: Findings) -
         findings.notes.append(f"of {len(together)} streams at once {len(failed)} failed: {failed[0]}")
 
 
-async def _ask_closing(asker: Asker, alone: list[Sample], findings: Findings) -> None:
+async def _ask_closing(asker: Asker, alone: list[ProbeAnswer], findings: Findings) -> None:
     """Does closing a stream stop its generation? By the server's own account where it has one, else by the clock."""
     paces = sorted(pace for sample in alone if (pace := judge.pace_per_s(sample)) is not None)
     full = [sample for sample in alone if sample.reply.output_tokens == TOKENS]
@@ -159,23 +164,38 @@ async def _ask_closing(asker: Asker, alone: list[Sample], findings: Findings) ->
     context = asker.served.card.context_tokens or 2 * LONG_TOKENS[1]
     tokens = min(max(LONG_TOKENS[0], round(pace * LONG_S)), LONG_TOKENS[1], context // 2)
     left_ns = (tokens - BEGUN_TOKENS) / pace * 1e9
+    takes_turns = findings.known.get("parallel_streams") == 1
+    company: ProbeAnswer | None = None
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=asker.left_ns() / 1e9)) as session:
-        told = await _close_by_account(asker, session, tokens, left_ns)
-        if told is None:
-            told = await _close_by_clock(asker, session, tokens, full, left_ns, findings.known)
-    findings.known |= told
-    if told.get("stops_on_close") is False:
+        idle = await _idle_accounts(asker, session)
+        async with _begun(asker, session, tokens) as long:
+            account = await _account_of(asker, session, idle, long)
+            if account is None and long.runs() and not takes_turns:
+                company = await _chat(asker, PLAIN, TOKENS)
+            runs = long.runs()
+        if account is not None:
+            closed = await _closed_by_account(asker, session, account, left_ns)
+        elif not runs:
+            closed = {"stops_on_close_by": "the long stream ended by itself"}
+        else:
+            closed = _closed_by_clock(full, company, await _chat(asker, PLAIN, TOKENS), left_ns)
+    findings.known |= closed
+    if closed.get("stops_on_close") is False:
         await asyncio.sleep(min(left_ns, asker.left_ns(), LONG_S * 1e9) / 1e9)  # let it run out, in nobody's way
 
 
-async def _close_by_account(
-    asker: Asker, session: aiohttp.ClientSession, tokens: int, left_ns: float
-) -> dict[str, Any] | None:
-    """By `/slots` or `/metrics`: at work while the stream runs, and idle again when it has been closed.
+class BusyCounter(Struct, frozen=True):
+    """A path of a server that says how many requests it works on."""
 
-    None where the server keeps no such account, or one that did not show the stream.
-    """
-    clock, limit_ns = SystemClock(), round(min(STOP_S * 1e9, left_ns / 2))
+    path: str
+    read: Callable[[bytes], int | None]
+    idle: int
+    """What it said before the long stream."""
+
+
+async def _idle_accounts(asker: Asker, session: aiohttp.ClientSession) -> list[BusyCounter]:
+    """The accounts that a server keeps, before it is asked for the long stream."""
+    clock, accounts = SystemClock(), []
     for path, read in ACCOUNTS:
         idle = await _busy(asker, session, path, read)
         for _ in range(IDLE_LOOKS):  # what we asked before may be ended and not yet put away
@@ -183,58 +203,59 @@ async def _close_by_account(
                 break
             await clock.sleep_until_ns(clock.now_ns() + round(LOOK_EVERY_S * 1e9))
             idle = await _busy(asker, session, path, read)
-        if idle is None:
-            continue
-        async with _begun(asker, session, tokens) as long:
-            busy = await _busy(asker, session, path, read)
-            runs = long.runs()
-        closed_ns = clock.now_ns()
-        if not runs or busy is None or busy <= idle:
-            continue
-        while clock.now_ns() - closed_ns <= limit_ns:
-            now = await _busy(asker, session, path, read)
-            took_ms = round((clock.now_ns() - closed_ns) / 1e6, 1)
-            if now is not None and now <= idle:
-                return {"stops_on_close": True, "stops_on_close_by": path, "stopped_after_ms": took_ms}
-            await clock.sleep_until_ns(clock.now_ns() + round(LOOK_EVERY_S * 1e9))
-        return {"stops_on_close": False, "stops_on_close_by": path}
+        if idle is not None:
+            accounts.append(BusyCounter(path, read, idle))
+    return accounts
+
+
+async def _account_of(
+    asker: Asker, session: aiohttp.ClientSession, accounts: list[BusyCounter], long: "_Long"
+) -> BusyCounter | None:
+    """The account that shows the long stream while it runs; None where none does."""
+    for account in accounts:
+        busy = await _busy(asker, session, account.path, account.read)
+        if long.runs() and busy is not None and busy > account.idle:
+            return account
     return None
 
 
-async def _close_by_clock(
-    asker: Asker,
-    session: aiohttp.ClientSession,
-    tokens: int,
-    alone: list[Sample],
-    left_ns: float,
-    known: dict[str, Any],
+async def _closed_by_account(
+    asker: Asker, session: aiohttp.ClientSession, account: BusyCounter, left_ns: float
+) -> dict[str, Any]:
+    """Whether the server is as idle as before, soon after the long stream has been closed."""
+    clock, limit_ns = SystemClock(), round(min(STOP_S * 1e9, left_ns / 2))
+    closed_ns = clock.now_ns()
+    while clock.now_ns() - closed_ns <= limit_ns:
+        busy = await _busy(asker, session, account.path, account.read)
+        took_ms = round((clock.now_ns() - closed_ns) / 1e6, 1)
+        if busy is not None and busy <= account.idle:
+            return {"stops_on_close": True, "stops_on_close_by": account.path, "stopped_after_ms": took_ms}
+        await clock.sleep_until_ns(clock.now_ns() + round(LOOK_EVERY_S * 1e9))
+    return {"stops_on_close": False, "stops_on_close_by": account.path}
+
+
+def _closed_by_clock(
+    alone: list[ProbeAnswer], company: ProbeAnswer | None, after: ProbeAnswer, left_ns: float
 ) -> dict[str, Any]:
     """By how long a short answer takes: alone, beside the long stream, and then when the long one has been closed.
 
-    Where streams run side by side, from its first token to its last, which company slows most; where they take turns,
-    from the request, which has to wait its turn.
+    company: None where streams take turns, and it would have waited for the end of the long one. Answers are timed from
+    the first token to the last, which company slows most; where they take turns, from the request.
     """
-    takes_turns = known.get("parallel_streams") == 1
 
-    def length_ns(sample: Sample) -> int | None:
-        return sample.took_ns if takes_turns else sample.streamed_ns
+    def length_ns(answer: ProbeAnswer) -> int | None:
+        return answer.took_ns if company is None else answer.streamed_ns
 
-    company_ns: int | None = None
-    async with _begun(asker, session, tokens) as long:
-        if long.runs() and not takes_turns:
-            company_ns = length_ns(await _chat(asker, PLAIN, TOKENS))
-        runs = long.runs()
-    after_ns = length_ns(await _chat(asker, PLAIN, TOKENS))
-    lengths = sorted(length for sample in alone if (length := length_ns(sample)))
-    if not runs:
-        return {"stops_on_close_by": "the long stream ended by itself"}
-    if not lengths or after_ns is None or (company_ns is None and not takes_turns):
+    lengths_ns = sorted(length for answer in alone if (length := length_ns(answer)))
+    company_ns = None if company is None else length_ns(company)
+    after_ns = length_ns(after)
+    if not lengths_ns or after_ns is None or (company is not None and company_ns is None):
         return {"stops_on_close_by": "an answer beside the long stream failed"}
-    alone_ns = lengths[len(lengths) // 2]
-    told = judge.stopped(alone_ns=alone_ns, company_ns=company_ns, after_ns=after_ns, left_ns=left_ns)
+    alone_ns = lengths_ns[len(lengths_ns) // 2]
+    stops = judge.stopped(alone_ns=alone_ns, company_ns=company_ns, after_ns=after_ns, left_ns=left_ns)
     beside = "" if company_ns is None else f", {company_ns / 1e6:.0f} ms beside an open stream"
     times = f"{alone_ns / 1e6:.0f} ms alone{beside}, {after_ns / 1e6:.0f} ms after its end"
-    return {"stops_on_close": told, "stops_on_close_by": f"{TOKENS} tokens took {times}"}
+    return {"stops_on_close": stops, "stops_on_close_by": f"{TOKENS} tokens took {times}"}
 
 
 class _Long:
@@ -308,7 +329,7 @@ def _ask(asker: Asker, text: str, tokens: int, more: dict[str, Any]) -> Ask:
     return ask_of(asker.served, body | own | more, Deadlines(request_ns=max(100_000_000, asker.left_ns())))
 
 
-async def _chat(asker: Asker, text: str, tokens: int, **more: Any) -> Sample:
+async def _chat(asker: Asker, text: str, tokens: int, **more: Any) -> ProbeAnswer:
     """One short chat: its reply, with what its body showed. Raises _Abandoned when the person gave it up."""
     now = SystemClock().now_ns()
     exchange = await asker.client.send(_ask(asker, text, tokens, more), now)
@@ -317,4 +338,4 @@ async def _chat(asker: Asker, text: str, tokens: int, **more: Any) -> Sample:
         raise _Abandoned
     body = exchange.body() if exchange.status == 200 else b""
     first = next(iter(decode(body).token_ends), None)
-    return Sample(reply, traits_of(body, first))
+    return ProbeAnswer(reply, traits_of(body, first))

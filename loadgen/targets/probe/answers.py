@@ -1,0 +1,91 @@
+"""What a stage's own streamed answers show of their server, beside what they say. Sends nothing; knows no plan."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from msgspec import Struct
+
+from loadgen.record import Reply, TokenSource
+from loadgen.targets.probe.traits import Traits, traits_of
+from loadgen.wire.chat_stream import decode
+from loadgen.wire.exchange import Exchange
+
+SAMPLED_ANSWERS: Final = 8
+"""So many of a model's first answers in a stage are looked into: what a server sends does not change with every one."""
+MAX_BODY_BYTES: Final = 256 << 10
+"""Longer bodies are passed over, so that what is held stays small."""
+
+
+class StreamAnswer(Struct, frozen=True):
+    """One streamed answer that came to an orderly end, with tokens or without."""
+
+    wait_ns: int | None
+    """From the request's last byte to the first token; None where either is not known."""
+    events: int
+    """Events that bear tokens."""
+    output_tokens: int | None
+    token_source: TokenSource
+    finish_reason: str | None
+    characters: int
+    """Of the visible text."""
+    traits: Traits
+
+
+ORDERLY: Final = frozenset({"ok", "empty"})
+"""Outcomes of an answer that came to an orderly end, with tokens or without."""
+
+StreamAnswers = dict[int, tuple[StreamAnswer, ...]]
+"""By the model's index in the plan."""
+
+
+def stream_answer(reply: Reply, traits: Traits, characters: int) -> StreamAnswer:
+    """What a streamed answer shows. reply: with an orderly end."""
+    wait_ns = reply.stamps_ns[0] - reply.written_ns if reply.stamps_ns and reply.written_ns is not None else None
+    return StreamAnswer(
+        wait_ns=wait_ns,
+        events=len(reply.stamps_ns),
+        output_tokens=reply.output_tokens,
+        token_source=reply.token_source,
+        finish_reason=reply.finish_reason,
+        characters=characters,
+        traits=traits,
+    )
+
+
+def merged(parts: Iterable[StreamAnswers]) -> StreamAnswers:
+    """The answers of several stages, or of several processes that shared one."""
+    together: StreamAnswers = {}
+    for part in parts:
+        for model, answers in part.items():
+            together[model] = (*together.get(model, ()), *answers)
+    return together
+
+
+class AnswerSampler:
+    """Holds the bodies of a stage's first answers while it is played, and reads them when it is over.
+
+    A body is bytes that are there already: holding on to it costs a reference, reading it a millisecond, which is
+    nothing to do on the event loop while others wait for their tokens.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[int, list[tuple[Reply, bytes]]] = {}
+
+    def take(self, model: int, exchange: Exchange, reply: Reply) -> None:
+        """Hold on to a reply and its body, if it is one of the model's first that tell something."""
+        held = self._held.setdefault(model, [])
+        if len(held) >= SAMPLED_ANSWERS or not exchange.streams or reply.outcome not in ORDERLY:
+            return
+        body = exchange.body()
+        if len(body) <= MAX_BODY_BYTES:
+            held.append((reply, body))
+
+    def answers(self) -> StreamAnswers:
+        """What they show, by model. To be called when the stage is over."""
+        return {model: tuple(_read(reply, body) for reply, body in held) for model, held in self._held.items() if held}
+
+
+def _read(reply: Reply, body: bytes) -> StreamAnswer:
+    completion = decode(body)
+    traits = traits_of(body, next(iter(completion.token_ends), None))
+    return stream_answer(reply, traits, len(completion.text))
