@@ -4,7 +4,7 @@ from typing import Final
 
 from loadgen.calibrate.conclude import STRETCH, Line, crossed
 from loadgen.report.console import table_text
-from loadgen.report.main_table import Column, Row, Table
+from loadgen.report.section import Column, Row, Table
 from loadgen.store.calibration import Calibration, ErrorBand, ErrorSpread, Limit, Step
 
 WHY: Final[dict[Line, str]] = {
@@ -30,7 +30,7 @@ def calibration_text(calibration: Calibration, *, width: int) -> str:
     heads = LONG if width >= WIDE else SHORT
     cells = [_cells(step) for step in calibration.steps]
     rows = tuple(Row(tuple(told[head] for head in heads)) for told in cells)
-    columns = tuple(Column(head, number=head not in TEXT) for head in heads)
+    columns = tuple(Column(head, "text" if head in TEXT else "number") for head in heads)
     title = "Errors in µs" + (" (p50 / p99 / max)" if heads is LONG else "")
     drawn = table_text(Table(columns, rows, ()), title, width=width)
     return "\n".join([*(line.rstrip() for line in drawn.splitlines()), "", *conclusion(calibration), ""])

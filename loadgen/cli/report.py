@@ -11,7 +11,7 @@ from loadgen import api
 from loadgen.analysis.summary import Summary
 from loadgen.cli.options import Output, Strict
 from loadgen.errors import InputError
-from loadgen.report.console import console, json_text, terminal_width
+from loadgen.report.console import console, json_text, terminal_style, terminal_width
 from loadgen.report.files import write_merged, write_reports
 from loadgen.store.run_folder import MANIFEST
 
@@ -50,10 +50,8 @@ def print_summary(summary: Summary, folder: Path, output: Output) -> None:
         sys.stdout.write(json_text(msgspec.to_builtins(summary)))
         return
     if output == "text":
-        typer.echo(console(summary, width=terminal_width(), color=sys.stdout.isatty()), nl=False)
-    typer.echo(
-        f"report: {folder / 'report.md'}" if summary.runs else f"report: {folder / 'report.html'} (and report.md)"
-    )
+        typer.echo(console(summary, width=terminal_width(), style=terminal_style()), nl=False)
+    typer.echo(f"report: {folder / 'report.html'} (and report.md)")
 
 
 def _run_folder(path: Path) -> Path:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 from loadgen.report.console import table_text
 from loadgen.report.format import UNKNOWN, format_bytes
-from loadgen.report.main_table import Column, Row, Table
+from loadgen.report.section import Column, Row, Table
 from loadgen.targets.served import ModelCard
 
 _HEADS = ("model", "served by", "id", "size", "context", "device", "license", "publisher", "capabilities", "here")
+_NUMBERS = ("size", "context")
 
 
 def cards_text(cards: Sequence[ModelCard], *, width: int) -> str:
@@ -15,9 +16,8 @@ def cards_text(cards: Sequence[ModelCard], *, width: int) -> str:
     rows = [_row(card) for card in cards]
     keep = [i for i in range(len(_HEADS)) if any(row[i] != UNKNOWN for row in rows)]
     table = Table(
-        columns=tuple(Column(_HEADS[i], number=_HEADS[i] in {"size", "context"}) for i in keep),
+        columns=tuple(Column(_HEADS[i], "number" if _HEADS[i] in _NUMBERS else "text") for i in keep),
         rows=tuple(Row(tuple(row[i] for i in keep)) for row in rows),
-        notes=(),
     )
     return table_text(table, "models", width=width)
 
@@ -27,5 +27,5 @@ def _row(card: ModelCard) -> tuple[str, ...]:
     size = None if card.size_bytes is None else format_bytes(card.size_bytes)
     context = None if card.context_tokens is None else str(card.context_tokens)
     device = " ".join(word for word in (card.device, card.execution_provider) if word)
-    told = (card.alias, card.target, card.id, size, context, device, card.license, card.publisher)
-    return tuple(cell or UNKNOWN for cell in (*told, card.capabilities or card.task, here))
+    known = (card.alias, card.target, card.id, size, context, device, card.license, card.publisher)
+    return tuple(cell or UNKNOWN for cell in (*known, card.capabilities or card.task, here))

@@ -1,4 +1,4 @@
-"""`summary.csv`: one row a model and level. Pure."""
+"""`summary.csv`, one row a model and level, and `prompts.csv`, one row a prompt of these. Pure."""
 
 import csv
 import io
@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from msgspec import UNSET
 
+from loadgen.analysis.by_prompt import PromptRow, ValueRange
 from loadgen.analysis.summary import METRICS, StageSummary, Summary
 from loadgen.redact import printable
 
@@ -20,11 +21,16 @@ _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "�
 
 
 def csv_text(summary: Summary) -> str:
-    """The whole file; empty cells are not known. Lines end in LF."""
-    return written([_row(summary, stage) for stage in summary.stages])
+    """The whole of `summary.csv`; empty cells are not known. Lines end in LF."""
+    return csv_of([_stage_row(summary, stage) for stage in summary.stages])
 
 
-def written(rows: Sequence[dict[str, Any]]) -> str:
+def prompts_csv(summary: Summary, rows: Sequence[PromptRow]) -> str:
+    """The whole of `prompts.csv`; empty cells are not known. Lines end in LF."""
+    return csv_of([_prompt_row(summary, row) for row in rows])
+
+
+def csv_of(rows: Sequence[dict[str, Any]]) -> str:
     """Rows as CSV; the columns are the keys, in the order in which they first come. Lines end in LF."""
     heads = list(dict.fromkeys(key for row in rows for key in row))
     out = io.StringIO()
@@ -41,7 +47,7 @@ def _cell(value: Any) -> Any:
     return printable(f"'{value}" if value.startswith(_FORMULA_STARTS) else value)
 
 
-def _row(summary: Summary, stage: StageSummary) -> dict[str, Any]:
+def _stage_row(summary: Summary, stage: StageSummary) -> dict[str, Any]:
     row: dict[str, Any] = {
         "scenario": summary.scenario,
         "run_id": summary.run_id,
@@ -64,8 +70,25 @@ def _row(summary: Summary, stage: StageSummary) -> dict[str, Any]:
     if stage.tokens is not UNSET:
         row |= {"prompt_tokens": stage.tokens.prompt, "output_tokens": stage.tokens.output}
     for metric in METRICS:
-        told = {} if stage.metrics is UNSET else stage.metrics.get(f"{metric}_ms", {})
-        row |= {f"{metric}_{key}_ms" if key != "count" else f"{metric}_count": told.get(key) for key in METRIC_KEYS}
+        values = {} if stage.metrics is UNSET else stage.metrics.get(f"{metric}_ms", {})
+        row |= {f"{metric}_{key}_ms" if key != "count" else f"{metric}_count": values.get(key) for key in METRIC_KEYS}
     row["not_valid"] = " ".join(stage.not_valid)
     row["rss_peak_mib"] = (stage.server or {}).get("rss_peak_mib")
     return row
+
+
+def _prompt_row(summary: Summary, row: PromptRow) -> dict[str, Any]:
+    cells: dict[str, Any] = {
+        "scenario": summary.scenario,
+        "run_id": summary.run_id,
+        "model": row.stage.model,
+        "target": row.stage.target,
+        "level": row.stage.level,
+        "prompt_id": printable(row.prompt_id),
+        "ok": row.ok,
+        "failed": row.failed,
+    }
+    for metric, spread in (("ttft", row.ttft), ("e2e", row.e2e)):
+        for field in ValueRange.__struct_fields__:
+            cells[f"{metric}_{field}_ms"] = None if spread is None else getattr(spread, field)
+    return cells | {"output_tokens_median": row.output_tokens, "outliers": row.outliers}

@@ -1,25 +1,25 @@
 """Writes every report of a run into its folder, from the folder alone. The same folder gives the same bytes."""
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
-from loadgen.analysis.by_prompt import rows_by_prompt
 from loadgen.analysis.merge import merged
-from loadgen.analysis.stage import histograms, stages_of
+from loadgen.analysis.stage import StageData, histograms
 from loadgen.analysis.summarize import summarize
 from loadgen.analysis.summary import Summary
 from loadgen.errors import FolderError, InputError
-from loadgen.report.csv import csv_text
+from loadgen.report.csv import csv_text, prompts_csv
+from loadgen.report.document import make_document, report_data
 from loadgen.report.hlog import Interval, interval_log, tag
 from loadgen.report.html import html
 from loadgen.report.markdown import markdown
-from loadgen.report.prompts import prompts_csv
+from loadgen.report.section import ReportData
 from loadgen.store import run_folder
-from loadgen.store.run_folder import Run
 
 
 def write_reports(folder: Path, *, strict: bool = False) -> Summary:
@@ -31,49 +31,56 @@ def write_reports(folder: Path, *, strict: bool = False) -> Summary:
     if (folder / "summary.json").exists() and not run_folder.logs_of(folder):
         raise InputError(f"{folder}: its requests were not kept, as in a baseline; read its report.md")
     run = run_folder.read(folder)
-    summary, prompts = summarize(run, strict=strict), rows_by_prompt(run)
-    with _written(folder, f"loadgen report {folder}"):
-        run_folder.write_json(folder / "summary.json", summary)
-        run_folder.write_whole(folder / "summary.csv", csv_text(summary).encode())
-        run_folder.write_whole(folder / "report.md", markdown(summary, run.manifest, prompts).encode())
-        run_folder.write_whole(folder / "prompts.csv", prompts_csv(summary, prompts).encode())
-        run_folder.write_whole(folder / "report.html", html(summary, run).encode())
-        run_folder.write_whole(folder / "histograms.hlog", histogram_log(run).encode())
+    summary = summarize(run, strict=strict)
+    data = report_data(summary, [run])
+    with _errors_explained(folder, f"loadgen report {folder}"):
+        _write_summary(folder, summary)
+        run_folder.write_whole(folder / "prompts.csv", prompts_csv(summary, data.prompts).encode())
+        run_folder.write_whole(folder / "histograms.hlog", histogram_log(data).encode())
+        _write_document(folder, data)
     return summary
 
 
+def _write_summary(folder: Path, summary: Summary) -> None:
+    run_folder.write_json(folder / "summary.json", summary)
+    run_folder.write_whole(folder / "summary.csv", csv_text(summary).encode())
+
+
+def _write_document(folder: Path, data: ReportData) -> None:
+    document = make_document(data)
+    run_folder.write_whole(folder / "report.md", markdown(document).encode())
+    run_folder.write_whole(folder / "report.html", html(document).encode())
+
+
 @contextlib.contextmanager
-def _written(folder: Path, again: str) -> Iterator[None]:
+def _errors_explained(folder: Path, again: str) -> Iterator[None]:
     """What cannot be written inside is said in one line. again: the command that makes it once it can be."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or error
-        told = f"no report could be written ({reason}); the records are kept: mend that, then `{again}` makes it"
-        raise FolderError(f"{folder}: {told}") from error
+        complaint = f"no report could be written ({reason}); the records are kept: mend that, then `{again}` makes it"
+        raise FolderError(f"{folder}: {complaint}") from error
 
 
 def write_merged(folders: Sequence[Path], *, strict: bool = False) -> tuple[Summary, Path]:
-    """Merge runs of one plan: make `summary.json`, `summary.csv` and `report.md` in a folder beside the first of them,
-    and return it. strict: as in `write_reports`. Raises InputError for what is no run, and for runs of several plans;
-    FolderError when it cannot be written.
+    """Merge runs of one plan: make `summary.json`, `summary.csv`, `report.md` and `report.html` in a folder beside the
+    first of them, and return it. strict: as in `write_reports`. Raises InputError for what is no run, and for runs of
+    several plans; FolderError when it cannot be written.
     """
     runs = [run_folder.read(folder) for folder in folders]
     summary = merged(runs, strict=strict)
     first = folders[0] if folders[0].name not in {"", ".."} else folders[0].resolve()
     folder = _merged_folder(first.parent, summary)
     summary = msgspec.structs.replace(summary, run_id=folder.name)
-    state = next((run.manifest.state for run in runs if run.manifest.state != "complete"), "complete")
-    manifest = msgspec.structs.replace(runs[0].manifest, state=state)
-    with _written(folder, f"loadgen report --merge {' '.join(map(str, folders))}"):
-        run_folder.write_json(folder / "summary.json", summary)
-        run_folder.write_whole(folder / "summary.csv", csv_text(summary).encode())
-        run_folder.write_whole(folder / "report.md", markdown(summary, manifest).encode())
+    with _errors_explained(folder, f"loadgen report --merge {' '.join(map(str, folders))}"):
+        _write_summary(folder, summary)
+        _write_document(folder, report_data(summary, runs))
     return summary, folder
 
 
 def _merged_folder(parent: Path, summary: Summary) -> Path:
-    """`<first run>-x<N>`, made if need be; with a number behind it where another choice of runs has that name."""
+    """`<first run>-x<N>`, made if need be; with a number after it where another choice of runs has that name."""
     for attempt in range(1, 1000):
         folder = parent / (summary.run_id if attempt == 1 else f"{summary.run_id}-{attempt}")
         try:
@@ -93,16 +100,20 @@ def _runs_of(folder: Path) -> tuple[str, ...]:
         return ()
 
 
-def histogram_log(run: Run) -> str:
+def histogram_log(data: ReportData) -> str:
     """The interval log of a run: one interval a stage and metric, of its ok measured requests."""
-    intervals = []
-    for part in stages_of(run):
-        if not part.measured:
-            continue
-        moments = [moment for r in part.measured for moment in (r.intended_ns, r.end_ns) if moment is not None]
-        start_s, end_s = max(0, min(moments)) / 1e9, max(moments) / 1e9
-        for metric, histogram in histograms(part).items():
-            if histogram.count:
-                name = tag(part.planned.target, part.planned.model, part.planned.level, metric)
-                intervals.append(Interval(name, start_s, end_s - start_s, histogram))
-    return interval_log(datetime.fromisoformat(run.manifest.started_utc).timestamp(), intervals)
+    intervals = [interval for stage in data.stages for part in stage.runs for interval in _intervals(part)]
+    return interval_log(datetime.fromisoformat(data.manifest.started_utc).timestamp(), intervals)
+
+
+def _intervals(part: StageData) -> list[Interval]:
+    if not part.measured:
+        return []
+    moments = [moment for r in part.measured for moment in (r.intended_ns, r.end_ns) if moment is not None]
+    start_s, end_s = max(0, min(moments)) / 1e9, max(moments) / 1e9
+    name = functools.partial(tag, part.planned.target, part.planned.model, part.planned.level)
+    return [
+        Interval(name(metric), start_s, end_s - start_s, histogram)
+        for metric, histogram in histograms(part).items()
+        if histogram.count
+    ]

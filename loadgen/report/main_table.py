@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, Final
 
-from msgspec import UNSET, Struct
+from msgspec import UNSET
 
 from loadgen.analysis.summary import Requests, StageSummary, Summary, Throughput, Until, Validity
 from loadgen.report.format import (
@@ -16,6 +16,7 @@ from loadgen.report.format import (
     format_percent,
     format_percentile,
 )
+from loadgen.report.section import Column, Row, Table, stage_name
 from loadgen.stats.quantile import MIN_CLUSTERS, Floor, floor_of
 
 DEFAULT_ATTAINMENT: Final = 0.9
@@ -24,7 +25,7 @@ SHOWN: Final = (("ttft_ms", "p50"), ("ttft_ms", "p90"), ("ttft_ms", "p99"), ("tp
 ITL_SHOWN: Final = tuple(name for metric, name in SHOWN if metric == "itl_ms")
 SKIPPED: Final = "skipped"
 DAGGER: Final = "†"
-"""Behind a number that does not mean what its heading says on this server."""
+"""After a number that does not mean what its heading says on this server."""
 TITLES: Final = {
     "output_tokens_per_s": "tok/s",
     "per_user_tokens_per_s": "tok/s/user",
@@ -47,35 +48,13 @@ HIDDEN: Final = 1.1
 """A TTFT p99 from the intended time that is so many times the one from the send hides something in the latter."""
 
 
-class Column(Struct, frozen=True):
-    """A heading; number: right-aligned."""
-
-    title: str
-    number: bool = True
-
-
-class Row(Struct, frozen=True):
-    """The cells of one stage; invalid: its numbers are to be struck out."""
-
-    cells: tuple[str, ...]
-    invalid: bool = False
-
-
-class Table(Struct, frozen=True):
-    """Headings, rows, and the notes that belong under them."""
-
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-    notes: tuple[str, ...]
-
-
 def main_table(summary: Summary) -> Table:
     """One row a stage. A column in which nothing is known, or all is alike, is left out."""
-    heads = [Column("model", False), Column("served by", False), Column("load", False), Column("ok")]
+    heads = [*(Column(title, "text") for title in ("model", "served by", "load")), Column("ok")]
     heads += [Column(f"{metric.removesuffix('_ms').upper()} {name}") for metric, name in SHOWN]
     heads += [Column(title) for title in ("E2E p50", "tok/s", "tok/s/user", "tok/s E2E", "SLO met", "memory")]
-    heads += [Column("verdict", False)]
-    rows = [_row(stage, streamed=summary.streamed) for stage in summary.stages]
+    heads += [Column("verdict", "verdict")]
+    rows = [_row(summary, stage) for stage in summary.stages]
     keep = [i for i, head in enumerate(heads) if _worth_showing(i, head, rows)]
     return Table(
         columns=tuple(heads[i] for i in keep),
@@ -91,7 +70,7 @@ def _worth_showing(index: int, head: Column, rows: Sequence[Row]) -> bool:
     return head.title not in {"tok/s E2E", "SLO met", "memory"} or cells != {UNKNOWN}
 
 
-def _row(stage: StageSummary, *, streamed: bool) -> Row:
+def _row(summary: Summary, stage: StageSummary) -> Row:
     who = (stage.model, stage.target, format_load(stage.load))
     if stage.metrics is UNSET or stage.requests is UNSET or stage.throughput is UNSET or stage.validity is UNSET:
         return Row((*who, *[UNKNOWN] * (len(SHOWN) + 7), SKIPPED))
@@ -105,7 +84,9 @@ def _row(stage: StageSummary, *, streamed: bool) -> Row:
             marked(stage, "output_tokens_per_s", format_number(throughput.output_tokens_per_s)),
             marked(stage, "per_user_tokens_per_s", format_number(throughput.per_user_tokens_per_s)),
             # Beside the pace of a stream it would be one number too many; where answers come whole it is all there is.
-            UNKNOWN if streamed else marked(stage, "e2e_tokens_per_s", format_number(throughput.e2e_tokens_per_s)),
+            UNKNOWN
+            if summary.streamed
+            else marked(stage, "e2e_tokens_per_s", format_number(throughput.e2e_tokens_per_s)),
             marked(stage, "slo", format_percent(stage.slo.share)) if stage.slo else UNKNOWN,
             _memory(stage.server),
             stage.validity.verdict + (", incomplete" if stage.incomplete else ""),
@@ -148,8 +129,7 @@ def notes(summary: Summary) -> tuple[str, ...]:
         found.append(CLOSED)
     for stage in summary.stages:
         if stage.runs is not None and stage.runs.played < len(summary.runs):
-            who = f"{stage.model} on {stage.target}, {format_load(stage.load)}"
-            found.append(f"{who}: played in {stage.runs.played} of {len(summary.runs)} runs")
+            found.append(f"{stage_name(stage)}: played in {stage.runs.played} of {len(summary.runs)} runs")
         found += _of_stage(stage)
     return tuple(dict.fromkeys(found))
 
@@ -197,7 +177,7 @@ def _of_stage(stage: StageSummary) -> list[str]:
     if stage.status == SKIPPED:
         return [f"{who}: skipped: {stage.reason}"]
     found = _not_valid(stage, who)
-    where = f"{who}, {format_load(stage.load)}"
+    where = stage_name(stage)
     if isinstance(stage.requests, Requests) and stage.requests.failed:
         told = ", ".join(f"{count} {name}" for name, count in stage.requests.by_outcome.items() if name != "ok")
         answered = 100 * stage.requests.ok // stage.requests.planned

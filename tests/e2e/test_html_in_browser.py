@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from loadgen.analysis.summarize import summarize
+from loadgen.report.document import make_document, report_data
 from loadgen.report.html import html
 from loadgen.store.run_folder import Run
 from tests.unit import made_run as made
@@ -70,7 +71,7 @@ def browse(page: str, folder: Path) -> tuple[Drawn, list[str]]:
 
 
 def page_of(run: Run) -> str:
-    return html(summarize(run), run)
+    return html(make_document(report_data(summarize(run), [run])))
 
 
 def test_every_chart_is_drawn_and_the_console_is_silent(tmp_path: Path) -> None:

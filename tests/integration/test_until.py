@@ -190,7 +190,7 @@ async def test_two_runs_of_the_command_are_two_folders_and_a_merged_report_besid
     assert counted(summary.stages[0]) == {"ok": 40}
     assert "40/40" in told
     assert "2 runs of one plan" in told
-    assert told.rstrip().endswith(f"report: {merged / 'report.md'}")
+    assert told.rstrip().endswith(f"report: {merged / 'report.html'} (and report.md)")
     assert code in {0, 1}, "1: this machine was too busy to be believed"
 
     again, same, _ = await command("report", "--merge", *(str(runs[0].parent / name) for name in summary.runs))

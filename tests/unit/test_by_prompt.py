@@ -15,10 +15,12 @@ from loadgen.analysis.by_prompt import ValueRange, rows_by_prompt
 from loadgen.analysis.summarize import summarize
 from loadgen.decisions.baseline import KEPT, baseline_folder, keep_baseline, why_not_kept
 from loadgen.errors import InputError
+from loadgen.report.csv import prompts_csv
+from loadgen.report.document import make_document, report_data
 from loadgen.report.files import write_reports
-from loadgen.report.highlights import NOTHING, highlights
 from loadgen.report.markdown import markdown
-from loadgen.report.prompts import MOST_ROWS, prompts_csv, prompts_table
+from loadgen.report.sections.by_prompt import MAX_ROWS, prompts_table
+from loadgen.report.sections.highlights import NOTHING, highlight_lines
 from loadgen.stats.outlier import outliers
 from loadgen.store.run_folder import Run
 from tests.records import MS, facts, planned, run_of, turn, unsent, write
@@ -101,17 +103,17 @@ def test_prompts_csv_has_a_row_a_stage_and_prompt() -> None:
 
 def test_the_report_marks_outliers_and_says_by_which_rule() -> None:
     run = by_prompt()
-    told = markdown(summarize(run), run.manifest, rows_by_prompt(run))
+    told = markdown(make_document(report_data(summarize(run), [run])))
     assert "| p3 | 4/4 | 100 ms | 2.1 s | 210 ms | 208 ms | 2.21 s | 3 | ▲ 1 of 4 |" in told
     assert "above 3.5, among 5 or more" in told
 
 
 def test_of_a_long_table_the_report_keeps_what_is_marked() -> None:
-    records = [turn(i, prompt_id=f"p{i:03}") for i in range(MOST_ROWS + 1)]
+    records = [turn(i, prompt_id=f"p{i:03}") for i in range(MAX_ROWS + 1)]
     records[7] = msgspec.structs.replace(records[7], outcome="timeout")
     table = prompts_table(rows_by_prompt(run_of(records)))
     assert [row.cells[1] for row in table.rows] == ["p007"]
-    assert table.notes[-1] == f"{MOST_ROWS} more rows are in prompts.csv"
+    assert table.notes[-1] == f"{MAX_ROWS} more rows are in prompts.csv"
 
 
 # --- highlights -------------------------------------------------------------------------------------------------------
@@ -137,7 +139,7 @@ def two(count: int, late_ms: int, **of_b: Any) -> Run:
 
 
 def lines(run: Run) -> dict[str, str]:
-    return dict(line.split(": ", 1) for line in highlights(summarize(run)))
+    return dict(line.split(": ", 1) for line in highlight_lines(summarize(run)))
 
 
 def test_the_better_model_is_named_where_the_intervals_lie_apart() -> None:
@@ -164,8 +166,8 @@ def test_with_too_few_requests_for_an_interval_nobody_is_named() -> None:
 
 
 def test_models_at_different_levels_are_not_compared() -> None:
-    assert highlights(summarize(two(40, 50, level="c2", load={"mode": "closed", "concurrency": 2}))) == []
-    assert highlights(summarize(run_of([turn(i) for i in range(40)]))) == []
+    assert highlight_lines(summarize(two(40, 50, level="c2", load={"mode": "closed", "concurrency": 2}))) == []
+    assert highlight_lines(summarize(run_of([turn(i) for i in range(40)]))) == []
 
 
 # --- baselines --------------------------------------------------------------------------------------------------------

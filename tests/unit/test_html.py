@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from loadgen.analysis.summarize import summarize
 from loadgen.record import Record
-from loadgen.report.charts.distribution import MOST_STEPS, steps
-from loadgen.report.charts.figure import Chart, played
+from loadgen.report.charts.distribution import MAX_STEPS, steps
 from loadgen.report.charts.level import ttft_chart
-from loadgen.report.charts.timeline import MOST_REQUESTS, begin_ns, finish_ns, lanes, timeline_charts
+from loadgen.report.charts.timeline import MAX_REQUESTS, begin_ns, finish_ns, lanes, timeline_charts
+from loadgen.report.document import make_document, report_data
 from loadgen.report.html import html
+from loadgen.report.section import Chart, ReportStage
 from loadgen.store.run_folder import Run
 from tests.unit import made_run as made
 
@@ -83,14 +84,22 @@ class Page(HTMLParser):
         return found
 
 
+def html_of(run: Run) -> str:
+    return html(make_document(report_data(summarize(run), [run])))
+
+
 def page_of(run: Run) -> Page:
-    return Page(html(summarize(run), run))
+    return Page(html_of(run))
+
+
+def played(run: Run) -> tuple[ReportStage, ...]:
+    return report_data(summarize(run), [run]).stages
 
 
 def chart(run: Run) -> Chart:
-    found = ttft_chart(played(summarize(run), run))
-    assert found is not None
-    return found
+    drawn = ttft_chart(played(run))
+    assert drawn is not None
+    return drawn
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +108,7 @@ def everything() -> Page:
 
 
 def test_equal_runs_give_equal_bytes() -> None:
-    first, again = made.everything(), made.everything()
-    assert html(summarize(first), first) == html(summarize(again), again)
+    assert html_of(made.everything()) == html_of(made.everything())
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -121,13 +129,18 @@ def test_every_chart_is_one_that_plotly_accepts(name: str) -> None:
         Figure(json.loads(data))
 
 
-def test_every_stage_that_was_played_has_a_timeline_and_each_stage_a_row(everything: Page) -> None:
-    run = ALL["everything"]
+def test_every_stage_that_was_played_has_a_timeline(everything: Page) -> None:
     ids = {one["id"] for one in everything.charts}
-    for number, planned in enumerate(run.manifest.stages):
+    for number, planned in enumerate(ALL["everything"].manifest.stages):
         assert (f"chart-timeline-{number}" in ids) == (planned.skipped is None)
-    rows = sum(tag == "tr" for tag, _ in everything.elements)
-    assert rows == 2 * (1 + len(run.manifest.stages))
+
+
+def test_every_stage_has_a_row_in_the_main_table_and_in_that_of_the_verdicts() -> None:
+    run = ALL["everything"]
+    page = html_of(run)
+    main = page.partition('<section class="card verdict-last">')[2].partition("</section>")[0]
+    verdicts = page.partition('<section id="validity">')[2].partition("</section>")[0]
+    assert main.count("<tr") == verdicts.count("<tr") == 1 + len(run.manifest.stages)
 
 
 def test_what_a_server_or_a_file_said_is_text_and_never_an_element(everything: Page) -> None:
@@ -142,7 +155,7 @@ def test_what_a_server_or_a_file_said_is_text_and_never_an_element(everything: P
 def test_a_control_character_of_a_server_does_not_reach_the_page() -> None:
     failed = made.record(0, 0, level="c1", outcome="http_error", detail="\x1b[31mred\x00")
     run = made.run([made.stage("c1", made.closed(1), 1)], [failed])
-    page = html(summarize(run), run)
+    page = html_of(run)
     assert "[31mred" in page
     assert "\x1b" not in page
     assert "\x00" not in page
@@ -152,7 +165,7 @@ def test_nothing_is_fetched(everything: Page) -> None:
     for tag, attributes in everything.elements:
         assert tag not in {"link", "iframe", "img", "object", "embed", "base"}
         assert not {"src", "href", "action", "data"} & set(attributes)
-    style = html(summarize(SKIPPED), SKIPPED).partition("<style>")[2].partition("</style>")[0]
+    style = html_of(SKIPPED).partition("<style>")[2].partition("</style>")[0]
     assert "url(" not in style
     assert "@import" not in style
 
@@ -174,7 +187,7 @@ def test_a_page_without_charts_carries_no_script_to_run() -> None:
 
 
 def test_every_color_that_a_chart_names_is_in_the_style_sheet_for_both_schemes(everything: Page) -> None:
-    style = html(summarize(SKIPPED), SKIPPED).partition("<style>")[2]
+    style = html_of(SKIPPED).partition("<style>")[2]
     light, _, dark = style.partition("prefers-color-scheme: dark")
     names = set(re.findall(r'"@(\w+)"', json.dumps(everything.charts)))
     assert {"model0", "level0", "waiting", "failed"} <= names
@@ -185,7 +198,7 @@ def test_every_color_that_a_chart_names_is_in_the_style_sheet_for_both_schemes(e
 
 def test_an_invalid_stage_is_struck_out_but_its_verdict_is_not() -> None:
     run = ALL["everything"]
-    row = next(line for line in html(summarize(run), run).splitlines() if line.startswith('<tr class="invalid">'))
+    row = next(line for line in html_of(run).splitlines() if line.startswith('<tr class="invalid">'))
     assert "<s>2 users</s>" in row
     assert row.count("<s>") == row.count("<td") - 1
     assert '<span class="badge invalid">✕ invalid</span>' in row
@@ -245,11 +258,11 @@ def test_in_an_open_loop_levels_are_named_by_their_rate() -> None:
 
 
 def test_a_long_stage_shows_its_first_requests_and_says_so() -> None:
-    rounds = MOST_REQUESTS // 4 + 5
+    rounds = MAX_REQUESTS // 4 + 5
     run = made.run([made.stage("c4", made.closed(4), 4 * rounds)], made.loop(4, rounds), [made.facts("c4")])
-    [timeline] = timeline_charts(played(summarize(run), run))
-    assert sum(len(trace["x"]) for trace in timeline.traces if trace["name"] == "waiting") == MOST_REQUESTS
-    assert timeline.note == f"The first {MOST_REQUESTS} of {4 * rounds} requests."
+    [timeline] = timeline_charts(played(run))
+    assert sum(len(trace["x"]) for trace in timeline.traces if trace["name"] == "waiting") == MAX_REQUESTS
+    assert timeline.note == f"The first {MAX_REQUESTS} of {4 * rounds} requests."
 
 
 def test_the_command_line_is_there_without_plotly() -> None:
@@ -259,7 +272,7 @@ def test_the_command_line_is_there_without_plotly() -> None:
 
 def test_a_summary_of_another_run_is_refused() -> None:
     with pytest.raises(ValueError, match="zip"):
-        html(summarize(NO_STAGE), SINGLE)
+        report_data(summarize(NO_STAGE), [SINGLE])
 
 
 @st.composite
@@ -282,7 +295,7 @@ def test_lanes_never_overlap_and_are_as_many_as_ran_at_once(records: list[Record
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=200))
 def test_an_ecdf_is_the_share_of_values_at_or_below(values: list[int]) -> None:
-    xs, shares = steps(np.array(values, dtype=np.int64), positive=False)
+    xs, shares = steps(np.sort(np.array(values, dtype=np.int64)), "linear")
     assert shares[0] == 0
     for x, share in zip(xs[1:], shares[1:], strict=True):
         assert share == pytest.approx(sum(value <= x for value in values) / len(values))
@@ -290,12 +303,12 @@ def test_an_ecdf_is_the_share_of_values_at_or_below(values: list[int]) -> None:
 
 
 def test_an_ecdf_on_a_logarithmic_axis_counts_the_zeros_that_it_cannot_show() -> None:
-    xs, shares = steps(np.array([0, 0, 5, 9], dtype=np.int64), positive=True)
+    xs, shares = steps(np.array([0, 0, 5, 9], dtype=np.int64), "log")
     assert xs == [5, 5, 9]
     assert shares == [0.5, 0.75, 1.0]
 
 
 def test_a_long_ecdf_is_thinned_and_keeps_both_ends() -> None:
-    xs, shares = steps(np.arange(1, 100_001, dtype=np.int64), positive=True)
-    assert len(xs) <= MOST_STEPS + 1
+    xs, shares = steps(np.arange(1, 100_001, dtype=np.int64), "log")
+    assert len(xs) <= MAX_STEPS + 1
     assert (xs[0], xs[-1], shares[-1]) == (1, 100_000, 1.0)

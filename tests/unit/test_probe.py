@@ -14,11 +14,12 @@ from loadgen.analysis.stage import histograms, stages_of
 from loadgen.analysis.summarize import summarize
 from loadgen.analysis.summary import StageSummary
 from loadgen.record import Record, Reply
-from loadgen.report.capabilities import NOT_TOLD, server_table
 from loadgen.report.csv import csv_text
+from loadgen.report.document import make_document, report_data
 from loadgen.report.html import html
 from loadgen.report.main_table import main_table
 from loadgen.report.markdown import markdown
+from loadgen.report.sections.server_behavior import UNDECIDED, server_table
 from loadgen.targets.probe import findings
 from loadgen.targets.probe.answers import MAX_BODY_BYTES, SAMPLED_ANSWERS, AnswerSampler, merged
 from loadgen.targets.probe.findings import Probe, ProbeAnswer
@@ -418,11 +419,12 @@ def test_what_is_not_valid_has_a_dagger_in_every_table_and_a_note_that_says_why(
     }
     assert cells["tok/s/user"] == "– †"
     assert any(note.startswith("† m on t: ") and "reasoning is hidden" in note for note in table.notes)
-    text = markdown(summary, run.manifest)
+    document = make_document(report_data(summary, [run]))
+    text = markdown(document)
     assert "| ttft † |" in text
     assert "## What this server does" in text
     assert "tpot_ms" in csv_text(summary).splitlines()[1]
-    page = html(summary, run)
+    page = html(document)
     assert "<h2>What this server does</h2>" in page
     assert "– †" in page
 
@@ -435,9 +437,9 @@ def test_the_table_of_what_servers_do_says_what_could_not_be_told() -> None:
     table = server_table([*cards, {"alias": "c", "target": "t"}])
     assert table is not None
     rows = {row.cells[0]: row.cells[1:] for row in table.rows}
-    assert rows["sends usage in a stream"] == ("yes", NOT_TOLD)
-    assert rows["honors seed"] == ("no", NOT_TOLD)
-    assert rows["streams in parallel"] == ("at least 8 of 8 that were asked at once", NOT_TOLD)
+    assert rows["sends usage in a stream"] == ("yes", UNDECIDED)
+    assert rows["honors seed"] == ("no", UNDECIDED)
+    assert rows["streams in parallel"] == ("at least 8 of 8 that were asked at once", UNDECIDED)
     assert [column.title for column in table.columns] == ["", "a on t", "b on t"]
     assert table.notes == ("a on t: a note",)
 

@@ -20,10 +20,11 @@ from loadgen.errors import InputError
 from loadgen.record import Record
 from loadgen.report.console import console
 from loadgen.report.csv import csv_text
+from loadgen.report.document import make_document, report_data
 from loadgen.report.files import write_merged
 from loadgen.report.main_table import main_table
 from loadgen.report.markdown import markdown
-from loadgen.report.runs import runs_table
+from loadgen.report.sections.run_by_run import runs_table
 from loadgen.stats.repeats import estimate_repeated
 from loadgen.store.run_folder import PlannedStage, Run
 from tests.records import MS, facts, manifest, planned, run_of, turn, unsent, write
@@ -269,7 +270,7 @@ def test_the_reports_say_that_they_are_of_several_runs() -> None:
     text = console(summary)
     assert "2 runs of one plan" in text
     assert "80/80" in text
-    page = markdown(summary, runs[0].manifest)
+    page = markdown(make_document(report_data(summary, runs)))
     assert all(f"`{name}`" in page for name in summary.runs)
     table = runs_table(summary)
     assert table is not None
@@ -288,7 +289,7 @@ def test_the_same_runs_have_the_same_folder_and_others_another(tmp_path: Path) -
         folders.append(write(tmp_path / made.manifest.run_id, made))
     summary, folder = write_merged(folders[:2])
     assert folder == tmp_path / f"{folders[0].name}-x2"
-    assert sorted(path.name for path in folder.iterdir()) == ["report.md", "summary.csv", "summary.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["report.html", "report.md", "summary.csv", "summary.json"]
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert msgspec.json.decode(before["summary.json"], type=Summary) == summary
     assert write_merged(folders[:2])[1] == folder

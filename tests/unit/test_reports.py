@@ -17,6 +17,7 @@ from loadgen.errors import InputError
 from loadgen.redact import printable
 from loadgen.report.console import CROSS, console
 from loadgen.report.csv import csv_text
+from loadgen.report.document import make_document, report_data
 from loadgen.report.files import write_reports
 from loadgen.report.hlog import read_interval_log
 from loadgen.report.main_table import answer, main_table
@@ -48,7 +49,7 @@ def mixed() -> Run:
 
 
 def markdown_of(run: Run) -> str:
-    return markdown(summarize(run), run.manifest)
+    return markdown(make_document(report_data(summarize(run), [run])))
 
 
 def rows_of(run: Run) -> list[dict[str, str]]:
@@ -183,11 +184,11 @@ def test_an_invalid_stage_is_struck_through_in_markdown_and_others_are_not() -> 
 
 def test_an_invalid_stage_is_struck_through_on_a_terminal_with_color() -> None:
     invalid = summarize(run_of(turns(40), seen=[facts(clock_steps=1)]))
-    assert "\x1b[9m" in console(invalid, color=True)
+    assert "\x1b[9m" in console(invalid, style="color")
     assert "\x1b" not in console(invalid)
     assert console(invalid).count(CROSS) > 5, "where no line can be drawn, each number is marked"
     assert CROSS not in console(summarize(run_of(turns(40))))
-    assert "\x1b[9m" not in console(summarize(run_of(turns(40))), color=True)
+    assert "\x1b[9m" not in console(summarize(run_of(turns(40))), style="color")
 
 
 def test_reasons_failures_and_skipped_models_stand_under_the_table() -> None:
@@ -255,7 +256,7 @@ def test_nothing_that_a_server_says_steers_a_terminal() -> None:
     told = console(summarize(hostile()))
     assert not controls_of(told)
     assert "�[2J" in told
-    lines = console(summarize(hostile()), color=True)
+    lines = console(summarize(hostile()), style="color")
     assert "\x1b[2J" not in lines and "\x1b]0;" not in lines
     assert "[link]" in told  # nor is it read as markup
 
@@ -275,12 +276,16 @@ def test_nothing_that_a_server_says_is_markup_in_a_report() -> None:
         assert markup not in bare, markup
     heads = re.findall(r"^#+ .*", bare, re.MULTILINE)
     assert [head for head in heads if head.startswith("## ")] == [
-        "## Latencies",
+        "## How many at once",
+        "## How they are spread",
+        "## When each request waited and streamed",
         "## Can these numbers be believed?",
+        "## Latencies",
+        "## By prompt",
         "## Models",
         "## Circumstances",
     ]
-    assert len(heads) == 5
+    assert len(heads) == 1 + 8
 
 
 def test_a_pipe_does_not_add_a_cell_to_a_table() -> None:

@@ -28,7 +28,7 @@ from loadgen.cli.app import app
 from loadgen.errors import InputError
 from loadgen.redact import api_key, guard_tracebacks, printable, redact_key_bytes, redact_keys
 from loadgen.report.console import json_text
-from loadgen.report.csv import written
+from loadgen.report.csv import csv_of
 from loadgen.scenario.overrides import Overrides
 from loadgen.scenario.resolve import asked_scenario
 from loadgen.scenario.schema import EXAMPLES
@@ -196,7 +196,7 @@ def test_json_for_a_terminal_is_the_same_json(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1", "=cmd|' /C calc'!A0", "-2+3", "＝1"])
 def test_a_spreadsheet_computes_no_text(text: str) -> None:
-    (_, row) = written([{"model": text, "n": -1.5}]).splitlines()
+    (_, row) = csv_of([{"model": text, "n": -1.5}]).splitlines()
     first = row.lstrip('"')[0]
     assert first == "'"
     assert row.endswith(",-1.5")  # a number stays one

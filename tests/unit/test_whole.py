@@ -15,6 +15,7 @@ from loadgen.analysis.summary import StageSummary
 from loadgen.plan.plan import Planned, digest, make_plan
 from loadgen.plan.prompts import Prompt
 from loadgen.report.csv import csv_text
+from loadgen.report.document import make_document, report_data
 from loadgen.report.main_table import WHOLE, main_table
 from loadgen.report.markdown import markdown
 from loadgen.scenario import Sampling, Scenario
@@ -205,7 +206,7 @@ def test_a_streamed_run_has_no_column_for_it() -> None:
 def test_every_report_of_whole_answers_can_be_made() -> None:
     run = run_of(whole_turns(40), scenario=UNSTREAMED)
     summary = summarize(run)
-    assert "e2e" in markdown(summary, run.manifest)
+    assert "e2e" in markdown(make_document(report_data(summary, [run])))
     assert "e2e_tokens_per_s," in csv_text(summary)
     assert "_ci" not in csv_text(summary)
 

@@ -1,18 +1,17 @@
 """Distributions by level as ECDF steps: TTFT of requests, and the gaps between tokens. Pure data; knows no page."""
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, Literal
 
 import numpy as np
 
 from loadgen.analysis import metrics
 from loadgen.analysis.metrics import Ns
+from loadgen.analysis.stage import StageData
 from loadgen.report.charts.figure import (
     LEVEL_COLORS,
     LOG_FROM,
     SLO_IN_SIGHT,
-    Chart,
-    ChartStage,
     Trace,
     by_model,
     draw_limit,
@@ -24,25 +23,42 @@ from loadgen.report.charts.figure import (
     unit,
 )
 from loadgen.report.format import format_duration, format_percent
+from loadgen.report.section import Chart, ReportStage
 
-MOST_STEPS: Final = 600
-"""Steps of one curve; beyond that it is thinned evenly in rank, with both ends kept."""
-Curve = tuple[ChartStage, Ns]
+MAX_STEPS: Final = 600
+"""Steps of one curve; beyond that it is thinned evenly in rank, with both ends in place."""
+Curve = tuple[ReportStage, Ns]
+"""A stage, and the values of one metric in it, ascending, in ns."""
+Scale = Literal["linear", "log"]
 
 
-def distribution_charts(stages: Sequence[ChartStage]) -> list[Chart]:
+def distribution_charts(stages: Sequence[ReportStage]) -> list[Chart]:
     """For each model how its TTFTs and the gaps between its tokens are spread, one curve a level."""
     charts: list[Chart] = []
     models = by_model(stages)
-    for number, (who, mine) in enumerate(models.items()):
+    for number, (who, own_stages) in enumerate(models.items()):
         suffix = f": {who}" if len(models) > 1 else ""
-        charts += [chart for chart in (_ttft(mine, number, suffix), _itl(mine, number, suffix)) if chart is not None]
+        drawn = (_ttft_chart(own_stages, number, suffix), _itl_chart(own_stages, number, suffix))
+        charts += [chart for chart in drawn if chart is not None]
     return charts
 
 
-def _ttft(stages: Sequence[ChartStage], number: int, suffix: str) -> Chart | None:
-    curves = [(one, metrics.of_requests(one.part.ok, closed=one.part.closed)["ttft"]) for one in stages]
-    curves = [(one, values) for one, values in curves if len(values)]
+def _curves(stages: Sequence[ReportStage], values_of: Callable[[StageData], Ns]) -> list[Curve]:
+    """The values of each stage in all runs; sorted here, once, for all that is read off them."""
+    pooled = ((stage, np.concatenate([values_of(data) for data in stage.runs])) for stage in stages)
+    return [(stage, np.sort(values)) for stage, values in pooled if len(values)]
+
+
+def _ttft_values(data: StageData) -> Ns:
+    return metrics.of_requests(data.ok, closed=data.closed)["ttft"]
+
+
+def _gap_values(data: StageData) -> Ns:
+    return metrics.gaps(data.ok)[0]
+
+
+def _ttft_chart(stages: Sequence[ReportStage], number: int, suffix: str) -> Chart | None:
+    curves = _curves(stages, _ttft_values)
     if not curves:
         return None
     low_ms, high_ms = _range_ms(curves)
@@ -50,11 +66,12 @@ def _ttft(stages: Sequence[ChartStage], number: int, suffix: str) -> Chart | Non
     shown_limit = limit if limit is not None and limit <= SLO_IN_SIGHT * high_ms else None
     name, factor = unit([high_ms, shown_limit or 0.0])
     drawn = layout({"title": {"text": f"time to first token ({name})"}}, _share_axis("requests"))
-    if high_ms > LOG_FROM * low_ms > 0:
+    scale: Scale = "log" if high_ms > LOG_FROM * low_ms > 0 else "linear"
+    if scale == "log":
         drawn["xaxis"] |= log_axis(low_ms * factor, high_ms * factor)
     else:
         drawn["xaxis"]["rangemode"] = "tozero"
-    traces = _curves(curves, factor, name, positive=drawn["xaxis"].get("type") == "log")
+    traces = _traces(curves, factor, name, scale)
     note = "The share of answered requests whose first token came within a time. Further left is faster."
     if shown_limit is not None:
         draw_limit(drawn, traces, "x", shown_limit * factor, f"SLO ≤ {format_duration(limit)}")
@@ -62,21 +79,25 @@ def _ttft(stages: Sequence[ChartStage], number: int, suffix: str) -> Chart | Non
     return Chart(id=f"chart-ttft-spread-{number}", title=title, note=note, traces=tuple(traces), layout=drawn)
 
 
-def _itl(stages: Sequence[ChartStage], number: int, suffix: str) -> Chart | None:
-    curves = [(one, metrics.gaps(one.part.ok)[0]) for one in stages]
-    curves = [(one, values) for one, values in curves if len(values) and values.max() > 0]
+def _itl_chart(stages: Sequence[ReportStage], number: int, suffix: str) -> Chart | None:
+    curves = [(stage, gaps) for stage, gaps in _curves(stages, _gap_values) if gaps[-1] > 0]
     if not curves:
         return None
-    low_ms = min(float(values[values > 0].min()) for _, values in curves) / 1e6
+    low_ms = min(float(gaps[_count_hidden(gaps)]) for _, gaps in curves) / 1e6
     axis = log_axis(low_ms, _range_ms(curves)[1])
     drawn = layout(axis | {"title": {"text": "gap between tokens (ms, log scale)"}}, _share_axis("gaps"))
-    traces = _curves(curves, 1.0, "ms", positive=True)
+    traces = _traces(curves, 1.0, "ms", "log")
     note = "The share of gaps between a stream's tokens up to a length. A tail to the right is stutter."
-    zeros = max(float((values <= 0).mean()) for _, values in curves)
+    zeros = max(_count_hidden(gaps) / len(gaps) for _, gaps in curves)
     if zeros > 0:
         note += f" Up to {format_percent(zeros)} of the gaps are 0 (two tokens in one read), left of the axis."
     title = f"Spread of gaps between tokens{suffix}"
     return Chart(id=f"chart-itl-spread-{number}", title=title, note=note, traces=tuple(traces), layout=drawn)
+
+
+def _count_hidden(ordered: Ns) -> int:
+    """How many of some values, ascending, a logarithmic axis cannot show: those that are not above 0."""
+    return int(np.searchsorted(ordered, 0, side="right"))
 
 
 def _share_axis(of: str) -> dict[str, object]:
@@ -84,25 +105,25 @@ def _share_axis(of: str) -> dict[str, object]:
 
 
 def _range_ms(curves: Sequence[Curve]) -> tuple[float, float]:
-    return min(float(v.min()) for _, v in curves) / 1e6, max(float(v.max()) for _, v in curves) / 1e6
+    return min(float(values[0]) for _, values in curves) / 1e6, max(float(values[-1]) for _, values in curves) / 1e6
 
 
-def _curves(curves: Sequence[Curve], factor: float, name: str, *, positive: bool) -> list[Trace]:
+def _traces(curves: Sequence[Curve], factor: float, name: str, scale: Scale) -> list[Trace]:
     traces: list[Trace] = []
-    for place, (one, values) in enumerate(curves):
-        xs, shares = steps(values, positive=positive)
-        mark = " (invalid)" if one.invalid else ""
+    for place, (stage, values) in enumerate(curves):
+        xs, shares = steps(values, scale)
+        mark = " (invalid)" if stage.is_invalid else ""
         traces.append(
             {
                 "x": rounded(x / 1e6 * factor for x in xs),
                 "y": rounded(100 * share for share in shares),
                 "mode": "lines",
-                "name": f"{label(one.load)}{mark}",
+                "name": f"{label(stage.load)}{mark}",
                 "line": {
                     "shape": "hv",
                     "width": 2,
                     "color": f"@level{_shade(place, len(curves))}",
-                    "dash": "dot" if one.invalid else "solid",
+                    "dash": "dot" if stage.is_invalid else "solid",
                 },
                 "hovertemplate": f"%{{y:.3~g}} % within %{{x:.3~g}} {name}",
             }
@@ -115,18 +136,17 @@ def _shade(place: int, count: int) -> int:
     return round(place * (LEVEL_COLORS - 1) / (count - 1)) if count > 1 else LEVEL_COLORS // 2
 
 
-def steps(values: Ns, *, positive: bool) -> tuple[list[int], list[float]]:
+def steps(ordered: Ns, scale: Scale) -> tuple[list[int], list[float]]:
     """The ECDF of some ns: where it steps, and its height from there on, beginning at the foot of its first step.
 
-    positive: leave out what a logarithmic axis cannot show; the heights still count it.
+    ordered: ascending, at least one. Of a logarithmic scale, what it cannot show is left out; the heights count it.
     """
-    ordered = np.sort(values)
     last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
     xs, shares = ordered[last], (last + 1) / len(ordered)
-    hidden = int((xs <= 0).sum()) if positive else 0
+    hidden = _count_hidden(xs) if scale == "log" else 0
     foot = float(shares[hidden - 1]) if hidden else 0.0
     xs, shares = xs[hidden:], shares[hidden:]
-    if len(xs) > MOST_STEPS:
-        kept = np.unique(np.linspace(0, len(xs) - 1, MOST_STEPS).round().astype(np.int64))
-        xs, shares = xs[kept], shares[kept]
+    if len(xs) > MAX_STEPS:
+        thinned = np.unique(np.linspace(0, len(xs) - 1, MAX_STEPS).round().astype(np.int64))
+        xs, shares = xs[thinned], shares[thinned]
     return [int(xs[0]), *(int(x) for x in xs)], [foot, *(float(share) for share in shares)]

@@ -1,22 +1,19 @@
 """Charts by level: TTFT, throughput, and what the server's process used. Pure data; knows no page."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
-from loadgen.analysis.summary import Throughput
+from loadgen.analysis.summary import Metric
 from loadgen.report.charts.figure import (
     LOG_FROM,
     MODEL_COLORS,
     SLO_IN_SIGHT,
-    Chart,
-    ChartStage,
     Trace,
     aside,
     by_model,
     draw_limit,
-    hover,
     label,
     layout,
     level_axis,
@@ -24,18 +21,20 @@ from loadgen.report.charts.figure import (
     positions,
     rounded,
     slo_ms,
+    stage_hover,
     unit,
 )
 from loadgen.report.format import format_duration, format_interval, format_number, format_percentile
+from loadgen.report.section import Chart, PlotlyObject, ReportStage
 
 SHOWN: Final = ("p50", "p90")
 FADED: Final = 0.35
 """Opacity of the points of an invalid stage."""
 
 
-def ttft_chart(stages: Sequence[ChartStage]) -> Chart | None:
+def ttft_chart(stages: Sequence[ReportStage]) -> Chart | None:
     """TTFT p50 and p90 by level with their intervals, the SLO as a line; None when nothing was answered."""
-    values = [value for one in stages for name in SHOWN for value in _told_ms(one, name)]
+    values = [value for stage in stages for name in SHOWN for value in _known_ms(stage, name)]
     if not values:
         return None
     limit = slo_ms(stages, "ttft_ms")
@@ -48,15 +47,15 @@ def ttft_chart(stages: Sequence[ChartStage]) -> Chart | None:
         drawn["yaxis"]["rangemode"] = "tozero"
     models, at = by_model(stages), positions(stages)
     traces: list[Trace] = []
-    for index, (who, mine) in enumerate(models.items()):
+    for index, (who, own_stages) in enumerate(models.items()):
         prefix = f"{label(who)} " if len(models) > 1 else ""
         for half, percentile in enumerate(SHOWN):
             step = aside(2 * index + half, 2 * len(models))
             look = _Look(f"{prefix}{percentile}", f"@model{index % MODEL_COLORS}", at, step)
-            traces += [*_known(mine, percentile, look, factor), *_bounded(mine, percentile, look, factor)]
+            traces += [*_known(own_stages, percentile, look, factor), *_bounded(own_stages, percentile, look, factor)]
     bounded = any(trace["marker"]["symbol"] == "triangle-up-open" for trace in traces)
     note = "Bars are 95 % intervals." + (" △ ≥: a lower bound; the true value is there or above." if bounded else "")
-    if any(one.invalid for one in stages):
+    if any(stage.is_invalid for stage in stages):
         note += " Faded: the stage is invalid."
     if drawn_limit is not None:
         draw_limit(drawn, traces, "y", drawn_limit * factor, f"SLO ≤ {format_duration(limit)}")
@@ -73,83 +72,90 @@ class _Look(Struct, frozen=True):
     at: dict[str, int]
     step: float
 
-    def x(self, stages: Sequence[ChartStage]) -> list[float]:
-        return [round(self.at[one.stage.level] + self.step, 4) for one in stages]
+    def x(self, stages: Sequence[ReportStage]) -> list[float]:
+        return [round(self.at[stage.level] + self.step, 4) for stage in stages]
 
 
-def _told_ms(one: ChartStage, percentile: str) -> list[float]:
-    told = one.metric("ttft_ms")
-    shown = [told.get(percentile), told.get(f"{percentile}_at_least"), *told.get(f"{percentile}_ci", ())]
-    return [value for value in shown if value is not None]
+def _ttft(stage: ReportStage) -> Metric:
+    """A stage's TTFT as the summary has it; empty where there is none."""
+    return {} if stage.summary.metrics is UNSET else stage.summary.metrics.get("ttft_ms", {})
 
 
-def _known(stages: Sequence[ChartStage], percentile: str, look: _Look, factor: float) -> list[Trace]:
-    found = [(one, told) for one in stages if (told := one.metric("ttft_ms")).get(percentile) is not None]
-    if not found:
+def _known_ms(stage: ReportStage, percentile: str) -> list[float]:
+    """Whatever is known of a percentile: its value, its bound, its interval."""
+    metric = _ttft(stage)
+    known = [metric.get(percentile), metric.get(f"{percentile}_at_least"), *metric.get(f"{percentile}_ci", ())]
+    return [value for value in known if value is not None]
+
+
+def _known(stages: Sequence[ReportStage], percentile: str, look: _Look, factor: float) -> list[Trace]:
+    points = [(stage, metric) for stage in stages if (metric := _ttft(stage)).get(percentile) is not None]
+    if not points:
         return []
-    ys = [told[percentile] * factor for _, told in found]
-    spans = [told[f"{percentile}_ci"] for _, told in found]
-    median = percentile == "p50"
+    ys = [metric[percentile] * factor for _, metric in points]
+    intervals = [metric[f"{percentile}_ci"] for _, metric in points]
+    is_median = percentile == "p50"
     error = {"type": "data", "symmetric": False, "thickness": 1.5, "width": 4, "color": look.color}
-    error["array"] = rounded(high * factor - y for (_, high), y in zip(spans, ys, strict=True))
-    error["arrayminus"] = rounded(y - low * factor for (low, _), y in zip(spans, ys, strict=True))
-    texts = [f"TTFT {percentile} {format_duration(told[percentile])}" for _, told in found]
+    error["array"] = rounded(high * factor - y for (_, high), y in zip(intervals, ys, strict=True))
+    error["arrayminus"] = rounded(y - low * factor for (low, _), y in zip(intervals, ys, strict=True))
+    texts = [f"TTFT {percentile} {format_duration(metric[percentile])}" for _, metric in points]
     return [
         {
-            "x": look.x(_stages(found)),
+            "x": look.x(_stages(points)),
             "y": rounded(ys),
             "error_y": error,
             "mode": "lines+markers",
             "name": look.name,
-            "line": {"color": look.color, "width": 2, "dash": "solid" if median else "dot"},
-            "marker": _marker(_stages(found), look.color, "circle" if median else "diamond", 9),
+            "line": {"color": look.color, "width": 2, "dash": "solid" if is_median else "dot"},
+            "marker": _marker(_stages(points), look.color, "circle" if is_median else "diamond", 9),
             "hovertext": [
-                hover(one, text, f"95 % interval {format_interval(told, percentile)}")
-                for (one, told), text in zip(found, texts, strict=True)
+                stage_hover(stage, text, f"95 % interval {format_interval(metric, percentile)}")
+                for (stage, metric), text in zip(points, texts, strict=True)
             ],
             "hoverinfo": "text",
         }
     ]
 
 
-def _bounded(stages: Sequence[ChartStage], percentile: str, look: _Look, factor: float) -> list[Trace]:
+def _bounded(stages: Sequence[ReportStage], percentile: str, look: _Look, factor: float) -> list[Trace]:
     key = f"{percentile}_at_least"
-    found = [(one, told) for one in stages if (told := one.metric("ttft_ms")).get(key) is not None]
-    if not found:
+    points = [(stage, metric) for stage in stages if (metric := _ttft(stage)).get(key) is not None]
+    if not points:
         return []
-    marker = _marker(_stages(found), look.color, "triangle-up-open", 11)
+    marker = _marker(_stages(points), look.color, "triangle-up-open", 11)
     return [
         {
-            "x": look.x(_stages(found)),
-            "y": rounded(told[key] * factor for _, told in found),
+            "x": look.x(_stages(points)),
+            "y": rounded(metric[key] * factor for _, metric in points),
             "mode": "markers+text",
             "name": f"{look.name}, at least",
-            "text": ["≥"] * len(found),
+            "text": ["≥"] * len(points),
             "textposition": "middle right",
             "textfont": {"color": look.color, "size": 14},
             "marker": marker | {"line": {"width": 2, "color": look.color}},
             "hovertext": [
-                hover(one, f"TTFT {percentile} {format_percentile(told, percentile)}") for one, told in found
+                stage_hover(stage, f"TTFT {percentile} {format_percentile(metric, percentile)}")
+                for stage, metric in points
             ],
             "hoverinfo": "text",
         }
     ]
 
 
-def _stages(found: Sequence[tuple[ChartStage, dict[str, Any]]]) -> list[ChartStage]:
-    return [one for one, _ in found]
+def _stages(points: Sequence[tuple[ReportStage, object]]) -> list[ReportStage]:
+    return [stage for stage, _ in points]
 
 
-def _marker(stages: Sequence[ChartStage], color: str, symbol: str, size: int) -> dict[str, Any]:
-    opacity = [FADED if one.invalid else 1.0 for one in stages]
+def _marker(stages: Sequence[ReportStage], color: str, symbol: str, size: int) -> PlotlyObject:
+    opacity = [FADED if stage.is_invalid else 1.0 for stage in stages]
     return {"color": color, "size": size, "symbol": symbol, "opacity": opacity}
 
 
-def throughput_chart(stages: Sequence[ChartStage]) -> Chart | None:
+def throughput_chart(stages: Sequence[ReportStage]) -> Chart | None:
     """Output tokens a second, of all users together and of one, by level; None when neither is known."""
     models, at = by_model(stages), positions(stages)
     traces: list[Trace] = []
-    for index, (who, mine) in enumerate(models.items()):
+    for index, (who, own_stages) in enumerate(models.items()):
         prefix = f"{label(who)} " if len(models) > 1 else ""
         for half, (key, name, symbol) in enumerate(
             (("output_tokens_per_s", "all together", "square"), ("per_user_tokens_per_s", "each user", "circle-open"))
@@ -157,7 +163,7 @@ def throughput_chart(stages: Sequence[ChartStage]) -> Chart | None:
             look = _Look(
                 f"{prefix}{name}", f"@model{index % MODEL_COLORS}", at, aside(2 * index + half, 2 * len(models))
             )
-            traces += _rates(mine, key, look, symbol)
+            traces += _rates(own_stages, key, look, symbol)
     if not traces:
         return None
     drawn = layout(level_axis(stages), {"title": {"text": "output tokens per second"}, "rangemode": "tozero"})
@@ -165,28 +171,27 @@ def throughput_chart(stages: Sequence[ChartStage]) -> Chart | None:
     return Chart(id="chart-throughput", title="Throughput", note=note, traces=tuple(traces), layout=drawn)
 
 
-def _rates(stages: Sequence[ChartStage], key: str, look: _Look, symbol: str) -> list[Trace]:
-    told = [(one, getattr(one.stage.throughput, key)) for one in stages if isinstance(one.stage.throughput, Throughput)]
-    found = [(one, value) for one, value in told if value is not None]
-    if not found:
+def _rates(stages: Sequence[ReportStage], key: str, look: _Look, symbol: str) -> list[Trace]:
+    rates = [(stage, getattr(stage.summary.throughput, key, None)) for stage in stages]
+    points = [(stage, rate) for stage, rate in rates if rate is not None]
+    if not points:
         return []
     dash = "dot" if symbol.endswith("open") else "solid"
-    mine = [one for one, _ in found]
     return [
         {
-            "x": look.x(mine),
-            "y": rounded(value for _, value in found),
+            "x": look.x(_stages(points)),
+            "y": rounded(rate for _, rate in points),
             "mode": "lines+markers",
             "name": look.name,
             "line": {"color": look.color, "width": 2, "dash": dash},
-            "marker": _marker(mine, look.color, symbol, 9) | {"line": {"width": 2, "color": look.color}},
-            "hovertext": [hover(one, f"{format_number(value)} tokens/s {look.name}") for one, value in found],
+            "marker": _marker(_stages(points), look.color, symbol, 9) | {"line": {"width": 2, "color": look.color}},
+            "hovertext": [stage_hover(stage, f"{format_number(rate)} tokens/s {look.name}") for stage, rate in points],
             "hoverinfo": "text",
         }
     ]
 
 
-def server_charts(stages: Sequence[ChartStage]) -> list[Chart]:
+def server_charts(stages: Sequence[ReportStage]) -> list[Chart]:
     """Peak memory and CPU of the server's process by level, each only where it is known."""
     memory = _server_bars(stages, "rss_peak_mib", "peak memory (MiB)", lambda value: f"peak {value:.0f} MiB resident")
     cpu = _server_bars(stages, "cpu_share", "CPU (cores busy)", lambda value: f"{value:.2f} cores busy on average")
@@ -203,26 +208,26 @@ def server_charts(stages: Sequence[ChartStage]) -> list[Chart]:
 
 
 def _server_bars(
-    stages: Sequence[ChartStage], key: str, title: str, say: Callable[[float], str]
-) -> tuple[tuple[Trace, ...], dict[str, Any]] | None:
-    known = [one for one in stages if (one.stage.server or {}).get(key) is not None]
-    if not known:
+    stages: Sequence[ReportStage], key: str, title: str, say: Callable[[float], str]
+) -> tuple[tuple[Trace, ...], PlotlyObject] | None:
+    figures = {stage.number: value for stage in stages if (value := (stage.summary.server or {}).get(key)) is not None}
+    if not figures:
         return None
     models, at = by_model(stages), positions(stages)
     drawn = layout(level_axis(stages), {"title": {"text": title}, "rangemode": "tozero"})
     drawn |= {"barmode": "group", "bargap": 0.5, "showlegend": len(models) > 1}
     traces = []
-    for index, (who, mine) in enumerate(models.items()):
-        found = [(one, float((one.stage.server or {})[key])) for one in mine if one in known]
-        if found:
+    for index, (who, own_stages) in enumerate(models.items()):
+        points = [(stage, float(figures[stage.number])) for stage in own_stages if stage.number in figures]
+        if points:
             traces.append(
                 {
                     "type": "bar",
-                    "x": [at[one.stage.level] for one, _ in found],
-                    "y": rounded(value for _, value in found),
+                    "x": [at[stage.level] for stage, _ in points],
+                    "y": rounded(value for _, value in points),
                     "name": label(who),
                     "marker": {"color": f"@model{index % MODEL_COLORS}"},
-                    "hovertext": [hover(one, say(value)) for one, value in found],
+                    "hovertext": [stage_hover(stage, say(value)) for stage, value in points],
                     "hoverinfo": "text",
                 }
             )

@@ -2,37 +2,44 @@
 
 import heapq
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
+from loadgen.analysis.stage import StageData
 from loadgen.record import Record
 from loadgen.redact import printable
-from loadgen.report.charts.figure import Chart, ChartStage, Trace, by_model, label, layout, rounded
+from loadgen.report.charts.figure import Trace, by_model, hover_text, label, layout, rounded
 from loadgen.report.format import format_duration
+from loadgen.report.section import Chart, PlotlyObject, ReportStage
 
-MOST_REQUESTS: Final = 300
+MAX_REQUESTS: Final = 300
 SAME_SCALE: Final = 5.0
 """Timelines of one model share their scale while the longest lasts at most so many times the shortest."""
 DETAIL_CHARACTERS: Final = 160
 FLOOR_PX, LANE_PX, CEILING_PX = 96, 15, 440
 
 
-def timeline_charts(stages: Sequence[ChartStage]) -> list[Chart]:
-    """A timeline for each stage in which any request was measured."""
+def timeline_charts(stages: Sequence[ReportStage]) -> list[Chart]:
+    """A timeline for each stage in which any request was measured. stages: of one run."""
     charts = []
     models = by_model(stages)
-    for mine in models.values():
-        shown = [(one, drawn) for one in mine if (drawn := _shown(one))]
-        spans = [_span_s(records) for _, records in shown]
+    for own_stages in models.values():
+        drawn = [(stage, records) for stage in own_stages if (records := _first_records(_data(stage)))]
+        spans = [_span_s(records) for _, records in drawn]
         same = bool(spans) and max(spans) <= SAME_SCALE * min(spans)
-        for (one, records), span in zip(shown, spans, strict=True):
-            name = one.name(alone=len(models) == 1)
-            charts.append(_timeline(one, name, records, max(spans) if same else span))
+        for (stage, records), span in zip(drawn, spans, strict=True):
+            name = stage.load if len(models) == 1 else f"{stage.who}, {stage.load}"
+            charts.append(_timeline(stage, name, records, max(spans) if same else span))
     return charts
 
 
-def _shown(one: ChartStage) -> list[Record]:
+def _data(stage: ReportStage) -> StageData:
+    (data,) = stage.runs
+    return data
+
+
+def _first_records(data: StageData) -> list[Record]:
     """The first requests of a stage, by when they began."""
-    return sorted(one.part.measured, key=lambda record: (begin_ns(record), record.index))[:MOST_REQUESTS]
+    return heapq.nsmallest(MAX_REQUESTS, data.measured, key=lambda record: (begin_ns(record), record.index))
 
 
 def begin_ns(record: Record) -> int:
@@ -54,21 +61,21 @@ def lanes(records: Sequence[Record]) -> list[int]:
     """
     free: list[int] = []
     busy: list[tuple[int, int]] = []
-    found = []
+    assigned = []
     for record in records:
         while busy and busy[0][0] <= begin_ns(record):
             heapq.heappush(free, heapq.heappop(busy)[1])
         lane = heapq.heappop(free) if free else len(busy) + 1
-        found.append(lane)
+        assigned.append(lane)
         heapq.heappush(busy, (finish_ns(record), lane))
-    return found
+    return assigned
 
 
 def _span_s(records: Sequence[Record]) -> float:
     return max(1e-3, (max(map(finish_ns, records)) - min(map(begin_ns, records))) / 1e9)
 
 
-def _timeline(one: ChartStage, name: str, records: Sequence[Record], span_s: float) -> Chart:
+def _timeline(stage: ReportStage, name: str, records: Sequence[Record], span_s: float) -> Chart:
     zero_ns = min(map(begin_ns, records))
     rows = lanes(records)
     most = max(rows)
@@ -78,18 +85,18 @@ def _timeline(one: ChartStage, name: str, records: Sequence[Record], span_s: flo
         | ({"dtick": 1} if most <= 8 else {"nticks": 6}),
     )
     drawn |= {"barmode": "overlay", "bargap": 0.15, "showlegend": False}
-    window = one.part.window
+    window = _data(stage).window
     if window is not None:
         ends = {"x0": (window.start_ns - zero_ns) / 1e9, "x1": (window.end_ns - zero_ns) / 1e9, "y0": 0, "y1": 1}
         look = {"yref": "paper", "fillcolor": "@window", "line": {"width": 0}, "layer": "below"}
         drawn["shapes"].append({"type": "rect", **ends, **look})
     requests = list(zip(records, rows, strict=True))
     height = min(CEILING_PX, FLOOR_PX + LANE_PX * most)
-    total = len(one.part.measured)
+    total = len(_data(stage).measured)
     capped = f"The first {len(records)} of {total:,} requests." if total > len(records) else ""
-    mark = " (invalid)" if one.invalid else ""
+    mark = " (invalid)" if stage.is_invalid else ""
     return Chart(
-        id=f"chart-timeline-{one.number}",
+        id=f"chart-timeline-{stage.number}",
         title=f"{name}{mark}",
         note=capped,
         traces=tuple(_traces(requests, zero_ns)),
@@ -129,7 +136,7 @@ def _first_ns(record: Record) -> int:
     return record.stamps_ns[0] if record.stamps_ns else finish_ns(record)
 
 
-def _bars(parts: Sequence[tuple[Record, int, int, int]], zero_ns: int, name: str, marker: dict[str, Any]) -> Trace:
+def _bars(parts: Sequence[tuple[Record, int, int, int]], zero_ns: int, name: str, marker: PlotlyObject) -> Trace:
     return {
         "type": "bar",
         "orientation": "h",
@@ -145,7 +152,7 @@ def _bars(parts: Sequence[tuple[Record, int, int, int]], zero_ns: int, name: str
 
 def _say(record: Record) -> str:
     """What a bar says when pointed at."""
-    lines = [f"<b>request {record.index}</b> · {label(record.prompt_id)}"]
+    lines = []
     if record.outcome != "ok":
         detail = f": {printable(record.detail)[:DETAIL_CHARACTERS]}" if record.detail else ""
         status = f" {record.status}" if record.status not in (None, 200) else ""
@@ -158,4 +165,4 @@ def _say(record: Record) -> str:
         lines.append(f"no token in {format_duration((finish_ns(record) - begin) / 1e6)}")
     if record.output_tokens is not None:
         lines.append(f"{record.output_tokens} tokens")
-    return "<br>".join(lines)
+    return hover_text(f"request {record.index}", f" · {label(record.prompt_id)}", *lines)

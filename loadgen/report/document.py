@@ -1,0 +1,125 @@
+"""A report as data: the headline that every format begins with, and its sections. Pure; the renderers draw it.
+
+To add a section, write one file in `loadgen/report/sections/` with a function that makes a `Section` of the
+`ReportData`, or returns None where there is nothing to show, and add its line to `SECTIONS`, whose order is that of the
+report. `report.md` and `report.html` then both have it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from loadgen.analysis.by_prompt import rows_by_prompt
+from loadgen.analysis.stage import stages_of
+from loadgen.analysis.summary import Summary
+from loadgen.report.main_table import answer, main_table
+from loadgen.report.section import ReportData, ReportStage, Section, Table, was_played
+from loadgen.report.sections.by_prompt import by_prompt
+from loadgen.report.sections.circumstances import circumstances
+from loadgen.report.sections.highlights import highlights
+from loadgen.report.sections.latencies import latencies
+from loadgen.report.sections.levels import levels
+from loadgen.report.sections.models import models
+from loadgen.report.sections.run_by_run import run_by_run
+from loadgen.report.sections.server_behavior import server_behavior
+from loadgen.report.sections.server_rates import server_rates
+from loadgen.report.sections.server_use import server_use
+from loadgen.report.sections.spread import spread
+from loadgen.report.sections.timelines import timelines
+from loadgen.report.sections.validity import validity
+from loadgen.store.run_folder import Run
+
+SECTIONS: Final[tuple[Callable[[ReportData], Section | None], ...]] = (
+    levels,
+    highlights,
+    run_by_run,
+    spread,
+    timelines,
+    server_use,
+    validity,
+    latencies,
+    by_prompt,
+    server_rates,
+    server_behavior,
+    models,
+    circumstances,
+)
+"""What stands under the main table, from top to bottom: pictures, the verdicts, and then the long tables."""
+
+FOOTER: Final = "Every number is in summary.json, every request in requests.jsonl, beside this report."
+FOOTER_OF_SEVERAL: Final = (
+    "Every number is in summary.json, beside this report; every request is in the folder of its run."
+)
+
+
+class Headline(Struct, frozen=True, kw_only=True):
+    """What comes first: what was played, how many at once, and the main table."""
+
+    title: str
+    """The scenario's name."""
+    models: tuple[str, ...]
+    """Each model and who served it, once: `smollm2-135m on llamacpp`."""
+    run_id: str
+    runs: tuple[str, ...]
+    """The ids of the runs that were merged; empty for one run."""
+    started_utc: str
+    incomplete: bool
+    answer: str | None
+    """How many users at once had the SLO met; None without an SLO, or without a closed loop."""
+    progress: str
+    """How many of the planned stages were played."""
+    table: Table
+
+
+class Document(Struct, frozen=True):
+    """A whole report."""
+
+    headline: Headline
+    sections: tuple[Section, ...]
+    footer: str
+
+
+def headline(summary: Summary) -> Headline:
+    """The headline of a summary, of one run or of several."""
+    played = sum(stage.status == "played" for stage in summary.stages)
+    return Headline(
+        title=summary.scenario,
+        models=tuple(dict.fromkeys(f"{stage.model} on {stage.target}" for stage in summary.stages)),
+        run_id=summary.run_id,
+        runs=summary.runs,
+        started_utc=summary.started_utc,
+        incomplete=summary.incomplete,
+        answer=answer(summary),
+        progress=f"Played: {played} of {len(summary.stages)} planned stages.",
+        table=main_table(summary),
+    )
+
+
+def report_data(summary: Summary, runs: Sequence[Run]) -> ReportData:
+    """What the sections of a summary's report look at. runs: the one run that it is of, or those that were merged.
+
+    Raises ValueError when the summary is not of these runs.
+    """
+    data_by_run = [stages_of(run) for run in runs]
+    numbered = enumerate(zip(summary.stages, *data_by_run, strict=True))
+    state = next((run.manifest.state for run in runs if run.manifest.state != "complete"), "complete")
+    return ReportData(
+        summary=summary,
+        manifest=msgspec.structs.replace(runs[0].manifest, state=state),
+        stages=tuple(
+            ReportStage(number, stage, tuple(data)) for number, (stage, *data) in numbered if was_played(stage)
+        ),
+        prompts=() if summary.runs else rows_by_prompt(runs[0]),
+    )
+
+
+def make_document(data: ReportData) -> Document:
+    """The whole report; equal data give an equal document."""
+    made = (section(data) for section in SECTIONS)
+    return Document(
+        headline=headline(data.summary),
+        sections=tuple(section for section in made if section is not None),
+        footer=FOOTER_OF_SEVERAL if data.summary.runs else FOOTER,
+    )

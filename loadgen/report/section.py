@@ -1,0 +1,141 @@
+"""What a report is made of, whatever draws it: sections of paragraphs, tables, facts and charts. Pure data; no format.
+
+Every text is plain: what a server, a file or a person chose stands in it as it came, and each renderer escapes it.
+"""
+
+from typing import Any, Final, Literal
+
+from msgspec import UNSET, Struct
+
+from loadgen.analysis.by_prompt import PromptRow
+from loadgen.analysis.stage import StageData
+from loadgen.analysis.summary import StageSummary, Summary, Validity
+from loadgen.report.format import format_load
+from loadgen.store.run_folder import Manifest
+
+HEIGHT: Final = 340
+"""The height of a chart, in pixels, where nothing else is said."""
+
+PlotlyObject = dict[str, Any]
+"""Whatever plotly.js takes for a trace, a layout or an axis."""
+
+ColumnKind = Literal["text", "number", "verdict", "prose"]
+"""How a column's cells are drawn. number: right-aligned. verdict: "valid", "degraded", "invalid" or "skipped", and more
+after a comma. prose: a sentence, which may take several lines."""
+
+
+class Column(Struct, frozen=True):
+    """A heading, and what stands under it."""
+
+    title: str
+    kind: ColumnKind = "number"
+
+
+class Row(Struct, frozen=True):
+    """The cells of one row, as many as there are columns."""
+
+    cells: tuple[str, ...]
+    invalid: bool = False
+    """Its numbers are not to be believed: a renderer strikes them out."""
+
+
+class Table(Struct, frozen=True):
+    """Headings, rows, and the notes that belong under them."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+
+class Fact(Struct, frozen=True):
+    """A name and its value, such as "seed" and "1"."""
+
+    name: str
+    value: str
+
+
+class LegendEntry(Struct, frozen=True):
+    """What a color of a section's charts means. color: a name of the style sheet."""
+
+    color: str
+    text: str
+
+
+class Chart(Struct, frozen=True, kw_only=True):
+    """One chart, as data in the shape of plotly.js (`loadgen.report.charts.figure`)."""
+
+    id: str
+    """Of its element; the same in every report of the same run, and unique in it."""
+    title: str
+    note: str
+    """What to know when reading it; may be empty."""
+    traces: tuple[PlotlyObject, ...]
+    layout: PlotlyObject
+    height: int = HEIGHT
+    """In pixels."""
+
+
+class Section(Struct, frozen=True, kw_only=True):
+    """A part of a report under a heading of its own, drawn in this order: paragraphs, charts, points, tables, facts."""
+
+    title: str
+    anchor: str
+    """Of its element, unique in a report."""
+    paragraphs: tuple[str, ...] = ()
+    legend: tuple[LegendEntry, ...] = ()
+    charts: tuple[Chart, ...] = ()
+    points: tuple[str, ...] = ()
+    """A list of sentences."""
+    tables: tuple[Table, ...] = ()
+    facts: tuple[Fact, ...] = ()
+
+
+class ReportStage(Struct, frozen=True):
+    """A stage that was played, of one model."""
+
+    number: int
+    """Its place in the plan, from 0."""
+    summary: StageSummary
+    runs: tuple[StageData, ...]
+    """Its records in each run of the report, in the order of the runs."""
+
+    @property
+    def who(self) -> str:
+        return f"{self.summary.model} on {self.summary.target}"
+
+    @property
+    def load(self) -> str:
+        return format_load(self.summary.load)
+
+    @property
+    def level(self) -> str:
+        return self.summary.level
+
+    @property
+    def is_closed(self) -> bool:
+        return bool(self.summary.load["mode"] == "closed")
+
+    @property
+    def is_invalid(self) -> bool:
+        return isinstance(self.summary.validity, Validity) and self.summary.validity.verdict == "invalid"
+
+
+class ReportData(Struct, frozen=True, kw_only=True):
+    """What a section may look at: a run, or several runs of one plan that were merged."""
+
+    summary: Summary
+    manifest: Manifest
+    """Of the first run; of several, its state says whether all are complete."""
+    stages: tuple[ReportStage, ...]
+    """Those that were played, in the plan's order."""
+    prompts: tuple[PromptRow, ...] = ()
+    """Of one run; empty for several."""
+
+
+def stage_name(stage: StageSummary) -> str:
+    """What a row about a stage begins with: `smollm2-135m on llamacpp, 4 users`."""
+    return f"{stage.model} on {stage.target}, {format_load(stage.load)}"
+
+
+def was_played(stage: StageSummary) -> bool:
+    return stage.requests is not UNSET

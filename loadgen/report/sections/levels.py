@@ -1,0 +1,25 @@
+"""How many at once: first-token latency and throughput by level, as charts. Pure."""
+
+from collections.abc import Sequence
+
+from loadgen.report.charts.level import throughput_chart, ttft_chart
+from loadgen.report.section import ReportData, ReportStage, Section
+
+
+def levels(data: ReportData) -> Section | None:
+    """None where nothing was answered."""
+    charts = [chart for chart in (ttft_chart(data.stages), throughput_chart(data.stages)) if chart is not None]
+    if not charts:
+        return None
+    note = _start_note(data.stages)
+    return Section(title="How many at once", anchor="levels", paragraphs=(note,) if note else (), charts=tuple(charts))
+
+
+def _start_note(stages: Sequence[ReportStage]) -> str | None:
+    """From when a request's time counts; nothing where some stages are of a closed loop and some of an open one."""
+    kinds = {stage.is_closed for stage in stages}
+    if kinds == {True}:
+        return "A request's time counts from when it was sent."
+    if kinds == {False}:
+        return "In this open loop a request's time counts from when it was due, so waiting for our turn is in it."
+    return None

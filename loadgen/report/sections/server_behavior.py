@@ -1,0 +1,71 @@
+"""What each server did when it was probed, as a table: a finding a row, a model a column. Pure."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from loadgen.report.format import UNKNOWN, format_duration, format_number
+from loadgen.report.section import Column, ReportData, Row, Section, Table
+from loadgen.targets.probe.findings import Probe, probe_of
+
+UNDECIDED: Final = "could not be told"
+YES_OR_NO: Final = {None: UNDECIDED, True: "yes", False: "no"}
+
+
+def server_behavior(data: ReportData) -> Section | None:
+    """None where no server was probed."""
+    table = server_table(data.manifest.models)
+    return None if table is None else Section(title="What this server does", anchor="server-behavior", tables=(table,))
+
+
+def server_table(cards: Sequence[dict[str, Any]]) -> Table | None:
+    """The table of a manifest's model cards; None where no server was probed."""
+    probed = [(card, probe) for card in cards if (probe := probe_of(card)) is not None]
+    if not probed:
+        return None
+    names = [f"{card.get('alias', '?')} on {card.get('target', '?')}" for card, _ in probed]
+    findings = [_describe(probe) for _, probe in probed]
+    return Table(
+        columns=(Column("", "text"), *(Column(name, "prose") for name in names)),
+        rows=tuple(Row((title, *(by_title[title] for by_title in findings))) for title in findings[0]),
+        notes=tuple(f"{name}: {note}" for name, (_, probe) in zip(names, probed, strict=True) for note in probe.notes),
+    )
+
+
+def _describe(probe: Probe) -> dict[str, str]:
+    """Each finding by its title, in words."""
+    return {
+        "sends usage in a stream": YES_OR_NO[probe.usage_in_stream],
+        "sends a role event": YES_OR_NO[probe.role_event],
+        "keep-alives before the first token": _describe_keep_alives(probe),
+        "tokens an event": UNDECIDED if probe.tokens_per_event is None else format_number(probe.tokens_per_event),
+        "shows reasoning as such": YES_OR_NO[probe.reasoning_in_stream],
+        "tokens counted and not shown": UNDECIDED if probe.hidden_tokens is None else str(probe.hidden_tokens),
+        "honors max_tokens": YES_OR_NO[probe.honors_max_tokens],
+        "honors stop": YES_OR_NO[probe.honors_stop],
+        "honors seed": YES_OR_NO[probe.honors_seed],
+        "streams in parallel": _describe_parallel(probe),
+        "their speed together": UNDECIDED if probe.scaling is None else f"{format_number(probe.scaling)} × that of one",
+        "a closed stream stops generation": _describe_stop(probe),
+        "the probe took": UNKNOWN if probe.took_s is None else f"{probe.took_s:.1f} s",
+    }
+
+
+def _describe_keep_alives(probe: Probe) -> str:
+    if probe.keep_alives is None:
+        return UNDECIDED
+    wait = "" if probe.waited_ms is None else f" (the longest wait was {format_duration(probe.waited_ms)})"
+    return f"{probe.keep_alives or 'none'}{wait}"
+
+
+def _describe_parallel(probe: Probe) -> str:
+    if probe.parallel_streams is None or probe.parallel_asked is None:
+        return UNDECIDED
+    least = "at least " if probe.parallel_streams >= probe.parallel_asked else ""
+    return f"{least}{probe.parallel_streams} of {probe.parallel_asked} that were asked at once"
+
+
+def _describe_stop(probe: Probe) -> str:
+    stops = YES_OR_NO[probe.stops_on_close]
+    if probe.stopped_after_ms is not None:
+        return f"{stops} (within {format_duration(probe.stopped_after_ms)}, by its {probe.stops_on_close_by})"
+    return f"{stops} ({probe.stops_on_close_by})" if probe.stops_on_close_by else stops

@@ -1,0 +1,31 @@
+"""Prefill and decode rates by the server's own timings beside ours: two clocks on the same work. Pure."""
+
+from typing import Final
+
+from loadgen.report.format import format_number
+from loadgen.report.section import Column, ReportData, Row, Section, Table, stage_name
+
+KEYS: Final = ("server_prefill", "client_prefill", "server_decode", "client_decode")
+COLUMNS: Final = (
+    Column("stage", "text"),
+    Column("prefill tok/s: server"),
+    Column("ours"),
+    Column("decode tok/s: server"),
+    Column("ours"),
+)
+NOTE: Final = (
+    "Ours is from stamps: prompt tokens over service TTFT (which waits for a free slot, too), and tokens over gaps."
+)
+
+
+def server_rates(data: ReportData) -> Section | None:
+    """None where no server sent timings."""
+    rows = []
+    for stage in data.summary.stages:
+        rates = (stage.server or {}).get("rates")
+        if rates:
+            rows.append(Row((stage_name(stage), *(format_number(rates[f"{key}_tokens_per_s"]) for key in KEYS))))
+    if not rows:
+        return None
+    table = Table(COLUMNS, tuple(rows), notes=(NOTE,))
+    return Section(title="The server's own account", anchor="server-rates", tables=(table,))

@@ -1,0 +1,13 @@
+"""How latencies are spread, beyond their percentiles, as charts. Pure."""
+
+from loadgen.report.charts.distribution import distribution_charts
+from loadgen.report.section import ReportData, Section
+
+
+def spread(data: ReportData) -> Section | None:
+    """None where nothing was answered."""
+    charts = distribution_charts(data.stages)
+    if not charts:
+        return None
+    pooled = ("The requests of all runs together.",) if data.summary.runs else ()
+    return Section(title="How they are spread", anchor="spread", paragraphs=pooled, charts=tuple(charts))

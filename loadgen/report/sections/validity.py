@@ -1,0 +1,59 @@
+"""Whether the numbers can be believed: each stage's verdict, and what was measured of ourselves. Pure."""
+
+from typing import Final
+
+from msgspec import UNSET
+
+from loadgen.analysis.summary import StageSummary
+from loadgen.report.format import UNKNOWN, format_duration, format_number, format_percent
+from loadgen.report.section import Column, ReportData, Row, Section, Table, stage_name
+
+COLUMNS: Final = (
+    Column("stage", "text"),
+    Column("verdict", "verdict"),
+    Column("why", "prose"),
+    Column("stamps", "text"),
+    Column("dispatch slip p99"),
+    Column("loop lag p99"),
+    Column("stamp lag p99"),
+    Column("our CPU"),
+    Column("server's CPU"),
+    Column("GC pause"),
+    Column("achieved"),
+    Column("in flight: sampled / recorded"),
+    Column("shared reads"),
+    Column("window"),
+)
+
+
+def validity(data: ReportData) -> Section:
+    title, anchor = "Can these numbers be believed?", "validity"
+    if not data.summary.stages:
+        return Section(title=title, anchor=anchor, paragraphs=("Nothing was planned.",))
+    return Section(title=title, anchor=anchor, tables=(Table(COLUMNS, tuple(map(_row, data.summary.stages))),))
+
+
+def _row(stage: StageSummary) -> Row:
+    if stage.validity is UNSET:
+        why = UNKNOWN if stage.reason is UNSET else stage.reason
+        return Row((stage_name(stage), "skipped", why, *[UNKNOWN] * (len(COLUMNS) - 3)))
+    own = stage.validity.self
+    why = "; ".join(f"{reason.seen} (line: {reason.limit})" for reason in stage.validity.reasons)
+    return Row(
+        (
+            stage_name(stage),
+            stage.validity.verdict,
+            why or "no line was crossed",
+            stage.validity.stamp_source,
+            format_duration(own.dispatch_slip_p99_ms),
+            format_duration(own.loop_lag_p99_ms),
+            format_duration(own.stamp_lag_p99_ms),
+            format_percent(own.cpu_share),
+            format_percent(own.server_cpu_share),
+            format_duration(own.gc_pause_max_ms),
+            format_percent(own.users_share if own.achieved_share is None else own.achieved_share),
+            f"{format_number(own.in_flight_sampled)} / {format_number(own.in_flight_recorded)}",
+            format_percent(own.shared_reads_share),
+            UNKNOWN if stage.window_s is None else f"{stage.window_s:.1f} s",
+        )
+    )
