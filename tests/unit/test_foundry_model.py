@@ -23,9 +23,9 @@ import loadgen
 from loadgen.errors import InputError, TargetError
 from loadgen.store.paths import user_cache_folder
 from loadgen.targets.foundry.model.build import SKELETON, build_model
-from loadgen.targets.foundry.model.cache import FoundryCache, ensure_model, silent
+from loadgen.targets.foundry.model.cache import FoundryCache, ensure_model, ignore_progress
 from loadgen.targets.foundry.model.layout import CATALOG, Listing, is_listed, lay_out, list_in_catalog
-from loadgen.targets.foundry.model.lock import held
+from loadgen.targets.foundry.model.lock import hold_lock
 from loadgen.targets.foundry.model.quantization import BLOCK, CLIPS, PIECE_BLOCKS, dequantize, pack, quantize, unpack
 from loadgen.targets.foundry.model.weights import Weights, unpermuted
 from tests.e2e.tiny import HEADS, INNER, KV_HEADS, LAYERS, SPECIALS, WIDTH, make_tiny_model
@@ -204,7 +204,7 @@ def array_in(model: Path, slots: list[list[object]], name: str) -> NDArray[Any]:
 def test_the_data_file_holds_each_array_where_the_graph_looks_for_it(
     tmp_path: Path, gguf: Path, skeleton: Path
 ) -> None:
-    build_model(gguf, tmp_path / "model", silent, skeleton=skeleton)
+    build_model(gguf, tmp_path / "model", ignore_progress, skeleton=skeleton)
     slots, weights = tiny_manifest(), Weights(gguf)
     expected = quantize(weights.tensor("blk.1.ffn_down.weight"))
     parts: dict[str, NDArray[Any]] = {
@@ -225,7 +225,7 @@ def test_the_data_file_holds_each_array_where_the_graph_looks_for_it(
 def test_rotary_tables_turn_pair_i_by_position_over_base_to_the_two_i_over_width(
     tmp_path: Path, gguf: Path, skeleton: Path
 ) -> None:
-    build_model(gguf, tmp_path / "model", silent, skeleton=skeleton)
+    build_model(gguf, tmp_path / "model", ignore_progress, skeleton=skeleton)
     cosines = array_in(tmp_path / "model", tiny_manifest(), "cos_cache")
     sines = array_in(tmp_path / "model", tiny_manifest(), "sin_cache")
     angle = 1000 / 10_000.0 ** (2 * 3 / HEAD)
@@ -238,7 +238,7 @@ def test_rotary_tables_turn_pair_i_by_position_over_base_to_the_two_i_over_width
 def test_a_token_has_its_place_as_its_id_and_only_control_tokens_are_special(
     tmp_path: Path, gguf: Path, skeleton: Path
 ) -> None:
-    build_model(gguf, tmp_path / "model", silent, skeleton=skeleton)
+    build_model(gguf, tmp_path / "model", ignore_progress, skeleton=skeleton)
     tokenizer = json.loads((tmp_path / "model" / "tokenizer.json").read_text(encoding="utf-8"))
     tokens = Weights(gguf).field("tokenizer.ggml.tokens")
     assert [tokenizer["model"]["vocab"][token] for token in tokens] == list(range(TOKENS))
@@ -249,7 +249,7 @@ def test_a_token_has_its_place_as_its_id_and_only_control_tokens_are_special(
 
 def test_weights_of_another_model_are_refused_with_what_does_not_fit(tmp_path: Path, gguf: Path) -> None:
     with pytest.raises(InputError, match=r"input_layernorm\.weight is \(64,\) where \(576,\) is needed"):
-        build_model(gguf, tmp_path / "model", silent, skeleton=SKELETON)
+        build_model(gguf, tmp_path / "model", ignore_progress, skeleton=SKELETON)
 
 
 def test_the_real_skeleton_leaves_no_gap_and_no_overlap() -> None:
@@ -333,7 +333,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ensure(folder: Path, gguf: Path, skeleton: Path) -> Ensure:
-    def call(progress: Callable[[str, float], None] = silent, **more: Path) -> FoundryCache:
+    def call(progress: Callable[[str, float], None] = ignore_progress, **more: Path) -> FoundryCache:
         return ensure_model(progress, **{"folder": folder, "gguf": gguf, "skeleton": skeleton, **more})
 
     return call
@@ -494,7 +494,7 @@ def test_who_comes_second_says_so_and_waits_until_the_first_is_done(ensure: Ensu
 
     folder.parent.mkdir()
     with ThreadPoolExecutor(1) as threads:
-        with held(folder.with_name("foundry.lock"), lambda: pytest.fail("the lock was free")) as taken:
+        with hold_lock(folder.with_name("foundry.lock"), lambda: pytest.fail("the lock was free")) as taken:
             assert taken
             second = threads.submit(ensure, progress)
             assert waits.wait(timeout=30)

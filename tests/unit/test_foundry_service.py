@@ -9,8 +9,18 @@ from typing import Any
 
 import pytest
 
-from loadgen.targets.foundry.download import CannotServe, download, plain
-from loadgen.targets.foundry.service import card, catalogs, configuration, device_of, find, load, parser, start, stop
+from loadgen.targets.foundry.download import CannotServe, describe_error, download
+from loadgen.targets.foundry.service import (
+    argument_parser,
+    card,
+    catalogs,
+    configuration,
+    device_of,
+    find,
+    load,
+    start,
+    stop,
+)
 
 
 class Level(enum.Enum):
@@ -57,7 +67,7 @@ class Configuration1:
 
 
 def flags(*more: str) -> argparse.Namespace:
-    return parser().parse_args(["--app-data", "app", "--logs", "logs", *more])
+    return argument_parser().parse_args(["--app-data", "app", "--logs", "logs", *more])
 
 
 def sdk_of(made: type, manager: Any = None) -> Any:
@@ -160,8 +170,8 @@ class Heard:
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
 
-    def say(self, event: str, **told: Any) -> None:
-        self.events.append({"event": event, **told})
+    def send(self, event: str, **fields: Any) -> None:
+        self.events.append({"event": event, **fields})
 
     def named(self, name: str) -> list[dict[str, Any]]:
         return [event for event in self.events if event["event"] == name]
@@ -197,7 +207,7 @@ def test_an_sdk_1_is_given_only_what_it_takes() -> None:
 
 def test_an_sdk_1_does_not_quietly_ask_the_public_catalog_instead_of_another() -> None:
     with pytest.raises(CannotServe, match="the public catalog alone") as raised:
-        start(flags("--catalog", "http://a"), sdk_of(Configuration1, Manager1()), Heard().say)
+        start(flags("--catalog", "http://a"), sdk_of(Configuration1, Manager1()), Heard().send)
     assert "leave `catalog` out" in raised.value.remedy
 
 
@@ -298,7 +308,7 @@ def fetch_in_turn(*turns: Exception | tuple[float, ...]) -> Callable[[Callable[[
 
 def fetched(variant: Variant, *, stall_s: float = 5.0, tries: int = 3) -> Heard:
     heard = Heard()
-    download(variant, heard.say, stall_s=stall_s, tries=tries, pause_s=0.0)
+    download(variant, heard.send, stall_s=stall_s, tries=tries, pause_s=0.0)
     return heard
 
 
@@ -374,11 +384,11 @@ def test_a_runtime_that_only_says_that_it_waits_has_stalled() -> None:
     ],
 )
 def test_an_error_is_told_without_where_in_the_runtime_it_was_raised(told: str, left: str) -> None:
-    assert plain(RuntimeError(told)) == left
+    assert describe_error(RuntimeError(told)) == left
 
 
 def test_an_error_without_words_is_told_by_its_kind() -> None:
-    assert plain(ZeroDivisionError()) == "ZeroDivisionError"
+    assert describe_error(ZeroDivisionError()) == "ZeroDivisionError"
 
 
 # Loading, serving, stopping
@@ -403,7 +413,7 @@ def test_a_model_is_found_fetched_loaded_and_served_in_this_order(made: type, ki
     heard = Heard()
     variant = Variant("tiny-cpu:1", fetch=fetch_in_turn((100.0,)))
     there = kind(Model("tiny", variant))
-    _, served = start(flags("--model", "tiny"), sdk_of(made, there), heard.say)
+    _, served = start(flags("--model", "tiny"), sdk_of(made, there), heard.send)
     assert [event["event"] for event in heard.events] == ["found", "download", "loading", "serving"]
     assert heard.events[-1]["url"] == "http://127.0.0.1:4321"
     assert heard.events[-1]["card"]["id"] == served.id == "tiny-cpu:1"
@@ -412,7 +422,7 @@ def test_a_model_is_found_fetched_loaded_and_served_in_this_order(made: type, ki
 
 def test_a_runtime_that_does_not_start_says_why_in_one_line() -> None:
     with pytest.raises(CannotServe, match=r"^no such folder$") as raised:
-        start(flags("--model", "tiny"), sdk_of(Configuration2), Heard().say)
+        start(flags("--model", "tiny"), sdk_of(Configuration2), Heard().send)
     assert raised.value.kind == "runtime"
 
 
@@ -423,13 +433,13 @@ def test_a_port_that_is_taken_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     there = Manager2(Model("tiny", Variant("tiny:1", cached=True)))
     monkeypatch.setattr(there, "start_web_service", taken)
     with pytest.raises(CannotServe, match="port 5273 cannot be used: address in use") as raised:
-        start(flags("--model", "tiny", "--port", "5273"), sdk_of(Configuration2, there), Heard().say)
+        start(flags("--model", "tiny", "--port", "5273"), sdk_of(Configuration2, there), Heard().send)
     assert raised.value.kind == "port"
 
 
 def test_a_list_has_every_variant_and_loads_none(manager: Manager2) -> None:
     heard = Heard()
-    _, served = start(flags("--list"), sdk_of(Configuration2, manager), heard.say)
+    _, served = start(flags("--list"), sdk_of(Configuration2, manager), heard.send)
     assert served is None
     assert [told["id"] for told in heard.events[0]["models"]] == [
         "tiny-gpu:2",
@@ -444,14 +454,14 @@ def test_a_list_has_every_variant_and_loads_none(manager: Manager2) -> None:
 def test_it_stops_in_order_the_model_the_service_the_runtime(kind: type[Manager1], steps: list[str]) -> None:
     there, variant, heard = kind(), Variant("tiny:1"), Heard()
     variant.is_loaded, variant.done = True, there.done
-    stop(there, variant, heard.say)
+    stop(there, variant, heard.send)
     assert there.done == ["unload", *steps]
     assert heard.named("unloaded")
 
 
 def test_a_model_that_is_unloaded_already_is_not_unloaded_again() -> None:
     there, variant = Manager2(), Variant("tiny:1")
-    stop(there, variant, Heard().say)
+    stop(there, variant, Heard().send)
     assert variant.done == []
 
 
@@ -461,6 +471,6 @@ def test_a_step_of_the_end_that_fails_keeps_none_from_being_taken() -> None:
             raise RuntimeError("web.cc:1 fl::Stop() is not running")
 
     there, heard = Broken(), Heard()
-    stop(there, Variant("tiny:1"), heard.say)
+    stop(there, Variant("tiny:1"), heard.send)
     assert there.done == ["close"]
     assert heard.named("note") == [{"event": "note", "text": "is not running"}]

@@ -13,7 +13,7 @@ from loadgen.child import arguments
 from loadgen.errors import InputError, TargetError
 from loadgen.scenario import FoundryLocal, Model
 from loadgen.targets.foundry import target
-from loadgen.targets.foundry.service import parser
+from loadgen.targets.foundry.service import argument_parser
 from loadgen.targets.foundry.target import ENDPOINT_VARIABLE, endpoint_of, find_entry, sdk_major
 
 HERE = "http://127.0.0.1:5273"
@@ -139,13 +139,15 @@ def test_flags_become_words_none_is_left_out_and_a_list_repeats() -> None:
 
 def test_a_service_understands_what_it_is_started_with() -> None:
     options = FoundryLocal(device="gpu", port=5273, stall_s=7.5, catalog=("http://a", "http://b"))
-    told = parser().parse_args(arguments(target._flags(Model(name="tiny"), options, "cache")))
+    told = argument_parser().parse_args(arguments(target._flags(Model(name="tiny"), options, "cache")))
     assert (told.model, told.device, told.port, told.cache) == ("tiny", "gpu", 5273, "cache")
     assert (told.catalog, told.no_catalog, told.stall_s, told.list) == (["http://a", "http://b"], False, 7.5, False)
 
 
 def test_an_embedded_model_asks_no_catalog() -> None:
-    told = parser().parse_args(arguments(target._flags(Model(name="tiny"), FoundryLocal(embedded=True), "cache")))
+    told = argument_parser().parse_args(
+        arguments(target._flags(Model(name="tiny"), FoundryLocal(embedded=True), "cache"))
+    )
     assert told.no_catalog is True
     assert told.device is None
 

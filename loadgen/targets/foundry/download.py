@@ -14,45 +14,46 @@ _SIGNATURE_END: Final = re.compile(r">? (?:const )?")
 
 
 class CannotServe(Exception):  # noqa: N818  it names a finding, not a fault of ours
-    """Why a model cannot be used: kind is one of a closed set, remedy what a person can do."""
+    """Why a model cannot be used. kind: one of a closed set. remedy: what a person can do."""
 
     def __init__(self, kind: str, message: str, remedy: str) -> None:
         super().__init__(message)
         self.kind, self.remedy = kind, remedy
 
 
-class Say(Protocol):
-    """Told what happened: an event's name, and what belongs to it."""
+class Send(Protocol):
+    """Sends an event to the parent: its name, and what belongs to it."""
 
-    def __call__(self, event: str, **told: Any) -> None: ...
+    def __call__(self, event: str, **fields: Any) -> None: ...
 
 
-def download(variant: Any, say: Say, *, stall_s: float, tries: int, pause_s: float = _PAUSE_S) -> None:
-    """Have a variant in the cache. pause_s: before the second try; it doubles. Raises CannotServe after the last."""
+def download(variant: Any, send: Send, *, stall_s: float, tries: int, pause_s: float = _PAUSE_S) -> None:
+    """Fetch a variant into the cache, unless it is there. pause_s: before the second try; it doubles. Raises
+    CannotServe after the last."""
     if variant.is_cached:
         return
     problem: str | None = None
     for attempt in range(1, tries + 1):
-        problem = _Try(say, stall_s).run(variant)
+        problem = _Attempt(send, stall_s).run(variant)
         if problem is None:
             return
-        say("retry", attempt=attempt, of=tries, problem=problem)
+        send("retry", attempt=attempt, of=tries, problem=problem)
         if attempt < tries:
             threading.Event().wait(min(_LONGEST_PAUSE_S, pause_s * 2 ** (attempt - 1)))
     remedy = "check the network and the disk, then run again: a download goes on where it stopped"
     raise CannotServe("not_downloaded", f"{variant.id} could not be downloaded: {problem}", remedy)
 
 
-class _Try:
+class _Attempt:
     """One try, in a thread that may never come back: the runtime looks at `cancel` only when something arrives."""
 
-    def __init__(self, say: Say, stall_s: float) -> None:
-        self._say = say
+    def __init__(self, send: Send, stall_s: float) -> None:
+        self._send = send
         self._stall_s = stall_s
         self._moved, self._cancel, self._done = threading.Event(), threading.Event(), threading.Event()
         self._percent: float | None = None
-        self._beats, self._told = 0, -1.0
-        self._failed: BaseException | None = None
+        self._calls, self._sent_percent = 0, -1.0
+        self._error: BaseException | None = None
 
     def run(self, variant: Any) -> str | None:
         """What went wrong; None when the variant is there."""
@@ -60,39 +61,39 @@ class _Try:
         while not self._done.is_set():
             if not self._moved.wait(self._stall_s):
                 self._cancel.set()
-                return self._stalled()
+                return self._describe_stall()
             self._moved.clear()
-        return None if self._failed is None else plain(self._failed)
+        return None if self._error is None else describe_error(self._error)
 
     def _work(self, fetch: Callable[..., Any]) -> None:
         try:
             more = {"cancel_event": self._cancel} if "cancel_event" in inspect.signature(fetch).parameters else {}
-            fetch(self._progress, **more)
-        except BaseException as error:  # noqa: BLE001  whatever it is, it is told
-            self._failed = error
+            fetch(self._on_progress, **more)
+        except BaseException as error:  # noqa: BLE001  whatever it is, `run` returns it
+            self._error = error
         finally:
             self._done.set()
             self._moved.set()
 
-    def _progress(self, percent: float) -> None:
+    def _on_progress(self, percent: float) -> None:
         # The same number over and over is the runtime's way of saying that it waits: nothing has moved.
-        self._beats += 1
+        self._calls += 1
         if percent == self._percent or self._cancel.is_set():
             return
         self._percent = percent
         self._moved.set()
         # Its threads overtake one another; a bar does not go back.
-        if (told := round(float(percent), 1)) > self._told:
-            self._told = told
-            self._say("download", percent=told)
+        if (rounded := round(float(percent), 1)) > self._sent_percent:
+            self._sent_percent = rounded
+            self._send("download", percent=rounded)
 
-    def _stalled(self) -> str:
-        told = f"nothing arrived for {self._stall_s:g} s"
+    def _describe_stall(self) -> str:
+        text = f"nothing arrived for {self._stall_s:g} s"
         # It says 0 again and again while it waits for another process that has the model's folder locked.
-        return f"{told}; is another program downloading it?" if self._beats > 2 and not self._percent else told
+        return f"{text}; is another program downloading it?" if self._calls > 2 and not self._percent else text
 
 
-def plain(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """An error in one line, without the place in the runtime's source that it begins with."""
     text = " ".join(str(error).split())
     place = _SOURCE_LINE.match(text)

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any, Final, TextIO
 
 from loadgen.clock import now_ns
-from loadgen.targets.foundry.download import CannotServe, Say, download, plain
+from loadgen.targets.foundry.download import CannotServe, Send, describe_error, download
 
 APP_NAME: Final = "loadgen"
 STALL_S: Final = 60.0
@@ -30,8 +30,8 @@ STALL_S: Final = 60.0
 TRIES: Final = 3
 
 
-class Voice:
-    """Standard output as it was before the native library could write to it."""
+class EventWriter:
+    """Writes events to standard output as it was before the native library could write to it."""
 
     def __init__(self) -> None:
         sys.stdout.flush()
@@ -39,37 +39,38 @@ class Voice:
         os.dup2(2, 1)
         self._lock = threading.Lock()
 
-    def say(self, event: str, **told: Any) -> None:
+    def send(self, event: str, **fields: Any) -> None:
         with self._lock, contextlib.suppress(BrokenPipeError):
-            self._out.write(json.dumps({"event": event, **told}) + "\n")
+            self._out.write(json.dumps({"event": event, **fields}) + "\n")
             self._out.flush()
 
 
-class Orders:
-    """The lines of standard input. Its end is the end of this process, at once until `serving` says otherwise."""
+class CommandReader:
+    """The lines of standard input. Its end is the end of this process, at once until `serving` is set."""
 
     def __init__(self, lines: TextIO) -> None:
         self._lines = lines
-        self._told: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self.serving = threading.Event()
 
-    def listen(self) -> None:
-        threading.Thread(target=self._listen, daemon=True).start()
+    def start(self) -> None:
+        threading.Thread(target=self._read, daemon=True).start()
 
-    def _listen(self) -> None:
+    def _read(self) -> None:
         for line in iter(self._lines.readline, ""):
-            self._told.put(line.strip())
+            self._commands.put(line.strip())
         if not self.serving.is_set():
             os._exit(1)
-        self._told.put(None)
+        self._commands.put(None)
 
-    def next(self) -> str | None:
-        """The next one; None when whoever gave them has gone."""
-        return self._told.get()
+    def receive(self) -> str | None:
+        """The next command; None when the parent has gone."""
+        return self._commands.get()
 
 
 def configuration(arguments: argparse.Namespace, sdk: Any) -> Any:
-    """The SDK's configuration, with what this version of it takes. Raises CannotServe: another catalog is not one."""
+    """The SDK's configuration, with what this version of it takes. Raises CannotServe where it takes no catalog and
+    one is asked for."""
     takes = inspect.signature(sdk.Configuration.__init__).parameters
     if arguments.catalog and "catalog_urls" not in takes:
         text = f"foundry-local-sdk {sdk_version() or ''} asks the public catalog alone"
@@ -95,7 +96,7 @@ def catalogs(arguments: argparse.Namespace) -> list[str]:
 
 
 def _no_catalog_url() -> str:
-    class Nothing(http.server.BaseHTTPRequestHandler):
+    class NotFoundHandler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_error(404)
 
@@ -103,7 +104,7 @@ def _no_catalog_url() -> str:
 
         def log_message(self, *_: Any) -> None: ...
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Nothing)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), NotFoundHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return f"http://127.0.0.1:{server.server_port}/asset-gallery/v1.0/models"
 
@@ -123,8 +124,8 @@ def find(manager: Any, name: str, device: str | None) -> Any:
     model = models[name]
     if device is None:
         return model
-    mine = _on_device(variants_of(model), name, device)
-    chosen = next((variant for variant in mine if variant.is_cached), mine[0])
+    candidates = _on_device(variants_of(model), name, device)
+    chosen = next((variant for variant in candidates if variant.is_cached), candidates[0])
     model.select_variant(chosen)
     return chosen
 
@@ -136,12 +137,12 @@ def _version(identifier: str) -> int:
 
 def _on_device(variants: list[Any], name: str, device: str | None) -> list[Any]:
     """Those that run on a device, all when none is asked for. Raises CannotServe when there are none."""
-    mine = [variant for variant in variants if device is None or device_of(variant) == device.upper()]
-    if not mine:
+    matching = [variant for variant in variants if device is None or device_of(variant) == device.upper()]
+    if not matching:
         have = ", ".join(sorted({device_of(variant) or "?" for variant in variants}))
         remedy = f"ask for one of {have}, or leave `device` out"
         raise CannotServe("no_device", f"{name} has no variant for {str(device).upper()}, only for {have}", remedy)
-    return mine
+    return matching
 
 
 def variants_of(model: Any) -> list[Any]:
@@ -180,37 +181,37 @@ def load(variant: Any) -> float:
     try:
         variant.load()
     except Exception as error:
-        text = plain(error)
+        text = describe_error(error)
         if "memory" in text.lower() or "bad_alloc" in text.lower():
             raise CannotServe("out_of_memory", text, "unload other models, or take a smaller variant") from error
         raise CannotServe("load_failed", text, "remove it from the cache and download it again") from error
     return (now_ns() - began) / 1e9
 
 
-def start(arguments: argparse.Namespace, sdk: Any, say: Say) -> tuple[Any, Any]:
+def start(arguments: argparse.Namespace, sdk: Any, send: Send) -> tuple[Any, Any]:
     """The manager with its web service up, and the loaded variant."""
     wanted = configuration(arguments, sdk)
     try:
         sdk.FoundryLocalManager.initialize(wanted)
     except Exception as error:
-        raise CannotServe("runtime", plain(error), "see the logs folder of the runtime") from error
+        raise CannotServe("runtime", describe_error(error), "see the logs folder of the runtime") from error
     manager = sdk.FoundryLocalManager.instance
     if arguments.list:
         models = manager.catalog.list_models()
-        say("models", models=[card(variant) for model in models for variant in variants_of(model)])
+        send("models", models=[card(variant) for model in models for variant in variants_of(model)])
         return manager, None
     variant = find(manager, arguments.model, arguments.device)
-    say("found", card=card(variant))
-    download(variant, say, stall_s=arguments.stall_s, tries=arguments.tries)
-    say("loading")
+    send("found", card=card(variant))
+    download(variant, send, stall_s=arguments.stall_s, tries=arguments.tries)
+    send("loading")
     load_s = load(variant)
     try:
         manager.start_web_service()
     except Exception as error:
-        text = f"port {arguments.port} cannot be used: {plain(error)}"
+        text = f"port {arguments.port} cannot be used: {describe_error(error)}"
         raise CannotServe("port", text, "give another port, or 0") from error
     url = manager.urls[0].rstrip("/")
-    say("serving", url=url, pid=os.getpid(), card=card(variant), load_s=load_s, version=sdk_version())
+    send("serving", url=url, pid=os.getpid(), card=card(variant), load_s=load_s, version=sdk_version())
     return manager, variant
 
 
@@ -220,69 +221,69 @@ def sdk_version() -> str | None:
     return None
 
 
-def stop(manager: Any, variant: Any, say: Say) -> None:
+def stop(manager: Any, variant: Any, send: Send) -> None:
     """Leave nothing behind, in order; a step that fails does not keep the next from being taken."""
     steps: list[Callable[[], object]] = []
     if variant is not None:
-        steps += [lambda: unload(variant, say), manager.stop_web_service]
+        steps += [lambda: unload(variant, send), manager.stop_web_service]
     if hasattr(manager, "close"):
         steps.append(manager.close)
     for step in steps:
         try:
             step()
         except Exception as error:  # noqa: BLE001
-            say("note", text=plain(error))
+            send("note", text=describe_error(error))
 
 
-def unload(variant: Any, say: Say) -> None:
+def unload(variant: Any, send: Send) -> None:
     if variant.is_loaded:
         began = now_ns()
         variant.unload()
-        say("unloaded", seconds=(now_ns() - began) / 1e9)
+        send("unloaded", seconds=(now_ns() - began) / 1e9)
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="foundry_service", description="Foundry Local's web service on loopback.")
-    made.add_argument("--model", default="")
-    made.add_argument("--device", choices=("cpu", "gpu", "npu"))
-    made.add_argument("--port", type=int, default=0)
-    made.add_argument("--cache", help="model cache folder")
-    made.add_argument("--app-data", required=True)
-    made.add_argument("--logs", required=True)
-    made.add_argument("--catalog", action="append", default=[], help="catalog URLs instead of the public one")
-    made.add_argument("--no-catalog", action="store_true", help="only what lies in the cache")
-    made.add_argument("--stall-s", type=float, default=STALL_S)
-    made.add_argument("--tries", type=int, default=TRIES)
-    made.add_argument("--list", action="store_true", help="say which models there are, and end")
-    return made
+def argument_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="foundry_service", description="Foundry Local's web service on loopback.")
+    parser.add_argument("--model", default="")
+    parser.add_argument("--device", choices=("cpu", "gpu", "npu"))
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--cache", help="model cache folder")
+    parser.add_argument("--app-data", required=True)
+    parser.add_argument("--logs", required=True)
+    parser.add_argument("--catalog", action="append", default=[], help="catalog URLs instead of the public one")
+    parser.add_argument("--no-catalog", action="store_true", help="only what lies in the cache")
+    parser.add_argument("--stall-s", type=float, default=STALL_S)
+    parser.add_argument("--tries", type=int, default=TRIES)
+    parser.add_argument("--list", action="store_true", help="say which models there are, and end")
+    return parser
 
 
 def main() -> int:
-    arguments = parser().parse_args()
-    voice, orders = Voice(), Orders(sys.stdin)
+    arguments = argument_parser().parse_args()
+    events, commands = EventWriter(), CommandReader(sys.stdin)
     manager = variant = None
     code = 1
     try:
         import foundry_local_sdk as sdk
 
         if not arguments.list:
-            orders.listen()
-        manager, variant = start(arguments, sdk, voice.say)
-        orders.serving.set()
-        while not arguments.list and (order := orders.next()) is not None:
-            if order == "unload":
-                unload(variant, voice.say)
+            commands.start()
+        manager, variant = start(arguments, sdk, events.send)
+        commands.serving.set()
+        while not arguments.list and (command := commands.receive()) is not None:
+            if command == "unload":
+                unload(variant, events.send)
         code = 0
     except CannotServe as error:
-        voice.say("error", kind=error.kind, message=str(error), remedy=error.remedy)
-    except Exception as error:  # noqa: BLE001  whatever it is, the parent must hear of it in one line
-        text = f"{type(error).__name__}: {plain(error)}"
-        voice.say("error", kind="runtime", message=text, remedy="see the runtime's logs")
+        events.send("error", kind=error.kind, message=str(error), remedy=error.remedy)
+    except Exception as error:  # noqa: BLE001  whatever it is, the parent must get it as one line
+        text = f"{type(error).__name__}: {describe_error(error)}"
+        events.send("error", kind="runtime", message=text, remedy="see the runtime's logs")
     finally:
         # After a start that failed there is no manager to stop: a download that hangs would keep it from closing.
         if manager is not None:
-            stop(manager, variant, voice.say)
-        voice.say("ended")
+            stop(manager, variant, events.send)
+        events.send("ended")
         # The native library's own threads may hang an orderly exit; there is nothing left to do.
         os._exit(code)
 

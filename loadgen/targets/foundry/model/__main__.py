@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from loadgen.errors import ExitCode, LoadgenError
-from loadgen.targets.foundry.model.cache import ensure_model, silent
+from loadgen.targets.foundry.model.cache import ensure_model, ignore_progress
 
 _WIDTH = 60
 
@@ -17,23 +17,23 @@ def main() -> int:
         "and whole, and print its folder. It is kept in LOADGEN_CACHE_DIR, or in the user's cache folder.",
     )
     parser.parse_args()
-    watched = sys.stderr.isatty()
+    has_terminal = sys.stderr.isatty()
     try:
-        cache = ensure_model(_draw if watched else silent)
+        cache = ensure_model(_draw if has_terminal else ignore_progress)
     except LoadgenError as error:
         sys.stderr.write(f"loadgen: {error}\n")
         return error.exit_code
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     finally:
-        if watched:
+        if has_terminal:
             sys.stderr.write(f"\r{'':{_WIDTH}}\r")
     sys.stdout.write(f"{cache.folder}\n")
     return ExitCode.DONE
 
 
-def _draw(what: str, share: float) -> None:
-    line = f"model for Foundry Local: {what}, {share:.0%}"
+def _draw(step: str, share: float) -> None:
+    line = f"model for Foundry Local: {step}, {share:.0%}"
     sys.stderr.write(f"\r{line:<{_WIDTH}.{_WIDTH}}")
     sys.stderr.flush()
 

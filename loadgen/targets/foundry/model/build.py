@@ -26,8 +26,8 @@ SKELETON: Final = Path(__file__).parent / "skeleton"
 COPIED: Final = ("model.onnx", "genai_config.json", "tokenizer_config.json", "chat_template.jinja")
 MANIFEST: Final = "manifest.json"
 
-Progress = Callable[[str, float], None]
-"""Told what is being done, and which share of the whole is done, 0 to 1."""
+OnBuildProgress = Callable[[str, float], None]
+"""Is called with what is being done, and which share of all the work is done, 0 to 1."""
 
 _NORMS: Final = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
 _MATRICES: Final = {
@@ -50,14 +50,14 @@ class Slot(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     length_bytes: int
 
 
-def build_model(gguf: Path, out: Path, progress: Progress, *, skeleton: Path = SKELETON) -> None:
+def build_model(gguf: Path, out: Path, on_progress: OnBuildProgress, *, skeleton: Path = SKELETON) -> None:
     """Write the model folder `out`, the same bytes every time. It is made where it is not there.
 
     Raises InputError when the GGUF file cannot be read or is of another model than the skeleton, TargetError when the
     package `gguf` is missing, OSError when the folder cannot be written.
     """
     slots = msgspec.json.decode((skeleton / MANIFEST).read_bytes(), type=list[Slot])
-    progress("reading the weights", 0.0)
+    on_progress("reading the weights", 0.0)
     weights = Weights(gguf)
     out.mkdir(parents=True, exist_ok=True)
     total = max(slot.offset_bytes + slot.length_bytes for slot in slots)
@@ -67,8 +67,8 @@ def build_model(gguf: Path, out: Path, progress: Progress, *, skeleton: Path = S
             file.seek(slot.offset_bytes)
             file.write(array.tobytes())
             done = (slot.offset_bytes + slot.length_bytes) / total
-            progress("quantizing", _READING_SHARE + _QUANTIZING_SHARE * done)
-    progress("writing the tokenizer", _READING_SHARE + _QUANTIZING_SHARE)
+            on_progress("quantizing", _READING_SHARE + _QUANTIZING_SHARE * done)
+    on_progress("writing the tokenizer", _READING_SHARE + _QUANTIZING_SHARE)
     (out / "tokenizer.json").write_bytes(tokenizer_of(weights))
     for name in COPIED:
         shutil.copyfile(skeleton / name, out / name)
@@ -84,15 +84,15 @@ def _check(gguf: Path, slot: Slot, array: NDArray[Any]) -> None:
 
 def _arrays(weights: Weights, slots: list[Slot]) -> Iterator[tuple[Slot, NDArray[Any]]]:
     """Each slot with what belongs in it. One matrix is held at a time."""
-    at_hand: tuple[str, Quantized] | None = None
+    current: tuple[str, Quantized] | None = None
     for slot in slots:
         name, product, part = slot.name.partition(".MatMul.")
         if not product:
             yield slot, _rotary(weights, name) if name.endswith("_cache") else _norm(weights, name)
             continue
-        if at_hand is None or at_hand[0] != name:
-            at_hand = name, quantize(_matrix(weights, name))
-        yield slot, _part(at_hand[1], part)
+        if current is None or current[0] != name:
+            current = name, quantize(_matrix(weights, name))
+        yield slot, _part(current[1], part)
 
 
 def _part(matrix: Quantized, name: str) -> NDArray[Any]:

@@ -20,9 +20,16 @@ from msgspec import Struct
 
 from loadgen.errors import InputError, TargetError
 from loadgen.store.paths import CACHE_VARIABLE, user_cache_folder
-from loadgen.targets.foundry.model.build import BUILDER_VERSION, COPIED, MANIFEST, SKELETON, Progress, build_model
+from loadgen.targets.foundry.model.build import (
+    BUILDER_VERSION,
+    COPIED,
+    MANIFEST,
+    SKELETON,
+    OnBuildProgress,
+    build_model,
+)
 from loadgen.targets.foundry.model.layout import Listing, is_listed, lay_out, list_in_catalog
-from loadgen.targets.foundry.model.lock import held
+from loadgen.targets.foundry.model.lock import hold_lock
 from loadgen.targets.small_model import verified_gguf
 
 LISTING: Final = Listing(
@@ -39,37 +46,43 @@ NEEDED_MIB: Final = 200
 
 
 class FoundryCache(Struct, frozen=True, kw_only=True):
-    """A model cache that has been checked. folder: give it to the runtime as `model_cache_dir`, and `NO_CATALOG_URL`
-    of `layout` as its catalog. alias: loads the model. model_id: what a chat request must say. digest: sha256 of the
-    model's files and their names; equal on every build from the same weights."""
+    """A model cache that has been checked."""
 
     folder: Path
+    """Give it to the runtime as `model_cache_dir`, and `NO_CATALOG_URL` of `layout` as its catalog."""
     alias: str
+    """The name by which the runtime loads the model."""
     model_id: str
+    """The name that a chat request must give."""
     digest: str
+    """sha256 of the model's files and their names; equal on every build from the same weights."""
 
 
 class Sources(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a build depends on: sha256 of the weights and of the skeleton, and the builder's version."""
+    """What a build depends on."""
 
     weights: str
+    """sha256 of the GGUF file."""
     skeleton: str
+    """sha256 of the skeleton's files and their names."""
     builder: int
+    """`BUILDER_VERSION` of the code that built it."""
 
 
 class Seal(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `loadgen.json` says. files: sha256 of each, by path within the folder."""
+    """What `loadgen.json` says."""
 
     sources: Sources
     files: dict[str, str]
+    """sha256 of each file, by its path within the folder."""
 
 
-def silent(what: str, share: float) -> None:
-    """Progress that nobody looks at."""
+def ignore_progress(step: str, share: float) -> None:
+    """For a caller that shows no progress."""
 
 
 def ensure_model(
-    progress: Progress = silent,
+    on_progress: OnBuildProgress = ignore_progress,
     *,
     folder: Path | None = None,
     gguf: Path | None = None,
@@ -85,18 +98,20 @@ def ensure_model(
     folder = folder or user_cache_folder() / FOLDER
     gguf = gguf or verified_gguf()
     sources = _sources(gguf, skeleton)
-    found = _checked(folder, sources)
-    if found is not None and is_listed(folder, LISTING):
-        return _cache(folder, found)
-    with _one_line(folder):
+    seal = _valid_seal(folder, sources)
+    if seal is not None and is_listed(folder, LISTING):
+        return _cache(folder, seal)
+    with _one_line_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = folder.with_name(f"{folder.name}.lock")
-        with held(lock, lambda: progress("waiting for another process that builds it", 0.0)) as alone:
-            found = _checked(folder, sources) or _build(folder, gguf, skeleton, sources, progress, alone=alone)
+        with hold_lock(lock, lambda: on_progress("waiting for another process that builds it", 0.0)) as locked:
+            if locked:
+                _remove_leftovers(folder)
+            seal = _valid_seal(folder, sources) or _build(folder, gguf, skeleton, sources, on_progress)
             if not is_listed(folder, LISTING):
                 list_in_catalog(folder, LISTING)  # the runtime has fetched a catalog and put it in its place
-    progress("done", 1.0)
-    return _cache(folder, found)
+    on_progress("done", 1.0)
+    return _cache(folder, seal)
 
 
 def _cache(folder: Path, seal: Seal) -> FoundryCache:
@@ -113,51 +128,58 @@ def _sources(gguf: Path, skeleton: Path) -> Sources:
     return Sources(weights=weights, skeleton=_digest_of_all(files), builder=BUILDER_VERSION)
 
 
-def _checked(folder: Path, sources: Sources) -> Seal | None:
-    """What the seal says, when that is true of each file and of the sources; None otherwise."""
+def _valid_seal(folder: Path, sources: Sources) -> Seal | None:
+    """The folder's seal, when it is true of each file and of the sources; None otherwise."""
     try:
         seal = msgspec.json.decode((folder / SEAL).read_bytes(), type=Seal)
         if seal.sources != sources or not seal.files:
             return None
-        whole = all(_digest(folder / name) == digest for name, digest in seal.files.items())
+        intact = all(_digest(folder / name) == digest for name, digest in seal.files.items())
     except (OSError, msgspec.DecodeError):
         return None
-    return seal if whole else None
+    return seal if intact else None
 
 
-def _build(folder: Path, gguf: Path, skeleton: Path, sources: Sources, progress: Progress, *, alone: bool) -> Seal:
-    """Build beside the folder, seal, and put it in its place. alone: no other process can be building."""
-    prefix = f"{folder.name}.building-"
-    if alone:
-        for left in folder.parent.glob(f"{prefix}*"):  # by a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
-    work = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed have left. Only for the holder of the lock: no other is building."""
+    for leftover in folder.parent.glob(f"{_building_prefix(folder)}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _building_prefix(folder: Path) -> str:
+    return f"{folder.name}.building-"
+
+
+def _build(folder: Path, gguf: Path, skeleton: Path, sources: Sources, on_progress: OnBuildProgress) -> Seal:
+    """Build beside the folder, seal, and put it in its place."""
+    work = Path(tempfile.mkdtemp(prefix=_building_prefix(folder), dir=folder.parent))
     try:
-        made = work / "made"
-        build_model(gguf, work / "model", progress, skeleton=skeleton)
-        progress("checking", 0.98)
-        seal = _laid_out(work / "model", made, sources)
-        return _put(made, folder, work / "replaced", seal)
+        cache = work / "made"
+        build_model(gguf, work / "model", on_progress, skeleton=skeleton)
+        on_progress("checking", 0.98)
+        seal = _lay_out_and_seal(work / "model", cache, sources)
+        return _move_into_place(cache, folder, work / "replaced", seal)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _laid_out(model_dir: Path, made: Path, sources: Sources) -> Seal:
-    place = lay_out(model_dir, made, LISTING)
-    files = {path.relative_to(made).as_posix(): _digest(path) for path in place.iterdir()}
+def _lay_out_and_seal(model_dir: Path, cache: Path, sources: Sources) -> Seal:
+    model_folder = lay_out(model_dir, cache, LISTING)
+    files = {path.relative_to(cache).as_posix(): _digest(path) for path in model_folder.iterdir()}
     seal = Seal(sources=sources, files=files)
-    (made / SEAL).write_bytes(msgspec.json.format(msgspec.json.encode(seal, order="sorted"), indent=1))
+    (cache / SEAL).write_bytes(msgspec.json.format(msgspec.json.encode(seal, order="sorted"), indent=1))
     return seal
 
 
-def _put(made: Path, folder: Path, aside: Path, seal: Seal) -> Seal:
-    """Rename the new folder into its place, and what was there aside; a whole one that came first stays."""
-    theirs = _checked(folder, seal.sources)
-    if theirs is not None:
-        return theirs
+def _move_into_place(cache: Path, folder: Path, aside: Path, seal: Seal) -> Seal:
+    """Rename the new cache into its place, and what was there aside. An intact one that another process has put there
+    meanwhile stays."""
+    other_seal = _valid_seal(folder, seal.sources)
+    if other_seal is not None:
+        return other_seal
     with suppress(FileNotFoundError):
         folder.rename(aside)
-    made.rename(folder)
+    cache.rename(folder)
     return seal
 
 
@@ -173,8 +195,8 @@ def _digest_of_all(files: dict[str, str]) -> str:
 
 
 @contextmanager
-def _one_line(folder: Path) -> Iterator[None]:
-    """What the disk refuses, as one line with the mend."""
+def _one_line_errors(folder: Path) -> Iterator[None]:
+    """Turn what the disk refuses into a TargetError: one line with the remedy."""
     try:
         yield
     except OSError as error:

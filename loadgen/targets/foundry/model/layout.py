@@ -1,4 +1,4 @@
-"""Where Foundry Local's runtime looks for a model of one's own, and what it wants to be told. Knows no weights.
+"""Where Foundry Local's runtime looks for a model of one's own, and what its files must say. Knows no weights.
 
     <cache>/foundry.modelinfo.json              the catalog as last fetched
     <cache>/Local/<name>-<version>/v<version>/  the model folder, and inference_model.json with the model's id
@@ -22,10 +22,11 @@ MIB: Final = 2**20
 
 
 class Listing(Struct, frozen=True, kw_only=True):
-    """What a catalog says of a model besides what can be seen from its folder. alias: loads the model."""
+    """What a catalog says of a model besides what can be seen from its folder."""
 
     name: str
     alias: str
+    """The name by which the runtime loads it."""
     version: int = 1
     publisher: str
     license: str
@@ -38,7 +39,7 @@ class Listing(Struct, frozen=True, kw_only=True):
         return f"{self.name}:{self.version}"
 
 
-def place_of(cache: Path, listing: Listing) -> Path:
+def model_folder(cache: Path, listing: Listing) -> Path:
     """The model's folder in a cache."""
     return cache / "Local" / f"{listing.name}-{listing.version}" / f"v{listing.version}"
 
@@ -48,17 +49,17 @@ def lay_out(model_dir: Path, cache: Path, listing: Listing) -> Path:
 
     The same files and listing give the same bytes. The place must be free, and on the same disk.
     """
-    place = place_of(cache, listing)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    model_dir.rename(place)
-    told = {"Name": listing.model_id, "PromptTemplate": None}
-    (place / "inference_model.json").write_bytes(json.dumps(told).encode())
+    folder = model_folder(cache, listing)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    model_dir.rename(folder)
+    inference_model = {"Name": listing.model_id, "PromptTemplate": None}
+    (folder / "inference_model.json").write_bytes(json.dumps(inference_model).encode())
     list_in_catalog(cache, listing)
-    return place
+    return folder
 
 
 def is_listed(cache: Path, listing: Listing) -> bool:
-    """Whether the cache's catalog says of the model in it what it should."""
+    """Whether the cache's catalog has the model's entry, as it would be written now."""
     return _entry(cache, listing) in _catalog(cache)["models"]
 
 
@@ -69,20 +70,20 @@ def list_in_catalog(cache: Path, listing: Listing) -> None:
         model for model in catalog["models"] if not (isinstance(model, dict) and model.get("id") == listing.model_id)
     ]
     catalog["models"] = [*others, _entry(cache, listing)]
-    written = cache / f"{CATALOG}.{os.getpid()}"
+    temporary = cache / f"{CATALOG}.{os.getpid()}"
     try:
-        written.write_bytes(json.dumps(catalog, indent=1).encode())
-        written.replace(cache / CATALOG)
+        temporary.write_bytes(json.dumps(catalog, indent=1).encode())
+        temporary.replace(cache / CATALOG)
     except OSError:
         with suppress(OSError):
-            written.unlink()
+            temporary.unlink()
         raise
 
 
 def _entry(cache: Path, listing: Listing) -> dict[str, Any]:
-    place = place_of(cache, listing)
-    context_tokens = json.loads((place / "genai_config.json").read_bytes())["model"]["context_length"]
-    size_mib = sum(path.stat().st_size for path in place.iterdir()) // MIB
+    folder = model_folder(cache, listing)
+    context_tokens = json.loads((folder / "genai_config.json").read_bytes())["model"]["context_length"]
+    size_mib = sum(path.stat().st_size for path in folder.iterdir()) // MIB
     return {
         "id": listing.model_id,
         "name": listing.name,

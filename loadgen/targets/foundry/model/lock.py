@@ -14,27 +14,26 @@ _NOT_SUPPORTED: Final = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 
 
 @contextmanager
-def held(path: Path, waiting: Callable[[], None]) -> Iterator[bool]:
-    """Hold the lock while the context lasts; `waiting` is called once when another holds it, and then it is waited for.
+def hold_lock(path: Path, on_wait: Callable[[], None]) -> Iterator[bool]:
+    """Hold the lock while the context lasts. While another process holds it, wait; `on_wait` is called before that.
 
     The file is made, and left. Yields False where the file system has no locks (some network ones), and nothing is held
     then. Raises OSError when the file cannot be opened.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        taken, told, never = _take(handle), False, Event()
-        while taken is None:
-            if not told:
-                waiting()
-                told = True
-            never.wait(RETRY_S)
-            taken = _take(handle)
-        yield taken
+        locked = _try_lock(handle)
+        if locked is None:
+            on_wait()
+        while locked is None:
+            Event().wait(RETRY_S)
+            locked = _try_lock(handle)
+        yield locked
     finally:
         os.close(handle)  # which also lets go of the lock
 
 
-def _take(handle: int) -> bool | None:
+def _try_lock(handle: int) -> bool | None:
     """True: it is ours. None: another has it. False: there are no locks here."""
     try:
         if sys.platform == "win32":
