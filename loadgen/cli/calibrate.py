@@ -1,7 +1,7 @@
 """The verb `calibrate`: plays known schedules, prints how far this machine is to be trusted, and keeps it."""
 
 import sys
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 import orjson
@@ -11,14 +11,10 @@ from loadgen.calibrate.loads import QUICK, USUAL, LoadStep
 from loadgen.calibrate.measure import calibrated
 from loadgen.calibrate.text import calibration_text
 from loadgen.cli.options import Output, OutputOptions, expand_options
+from loadgen.cli.terminal import UNBOUND, progress_on_terminal, terminal_width
 from loadgen.errors import InputError
-from loadgen.live.bar import Bar
 from loadgen.redact import printable
-from loadgen.report.console import terminal_width
 from loadgen.store.calibration import Calibration, keep, stored, usual_place
-
-WIDEST: Final = 400
-"""Where there is no terminal, nothing is cut off."""
 
 
 @expand_options
@@ -54,7 +50,7 @@ def _stored() -> Calibration:
 
 def _measure(loads: tuple[LoadStep, ...], output: Output) -> Calibration:
     try:
-        with Bar(quiet=output != "text") as bar:
+        with progress_on_terminal(output) as bar:
 
             def progress(title: str, done: int, of: int) -> None:
                 bar.stage(f"calibrating: {title}", of, None)
@@ -71,5 +67,5 @@ def _print(calibration: Calibration, output: Output) -> None:
         data = orjson.dumps(msgspec.to_builtins(calibration), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
         sys.stdout.write(data.decode())
     elif output == "text":
-        width = terminal_width() if sys.stdout.isatty() else WIDEST
+        width = terminal_width(without=UNBOUND)
         typer.echo("\n".join(map(printable, calibration_text(calibration, width=width).split("\n"))), nl=False)

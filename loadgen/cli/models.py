@@ -3,15 +3,16 @@
 import asyncio
 import sys
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 import typer
 
+from loadgen.cli.terminal import UNBOUND, terminal_width
 from loadgen.errors import InputError, TargetError
 from loadgen.redact import printable, redact_url
 from loadgen.report.cards import cards_text
-from loadgen.report.console import json_text, terminal_width
+from loadgen.report.console import json_text
 from loadgen.scenario import Model, Scenario
 from loadgen.scenario.check import first_conflict
 from loadgen.scenario.file import load_scenario
@@ -19,9 +20,6 @@ from loadgen.scenario.model_list import model_list_text
 from loadgen.store.run_folder import write_whole
 from loadgen.targets.catalog import default_models, list_cards, model_list_of
 from loadgen.targets.served import ModelCard
-
-WIDEST: Final = 400
-"""Where there is no terminal, nothing is cut off."""
 
 
 def models(
@@ -54,7 +52,7 @@ def models(
         told = [{k: v for k, v in msgspec.to_builtins(card).items() if v is not None} for card in cards]
         sys.stdout.write(json_text(told))
     else:
-        width = terminal_width() if sys.stdout.isatty() else WIDEST
+        width = terminal_width(without=UNBOUND)
         typer.echo(cards_text(cards, width=width), nl=False)
 
 

@@ -7,7 +7,8 @@ import typer
 
 from loadgen import api
 from loadgen.cli.options import RESULTS, Out, ScenarioOptions, expand_options
-from loadgen.report.console import json_text, terminal_width
+from loadgen.cli.terminal import terminal_width
+from loadgen.report.console import json_text
 from loadgen.report.plan_text import plan_data, plan_table
 
 

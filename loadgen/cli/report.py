@@ -10,8 +10,9 @@ import typer
 from loadgen import api
 from loadgen.analysis.summary import Summary
 from loadgen.cli.options import Output, Strict
+from loadgen.cli.terminal import terminal_width
 from loadgen.errors import InputError
-from loadgen.report.console import console, json_text, terminal_style, terminal_width
+from loadgen.report.console import console, json_text, terminal_style
 from loadgen.report.files import write_merged, write_reports
 from loadgen.store.run_folder import MANIFEST
 

@@ -1,4 +1,7 @@
-"""The verb `run`: plays a scenario, writes the run folder and its reports, prints the table."""
+"""The verb `run`: plays a scenario, writes the run folder and its reports, prints the table.
+
+What makes and prints the reports is imported when there is something to report: the first request does not wait for it.
+"""
 
 import asyncio
 from pathlib import Path
@@ -12,15 +15,13 @@ from loadgen.analysis.stop_rule import reason_unreachable
 from loadgen.analysis.summary import Summary
 from loadgen.cli.interrupt import interruptible
 from loadgen.cli.options import RESULTS, Out, Output, OutputOptions, ScenarioOptions, Strict, expand_options
-from loadgen.cli.report import print_summary
+from loadgen.cli.terminal import progress_on_terminal
 from loadgen.decisions.baseline import baseline_folder, keep_baseline, why_not_kept
 from loadgen.engine.run import Controls
 from loadgen.engine.workers.sizing import Workers, parse_workers
 from loadgen.errors import ExitCode, InputError
-from loadgen.live.bar import Bar
 from loadgen.plan.plan import Plan
 from loadgen.redact import printable
-from loadgen.report.files import write_merged, write_reports
 from loadgen.store.calibration import stored, warnings_for
 from loadgen.store.run_folder import Run
 
@@ -54,6 +55,9 @@ def run(
     if output == "text":
         _warn(plan, processes)
     played, interrupted = asyncio.run(_play(plan, out, processes, repeats, output))
+    from loadgen.cli.report import print_summary
+    from loadgen.report.files import write_merged
+
     summary, folder = played[0] if len(played) == 1 else write_merged([folder for _, folder in played])
     print_summary(summary, folder, output)
     if baseline_place is not None:
@@ -77,10 +81,12 @@ async def _play(
     played: list[tuple[Summary, Path]] = []
 
     def ended(run: Run) -> None:
+        from loadgen.report.files import write_reports
+
         played.append((write_reports(run.folder), run.folder))
 
-    with Bar(quiet=output != "text") as bar, interruptible(controls, quiet=output != "text"):
-        await api.repeat(plan, repeats, results=out, workers=workers, progress=bar, controls=controls, ended=ended)
+    with progress_on_terminal(output) as progress, interruptible(controls, quiet=output != "text"):
+        await api.repeat(plan, repeats, results=out, workers=workers, progress=progress, controls=controls, ended=ended)
     return played, controls.wish.asked
 
 

@@ -1,4 +1,4 @@
-"""What a person sees and does while a run is on: progress on standard error, and Ctrl-C. Measures nothing."""
+"""What a person sees while a run is on: progress on standard error. Measures nothing."""
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -10,9 +10,9 @@ from loadgen.redact import printable
 class Bar:
     """Progress on standard error: a bar a stage on a terminal, nothing where there is none."""
 
-    def __init__(self, *, quiet: bool) -> None:
+    def __init__(self) -> None:
         self._console = Console(stderr=True)
-        self._shown = self._console.is_terminal and not quiet
+        self._shown = self._console.is_terminal
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         # Drawn four times a second and never more: on an edge device, the bar takes CPU from the model.
         self._progress = Progress(

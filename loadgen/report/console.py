@@ -43,11 +43,6 @@ def table_text(table: Table, title: str, *, width: int) -> str:
     return _output(terminal)
 
 
-def terminal_width() -> int:
-    """The terminal's width; where there is none, wide enough for every column."""
-    return Console().width if sys.stdout.isatty() else WIDTH
-
-
 def terminal_style() -> TerminalStyle:
     """Color where standard output is a terminal."""
     return "color" if sys.stdout.isatty() else "plain"

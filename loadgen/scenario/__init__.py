@@ -2,6 +2,8 @@
 
 from loadgen.scenario.types import (
     ADAPTER,
+    FOUNDRY,
+    LLAMACPP,
     PYTHON_PREFIX,
     TARGET_PATTERN,
     TARGETS,
@@ -36,6 +38,8 @@ from loadgen.scenario.types import (
 
 __all__ = [
     "ADAPTER",
+    "FOUNDRY",
+    "LLAMACPP",
     "PYTHON_PREFIX",
     "TARGETS",
     "TARGET_PATTERN",

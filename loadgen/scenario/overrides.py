@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from loadgen.errors import InputError
 from loadgen.redact import redact_url
-from loadgen.scenario import Scenario
+from loadgen.scenario import FOUNDRY, Scenario
 from loadgen.scenario.complaint import choices, shown, suggestion
 
 _RATED = ("constant", "poisson", "gamma")
@@ -316,7 +316,6 @@ def parse_rates(text: str, flag: str = "--rate") -> tuple[float, ...]:
 
 # Which models a list of names means, given a scenario's own. Raw tables in, raw tables out; knows no file.
 
-FOUNDRY: Final = "foundry"
 _PLACE: Final = ("target", "url", "foundry")
 
 

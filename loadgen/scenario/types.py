@@ -4,7 +4,7 @@ Reading a file, and every complaint about it, is `loadgen.scenario.file`. The do
 reference: the JSON Schema for editors is made from these types.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
 
@@ -29,7 +29,9 @@ Slug = Annotated[
     ),
 ]
 
-TARGETS = ("llamacpp", "foundry", "openai")
+LLAMACPP: Final = "llamacpp"
+FOUNDRY: Final = "foundry"
+TARGETS: Final = (LLAMACPP, FOUNDRY, "openai")
 PYTHON_PREFIX = "python:"
 ADAPTER = f"{PYTHON_PREFIX}package.module:Adapter"
 _DOTTED = r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*"

@@ -1,15 +1,9 @@
-"""Which target serves a model: the one place that knows them all."""
+"""Which target serves a model: the one place that knows them all. Each is imported when a model of it is served."""
 
 from contextlib import AbstractAsyncContextManager
 from urllib.parse import urlsplit
 
-from loadgen.scenario import PYTHON_PREFIX, Model
-from loadgen.targets.adapter.target import class_name, serve_adapter
-from loadgen.targets.foundry.target import TARGET as FOUNDRY
-from loadgen.targets.foundry.target import serve_foundry
-from loadgen.targets.llamacpp.target import TARGET as LLAMACPP
-from loadgen.targets.llamacpp.target import serve_llamacpp
-from loadgen.targets.openai import serve_url
+from loadgen.scenario import FOUNDRY, LLAMACPP, PYTHON_PREFIX, Model
 from loadgen.targets.served import OnProgress, Served
 
 
@@ -19,14 +13,26 @@ def target_name(model: Model) -> str:
     if model.url is not None:
         return urlsplit(model.url).netloc.rpartition("@")[2]
     if (model.target or "").startswith(PYTHON_PREFIX):
+        from loadgen.targets.adapter.target import class_name
+
         return class_name(model.target or "")
-    return FOUNDRY if model.target == "foundry" else LLAMACPP
+    return FOUNDRY if model.target == FOUNDRY else LLAMACPP
 
 
 def serve_model(model: Model, on_progress: OnProgress) -> AbstractAsyncContextManager[Served]:
     """Serve a model for as long as the context lasts. Raises TargetError or InputError on entering."""
     if model.url is not None:
+        from loadgen.targets.openai import serve_url
+
         return serve_url(model, target_name(model))
     if (model.target or "").startswith(PYTHON_PREFIX):
+        from loadgen.targets.adapter.target import serve_adapter
+
         return serve_adapter(model, on_progress)
-    return serve_foundry(model, on_progress) if model.target == "foundry" else serve_llamacpp(model)
+    if model.target == FOUNDRY:
+        from loadgen.targets.foundry.target import serve_foundry
+
+        return serve_foundry(model, on_progress)
+    from loadgen.targets.llamacpp.target import serve_llamacpp
+
+    return serve_llamacpp(model)

@@ -13,7 +13,7 @@ from loadgen.cli.options import OutputOptions, ScenarioOptions, expand_options
 from loadgen.scenario.overrides import Overrides
 
 CLI = Path(options.__file__).parent
-NO_VERBS = {"__init__", "app", "interrupt", "options"}
+NO_VERBS = {"__init__", "app", "interrupt", "options", "terminal"}
 
 
 def help_of(*words: str) -> str:
