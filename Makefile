@@ -55,6 +55,7 @@ bench: $(DEV)
 	$(PY) benchmarks/accuracy.py $(ARGS)
 	$(PY) benchmarks/pacing.py
 	$(PY) benchmarks/coverage.py --quick
+	$(PY) benchmarks/large_report.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/e2e/js/node_modules
