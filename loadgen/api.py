@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from loadgen.analysis.summary import Summary
+from loadgen.analysis.summary import summary_from
 from loadgen.engine.run import Controls, play_plan
 from loadgen.engine.workers.sizing import STREAMS_PER_WORKER, Workers, staffed, usable_cores
 from loadgen.errors import InputError
@@ -112,7 +112,7 @@ def last_pace(results: Path, scenario: str) -> dict[tuple[str, str, str], float]
     """Requests a second by (target, model, level) in the newest run of a scenario; empty without one."""
     for folder in reversed(runs_of(results / scenario)):
         try:
-            summary = msgspec.json.decode((folder / "summary.json").read_bytes(), type=Summary)
+            summary = summary_from((folder / "summary.json").read_bytes())
         except (OSError, msgspec.MsgspecError):
             continue
         return {

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-from msgspec import UNSET, Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from loadgen.analysis import metrics
 from loadgen.analysis.stage import StageData, stages_of
@@ -16,10 +16,12 @@ from loadgen.analysis.summary import (
     AcrossRuns,
     Attainment,
     Metric,
+    Percentile,
     Reason,
     Requests,
     Runs,
     Self,
+    ServerSummary,
     StageSummary,
     Steadiness,
     Summary,
@@ -164,28 +166,26 @@ def _metrics(compared: Sequence[StageSummary], parts: Sequence[Part], floor: Flo
     """Of each metric that some run has: of those runs in which it has values that are valid."""
     each = [{} if stage.metrics is UNSET else stage.metrics for stage in compared]
     names = dict.fromkeys(name for metrics_of_run in each for name in metrics_of_run)
-    return {name: _metric(name, [one.get(name, {}) for one in each], parts, floor) for name in names}
+    return {name: _metric(name, [of_run.get(name) for of_run in each], parts, floor) for name in names}
 
 
-def _metric(name: str, told: Sequence[Metric], parts: Sequence[Part], floor: Floor) -> Metric:
-    known = [at for at, metric in enumerate(told) if metric.get("count")]
+def _metric(name: str, told: Sequence[Metric | None], parts: Sequence[Part], floor: Floor) -> Metric:
+    known = {at: metric for at, metric in enumerate(told) if metric is not None and metric.count}
     if len(known) < 2:  # one run says how its own requests differ, and nothing of other runs
-        return told[known[0]] if known else next(metric for metric in told if metric)
+        return next(iter(known.values()), None) or next(metric for metric in told if metric is not None)
     values, owners = zip(*(_values(name, parts[at].of) for at in known), strict=True)
     pooled = np.concatenate(values)
     runs = np.repeat(np.arange(len(values)), [one.size for one in values])
     of_gaps = None if owners[0] is None else np.concatenate(owners)
     found = estimate_repeated(pooled, runs, PERCENTILES, request_ids=of_gaps, floor=floor)
-    metric: Metric = {
-        "count": int(pooled.size),
-        "mean": in_ms(float(pooled.mean())),
-        "min": in_ms(int(pooled.min())),
-        "max": in_ms(int(pooled.max())),
-    }
+    percentiles = {}
     for quantile in found:
-        each = dict(zip(known, quantile.runs, strict=True))
-        metric |= _percentile(quantile) | {f"p{quantile.p:g}_runs": [in_ms(each.get(at)) for at in range(len(parts))]}
-    return metric
+        of_runs: list[float | None] = [None] * len(parts)
+        for at, value in zip(known, quantile.runs, strict=True):
+            of_runs[at] = in_ms(value)
+        percentiles[f"p{quantile.p:g}"] = msgspec.structs.replace(_percentile(quantile), runs=tuple(of_runs))
+    mean, low, high = in_ms(float(pooled.mean())), in_ms(int(pooled.min())), in_ms(int(pooled.max()))
+    return Metric(int(pooled.size), mean, low, high, percentiles)
 
 
 def _values(name: str, part: StageData) -> tuple[Values, Values | None]:
@@ -196,11 +196,10 @@ def _values(name: str, part: StageData) -> tuple[Values, Values | None]:
     return metrics.of_requests(part.ok, closed=part.closed)[metric], None
 
 
-def _percentile(found: Repeated) -> Metric:
-    name, high = f"p{found.p:g}", found.high if found.high is not None and math.isfinite(found.high) else None
-    if found.value is None or high is None:
-        return {name: None, f"{name}_at_least": in_ms(found.low)}
-    return {name: in_ms(found.value), f"{name}_ci": [in_ms(found.low), in_ms(high)]}
+def _percentile(found: Repeated) -> Percentile:
+    if found.value is None or found.high is None or not math.isfinite(found.high):
+        return Percentile(None, in_ms(found.low))
+    return Percentile(in_ms(found.value), in_ms(found.low), in_ms(found.high))
 
 
 def _attainment(stages: Sequence[StageSummary]) -> Attainment | None:
@@ -226,19 +225,27 @@ def _weighted(pairs: Iterable[tuple[float | None, int]]) -> float | None:
     return rounded(sum(value * weight for value, weight in known) / total) if total else None
 
 
-def _server(parts: Sequence[Part]) -> dict[str, Any] | None:
+def _server(parts: Sequence[Part]) -> ServerSummary | None:
     """Memory at its highest, CPU on average; the server's own rates over the requests of all runs."""
     each = [part.told.server for part in parts if part.told.server is not None]
-    told: dict[str, Any] = {}
-    for name, together in (("rss_start_mib", max), ("rss_peak_mib", max), ("cpu_share", _mean)):
-        seen = [one for one in each if name in one]
-        if seen:
-            values = [one[name] for one in seen if one[name] is not None]
-            told[name] = together(values) if values else None
     rates = metrics.server_rates([record for part in parts for record in part.of.ok])
-    if rates:
-        told["rates"] = {name: rounded(value) for name, value in rates.items()}
-    return told or None
+    if not each and rates is None:
+        return None
+    return ServerSummary(
+        rss_start_mib=_together([server.rss_start_mib for server in each], max),
+        rss_peak_mib=_together([server.rss_peak_mib for server in each], max),
+        cpu_share=_together([server.cpu_share for server in each], _mean),
+        rates=UNSET if rates is None else rates,
+    )
+
+
+def _together(
+    values: Sequence[float | UnsetType | None], together: Callable[[Sequence[float]], float | None]
+) -> float | UnsetType | None:
+    """A figure of several runs as one; unset where no run looked at it."""
+    looked_at = [value for value in values if value is not UNSET]
+    known = [value for value in looked_at if value is not None]
+    return UNSET if not looked_at else together(known) if known else None
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -9,6 +9,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from loadgen.analysis.summary import ServerRates
 from loadgen.record import Record
 from loadgen.scenario import Slo
 
@@ -202,7 +203,7 @@ def peak_events_per_s(records: Sequence[Record]) -> int:
     return int((np.searchsorted(stamps, stamps + 1_000_000_000) - np.arange(len(stamps))).max(initial=0))
 
 
-def server_rates(records: Sequence[Record]) -> dict[str, float] | None:
+def server_rates(records: Sequence[Record]) -> ServerRates | None:
     """Prefill and decode rates by the server's own `timings`, and the same from our stamps, tokens a second.
 
     Ours: prompt tokens / service TTFT, and (output tokens − 1) / (t_n − t_1); both are sums over sums, so that long
@@ -218,12 +219,11 @@ def server_rates(records: Sequence[Record]) -> dict[str, float] | None:
     timings = [r.timings for r in told if r.timings is not None]
     prefill_ns = sum(r.stamps_ns[0] - (r.written_ns or 0) for r in told)
     decode_ns = sum(r.stamps_ns[-1] - r.stamps_ns[0] for r in told)
-    return {
-        "server_prefill_tokens_per_s": sum(t.prompt_n for t in timings) / sum(t.prompt_ms for t in timings) * 1e3,
-        "client_prefill_tokens_per_s": sum(t.prompt_n for t in timings) / prefill_ns * 1e9,
-        "server_decode_tokens_per_s": sum(t.predicted_n for t in timings) / sum(t.predicted_ms for t in timings) * 1e3,
-        "client_decode_tokens_per_s": sum((r.output_tokens or 1) - 1 for r in told) / decode_ns * 1e9,
-    }
+    server_prefill = sum(t.prompt_n for t in timings) / sum(t.prompt_ms for t in timings) * 1e3
+    client_prefill = sum(t.prompt_n for t in timings) / prefill_ns * 1e9
+    server_decode = sum(t.predicted_n for t in timings) / sum(t.predicted_ms for t in timings) * 1e3
+    client_decode = sum((r.output_tokens or 1) - 1 for r in told) / decode_ns * 1e9
+    return ServerRates(*(round(rate, 4) for rate in (server_prefill, client_prefill, server_decode, client_decode)))
 
 
 def shared_share(records: Sequence[Record]) -> float | None:

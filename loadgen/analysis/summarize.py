@@ -17,7 +17,9 @@ from loadgen.analysis.summary import (
     SCHEMA,
     Attainment,
     Metric,
+    Percentile,
     Requests,
+    ServerSummary,
     StageSummary,
     Summary,
     Throughput,
@@ -137,7 +139,10 @@ def _metrics(part: StageData) -> dict[str, Metric]:
     if part.until is not None:
         name, values = part.until.metric, arrays.get(part.until.metric, pooled)
         samples = stop_rule.Samples(pooled, owners, moments) if name == "itl" else stop_rule.Samples(values)
-        found[f"{name}_ms"] |= _percentile(stop_rule.estimate_for(samples, part.until, part.floor))
+        estimated = _percentile(stop_rule.estimate_for(samples, part.until, part.floor))
+        metric = found[f"{name}_ms"]
+        percentiles = metric.percentiles | {part.until.percentile: estimated}
+        found[f"{name}_ms"] = msgspec.structs.replace(metric, percentiles=percentiles)
     if not part.closed:
         found |= {f"{name}_ms": _independent(arrays[name], part.floor) for name in metrics.FROM_SEND}
     if len(arrays["ttfc"]) and (
@@ -164,26 +169,22 @@ def _independent(values: Ns, floor: Floor = "contract") -> Metric:
 
 def _describe(values: Ns, quantiles: Sequence[Quantile]) -> Metric:
     """A metric as the contract has it, in ms. A percentile whose interval has no upper end is null."""
-    told: Metric = {"count": len(values), "mean": None, "min": None, "max": None}
-    if len(values):
-        told |= {"mean": in_ms(float(values.mean())), "min": in_ms(int(values.min())), "max": in_ms(int(values.max()))}
-    for quantile in quantiles:
-        told |= _percentile(quantile)
-    return told
+    percentiles = {f"p{quantile.p:g}": _percentile(quantile) for quantile in quantiles}
+    if not len(values):
+        return Metric(percentiles=percentiles)
+    mean, low, high = in_ms(float(values.mean())), in_ms(int(values.min())), in_ms(int(values.max()))
+    return Metric(len(values), mean, low, high, percentiles)
 
 
-def _percentile(quantile: Quantile) -> Metric:
-    name, value = f"p{quantile.p:g}", in_ms(quantile.value)
-    if value is None:
-        return {name: None, f"{name}_at_least": in_ms(quantile.low)}
-    return {name: value, f"{name}_ci": [in_ms(quantile.low), in_ms(quantile.high)]}
+def _percentile(quantile: Quantile) -> Percentile:
+    return Percentile(in_ms(quantile.value), in_ms(quantile.low), in_ms(quantile.high))
 
 
 def _until(part: StageData, goal: StopRule, told: Metric) -> Until:
     """What a stage waited for, by its interval in the summary, which was made for that."""
     name = goal.percentile
-    low, high = told.get(f"{name}_ci", (None, None))
-    width = relative_half_width(Quantile(goal.p, told[name], low, high))
+    known = told.percentile(name)
+    width = relative_half_width(Quantile(goal.p, known.value, known.low, known.high))
     # Where the requests ran out, nobody chose the moment by the width: it counts as it is.
     reached = width is not None and ((part.facts is not None and part.facts.settled) or width <= goal.within)
     return Until(
@@ -259,12 +260,8 @@ def _attainment(part: StageData, slo: Slo, planned: int) -> Attainment | None:
     )
 
 
-def _server(part: StageData) -> dict[str, Any] | None:
+def _server(part: StageData) -> ServerSummary | None:
     """The server's side of a stage: its process, as we saw it, and its own timings beside ours."""
-    told: dict[str, Any] = {}
-    if part.facts and part.facts.servers:
-        told |= processes(part.facts.servers)
+    seen = processes(part.facts.servers) if part.facts and part.facts.servers else None
     rates = metrics.server_rates(part.ok)
-    if rates:
-        told["rates"] = {name: rounded(value) for name, value in rates.items()}
-    return told or None
+    return seen if rates is None else msgspec.structs.replace(seen or ServerSummary(), rates=rates)

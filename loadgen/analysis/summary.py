@@ -1,14 +1,74 @@
-"""What a run says: the shape of `summary.json`. Data only; making it is `loadgen.analysis.summarize`."""
+"""What a run says: the shape of `summary.json`. Data only; making it is `loadgen.analysis.summarize`.
+
+The file has a percentile as keys beside each other (`p99`, `p99_ci`); in here it is a `Percentile`. `summary_data` and
+`summary_from` lead from the one to the other.
+"""
 
 from typing import Any, Final, Literal
 
+import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 SCHEMA: Final = "loadgen.summary/1"
 METRICS: Final = ("ttft", "service_ttft", "itl", "tpot", "e2e", "queue", "connect")
 
-Metric = dict[str, Any]
-"""count, mean, min, max; p50…: a number, or null with p50_at_least beside it; p50_ci: [low, high]. In ms."""
+JsonObject = dict[str, Any]
+
+
+class Percentile(Struct, frozen=True):
+    """One percentile of a metric with its 95 % interval, ms."""
+
+    value: float | None
+    """None where the samples do not bound it from above: then it is shown by `at_least`, or not at all."""
+    low: float | None = None
+    high: float | None = None
+    """None exactly where the value is."""
+    runs: tuple[float | None, ...] | None = None
+    """Where runs are merged, each run's own; None for a run in which it is not known."""
+
+    @property
+    def at_least(self) -> float | None:
+        """What stands in place of a value that is not known: the interval's lower end."""
+        return self.low if self.value is None else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Both ends of the interval; None where the value is not known."""
+        return None if self.value is None or self.low is None or self.high is None else (self.low, self.high)
+
+
+class Metric(Struct, frozen=True):
+    """What is known of one latency, ms."""
+
+    count: int = 0
+    mean: float | None = None
+    min: float | None = None
+    max: float | None = None
+    percentiles: dict[str, Percentile] = {}
+    """By name: p50, p90, …"""
+
+    def percentile(self, name: str) -> Percentile:
+        """A percentile by its name; one that nobody computed is not known."""
+        return self.percentiles[name] if name in self.percentiles else Percentile(None)
+
+
+class ServerRates(Struct, frozen=True):
+    """Tokens a second by the server's own clock, and the same by our stamps."""
+
+    server_prefill_tokens_per_s: float
+    client_prefill_tokens_per_s: float
+    server_decode_tokens_per_s: float
+    client_decode_tokens_per_s: float
+
+
+class ServerSummary(Struct, frozen=True):
+    """The server's side of a stage. Of its processes, all together: null is not known, a missing key not looked at."""
+
+    rss_start_mib: float | UnsetType | None = UNSET
+    rss_peak_mib: float | UnsetType | None = UNSET
+    cpu_share: float | UnsetType | None = UNSET
+    """Of one core: 2.0 is two cores busy."""
+    rates: ServerRates | UnsetType = UNSET
 
 
 class Requests(Struct, frozen=True):
@@ -192,12 +252,26 @@ class StageSummary(Struct, frozen=True, kw_only=True):
     throughput: Throughput | UnsetType = UNSET
     tokens: Tokens | UnsetType = UNSET
     slo: Attainment | None = None
-    server: dict[str, Any] | None = None
+    server: ServerSummary | None = None
     validity: Validity | UnsetType = UNSET
     steadiness: Steadiness | None = None
     not_valid: dict[str, str] = {}
     until: Until | None = None
     runs: Runs | None = None
+
+    def metric(self, name: str) -> Metric | None:
+        """A metric by its name; None where the stage does not have it."""
+        return None if self.metrics is UNSET or name not in self.metrics else self.metrics[name]
+
+    @property
+    def peak_mib(self) -> float | None:
+        """Resident memory of the server's processes at its highest; None where it is not known."""
+        return None if self.server is None or self.server.rss_peak_mib is UNSET else self.server.rss_peak_mib
+
+    @property
+    def server_cpu_share(self) -> float | None:
+        """How many cores the server's processes kept busy; None where it is not known."""
+        return None if self.server is None or self.server.cpu_share is UNSET else self.server.cpu_share
 
 
 class Summary(Struct, frozen=True, kw_only=True):
@@ -216,6 +290,55 @@ class Summary(Struct, frozen=True, kw_only=True):
     streamed: bool = True
     floor: str = "contract"
     runs: tuple[str, ...] = ()
+
+
+def metric_data(metric: Metric) -> JsonObject:
+    """A metric as `summary.json` has it: count, mean, min, max; p50…: a number with p50_ci beside it, or null with
+    p50_at_least; of merged runs also p50_runs."""
+    data: JsonObject = {"count": metric.count, "mean": metric.mean, "min": metric.min, "max": metric.max}
+    for name, percentile in metric.percentiles.items():
+        data[name] = percentile.value
+        if percentile.value is None:
+            data[f"{name}_at_least"] = percentile.low
+        else:
+            data[f"{name}_ci"] = [percentile.low, percentile.high]
+        if percentile.runs is not None:
+            data[f"{name}_runs"] = list(percentile.runs)
+    return data
+
+
+def _metric_from(data: JsonObject) -> JsonObject:
+    """The fields of the `Metric` that `metric_data` was made of."""
+    names = [key for key in data if key.startswith("p") and "_" not in key]
+    return {key: data[key] for key in ("count", "mean", "min", "max")} | {
+        "percentiles": {name: _percentile_from(name, data) for name in names}
+    }
+
+
+def _percentile_from(name: str, data: JsonObject) -> JsonObject:
+    low, high = data.get(f"{name}_ci", (data.get(f"{name}_at_least"), None))
+    return {"value": data[name], "low": low, "high": high, "runs": data.get(f"{name}_runs")}
+
+
+def summary_data(summary: Summary) -> JsonObject:
+    """A summary as `summary.json` has it, of plain values."""
+    data: JsonObject = msgspec.to_builtins(summary)
+    for stage, stage_data in zip(summary.stages, data["stages"], strict=True):
+        if stage.metrics is not UNSET:
+            stage_data["metrics"] = {name: metric_data(metric) for name, metric in stage.metrics.items()}
+    return data
+
+
+def summary_from(raw: bytes) -> Summary:
+    """The summary in the text of a `summary.json`. Raises msgspec.MsgspecError for what is none."""
+    data = msgspec.json.decode(raw)
+    try:
+        for stage in data["stages"]:
+            if "metrics" in stage:
+                stage["metrics"] = {name: _metric_from(metric) for name, metric in stage["metrics"].items()}
+    except (TypeError, KeyError, AttributeError) as error:
+        raise msgspec.ValidationError(f"not a summary: {error}") from error
+    return msgspec.convert(data, Summary)
 
 
 def in_ms(ns: float | None) -> float | None:

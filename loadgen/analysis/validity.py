@@ -5,7 +5,7 @@ The lines are those of `docs/validity.md`: crossing one makes a stage `degraded`
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 from msgspec import Struct
@@ -13,7 +13,7 @@ from msgspec import Struct
 from loadgen.analysis import metrics
 from loadgen.analysis.metrics import Ns, Window
 from loadgen.analysis.stage import StageData, histograms
-from loadgen.analysis.summary import Metric, Reason, Self, Validity, in_ms, rounded
+from loadgen.analysis.summary import Metric, Reason, Self, ServerSummary, Validity, in_ms, rounded
 from loadgen.record import ServerFacts, StageFacts
 from loadgen.store.calibration import beyond
 
@@ -223,8 +223,8 @@ def validity(
             stamp_source=source,
             ok=len(part.ok),
             complete=not incomplete,
-            ttft_p50_ms=measured["ttft_ms"].get("p50"),
-            e2e_p50_ms=measured["e2e_ms"].get("p50"),
+            ttft_p50_ms=measured["ttft_ms"].percentile("p50").value,
+            e2e_p50_ms=measured["e2e_ms"].percentile("p50").value,
             whole=bool(part.ok) and not any(record.stamps_ns for record in part.ok),
             dispatch_slip_p99_ms=own.dispatch_slip_p99_ms,
             dispatch_slip_p90_ms=own.dispatch_slip_p90_ms,
@@ -279,7 +279,7 @@ def _self(part: StageData, window: Window | None) -> Self:
         stamp_lag_max_ms=in_ms(facts.stamp_lag_max_ns),
         cpu_share=round(facts.cpu_share, 4) if facts.end_ns - facts.start_ns >= TELLING_NS else None,
         gc_pause_max_ms=in_ms(facts.gc_pause_max_ns),
-        server_cpu_share=processes(facts.servers)["cpu_share"],
+        server_cpu_share=_cpu_share(facts.servers),
         clock_steps=facts.clock_steps,
     )
 
@@ -317,13 +317,17 @@ def _sampled_in_flight(facts: StageFacts | None, window: Window | None) -> float
     return sum(inside) / len(inside) if len(inside) >= 100 else None
 
 
-def processes(servers: Sequence[ServerFacts]) -> dict[str, Any]:
+def processes(servers: Sequence[ServerFacts]) -> ServerSummary:
     """Memory and CPU of the server's processes together; None where nothing could be seen."""
     peaks = [server.rss_peak_bytes for server in servers if server.rss_peak_bytes is not None]
     starts = [server.rss_start_bytes for server in servers if server.rss_start_bytes is not None]
+    return ServerSummary(
+        rss_start_mib=rounded(sum(starts) / 2**20) if starts else None,
+        rss_peak_mib=rounded(sum(peaks) / 2**20) if peaks else None,
+        cpu_share=_cpu_share(servers),
+    )
+
+
+def _cpu_share(servers: Sequence[ServerFacts]) -> float | None:
     shares = [server.cpu_share for server in servers if server.cpu_share is not None]
-    return {
-        "rss_start_mib": rounded(sum(starts) / 2**20) if starts else None,
-        "rss_peak_mib": rounded(sum(peaks) / 2**20) if peaks else None,
-        "cpu_share": rounded(sum(shares)) if shares else None,
-    }
+    return rounded(sum(shares)) if shares else None

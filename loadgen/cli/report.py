@@ -4,11 +4,10 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from loadgen import api
-from loadgen.analysis.summary import Summary
+from loadgen.analysis.summary import Summary, summary_data
 from loadgen.cli.options import Output, Strict
 from loadgen.cli.terminal import terminal_width
 from loadgen.errors import InputError
@@ -38,7 +37,7 @@ def report(
         return
     summaries = [write_reports(folder, strict=strict) for folder in folders]
     if as_json:
-        built_in = [msgspec.to_builtins(summary) for summary in summaries]
+        built_in = [summary_data(summary) for summary in summaries]
         sys.stdout.write(json_text(built_in if len(runs) > 1 else built_in[0]))
         return
     for summary, folder in zip(summaries, folders, strict=True):
@@ -48,7 +47,7 @@ def report(
 def print_summary(summary: Summary, folder: Path, output: Output) -> None:
     """The table of a run, and where its reports are; or the summary as JSON."""
     if output == "json":
-        sys.stdout.write(json_text(msgspec.to_builtins(summary)))
+        sys.stdout.write(json_text(summary_data(summary)))
         return
     if output == "text":
         typer.echo(console(summary, width=terminal_width(), style=terminal_style()), nl=False)

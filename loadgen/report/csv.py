@@ -8,14 +8,11 @@ from typing import Any, Final
 from msgspec import UNSET
 
 from loadgen.analysis.by_prompt import PromptRow, ValueRange
-from loadgen.analysis.summary import METRICS, StageSummary, Summary
+from loadgen.analysis.summary import METRICS, Metric, StageSummary, Summary
 from loadgen.redact import printable
 
 LOAD_KEYS: Final = ("mode", "concurrency", "rate_per_s", "burstiness", "from_per_s", "to_per_s")
-METRIC_KEYS: Final = (
-    *("count", "mean", "min", "max"),
-    *(key for p in ("p50", "p90", "p95", "p99") for key in (p, f"{p}_at_least")),
-)
+PERCENTILES: Final = ("p50", "p90", "p95", "p99")
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """What a spreadsheet takes for the beginning of a formula; some take the wide forms of East Asian writing, too."""
 
@@ -70,11 +67,20 @@ def _stage_row(summary: Summary, stage: StageSummary) -> dict[str, Any]:
     if stage.tokens is not UNSET:
         row |= {"prompt_tokens": stage.tokens.prompt, "output_tokens": stage.tokens.output}
     for metric in METRICS:
-        values = {} if stage.metrics is UNSET else stage.metrics.get(f"{metric}_ms", {})
-        row |= {f"{metric}_{key}_ms" if key != "count" else f"{metric}_count": values.get(key) for key in METRIC_KEYS}
+        row |= _metric_cells(metric, stage.metric(f"{metric}_ms"))
     row["not_valid"] = " ".join(stage.not_valid)
-    row["rss_peak_mib"] = (stage.server or {}).get("rss_peak_mib")
+    row["rss_peak_mib"] = stage.peak_mib
     return row
+
+
+def _metric_cells(name: str, metric: Metric | None) -> dict[str, Any]:
+    known = metric or Metric()
+    cells: dict[str, Any] = {f"{name}_count": None if metric is None else metric.count}
+    cells |= {f"{name}_mean_ms": known.mean, f"{name}_min_ms": known.min, f"{name}_max_ms": known.max}
+    for key in PERCENTILES:
+        percentile = known.percentile(key)
+        cells |= {f"{name}_{key}_ms": percentile.value, f"{name}_{key}_at_least_ms": percentile.at_least}
+    return cells
 
 
 def _prompt_row(summary: Summary, row: PromptRow) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import msgspec
 from loadgen.analysis.merge import merged
 from loadgen.analysis.stage import StageData, histograms
 from loadgen.analysis.summarize import summarize
-from loadgen.analysis.summary import Summary
+from loadgen.analysis.summary import Summary, summary_data, summary_from
 from loadgen.errors import FolderError, InputError
 from loadgen.report.csv import csv_text, prompts_csv
 from loadgen.report.document import make_document, report_data
@@ -42,7 +42,7 @@ def write_reports(folder: Path, *, strict: bool = False) -> Summary:
 
 
 def _write_summary(folder: Path, summary: Summary) -> None:
-    run_folder.write_json(folder / "summary.json", summary)
+    run_folder.write_json(folder / "summary.json", summary_data(summary))
     run_folder.write_whole(folder / "summary.csv", csv_text(summary).encode())
 
 
@@ -95,7 +95,7 @@ def _merged_folder(parent: Path, summary: Summary) -> Path:
 
 def _runs_of(folder: Path) -> tuple[str, ...]:
     try:
-        return msgspec.json.decode((folder / "summary.json").read_bytes(), type=Summary).runs
+        return summary_from((folder / "summary.json").read_bytes()).runs
     except (OSError, msgspec.MsgspecError):
         return ()
 

@@ -3,6 +3,8 @@
 from decimal import Decimal
 from typing import Any
 
+from loadgen.analysis.summary import Metric
+
 UNKNOWN = "–"
 
 
@@ -29,22 +31,23 @@ def format_percent(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value * 100:.3g} %"
 
 
-def format_percentile(metric: dict[str, Any], name: str) -> str:
+def format_percentile(metric: Metric, name: str) -> str:
     """A percentile, or `≥` its lower bound where the samples do not bound it, or a dash where they say nothing."""
-    value = metric.get(name)
-    if value is not None:
-        return format_duration(value)
-    at_least = metric.get(f"{name}_at_least")
-    return UNKNOWN if at_least is None else f"≥ {format_duration(at_least)}"
+    percentile = metric.percentile(name)
+    if percentile.value is not None:
+        return format_duration(percentile.value)
+    return UNKNOWN if percentile.at_least is None else f"≥ {format_duration(percentile.at_least)}"
 
 
-def format_interval(metric: dict[str, Any], name: str) -> str:
+def format_interval(metric: Metric, name: str) -> str:
     """A percentile's 95 % interval, or nothing."""
-    bounds = metric.get(f"{name}_ci")
-    return f"{format_duration(bounds[0])} – {format_duration(bounds[1])}" if bounds else ""
+    percentile = metric.percentile(name)
+    if percentile.value is None:
+        return ""
+    return f"{format_duration(percentile.low)} – {format_duration(percentile.high)}"
 
 
-def format_with_interval(metric: dict[str, Any], name: str) -> str:
+def format_with_interval(metric: Metric, name: str) -> str:
     """A percentile, and its 95 % interval in brackets where it has one."""
     bounds = format_interval(metric, name)
     return f"{format_percentile(metric, name)} ({bounds})" if bounds else format_percentile(metric, name)

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from msgspec import UNSET
 
@@ -88,7 +88,7 @@ def _row(summary: Summary, stage: StageSummary) -> Row:
             if summary.streamed
             else marked(stage, "e2e_tokens_per_s", format_number(throughput.e2e_tokens_per_s)),
             marked(stage, "slo", format_percent(stage.slo.share)) if stage.slo else UNKNOWN,
-            _memory(stage.server),
+            _memory(stage.peak_mib),
             stage.validity.verdict + (", incomplete" if stage.incomplete else ""),
         ),
         invalid=stage.validity.verdict == "invalid",
@@ -108,9 +108,8 @@ def _not_valid(stage: StageSummary, who: str) -> list[str]:
     return [f"{DAGGER} {who}: {', '.join(titles)}: {why}" for why, titles in by_reason.items()]
 
 
-def _memory(server: dict[str, Any] | None) -> str:
-    peak = (server or {}).get("rss_peak_mib")
-    return UNKNOWN if peak is None else f"{peak:.0f} MiB"
+def _memory(peak_mib: float | None) -> str:
+    return UNKNOWN if peak_mib is None else f"{peak_mib:.0f} MiB"
 
 
 def notes(summary: Summary) -> tuple[str, ...]:
@@ -161,10 +160,8 @@ def _ok(stage: StageSummary) -> int:
 
 
 def _is_bound(stage: StageSummary, metric: str, name: str) -> bool:
-    if stage.metrics is UNSET:
-        return False
-    told = stage.metrics[metric]
-    return told["count"] > 0 and told.get(name) is None
+    latency = stage.metric(metric)
+    return latency is not None and latency.count > 0 and latency.percentile(name).value is None
 
 
 def _seconds_for(stage: StageSummary, needed: int) -> float | None:
@@ -213,14 +210,16 @@ def _about(count: int) -> str:
 
 def _from_send(stage: StageSummary, where: str) -> list[str]:
     """What counting from the send would have hidden."""
-    if stage.metrics is UNSET or "ttft_from_send_ms" not in stage.metrics:
+    due, sent = stage.metric("ttft_ms"), stage.metric("ttft_from_send_ms")
+    if due is None or sent is None:
         return []
-    due, sent = stage.metrics["ttft_ms"], stage.metrics["ttft_from_send_ms"]
-    name = "p99" if due["p99"] is not None and sent["p99"] is not None else "max"
-    if not due["count"] or not sent["count"] or due[name] < HIDDEN * sent[name]:
+    name, from_due, from_send = "p99", due.percentile("p99").value, sent.percentile("p99").value
+    if from_due is None or from_send is None:
+        name, from_due, from_send = "max", due.max, sent.max
+    if from_due is None or from_send is None or from_due < HIDDEN * from_send:
         return []
-    told = f"the TTFT's {name} is {format_duration(due[name])} from when requests were due"
-    return [f"{where}: {told}; counted from the send, as most tools do, it would be {format_duration(sent[name])}"]
+    text = f"the TTFT's {name} is {format_duration(from_due)} from when requests were due"
+    return [f"{where}: {text}; counted from the send, as most tools do, it would be {format_duration(from_send)}"]
 
 
 def answer(summary: Summary) -> str | None:

@@ -88,8 +88,8 @@ async def test_who_is_told_to_come_back_later_does_so_and_the_wait_is_in_the_lat
         assert (last.written_ns or 0) >= (last.attempt_ns or 0), "by which the server's own share of TTFT counts"
         assert last.stamps_ns[0] - (last.sent_ns or 0) >= 400_000_000 * last.attempt
     assert not isinstance(stage.metrics, msgspec.UnsetType)
-    assert stage.metrics["e2e_ms"]["count"] == 6
-    assert stage.metrics["e2e_ms"]["max"] >= 400
+    assert stage.metrics["e2e_ms"].count == 6
+    assert (stage.metrics["e2e_ms"].max or 0) >= 400
 
 
 async def test_in_an_open_loop_the_wait_counts_from_when_the_request_was_due_and_holds_up_no_other(

@@ -5,12 +5,11 @@ import subprocess
 from itertools import count
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from loadgen import api
 from loadgen.analysis.summarize import summarize
-from loadgen.analysis.summary import StageSummary, Summary, Until
+from loadgen.analysis.summary import StageSummary, Until, summary_from
 from loadgen.engine.run import Controls
 from loadgen.engine.stop import StopSignal
 from loadgen.live.progress import Silence
@@ -185,7 +184,7 @@ async def test_two_runs_of_the_command_are_two_folders_and_a_merged_report_besid
     assert all((run / "report.html").exists() for run in runs)
     read = [run_folder.read(run) for run in runs]
     assert len({run.manifest.plan_digest for run in read}) == 1
-    summary = msgspec.json.decode((merged / "summary.json").read_bytes(), type=Summary)
+    summary = summary_from((merged / "summary.json").read_bytes())
     assert summary.runs == tuple(run.name for run in sorted(runs, key=lambda run: run.stat().st_mtime_ns))
     assert counted(summary.stages[0]) == {"ok": 40}
     assert "40/40" in told

@@ -223,11 +223,11 @@ def test_a_percentile_that_is_only_bounded_is_a_hollow_triangle_at_its_bound() -
     known = made.run([made.stage("c2", made.closed(2), 12)], made.loop(2, 6), [made.facts("c2")])
     metric = summarize(known).stages[0].metrics
     assert isinstance(metric, dict)
-    assert metric["ttft_ms"]["p90"] is None
+    assert metric["ttft_ms"].percentile("p90").value is None
     triangles = [t for t in chart(known).traces if t["name"] == "p90, at least"]
     assert [t["marker"]["symbol"] for t in triangles] == ["triangle-up-open"]
-    assert triangles[0]["y"] == [pytest.approx(metric["ttft_ms"]["p90_at_least"])]
-    assert told["ttft_ms"]["p90"] is not None
+    assert triangles[0]["y"] == [pytest.approx(metric["ttft_ms"].percentile("p90").at_least)]
+    assert told["ttft_ms"].percentile("p90").value is not None
     assert not [t for t in chart(SINGLE).traces if t["name"] == "p90, at least"]
 
 
@@ -235,7 +235,7 @@ def test_error_bars_end_at_the_interval() -> None:
     told = summarize(SINGLE).stages[0].metrics
     assert isinstance(told, dict)
     trace = next(t for t in chart(SINGLE).traces if t["name"] == "p50")
-    low, high = told["ttft_ms"]["p50_ci"]
+    low, high = told["ttft_ms"].percentile("p50").interval or (None, None)
     assert trace["y"][0] + trace["error_y"]["array"][0] == pytest.approx(high, rel=1e-4)
     assert trace["y"][0] - trace["error_y"]["arrayminus"][0] == pytest.approx(low, rel=1e-4)
 

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -296,7 +297,9 @@ def test_of_less_than_two_requests_no_rate_is_known(records: list[Record]) -> No
 def test_the_server_s_rates_stand_beside_ours_as_sums_over_sums() -> None:
     quick = record(timings=ServerTimings(prompt_n=90, prompt_ms=90.0, predicted_n=3, predicted_ms=100.0))
     slow = turn(1, timings=ServerTimings(prompt_n=10, prompt_ms=10.0, predicted_n=3, predicted_ms=200.0))
-    assert metrics.server_rates([quick, slow, record()]) == pytest.approx(
+    rates = metrics.server_rates([quick, slow, record()])
+    assert rates is not None
+    assert msgspec.structs.asdict(rates) == pytest.approx(
         {
             "server_prefill_tokens_per_s": 1000.0,  # 100 tokens in 100 ms
             "client_prefill_tokens_per_s": 100 / 0.180,  # twice 90 ms from the last byte written to the first token

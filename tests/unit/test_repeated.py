@@ -15,7 +15,17 @@ from scipy.special import stdtrit
 from loadgen.analysis.merge import difference, merged, over
 from loadgen.analysis.metrics import gaps
 from loadgen.analysis.summarize import summarize
-from loadgen.analysis.summary import Requests, StageSummary, Steadiness, Summary, Throughput, Tokens, Validity
+from loadgen.analysis.summary import (
+    Requests,
+    StageSummary,
+    Steadiness,
+    Summary,
+    Throughput,
+    Tokens,
+    Validity,
+    metric_data,
+    summary_from,
+)
 from loadgen.errors import InputError
 from loadgen.record import Record
 from loadgen.report.console import console
@@ -56,8 +66,9 @@ def requests_of(stage: StageSummary) -> Requests:
 
 
 def metric_of(stage: StageSummary, name: str) -> dict[str, Any]:
+    """A metric as `summary.json` has it."""
     assert isinstance(stage.metrics, dict)
-    return stage.metrics[name]
+    return metric_data(stage.metrics[name])
 
 
 def validity_of(stage: StageSummary) -> Validity:
@@ -291,7 +302,7 @@ def test_the_same_runs_have_the_same_folder_and_others_another(tmp_path: Path) -
     assert folder == tmp_path / f"{folders[0].name}-x2"
     assert sorted(path.name for path in folder.iterdir()) == ["report.html", "report.md", "summary.csv", "summary.json"]
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert msgspec.json.decode(before["summary.json"], type=Summary) == summary
+    assert summary_from(before["summary.json"]) == summary
     assert write_merged(folders[:2])[1] == folder
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert write_merged([folders[0], folders[2]])[1].name == f"{folders[0].name}-x2-2"

@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from loadgen.analysis.stage import stages_of
 from loadgen.analysis.summarize import summarize
-from loadgen.analysis.summary import METRICS, Requests, StageSummary, Steadiness, Tokens, Validity
+from loadgen.analysis.summary import METRICS, Requests, StageSummary, Steadiness, Tokens, Validity, metric_data
 from loadgen.record import OUTCOMES, Outcome, Record, WorkerFacts
 from loadgen.report.main_table import main_table
 from loadgen.stats.quantile import MIN_CLUSTERS
@@ -41,8 +41,9 @@ def as_json(value: object) -> Any:
 
 
 def metric_of(stage: StageSummary, name: str) -> dict[str, Any]:
+    """A metric as `summary.json` has it."""
     assert isinstance(stage.metrics, dict)
-    return stage.metrics[name]
+    return metric_data(stage.metrics[name])
 
 
 def requests_of(stage: StageSummary) -> Requests:
@@ -143,7 +144,8 @@ def test_every_metric_has_all_its_keys_whatever_the_samples(count: int) -> None:
     stage = stage_of(run_of(turns(count), [planned(count)]))
     assert isinstance(stage.metrics, dict)
     assert set(stage.metrics) == set(LATENCIES)
-    for told in stage.metrics.values():
+    for metric in stage.metrics.values():
+        told = metric_data(metric)
         assert {"count", "mean", "min", "max", *PERCENTILES} <= set(told)
         for name in PERCENTILES:
             assert (f"{name}_at_least" in told) == (told[name] is None)

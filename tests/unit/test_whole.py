@@ -157,9 +157,9 @@ def stage_of(count: int, slo: dict[str, float] | None = None, **changes: Any) ->
 def test_a_run_of_whole_answers_has_e2e_and_neither_ttft_nor_itl_nor_tpot() -> None:
     stage = stage_of(40)
     assert stage.metrics is not msgspec.UNSET
-    counts = {name: told["count"] for name, told in stage.metrics.items()}
+    counts = {name: told.count for name, told in stage.metrics.items()}
     assert {name for name, count in counts.items() if count} == {"e2e_ms", "queue_ms"}
-    assert stage.metrics["e2e_ms"]["p50"] == 208.0
+    assert stage.metrics["e2e_ms"].percentile("p50").value == 208.0
 
 
 def test_tokens_per_second_of_whole_answers_are_output_tokens_over_e2e() -> None:

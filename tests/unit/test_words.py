@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loadgen.analysis.summary import Metric, Percentile
 from loadgen.report.format import (
     format_bytes,
     format_duration,
@@ -75,23 +76,27 @@ def test_a_share_is_percent(value: float | None, told: str) -> None:
     assert format_percent(value) == told
 
 
+def known(**percentiles: Percentile) -> Metric:
+    return Metric(count=400, percentiles=percentiles)
+
+
 @pytest.mark.parametrize(
     ("metric", "told"),
     [
-        ({"p99": 1620.0}, "1.62 s"),
-        ({"p99": 0.0}, "0 ms"),
-        ({"p99": None, "p99_at_least": 1620.0}, "≥ 1.62 s"),
-        ({"p99": None, "p99_at_least": None}, "–"),
-        ({"count": 0}, "–"),
+        (known(p99=Percentile(1620.0)), "1.62 s"),
+        (known(p99=Percentile(0.0)), "0 ms"),
+        (known(p99=Percentile(None, 1620.0)), "≥ 1.62 s"),
+        (known(p99=Percentile(None)), "–"),
+        (Metric(), "–"),
     ],
 )
-def test_a_percentile_is_a_number_or_a_bound_or_not_known(metric: dict[str, Any], told: str) -> None:
+def test_a_percentile_is_a_number_or_a_bound_or_not_known(metric: Metric, told: str) -> None:
     assert format_percentile(metric, "p99") == told
 
 
 def test_an_interval_stands_where_there_is_one() -> None:
-    assert format_interval({"p50_ci": [98.0, 1010.0]}, "p50") == "98 ms – 1.01 s"
-    assert format_interval({"p50": None}, "p50") == ""
+    assert format_interval(known(p50=Percentile(500.0, 98.0, 1010.0)), "p50") == "98 ms – 1.01 s"
+    assert format_interval(known(p50=Percentile(None)), "p50") == ""
 
 
 @pytest.mark.parametrize(

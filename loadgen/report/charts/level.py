@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from msgspec import UNSET, Struct
+from msgspec import Struct
 
-from loadgen.analysis.summary import Metric
+from loadgen.analysis.summary import Metric, Percentile
 from loadgen.report.charts.figure import (
     LOG_FROM,
     MODEL_COLORS,
@@ -24,7 +24,7 @@ from loadgen.report.charts.figure import (
     stage_hover,
     unit,
 )
-from loadgen.report.format import format_duration, format_interval, format_number, format_percentile
+from loadgen.report.format import format_duration, format_number
 from loadgen.report.section import Chart, PlotlyObject, ReportStage
 
 SHOWN: Final = ("p50", "p90")
@@ -76,41 +76,48 @@ class _Look(Struct, frozen=True):
         return [round(self.at[stage.level] + self.step, 4) for stage in stages]
 
 
-def _ttft(stage: ReportStage) -> Metric:
-    """A stage's TTFT as the summary has it; empty where there is none."""
-    return {} if stage.summary.metrics is UNSET else stage.summary.metrics.get("ttft_ms", {})
+def _ttft(stage: ReportStage, percentile: str) -> Percentile:
+    """A percentile of a stage's TTFT; one that the summary does not have is not known."""
+    return (stage.summary.metric("ttft_ms") or Metric()).percentile(percentile)
 
 
 def _known_ms(stage: ReportStage, percentile: str) -> list[float]:
     """Whatever is known of a percentile: its value, its bound, its interval."""
-    metric = _ttft(stage)
-    known = [metric.get(percentile), metric.get(f"{percentile}_at_least"), *metric.get(f"{percentile}_ci", ())]
-    return [value for value in known if value is not None]
+    known = _ttft(stage, percentile)
+    return [value for value in (known.value, known.low, known.high) if value is not None]
 
 
 def _known(stages: Sequence[ReportStage], percentile: str, look: _Look, factor: float) -> list[Trace]:
-    points = [(stage, metric) for stage in stages if (metric := _ttft(stage)).get(percentile) is not None]
+    points = [
+        (stage, known.value, known.interval)
+        for stage in stages
+        if (known := _ttft(stage, percentile)).value is not None and known.interval is not None
+    ]
     if not points:
         return []
-    ys = [metric[percentile] * factor for _, metric in points]
-    intervals = [metric[f"{percentile}_ci"] for _, metric in points]
+    drawn_stages = [stage for stage, _, _ in points]
+    ys = [value * factor for _, value, _ in points]
+    intervals = [interval for _, _, interval in points]
     is_median = percentile == "p50"
     error = {"type": "data", "symmetric": False, "thickness": 1.5, "width": 4, "color": look.color}
     error["array"] = rounded(high * factor - y for (_, high), y in zip(intervals, ys, strict=True))
     error["arrayminus"] = rounded(y - low * factor for (low, _), y in zip(intervals, ys, strict=True))
-    texts = [f"TTFT {percentile} {format_duration(metric[percentile])}" for _, metric in points]
     return [
         {
-            "x": look.x(_stages(points)),
+            "x": look.x(drawn_stages),
             "y": rounded(ys),
             "error_y": error,
             "mode": "lines+markers",
             "name": look.name,
             "line": {"color": look.color, "width": 2, "dash": "solid" if is_median else "dot"},
-            "marker": _marker(_stages(points), look.color, "circle" if is_median else "diamond", 9),
+            "marker": _marker(drawn_stages, look.color, "circle" if is_median else "diamond", 9),
             "hovertext": [
-                stage_hover(stage, text, f"95 % interval {format_interval(metric, percentile)}")
-                for (stage, metric), text in zip(points, texts, strict=True)
+                stage_hover(
+                    stage,
+                    f"TTFT {percentile} {format_duration(value)}",
+                    f"95 % interval {format_duration(low)} – {format_duration(high)}",
+                )
+                for stage, value, (low, high) in points
             ],
             "hoverinfo": "text",
         }
@@ -118,15 +125,14 @@ def _known(stages: Sequence[ReportStage], percentile: str, look: _Look, factor: 
 
 
 def _bounded(stages: Sequence[ReportStage], percentile: str, look: _Look, factor: float) -> list[Trace]:
-    key = f"{percentile}_at_least"
-    points = [(stage, metric) for stage in stages if (metric := _ttft(stage)).get(key) is not None]
+    points = [(stage, bound) for stage in stages if (bound := _ttft(stage, percentile).at_least) is not None]
     if not points:
         return []
     marker = _marker(_stages(points), look.color, "triangle-up-open", 11)
     return [
         {
             "x": look.x(_stages(points)),
-            "y": rounded(metric[key] * factor for _, metric in points),
+            "y": rounded(bound * factor for _, bound in points),
             "mode": "markers+text",
             "name": f"{look.name}, at least",
             "text": ["≥"] * len(points),
@@ -134,8 +140,7 @@ def _bounded(stages: Sequence[ReportStage], percentile: str, look: _Look, factor
             "textfont": {"color": look.color, "size": 14},
             "marker": marker | {"line": {"width": 2, "color": look.color}},
             "hovertext": [
-                stage_hover(stage, f"TTFT {percentile} {format_percentile(metric, percentile)}")
-                for stage, metric in points
+                stage_hover(stage, f"TTFT {percentile} ≥ {format_duration(bound)}") for stage, bound in points
             ],
             "hoverinfo": "text",
         }
@@ -193,8 +198,10 @@ def _rates(stages: Sequence[ReportStage], key: str, look: _Look, symbol: str) ->
 
 def server_charts(stages: Sequence[ReportStage]) -> list[Chart]:
     """Peak memory and CPU of the server's process by level, each only where it is known."""
-    memory = _server_bars(stages, "rss_peak_mib", "peak memory (MiB)", lambda value: f"peak {value:.0f} MiB resident")
-    cpu = _server_bars(stages, "cpu_share", "CPU (cores busy)", lambda value: f"{value:.2f} cores busy on average")
+    peaks = {stage.number: peak for stage in stages if (peak := stage.summary.peak_mib) is not None}
+    shares = {stage.number: share for stage in stages if (share := stage.summary.server_cpu_share) is not None}
+    memory = _server_bars(stages, peaks, "peak memory (MiB)", lambda value: f"peak {value:.0f} MiB resident")
+    cpu = _server_bars(stages, shares, "CPU (cores busy)", lambda value: f"{value:.2f} cores busy on average")
     charts = []
     if memory:
         note = "Resident memory of the server and its children, at its highest."
@@ -208,9 +215,9 @@ def server_charts(stages: Sequence[ReportStage]) -> list[Chart]:
 
 
 def _server_bars(
-    stages: Sequence[ReportStage], key: str, title: str, say: Callable[[float], str]
+    stages: Sequence[ReportStage], figures: dict[int, float], title: str, say: Callable[[float], str]
 ) -> tuple[tuple[Trace, ...], PlotlyObject] | None:
-    figures = {stage.number: value for stage in stages if (value := (stage.summary.server or {}).get(key)) is not None}
+    """figures: by the stage's number."""
     if not figures:
         return None
     models, at = by_model(stages), positions(stages)
@@ -218,7 +225,7 @@ def _server_bars(
     drawn |= {"barmode": "group", "bargap": 0.5, "showlegend": len(models) > 1}
     traces = []
     for index, (who, own_stages) in enumerate(models.items()):
-        points = [(stage, float(figures[stage.number])) for stage in own_stages if stage.number in figures]
+        points = [(stage, figures[stage.number]) for stage in own_stages if stage.number in figures]
         if points:
             traces.append(
                 {

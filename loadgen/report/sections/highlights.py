@@ -81,12 +81,12 @@ def _who(stage: StageSummary) -> str:
 
 
 def _median(metric: str, stage: StageSummary) -> _Figure | None:
-    values = {} if stage.metrics is UNSET else stage.metrics.get(metric, {})
-    if not values.get("count"):
+    latency = stage.metric(metric)
+    if latency is None or latency.mean is None:
         return None
-    low, high = values.get("p50_ci") or (None, None)
-    median = values.get("p50")
-    return _Figure(values["mean"] if median is None else median, low, high)
+    median = latency.percentile("p50")
+    low, high = median.interval or (None, None)
+    return _Figure(latency.mean if median.value is None else median.value, low, high)
 
 
 def _answer_speed(stage: StageSummary) -> _Figure | None:
@@ -111,10 +111,10 @@ _MEASURES: Final = (
 
 def _memory(stages: Sequence[StageSummary]) -> list[str]:
     """What the processes were seen to hold at most: no sample, so no interval; named where the figures differ."""
-    peaks = [(peak, stage) for stage in stages if (peak := (stage.server or {}).get("rss_peak_mib")) is not None]
+    peaks = [(peak, stage) for stage in stages if (peak := stage.peak_mib) is not None]
     if len(peaks) < len(stages):
         return []
-    peaks.sort(key=lambda pair: float(pair[0]))
+    peaks.sort(key=lambda pair: pair[0])
     texts = [f"{peak:.0f} MiB" for peak, _ in peaks]
     if texts[0] == texts[1]:
         return []

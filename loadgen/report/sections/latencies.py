@@ -16,11 +16,11 @@ def latencies(data: ReportData) -> Section:
         for stage in data.summary.stages
         if isinstance(stage.metrics, dict)
         for name, metric in stage.metrics.items()
-        if metric["count"]
+        if metric.count
     ]
     if not measured:
         return Section(title="Latencies", anchor="latencies", paragraphs=("No request was answered.",))
-    is_rare_known = any(metric.get(RARE) is not None for _, _, metric in measured)
+    is_rare_known = any(metric.percentile(RARE).value is not None for _, _, metric in measured)
     percentiles = (*PERCENTILES, RARE) if is_rare_known else PERCENTILES
     heads = (
         *(Column(title, "text") for title in ("stage", "metric")),
@@ -40,10 +40,10 @@ def _row(stage: StageSummary, name: str, metric: Metric, percentiles: tuple[str,
         (
             stage_name(stage),
             marked(stage, name, name.removesuffix("_ms")),
-            str(metric["count"]),
-            format_duration(metric["mean"]),
-            format_duration(metric["min"]),
+            str(metric.count),
+            format_duration(metric.mean),
+            format_duration(metric.min),
             *(format_with_interval(metric, percentile) for percentile in percentiles),
-            format_duration(metric["max"]),
+            format_duration(metric.max),
         )
     )

@@ -36,8 +36,8 @@ def _rows(stage: StageSummary) -> list[Row]:
             title = TITLES.get(name, name.removesuffix("_per_s") + "/s")
             lines.append([marked(stage, name, title), *_rate_cells(across)])
     for name, percentile in LATENCIES:
-        metric = stage.metrics.get(name, {})
-        if metric.get(f"{percentile}_runs"):
+        metric = stage.metric(name)
+        if metric is not None and metric.percentile(percentile).runs:
             title = f"{name.removesuffix('_ms').upper()} {percentile}"
             lines.append([marked(stage, name, title), *_latency_cells(metric, percentile)])
     return [Row((stage_name(stage), *line)) for line in lines]
@@ -49,5 +49,5 @@ def _rate_cells(across: AcrossRuns) -> list[str]:
 
 
 def _latency_cells(metric: Metric, name: str) -> list[str]:
-    each = (format_duration(value) for value in metric[f"{name}_runs"])
+    each = (format_duration(value) for value in metric.percentile(name).runs or ())
     return [format_percentile(metric, name), format_interval(metric, name), *each]

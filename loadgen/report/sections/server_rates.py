@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from msgspec import UNSET
+
 from loadgen.report.format import format_number
 from loadgen.report.section import Column, ReportData, Row, Section, Table, stage_name
 
@@ -22,9 +24,9 @@ def server_rates(data: ReportData) -> Section | None:
     """None where no server sent timings."""
     rows = []
     for stage in data.summary.stages:
-        rates = (stage.server or {}).get("rates")
-        if rates:
-            rows.append(Row((stage_name(stage), *(format_number(rates[f"{key}_tokens_per_s"]) for key in KEYS))))
+        if stage.server is not None and stage.server.rates is not UNSET:
+            rates = (getattr(stage.server.rates, f"{key}_tokens_per_s") for key in KEYS)
+            rows.append(Row((stage_name(stage), *map(format_number, rates))))
     if not rows:
         return None
     table = Table(COLUMNS, tuple(rows), notes=(NOTE,))

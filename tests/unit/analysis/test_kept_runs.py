@@ -10,7 +10,7 @@ import pytest
 
 from loadgen.analysis.merge import merged
 from loadgen.analysis.summarize import summarize
-from loadgen.analysis.summary import Summary
+from loadgen.analysis.summary import Summary, summary_data
 from loadgen.report.csv import csv_text
 from loadgen.store import run_folder
 
@@ -36,7 +36,7 @@ def as_spelled_now(expected: bytes) -> bytes:
 
 
 def assert_same_summary(summary: Summary, expected: Path, written: Path) -> None:
-    run_folder.write_json(written, summary)
+    run_folder.write_json(written, summary_data(summary))
     assert written.read_bytes() == as_spelled_now((expected / "summary.json").read_bytes())
     assert csv_text(summary).encode() == (expected / "summary.csv").read_bytes()
 
