@@ -4,6 +4,7 @@ import io
 import json
 import re
 import sys
+from collections.abc import Iterable
 from typing import Any, Final, Literal
 
 import orjson
@@ -37,9 +38,17 @@ def console(summary: Summary, *, width: int = WIDTH, style: TerminalStyle = "pla
 
 
 def table_text(table: Table, title: str, *, width: int) -> str:
-    """Any table for a terminal, without color; at most `width` columns wide."""
+    """Any table for a terminal, without color, under its title, if it has one; at most `width` columns wide."""
     terminal = _terminal(width, "plain")
     terminal.print(_rich_table(table, title, "plain"))
+    return _output(terminal)
+
+
+def lines_text(lines: Iterable[str], *, width: int) -> str:
+    """Lines for a terminal, each wrapped between words so that it is at most `width` columns wide."""
+    terminal = _terminal(width, "plain")
+    for line in lines:
+        terminal.print(Text(printable(line)))
     return _output(terminal)
 
 
@@ -86,7 +95,9 @@ def _title(top: Headline) -> str:
 
 def _rich_table(table: Table, title: str, style: TerminalStyle) -> RichTable:
     """With color, a line through an invalid row can be seen; without, a cross stands after each of its numbers."""
-    drawn = RichTable(title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    drawn = RichTable(
+        title=Text(title) if title else None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
     for column in table.columns:
         justify: Literal["left", "right"] = "right" if column.kind == "number" else "left"
         drawn.add_column(Text(column.title), justify=justify, no_wrap=True)

@@ -117,9 +117,9 @@ def report_data(summary: Summary, runs: Sequence[Run]) -> ReportData:
 
 def make_document(data: ReportData) -> Document:
     """The whole report; equal data give an equal document."""
-    made = (section(data) for section in SECTIONS)
+    sections = (make_section(data) for make_section in SECTIONS)
     return Document(
         headline=headline(data.summary),
-        sections=tuple(section for section in made if section is not None),
+        sections=tuple(section for section in sections if section is not None),
         footer=FOOTER_OF_SEVERAL if data.summary.runs else FOOTER,
     )

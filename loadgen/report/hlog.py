@@ -18,6 +18,7 @@ from msgspec import Struct
 from loadgen.errors import InputError
 from loadgen.stats.histogram import Histogram
 
+_INTERVAL_FORMAT = "[Tag=<tag>,]<start>,<length>,<max>,<histogram>"
 _LEGEND = '"StartTimestamp","Interval_Length","Interval_Max","Interval_Compressed_Histogram"'
 # What separates fields or lines for any reader: they split at commas, blanks, and their language's line ends.
 _SEPARATORS = re.compile(r"[\s,\x00-\x1f\x7f-\x9f]")
@@ -85,7 +86,7 @@ def read_interval_log(text: str) -> list[Interval]:
 
     InputError names the line that is no interval, or whose histogram is not laid out as ours.
     """
-    found = []
+    intervals = []
     for number, row in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
         if not row.strip() or row.startswith(("#", '"')):
             continue
@@ -93,19 +94,19 @@ def read_interval_log(text: str) -> list[Interval]:
         fields = rest.split(",")
         if len(fields) != 4 or not all(_NUMBER.fullmatch(field) for field in fields[:3]):
             raise InputError(
-                f"line {number} of the histogram log: expected [Tag=<tag>,]<start>,<length>,<max>,<histogram>; "
+                f"line {number} of the histogram log: expected {_INTERVAL_FORMAT}; "
                 "write the log again with `loadgen report`"
             )
         try:
             histogram = Histogram.decode(fields[3].strip())
         except InputError as error:
             raise InputError(f"line {number} of the histogram log: {error}") from error
-        found.append(Interval(label, float(fields[0]), float(fields[1]), histogram))
-    return found
+        intervals.append(Interval(label, float(fields[0]), float(fields[1]), histogram))
+    return intervals
 
 
-def _seconds(value: float, what: str) -> str:
-    # Readers know digits and a point only: a sign or an exponent makes them skip the line without a word.
+def _seconds(value: float, name: str) -> str:
+    # Readers know only digits and a point: a sign or an exponent makes them skip the line silently.
     if not math.isfinite(value) or value < 0:
-        raise ValueError(f"the {what} of an interval log is a finite number of seconds from 0 up, not {value}")
+        raise ValueError(f"the {name} of an interval log is a finite number of seconds from 0 up, not {value}")
     return f"{value:.6f}"

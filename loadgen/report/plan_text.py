@@ -1,17 +1,17 @@
 """A plan as people read it, before anything is sent. Pure."""
 
-import io
 from collections.abc import Iterator, Mapping
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import Any, Final
 
 from loadgen.plan.plan import Plan, Stage, digest
-from loadgen.redact import printable
+from loadgen.report.console import lines_text, table_text
 from loadgen.report.format import format_load, format_minutes
+from loadgen.report.section import Column, Row, Table
+from loadgen.scenario import Model
 from loadgen.targets.registry import target_name
+
+TITLES: Final = ("model", "served by", "load", "requests", "warm-up", "tokens at most", "due", "expected length")
+COLUMNS: Final = tuple(Column(title, "text") for title in TITLES)
 
 Pace = Mapping[tuple[str, str, str], float]
 """Requests a second that an earlier run reached, by (target, model, level)."""
@@ -19,28 +19,15 @@ Pace = Mapping[tuple[str, str, str], float]
 
 def plan_table(plan: Plan, pace: Pace, *, width: int = 150) -> str:
     """One row a stage and model: how many, when, to which model, tokens at most, expected length; then the digest."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for head in ("model", "served by", "load", "requests", "warm-up", "tokens at most", "due", "expected length"):
-        table.add_column(head, no_wrap=True)
-    for stage, model in _parts(plan):
-        table.add_row(*(Text(printable(cell)) for cell in _row(plan, stage, model, pace)))
-    out = io.StringIO()
-    terminal = Console(
-        file=out, width=width, force_terminal=False, no_color=True, highlight=False, legacy_windows=False
-    )
-    terminal.print(table)
+    table = Table(COLUMNS, tuple(Row(_cells(plan, stage, model, pace)) for stage, model in _parts(plan)))
     counts = [stage.count for stage in plan.stages]
-    total = f"{sum(c for c in counts if c)}" + ("+" if None in counts else "")
-    terminal.print(
-        Text(f"{total} requests in {len(plan.stages)} stages, {len(plan.prompts)} prompts, seed {plan.scenario.seed}")
-    )
-    goal = next((stage.until for stage in plan.stages if stage.until is not None), None)
-    if goal is not None:
-        terminal.print(
-            Text(f"until {goal}: each level ends as soon as that is known, or all of its requests are played")
-        )
-    terminal.print(Text(f"digest {digest(plan)}"))
-    return out.getvalue()
+    total = f"{sum(count for count in counts if count)}" + ("+" if None in counts else "")
+    lines = [f"{total} requests in {len(plan.stages)} stages, {len(plan.prompts)} prompts, seed {plan.scenario.seed}"]
+    rule = next((stage.until for stage in plan.stages if stage.until is not None), None)
+    if rule is not None:
+        lines.append(f"until {rule}: each level ends as soon as that is known, or all of its requests are played")
+    lines.append(f"digest {digest(plan)}")
+    return table_text(table, "", width=width) + lines_text(lines, width=width)
 
 
 def _parts(plan: Plan) -> Iterator[tuple[Stage, int]]:
@@ -49,19 +36,19 @@ def _parts(plan: Plan) -> Iterator[tuple[Stage, int]]:
             yield stage, model
 
 
-def _row(plan: Plan, stage: Stage, model: int, pace: Pace) -> list[str]:
-    told, planned = plan.models[model], stage.planned_of(model)
+def _cells(plan: Plan, stage: Stage, model_number: int, pace: Pace) -> tuple[str, ...]:
+    model, planned = plan.models[model_number], stage.planned_of(model_number)
     per_request = plan.scenario.sampling.max_tokens
-    return [
-        told.name,
-        target_name(told),
+    return (
+        model.name,
+        target_name(model),
         format_load(stage.level.load()),
         _how_many(stage, planned),
         str(stage.warmup),
         f"{per_request} each" if planned is None else f"{planned * per_request:,}",
         _due(stage),
-        _expected(plan, stage, model, pace),
-    ]
+        _expected(stage, model, pace),
+    )
 
 
 def _how_many(stage: Stage, planned: int | None) -> str:
@@ -83,13 +70,12 @@ def _due(stage: Stage) -> str:
     return f"{first}{more} s"
 
 
-def _expected(plan: Plan, stage: Stage, model: int, pace: Pace) -> str:
+def _expected(stage: Stage, model: Model, pace: Pace) -> str:
     if stage.due_ns is not None:
         length_s = stage.duration_ns / 1e9 if stage.duration_ns else float(stage.due_ns[-1]) / 1e9 if stage.count else 0
         return format_minutes(length_s)
     bound_s = None if stage.duration_ns is None else stage.duration_ns / 1e9
-    told = plan.models[model]
-    reached = pace.get((target_name(told), told.name, stage.level.label))
+    reached = pace.get((target_name(model), model.name, stage.level.label))
     if stage.count is not None and reached:
         seconds = stage.count / reached
         return f"{format_minutes(min(seconds, bound_s or seconds))} (as last time)"
