@@ -1,8 +1,9 @@
 """The command line: the verbs, and what becomes of an error. What a verb does is in the module of its name."""
 
+import gc
 import importlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NoReturn
 
 import typer
@@ -35,7 +36,7 @@ class VerbCommands(Mapping[str, Any]):
         if name not in VERBS:
             raise KeyError(name)
         alone = typer.Typer(add_completion=False, **_STYLE)
-        alone.command(name)(getattr(importlib.import_module(f"loadgen.cli.{name}"), name))
+        alone.command(name)(_function_of(name))
         return typer.main.get_command(alone)
 
     def __contains__(self, name: object) -> bool:
@@ -58,6 +59,16 @@ class VerbGroup(TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(VERBS.items()))
+
+
+def _function_of(verb: str) -> Callable[..., None]:
+    """The function of a verb, of a module that is imported now: without looking for garbage, of which there is none."""
+    gc.disable()
+    try:
+        return getattr(importlib.import_module(f"loadgen.cli.{verb}"), verb)  # type: ignore[no-any-return]
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 app = typer.Typer(name="loadgen", cls=VerbGroup, add_completion=False, no_args_is_help=True, **_STYLE)
