@@ -131,7 +131,7 @@ def _serve(script: Script, host: str, port: int, truth: Path | None, *, force: b
             for file in log:
                 file.write(msgspec.json.encode(request) + b"\n")
 
-        return serve(script, host, port, stop=stop, started=started, ended=ended)
+        return serve(script, host, port, stop=stop, on_start=started, on_end=ended)
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -153,7 +153,7 @@ def _stopping(stop: ServerStop) -> Iterator[None]:
     """While the context lasts, Ctrl-C and SIGTERM stop the server."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:
-        signal.signal(number, lambda *_: stop.ask())
+        signal.signal(number, lambda *_: stop.request())
     try:
         yield
     finally:

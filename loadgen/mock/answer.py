@@ -1,4 +1,4 @@
-"""One answer's state, and what it needs around it: a way out, a peer, a floor. Knows no socket, and sends nothing."""
+"""One answer's state, and what it needs around it: a way out, a peer, a server. Knows no socket, and sends nothing."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -13,27 +13,29 @@ from loadgen.mock.script import Script
 from loadgen.mock.truth import Truth
 from loadgen.mock.wording import Framing
 
-WENT: Final = 1
+SENT: Final = 1
 HELD: Final = 0
 BROKEN: Final = -1
 NEVER: Final = -1
 
 
-class Line(Protocol):
+class Sender(Protocol):
     """The way out of one connection."""
 
     def send(self, data: bytes) -> int:
-        """WENT: the kernel has all of it. HELD: the rest waits until the client reads. BROKEN: the client is gone."""
+        """SENT: the kernel has all of it. HELD: the rest waits until the client reads. BROKEN: the client is gone."""
         ...
 
     def close(self) -> None:
         """No more will be sent: a FIN behind what is held."""
         ...
 
-    def reset(self) -> None: ...
+    def reset(self) -> None:
+        """Cut the connection with a RST."""
+        ...
 
 
-class Floor(Protocol):
+class ServerState(Protocol):
     """What all answers of a server have in common: `loadgen.mock.core.Core`."""
 
     script: Script
@@ -42,46 +44,43 @@ class Floor(Protocol):
     keepalive_ns: int
     slips: defaultdict[int, int]
 
-    def pace_ns(self) -> float: ...
+    def ns_per_gap_second(self) -> float: ...
 
     def aligned_ns(self, due_ns: int) -> int: ...
 
-    def over(self, answer: "Answer", then: Callable[[], None] | None = None) -> None: ...
+    def release(self, answer: "Answer", then: Callable[[], None] | None = None) -> None: ...
 
 
 Step = Callable[["Answer", int], int | None]
 
 
 class Peer:
-    """A connection as the server sees it. answer: the one in progress. closing: nothing more will be sent or read."""
+    """A connection as the server sees it."""
 
-    __slots__ = ("answer", "closing", "line", "nth", "number", "requests")
+    __slots__ = ("answer", "closing", "nth", "number", "requests", "sender")
 
-    def __init__(self, line: Line, number: int) -> None:
-        self.line, self.number = line, number
+    def __init__(self, sender: Sender, number: int) -> None:
+        self.sender, self.number = sender, number
         self.nth = 0
         self.requests = RequestReader()
         self.answer: Answer | None = None
+        """The one in progress."""
         self.closing = False
+        """Nothing more will be sent or read."""
 
 
 class Answer:
-    """The state of one answer, from its request until the floor has let it go.
-
-    tokens: how many there will be. sent, events: tokens and token events so far. batch: tokens of the next event.
-    stop_at: the end goes out with the event that brings this many tokens. turn: played in place of event `turn_at`.
-    first_ns: when the first token is due. parked_ns: when the step is due that waits for the client to read.
-    split: in how many pieces frames are sent, 0 for single bytes.
-    """
+    """The state of one answer, from its request until the server releases it."""
 
     __slots__ = (
-        *("batch", "chat", "events", "fault", "first_ns", "floor", "framing", "gaps", "line", "live", "number"),
-        *("parked_ns", "peer", "sent", "split", "step", "stop_at", "tokens", "truth", "turn", "turn_at", "words"),
+        *("batch", "chat", "events", "events_text", "fault", "fault_event", "fault_step", "first_ns", "framing"),
+        *("gaps", "held_step_ns", "live", "number", "peer", "sender", "sent", "server", "split", "step", "stop_at"),
+        *("tokens", "truth"),
     )
 
     def __init__(
         self,
-        floor: Floor,
+        server: ServerState,
         peer: Peer,
         truth: Truth,
         chat: Chat,
@@ -89,33 +88,40 @@ class Answer:
         fault: Fault | None,
         step: Step,
     ) -> None:
-        self.floor, self.peer, self.line = floor, peer, peer.line
+        self.server, self.peer, self.sender = server, peer, peer.sender
         self.truth, self.chat, self.framing, self.fault = truth, chat, framing, fault
-        self.step = self.turn = step
         self.live = True
-        self.parked_ns: int | None = None
-        self.first_ns = self.sent = self.events = 0
-        self.turn_at = self.stop_at = self.split = NEVER
         self.number = truth.number
-        script = floor.script
+        script = server.script
         self.gaps = values(script.itl_s, script.seed, "mock", "itl", self.number)
         drawn = max(1, round(next(values(script.tokens, script.seed, "mock", "tokens", self.number))))
-        most = chat.most_tokens
-        self.tokens = drawn if most is None else min(drawn, most)
+        limit = chat.token_limit
+        self.tokens = drawn if limit is None else min(drawn, limit)
+        """How many there will be."""
+        self.sent = self.events = 0
+        """Tokens and token events so far."""
         self.batch = 1
-        self.words = wording.wording(self.number, chat.model, floor.created)
+        """Tokens of the next event."""
+        self.first_ns = 0
+        """When the first token is due."""
+        self.step = self.fault_step = step
+        """What is played next; and what is played in place of event `fault_event`."""
+        self.fault_event = self.stop_at = self.split = NEVER
+        """stop_at: the end goes out with the event that brings this many tokens. split: in how many pieces frames are
+        sent, 0 for single bytes."""
+        self.held_step_ns: int | None = None
+        """When the step is due that waits for the client to read."""
+        self.events_text = wording.stream_events(self.number, chat.model, server.created)
 
     @property
-    def kind(self) -> str | None:
-        """Of what is to go wrong with it."""
+    def fault_kind(self) -> str | None:
         return None if self.fault is None else self.fault.kind
 
     @property
-    def reason(self) -> str:
-        """Why it ends where it ends."""
-        return "length" if self.tokens == self.chat.most_tokens else "stop"
+    def finish_reason(self) -> str:
+        return "length" if self.tokens == self.chat.token_limit else "stop"
 
-    def played(self) -> None:
-        """What was to go wrong has gone wrong."""
+    def note_fault(self) -> None:
+        """Note in the truth that its fault has been played."""
         if self.fault is not None:
-            self.truth.fault = self.fault.word
+            self.truth.fault = self.fault.label

@@ -28,7 +28,7 @@ class Chat(Struct):
     stream_options: _StreamOptions | None = None
 
     @property
-    def most_tokens(self) -> int | None:
+    def token_limit(self) -> int | None:
         """How many tokens the client wants at most."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
@@ -59,6 +59,6 @@ def read_chat(body: bytes) -> Chat:
         raise InputError(f"the body is not JSON: {error}") from None
     if not chat.messages:
         raise InputError("messages is empty; send at least one")
-    if chat.most_tokens is not None and chat.most_tokens < 1:
+    if chat.token_limit is not None and chat.token_limit < 1:
         raise InputError("max_tokens must be at least 1")
     return chat

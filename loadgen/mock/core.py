@@ -1,7 +1,8 @@
 """The scripted server but for its sockets: bytes and moments in, bytes and moments out. Knows no socket.
 
-Each connection is a `Peer` with a `Line` out. The core is told what came and who went; it sends by the lines, and says
-when it wants to be called again. So it is tested in virtual time, with lines that only write down.
+Each connection is a `Peer` with a `Sender`. The core is called with what came and who went; it sends through the
+senders, and returns when it wants to be called again. So it is tested in virtual time, with senders that only write
+down.
 """
 
 import heapq
@@ -12,61 +13,65 @@ from typing import Final
 
 from loadgen.errors import InputError
 from loadgen.mock import wording
-from loadgen.mock.answer import Answer, Line, Peer
+from loadgen.mock.answer import Answer, Peer, Sender
 from loadgen.mock.chat import read_chat
-from loadgen.mock.fault import chosen
+from loadgen.mock.fault import choose_fault
 from loadgen.mock.request import BODY_BYTES, Refusal, Request
 from loadgen.mock.script import Script
-from loadgen.mock.steps import begin, send_head
+from loadgen.mock.steps import send_head, start
 from loadgen.mock.truth import Account, Truth
 from loadgen.mock.wording import Framing
 
-SENDS_AT_ONCE: Final = 64
+STEPS_AT_ONCE: Final = 64
 """How many steps are played before the core lets requests in again."""
 CHAT: Final = "/v1/chat/completions"
+CLOSING: Final = Framing(chunked=False, keep_alive=False)
+"""The connection's end ends the answer."""
 
 
 class Core:
     """All that the server does. now_ns: its clock. created: seconds since 1970, what its answers say they were made at.
 
-    ended: is given the truth of each chat request when it is over.
+    on_end: is called with the truth of each chat request when it is over.
     """
 
-    def __init__(self, script: Script, now_ns: Callable[[], int], created: int, ended: Callable[[Truth], None]) -> None:
+    def __init__(
+        self, script: Script, now_ns: Callable[[], int], created: int, on_end: Callable[[Truth], None]
+    ) -> None:
         self.script, self.now_ns, self.created = script, now_ns, created
         self.account = Account()
         self.slips: defaultdict[int, int] = defaultdict(int)
         self.keepalive_ns = round(script.keepalive_s * 1e9)
         self._models = wording.model_list(script.models, created)
         self._tick_ns = round(script.together_s * 1e9)
-        self._ended = ended
+        self._on_end = on_end
         self._active = 0
         self._waiting: deque[Answer] = deque()
         self._due: list[tuple[int, int, Answer]] = []
-        self._turns = count()
+        self._sequence = count()
         self._freezes: deque[tuple[int, int]] = deque()
-        self._thawed_ns = 0
+        self._freeze_end_ns = 0
 
     # What happens outside
 
-    def connected(self, line: Line) -> Peer:
-        """Somebody has connected."""
+    def on_connect(self, line: Sender) -> Peer:
+        """A client has connected."""
         peer = Peer(line, self.account.connections)
         self.account.connections += 1
         return peer
 
-    def received(self, peer: Peer, data: bytes, arrived_ns: int) -> None:
+    def on_data(self, peer: Peer, data: bytes, arrived_ns: int) -> None:
         """Bytes have come, the last of them at `arrived_ns`."""
         if peer.closing:
             return
         peer.requests.feed(data)
         if peer.answer is None:
             self._serve(peer, arrived_ns)
-        elif peer.requests.waiting_bytes > BODY_BYTES:
-            peer.line.reset()
-            self.gone(peer)
+        elif peer.requests.buffered_bytes > BODY_BYTES:
+            peer.sender.reset()
+            self.on_disconnect(peer)
 
-    def gone(self, peer: Peer) -> None:
+    def on_disconnect(self, peer: Peer) -> None:
         """The client has closed the connection, or it is broken."""
         peer.closing = True
         answer = peer.answer
@@ -76,7 +81,7 @@ class Core:
         self.account.gone += 1
         if answer.truth.began_ns is None:
             self._waiting.remove(answer)
-        self.over(answer)
+        self.release(answer)
 
     def cut_off(self, peer: Peer) -> None:
         """The server stops while an answer is in progress, or waits for its slot."""
@@ -84,140 +89,144 @@ class Core:
         if answer is not None:
             answer.live, peer.answer = False, None
             answer.truth.error = "the server was stopped"
-            self._note(answer)
+            self._record_answer(answer)
 
-    def drained(self, peer: Peer) -> None:
+    def on_writable(self, peer: Peer) -> None:
         """The client has read all that was held back: its answer goes on, from now."""
         answer = peer.answer
-        if answer is not None and answer.parked_ns is not None:
-            self._later(max(answer.parked_ns, self.now_ns()), answer)
-            answer.parked_ns = None
+        if answer is not None and answer.held_step_ns is not None:
+            self._schedule(max(answer.held_step_ns, self.now_ns()), answer)
+            answer.held_step_ns = None
 
     def run_due(self) -> int | None:
-        """Play the steps that are due, `SENDS_AT_ONCE` at most; returns when the next is. None: none waits for time."""
+        """Play the steps that are due, `STEPS_AT_ONCE` at most; returns when the next is. None: none waits for time."""
         due, now_ns = self._due, self.now_ns
-        for _ in range(SENDS_AT_ONCE):
+        for _ in range(STEPS_AT_ONCE):
             if not due or due[0][0] > now_ns():
                 break
-            due_ns, _turn, answer = heapq.heappop(due)
+            due_ns, _number, answer = heapq.heappop(due)
             if answer.live:
-                self._later(answer.step(answer, due_ns), answer)
+                self._schedule(answer.step(answer, due_ns), answer)
         return due[0][0] if due else None
 
-    def frozen_until_ns(self) -> int | None:
-        """When the script says to stand still now: until when. All that is due is put off by as much."""
+    def begin_freeze(self) -> int | None:
+        """Begin the freeze that the script asks for now, and return when it ends; None where it asks for none. All that
+        is due is put off by as much."""
         now_ns = self.now_ns()
         if not self._freezes or now_ns < self._freezes[0][0]:
             return None
         _, for_ns = self._freezes.popleft()
-        self._thawed_ns = now_ns + for_ns
-        for _due_ns, _turn, answer in self._due:
+        self._freeze_end_ns = now_ns + for_ns
+        for _due_ns, _number, answer in self._due:
             answer.first_ns += for_ns
-        self._due[:] = [(due_ns + for_ns, turn, answer) for due_ns, turn, answer in self._due]
-        return self._thawed_ns
+        self._due[:] = [(due_ns + for_ns, number, answer) for due_ns, number, answer in self._due]
+        return self._freeze_end_ns
 
-    def freezes_ns(self) -> int | None:
+    def next_freeze_ns(self) -> int | None:
         """When the next freeze begins; None when none is to come, or no chat has come yet to count from."""
         return self._freezes[0][0] if self._freezes else None
 
-    def told(self) -> Account:
+    def account_so_far(self) -> Account:
         """The account so far."""
         self.account.slips = dict(self.slips)
         return self.account
 
     # What answers ask
 
-    def pace_ns(self) -> float:
-        """What a second of a gap takes now, ns: with each other stream, a little longer."""
+    def ns_per_gap_second(self) -> float:
+        """How long a second of a gap lasts now, ns: with each other stream, a little longer."""
         slowdown = self.script.slowdown
         return 1e9 if not slowdown else 1e9 * (1 + slowdown * max(0, self._active - 1))
 
     def aligned_ns(self, due_ns: int) -> int:
-        """The moment itself; where tokens are sent together, the next at which they are."""
+        """The moment itself; where tokens are sent at multiples of a time, the next of those."""
         return due_ns if not self._tick_ns else -(-due_ns // self._tick_ns) * self._tick_ns
 
-    def over(self, answer: Answer, then: Callable[[], None] | None = None) -> None:
-        """An answer is over. then: what becomes of the connection, where it is not what the request asked for."""
+    def release(self, answer: Answer, then: Callable[[], None] | None = None) -> None:
+        """An answer is over. then: what is done to the connection, where it is not what the request asked for."""
         peer, truth = answer.peer, answer.truth
         answer.live = False
         peer.answer = None
         if truth.gone_ns is None:
             truth.sent_ns = self.now_ns()
-            if then is not None or not answer.framing.lasts:
+            if then is not None or not answer.framing.keep_alive:
                 peer.closing = True
-                (then or peer.line.close)()
-        self._note(answer)
+                (then or peer.sender.close)()
+        self._record_answer(answer)
         if truth.began_ns is not None:
             self._active -= 1
             if self._waiting:
-                self._begin(self._waiting.popleft(), self.now_ns())
-        if not peer.closing and peer.requests.waiting_bytes:
+                self._start_answer(self._waiting.popleft(), self.now_ns())
+        if not peer.closing and peer.requests.buffered_bytes:
             self._serve(peer, self.now_ns())
 
     # Requests
 
-    def _later(self, due_ns: int | None, answer: Answer) -> None:
+    def _schedule(self, due_ns: int | None, answer: Answer) -> None:
         if due_ns is not None:
-            heapq.heappush(self._due, (due_ns, next(self._turns), answer))
+            heapq.heappush(self._due, (due_ns, next(self._sequence), answer))
 
-    def _begin(self, answer: Answer, base_ns: int) -> None:
+    def _start_answer(self, answer: Answer, base_ns: int) -> None:
         self._active += 1
         answer.truth.began_ns = base_ns
-        self._later(begin(answer, base_ns), answer)
+        self._schedule(start(answer, base_ns), answer)
 
-    def _note(self, answer: Answer) -> None:
+    def _record_answer(self, answer: Answer) -> None:
         answer.truth.output_tokens = answer.sent
         answer.truth.text_sha256 = wording.text_sha256(answer.number, answer.sent)
         self.account.tokens += answer.sent
-        self._told(answer.truth)
+        self._record_truth(answer.truth)
 
-    def _told(self, truth: Truth) -> None:
+    def _record_truth(self, truth: Truth) -> None:
         if truth.fault is not None:
             self.account.faults[truth.fault] = self.account.faults.get(truth.fault, 0) + 1
-        self._ended(truth)
+        self._on_end(truth)
 
     def _serve(self, peer: Peer, arrived_ns: int) -> None:
         """Answer what has come whole, up to the first request whose answer takes time."""
         while peer.answer is None and not peer.closing:
             try:
-                request = peer.requests.take()
+                request = peer.requests.next_request()
             except Refusal as refusal:
                 self.account.others += 1
-                body = wording.json_bytes(wording.error_body(refusal.why, "invalid_request_error"))
-                self._say(peer, wording.whole(refusal.status, body, lasts=False), lasts=False)
+                body = wording.json_bytes(wording.error_body(refusal.reason, "invalid_request_error"))
+                self._send(peer, wording.response(refusal.status, body, CLOSING), CLOSING)
                 return
             if request is None:
-                if peer.requests.asks_to_go_on():
-                    peer.line.send(wording.CONTINUE)
+                if peer.requests.expects_continue():
+                    peer.sender.send(wording.CONTINUE)
                 return
             if request.path == CHAT and request.method == "POST":
-                self._chat(peer, request, arrived_ns)
+                self._serve_chat(peer, request, arrived_ns)
             else:
                 self.account.others += 1
-                lasts = request.lasts and not self.script.close
-                self._say(peer, self._other(request, lasts), lasts=lasts)
+                framing = self._framing_of(request)
+                self._send(peer, self._other_response(request, framing), framing)
             peer.nth += 1
 
-    def _say(self, peer: Peer, data: bytes, *, lasts: bool) -> None:
-        peer.line.send(data)
-        if not lasts:
+    def _send(self, peer: Peer, data: bytes, framing: Framing) -> None:
+        peer.sender.send(data)
+        if not framing.keep_alive:
             peer.closing = True
-            peer.line.close()
+            peer.sender.close()
 
-    def _other(self, request: Request, lasts: bool) -> bytes:
-        head = request.method == "HEAD"
+    def _framing_of(self, request: Request) -> Framing:
+        return Framing(request.chunked and not self.script.close, request.keep_alive and not self.script.close)
+
+    def _other_response(self, request: Request, framing: Framing) -> bytes:
+        method = request.method
         known = {"/v1/models": self._models, "/health": b'{"status":"ok"}'}
-        if request.path in known and (head or request.method == "GET"):
-            return wording.whole(200, known[request.path], lasts=lasts, without_body=head)
+        if request.path in known and method in ("GET", "HEAD"):
+            return wording.response(200, known[request.path], framing, method=method)
         if request.path in known or request.path == CHAT:
             allow = "POST" if request.path == CHAT else "GET, HEAD"
             body = wording.json_bytes(wording.error_body(f"here, only {allow}", "invalid_request_error"))
-            return wording.whole(405, body, f"Allow: {allow}", lasts=lasts, without_body=head)
-        said = f"there is no {request.path} here; there are {CHAT}, {' and '.join(known)}"
-        body = wording.json_bytes(wording.error_body(said, "invalid_request_error", "not_found"))
-        return wording.whole(404, body, lasts=lasts, without_body=head)
+            return wording.response(405, body, framing, f"Allow: {allow}", method=method)
+        message = f"there is no {request.path} here; there are {CHAT}, {' and '.join(known)}"
+        body = wording.json_bytes(wording.error_body(message, "invalid_request_error", "not_found"))
+        return wording.response(404, body, framing, method=method)
 
-    def _chat(self, peer: Peer, request: Request, arrived_ns: int) -> None:
+    def _serve_chat(self, peer: Peer, request: Request, arrived_ns: int) -> None:
         script, read_ns = self.script, self.now_ns()
         self.account.chats += 1
         number = self.account.chats
@@ -230,18 +239,18 @@ class Core:
             arrived_ns=min(arrived_ns, read_ns),
             read_ns=read_ns,
         )
-        framing = Framing(request.chunked and not script.close, request.lasts and not script.close)
+        framing = self._framing_of(request)
         try:
             chat = read_chat(request.body)
         except InputError as error:
             self._refuse(peer, truth, framing, 400, str(error))
             return
         if chat.stream and not framing.chunked:
-            framing = Framing(chunked=False, lasts=False)  # only the connection's end can end it
+            framing = CLOSING  # only the connection's end can end it
         truth.model, truth.stream, truth.prompt_tokens = chat.model, bool(chat.stream), chat.prompt_words
-        fault = chosen(script.faults, script.seed, number)
+        fault = choose_fault(script.faults, script.seed, number)
         if fault is not None and fault.kind in ("status", "html"):
-            truth.fault = fault.word
+            truth.fault = fault.label
             self._refuse(peer, truth, framing, int(fault.parameter) or 200, "as it was told to")
             return
         full = script.slots is not None and self._active >= script.slots
@@ -253,19 +262,19 @@ class Core:
         if full:
             self._waiting.append(answer)
         else:
-            self._begin(answer, max(truth.arrived_ns, self._thawed_ns))
+            self._start_answer(answer, max(truth.arrived_ns, self._freeze_end_ns))
 
-    def _refuse(self, peer: Peer, truth: Truth, framing: Framing, status: int, why: str) -> None:
+    def _refuse(self, peer: Peer, truth: Truth, framing: Framing, status: int, reason: str) -> None:
         """Answer at once, and not with a chat. 200 is a page where a chat should be."""
         if status == 200:
-            data = wording.whole(200, wording.PAGE, lasts=framing.lasts, content_type="text/html; charset=utf-8")
+            data = wording.response(200, wording.PAGE, framing, content_type="text/html; charset=utf-8")
         else:
             kind = {400: "invalid_request_error", 429: "rate_limit_error"}.get(status, "server_error")
-            body = wording.json_bytes(wording.error_body(why, kind))
-            wait = (f"Retry-After: {self.script.retry_after_s}",) if status in (429, 503) else ()
-            data = wording.whole(status, body, *wait, lasts=framing.lasts)
-            truth.error = why
+            body = wording.json_bytes(wording.error_body(reason, kind))
+            retry_after = (f"Retry-After: {self.script.retry_after_s}",) if status in (429, 503) else ()
+            data = wording.response(status, body, framing, *retry_after)
+            truth.error = reason
         truth.status, truth.head_ns = status, self.now_ns()
-        self._say(peer, data, lasts=framing.lasts)
+        self._send(peer, data, framing)
         truth.sent_ns = self.now_ns()
-        self._told(truth)
+        self._record_truth(truth)

@@ -58,29 +58,29 @@ def values(distribution: Distribution, seed: int, *purpose: str | int) -> Iterat
     """Values without end, each ≥ 0, that depend on the distribution, the seed and the purpose alone."""
     if isinstance(distribution, FixedTime):
         return repeat(distribution.value)
-    return _drawn(distribution, generator(seed, *purpose))
+    return _draw(distribution, generator(seed, *purpose))
 
 
-def _drawn(distribution: Distribution, chance: np.random.Generator) -> Iterator[float]:
+def _draw(distribution: Distribution, rng: np.random.Generator) -> Iterator[float]:
     while True:
-        yield from _block(distribution, chance).tolist()
+        yield from _block(distribution, rng).tolist()
 
 
-def _block(distribution: Distribution, chance: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _block(distribution: Distribution, rng: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     match distribution:
         case FixedTime(value):
             return np.full(_BLOCK, value)
         case Normal(mean, deviation):
-            block = chance.normal(mean, deviation, _BLOCK)
+            block = rng.normal(mean, deviation, _BLOCK)
             while (below := block < 0).any():
-                block[below] = chance.normal(mean, deviation, int(below.sum()))
+                block[below] = rng.normal(mean, deviation, int(below.sum()))
             return block
         case LogNormal(median, sigma):
-            return median * np.exp(sigma * chance.standard_normal(_BLOCK))
+            return median * np.exp(sigma * rng.standard_normal(_BLOCK))
         case Uniform(low, high):
-            return chance.uniform(low, high, _BLOCK)
+            return rng.uniform(low, high, _BLOCK)
         case Exponential(mean):
-            return chance.exponential(mean, _BLOCK)
+            return rng.exponential(mean, _BLOCK)
 
 
 def parse_times(text: str, flag: str) -> Distribution:
@@ -104,41 +104,41 @@ def parse_time_s(part: str, flag: str, text: str | None = None) -> float:
 
     text: all of what the flag was given, when `part` is a piece of it.
     """
-    found = re.fullmatch(rf"({_NUMBER})(us|ms|s|m)", part)
-    if found is None and part != "0":
+    match = re.fullmatch(rf"({_NUMBER})(us|ms|s|m)", part)
+    if match is None and part != "0":
         given = part if text is None else text
         raise InputError(f"{flag} {given}: {part!r} is not a time; write it with its unit, such as 200ms, 1.5s or 50us")
-    if found is None:
+    if match is None:
         return 0.0
-    times, by = _UNITS[found[2]]
-    return float(found[1]) * times / by
+    factor, divisor = _UNITS[match[2]]
+    return float(match[1]) * factor / divisor
 
 
 def _parse(text: str, flag: str, number: Callable[[str], float], example: str) -> Distribution:
     kind, *parts = text.strip().split(":")
     match kind, parts:
         case _, []:
-            made: Distribution = FixedTime(number(kind))
+            distribution: Distribution = FixedTime(number(kind))
         case "normal", [mean, deviation]:
-            made = Normal(number(mean), number(deviation))
+            distribution = Normal(number(mean), number(deviation))
         case "lognormal", [median, sigma] if re.fullmatch(_NUMBER, sigma):
-            made = LogNormal(number(median), float(sigma))
+            distribution = LogNormal(number(median), float(sigma))
         case "uniform", [low, high]:
-            made = Uniform(number(low), number(high))
+            distribution = Uniform(number(low), number(high))
         case "exp", [mean]:
-            made = Exponential(number(mean))
+            distribution = Exponential(number(mean))
         case _:
             raise InputError(
                 f"{flag} {text}: no such distribution; write {example}, normal:MEAN:DEVIATION, "
                 "lognormal:MEDIAN:SIGMA (a plain number), uniform:LOW:HIGH or exp:MEAN"
             )
-    complaint = wrong(made)
-    if complaint is not None:
-        raise InputError(f"{flag} {text}: {complaint}")
-    return made
+    problem = mismatch(distribution)
+    if problem is not None:
+        raise InputError(f"{flag} {text}: {problem}")
+    return distribution
 
 
-def wrong(distribution: Distribution) -> str | None:
+def mismatch(distribution: Distribution) -> str | None:
     """What is wrong with the parameters, in words; None when nothing is."""
     numbers = [getattr(distribution, name) for name in distribution.__struct_fields__]
     if not all(math.isfinite(number) and number >= 0 for number in numbers):

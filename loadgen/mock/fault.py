@@ -53,33 +53,31 @@ When = Share | Positions | Every
 
 
 class Fault(Struct, frozen=True):
-    """One way to go wrong, and for which requests.
-
-    parameter: of `status` the code; of the kinds in AFTER how many token events come before; of `slow-headers` seconds;
-    of `split` in how many random pieces each frame is sent, 0 for every byte on its own; of the others 0.
-    """
+    """One way to go wrong, and for which requests."""
 
     kind: Kind
     parameter: float = 0
+    """Of `status` the code; of the kinds in AFTER how many token events come before; of `slow-headers` seconds; of
+    `split` in how many random pieces each frame is sent, 0 for every byte on its own; of the others 0."""
     when: When = Share(1.0)
 
     @property
-    def word(self) -> str:
+    def label(self) -> str:
         """What the log of the truth calls it: `fin:3`, `status:429`, `no-done`."""
         if self.kind == "slow-headers":
             return f"{self.kind}:{self.parameter:g}s"
         return f"{self.kind}:{self.parameter:g}" if self.parameter or self.kind in AFTER else self.kind
 
 
-def chosen(faults: tuple[Fault, ...], seed: int, number: int) -> Fault | None:
-    """The fault of a request: of those that fall on it, the one that was named first."""
-    return next((fault for place, fault in enumerate(faults) if _falls(fault.when, seed, place, number)), None)
+def choose_fault(faults: tuple[Fault, ...], seed: int, number: int) -> Fault | None:
+    """The fault of a request: of those that apply to it, the first in the list."""
+    return next((fault for index, fault in enumerate(faults) if _applies(fault.when, seed, index, number)), None)
 
 
-def _falls(when: When, seed: int, place: int, number: int) -> bool:
+def _applies(when: When, seed: int, index: int, number: int) -> bool:
     match when:
         case Share(probability):
-            return probability >= 1 or generator(seed, "mock", "fault", place, number).random() < probability
+            return probability >= 1 or generator(seed, "mock", "fault", index, number).random() < probability
         case Positions(first, last):
             return first <= number <= last
         case Every(n):
@@ -87,9 +85,9 @@ def _falls(when: When, seed: int, place: int, number: int) -> bool:
 
 
 def parse_fault(text: str) -> Fault:
-    """A fault of `KIND[:PARAM][@WHEN]`, such as `fin:3@2%` or `status:503@#5-8`. Raises InputError with the mend."""
-    told, at, when = text.strip().partition("@")
-    kind, colon, parameter = told.partition(":")
+    """A fault of `KIND[:PARAM][@WHEN]`, such as `fin:3@2%` or `status:503@#5-8`. Raises InputError, with the remedy."""
+    fault, at, when = text.strip().partition("@")
+    kind, colon, parameter = fault.partition(":")
     if kind not in KINDS:
         raise InputError(f"--fault {text}: no such fault; there are {', '.join(KINDS)}")
     if colon and not parameter:
@@ -108,8 +106,8 @@ def _parameter(kind: Kind, given: str, text: str) -> float:
             raise InputError(f"--fault {text}: slow-headers needs a time above 0; write e.g. slow-headers:2s")
         return seconds
     if kind in AFTER or kind == "split":
-        least = 2 if kind == "split" else 0
-        if given and not (re.fullmatch(r"[0-9]{1,9}", given) and int(given) >= least):
+        minimum = 2 if kind == "split" else 0
+        if given and not (re.fullmatch(r"[0-9]{1,9}", given) and int(given) >= minimum):
             meaning = "pieces of each frame, 2 or more" if kind == "split" else "token events that come before it"
             raise InputError(f"--fault {text}: {given!r} is not a number of {meaning}; write e.g. {kind}:3")
         return int(given) if given else float(kind in AFTER)
@@ -125,8 +123,8 @@ def _when(given: str, text: str) -> When:
     elif every := re.fullmatch(r"#every:([0-9]{1,9})", given):
         if int(every[1]) > 0:
             return Every(int(every[1]))
-    elif places := re.fullmatch(r"#([0-9]{1,9})(?:-([0-9]{1,9}))?", given):
-        first, last = int(places[1]), int(places[2] or places[1])
+    elif positions := re.fullmatch(r"#([0-9]{1,9})(?:-([0-9]{1,9}))?", given):
+        first, last = int(positions[1]), int(positions[2] or positions[1])
         if 0 < first <= last:
             return Positions(first, last)
     raise InputError(

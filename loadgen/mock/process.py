@@ -132,7 +132,7 @@ def serve_parent() -> int:
 
         def wait_for_input_end() -> None:
             sys.stdin.buffer.read()
-            stop.ask()
+            stop.request()
 
         def send(serving: Serving) -> None:
             sys.stdout.buffer.write(msgspec.json.encode(serving) + b"\n")
@@ -141,7 +141,7 @@ def serve_parent() -> int:
         # Waits in the kernel and takes no lock until the very end.
         threading.Thread(target=wait_for_input_end, daemon=True).start()
         try:
-            account = serve(order.script, order.host, order.port, stop=stop, started=lambda url: send(Serving(url)))
+            account = serve(order.script, order.host, order.port, stop=stop, on_start=lambda url: send(Serving(url)))
         except LoadgenError as error:
             send(Serving(error=str(error)))
             return 2

@@ -13,52 +13,54 @@ _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?")
 
 
 class Request(Struct, frozen=True):
-    """One request. path: without its query. headers: by name in lower case. lasts: the connection may carry another.
-
-    chunked: the client understands an answer in chunks (HTTP/1.1).
-    """
+    """One request."""
 
     method: str
     path: str
+    """Without its query."""
     headers: dict[str, str]
+    """By name in lower case."""
     body: bytes
-    lasts: bool
+    keep_alive: bool
+    """The connection may carry another request."""
     chunked: bool
+    """The client understands an answer in chunks (HTTP/1.1)."""
 
 
 class Refusal(Exception):  # noqa: N818 - what the client got wrong, not an error of ours
-    """What came is no request that can be served: the status to answer with, and why. The connection has to end."""
+    """What came is no request that can be served: the status to answer with, and the reason. The connection has to
+    end."""
 
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
-        self.status, self.why = status, why
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status, self.reason = status, reason
 
 
 class RequestReader:
     """The requests of one connection, fed in pieces of any size."""
 
     def __init__(self) -> None:
-        self._came = bytearray()
+        self._buffer = bytearray()
         self._head: tuple[str, str, dict[str, str], bool] | None = None
         self._length: int | None = None  # of the body; None: it comes in chunks
-        self._body = bytearray()  # what has come of it in chunks
-        self._trailer = False
-        self._asks_to_go_on = False
+        self._body = bytearray()  # as far as its chunks have come
+        self._in_trailer = False
+        self._expects_continue = False
 
     @property
-    def waiting_bytes(self) -> int:
-        """How much has come that no request has taken yet."""
-        return len(self._came)
+    def buffered_bytes(self) -> int:
+        """How much has come that is part of no request yet."""
+        return len(self._buffer)
 
     def feed(self, data: bytes) -> None:
-        self._came += data
+        self._buffer += data
 
-    def asks_to_go_on(self) -> bool:
+    def expects_continue(self) -> bool:
         """Whether the client waits for `100 Continue` before it sends the body; True once a request."""
-        asked, self._asks_to_go_on = self._asks_to_go_on, False
-        return asked
+        expected, self._expects_continue = self._expects_continue, False
+        return expected
 
-    def take(self) -> Request | None:
+    def next_request(self) -> Request | None:
         """The next request, when all of it is there. Raises Refusal."""
         if self._head is None and not self._take_head():
             return None
@@ -66,76 +68,76 @@ class RequestReader:
         body = self._take_body()
         if body is None:
             return None
-        method, target, headers, newer = self._head
+        method, target, headers, is_http_11 = self._head
         self._head = None
-        wishes = headers.get("connection", "").lower()
-        lasts = "close" not in wishes if newer else "keep-alive" in wishes
-        return Request(method, target.partition("?")[0], headers, body, lasts, newer)
+        connection = headers.get("connection", "").lower()
+        keep_alive = "close" not in connection if is_http_11 else "keep-alive" in connection
+        return Request(method, target.partition("?")[0], headers, body, keep_alive, is_http_11)
 
     def _take_head(self) -> bool:
-        while self._came.startswith(b"\r\n"):  # some clients end a body with one too many
-            del self._came[:2]
-        end = self._came.find(b"\r\n\r\n")
-        if (end if end >= 0 else len(self._came)) > HEAD_BYTES:
+        while self._buffer.startswith(b"\r\n"):  # some clients end a body with one too many
+            del self._buffer[:2]
+        end = self._buffer.find(b"\r\n\r\n")
+        if (end if end >= 0 else len(self._buffer)) > HEAD_BYTES:
             raise Refusal(431, f"the headers are longer than {HEAD_BYTES} bytes")
         if end < 0:
             return False
-        first, *lines = bytes(self._came[:end]).split(b"\r\n")
-        del self._came[: end + 4]
-        method, target, newer = _request_line(first)
+        first, *lines = bytes(self._buffer[:end]).split(b"\r\n")
+        del self._buffer[: end + 4]
+        method, target, is_http_11 = _request_line(first)
         headers: dict[str, str] = {}
         for line in lines:
             name, colon, value = line.partition(b":")
             if not colon or not _TOKEN.fullmatch(name):
                 raise Refusal(400, "a header line is not NAME: VALUE")
-            key, told = name.decode().lower(), value.decode("latin-1").strip()
-            if key == "content-length" and headers.get(key, told) != told:
+            key, text = name.decode().lower(), value.decode("latin-1").strip()
+            if key == "content-length" and headers.get(key, text) != text:
                 raise Refusal(400, "two lengths that differ")
-            headers[key] = told
+            headers[key] = text
         self._length = _body_length(method, headers)
-        self._head = method, target, headers, newer
-        self._asks_to_go_on = newer and headers.get("expect", "").lower() == "100-continue" and not self._came
+        self._head = method, target, headers, is_http_11
+        self._expects_continue = is_http_11 and headers.get("expect", "").lower() == "100-continue" and not self._buffer
         return True
 
     def _take_body(self) -> bytes | None:
         if self._length is None:
             return self._take_chunks()
-        if len(self._came) < self._length:
+        if len(self._buffer) < self._length:
             return None
-        body = bytes(self._came[: self._length])
-        del self._came[: self._length]
+        body = bytes(self._buffer[: self._length])
+        del self._buffer[: self._length]
         return body
 
     def _take_chunks(self) -> bytes | None:
         while True:
-            end = self._came.find(b"\r\n")
+            end = self._buffer.find(b"\r\n")
             if end < 0:
-                if len(self._came) > HEAD_BYTES:
+                if len(self._buffer) > HEAD_BYTES:
                     raise Refusal(400, "a chunk's size line has no end")
                 return None
-            if self._trailer:
-                del self._came[: end + 2]
+            if self._in_trailer:
+                del self._buffer[: end + 2]
                 if end == 0:
                     body = bytes(self._body)
-                    self._trailer, self._body = False, bytearray()
+                    self._in_trailer, self._body = False, bytearray()
                     return body
                 continue
-            found = _SIZE.fullmatch(bytes(self._came[:end]))
-            if found is None:
+            match = _SIZE.fullmatch(bytes(self._buffer[:end]))
+            if match is None:
                 raise Refusal(400, "a chunk does not begin with its size")
-            size = int(found[1], 16)
+            size = int(match[1], 16)
             if len(self._body) + size > BODY_BYTES:
                 raise Refusal(413, f"the body is longer than {BODY_BYTES} bytes")
             if size == 0:
-                del self._came[: end + 2]
-                self._trailer = True
+                del self._buffer[: end + 2]
+                self._in_trailer = True
                 continue
-            if len(self._came) < end + size + 4:
+            if len(self._buffer) < end + size + 4:
                 return None
-            if self._came[end + 2 + size : end + size + 4] != b"\r\n":
+            if self._buffer[end + 2 + size : end + size + 4] != b"\r\n":
                 raise Refusal(400, "a chunk is longer than its size says")
-            self._body += self._came[end + 2 : end + 2 + size]
-            del self._came[: end + size + 4]
+            self._body += self._buffer[end + 2 : end + 2 + size]
+            del self._buffer[: end + size + 4]
 
 
 def _request_line(line: bytes) -> tuple[str, str, bool]:
@@ -149,17 +151,17 @@ def _request_line(line: bytes) -> tuple[str, str, bool]:
 
 
 def _body_length(method: str, headers: dict[str, str]) -> int | None:
-    told, coding = headers.get("content-length"), headers.get("transfer-encoding")
+    length, coding = headers.get("content-length"), headers.get("transfer-encoding")
     if coding is not None:
-        if told is not None or coding.lower() != "chunked":
+        if length is not None or coding.lower() != "chunked":
             raise Refusal(400, "a body comes with Content-Length, or with Transfer-Encoding: chunked")
         return None
-    if told is None:
+    if length is None:
         if method in ("POST", "PUT", "PATCH"):
             raise Refusal(411, "a body needs its Content-Length")
         return 0
-    if not re.fullmatch(r"[0-9]{1,18}", told):
+    if not re.fullmatch(r"[0-9]{1,18}", length):
         raise Refusal(400, "Content-Length is not a number")
-    if int(told) > BODY_BYTES:
+    if int(length) > BODY_BYTES:
         raise Refusal(413, f"the body is longer than {BODY_BYTES} bytes")
-    return int(told)
+    return int(length)

@@ -13,11 +13,12 @@ import struct
 import sys
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from loadgen.clock import now_ns, utc_now, wall_offset_ns
 from loadgen.errors import InputError
-from loadgen.mock.answer import BROKEN, HELD, WENT, Peer
+from loadgen.mock.answer import BROKEN, HELD, SENT, Peer
 from loadgen.mock.core import Core
 from loadgen.mock.script import Script
 from loadgen.mock.truth import Account, Truth
@@ -36,25 +37,25 @@ class ServerStop:
     """Asks a server to stop, from any thread or signal handler. Use as `with`."""
 
     def __init__(self) -> None:
-        self.asked = False
-        self._heard, self._told = socket.socketpair()
-        self._told.setblocking(False)
+        self.requested = False
+        self._receiver, self._sender = socket.socketpair()
+        self._sender.setblocking(False)
 
     def __enter__(self) -> "ServerStop":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._heard.close()
-        self._told.close()
+        self._receiver.close()
+        self._sender.close()
 
     def fileno(self) -> int:
-        """Readable once it has been asked."""
-        return self._heard.fileno()
+        """Readable once a stop has been requested."""
+        return self._receiver.fileno()
 
-    def ask(self) -> None:
-        self.asked = True
+    def request(self) -> None:
+        self.requested = True
         with contextlib.suppress(OSError):
-            self._told.send(b"!")
+            self._sender.send(b"!")
 
 
 def serve(
@@ -63,48 +64,48 @@ def serve(
     port: int = 0,
     *,
     stop: ServerStop,
-    started: Callable[[str], None] = lambda _: None,
-    ended: Callable[[Truth], None] | None = None,
+    on_start: Callable[[str], None] = lambda _: None,
+    on_end: Callable[[Truth], None] | None = None,
 ) -> Account:
-    """Serve in this thread until `stop` is asked to; returns what was done.
+    """Serve in this thread until `stop` is requested; returns what was done.
 
-    port: 0 takes a free one. started: is given the URL, which ends in /v1, once it can be reached. ended: is given the
-    truth of each chat request as it is over; without it, they are kept, and are the account's `requests`. Raises
+    port: 0 takes a free one. on_start: is called with the URL, which ends in /v1, once it can be reached. on_end: is
+    called with the truth of each chat request as it is over; without it, they are the account's `requests`. Raises
     InputError when the address cannot be had.
     """
-    kept: list[Truth] = []
-    core = Core(script, now_ns, int(utc_now().timestamp()), ended or kept.append)
+    truths: list[Truth] = []
+    core = Core(script, now_ns, int(utc_now().timestamp()), on_end or truths.append)
     with contextlib.closing(_listener(host, port)) as listener:
         loop = _Loop(core, listener, stop)
-        place = f"[{host}]" if ":" in host else host
-        started(f"http://{place}:{listener.getsockname()[1]}/v1")
+        address = f"[{host}]" if ":" in host else host
+        on_start(f"http://{address}:{listener.getsockname()[1]}/v1")
         try:
             loop.run()
         finally:
             loop.close()
-    account = core.told()
-    account.requests = kept
+    account = core.account_so_far()
+    account.requests = truths
     return account
 
 
 def _listener(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        made = socket.create_server((host, port), family=family, backlog=4096)
+        listener = socket.create_server((host, port), family=family, backlog=4096)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise InputError(f"--port {port}: in use already on {host}; choose another, or 0 for a free one") from None
         if error.errno == errno.EACCES:
             raise InputError(f"--port {port}: not allowed; choose one above 1023, or 0 for a free one") from None
         raise InputError(f"--host {host}: not an address of this machine ({error.strerror or error})") from None
-    made.setblocking(False)
+    listener.setblocking(False)
     if sys.platform == "linux":
-        made.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)  # what it accepts inherits it
-    return made
+        listener.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)  # what it accepts inherits it
+    return listener
 
 
-class _Wire:
-    """One connection: the core's way out, and what has not gone yet because the client does not read."""
+class _Connection:
+    """One connection: the core sends through it, and it holds what the client does not read yet."""
 
     __slots__ = ("_closing", "_held", "_loop", "_send", "peer", "socket")
 
@@ -127,9 +128,9 @@ class _Wire:
             self._loop.broken.append(self)
             return BROKEN
         if sent == len(data):
-            return WENT
+            return SENT
         self._held += data[sent:]
-        self._loop.await_room(self)
+        self._loop.await_writable(self)
         return HELD
 
     def close(self) -> None:
@@ -158,7 +159,8 @@ class _Wire:
         return True
 
     def receive(self) -> tuple[bytes, int]:
-        """What has come, and when its last byte had reached this machine; raises OSError. No bytes: the client went."""
+        """What has come, and when its last byte had reached this machine; raises OSError. No bytes: the client is
+        gone."""
         if sys.platform != "linux":
             return self.socket.recv(_READ_BYTES), now_ns()
         data, ancillary, _, _ = self.socket.recvmsg(_READ_BYTES, 64)
@@ -170,66 +172,68 @@ class _Wire:
 
 
 class _Loop:
-    """Waits for connections, bytes, room and moments, and hands each to the core."""
+    """Waits for connections, bytes, room to send and moments, and hands each to the core."""
 
     def __init__(self, core: Core, listener: socket.socket, stop: ServerStop) -> None:
         self._core, self._listener, self._stop = core, listener, stop
-        self.broken: list[_Wire] = []
-        self._wires: set[_Wire] = set()
-        self._lingering: deque[tuple[int, _Wire]] = deque()
+        self.broken: list[_Connection] = []
+        self._connections: set[_Connection] = set()
+        self._lingering: deque[tuple[int, _Connection]] = deque()
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ, self._accept)
         self._selector.register(stop, selectors.EVENT_READ, lambda _: None)
-        self._accepts = True
+        self._accepting = True
         number = self._selector.fileno() if hasattr(self._selector, "fileno") else _SELECTABLE
         self._inner = [number] if number < _SELECTABLE else []
 
     def run(self) -> None:
         core = self._core
-        while not self._stop.asked:
-            until_ns = core.frozen_until_ns()
-            if until_ns is not None:
-                self._stand_still(until_ns)
+        while not self._stop.requested:
+            freeze_end_ns = core.begin_freeze()
+            if freeze_end_ns is not None:
+                self._freeze(freeze_end_ns)
                 continue
             next_ns = core.run_due()
-            self._let_go()
-            self._turn(self._wait_s(next_ns))
+            self._drop_connections()
+            self._wait_and_dispatch(self._wait_s(next_ns))
 
     def close(self) -> None:
         """The end: whoever is still there is cut off."""
-        for wire in list(self._wires):
-            if wire.peer is not None:
-                self._core.cut_off(wire.peer)
-            self.discard(wire)
+        for connection in list(self._connections):
+            if connection.peer is not None:
+                self._core.cut_off(connection.peer)
+            self.discard(connection)
         self._selector.close()
 
-    # What wires ask
+    # What connections ask for
 
-    def await_room(self, wire: _Wire) -> None:
-        self._selector.modify(wire.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, self._ready(wire))
+    def await_writable(self, connection: _Connection) -> None:
+        self._selector.modify(
+            connection.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, partial(self._on_ready, connection)
+        )
 
-    def linger(self, wire: _Wire) -> None:
+    def linger(self, connection: _Connection) -> None:
         with contextlib.suppress(OSError):
-            wire.socket.shutdown(socket.SHUT_WR)
-        self._lingering.append((now_ns() + _LINGER_NS, wire))
+            connection.socket.shutdown(socket.SHUT_WR)
+        self._lingering.append((now_ns() + _LINGER_NS, connection))
 
-    def discard(self, wire: _Wire) -> None:
-        if wire in self._wires:
-            self._wires.discard(wire)
-            self._selector.unregister(wire.socket)
-            wire.socket.close()
-            if not self._accepts:  # there is a file to spare again
-                self._accepts = True
+    def discard(self, connection: _Connection) -> None:
+        if connection in self._connections:
+            self._connections.discard(connection)
+            self._selector.unregister(connection.socket)
+            connection.socket.close()
+            if not self._accepting:  # there is a file to spare again
+                self._accepting = True
                 self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
     # Turns of the loop
 
     def _wait_s(self, next_ns: int | None) -> float:
-        moments = [next_ns, self._core.freezes_ns(), self._lingering[0][0] if self._lingering else None]
+        moments = [next_ns, self._core.next_freeze_ns(), self._lingering[0][0] if self._lingering else None]
         waits = [moment for moment in moments if moment is not None]
         return max(0.0, (min(waits) - now_ns()) / 1e9) if waits else _IDLE_S
 
-    def _turn(self, wait_s: float) -> None:
+    def _wait_and_dispatch(self, wait_s: float) -> None:
         if wait_s > 0 and self._inner:
             if not select.select(self._inner, (), (), wait_s)[0]:
                 return
@@ -237,22 +241,22 @@ class _Loop:
         for key, mask in self._selector.select(wait_s):
             key.data(mask)
 
-    def _stand_still(self, until_ns: int) -> None:
-        while (left_ns := until_ns - now_ns()) > 0 and not self._stop.asked:
+    def _freeze(self, until_ns: int) -> None:
+        while (left_ns := until_ns - now_ns()) > 0 and not self._stop.requested:
             select.select([self._stop], (), (), left_ns / 1e9)
 
-    def _let_go(self) -> None:
-        """Of connections that broke as something was sent, and of those whose client does not close them."""
+    def _drop_connections(self) -> None:
+        """Drop connections that broke as something was sent, and those that their client does not close."""
         while self.broken:
-            self._lost(self.broken.pop())
+            self._drop(self.broken.pop())
         while self._lingering and self._lingering[0][0] <= now_ns():
             self.discard(self._lingering.popleft()[1])
 
-    def _lost(self, wire: _Wire) -> None:
-        peer, wire.peer = wire.peer, None
-        self.discard(wire)
+    def _drop(self, connection: _Connection) -> None:
+        peer, connection.peer = connection.peer, None
+        self.discard(connection)
         if peer is not None:
-            self._core.gone(peer)
+            self._core.on_disconnect(peer)
 
     def _accept(self, _: int) -> None:
         for _try in range(64):
@@ -263,35 +267,33 @@ class _Loop:
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE):
                     self._selector.unregister(self._listener)  # else it would be ready again at once, and for ever
-                    self._accepts = False
+                    self._accepting = False
                 return
             accepted.setblocking(False)
             with contextlib.suppress(OSError):
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            wire = _Wire(self, accepted)
-            wire.peer = self._core.connected(wire)
-            self._wires.add(wire)
-            self._selector.register(accepted, selectors.EVENT_READ, self._ready(wire))
+            connection = _Connection(self, accepted)
+            connection.peer = self._core.on_connect(connection)
+            self._connections.add(connection)
+            self._selector.register(accepted, selectors.EVENT_READ, partial(self._on_ready, connection))
 
-    def _ready(self, wire: _Wire) -> Callable[[int], None]:
-        def ready(mask: int) -> None:
-            if mask & selectors.EVENT_WRITE and wire in self._wires and wire.drain():
-                self._selector.modify(wire.socket, selectors.EVENT_READ, ready)
-                if wire.peer is not None:
-                    self._core.drained(wire.peer)
-            if mask & selectors.EVENT_READ and wire in self._wires:
-                self._receive(wire)
+    def _on_ready(self, connection: _Connection, mask: int) -> None:
+        """The client has sent something, or reads again what is sent to it."""
+        if mask & selectors.EVENT_WRITE and connection in self._connections and connection.drain():
+            self._selector.modify(connection.socket, selectors.EVENT_READ, partial(self._on_ready, connection))
+            if connection.peer is not None:
+                self._core.on_writable(connection.peer)
+        if mask & selectors.EVENT_READ and connection in self._connections:
+            self._receive(connection)
 
-        return ready
-
-    def _receive(self, wire: _Wire) -> None:
+    def _receive(self, connection: _Connection) -> None:
         try:
-            data, at_ns = wire.receive()
+            data, at_ns = connection.receive()
         except BlockingIOError:
             return
         except OSError:
             data, at_ns = b"", 0
         if not data:
-            self._lost(wire)
-        elif wire.peer is not None:
-            self._core.received(wire.peer, data, at_ns)
+            self._drop(connection)
+        elif connection.peer is not None:
+            self._core.on_data(connection.peer, data, at_ns)

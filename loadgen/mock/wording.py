@@ -1,4 +1,4 @@
-"""What the server says, as bytes: heads, chunks, events, bodies, and the words of an answer. Knows no time."""
+"""What the server sends, as bytes: heads, chunks, events, bodies, and the words of an answer. Knows no time."""
 
 import hashlib
 from http import HTTPStatus
@@ -24,10 +24,12 @@ PAGE: Final = b"<!doctype html><title>Bad gateway</title><h1>Something in betwee
 
 
 class Framing(Struct, frozen=True):
-    """How an answer's body ends. chunked: with its last chunk, else with the connection. lasts: that stays open."""
+    """How an answer ends, and what becomes of its connection."""
 
     chunked: bool
-    lasts: bool
+    """The body ends with its last chunk; else with its length, or with the connection."""
+    keep_alive: bool
+    """The connection stays open."""
 
     def frame(self, data: bytes) -> bytes:
         return chunk(data) if self.chunked else data
@@ -45,24 +47,24 @@ def stream_head(framing: Framing) -> bytes:
     """The head of an event stream."""
     lines = ["HTTP/1.1 200 OK", "Content-Type: text/event-stream; charset=utf-8", "Cache-Control: no-cache"]
     lines += ["Transfer-Encoding: chunked"] if framing.chunked else []
-    lines += [] if framing.lasts and framing.chunked else ["Connection: close"]
+    lines += [] if framing.keep_alive and framing.chunked else ["Connection: close"]
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-def whole(
+def response(
     status: int,
     body: bytes,
+    framing: Framing,
     *headers: str,
-    lasts: bool,
+    method: str = "GET",
     content_type: str = "application/json",
-    without_body: bool = False,
 ) -> bytes:
-    """An answer that is no stream, head and body. without_body: it answers a HEAD."""
+    """An answer that is no stream, head and body. method: of the request; to a HEAD the head alone is sent."""
     try:
         phrase = HTTPStatus(status).phrase
     except ValueError:
         phrase = "Scripted"
-    close = () if lasts else ("Connection: close",)
+    close = () if framing.keep_alive else ("Connection: close",)
     lines = (
         f"HTTP/1.1 {status} {phrase}",
         f"Content-Type: {content_type}",
@@ -70,7 +72,7 @@ def whole(
         *headers,
         *close,
     )
-    return "\r\n".join([*lines, "", ""]).encode() + (b"" if without_body else body)
+    return "\r\n".join([*lines, "", ""]).encode() + (b"" if method == "HEAD" else body)
 
 
 def json_bytes(value: Any) -> bytes:
@@ -114,12 +116,15 @@ def text_sha256(number: int, tokens: int) -> str:
     return hashlib.sha256(b"".join((b"%d" % number, *rest))).hexdigest()
 
 
-class Wording(Struct, frozen=True, gc=False):
-    """The events of one streamed answer. before, after: what stands around the text of a token event."""
+class StreamEvents(Struct, frozen=True, gc=False):
+    """The events of one streamed answer."""
 
     base: dict[str, Any]
+    """What every event has: id, object, created, model."""
     before: bytes
+    """Of a token event, what comes before its text."""
     after: bytes
+    """Of a token event, what comes after its text."""
 
     def role(self) -> bytes:
         return self._event({"role": "assistant", "content": ""}, None)
@@ -141,17 +146,17 @@ class Wording(Struct, frozen=True, gc=False):
         return event({**self.base, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]})
 
 
-def wording(number: int, model: str, created: int) -> Wording:
+def stream_events(number: int, model: str, created: int) -> StreamEvents:
     """The events of the answer to a request. created: seconds since 1970, as an answer says it."""
     base = {"id": f"chatcmpl-{number}", "object": "chat.completion.chunk", "created": created, "model": model}
     mark = "\0"
     choice = {"index": 0, "delta": {"content": mark}, "finish_reason": None}
     before, _, after = event({**base, "choices": [choice]}).rpartition(b"\\u0000")
-    return Wording(base, before, after)
+    return StreamEvents(base, before, after)
 
 
 def completion(number: int, model: str, created: int, text: bytes, reason: str, prompt: int, output: int) -> bytes:
-    """The body of a whole answer."""
+    """The body of an answer that is no stream."""
     message = {"role": "assistant", "content": text.decode()}
     return json_bytes(
         {

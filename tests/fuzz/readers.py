@@ -144,7 +144,7 @@ def _requests_of(pieces: list[bytes]) -> list[Any]:
     try:
         for piece in pieces:
             requests.feed(piece)
-            while (request := requests.take()) is not None:
+            while (request := requests.next_request()) is not None:
                 taken.append(request)
     except mock_request.Refusal as refusal:
         taken.append(refusal.status)

@@ -18,7 +18,7 @@ from loadgen import api
 from loadgen.live.progress import Silence
 from loadgen.mock.distribution import Exponential
 from loadgen.mock.distribution import FixedTime as Fixed
-from loadgen.mock.fault import Fault, Kind, Share, chosen
+from loadgen.mock.fault import Fault, Kind, Share, choose_fault
 from loadgen.mock.process import MockProcess
 from loadgen.mock.script import Freeze, Script
 from loadgen.plan.rng import generator
@@ -38,7 +38,7 @@ WRONG: tuple[tuple[Kind, float], ...] = (
     *(("stall", 1), ("status", 503), ("malformed", 1)),
 )
 FAULTS = tuple(Fault(kind, parameter, Share(0.07)) for kind, parameter in WRONG)
-FIRST = next(seed for seed in itertools.count() if chosen(FAULTS, seed, 1) is None)
+FIRST = next(seed for seed in itertools.count() if choose_fault(FAULTS, seed, 1) is None)
 """A seed of the server by which its first answer, which is the check before the run, is as it should be."""
 
 

@@ -57,7 +57,7 @@ def serving(script: Script, **options: Any) -> Iterator[Served]:
 
     def run() -> None:
         try:
-            served.account = serve(script, stop=stop, started=started, **options)
+            served.account = serve(script, stop=stop, on_start=started, **options)
         except Exception as error:  # noqa: BLE001  the test's own thread is to raise it
             failures.append(error)
             ready.set()
@@ -70,7 +70,7 @@ def serving(script: Script, **options: Any) -> Iterator[Served]:
             if not failures:
                 yield served
         finally:
-            stop.ask()
+            stop.request()
             thread.join()
     if failures:
         raise failures[0]
@@ -202,7 +202,7 @@ def test_each_fault_has_its_outcome(fault: str) -> None:
     (reply,), served = answers(msgspec.structs.replace(QUICK, faults=(parse_fault(fault),)))
     assert (reply.outcome, len(reply.stamps_ns)) == (outcome, stamps)
     assert detail is None or detail in (reply.detail or "")
-    assert {t.fault for t in served.truth} == {parse_fault(fault).word}
+    assert {t.fault for t in served.truth} == {parse_fault(fault).label}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from loadgen.mock import Exponential, FixedTime, Freeze, Script, Truth, Uniform, parse_fault
-from loadgen.mock.answer import BROKEN, HELD, WENT, Peer
+from loadgen.mock.answer import BROKEN, HELD, SENT, Peer
 from loadgen.mock.core import Core
 from loadgen.wire.chat_stream import decode
 from tests.virtual import START_NS
@@ -25,7 +25,7 @@ class Wire:
         self._stage = stage
         self.sends: list[tuple[int, bytes]] = []
         self.ended: tuple[int, str] | None = None
-        self.result = WENT
+        self.result = SENT
 
     def send(self, data: bytes) -> int:
         assert self.ended is None, "sent after the end"
@@ -54,10 +54,10 @@ class Stage:
 
     def connect(self) -> tuple[Peer, Wire]:
         wire = Wire(self)
-        return self.core.connected(wire), wire
+        return self.core.on_connect(wire), wire
 
     def ask(self, peer: Peer, **changes: Any) -> None:
-        self.core.received(peer, chat(**changes), START_NS + self.at_ns)
+        self.core.on_data(peer, chat(**changes), START_NS + self.at_ns)
 
     def asked(self, **changes: Any) -> Wire:
         peer, wire = self.connect()
@@ -127,15 +127,15 @@ def test_lateness_does_not_add_up_and_is_known() -> None:
     truth = stage.truth()
     assert offsets_ms(truth.planned_ns) == [200, 250, 300, 350]
     assert offsets_ms(truth.stamps_ns) == [200, 250, 320, 350]
-    assert stage.core.told().slip_ms(100) == pytest.approx(20, abs=0.002)
-    assert stage.core.told().slip_ms(75) == 0
+    assert stage.core.account_so_far().slip_ms(100) == pytest.approx(20, abs=0.002)
+    assert stage.core.account_so_far().slip_ms(75) == 0
 
 
 def test_times_count_from_the_arrival_not_from_when_it_was_noticed() -> None:
     stage = Stage(STEADY)
     peer, _ = stage.connect()
     stage.at_ns = 30 * MS
-    stage.core.received(peer, chat(), START_NS + 10 * MS)
+    stage.core.on_data(peer, chat(), START_NS + 10 * MS)
     stage.play()
     assert offsets_ms(stage.truth().planned_ns)[0] == 210
 
@@ -143,7 +143,7 @@ def test_times_count_from_the_arrival_not_from_when_it_was_noticed() -> None:
 def test_an_arrival_that_lies_in_the_future_counts_as_now() -> None:
     stage = Stage(STEADY)
     peer, _ = stage.connect()
-    stage.core.received(peer, chat(), START_NS + 10 * MS)
+    stage.core.on_data(peer, chat(), START_NS + 10 * MS)
     assert peer.answer is not None
     assert peer.answer.truth.arrived_ns == START_NS
 
@@ -203,26 +203,26 @@ def test_comments_keep_the_connection_alive_until_the_first_token() -> None:
 def test_in_a_freeze_nothing_happens_and_all_that_was_due_is_put_off() -> None:
     stage = Stage(msgspec.structs.replace(STEADY, freezes=(Freeze(0.26, 2),)))
     stage.asked()
-    assert stage.core.frozen_until_ns() is None
-    assert stage.core.freezes_ns() == START_NS + 260 * MS
+    assert stage.core.begin_freeze() is None
+    assert stage.core.next_freeze_ns() == START_NS + 260 * MS
     stage.play(260 * MS)
-    assert stage.core.frozen_until_ns() == START_NS + 2260 * MS
-    assert stage.core.freezes_ns() is None
+    assert stage.core.begin_freeze() == START_NS + 2260 * MS
+    assert stage.core.next_freeze_ns() is None
     stage.at_ns = 2260 * MS
     peer, _ = stage.connect()
-    stage.core.received(peer, chat(), START_NS + 1000 * MS)  # it lay in the kernel meanwhile
+    stage.core.on_data(peer, chat(), START_NS + 1000 * MS)  # it lay in the kernel meanwhile
     stage.play()
     assert offsets_ms(stage.truth(1).stamps_ns) == [200, 250, 2300, 2350]
     assert offsets_ms(stage.truth(2).stamps_ns)[0] == 2460
     assert stage.truth(2).arrived_ns == START_NS + 1000 * MS
-    assert stage.core.told().slip_ms(100) == 0
+    assert stage.core.account_so_far().slip_ms(100) == 0
 
 
 def test_a_freeze_before_the_first_token_puts_the_comments_off_too() -> None:
     stage = Stage(msgspec.structs.replace(STEADY, keepalive_s=0.06, freezes=(Freeze(0.07, 1),)))
     wire = stage.asked()
     stage.play(70 * MS)
-    assert stage.core.frozen_until_ns() == START_NS + 1070 * MS
+    assert stage.core.begin_freeze() == START_NS + 1070 * MS
     stage.at_ns = 1070 * MS
     stage.play()
     assert [at / MS for at, data in wire.sends if b"keep-alive" in data] == [60, 1120, 1180]
@@ -299,7 +299,7 @@ def test_the_model_that_was_asked_for_answers_whatever_its_name() -> None:
 def test_a_body_without_chunks_ends_with_its_connection(version: bytes) -> None:
     stage = Stage(msgspec.structs.replace(STEADY, close=version == b"HTTP/1.1"))
     peer, wire = stage.connect()
-    stage.core.received(peer, chat().replace(b"HTTP/1.1", version), START_NS)
+    stage.core.on_data(peer, chat().replace(b"HTTP/1.1", version), START_NS)
     stage.play()
     head, _, body = wire.bytes.partition(b"\r\n\r\n")
     assert b"chunked" not in head
@@ -314,7 +314,7 @@ def test_a_body_without_chunks_ends_with_its_connection(version: bytes) -> None:
 def test_requests_on_one_connection_are_answered_one_after_the_other() -> None:
     stage = Stage(STEADY)
     peer, wire = stage.connect()
-    stage.core.received(peer, chat() + chat(), START_NS)
+    stage.core.on_data(peer, chat() + chat(), START_NS)
     stage.play()
     assert [(t.number, t.connection, t.nth) for t in stage.ended] == [(1, 0, 0), (2, 0, 1)]
     assert offsets_ms(stage.truth(2).stamps_ns)[0] == 550
@@ -337,7 +337,7 @@ def test_a_body_that_is_no_chat_is_refused_in_words(body: bytes, says: str) -> N
     stage = Stage(STEADY)
     peer, wire = stage.connect()
     request = b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
-    stage.core.received(peer, request, START_NS)
+    stage.core.on_data(peer, request, START_NS)
     head, _, told = wire.bytes.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
     assert says in msgspec.json.decode(told)["error"]["message"]
@@ -359,19 +359,19 @@ def test_a_body_that_is_no_chat_is_refused_in_words(body: bytes, says: str) -> N
 def test_other_requests_are_answered_at_once(line: str, status: int, holds: str) -> None:
     stage = Stage(STEADY)
     peer, wire = stage.connect()
-    stage.core.received(peer, f"{line} HTTP/1.1\r\n\r\n".encode(), START_NS)
+    stage.core.on_data(peer, f"{line} HTTP/1.1\r\n\r\n".encode(), START_NS)
     head, _, body = wire.bytes.decode().partition("\r\n\r\n")
     assert head.startswith(f"HTTP/1.1 {status} ")
     assert holds in body
     assert (body == "") is line.startswith("HEAD")
-    assert stage.core.told().others == 1
+    assert stage.core.account_so_far().others == 1
     assert not stage.ended
 
 
 def test_what_is_no_request_is_refused_and_the_connection_closed() -> None:
     stage = Stage(STEADY)
     peer, wire = stage.connect()
-    stage.core.received(peer, b"nonsense\r\n\r\n", START_NS)
+    stage.core.on_data(peer, b"nonsense\r\n\r\n", START_NS)
     assert wire.bytes.startswith(b"HTTP/1.1 400 ")
     assert wire.ended == (0, "closed")
 
@@ -380,9 +380,9 @@ def test_a_client_that_asks_whether_to_go_on_is_told() -> None:
     stage = Stage(STEADY)
     peer, wire = stage.connect()
     head, _, body = chat().replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n").partition(b"\r\n\r\n")
-    stage.core.received(peer, head + b"\r\n\r\n", START_NS)
+    stage.core.on_data(peer, head + b"\r\n\r\n", START_NS)
     assert wire.bytes == b"HTTP/1.1 100 Continue\r\n\r\n"
-    stage.core.received(peer, body, START_NS)
+    stage.core.on_data(peer, body, START_NS)
     stage.play()
     assert stage.truth().finish_reason == "stop"
 
@@ -403,7 +403,7 @@ def test_who_finds_all_slots_busy_waits_in_order_and_who_finds_the_queue_full_is
     assert (third.began_ns, third.queue_ns) == (START_NS + 350 * MS, 350 * MS)
     assert offsets_ms(third.stamps_ns) == [550, 600, 650, 700]
     assert (fourth.began_ns, fourth.queue_ns, fourth.status) == (None, None, 503)
-    assert stage.core.told().refused == 1
+    assert stage.core.account_so_far().refused == 1
 
 
 def test_without_a_limit_any_number_waits() -> None:
@@ -428,15 +428,15 @@ def test_a_client_that_leaves_frees_its_slot_and_one_that_leaves_the_queue_its_p
     for peer in peers:
         stage.ask(peer)
     stage.play(100 * MS)
-    stage.core.gone(peers[1])
+    stage.core.on_disconnect(peers[1])
     stage.play(210 * MS)
-    stage.core.gone(peers[0])
+    stage.core.on_disconnect(peers[0])
     stage.play()
     first, second, third = (stage.truth(number) for number in (1, 2, 3))
     assert (first.gone_ns, first.output_tokens, first.end_ns) == (START_NS + 210 * MS, 1, None)
     assert (second.gone_ns, second.began_ns, second.output_tokens) == (START_NS + 100 * MS, None, 0)
     assert offsets_ms(third.stamps_ns)[0] == 410
-    assert stage.core.told().gone == 2
+    assert stage.core.account_so_far().gone == 2
 
 
 # Clients that do not read, or break
@@ -452,13 +452,13 @@ def test_a_client_that_does_not_read_holds_up_its_own_answer_alone() -> None:
     stage.play(1000 * MS)
     assert len(wire.sends) == 3  # the head, a token, and one that waits
     assert len(other.sends) == 5
-    wire.result = WENT
-    stage.core.drained(peer)
+    wire.result = SENT
+    stage.core.on_writable(peer)
     stage.play()
     truth = stage.truth(2)
     assert offsets_ms(truth.stamps_ns) == offsets_ms(truth.planned_ns) == [200, 250, 1000, 1050]
     assert truth.held == 1
-    assert stage.core.told().slip_ms(100) == 0
+    assert stage.core.account_so_far().slip_ms(100) == 0
 
 
 def test_what_could_not_be_sent_is_not_said_to_have_been() -> None:
@@ -468,7 +468,7 @@ def test_what_could_not_be_sent_is_not_said_to_have_been() -> None:
     stage.play(260 * MS)
     wire.result = BROKEN
     stage.play()
-    stage.core.gone(peer)
+    stage.core.on_disconnect(peer)
     truth = stage.truth()
     assert (truth.output_tokens, len(truth.stamps_ns), len(truth.planned_ns)) == (2, 2, 2)
     assert truth.text_sha256 == hashlib.sha256(b"1 charlie").hexdigest()
@@ -640,7 +640,7 @@ def test_a_status_or_a_page_is_answered_at_once_and_takes_no_slot(fault: str, li
     assert stage.ended[0].fault == fault
     stage.play()
     assert [t.number for t in stage.ended] == [2, 1]
-    assert stage.core.told().faults == {fault: 1}
+    assert stage.core.account_so_far().faults == {fault: 1}
 
 
 def test_a_fault_that_was_not_reached_is_not_said_to_have_been_played() -> None:
@@ -648,7 +648,7 @@ def test_a_fault_that_was_not_reached_is_not_said_to_have_been_played() -> None:
     peer, _ = stage.connect()
     stage.ask(peer)
     stage.play(210 * MS)
-    stage.core.gone(peer)
+    stage.core.on_disconnect(peer)
     assert stage.truth().fault is None
 
 

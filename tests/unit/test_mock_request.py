@@ -18,7 +18,7 @@ GET = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 def taken(requests: RequestReader) -> list[Request]:
     got = []
-    while (request := requests.take()) is not None:
+    while (request := requests.next_request()) is not None:
         got.append(request)
     return got
 
@@ -41,7 +41,7 @@ def test_a_request_has_its_path_without_the_query_its_headers_and_its_body() -> 
     (request,) = read(POST)
     assert (request.method, request.path, request.body) == ("POST", "/v1/chat/completions", b"hello")
     assert request.headers == {"host": "x", "content-length": "5"}
-    assert request.lasts
+    assert request.keep_alive
     assert request.chunked
 
 
@@ -67,7 +67,7 @@ def test_whether_a_connection_lasts_is_for_the_version_and_the_header_to_say(
     version: str, connection: str, lasts: bool
 ) -> None:
     (request,) = read(f"GET / HTTP/{version}\r\n{connection}\r\n".encode())
-    assert request.lasts is lasts
+    assert request.keep_alive is lasts
     assert request.chunked is (version == "1.1")
 
 
@@ -75,18 +75,18 @@ def test_a_client_that_waits_to_be_told_to_go_on_is_known_once() -> None:
     requests = RequestReader()
     head, body = POST.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n").split(b"hello")[0], b"hello"
     requests.feed(head)
-    assert requests.take() is None
-    assert requests.asks_to_go_on()
-    assert not requests.asks_to_go_on()
+    assert requests.next_request() is None
+    assert requests.expects_continue()
+    assert not requests.expects_continue()
     requests.feed(body)
-    assert requests.take() is not None
+    assert requests.next_request() is not None
 
 
 def test_a_client_that_sends_its_body_at_once_need_not_be_told() -> None:
     requests = RequestReader()
     requests.feed(POST.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
-    assert requests.take() is not None
-    assert not requests.asks_to_go_on()
+    assert requests.next_request() is not None
+    assert not requests.expects_continue()
 
 
 @pytest.mark.parametrize(

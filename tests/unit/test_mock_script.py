@@ -31,7 +31,7 @@ from loadgen.mock import (
     parse_fault,
 )
 from loadgen.mock.distribution import parse_counts, parse_time_s, parse_times, values
-from loadgen.mock.fault import KINDS, chosen
+from loadgen.mock.fault import KINDS, choose_fault
 
 MANY = 20_000
 
@@ -154,7 +154,7 @@ def test_values_depend_on_the_seed_and_the_purpose_alone() -> None:
 def test_faults_are_read_and_named(text: str, means: Fault, word: str) -> None:
     fault = parse_fault(text)
     assert fault == means
-    assert fault.word == word
+    assert fault.label == word
 
 
 @pytest.mark.parametrize(
@@ -191,27 +191,27 @@ def test_every_kind_can_be_asked_for() -> None:
 
 def test_positions_are_counted_from_1() -> None:
     faults = (parse_fault("fin@#2-3"), parse_fault("reset@#every:5"))
-    kinds = [fault.kind if (fault := chosen(faults, 0, number)) else None for number in range(1, 11)]
+    kinds = [fault.kind if (fault := choose_fault(faults, 0, number)) else None for number in range(1, 11)]
     assert kinds == [None, "fin", "fin", None, "reset", None, None, None, None, "reset"]
 
 
 def test_of_faults_that_fall_on_one_request_the_first_named_counts() -> None:
     first, second = parse_fault("fin@#2"), parse_fault("reset")
-    assert [chosen((first, second), 0, number) for number in (1, 2)] == [second, first]
-    assert chosen((second, first), 0, 2) == second
+    assert [choose_fault((first, second), 0, number) for number in (1, 2)] == [second, first]
+    assert choose_fault((second, first), 0, 2) == second
 
 
 def test_a_probability_falls_on_as_many_and_on_the_same_ones_again() -> None:
     faults = (parse_fault("fin@10%"),)
-    hit = [number for number in range(1, 4001) if chosen(faults, 3, number)]
+    hit = [number for number in range(1, 4001) if choose_fault(faults, 3, number)]
     assert 330 < len(hit) < 470  # 400 ± 3.7 standard deviations
-    assert hit == [number for number in range(1, 4001) if chosen(faults, 3, number)]
-    assert hit != [number for number in range(1, 4001) if chosen(faults, 4, number)]
+    assert hit == [number for number in range(1, 4001) if choose_fault(faults, 3, number)]
+    assert hit != [number for number in range(1, 4001) if choose_fault(faults, 4, number)]
 
 
 def test_two_probabilities_do_not_fall_on_the_same_requests() -> None:
     both = (parse_fault("fin@50%"), parse_fault("reset@50%"))
-    hit = [getattr(chosen(both, 0, number), "kind", None) for number in range(1, 1001)]
+    hit = [getattr(choose_fault(both, 0, number), "kind", None) for number in range(1, 1001)]
     assert 200 < hit.count("reset") < 300  # of the half that the first left over, a half
 
 
