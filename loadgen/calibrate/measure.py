@@ -159,7 +159,7 @@ def _heard(record: Record, exchange: Exchange | None) -> ReceivedAnswer:
     if exchange is None or not record.stamps_ns:
         return heard
     completion = exchange.completion()
-    offsets, user_ns, _ = np.array(exchange.marks.reads, dtype=np.int64).reshape(-1, 3).T
+    offsets, user_ns, _ = np.array(exchange.stamps.reads, dtype=np.int64).reshape(-1, 3).T
     reads = np.minimum(np.searchsorted(offsets, completion.token_ends), len(offsets) - 1)
     first = completion.text.split(maxsplit=1)[:1]
     return msgspec.structs.replace(

@@ -18,6 +18,7 @@ _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,12})(?:;[0-9A-Za-z_-]+(?:=[0-9A
 
 
 _AT_ONCE: Final = 256
+"""Reads that are tried as one: where one of them is not plain, only so many are gone through one by one."""
 
 
 def _one_chunk_each(reads: list[bytes]) -> list[bytes] | None:
@@ -28,31 +29,29 @@ def _one_chunk_each(reads: list[bytes]) -> list[bytes] | None:
         return None
     lengths = list(map(len, pieces))
     framed = [len(read) - 4 for read in reads]
-    whole = lengths == list(map(_SIZES.get, sizes)) and framed == list(map(int.__add__, lengths, map(len, sizes)))
-    return pieces if whole else None
+    # A chunk's data may hold a CRLF of its own, and the pieces of different reads still add up: so each read is held
+    # against its own size line and its own length.
+    plain = lengths == list(map(_SIZES.get, sizes)) and framed == list(map(int.__add__, lengths, map(len, sizes)))
+    return pieces if plain else None
 
 
 class Dechunker:
-    """Dechunks one body, fed read by read. Time and memory are linear in the bytes fed.
+    """Dechunks one body, fed read by read. Time and memory are linear in the bytes fed."""
 
-    pieces: the body so far. ends: how many bytes of the body there were after each read. over: the last chunk has come,
-    and the blank line behind it. behind: raw bytes fed beyond that. odd: see the module.
-    """
-
-    __slots__ = ("_left", "_pending", "behind", "ends", "odd", "over", "pieces")
+    __slots__ = ("_left", "_pending", "bytes_beyond", "ends", "odd", "over", "pieces")
 
     def __init__(self) -> None:
-        self.pieces: list[bytes] = []
-        self.ends = array("q")
-        self.over = False
-        self.behind = 0
-        self.odd = False
+        self.pieces: list[bytes] = []  # the body so far
+        self.ends = array("q")  # how many bytes of the body there were after each read
+        self.over = False  # the last chunk has come, and the blank line that ends it
+        self.bytes_beyond = 0  # raw bytes fed beyond that
+        self.odd = False  # the framing is not plain: see the module
         self._pending = b""  # the beginning of a size line, or of the last chunk
-        self._left = 0  # of a chunk that has begun: its bytes to come, and the two behind them
+        self._left = 0  # of a chunk that has begun: its bytes to come, and the two of its line end
 
     def feed(self, reads: list[bytes]) -> None:
         """Take in what the next reads brought."""
-        if reads and not reads[0]:  # the head came alone
+        if reads and not reads[0]:  # nothing of the body: the head came alone, or the other end has closed
             self.ends.append(self.ends[-1] if self.ends else 0)
             reads = reads[1:]
         for start in range(0, len(reads), _AT_ONCE):
@@ -80,7 +79,7 @@ class Dechunker:
 
     def _feed(self, raw: bytes) -> None:
         if self.over:
-            self.behind += len(raw)
+            self.bytes_beyond += len(raw)
             return
         if self.odd:
             return
@@ -89,7 +88,7 @@ class Dechunker:
         while not self._left and not self.odd and (begun := self._begin_chunk(data, at)) is not None:
             size, at = begun
             if not size:
-                self.over, self.behind = True, len(data) - at
+                self.over, self.bytes_beyond = True, len(data) - at
                 break
             self._left = size + 2
             at = self._finish_chunk(data, at)
@@ -115,10 +114,10 @@ class Dechunker:
         start = line_end + 2
         if size:
             return size, start
-        behind = data[start : start + 2]
-        if behind == _CRLF:
+        line = data[start : start + 2]
+        if line == _CRLF:
             return 0, start + 2
-        self.odd = not _CRLF.startswith(behind)  # a trailer, or a fault
+        self.odd = not _CRLF.startswith(line)  # a trailer, or a fault
         return None
 
     def _finish_chunk(self, data: bytes, at: int) -> int:
@@ -129,10 +128,10 @@ class Dechunker:
             self._left -= take
             at += take
         if self._left <= 2:
-            behind = data[at : at + self._left]
-            if not _CRLF[2 - self._left :].startswith(behind):
+            line_end = data[at : at + self._left]
+            if not _CRLF[2 - self._left :].startswith(line_end):
                 self.odd = True
                 return at
-            self._left -= len(behind)
-            at += len(behind)
+            self._left -= len(line_end)
+            at += len(line_end)
         return at

@@ -13,14 +13,13 @@ from typing import Final
 import aiohttp
 from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
-from msgspec import Struct
 
 from loadgen.clock import now_ns
 from loadgen.redact import redact_keys
 from loadgen.wire.deadlines import Watchdog
-from loadgen.wire.direct_request import Answer, DirectRequest, Redirected
+from loadgen.wire.direct_request import Answer, DirectRequest, Redirected, RequestRefused
 from loadgen.wire.direct_response import DirectHandler
-from loadgen.wire.exchange import Deadlines, Exchange, Failure, media_type, secret_of
+from loadgen.wire.exchange import Ask, Exchange, Failure, media_type
 from loadgen.wire.receiver import Receiver, receives
 from loadgen.wire.stamps import (
     CURRENT,
@@ -32,6 +31,8 @@ from loadgen.wire.stamps import (
     tracing,
 )
 
+__all__ = ("Ask", "Client", "describe", "failure_of", "wait_eof")
+
 BODY_BYTES: Final = 8 << 20
 """aiohttp stops reading at twice this: what one answer may hold in memory."""
 STALE_NS: Final = 1_000_000_000
@@ -39,16 +40,6 @@ STALE_NS: Final = 1_000_000_000
 REDIRECTS: Final = 5
 """So many in a row are followed without aiohttp's client, which has rules of its own for more."""
 ERROR_BODY_BYTES: Final = 64 << 10
-
-
-class Ask(Struct, frozen=True):
-    """One request, ready to send. body: JSON. headers: beside the content's own. streams: what its body asks for."""
-
-    url: str
-    body: bytes
-    headers: dict[str, str]
-    deadlines: Deadlines
-    streams: bool = True
 
 
 class Client:
@@ -61,22 +52,22 @@ class Client:
         self._receiver: Receiver | None = None
         self._sessions: list[aiohttp.ClientSession] = []
         self._connectors: list[aiohttp.TCPConnector] = []
-        self._lanes: dict[str, DirectRequest | None] = {}
-        self._keeper: socket.socket | None = None
+        self._direct_requests: dict[str, DirectRequest | None] = {}  # by URL
+        self._stamping_socket: socket.socket | None = None
         self.kernel = False
         self.stamping = False
 
     async def __aenter__(self) -> "Client":
         loop = asyncio.get_running_loop()
         self.kernel = kernel_stamps_available(loop)
-        self._keeper = keep_stamping() if self.kernel else None
+        self._stamping_socket = keep_stamping() if self.kernel else None
         self._receiver = Receiver(loop) if receives(loop) else None
         handler = functools.partial(DirectHandler, receiver=self._receiver) if self._receiver else StampedHandler
         # The second session never reuses a connection: where the server has just closed an idle one, we go there.
         for options in ({"keepalive_timeout": 60.0}, {"force_close": True}):
-            made, self.stamping = connector(loop, kernel=self.kernel, handler=handler, **options)
+            pool, self.stamping = connector(loop, kernel=self.kernel, handler=handler, **options)
             session = aiohttp.ClientSession(
-                connector=made,
+                connector=pool,
                 timeout=aiohttp.ClientTimeout(total=None),
                 read_bufsize=BODY_BYTES,
                 max_line_size=HEAD_BYTES,
@@ -86,7 +77,7 @@ class Client:
                 headers=self._headers,
             )
             self._sessions.append(session)
-            self._connectors.append(made)
+            self._connectors.append(pool)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -95,8 +86,8 @@ class Client:
             await session.close()
         if self._receiver is not None:
             self._receiver.close()
-        if self._keeper is not None:
-            self._keeper.close()
+        if self._stamping_socket is not None:
+            self._stamping_socket.close()
 
     @property
     def in_flight(self) -> int:
@@ -121,16 +112,16 @@ class Client:
 
     async def send(self, ask: Ask, dispatched_ns: int) -> Exchange:
         """Send one request and wait for its end, whatever that is. Never raises for what a server does."""
-        exchange = Exchange(dispatched_ns, ask.deadlines, secret_of(ask.headers), streams=ask.streams)
+        exchange = Exchange(ask, dispatched_ns)
         exchange.task = asyncio.current_task()
         self.last_sent_ns = dispatched_ns
         self._watchdog.watch(exchange)
-        restore = CURRENT.set(exchange.marks)
+        restore = CURRENT.set(exchange.stamps)
         try:
-            await self._converse(exchange, ask, self._sessions[0])
+            await self._attempt(exchange, self._sessions[0])
             if self._was_stale(exchange):
                 exchange.failure = None
-                await self._converse(exchange, ask, self._sessions[1])
+                await self._attempt(exchange, self._sessions[1])
         finally:
             exchange.ended_ns = now_ns()
             exchange.task = None
@@ -141,57 +132,60 @@ class Client:
     @staticmethod
     def _was_stale(exchange: Exchange) -> bool:
         """Whether a reused idle connection was closed by the server before it saw the request."""
-        failure, written_ns = exchange.failure, exchange.marks.written_ns
+        failure, stamps = exchange.failure, exchange.stamps
         return (
             failure is not None
             and failure.outcome == "truncated"
-            and exchange.status is None
-            and exchange.marks.reused
-            and exchange.marks.last_read_ns is None
-            and (written_ns is None or now_ns() - written_ns < STALE_NS)  # later, it had begun to work on it
+            and exchange.response.status is None
+            and stamps.reused
+            and stamps.last_read_ns is None
+            and (stamps.written_ns is None or now_ns() - stamps.written_ns < STALE_NS)  # later, it had begun to work
         )
 
-    async def _converse(self, exchange: Exchange, ask: Ask, session: aiohttp.ClientSession) -> None:
+    async def _attempt(self, exchange: Exchange, session: aiohttp.ClientSession) -> None:
+        """Send it once. What the server does wrong becomes the exchange's failure; a bug of ours propagates."""
         try:
-            await self._exchange(exchange, ask, session)
+            await self._exchange(exchange, session)
         except asyncio.CancelledError:
             if exchange.failure is None:
                 raise  # not ours: the program is going down
             task = asyncio.current_task()
             if task is not None:
                 task.uncancel()
-        except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, HttpProcessingError, OSError, RequestRefused) as error:
             if exchange.failure is None:
-                exchange.failure = failure_of(error, exchange.status)
+                exchange.failure = failure_of(error, exchange.response.status)
 
-    async def _exchange(self, exchange: Exchange, ask: Ask, session: aiohttp.ClientSession) -> None:
+    async def _exchange(self, exchange: Exchange, session: aiohttp.ClientSession) -> None:
+        ask = exchange.ask
         accept = "text/event-stream" if ask.streams else "application/json"
         headers = {"Content-Type": "application/json", "Accept": accept, **ask.headers}
-        if session is self._sessions[0] and await self._exchange_directly(exchange, ask, headers):
+        if session is self._sessions[0] and await self._exchange_directly(exchange, headers):
             return
-        async with session.post(ask.url, data=ask.body, headers=headers) as response:
-            exchange.status = response.status
-            exchange.content_type = response.content_type
-            exchange.retry_after = response.headers.get("Retry-After")
-            exchange.content = response.content
+        async with await _post(session, ask, headers) as answer:
+            response = exchange.response
+            response.status = answer.status
+            response.content_type = answer.content_type
+            response.retry_after = answer.headers.get("Retry-After")
+            response.content = answer.content
             try:
-                await self._read(response.content, exchange)
+                await self._read(answer.content, exchange)
             finally:
-                exchange.keep_all()  # before aiohttp lets go of the connection, and of what it buffered
+                response.drain()  # before aiohttp lets go of the connection, and of what it buffered
 
-    async def _exchange_directly(self, exchange: Exchange, ask: Ask, headers: dict[str, str]) -> bool:
+    async def _exchange_directly(self, exchange: Exchange, headers: dict[str, str]) -> bool:
         """Exchange without aiohttp's client; says whether that could be done."""
         all_headers = (*self._headers.items(), *headers.items())
-        url: str | None = ask.url
+        url: str | None = exchange.ask.url
         for _ in range(REDIRECTS):
-            lane = self._lane(url) if url is not None else None
-            head = lane.head(all_headers) if lane is not None else None
-            if lane is None or head is None:
+            request = self._direct_request(url) if url is not None else None
+            head = request.head(all_headers) if request is not None else None
+            if request is None or head is None:
                 return False
             try:
-                connection, answer = await lane.send(head, ask.body, exchange.begun)
+                connection, answer = await request.send(head, exchange.ask.body, exchange.response.begin_raw_body)
             except Redirected as redirect:
-                url = redirect.to
+                url = redirect.url
                 continue
             if answer is not None:
                 await self._receive(connection, answer, exchange)
@@ -199,34 +193,34 @@ class Client:
             return True
         return False
 
-    def _lane(self, url: str) -> DirectRequest | None:
-        if url not in self._lanes:
-            lane = (
+    def _direct_request(self, url: str) -> DirectRequest | None:
+        if url not in self._direct_requests:
+            self._direct_requests[url] = (
                 DirectRequest.open(url, self._sessions[0], self._connectors[0], BODY_BYTES) if self.stamping else None
             )
-            self._lanes[url] = lane
-        return self._lanes[url]
+        return self._direct_requests[url]
 
     async def _receive(self, connection: Connection, answer: Answer, exchange: Exchange) -> None:
         message, content = answer
+        response = exchange.response
         try:
-            exchange.status = message.code
-            exchange.content_type = media_type(message.headers.get("Content-Type", ""))
-            exchange.retry_after = message.headers.get("Retry-After")
-            exchange.content = content
+            response.status = message.code
+            response.content_type = media_type(message.headers.get("Content-Type", ""))
+            response.retry_after = message.headers.get("Retry-After")
+            response.content = content
             try:
                 await self._read(content, exchange)
             finally:
-                exchange.keep_all()
+                response.drain()
         except BaseException:
             connection.close()
             raise
 
     async def _read(self, content: aiohttp.StreamReader, exchange: Exchange) -> None:
-        if exchange.status != 200:
+        if exchange.response.status != 200:
             left_bytes = ERROR_BODY_BYTES
             while left_bytes > 0 and (piece := await content.read(left_bytes)):
-                exchange.keep(piece)
+                exchange.response.append(piece)
                 left_bytes -= len(piece)
         elif self.stamping:
             await wait_eof(content)
@@ -235,9 +229,19 @@ class Client:
 
     @staticmethod
     async def _read_and_stamp(content: aiohttp.StreamReader, exchange: Exchange) -> None:
-        while chunk := await content.readany():
-            exchange.keep(chunk)
-            exchange.marks.took(content.total_bytes, now_ns(), 0)
+        while piece := await content.readany():
+            exchange.response.append(piece)
+            exchange.stamps.record_read(content.total_bytes, now_ns(), 0)
+
+
+async def _post(session: aiohttp.ClientSession, ask: Ask, headers: dict[str, str]) -> aiohttp.ClientResponse:
+    """The answer to a request, as soon as its head has come. Raises RequestRefused, and aiohttp's errors."""
+    try:
+        return await session.post(ask.url, data=ask.body, headers=headers)
+    except aiohttp.ClientError:
+        raise  # some are ValueErrors as well
+    except ValueError as error:
+        raise RequestRefused from error
 
 
 async def wait_eof(content: aiohttp.StreamReader) -> None:
@@ -250,14 +254,16 @@ async def wait_eof(content: aiohttp.StreamReader) -> None:
 
 def failure_of(error: Exception, status: int | None) -> Failure:
     """What an exception of aiohttp or of the system means for the request: the closed set of outcomes."""
+    if isinstance(error, RequestRefused):
+        reason = error.__cause__ or error
+        no_such_host = isinstance(reason, UnicodeError)  # the name is none that a resolver can take
+        return Failure("connect_error" if no_such_host else "malformed", describe(reason))
     detail = describe(error)
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL | aiohttp.ServerFingerprintMismatch):
         return Failure("connect_error", detail)
-    if isinstance(error, UnicodeError) and status is None:  # a host's name that no resolver can take
-        return Failure("connect_error", detail)
     if isinstance(error, HttpProcessingError):  # of aiohttp's parser in Python, where there is none in C
         return Failure("malformed" if status is None else "truncated", detail)
-    if isinstance(error, aiohttp.ClientResponseError | ValueError):
+    if isinstance(error, aiohttp.ClientResponseError | ValueError):  # both are aiohttp's: bytes that make no sense
         return Failure("malformed", detail)
     return Failure("truncated", detail)
 

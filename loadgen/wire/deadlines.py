@@ -1,6 +1,7 @@
 """Gives up what has passed its deadline, or has ended while its connection stays open. Knows no session and no plan."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from loadgen.clock import now_ns
@@ -22,6 +23,7 @@ class Watchdog:
 
     def __init__(self) -> None:
         self.watched: set[Exchange] = set()
+        # Ticks at multiples of CHECK_NS while anything is watched, so that an idle client wakes for nothing.
         self._timer: asyncio.TimerHandle | None = None
         self._own: dict[Exchange, asyncio.TimerHandle] = {}
 
@@ -51,9 +53,9 @@ class Watchdog:
         """A timer of its own for a deadline that comes before `before_ns`."""
         due_ns = next_due_ns(exchange)
         if now < due_ns < before_ns and exchange not in self._own:
-            self._own[exchange] = _call_at(now, due_ns, self._look, exchange)
+            self._own[exchange] = _call_at(now, due_ns, self._check_alone, exchange)
 
-    def _look(self, exchange: Exchange) -> None:
+    def _check_alone(self, exchange: Exchange) -> None:
         self._own.pop(exchange, None)
         now = now_ns()
         if self._is_still_due(exchange, now):
@@ -84,25 +86,26 @@ def _next_check_ns(now: int) -> int:
     return (now // CHECK_NS + 1) * CHECK_NS
 
 
-def _call_at(now: int, due_ns: int, what: object, *args: object) -> asyncio.TimerHandle:
-    return asyncio.get_running_loop().call_later(max(0, due_ns - now) / 1e9, what, *args)  # type: ignore[arg-type]
+def _call_at(now: int, due_ns: int, callback: Callable[..., None], *args: object) -> asyncio.TimerHandle:
+    return asyncio.get_running_loop().call_later(max(0, due_ns - now) / 1e9, callback, *args)
 
 
 def is_unremarkable(exchange: Exchange, now: int) -> bool:
     """Whether, at a glance, there is nothing to do: no deadline has passed, and a silence has been looked into."""
     if next_due_ns(exchange) <= now:
         return False
-    if exchange.deadlines.next_token_ns is not None and exchange.last_token_ns is None:
-        return False  # when the first token came has to be found out
-    last_read_ns = exchange.marks.last_read_ns
-    return last_read_ns is None or now - last_read_ns < LINGER_NS or exchange.looked_into == exchange.marks.reads_so_far
+    progress, stamps = exchange.progress, exchange.stamps
+    if exchange.ask.deadlines.next_token_ns is not None and progress.last_token_ns is None:
+        return False  # when the first token came has to be decoded
+    last_read_ns = stamps.last_read_ns
+    return last_read_ns is None or now - last_read_ns < LINGER_NS or progress.silence_checked_at == stamps.reads_so_far
 
 
 def next_due_ns(exchange: Exchange) -> int:
     """The first deadline of an exchange, given what is known to have arrived so far."""
-    limits, start = exchange.deadlines, exchange.dispatched_ns
-    due_ns, last_token_ns = start + limits.request_ns, exchange.last_token_ns
-    if limits.headers_ns is not None and exchange.status is None:
+    limits, start = exchange.ask.deadlines, exchange.dispatched_ns
+    due_ns, last_token_ns = start + limits.request_ns, exchange.progress.last_token_ns
+    if limits.headers_ns is not None and exchange.response.status is None:
         due_ns = min(due_ns, start + limits.headers_ns)
     if limits.first_token_ns is not None and last_token_ns is None:
         due_ns = min(due_ns, start + limits.first_token_ns)
@@ -112,23 +115,22 @@ def next_due_ns(exchange: Exchange) -> int:
 
 
 def due_times(exchange: Exchange) -> list[tuple[int, str]]:
-    """When which deadline of an exchange passes, given what is known to have arrived so far: (ns, what is late)."""
-    limits, start = exchange.deadlines, exchange.dispatched_ns
-    if exchange.status is None:
+    """When each deadline of an exchange passes, given what is known to have arrived so far: (ns, what is late)."""
+    limits, start = exchange.ask.deadlines, exchange.dispatched_ns
+    last_token_ns = exchange.progress.last_token_ns
+    if exchange.response.status is None:
         stage = "headers"
-    elif exchange.last_token_ns is None:
+    elif last_token_ns is None:
         stage = "first token"
     else:
         stage = "next token"
     due = [(start + limits.request_ns, f"waiting for {stage}, request deadline {limits.request_ns / 1e9:g} s")]
     if limits.headers_ns is not None and stage == "headers":
         due.append((start + limits.headers_ns, f"waiting for headers, {limits.headers_ns / 1e9:g} s"))
-    if limits.first_token_ns is not None and exchange.last_token_ns is None:
+    if limits.first_token_ns is not None and last_token_ns is None:
         due.append((start + limits.first_token_ns, f"waiting for first token, {limits.first_token_ns / 1e9:g} s"))
-    if limits.next_token_ns is not None and exchange.last_token_ns is not None:
-        due.append(
-            (exchange.last_token_ns + limits.next_token_ns, f"waiting for next token, {limits.next_token_ns / 1e9:g} s")
-        )
+    if limits.next_token_ns is not None and last_token_ns is not None:
+        due.append((last_token_ns + limits.next_token_ns, f"waiting for next token, {limits.next_token_ns / 1e9:g} s"))
     return due
 
 
@@ -138,22 +140,25 @@ def overdue(exchange: Exchange, now: int) -> tuple[Outcome, str] | None:
     An orderly end on a connection that the server keeps open is given up as `ok`, an error event as the error that it
     is, and an error's body that falls silent: nothing more can come.
     """
-    silent_since = exchange.silent_since_ns()
-    passed = [what for due, what in due_times(exchange) if due <= now]
-    silent = silent_since is not None and now - silent_since >= LINGER_NS
-    if not passed and not silent and exchange.deadlines.next_token_ns is None:
+    response, progress = exchange.response, exchange.progress
+    last_read_ns = exchange.stamps.last_read_ns
+    late = [waited_for for due, waited_for in due_times(exchange) if due <= now]
+    silent = last_read_ns is not None and now - last_read_ns >= LINGER_NS
+    if not late and not silent and exchange.ask.deadlines.next_token_ns is None:
         return None
-    if silent and exchange.status is not None and exchange.status >= 400:
+    if silent and response.status is not None and response.status >= 400:
         return "http_error", "the server left its error unfinished"
-    if exchange.status == 200 and silent_since is not None and (silent or passed or exchange.last_token_ns is None):
-        if exchange.look():
+    if response.status == 200 and last_read_ns is not None and (silent or late or progress.last_token_ns is None):
+        # The body may have ended unnoticed. That comes first: a request that is over is not given up as late.
+        if response.has_ended():
             return None
         if silent:
-            exchange.looked_into = exchange.marks.reads_so_far
-        heard = exchange.progress()
-        if silent and heard.orderly:
+            progress.silence_checked_at = exchange.stamps.reads_so_far
+        decoder = progress.update(response)
+        if silent and decoder.orderly:
             return "ok", "the server kept the connection open after the end"
-        if silent and heard.error is not None:
-            return "stream_error", heard.error
-        passed = [what for due, what in due_times(exchange) if due <= now]
-    return ("timeout", passed[0]) if passed else None
+        if silent and decoder.error is not None:
+            return "stream_error", decoder.error
+        # Decoding may have told when the last token came, which moves the deadline for the next one.
+        late = [waited_for for due, waited_for in due_times(exchange) if due <= now]
+    return ("timeout", late[0]) if late else None

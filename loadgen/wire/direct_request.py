@@ -20,7 +20,7 @@ from aiohttp.http import RawResponseMessage
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
-from loadgen.wire.direct_response import DirectHandler
+from loadgen.wire.direct_response import DirectHandler, ReadBy
 from loadgen.wire.stamps import CURRENT, HEAD_BYTES
 
 _NOT_OURS: Final = frozenset(
@@ -28,7 +28,7 @@ _NOT_OURS: Final = frozenset(
 )
 _HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+: [^\x00\r\n]*")
 _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
-_MOST_HEADS: Final = 256
+_MAX_HEADS: Final = 256
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None)
 
 
@@ -37,19 +37,27 @@ Answer = tuple[RawResponseMessage, StreamReader]
 
 
 class Redirected(Exception):  # noqa: N818 - a fact about the answer, not an error
-    """The answer sends the request somewhere else. to: where, if it is the same request to the same server."""
+    """The answer sends the request somewhere else."""
 
-    def __init__(self, to: str | None) -> None:
-        super().__init__(to)
-        self.to = to
+    def __init__(self, url: str | None) -> None:
+        super().__init__(url)
+        self.url = url  # where, if it is the same request to the same server; else None
+
+
+class RequestRefused(Exception):  # noqa: N818 - a fact about the request, not an error of ours
+    """aiohttp raised a bare ValueError before anything was sent, as `__cause__`: it cannot send such a request.
+
+    A host name that no resolver can take, a header with a line end. Translated where aiohttp is called, so that any
+    other ValueError is a bug of ours, and is seen as one.
+    """
 
 
 class DirectRequest:
-    """Sends requests to one URL. headers: of all its requests."""
+    """Sends requests to one URL."""
 
     def __init__(self, connector: aiohttp.TCPConnector, request: aiohttp.ClientRequest, buffer_bytes: int) -> None:
         self._connector = connector
-        self._request = request
+        self._request = request  # never sent: aiohttp's connector takes the address from it, and the TLS settings
         self._buffer_bytes = buffer_bytes
         self._heads: dict[tuple[tuple[str, str], ...], bytes | None] = {}
 
@@ -57,7 +65,7 @@ class DirectRequest:
     def open(
         cls, url: str, session: aiohttp.ClientSession, connector: aiohttp.TCPConnector, buffer_bytes: int
     ) -> "DirectRequest | None":
-        """The lane to `url`; None where there is none."""
+        """The short way to `url`; None where aiohttp's client is to go the long one."""
         try:
             target = URL(url)
             if target.scheme not in ("http", "https") or not target.raw_host or target.raw_user or target.raw_password:
@@ -74,7 +82,7 @@ class DirectRequest:
     def head(self, headers: tuple[tuple[str, str], ...]) -> bytes | None:
         """A request's head, up to its length; a later header replaces an earlier one. None when it is not for us."""
         if headers not in self._heads:
-            if len(self._heads) >= _MOST_HEADS:
+            if len(self._heads) >= _MAX_HEADS:
                 self._heads.clear()
             self._heads[headers] = self._head_of(headers)
         return self._heads[headers]
@@ -87,42 +95,48 @@ class DirectRequest:
         lines = [f"POST {self._request.url.raw_path_qs} HTTP/1.1", f"Host: {host}", *by_name.values()]
         return "\r\n".join([*lines, "Content-Length: "]).encode()
 
-    async def send(self, head: bytes, body: bytes, begun: Callable[[bytes], None]) -> tuple[Connection, Answer | None]:
-        """Send a request: the connection, to be released, and aiohttp's answer; None when a whole one was taken in.
+    async def send(
+        self, head: bytes, body: bytes, on_head: Callable[[bytes], None]
+    ) -> tuple[Connection, Answer | None]:
+        """Send a request: the connection, to be released, and aiohttp's answer; None when a raw body was read instead.
 
-        begun: see `DirectHandler.expect`. Raises what aiohttp's client would.
+        on_head: see `DirectHandler.expect`. Raises what aiohttp's client would, and RequestRefused.
         """
-        connection = await self._connector.connect(self._request, [], _NO_TIMEOUT)
         try:
-            marks, protocol, transport = CURRENT.get(), connection.protocol, connection.transport
-            if marks is not None:
-                marks.reused = marks.connect_end_ns is None
+            connection = await self._connector.connect(self._request, [], _NO_TIMEOUT)
+        except UnicodeError as error:
+            raise RequestRefused from error
+        try:
+            stamps, protocol, transport = CURRENT.get(), connection.protocol, connection.transport
+            if stamps is not None:
+                stamps.reused = stamps.connect_end_ns is None
             if transport is None or transport.is_closing():
                 raise aiohttp.ServerDisconnectedError
             params: dict[str, Any] = {"read_until_eof": True, "read_bufsize": self._buffer_bytes}
             params |= {"max_line_size": HEAD_BYTES, "max_field_size": HEAD_BYTES}
-            ended: asyncio.Future[bool] | None = None
+            read_by: asyncio.Future[ReadBy] | None = None
             if isinstance(protocol, DirectHandler):
-                ended = protocol.expect(begun, **params)
+                read_by = protocol.expect(on_head, **params)
             elif protocol is not None:
                 protocol.set_response_params(**params)
+            # One write: head and body leave in one packet where they fit, and have one stamp.
             transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
-            if ended is not None and await ended:
+            if read_by is not None and await read_by == "us":
                 return connection, None
             return connection, await self._answer(protocol)
-        except BaseException:
+        except BaseException:  # cancelled too: half an answer is on its way, which the next request must not get
             connection.close()
             raise
 
-    def _same_server(self, status: int, location: str) -> str | None:
+    def _redirect_to_same_server(self, status: int, location: str) -> str | None:
         """Where a redirect leads, if it is one of the whole request, and our headers may go there too.
 
         Behind a 301 or 302 a browser would get a page; a chat that is asked for with GET is none (RFC 9110, 15.4
         allows both).
         """
         try:
-            to = self._request.url.join(URL(location))
-            return str(to) if status != 303 and to.origin() == self._request.url.origin() else None
+            target = self._request.url.join(URL(location))
+            return str(target) if status != 303 and target.origin() == self._request.url.origin() else None
         except ValueError:
             return None
 
@@ -136,6 +150,6 @@ class DirectRequest:
                     self._request.request_info, (), status=error.code, message=error.message, headers=error.headers
                 ) from error
             if message.code in _REDIRECTS and "Location" in message.headers:
-                raise Redirected(self._same_server(message.code, message.headers["Location"]))
+                raise Redirected(self._redirect_to_same_server(message.code, message.headers["Location"]))
             if not 100 <= message.code <= 199 or message.code == 101:  # the others come before the answer
                 return message, payload

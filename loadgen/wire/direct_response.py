@@ -1,15 +1,25 @@
 """Has a receiver read the answer to a request, past the event loop's transport and aiohttp's parser.
 
-aiohttp's protocol is told of an answer only if it is out of the ordinary. A plain one, a chunked body with status 200,
-goes raw into an `RawBody`; when it has ended, the connection is as fit for the next request as aiohttp would have left
-it. Anything else, and whatever goes wrong, is for aiohttp: its parser is made then, and gets every read as it came.
-So it is aiohttp that judges what is malformed, broken off or reset, and says it in its own words.
+Operations. A connection is handed a request with `expect`, and reads until the answer is over or is aiohttp's to read.
+What it may do when is a table, `TRANSITIONS`.
+
+Goals. An ordinary answer, a chunked body with status 200, costs one read and one note a token. Whatever else a server
+sends comes out as aiohttp would have had it: same outcome, same words, same stamps, same fate of the connection.
+
+Plan. aiohttp's protocol is told of an answer only if it is out of the ordinary. A plain one goes raw into a `RawBody`;
+when it has ended, the connection is as fit for the next request as aiohttp would have left it. Anything else, and
+whatever goes wrong, is for aiohttp: its parser is made then, and gets every read as it came, with the stamps that it
+had. So it is aiohttp that judges what is malformed, broken off or reset, and says it in its own words.
+
+Warning. Falling back runs aiohttp's parser, and that may close the connection beneath us: whoever calls a method that
+may fall back must look at the state again before going on.
 """
 
 import asyncio
 import re
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from enum import IntEnum, auto
+from typing import Any, Final, Literal
 
 from aiohttp.client_proto import ResponseHandler
 
@@ -23,18 +33,81 @@ _CHUNKED: Final = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*\r\n")
 _CLOSES: Final = re.compile(rb"\r\nconnection:[^\r]*close")
 
 
-class _Awaited:
-    """An answer that aiohttp has not been told of. begun: called with its head. ended: whether it never has to be."""
+class State(IntEnum):
+    """Who has the connection, and what is due on it. An IntEnum: its members hash at the speed of numbers."""
 
-    __slots__ = ("begun", "closes", "ended", "intake", "params", "reads")
+    AIOHTTP = auto()
+    """aiohttp: it is told of all that comes, as if we were not there."""
+    HEAD = auto()
+    """We: a request is out, and its answer's head has not come in full."""
+    BODY = auto()
+    """We: a raw body is being taken in."""
+    IDLE = auto()
+    """Nobody: the last answer was over without aiohttp, and no request has followed."""
+    CLOSED = auto()
+    """Nobody: it is closed, or about to be."""
 
-    def __init__(self, begun: Callable[[bytes], None], ended: asyncio.Future[bool], params: dict[str, Any]) -> None:
-        self.begun = begun
-        self.ended = ended
-        self.params = params
-        self.reads: list[tuple[bytes, int, int]] = []  # those of the head: bytes, our stamp, the kernel's
-        self.intake: RawBody | None = None  # of the body; it begins with what the last of `reads` has of it
-        self.closes = False
+
+class Event(IntEnum):
+    """What happens to a connection."""
+
+    EXPECT = auto()
+    """A request is about to be written whose answer we are to read."""
+    ASSIGN = auto()
+    """A request is about to be written whose answer aiohttp is to read."""
+    PLAIN_HEAD = auto()
+    """The head of an ordinary answer has come."""
+    END_OF_BODY = auto()
+    """The raw body is complete, with nothing behind it."""
+    FALL_BACK = auto()
+    """The answer is out of the ordinary, or something went wrong."""
+    STRAY_BYTES = auto()
+    """Bytes came that nobody had asked for."""
+    CLOSE = auto()
+    """It was closed, by us, by aiohttp or by the other end."""
+
+
+TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
+    State.AIOHTTP: {Event.EXPECT: State.HEAD, Event.ASSIGN: State.AIOHTTP, Event.CLOSE: State.CLOSED},
+    State.HEAD: {Event.PLAIN_HEAD: State.BODY, Event.FALL_BACK: State.AIOHTTP, Event.CLOSE: State.CLOSED},
+    State.BODY: {Event.END_OF_BODY: State.IDLE, Event.FALL_BACK: State.AIOHTTP, Event.CLOSE: State.CLOSED},
+    State.IDLE: {
+        Event.EXPECT: State.HEAD,
+        Event.ASSIGN: State.AIOHTTP,
+        Event.STRAY_BYTES: State.CLOSED,
+        Event.CLOSE: State.CLOSED,
+    },
+    # aiohttp may assign a connection that the other end closed a moment ago: the write then fails, and says so.
+    State.CLOSED: {Event.ASSIGN: State.CLOSED, Event.CLOSE: State.CLOSED},
+}
+"""State → event → next state. What is not here is a bug of ours."""
+
+
+class IllegalTransition(RuntimeError):  # noqa: N818 - a fact about our own code
+    """An event came in a state that has no transition for it: a bug of ours, and no fault of the server's."""
+
+    def __init__(self, state: State, event: Event) -> None:
+        super().__init__(f"a connection in state {state.name} cannot take {event.name}")
+
+
+ReadBy = Literal["us", "aiohttp"]
+"""Who has read an answer to its end, or is to."""
+
+
+class _ExpectedResponse:
+    """An answer that aiohttp has not been told of."""
+
+    __slots__ = ("closes", "head_reads", "on_head", "params", "raw_body", "read_by")
+
+    def __init__(
+        self, on_head: Callable[[bytes], None], read_by: asyncio.Future[ReadBy], params: dict[str, Any]
+    ) -> None:
+        self.on_head = on_head  # called with its head
+        self.read_by = read_by  # done when the answer is over, or is aiohttp's
+        self.params = params  # of aiohttp's parser, should one be needed
+        self.head_reads: list[tuple[bytes, int, int]] = []  # bytes, our stamp, the kernel's
+        self.raw_body: RawBody | None = None  # it begins with what the last of `head_reads` has of it
+        self.closes = False  # its head says that the connection closes behind it
 
 
 class DirectHandler(StampedHandler):
@@ -43,36 +116,44 @@ class DirectHandler(StampedHandler):
     def __init__(self, loop: asyncio.AbstractEventLoop, receiver: Receiver) -> None:
         super().__init__(loop)
         self._receiver = receiver
-        self._received_fd: int | None = None  # the receiver reads this file, in place of the transport
-        self._awaited: _Awaited | None = None
-        self._idle = False  # between an answer that aiohttp was never told of, and the next request
+        # The receiver reads this file, in place of the transport. Not part of the state: it goes on to read while the
+        # connection is aiohttp's, until that pauses it or the other end closes.
+        self._received_fd: int | None = None
+        self._state = State.AIOHTTP
+        self._expected: _ExpectedResponse | None = None  # in the states HEAD and BODY only
 
-    def expect(self, begun: Callable[[bytes], None], **params: Any) -> asyncio.Future[bool]:
+    def _move(self, event: Event) -> None:
+        state = TRANSITIONS[self._state].get(event)
+        if state is None:
+            raise IllegalTransition(self._state, event)
+        self._state = state
+
+    def expect(self, on_head: Callable[[bytes], None], **params: Any) -> asyncio.Future[ReadBy]:
         """A request is about to be written; to be called in place of `set_response_params`, with its parameters.
 
-        begun: called with the head when the body is being taken in (`Marks.intake`). The future: True when the answer
-        has ended so; False when it is to be read from aiohttp, as usual.
+        on_head: called with the head when the body is being taken in (`ReadStamps.raw_body`). The future: "us" when
+        the answer is over so; "aiohttp" when it is to be read from aiohttp, as usual.
         """
-        ended: asyncio.Future[bool] = self._loop.create_future()
-        marks = CURRENT.get()
-        if marks is not None and self._received_fd is None:
-            self._have_received()
-        if marks is None or self._received_fd is None:
+        read_by: asyncio.Future[ReadBy] = self._loop.create_future()
+        stamps = CURRENT.get()
+        if stamps is not None and self._received_fd is None:
+            self._start_receiving()
+        if stamps is None or self._received_fd is None:
             self.set_response_params(**params)
-            ended.set_result(False)
+            read_by.set_result("aiohttp")
         else:
-            self._begin(marks)
-            self._idle = False
-            self._awaited = _Awaited(begun, ended, params)
-        return ended
+            self._move(Event.EXPECT)
+            self._begin(stamps)
+            self._expected = _ExpectedResponse(on_head, read_by, params)
+        return read_by
 
     def set_response_params(self, **params: Any) -> None:
-        self._awaited, self._idle = None, False
+        self._move(Event.ASSIGN)
         super().set_response_params(**params)
 
     # Who reads
 
-    def _have_received(self) -> None:
+    def _start_receiving(self) -> None:
         """Let the receiver read in place of the transport, if there is no TLS between."""
         transport, socket = self.transport, self._socket
         if transport is None or socket is None or transport.get_extra_info("sslcontext") is not None:
@@ -81,14 +162,14 @@ class DirectHandler(StampedHandler):
         self._received_fd = socket.fileno()
         self._receiver.add(self._received_fd, self._read)
 
-    def _no_longer(self) -> None:
-        """The transport may read again, or is about to close."""
+    def _stop_receiving(self) -> None:
+        """The transport may read again, or is about to close: a number of a closed file is soon another's."""
         if self._received_fd is not None:
             self._receiver.remove(self._received_fd)
             self._received_fd = None
 
-    def _read_yourself(self) -> None:
-        self._no_longer()
+    def _return_to_transport(self) -> None:
+        self._stop_receiving()
         if self.transport is not None:
             self.transport.resume_reading()
 
@@ -100,129 +181,151 @@ class DirectHandler(StampedHandler):
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self._broke(error)
+            self._on_error(error)
             return
         if data:
             self.data_received(data)
         else:
-            self._resort()
-            self._read_yourself()
+            self._fall_back_to_aiohttp()
+            self._return_to_transport()
 
-    def _broke(self, error: OSError) -> None:
+    def _on_error(self, error: OSError) -> None:
         if self._socket is not None:
-            self._socket.error = error
-        self._resort()
-        self._read_yourself()
+            self._socket.error = error  # the system says it once: the transport's next read is to hear it too
+        self._fall_back_to_aiohttp()
+        self._return_to_transport()
 
     def pause_reading(self) -> None:
         """aiohttp has more than it wants to hold: from here on it is between it and the transport."""
         if self._received_fd is not None:
-            self._read_yourself()
+            self._return_to_transport()
         super().pause_reading()
 
     def resume_reading(self, *args: Any, **named: Any) -> None:
+        # While the receiver reads, the transport is paused by us; both would read if aiohttp woke it.
         if self._received_fd is None:
             super().resume_reading(*args, **named)
 
     # What is read
 
     def data_received(self, data: bytes) -> None:
-        awaited = self._awaited
-        if awaited is None:
-            if self._idle:  # nobody has asked for anything
-                self.force_close()
-                if self.transport is not None:
-                    self.transport.close()
-            else:
-                super().data_received(data)
-            return
+        state = self._state
+        if state is State.HEAD:
+            self._read_head(data)
+        elif state is State.AIOHTTP or state is State.CLOSED:
+            super().data_received(data)
+        else:
+            self._move(Event.STRAY_BYTES)  # a body's bytes do not come this way: a bug of ours, in the state BODY
+            self.force_close()
+            if self.transport is not None:
+                self.transport.close()
+
+    def _read_head(self, data: bytes) -> None:
         user_ns = now_ns()  # first, before anything that costs
         wall_ns = self._socket.last_rx_wall_ns if self._socket is not None else 0
-        awaited.reads.append((data, user_ns, wall_ns))
-        head = data if len(awaited.reads) == 1 else b"".join(read for read, _, _ in awaited.reads)
+        expected = self._expected
+        assert expected is not None
+        expected.head_reads.append((data, user_ns, wall_ns))
+        # Nearly always the head is one read; else its reads are joined anew each time, which `HEAD_BYTES` bounds.
+        head = data if len(expected.head_reads) == 1 else b"".join(read for read, _, _ in expected.head_reads)
         end = head.find(_HEAD_END) + len(_HEAD_END)
         if end < len(_HEAD_END):
             if len(head) >= HEAD_BYTES or not (head.startswith(_HEAD_START) or _HEAD_START.startswith(head)):
-                self._resort()
-        elif end <= HEAD_BYTES and may_be_taken(head[:end]):
-            self._take(awaited, head[:end], head[end:])
+                self._fall_back_to_aiohttp()
+        elif end <= HEAD_BYTES and is_plain_head(head[:end]):
+            self._begin_raw_body(expected, head[:end], head[end:])
         else:
-            self._resort()
+            self._fall_back_to_aiohttp()
 
-    def _take(self, awaited: _Awaited, head: bytes, rest: bytes) -> None:
+    def _begin_raw_body(self, expected: _ExpectedResponse, head: bytes, rest: bytes) -> None:
         assert self._socket is not None
-        assert self._marks is not None
-        intake = awaited.intake = self._marks.intake = RawBody(self._socket.recvmsg, self._turn, self._broke)
-        intake.begin(rest, *awaited.reads[-1][1:])
-        awaited.closes = _CLOSES.search(head.lower()) is not None
-        awaited.begun(head)
+        assert self._stamps is not None
+        self._move(Event.PLAIN_HEAD)
+        raw_body = expected.raw_body = self._stamps.raw_body = RawBody(
+            self._socket.recvmsg, self._on_read, self._on_error
+        )
+        raw_body.begin(rest, *expected.head_reads[-1][1:])
+        expected.closes = _CLOSES.search(head.lower()) is not None
+        expected.on_head(head)
         if rest:
-            self._turn()
-        if self._awaited is not None and self._received_fd is not None:
-            self._receiver.fill(self._received_fd, intake)
+            self._on_read()
+        # The body may have been in this read to its end, or be aiohttp's after all.
+        if self._state is State.BODY and self._received_fd is not None:
+            self._receiver.fill(self._received_fd, raw_body)
 
-    def _turn(self) -> None:
+    def _on_read(self) -> None:
         """Let go of the body if it has ended, or if it is not ours to judge."""
-        awaited = self._awaited
-        if awaited is None or awaited.intake is None:
-            return
-        intake = awaited.intake
-        framing = intake.dechunked()
-        if framing.over and not framing.behind:
-            self._awaited, self._idle = None, True
-            self._filled()
-            if awaited.closes:
+        expected = self._expected
+        if expected is None or expected.raw_body is None:
+            return  # the watchdog may ask once more, after it has been given up
+        raw_body = expected.raw_body
+        framing = raw_body.dechunked()
+        if framing.over and not framing.bytes_beyond:
+            self._move(Event.END_OF_BODY)
+            self._expected = None
+            self._stop_filling()
+            if expected.closes:
                 self.force_close()
-            _tell(awaited.ended, has_ended=True)
-        elif framing.over or framing.odd or intake.closed or intake.raw_bytes > HELD_BYTES:
-            self._resort()
+            _resolve(expected.read_by, "us")
+        elif framing.over or framing.odd or raw_body.closed or raw_body.raw_bytes > HELD_BYTES:
+            self._fall_back_to_aiohttp()
 
-    def _filled(self) -> None:
+    def _stop_filling(self) -> None:
         if self._received_fd is not None:
-            self._receiver.filled(self._received_fd)
+            self._receiver.stop_filling(self._received_fd)
 
-    def _resort(self) -> None:
-        """Resort to aiohttp: it gets what has been read as if it had been handed every read, and all that follows."""
-        awaited, self._awaited = self._awaited, None
-        if awaited is None or self._marks is None:
+    def _fall_back_to_aiohttp(self) -> None:
+        """aiohttp gets what has been read as if it had been handed every read, and all that follows.
+
+        Nothing happens where no answer is due to us: what met an end or an error did so between two answers.
+        """
+        expected, self._expected = self._expected, None
+        if expected is None or self._stamps is None:
             return
-        self._filled()
-        self._marks.intake = None
-        ResponseHandler.set_response_params(self, **awaited.params)
-        reads = awaited.reads if awaited.intake is None else awaited.reads + awaited.intake.arrivals()[1:]
+        # First of all: what follows calls aiohttp's parser, which may call us, and must find the connection its own.
+        self._move(Event.FALL_BACK)
+        self._stop_filling()
+        self._stamps.raw_body = None
+        ResponseHandler.set_response_params(self, **expected.params)
+        reads = expected.head_reads
+        if expected.raw_body is not None:
+            reads = reads + expected.raw_body.arrivals()[1:]  # its first read was the head's last
         transport = self.transport
         was_closing = transport is None or transport.is_closing()
         for data, user_ns, wall_ns in reads:
             if not data:
-                self._read_yourself()  # and meet the end
+                self._return_to_transport()  # and meet the end
             elif was_closing or not (self.transport is None or self.transport.is_closing()):
                 self._pass_on(data, user_ns, wall_ns)  # else it has closed at a fault, and would have read no further
-        _tell(awaited.ended, has_ended=False)
+        _resolve(expected.read_by, "aiohttp")
 
     # Its end
 
     def close(self) -> None:
-        self._awaited = None
-        self._no_longer()
+        self._move(Event.CLOSE)
+        self._expected = None
+        self._stop_receiving()
         super().close()
 
     def abort(self) -> None:
-        self._awaited = None
-        self._no_longer()
+        self._move(Event.CLOSE)
+        self._expected = None
+        self._stop_receiving()
         super().abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._resort()
-        self._no_longer()
+        self._fall_back_to_aiohttp()  # while it still is open, as aiohttp is to find an answer that breaks off
+        self._move(Event.CLOSE)
+        self._stop_receiving()
         super().connection_lost(exc)
 
 
-def _tell(ended: asyncio.Future[bool], *, has_ended: bool) -> None:
-    if not ended.done():  # who waited may have been cancelled
-        ended.set_result(has_ended)
+def _resolve(read_by: asyncio.Future[ReadBy], reader: ReadBy) -> None:
+    if not read_by.done():  # who waited may have been cancelled
+        read_by.set_result(reader)
 
 
-def may_be_taken(head: bytes) -> bool:
+def is_plain_head(head: bytes) -> bool:
     """Whether an answer's head, with its blank line, is that of a chunked body that nothing else encodes."""
     lines = head.lower()
     return (

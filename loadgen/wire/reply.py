@@ -80,23 +80,23 @@ def read_reply(
     epoch_ns: the run's beginning on the monotonic clock. wall_offset_ns: see `loadgen.clock.wall_offset_ns`.
     """
     body = exchange.body()
-    stamps = Stamps(exchange.marks.columns, epoch_ns, wall_offset_ns)
-    marks = exchange.marks
-    heard, end_offset = (_streamed if exchange.streams else _whole)(exchange, body, stamps, keep_text=keep_text)
+    stamps = Stamps(exchange.stamps.columns, epoch_ns, wall_offset_ns)
+    sending = exchange.stamps
+    heard, end_offset = (_streamed if exchange.ask.streams else _whole)(exchange, body, stamps, keep_text=keep_text)
 
     def on_run(moment_ns: int | None) -> int | None:
         return None if moment_ns is None else moment_ns - epoch_ns
 
     orderly_end = stamps.at([end_offset])[0] if end_offset is not None else []
-    began = [moment for moment in (marks.connect_start_ns, marks.first_write_ns) if moment is not None]
+    began = [moment for moment in (sending.connect_start_ns, sending.first_write_ns) if moment is not None]
     reply = Reply(
-        status=exchange.status,
+        status=exchange.response.status,
         dispatched_ns=on_run(exchange.dispatched_ns),
         sent_ns=on_run(min(began, default=None)),
-        written_ns=on_run(marks.written_ns),
+        written_ns=on_run(sending.written_ns),
         end_ns=orderly_end[0] if orderly_end else on_run(exchange.ended_ns),
         last_byte_ns=_last_byte_ns(exchange, stamps, epoch_ns),
-        connect_ns=_connect_ns(marks.connect_start_ns, marks.connect_end_ns),
+        connect_ns=_connect_ns(sending.connect_start_ns, sending.connect_end_ns),
         stamp_source=stamps.source,
         **heard,
     )
@@ -122,7 +122,7 @@ def _streamed(exchange: Exchange, body: bytes, stamps: Stamps, *, keep_text: boo
         "tokens_per_event": tuple(completion.tokens_per_event) if completion.tokens_per_event else None,
         "shared_reads": shared,
         "prompt_tokens": completion.prompt_tokens,
-        "output_tokens": tokens if exchange.status == 200 else None,
+        "output_tokens": tokens if exchange.response.status == 200 else None,
         "token_source": "usage" if counted else "events",
         "finish_reason": completion.finish_reason,
         "text_sha256": completion.text_sha256 if arrivals else None,
@@ -134,7 +134,7 @@ def _streamed(exchange: Exchange, body: bytes, stamps: Stamps, *, keep_text: boo
 
 def _whole(exchange: Exchange, body: bytes, stamps: Stamps, *, keep_text: bool) -> Heard:
     del stamps  # of nothing but its end
-    answer = decode_whole(body if exchange.status == 200 else b"")
+    answer = decode_whole(body if exchange.response.status == 200 else b"")
     outcome, detail = outcome_of_whole(exchange, answer, body)
     heard = {
         "outcome": outcome,
@@ -152,7 +152,7 @@ def _whole(exchange: Exchange, body: bytes, stamps: Stamps, *, keep_text: bool) 
 
 def outcome_of(exchange: Exchange, completion: Completion, body: bytes) -> tuple[Outcome, str | None]:
     """How a request ended, and a line about it. First what the answer says, then what the connection did."""
-    failure, status = exchange.failure, exchange.status
+    failure, status = exchange.failure, exchange.response.status
     if status is not None and status >= 400:
         return "http_error", _http_detail(exchange, body)
     if completion.error is not None:
@@ -170,7 +170,7 @@ def outcome_of(exchange: Exchange, completion: Completion, body: bytes) -> tuple
 
 def outcome_of_whole(exchange: Exchange, answer: WholeAnswer, body: bytes) -> tuple[Outcome, str | None]:
     """How a request for a whole answer ended, and a line about it; in the order of `outcome_of`."""
-    failure, status = exchange.failure, exchange.status
+    failure, status = exchange.failure, exchange.response.status
     if status is not None and status >= 400:
         return "http_error", _http_detail(exchange, body)
     if answer.error is not None:
@@ -189,7 +189,7 @@ def outcome_of_whole(exchange: Exchange, answer: WholeAnswer, body: bytes) -> tu
 def _without_an_end(exchange: Exchange, completion: Completion, body: bytes) -> tuple[Outcome, str | None]:
     start = body[:200].lstrip(b"\xef\xbb\xbf \t\r\n")
     if start.startswith(_WHOLE_BODY_STARTS) and not completion.token_ends:
-        return "not_streamed", f"a whole {exchange.content_type} body: {_one_line(start)}"
+        return "not_streamed", f"a whole {exchange.response.content_type} body: {_one_line(start)}"
     if not body:
         return "truncated", "the body was empty"
     if completion.token_ends:
@@ -200,7 +200,7 @@ def _without_an_end(exchange: Exchange, completion: Completion, body: bytes) -> 
 
 
 def _http_detail(exchange: Exchange, body: bytes) -> str:
-    wait = f"Retry-After: {exchange.retry_after}; " if exchange.retry_after else ""
+    wait = f"Retry-After: {exchange.response.retry_after}; " if exchange.response.retry_after else ""
     return (redact_keys(wait) + _one_line(body))[:DETAIL_CHARS]
 
 

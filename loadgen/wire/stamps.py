@@ -40,15 +40,15 @@ _HEAD_END: Final = b"\r\n\r\n"
 class ReadStamps:
     """The stamps of one request on its way: written by the connection that carries it, read when it has ended.
 
-    intake: the reads of a body that a `Receiver` reads; None while aiohttp does. All `_ns` are None until they have
+    raw_body: the reads of a body that a `Receiver` reads; None while aiohttp does. All `_ns` are None until they have
     happened, on the monotonic clock.
     """
 
-    __slots__ = ("_reads", "connect_end_ns", "connect_start_ns", "first_write_ns", "intake", "reused", "written_ns")
+    __slots__ = ("_reads", "connect_end_ns", "connect_start_ns", "first_write_ns", "raw_body", "reused", "written_ns")
 
     def __init__(self) -> None:
         self._reads: list[tuple[int, int, int]] = []
-        self.intake: RawBody | None = None
+        self.raw_body: RawBody | None = None
         self.reused = False
         self.connect_start_ns: int | None = None
         self.connect_end_ns: int | None = None
@@ -58,35 +58,35 @@ class ReadStamps:
     def begin_response(self) -> None:
         """A connection was assigned and is about to be written to (again, after a redirect)."""
         self._reads.clear()
-        self.intake = None
+        self.raw_body = None
 
     @property
     def reads(self) -> list[tuple[int, int, int]]:
         """(body bytes so far, user stamp ns, kernel wall-clock stamp ns or 0) a read."""
-        return self._reads if self.intake is None else list(zip(*self.intake.columns(), strict=True))
+        return self._reads if self.raw_body is None else list(zip(*self.raw_body.columns(), strict=True))
 
     @property
     def columns(self) -> Columns:
         """`reads`, in columns."""
-        return columns_of(self._reads) if self.intake is None else self.intake.columns()
+        return columns_of(self._reads) if self.raw_body is None else self.raw_body.columns()
 
     @property
     def reads_so_far(self) -> int:
         """How many reads there have been of the answer, its head included."""
-        return len(self._reads) if self.intake is None else len(self.intake.reads)
+        return len(self._reads) if self.raw_body is None else len(self.raw_body.reads)
 
     @property
     def last_read_ns(self) -> int | None:
         """When the last read came, by our stamp; None before the first."""
-        if self.intake is not None:
-            return self.intake.user[-1]
+        if self.raw_body is not None:
+            return self.raw_body.user_ns[-1]
         return self._reads[-1][1] if self._reads else None
 
-    def took(self, body_bytes: int, user_ns: int, wall_ns: int) -> None:
+    def record_read(self, body_bytes: int, user_ns: int, wall_ns: int) -> None:
         """A read of aiohttp's. body_bytes: of the body, up to its end."""
         self._reads.append((body_bytes, user_ns, wall_ns))
 
-    def wrote(self, at_ns: int) -> None:
+    def record_write(self, at_ns: int) -> None:
         """Bytes are handed to the kernel now: the stamp is from before the call.
 
         On loopback the call delivers them as well, and wakes the server; on a busy machine it returns when the server
@@ -97,15 +97,15 @@ class ReadStamps:
         self.written_ns = at_ns
 
 
-CURRENT: ContextVar[ReadStamps | None] = ContextVar("loadgen_marks", default=None)
-"""The marks of the request that this task is sending."""
+CURRENT: ContextVar[ReadStamps | None] = ContextVar("loadgen_stamps", default=None)
+"""The stamps of the request that this task is sending."""
 
 
 class StampedSocket(socket.socket):
     """A socket whose reads keep the kernel's stamp, and whose sends are stamped."""
 
     last_rx_wall_ns = 0
-    marks: ReadStamps | None = None
+    stamps: ReadStamps | None = None
     error: OSError | None = None
     """What a read past this one has met: the next one is told."""
 
@@ -122,13 +122,13 @@ class StampedSocket(socket.socket):
         return data
 
     def send(self, data: Any, flags: int = 0) -> int:
-        if self.marks is not None:
-            self.marks.wrote(now_ns())
+        if self.stamps is not None:
+            self.stamps.record_write(now_ns())
         return super().send(data, flags)
 
     def sendmsg(self, buffers: Any, *rest: Any) -> int:
-        if self.marks is not None:
-            self.marks.wrote(now_ns())
+        if self.stamps is not None:
+            self.stamps.record_write(now_ns())
         return super().sendmsg(buffers, *rest)
 
 
@@ -137,7 +137,7 @@ class StampedHandler(ResponseHandler):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        self._marks: ReadStamps | None = None
+        self._stamps: ReadStamps | None = None
         self._socket: StampedSocket | None = None
         self._before: object = None
         self._current: StreamReader | None = None
@@ -156,19 +156,19 @@ class StampedHandler(ResponseHandler):
         super().set_response_params(**params)
         self._begin(CURRENT.get())
 
-    def _begin(self, marks: ReadStamps | None) -> None:
-        """What is read from now on belongs to these marks."""
-        self._marks = marks
+    def _begin(self, stamps: ReadStamps | None) -> None:
+        """What is read from now on belongs to these stamps."""
+        self._stamps = stamps
         self._before, self._current = self._payload, None  # what is there now is an earlier answer's
         self._head_tail = b""
-        if marks is None:
+        if stamps is None:
             return
-        marks.begin_response()
+        stamps.begin_response()
         if self._socket is not None:
-            self._socket.marks = marks
+            self._socket.stamps = stamps
             self._socket.last_rx_wall_ns = 0
         else:
-            marks.wrote(now_ns())
+            stamps.record_write(now_ns())
 
     def data_received(self, data: bytes) -> None:
         user_ns = now_ns()  # first, before anything that costs
@@ -191,8 +191,8 @@ class StampedHandler(ResponseHandler):
 
     def _give(self, data: bytes, user_ns: int, wall_ns: int) -> None:
         super().data_received(data)
-        marks = self._marks
-        if marks is None or not data:  # without data, aiohttp only resumes its parser
+        stamps = self._stamps
+        if stamps is None or not data:  # without data, aiohttp only resumes its parser
             return
         payload = self._payload
         if payload is None or payload is self._before:
@@ -202,7 +202,7 @@ class StampedHandler(ResponseHandler):
         else:
             self._current = payload
             have = payload.total_bytes
-        marks.took(have, user_ns, wall_ns)
+        stamps.record_read(have, user_ns, wall_ns)
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
         """aiohttp calls it for a broken chunk too, and then tells only who waits for headers: the body would hang."""
@@ -243,12 +243,12 @@ class StampedConnector(aiohttp.TCPConnector):
     """aiohttp's pool of connections, which stamps how long a new one took."""
 
     async def _create_connection(self, *request: Any, **named: Any) -> ResponseHandler:
-        marks = CURRENT.get()
-        if marks is not None:
-            marks.connect_start_ns = now_ns()
+        stamps = CURRENT.get()
+        if stamps is not None:
+            stamps.connect_start_ns = now_ns()
         made = await super()._create_connection(*request, **named)
-        if marks is not None:
-            marks.connect_end_ns = now_ns()
+        if stamps is not None:
+            stamps.connect_end_ns = now_ns()
         return made
 
 
@@ -280,20 +280,20 @@ def tracing(*, stamping: bool) -> aiohttp.TraceConfig:
     config = aiohttp.TraceConfig()
 
     async def create_start(*_: object) -> None:
-        if (marks := CURRENT.get()) is not None:
-            marks.connect_start_ns = now_ns()
+        if (stamps := CURRENT.get()) is not None:
+            stamps.connect_start_ns = now_ns()
 
     async def create_end(*_: object) -> None:
-        if (marks := CURRENT.get()) is not None:
-            marks.connect_end_ns = now_ns()
+        if (stamps := CURRENT.get()) is not None:
+            stamps.connect_end_ns = now_ns()
 
     async def reuse(*_: object) -> None:
-        if (marks := CURRENT.get()) is not None:
-            marks.reused = True
+        if (stamps := CURRENT.get()) is not None:
+            stamps.reused = True
 
     async def write(*_: object) -> None:
-        if (marks := CURRENT.get()) is not None:
-            marks.wrote(now_ns())
+        if (stamps := CURRENT.get()) is not None:
+            stamps.record_write(now_ns())
 
     config.on_connection_create_start.append(create_start)
     config.on_connection_create_end.append(create_end)

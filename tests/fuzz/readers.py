@@ -111,7 +111,7 @@ def check_dechunker(data: bytes) -> None:
         body = b"".join(dechunker.pieces)
         assert not pieces or dechunker.ends[-1] == len(body)
         assert list(dechunker.ends) == sorted(dechunker.ends)
-        found.append((dechunker.odd, dechunker.over, dechunker.behind, body))
+        found.append((dechunker.odd, dechunker.over, dechunker.bytes_beyond, body))
     odd, over, behind, body = found[0]
     assert [each[:3] for each in found] == [(odd, over, behind)] * 3, f"{found}"
     if not odd:

@@ -6,9 +6,11 @@ next send, which comes long after.
 
 import asyncio
 import socket
+import sys
 from collections.abc import Callable
 
 import pytest
+from msgspec import UNSET
 
 from loadgen.clock import now_ns, wall_offset_ns
 from loadgen.record import Outcome, Reply
@@ -652,3 +654,96 @@ async def test_headers_of_the_ask_and_of_the_client_are_sent() -> None:
     assert (request.headers["authorization"], request.headers["x-client"]) == ("Bearer k", "c")
     assert request.headers["content-type"] == "application/json"
     assert (request.path, request.body) == ("/v1/chat/completions", b'{"a": 1}')
+
+
+# Whose fault a ValueError is
+
+
+class OurError(ValueError):
+    pass
+
+
+OUR_CODE = {
+    "the head of a raw body": "loadgen.wire.exchange.Response.begin_raw_body",
+    "what an answer is expected with": "loadgen.wire.direct_response.DirectHandler.expect",
+    "the type of a body": "loadgen.wire.client.media_type",
+    "the wait for a body": "loadgen.wire.client.wait_eof",
+    "what aiohttp has buffered": "loadgen.wire.exchange.Response.drain",
+}
+
+
+@pytest.mark.parametrize("place", OUR_CODE)
+def test_a_value_error_of_our_own_propagates(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is on the way of one of these answers: a chunked one is read past aiohttp, one with a length is not."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OurError(place)
+
+    monkeypatch.setattr(OUR_CODE[place], fail)
+    raw = place == "the head of a raw body"
+    errors: list[BaseException] = []
+
+    async def main(url: str) -> None:
+        # What a receiver calls is called by the event loop, and an error in it is the loop's to report.
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context["exception"]))
+        async with Client() as client:
+            await ask(client, url, Deadlines(300 * MS))
+
+    body = token("a") + FINISH + DONE
+    script = streamed("a") if raw else (Send(head("200 OK", length=len(body)) + body),)
+    with Server(script) as server:
+        if raw and sys.platform == "linux":
+            asyncio.run(main(server.url))
+            assert [type(error) for error in errors] == [OurError]
+        else:
+            with pytest.raises(OurError, match=place):
+                asyncio.run(main(server.url))
+
+
+NONSENSE: dict[str, bytes] = {
+    "no HTTP": b"220 smtp.example.org ESMTP\r\n\r\n",
+    "a status that is no number": b"HTTP/1.1 2OO OK\r\n\r\n",
+    "a version that is none": b"HTTP/x.y 200 OK\r\n\r\n",
+    "a length that is no number": b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
+    "a length below 0": b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+    "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    "bytes in a header's name": b"HTTP/1.1 200 OK\r\n\xff\xfe: 1\r\n\r\n",
+    "a NUL": b"HTTP/1.1 200 OK\r\nX: a\x00b\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("way", ["direct", "aiohttp's client"])
+@pytest.mark.parametrize("name", NONSENSE)
+def test_a_servers_nonsense_is_malformed_and_raises_nothing(
+    name: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if way != "direct":
+        monkeypatch.setattr("loadgen.wire.client.DirectRequest.open", lambda *_: None)
+    reply, _ = answer((Send(NONSENSE[name]), PAUSE, Fin()))
+    assert (reply.outcome, reply.status, reply.text) == ("malformed", None, UNSET)
+
+
+@pytest.mark.parametrize("way", ["direct", "aiohttp's client"])
+@pytest.mark.parametrize("location", ["http://[", "http://a:b:c/", "http://\ud800/", "ftp://127.0.0.1/", "//"])
+def test_a_redirect_to_nowhere_is_a_failed_request_and_raises_nothing(
+    location: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if way != "direct":
+        monkeypatch.setattr("loadgen.wire.client.DirectRequest.open", lambda *_: None)
+    head = b"HTTP/1.1 307 Temporary Redirect\r\nContent-Length: 0\r\nLocation: "
+    reply, _ = answer((Send(head + location.encode(errors="surrogatepass") + b"\r\n\r\n"), PAUSE))
+    assert reply.outcome in ("malformed", "connect_error", "truncated", "not_streamed")
+
+
+@pytest.mark.parametrize("way", ["direct", "aiohttp's client"])
+def test_a_host_name_that_no_resolver_can_take_is_a_connect_error(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if way != "direct":
+        monkeypatch.setattr("loadgen.wire.client.DirectRequest.open", lambda *_: None)
+
+    async def main() -> Reply:
+        async with Client() as client:
+            return await ask(client, f"http://{'a' * 64}.example:80/v1")
+
+    reply = asyncio.run(main())
+    assert (reply.outcome, reply.status) == ("connect_error", None)
+    assert "idna" in (reply.detail or "") or "label" in (reply.detail or "")

@@ -69,7 +69,7 @@ async def answers(script: Script, count: int = 1, deadlines: Deadlines = PATIENT
 
 def assert_in_order(exchange: Exchange) -> None:
     """Offsets and stamps never decrease, and every read has the kernel's stamp."""
-    for before, after in itertools.pairwise(exchange.marks.reads):
+    for before, after in itertools.pairwise(exchange.stamps.reads):
         assert before[0] <= after[0]
         assert before[1] <= after[1]
         assert 0 < before[2] <= after[2]
@@ -84,7 +84,7 @@ async def eventually(is_so: Callable[[], bool], within_s: float = 10.0) -> bool:
 
 
 def is_taken(exchange: Exchange) -> bool:
-    return exchange.marks.intake is not None
+    return exchange.stamps.raw_body is not None
 
 
 # Plain answers
@@ -97,7 +97,7 @@ async def test_a_plain_stream_is_taken_and_its_connection_used_again() -> None:
         reply = reply_of(exchange)
         assert (reply.outcome, reply.text, reply.status, reply.stamp_source) == ("ok", "abc", 200, "kernel")
         assert is_taken(exchange)
-        assert exchange.content_type == "text/event-stream"
+        assert exchange.response.content_type == "text/event-stream"
         assert_in_order(exchange)
 
 
@@ -126,9 +126,9 @@ async def test_however_the_bytes_are_split_it_is_the_same_answer(raw: bytes, siz
 async def test_events_with_crlf_are_taken_without_a_look_at_each(monkeypatch: pytest.MonkeyPatch) -> None:
     looks, dechunked = [], RawBody.dechunked
 
-    def look(intake: RawBody) -> Dechunker:
-        looks.append(intake)
-        return dechunked(intake)
+    def look(raw_body: RawBody) -> Dechunker:
+        looks.append(raw_body)
+        return dechunked(raw_body)
 
     monkeypatch.setattr(RawBody, "dechunked", look)
     crlf = tuple(Send(chunk(token(text).replace(b"\n", b"\r\n")), token=True) for text in "abcdef")
@@ -163,7 +163,7 @@ async def test_an_answer_in_the_read_of_its_head_is_taken() -> None:
     (first, second), server = await answers((Send(head() + chunk(BODY) + LAST_CHUNK),), 2)
     assert [reply_of(each).text for each in (first, second)] == ["ab", "ab"]
     assert is_taken(second)
-    assert len(second.marks.reads) == 1
+    assert len(second.stamps.reads) == 1
     assert server.connections == 1
 
 
@@ -270,7 +270,7 @@ async def test_what_breaks_a_stream_is_told_as_aiohttp_tells_it(name: str, monke
     assert (second.outcome, second.detail, second.text) == (first.outcome, first.detail, first.text)
     assert first.detail is not None
     assert words in first.detail
-    assert [size for size, *_ in ours.marks.reads] == [size for size, *_ in theirs.marks.reads]
+    assert [size for size, *_ in ours.stamps.reads] == [size for size, *_ in theirs.stamps.reads]
 
 
 async def test_a_broken_chunk_ends_the_request_though_the_connection_stays_open() -> None:
@@ -330,7 +330,7 @@ async def test_what_the_watchdog_has_decoded_is_not_decoded_again_and_is_the_sam
     (exchange,), _ = await answers((*streamed(*"abcdefgh", gap_s=0.08)[:-1], Wait(0.6), END), deadlines=watched)
     reply = reply_of(exchange)
     assert (reply.outcome, reply.text, len(reply.stamps_ns)) == ("ok", "abcdefgh", 8)
-    assert exchange.last_token_ns is not None
+    assert exchange.progress.last_token_ns is not None
 
 
 async def test_a_stream_without_end_ends_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,7 +366,7 @@ async def test_what_was_decoded_of_an_answer_that_aiohttp_gets_back_is_not_count
     (exchange,), _ = await answers((*streamed(*texts, gap_s=0.04)[:-1], Wait(0.6), END), deadlines=watched)
     reply = reply_of(exchange)
     assert (reply.outcome, reply.text, len(reply.stamps_ns)) == ("ok", "".join(texts), 20)
-    assert exchange.last_token_ns is not None
+    assert exchange.progress.last_token_ns is not None
     assert not is_taken(exchange)
 
 
@@ -490,7 +490,7 @@ async def test_timers_and_files_of_the_loop_are_not_kept_waiting_by_a_stream() -
 async def test_an_error_of_ours_in_a_call_does_not_end_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
-    monkeypatch.setattr("loadgen.wire.direct_response.may_be_taken", lambda _: 1 // 0)
+    monkeypatch.setattr("loadgen.wire.direct_response.is_plain_head", lambda _: 1 // 0)
     (exchange,), _ = await answers(streamed("a"), deadlines=Deadlines(300 * MS))
     assert reply_of(exchange).outcome == "timeout"
     assert isinstance(told[0]["exception"], ZeroDivisionError)

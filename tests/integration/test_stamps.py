@@ -75,14 +75,14 @@ async def test_a_connector_makes_the_protocol_of_a_connection_with_its_factory()
 
 
 async def test_response_params_are_set_in_the_sending_task_before_anything_is_written() -> None:
-    """For a new connection and for one that is used again; the marks are found by the task's context."""
+    """For a new connection and for one that is used again; the stamps are found by the task's context."""
     happened: list[tuple[str, int]] = []
 
     class Watched(ResponseHandler):
         def set_response_params(self, **params: object) -> None:
-            marks = CURRENT.get()
-            assert marks is not None
-            happened.append(("params", id(marks)))
+            stamps = CURRENT.get()
+            assert stamps is not None
+            happened.append(("params", id(stamps)))
             super().set_response_params(**params)  # type: ignore[arg-type]
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -106,15 +106,15 @@ async def test_response_params_are_set_in_the_sending_task_before_anything_is_wr
     made._factory = lambda: Watched(loop)  # type: ignore[assignment]
     async with aiohttp.ClientSession(connector=made) as session:
         with Server(streamed("a")) as server:
-            marks = [ReadStamps(), ReadStamps()]
-            for each in marks:
+            stamps = [ReadStamps(), ReadStamps()]
+            for each in stamps:
                 restore = CURRENT.set(each)
                 async with session.post(f"{server.url}/x", data=b"{}") as response:
                     await response.read()
                 CURRENT.reset(restore)
     assert server.connections == 1
     writes = [index for index, (what, _) in enumerate(happened) if what == "params"]
-    assert [happened[index][1] for index in writes] == [id(each) for each in marks]
+    assert [happened[index][1] for index in writes] == [id(each) for each in stamps]
     assert writes[0] == 0
     for index in writes:
         assert happened[index + 1][0] == "write"
@@ -125,11 +125,11 @@ async def test_the_write_of_each_request_is_stamped_on_its_own_marks() -> None:
         async with Client() as client:
             exchanges = [await exchange_with(client, server.url) for _ in range(2)]
     for exchange, request in zip(exchanges, server.chats, strict=True):
-        marks = exchange.marks
-        assert marks.first_write_ns is not None
-        assert marks.written_ns is not None
-        assert exchange.dispatched_ns <= marks.first_write_ns <= marks.written_ns
-        assert marks.first_write_ns <= request.arrived_ns + TOLERANCE_NS <= request.read_ns + TOLERANCE_NS
+        stamps = exchange.stamps
+        assert stamps.first_write_ns is not None
+        assert stamps.written_ns is not None
+        assert exchange.dispatched_ns <= stamps.first_write_ns <= stamps.written_ns
+        assert stamps.first_write_ns <= request.arrived_ns + TOLERANCE_NS <= request.read_ns + TOLERANCE_NS
 
 
 @kernel_only
@@ -139,8 +139,8 @@ async def test_a_request_is_written_before_it_arrives() -> None:
         async with Client() as client:
             exchanges = [await exchange_with(client, server.url) for _ in range(20)]
     for exchange, request in zip(exchanges, server.chats, strict=True):
-        assert exchange.marks.written_ns is not None
-        assert exchange.marks.written_ns <= request.arrived_ns + 20_000
+        assert exchange.stamps.written_ns is not None
+        assert exchange.stamps.written_ns <= request.arrived_ns + 20_000
 
 
 async def test_a_broken_chunk_breaks_the_body() -> None:
@@ -165,8 +165,8 @@ async def test_on_linux_every_read_has_a_kernel_stamp_not_later_than_ours() -> N
     offset = wall_offset_ns()
     for exchange in exchanges:
         assert reply_of(exchange).stamp_source == "kernel"
-        assert len(exchange.marks.reads) >= 9
-        for _, user_ns, wall_ns in exchange.marks.reads:
+        assert len(exchange.stamps.reads) >= 9
+        for _, user_ns, wall_ns in exchange.stamps.reads:
             assert wall_ns > 0
             assert wall_ns - offset <= user_ns + TOLERANCE_NS
 
@@ -229,7 +229,7 @@ async def test_without_kernel_stamps_records_say_user_and_are_as_good_as_the_eve
             exchange = await exchange_with(client, server.url)
     reply, lags_ns = read_reply(exchange, epoch_ns=0, wall_offset_ns=wall_offset_ns())
     assert (reply.outcome, reply.stamp_source, len(lags_ns)) == ("ok", "user", 0)
-    assert [wall_ns for _, _, wall_ns in exchange.marks.reads] == [0] * len(exchange.marks.reads)
+    assert [wall_ns for _, _, wall_ns in exchange.stamps.reads] == [0] * len(exchange.stamps.reads)
     tokens_ns = server.chats[0].tokens_ns
     for index, stamp in enumerate(reply.stamps_ns):
         assert stamp >= tokens_ns[index]
@@ -303,7 +303,7 @@ async def test_a_read_ends_at_64_kib_so_a_long_event_takes_several_and_its_stamp
             exchange = await exchange_with(client, server.url)
     reply = reply_of(exchange)
     assert (reply.outcome, len(reply.stamps_ns)) == ("ok", 1)
-    offsets = [offset for offset, _, _ in exchange.marks.reads]
+    offsets = [offset for offset, _, _ in exchange.stamps.reads]
     assert offsets == sorted(offsets)
     if isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
         assert max(after - before for before, after in itertools.pairwise(offsets)) <= READ_BYTES

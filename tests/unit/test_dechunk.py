@@ -58,7 +58,7 @@ def dechunked(reads: list[bytes], *, each: bool = False) -> Dechunker:
 )
 def test_a_plain_body(reads: list[bytes], pieces: list[bytes], ends: list[int] | None, each: bool) -> None:
     dechunker = dechunked(reads, each=each)
-    assert (dechunker.pieces, dechunker.over, dechunker.odd, dechunker.behind) == (pieces, True, False, 0)
+    assert (dechunker.pieces, dechunker.over, dechunker.odd, dechunker.bytes_beyond) == (pieces, True, False, 0)
     assert ends is None or list(dechunker.ends) == ends
 
 
@@ -94,13 +94,13 @@ def test_what_is_not_plain_is_odd_and_nothing_is_taken_from_there_on(before: lis
 
 def test_an_empty_chunk_is_the_end_also_among_reads_of_a_chunk_each() -> None:
     dechunker = dechunked([chunk(b"ab"), END, chunk(b"c"), chunk(b"d")])
-    assert (dechunker.over, dechunker.pieces, dechunker.behind) == (True, [b"ab"], 12)
+    assert (dechunker.over, dechunker.pieces, dechunker.bytes_beyond) == (True, [b"ab"], 12)
 
 
 @pytest.mark.parametrize("each", [False, True])
 def test_what_comes_behind_the_end_is_counted_and_not_read(each: bool) -> None:
     dechunker = dechunked([chunk(b"a") + END + b"HT", b"TP", b"/1.1"], each=each)
-    assert (dechunker.over, dechunker.behind, list(dechunker.ends)) == (True, 8, [1, 1, 1])
+    assert (dechunker.over, dechunker.bytes_beyond, list(dechunker.ends)) == (True, 8, [1, 1, 1])
 
 
 def test_a_chunk_of_two_megabytes_in_reads_of_a_byte_costs_no_more_than_its_bytes() -> None:
@@ -175,7 +175,7 @@ def test_every_plain_body_is_taken_and_is_aiohttps(
     judge, reads = Judge(loop), cut(raw, cuts)
     ends = [judge.read(read) for read in reads]
     dechunker = dechunked(reads)
-    assert (dechunker.over, dechunker.odd, dechunker.behind) == (True, False, 0)
+    assert (dechunker.over, dechunker.odd, dechunker.bytes_beyond) == (True, False, 0)
     assert judge.payload.is_eof()
     assert b"".join(dechunker.pieces) == judge.body
     assert list(dechunker.ends) == ends
@@ -189,7 +189,7 @@ def test_what_is_taken_is_what_aiohttp_takes(loop: asyncio.AbstractEventLoop, ra
     for read in cut(raw, cuts):
         told = judge.read(read)
         dechunker.feed([read])
-        if dechunker.odd or dechunker.behind:
+        if dechunker.odd or dechunker.bytes_beyond:
             return
         assert dechunker.ends[-1] == told
         assert b"".join(dechunker.pieces) == judge.body
@@ -203,7 +203,7 @@ def test_what_is_taken_is_what_aiohttp_takes(loop: asyncio.AbstractEventLoop, ra
 @given(raw=MUTATED, cuts=CUTS, more=CUTS)
 def test_no_split_of_the_bytes_changes_the_body(raw: bytes, cuts: list[int], more: list[int]) -> None:
     whole, split = dechunked([raw]), dechunked(cut(raw, cuts), each=bool(more))
-    assert (split.over, split.odd, split.behind) == (whole.over, whole.odd, whole.behind)
+    assert (split.over, split.odd, split.bytes_beyond) == (whole.over, whole.odd, whole.bytes_beyond)
     assert b"".join(split.pieces) == b"".join(whole.pieces)
     assert list(split.ends) == sorted(split.ends)
     lengths = list(accumulate(map(len, split.pieces), initial=0))

@@ -25,7 +25,7 @@ from loadgen.targets.probe.answers import MAX_BODY_BYTES, SAMPLED_ANSWERS, Answe
 from loadgen.targets.probe.findings import Probe, ProbeAnswer
 from loadgen.targets.probe.traits import Traits, traits_of
 from loadgen.wire.chat_stream import decode
-from loadgen.wire.exchange import Deadlines, Exchange
+from loadgen.wire.exchange import Ask, Deadlines, Exchange
 from tests.integration.server import COMMENT, DONE, FINISH, ROLE, event, token
 from tests.records import MS, run_of, turn
 
@@ -139,11 +139,11 @@ def test_of_answers_that_failed_nothing_is_told() -> None:
 # --- the answers of a stage -------------------------------------------------------------------------------------------
 
 
-def exchange_of(body: bytes) -> Exchange:
+def exchange_of(body: bytes, *, streams: bool = True) -> Exchange:
     """One that has ended with this body."""
-    exchange = Exchange(0, Deadlines(request_ns=1))
-    exchange.status, exchange.ended_ns = 200, 1
-    exchange.keep(body)
+    exchange = Exchange(Ask("http://127.0.0.1/", b"{}", {}, Deadlines(request_ns=1), streams), 0)
+    exchange.response.status, exchange.ended_ns = 200, 1
+    exchange.response.append(body)
     return exchange
 
 
@@ -161,9 +161,8 @@ def test_the_first_answers_of_each_model_are_held_and_read_when_the_stage_is_ove
 
 
 def test_answers_that_came_whole_and_bodies_too_long_to_hold_are_passed_over() -> None:
-    sampler, whole = AnswerSampler(), exchange_of(ANSWER)
-    whole.streams = False
-    sampler.take(0, whole, sample().reply)
+    sampler = AnswerSampler()
+    sampler.take(0, exchange_of(ANSWER, streams=False), sample().reply)
     sampler.take(0, exchange_of(COMMENT * MAX_BODY_BYTES), sample().reply)
     assert sampler.answers() == {}
 

@@ -336,6 +336,6 @@ async def _chat(asker: Asker, text: str, tokens: int, **more: Any) -> ProbeAnswe
     reply, _ = read_reply(exchange, epoch_ns=0, wall_offset_ns=wall_offset_ns(), keep_text=True)
     if reply.outcome == "cancelled":
         raise _Abandoned
-    body = exchange.body() if exchange.status == 200 else b""
+    body = exchange.body() if exchange.response.status == 200 else b""
     first = next(iter(decode(body).token_ends), None)
     return ProbeAnswer(reply, traits_of(body, first))
