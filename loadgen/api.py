@@ -1,16 +1,19 @@
 """The few steps that the command line and a program share: a scenario becomes a plan, a plan becomes a run."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from loadgen.analysis.summary import summary_from
-from loadgen.engine.run import Controls, play_plan
+from loadgen.clock import SYSTEM_CLOCK, Clock
+from loadgen.engine.run import play_plan
+from loadgen.engine.stop import StopSignal
 from loadgen.engine.workers.sizing import STREAMS_PER_WORKER, Workers, staffed, usable_cores
 from loadgen.errors import InputError
 from loadgen.live.progress import Progress, Silence
+from loadgen.live.sink import Sink
 from loadgen.plan.arrivals import trace_ns
 from loadgen.plan.plan import Plan, make_plan
 from loadgen.plan.prompts import load_prompts
@@ -19,6 +22,7 @@ from loadgen.scenario.file import LoadedScenario, is_file, read_text
 from loadgen.store import run_folder
 from loadgen.store.calibration import stored
 from loadgen.store.run_folder import Run
+from loadgen.wire.client import Client
 
 RESULTS = Path("results")
 
@@ -63,17 +67,23 @@ async def run(
     results: Path = RESULTS,
     workers: Workers = 1,
     progress: Progress | None = None,
-    controls: Controls | None = None,
+    stop: StopSignal | None = None,
+    sinks: Sequence[Sink] = (),
+    clock: Clock = SYSTEM_CLOCK,
+    client: Client | None = None,
 ) -> Run:
     """Play a scenario, or a plan that was made of one, and return its run folder with all records.
 
     results: where run folders go. workers: processes that play it, 1 being this one alone; "auto" takes as many as the
-    plan's streams ask for and the machine has cores. Raises InputError before anything is sent when something is wrong
-    with the input.
+    plan's streams ask for and the machine has cores. stop: ends it before its time. sinks: hear of its records as they
+    end. clock, client: those that this process plays with; by default the system's, and one that is made here. Raises
+    InputError before anything is sent when something is wrong with the input.
     """
     made = scenario if isinstance(scenario, Plan) else plan_of(scenario)
     size = processes_of(made, workers)
-    return await play_plan(made, results, workers=size, progress=progress, controls=controls)
+    return await play_plan(
+        made, results, workers=size, progress=progress, stop=stop, sinks=sinks, clock=clock, client=client
+    )
 
 
 async def repeat(
@@ -83,7 +93,7 @@ async def repeat(
     results: Path = RESULTS,
     workers: Workers = 1,
     progress: Progress | None = None,
-    controls: Controls | None = None,
+    stop: StopSignal | None = None,
     ended: Callable[[Run], object] = lambda _: None,
 ) -> tuple[Run, ...]:
     """Play a scenario so many times, each a whole run of its own: servers are started anew, and nothing is shared.
@@ -93,17 +103,17 @@ async def repeat(
     of the runs.
     """
     made = scenario if isinstance(scenario, Plan) else plan_of(scenario)
-    controls = controls or Controls()
+    stop = stop or StopSignal()
     progress = progress or Silence()
     runs: list[Run] = []
     for at in range(repeats):
         if repeats > 1:
             progress.note(f"run {at + 1} of {repeats}")
-        found = await run(made, results=results, workers=workers, progress=progress, controls=controls)
+        found = await run(made, results=results, workers=workers, progress=progress, stop=stop)
         runs.append(found)
         ended(found)
-        await asyncio.sleep(0)  # a wish that was uttered meanwhile is heard
-        if controls.wish.asked or all(stage.skipped for stage in found.manifest.stages):
+        await asyncio.sleep(0)  # an end that was asked for meanwhile is heard
+        if stop.requested or all(stage.skipped for stage in found.manifest.stages):
             break
     return tuple(runs)
 

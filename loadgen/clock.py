@@ -53,6 +53,10 @@ class SystemClock:
             await asyncio.sleep(0)
 
 
+SYSTEM_CLOCK: Final = SystemClock()
+"""The one clock of a process, for whoever begins a run; all others are handed theirs."""
+
+
 def wall_offset_ns(tries: int = 5) -> int:
     """CLOCK_REALTIME minus the monotonic clock, ns: subtract it from a kernel stamp to place it on our clock.
 

@@ -14,18 +14,19 @@ import psutil
 from loadgen.calibrate.compare import PlayedStep, ReceivedAnswer, compared, outlined
 from loadgen.calibrate.conclude import concluded, is_disturbed, is_too_much
 from loadgen.calibrate.loads import LoadStep, within
-from loadgen.clock import utc_now
-from loadgen.engine.stage import Player, measure, staged, warm_up
+from loadgen.clock import SYSTEM_CLOCK, utc_now
+from loadgen.engine.stage import LocalStageRunner, RunContext
 from loadgen.engine.stop import StopSignal
 from loadgen.engine.workers.sizing import DESCRIPTORS_ASIDE, Descriptors, provide, usable_cores
 from loadgen.errors import InputError
+from loadgen.live.sink import NullSink, Sinks
 from loadgen.mock import MockProcess
 from loadgen.plan.plan import Level, Plan, Stage
 from loadgen.plan.prompts import Prompt
 from loadgen.record import Record, StageFacts
 from loadgen.scenario import Model, Sampling, Scenario
 from loadgen.store.calibration import Calibration, Step, this_machine
-from loadgen.store.run_folder import Log
+from loadgen.store.run_folder import RequestLog
 from loadgen.targets.served import ModelCard, Served
 from loadgen.wire.client import Ask, Client
 from loadgen.wire.exchange import Exchange
@@ -71,6 +72,20 @@ class Keeping(Client):
     async def send(self, ask: Ask, dispatched_ns: int) -> Exchange:
         exchange = self.kept[dispatched_ns] = await super().send(ask, dispatched_ns)
         return exchange
+
+
+class Answers(NullSink):
+    """The sink that keeps a load's records, and the facts of its stage."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.facts: list[StageFacts] = []
+
+    def record(self, record: Record) -> None:
+        self.records.append(record)
+
+    def stop(self, facts: StageFacts) -> None:
+        self.facts.append(facts)
 
 
 def _most_streams(courses: Sequence[LoadStep]) -> int:
@@ -125,23 +140,26 @@ async def _play(course: LoadStep, streams: int, urls: Sequence[str]) -> PlayedSt
         index: Served(base_url=url, card=ModelCard(alias=models[index].name, id="mock", target="openai"))
         for index, url in enumerate(urls)
     }
-    records: list[Record] = []
-    facts: list[StageFacts] = []
-    with tempfile.TemporaryDirectory(prefix="loadgen-calibrate-") as folder:
-        log = Log(Path(folder) / "requests.jsonl")
-        try:
-            client = Keeping()
-            async with client:
-                ours = staged(stage, ready, Player(plan, client, log, 0, StopSignal(), records.append))
-                await warm_up(ours)
-                await measure(ours, facts.append)
-        finally:
-            log.close()
+    answers = Answers()
+    with (
+        tempfile.TemporaryDirectory(prefix="loadgen-calibrate-") as folder,
+        contextlib.closing(RequestLog(Path(folder) / "requests.jsonl")) as log,
+    ):
+        client, stop = Keeping(), StopSignal()
+        async with client:
+            context = RunContext(plan, client, SYSTEM_CLOCK, 0, stop)
+            runner = LocalStageRunner(context, stage, ready, stop, Sinks((log, answers)))
+            await runner.warm_up()
+            await runner.measure()
     heard = tuple(
-        tuple(_heard(record, client.kept.get(record.dispatched_ns or 0)) for record in records if record.model == model)
+        tuple(
+            _heard(record, client.kept.get(record.dispatched_ns or 0))
+            for record in answers.records
+            if record.model == model
+        )
         for model in (model.name for model in models)
     )
-    return PlayedStep(course, streams, heard, facts[0])
+    return PlayedStep(course, streams, heard, answers.facts[0])
 
 
 def _heard(record: Record, exchange: Exchange | None) -> ReceivedAnswer:

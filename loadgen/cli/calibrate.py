@@ -53,8 +53,7 @@ def _measure(loads: tuple[LoadStep, ...], output: Output) -> Calibration:
         with progress_on_terminal(output) as bar:
 
             def progress(title: str, done: int, of: int) -> None:
-                bar.stage(f"calibrating: {title}", of, None)
-                bar.counts(done, 0)
+                bar.begin(f"calibrating: {title}", done, of)
 
             return calibrated(loads, progress)
     except KeyboardInterrupt:

@@ -7,17 +7,17 @@ import sys
 from collections.abc import Iterator
 from types import FrameType
 
-from loadgen.engine.run import Controls
+from loadgen.engine.stop import StopSignal
 
 
 @contextlib.contextmanager
-def interruptible(controls: Controls, *, quiet: bool) -> Iterator[None]:
+def interruptible(stop: StopSignal, *, quiet: bool) -> Iterator[None]:
     """While the context lasts, Ctrl-C (and SIGTERM) stops the run: once gently, twice at once, three times rudely."""
     loop = asyncio.get_running_loop()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def ask() -> None:
-        second = controls.stop()
+        second = stop.escalate() == "cancel"
         if not quiet:
             told = "giving up what is in flight" if second else "waiting for what is in flight; once more to give it up"
             print(f"loadgen: stopping: {told}", file=sys.stderr, flush=True)  # noqa: T201

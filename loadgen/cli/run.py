@@ -17,7 +17,7 @@ from loadgen.cli.interrupt import interruptible
 from loadgen.cli.options import RESULTS, Out, Output, OutputOptions, ScenarioOptions, Strict, expand_options
 from loadgen.cli.terminal import progress_on_terminal
 from loadgen.decisions.baseline import baseline_folder, keep_baseline, why_not_kept
-from loadgen.engine.run import Controls
+from loadgen.engine.stop import StopSignal
 from loadgen.engine.workers.sizing import Workers, parse_workers
 from loadgen.errors import ExitCode, InputError
 from loadgen.plan.plan import Plan
@@ -77,7 +77,7 @@ async def _play(
     plan: Plan, out: Path, workers: Workers, repeats: int, output: Output
 ) -> tuple[list[tuple[Summary, Path]], bool]:
     """The summary and the folder of each run, and whether somebody wanted an end."""
-    controls = Controls()
+    stop = StopSignal()
     played: list[tuple[Summary, Path]] = []
 
     def ended(run: Run) -> None:
@@ -85,9 +85,9 @@ async def _play(
 
         played.append((write_reports(run.folder), run.folder))
 
-    with progress_on_terminal(output) as progress, interruptible(controls, quiet=output != "text"):
-        await api.repeat(plan, repeats, results=out, workers=workers, progress=progress, controls=controls, ended=ended)
-    return played, controls.wish.asked
+    with progress_on_terminal(output) as progress, interruptible(stop, quiet=output != "text"):
+        await api.repeat(plan, repeats, results=out, workers=workers, progress=progress, stop=stop, ended=ended)
+    return played, stop.requested
 
 
 def _keep_baseline(summary: Summary, folder: Path, place: Path) -> None:

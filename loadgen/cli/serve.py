@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from loadgen.cli.interrupt import interruptible
-from loadgen.engine.run import Controls
+from loadgen.engine.stop import StopSignal
 from loadgen.scenario import Model
 from loadgen.scenario.resolve import asked_model
 from loadgen.targets.llamacpp.target import serve_llamacpp
@@ -24,9 +24,9 @@ def serve(
 
 
 async def _serve(model: Model, port: int) -> None:
-    controls = Controls()
-    with interruptible(controls, quiet=True):
+    stop = StopSignal()
+    with interruptible(stop, quiet=True):
         async with serve_llamacpp(model, port=port) as served:
             typer.echo(served.base_url)
             typer.echo(f"{served.card.alias}; Ctrl-C stops it", err=True)
-            await controls.wish.wait()
+            await stop.wait()

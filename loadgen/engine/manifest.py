@@ -37,7 +37,7 @@ class ManifestWriter:
         if probe is not None:
             self._add(served, {"probe": msgspec.to_builtins(probe)})
 
-    def part(self, served: Served) -> None:
+    def record_unload(self, served: Served) -> None:
         """Note what was seen as a model was let go."""
         self._add(served, served.unload_info)
 
@@ -48,7 +48,7 @@ class ManifestWriter:
         )
         self._update(models=models)
 
-    def skip(self, target: str, model: str, error: LoadgenError) -> None:
+    def record_skip(self, target: str, model: str, error: LoadgenError) -> None:
         """Note that a model could not be used, and why: its stages stand in the summary all the same."""
         problem = error.problem if isinstance(error, TargetError) else "input"
         changes = {"skipped": str(error), "problem": problem}
@@ -58,16 +58,16 @@ class ManifestWriter:
         )
         self._update(stages=stages)
 
-    def lost(self, target: str, model: str, level: str, why: str) -> None:
+    def record_server_exit(self, target: str, model: str, level: str, reason: str) -> None:
         """Note that a model's server ended of itself at a level: that stage says so, those behind it are skipped."""
         died = False
         stages = []
         for stage in self._manifest.stages:
             if (stage.target, stage.model) == (target, model):
                 if stage.level == level:
-                    died, stage = True, msgspec.structs.replace(stage, server_ended=why)
+                    died, stage = True, msgspec.structs.replace(stage, server_ended=reason)
                 elif died:
-                    stage = msgspec.structs.replace(stage, skipped=f"its server is gone: {why}", problem="died")
+                    stage = msgspec.structs.replace(stage, skipped=f"its server is gone: {reason}", problem="died")
             stages.append(stage)
         self._update(stages=tuple(stages))
 

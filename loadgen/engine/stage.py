@@ -1,23 +1,26 @@
-"""Plays one stage, or one part of it, in this process: makes its requests, sends, keeps, and watches itself. Knows no
-terminal, and not whether others play the rest."""
+"""Plays one stage, or one part of it: makes its requests, sends them, and records what came of each. Knows no terminal.
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+From a planned request to its record, read down `LocalStageRunner`: a player calls `play`, which sends each attempt by
+the client (`send`, the one seam to servers) and hands its record to the sinks, of which the run's log is the first.
+"""
+
+import itertools
+from typing import Protocol
 
 import msgspec
 from msgspec import Struct
 
-from loadgen.analysis.stop_rule import Sample, StopRuleMonitor, sampler
-from loadgen.clock import SystemClock, process_cpu_ns, thread_cpu_ns, utc_now
-from loadgen.engine.players import EngineIO, RetryPolicy, play, play_warmup
-from loadgen.engine.retry import is_last, wait_ns
+from loadgen.clock import Clock, process_cpu_ns, thread_cpu_ns, utc_now
+from loadgen.engine.players import WarmUp, measured_player
+from loadgen.engine.retry import as_one, given_up, is_last, wait_ns
 from loadgen.engine.stop import StopSignal
+from loadgen.live.sink import Sinks, StageStart
 from loadgen.plan.plan import Plan, Planned, Stage
 from loadgen.plan.rng import generator
-from loadgen.record import Phase, Record, Reply, StageFacts
-from loadgen.store.run_folder import Log, folder_errors_alone
+from loadgen.record import Phase, Record, Reply
+from loadgen.store.run_folder import folder_errors_alone
 from loadgen.targets.adapter.in_process import Question, question_of
-from loadgen.targets.probe.answers import AnswerSampler
+from loadgen.targets.probe.answers import AnswerSampler, StreamAnswers
 from loadgen.targets.registry import target_name
 from loadgen.targets.request import ask_of, body_of, deadlines_of
 from loadgen.targets.served import Served
@@ -28,182 +31,229 @@ from loadgen.wire.reply import read_reply
 OPEN_LOOP_CONNECTIONS = 8
 
 
-class Player(Struct, frozen=True):
-    """What all stages that are played in one process share. epoch_ns: the run's beginning, on the monotonic clock.
-    ended: told of each request's record, after it has been written; not of attempts that were not the last. enough:
-    ends the stage that is being played."""
+class RunContext(Struct, frozen=True):
+    """What all stages share that one process plays."""
 
     plan: Plan
     client: Client
-    log: Log
+    clock: Clock
     epoch_ns: int
+    """The run's beginning, on the clock; moments in records count from it."""
     stop: StopSignal
-    ended: Callable[[Record], None]
-    enough: StopSignal | None = None
 
 
-class Staged(Struct, frozen=True):
-    """A stage that is ready to be played here: `warm_up`, then `measure`. sampler: what its answers show, then."""
+class StageRunner(Protocol):
+    """Plays one stage: `warm_up`, then `measure`. Tells the sinks of both."""
 
-    stage: Stage
-    ready: dict[int, Served]
-    player: Player
-    observer: Observer
-    ports: EngineIO
-    sampler: AnswerSampler
+    async def warm_up(self) -> None:
+        """Connect, and play the warm-up requests. Raises FolderError as soon as a record cannot be written."""
 
+    async def measure(self) -> None:
+        """Play the measured requests. Raises FolderError as `warm_up` does: nothing more is sent."""
 
-def staged(stage: Stage, ready: dict[int, Served], player: Player, *, watched: tuple[int, ...] = ()) -> Staged:
-    """Make a stage's requests. ready: its models that are being served, by their index in the plan. watched: processes
-    of servers, whose CPU and memory go into the facts."""
-    again = _again(stage, player) if player.plan.scenario.retries.attempts else None
-    adapters = [adapter for index in stage.models if (adapter := ready[index].adapter) is not None]
-    # A model in this process takes its CPU from it; ours is then that of the thread that we are in.
-    observer = Observer(
-        lambda: (
-            player.client.in_flight + sum(adapter.in_flight for adapter in adapters) + (again.waiting if again else 0)
-        ),
-        watched,
-        thread_cpu_ns if adapters else process_cpu_ns,
-    )
-    answers = AnswerSampler()
-    ports = EngineIO(
-        send=_sender(stage, ready, player, observer, answers),
-        keep=_keeper(stage, player),
-        clock=SystemClock(),
-        epoch_ns=player.epoch_ns,
-        stop=player.stop,
-        enough=player.enough,
-        again=again,
-    )
-    return Staged(stage, ready, player, observer, ports, answers)
+    def answers(self) -> StreamAnswers:
+        """What the stage's first answers showed of their servers, when it is over."""
+        ...
 
 
-async def warm_up(staged: Staged) -> None:
-    """Open about as many connections as the stage will need, and play its warm-up requests."""
-    stage = staged.stage
-    count = stage.users or min(stage.max_in_flight or OPEN_LOOP_CONNECTIONS, OPEN_LOOP_CONNECTIONS)
-    for index in stage.models:
-        served = staged.ready[index]
-        if served.adapter is None:
-            await staged.player.client.open_connections(f"{served.base_url}/models", count, served.headers)
-    with folder_errors_alone():
-        await play_warmup(stage, staged.ports)
+class StageRunners(Protocol):
+    """Whoever plays the stages of a run: this process, or a pool of others."""
+
+    def runner_of(
+        self, stage: Stage, served: dict[int, Served], stop: StopSignal, sinks: Sinks, server_pids: tuple[int, ...]
+    ) -> StageRunner:
+        """The runner of one stage.
+
+        served: its models, by their index in the plan. stop: the stage's own. server_pids: processes of servers, whose
+        CPU and memory go into the stage's facts.
+        """
+        ...
 
 
-async def measure(staged: Staged, tell: Callable[[StageFacts], None], start_ns: int | None = None) -> None:
-    """Play a stage's measured requests from a moment of the clock on (None: now). tell: takes what was seen meanwhile,
-    whatever ended the stage. Raises FolderError as soon as a record cannot be written: nothing more is sent."""
-    stage, player, observer = staged.stage, staged.player, staged.observer
-    observer.start()
-    try:
+class LocalRunners:
+    """Plays the stages of a run in this process."""
+
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+
+    def runner_of(
+        self, stage: Stage, served: dict[int, Served], stop: StopSignal, sinks: Sinks, server_pids: tuple[int, ...] = ()
+    ) -> "LocalStageRunner":
+        return LocalStageRunner(self._context, stage, served, stop, sinks, server_pids)
+
+
+class LocalStageRunner:
+    """Plays one stage, or one part of it, in this process; a `StageRunner`, and its players' `RequestRunner`."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        stage: Stage,
+        served: dict[int, Served],
+        stop: StopSignal,
+        sinks: Sinks,
+        server_pids: tuple[int, ...] = (),
+    ) -> None:
+        """Makes the bodies of all requests, once a prompt. The arguments are those of `StageRunners.runner_of`."""
+        self._context = context
+        self._stage = stage
+        self._served = served
+        self._sinks = sinks
+        self._answers = AnswerSampler()
+        self._retrying = 0
+        """Requests that wait for their next attempt."""
+        self._requests = _requests_of(context.plan, stage, served)
+        # A model in this process takes its CPU from it; ours is then that of the thread that we are in.
+        has_adapter = any(served[index].adapter is not None for index in stage.models)
+        self._observer = Observer(self._in_flight, server_pids, thread_cpu_ns if has_adapter else process_cpu_ns)
+        self.stop = stop
+
+    @property
+    def clock(self) -> Clock:
+        return self._context.clock
+
+    @property
+    def run_stop(self) -> StopSignal:
+        return self._context.stop
+
+    async def warm_up(self) -> None:
+        """Open about as many connections as the stage will need, and play its warm-up requests."""
+        stage = self._stage
+        self._sinks.start(start_of(self._context.plan, stage))
+        count = stage.users or min(stage.max_in_flight or OPEN_LOOP_CONNECTIONS, OPEN_LOOP_CONNECTIONS)
+        for index in stage.models:
+            served = self._served[index]
+            if served.adapter is None:
+                await self._context.client.open_connections(f"{served.base_url}/models", count, served.headers)
         with folder_errors_alone():
-            await play(stage, msgspec.structs.replace(staged.ports, start_ns=start_ns))
-    finally:
-        identity = identity_of(player.plan, stage)
-        tell(await observer.stop(epoch_ns=player.epoch_ns, complete=not player.stop.asked, **identity))
+            await WarmUp(stage, self).play()
 
+    async def measure(self, start_ns: int | None = None) -> None:
+        """Play the measured requests from a moment of the clock on (None: now); then the sinks are told of the stage's
+        facts, whatever ended it."""
+        context, stage = self._context, self._stage
+        self._observer.start()
+        try:
+            with folder_errors_alone():
+                await measured_player(stage, self, self.clock.now_ns() if start_ns is None else start_ns).play()
+        finally:
+            start = start_of(context.plan, stage)
+            facts = await self._observer.stop(
+                epoch_ns=context.epoch_ns,
+                complete=not context.stop.requested,
+                models=start.models,
+                targets=start.targets,
+                level=start.level,
+                settled=self.stop.rule_met,
+            )
+            self._sinks.stop(facts)
 
-def samples_of(plan: Plan, stage: Stage) -> Callable[[Record], Sample | None] | None:
-    """What tells of a record to whoever decides that enough is known; None for a stage that is played to its end."""
-    if stage.until is None:
-        return None
-    identity = identity_of(plan, stage)
-    who = tuple(zip(identity["targets"], identity["models"], strict=True))
-    return sampler(stage.until, who, closed=stage.due_ns is None)
+    def answers(self) -> StreamAnswers:
+        return self._answers.answers()
 
-
-def watch_over(
-    plan: Plan, stage: Stage, enough: Callable[[], None], say: Callable[[str], None]
-) -> StopRuleMonitor | None:
-    """Who decides that enough is known of a stage; None for one that is played to its end."""
-    if stage.until is None:
-        return None
-    return StopRuleMonitor(stage.until, len(stage.models), plan.scenario.floor, enough=enough, say=say)
-
-
-def identity_of(plan: Plan, stage: Stage) -> dict[str, Any]:
-    """By what the facts of a stage say whose they are."""
-    models = [plan.models[index] for index in stage.models]
-    return {
-        "models": tuple(model.name for model in models),
-        "targets": tuple(target_name(model) for model in models),
-        "level": stage.level.label,
-    }
-
-
-def _sender(
-    stage: Stage, ready: dict[int, Served], player: Player, observer: Observer, answers: AnswerSampler
-) -> Callable[[Planned, int], Awaitable[Reply]]:
-    """What the engine sends with: bodies are made once a prompt, before the request is due."""
-    plan, deadlines = player.plan, deadlines_of(player.plan.scenario.timeouts)
-    asks: dict[tuple[int, int], Ask | Question] = {}
-    for model in stage.models:
-        for prompt in range(stage.prompts):
-            served, body = ready[model], body_of(plan, Planned(model=model, index=0, prompt=prompt))
-            made = ask_of(served, body, deadlines) if served.adapter is None else question_of(body, deadlines)
-            asks[model, prompt] = made
-
-    async def send(planned: Planned, dispatched_ns: int) -> Reply:
-        ask, adapter = asks[planned.model, planned.prompt], ready[planned.model].adapter
-        if isinstance(ask, Question):
-            assert adapter is not None
-            return await adapter.send(ask, dispatched_ns, epoch_ns=player.epoch_ns, keep_text=plan.scenario.keep_text)
-        exchange = await player.client.send(ask, dispatched_ns)
-        reply, lags_ns = read_reply(
-            exchange,
-            epoch_ns=player.epoch_ns,
-            wall_offset_ns=observer.wall_offset_ns,
-            keep_text=plan.scenario.keep_text,
-        )
-        observer.stamp_lags.record(lags_ns)
-        answers.take(planned.model, exchange, reply)
+    async def play(self, planned: Planned, phase: Phase, intended_ns: int, held_ns: int = 0) -> Reply:
+        first = None
+        for attempt in itertools.count():
+            reply = await self.send(planned, self.clock.now_ns())
+            if held_ns:
+                reply = msgspec.structs.replace(reply, held_ns=held_ns)
+            first = first or reply
+            reply = as_one(first, reply, attempt)
+            pause_ns = self._retry_pause_ns(planned, phase, reply)
+            if pause_ns is None:
+                break
+            self._sinks.retry(self._record(planned, phase, intended_ns, reply))
+            await self._wait_to_retry(self.ended_ns(reply) + pause_ns)
+            if self.run_stop.requested:
+                reply = given_up(reply, self.clock.now_ns() - self._context.epoch_ns)
+                break
+        self._sinks.record(self._record(planned, phase, intended_ns, reply))
         return reply
 
-    return send
+    def skip(self, planned: Planned, phase: Phase, intended_ns: int, reply: Reply) -> None:
+        self._sinks.record(self._record(planned, phase, intended_ns, reply))
 
+    def ended_ns(self, reply: Reply) -> int:
+        # What a server does between the orderly end and the last byte is the server's time, not lateness of ours.
+        moments = [moment for moment in (reply.end_ns, reply.last_byte_ns) if moment is not None]
+        return self._context.epoch_ns + max(moments) if moments else self.clock.now_ns()
 
-def _keeper(stage: Stage, player: Player) -> Callable[[Planned, Phase, int, Reply], None]:
-    write = _writer(stage, player)
+    async def send(self, planned: Planned, dispatched_ns: int) -> Reply:
+        """Send one attempt and wait for its end. Never raises for what a server does."""
+        context, request = self._context, self._requests[planned.model, planned.prompt]
+        keep_text = context.plan.scenario.keep_text
+        if isinstance(request, Question):
+            adapter = self._served[planned.model].adapter
+            assert adapter is not None
+            return await adapter.send(request, dispatched_ns, epoch_ns=context.epoch_ns, keep_text=keep_text)
+        exchange = await context.client.send(request, dispatched_ns)
+        reply, lags_ns = read_reply(
+            exchange,
+            epoch_ns=context.epoch_ns,
+            wall_offset_ns=self._observer.wall_offset_ns,
+            keep_text=keep_text,
+        )
+        self._observer.stamp_lags.record(lags_ns)
+        self._answers.take(planned.model, exchange, reply)
+        return reply
 
-    def keep(planned: Planned, phase: Phase, intended_ns: int, reply: Reply) -> None:
-        player.ended(write(planned, phase, intended_ns, reply))
-
-    return keep
-
-
-def _again(stage: Stage, player: Player) -> RetryPolicy:
-    """When requests are asked again, by the scenario and chance of its seed. Each attempt is written as it ends."""
-    scenario, write = player.plan.scenario, _writer(stage, player)
-
-    def wait(planned: Planned, phase: Phase, reply: Reply) -> int | None:
-        if is_last(scenario.retries, reply):
-            return None
-        who = (planned.model, stage.level.label, phase, planned.index, reply.attempt)
-        return wait_ns(scenario.retries, reply, generator(scenario.seed, "retry", *who), utc_now())
-
-    def keep(planned: Planned, phase: Phase, intended_ns: int, reply: Reply) -> None:
-        write(planned, phase, intended_ns, reply)
-
-    return RetryPolicy(wait, keep)
-
-
-def _writer(stage: Stage, player: Player) -> Callable[[Planned, Phase, int, Reply], Record]:
-    plan, level = player.plan, stage.level.label
-
-    def write(planned: Planned, phase: Phase, intended_ns: int, reply: Reply) -> Record:
+    def _record(self, planned: Planned, phase: Phase, intended_ns: int, reply: Reply) -> Record:
+        plan = self._context.plan
         model = plan.models[planned.model]
-        record = Record(
+        return Record(
             **msgspec.structs.asdict(reply),
             model=model.name,
             target=target_name(model),
-            level=level,
+            level=self._stage.level.label,
             index=planned.index,
             phase=phase,
             prompt_id=plan.prompts[planned.prompt].id,
-            intended_ns=intended_ns,
+            intended_ns=intended_ns - self._context.epoch_ns,
         )
-        player.log.append(record)
-        return record
 
-    return write
+    def _retry_pause_ns(self, planned: Planned, phase: Phase, reply: Reply) -> int | None:
+        """How long after the end of an attempt the next one is made; None: it was the last."""
+        scenario = self._context.plan.scenario
+        if self.run_stop.requested or is_last(scenario.retries, reply):
+            return None
+        # By chance of the scenario's seed, so that who is refused together does not come back together.
+        who = (planned.model, self._stage.level.label, phase, planned.index, reply.attempt)
+        return wait_ns(scenario.retries, reply, generator(scenario.seed, "retry", *who), utc_now())
+
+    async def _wait_to_retry(self, until_ns: int) -> None:
+        self._retrying += 1
+        try:
+            await self.run_stop.sleep_until_ns(self.clock, until_ns)
+        finally:
+            self._retrying -= 1
+
+    def _in_flight(self) -> int:
+        adapters = (self._served[index].adapter for index in self._stage.models)
+        in_adapters = sum(adapter.in_flight for adapter in adapters if adapter is not None)
+        return self._context.client.in_flight + in_adapters + self._retrying
+
+
+def start_of(plan: Plan, stage: Stage) -> StageStart:
+    """What sinks are told of a stage, or of a part of it, when it begins."""
+    models = [plan.models[index] for index in stage.models]
+    return StageStart(
+        models=tuple(model.name for model in models),
+        targets=tuple(target_name(model) for model in models),
+        level=stage.level.label,
+        count=stage.count,
+        duration_s=None if stage.duration_ns is None else stage.duration_ns / 1e9,
+    )
+
+
+def _requests_of(plan: Plan, stage: Stage, served: dict[int, Served]) -> dict[tuple[int, int], Ask | Question]:
+    """The requests of a stage by (model, prompt), ready to be sent: nothing of them is made while others are timed."""
+    deadlines = deadlines_of(plan.scenario.timeouts)
+    requests: dict[tuple[int, int], Ask | Question] = {}
+    for model in stage.models:
+        for prompt in range(stage.prompts):
+            body = body_of(plan, Planned(model=model, index=0, prompt=prompt))
+            is_adapter = served[model].adapter is not None
+            requests[model, prompt] = (
+                question_of(body, deadlines) if is_adapter else ask_of(served[model], body, deadlines)
+            )
+    return requests

@@ -1,35 +1,95 @@
-"""When a run is to end: a wish that is asked once, and wakes whoever waits."""
+"""How a run, or one stage of it, is ended before its time: a signal of two levels that wakes whoever waits."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, Final
+import contextlib
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Final, Literal
 
 from loadgen.clock import Clock
 
 INTERRUPTIBLE_NS: Final = 20_000_000
 """A wait longer than this can be cut short by a stop; a shorter one is not worth two tasks."""
 
+StopLevel = Literal["drain", "cancel"]
+"""drain: no request begins any more, those in flight may end. cancel: those in flight are given up as well."""
+
 
 class StopSignal:
-    """The person's wish to end the run: asked once, no new request is sent, and those in flight may end."""
+    """The wish to end a run, which only ever grows: from none to drain, from drain to cancel.
+
+    A stage has a signal of its own (`of_stage`), which follows the run's and is drained when the stage's stop rule is
+    met: that ends this stage, and not the run.
+    """
 
     def __init__(self) -> None:
+        self.level: StopLevel | None = None
+        self.rule_met = False
+        """The stage ends because its stop rule is met: what has not begun was never promised."""
         self._event = asyncio.Event()
+        self._listeners: list[Callable[[StopLevel], None]] = []
 
     @property
-    def asked(self) -> bool:
-        return self._event.is_set()
+    def requested(self) -> bool:
+        return self.level is not None
 
-    def ask(self) -> None:
+    def drain(self) -> None:
+        """Ask that no request begins any more."""
+        if self.level is None:
+            self._raise_to("drain")
+
+    def cancel(self) -> None:
+        """Ask that what is in flight is given up as well."""
+        if self.level != "cancel":
+            self._raise_to("cancel")
+
+    def escalate(self) -> StopLevel:
+        """Ask for an end: the first time to drain, after that to cancel. Returns the level asked for."""
+        level: StopLevel = "cancel" if self.requested else "drain"
+        self._raise_to(level)
+        return level
+
+    def meet_rule(self) -> None:
+        """End this stage because its stop rule is met."""
+        self.rule_met = True
+        self.drain()
+
+    def _raise_to(self, level: StopLevel) -> None:
+        self.level = level
         self._event.set()
+        for listener in tuple(self._listeners):
+            listener(level)
+
+    @contextlib.contextmanager
+    def calling(self, listener: Callable[[StopLevel], None]) -> Iterator[None]:
+        """While the context lasts, call `listener` with each level that is reached; at once with one that is."""
+        self._listeners.append(listener)
+        try:
+            if self.level is not None:
+                listener(self.level)
+            yield
+        finally:
+            self._listeners.remove(listener)
+
+    @contextlib.contextmanager
+    def cancelling(self, give_up: Callable[[], None]) -> Iterator[None]:
+        """While the context lasts, call `give_up` when what is in flight is to be given up."""
+        with self.calling(lambda level: give_up() if level == "cancel" else None):
+            yield
+
+    @contextlib.contextmanager
+    def of_stage(self) -> Iterator["StopSignal"]:
+        """The signal of one stage of the run that this is the signal of."""
+        stage = StopSignal()
+        with self.calling(stage._raise_to):
+            yield stage
 
     async def wait(self) -> None:
-        """Until somebody asks."""
+        """Until an end is asked for."""
         await self._event.wait()
 
     async def sleep_until_ns(self, clock: Clock, deadline_ns: int) -> None:
-        """Sleep until the deadline, or until a stop is asked for."""
-        if self.asked:
+        """Sleep until the deadline, or until an end is asked for."""
+        if self.requested:
             return
         if deadline_ns - clock.now_ns() <= INTERRUPTIBLE_NS:
             await clock.sleep_until_ns(deadline_ns)
@@ -37,13 +97,13 @@ class StopSignal:
         await self.or_done(clock.sleep_until_ns(deadline_ns))
 
     async def or_done(self, wait: Coroutine[Any, Any, None]) -> None:
-        """Await something that may be given up, until it is done or a stop is asked for."""
+        """Await something that may be given up, until it is done or an end is asked for."""
         done = asyncio.ensure_future(wait)
-        asked = asyncio.ensure_future(self._event.wait())
+        requested = asyncio.ensure_future(self._event.wait())
         try:
-            await asyncio.wait((done, asked), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((done, requested), return_when=asyncio.FIRST_COMPLETED)
             if done.done():
                 done.result()  # what went wrong in it is not lost
         finally:
             done.cancel()
-            asked.cancel()
+            requested.cancel()

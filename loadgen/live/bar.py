@@ -1,13 +1,14 @@
-"""What a person sees while a run is on: progress on standard error. Measures nothing."""
+"""The sink that a person sees: progress on standard error while a run is on. Measures nothing."""
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from loadgen.live.sink import NullSink, StageStart
 from loadgen.record import Record
 from loadgen.redact import printable
 
 
-class Bar:
+class Bar(NullSink):
     """Progress on standard error: a bar a stage on a terminal, nothing where there is none."""
 
     def __init__(self) -> None:
@@ -52,37 +53,31 @@ class Bar:
             self._progress.remove_task(self._work)
             self._work = None
 
-    def stage(self, title: str, total: int | None, duration_s: float | None) -> None:
+    def start(self, stage: StageStart) -> None:
+        bound = "" if stage.duration_s is None else f", at most {stage.duration_s:g} s"
+        self.begin(f"{', '.join(stage.models)} {stage.level}{bound}", 0, stage.count)
+
+    def begin(self, title: str, completed: int, total: int | None) -> None:
+        """Begin another bar, of which so much is done already."""
         self._end_work()  # of a model that was skipped: its bar stands where the download stopped
         if self._task is not None:
             self._progress.remove_task(self._task)
-        bound = "" if duration_s is None else f", at most {duration_s:g} s"
-        self._failed, self._title, self._known = 0, printable(title + bound), ""
-        self._task = self._progress.add_task(self._title, total=total)
+        self._failed, self._title, self._known = 0, printable(title), ""
+        self._task = self._progress.add_task(self._title, total=total, completed=completed)
 
-    def ended(self, record: Record) -> None:
+    def record(self, record: Record) -> None:
         if self._task is None or record.phase != "measured":
             return
         self._progress.advance(self._task)
         if record.outcome != "ok":
-            self._fail(self._task, self._failed + 1)
+            self._failed += 1
+            self._describe(self._task)
 
-    def counts(self, ended: int, failed: int) -> None:
-        if self._task is None:
-            return
-        self._progress.update(self._task, completed=ended)
-        if failed != self._failed:
-            self._fail(self._task, failed)
-
-    def _fail(self, shown: TaskID, failed: int) -> None:
-        self._failed = failed
-        self._describe(shown)
-
-    def known(self, words: str) -> None:
-        self._known = printable(words)
+    def known(self, text: str) -> None:
+        self._known = printable(text)
         if self._task is not None:
             self._describe(self._task)
 
-    def _describe(self, shown: TaskID) -> None:
-        told = (self._title, self._known, f"{self._failed} failed" if self._failed else "")
-        self._progress.update(shown, description=" · ".join(part for part in told if part))
+    def _describe(self, task: TaskID) -> None:
+        texts = (self._title, self._known, f"{self._failed} failed" if self._failed else "")
+        self._progress.update(task, description=" · ".join(text for text in texts if text))

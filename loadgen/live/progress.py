@@ -2,38 +2,32 @@
 
 from typing import Protocol
 
-from loadgen.record import Record
+from loadgen.live.sink import NullSink, Sink
 
 
-class Progress(Protocol):
-    """Who is told how far a run is. Called from the event loop; must not block. ended: each record, where this process
-    plays. counts: how many measured requests of the stage have ended so far, and how many of them were not ok, where
-    others play. known: how precisely the percentile is known that a stage waits for, in words."""
+class Progress(Sink, Protocol):
+    """A sink that hears as well what happens between stages. Must not block."""
 
-    def note(self, text: str) -> None: ...
+    def note(self, text: str) -> None:
+        """One line about what is done now, or what has gone wrong."""
 
-    def work(self, title: str, share: float | None) -> None: ...
+    def work(self, title: str, share: float | None) -> None:
+        """Something that takes a while before a stage. share: done so far, 0 to 1; None where it is not known."""
 
-    def stage(self, title: str, total: int | None, duration_s: float | None) -> None: ...
+    def begin(self, title: str, completed: int, total: int | None) -> None:
+        """Something that is counted begins, and so much of it is done already. A stage does so by `start`."""
 
-    def ended(self, record: Record) -> None: ...
-
-    def counts(self, ended: int, failed: int) -> None: ...
-
-    def known(self, words: str) -> None: ...
+    def known(self, text: str) -> None:
+        """How precisely the percentile is known that the stage waits for, in words."""
 
 
-class Silence:
+class Silence(NullSink):
     """A progress that tells nobody."""
 
     def note(self, text: str) -> None: ...
 
     def work(self, title: str, share: float | None) -> None: ...
 
-    def stage(self, title: str, total: int | None, duration_s: float | None) -> None: ...
+    def begin(self, title: str, completed: int, total: int | None) -> None: ...
 
-    def ended(self, record: Record) -> None: ...
-
-    def counts(self, ended: int, failed: int) -> None: ...
-
-    def known(self, words: str) -> None: ...
+    def known(self, text: str) -> None: ...

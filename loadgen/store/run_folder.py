@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar
 
 import msgspec
 import orjson
@@ -24,6 +24,8 @@ STAGES: Final = "stages.jsonl"
 PARTS: Final = "requests.w*.jsonl"
 """The logs of workers, while a run is on; joined at its end."""
 SCHEMA: Final = "loadgen.manifest/1"
+READ_BYTES: Final = 1 << 20
+"""So much of a log is read at once while it is being written."""
 
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
@@ -168,13 +170,16 @@ class Log:
     def __init__(self, path: Path) -> None:
         self._folder = path.parent
         self._encode = msgspec.json.Encoder().encode
+        self.size = 0
+        """Bytes that were written here."""
         try:
             self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise no_longer_written(self._folder, error) from error
 
     def append(self, value: Struct) -> None:
-        rest = memoryview(redact_key_bytes(self._encode(value)) + b"\n")
+        line = redact_key_bytes(self._encode(value)) + b"\n"
+        rest = memoryview(line)
         try:
             while rest:  # of what a disk still has room for, a part is written, and only the rest is refused
                 rest = rest[self._file.write(rest) :]
@@ -182,9 +187,96 @@ class Log:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         except OSError as error:
             raise no_longer_written(self._folder, error) from error
+        self.size += len(line)
 
     def close(self) -> None:
         self._file.close()
+
+
+class RequestLog:
+    """The sink that keeps a run's records, each attempt a line: on disk before anybody else hears of it."""
+
+    def __init__(self, path: Path) -> None:
+        self._log = Log(path)
+
+    @property
+    def size(self) -> int:
+        """Bytes that have been written, all of whole lines."""
+        return self._log.size
+
+    def start(self, stage: object) -> None:
+        """Nothing: a record says itself of which stage it is."""
+
+    def record(self, record: Record) -> None:
+        self._log.append(record)
+
+    def retry(self, record: Record) -> None:
+        self._log.append(record)
+
+    def stop(self, facts: StageFacts) -> None:
+        """Nothing: facts have a log of their own."""
+
+    def close(self) -> None:
+        self._log.close()
+
+
+class StageLog:
+    """The sink that keeps the facts of a run's stages, each a line."""
+
+    def __init__(self, path: Path) -> None:
+        self._log = Log(path)
+
+    def start(self, stage: object) -> None:
+        """Nothing: there are no facts yet."""
+
+    def record(self, record: Record) -> None:
+        """Nothing: records have a log of their own."""
+
+    def retry(self, record: Record) -> None:
+        """Nothing, as in `record`."""
+
+    def stop(self, facts: StageFacts) -> None:
+        self._log.append(facts)
+
+    def close(self) -> None:
+        self._log.close()
+
+
+class LogReader:
+    """Reads the records of a log that another process writes, as far as that says it is written.
+
+    Raises FolderError where the log cannot be read: then the folder is gone, or its disk.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._decode = msgspec.json.Decoder(Record).decode
+        self._at = 0
+
+    def read_to(self, size: int) -> Iterator[Record]:
+        """The records that have not been read yet of the log's first `size` bytes, which end with a line."""
+        rest = b""
+        while self._at < size:
+            *lines, rest = (rest + self._read(size - self._at)).split(b"\n")
+            for line in lines:
+                yield self._decode(line)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _read(self, size: int) -> bytes:
+        try:
+            if self._file is None:
+                self._file = self._path.open("rb", buffering=0)
+            chunk = self._file.read(min(size, READ_BYTES))
+            if not chunk:  # shorter than it was: somebody has cut it off
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        except OSError as error:
+            raise no_longer_written(self._path.parent, error) from error
+        self._at += len(chunk)
+        return chunk
 
 
 def part_name(serial: int) -> str:

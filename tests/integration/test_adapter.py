@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from loadgen import api
 from loadgen.analysis.summary import StageSummary
 from loadgen.clock import SystemClock
-from loadgen.engine.run import Controls
+from loadgen.engine.stop import StopSignal
 from loadgen.record import Record
 from loadgen.report.files import write_reports
 from loadgen.scenario import Closed, Constant, Load, Model, Scenario, Timeouts
@@ -79,10 +79,12 @@ class Stuck:
 
     go: ClassVar[threading.Event] = threading.Event()
     did: ClassVar[list[object]] = []
+    asked: ClassVar[list[str]] = []
 
     def generate(self, messages: list[dict[str, str]], **sampling: object) -> Iterator[str]:
         yield "a"
         if messages[-1]["content"] != PREFLIGHT:
+            self.asked.append(messages[-1]["content"])
             self.go.wait(20)
 
     def unload(self) -> None:
@@ -115,6 +117,7 @@ def fresh() -> None:
     Scripted.said.clear()
     Scripted.did.clear()
     Stuck.did.clear()
+    Stuck.asked.clear()
     Stuck.go.clear()
 
 
@@ -265,15 +268,15 @@ async def test_a_stuck_generator_times_out_the_run_goes_on_and_nothing_is_unload
 
 
 async def test_stopped_twice_what_is_in_flight_is_given_up_with_its_stamps(tmp_path: Path) -> None:
-    controls = Controls()
+    stop = StopSignal()
     made = scenario(tmp_path, Constant(rates_per_s=(100.0,), requests=3), Stuck, warmup_requests=0)
-    playing = asyncio.create_task(api.run(made, results=tmp_path, controls=controls))
-    await eventually(lambda: bool(controls.adapters) and controls.adapters[0].in_flight == 3)
+    playing = asyncio.create_task(api.run(made, results=tmp_path, stop=stop))
+    await eventually(lambda: len(Stuck.asked) == 3)
     await asyncio.sleep(0.1)
-    assert not controls.stop()
+    assert stop.escalate() == "drain"
     await asyncio.sleep(0.05)
     assert not playing.done()
-    assert controls.stop()
+    assert stop.escalate() == "cancel"
     await asyncio.sleep(0.05)
     Stuck.go.set()
     run = await asyncio.wait_for(playing, timeout=20)

@@ -85,7 +85,7 @@ class Tormentor(Silence):
             await asyncio.gather(*self._deeds)
             self._end()
 
-    def ended(self, record: Record) -> None:
+    def record(self, record: Record) -> None:
         self._patience -= 1
         if self._patience == 0:
             deed = self._kill if self.done[-1:] == ["frozen"] else self._freeze

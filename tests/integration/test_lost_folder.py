@@ -185,7 +185,7 @@ class FillAfter(Silence):
         self._left = count
         self._fill = fill
 
-    def ended(self, record: Record) -> None:
+    def record(self, record: Record) -> None:
         self._left -= 1
         if self._left == 0:
             self._fill()

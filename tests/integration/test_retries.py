@@ -12,7 +12,7 @@ import pytest
 
 from loadgen import api
 from loadgen.analysis.summary import StageSummary
-from loadgen.engine.run import Controls
+from loadgen.engine.stop import StopSignal
 from loadgen.live.progress import Silence
 from loadgen.mock.distribution import FixedTime as Fixed
 from loadgen.mock.process import MockProcess
@@ -144,7 +144,7 @@ async def test_a_server_that_died_is_asked_until_it_is_there_again(tmp_path: Pat
         url = stack.enter_context(first).url
 
         class KillIt(Silence):
-            def ended(self, record: Record) -> None:
+            def record(self, record: Record) -> None:
                 if record.index == 0:
                     os.kill(first.pid, signal.SIGKILL)
 
@@ -162,13 +162,13 @@ async def test_a_server_that_died_is_asked_until_it_is_there_again(tmp_path: Pat
 
 
 async def test_a_stop_does_not_wait_for_another_attempt(tmp_path: Path) -> None:
-    controls = Controls()
+    stop = StopSignal()
     with Server(refusing({0: whole("503 Service Unavailable", b"{}", "Retry-After: 3000")})) as server:
         retries = Retries(attempts=1, max_backoff_s=3000.0)
         asked = scenario(tmp_path, {"m": server.url}, closed(1, 3), warmup_requests=0, retries=retries)
-        playing = asyncio.create_task(api.run(asked, results=tmp_path, controls=controls))
+        playing = asyncio.create_task(api.run(asked, results=tmp_path, stop=stop))
         await eventually(lambda: b'"http_error"' in written(tmp_path))
-        assert not controls.stop()
+        assert stop.escalate() == "drain"
         run = await asyncio.wait_for(playing, timeout=30)
     stage = first_and_only(run)
     assert counted(stage) == {"cancelled": 3}

@@ -16,7 +16,7 @@ import pytest
 from loadgen import api
 from loadgen.analysis.summary import StageSummary, summary_from
 from loadgen.cli.run import exit_code
-from loadgen.engine.run import Controls
+from loadgen.engine.stop import StopSignal
 from loadgen.errors import ExitCode
 from loadgen.live.progress import Silence
 from loadgen.plan.rng import generator
@@ -230,26 +230,26 @@ async def test_where_nobody_listens_the_reason_is_the_connection(tmp_path: Path)
 class StopAfter(Silence):
     """A person who asks for an end when so many measured requests have ended."""
 
-    def __init__(self, controls: Controls, count: int) -> None:
-        self._controls = controls
+    def __init__(self, stop: StopSignal, count: int) -> None:
+        self._stop = stop
         self._left = count
 
-    def ended(self, record: Record) -> None:
+    def record(self, record: Record) -> None:
         self._left -= record.phase == "measured"
         if self._left == 0:
-            assert not self._controls.stop()
+            assert self._stop.escalate() == "drain"
 
 
 @pytest.mark.parametrize("mode", ["closed", "constant"])
 async def test_stopped_once_what_is_in_flight_ends_and_what_is_not_sent_is_cancelled(mode: str, tmp_path: Path) -> None:
-    controls = Controls()
+    stop = StopSignal()
     load: Load = closed(3, 40) if mode == "closed" else Constant(rates_per_s=(20.0,), requests=40)
     with Server((BEGIN, *every(0.1, say("a", "b")), END)) as server:
         run = await api.run(
             scenario(tmp_path, {"m": server.url, "n": server.url}, load),
             results=tmp_path,
-            progress=StopAfter(controls, 4),
-            controls=controls,
+            progress=StopAfter(stop, 4),
+            stop=stop,
         )
     summary = write_reports(run.folder)
     stage = summary.stages[0]
@@ -269,21 +269,21 @@ async def test_stopped_twice_what_is_in_flight_is_given_up_at_once_with_its_stam
     def choose(request: Served) -> Script:
         return streamed("hi") if request.says == PREFLIGHT else (BEGIN, *every(0.02, say("a")), Hang())
 
-    controls = Controls()
+    stop = StopSignal()
     with Server(choose) as server:
         playing = asyncio.create_task(
             api.run(
                 scenario(tmp_path, {"m": server.url}, closed(3, 20), warmup_requests=0),
                 results=tmp_path,
-                controls=controls,
+                stop=stop,
             )
         )
         await eventually(lambda: sum(len(request.tokens_ns) for request in server.chats[1:]) == 3)
         await asyncio.sleep(0.1)
-        assert not controls.stop()
+        assert stop.escalate() == "drain"
         await asyncio.sleep(0.1)
         assert not playing.done(), "the first time, what is in flight may end"
-        assert controls.stop()
+        assert stop.escalate() == "cancel"
         run = await asyncio.wait_for(playing, timeout=10)
     assert counted(write_reports(run.folder).stages[0]) == {"cancelled": 20}
     given_up = [record for record in run.records if record.sent_ns is not None]

@@ -10,9 +10,9 @@ import pytest
 from loadgen import api
 from loadgen.analysis.summarize import summarize
 from loadgen.analysis.summary import StageSummary, Until, summary_from
-from loadgen.engine.run import Controls
 from loadgen.engine.stop import StopSignal
 from loadgen.live.progress import Silence
+from loadgen.live.sink import StageStart
 from loadgen.record import Record
 from loadgen.report.files import write_merged
 from loadgen.scenario import Closed, Constant, Load
@@ -81,10 +81,10 @@ async def test_a_stage_in_which_it_is_hopeless_spends_its_budget(workers: int, t
 
 @pytest.mark.asyncio
 async def test_each_level_ends_on_its_own_and_one_that_was_stopped_misses_nothing(tmp_path: Path) -> None:
-    controls = Controls()
+    stop = StopSignal()
     with Server(slow(0.01)) as server:
         asked = scenario(tmp_path, {"m": server.url}, closed((4, 3), BUDGET), until="ttft_p50:80%")
-        run = await api.run(asked, results=tmp_path, progress=SecondStage(controls.wish), controls=controls)
+        run = await api.run(asked, results=tmp_path, progress=SecondStage(stop), stop=stop)
     first, second = summarize(run).stages
     assert first.until is not None
     assert first.until.early
@@ -99,23 +99,23 @@ class Knowing(Silence):
     def __init__(self) -> None:
         self.words: list[str] = []
 
-    def known(self, words: str) -> None:
-        self.words.append(words)
+    def known(self, text: str) -> None:
+        self.words.append(text)
 
 
 class SecondStage(Silence):
     """Wants an end in the second stage."""
 
-    def __init__(self, wish: StopSignal) -> None:
-        self._wish = wish
+    def __init__(self, stop: StopSignal) -> None:
+        self._stop = stop
         self._stages = 0
 
-    def stage(self, title: str, total: int | None, duration_s: float | None) -> None:
+    def start(self, stage: StageStart) -> None:
         self._stages += 1
 
-    def ended(self, record: Record) -> None:
+    def record(self, record: Record) -> None:
         if self._stages == 2 and record.phase == "measured":
-            self._wish.ask()
+            self._stop.drain()
 
 
 # Repeated runs
@@ -124,25 +124,25 @@ class SecondStage(Silence):
 class Second(Silence):
     """Wants an end in the second run."""
 
-    def __init__(self, wish: StopSignal) -> None:
-        self._wish = wish
+    def __init__(self, stop: StopSignal) -> None:
+        self._stop = stop
         self.notes: list[str] = []
 
     def note(self, text: str) -> None:
         self.notes.append(text)
 
-    def ended(self, record: Record) -> None:
+    def record(self, record: Record) -> None:
         if "run 2 of 3" in self.notes and record.phase == "measured":
-            self._wish.ask()
+            self._stop.drain()
 
 
 @pytest.mark.asyncio
 async def test_a_person_who_stops_the_second_run_has_the_two(tmp_path: Path) -> None:
-    controls, ended = Controls(), list[Run]()
-    heard = Second(controls.wish)
+    stop, ended = StopSignal(), list[Run]()
+    heard = Second(stop)
     with Server(streamed("a", "b")) as server:
         asked = scenario(tmp_path, {"m": server.url}, closed(2, 20))
-        runs = await api.repeat(asked, 3, results=tmp_path, progress=heard, controls=controls, ended=ended.append)
+        runs = await api.repeat(asked, 3, results=tmp_path, progress=heard, stop=stop, ended=ended.append)
     assert [run.manifest.state for run in runs] == ["complete", "interrupted"]
     assert list(runs) == ended
     assert [note for note in heard.notes if note.startswith("run ")] == ["run 1 of 3", "run 2 of 3"]

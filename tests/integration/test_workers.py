@@ -15,15 +15,18 @@ import pytest
 
 from loadgen import api, child
 from loadgen.analysis.summarize import summarize
-from loadgen.engine.run import Controls
+from loadgen.clock import SYSTEM_CLOCK
+from loadgen.engine.stage import RunContext, StageRunner
 from loadgen.engine.stop import StopSignal
 from loadgen.engine.workers.pool import WorkerPool
 from loadgen.errors import InputError
 from loadgen.live.progress import Silence
+from loadgen.live.sink import NullSink, Sinks, StageStart
 from loadgen.record import Record, StageFacts
 from loadgen.scenario import Constant, Load, Model
 from loadgen.store import run_folder
 from loadgen.targets.openai import serve_url
+from loadgen.wire.client import Client
 from tests.integration.server import BEGIN, END, Hang, Script, Served, Server, every, say, streamed
 from tests.integration.test_session import PREFLIGHT, closed, counted, eventually, loadgen, measured, scenario
 
@@ -42,7 +45,8 @@ class Watching(Silence):
     """Does something the first time that so many requests have been counted in a stage."""
 
     def __init__(self, count: int, then: Callable[[], object]) -> None:
-        self.told: list[tuple[int, int]] = []
+        self.stages: list[StageStart] = []
+        self.ended = 0
         self.notes: list[str] = []
         self._count = count
         self._then = then
@@ -50,9 +54,13 @@ class Watching(Silence):
     def note(self, text: str) -> None:
         self.notes.append(text)
 
-    def counts(self, ended: int, failed: int) -> None:
-        self.told.append((ended, failed))
-        if self._count and ended >= self._count:
+    def start(self, stage: StageStart) -> None:
+        self.stages.append(stage)
+        self.ended = 0
+
+    def record(self, record: Record) -> None:
+        self.ended += record.phase == "measured"
+        if self._count and self.ended >= self._count:
             self._count = 0
             self._then()
 
@@ -84,7 +92,8 @@ async def test_two_workers_play_the_plan_of_one(mode: str, tmp_path: Path) -> No
     assert all(worker.lost is None and worker.requests for facts in run.facts for worker in facts.workers)
     assert all(facts.complete and facts.in_flight_samples for facts in run.facts)
     assert {name for facts in run.facts for name in facts.models} == {"m", "n"}
-    assert heard.told[-1] == (40, 0)
+    assert heard.ended == 40
+    assert [stage.models for stage in heard.stages] == [facts.models for facts in run.facts]
     assert sorted(path.name for path in run.folder.glob("requests*")) == [run_folder.REQUESTS]
     if mode == "constant":
         due = sorted(record.intended_ns for record in measured(run))
@@ -98,11 +107,10 @@ async def test_two_workers_play_the_plan_of_one(mode: str, tmp_path: Path) -> No
 async def test_a_worker_that_is_killed_is_reported_and_its_loss_counted_and_a_fresh_one_plays_the_next_stage(
     tmp_path: Path,
 ) -> None:
-    controls, pids = Controls(), list[int]()
+    pids = list[int]()
 
     def kill() -> None:
-        assert controls.crew is not None
-        pids.extend(controls.crew.pids)
+        pids.extend(worker.pid for worker in workers_of(os.getpid()))
         os.kill(pids[0], signal.SIGKILL)
 
     def choose(_: Served) -> Script:
@@ -111,7 +119,7 @@ async def test_a_worker_that_is_killed_is_reported_and_its_loss_counted_and_a_fr
     heard = Watching(1, kill)
     with Server(choose) as server:
         asked = scenario(tmp_path, {"m": server.url}, closed((4, 2), 40), warmup_requests=0)
-        run = await api.run(asked, results=tmp_path, workers=2, progress=heard, controls=controls)
+        run = await api.run(asked, results=tmp_path, workers=2, progress=heard)
     first, second = run.facts
     assert [worker.pid for worker in first.workers] == pids
     assert [worker.lost for worker in first.workers] == [KILLED, None]
@@ -148,17 +156,32 @@ async def with_crew(
 ) -> list[StageFacts]:
     """What is seen of a stage that a crew plays several times, where something happens each time as soon as it was told
     to prepare."""
-    told: list[StageFacts] = []
+    kept = FactsKept()
     with Server(streamed("a")) as server:
         plan = api.plan_of(scenario(folder, {"m": server.url}, closed(2, 4), warmup_requests=0))
-        crew = WorkerPool(2, plan, folder, 0, heard=lambda *_: None, note=lambda _: None, silent_s=silent_s)
-        async with crew, serve_url(plan.models[0], "t") as served:
+        context = RunContext(plan, Client(), SYSTEM_CLOCK, 0, StopSignal())
+        pool = WorkerPool(2, context, folder, lambda _: None, silent_s=silent_s)
+        async with pool, serve_url(plan.models[0], "t") as served:
             for before in befores:
-                playing = asyncio.create_task(crew.play(plan.stages[0], {0: served}, StopSignal(), told.append))
+                runner = pool.runner_of(plan.stages[0], {0: served}, context.stop, Sinks((kept,)))
+                playing = asyncio.create_task(play(runner))
                 await asyncio.sleep(0)
-                await before(crew)
+                await before(pool)
                 await playing
-    return told
+    return kept.facts
+
+
+async def play(runner: StageRunner) -> None:
+    await runner.warm_up()
+    await runner.measure()
+
+
+class FactsKept(NullSink):
+    def __init__(self) -> None:
+        self.facts: list[StageFacts] = []
+
+    def stop(self, facts: StageFacts) -> None:
+        self.facts.append(facts)
 
 
 async def test_a_worker_that_says_nothing_for_long_is_ended_and_lost(tmp_path: Path) -> None:
@@ -180,11 +203,11 @@ async def test_when_all_workers_die_the_stage_says_so_and_the_next_is_played_by_
 
 
 async def test_stopped_once_what_is_in_flight_ends_and_all_that_was_planned_is_kept(tmp_path: Path) -> None:
-    controls = Controls()
+    stop = StopSignal()
     with Server((BEGIN, *every(0.05, say("a", "b")), END)) as server:
         asked = scenario(tmp_path, {"m": server.url, "n": server.url}, closed(3, 400), warmup_requests=0)
-        heard = Watching(3, controls.stop)
-        run = await api.run(asked, results=tmp_path, workers=2, progress=heard, controls=controls)
+        heard = Watching(3, stop.drain)
+        run = await api.run(asked, results=tmp_path, workers=2, progress=heard, stop=stop)
     stage = summarize(run).stages[0]
     by_outcome = counted(stage)
     assert set(by_outcome) == {"ok", "cancelled"}
@@ -199,13 +222,13 @@ async def test_stopped_twice_what_is_in_flight_is_given_up(tmp_path: Path) -> No
     def choose(request: Served) -> Script:
         return streamed("hi") if request.says == PREFLIGHT else (BEGIN, *every(0.02, say("a")), Hang())
 
-    controls = Controls()
+    stop = StopSignal()
     with Server(choose) as server:
         asked = scenario(tmp_path, {"m": server.url}, closed(3, 9), warmup_requests=0)
-        playing = asyncio.create_task(api.run(asked, results=tmp_path, workers=2, controls=controls))
+        playing = asyncio.create_task(api.run(asked, results=tmp_path, workers=2, stop=stop))
         await eventually(lambda: sum(len(request.tokens_ns) for request in server.chats[1:]) == 3)
-        assert not controls.stop()
-        assert controls.stop()
+        assert stop.escalate() == "drain"
+        assert stop.escalate() == "cancel"
         run = await asyncio.wait_for(playing, timeout=20)
     assert counted(summarize(run).stages[0]) == {"cancelled": 9}
     given_up = [record for record in run.records if record.sent_ns is not None]

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from loadgen.engine.players import GONE_NS, REFUSED_PAUSE_NS, EngineIO, play, play_warmup
+from loadgen.engine.players import GONE_NS, REFUSED_PAUSE_NS
 from loadgen.engine.stop import INTERRUPTIBLE_NS, StopSignal
+from loadgen.live.sink import NullSink
 from loadgen.plan.plan import Level, Planned, Stage
-from loadgen.record import Outcome, Phase, Reply
+from loadgen.record import Outcome, Phase, Record, Reply
 from loadgen.scenario.stop_rule import StopRule
+from tests.players import ScriptedRunner
 from tests.virtual import START_NS, VirtualClock, run
 
 MS = 1_000_000
@@ -100,6 +102,21 @@ class Played(Struct, frozen=True):
         return [kept for kept in self.kept if kept.reply.outcome == outcome]
 
 
+class Keeping(NullSink):
+    """Keeps what the engine hands over, and ends the stage when that is enough."""
+
+    def __init__(self, stop: StopSignal | None = None, enough_after: int | None = None) -> None:
+        self.kept: list[Kept] = []
+        self._stop = stop
+        self._enough_after = enough_after
+
+    def record(self, record: Record) -> None:
+        planned = Planned(model=int(record.model), index=record.index, prompt=0)
+        self.kept.append(Kept(planned, record.phase, record.intended_ns, record))
+        if self._stop is not None and len(self.kept) == self._enough_after:
+            self._stop.meet_rule()
+
+
 def played(
     stage: Stage,
     server: Server,
@@ -111,33 +128,21 @@ def played(
 ) -> Played:
     """Play a stage; stop_ns: somebody asks for an end so long after its start. start_ns: when it is to begin, from now.
     enough_after: so many ended requests are enough."""
-    kept: list[Kept] = []
 
-    async def main() -> int:
-        stop, enough = StopSignal(), StopSignal()
+    async def main() -> tuple[list[Kept], int]:
+        run_stop = StopSignal()
+        with run_stop.of_stage() as stop:
+            sink = Keeping(stop, enough_after)
+            runner = ScriptedRunner(stage, server.send, sink, epoch_ns=EPOCH_NS, run_stop=run_stop, stop=stop)
+            begin_ns = None if start_ns is None else START_NS + start_ns
+            playing = asyncio.ensure_future(runner.play_all("warmup" if warmup else "measured", begin_ns))
+            if stop_ns is not None:
+                await CLOCK.sleep_until_ns(START_NS + stop_ns)
+                run_stop.drain()
+            await playing
+        return sink.kept, CLOCK.now_ns() - START_NS
 
-        def keep(*what: Any) -> None:
-            kept.append(Kept(*what))
-            if len(kept) == enough_after:
-                enough.ask()
-
-        ports = EngineIO(
-            send=server.send,
-            keep=keep,
-            clock=CLOCK,
-            epoch_ns=EPOCH_NS,
-            stop=stop,
-            start_ns=None if start_ns is None else START_NS + start_ns,
-            enough=enough,
-        )
-        playing = asyncio.ensure_future((play_warmup if warmup else play)(stage, ports))
-        if stop_ns is not None:
-            await CLOCK.sleep_until_ns(START_NS + stop_ns)
-            stop.ask()
-        await playing
-        return CLOCK.now_ns() - START_NS
-
-    lasted_ns = run(main())
+    kept, lasted_ns = run(main())
     return Played(kept, server, lasted_ns)
 
 
@@ -233,18 +238,18 @@ def test_the_next_request_is_intended_at_the_last_byte_and_what_the_loop_loses_a
 
 def test_where_nothing_is_known_of_the_end_a_user_asks_again_at_once() -> None:
     moments: list[int] = []
-    kept: list[int] = []
 
     async def refuse(_: Planned, dispatched_ns: int) -> Reply:
         moments.append(dispatched_ns - START_NS)
         await CLOCK.sleep_until_ns(dispatched_ns + 5 * MS)
         return Reply(outcome="truncated")
 
-    async def main() -> None:
-        keep = lambda planned, phase, intended_ns, reply: kept.append(intended_ns - FROM_EPOCH_NS)  # noqa: E731
-        await play(closed(1, 3), EngineIO(send=refuse, keep=keep, clock=CLOCK, epoch_ns=EPOCH_NS, stop=StopSignal()))
+    async def main() -> list[int]:
+        sink = Keeping()
+        await ScriptedRunner(closed(1, 3), refuse, sink, epoch_ns=EPOCH_NS).play_all("measured")
+        return [kept.intended_from_start_ns for kept in sink.kept]
 
-    run(main())
+    kept = run(main())
     assert moments == kept == [0, 5 * MS, 10 * MS]
 
 
@@ -630,8 +635,7 @@ def test_what_goes_wrong_in_the_harness_itself_is_not_taken_for_a_failed_request
         raise ZeroDivisionError
 
     async def main() -> None:
-        ports = EngineIO(send=broken, keep=lambda *_: None, clock=CLOCK, epoch_ns=EPOCH_NS, stop=StopSignal())
-        await play(opened([0]), ports)
+        await ScriptedRunner(opened([0]), broken, NullSink(), epoch_ns=EPOCH_NS).play_all("measured")
 
     with pytest.raises(ExceptionGroup) as caught:
         run(main())

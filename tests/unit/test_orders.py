@@ -7,16 +7,15 @@ import pytest
 from loadgen.engine.workers.messages import (
     CancelInFlight,
     Command,
-    Count,
     Done,
     Drain,
     Event,
     Go,
-    NewSamples,
     Prepare,
     Ready,
     StartWorker,
     StopRuleMet,
+    Update,
     decode_command,
     decode_event,
     line_of,
@@ -83,9 +82,8 @@ def test_an_order_is_one_line(order: Command) -> None:
     "word",
     [
         Ready(),
-        Count(5, 1),
-        NewSamples(((0, (1 << 60,)), (1, ()))),
-        Done(facts(in_flight_samples=((1, 2),), workers=()), Count(7, 2)),
+        Update(1 << 60, (0, 5)),
+        Done(facts(in_flight_samples=((1, 2),), workers=())),
     ],
 )
 def test_a_word_is_one_line(word: Event) -> None:
@@ -96,4 +94,4 @@ def test_a_word_is_one_line(word: Event) -> None:
 
 def test_what_is_no_part_of_a_plan_is_not_sent() -> None:
     with pytest.raises(NotImplementedError):
-        line_of(Done(facts(workers=(WorkerFacts(pid=1, requests=0, lost=object()),)), Count()))  # type: ignore[arg-type]
+        line_of(Done(facts(workers=(WorkerFacts(pid=1, requests=0, lost=object()),))))  # type: ignore[arg-type]

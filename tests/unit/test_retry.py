@@ -17,14 +17,15 @@ from loadgen.analysis import metrics
 from loadgen.analysis.stage import split_by_attempt, stages_of
 from loadgen.analysis.summarize import summarize
 from loadgen.analysis.summary import Requests
-from loadgen.engine.players import EngineIO, RetryPolicy, play, play_warmup
 from loadgen.engine.retry import as_one, asked_wait_s, is_last, is_met, wait_ns
 from loadgen.engine.stop import StopSignal
+from loadgen.live.sink import NullSink
 from loadgen.plan.plan import Level, Planned, Stage, digest, make_plan
 from loadgen.plan.prompts import load_prompts
 from loadgen.plan.rng import generator
 from loadgen.record import OUTCOMES, Phase, Record, Reply
 from loadgen.scenario import Retries, Scenario
+from tests.players import ScriptedRunner
 from tests.records import MS, S, planned, record, run_of, turn, unsent
 from tests.virtual import START_NS, VirtualClock, run
 
@@ -184,8 +185,8 @@ class Kept(Struct, frozen=True):
 
 
 class Played(Struct, frozen=True):
-    """counted: what `EngineIO.keep` was given; earlier: what `RetryPolicy.keep` was.
-    sent_ns: from the stage's start."""
+    """counted: the sink's records; earlier: the attempts that it heard were retried. sent_ns: from the stage's
+    start."""
 
     counted: list[Kept]
     earlier: list[Kept]
@@ -215,42 +216,43 @@ def played(
     warmup: bool = False,
 ) -> Played:
     """Play a stage whose server gives these answers in turn, and ok from then on. stop_ns: somebody asks for an end."""
-    counted, earlier, sent_ns, waiting = list[Kept](), list[Kept](), list[int](), list[int]()
+    sink, sent_ns, waiting = Keeping(), list[int](), list[int]()
     turns = iter(answers)
 
-    async def send(_: Planned, dispatched_ns: int) -> Reply:
-        told = next(turns, Reply(outcome="ok", status=200))
-        sent_ns.append(CLOCK.now_ns() - START_NS)
-        waiting.append(again.waiting)
-        await CLOCK.sleep_until_ns(CLOCK.now_ns() + takes_ns)
-        begun_ns = dispatched_ns - START_NS
-        return msgspec.structs.replace(told, dispatched_ns=begun_ns, sent_ns=begun_ns, end_ns=CLOCK.now_ns() - START_NS)
-
-    def wait(_: Planned, __: Phase, reply: Reply) -> int | None:
-        return None if is_last(retries, reply) else wait_ns(retries, reply, CHANCE, NOW)
-
-    again = RetryPolicy(wait, lambda request, *rest: earlier.append(Kept(request.index, *rest)))
-
     async def main() -> int:
+        async def send(_: Planned, dispatched_ns: int) -> Reply:
+            told = next(turns, Reply(outcome="ok", status=200))
+            sent_ns.append(CLOCK.now_ns() - START_NS)
+            waiting.append(runner.waiting)
+            await CLOCK.sleep_until_ns(CLOCK.now_ns() + takes_ns)
+            begun_ns = dispatched_ns - START_NS
+            end_ns = CLOCK.now_ns() - START_NS
+            return msgspec.structs.replace(told, dispatched_ns=begun_ns, sent_ns=begun_ns, end_ns=end_ns)
+
         stop = StopSignal()
-        ports = EngineIO(
-            send=send,
-            keep=lambda request, *rest: counted.append(Kept(request.index, *rest)),
-            clock=CLOCK,
-            epoch_ns=START_NS,
-            stop=stop,
-            again=again,
-        )
-        playing = asyncio.ensure_future((play_warmup if warmup else play)(stage, ports))
+        runner = ScriptedRunner(stage, send, sink, epoch_ns=START_NS, retries=retries, run_stop=stop)
+        playing = asyncio.ensure_future(runner.play_all("warmup" if warmup else "measured"))
         if stop_ns is not None:
             await CLOCK.sleep_until_ns(START_NS + stop_ns)
-            stop.ask()
+            stop.drain()
         await playing
+        assert runner.waiting == 0
         return CLOCK.now_ns() - START_NS
 
     lasted_ns = run(main())
-    assert again.waiting == 0
-    return Played(counted, earlier, sent_ns, lasted_ns, waiting)
+    return Played(sink.counted, sink.earlier, sent_ns, lasted_ns, waiting)
+
+
+class Keeping(NullSink):
+    def __init__(self) -> None:
+        self.counted: list[Kept] = []
+        self.earlier: list[Kept] = []
+
+    def record(self, record: Record) -> None:
+        self.counted.append(Kept(record.index, record.phase, record.intended_ns, record))
+
+    def retry(self, record: Record) -> None:
+        self.earlier.append(Kept(record.index, record.phase, record.intended_ns, record))
 
 
 def test_a_request_is_asked_until_it_is_answered_and_all_that_was_waited_counts() -> None:

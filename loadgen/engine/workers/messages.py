@@ -11,7 +11,6 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from loadgen.analysis.stop_rule import Sample
 from loadgen.child import Child
 from loadgen.plan.plan import Plan, Stage
 from loadgen.record import StageFacts
@@ -58,35 +57,36 @@ class Ready(Struct, frozen=True, tag=True):
     """The part is prepared."""
 
 
-class Count(Struct, frozen=True, tag=True):
-    """Measured requests of the part so far: those that have ended, and how many of them were not ok."""
+class Update(Struct, frozen=True, tag=True):
+    """How far the part is, which the worker says once an interval, and that it is alive.
 
-    ended: int = 0
-    failed: int = 0
+    The records themselves are in the worker's log, written before this is said: the conductor reads them there, so that
+    nothing is encoded twice, and no worker ever waits for who reads.
+    """
 
-
-class NewSamples(Struct, frozen=True, tag=True):
-    """What the requests that have ended since the last such word tell of what the stage waits for."""
-
-    new: tuple[Sample, ...]
+    log_bytes: int
+    """Size of the worker's log so far, all of whole lines."""
+    retries: tuple[int, ...] = ()
+    """Which lines since the last update are of attempts that were not the last of their request; from 0."""
 
 
 class Unwritable(Struct, frozen=True, tag=True):
-    """The worker's last word: its log can no longer be written. why: in one line, for the person."""
+    """The worker's last message: its log can no longer be written."""
 
-    why: str
+    reason: str
+    """In one line, for the person."""
 
 
 class Done(Struct, frozen=True, tag=True):
-    """The part has been played, and this was seen."""
+    """The part has been played, and all of its records have been told of."""
 
     facts: StageFacts
-    count: Count
     answers: StreamAnswers = {}
+    """What the part's first answers showed of their servers."""
 
 
 Command = StartWorker | Prepare | Go | Drain | StopRuleMet | CancelInFlight
-Event = Ready | Count | NewSamples | Unwritable | Done
+Event = Ready | Update | Unwritable | Done
 
 
 def _plain(value: Any) -> Any:
@@ -102,20 +102,20 @@ def _array(kind: type, value: Any) -> Any:
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_plain)
-_orders: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command, dec_hook=_array)
-_words: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+_commands: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command, dec_hook=_array)
+_events: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
-def line_of(said: Command | Event) -> bytes:
+def line_of(message: Command | Event) -> bytes:
     """One line, with its end."""
-    return _encoder.encode(said) + b"\n"
+    return _encoder.encode(message) + b"\n"
 
 
 def decode_command(line: bytes) -> Command:
     """What a conductor's line says. Raises msgspec.MsgspecError."""
-    return _orders.decode(line)
+    return _commands.decode(line)
 
 
 def decode_event(line: bytes) -> Event:
     """What a worker's line says. Raises msgspec.MsgspecError."""
-    return _words.decode(line)
+    return _events.decode(line)

@@ -13,33 +13,30 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from loadgen.analysis.stop_rule import Sample, StopRuleMonitor
 from loadgen.child import Child
-from loadgen.clock import SystemClock
-from loadgen.engine.background import Background
-from loadgen.engine.stage import identity_of, watch_over
-from loadgen.engine.stop import StopSignal
+from loadgen.engine.stage import RunContext, start_of
+from loadgen.engine.stop import StopLevel, StopSignal
 from loadgen.engine.workers.merge import together
 from loadgen.engine.workers.messages import (
     CancelInFlight,
     Command,
-    Count,
     Done,
     Drain,
     Go,
-    NewSamples,
     Prepare,
     Ready,
     StartWorker,
     StopRuleMet,
     Unwritable,
+    Update,
     decode_event,
     line_of,
 )
 from loadgen.errors import FolderError
+from loadgen.live.sink import Sinks
 from loadgen.plan.plan import Plan, Stage, parts
 from loadgen.record import StageFacts, WorkerFacts
-from loadgen.store.run_folder import folder_errors_alone, part_name
+from loadgen.store.run_folder import LogReader, folder_errors_alone, part_name
 from loadgen.targets.probe.answers import StreamAnswers, merged
 from loadgen.targets.served import Served
 from loadgen.telemetry.observer import Observer
@@ -48,9 +45,9 @@ LEAD_NS: Final = 50_000_000
 """How far ahead of "go" a stage begins: time for every worker to hear it."""
 SILENT_S: Final = 60.0
 """A worker that says nothing for so long is lost; one that is alive says how far it is every second."""
-LOOKS: Final = 4
+POLLS: Final = 4
 """In how many parts that time is waited for: a conductor that was stopped for an hour does not blame its workers."""
-LEAVE_S: Final = 10.0
+SHUTDOWN_TIMEOUT_S: Final = 10.0
 
 
 class WorkerConfig(Struct, frozen=True):
@@ -63,30 +60,28 @@ class WorkerConfig(Struct, frozen=True):
 
 
 class WorkerHandle:
-    """One worker as the conductor sees it: its process, what it has said so far, and whether it is lost."""
+    """One worker as the conductor sees it: its process, what it has said of a stage so far, and whether it is lost."""
 
-    def __init__(
-        self, child: Child, silent_s: float, heard: Callable[[], None], sampled: Callable[[Sample], None]
-    ) -> None:
+    def __init__(self, child: Child, log: LogReader, silent_s: float) -> None:
         self._child = child
+        self._log = log
         self._silent_s = silent_s
-        self._heard = heard
-        self._sampled = sampled
-        self.count = Count()
+        self._sinks = Sinks(())
+        self.requests = 0
+        """Measured requests of the stage that have ended, as far as it has said."""
         self.facts: StageFacts | None = None
         self.answers: StreamAnswers = {}
         self.lost: str | None = None
 
     @classmethod
-    async def hired(
-        cls, seat: WorkerConfig, serial: int, heard: Callable[[], None], sampled: Callable[[Sample], None]
-    ) -> "WorkerHandle":
+    async def start(cls, config: WorkerConfig, serial: int) -> "WorkerHandle":
         """Start a process, which is then told what it is for. serial: of the run's workers; no two share a log."""
         child = await Child.start(f"worker process {serial}", "loadgen.engine.workers.worker")
-        hand = cls(child, seat.silent_s, heard, sampled)
-        bare = msgspec.structs.replace(seat.plan, stages=())
-        hand.tell(StartWorker(bare, seat.epoch_ns, str(seat.folder / part_name(serial))))
-        return hand
+        log = config.folder / part_name(serial)
+        worker = cls(child, LogReader(log), config.silent_s)
+        plan = msgspec.structs.replace(config.plan, stages=())
+        worker.send(StartWorker(plan, config.epoch_ns, str(log)))
+        return worker
 
     @property
     def pid(self) -> int:
@@ -97,53 +92,64 @@ class WorkerHandle:
         """Whether it can play no further stage."""
         return self.lost is not None or self._child.output_ended
 
-    def tell(self, order: Command) -> None:
-        """Say something to it; to one that has gone, in vain."""
-        if not self.gone:
-            self._child.send(line_of(order))
+    def prepare(self, part: Stage, served: dict[int, Served], sinks: Sinks) -> None:
+        """Have it prepare its part of a stage. sinks: hear of that part's records."""
+        self.requests, self.facts, self.answers, self._sinks = 0, None, {}, sinks
+        self.send(Prepare(part, {index: served[index] for index in part.models}))
 
-    async def until(self, kind: type[Ready] | type[Done]) -> None:
-        """Wait until it says so, or is lost. Raises FolderError when it cannot write what it plays."""
-        looks = 0
+    def send(self, command: Command) -> None:
+        """Tell it something; one that has gone, in vain."""
+        if not self.gone:
+            self._child.send(line_of(command))
+
+    async def wait_for(self, kind: type[Ready] | type[Done], on_update: Callable[[], None]) -> None:
+        """Wait until it says so, or is lost, and hand its records to the sinks meanwhile.
+
+        Raises FolderError when it cannot write what it plays, or we cannot read it.
+        """
+        polls = 0
         while self.lost is None:
             try:
-                line = await self._child.read_line(self._silent_s / LOOKS)
+                line = await self._child.read_line(self._silent_s / POLLS)
             except TimeoutError:
-                looks += 1
-                if looks == LOOKS:
+                polls += 1
+                if polls == POLLS:
                     self._child.kill()
                     self.lost = f"said nothing for {self._silent_s:g} s"
                 continue
-            looks = 0
+            polls = 0
             if not line:
                 self.lost = await self._crash()
                 return
-            word = decode_event(line)
-            match word:
-                case Count():
-                    self._note(word)
-                case NewSamples():
-                    for sample in word.new:
-                        self._sampled(sample)
+            event = decode_event(line)
+            match event:
+                case Update():
+                    self._read_records(event)
+                    on_update()
                 case Unwritable():
-                    raise FolderError(word.why)
+                    raise FolderError(event.reason)
                 case Done():
-                    self.facts, self.answers = word.facts, word.answers
-                    self._note(word.count)
-            if isinstance(word, kind):
+                    self.facts, self.answers = event.facts, event.answers
+            if isinstance(event, kind):
                 return
 
-    def _note(self, count: Count) -> None:
-        self.count = count
-        self._heard()
+    def _read_records(self, update: Update) -> None:
+        retries = frozenset(update.retries)
+        for position, record in enumerate(self._log.read_to(update.log_bytes)):
+            if position in retries:
+                self._sinks.retry(record)
+            else:
+                self.requests += record.phase == "measured"
+                self._sinks.record(record)
 
-    async def leave(self) -> None:
+    async def stop(self) -> None:
         """Let it go: what it has written is there when this returns."""
+        self._log.close()
         await self._child.stop()
 
     async def _crash(self) -> str:
         """How it has ended, of one whose output has; one that goes on without is killed."""
-        await self._child.exit_code(LEAVE_S)
+        await self._child.exit_code(SHUTDOWN_TIMEOUT_S)
         crash = await self._child.crash()
         if crash is None:
             self._child.kill()
@@ -156,134 +162,152 @@ class WorkerPool:
     def __init__(
         self,
         size: int,
-        plan: Plan,
+        context: RunContext,
         folder: Path,
-        epoch_ns: int,
-        *,
-        heard: Callable[[int, int], None],
         note: Callable[[str], None],
-        known: Callable[[str], None] = lambda _: None,
+        *,
         silent_s: float = SILENT_S,
     ) -> None:
-        """heard: told how many measured requests of the stage have ended, and how many of them were not ok. note: told
-        in words of a worker that was lost. known: told in words how precisely that is known what a stage waits for."""
+        """note: told in words of a worker that was lost."""
+        self.context = context
+        self.note = note
         self._size = size
-        self._seat = WorkerConfig(plan, epoch_ns, folder, silent_s)
-        self._heard = heard
-        self._note = note
-        self._known = known
-        self._watch: StopRuleMonitor | None = None
-        self._hired = 0
-        self._hands: list[WorkerHandle] = []
-        self._playing: list[WorkerHandle] = []
+        self._config = WorkerConfig(context.plan, context.epoch_ns, folder, silent_s)
+        self._started = 0
+        self._workers: list[WorkerHandle] = []
 
     async def __aenter__(self) -> "WorkerPool":
         try:
             for _ in range(self._size):
-                self._hands.append(await self._hire())
+                self._workers.append(await self._start_worker())
         except BaseException:
             await self.__aexit__()
             raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        left = await asyncio.gather(*(hand.leave() for hand in self._hands), return_exceptions=True)
-        for failure in left:
+        results = await asyncio.gather(*(worker.stop() for worker in self._workers), return_exceptions=True)
+        for failure in results:
             if failure is not None:
                 raise failure
 
     @property
     def pids(self) -> tuple[int, ...]:
         """The processes that play now, or would play the next stage."""
-        return tuple(hand.pid for hand in self._hands)
+        return tuple(worker.pid for worker in self._workers)
 
-    def abandon(self) -> None:
-        """Have all workers give up what is under way."""
-        for hand in self._hands:
-            hand.tell(CancelInFlight())
+    def runner_of(
+        self, stage: Stage, served: dict[int, Served], stop: StopSignal, sinks: Sinks, server_pids: tuple[int, ...] = ()
+    ) -> "PooledStageRunner":
+        return PooledStageRunner(self, stage, served, stop, sinks, server_pids)
 
-    async def play(
+    async def workers_for(self, count: int) -> list[WorkerHandle]:
+        """So many workers that can play a stage: in the place of each that is lost, a fresh one."""
+        for place, worker in enumerate(self._workers):
+            if worker.gone:
+                await worker.stop()
+                self._workers[place] = await self._start_worker()
+        return self._workers[:count]
+
+    def parts_of(self, stage: Stage) -> list[Stage]:
+        """The parts of a stage, one a worker that takes part in it."""
+        return list(parts(stage, self._size))
+
+    async def _start_worker(self) -> WorkerHandle:
+        self._started += 1
+        return await WorkerHandle.start(self._config, self._started - 1)
+
+
+class PooledStageRunner:
+    """Has the workers of a pool play one stage, all parts from one moment on; a `StageRunner`."""
+
+    def __init__(
         self,
+        pool: WorkerPool,
         stage: Stage,
         served: dict[int, Served],
         stop: StopSignal,
-        tell: Callable[[StageFacts], None],
-        *,
-        watched: tuple[int, ...] = (),
-    ) -> StreamAnswers:
-        """Play a stage: warm-up, then all parts from one moment on; returns what its first answers showed. tell: takes
-        what was seen, whatever ended it. watched: processes of servers, whose CPU and memory go into the facts."""
-        shares = parts(stage, self._size)
-        await self._make_up_for_the_lost()
-        self._playing = self._hands[: len(shares)]
-        self._watch = watch_over(self._seat.plan, stage, self._tell_enough, self._known)
-        observer = Observer(lambda: 0, watched)
-        async with Background(self._drain_when_asked(stop)):
-            for hand, share in zip(self._playing, shares, strict=True):
-                hand.count, hand.facts, hand.answers = Count(), None, {}
-                hand.tell(Prepare(share, {index: served[index] for index in stage.models}))
-            await self._all(Ready)
-            observer.start()
-            try:
-                at_ns = SystemClock().now_ns() + LEAD_NS
-                for hand in self._playing:
-                    hand.tell(Go(at_ns))
-                await self._all(Done)
-            finally:
-                identity = identity_of(self._seat.plan, stage)
-                seen = await observer.stop(epoch_ns=self._seat.epoch_ns, complete=not stop.asked, **identity)
-                tell(self._together(seen, settled=self._watch is not None and self._watch.settled))
-        return merged(hand.answers for hand in self._playing)
+        sinks: Sinks,
+        server_pids: tuple[int, ...] = (),
+    ) -> None:
+        """The arguments are those of `StageRunners.runner_of`."""
+        self._pool = pool
+        self._context = pool.context
+        self._stage = stage
+        self._served = served
+        self._stop = stop
+        self._sinks = sinks
+        self._observer = Observer(lambda: 0, server_pids)
+        self._workers: list[WorkerHandle] = []
 
-    async def _hire(self) -> WorkerHandle:
-        self._hired += 1
-        return await WorkerHandle.hired(self._seat, self._hired - 1, self._tell_how_far, self._sampled)
+    async def warm_up(self) -> None:
+        """Have each worker connect and play its part of the warm-up."""
+        self._sinks.start(start_of(self._context.plan, self._stage))
+        shares = self._pool.parts_of(self._stage)
+        self._workers = await self._pool.workers_for(len(shares))
+        with self._stop.calling(self._pass_on):
+            for worker, share in zip(self._workers, shares, strict=True):
+                worker.prepare(share, self._served, self._sinks)
+            await self._wait_for_all(Ready)
 
-    async def _make_up_for_the_lost(self) -> None:
-        for place, hand in enumerate(self._hands):
-            if hand.gone:
-                await hand.leave()
-                self._hands[place] = await self._hire()
+    async def measure(self) -> None:
+        """Have all workers play their part from one moment on; then the sinks are told of the stage's facts, whatever
+        ended it."""
+        self._observer.start()
+        try:
+            with self._stop.calling(self._pass_on):
+                go = Go(self._context.clock.now_ns() + LEAD_NS)
+                for worker in self._workers:
+                    worker.send(go)
+                await self._wait_for_all(Done)
+        finally:
+            start = start_of(self._context.plan, self._stage)
+            seen = await self._observer.stop(
+                epoch_ns=self._context.epoch_ns,
+                complete=not self._context.stop.requested,
+                models=start.models,
+                targets=start.targets,
+                level=start.level,
+                settled=self._stop.rule_met,
+            )
+            facts = [worker.facts for worker in self._workers if worker.facts]
+            self._sinks.stop(together(seen, facts, [_facts_of(worker) for worker in self._workers]))
 
-    def _tell_how_far(self) -> None:
-        counts = [hand.count for hand in self._playing]
-        self._heard(sum(count.ended for count in counts), sum(count.failed for count in counts))
+    def answers(self) -> StreamAnswers:
+        return merged(worker.answers for worker in self._workers)
 
-    def _sampled(self, sample: Sample) -> None:
-        if self._watch is not None:
-            self._watch.take(sample)
-
-    def _tell_enough(self) -> None:
-        for hand in self._playing:
-            hand.tell(StopRuleMet())
-
-    async def _all(self, kind: type[Ready] | type[Done]) -> None:
-        async def wait(place: int, hand: WorkerHandle) -> None:
-            before = hand.lost
-            await hand.until(kind)
-            if hand.lost and not before:
-                told = f"worker {place + 1} of {len(self._playing)} {hand.lost}"
-                self._note(f"{told}; what it had written is kept, and the others go on")
-
+    async def _wait_for_all(self, kind: type[Ready] | type[Done]) -> None:
         with folder_errors_alone():
             async with asyncio.TaskGroup() as group:
-                for place, hand in enumerate(self._playing):
-                    group.create_task(wait(place, hand))
+                for place, worker in enumerate(self._workers):
+                    group.create_task(self._wait_for(kind, place, worker))
 
-    async def _drain_when_asked(self, stop: StopSignal) -> None:
-        await stop.wait()
-        for hand in self._hands:
-            hand.tell(Drain())
+    async def _wait_for(self, kind: type[Ready] | type[Done], place: int, worker: WorkerHandle) -> None:
+        was_lost = worker.lost
+        await worker.wait_for(kind, self._note_activity)
+        if worker.lost and not was_lost:
+            which = f"worker {place + 1} of {len(self._workers)}"
+            self._pool.note(f"{which} {worker.lost}; what it had written is kept, and the others go on")
 
-    def _together(self, seen: StageFacts, *, settled: bool) -> StageFacts:
-        workers = [
-            WorkerFacts(
-                pid=hand.pid,
-                requests=hand.count.ended,
-                cpu_share=hand.facts.cpu_share if hand.facts else None,
-                lost=hand.lost if hand.lost or hand.facts else "did not end",
-            )
-            for hand in self._playing
-        ]
-        seen = msgspec.structs.replace(seen, settled=settled)
-        return together(seen, [hand.facts for hand in self._playing if hand.facts], workers)
+    def _note_activity(self) -> None:
+        # Others send, not our client; a model that is asked needs no keeping warm all the same.
+        self._context.client.last_sent_ns = self._context.clock.now_ns()
+
+    def _pass_on(self, level: StopLevel) -> None:
+        """Tell the workers of an end that is asked for here."""
+        command: Command = StopRuleMet()
+        if level == "cancel":
+            command = CancelInFlight()
+        elif self._context.stop.requested:
+            command = Drain()
+        for worker in self._workers:
+            worker.send(command)
+
+
+def _facts_of(worker: WorkerHandle) -> WorkerFacts:
+    return WorkerFacts(
+        pid=worker.pid,
+        requests=worker.requests,
+        cpu_share=worker.facts.cpu_share if worker.facts else None,
+        lost=worker.lost if worker.lost or worker.facts else "did not end",
+    )

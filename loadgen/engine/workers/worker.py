@@ -12,153 +12,164 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import msgspec
 
-from loadgen.analysis.stop_rule import Sample
+from loadgen.clock import SYSTEM_CLOCK
 from loadgen.engine.background import Background
-from loadgen.engine.stage import Player, measure, samples_of, staged, warm_up
+from loadgen.engine.stage import LocalStageRunner, RunContext
 from loadgen.engine.stop import StopSignal
 from loadgen.engine.workers.messages import (
     CancelInFlight,
     Command,
-    Count,
     Done,
     Drain,
     Event,
     Go,
-    NewSamples,
     Prepare,
     Ready,
     StartWorker,
     StopRuleMet,
     Unwritable,
+    Update,
     decode_command,
     line_of,
 )
 from loadgen.errors import FolderError
+from loadgen.live.sink import NullSink, Sinks
 from loadgen.record import Record, StageFacts
 from loadgen.redact import guard_tracebacks
-from loadgen.store.run_folder import Log
+from loadgen.store.run_folder import RequestLog
 from loadgen.wire.client import Client
 
-COUNT_EVERY_S: Final = 0.25
+UPDATE_S: Final = 0.25
 ALIVE_EVERY: Final = 4
-"""Counts that have not changed are told only so many times less often: they say that we are alive."""
-LEAVE_S: Final = 5.0
+"""Where nothing has ended, only every so many updates are sent: they say that we are alive."""
+SHUTDOWN_TIMEOUT_S: Final = 5.0
 """A worker that was left alone and has not ended in order after so long ends at once."""
 
-Say = Callable[[Event], None]
+Send = Callable[[Event], None]
 
 
-class StageProgress:
-    """How far the part of the current stage is, and what is to be told of it."""
+class Updates(NullSink):
+    """The sink that tells the conductor of new records, once an interval; comes after the log that they are in."""
+
+    def __init__(self, log: RequestLog, send: Send) -> None:
+        self._log = log
+        self._send = send
+        self._lines = 0
+        """Written since the last update, as `_retries` counts them."""
+        self._retries: list[int] = []
+
+    def record(self, record: Record) -> None:
+        self._lines += 1
+
+    def retry(self, record: Record) -> None:
+        self._retries.append(self._lines)
+        self._lines += 1
+
+    def send(self) -> None:
+        """Send an update of all that is in the log."""
+        update = Update(self._log.size, tuple(self._retries))
+        self._lines, self._retries = 0, []
+        self._send(update)
+
+    async def send_regularly(self) -> None:
+        """Send updates four times a second while requests end, and once a second in any case; never ends by itself."""
+        silent = 0
+        while True:
+            await asyncio.sleep(UPDATE_S)
+            silent += 1
+            if self._lines or silent >= ALIVE_EVERY:
+                silent = 0
+                self.send()
+
+
+class FactsKept(NullSink):
+    """The sink that keeps the facts of the part that has been played."""
 
     def __init__(self) -> None:
-        self.begin(None)
+        self.facts: StageFacts | None = None
 
-    def begin(self, sample: Callable[[Record], Sample | None] | None) -> None:
-        """sample: of a record, where somebody waits until enough is known."""
-        self.count = Count()
-        self.enough = StopSignal()
-        self._sample = sample
-        self._new: list[Sample] = []
-
-    def new(self) -> tuple[Sample, ...]:
-        """The samples that have not been told yet."""
-        told, self._new = tuple(self._new), []
-        return told
-
-    def ended(self, record: Record) -> None:
-        sample = None if self._sample is None or self.enough.asked else self._sample(record)
-        if sample is not None:
-            self._new.append(sample)
-        if record.phase == "measured":
-            before = self.count
-            self.count = Count(before.ended + 1, before.failed + (record.outcome != "ok"))
+    def stop(self, facts: StageFacts) -> None:
+        self.facts = facts
 
 
-async def work(hire: StartWorker, say: Say, lines: BinaryIO) -> None:
-    """Do as the lines say until they end, and then raise CancelledError."""
-    orders: asyncio.Queue[Prepare | Go] = asyncio.Queue()
-    stop, tally, log = StopSignal(), StageProgress(), Log(Path(hire.log))
-    try:
-        async with Client() as client:
+class Worker:
+    """Does as the conductor's commands say, part by part."""
 
-            def take(order: Command) -> None:
-                match order:
-                    case Prepare() | Go():
-                        orders.put_nowait(order)
-                    case Drain():
-                        stop.ask()
-                    case StopRuleMet():
-                        tally.enough.ask()
-                    case CancelInFlight():
-                        stop.ask()
-                        client.abandon()
+    def __init__(self, start: StartWorker, client: Client, log: RequestLog, send: Send) -> None:
+        self._context = RunContext(start.plan, client, SYSTEM_CLOCK, start.epoch_ns, StopSignal())
+        self._log = log
+        self._send = send
+        self._updates = Updates(log, send)
+        self._commands: asyncio.Queue[Prepare | Go] = asyncio.Queue()
+        self._stage_stop: StopSignal | None = None
 
-            _listen(lines, take)
-            player = Player(hire.plan, client, log, hire.epoch_ns, stop, tally.ended)
+    def take(self, command: Command) -> None:
+        """Take a command as it arrives: an end at once, what is to be played in its turn."""
+        match command:
+            case Prepare() | Go():
+                self._commands.put_nowait(command)
+            case Drain():
+                self._context.stop.drain()
+            case StopRuleMet():
+                if self._stage_stop is not None:
+                    self._stage_stop.meet_rule()
+            case CancelInFlight():
+                self._context.stop.cancel()
+
+    async def play(self) -> None:
+        """Play parts, one after the other; never ends by itself."""
+        with self._context.stop.cancelling(self._context.client.abandon):
             while True:
-                await _play_part(player, orders, say, tally)
-    finally:
-        log.close()
+                prepare = await self._commands.get()
+                assert isinstance(prepare, Prepare)
+                with self._context.stop.of_stage() as self._stage_stop:
+                    await self._play_part(prepare, self._stage_stop)
+
+    async def _play_part(self, prepare: Prepare, stop: StopSignal) -> None:
+        kept = FactsKept()
+        sinks = Sinks((self._log, self._updates, kept))
+        part = LocalStageRunner(self._context, prepare.stage, prepare.served, stop, sinks)
+        async with Background(self._updates.send_regularly()):
+            await part.warm_up()
+            # Between "go" and the first request there is no time to look at all that we have made so far.
+            gc.collect()
+            gc.freeze()
+            self._send(Ready())
+            go = await self._commands.get()
+            assert isinstance(go, Go)
+            await part.measure(go.at_ns)
+        assert kept.facts is not None
+        self._updates.send()
+        self._send(Done(kept.facts, part.answers()))  # not where something else has ended the part: then it is not done
 
 
-async def _play_part(player: Player, orders: "asyncio.Queue[Prepare | Go]", say: Say, tally: StageProgress) -> None:
-    order = await orders.get()
-    assert isinstance(order, Prepare)
-    tally.begin(samples_of(player.plan, order.stage))
-    player = msgspec.structs.replace(player, enough=tally.enough)
-    async with _counting(tally, say):
-        part = staged(order.stage, order.served, player)
-        await warm_up(part)
-        # Between "go" and the first request there is no time to look at all that we have made so far.
-        gc.collect()
-        gc.freeze()
-        say(Ready())
-        go = await orders.get()
-        assert isinstance(go, Go)
-        seen: list[StageFacts] = []
-        await measure(part, seen.append, go.at_ns)
-        # Not where something else has ended the stage: then it is not done.
-        say(Done(seen[0], tally.count, part.sampler.answers()))
-
-
-@contextlib.asynccontextmanager
-async def _counting(tally: StageProgress, say: Say) -> AsyncIterator[None]:
-    """While it lasts, say how far we are: at most four times a second, and once a second in any case."""
-
-    async def tell() -> None:
-        told, silent = Count(), 0
-        while True:
-            await asyncio.sleep(COUNT_EVERY_S)
-            if new := tally.new():
-                say(NewSamples(new))
-            silent += 1
-            if tally.count != told or silent >= ALIVE_EVERY:
-                told, silent = tally.count, 0
-                say(told)
-
-    async with Background(tell()):
-        yield
+async def work(start: StartWorker, send: Send, lines: BinaryIO) -> None:
+    """Do as the lines say until they end, and then raise CancelledError."""
+    with contextlib.closing(RequestLog(Path(start.log))) as log:
+        async with Client() as client:
+            worker = Worker(start, client, log, send)
+            _listen(lines, worker.take)
+            await worker.play()
 
 
 def _listen(lines: BinaryIO, take: Callable[[Command], None]) -> None:
     """Hand every line to the event loop; at their end, cancel the task that called. In a thread of its own, which waits
     in the system: pipes cannot be awaited on every platform."""
-    loop, worker = asyncio.get_running_loop(), asyncio.current_task()
-    assert worker is not None
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
 
     def read() -> None:
         with contextlib.suppress(RuntimeError):  # the loop has been closed already
             for line in iter(lines.readline, b""):
                 loop.call_soon_threadsafe(take, decode_command(line))
-            loop.call_soon_threadsafe(worker.cancel)
-        threading.Event().wait(LEAVE_S)
+            loop.call_soon_threadsafe(task.cancel)
+        threading.Event().wait(SHUTDOWN_TIMEOUT_S)
         os._exit(1)
 
     threading.Thread(target=read, daemon=True).start()
@@ -171,8 +182,8 @@ def main() -> None:
     out = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whoever prints here does not break into our lines
 
-    def say(word: Event) -> None:
-        rest = memoryview(line_of(word))
+    def send(event: Event) -> None:
+        rest = memoryview(line_of(event))
         with contextlib.suppress(BrokenPipeError):  # nobody listens: then standard input ends as well
             while rest:
                 rest = rest[out.write(rest) :]
@@ -182,15 +193,15 @@ def main() -> None:
     first = lines.readline()
     if not first:
         return
-    hire = decode_command(first)
-    if not isinstance(hire, StartWorker):
-        raise msgspec.ValidationError("the first line hires")
+    start = decode_command(first)
+    if not isinstance(start, StartWorker):
+        raise msgspec.ValidationError("the first line must be a StartWorker")
     try:
-        asyncio.run(work(hire, say, lines))
+        asyncio.run(work(start, send, lines))
     except asyncio.CancelledError:
         pass
     except FolderError as error:
-        say(Unwritable(str(error)))
+        send(Unwritable(str(error)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,33 @@
+"""The sink that ends a stage when its stop rule is met. Decides nothing itself."""
+
+from collections.abc import Callable
+
+from loadgen.analysis.stop_rule import Sample, StopRuleMonitor, sampler
+from loadgen.engine.stop import StopSignal
+from loadgen.live.progress import Progress
+from loadgen.live.sink import NullSink, Sink
+from loadgen.plan.plan import Plan, Stage
+from loadgen.record import Record
+from loadgen.targets.registry import target_name
+
+
+class StopRuleSink(NullSink):
+    """Ends one stage, by its own signal, as soon as its stop rule is met for each of its models."""
+
+    def __init__(self, sample: Callable[[Record], Sample | None], monitor: StopRuleMonitor) -> None:
+        self._sample = sample
+        self._monitor = monitor
+
+    def record(self, record: Record) -> None:
+        if not self._monitor.settled:
+            self._monitor.take(self._sample(record))
+
+
+def stop_rule_sinks(plan: Plan, stage: Stage, stop: StopSignal, progress: Progress) -> tuple[Sink, ...]:
+    """The sink that ends a stage early; none for a stage that is played to its end."""
+    if stage.until is None:
+        return ()
+    models = [plan.models[index] for index in stage.models]
+    places = tuple((target_name(model), model.name) for model in models)
+    monitor = StopRuleMonitor(stage.until, len(models), plan.scenario.floor, enough=stop.meet_rule, say=progress.known)
+    return (StopRuleSink(sampler(stage.until, places, closed=stage.due_ns is None), monitor),)

@@ -1,0 +1,73 @@
+"""Who hears of a run while it is on. One sink a file; a sink sees the same records however many processes play."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from loadgen.record import Record, StageFacts
+
+
+class StageStart(Struct, frozen=True):
+    """A stage that begins."""
+
+    models: tuple[str, ...]
+    """Names of its models; beside each, in `targets`, where it is served."""
+    targets: tuple[str, ...]
+    level: str
+    count: int | None
+    """Measured requests of all models, at most; None where only time ends it."""
+    duration_s: float | None
+    """How long requests may begin, s; None where only their number ends it."""
+
+
+class Sink(Protocol):
+    """Hears of each stage: `start`, then its records as they end, then `stop`. Called from the event loop, between one
+    request and the next: it must not block."""
+
+    def start(self, stage: StageStart) -> None:
+        """A stage begins, with its warm-up."""
+
+    def record(self, record: Record) -> None:
+        """A request has ended, of the warm-up or measured. Where other processes play, some time after it did."""
+
+    def retry(self, record: Record) -> None:
+        """An attempt has failed, and the request is tried again: it is heard of in `record` when it has ended."""
+
+    def stop(self, facts: StageFacts) -> None:
+        """The stage has ended, whatever ended it."""
+
+
+class NullSink:
+    """Hears nothing; for a sink to begin from that needs not all."""
+
+    def start(self, stage: StageStart) -> None: ...
+
+    def record(self, record: Record) -> None: ...
+
+    def retry(self, record: Record) -> None: ...
+
+    def stop(self, facts: StageFacts) -> None: ...
+
+
+class Sinks:
+    """Several sinks as one, in their order."""
+
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self._sinks = tuple(sinks)
+
+    def start(self, stage: StageStart) -> None:
+        for sink in self._sinks:
+            sink.start(stage)
+
+    def record(self, record: Record) -> None:
+        for sink in self._sinks:
+            sink.record(record)
+
+    def retry(self, record: Record) -> None:
+        for sink in self._sinks:
+            sink.retry(record)
+
+    def stop(self, facts: StageFacts) -> None:
+        for sink in self._sinks:
+            sink.stop(facts)
