@@ -57,9 +57,6 @@ class Child:
         variables beside those of this process.
         """
         # In a process group of its own: a Ctrl-C in the terminal is for us, and the child must live while we drain.
-        group: dict[str, Any] = {"start_new_session": True}
-        if sys.platform == "win32":
-            group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -70,7 +67,8 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             limit=LINE_BYTES,
-            **group,
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # its name for that on Windows
         )
         return cls(process, name)
 

@@ -15,7 +15,7 @@ from loadgen.errors import InputError
 from loadgen.mock import Account, Freeze, Script, ServerStop, Truth, parse_fault, serve
 from loadgen.mock.distribution import parse_counts, parse_time_s, parse_times
 from loadgen.mock.fault import KINDS
-from loadgen.mock.process import settle
+from loadgen.mock.process import tune_process
 from loadgen.redact import printable
 
 LATE_MS: Final = 1.0
@@ -113,7 +113,7 @@ def mock(
 def _serve(script: Script, host: str, port: int, truth: Path | None, *, force: bool) -> Account:
     if truth is not None and truth.exists() and not force:
         raise InputError(f"--truth {truth}: it is there already; choose another name, or add --force")
-    settle()
+    tune_process()
     with contextlib.ExitStack() as held:
         stop = held.enter_context(ServerStop())
         held.enter_context(_stopping(stop))

@@ -24,11 +24,12 @@ async def kept_warm(plan: Plan, index: int, served: Served, client: Client) -> A
 
 async def _ping(plan: Plan, index: int, served: Served, client: Client, every_ns: int) -> None:
     clock = SystemClock()
-    served.unload_info["keep_warm_pings"] = 0
+    pings = served.unload_info.keep_warm_pings = 0
     while True:
         idle_ns = clock.now_ns() - client.last_sent_ns
         if idle_ns < every_ns or client.in_flight:
             await asyncio.sleep(max(every_ns - idle_ns, every_ns // 10) / 1e9)
             continue
         await chat(plan, index, served, client, "Hi.", 1)
-        served.unload_info["keep_warm_pings"] += 1
+        pings += 1
+        served.unload_info.keep_warm_pings = pings

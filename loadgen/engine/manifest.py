@@ -39,7 +39,7 @@ class ManifestWriter:
 
     def record_unload(self, served: Served) -> None:
         """Note what was seen as a model was let go."""
-        self._add(served, served.unload_info)
+        self._add(served, msgspec.to_builtins(served.unload_info))
 
     def _add(self, served: Served, told: dict[str, Any]) -> None:
         mine = (served.card.target, served.card.alias)

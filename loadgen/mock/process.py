@@ -127,7 +127,7 @@ class MockProcess:
 def serve_parent() -> int:
     """The child's side. Returns its exit code."""
     order = msgspec.json.decode(sys.stdin.buffer.readline(), type=ServeScript)
-    settle()
+    tune_process()
     with ServerStop() as stop:
 
         def wait_for_input_end() -> None:
@@ -150,7 +150,7 @@ def serve_parent() -> int:
     os._exit(0)  # a million stamps need not be freed one by one
 
 
-def settle() -> None:
+def tune_process() -> None:
     """Make a process fit to keep a schedule: no collector's pauses, fine timers, as many files as are allowed."""
     gc.collect()
     gc.freeze()

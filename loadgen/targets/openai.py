@@ -12,7 +12,7 @@ import psutil
 
 from loadgen.redact import api_key, redact_keys
 from loadgen.scenario import Model
-from loadgen.targets.served import ModelCard, Served
+from loadgen.targets.served import JsonObject, ModelCard, Served
 
 _THIS_MACHINE: Final = {"127.0.0.1", "localhost", "::1"}
 _FORWARDERS: Final = ("docker", "com.docker", "rootlessport", "wslrelay", "ssh", "kubectl", "gvproxy")
@@ -60,13 +60,13 @@ def _serving_pid(pid: int | None) -> int | None:
     return pid
 
 
-async def models_of(base_url: str, headers: dict[str, str]) -> list[dict[str, Any]]:
+async def models_of(base_url: str, headers: dict[str, str]) -> list[JsonObject]:
     """The entries of `/v1/models`; empty when the server does not answer with any."""
     data = (await json_of(f"{base_url}/models", headers)).get("data")
     return [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
 
 
-async def json_of(url: str, headers: dict[str, str] | None = None) -> dict[str, Any]:
+async def json_of(url: str, headers: dict[str, str] | None = None) -> JsonObject:
     """The JSON object behind a URL; empty when there is none within a few seconds."""
     value = await any_json_of(url, headers)
     return value if isinstance(value, dict) else {}
@@ -99,7 +99,7 @@ def _redacted(value: Any) -> Any:
     return value
 
 
-def card_of(alias: str, target: str, entry: dict[str, Any]) -> ModelCard:
+def card_of(alias: str, target: str, entry: JsonObject) -> ModelCard:
     """A card from one entry of `/v1/models`; what is not there, or not of the expected type, is left out."""
     meta = entry.get("meta")
     meta = meta if isinstance(meta, dict) else {}

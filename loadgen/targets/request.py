@@ -1,18 +1,16 @@
 """How a planned request becomes the request that a model's server is sent. Sends nothing."""
 
-from typing import Any
-
 import msgspec
 
 from loadgen.plan.plan import Plan, Planned
 from loadgen.plan.prompts import messages
 from loadgen.scenario import Timeouts
-from loadgen.targets.served import Served
+from loadgen.targets.served import JsonObject, Served
 from loadgen.wire.client import Ask
 from loadgen.wire.exchange import Deadlines
 
 
-def ask_of(served: Served, body: dict[str, Any], deadlines: Deadlines) -> Ask:
+def ask_of(served: Served, body: JsonObject, deadlines: Deadlines) -> Ask:
     """A request to a model that is being served, ready to send: named as the server names it."""
     full_body = body | served.extra | {"model": served.card.id}
     streams = bool(full_body["stream"])
@@ -41,10 +39,10 @@ def deadlines_of(limits: Timeouts) -> Deadlines:
     )
 
 
-def body_of(plan: Plan, planned: Planned) -> dict[str, Any]:
+def body_of(plan: Plan, planned: Planned) -> JsonObject:
     """The request's JSON body, without what its target adds."""
     scenario, sampling = plan.scenario, plan.scenario.sampling
-    body: dict[str, Any] = {
+    body: JsonObject = {
         "model": plan.models[planned.model].name,
         "messages": messages(plan.prompts[planned.prompt], scenario.system),
         "stream": sampling.stream,

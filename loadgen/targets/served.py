@@ -1,6 +1,6 @@
 """What a target hands over once it serves a model: where to send, and the model's card. Knows no measurement."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -9,6 +9,8 @@ from msgspec import Struct
 from loadgen.child import Child
 from loadgen.targets.adapter.in_process import InProcess
 
+JsonObject = dict[str, Any]
+"""A request to a server, or what one says of itself: its keys are the API's, and not known beforehand."""
 OnProgress = Callable[[str, float | None], None]
 """Is called with what a target is doing, and how much of it is done (0 to 1; None where that is not known)."""
 
@@ -45,6 +47,19 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     """Who said all this: `/v1/models`, `GGUF`, `foundry-local-sdk`, or an adapter."""
 
 
+class UnloadInfo(Struct, kw_only=True, omit_defaults=True):
+    """What became of a model that is no longer served. Filled while and after it is; what is None is not known."""
+
+    keep_warm_pings: int | None = None
+    """How often it was asked for a token so that it stays loaded."""
+    unload_s: float | None = None
+    """How long it took to unload."""
+    unload_error: str | None = None
+    """Why it was not unloaded."""
+    abandoned_calls: int | None = None
+    """Calls of an adapter that had not come back; while there are any, nothing is unloaded."""
+
+
 class Served(Struct, frozen=True, kw_only=True):
     """A model that is being served."""
 
@@ -54,7 +69,7 @@ class Served(Struct, frozen=True, kw_only=True):
     adapter: InProcess | None = None
     """The model in this process, in place of a server."""
     headers: dict[str, str] = {}
-    extra: dict[str, Any] = {}
+    extra: JsonObject = {}
     """What the body of every request needs here."""
     pid: int | None = None
     """The process that it runs in, where we may look at that."""
@@ -64,9 +79,8 @@ class Served(Struct, frozen=True, kw_only=True):
     """The model's part of `startup_s`."""
     keep_warm_s: float | None = None
     """After so long without a request it is asked for one token. None: never."""
-    settings: dict[str, Any] = {}
+    settings: Mapping[str, str | int | None] = {}
     """How the server was started."""
     child: Child | None = None
     """The server's process, where we have started it."""
-    unload_info: dict[str, Any] = msgspec.field(default_factory=dict)
-    """Filled when it is no longer served: `unload_s`, how long the model took to unload, or why it was not unloaded."""
+    unload_info: UnloadInfo = msgspec.field(default_factory=UnloadInfo)

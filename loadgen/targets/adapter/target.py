@@ -14,12 +14,12 @@ from typing import Any, Final
 
 import msgspec
 
-from loadgen.clock import SystemClock
+from loadgen.clock import now_ns
 from loadgen.errors import InputError, TargetError
 from loadgen.scenario import PYTHON_PREFIX, Model
 from loadgen.targets.adapter.in_process import InProcess, called, said, short_switches
 from loadgen.targets.adapter.threads import WorkerThreads
-from loadgen.targets.served import ModelCard, OnProgress, Served
+from loadgen.targets.served import ModelCard, OnProgress, Served, UnloadInfo
 
 UNLOAD_S: Final = 30.0
 SKETCH: Final = "def generate(self, messages, **sampling): yield text"
@@ -34,27 +34,27 @@ def class_name(target: str) -> str:
 async def serve_adapter(model: Model, on_progress: OnProgress) -> AsyncIterator[Served]:
     """A loaded adapter for as long as the context lasts. Raises InputError or TargetError on entering."""
     target = model.target or ""
-    clock, workers = SystemClock(), WorkerThreads(f"adapter-{class_name(target)}")
-    unload_info: dict[str, Any] = {}
+    workers = WorkerThreads(f"adapter-{class_name(target)}")
+    unload_info = UnloadInfo()
     with importable(model.python_path), short_switches():
         try:
-            began_ns = clock.now_ns()
+            began_ns = now_ns()
             on_progress(f"importing {target.removeprefix(PYTHON_PREFIX)}", None)
             adapter = await workers.call(lambda: resolve(target, model.python_path))
             in_process = InProcess(adapter, workers)
-            load_s = await _load(adapter, model, workers, clock)
+            load_s = await _load(adapter, model, workers)
             card = await _card(adapter, model, workers)
             yield Served(
                 base_url="",
                 adapter=in_process,
                 card=card,
                 pid=os.getpid(),
-                startup_s=(clock.now_ns() - began_ns) / 1e9,
+                startup_s=(now_ns() - began_ns) / 1e9,
                 load_s=load_s,
                 settings={"adapter": target, "generate": "in the event loop" if in_process.in_loop else "in a thread"},
                 unload_info=unload_info,
             )
-            unload_info |= await _let_go(adapter, in_process, workers, clock)
+            await _unload(adapter, in_process, workers, unload_info)
         finally:
             workers.close()
 
@@ -131,14 +131,14 @@ def _look_at(adapter: Any, target: str) -> None:
             raise InputError(f"{target}: {name}.{method} is no method; write it as one, or rename it")
 
 
-async def _load(adapter: Any, model: Model, workers: WorkerThreads, clock: SystemClock) -> float | None:
+async def _load(adapter: Any, model: Model, workers: WorkerThreads) -> float | None:
     """Load the model; seconds, or None where there is nothing to load."""
     target, name = model.target or "", class_name(model.target or "")
     if not hasattr(adapter, "load"):
         if model.options:
             raise InputError(f"{target}: {name} has no load, which the options are for; leave the options out")
         return None
-    began_ns = clock.now_ns()
+    began_ns = now_ns()
     try:
         await called(workers, adapter.load, model.name, **model.options)
     except MemoryError as error:
@@ -148,7 +148,7 @@ async def _load(adapter: Any, model: Model, workers: WorkerThreads, clock: Syste
         problem = "out_of_memory" if "memory" in str(error).lower() else "load_failed"
         remedy = f"see what {name}.load({model.name!r}) needs"
         raise TargetError(f"{name}.load: {said(error)}", problem=problem, remedy=remedy) from error
-    return (clock.now_ns() - began_ns) / 1e9
+    return (now_ns() - began_ns) / 1e9
 
 
 async def _card(adapter: Any, model: Model, workers: WorkerThreads) -> ModelCard:
@@ -172,20 +172,22 @@ async def _card(adapter: Any, model: Model, workers: WorkerThreads) -> ModelCard
         raise InputError(f"{target}: {name}.card: {error}; mend it, or leave it out") from error
 
 
-async def _let_go(adapter: Any, in_process: InProcess, workers: WorkerThreads, clock: SystemClock) -> dict[str, Any]:
-    """Unload, where nothing runs any more; what became of that, for the card."""
+async def _unload(adapter: Any, in_process: InProcess, workers: WorkerThreads, info: UnloadInfo) -> None:
+    """Unload, where nothing runs any more; `info` says what became of that."""
     in_process.abandon()
     running = await in_process.leave()
     if running:  # to unload beneath a native call may end this process, and the run with it
-        return {"abandoned_calls": running}
+        info.abandoned_calls = running
+        return
     if not hasattr(adapter, "unload"):
-        return {}
-    began_ns = clock.now_ns()
+        return
+    began_ns = now_ns()
     try:
         async with asyncio.timeout(UNLOAD_S):
             await called(workers, adapter.unload)
     except TimeoutError:
-        return {"unload_error": f"not within {UNLOAD_S:g} s"}
+        info.unload_error = f"not within {UNLOAD_S:g} s"
     except Exception as error:  # noqa: BLE001  the measurement is done; it is noted, and spoils nothing
-        return {"unload_error": said(error)}
-    return {"unload_s": (clock.now_ns() - began_ns) / 1e9}
+        info.unload_error = said(error)
+    else:
+        info.unload_s = (now_ns() - began_ns) / 1e9

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from loadgen.child import Child
-from loadgen.clock import SystemClock
+from loadgen.clock import now_ns
 from loadgen.errors import InputError, TargetError
 from loadgen.redact import redact_url
 from loadgen.scenario import FoundryLocal, Model
@@ -27,7 +27,7 @@ from loadgen.scenario.urls import mismatch_of_address
 from loadgen.store.paths import user_cache_folder
 from loadgen.targets.foundry.model.cache import ensure_model
 from loadgen.targets.openai import any_json_of, card_of, json_of, models_of
-from loadgen.targets.served import ModelCard, OnProgress, Served
+from loadgen.targets.served import JsonObject, ModelCard, OnProgress, Served, UnloadInfo
 
 TARGET: Final = "foundry"
 ENDPOINT_VARIABLE: Final = "FOUNDRY_LOCAL_ENDPOINT"
@@ -102,7 +102,7 @@ async def _attach(model: Model, url: str) -> AsyncIterator[Served]:
     root = url.removesuffix("/v1")
     loaded = await _load_model(root, model.name, str(entry["id"]))
     card = msgspec.structs.replace(card_of(loaded.identifier, TARGET, entry), id=loaded.identifier, alias=model.name)
-    unload_info: dict[str, Any] = {}
+    unload_info = UnloadInfo()
     try:
         yield Served(
             base_url=url,
@@ -115,7 +115,7 @@ async def _attach(model: Model, url: str) -> AsyncIterator[Served]:
     finally:
         if loaded.loaded_as is not None:
             with contextlib.suppress(TargetError):
-                unload_info["unload_s"] = await _time_get(f"{root}/models/unload/{quote(loaded.loaded_as)}", UNLOAD_S)
+                unload_info.unload_s = await _time_get(f"{root}/models/unload/{quote(loaded.loaded_as)}", UNLOAD_S)
 
 
 class _LoadedModel(Struct, frozen=True):
@@ -158,13 +158,12 @@ async def _loaded_ids(root: str) -> list[str] | None:
 
 async def _time_get(url: str, within_s: float) -> float:
     """Ask a service for something that takes a while; seconds until it was done. Raises TargetError."""
-    clock = SystemClock()
-    began_ns = clock.now_ns()
+    began_ns = now_ns()
     timeout = aiohttp.ClientTimeout(total=within_s)
     try:
         async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as response:
             if response.status < 400:
-                return (clock.now_ns() - began_ns) / 1e9
+                return (now_ns() - began_ns) / 1e9
             raise TargetError(f"status {response.status}: {(await response.text(errors='replace'))[:_MAX_ERROR_CHARS]}")
     except TimeoutError:
         raise TargetError(f"it did not answer within {within_s:g} s") from None
@@ -172,7 +171,7 @@ async def _time_get(url: str, within_s: float) -> float:
         raise TargetError(f"{type(error).__name__}: {error}") from error
 
 
-def find_entry(name: str, entries: list[dict[str, Any]], device: str | None = None) -> dict[str, Any] | None:
+def find_entry(name: str, entries: list[JsonObject], device: str | None = None) -> JsonObject | None:
     """The entry of `/v1/models` that a name means: its id, its id without the version, or an alias that begins it.
 
     device: an alias means only a variant for this device. Of several, the shortest id is meant: phi-4 is not
@@ -202,25 +201,24 @@ async def _pid_of(root: str) -> int | None:
 async def _start(model: Model, options: FoundryLocal, on_progress: OnProgress) -> AsyncIterator[Served]:
     if importlib.util.find_spec("foundry_local_sdk") is None:
         raise TargetError(f"foundry-local-sdk is not installed; {INSTALL}")
-    clock = SystemClock()
-    began_ns = clock.now_ns()
+    began_ns = now_ns()
     cache = await _cache_of(options, on_progress)
     child = await Child.start("Foundry Local", "loadgen.targets.foundry.service", _flags(model, options, cache))
-    unload_info: dict[str, Any] = {}
+    unload_info = UnloadInfo()
     try:
         serving = await _wait_until_serving(child, model.name, START_S + options.stall_s, on_progress)
         yield Served(
             base_url=f"{serving['url']}/v1",
             card=_card(model, serving["card"]),
             pid=serving["pid"],
-            startup_s=(clock.now_ns() - began_ns) / 1e9,
+            startup_s=(now_ns() - began_ns) / 1e9,
             load_s=serving["load_s"],
             keep_warm_s=options.keep_warm_s,
             child=child,
             settings={"version": f"foundry-local-sdk {serving['version']}"},
             unload_info=unload_info,
         )
-        unload_info["unload_s"] = await _unload(child)
+        unload_info.unload_s = await _unload(child)
     finally:
         await child.stop()
 

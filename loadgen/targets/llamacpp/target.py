@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from loadgen.child import Child, problem_of
-from loadgen.clock import SystemClock
+from loadgen.clock import now_ns
 from loadgen.errors import InputError, LoadgenError, TargetError
 from loadgen.scenario import LlamaCpp, Model
 from loadgen.targets.llamacpp.gguf_header import read_header
@@ -63,8 +63,7 @@ async def serve_llamacpp(model: Model, *, port: int = 0) -> AsyncIterator[Served
         "--threads": decode,
         "--prefill-threads": prefill,
     }
-    clock = SystemClock()
-    began_ns = clock.now_ns()
+    began_ns = now_ns()
     child = await Child.start("the embedded server", "loadgen.targets.llamacpp.server", flags, THREADS_SLEEP)
     try:
         message = await child.receive(START_S)
@@ -76,7 +75,7 @@ async def serve_llamacpp(model: Model, *, port: int = 0) -> AsyncIterator[Served
             card=await _card(model, path, base_url),
             extra={"cache_prompt": False},  # else a prompt met before is answered from a cache, and TTFT measures that
             pid=message["pid"],
-            startup_s=(clock.now_ns() - began_ns) / 1e9,
+            startup_s=(now_ns() - began_ns) / 1e9,
             child=child,
             settings={"slots": options.slots, "threads": decode, "prefill_threads": prefill, "version": _version()},
         )
