@@ -8,10 +8,14 @@ from typing import Annotated
 import msgspec
 import typer
 
+from loadgen import api
+from loadgen.cli.options import Output, ScenarioOptions
 from loadgen.cli.terminal import UNBOUND, terminal_width
+from loadgen.engine.ask_server import AskedServer, ask_servers
 from loadgen.errors import InputError, TargetError
+from loadgen.plan.plan import Plan
 from loadgen.redact import printable, redact_url
-from loadgen.report.cards import cards_text
+from loadgen.report.cards import behavior_text, cards_text
 from loadgen.report.console import json_text
 from loadgen.scenario import Model, Scenario
 from loadgen.scenario.check import first_conflict
@@ -29,6 +33,12 @@ def models(
     url: Annotated[
         list[str] | None, typer.Option("--url", help="An OpenAI-compatible endpoint, ending in /v1. Repeatable.")
     ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="With --probe: ask for this model alone. Repeatable.")
+    ] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Ask each model's server what it does: up to 17 chats a model, no run.")
+    ] = False,
     write: Annotated[
         Path | None, typer.Option("--write", metavar="PATH", help="Write the cards as a models.json, too.")
     ] = None,
@@ -39,6 +49,16 @@ def models(
 
     The targets are a scenario's, those at a URL, or else Foundry Local and the embedded server.
     """
+    if probe:
+        if write is not None:
+            raise InputError(f"--write {write} with --probe: cards, or what servers do? leave one of them out")
+        asked = ScenarioOptions(scenario=scenario, url=url, model=model, probe=True)
+        _print_probes(asked, "json" if as_json else "text")
+        return
+    if model:
+        raise InputError(
+            f"--model {model[0]}: all models are listed; add --probe to ask this one's server what it does"
+        )
     if write is not None and write.exists() and not force:
         raise InputError(f"--write {write}: it is there already; choose another name, or add --force")
     cards, problems = asyncio.run(list_cards(_places(scenario, url or []), _tell))
@@ -54,6 +74,25 @@ def models(
     else:
         width = terminal_width(without=UNBOUND)
         typer.echo(cards_text(cards, width=width), nl=False)
+
+
+def _print_probes(options: ScenarioOptions, output: Output) -> None:
+    if options.scenario is None and not options.url and not options.model:
+        raise InputError("models --probe: whom to ask? name a SCENARIO, or --url URL --model NAME")
+    plan = api.plan_of(options.load(output))
+    asked = asyncio.run(_asked(plan))
+    if not asked:
+        raise TargetError("no model could be asked", remedy="see above")
+    cards = [msgspec.to_builtins(server.card) | {"probe": msgspec.to_builtins(server.probe)} for server in asked]
+    if output == "json":
+        sys.stdout.write(json_text(cards))
+    else:
+        width = terminal_width(without=UNBOUND)
+        typer.echo(behavior_text(cards, width=width), nl=False)
+
+
+async def _asked(plan: Plan) -> list[AskedServer]:
+    return [server async for server in ask_servers(plan, lambda line: typer.echo(printable(line), err=True))]
 
 
 def _places(scenario: str | None, urls: list[str]) -> list[Model]:

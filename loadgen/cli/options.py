@@ -69,6 +69,9 @@ class ScenarioOptions(Struct, frozen=True):
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the scenario.")
     ] = None
+    probe: Annotated[
+        bool, typer.Option("--probe", help="After its stages, ask each server what it does: up to 16 chats a model.")
+    ] = False
     models_file: Annotated[
         Path | None, typer.Option("--models-file", metavar="PATH", help="A models.json: plays the models it lists.")
     ] = None
@@ -92,7 +95,7 @@ class ScenarioOptions(Struct, frozen=True):
             seed=self.seed,
             timeout_s=parse_duration_s(self.timeout, "--timeout") if self.timeout is not None else None,
             until=self.until,
-            set=tuple(self.settings or ()),
+            set=(*(self.settings or ()), *(("probe=true",) if self.probe else ())),
         )
 
     def load(self, output: Output) -> LoadedScenario:

@@ -8,6 +8,7 @@ from loadgen.clock import SystemClock
 from loadgen.engine.background import Background
 from loadgen.engine.preflight import chat
 from loadgen.plan.plan import Plan
+from loadgen.targets.extra_chats import PING
 from loadgen.targets.served import Served
 from loadgen.wire.client import Client
 
@@ -30,6 +31,6 @@ async def _ping(plan: Plan, index: int, served: Served, client: Client, every_ns
         if idle_ns < every_ns or client.in_flight:
             await asyncio.sleep(max(every_ns - idle_ns, every_ns // 10) / 1e9)
             continue
-        await chat(plan, index, served, client, "Hi.", 1)
+        await chat(plan, index, served, client, PING, 1)
         pings += 1
         served.unload_info.keep_warm_pings = pings

@@ -7,6 +7,7 @@ from loadgen.errors import TargetError
 from loadgen.plan.plan import Plan, Planned
 from loadgen.record import Reply
 from loadgen.targets.adapter.in_process import question_of
+from loadgen.targets.extra_chats import TEST_CHAT, TEST_TOKENS
 from loadgen.targets.openai import models_of
 from loadgen.targets.request import ask_of, body_of
 from loadgen.targets.served import Served
@@ -14,8 +15,6 @@ from loadgen.wire.client import Client
 from loadgen.wire.exchange import Deadlines
 from loadgen.wire.reply import read_reply
 
-TEST_CHAT: Final = "Say hello."
-TEST_TOKENS: Final = 8
 TEST_S: Final = 120.0
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from loadgen.clock import SYSTEM_CLOCK, Clock, utc_now
+from loadgen.engine.ask_server import ask_or_recall
 from loadgen.engine.keep_warm import kept_warm
 from loadgen.engine.manifest import ManifestWriter, first_manifest
 from loadgen.engine.preflight import check
@@ -26,8 +27,7 @@ from loadgen.plan.plan import Plan, Stage, digest
 from loadgen.store import run_folder
 from loadgen.store.run_folder import RequestLog, Run, StageLog
 from loadgen.targets.probe.answers import StreamAnswers, merged
-from loadgen.targets.probe.findings import Probe, with_streams
-from loadgen.targets.probe.probe import probe
+from loadgen.targets.probe.findings import with_streams
 from loadgen.targets.registry import serve_model, target_name
 from loadgen.targets.served import Served
 from loadgen.wire.client import Client
@@ -132,8 +132,11 @@ class _PlanRunner:
                     await self._drop_dead_models(stage, ready)
             answers = merged(stage_answers)
             for index, served in begun.items():
-                probed = await self._probe(index, served) if index in ready else None
-                self._manifest.add_probe(served, with_streams(probed, answers.get(index, ())))
+                probe = None
+                if index in ready and not self._context.stop.requested:
+                    plan, client = self._context.plan, self._context.client
+                    probe = await ask_or_recall(plan, index, served, client, self._progress.note)
+                self._manifest.add_probe(served, with_streams(probe, answers.get(index, ())))
         for served in opened:
             self._manifest.record_unload(served)
 
@@ -194,17 +197,6 @@ class _PlanRunner:
                 self._progress.note(f"{model.name} on {target_name(model)}: {reason}")
                 self._manifest.record_server_exit(target_name(model), model.name, stage.level.label, reason)
                 del ready[index]
-
-    async def _probe(self, index: int, served: Served) -> Probe | None:
-        """Ask a server what it does, where the scenario wants that. After its stages: streams at once leave a server
-        with memory that it did not have (Foundry Local: a third more), and nothing of that is to be seen in a stage of
-        one user."""
-        plan = self._context.plan
-        is_wanted = plan.scenario.probe and plan.scenario.sampling.stream and served.adapter is None
-        if not is_wanted or self._context.stop.requested:
-            return None
-        self._progress.note(f"probing what {served.card.alias} on {served.card.target} does")
-        return await probe(plan, index, served, self._context.client)
 
 
 def groups_of(plan: Plan) -> list[tuple[Stage, ...]]:

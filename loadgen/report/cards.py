@@ -1,10 +1,12 @@
 """Model cards as a table for a terminal. Pure."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from loadgen.report.console import table_text
 from loadgen.report.format import UNKNOWN, format_bytes
 from loadgen.report.section import Column, Row, Table
+from loadgen.report.sections.server_behavior import server_table
 from loadgen.targets.served import ModelCard
 
 _HEADS = ("model", "served by", "id", "size", "context", "device", "license", "publisher", "capabilities", "here")
@@ -20,6 +22,12 @@ def cards_text(cards: Sequence[ModelCard], *, width: int) -> str:
         rows=tuple(Row(tuple(row[i] for i in keep)) for row in rows),
     )
     return table_text(table, "models", width=width)
+
+
+def behavior_text(cards: Sequence[dict[str, Any]], *, width: int) -> str:
+    """What the servers of model cards do, as they were asked: a finding a row, a model a column."""
+    table = server_table(cards)
+    return "" if table is None else table_text(table, "servers", width=width)
 
 
 def _row(card: ModelCard) -> tuple[str, ...]:

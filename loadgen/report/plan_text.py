@@ -3,11 +3,14 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+import msgspec
+
 from loadgen.plan.plan import Plan, Stage, digest
 from loadgen.report.console import lines_text, table_text
 from loadgen.report.format import format_load, format_minutes
 from loadgen.report.section import Column, Row, Table
 from loadgen.scenario import Model
+from loadgen.targets.extra_chats import QUESTIONS, extra_chats, questions_for
 from loadgen.targets.registry import target_name
 
 TITLES: Final = ("model", "served by", "load", "requests", "warm-up", "tokens at most", "due", "expected length")
@@ -26,8 +29,26 @@ def plan_table(plan: Plan, pace: Pace, *, width: int = 150) -> str:
     rule = next((stage.until for stage in plan.stages if stage.until is not None), None)
     if rule is not None:
         lines.append(f"until {rule}: each level ends as soon as that is known, or all of its requests are played")
-    lines.append(f"digest {digest(plan)}")
+    lines += [*_beside_the_stages(plan), f"digest {digest(plan)}"]
     return table_text(table, "", width=width) + lines_text(lines, width=width)
+
+
+def _beside_the_stages(plan: Plan) -> Iterator[str]:
+    """What else is sent, or may be: a line for each reason."""
+    if plan.scenario.retries.attempts:
+        yield f"each request is asked again up to {plan.scenario.retries.attempts} times where it fails"
+    listed = extra_chats(plan)
+    before = sum(extra.chats or 0 for extra in listed if extra.when == "before its stages")
+    yield f"before the stages: {before} test chats, one a model" if before > 1 else "before the stages: 1 test chat"
+    for extra in listed:
+        if extra.when == "while it is idle":
+            yield f"while {extra.model} on {extra.served_by} is idle: {extra.asks}"
+    asked = [(model, target_name(model)) for model in plan.models if questions_for(plan.scenario, model)]
+    if asked:
+        chats = sum(question.chats for question in QUESTIONS)
+        names = ", ".join(f"{model.name} on {served_by}" for model, served_by in asked)
+        yield f"after the stages of each model: up to {chats} chats that ask what its server does ({names})"
+        yield from (f"  {question.chats} {question.name}: {question.asks}" for question in QUESTIONS)
 
 
 def _parts(plan: Plan) -> Iterator[tuple[Stage, int]]:
@@ -109,4 +130,10 @@ def plan_data(plan: Plan) -> dict[str, Any]:
                 ],
             }
         )
-    return {"scenario": plan.scenario.name, "seed": plan.scenario.seed, "digest": digest(plan), "stages": stages}
+    return {
+        "scenario": plan.scenario.name,
+        "seed": plan.scenario.seed,
+        "digest": digest(plan),
+        "stages": stages,
+        "extra_chats": [msgspec.to_builtins(extra) for extra in extra_chats(plan)],
+    }

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import itertools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,17 @@ import msgspec
 import pytest
 
 from loadgen import api
+from loadgen.analysis.summarize import summarize
+from loadgen.cli import app
 from loadgen.plan.plan import make_plan
 from loadgen.plan.prompts import load_prompts
+from loadgen.report.document import make_document, report_data
+from loadgen.report.markdown import markdown
+from loadgen.report.plan_text import plan_data
 from loadgen.scenario import Closed, Model, Sampling, Scenario
 from loadgen.scenario.file import LoadedScenario
-from loadgen.targets.probe.findings import Probe
+from loadgen.store.run_folder import Run
+from loadgen.targets.probe.findings import Probe, asked_part
 from loadgen.targets.probe.probe import BUDGET_S, OTHERS, TOKENS, probe
 from loadgen.targets.registry import serve_model
 from loadgen.wire.client import Client
@@ -45,6 +52,11 @@ from tests.integration.server import (
 pytestmark = pytest.mark.asyncio
 LENGTH = event({"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]})
 GAP_S = 0.002
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOADGEN_CACHE_DIR", str(tmp_path / "cache"))
 
 
 def scenario(url: str, **rest: Any) -> Scenario:
@@ -132,8 +144,13 @@ class Watched(Server):
 # What is found
 
 
+def slow(request: Served) -> Script:
+    """Honest, a token every 10 ms: so slow that what else runs on the machine counts little."""
+    return honest(request, 0.01)
+
+
 async def test_of_a_server_that_does_what_it_is_asked_for_all_is_found() -> None:
-    with Watched(honest, obeys=True, turns=False, tells=True) as server:
+    with Watched(slow, obeys=True, turns=False, tells=True) as server:
         found = await probe_of(server)
     assert found.notes == ()
     assert (found.usage_in_stream, found.role_event, found.keep_alives) == (True, True, 1)
@@ -172,7 +189,7 @@ async def test_a_server_that_takes_turns_and_tells_nothing_is_found_by_the_clock
 
 
 async def test_where_company_does_not_slow_a_server_that_tells_nothing_closing_is_not_told() -> None:
-    with Server(lambda request: honest(request, 0.01)) as server:  # slow, so that what the machine does counts little
+    with Server(slow) as server:
         found = await probe_of(server)
     assert found.stops_on_close is None
     assert "beside an open stream" in str(found.stops_on_close_by)
@@ -270,13 +287,123 @@ async def test_what_the_stages_own_answers_show_is_stored_and_costs_no_request(w
     assert {card[key] for key in asked} == {None}
 
 
+async def run_of(server: Server, folder: Path, **rest: Any) -> Run:
+    return await api.run(LoadedScenario(scenario(server.url, **rest), None, folder, "the test"), results=folder)
+
+
 async def test_a_run_that_is_to_ask_does_so_behind_its_stages(tmp_path: Path) -> None:
     with Watched(honest, obeys=True, turns=False, tells=True) as server:
-        loaded = LoadedScenario(scenario(server.url, probe=True), None, tmp_path, "the test")
-        run = await api.run(loaded, results=tmp_path)
+        run = await run_of(server, tmp_path, probe=True)
         says = [request.says for request in server.chats]
     assert says[:4] == ["Say hello."] * 4, "a preflight, a warm-up, and two measured"
     assert len(says[4:]) == 14
     found = msgspec.convert(run.manifest.models[0]["probe"], Probe)
     assert (found.usage_in_stream, found.honors_seed, found.stops_on_close_by) == (True, True, "/slots")
     assert {record.outcome for record in run.records} == {"ok"}
+
+
+def planned_chats(url: str, **rest: Any) -> dict[str, int]:
+    """How many chats a plan says that a run sends, by when."""
+    made = scenario(url, **rest)
+    data = plan_data(make_plan(made, load_prompts(made, Path(), "the test")))
+    chats = {"in stages": sum(len(stage["planned"]) + stage["warmup"] for stage in data["stages"])}
+    for extra in data["extra_chats"]:
+        chats[extra["when"]] = chats.get(extra["when"], 0) + extra["chats"]
+    return chats
+
+
+@pytest.mark.parametrize("probe", [False, True])
+async def test_a_run_sends_exactly_as_many_chats_as_its_plan_says(probe: bool, tmp_path: Path) -> None:
+    with Server(slow) as server:
+        planned = planned_chats(server.url, probe=probe)
+        run = await run_of(server, tmp_path, probe=probe)
+        sent = len(server.chats)
+    assert planned == {"in stages": 3, "before its stages": 1, **({"after its stages": 16} if probe else {})}
+    assert sent == sum(planned.values())
+    assert len(run.records) == planned["in stages"]
+
+
+async def test_a_later_run_quotes_what_was_asked_with_its_date_and_sends_nothing_for_it(tmp_path: Path) -> None:
+    with Watched(honest, obeys=True, turns=False, tells=True) as server:
+        first = await run_of(server, tmp_path, probe=True)
+        before = len(server.chats)
+        later = await run_of(server, tmp_path)
+        assert len(server.chats) - before == sum(planned_chats(server.url).values()) == 4
+    asked, quoted = (msgspec.convert(run.manifest.models[0]["probe"], Probe) for run in (first, later))
+    assert asked.asked_utc is not None
+    assert asked_part(quoted) == asked_part(asked)
+    assert {key: getattr(quoted, key) for key in SHOWN} == SHOWN, "these are the later run's own"
+    report = markdown(make_document(report_data(summarize(later), [later])))
+    assert f"| asked on | {asked.asked_utc[:10]} |" in report
+
+
+async def test_of_another_server_nothing_is_quoted(tmp_path: Path) -> None:
+    with Watched(honest, obeys=True, turns=False, tells=True) as server:
+        await run_of(server, tmp_path, probe=True)
+    with Watched(honest, obeys=True, turns=False, tells=True) as server:
+        other = await run_of(server, tmp_path)
+    assert other.manifest.models[0]["probe"]["asked_utc"] is None
+
+
+async def test_what_cannot_be_remembered_is_told_and_stored_with_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    monkeypatch.setenv("LOADGEN_CACHE_DIR", str(tmp_path / "file"))
+    with Watched(honest, obeys=True, turns=False, tells=True) as server:
+        run = await run_of(server, tmp_path, probe=True)
+    assert run.manifest.state == "complete"
+    assert run.manifest.models[0]["probe"]["honors_seed"] is True
+
+
+# Without a run
+
+
+def models_probe(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str, str]:
+    """`loadgen models --probe` in this process: its exit code, and what it printed."""
+    monkeypatch = pytest.MonkeyPatch()
+    with monkeypatch.context() as patched, pytest.raises(SystemExit) as ended:
+        patched.setattr(sys, "argv", ["loadgen", "models", "--probe", *flags])
+        app.main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, *capsys.readouterr()
+
+
+async def test_models_probe_asks_without_a_run_and_remembers(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with Server(slow) as server:
+        where = ("--url", server.url, "--model", "m")
+        code, out, err = await asyncio.to_thread(models_probe, capsys, *where)
+        assert len(server.chats) == 17, "the test chat, and the sixteen that the plan lists"
+        assert (code, "skipped" in err) == (0, False)
+        assert f"m on 127.0.0.1:{server.port}" in out
+        assert [line.split()[-1] for line in out.splitlines() if line.startswith("honors")] == ["yes"] * 3
+        later = await run_of(server, tmp_path)
+    assert later.manifest.models[0]["probe"]["honors_seed"] is True
+
+
+async def test_models_probe_as_json_has_cards_with_their_probe(capsys: pytest.CaptureFixture[str]) -> None:
+    with Server(stubborn) as server:
+        code, out, _ = await asyncio.to_thread(models_probe, capsys, "--url", server.url, "--model", "m", "--json")
+    (card,) = msgspec.json.decode(out)
+    assert (code, card["alias"], card["probe"]["honors_max_tokens"]) == (0, "m", False)
+
+
+async def test_models_probe_of_a_server_that_is_not_there_is_exit_3(capsys: pytest.CaptureFixture[str]) -> None:
+    where = ("--url", "http://127.0.0.1:1/v1", "--model", "m")
+    code, out, err = await asyncio.to_thread(models_probe, capsys, *where)
+    assert (code, out) == (3, "")
+    assert "skipped m on 127.0.0.1:1" in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [((), "whom to ask?"), (("--url", "http://h/v1", "--model", "m", "--write", "x.json"), "leave one of them out")],
+)
+async def test_models_probe_that_cannot_be_understood_is_exit_2(
+    flags: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = await asyncio.to_thread(models_probe, capsys, *flags)
+    assert (code, out) == (2, "")
+    assert says in err

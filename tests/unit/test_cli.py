@@ -60,6 +60,7 @@ def test_every_flag_of_a_scenario_becomes_what_it_changes() -> None:
         timeout="5s",
         until="ttft_p99:5%",
         settings=["keep_text=true"],
+        probe=True,
     )
     assert flags.with_setting("strict=true").overrides() == Overrides(
         urls=("http://h/v1",),
@@ -74,7 +75,7 @@ def test_every_flag_of_a_scenario_becomes_what_it_changes() -> None:
         seed=3,
         timeout_s=5.0,
         until="ttft_p99:5%",
-        set=("keep_text=true", "strict=true"),
+        set=("keep_text=true", "strict=true", "probe=true"),
     )
     assert ScenarioOptions().overrides() == Overrides()
 

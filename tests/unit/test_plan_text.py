@@ -10,7 +10,17 @@ import pytest
 from loadgen.plan.plan import Plan, digest, make_plan
 from loadgen.plan.prompts import Prompt
 from loadgen.report.plan_text import plan_data, plan_table
-from loadgen.scenario import Closed, Constant, Load, Model, Ramp, Scenario
+from loadgen.scenario import (
+    Closed,
+    Constant,
+    FoundryLocal,
+    Load,
+    Model,
+    Ramp,
+    Retries,
+    Sampling,
+    Scenario,
+)
 
 PROMPTS = (Prompt("a", "Say hello."), Prompt("b", "Name a colour."))
 
@@ -30,6 +40,7 @@ def test_a_plan_is_told_by_stage_with_its_digest() -> None:
         "model | served by | load | requests | warm-up | tokens at most | due | expected length",
         "m | llamacpp | 2 /s constant | 5 | 1 | 640 | 0.00, 0.50, 1.00, … 2.00 s | about 2 s",
         "5 requests in 1 stages, 2 prompts, seed 1",
+        "before the stages: 1 test chat",
         f"digest {digest(plan)}",
     ]
 
@@ -88,6 +99,15 @@ def test_a_plan_as_data_has_every_request_and_its_due_time() -> None:
                 ],
             }
         ],
+        "extra_chats": [
+            {
+                "model": "m",
+                "served_by": "llamacpp",
+                "when": "before its stages",
+                "chats": 1,
+                "asks": "test chat: Say hello.",
+            }
+        ],
     }
     orjson.dumps(plan_data(plan))
 
@@ -97,3 +117,50 @@ def test_a_closed_loop_as_data_knows_no_due_times() -> None:
     assert [request["due_s"] for request in stage["planned"]] == [None, None]
     (timed,) = plan_data(plan_of(Closed(duration_s=1.5)))["stages"]
     assert (timed["requests"], timed["duration_s"], timed["planned"], timed["tokens_at_most"]) == (None, 1.5, [], None)
+
+
+TWO = (
+    Model(name="m", target="llamacpp"),
+    Model(name="w", target="foundry", foundry=FoundryLocal(keep_warm_s=20.0)),
+    Model(name="p", target="python:adapter:Adapter"),
+)
+
+
+def test_what_is_sent_beside_the_stages_is_said_by_its_reason() -> None:
+    plan = plan_of(Closed(requests=2), models=TWO, probe=True, retries=Retries(attempts=2))
+    lines = planned_rows(plan)
+    begin = lines.index("each request is asked again up to 2 times where it fails")
+    assert lines[begin + 1 : -1] == [
+        "before the stages: 3 test chats, one a model",
+        "while w on foundry is idle: keep-warm: one token after every 20 s without a request",
+        "after the stages of each model: up to 16 chats that ask what its server does (m on llamacpp, w on foundry)",
+        "1 max_tokens: does an answer end at the limit?",
+        "1 stop: does the same answer end at a word of it?",
+        "3 seed: does one seed give the same answer twice, and another seed another?",
+        "8 parallel streams: how many of eight run at once?",
+        "3 closing a stream: does the server stop generating? One chat where it says how many it works on",
+    ]
+
+
+def test_as_data_every_chat_beside_the_stages_is_counted_by_model() -> None:
+    listed = plan_data(plan_of(Closed(requests=2), models=TWO, probe=True))["extra_chats"]
+    chats: dict[tuple[str, str], list[int | None]] = {(extra["model"], extra["when"]): [] for extra in listed}
+    for extra in listed:
+        chats[extra["model"], extra["when"]].append(extra["chats"])
+    assert chats == {
+        ("m", "before its stages"): [1],
+        ("m", "after its stages"): [1, 1, 3, 8, 3],
+        ("w", "before its stages"): [1],
+        ("w", "while it is idle"): [None],
+        ("w", "after its stages"): [1, 1, 3, 8, 3],
+        ("p", "before its stages"): [1],
+    }
+
+
+@pytest.mark.parametrize("changes", [{"probe": False}, {"probe": True, "sampling": Sampling(stream=False)}])
+def test_a_server_is_asked_nothing_unless_the_scenario_says_so_and_where_there_are_no_streams(
+    changes: dict[str, Any],
+) -> None:
+    plan = plan_of(Closed(requests=2), **changes)
+    assert {extra["when"] for extra in plan_data(plan)["extra_chats"]} == {"before its stages"}
+    assert not any("after the stages" in line for line in planned_rows(plan))

@@ -1,6 +1,7 @@
 """What a server does, as it is judged from bytes and stamps; and what that makes of a stage's metrics."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from loadgen.report.document import make_document, report_data
 from loadgen.report.html import html
 from loadgen.report.main_table import main_table
 from loadgen.report.markdown import markdown
-from loadgen.report.sections.server_behavior import UNDECIDED, server_table
+from loadgen.report.sections.server_behavior import HOW_TO_ASK, NOT_ASKED, UNDECIDED, server_table
 from loadgen.targets.probe import findings
 from loadgen.targets.probe.answers import MAX_BODY_BYTES, SAMPLED_ANSWERS, AnswerSampler, merged
+from loadgen.targets.probe.cache import recall, remember
 from loadgen.targets.probe.findings import Probe, ProbeAnswer
 from loadgen.targets.probe.traits import Traits, traits_of
+from loadgen.targets.served import ModelCard, Served
 from loadgen.wire.chat_stream import decode
 from loadgen.wire.exchange import Ask, Deadlines, Exchange
 from tests.integration.server import COMMENT, DONE, FINISH, ROLE, event, token
@@ -405,6 +408,99 @@ def test_an_end_token_that_no_event_bears_marks_nothing() -> None:
     assert metric_flags(records(output_tokens=4), None).not_valid == {}
 
 
+# --- the cache --------------------------------------------------------------------------------------------------------
+
+ASKED = Probe(honors_seed=True, parallel_streams=4, parallel_asked=8, took_s=2.5, asked_utc="2026-11-30T08:15:00+00:00")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LOADGEN_CACHE_DIR", str(tmp_path))
+    return tmp_path / "probes"
+
+
+def served(base_url: str = "http://127.0.0.1:8080/v1", model: str = "m", **settings: Any) -> Served:
+    return Served(base_url=base_url, card=ModelCard(alias="any", id=model, target="t"), settings=settings)
+
+
+def test_what_a_server_was_asked_is_recalled_for_that_server_model_version_and_settings_alone(cache: Path) -> None:
+    remember(served(version="x 1", slots=4), ASKED)
+    assert recall(served(version="x 1", slots=4)) == ASKED
+    assert recall(served(version="x 2", slots=4)) is None
+    assert recall(served(version="x 1", slots=8)) is None
+    assert recall(served("http://127.0.0.1:8081/v1", version="x 1", slots=4)) is None
+    assert recall(served(model="other", version="x 1", slots=4)) is None
+
+
+def test_of_a_probe_what_any_answer_shows_is_not_remembered(cache: Path) -> None:
+    remember(served(), msgspec.structs.replace(ASKED, usage_in_stream=True, waited_ms=7.0, hidden_tokens=3))
+    assert recall(served()) == ASKED
+
+
+def test_a_probe_that_came_to_know_nothing_takes_nobodys_place(cache: Path) -> None:
+    remember(served(), ASKED)
+    remember(served(), Probe(took_s=20.0, usage_in_stream=True, notes=("stopped by the person",)))
+    assert recall(served()) == ASKED
+
+
+def test_a_later_probe_takes_the_place_of_the_one_before(cache: Path) -> None:
+    later = msgspec.structs.replace(ASKED, honors_seed=False, asked_utc="2026-12-01T08:15:00+00:00")
+    remember(served(), ASKED)
+    remember(served(), later)
+    assert recall(served()) == later
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "",
+        lambda text: text[: len(text) // 2],
+        lambda text: "[]",
+        lambda text: text.replace("loadgen.probe/1", "loadgen.probe/0"),
+        lambda text: text.replace('"m"', '"another"'),
+        lambda text: text.replace('"parallel_streams": 4', '"parallel_streams": "four"'),
+    ],
+    ids=["empty", "cut off", "no object", "of an older schema", "of another model", "of another type"],
+)
+def test_a_file_of_the_cache_that_cannot_be_read_is_as_if_it_was_not_there(
+    change: Callable[[str], str], cache: Path
+) -> None:
+    remember(served(), ASKED)
+    (path,) = cache.iterdir()
+    changed = change(path.read_text(encoding="utf-8"))
+    assert changed != path.read_text(encoding="utf-8")
+    path.write_text(changed, encoding="utf-8")
+    assert recall(served()) is None
+
+
+def test_who_reads_while_others_write_reads_one_of_what_was_written(cache: Path) -> None:
+    written = [msgspec.structs.replace(ASKED, parallel_streams=count) for count in range(20)]
+    remember(served(), written[0])
+    with ThreadPoolExecutor(8) as threads:
+        writes = [threads.submit(remember, served(), probe) for probe in written]
+        reads = [threads.submit(recall, served()) for _ in range(40)]
+    assert [write.result() for write in writes] == [None] * len(written)
+    assert all(read.result() in written for read in reads)
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_the_address_of_a_remembered_server_has_no_password_and_no_query(cache: Path) -> None:
+    remember(served("http://me:hunter2@127.0.0.1:8080/v1?token=abc"), ASKED)
+    (path,) = cache.iterdir()
+    assert "hunter2" not in path.read_text(encoding="utf-8")
+    assert "abc" not in path.read_text(encoding="utf-8")
+
+
+def test_a_cache_that_cannot_be_written_says_so_and_one_that_cannot_be_read_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    monkeypatch.setenv("LOADGEN_CACHE_DIR", str(tmp_path / "file"))
+    with pytest.raises(OSError):
+        remember(served(), ASKED)
+    assert recall(served()) is None
+
+
 # --- reports ----------------------------------------------------------------------------------------------------------
 
 
@@ -428,12 +524,31 @@ def test_what_is_not_valid_has_a_dagger_in_every_table_and_a_note_that_says_why(
     assert "– †" in page
 
 
+def cards_of(**probes: Probe) -> list[dict[str, Any]]:
+    return [{"alias": name, "target": "t", "probe": msgspec.to_builtins(probe)} for name, probe in probes.items()]
+
+
+def test_the_table_says_when_a_server_was_asked_and_which_was_not() -> None:
+    asked = Probe(honors_seed=True, took_s=2.5, asked_utc="2026-11-30T08:15:00+00:00")
+    table = server_table(cards_of(a=asked, b=Probe(role_event=True)))
+    assert table is not None
+    rows = {row.cells[0]: row.cells[1:] for row in table.rows}
+    assert rows["asked on"] == ("2026-11-30", NOT_ASKED)
+    assert rows["asking took"] == ("2.5 s", NOT_ASKED)
+    assert rows["honors seed"] == ("yes", NOT_ASKED)
+    assert rows["sends a role event"] == (UNDECIDED, "yes")
+
+
+def test_where_no_server_was_asked_the_table_says_how_that_is_done() -> None:
+    table = server_table(cards_of(a=Probe(role_event=True)))
+    assert table is not None
+    assert "honors seed" not in {row.cells[0] for row in table.rows}
+    assert table.notes == (HOW_TO_ASK,)
+
+
 def test_the_table_of_what_servers_do_says_what_could_not_be_told() -> None:
     one = Probe(usage_in_stream=True, honors_seed=False, parallel_streams=8, parallel_asked=8, notes=("a note",))
-    cards = [
-        {"alias": name, "target": "t", "probe": msgspec.to_builtins(p)} for name, p in (("a", one), ("b", Probe()))
-    ]
-    table = server_table([*cards, {"alias": "c", "target": "t"}])
+    table = server_table([*cards_of(a=one, b=Probe(took_s=1.0)), {"alias": "c", "target": "t"}])
     assert table is not None
     rows = {row.cells[0]: row.cells[1:] for row in table.rows}
     assert rows["sends usage in a stream"] == ("yes", UNDECIDED)

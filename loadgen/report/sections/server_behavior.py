@@ -1,38 +1,48 @@
-"""What each server did when it was probed, as a table: a finding a row, a model a column. Pure."""
+"""What each server does, as its answers show it and as it was asked: a finding a row, a model a column. Pure."""
 
 from collections.abc import Sequence
 from typing import Any, Final
 
 from loadgen.report.format import UNKNOWN, format_duration, format_number
 from loadgen.report.section import Column, ReportData, Row, Section, Table
-from loadgen.targets.probe.findings import Probe, probe_of
+from loadgen.targets.probe.findings import Probe, probe_of, was_asked
 
 UNDECIDED: Final = "could not be told"
+NOT_ASKED: Final = "not asked"
+HOW_TO_ASK: Final = (
+    "max_tokens, stop, seed, parallel streams and closing a stream have to be asked for, which --probe does after the "
+    "stages"
+)
 YES_OR_NO: Final = {None: UNDECIDED, True: "yes", False: "no"}
 
 
 def server_behavior(data: ReportData) -> Section | None:
-    """None where no server was probed."""
+    """None where nothing is known of any server."""
     table = server_table(data.manifest.models)
     return None if table is None else Section(title="What this server does", anchor="server-behavior", tables=(table,))
 
 
 def server_table(cards: Sequence[dict[str, Any]]) -> Table | None:
-    """The table of a manifest's model cards; None where no server was probed."""
+    """The table of a manifest's model cards; None where nothing is known of any server."""
     probed = [(card, probe) for card in cards if (probe := probe_of(card)) is not None]
     if not probed:
         return None
     names = [f"{card.get('alias', '?')} on {card.get('target', '?')}" for card, _ in probed]
-    findings = [_describe(probe) for _, probe in probed]
+    findings = [_describe_shown(probe) for _, probe in probed]
+    notes = [f"{name}: {note}" for name, (_, probe) in zip(names, probed, strict=True) for note in probe.notes]
+    if any(was_asked(probe) for _, probe in probed):
+        findings = [shown | _describe_asked(probe) for shown, (_, probe) in zip(findings, probed, strict=True)]
+    else:
+        notes.append(HOW_TO_ASK)
     return Table(
         columns=(Column("", "text"), *(Column(name, "prose") for name in names)),
         rows=tuple(Row((title, *(by_title[title] for by_title in findings))) for title in findings[0]),
-        notes=tuple(f"{name}: {note}" for name, (_, probe) in zip(names, probed, strict=True) for note in probe.notes),
+        notes=tuple(notes),
     )
 
 
-def _describe(probe: Probe) -> dict[str, str]:
-    """Each finding by its title, in words."""
+def _describe_shown(probe: Probe) -> dict[str, str]:
+    """What any answer shows, by its title, in words."""
     return {
         "sends usage in a stream": YES_OR_NO[probe.usage_in_stream],
         "sends a role event": YES_OR_NO[probe.role_event],
@@ -40,14 +50,22 @@ def _describe(probe: Probe) -> dict[str, str]:
         "tokens an event": UNDECIDED if probe.tokens_per_event is None else format_number(probe.tokens_per_event),
         "shows reasoning as such": YES_OR_NO[probe.reasoning_in_stream],
         "tokens counted and not shown": UNDECIDED if probe.hidden_tokens is None else str(probe.hidden_tokens),
+    }
+
+
+def _describe_asked(probe: Probe) -> dict[str, str]:
+    """What has to be asked for, by its title, in words."""
+    findings = {
         "honors max_tokens": YES_OR_NO[probe.honors_max_tokens],
         "honors stop": YES_OR_NO[probe.honors_stop],
         "honors seed": YES_OR_NO[probe.honors_seed],
         "streams in parallel": _describe_parallel(probe),
         "their speed together": UNDECIDED if probe.scaling is None else f"{format_number(probe.scaling)} × that of one",
         "a closed stream stops generation": _describe_stop(probe),
-        "the probe took": UNKNOWN if probe.took_s is None else f"{probe.took_s:.1f} s",
+        "asked on": UNKNOWN if probe.asked_utc is None else probe.asked_utc[:10],
+        "asking took": UNKNOWN if probe.took_s is None else f"{probe.took_s:.1f} s",
     }
+    return findings if was_asked(probe) else dict.fromkeys(findings, NOT_ASKED)
 
 
 def _describe_keep_alives(probe: Probe) -> str:

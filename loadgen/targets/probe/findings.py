@@ -30,36 +30,50 @@ _GAUGE: Final = re.compile(
 
 
 class Probe(Struct, frozen=True, kw_only=True):
-    """What one server did when it was asked; None: it could not be told.
-
-    usage_in_stream: counts tokens where asked to. role_event: tells the role in an event of its own before the first
-    token. keep_alives: the most comment lines in one wait for a first token; waited_ms: the longest such wait.
-    tokens_per_event: output tokens a token-bearing event, end tokens left out. reasoning_in_stream: reasoning is shown
-    as such. hidden_tokens: of the first answer, output tokens that `usage` counts and no event showed. honors_…: the
-    request's key does what it says. parallel_streams: streams that were under way at one moment, of parallel_asked.
-    scaling: token-bearing events a second of all streams, while so many ran, over those of one. stops_on_close: a
-    stream that is closed is not generated further; stops_on_close_by: how that was told, or why not; stopped_after_ms:
-    by the server's own account. took_s: the probe itself. notes: what went wrong, or was left out.
-    """
+    """What one server does; None: it could not be told, or was not asked."""
 
     usage_in_stream: bool | None = None
+    """Whether it counts tokens in a stream where it is asked to."""
     role_event: bool | None = None
+    """Whether it sends the role in an event of its own before the first token."""
     keep_alives: int | None = None
+    """The most comment lines in one wait for a first token."""
     waited_ms: float | None = None
+    """The longest such wait."""
     tokens_per_event: float | None = None
+    """Output tokens a token-bearing event, end tokens left out."""
     reasoning_in_stream: bool | None = None
+    """Whether it shows reasoning as such."""
     hidden_tokens: int | None = None
+    """The most output tokens of one answer that `usage` counts and no event showed."""
     honors_max_tokens: bool | None = None
     honors_stop: bool | None = None
     honors_seed: bool | None = None
+    """Whether these keys of a request do what they say."""
     parallel_streams: int | None = None
+    """How many streams were under way at one moment, of `parallel_asked`."""
     parallel_asked: int | None = None
     scaling: float | None = None
+    """Token-bearing events a second of all streams, while so many ran, over those of one."""
     stops_on_close: bool | None = None
+    """Whether a stream that is closed is generated no further."""
     stops_on_close_by: str | None = None
+    """How that was told, or why not."""
     stopped_after_ms: float | None = None
+    """By the server's own account."""
     took_s: float | None = None
+    """How long asking took."""
+    asked_utc: str | None = None
+    """When it was asked, which may be before the run that quotes it; None: it was not."""
     notes: tuple[str, ...] = ()
+    """What went wrong as it was asked, or was left out."""
+
+
+SHOWN: Final = (
+    *("usage_in_stream", "role_event", "keep_alives", "waited_ms", "tokens_per_event"),
+    *("reasoning_in_stream", "hidden_tokens"),
+)
+"""The findings that every streamed answer bears on. The others have to be asked for."""
 
 
 class ProbeAnswer(Struct, frozen=True):
@@ -118,6 +132,25 @@ def with_streams(asked: Probe | None, answers: Sequence[StreamAnswer]) -> Probe 
     if not shown:
         return asked
     return msgspec.structs.replace(asked or Probe(), **shown)
+
+
+def was_asked(probe: Probe) -> bool:
+    """Whether a server was asked, whatever came of it. Older manifests do not say when."""
+    return probe.asked_utc is not None or probe.took_s is not None or asked_part(probe) is not None
+
+
+def asked_part(probe: Probe) -> Probe | None:
+    """A probe without what any answer shows: what it was for. None where nothing of that came to be known."""
+    known = (
+        probe.honors_max_tokens,
+        probe.honors_stop,
+        probe.honors_seed,
+        probe.parallel_streams,
+        probe.stops_on_close,
+    )
+    if all(finding is None for finding in known):
+        return None
+    return msgspec.structs.replace(probe, **dict.fromkeys(SHOWN))
 
 
 def tokens_per_event(answers: Sequence[StreamAnswer]) -> float | None:

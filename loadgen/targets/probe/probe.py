@@ -13,7 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 import aiohttp
 from msgspec import Struct
 
-from loadgen.clock import SystemClock, wall_offset_ns
+from loadgen.clock import SystemClock, utc_now, wall_offset_ns
 from loadgen.plan.plan import Plan, Planned
 from loadgen.targets.probe import findings as judge
 from loadgen.targets.probe.answers import StreamAnswer
@@ -76,7 +76,7 @@ async def probe(plan: Plan, index: int, served: Served, client: Client, *, budge
 
     index: the model's, among the plan's. The server must serve the model, and be idle but for us.
     """
-    clock, findings = SystemClock(), Findings()
+    clock, findings, asked = SystemClock(), Findings(), utc_now()
     began_ns = clock.now_ns()
     asker = Asker(plan, index, served, client, began_ns + round(budget_s * 1e9))
     try:
@@ -89,7 +89,7 @@ async def probe(plan: Plan, index: int, served: Served, client: Client, *, budge
     except Exception as error:  # noqa: BLE001  a probe that fails never makes a run fail
         findings.notes.append(f"broke off: {type(error).__name__}: {describe(error)}")
     took_s = round((clock.now_ns() - began_ns) / 1e9, 3)
-    return Probe(**findings.known, notes=tuple(findings.notes), took_s=took_s)
+    return Probe(**findings.known, notes=tuple(findings.notes), took_s=took_s, asked_utc=asked.isoformat())
 
 
 async def _ask_all(asker: Asker, findings: Findings) -> None:

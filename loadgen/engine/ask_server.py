@@ -1,0 +1,65 @@
+"""What a model's server is asked beside its stages, or was asked before. Knows no stage and no run folder."""
+
+from collections.abc import AsyncIterator, Callable
+
+from msgspec import Struct
+
+from loadgen.engine.preflight import check
+from loadgen.errors import LoadgenError, TargetError
+from loadgen.plan.plan import Plan
+from loadgen.targets.extra_chats import questions_for
+from loadgen.targets.probe.cache import recall, remember
+from loadgen.targets.probe.findings import Probe
+from loadgen.targets.probe.probe import probe
+from loadgen.targets.registry import serve_model, target_name
+from loadgen.targets.served import ModelCard, Served
+from loadgen.wire.client import Client
+
+Note = Callable[[str], None]
+"""Takes a line for the person."""
+
+
+async def ask_or_recall(plan: Plan, index: int, served: Served, client: Client, note: Note) -> Probe | None:
+    """Ask a server what the scenario wants to know, and remember it; else what the same server was asked before, which
+    sends nothing. None where it was not asked.
+
+    To be called after the model's stages: streams at once leave a server with memory that it did not have (Foundry
+    Local: a third more), and nothing of that is to be seen in a stage of one user.
+    """
+    if served.adapter is not None or not plan.scenario.sampling.stream:
+        return None
+    if not questions_for(plan.scenario, plan.models[index]):
+        return recall(served)
+    note(f"asking what {served.card.alias} on {served.card.target} does")
+    asked = await probe(plan, index, served, client)
+    try:
+        remember(served, asked)
+    except OSError as error:
+        note(f"what {served.card.alias} does cannot be remembered: {error.strerror or error}")
+    return asked
+
+
+class AskedServer(Struct, frozen=True):
+    """A model's server that was asked outside of a run."""
+
+    card: ModelCard
+    probe: Probe
+
+
+async def ask_servers(plan: Plan, note: Note) -> AsyncIterator[AskedServer]:
+    """Serve each of a plan's models in turn, and ask its server: the test chat, then the questions; plays no stage.
+
+    A model that cannot be used is noted, and the next one is asked.
+    """
+    async with Client() as client:
+        for index, model in enumerate(plan.models):
+            try:
+                if not questions_for(plan.scenario, model):
+                    raise TargetError("it answers in this process, or whole: there are no streams to ask for")
+                async with serve_model(model, lambda text, share: note(text) if share is None else None) as served:
+                    await check(plan, index, served, client)
+                    asked = await ask_or_recall(plan, index, served, client, note)
+                    if asked is not None:
+                        yield AskedServer(served.card, asked)
+            except LoadgenError as error:
+                note(f"skipped {model.name} on {target_name(model)}: {error}")
