@@ -181,6 +181,8 @@ class StopRuleMonitor:
         say: Callable[[str], None],
     ) -> None:
         """enough: called once. say: told in words how far it is, after each look."""
+        import scipy.special  # noqa: F401  now: in the middle of the stage its import would hold up what is sent
+
         self._goal = goal
         self._series = [Series(goal, floor) for _ in range(models)]
         self._enough = enough

@@ -6,8 +6,10 @@ nothing else run, and nothing be fetched. `page.html` is its template, in which 
 
 import base64
 import hashlib
+import importlib.util
 from collections.abc import Sequence
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -70,10 +72,14 @@ def _verdict_of(cell: str) -> str:
 
 
 def _scripts() -> list[str]:
-    # Here, lest every command pay for it: plotly is slow to import, and its script is 5 MB.
-    from plotly.offline import get_plotlyjs
+    return [_plotly_script(), _resource("page.js")]
 
-    return [get_plotlyjs(), _resource("page.js")]
+
+def _plotly_script() -> str:
+    """plotly.js as it lies in the package: all that we want of plotly, whose Python takes a while to import."""
+    package = importlib.util.find_spec("plotly")
+    assert package is not None and package.submodule_search_locations
+    return (Path(package.submodule_search_locations[0]) / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
 
 
 def _policy(scripts: Sequence[str]) -> str:

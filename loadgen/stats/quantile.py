@@ -8,7 +8,7 @@ to import than all else that a run begins with.
 """
 
 import math
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
@@ -17,6 +17,8 @@ from typing import Final, Literal, assert_never
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
+
+from loadgen.stats.binomial import few_above, few_at_most
 
 Values = NDArray[np.int64] | NDArray[np.float64]
 Ids = NDArray[np.int64]
@@ -84,6 +86,7 @@ def samples_needed(p: float, confidence: float = CONFIDENCE) -> int:
     return _floor(share_of(p), tail_of(confidence))
 
 
+@lru_cache(maxsize=1024)
 def order_statistic_interval(p: float, n: int, confidence: float = CONFIDENCE) -> tuple[int | None, int | None]:
     """1-based ranks (lower, upper) of the order statistics that enclose a percentile, whatever the distribution.
 
@@ -93,18 +96,15 @@ def order_statistic_interval(p: float, n: int, confidence: float = CONFIDENCE) -
     `samples_needed`. Source: David & Nagaraja, Order Statistics (2003), 7.1: the number of samples below q is
     binomial (n, p/100).
     """
-    from scipy.special import bdtr, bdtrc
-
     share, tail = share_of(p), tail_of(confidence)
-    s, t = float(share), float(tail)
     lower = upper = None
     if n >= _floor(1 - share, tail):
         # P(X₍ₗ₎ ≤ q) = 1 − P(Bin ≤ l−1): as many ranks as there are k with P(Bin ≤ k) ≤ t.
-        lower = bisect_right(range(n), t, key=lambda k: float(bdtr(k, n, s)))
+        lower = bisect_left(range(n), True, key=lambda k: not few_at_most(k, n, share, tail))
     if n >= _floor(share, tail):
         # P(X₍ᵤ₎ ≥ q) = P(Bin ≤ u−1): the first k with P(Bin > k) ≤ t. The complement keeps its digits near 1. The last
         # k is known to do, by the floor, and is not asked, lest rounding say otherwise.
-        upper = bisect_left(range(n - 1), -t, key=lambda k: -float(bdtrc(k, n, s))) + 1
+        upper = bisect_left(range(n - 1), True, key=lambda k: few_above(k, n, share, tail)) + 1
     return lower or None, upper
 
 

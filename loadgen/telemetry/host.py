@@ -5,6 +5,7 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -20,8 +21,15 @@ def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in VERSIONED:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
+            found[name] = _version_of(name)
     return found
+
+
+def _version_of(package: str) -> str:
+    """The version that a package's metadata begin with; the rest of them, its whole readme too, takes long to parse."""
+    metadata = importlib.metadata.distribution(package).read_text("METADATA") or ""
+    head = re.search(r"^Version: *(\S+)", metadata.partition("\n\n")[0], re.MULTILINE)
+    return head[1] if head else importlib.metadata.version(package)
 
 
 def host() -> dict[str, Any]:

@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit
 
 from loadgen.plan.rng import generator
+from loadgen.stats import binomial
+from loadgen.stats.binomial import MOST_SUMMED
 from loadgen.stats.quantile import (
     CARRIERS,
+    CONFIDENCE,
     MIN_CLUSTERS,
     STOPPED_CONFIDENCE,
     Floor,
@@ -123,6 +126,16 @@ def test_the_interval_is_the_tightest_that_leaves_half_the_rest_on_each_side(
     uppers = [r for r in range(1, n + 1) if whole - law[r - 1] <= tail * whole]
     expected = (max(lowers, default=None), min(uppers, default=None))
     assert order_statistic_interval(p, n, confidence) == expected
+
+
+@pytest.mark.parametrize("confidence", [0.8, CONFIDENCE, STOPPED_CONFIDENCE])
+@pytest.mark.parametrize("p", [1, 10, 25, 50, 75, 90, 95, 99, 99.9])
+def test_sums_and_scipy_give_the_same_ranks(p: float, confidence: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    summed = [order_statistic_interval(p, n, confidence) for n in range(MOST_SUMMED + 1)]
+    monkeypatch.setattr(binomial, "MOST_SUMMED", -1)
+    order_statistic_interval.cache_clear()
+    assert [order_statistic_interval(p, n, confidence) for n in range(MOST_SUMMED + 1)] == summed
+    order_statistic_interval.cache_clear()
 
 
 @given(st.sampled_from([1, 10, 25, 50, 75, 90, 99]), st.integers(0, 100_000))
