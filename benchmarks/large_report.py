@@ -9,6 +9,7 @@ the first, the cost grows with the number of requests and no faster. Exit code 1
 """
 
 import argparse
+import heapq
 import os
 import shutil
 import sys
@@ -34,6 +35,9 @@ MAX_GROWTH: Final = 2.3
 MODELS: Final = ("small", "large")
 USERS: Final = (16, 64)
 FAILED_SHARE: Final = 0.01
+TIMEOUT_NS: Final = 5_000_000_000
+BLOCK: Final = 1000
+"""Requests whose times are drawn together."""
 MS: Final = 1_000_000
 SEED: Final = 1
 
@@ -147,27 +151,27 @@ def write_run(folder: Path, requests: int, tokens: int, prompts: int) -> int:
 
 
 def records(model: str, users: int, start_ns: int, count: int, tokens: int, prompts: int) -> Iterator[Record]:
-    """A closed loop, round by round: all users ask, each as soon as its own answer has ended."""
+    """A closed loop: whoever has had an answer first asks next."""
     rng = generator(SEED, f"{model} {users}")
-    free_ns = start_ns + np.arange(users, dtype=np.int64) * MS
-    most = 2 * tokens
-    for first in range(0, count, users):
-        size = min(users, count - first)
+    free_ns = [start_ns + user * MS for user in range(users)]
+    for first in range(0, count, BLOCK):
+        size = min(BLOCK, count - first)
         wait_ns = (150 * MS * users / USERS[0] * rng.lognormal(0, 0.3, size)).astype(np.int64)
-        gaps_ns = (20 * MS * rng.gamma(8, 1 / 8, (size, most))).astype(np.int64)
-        gaps_ns[:, 0] = wait_ns
-        stamps_ns = free_ns[:size, None] + np.cumsum(gaps_ns, axis=1)
+        offsets_ns = (20 * MS * rng.gamma(8, 1 / 8, (size, 2 * tokens))).astype(np.int64)
+        offsets_ns[:, 0] = wait_ns
+        np.cumsum(offsets_ns, axis=1, out=offsets_ns)
         lengths = rng.integers(tokens // 2, tokens + tokens // 2 + 1, size)
-        failed = rng.random(size) < FAILED_SHARE
-        for user in range(size):
-            length = 0 if failed[user] else int(lengths[user])
-            record = request(model, users, first + user, int(free_ns[user]), stamps_ns[user, :length], prompts)
+        lengths[rng.random(size) < FAILED_SHARE] = 0
+        for place in range(size):
+            begin_ns = heapq.heappop(free_ns)
+            stamps_ns = begin_ns + offsets_ns[place, : lengths[place]]
+            record = request(model, users, first + place, begin_ns, stamps_ns, prompts)
+            heapq.heappush(free_ns, (record.end_ns or 0) + 100_000)
             yield record
-            free_ns[user] = (record.end_ns or 0) + 100_000
 
 
 def request(model: str, users: int, index: int, start_ns: int, stamps_ns: NDArray[np.int64], prompts: int) -> Record:
-    """One that was answered; or, without a stamp, one that waited for a minute in vain."""
+    """One that was answered; or, without a stamp, one that waited for its first token in vain."""
     stamps = tuple(stamps_ns.tolist())
     return Record(
         outcome="ok" if stamps else "timeout",
@@ -176,7 +180,7 @@ def request(model: str, users: int, index: int, start_ns: int, stamps_ns: NDArra
         dispatched_ns=start_ns + 40_000,
         sent_ns=start_ns + 60_000,
         written_ns=start_ns + 90_000,
-        end_ns=stamps[-1] + 50_000 if stamps else start_ns + 60_000 * MS,
+        end_ns=stamps[-1] + 50_000 if stamps else start_ns + TIMEOUT_NS,
         last_byte_ns=stamps[-1] + 60_000 if stamps else None,
         first_visible_ns=stamps[0] if stamps else None,
         stamps_ns=stamps,
