@@ -14,7 +14,8 @@ from msgspec import Struct
 from loadgen.analysis.by_prompt import rows_by_prompt
 from loadgen.analysis.stage import stages_of
 from loadgen.analysis.summary import Summary
-from loadgen.report.main_table import answer, main_table
+from loadgen.report.answer import answer
+from loadgen.report.main_table import main_table
 from loadgen.report.section import ReportData, ReportStage, Section, Table, was_played
 from loadgen.report.sections.by_prompt import by_prompt
 from loadgen.report.sections.circumstances import circumstances

@@ -53,9 +53,9 @@ def format_with_interval(metric: Metric, name: str) -> str:
     return f"{format_percentile(metric, name)} ({bounds})" if bounds else format_percentile(metric, name)
 
 
-def format_load(told: dict[str, Any]) -> str:
+def format_load(load: dict[str, Any]) -> str:
     """A load as its stage's row begins: `4 users`, `5 /s poisson`."""
-    match told:
+    match load:
         case {"mode": "closed", "concurrency": users}:
             return f"{users} user" if users == 1 else f"{users} users"
         case {"mode": "ramp", "from_per_s": low, "to_per_s": high}:

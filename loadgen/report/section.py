@@ -16,6 +16,16 @@ from loadgen.store.run_folder import Manifest
 HEIGHT: Final = 340
 """The height of a chart, in pixels, where nothing else is said."""
 
+MAIN_PERCENTILES: Final = (
+    ("ttft_ms", "p50"),
+    ("ttft_ms", "p90"),
+    ("ttft_ms", "p99"),
+    ("tpot_ms", "p50"),
+    ("itl_ms", "p99"),
+    ("e2e_ms", "p50"),
+)
+"""What the main table shows, and its notes are about."""
+
 PlotlyObject = dict[str, Any]
 """Whatever plotly.js takes for a trace, a layout or an axis."""
 

@@ -2,7 +2,7 @@
 
 from loadgen.analysis.summary import Metric, StageSummary
 from loadgen.report.format import format_duration, format_with_interval
-from loadgen.report.main_table import marked
+from loadgen.report.metric_names import marked
 from loadgen.report.section import Column, ReportData, Row, Section, Table, stage_name
 
 PERCENTILES = ("p50", "p90", "p95", "p99")

@@ -6,7 +6,7 @@ from msgspec import UNSET
 
 from loadgen.analysis.summary import AcrossRuns, Metric, StageSummary, Summary
 from loadgen.report.format import format_duration, format_interval, format_number, format_percentile
-from loadgen.report.main_table import TITLES, marked
+from loadgen.report.metric_names import marked, metric_title
 from loadgen.report.section import Column, ReportData, Row, Section, Table, stage_name
 
 LATENCIES: Final = (("ttft_ms", "p50"), ("ttft_ms", "p90"), ("itl_ms", "p50"), ("e2e_ms", "p50"))
@@ -33,12 +33,11 @@ def _rows(stage: StageSummary) -> list[Row]:
     lines = [["verdict", stage.validity.verdict, "", *stage.runs.verdicts]]
     for name, across in stage.runs.throughput.items():
         if across.mean is not None:
-            title = TITLES.get(name, name.removesuffix("_per_s") + "/s")
-            lines.append([marked(stage, name, title), *_rate_cells(across)])
+            lines.append([marked(stage, name, metric_title(name)), *_rate_cells(across)])
     for name, percentile in LATENCIES:
         metric = stage.metric(name)
         if metric is not None and metric.percentile(percentile).runs:
-            title = f"{name.removesuffix('_ms').upper()} {percentile}"
+            title = f"{metric_title(name)} {percentile}"
             lines.append([marked(stage, name, title), *_latency_cells(metric, percentile)])
     return [Row((stage_name(stage), *line)) for line in lines]
 

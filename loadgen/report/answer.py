@@ -1,0 +1,41 @@
+"""The answer of a run: how many users at once had the SLO met. Pure: a summary in, a sentence out."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Final
+
+from loadgen.analysis.summary import StageSummary, Summary, Validity
+from loadgen.report.format import format_duration
+from loadgen.report.metric_names import metric_title
+
+DEFAULT_ATTAINMENT: Final = 0.9
+"""The share of requests that must meet the SLO for a level to be called good, where the scenario sets no gate."""
+
+
+def answer(summary: Summary) -> str | None:
+    """How many at once, in one sentence a model; None without an SLO or closed-loop levels."""
+    by_model: dict[str, list[StageSummary]] = {}
+    for stage in summary.stages:
+        if stage.slo is not None and stage.load["mode"] == "closed":
+            by_model.setdefault(f"{stage.model} on {stage.target}", []).append(stage)
+    return " ".join(_answer_for(who, stages) for who, stages in by_model.items()) or None
+
+
+def _answer_for(who: str, stages: Sequence[StageSummary]) -> str:
+    """The most users up to whom every level was believable, and had the asked share of requests within the SLO."""
+    slo = next(stage.slo for stage in stages if stage.slo is not None)
+    limits = ", ".join(f"{metric_title(name)} ≤ {format_duration(limit)}" for name, limit in slo.slo.items())
+    needed = slo.attainment or DEFAULT_ATTAINMENT
+    share = f"at least {needed:.0%} of the requests met {limits}"
+    ordered = sorted(stages, key=lambda stage: int(stage.load["concurrency"]))
+    good = [stage.load["concurrency"] for stage in itertools.takewhile(lambda stage: _is_good(stage, needed), ordered)]
+    if not good:
+        return f"{who}: at no level that was played {share}."
+    users = "one user at a time" if good[-1] == 1 else f"up to {good[-1]} users at once"
+    more = ", the most that was played" if len(good) == len(ordered) else ""
+    return f"{who}: {share} with {users}{more}."
+
+
+def _is_good(stage: StageSummary, needed: float) -> bool:
+    is_believable = isinstance(stage.validity, Validity) and stage.validity.verdict != "invalid"
+    return is_believable and stage.slo is not None and stage.slo.share >= needed

@@ -1,0 +1,27 @@
+"""What reports call each metric, and how they mark one that is not what its name says on a server. Pure."""
+
+from typing import Final
+
+from loadgen.analysis.summary import StageSummary
+
+DAGGER: Final = "†"
+"""After a number that does not mean what its heading says on this server."""
+_TITLES: Final = {
+    "output_tokens_per_s": "tok/s",
+    "per_user_tokens_per_s": "tok/s/user",
+    "e2e_tokens_per_s": "tok/s E2E",
+    "goodput_requests_per_s": "goodput",
+    "requests_per_s": "requests/s",
+    "prompt_tokens": "prompt tokens",
+    "slo": "SLO met",
+}
+
+
+def metric_title(metric: str) -> str:
+    """The heading of a metric of `summary.json`: `TTFT` of `ttft_ms`, `tok/s` of `output_tokens_per_s`."""
+    return _TITLES[metric] if metric in _TITLES else metric.removesuffix("_ms").upper()
+
+
+def marked(stage: StageSummary, metric: str, cell: str) -> str:
+    """A cell, with a dagger where its metric is not valid on this server."""
+    return f"{cell} {DAGGER}" if metric in stage.not_valid else cell
