@@ -7,12 +7,15 @@ import orjson
 
 from loadgen.record import ServerTimings
 
+JsonObject = dict[str, Any]
+"""What a server sent, parsed: any key may be there or not, with a value of any kind."""
+
 _ERROR_CHARS: Final = 300
 _MAX_COUNT: Final = 2**63 - 1
 _MAX_MS: Final = 1e15  # neither infinity nor NaN passes
 
 
-def parse_object(data: bytes) -> dict[str, Any] | None:
+def parse_object(data: bytes) -> JsonObject | None:
     """The JSON object that `data` is; None when it is none."""
     try:
         chunk = orjson.loads(data)
@@ -45,7 +48,7 @@ def mend(text: str) -> str:
     return text
 
 
-def first_choice(choices: object) -> dict[str, Any] | None:
+def first_choice(choices: object) -> JsonObject | None:
     if isinstance(choices, list):
         for choice in choices:
             if isinstance(choice, dict) and choice.get("index") in (0, None):
@@ -61,7 +64,7 @@ def joined_parts(content: object) -> str:
     return "".join(text for text in texts if isinstance(text, str))
 
 
-def has_hidden_text(delta: dict[str, Any]) -> bool:
+def has_hidden_text(delta: JsonObject) -> bool:
     """Whether it bears reasoning, or the arguments of a tool call."""
     for key in ("reasoning_content", "reasoning"):
         reasoning = delta.get(key)
@@ -92,7 +95,7 @@ def _is_duration(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= _MAX_MS
 
 
-def error_of(chunk: dict[str, Any], event: str) -> str | None:
+def error_of(chunk: JsonObject, event: str) -> str | None:
     """The message of a chunk that may be an error; None when it is not (`"error": null`)."""
     error = chunk.get("error")
     if not error:

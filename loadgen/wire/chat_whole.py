@@ -26,45 +26,49 @@ from loadgen.wire.chat_json import (
 
 
 class WholeAnswer(Struct, frozen=True, kw_only=True):
-    """What one body said.
-
-    answers: it is a chat completion, complete. speaks: some of it was generated: content, reasoning or a tool call.
-    text: the visible content; lone surrogates become U+FFFD. text_sha256: of its UTF-8, in hex. prompt_tokens,
-    output_tokens: by usage; None without. finish_reason: as the server words it; None without. timings: llama.cpp's.
-    error: the server's own message, one line of at most 300 characters. cut: the JSON breaks off. malformed: what was
-    wrong with the bytes otherwise.
-    """
+    """What one body says."""
 
     answers: bool = False
+    """It is a chat completion, complete."""
     speaks: bool = False
+    """Some of it was generated: content, reasoning or a tool call."""
     text: str = ""
+    """The visible content; lone surrogates become U+FFFD."""
     text_sha256: str | None = None
+    """Of the text's UTF-8, in hex."""
     prompt_tokens: int | None = None
+    """By usage; None without."""
     output_tokens: int | None = None
+    """By usage; None without."""
     finish_reason: str | None = None
+    """In the server's word; None without."""
     timings: ServerTimings | None = None
+    """llama.cpp's."""
     error: str | None = None
+    """The server's own message, one line of at most 300 characters."""
     cut: bool = False
+    """The JSON breaks off."""
     malformed: str | None = None
+    """What is wrong with the bytes otherwise."""
 
 
 def decode_whole(body: bytes) -> WholeAnswer:
     """Reads a whole body. Never raises: whatever is wrong with the bytes is in the answer."""
     data = body.removeprefix(b"\xef\xbb\xbf").strip()
-    told = parse_object(data)
-    if told is None:
+    completion = parse_object(data)
+    if completion is None:
         return _broken(data)
-    if not isinstance(told.get("choices"), list):
-        error = error_of(told, "message")
+    if not isinstance(completion.get("choices"), list):
+        error = error_of(completion, "message")
         return WholeAnswer(error=error) if error else WholeAnswer(malformed="a JSON object without choices")
-    choice = first_choice(told["choices"]) or {}
+    choice = first_choice(completion["choices"]) or {}
     message = choice.get("message")
     message = message if isinstance(message, dict) else {}
     content = message.get("content")
     visible = content if isinstance(content, str) else joined_parts(content)
     text = mend(visible)
     speaks = bool(visible) or has_hidden_text(message)
-    usage = told.get("usage")
+    usage = completion.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     reason = choice.get("finish_reason")
     return WholeAnswer(
@@ -75,7 +79,7 @@ def decode_whole(body: bytes) -> WholeAnswer:
         prompt_tokens=_count(usage.get("prompt_tokens")),
         output_tokens=_count(usage.get("completion_tokens")),
         finish_reason=mend(reason) if isinstance(reason, str) and reason else None,
-        timings=timings_of(told.get("timings")),
+        timings=timings_of(completion.get("timings")),
     )
 
 
@@ -90,6 +94,7 @@ def _broken(data: bytes) -> WholeAnswer:
     try:
         data.decode()
     except UnicodeDecodeError as error:
+        # A character that the end of the body cuts is no fault of the bytes: the body breaks off.
         if error.end < len(data) or error.reason != "unexpected end of data":
             return WholeAnswer(malformed=f"not UTF-8 at byte {error.start}")
         return WholeAnswer(cut=data.startswith(b"{"), malformed=None if data.startswith(b"{") else "not JSON")

@@ -1,7 +1,7 @@
 """Sends one chat request over aiohttp and brings back its bytes with their stamps. Knows no plan and no statistics.
 
-While a stream runs, nothing of it is looked at: the connection appends one mark a read, aiohttp buffers the body, and
-one watchdog for all requests looks at deadlines. Parsing is `loadgen.wire.reply`, after the stream.
+While a stream runs, nothing of it is looked at: the connection records each read, its bytes are stored as they came,
+and one watchdog for all requests looks at deadlines. Parsing is `loadgen.wire.reply`, after the stream.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
 
 from loadgen.clock import now_ns
+from loadgen.record import StampSource
 from loadgen.redact import redact_keys
 from loadgen.wire.deadlines import Watchdog
 from loadgen.wire.direct_request import Answer, DirectRequest, Redirected, RequestRefused
@@ -28,7 +29,8 @@ from loadgen.wire.stamps import (
     connector,
     keep_stamping,
     kernel_stamps_available,
-    tracing,
+    trace_connections,
+    trace_writes,
 )
 
 __all__ = ("Ask", "Client", "describe", "failure_of", "wait_eof")
@@ -47,15 +49,15 @@ class Client:
 
     def __init__(self, *, headers: dict[str, str] | None = None) -> None:
         self._headers = {"User-Agent": "loadgen", "Accept-Encoding": "identity", **(headers or {})}
-        self.last_sent_ns = 0
+        self.last_sent_ns = 0  # when the last request was dispatched
         self._watchdog = Watchdog()
         self._receiver: Receiver | None = None
         self._sessions: list[aiohttp.ClientSession] = []
         self._connectors: list[aiohttp.TCPConnector] = []
         self._direct_requests: dict[str, DirectRequest | None] = {}  # by URL
         self._stamping_socket: socket.socket | None = None
-        self.kernel = False
-        self.stamping = False
+        self.kernel = False  # the kernel's receive stamps are to be had
+        self.stamping = False  # connections stamp; else the client does, when it reads
 
     async def __aenter__(self) -> "Client":
         loop = asyncio.get_running_loop()
@@ -65,14 +67,15 @@ class Client:
         handler = functools.partial(DirectHandler, receiver=self._receiver) if self._receiver else StampedHandler
         # The second session never reuses a connection: where the server has just closed an idle one, we go there.
         for options in ({"keepalive_timeout": 60.0}, {"force_close": True}):
-            pool, self.stamping = connector(loop, kernel=self.kernel, handler=handler, **options)
+            source: StampSource = "kernel" if self.kernel else "user"
+            pool, self.stamping = connector(loop, source=source, handler=handler, **options)
             session = aiohttp.ClientSession(
                 connector=pool,
                 timeout=aiohttp.ClientTimeout(total=None),
                 read_bufsize=BODY_BYTES,
                 max_line_size=HEAD_BYTES,
                 max_field_size=HEAD_BYTES,
-                trace_configs=[tracing(stamping=self.stamping)],
+                trace_configs=[trace_connections()] if self.stamping else [trace_connections(), trace_writes()],
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers=self._headers,
             )
@@ -124,7 +127,7 @@ class Client:
                 await self._attempt(exchange, self._sessions[1])
         finally:
             exchange.ended_ns = now_ns()
-            exchange.task = None
+            exchange.task = None  # before anything awaits again: the watchdog must not cancel what the task does next
             CURRENT.reset(restore)
             self._watchdog.forget(exchange)
         return exchange

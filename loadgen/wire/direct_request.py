@@ -58,7 +58,13 @@ class DirectRequest:
     def __init__(self, connector: aiohttp.TCPConnector, request: aiohttp.ClientRequest, buffer_bytes: int) -> None:
         self._connector = connector
         self._request = request  # never sent: aiohttp's connector takes the address from it, and the TLS settings
-        self._buffer_bytes = buffer_bytes
+        # Of aiohttp's parser, should it be needed: the same for every request.
+        self._parser_params: dict[str, Any] = {
+            "read_until_eof": True,
+            "read_bufsize": buffer_bytes,
+            "max_line_size": HEAD_BYTES,
+            "max_field_size": HEAD_BYTES,
+        }
         self._heads: dict[tuple[tuple[str, str], ...], bytes | None] = {}
 
     @classmethod
@@ -112,13 +118,11 @@ class DirectRequest:
                 stamps.reused = stamps.connect_end_ns is None
             if transport is None or transport.is_closing():
                 raise aiohttp.ServerDisconnectedError
-            params: dict[str, Any] = {"read_until_eof": True, "read_bufsize": self._buffer_bytes}
-            params |= {"max_line_size": HEAD_BYTES, "max_field_size": HEAD_BYTES}
             read_by: asyncio.Future[ReadBy] | None = None
             if isinstance(protocol, DirectHandler):
-                read_by = protocol.expect(on_head, **params)
+                read_by = protocol.expect(on_head, **self._parser_params)
             elif protocol is not None:
-                protocol.set_response_params(**params)
+                protocol.set_response_params(**self._parser_params)
             # One write: head and body leave in one packet where they fit, and have one stamp.
             transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
             if read_by is not None and await read_by == "us":

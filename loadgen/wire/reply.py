@@ -1,4 +1,4 @@
-"""Reads an ended exchange: raw bytes and marks become a `Reply` with one stamp a token and one outcome. Pure.
+"""Reads an ended exchange: raw bytes and stamps become a `Reply` with one stamp a token and one outcome. Pure.
 
 An answer that was asked for whole has no stamps of tokens: it ends with its last byte, and its tokens are those of
 `usage`, or not known.
@@ -7,13 +7,13 @@ An answer that was asked for whole has no stamps of tokens: it ends with its las
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 from numpy.typing import NDArray
 
-from loadgen.record import Outcome, Reply, StampSource
+from loadgen.record import Outcome, Reply, ServerTimings, StampSource, TokenSource
 from loadgen.redact import redact_keys
 from loadgen.wire.chat_stream import Completion
 from loadgen.wire.chat_whole import WholeAnswer, decode_whole
@@ -26,7 +26,7 @@ _LATEST_NS: Final = 60_000_000_000
 _WHOLE_BODY_STARTS: Final = (b"{", b"[", b"<")
 
 
-class Stamps:
+class ArrivalTimes:
     """When each byte of a body had arrived, ns on the run's clock. Kernel stamps where every read has one.
 
     In plain Python: for so few numbers numpy costs more, and most of all where it is called seldom.
@@ -34,12 +34,15 @@ class Stamps:
 
     def __init__(self, reads: Sequence[tuple[int, int, int]] | Columns, epoch_ns: int, wall_offset_ns: int) -> None:
         self._offsets, user, wall = reads if isinstance(reads, Columns) else columns_of(reads)
-        # A stamp from after we had the bytes, or from long before, is of a wall clock that was stepped meanwhile.
+        # A stamp from after we had the bytes, or from long before, is of a wall clock that was stepped meanwhile. One
+        # spoils them all: stamps from two clocks would make gaps between tokens that never were.
         lags = [user_ns - wall_ns + wall_offset_ns for user_ns, wall_ns in zip(user, wall, strict=True)]
         sound = bool(lags) and min(wall) > 0 and min(lags) > -_EARLIEST_NS and max(lags) < _LATEST_NS
         self.source: StampSource = "kernel" if sound else "user"
         self.lags_ns: NDArray[np.int64] = np.array(array("q", lags if sound else ()))
         if sound:
+            # Within the tolerance a kernel's stamp may be later than ours. Ours is then the better one: the bytes had
+            # come when we had them.
             self._arrived = [
                 user_ns - epoch_ns - (lag if lag > 0 else 0) for user_ns, lag in zip(user, lags, strict=True)
             ]
@@ -72,6 +75,27 @@ class Stamps:
         return stamps, shared
 
 
+class _Answer(Struct, frozen=True, kw_only=True):
+    """What an answer says, streamed or whole: the fields of its `Reply` that are not of the connection."""
+
+    outcome: Outcome
+    detail: str | None
+    end_offset: int | None
+    """Where in the body its orderly end ends; None without one."""
+    first_visible_ns: int | None = None
+    stamps_ns: tuple[int, ...] = ()
+    tokens_per_event: tuple[int, ...] | None = None
+    shared_reads: int = 0
+    prompt_tokens: int | None
+    output_tokens: int | None
+    token_source: TokenSource
+    finish_reason: str | None
+    text: str | None
+    """None where nothing was generated; the empty text may be of hidden tokens."""
+    text_sha256: str | None
+    timings: ServerTimings | None
+
+
 def read_reply(
     exchange: Exchange, *, epoch_ns: int, wall_offset_ns: int, keep_text: bool = False
 ) -> tuple[Reply, NDArray[np.int64]]:
@@ -80,74 +104,82 @@ def read_reply(
     epoch_ns: the run's beginning on the monotonic clock. wall_offset_ns: see `loadgen.clock.wall_offset_ns`.
     """
     body = exchange.body()
-    stamps = Stamps(exchange.stamps.columns, epoch_ns, wall_offset_ns)
     sending = exchange.stamps
-    heard, end_offset = (_streamed if exchange.ask.streams else _whole)(exchange, body, stamps, keep_text=keep_text)
+    arrivals = ArrivalTimes(sending.columns, epoch_ns, wall_offset_ns)
+    answer = _streamed(exchange, body, arrivals) if exchange.ask.streams else _whole(exchange, body)
 
     def on_run(moment_ns: int | None) -> int | None:
         return None if moment_ns is None else moment_ns - epoch_ns
 
-    orderly_end = stamps.at([end_offset])[0] if end_offset is not None else []
+    # An orderly end is when it arrived; what the connection did afterwards took the user no time.
+    orderly_end = arrivals.at([answer.end_offset])[0] if answer.end_offset is not None else []
     began = [moment for moment in (sending.connect_start_ns, sending.first_write_ns) if moment is not None]
     reply = Reply(
+        outcome=answer.outcome,
         status=exchange.response.status,
+        detail=answer.detail,
         dispatched_ns=on_run(exchange.dispatched_ns),
         sent_ns=on_run(min(began, default=None)),
         written_ns=on_run(sending.written_ns),
         end_ns=orderly_end[0] if orderly_end else on_run(exchange.ended_ns),
-        last_byte_ns=_last_byte_ns(exchange, stamps, epoch_ns),
+        last_byte_ns=_last_byte_ns(exchange, arrivals, epoch_ns),
+        first_visible_ns=answer.first_visible_ns,
         connect_ns=_connect_ns(sending.connect_start_ns, sending.connect_end_ns),
-        stamp_source=stamps.source,
-        **heard,
+        stamps_ns=answer.stamps_ns,
+        tokens_per_event=answer.tokens_per_event,
+        stamp_source=arrivals.source,
+        shared_reads=answer.shared_reads,
+        prompt_tokens=answer.prompt_tokens,
+        output_tokens=answer.output_tokens,
+        token_source=answer.token_source,
+        finish_reason=answer.finish_reason,
+        text_sha256=answer.text_sha256,
+        timings=answer.timings,
+        text=answer.text if keep_text and answer.text is not None else UNSET,
     )
-    return reply, stamps.lags_ns
+    return reply, arrivals.lags_ns
 
 
-Heard = tuple[dict[str, Any], int | None]
-"""What an answer said, as fields of its `Reply`; and the body offset at which its orderly end ends, None without."""
-
-
-def _streamed(exchange: Exchange, body: bytes, stamps: Stamps, *, keep_text: bool) -> Heard:
+def _streamed(exchange: Exchange, body: bytes, arrivals: ArrivalTimes) -> _Answer:
     completion = exchange.completion()
-    arrivals, shared = stamps.at(completion.token_ends)
+    stamps, shared = arrivals.at(completion.token_ends)
     outcome, detail = outcome_of(exchange, completion, body)
     counted = completion.output_tokens is not None
-    tokens = completion.output_tokens if counted else len(arrivals)
+    tokens = completion.output_tokens if counted else len(stamps)
     visible = completion.first_visible
-    heard = {
-        "outcome": outcome,
-        "detail": detail,
-        "first_visible_ns": arrivals[visible] if visible is not None and arrivals else None,
-        "stamps_ns": tuple(arrivals),
-        "tokens_per_event": tuple(completion.tokens_per_event) if completion.tokens_per_event else None,
-        "shared_reads": shared,
-        "prompt_tokens": completion.prompt_tokens,
-        "output_tokens": tokens if exchange.response.status == 200 else None,
-        "token_source": "usage" if counted else "events",
-        "finish_reason": completion.finish_reason,
-        "text_sha256": completion.text_sha256 if arrivals else None,
-        "timings": completion.timings,
-        "text": completion.text if keep_text and arrivals else UNSET,
-    }
-    return heard, completion.end_offset
+    return _Answer(
+        outcome=outcome,
+        detail=detail,
+        end_offset=completion.end_offset,
+        first_visible_ns=stamps[visible] if visible is not None and stamps else None,
+        stamps_ns=tuple(stamps),
+        tokens_per_event=tuple(completion.tokens_per_event) if completion.tokens_per_event else None,
+        shared_reads=shared,
+        prompt_tokens=completion.prompt_tokens,
+        output_tokens=tokens if exchange.response.status == 200 else None,
+        token_source="usage" if counted else "events",
+        finish_reason=completion.finish_reason,
+        text=completion.text if stamps else None,
+        text_sha256=completion.text_sha256 if stamps else None,
+        timings=completion.timings,
+    )
 
 
-def _whole(exchange: Exchange, body: bytes, stamps: Stamps, *, keep_text: bool) -> Heard:
-    del stamps  # of nothing but its end
+def _whole(exchange: Exchange, body: bytes) -> _Answer:
     answer = decode_whole(body if exchange.response.status == 200 else b"")
     outcome, detail = outcome_of_whole(exchange, answer, body)
-    heard = {
-        "outcome": outcome,
-        "detail": detail,
-        "prompt_tokens": answer.prompt_tokens,
-        "output_tokens": answer.output_tokens,
-        "token_source": "events" if answer.output_tokens is None else "usage",
-        "finish_reason": answer.finish_reason,
-        "text_sha256": answer.text_sha256,
-        "timings": answer.timings,
-        "text": answer.text if keep_text and answer.speaks else UNSET,
-    }
-    return heard, len(body) if answer.answers else None
+    return _Answer(
+        outcome=outcome,
+        detail=detail,
+        end_offset=len(body) if answer.answers else None,
+        prompt_tokens=answer.prompt_tokens,
+        output_tokens=answer.output_tokens,
+        token_source="events" if answer.output_tokens is None else "usage",
+        finish_reason=answer.finish_reason,
+        text=answer.text if answer.speaks else None,
+        text_sha256=answer.text_sha256,
+        timings=answer.timings,
+    )
 
 
 def outcome_of(exchange: Exchange, completion: Completion, body: bytes) -> tuple[Outcome, str | None]:
@@ -213,7 +245,7 @@ def _connect_ns(start_ns: int | None, end_ns: int | None) -> int | None:
     return None if start_ns is None or end_ns is None else end_ns - start_ns
 
 
-def _last_byte_ns(exchange: Exchange, stamps: Stamps, epoch_ns: int) -> int | None:
-    """When the body was over: its last byte, or our letting go of a connection that the server keeps open behind it."""
+def _last_byte_ns(exchange: Exchange, arrivals: ArrivalTimes, epoch_ns: int) -> int | None:
+    """When the body was over: its last byte, or our letting go of a connection that the server keeps open after it."""
     let_go = exchange.failure is not None and exchange.failure.outcome == "ok"
-    return exchange.ended_ns - epoch_ns if let_go and exchange.ended_ns is not None else stamps.last_ns
+    return exchange.ended_ns - epoch_ns if let_go and exchange.ended_ns is not None else arrivals.last_ns

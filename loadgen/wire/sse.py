@@ -26,27 +26,23 @@ _SEAM_BYTES: Final = 2  # the longest beginning of a blank line that does not co
 
 
 class SseEvent(Struct, frozen=True, gc=False):
-    """One dispatched event.
-
-    data: its `data` lines joined by LF, as bytes: not checked to be UTF-8. end: the offset in the body, 0-based and
-    exclusive, of the byte that completed it (see the module). event: its type, "message" when it names none.
-    """
+    """One dispatched event."""
 
     data: bytes
+    """Its `data` lines joined by LF; not checked to be UTF-8."""
     end: int
+    """The offset in the body, 0-based and exclusive, of the byte that completed it (see the module)."""
     event: str = "message"
+    """Its type, "message" when it names none."""
 
 
 class EventTooLong(Exception):  # noqa: N818 - a fact about the body, not an error of the caller's
-    """An event took more than the allowed bytes, complete or not; the splitter takes no more.
-
-    start: the offset of its first byte. events: those that this feed completed before it.
-    """
+    """An event took more than the allowed bytes, complete or not; the splitter takes no more."""
 
     def __init__(self, start: int, max_event_bytes: int, events: list[SseEvent]) -> None:
         super().__init__(f"an event at byte {start} is longer than {max_event_bytes} bytes")
-        self.start = start
-        self.events = events
+        self.start = start  # the offset of its first byte
+        self.events = events  # those that this feed completed before it
 
 
 class Splitter:
@@ -54,6 +50,8 @@ class Splitter:
 
     max_event_bytes: the most that one event, with its comments, may take from its first byte to its `end`.
     """
+
+    __slots__ = ("_after_cr", "_failed", "_fed", "_max_event_bytes", "_not_utf8_at", "_pending", "_start", "_utf8")
 
     def __init__(self, *, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self._max_event_bytes = max_event_bytes
@@ -106,6 +104,8 @@ class Splitter:
                 data = data[1:]
                 self._start += 1
         if self._pending:
+            # A blank line may lie over the seam between two feeds; what is before it has been searched already, and to
+            # search it again at every feed would make a long event cost the square of its length.
             seam = max(0, len(self._pending) - _SEAM_BYTES)
             self._pending += data
             match = _BLANK_LINE.search(self._pending, seam)
@@ -131,6 +131,7 @@ class Splitter:
 
     def _split(self, data: bytes, events: list[SseEvent]) -> None:
         """Splits `data`, which begins where an event begins, and keeps what is left unfinished."""
+        # Each way is only for data in which no other line end can be, so that it cannot miss a blank line.
         if b"\r" not in data:
             tail = self._split_uniform(data, b"\n", events)
         elif data.count(b"\r\n") == data.count(b"\r") == data.count(b"\n"):
@@ -143,7 +144,7 @@ class Splitter:
     def _split_uniform(self, data: bytes, line_end: bytes, events: list[SseEvent]) -> bytes:
         """The fast way, for data all of whose lines end in `line_end`. Returns what is left."""
         blank_line = line_end + line_end
-        for_end = len(line_end) + 1
+        for_end = len(line_end) + 1  # an event ends with the first byte of the blank line's own line end
         blocks = data.split(blank_line)
         tail = blocks.pop()
         for block in blocks:
@@ -151,7 +152,7 @@ class Splitter:
             end = start + len(block) + for_end
             self._check_length(end - start, events)
             self._start = start + len(block) + len(blank_line)
-            if block.startswith(b"data: ") and b"\n" not in block:
+            if block.startswith(b"data: ") and b"\n" not in block:  # nearly all are one line, and need no table
                 events.append(SseEvent(block[6:], end))
             elif (event := _read_block(block, start, end)) is not None:
                 events.append(event)

@@ -1,11 +1,17 @@
 """Receive and send stamps inside aiohttp: when bytes reached this machine, not when Python looked. Knows no chat.
 
-On Linux with plain asyncio the kernel stamps every read (`SO_TIMESTAMPNS`, read with `recvmsg`; no privilege is
+Operations. `connector` makes a pool whose connections stamp; `CURRENT` says on which stamps, for the task that sends.
+
+Goals. Each read of a body has the moment at which its last byte had arrived, and each request the moment at which it
+was handed to the kernel, on whatever platform, and however aiohttp carries it.
+
+Plan. On Linux with plain asyncio the kernel stamps every read (`SO_TIMESTAMPNS`, read with `recvmsg`; no privilege is
 needed): the stamp is that of the last byte the read returned. Elsewhere, and over TLS, the stamp is taken as the first
 thing when the event loop hands us the bytes. Sends are stamped just before the call that gives the bytes to the kernel.
+A socket of ours reads and writes, a protocol of ours notes, and between them aiohttp does what it always does.
 
-Relied on are `TCPConnector(socket_factory=…)`, public, and two private attributes: the connector's
-`_factory`, which makes the protocol of a connection, and the protocol's `_payload`, the body that it receives.
+Warning. Relied on are `TCPConnector(socket_factory=…)`, public, and two private attributes: the connector's `_factory`,
+which makes the protocol of a connection, and the protocol's `_payload`, the body that it receives.
 `tests/integration/test_stamps.py` pins them; should a private one be gone in some aiohttp, `connector` says so and the
 client stamps what it reads itself, later and in user space.
 """
@@ -25,6 +31,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from loadgen.clock import now_ns
+from loadgen.record import StampSource
 from loadgen.wire.receiver import READ_BYTES, Columns, RawBody, columns_of
 
 _unpack_timespec = struct.Struct("@ll").unpack_from
@@ -40,20 +47,19 @@ _HEAD_END: Final = b"\r\n\r\n"
 class ReadStamps:
     """The stamps of one request on its way: written by the connection that carries it, read when it has ended.
 
-    raw_body: the reads of a body that a `Receiver` reads; None while aiohttp does. All `_ns` are None until they have
-    happened, on the monotonic clock.
+    All `_ns` are on the monotonic clock, and None until they have happened.
     """
 
     __slots__ = ("_reads", "connect_end_ns", "connect_start_ns", "first_write_ns", "raw_body", "reused", "written_ns")
 
     def __init__(self) -> None:
         self._reads: list[tuple[int, int, int]] = []
-        self.raw_body: RawBody | None = None
-        self.reused = False
+        self.raw_body: RawBody | None = None  # the reads of a body that a `Receiver` reads; None while aiohttp does
+        self.reused = False  # the connection had carried a request before
         self.connect_start_ns: int | None = None
         self.connect_end_ns: int | None = None
         self.first_write_ns: int | None = None
-        self.written_ns: int | None = None
+        self.written_ns: int | None = None  # the last write
 
     def begin_response(self) -> None:
         """A connection was assigned and is about to be written to (again, after a redirect)."""
@@ -107,7 +113,7 @@ class StampedSocket(socket.socket):
     last_rx_wall_ns = 0
     stamps: ReadStamps | None = None
     error: OSError | None = None
-    """What a read past this one has met: the next one is told."""
+    """What a read past `recv` has met: the system says it once, so `recv` is to raise it the next time."""
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
         if self.error is not None:
@@ -133,14 +139,14 @@ class StampedSocket(socket.socket):
 
 
 class StampedHandler(ResponseHandler):
-    """aiohttp's protocol of one connection, which also appends one mark a read."""
+    """aiohttp's protocol of one connection, which also records every read."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self._stamps: ReadStamps | None = None
         self._socket: StampedSocket | None = None
-        self._before: object = None
-        self._current: StreamReader | None = None
+        self._previous: object = None  # the body of the answer before
+        self._current: StreamReader | None = None  # the body of this one, once it has begun
         self._head_tail = b""  # the last bytes of a head that is still coming
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -159,7 +165,7 @@ class StampedHandler(ResponseHandler):
     def _begin(self, stamps: ReadStamps | None) -> None:
         """What is read from now on belongs to these stamps."""
         self._stamps = stamps
-        self._before, self._current = self._payload, None  # what is there now is an earlier answer's
+        self._previous, self._current = self._payload, None  # what is there now is an earlier answer's
         self._head_tail = b""
         if stamps is None:
             return
@@ -175,12 +181,17 @@ class StampedHandler(ResponseHandler):
         self._pass_on(data, user_ns, self._socket.last_rx_wall_ns if self._socket is not None else 0)
 
     def _pass_on(self, data: bytes, user_ns: int, wall_ns: int) -> None:
-        """Give a read to aiohttp, and mark it. A head goes by itself, lest a fault behind it take it along."""
-        while self._payload is None or self._payload is self._before or self._payload is EMPTY_PAYLOAD:
-            behind, head = len(self._head_tail), self._head_tail + data
+        """Give a read to aiohttp, and record it.
+
+        A head goes by itself: where the same read has a fault in the body, aiohttp would raise before it told of the
+        head, and the status would be lost.
+        """
+        while self._payload is None or self._payload is self._previous or self._payload is EMPTY_PAYLOAD:
+            # The blank line may begin in the read before: the last three bytes of that are looked at again.
+            earlier, head = len(self._head_tail), self._head_tail + data
             self._head_tail = head[1 - len(_HEAD_END) :]
-            cut = head.find(_HEAD_END) + len(_HEAD_END) - behind
-            if cut + behind < len(_HEAD_END) or cut >= len(data):
+            cut = head.find(_HEAD_END) + len(_HEAD_END) - earlier
+            if cut + earlier < len(_HEAD_END) or cut >= len(data):
                 break
             self._head_tail = b""
             self._give(data[:cut], user_ns, wall_ns)
@@ -195,14 +206,14 @@ class StampedHandler(ResponseHandler):
         if stamps is None or not data:  # without data, aiohttp only resumes its parser
             return
         payload = self._payload
-        if payload is None or payload is self._before:
+        if payload is None or payload is self._previous:
             # Not begun: the headers are still coming. Or over, and so at once that aiohttp has let go of it already.
             payload = self._current
-            have = payload.total_bytes if payload is not None else WHOLE_BODY if self.transport is None else 0
+            body_bytes = payload.total_bytes if payload is not None else WHOLE_BODY if self.transport is None else 0
         else:
             self._current = payload
-            have = payload.total_bytes
-        stamps.record_read(have, user_ns, wall_ns)
+            body_bytes = payload.total_bytes
+        stamps.record_read(body_bytes, user_ns, wall_ns)
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
         """aiohttp calls it for a broken chunk too, and then tells only who waits for headers: the body would hang."""
@@ -225,18 +236,18 @@ def keep_stamping() -> socket.socket | None:
     """
     if sys.platform != "linux":
         return None
-    keeper = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    keeper.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-    return keeper
+    unused = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    unused.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+    return unused
 
 
-def _stamped_socket(kernel: bool, address: tuple[Any, ...]) -> socket.socket:
+def _stamped_socket(source: StampSource, address: tuple[Any, ...]) -> socket.socket:
     family, kind, protocol = address[:3]
-    made = StampedSocket(family, kind, protocol)
-    made.setblocking(False)
-    if kernel:
-        made.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-    return made
+    stamped = StampedSocket(family, kind, protocol)
+    stamped.setblocking(False)
+    if source == "kernel":
+        stamped.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+    return stamped
 
 
 class StampedConnector(aiohttp.TCPConnector):
@@ -246,37 +257,35 @@ class StampedConnector(aiohttp.TCPConnector):
         stamps = CURRENT.get()
         if stamps is not None:
             stamps.connect_start_ns = now_ns()
-        made = await super()._create_connection(*request, **named)
+        protocol = await super()._create_connection(*request, **named)
         if stamps is not None:
             stamps.connect_end_ns = now_ns()
-        return made
+        return protocol
 
 
 def connector(
     loop: asyncio.AbstractEventLoop,
     *,
-    kernel: bool,
+    source: StampSource,
     handler: Callable[..., StampedHandler] = StampedHandler,
     **options: Any,
 ) -> tuple[aiohttp.TCPConnector, bool]:
-    """An aiohttp connector whose connections stamp, and whether they do; `kernel` asks for the kernel's stamps as well.
+    """An aiohttp connector whose connections stamp, and whether they do.
 
-    They do not when aiohttp has lost an attribute that this takes. handler: makes the protocol of a connection.
+    They do not when aiohttp has lost an attribute that this takes. source: "kernel" asks for the kernel's stamps too.
+    handler: makes the protocol of a connection. options: of aiohttp's connector.
     """
     # A proactor loop never calls the socket's own methods; there, sends are stamped when the connection is assigned.
-    factory = functools.partial(_stamped_socket, kernel) if isinstance(loop, asyncio.SelectorEventLoop) else None
-    made = StampedConnector(limit=0, socket_factory=factory, **options)
-    if not hasattr(made, "_factory") or not hasattr(ResponseHandler(loop), "_payload"):
-        return made, False
-    made._factory = functools.partial(handler, loop=loop)  # type: ignore[assignment]
-    return made, True
+    factory = functools.partial(_stamped_socket, source) if isinstance(loop, asyncio.SelectorEventLoop) else None
+    pool = StampedConnector(limit=0, socket_factory=factory, **options)
+    if not hasattr(pool, "_factory") or not hasattr(ResponseHandler(loop), "_payload"):
+        return pool, False
+    pool._factory = functools.partial(handler, loop=loop)  # type: ignore[assignment]
+    return pool, True
 
 
-def tracing(*, stamping: bool) -> aiohttp.TraceConfig:
-    """aiohttp's own hooks for what happens before a connection is ours: whether it was new, and how long that took.
-
-    Without `stamping` connections they also stamp the write, as well as aiohttp tells it.
-    """
+def trace_connections() -> aiohttp.TraceConfig:
+    """aiohttp's own hooks for what happens before a connection is ours: whether it was new, and how long that took."""
     config = aiohttp.TraceConfig()
 
     async def create_start(*_: object) -> None:
@@ -291,14 +300,20 @@ def tracing(*, stamping: bool) -> aiohttp.TraceConfig:
         if (stamps := CURRENT.get()) is not None:
             stamps.reused = True
 
+    config.on_connection_create_start.append(create_start)
+    config.on_connection_create_end.append(create_end)
+    config.on_connection_reuseconn.append(reuse)
+    return config
+
+
+def trace_writes() -> aiohttp.TraceConfig:
+    """Hooks that stamp the writes of connections that do not, as well as aiohttp tells of them."""
+    config = aiohttp.TraceConfig()
+
     async def write(*_: object) -> None:
         if (stamps := CURRENT.get()) is not None:
             stamps.record_write(now_ns())
 
-    config.on_connection_create_start.append(create_start)
-    config.on_connection_create_end.append(create_end)
-    config.on_connection_reuseconn.append(reuse)
-    if not stamping:
-        config.on_request_headers_sent.append(write)
-        config.on_request_chunk_sent.append(write)
+    config.on_request_headers_sent.append(write)
+    config.on_request_chunk_sent.append(write)
     return config

@@ -58,7 +58,7 @@ def reply_of(exchange: Exchange) -> Reply:
 
 
 async def test_a_connector_makes_the_protocol_of_a_connection_with_its_factory() -> None:
-    made, stamping = connector(asyncio.get_running_loop(), kernel=False)
+    made, stamping = connector(asyncio.get_running_loop(), source="user")
     assert stamping
     async with aiohttp.ClientSession(connector=made) as session:
         with Server(streamed("a", gap_s=0.1)) as server:

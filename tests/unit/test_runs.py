@@ -31,9 +31,9 @@ def like(*texts: bytes) -> bytes:
 def test_the_pattern_of_an_event_is_all_of_it_but_the_text(event: bytes) -> None:
     pattern = pattern_of(event, "content", "a")
     assert pattern is not None
-    assert pattern.before + b"a" + pattern.behind == event
-    assert pattern.before.endswith(b'"')
-    assert pattern.behind.startswith(b'"')
+    assert pattern.prefix + b"a" + pattern.suffix == event
+    assert pattern.prefix.endswith(b'"')
+    assert pattern.suffix.startswith(b'"')
 
 
 @pytest.mark.parametrize(
