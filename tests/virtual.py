@@ -37,6 +37,10 @@ class VirtualLoop(BaseEventLoop):
             self.now_ns = max(self.now_ns, round(self._scheduled[0].when() * 1e9))
         return ()
 
+    async def getaddrinfo(self, *_: Any, **__: Any) -> Any:
+        """Nobody is there: who looks for somebody beside what is tested finds nothing."""
+        raise OSError("there is no network in virtual time")
+
     def _process_events(self, event_list: tuple[()]) -> None:
         pass
 

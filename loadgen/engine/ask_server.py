@@ -4,7 +4,10 @@ from collections.abc import AsyncIterator, Callable
 
 from msgspec import Struct
 
+from loadgen.clock import SYSTEM_CLOCK, Clock
 from loadgen.engine.preflight import check
+from loadgen.engine.stage import RunContext
+from loadgen.engine.stop import StopSignal
 from loadgen.errors import LoadgenError, TargetError
 from loadgen.plan.plan import Plan
 from loadgen.targets.extra_chats import questions_for
@@ -19,19 +22,20 @@ Note = Callable[[str], None]
 """Takes a line for the person."""
 
 
-async def ask_or_recall(plan: Plan, index: int, served: Served, client: Client, note: Note) -> Probe | None:
+async def ask_or_recall(context: RunContext, index: int, served: Served, note: Note) -> Probe | None:
     """Ask a server what the scenario wants to know, and remember it; else what the same server was asked before, which
     sends nothing. None where it was not asked.
 
     To be called after the model's stages: streams at once leave a server with memory that it did not have (Foundry
     Local: a third more), and nothing of that is to be seen in a stage of one user.
     """
+    plan = context.plan
     if served.adapter is not None or not plan.scenario.sampling.stream:
         return None
     if not questions_for(plan.scenario, plan.models[index]):
         return recall(served)
     note(f"asking what {served.card.alias} on {served.card.target} does")
-    asked = await probe(plan, index, served, client)
+    asked = await probe(plan, index, served, context.client, clock=context.clock)
     try:
         remember(served, asked)
     except OSError as error:
@@ -46,19 +50,20 @@ class AskedServer(Struct, frozen=True):
     probe: Probe
 
 
-async def ask_servers(plan: Plan, note: Note) -> AsyncIterator[AskedServer]:
+async def ask_servers(plan: Plan, note: Note, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[AskedServer]:
     """Serve each of a plan's models in turn, and ask its server: the test chat, then the questions; plays no stage.
 
     A model that cannot be used is noted, and the next one is asked.
     """
     async with Client() as client:
+        context = RunContext(plan, client, clock, clock.now_ns(), StopSignal())
         for index, model in enumerate(plan.models):
             try:
                 if not questions_for(plan.scenario, model):
                     raise TargetError("it answers in this process, or whole: there are no streams to ask for")
                 async with serve_model(model, lambda text, share: note(text) if share is None else None) as served:
-                    await check(plan, index, served, client)
-                    asked = await ask_or_recall(plan, index, served, client, note)
+                    await check(context, index, served)
+                    asked = await ask_or_recall(context, index, served, note)
                     if asked is not None:
                         yield AskedServer(served.card, asked)
             except LoadgenError as error:

@@ -2,28 +2,27 @@
 
 from typing import Any, Final
 
-from loadgen.clock import SystemClock
+from loadgen.engine.stage import RunContext
 from loadgen.errors import TargetError
-from loadgen.plan.plan import Plan, Planned
+from loadgen.plan.plan import Planned
 from loadgen.record import Reply
 from loadgen.targets.adapter.in_process import question_of
 from loadgen.targets.extra_chats import TEST_CHAT, TEST_TOKENS
 from loadgen.targets.openai import models_of
 from loadgen.targets.request import ask_of, body_of
 from loadgen.targets.served import Served
-from loadgen.wire.client import Client
 from loadgen.wire.exchange import Deadlines
 from loadgen.wire.reply import read_reply
 
 TEST_S: Final = 120.0
 
 
-async def check(plan: Plan, index: int, served: Served, client: Client) -> float:
+async def check(context: RunContext, index: int, served: Served) -> float:
     """See that a model is listed and answers one short chat; ms to that chat's first token, or to its end where answers
     come whole. Raises TargetError."""
     if served.adapter is None:
         await _is_listed(served)
-    reply = await chat(plan, index, served, client, TEST_CHAT, TEST_TOKENS)
+    reply = await chat(context, index, served, TEST_CHAT, TEST_TOKENS)
     if reply.outcome != "ok":
         status = f" {reply.status}" if reply.status else ""
         text = f"it does not answer a short chat: {reply.outcome}{status}: {reply.detail}"
@@ -35,15 +34,15 @@ async def check(plan: Plan, index: int, served: Served, client: Client) -> float
     return ((answered_ns or 0) - (reply.dispatched_ns or 0)) / 1e6
 
 
-async def chat(plan: Plan, index: int, served: Served, client: Client, text: str, tokens: int, **more: Any) -> Reply:
+async def chat(context: RunContext, index: int, served: Served, text: str, tokens: int, **more: Any) -> Reply:
     """One chat outside of any plan: its reply, with stamps that count from its own dispatch."""
-    body = body_of(plan, Planned(model=index, index=0, prompt=0))
+    body = body_of(context.plan, Planned(model=index, index=0, prompt=0))
     body |= {"messages": [{"role": "user", "content": text}], "max_tokens": tokens, **more}
     deadlines = Deadlines(request_ns=round(TEST_S * 1e9))
-    now = SystemClock().now_ns()
+    now = context.clock.now_ns()
     if served.adapter is not None:
         return await served.adapter.send(question_of(body, deadlines), now, epoch_ns=now, keep_text=True)
-    exchange = await client.send(ask_of(served, body, deadlines), now)
+    exchange = await context.client.send(ask_of(served, body, deadlines), now)
     return read_reply(exchange, epoch_ns=now, wall_offset_ns=0, keep_text=True)[0]
 
 

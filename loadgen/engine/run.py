@@ -134,8 +134,7 @@ class _PlanRunner:
             for index, served in begun.items():
                 probe = None
                 if index in ready and not self._context.stop.requested:
-                    plan, client = self._context.plan, self._context.client
-                    probe = await ask_or_recall(plan, index, served, client, self._progress.note)
+                    probe = await ask_or_recall(self._context, index, served, self._progress.note)
                 self._manifest.add_probe(served, with_streams(probe, answers.get(index, ())))
         for served in opened:
             self._manifest.record_unload(served)
@@ -182,8 +181,8 @@ class _PlanRunner:
         served = await stack.enter_async_context(serve_model(context.plan.models[index], self._progress.work))
         if served.adapter is not None:
             stack.enter_context(context.stop.cancelling(served.adapter.abandon))
-        first_token_ms = await check(context.plan, index, served, context.client)
-        await stack.enter_async_context(kept_warm(context.plan, index, served, context.client))
+        first_token_ms = await check(context, index, served)
+        await stack.enter_async_context(kept_warm(context, index, served))
         return served, first_token_ms
 
     async def _drop_dead_models(self, stage: Stage, ready: dict[int, Served]) -> None:

@@ -105,7 +105,8 @@ class LocalStageRunner:
         self._requests = _requests_of(context.plan, stage, served)
         # A model in this process takes its CPU from it; ours is then that of the thread that we are in.
         has_adapter = any(served[index].adapter is not None for index in stage.models)
-        self._observer = Observer(self._in_flight, server_pids, thread_cpu_ns if has_adapter else process_cpu_ns)
+        own_cpu_ns = thread_cpu_ns if has_adapter else process_cpu_ns
+        self._observer = Observer(context.clock, self._in_flight, server_pids, own_cpu_ns)
         self.stop = stop
 
     @property

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import psutil
 
-from loadgen.clock import SystemClock, process_cpu_ns, wall_offset_ns
+from loadgen.clock import Clock, process_cpu_ns, wall_offset_ns
 from loadgen.record import ServerFacts, StageFacts
 from loadgen.stats.histogram import Histogram
 
@@ -29,14 +29,16 @@ class Observer:
 
     def __init__(
         self,
+        clock: Clock,
         in_flight: Callable[[], int],
         server_pids: tuple[int, ...] = (),
         own_cpu_ns: Callable[[], int] = process_cpu_ns,
     ) -> None:
         self._in_flight = in_flight
         self._own_cpu_ns = own_cpu_ns
-        self._clock = SystemClock()
-        self._servers = [watch for watch in (_ServerWatch.of(pid) for pid in server_pids) if watch is not None]
+        self._clock = clock
+        watches = (_ServerWatch.of(pid, clock) for pid in server_pids)
+        self._servers = [watch for watch in watches if watch is not None]
         self._loop_lags = Histogram()
         self.stamp_lags = Histogram()
         self._samples: list[tuple[int, int]] = []
@@ -141,10 +143,10 @@ def _spread(histogram: Histogram) -> tuple[int | None, int | None, int | None]:
 class _ServerWatch:
     """CPU and memory of one process and its children, as far as we may look."""
 
-    def __init__(self, process: psutil.Process) -> None:
+    def __init__(self, process: psutil.Process, clock: Clock) -> None:
         self._process = process
         self._family = [process]
-        self._clock = SystemClock()
+        self._clock = clock
         self._start_ns = self._end_ns = 0
         self._cpu_start_s: float | None = None
         self._cpu_end_s: float | None = None
@@ -152,9 +154,9 @@ class _ServerWatch:
         self._rss_peak: int | None = None
 
     @classmethod
-    def of(cls, pid: int) -> "_ServerWatch | None":
+    def of(cls, pid: int, clock: Clock) -> "_ServerWatch | None":
         with contextlib.suppress(psutil.Error):
-            return cls(psutil.Process(pid))
+            return cls(psutil.Process(pid), clock)
         return None
 
     def start(self) -> None:

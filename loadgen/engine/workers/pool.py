@@ -237,7 +237,7 @@ class PooledStageRunner:
         self._served = served
         self._stop = stop
         self._sinks = sinks
-        self._observer = Observer(lambda: 0, server_pids)
+        self._observer = Observer(pool.context.clock, lambda: 0, server_pids)
         self._workers: list[WorkerHandle] = []
 
     async def warm_up(self) -> None:

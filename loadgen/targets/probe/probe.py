@@ -13,7 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 import aiohttp
 from msgspec import Struct
 
-from loadgen.clock import SystemClock, utc_now, wall_offset_ns
+from loadgen.clock import SYSTEM_CLOCK, Clock, utc_now, wall_offset_ns
 from loadgen.plan.plan import Plan, Planned
 from loadgen.targets.probe import findings as judge
 from loadgen.targets.probe.answers import StreamAnswer
@@ -58,10 +58,11 @@ class Asker(Struct, frozen=True):
     index: int
     served: Served
     client: Client
+    clock: Clock
     until_ns: int
 
     def left_ns(self) -> int:
-        return self.until_ns - SystemClock().now_ns()
+        return self.until_ns - self.clock.now_ns()
 
 
 class Findings(Struct):
@@ -71,14 +72,22 @@ class Findings(Struct):
     notes: list[str] = []
 
 
-async def probe(plan: Plan, index: int, served: Served, client: Client, *, budget_s: float = BUDGET_S) -> Probe:
+async def probe(
+    plan: Plan,
+    index: int,
+    served: Served,
+    client: Client,
+    *,
+    clock: Clock = SYSTEM_CLOCK,
+    budget_s: float = BUDGET_S,
+) -> Probe:
     """What the server of a model does. Never raises for what a server does; takes about budget_s at most.
 
     index: the model's, among the plan's. The server must serve the model, and be idle but for us.
     """
-    clock, findings, asked = SystemClock(), Findings(), utc_now()
+    findings, asked = Findings(), utc_now()
     began_ns = clock.now_ns()
-    asker = Asker(plan, index, served, client, began_ns + round(budget_s * 1e9))
+    asker = Asker(plan, index, served, client, clock, began_ns + round(budget_s * 1e9))
     try:
         async with asyncio.timeout(budget_s + 1):
             await _ask_all(asker, findings)
@@ -195,7 +204,7 @@ class BusyCounter(Struct, frozen=True):
 
 async def _idle_accounts(asker: Asker, session: aiohttp.ClientSession) -> list[BusyCounter]:
     """The accounts that a server keeps, before it is asked for the long stream."""
-    clock, accounts = SystemClock(), []
+    clock, accounts = asker.clock, []
     for path, read in ACCOUNTS:
         idle = await _busy(asker, session, path, read)
         for _ in range(IDLE_LOOKS):  # what we asked before may be ended and not yet put away
@@ -223,7 +232,7 @@ async def _closed_by_account(
     asker: Asker, session: aiohttp.ClientSession, account: BusyCounter, left_ns: float
 ) -> dict[str, Any]:
     """Whether the server is as idle as before, soon after the long stream has been closed."""
-    clock, limit_ns = SystemClock(), round(min(STOP_S * 1e9, left_ns / 2))
+    clock, limit_ns = asker.clock, round(min(STOP_S * 1e9, left_ns / 2))
     closed_ns = clock.now_ns()
     while clock.now_ns() - closed_ns <= limit_ns:
         busy = await _busy(asker, session, account.path, account.read)
@@ -331,7 +340,7 @@ def _ask(asker: Asker, text: str, tokens: int, more: dict[str, Any]) -> Ask:
 
 async def _chat(asker: Asker, text: str, tokens: int, **more: Any) -> ProbeAnswer:
     """One short chat: its reply, with what its body showed. Raises _Abandoned when the person gave it up."""
-    now = SystemClock().now_ns()
+    now = asker.clock.now_ns()
     exchange = await asker.client.send(_ask(asker, text, tokens, more), now)
     reply, _ = read_reply(exchange, epoch_ns=0, wall_offset_ns=wall_offset_ns(), keep_text=True)
     if reply.outcome == "cancelled":

@@ -1,0 +1,155 @@
+"""A whole run in virtual time: two models, and a retry, from the plan to the records, without a socket."""
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from loadgen import api
+from loadgen.analysis.summarize import summarize
+from loadgen.live.sink import NullSink, StageStart
+from loadgen.plan.plan import Plan
+from loadgen.record import Record, StageFacts
+from loadgen.scenario import Closed, Constant, Load, Model, Retries, Scenario
+from loadgen.scenario.file import LoadedScenario
+from loadgen.store.run_folder import Run
+from loadgen.wire.client import Client
+from loadgen.wire.exchange import Ask, Exchange
+from tests.virtual import START_NS, VirtualClock, run
+
+MS = 1_000_000
+CLOCK = VirtualClock()
+TOKEN_NS = {"fast": 10 * MS, "slow": 40 * MS}
+TOKENS = 3
+
+
+class VirtualClient(Client):
+    """Servers behind the client: each answers with a token every so often, and refuses the requests it is told to."""
+
+    def __init__(self, refused: Sequence[tuple[str, int]] = ()) -> None:
+        """refused: (model, which of its requests), counted from 0 with the preflight's."""
+        super().__init__()
+        self.sent: list[tuple[str, int]] = []
+        """Model, and when its request came, ns from the run's beginning."""
+        self._refused = set(refused)
+        self._in_flight = 0
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    @property
+    def in_flight(self) -> int:
+        return self._in_flight
+
+    async def open_connections(self, url: str, count: int, headers: dict[str, str]) -> None:
+        pass
+
+    async def send(self, ask: Ask, dispatched_ns: int) -> Exchange:
+        exchange, model = Exchange(ask, dispatched_ns), json.loads(ask.body)["model"]
+        number = sum(name == model for name, _ in self.sent)
+        self.sent.append((model, CLOCK.now_ns() - START_NS))
+        self._in_flight += 1
+        exchange.stamps.record_write(CLOCK.now_ns())
+        exchange.response.status = 503 if (model, number) in self._refused else 200
+        exchange.response.content_type = "text/event-stream"
+        for piece in [b"busy"] if exchange.response.status == 503 else stream():
+            await CLOCK.sleep_until_ns(CLOCK.now_ns() + TOKEN_NS[model])
+            exchange.response.append(piece)
+            exchange.stamps.record_read(len(exchange.body()), CLOCK.now_ns(), 0)
+        self._in_flight -= 1
+        exchange.ended_ns = CLOCK.now_ns()
+        return exchange
+
+
+def stream() -> list[bytes]:
+    """The events of one answer: its tokens, and with the last of them the end."""
+    events = [json.dumps({"choices": [{"index": 0, "delta": {"content": "word "}}]}) for _ in range(TOKENS)]
+    end = json.dumps({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    pieces = [f"data: {event}\n\n".encode() for event in events]
+    return [*pieces[:-1], pieces[-1] + f"data: {end}\n\ndata: [DONE]\n\n".encode()]
+
+
+def plan_of(load: Load, folder: Path) -> Plan:
+    models = tuple(Model(name=name, url=f"http://{name}.invalid/v1", target="openai") for name in TOKEN_NS)
+    scenario = Scenario(
+        name="virtual",
+        prompts=("Say hello.",),
+        models=models,
+        load=load,
+        probe=False,
+        warmup_requests=1,
+        retries=Retries(attempts=2, backoff_s=1.0, jitter=0.0),
+    )
+    return api.plan_of(LoadedScenario(scenario, None, folder, "the test"))
+
+
+class Heard(NullSink):
+    def __init__(self) -> None:
+        self.stages: list[StageStart] = []
+        self.records: list[Record] = []
+        self.retries: list[Record] = []
+        self.facts: list[StageFacts] = []
+
+    def start(self, stage: StageStart) -> None:
+        self.stages.append(stage)
+
+    def record(self, record: Record) -> None:
+        self.records.append(record)
+
+    def retry(self, record: Record) -> None:
+        self.retries.append(record)
+
+    def stop(self, facts: StageFacts) -> None:
+        self.facts.append(facts)
+
+
+def play(load: Load, folder: Path, client: VirtualClient, sink: Heard) -> Run:
+    return run(api.run(plan_of(load, folder), results=folder, clock=CLOCK, client=client, sinks=(sink,)))
+
+
+def test_a_run_of_two_models_plays_in_virtual_time_and_a_refused_request_is_retried(tmp_path: Path) -> None:
+    # The third request of "fast" is its first measured one: after the preflight's and the warm-up's.
+    client, heard = VirtualClient(refused=[("fast", 2)]), Heard()
+    played = play(Closed(concurrency=(1,), requests=3, ramp_in_s=0.0), tmp_path, client, heard)
+    assert played.manifest.state == "complete"
+    assert [(stage.models, stage.level, stage.count) for stage in heard.stages] == [
+        (("fast",), "c1", 3),
+        (("slow",), "c1", 3),
+    ]
+    assert [(r.model, r.phase, r.index, r.outcome, r.attempt) for r in played.records] == [
+        ("fast", "warmup", 0, "ok", 0),
+        ("fast", "measured", 0, "http_error", 0),
+        ("fast", "measured", 0, "ok", 1),
+        ("fast", "measured", 1, "ok", 0),
+        ("fast", "measured", 2, "ok", 0),
+        ("slow", "warmup", 0, "ok", 0),
+        *(("slow", "measured", index, "ok", 0) for index in range(3)),
+    ]
+    # Every moment to the nanosecond: the backoff is a second after the end of the refusal, and it counts.
+    retried = next(r for r in played.records if r.attempt == 1)
+    assert retried.dispatched_ns is not None
+    assert retried.end_ns == retried.dispatched_ns + 10 * MS + 1_000 * MS + TOKENS * 10 * MS
+    assert retried.attempt_ns == retried.dispatched_ns + 1_010 * MS
+    assert [stamp - retried.attempt_ns for stamp in retried.stamps_ns] == [10 * MS, 20 * MS, 30 * MS]
+    slow = [r for r in played.records if (r.model, r.phase) == ("slow", "measured")]
+    assert [after.intended_ns - before.intended_ns for before, after in itertools.pairwise(slow)] == [
+        TOKENS * 40 * MS
+    ] * 2
+    assert [len(client.sent), len(heard.records), len(heard.retries)] == [11, 8, 1]
+    assert [facts.complete for facts in heard.facts] == [True, True]
+    assert [facts.end_ns - facts.start_ns for facts in heard.facts] == [1_100 * MS, TOKENS * 3 * 40 * MS]
+
+
+def test_an_open_loop_sends_each_request_when_it_is_due_and_the_summary_is_of_virtual_time(tmp_path: Path) -> None:
+    client, heard = VirtualClient(), Heard()
+    played = play(Constant(rates_per_s=(50.0,), requests=5), tmp_path, client, heard)
+    slow = [r for r in played.records if (r.model, r.phase) == ("slow", "measured")]
+    assert [r.intended_ns - slow[0].intended_ns for r in sorted(slow, key=lambda r: r.index)] == [
+        index * 20 * MS for index in range(5)
+    ]
+    assert [r.dispatched_ns == r.intended_ns for r in slow] == [True] * 5
+    assert {r.end_ns - r.intended_ns for r in slow if r.end_ns is not None} == {TOKENS * 40 * MS}
+    assert [stage.requests.ok for stage in summarize(played).stages] == [5, 5]  # type: ignore[union-attr]
