@@ -13,11 +13,13 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from loadgen.errors import TargetError
+
+T = TypeVar("T")
 
 STOP_S: Final = 10.0
 """A child whose input has been closed is killed after so long."""
@@ -91,15 +93,15 @@ class Child:
         async with asyncio.timeout(within_s):
             return await self._output.readline()
 
-    async def receive(self, within_s: float) -> dict[str, Any]:
-        """The next line of its standard output, as JSON. Raises TargetError when none comes in time, when it is no JSON
-        object, or when the child has ended: a child that cannot start says so by ending."""
+    async def receive(self, decoder: msgspec.json.Decoder[T], within_s: float) -> T:
+        """The next line of its standard output, decoded. Raises TargetError when none comes in time, when it cannot be
+        decoded, or when the child has ended: a child that cannot start says so by ending."""
         try:
             line = await self.read_line(within_s)
         except TimeoutError:
             raise TargetError(f"{self.name} did not answer within {within_s:g} s") from None
         try:
-            return msgspec.json.decode(line, type=dict[str, Any])
+            return decoder.decode(line)
         except msgspec.MsgspecError:
             code = await self.exit_code(STOP_S)
             reason = await self.crash_reason()

@@ -95,7 +95,7 @@ def test_it_is_loaded_played_at_four_levels_and_gone(loadgen: Command, tmp_path:
     assert card["load_s"] > 0
     assert card["cold_start_ms"] > card["load_s"] * 1e3
     assert card["unload_s"] is None or card["unload_s"] > 0
-    assert not [p for p in processes_of("foundry_service") if str(tmp_path) in " ".join(p.cmdline())]
+    assert not [p for p in processes_of("loadgen.targets.foundry.service") if str(tmp_path) in " ".join(p.cmdline())]
 
 
 def test_a_model_that_is_not_there_or_has_no_such_device_is_skipped_and_the_rest_goes_on(
@@ -139,7 +139,9 @@ def await_measured(run: "subprocess.Popen[str]", folder: Path) -> int:
         log = next(iter((folder / "out").glob("foundry/*/requests.jsonl")), None)
         if log is not None and log.read_text(encoding="utf-8").count('"measured"') > 2:
             children = psutil.Process(run.pid).children(recursive=True)
-            return int(next(child.pid for child in children if "foundry_service" in " ".join(child.cmdline())))
+            return int(
+                next(child.pid for child in children if "loadgen.targets.foundry.service" in " ".join(child.cmdline()))
+            )
         try:
             run.wait(0.05)
         except subprocess.TimeoutExpired:

@@ -99,7 +99,11 @@ def test_a_server_without_enough_memory_is_named_and_the_next_is_played(tmp_path
 
 
 def children_of(pid: int) -> list[psutil.Process]:
-    return [child for child in psutil.Process(pid).children() if "llamacpp_server" in " ".join(child.cmdline())]
+    return [
+        child
+        for child in psutil.Process(pid).children()
+        if "loadgen.targets.llamacpp.server" in " ".join(child.cmdline())
+    ]
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")

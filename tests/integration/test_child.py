@@ -7,6 +7,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
@@ -23,6 +24,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="signals are those of POSIX"),
 ]
 HELLO = "print('{\"pid\": %d}' % os.getpid(), flush=True)\n"
+HELLO_DECODER = msgspec.json.Decoder(dict[str, int])
 SERVE = "sys.stdin.buffer.read()\n"
 
 
@@ -57,7 +59,7 @@ async def test_one_that_ends_as_it_starts_is_named_with_the_reason(
     child = await started(tmp_path, body)
     try:
         with pytest.raises(TargetError) as caught:
-            await child.receive(60.0)
+            await child.receive(HELLO_DECODER, 60.0)
     finally:
         await child.stop()
     assert (str(caught.value), caught.value.problem) == (said, problem)
@@ -66,7 +68,7 @@ async def test_one_that_ends_as_it_starts_is_named_with_the_reason(
 async def test_one_that_lives_has_not_died(tmp_path: Path) -> None:
     child = await started(tmp_path, HELLO + SERVE)
     try:
-        await child.receive(60.0)
+        await child.receive(HELLO_DECODER, 60.0)
         assert await child.crash() is None
     finally:
         await child.stop()
@@ -95,7 +97,7 @@ async def test_one_that_dies_while_it_serves_is_named(
     monkeypatch.setattr(module, "_oom_kills", lambda: 0)  # others on this machine may run out of it
     child = await started(tmp_path, f"sys.stderr.write('{log}')\nsys.stderr.flush()\n" + HELLO + SERVE)
     try:
-        hello = await child.receive(60.0)
+        hello = await child.receive(HELLO_DECODER, 60.0)
         os.kill(hello["pid"], number)
         await child._process.wait()
         summary = f"{child.name} {await child.crash()}"
@@ -111,7 +113,7 @@ async def test_where_the_system_ended_it_for_want_of_memory_that_is_said(
     monkeypatch.setattr(module, "_oom_kills", lambda: next(counted))
     child = await started(tmp_path, HELLO + SERVE)
     try:
-        hello = await child.receive(60.0)
+        hello = await child.receive(HELLO_DECODER, 60.0)
         os.kill(hello["pid"], signal.SIGKILL)
         await child._process.wait()
         summary = f"{child.name} {await child.crash()}"
@@ -128,7 +130,7 @@ async def test_one_that_the_system_ends_as_it_starts_ran_out_of_memory(
     child = await started(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
     try:
         with pytest.raises(TargetError, match="ended by SIGKILL: the system had no memory left") as caught:
-            await child.receive(60.0)
+            await child.receive(HELLO_DECODER, 60.0)
     finally:
         await child.stop()
     assert caught.value.problem == "out_of_memory"
@@ -140,7 +142,7 @@ async def test_one_that_talks_without_end_is_read_and_not_kept(tmp_path: Path) -
     child = await started(tmp_path, chatter + "sys.exit(1)")
     try:
         with pytest.raises(TargetError, match="ValueError: the end"):
-            await child.receive(60.0)
+            await child.receive(HELLO_DECODER, 60.0)
         assert len(child._log) <= module.LOG_BYTES
     finally:
         await child.stop()
@@ -152,7 +154,7 @@ async def test_one_that_talks_without_end_is_read_and_not_kept(tmp_path: Path) -
 async def with_server(folder: Path, then: Callable[[int], Awaitable[None]]) -> str:
     child = await started(folder, HELLO + SERVE)
     try:
-        await child.receive(60.0)
+        await child.receive(HELLO_DECODER, 60.0)
         await then(child.pid)
         await child.exit_code(60.0)
         return f"{child.name} {await child.crash()}"

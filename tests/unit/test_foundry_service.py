@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from loadgen.targets.foundry.download import CannotServe, describe_error, download
+from loadgen.targets.foundry.events import ServiceEvent
 from loadgen.targets.foundry.service import (
     argument_parser,
-    card,
+    card_of_variant,
     catalogs,
     configuration,
     device_of,
@@ -170,8 +172,8 @@ class Heard:
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
 
-    def send(self, event: str, **fields: Any) -> None:
-        self.events.append({"event": event, **fields})
+    def send(self, event: ServiceEvent) -> None:
+        self.events.append(msgspec.to_builtins(event))
 
     def named(self, name: str) -> list[dict[str, Any]]:
         return [event for event in self.events if event["event"] == name]
@@ -276,17 +278,17 @@ def test_a_model_that_lists_no_variants_is_its_own() -> None:
 def test_a_card_has_nothing_where_the_catalog_has_nothing() -> None:
     unknown = Variant("odd-any:1", None, size_mb=None)
     assert device_of(unknown) is None
-    assert card(unknown)["size_bytes"] is None
+    assert card_of_variant(unknown).size_bytes is None
     unknown.info.runtime = None
     assert device_of(unknown) is None
-    assert card(unknown)["execution_provider"] is None
-    assert card(Variant("tiny-cpu:1"))["size_bytes"] == 3 * 2**20
+    assert card_of_variant(unknown).execution_provider is None
+    assert card_of_variant(Variant("tiny-cpu:1")).size_bytes == 3 * 2**20
 
 
 def test_a_card_of_an_sdk_that_knows_less_is_shorter() -> None:
     early = Variant("tiny-cpu:1")
     del early.context_length, early.info.capabilities
-    assert card(early)["context_tokens"] is card(early)["capabilities"] is None
+    assert (card_of_variant(early).context_tokens, card_of_variant(early).capabilities) == (None, None)
 
 
 # Downloading

@@ -4,7 +4,9 @@ import inspect
 import re
 import threading
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
+
+from loadgen.targets.foundry.events import DownloadFailed, DownloadProgress, Send
 
 _PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 8.0
@@ -21,12 +23,6 @@ class CannotServe(Exception):  # noqa: N818  it names a finding, not a fault of 
         self.kind, self.remedy = kind, remedy
 
 
-class Send(Protocol):
-    """Sends an event to the parent: its name, and what belongs to it."""
-
-    def __call__(self, event: str, **fields: Any) -> None: ...
-
-
 def download(variant: Any, send: Send, *, stall_s: float, tries: int, pause_s: float = _PAUSE_S) -> None:
     """Fetch a variant into the cache, unless it is there. pause_s: before the second try; it doubles. Raises
     CannotServe after the last."""
@@ -37,7 +33,7 @@ def download(variant: Any, send: Send, *, stall_s: float, tries: int, pause_s: f
         problem = _Attempt(send, stall_s).run(variant)
         if problem is None:
             return
-        send("retry", attempt=attempt, of=tries, problem=problem)
+        send(DownloadFailed(attempt, tries, problem))
         if attempt < tries:
             threading.Event().wait(min(_LONGEST_PAUSE_S, pause_s * 2 ** (attempt - 1)))
     remedy = "check the network and the disk, then run again: a download goes on where it stopped"
@@ -85,7 +81,7 @@ class _Attempt:
         # Its threads overtake one another; a bar does not go back.
         if (rounded := round(float(percent), 1)) > self._sent_percent:
             self._sent_percent = rounded
-            self._send("download", percent=rounded)
+            self._send(DownloadProgress(rounded))
 
     def _describe_stall(self) -> str:
         text = f"nothing arrived for {self._stall_s:g} s"

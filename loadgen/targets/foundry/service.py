@@ -13,7 +13,6 @@ import contextlib
 import http.server
 import importlib.metadata
 import inspect
-import json
 import os
 import queue
 import sys
@@ -21,8 +20,23 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final, TextIO
 
+import msgspec
+
 from loadgen.clock import now_ns
-from loadgen.targets.foundry.download import CannotServe, Send, describe_error, download
+from loadgen.targets.foundry.download import CannotServe, describe_error, download
+from loadgen.targets.foundry.events import (
+    CatalogListed,
+    LoadingModel,
+    ModelUnloaded,
+    ProcessEnds,
+    Send,
+    ServiceEvent,
+    ServingModel,
+    StartFailed,
+    StopFailed,
+    VariantCard,
+    VariantFound,
+)
 
 APP_NAME: Final = "loadgen"
 STALL_S: Final = 60.0
@@ -35,13 +49,13 @@ class EventWriter:
 
     def __init__(self) -> None:
         sys.stdout.flush()
-        self._out: TextIO = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        self._out = os.fdopen(os.dup(1), "wb")
         os.dup2(2, 1)
         self._lock = threading.Lock()
 
-    def send(self, event: str, **fields: Any) -> None:
+    def send(self, event: ServiceEvent) -> None:
         with self._lock, contextlib.suppress(BrokenPipeError):
-            self._out.write(json.dumps({"event": event, **fields}) + "\n")
+            self._out.write(msgspec.json.encode(event) + b"\n")
             self._out.flush()
 
 
@@ -156,23 +170,23 @@ def device_of(variant: Any) -> str | None:
     return None if runtime is None or runtime.device_type is None else str(runtime.device_type.value)
 
 
-def card(variant: Any) -> dict[str, Any]:
-    """What the catalog says of a variant, in plain values."""
+def card_of_variant(variant: Any) -> VariantCard:
+    """What the catalog says of a variant."""
     info = variant.info
     runtime = info.runtime
-    return {
-        "alias": variant.alias,
-        "id": variant.id,
-        "size_bytes": None if not info.file_size_mb else info.file_size_mb * 2**20,
-        "license": info.license,
-        "task": info.task,
-        "device": device_of(variant),
-        "execution_provider": None if runtime is None else runtime.execution_provider,
-        "context_tokens": getattr(variant, "context_length", None) or None,
-        "publisher": info.publisher,
-        "cached": bool(variant.is_cached),
-        "capabilities": getattr(info, "capabilities", None),
-    }
+    return VariantCard(
+        alias=variant.alias,
+        id=variant.id,
+        size_bytes=None if not info.file_size_mb else info.file_size_mb * 2**20,
+        license=info.license,
+        task=info.task,
+        device=device_of(variant),
+        execution_provider=None if runtime is None else runtime.execution_provider,
+        context_tokens=getattr(variant, "context_length", None) or None,
+        publisher=info.publisher,
+        cached=bool(variant.is_cached),
+        capabilities=getattr(info, "capabilities", None),
+    )
 
 
 def load(variant: Any) -> float:
@@ -198,12 +212,12 @@ def start(arguments: argparse.Namespace, sdk: Any, send: Send) -> tuple[Any, Any
     manager = sdk.FoundryLocalManager.instance
     if arguments.list:
         models = manager.catalog.list_models()
-        send("models", models=[card(variant) for model in models for variant in variants_of(model)])
+        send(CatalogListed(tuple(card_of_variant(variant) for model in models for variant in variants_of(model))))
         return manager, None
     variant = find(manager, arguments.model, arguments.device)
-    send("found", card=card(variant))
+    send(VariantFound(card_of_variant(variant)))
     download(variant, send, stall_s=arguments.stall_s, tries=arguments.tries)
-    send("loading")
+    send(LoadingModel())
     load_s = load(variant)
     try:
         manager.start_web_service()
@@ -211,7 +225,7 @@ def start(arguments: argparse.Namespace, sdk: Any, send: Send) -> tuple[Any, Any
         text = f"port {arguments.port} cannot be used: {describe_error(error)}"
         raise CannotServe("port", text, "give another port, or 0") from error
     url = manager.urls[0].rstrip("/")
-    send("serving", url=url, pid=os.getpid(), card=card(variant), load_s=load_s, version=sdk_version())
+    send(ServingModel(url, os.getpid(), card_of_variant(variant), load_s, sdk_version()))
     return manager, variant
 
 
@@ -232,14 +246,14 @@ def stop(manager: Any, variant: Any, send: Send) -> None:
         try:
             step()
         except Exception as error:  # noqa: BLE001
-            send("note", text=describe_error(error))
+            send(StopFailed(describe_error(error)))
 
 
 def unload(variant: Any, send: Send) -> None:
     if variant.is_loaded:
         began = now_ns()
         variant.unload()
-        send("unloaded", seconds=(now_ns() - began) / 1e9)
+        send(ModelUnloaded((now_ns() - began) / 1e9))
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -275,15 +289,15 @@ def main() -> int:
                 unload(variant, events.send)
         code = 0
     except CannotServe as error:
-        events.send("error", kind=error.kind, message=str(error), remedy=error.remedy)
+        events.send(StartFailed(error.kind, str(error), error.remedy))
     except Exception as error:  # noqa: BLE001  whatever it is, the parent must get it as one line
         text = f"{type(error).__name__}: {describe_error(error)}"
-        events.send("error", kind="runtime", message=text, remedy="see the runtime's logs")
+        events.send(StartFailed("runtime", text, "see the runtime's logs"))
     finally:
         # After a start that failed there is no manager to stop: a download that hangs would keep it from closing.
         if manager is not None:
             stop(manager, variant, events.send)
-        events.send("ended")
+        events.send(ProcessEnds())
         # The native library's own threads may hang an orderly exit; there is nothing left to do.
         os._exit(code)
 

@@ -10,7 +10,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -25,6 +25,18 @@ from loadgen.redact import redact_url
 from loadgen.scenario import FoundryLocal, Model
 from loadgen.scenario.urls import mismatch_of_address
 from loadgen.store.paths import user_cache_folder
+from loadgen.targets.foundry.events import (
+    CatalogListed,
+    DownloadFailed,
+    DownloadProgress,
+    LoadingModel,
+    ModelUnloaded,
+    ProcessEnds,
+    ServiceEvent,
+    ServingModel,
+    StartFailed,
+    VariantCard,
+)
 from loadgen.targets.foundry.model.cache import ensure_model
 from loadgen.targets.openai import any_json_of, card_of, json_of, models_of
 from loadgen.targets.served import JsonObject, ModelCard, OnProgress, Served, UnloadInfo
@@ -33,6 +45,7 @@ TARGET: Final = "foundry"
 ENDPOINT_VARIABLE: Final = "FOUNDRY_LOCAL_ENDPOINT"
 START_S: Final = 120.0
 UNLOAD_S: Final = 30.0
+_EVENTS: Final[msgspec.json.Decoder[ServiceEvent]] = msgspec.json.Decoder(ServiceEvent)
 _MAX_ERROR_CHARS: Final = 300
 INSTALL: Final = "run `pip install 'loadgen[foundry]'`, or set FOUNDRY_LOCAL_ENDPOINT to a service that runs"
 
@@ -208,14 +221,14 @@ async def _start(model: Model, options: FoundryLocal, on_progress: OnProgress) -
     try:
         serving = await _wait_until_serving(child, model.name, START_S + options.stall_s, on_progress)
         yield Served(
-            base_url=f"{serving['url']}/v1",
-            card=_card(model, serving["card"]),
-            pid=serving["pid"],
+            base_url=f"{serving.url}/v1",
+            card=_card(model.name, serving.card),
+            pid=serving.pid,
             startup_s=(now_ns() - began_ns) / 1e9,
-            load_s=serving["load_s"],
+            load_s=serving.load_s,
             keep_warm_s=options.keep_warm_s,
             child=child,
-            settings={"version": f"foundry-local-sdk {serving['version']}"},
+            settings={"version": f"foundry-local-sdk {serving.version}"},
             unload_info=unload_info,
         )
         unload_info.unload_s = await _unload(child)
@@ -231,7 +244,7 @@ async def _cache_of(options: FoundryLocal, on_progress: OnProgress) -> str | Non
     return str((await asyncio.to_thread(ensure_model, on_progress)).folder)
 
 
-def _flags(model: Model, options: FoundryLocal, cache: str | None) -> dict[str, Any]:
+def _flags(model: Model, options: FoundryLocal, cache: str | None) -> Mapping[str, Any]:
     home = user_cache_folder() / "foundry-local"
     return {
         "--model": model.name,
@@ -246,29 +259,27 @@ def _flags(model: Model, options: FoundryLocal, cache: str | None) -> dict[str, 
     }
 
 
-async def _wait_until_serving(child: Child, name: str, within_s: float, on_progress: OnProgress) -> dict[str, Any]:
+async def _wait_until_serving(child: Child, name: str, within_s: float, on_progress: OnProgress) -> ServingModel:
     """The child's event that it serves. What it cannot do becomes a TargetError with its remedy.
 
     within_s: between two of its events: longer than a download may stand still.
     """
     while True:
-        event = await child.receive(within_s)
-        match event["event"]:
-            case "serving":
-                return event
-            case "download":
-                on_progress(f"downloading {name}", event["percent"] / 100)
-            case "retry":
-                attempt = f"try {event['attempt']} of {event['of']}"
-                on_progress(f"download of {name} failed ({event['problem']}), {attempt}", None)
-            case "loading":
+        match await child.receive(_EVENTS, within_s):
+            case ServingModel() as serving:
+                return serving
+            case DownloadProgress(percent):
+                on_progress(f"downloading {name}", percent / 100)
+            case DownloadFailed(attempt, tries, problem):
+                on_progress(f"download of {name} failed ({problem}), try {attempt} of {tries}", None)
+            case LoadingModel():
                 on_progress(f"loading {name}", None)
-            case "error":
-                raise _error_of(event)
+            case StartFailed() as failure:
+                raise _error_of(failure)
 
 
-def _error_of(event: dict[str, Any]) -> TargetError:
-    return TargetError(event["message"], problem=event["kind"], remedy=event["remedy"])
+def _error_of(failure: StartFailed) -> TargetError:
+    return TargetError(failure.message, problem=failure.kind, remedy=failure.remedy)
 
 
 async def _unload(child: Child) -> float | None:
@@ -276,14 +287,17 @@ async def _unload(child: Child) -> float | None:
     child.send(b"unload\n")
     with contextlib.suppress(TargetError):
         while True:
-            event = await child.receive(UNLOAD_S)
-            if event["event"] in {"unloaded", "ended"}:
-                return event.get("seconds")
+            match await child.receive(_EVENTS, UNLOAD_S):
+                case ModelUnloaded(seconds):
+                    return seconds
+                case ProcessEnds():
+                    return None
     return None
 
 
-def _card(model: Model, fields: dict[str, Any]) -> ModelCard:
-    return msgspec.convert({**fields, "alias": model.name, "target": TARGET, "source": "foundry-local-sdk"}, ModelCard)
+def _card(alias: str, card: VariantCard) -> ModelCard:
+    fields = msgspec.structs.asdict(card) | {"alias": alias}
+    return ModelCard(target=TARGET, source="foundry-local-sdk", **fields)
 
 
 async def list_foundry_cards(options: FoundryLocal, on_progress: OnProgress) -> list[ModelCard]:
@@ -293,15 +307,15 @@ async def list_foundry_cards(options: FoundryLocal, on_progress: OnProgress) -> 
         return [card_of(str(entry.get("id")), TARGET, entry) for entry in await models_of(endpoint, {})]
     if importlib.util.find_spec("foundry_local_sdk") is None:
         raise TargetError(f"foundry-local-sdk is not installed; {INSTALL}")
-    flags = _flags(Model(name="-"), options, await _cache_of(options, on_progress)) | {"--list": True}
+    flags = {**_flags(Model(name="-"), options, await _cache_of(options, on_progress)), "--list": True}
     child = await Child.start("Foundry Local", "loadgen.targets.foundry.service", flags)
     try:
-        event = await child.receive(START_S)
+        event = await child.receive(_EVENTS, START_S)
     finally:
         await child.stop()
-    if event["event"] == "error":
+    if isinstance(event, StartFailed):
         raise _error_of(event)
-    if not event["models"]:
+    if not isinstance(event, CatalogListed) or not event.models:
         remedy = "is there a network for its catalog, or a model in its cache?"
         raise TargetError("Foundry Local offers no model here", problem="not_in_catalog", remedy=remedy)
-    return [_card(Model(name=card["alias"]), card) for card in event["models"]]
+    return [_card(card.alias, card) for card in event.models]

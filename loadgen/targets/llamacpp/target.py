@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+from msgspec import Struct
 
 from loadgen.child import Child, problem_of
 from loadgen.clock import now_ns
@@ -25,6 +26,17 @@ START_S: Final = 60.0
 THREADS_SLEEP: Final = {"GOMP_SPINCOUNT": "0"}
 """Threads that wait for each other must sleep, not spin: else anything else that runs on a core, us included, makes a
 prompt many times slower (docs/adr/0002-the-embedded-server.md)."""
+
+
+class ServerStarted(Struct, frozen=True):
+    """The one line that the server writes: where it serves, or the exception that keeps it from serving."""
+
+    url: str = ""
+    pid: int | None = None
+    error: str | None = None
+
+
+_STARTED: Final = msgspec.json.Decoder(ServerStarted)
 
 
 def weights_path(options: LlamaCpp) -> Path:
@@ -66,15 +78,15 @@ async def serve_llamacpp(model: Model, *, port: int = 0) -> AsyncIterator[Served
     began_ns = now_ns()
     child = await Child.start("the embedded server", "loadgen.targets.llamacpp.server", flags, THREADS_SLEEP)
     try:
-        message = await child.receive(START_S)
-        if "error" in message:
-            raise await _start_error(child, message["error"], port)
-        base_url = f"{message['url'].rstrip('/')}/v1"
+        started = await child.receive(_STARTED, START_S)
+        if started.error is not None:
+            raise await _start_error(child, started.error, port)
+        base_url = f"{started.url.rstrip('/')}/v1"
         yield Served(
             base_url=base_url,
             card=await _card(model, path, base_url),
             extra={"cache_prompt": False},  # else a prompt met before is answered from a cache, and TTFT measures that
-            pid=message["pid"],
+            pid=started.pid,
             startup_s=(now_ns() - began_ns) / 1e9,
             child=child,
             settings={"slots": options.slots, "threads": decode, "prefill_threads": prefill, "version": _version()},
