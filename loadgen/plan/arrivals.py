@@ -171,7 +171,7 @@ def ramp_in_ns(users: int, ramp_in_s: float) -> Offsets:
 def shard(offsets: Offsets, k: int, n: int) -> Offsets:
     """Every n-th offset from the k-th on, a view, 0 ≤ k < n: what worker k of n plays.
 
-    The n shards add up to the whole. Raises ValueError for a k outside its range.
+    Together the n shards are all offsets. Raises ValueError for a k outside its range.
     """
     if not 0 <= k < n:
         raise ValueError(f"shard {k} of {n}")
@@ -201,10 +201,10 @@ def _spaced_ns(period_ns: Fraction, count: int) -> Offsets:
     # i times the whole part is exact in int64; the rest is below 1 ns, so its float product is off by less than 1e-8 ns
     # at i = 1e7, where i · 1e9 as a float would already be rounded to 2 ns.
     index = np.arange(count, dtype=np.int64)
-    whole = min(math.floor(period_ns), LONGEST_NS)
+    whole_ns = min(math.floor(period_ns), LONGEST_NS)
     below = np.floor(index * float(period_ns - math.floor(period_ns)) + 0.5).astype(np.int64)
-    within = np.minimum(index, LONGEST_NS // max(whole, 1))
-    offsets: Offsets = np.minimum(within * whole + below, LONGEST_NS)
+    within = np.minimum(index, LONGEST_NS // max(whole_ns, 1))
+    offsets: Offsets = np.minimum(within * whole_ns + below, LONGEST_NS)
     return offsets
 
 

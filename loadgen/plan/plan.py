@@ -20,69 +20,86 @@ THINK_CYCLE = 65_536
 
 
 class Level(Struct, frozen=True, omit_defaults=True):
-    """The load of one stage. label: names it in records and tags. Rates are a second."""
+    """The load of one stage. A mode has its own numbers; the others are None."""
 
     label: str
+    """Names the level in records and file names: `c8`, `r2.5`."""
     mode: str
     concurrency: int | None = None
+    """Users of a closed loop."""
     rate_per_s: float | None = None
     burstiness: float | None = None
     from_per_s: float | None = None
+    """The rate at which a ramp begins."""
     to_per_s: float | None = None
+    """The rate at which it ends."""
 
     def load(self) -> dict[str, Any]:
-        """As `summary.json` says it: the mode and its own numbers."""
-        told: dict[str, Any] = msgspec.to_builtins(self)
-        del told["label"]
-        return told
+        """As `summary.json` writes it: the mode and its own numbers."""
+        load: dict[str, Any] = msgspec.to_builtins(self)
+        del load["label"]
+        return load
 
 
 class Planned(Struct, frozen=True):
-    """One request. model: index into the plan's models. index: within its model, level and phase. prompt: index into
-    the plan's prompts. due_ns: from the stage's start (None in a closed loop). think_ns: the pause after its answer."""
+    """One request."""
 
     model: int
+    """Index into the plan's models."""
     index: int
+    """Within its model, level and phase."""
     prompt: int
+    """Index into the plan's prompts."""
     due_ns: int | None = None
+    """From the stage's start; None in a closed loop."""
     think_ns: int = 0
+    """The pause after its answer."""
 
 
 class Stage(Struct, frozen=True):
     """One level, played by one model, or by several that take turns; or one part of it, which one of several processes
     plays.
 
-    count: measured requests of all its models; None: as many as start within duration_ns. due_ns: int64 offsets of an
-    open loop, by position. think_ns: int64, cycled over the whole stage. ramp_in_ns: when each user of a closed loop
-    begins. warmup: requests a model before the measured ones. at_limit: what becomes of a request that comes due when
-    max_in_flight others are under way. until: ends it early; count and duration_ns are then the most that is played.
-
-    Part k of n (see `parts`) numbers its own requests from 0: count, due_ns, ramp_in_ns and the limits are the part's;
-    level, models, warmup, think_ns and duration_ns remain the whole stage's.
+    Part k of n (see `parts`) numbers its own requests from 0: `count`, `due_ns`, `ramp_in_ns` and the limits are the
+    part's; `level`, `models`, `warmup`, `think_ns` and `duration_ns` remain those of the stage.
     """
 
     level: Level
     models: tuple[int, ...]
+    """Indices into the plan's models."""
     warmup: int
+    """Requests a model before the measured ones."""
     prompts: int
+    """How many prompts the plan has."""
     count: int | None
+    """Measured requests of all its models together; None: as many as start within `duration_ns`."""
     duration_ns: int | None
+    """How long requests may start; None: until all have."""
     due_ns: NDArray[np.int64] | None = None
+    """When each request of an open loop is due, from the stage's start, by position; None in a closed loop."""
     think_ns: NDArray[np.int64] | None = None
+    """Pauses after answers, by position in the stage, in a cycle; None: no pauses."""
     ramp_in_ns: NDArray[np.int64] | None = None
+    """When each user of a closed loop asks first, from the stage's start."""
     max_in_flight: int | None = None
+    """How many requests of an open loop may be under way; None: any number."""
     max_requests_per_s: int | None = None
+    """How many requests of a closed loop may begin in a second; None: any number."""
     at_limit: Literal["shed", "queue"] = "shed"
+    """What becomes of a request that comes due when `max_in_flight` others are under way."""
     until: StopRule | None = None
+    """Ends the stage early; `count` and `duration_ns` are then the most that is played."""
     part: int = 0
-    of: int = 1
+    """Which part of the stage this is."""
+    part_count: int = 1
+    """Among how many processes it is divided."""
 
     @property
     def users(self) -> int | None:
         """Users of a closed loop that are played here; None in an open loop."""
         if self.due_ns is not None:
             return None
-        return share_of(self.level.concurrency or 1, self.part, self.of)
+        return part_size(self.level.concurrency or 1, self.part, self.part_count)
 
     @property
     def streams(self) -> int | None:
@@ -91,34 +108,33 @@ class Stage(Struct, frozen=True):
 
     def request(self, position: int) -> Planned:
         """The measured request at a position of what is played here: models take turns, prompts go round."""
-        whole = self._whole(position)
-        turn, index = whole % len(self.models), whole // len(self.models)
+        position_in_stage = self._position_in_stage(position)
+        index, turn = divmod(position_in_stage, len(self.models))
         return Planned(
             model=self.models[turn],
             index=index,
             prompt=index % self.prompts,
             due_ns=None if self.due_ns is None else int(self.due_ns[position]),
-            think_ns=0 if self.think_ns is None else int(self.think_ns[whole % len(self.think_ns)]),
+            think_ns=0 if self.think_ns is None else int(self.think_ns[position_in_stage % len(self.think_ns)]),
         )
 
-    def _whole(self, position: int) -> int:
-        """Where in the whole stage a position of this part is. Of an open loop, each n-th request; of a closed one,
-        position p belongs to user p % c, and user u to part u % n, so that work is shared out as users are."""
+    def _position_in_stage(self, position: int) -> int:
+        """Where in the stage a position of this part is. Of an open loop, each n-th request; of a closed one, position
+        p belongs to user p % c, and user u to part u % n, so that requests are divided as users are."""
         users = self.users or 1
-        every = self.of if self.due_ns is not None else self.level.concurrency or 1
-        return position // users * every + self.part + position % users * self.of
+        every = self.part_count if self.due_ns is not None else self.level.concurrency or 1
+        return position // users * every + self.part + position % users * self.part_count
 
     def warmup_request(self, position: int) -> Planned:
         """The warm-up request at a position of those that are played here. Prompts are taken from the end, so that no
         prompt is met twice at once."""
-        whole = self.part + position * self.of
-        turn, index = whole % len(self.models), whole // len(self.models)
+        index, turn = divmod(self.part + position * self.part_count, len(self.models))
         return Planned(model=self.models[turn], index=index, prompt=(self.prompts - 1 - index) % self.prompts)
 
     @property
     def warmup_count(self) -> int:
         """Warm-up requests that are played here, of all models together."""
-        return share_of(self.warmup * len(self.models), self.part, self.of)
+        return part_size(self.warmup * len(self.models), self.part, self.part_count)
 
     @property
     def promised(self) -> bool:
@@ -126,56 +142,56 @@ class Stage(Struct, frozen=True):
         return self.count is not None and self.until is None and (self.due_ns is not None or self.duration_ns is None)
 
     def planned_of(self, model: int) -> int | None:
-        """Measured requests of the whole stage to one of its models; None where it is not `promised`."""
+        """Measured requests of the undivided stage to one of its models; None where it is not `promised`."""
         if self.count is None or not self.promised:
             return None
         turn = self.models.index(model)
         return (self.count - turn + len(self.models) - 1) // len(self.models)
 
 
-def share_of(whole: int, part: int, of: int) -> int:
-    """How many of `whole` things, dealt out in turn, part number `part` of `of` gets."""
-    return (whole - part + of - 1) // of
+def part_size(count: int, part: int, part_count: int) -> int:
+    """How many of `count` things, dealt out in turn, part number `part` of `part_count` gets."""
+    return (count - part + part_count - 1) // part_count
 
 
 def parts(stage: Stage, workers: int) -> tuple[Stage, ...]:
-    """A whole stage divided among so many processes: together they hold each request once, as it was planned.
+    """A stage divided among so many processes: together they hold each request once, as it was planned.
 
     There are no more parts than the stage has users, requests or places within its limits, so that none gets 0 of
-    them; limits are divided, and add up to the whole. ValueError for a stage that is itself a part.
+    them; the parts' limits add up to the stage's. ValueError for a stage that is itself a part.
     """
-    if stage.of != 1:
+    if stage.part_count != 1:
         raise ValueError("a part of a stage is not divided again")
     bounds = (stage.users, stage.count, stage.max_in_flight, stage.max_requests_per_s)
-    of = max(1, min(workers, *(bound for bound in bounds if bound is not None)))
-    return (stage,) if of == 1 else tuple(_part(stage, part, of) for part in range(of))
+    part_count = max(1, min(workers, *(bound for bound in bounds if bound is not None)))
+    return (stage,) if part_count == 1 else tuple(_part(stage, part, part_count) for part in range(part_count))
 
 
-def _part(stage: Stage, part: int, of: int) -> Stage:
-    def share(whole: int | None) -> int | None:
-        return None if whole is None else share_of(whole, part, of)
+def _part(stage: Stage, part: int, part_count: int) -> Stage:
+    def size(count: int | None) -> int | None:
+        return None if count is None else part_size(count, part, part_count)
 
-    def dealt(offsets: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
-        return None if offsets is None else arrivals.shard(offsets, part, of)
+    def shard(offsets: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+        return None if offsets is None else arrivals.shard(offsets, part, part_count)
 
-    count = share(stage.count)
+    count = size(stage.count)
     if stage.users is not None and stage.count is not None:
         rounds, rest = divmod(stage.count, stage.users)
-        count = rounds * share_of(stage.users, part, of) + share_of(rest, part, of)
+        count = rounds * part_size(stage.users, part, part_count) + part_size(rest, part, part_count)
     return msgspec.structs.replace(
         stage,
         count=count,
-        due_ns=dealt(stage.due_ns),
-        ramp_in_ns=dealt(stage.ramp_in_ns),
-        max_in_flight=share(stage.max_in_flight),
-        max_requests_per_s=share(stage.max_requests_per_s),
+        due_ns=shard(stage.due_ns),
+        ramp_in_ns=shard(stage.ramp_in_ns),
+        max_in_flight=size(stage.max_in_flight),
+        max_requests_per_s=size(stage.max_requests_per_s),
         part=part,
-        of=of,
+        part_count=part_count,
     )
 
 
 class Plan(Struct, frozen=True):
-    """Everything that will be sent: stages in the order in which they are played."""
+    """The requests of a run: stages in the order in which they are played. Chats beside them: `targets.extra_chats`."""
 
     scenario: Scenario
     prompts: tuple[Prompt, ...]
@@ -224,14 +240,14 @@ def _stage(
         return _closed_stage(scenario, load, level, models, prompts)
     match load:
         case Ramp():
-            chance = generator(seed, "ramp")
-            due = arrivals.ramp_ns(load.from_per_s, load.to_per_s, load.duration_s, load.arrivals, chance)
+            rng = generator(seed, "ramp")
+            due = arrivals.ramp_ns(load.from_per_s, load.to_per_s, load.duration_s, load.arrivals, rng)
         case Trace():
             if trace_ns is None:
                 raise ValueError("a trace load needs its offsets")
             due = trace_ns
         case _:
-            due = _rated(load, level, seed, len(models))
+            due = _rated_due_ns(load, level, seed, len(models))
     return Stage(
         level=level,
         models=models,
@@ -242,11 +258,11 @@ def _stage(
         due_ns=due,
         max_in_flight=load.max_in_flight,
         at_limit=load.at_limit,
-        until=_goal(scenario),
+        until=_stop_rule(scenario),
     )
 
 
-def _rated(load: RatedLoad, level: Level, seed: int, models: int) -> NDArray[np.int64]:
+def _rated_due_ns(load: RatedLoad, level: Level, seed: int, models: int) -> NDArray[np.int64]:
     """`requests` counts per model; the rate is that of all models of the stage together."""
     if level.rate_per_s is None:
         raise ValueError("a rated level has a rate")
@@ -261,8 +277,8 @@ def _closed_stage(scenario: Scenario, load: Closed, level: Level, models: tuple[
     count = per_model * len(models) if per_model else None
     thinks = None
     if load.think_time.mean_s > 0:
-        chance = generator(scenario.seed, "think", level.label)
-        thinks = arrivals.think_times_ns(load.think_time, count or THINK_CYCLE, chance)
+        rng = generator(scenario.seed, "think", level.label)
+        thinks = arrivals.think_times_ns(load.think_time, count or THINK_CYCLE, rng)
     ramp_in_s = load.ramp_in_s if load.ramp_in_s is not None else arrivals.default_ramp_in_s(load, users)
     return Stage(
         level=level,
@@ -274,11 +290,11 @@ def _closed_stage(scenario: Scenario, load: Closed, level: Level, models: tuple[
         think_ns=thinks,
         ramp_in_ns=arrivals.ramp_in_ns(users, ramp_in_s),
         max_requests_per_s=load.max_requests_per_s,
-        until=_goal(scenario),
+        until=_stop_rule(scenario),
     )
 
 
-def _goal(scenario: Scenario) -> StopRule | None:
+def _stop_rule(scenario: Scenario) -> StopRule | None:
     return None if scenario.until is None else stop_rule_of(scenario.until)
 
 
@@ -291,11 +307,11 @@ def digest(plan: Plan) -> str:
 
     Where a model is served does not enter (the same plan may be played against two servers); its name does.
     """
-    told = hashlib.sha256()
+    sha256 = hashlib.sha256()
 
     def add(value: object) -> None:
-        told.update(msgspec.json.encode(value, order="deterministic"))
-        told.update(b"\x1e")
+        sha256.update(msgspec.json.encode(value, order="deterministic"))
+        sha256.update(b"\x1e")
 
     add([[prompt.id, prompt.text] for prompt in plan.prompts])
     add([model.name for model in plan.models])
@@ -308,6 +324,6 @@ def digest(plan: Plan) -> str:
         later = [*([stage.at_limit] if stage.at_limit != "shed" else []), *([stage.until] if stage.until else [])]
         add([stage.level, stage.models, bounds, *later])
         for offsets in (stage.due_ns, stage.think_ns, stage.ramp_in_ns):
-            told.update(b"-" if offsets is None else np.ascontiguousarray(offsets, dtype="<i8").tobytes())
-            told.update(b"\x1e")
-    return told.hexdigest()
+            sha256.update(b"-" if offsets is None else np.ascontiguousarray(offsets, dtype="<i8").tobytes())
+            sha256.update(b"\x1e")
+    return sha256.hexdigest()

@@ -27,15 +27,18 @@ _POINTS_KEYS = ("key_points", "expected_aspects", "expected_facets", "aspects", 
 
 
 class Prompt(Struct, frozen=True):
-    """What one request asks. text: as it is sent, template applied. key_points: what a good answer names."""
+    """What one request asks."""
 
     id: str
+    """Unique in a scenario."""
     text: str
+    """As it is sent, template applied."""
     key_points: tuple[str, ...] = ()
+    """What a good answer names."""
 
 
-class _Found(Struct, frozen=True):
-    """A prompt, and where it stands, for the complaint that another one has its id."""
+class _PlacedPrompt(Struct, frozen=True):
+    """A prompt, and where it stands, for the message that another one has its id."""
 
     prompt: Prompt
     place: str
@@ -64,40 +67,39 @@ def messages(prompt: Prompt, system: str | None) -> list[dict[str, str]]:
 
 
 def _inline(listed: tuple[str | InlinePrompt, ...], source: Source) -> tuple[Prompt, ...]:
-    seen: dict[str, int] = {}
+    position_of: dict[str, int] = {}
     prompts: list[Prompt] = []
     for i, item in enumerate(listed):
         entry = InlinePrompt(text=item) if isinstance(item, str) else item
         key = f"prompts[{i}]" if isinstance(item, str) else f"prompts[{i}].text"
         name = entry.id or f"p{i + 1}"
-        if name in seen:
-            what = f'the id "{name}" stands at prompts[{seen[name]}] too'
-            raise refused(source, Problem(f"prompts[{i}].id", what, "give each an id of its own"))
-        seen[name] = i
+        if name in position_of:
+            problem = f'the id "{name}" stands at prompts[{position_of[name]}] too'
+            raise refused(source, Problem(f"prompts[{i}].id", problem, "give each an id of its own"))
+        position_of[name] = i
         prompts.append(Prompt(name, _not_blank(entry.text, key, source), entry.key_points))
     return tuple(prompts)
 
 
 def _from_files(files: PromptFiles, folder: Path, source: Source, seed: int) -> tuple[Prompt, ...]:
     if "{text}" not in files.template:
-        complaint = Problem("prompts.template", "does not say where the text goes", "put {text} into it")
-        raise refused(source, complaint)
-    found: dict[str, _Found] = {}
+        raise refused(source, Problem("prompts.template", "does not say where the text goes", "put {text} into it"))
+    by_id: dict[str, _PlacedPrompt] = {}
     length = 0
     for path in _matching(files.files, folder, source):
         for item in _in_file(path):
             name = item.prompt.id
             length += len(item.prompt.text)
             if length > 2 * MOST_BYTES:
-                mend = "name fewer, or shorten them"
-                raise InputError(f"{path}: with it, the prompts are more than {MOST_BYTES >> 19} MiB of text; {mend}")
-            if name in found:
-                mend = "give each an id of its own"
-                raise InputError(f'{item.place}: the id "{name}" is that of {found[name].place} too; {mend}')
-            found[name] = item
+                hint = "name fewer, or shorten them"
+                raise InputError(f"{path}: with it, the prompts are more than {MOST_BYTES >> 19} MiB of text; {hint}")
+            if name in by_id:
+                hint = "give each an id of its own"
+                raise InputError(f'{item.place}: the id "{name}" is that of {by_id[name].place} too; {hint}')
+            by_id[name] = item
     prompts = [
         msgspec.structs.replace(item.prompt, text=files.template.replace("{text}", item.prompt.text))
-        for item in found.values()
+        for item in by_id.values()
     ]
     if files.order == "shuffled":
         order = rng.generator(seed, "prompts").permutation(len(prompts))
@@ -110,15 +112,15 @@ def _matching(pattern: str, folder: Path, source: Source) -> list[Path]:
     plain = folder / pattern
     paths = [plain] if is_file(plain) else _globbed(pattern, folder, source)
     if not paths and is_folder(plain):
-        what, mend = f'"{pattern}" is a folder', f'write "{Path(pattern).as_posix().rstrip("/")}/*.txt"'
-        raise refused(source, Problem("prompts.files", what, mend))
+        problem, hint = f'"{pattern}" is a folder', f'write "{Path(pattern).as_posix().rstrip("/")}/*.txt"'
+        raise refused(source, Problem("prompts.files", problem, hint))
     if not paths:
-        what = f"no file matches {shown(pattern)} in {folder.as_posix()}/"
-        raise refused(source, Problem("prompts.files", what, "paths are relative to the scenario's own folder"))
+        problem = f"no file matches {shown(pattern)} in {folder.as_posix()}/"
+        raise refused(source, Problem("prompts.files", problem, "paths are relative to the scenario's own folder"))
     for path in paths:
         if path.suffix.lower() not in _KINDS:
-            what = f'"{path.name}" is not of a kind that holds prompts'
-            raise refused(source, Problem("prompts.files", what, f"use {', '.join(_KINDS)}"))
+            problem = f'"{path.name}" is not of a kind that holds prompts'
+            raise refused(source, Problem("prompts.files", problem, f"use {', '.join(_KINDS)}"))
     return paths
 
 
@@ -131,12 +133,12 @@ def _globbed(pattern: str, folder: Path, source: Source) -> list[Path]:
     try:
         matches = sorted(root.glob(str(below)), key=lambda match: match.as_posix())
     except (ValueError, NotImplementedError, OSError) as error:
-        what = f"{shown(pattern)} is no path and no pattern ({error})"
-        raise refused(source, Problem("prompts.files", what, 'write e.g. files = "prompts/*.txt"')) from None
+        problem = f"{shown(pattern)} is no path and no pattern ({error})"
+        raise refused(source, Problem("prompts.files", problem, 'write e.g. files = "prompts/*.txt"')) from None
     return [match for match in matches if is_file(match) and not match.name.startswith(".")]
 
 
-def _in_file(path: Path) -> Iterator[_Found]:
+def _in_file(path: Path) -> Iterator[_PlacedPrompt]:
     """The prompts of one file, at least one, without surrounding white space."""
     text = read_text(path, MOST_BYTES)
     if not text.strip():
@@ -144,31 +146,31 @@ def _in_file(path: Path) -> Iterator[_Found]:
     match path.suffix.lower():
         case ".toml":
             entry = convert(parse_toml(text, str(path)), InlinePrompt, Source(str(path)))
-            yield _found(entry, _slug(path.stem), str(path))
+            yield _placed_prompt(entry, _slug(path.stem), str(path))
         case ".jsonl":
             # Split at line feeds alone: JSON may hold the other separators that Python knows.
             for number, line in enumerate(text.split("\n"), start=1):
                 if line.strip():
                     place = f"{path}: line {number}"
-                    yield _found(_of_json(line, place), _slug(f"{path.stem}-{number}"), place)
+                    yield _placed_prompt(_of_json(line, place), _slug(f"{path.stem}-{number}"), place)
         case ".json":
             for number, item in enumerate(_list_of_json(text, str(path)), start=1):
                 place = f"{path}: prompt {number}"
-                yield _found(_of_listed(item, place), _slug(f"{path.stem}-{number}"), place)
+                yield _placed_prompt(_of_listed(item, place), _slug(f"{path.stem}-{number}"), place)
         case _:
-            yield _found(InlinePrompt(text=text), _slug(path.stem), str(path))
+            yield _placed_prompt(InlinePrompt(text=text), _slug(path.stem), str(path))
 
 
 def _list_of_json(text: str, where: str) -> list[Any]:
     """The prompts of a JSON file: a list, or an object with one under `prompts`."""
-    mend = 'write a list, such as ["Say hello."]'
+    hint = 'write a list, such as ["Say hello."]'
     try:
         raw = msgspec.json.decode(text.encode())
     except (msgspec.DecodeError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON: {escape_control(str(error))}; {mend}") from None
+        raise InputError(f"{where}: not JSON: {escape_control(str(error))}; {hint}") from None
     listed = raw.get("prompts") if isinstance(raw, dict) else raw
     if not isinstance(listed, list) or not listed:
-        raise InputError(f"{where}: no list of prompts in it; {mend}")
+        raise InputError(f"{where}: no list of prompts in it; {hint}")
     return listed
 
 
@@ -178,18 +180,18 @@ def _of_listed(item: Any, place: str) -> InlinePrompt:
         return InlinePrompt(text=item)
     if not isinstance(item, dict):
         raise InputError(f'{place}: neither a text nor an object; write e.g. "Say hello."')
-    told: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for name, keys in (("text", _TEXT_KEYS), ("key_points", _POINTS_KEYS)):
         given = [key for key in keys if key in item]
         if len(given) > 1:
             raise InputError(f"{place}: {given[0]} and {given[1]} say the same; leave one out")
         if given:
-            told[name] = item[given[0]]
-    if isinstance(told.get("key_points"), str):
-        told["key_points"] = [told["key_points"]]
+            fields[name] = item[given[0]]
+    if isinstance(fields.get("key_points"), str):
+        fields["key_points"] = [fields["key_points"]]
     if isinstance(number := item.get("id"), str | int) and not isinstance(number, bool) and str(number).strip():
-        told["id"] = _slug(str(number))
-    return convert(told, InlinePrompt, Source(place))
+        fields["id"] = _slug(str(number))
+    return convert(fields, InlinePrompt, Source(place))
 
 
 def _of_json(line: str, place: str) -> InlinePrompt:
@@ -205,9 +207,9 @@ def _of_json(line: str, place: str) -> InlinePrompt:
     return convert(raw, InlinePrompt, Source(place))
 
 
-def _found(entry: InlinePrompt, default_id: str, place: str) -> _Found:
+def _placed_prompt(entry: InlinePrompt, default_id: str, place: str) -> _PlacedPrompt:
     text = _not_blank(entry.text, "text", Source(place)).strip()
-    return _Found(Prompt(entry.id or default_id, text, entry.key_points), place)
+    return _PlacedPrompt(Prompt(entry.id or default_id, text, entry.key_points), place)
 
 
 def _slug(stem: str) -> str:

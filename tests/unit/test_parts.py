@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadgen.plan.plan import Level, Planned, Stage, parts, share_of
+from loadgen.plan.plan import Level, Planned, Stage, part_size, parts
 
 S = 1_000_000_000
 law = settings(derandomize=True, deadline=None, max_examples=200)
@@ -140,7 +140,7 @@ def test_who_plays_what(stage: Stage, dealt: list[list[int]]) -> None:
 def test_one_worker_plays_the_stage_itself() -> None:
     stage = closed(3, 7)
     assert parts(stage, 1) == (stage,)
-    assert [share_of(7, part, 3) for part in range(3)] == [3, 2, 2]
+    assert [part_size(7, part, 3) for part in range(3)] == [3, 2, 2]
 
 
 def test_a_part_is_not_divided_again() -> None:
