@@ -3,6 +3,7 @@
 All arrays are int64 ns, of `ok` measured requests only, unless said otherwise.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -82,23 +83,35 @@ def speed_per_s(record: Record, *, closed: bool) -> float | None:
     return record.output_tokens / took * 1e9 if record.output_tokens and took and took > 0 else None
 
 
+def flat_stamps(records: Sequence[Record]) -> tuple[Ns, Ns]:
+    """The stamps of all records in one array, a record's after those of the one before it; and how many each has.
+
+    One array, and no small one a record: a large run has ten million stamps.
+    """
+    lengths = np.fromiter((len(record.stamps_ns) for record in records), np.int64, count=len(records))
+    flat = (stamp for record in records for stamp in record.stamps_ns)
+    return np.fromiter(flat, np.int64, count=int(lengths.sum())), lengths
+
+
 def gaps(records: Sequence[Record]) -> tuple[Ns, Ns]:
     """Every gap between a request's token-bearing events, pooled, and the request (its position) that each is of."""
-    values: list[Ns] = []
-    owners: list[Ns] = []
-    for position, record in enumerate(records):
-        if len(record.stamps_ns) > 1:
-            stamps: Ns = np.array(record.stamps_ns, dtype=np.int64)
-            between = stamps[1:] - stamps[:-1]
-            values.append(between)
-            owners.append(np.full(len(between), position, dtype=np.int64))
-    empty: Ns = np.empty(0, dtype=np.int64)
-    return (np.concatenate(values), np.concatenate(owners)) if values else (empty, empty)
+    stamps, lengths = flat_stamps(records)
+    owners = np.repeat(np.arange(len(records), dtype=np.int64), np.maximum(lengths - 1, 0))
+    return np.diff(stamps)[_is_within_a_record(lengths)], owners
 
 
 def gap_ends(records: Sequence[Record]) -> Ns:
     """When each gap of `gaps` ended, in the same order."""
-    return np.array([stamp for record in records for stamp in record.stamps_ns[1:]], dtype=np.int64)
+    stamps, lengths = flat_stamps(records)
+    return stamps[1:][_is_within_a_record(lengths)]
+
+
+def _is_within_a_record(lengths: Ns) -> NDArray[np.bool_]:
+    """Of the steps from each stamp to the next, which stay within one record."""
+    within = np.ones(max(0, int(lengths.sum()) - 1), dtype=np.bool_)
+    ends = np.cumsum(lengths[lengths > 0])
+    within[ends[:-1] - 1] = False
+    return within
 
 
 def steady_window(records: Sequence[Record], *, concurrency: int | None, ramp_in_ns: int = 0) -> Window | None:
@@ -130,13 +143,16 @@ def tokens_inside(records: Sequence[Record], window: Window) -> float:
     """Output tokens that arrived inside a window. Where events carry several tokens and the server does not say which,
     a request's tokens are spread over its events: for a count that is harmless, for gaps it would be invention. An
     answer that came whole brought all of its tokens at its end."""
+    stamps, lengths = flat_stamps(records)
+    inside = (stamps >= window.start_ns) & (stamps <= window.end_ns)
+    begins = np.cumsum(lengths) - lengths
     total = 0.0
-    for record in records:
-        inside = [window.holds(stamp) for stamp in record.stamps_ns]
-        if record.tokens_per_event is not None and len(record.tokens_per_event) == len(inside):
-            total += sum(tokens for tokens, is_in in zip(record.tokens_per_event, inside, strict=True) if is_in)
-        elif inside:
-            total += sum(inside) * (record.output_tokens or len(inside)) / len(inside)
+    for record, begin, length in zip(records, begins.tolist(), lengths.tolist(), strict=True):
+        of_record = inside[begin : begin + length]
+        if record.tokens_per_event is not None and len(record.tokens_per_event) == length:
+            total += sum(itertools.compress(record.tokens_per_event, of_record.tolist()))
+        elif length:
+            total += int(np.count_nonzero(of_record)) * (record.output_tokens or length) / length
         elif record.outcome == "ok" and record.end_ns is not None and window.holds(record.end_ns):
             total += record.output_tokens or 0
     return total
@@ -199,7 +215,7 @@ def achieved_share(records: Sequence[Record]) -> float | None:
 
 def peak_events_per_s(records: Sequence[Record]) -> int:
     """The most token-bearing events that arrived within any one second."""
-    stamps = np.sort(np.array([stamp for record in records for stamp in record.stamps_ns], dtype=np.int64))
+    stamps = np.sort(flat_stamps(records)[0])
     return int((np.searchsorted(stamps, stamps + 1_000_000_000) - np.arange(len(stamps))).max(initial=0))
 
 
