@@ -4,7 +4,7 @@ import gc
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -15,6 +15,8 @@ from loadgen.redact import guard_tracebacks, printable
 VERBS: Final = {
     "run": "Play a scenario, write a run folder, print the table.",
     "plan": "Print what would be sent and when; sends nothing.",
+    "scenarios": "List the scenarios there are to play.",
+    "init": "Write a commented scenario to begin with.",
     "report": "Make the reports of run folders again, from the folders alone.",
     "models": "Print model cards of what the targets offer.",
     "calibrate": "Measure how far this machine's own measurements can be trusted.",
@@ -71,11 +73,23 @@ def _function_of(verb: str) -> Callable[..., None]:
         gc.enable()
 
 
-app = typer.Typer(name="loadgen", cls=VerbGroup, add_completion=False, no_args_is_help=True, **_STYLE)
+app = typer.Typer(name="loadgen", cls=VerbGroup, no_args_is_help=True, **_STYLE)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import importlib.metadata
+
+        typer.echo(f"loadgen {importlib.metadata.version('loadgen')}")
+        raise typer.Exit
 
 
 @app.callback()
-def loadgen() -> None:
+def loadgen(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """Load-testing for language models on local and edge devices."""
 
 

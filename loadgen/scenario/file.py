@@ -21,6 +21,9 @@ from loadgen.scenario.complaint import Problem, Source, refused, suggestion
 from loadgen.scenario.overrides import Overrides, apply
 from loadgen.scenario.validate import convert
 
+SCENARIOS: Final = Path("scenarios")
+"""Where scenarios are looked for by name, in the current folder."""
+
 _ADHOC: dict[str, Any] = {
     "name": "adhoc",
     "description": "What `loadgen run --url URL --model NAME` plays when no scenario is named.",
@@ -71,23 +74,27 @@ def no_file_scenario(overrides: Overrides) -> LoadedScenario:
 
 
 def find_scenario(name: str | Path) -> Path:
-    """The file of that path; or, for a bare name, the one under scenarios/ here, or among those that we bring along.
+    """The file of that path; or, for a bare name, the one in scenarios/ here, in the current folder, or among those
+    that we bring along.
 
-    Raises InputError that lists the names there are.
+    Raises InputError that names the nearest there is.
     """
     path = Path(name)
     if is_file(path):
         return path
     known = scenario_names()
     bare = path.name.removesuffix(".toml")
-    if str(path) in (bare, f"{bare}.toml") and bare in known:
-        return known[bare]
+    if str(path) in (bare, f"{bare}.toml"):
+        here = Path(f"{bare}.toml")
+        if is_file(here) and known.get(bare, here).parent != SCENARIOS:
+            return here
+        if bare in known:
+            return known[bare]
     if is_folder(path):
         raise InputError(f"{name}: a folder, not a scenario; name a .toml file in it")
     guess = suggestion(bare, list(known))
     hint = f"did you mean {guess}? " if guess else ""
-    listed = f"there are {', '.join(known)}" if known else "there are none in scenarios/ here, so give a path"
-    raise InputError(f"{name}: no such scenario; {hint}{listed}")
+    raise InputError(f"{name}: no such scenario; {hint}`loadgen scenarios` lists what there is")
 
 
 def scenario_names() -> dict[str, Path]:
@@ -95,9 +102,32 @@ def scenario_names() -> dict[str, Path]:
     package = Path(str(importlib.resources.files("loadgen")))
     files: list[Path] = []
     # In the installed package; in the checkout that it was installed from; here. The nearer one wins.
-    for folder in (package / "bundled" / "scenarios", package.parent / "scenarios", Path("scenarios")):
+    for folder in (package / "bundled" / "scenarios", package.parent / "scenarios", SCENARIOS):
         files += sorted(folder.glob("*.toml"))
     return dict(sorted({file.stem: file for file in files}.items()))
+
+
+class ScenarioEntry(Struct, frozen=True):
+    """A scenario that can be played by its name."""
+
+    name: str
+    path: str
+    description: str
+    problem: str | None = None
+    """Why its file cannot be read, in one line."""
+
+
+def list_scenarios() -> list[ScenarioEntry]:
+    """All that can be played by name. A file that is no TOML is listed with what is wrong; its keys are not checked."""
+    entries = []
+    for name, path in scenario_names().items():
+        description, problem = "", None
+        try:
+            description = str(parse_toml(read_text(path), str(path)).get("description", ""))
+        except InputError as error:
+            problem = str(error)
+        entries.append(ScenarioEntry(name, str(path), description, problem))
+    return entries
 
 
 def is_file(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """The command line as a whole: its verbs, and the options that they share."""
 
 import importlib
+import importlib.metadata
 from pathlib import Path
 
 import pytest
@@ -11,15 +12,10 @@ from loadgen.cli import options
 from loadgen.cli.app import VERBS, app
 from loadgen.cli.options import OutputOptions, ScenarioOptions, expand_options
 from loadgen.scenario.overrides import Overrides
+from tests.cli_page import PAGE, help_of, page_text
 
 CLI = Path(options.__file__).parent
 NO_VERBS = {"__init__", "app", "interrupt", "options", "terminal"}
-
-
-def help_of(*words: str) -> str:
-    answer = CliRunner().invoke(app, [*words, "--help"], prog_name="loadgen")
-    assert answer.exit_code == 0, answer.output
-    return answer.output
 
 
 def test_every_verb_has_the_file_of_its_name_and_every_other_file_is_known() -> None:
@@ -35,7 +31,7 @@ def test_what_a_verb_is_listed_with_is_how_its_own_help_begins(verb: str) -> Non
 
 
 def test_without_a_verb_the_help_is_printed() -> None:
-    answer = CliRunner().invoke(app, [], prog_name="loadgen")
+    answer = CliRunner().invoke(app, [], prog_name="loadgen", terminal_width=80)
     assert (answer.exit_code, answer.output) == (2, help_of())
 
 
@@ -98,3 +94,26 @@ def test_a_struct_of_options_becomes_a_parameter_a_field_and_is_whole_in_the_ver
     answer = CliRunner().invoke(alone, ["--times", "2", "--json"])
     assert answer.exit_code == 0, answer.output
     assert received == [2, OutputOptions(as_json=True)]
+
+
+def test_the_page_of_the_command_line_is_what_help_prints() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page_text(), "run `python -m tests.cli_page`"
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    answer = CliRunner().invoke(app, ["--version"])
+    assert (answer.exit_code, answer.output) == (0, f"loadgen {importlib.metadata.version('loadgen')}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "completions"),
+    [
+        ("loadgen re", ["report"]),
+        ("loadgen run --re", ["--requests", "--repeats"]),
+        ("loadgen s", ["scenarios", "serve"]),
+    ],
+)
+def test_a_shell_completes_verbs_and_flags(words: str, completions: list[str]) -> None:
+    asked = {"_LOADGEN_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    answer = CliRunner().invoke(app, [], prog_name="loadgen", env=asked)
+    assert answer.output.split() == completions

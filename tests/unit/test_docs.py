@@ -28,10 +28,11 @@ PAGES: Final = (
     *sorted((ROOT / "docs").rglob("*.md")),
 )
 DOCS: Final = ROOT / "docs"
-COMMANDS: Final[dict[str, Any]] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+GROUP: Final[Any] = typer.main.get_command(app)
+COMMANDS: Final[dict[str, Any]] = GROUP.commands
 FLAGS: Final = {
     verb: {"--help", *(name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts))}
-    for verb, command in COMMANDS.items()
+    for verb, command in {**COMMANDS, "": GROUP}.items()
 }
 OTHERS: Final = {
     *("apt", "cp", "curl", "docker", "foundry", "git", "make"),

@@ -1,0 +1,48 @@
+"""The verb `scenarios`: what there is to play."""
+
+import sys
+import textwrap
+from typing import Annotated
+
+import msgspec
+import typer
+
+from loadgen.cli.terminal import terminal_width
+from loadgen.redact import printable
+from loadgen.scenario.file import ScenarioEntry, list_scenarios
+
+NARROWEST = 20
+"""A description is not set in fewer columns, however narrow the terminal is."""
+
+
+def scenarios(
+    as_json: Annotated[bool, typer.Option("--json", help="Name, file and description of each, as JSON.")] = False,
+) -> None:
+    """List the scenarios there are to play.
+
+    They are those in scenarios/ of the current folder and those that come along; of two with one name, the former.
+    """
+    entries = list_scenarios()
+    if as_json:
+        from loadgen.report.console import json_text
+
+        sys.stdout.write(json_text(msgspec.to_builtins(entries)))
+    elif entries:
+        typer.echo(scenarios_text(entries, width=terminal_width(without=80)))
+    else:
+        typer.echo("there are none; `loadgen init NAME` writes one to begin with", err=True)
+
+
+def scenarios_text(entries: list[ScenarioEntry], *, width: int) -> str:
+    """A line for each scenario, or a few where its description is longer than the terminal is wide."""
+    indent = max(len(printable(entry.name)) for entry in entries) + 2
+    return "\n".join(
+        textwrap.fill(
+            printable(entry.problem or entry.description),
+            width=max(width, indent + NARROWEST),
+            initial_indent=printable(entry.name).ljust(indent),
+            subsequent_indent=" " * indent,
+        )
+        or printable(entry.name)
+        for entry in entries
+    )
