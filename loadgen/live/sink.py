@@ -1,7 +1,7 @@
 """Who hears of a run while it is on. One sink a file; a sink sees the same records however many processes play."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from msgspec import Struct
 
@@ -15,6 +15,8 @@ class StageStart(Struct, frozen=True):
     """Names of its models; beside each, in `targets`, where it is served."""
     targets: tuple[str, ...]
     level: str
+    loop: Literal["closed", "open"]
+    """In a closed loop latencies count from the send, in an open loop from when the request was due."""
     count: int | None
     """Measured requests of all models, at most; None where only time ends it."""
     duration_s: float | None

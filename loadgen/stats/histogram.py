@@ -6,7 +6,7 @@ Recording and quantiles are ours: its own path takes a value at a time and its r
 
 import binascii
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import numpy as np
@@ -118,7 +118,7 @@ class Histogram:
             if not kept.size:
                 return over
             values, low, high = kept, int(kept.min()), int(kept.max())
-        np.add.at(self._counts, _indices(values), 1)
+        np.add.at(self._counts, buckets_of(values), 1)
         self._count += values.size
         self._sum_ns += int(values.sum())
         self._widen(low, high)
@@ -176,19 +176,31 @@ class Histogram:
         InputError when the text is no V2 compressed histogram, or one with another range or precision than ours.
         """
         histogram = cls()
-        histogram._counts += _decode_counts(text)
-        used = np.flatnonzero(histogram._counts)
-        if used.size:
-            counts = histogram._counts[used].tolist()
-            lows, tops = _EDGES_NS[used].tolist(), (_EDGES_NS[used + 1] - 1).tolist()
-            histogram._count = sum(counts)
-            histogram._sum_ns = sum(c * ((a + b + 1) // 2) for c, a, b in zip(counts, lows, tops, strict=True))
-            histogram._widen(lows[0], tops[-1])
+        histogram._set_counts(_decode_counts(text))
         return histogram
 
+    @classmethod
+    def of_buckets(cls, counts: Mapping[int, int]) -> Self:
+        """The histogram with so many values in each bucket (`buckets_of`); min, max and sum are of the buckets."""
+        histogram, dense = cls(), np.zeros(_LENGTH, dtype=np.int64)
+        for bucket, count in counts.items():
+            dense[bucket] = count
+        histogram._set_counts(dense)
+        return histogram
 
-def _indices(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The bucket of each value in 0..HIGHEST_NS."""
+    def _set_counts(self, counts_by_bucket: NDArray[np.int64]) -> None:
+        self._counts += counts_by_bucket
+        used = np.flatnonzero(self._counts)
+        if used.size:
+            counts = self._counts[used].tolist()
+            lows, tops = _EDGES_NS[used].tolist(), (_EDGES_NS[used + 1] - 1).tolist()
+            self._count = sum(counts)
+            self._sum_ns = sum(c * ((a + b + 1) // 2) for c, a, b in zip(counts, lows, tops, strict=True))
+            self._widen(lows[0], tops[-1])
+
+
+def buckets_of(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The bucket of each value in 0..HIGHEST_NS, in HdrHistogram's order."""
     # Below 2⁵³ a float64 is exact, so its exponent is the bit length.
     bits = np.frexp((values | _MASK).astype(np.float64))[1]
     bucket = bits.astype(np.int64) - (_UNIT + _HALF + 1)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from pathlib import Path
@@ -21,13 +22,14 @@ from loadgen.engine.stop import StopSignal
 from loadgen.engine.workers.pool import WorkerPool
 from loadgen.errors import InputError
 from loadgen.live.progress import Silence
+from loadgen.live.recorder import Recorder
 from loadgen.live.sink import NullSink, Sinks, StageStart
 from loadgen.record import Record, StageFacts
-from loadgen.scenario import Constant, Load, Model
+from loadgen.scenario import Constant, Load, Model, Retries
 from loadgen.store import run_folder
 from loadgen.targets.openai import serve_url
 from loadgen.wire.client import Client
-from tests.integration.server import BEGIN, END, Hang, Script, Served, Server, every, say, streamed
+from tests.integration.server import BEGIN, END, Hang, Script, Served, Server, every, say, streamed, whole
 from tests.integration.test_session import PREFLIGHT, closed, counted, eventually, loadgen, measured, scenario
 
 pytestmark = pytest.mark.asyncio
@@ -102,6 +104,61 @@ async def test_two_workers_play_the_plan_of_one(mode: str, tmp_path: Path) -> No
     for stage in summarize(run).stages:
         assert counted(stage) == {"ok": 20}
         assert not stage.incomplete
+
+
+class Totals(NullSink):
+    """Counts all that a sink hears."""
+
+    def __init__(self) -> None:
+        self.stages: list[StageStart] = []
+        self.records: Counter[tuple[str, str, str]] = Counter()
+        self.retries: Counter[tuple[str, str]] = Counter()
+        self.facts: list[tuple[str, bool]] = []
+
+    def start(self, stage: StageStart) -> None:
+        self.stages.append(stage)
+
+    def record(self, record: Record) -> None:
+        self.records[record.phase, record.outcome, record.level] += 1
+
+    def retry(self, record: Record) -> None:
+        self.retries[record.outcome, record.level] += 1
+
+    def stop(self, facts: StageFacts) -> None:
+        self.facts.append((facts.level, facts.complete))
+
+
+async def test_a_sink_hears_the_same_totals_of_one_process_and_of_four(tmp_path: Path) -> None:
+    def choose(request: Served) -> Script:
+        return whole("503 Service Unavailable", b"busy") if request.says == "Second question." else streamed("a", "b")
+
+    heard: list[tuple[Totals, Recorder]] = []
+    with Server(choose) as server:
+        retries = Retries(attempts=1, backoff_s=0.01)
+        asked = scenario(tmp_path, {"m": server.url}, closed((4, 5), 40), warmup_requests=2, retries=retries)
+        for workers in (1, 4):
+            heard.append((Totals(), Recorder()))
+            await api.run(asked, results=tmp_path, workers=workers, sinks=heard[-1])
+    (alone, recorder), (together, recorder_of_four) = heard
+    assert vars(alone) == vars(together)
+    assert alone.records["measured", "ok", "c4"] == alone.records["measured", "http_error", "c5"] == 20
+    assert alone.retries == {("http_error", "c4"): 21, ("http_error", "c5"): 21}
+    assert folded(recorder) == folded(recorder_of_four)
+    assert folded(recorder)["c4"] == ({"ok": 20, "http_error": 20}, 40, {"ttft": 20, "itl": 20, "e2e": 20})
+
+
+def folded(recorder: Recorder) -> dict[str, tuple[dict[str, int], int, dict[str, int]]]:
+    """By level: outcomes, output tokens, and how many values each histogram has."""
+    levels: dict[str, tuple[dict[str, int], int, dict[str, int]]] = {}
+    for interval in recorder.snapshot():
+        outcomes, tokens, values = levels.get(interval.level, ({}, 0, {}))
+        counts = {metric: sum(buckets.values()) for metric, buckets in interval.buckets.items()}
+        levels[interval.level] = (
+            dict(Counter(outcomes) + Counter({str(name): count for name, count in interval.by_outcome.items()})),
+            tokens + interval.output_tokens,
+            dict(Counter(values) + Counter(counts)),
+        )
+    return levels
 
 
 async def test_a_worker_that_is_killed_is_reported_and_its_loss_counted_and_a_fresh_one_plays_the_next_stage(
