@@ -38,7 +38,13 @@ def first_complaint(raw: Any, table: type[Any]) -> Problem | None:
     Stricter than msgspec, since all of it ends in JSON: no infinities, no dates, integers of 64 bits, and texts that
     UTF-8 can carry.
     """
-    return next(_misfits(raw, inspect.type_info(table), "", ""), None)
+    return next(_misfits(raw, _type_info(table), "", ""), None)
+
+
+@cache
+def _type_info(table: type[Any]) -> inspect.Type:
+    """What msgspec knows of a type; it looks at every nested one, which takes longer than all that is done with it."""
+    return inspect.type_info(table)
 
 
 def _misfits(value: Any, kind: inspect.Type, path: str, example: str) -> Iterator[Problem]:
@@ -257,7 +263,7 @@ def _bounds(kind: inspect.IntType | inspect.FloatType) -> str:
 def _places() -> dict[str, list[tuple[str, str]]]:
     """Every key of a scenario by its name, as (mode or "", dotted key)."""
     places: dict[str, list[tuple[str, str]]] = {}
-    for name, mode, path in _keys(inspect.type_info(Scenario), ""):
+    for name, mode, path in _keys(_type_info(Scenario), ""):
         places.setdefault(name, []).append((mode, path))
     return places
 

@@ -2,6 +2,7 @@
 
 import ast
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import loadgen
@@ -31,15 +32,22 @@ def module_name(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
+@cache
 def modules() -> dict[str, Path]:
     return {module_name(path): path for path in PACKAGE.rglob("*.py")}
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def imports_of(path: Path) -> set[str]:
     """The modules of ours that a file imports, wherever in it; of a package with a face, the face."""
     known = modules()
     imported = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "loadgen":
             base = node.module.removeprefix("loadgen").removeprefix(".")
             names = [f"{base}.{alias.name}".removeprefix(".") for alias in node.names]
@@ -111,7 +119,7 @@ def test_no_class_name_is_defined_in_two_modules() -> None:
     defined = Counter(
         node.name
         for path in modules().values()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.ClassDef)
     )
     assert [name for name, count in defined.items() if count > 1] == []
@@ -121,7 +129,7 @@ def test_statistics_know_no_sockets_and_the_wire_no_statistics() -> None:
     for name, path in modules().items():
         top = {
             (node.module or "").split(".")[0] if isinstance(node, ast.ImportFrom) else alias.name.split(".")[0]
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            for node in ast.walk(tree_of(path))
             if isinstance(node, ast.Import | ast.ImportFrom)
             for alias in node.names
         }
