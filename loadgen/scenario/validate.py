@@ -38,7 +38,8 @@ def first_complaint(raw: Any, table: type[Any]) -> Problem | None:
     Stricter than msgspec, since all of it ends in JSON: no infinities, no dates, integers of 64 bits, and texts that
     UTF-8 can carry.
     """
-    return next(_misfits(raw, _type_info(table), "", ""), None)
+    kind = _type_info(table)  # type: ignore[arg-type]  # to mypy, a class is not hashable
+    return next(_misfits(raw, kind, "", ""), None)
 
 
 @cache

@@ -4,10 +4,12 @@ python -m tests.fuzz.soak [EVENTS]      1,000,000 unless told otherwise; exit 1 
 """
 
 import asyncio
+import contextlib
 import gc
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import Final
 
 import psutil
@@ -85,11 +87,21 @@ def soak(events: int) -> Soaked:
     """Stream at least so many token events from a server in a process of its own, and hear what it says it did."""
     script = Script(seed=1, ttft_s=Exponential(0.002), itl_s=FixedTime(0.0002), tokens=FixedTime(TOKENS), faults=FAULTS)
     began = time.monotonic()
-    with MockProcess(script) as server:
+    with MockProcess(script) as server, _only_what_is_new_is_collected():
         soaked = asyncio.run(_stream(server.url, events))
     soaked.seconds = time.monotonic() - began
     soaked.truths = Counter(map(_of_truth, server.truth))
     return soaked
+
+
+@contextlib.contextmanager
+def _only_what_is_new_is_collected() -> Iterator[None]:
+    """Before each look at memory, garbage is collected; what was there before the soak is not searched each time."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 async def _stream(url: str, events: int) -> Soaked:

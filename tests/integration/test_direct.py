@@ -338,7 +338,7 @@ async def test_a_stream_without_end_ends_at_its_deadline(monkeypatch: pytest.Mon
     monkeypatch.setattr("loadgen.wire.direct_response.HELD_BYTES", 1 << 20)
     monkeypatch.setattr("loadgen.wire.receiver.HELD_BYTES", 1 << 20)
     flood = Send(chunk(b"data: {}\n\n" * 6000))
-    (exchange,), _ = await answers((BEGIN, *say("a"), *[flood] * 4000, Hang()), deadlines=Deadlines(700 * MS))
+    (exchange,), _ = await answers((BEGIN, *say("a"), *every(0.01, (flood,) * 4000)), deadlines=Deadlines(700 * MS))
     assert reply_of(exchange).outcome == "timeout"
     assert not is_taken(exchange)
     assert len(exchange.body()) > 1 << 20

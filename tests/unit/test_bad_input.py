@@ -334,6 +334,7 @@ def is_played_or_refused(raw: dict[str, Any]) -> None:
     assert msgspec.json.encode(scenario)
 
 
+@pytest.mark.slow
 @given(nearly_right())
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @example(FULL | {"load": {"mode": "closed", "duration_s": 1e308}})
@@ -344,12 +345,14 @@ def test_a_scenario_that_is_nearly_right_is_played_or_refused_in_one_line(raw: d
     is_played_or_refused(raw)
 
 
+@pytest.mark.slow
 @given(st.dictionaries(names, values, max_size=6))
 @settings(max_examples=200)
 def test_any_table_is_played_or_refused_in_one_line(raw: dict[str, Any]) -> None:
     is_played_or_refused(SMALLEST | raw)
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.sampled_from(
@@ -366,6 +369,7 @@ def test_any_text_is_a_scenario_or_refused_in_one_line(pieces: list[str]) -> Non
     assert str(caught.value).startswith("any.toml: ")
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=60))
 @settings(max_examples=200)
 def test_any_bytes_are_a_file_or_refused_in_one_line(data: bytes) -> None:
@@ -409,6 +413,7 @@ def test_a_huge_file_of_prompts_is_refused_before_it_is_read(suffix: str) -> Non
     assert refusal_of(prompts_of, path) == f"{path}: more than {MOST_BYTES >> 20} MiB; split it, or name another file"
 
 
+@pytest.mark.slow
 def test_prompts_that_are_too_many_together_are_refused() -> None:
     for name in "abc":
         Path(f"{name}.txt").write_text(name * (MOST_BYTES - 1), encoding="utf-8")

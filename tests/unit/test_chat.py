@@ -541,6 +541,7 @@ BODIES = st.one_of(
 )
 
 
+@pytest.mark.slow
 @law
 @given(BODIES)
 def test_any_bytes_decode_to_a_completion_that_is_in_order(body: bytes) -> None:
@@ -558,12 +559,14 @@ def test_any_bytes_decode_to_a_completion_that_is_in_order(body: bytes) -> None:
         assert line is None or (line.isprintable() and 0 < len(line) <= 300)
 
 
+@pytest.mark.slow
 @law
 @given(BODIES, st.lists(st.integers(0, 1000), max_size=12))
 def test_no_split_of_a_body_changes_what_it_decodes_to(body: bytes, cuts: list[int]) -> None:
     assert decode_in(body, cuts) == decode(body)
 
 
+@pytest.mark.slow
 @law
 @given(BODIES, st.binary(max_size=40))
 def test_after_an_orderly_end_no_bytes_change_the_answer(body: bytes, late: bytes) -> None:
@@ -608,6 +611,7 @@ FAULTS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(law, max_examples=600)
 @given(STREAMS, FAULTS, st.lists(st.integers(0, 1000), max_size=6))
 def test_the_fast_way_finds_what_parsing_each_event_finds(

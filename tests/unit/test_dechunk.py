@@ -103,6 +103,7 @@ def test_what_comes_behind_the_end_is_counted_and_not_read(each: bool) -> None:
     assert (dechunker.over, dechunker.bytes_beyond, list(dechunker.ends)) == (True, 8, [1, 1, 1])
 
 
+@pytest.mark.slow
 def test_a_chunk_of_two_megabytes_in_reads_of_a_byte_costs_no_more_than_its_bytes() -> None:
     raw = chunk(b"x" * (1 << 21)) + END
     dechunker = dechunked([raw[at : at + 1] for at in range(len(raw))])
@@ -167,6 +168,7 @@ def _mutated(raw: bytearray, faults: list[tuple[int, int, bytes]]) -> bytearray:
     return raw
 
 
+@pytest.mark.slow
 @law
 @given(raw=BODIES, cuts=CUTS)
 def test_every_plain_body_is_taken_and_is_aiohttps(
@@ -181,6 +183,7 @@ def test_every_plain_body_is_taken_and_is_aiohttps(
     assert list(dechunker.ends) == ends
 
 
+@pytest.mark.slow
 @law
 @given(raw=MUTATED, cuts=CUTS)
 def test_what_is_taken_is_what_aiohttp_takes(loop: asyncio.AbstractEventLoop, raw: bytes, cuts: list[int]) -> None:
@@ -199,6 +202,7 @@ def test_what_is_taken_is_what_aiohttp_takes(loop: asyncio.AbstractEventLoop, ra
             assert dechunker.over == judge.payload.is_eof()
 
 
+@pytest.mark.slow
 @law
 @given(raw=MUTATED, cuts=CUTS, more=CUTS)
 def test_no_split_of_the_bytes_changes_the_body(raw: bytes, cuts: list[int], more: list[int]) -> None:

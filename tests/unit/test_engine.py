@@ -576,6 +576,7 @@ def stages(draw: st.DrawFn) -> Stage:
     return closed(users, draw(st.integers(0, 25)), think_ns=thinks, ramp_in_ns=ramp, models=models)
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=200)
 @given(stages(), times_ns, st.none() | st.integers(0, 6 * S))
 def test_every_planned_request_is_kept_exactly_once_whenever_it_is_stopped(

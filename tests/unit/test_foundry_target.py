@@ -103,6 +103,7 @@ def test_entries_without_an_id_are_passed_over() -> None:
 NAME = st.from_regex(r"[a-z]{1,4}(-[a-z0-9.]{1,4}){0,3}", fullmatch=True)
 
 
+@pytest.mark.slow
 @given(st.lists(st.builds("{}:{}".format, NAME, st.integers(1, 9)), min_size=1, unique=True), st.data())
 def test_every_id_that_is_listed_is_found_by_itself(listed: list[str], data: st.DataObject) -> None:
     identifier = data.draw(st.sampled_from(listed))

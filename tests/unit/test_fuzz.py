@@ -13,6 +13,7 @@ from tests.integration.stream_bodies import BODIES
 CASES = 400
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_reader_keeps_its_law_on_fuzzed_bytes(name: str) -> None:
     search = search_of(name, seed=1)

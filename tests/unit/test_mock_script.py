@@ -201,6 +201,7 @@ def test_of_faults_that_fall_on_one_request_the_first_named_counts() -> None:
     assert choose_fault((second, first), 0, 2) == second
 
 
+@pytest.mark.slow
 def test_a_probability_falls_on_as_many_and_on_the_same_ones_again() -> None:
     faults = (parse_fault("fin@10%"),)
     hit = [number for number in range(1, 4001) if choose_fault(faults, 3, number)]

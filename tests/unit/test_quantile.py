@@ -208,6 +208,7 @@ def test_fractional_ranks_lie_inside_the_plain_ones_by_less_than_one(
     assert (None if lower is None else math.floor(lower), None if upper is None else math.ceil(upper)) == plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("p", "n"), [(50, 7), (90, 45), (95, 100), (99, 550)])
 def test_both_ends_miss_two_and_a_half_percent_of_the_time_where_plain_ranks_miss_less(p: float, n: int) -> None:
     rng, trials = generator(1, "coverage"), 4_000
@@ -319,6 +320,7 @@ def naive_carriers(values: list[int], groups: list[int], share: float) -> float:
     return float(sum(each.values()) ** 2 / sum(e * e for e in each.values()))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.generate])  # to shrink takes minutes
 @given(
     st.lists(
@@ -373,6 +375,7 @@ def leveled(rng: np.random.Generator, requests: int, spread: float) -> tuple[NDA
     return np.exp(spread * rng.normal(size=requests)[ids] + 0.3 * rng.normal(size=ids.size)), ids
 
 
+@pytest.mark.slow
 def test_requests_of_different_levels_are_covered_where_gaps_taken_as_independent_are_not() -> None:
     rng, trials = generator(3, "levels"), 300
     truth = math.exp(math.hypot(0.3, 0.3) * float(ndtri(0.9)))
@@ -389,6 +392,7 @@ def test_requests_of_different_levels_are_covered_where_gaps_taken_as_independen
     assert naive / trials < 0.7
 
 
+@pytest.mark.slow
 def test_what_slows_the_whole_server_is_covered_only_when_moments_are_told() -> None:
     rng, trials, users, steps = generator(4, "server"), 300, 8, 400
     held = {True: 0, False: 0}

@@ -17,6 +17,7 @@ def held(found: Repeated, truth: float) -> bool:
     return found.low is not None and found.high is not None and found.low <= truth <= found.high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("runs", "p", "n"), [(2, 50, 20), (3, 90, 36), (5, 95, 72), (10, 90, 36)])
 def test_the_interval_holds_the_percentile_of_a_typical_run(runs: int, p: float, n: int) -> None:
     rng, trials = generator(1, "repeats", runs), 1_200

@@ -107,6 +107,7 @@ TEXTS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @law
 @given(st.lists(TEXTS, max_size=12), st.integers(0, 12))
 def test_each_event_of_a_run_parses_to_its_part_of_the_text(texts: list[bytes], cut: int) -> None:

@@ -435,6 +435,7 @@ def test_any_value_at_any_key_is_taken_or_refused_by_that_key(
         assert complaint.mend
 
 
+@pytest.mark.slow
 @given(st.sampled_from(KEYS_AT), VALUES)
 def test_the_editors_schema_takes_what_the_program_takes(
     at: tuple[dict[str, Any], tuple[str | int, ...]], value: Any

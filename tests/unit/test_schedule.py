@@ -91,6 +91,7 @@ def test_request_i_at_a_constant_rate_is_due_at_i_over_the_rate(rate_per_s: floa
     assert constant_ns(rate_per_s, index + 1)[index] == due_ns
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate_per_s", [3.0, 2.718281828459045])
 def test_a_constant_schedule_has_lost_no_ns_after_ten_million_requests(rate_per_s: float) -> None:
     index = 10_000_000
@@ -99,6 +100,7 @@ def test_a_constant_schedule_has_lost_no_ns_after_ten_million_requests(rate_per_
         assert abs(int(offsets[i]) - i * 10**9 / Fraction(str(rate_per_s))) <= Fraction(1, 2) + Fraction(1, 10**7)
 
 
+@pytest.mark.slow
 @law
 @given(rates, st.integers(0, 3_000))
 def test_a_constant_schedule_is_the_exact_fraction_rounded(rate_per_s: float, count: int) -> None:
@@ -286,6 +288,7 @@ def test_a_schedule_is_what_it_was_when_the_first_plan_was_made() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["constant", "poisson"])
 def test_a_stage_too_large_for_a_plan_is_refused(mode: Mode) -> None:
     for load in (rated(mode, requests=10**12), rated(mode, duration_s=3600.0)):

@@ -148,6 +148,7 @@ def test_no_split_of_a_body_changes_its_events_or_their_ends(body: bytes, cuts: 
     agree_on(body, split_at(body, cuts))
 
 
+@pytest.mark.slow
 @law
 @given(BODIES)
 def test_no_cut_in_two_changes_the_events_or_their_ends(body: bytes) -> None:

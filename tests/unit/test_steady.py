@@ -33,6 +33,7 @@ def share_not_steady(name: str, trials: int, make: Callable[[Rng], Floats]) -> f
     return sum(warm_until(make(rng)).steady is False for _ in range(trials)) / trials
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phi", [0.0, 0.5, 0.8])
 @pytest.mark.parametrize("n", [30, 100, 300, 1_000])
 def test_a_stationary_series_is_called_unsteady_two_percent_of_the_time_or_less(phi: float, n: int) -> None:

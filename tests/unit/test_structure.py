@@ -117,10 +117,7 @@ def test_the_package_has_few_entries() -> None:
 
 def test_no_class_name_is_defined_in_two_modules() -> None:
     defined = Counter(
-        node.name
-        for path in modules().values()
-        for node in ast.walk(tree_of(path))
-        if isinstance(node, ast.ClassDef)
+        node.name for path in modules().values() for node in ast.walk(tree_of(path)) if isinstance(node, ast.ClassDef)
     )
     assert [name for name, count in defined.items() if count > 1] == []
 

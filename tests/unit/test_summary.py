@@ -271,6 +271,7 @@ def test_equal_runs_give_equal_summaries() -> None:
 # --- what enters ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @law
 @given(st.lists(st.sampled_from([outcome for outcome in OUTCOMES if outcome != "ok"]), max_size=10))
 def test_failed_requests_and_warm_up_never_enter_the_latencies(outcomes: list[Outcome]) -> None:

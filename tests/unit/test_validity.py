@@ -147,6 +147,7 @@ share = st.floats(0, 2)
 ms = st.none() | st.floats(0, 1_000)
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=200)
 @given(
     st.builds(
