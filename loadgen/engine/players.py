@@ -132,7 +132,7 @@ class ClosedLoop:
             planned = stage.request(self._taken)
             self._taken += 1
             if self._rate_limit is not None:
-                await runner.stop.or_done(self._rate_limit.acquire())  # type: ignore[no-untyped-call]
+                await runner.stop.unless_requested(self._rate_limit.acquire())  # type: ignore[no-untyped-call]
                 ready_ns = clock.now_ns()  # the limit is part of the plan: its wait is nobody's lateness
                 if self._is_closed():
                     self._held_back.append(planned)

@@ -1,11 +1,10 @@
 """Plays a plan against its targets and leaves a run folder: serves the models, and has each stage played. Knows neither
 HTTP nor which processes play."""
 
-import asyncio
 import contextlib
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -158,7 +157,7 @@ class _PlanRunner:
         try:
             self._progress.note(f"starting {model.name} on {target}")
             # A start may be a download of hours: unlike an answer, it is not waited for once somebody wants an end.
-            opened = await unless_stopped(self._context.stop, self._serve(index, model_stack))
+            opened = await self._context.stop.unless_requested(self._serve(index, model_stack))
             if opened is None:
                 await model_stack.aclose()
                 return None
@@ -213,20 +212,3 @@ def _only(stage: Stage, models: tuple[int, ...]) -> Stage:
     kept = [position for position in range(stage.count or 0) if stage.models[position % len(stage.models)] in models]
     due = None if stage.due_ns is None else stage.due_ns[kept]
     return msgspec.structs.replace(stage, models=models, count=None if stage.count is None else len(kept), due_ns=due)
-
-
-async def unless_stopped(stop: StopSignal, work: Coroutine[Any, Any, T]) -> T | None:
-    """What a piece of work comes to; None, and the work is cancelled, when an end is asked for before its own."""
-    working, requested = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait((working, requested), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        working.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await working
-        return None
-    finally:
-        requested.cancel()
-        if not working.done():
-            working.cancel()

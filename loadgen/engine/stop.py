@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from loadgen.clock import Clock
 
+T = TypeVar("T")
+
 INTERRUPTIBLE_NS: Final = 20_000_000
-"""A wait longer than this can be cut short by a stop; a shorter one is not worth two tasks."""
+"""A wait longer than this can be cut short by a stop; a shorter one is not worth what that costs."""
 
 StopLevel = Literal["drain", "cancel"]
 """drain: no request begins any more, those in flight may end. cancel: those in flight are given up as well."""
@@ -94,16 +96,22 @@ class StopSignal:
         if deadline_ns - clock.now_ns() <= INTERRUPTIBLE_NS:
             await clock.sleep_until_ns(deadline_ns)
             return
-        await self.or_done(clock.sleep_until_ns(deadline_ns))
+        await self.unless_requested(clock.sleep_until_ns(deadline_ns))
 
-    async def or_done(self, wait: Coroutine[Any, Any, None]) -> None:
-        """Await something that may be given up, until it is done or an end is asked for."""
-        done = asyncio.ensure_future(wait)
-        requested = asyncio.ensure_future(self._event.wait())
+    async def unless_requested(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """What a piece of work returns; None, and the work is cancelled, when an end is asked for before it is done."""
+        # A timeout that has no deadline until an end is asked for: the work runs in the caller's own task, so what it
+        # raises arrives as it is, and nothing is left to be awaited.
         try:
-            await asyncio.wait((done, requested), return_when=asyncio.FIRST_COMPLETED)
-            if done.done():
-                done.result()  # what went wrong in it is not lost
-        finally:
-            done.cancel()
-            requested.cancel()
+            async with asyncio.timeout(None) as interruption:
+
+                def interrupt(_: StopLevel) -> None:
+                    if not interruption.expired():
+                        interruption.reschedule(asyncio.get_running_loop().time())
+
+                with self.calling(interrupt):
+                    return await work
+        except TimeoutError:
+            if not interruption.expired():
+                raise  # the work's own
+            return None
