@@ -178,8 +178,8 @@ def circumstances(given: argparse.Namespace, versions: dict[str, str], cells: Ce
     parts = (
         f"Made on {datetime.now(UTC):%Y-%m-%d} (UTC) by:",
         f"    {command()}",
-        f"{machine['cpu']}, {machine['cores_usable']} cores for clients, server and everything else; "
-        f"{platform.system()} {machine['kernel']}. Versions: {', '.join(f'{k} {v}' for k, v in known.items())}.",
+        f"{machine.cpu}, {machine.cores_usable} cores for clients, server and everything else; "
+        f"{platform.system()} {machine.kernel}. Versions: {', '.join(f'{k} {v}' for k, v in known.items())}.",
         f"Answers of {given.tokens} tokens, TTFT {TTFT_MS:g} ms, ITL {ITL_MS:g} ms; rounds: {given.rounds}. The "
         f"server's sends took up to {width:.3f} ms at p99{script}.",
     )

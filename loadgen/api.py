@@ -17,6 +17,7 @@ from loadgen.live.sink import Sink
 from loadgen.plan.arrivals import trace_ns
 from loadgen.plan.plan import Plan, make_plan
 from loadgen.plan.prompts import load_prompts
+from loadgen.record import StageKey
 from loadgen.scenario import Ramp, Scenario, Trace
 from loadgen.scenario.file import LoadedScenario, is_file, read_text
 from loadgen.store import run_folder
@@ -118,15 +119,15 @@ async def repeat(
     return tuple(runs)
 
 
-def last_pace(results: Path, scenario: str) -> dict[tuple[str, str, str], float]:
-    """Requests a second by (target, model, level) in the newest run of a scenario; empty without one."""
+def last_pace(results: Path, scenario: str) -> dict[StageKey, float]:
+    """Requests a second by stage in the newest run of a scenario; empty without one."""
     for folder in reversed(runs_of(results / scenario)):
         try:
             summary = summary_from((folder / "summary.json").read_bytes())
         except (OSError, msgspec.MsgspecError):
             continue
         return {
-            (stage.target, stage.model, stage.level): stage.throughput.requests_per_s
+            StageKey(stage.target, stage.model, stage.level): stage.throughput.requests_per_s
             for stage in summary.stages
             if stage.throughput is not msgspec.UNSET and stage.throughput.requests_per_s
         }

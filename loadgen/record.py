@@ -25,6 +25,14 @@ Outcome = Literal[
 OUTCOMES: tuple[Outcome, ...] = Outcome.__args__  # type: ignore[attr-defined]
 
 
+class StageKey(Struct, frozen=True, order=True):
+    """Which stage of which model a record, a summary or a pace is of."""
+
+    target: str
+    model: str
+    level: str
+
+
 class ServerTimings(Struct, frozen=True):
     """llama.cpp's own account of a request: tokens of the prompt and of the answer, and the time of each in ms."""
 
@@ -88,6 +96,10 @@ class Record(Reply, frozen=True, kw_only=True):
     prompt_id: str
     intended_ns: int
 
+    @property
+    def stage_key(self) -> StageKey:
+        return StageKey(self.target, self.model, self.level)
+
 
 class ServerFacts(Struct, frozen=True):
     """The server's process during a stage. cpu_share: of one core (2.0: two cores busy). Memory: resident, bytes."""
@@ -142,3 +154,8 @@ class StageFacts(Struct, frozen=True, kw_only=True):
     servers: tuple[ServerFacts, ...] = ()
     workers: tuple[WorkerFacts, ...] = ()
     settled: bool = False
+
+    @property
+    def keys(self) -> tuple[StageKey, ...]:
+        """The stages that were played together: one of each model."""
+        return tuple(StageKey(*pair, self.level) for pair in zip(self.targets, self.models, strict=True))

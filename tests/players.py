@@ -10,7 +10,8 @@ from loadgen.plan.plan import Plan, Planned, Stage
 from loadgen.plan.prompts import Prompt
 from loadgen.record import Phase, Reply
 from loadgen.scenario import Model, Retries, Scenario
-from loadgen.targets.served import ModelCard, Served
+from loadgen.store.manifest import ModelCard
+from loadgen.targets.served import Served
 from loadgen.wire.client import Client
 from tests.virtual import VirtualClock
 

@@ -6,9 +6,13 @@ from typing import Any
 
 import msgspec
 
+from loadgen.plan.plan import StageLoad
 from loadgen.record import Record, StageFacts
-from loadgen.store import run_folder
-from loadgen.store.run_folder import Log, Manifest, PlannedStage, Run
+from loadgen.scenario import Scenario
+from loadgen.store import files, run_folder
+from loadgen.store.manifest import SCHEMA, Manifest, PlannedStage, PromptFacts, ServedModel
+from loadgen.store.run_folder import Log, Run
+from loadgen.telemetry.host import ClockFacts, Host
 
 MS = 1_000_000
 S = 1_000 * MS
@@ -100,29 +104,48 @@ def facts(**changes: Any) -> StageFacts:
 
 def planned(count: int | None, **changes: Any) -> PlannedStage:
     """One user's stage of model m."""
-    blank = PlannedStage("m", "t", "c1", {"mode": "closed", "concurrency": 1}, planned=count, warmup=0)
+    blank = PlannedStage("m", "t", "c1", StageLoad("closed", 1), planned=count, warmup=0)
+    if "load" in changes:
+        changes["load"] = msgspec.convert(changes["load"], StageLoad)
     return msgspec.structs.replace(blank, **changes)
 
 
 def manifest(stages: Sequence[PlannedStage], **changes: Any) -> Manifest:
-    """A complete run's manifest. Its users think between an answer and the next question, as those of `turn` do."""
+    """A complete run's manifest. Its users think between an answer and the next question, as those of `turn` do.
+
+    changes: of its fields; scenario, models, prompts, host and clock as JSON has them. Of a scenario only what is of
+    interest: its load is closed, with think time, unless it says otherwise.
+    """
     blank = Manifest(
-        schema=run_folder.SCHEMA,
+        schema=SCHEMA,
         run_id="20260102T030405Z-0123abcd",
-        scenario={"name": "x", "seed": 1},
+        scenario=scenario_of({}),
         started_utc="2026-01-02T03:04:05+00:00",
         ended_utc="2026-01-02T03:05:05+00:00",
         state="complete",
         plan_digest="0123abcd" * 8,
         stages=tuple(stages),
-        prompts=({"id": "p1", "characters": 10, "key_points": []},),
+        prompts=(PromptFacts("p1", 10),),
         stamp_source="kernel",
-        clock={"implementation": "clock_gettime(CLOCK_MONOTONIC)", "resolution_ns": 1.0},
+        clock=ClockFacts(implementation="clock_gettime(CLOCK_MONOTONIC)", resolution_ns=1.0),
         versions={"python": "3.11.7", "loadgen": "0.1.0"},
-        host={"cpu": "a CPU", "cores": 2, "cores_usable": 2, "memory_mib": 4096, "system": "Linux", "kernel": "6.18"},
+        host=Host(cpu="a CPU", cores=2, cores_usable=2, memory_mib=4096, system="Linux", kernel="6.18"),
     )
-    made = msgspec.structs.replace(blank, **changes)
-    return msgspec.structs.replace(made, scenario={"load": {"think_time": {"mean_s": 0.68}}, **made.scenario})
+    kinds = {"models": tuple[ServedModel, ...], "prompts": tuple[PromptFacts, ...], "host": Host, "clock": ClockFacts}
+    typed: dict[str, Any] = {
+        name: msgspec.convert(changes[name], kind) for name, kind in kinds.items() if name in changes
+    }
+    if "scenario" in changes:
+        typed["scenario"] = scenario_of(changes["scenario"])
+    return msgspec.structs.replace(blank, **(changes | typed))
+
+
+def scenario_of(keys: dict[str, Any]) -> Scenario:
+    """A scenario of these keys; the others are of no interest, but for users who think."""
+    load = {"mode": "closed", "think_time": {"mean_s": 0.68}}
+    known = {"name": "x", "prompts": "p", "load": load} | keys
+    # The name as it is: what is not one cannot be played, and reports show it all the same.
+    return msgspec.structs.replace(msgspec.convert(known | {"name": "x"}, Scenario), name=known["name"])
 
 
 def run_of(
@@ -141,7 +164,7 @@ def run_of(
 def write(folder: Path, run: Run) -> Path:
     """Put a run on disk as a run that was played would be; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    run_folder.write_json(folder / run_folder.MANIFEST, run.manifest)
+    files.write_json(folder / run_folder.MANIFEST, run.manifest)
     for name, lines in ((run_folder.REQUESTS, run.records), (run_folder.STAGES, run.facts)):
         log = Log(folder / name)
         for line in lines:

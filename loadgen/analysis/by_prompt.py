@@ -8,7 +8,8 @@ from msgspec import Struct
 from loadgen.analysis import metrics
 from loadgen.analysis.stage import StageData, stages_of
 from loadgen.stats.outlier import outliers
-from loadgen.store.run_folder import PlannedStage, Run
+from loadgen.store.manifest import PlannedStage
+from loadgen.store.run_folder import Run
 
 
 class ValueRange(Struct, frozen=True):
@@ -38,7 +39,7 @@ class PromptRow(Struct, frozen=True, kw_only=True):
 
 def rows_by_prompt(run: Run) -> tuple[PromptRow, ...]:
     """A row for each stage and prompt that was asked, in the plan's order of both."""
-    order = [str(prompt.get("id")) for prompt in run.manifest.prompts]
+    order = [prompt.id for prompt in run.manifest.prompts]
     return tuple(row for part in stages_of(run) for row in _rows(part, order))
 
 

@@ -35,7 +35,8 @@ from loadgen.analysis.summary import (
 from loadgen.errors import InputError
 from loadgen.stats.quantile import CONFIDENCE, Floor, Values
 from loadgen.stats.repeats import Repeated, estimate_repeated
-from loadgen.store.run_folder import Manifest, Run
+from loadgen.store.manifest import Manifest
+from loadgen.store.run_folder import Run
 
 VERDICTS: Final = ("valid", "degraded", "invalid")
 
@@ -343,11 +344,11 @@ def check_alike(runs: Sequence[Run]) -> None:
 
 def difference(one: Manifest, other: Manifest) -> str | None:
     """What keeps two runs from being repeats of one another, in words; None where nothing does."""
-    slos = (one.scenario.get("slo"), other.scenario.get("slo"))
-    where = [tuple((s.target, s.model, s.level) for s in manifest.stages) for manifest in (one, other)]
+    slos = (one.scenario.slo, other.scenario.slo)
+    where = [tuple(stage.key for stage in manifest.stages) for manifest in (one, other)]
     if one.plan_digest == other.plan_digest and slos[0] == slos[1] and where[0] == where[1]:
         return None
-    found = _first_difference(one.scenario, other.scenario, "")
+    found = _first_difference(msgspec.to_builtins(one.scenario), msgspec.to_builtins(other.scenario), "")
     if found is not None:
         return found
     if one.prompts != other.prompts:

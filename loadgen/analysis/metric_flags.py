@@ -11,7 +11,8 @@ from msgspec import Struct
 
 from loadgen.record import Record
 from loadgen.scenario import Slo
-from loadgen.targets.probe.findings import Probe, shown_tokens
+from loadgen.store.manifest import Probe
+from loadgen.targets.probe.findings import shown_tokens
 
 PACKED: Final = 1.25
 """Tokens a token-bearing event from which on an event is not a token."""

@@ -1,22 +1,25 @@
 """A run's records and facts, stage by stage. Pure; knows no statistics, no terminal and no socket."""
 
+from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
-import msgspec
 from msgspec import Struct
 
 from loadgen.analysis import metrics
 from loadgen.analysis.metric_flags import metric_flags
 from loadgen.analysis.metrics import Window
 from loadgen.analysis.summary import METRICS
-from loadgen.record import Record, StageFacts
+from loadgen.record import Phase, Record, StageFacts, StageKey
+from loadgen.scenario import Closed, Scenario
 from loadgen.scenario.stop_rule import StopRule, stop_rule_of
 from loadgen.stats.histogram import Histogram
 from loadgen.stats.quantile import Floor
 from loadgen.store.calibration import Budget
-from loadgen.store.run_folder import PlannedStage, Run
-from loadgen.targets.probe.findings import Probe, probe_of
+from loadgen.store.manifest import PlannedStage, Probe
+from loadgen.store.run_folder import Run
+
+RequestKey = tuple[StageKey, Phase, int]
+"""The same for all attempts of a request."""
 
 
 class StageData(Struct, frozen=True):
@@ -40,12 +43,12 @@ class StageData(Struct, frozen=True):
 
     @property
     def closed(self) -> bool:
-        return bool(self.planned.load["mode"] == "closed")
+        return self.planned.load.is_closed
 
     @property
     def users(self) -> int | None:
         """The users of a closed loop who should all be waiting for an answer at all times: without think time."""
-        return None if self.thinks else self.planned.load.get("concurrency")
+        return None if self.thinks else self.planned.load.concurrency
 
     @property
     def ok(self) -> list[Record]:
@@ -53,7 +56,7 @@ class StageData(Struct, frozen=True):
 
     @property
     def window(self) -> Window | None:
-        users, ramp_in_ns = self.planned.load.get("concurrency"), self.planned.ramp_in_ns
+        users, ramp_in_ns = self.planned.load.concurrency, self.planned.ramp_in_ns
         return metrics.steady_window(self.together, concurrency=users, ramp_in_ns=ramp_in_ns)
 
 
@@ -62,18 +65,17 @@ def stages_of(run: Run, *, strict: bool = False) -> list[StageData]:
 
     strict: percentiles need the samples of a published result, whatever the scenario says.
     """
-    floor: Floor = "strict" if strict or run.manifest.scenario.get("strict") else "contract"
-    until = run.manifest.scenario.get("until")
-    keyed: dict[tuple[str, str, str], list[Record]] = {}
+    floor: Floor = "strict" if strict or run.manifest.scenario.strict else "contract"
+    until = run.manifest.scenario.until
+    keyed: dict[StageKey, list[Record]] = defaultdict(list)
     last, earlier = split_by_attempt(run.records)
     for record in last:
-        keyed.setdefault((record.target, record.model, record.level), []).append(record)
+        keyed[record.stage_key].append(record)
     found = []
     for planned in run.manifest.stages:
-        facts = next((fact for fact in run.facts if _is_of(fact, planned)), None)
-        mine = keyed.get((planned.target, planned.model, planned.level), [])
-        pairs = zip(facts.targets, facts.models, strict=True) if facts else [(planned.target, planned.model)]
-        together = [record for pair in pairs for record in keyed.get((*pair, planned.level), [])]
+        facts = next((fact for fact in run.facts if planned.key in fact.keys), None)
+        mine = keyed[planned.key]
+        together = [record for key in (facts.keys if facts else (planned.key,)) for record in keyed[key]]
         found.append(
             StageData(
                 planned=planned,
@@ -81,13 +83,15 @@ def stages_of(run: Run, *, strict: bool = False) -> list[StageData]:
                 warmup=tuple(record for record in mine if record.phase == "warmup"),
                 together=tuple(record for record in together if record.phase == "measured"),
                 facts=facts,
-                earlier=tuple(record for record in earlier if record.phase == "measured" and _asks(record, planned)),
+                earlier=tuple(
+                    record for record in earlier if record.phase == "measured" and record.stage_key == planned.key
+                ),
                 thinks=_thinks(run.manifest.scenario),
                 floor=floor,
                 workers=run.manifest.workers,
-                budget=_budget(run.manifest.calibration),
+                budget=run.manifest.calibration.budget if run.manifest.calibration else None,
                 until=None if until is None else stop_rule_of(until),
-                probe=next((probe_of(card) for card in run.manifest.models if _serves(card, planned)), None),
+                probe=card.known_probe if (card := run.manifest.card(planned.target, planned.model)) else None,
             )
         )
     return found
@@ -95,44 +99,26 @@ def stages_of(run: Run, *, strict: bool = False) -> list[StageData]:
 
 def split_by_attempt(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
     """Records that count, one a request, and those of the attempts before; each in the order in which they are."""
-    highest: dict[tuple[str, str, str, str, int], int] = {}
+    highest: dict[RequestKey, int] = defaultdict(int)
     for record in records:
         if record.attempt:
             key = _request(record)
-            highest[key] = max(record.attempt, highest.get(key, 0))
+            highest[key] = max(record.attempt, highest[key])
     last, earlier = list[Record](), list[Record]()
     for record in records:
-        counts = not highest or record.attempt >= highest.get(_request(record), 0)
+        counts = not highest or record.attempt >= highest[_request(record)]
         (last if counts else earlier).append(record)
     return last, earlier
 
 
-def _request(record: Record) -> tuple[str, str, str, str, int]:
-    return record.target, record.model, record.level, record.phase, record.index
+def _request(record: Record) -> RequestKey:
+    return record.stage_key, record.phase, record.index
 
 
-def _asks(record: Record, planned: PlannedStage) -> bool:
-    return (record.target, record.model, record.level) == (planned.target, planned.model, planned.level)
-
-
-def _thinks(scenario: dict[str, Any]) -> bool:
+def _thinks(scenario: Scenario) -> bool:
     """Whether the plan itself has users wait between an answer and the next question."""
-    load = scenario.get("load", {})
-    return bool(load.get("think_time", {}).get("mean_s")) or load.get("max_requests_per_s") is not None
-
-
-def _budget(calibration: dict[str, Any] | None) -> Budget | None:
-    return None if calibration is None else msgspec.convert(calibration["budget"], Budget)
-
-
-def _serves(card: dict[str, Any], planned: PlannedStage) -> bool:
-    return (card.get("target"), card.get("alias")) == (planned.target, planned.model)
-
-
-def _is_of(facts: StageFacts, planned: PlannedStage) -> bool:
-    return facts.level == planned.level and (planned.target, planned.model) in zip(
-        facts.targets, facts.models, strict=True
-    )
+    load = scenario.load
+    return isinstance(load, Closed) and (load.think_time.mean_s > 0 or load.max_requests_per_s is not None)
 
 
 def histograms(part: StageData) -> dict[str, Histogram]:

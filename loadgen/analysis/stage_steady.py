@@ -22,7 +22,7 @@ def settled(part: StageData, window: Window | None) -> tuple[Steadiness | None, 
     models that share the load, in the order of dispatch. Without a window, and of a load that is meant to change, there
     is nothing to say: None, and the window as it was.
     """
-    if window is None or part.planned.load["mode"] in CHANGING:
+    if window is None or part.planned.load.mode in CHANGING:
         return None, window
     dispatched, latencies = _series(part, window)
     found = warm_until(latencies, dispatched)

@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
 from loadgen.analysis import metrics, stop_rule
 from loadgen.analysis.metric_flags import MetricFlags, judged, metric_flags
@@ -33,7 +34,8 @@ from loadgen.record import OUTCOMES, Record
 from loadgen.scenario import Slo
 from loadgen.scenario.stop_rule import StopRule
 from loadgen.stats.quantile import Floor, Quantile, estimate, estimate_clustered, moments_of, relative_half_width
-from loadgen.store.run_folder import PlannedStage, Run
+from loadgen.store.manifest import PlannedStage, ServedModel
+from loadgen.store.run_folder import Run
 
 PERCENTILES: Final = (50.0, 90.0, 95.0, 99.0, 99.9)
 FLUID: Final = 0.9
@@ -45,15 +47,15 @@ def summarize(run: Run, *, strict: bool = False) -> Summary:
     strict: percentiles need as many samples as MLPerf asks for a published result, whatever the scenario says.
     """
     manifest = run.manifest
-    slo = msgspec.convert(manifest.scenario.get("slo", {}), Slo, strict=False)
-    streamed = bool(manifest.scenario.get("sampling", {}).get("stream", True))
+    slo = manifest.scenario.slo
+    streamed = manifest.scenario.sampling.stream
     if not streamed:  # what an answer does not have, it can neither meet nor miss
         slo = msgspec.structs.replace(slo, ttft_ms=None, tpot_ms=None)
     parts = stages_of(run, strict=strict)
     stages = tuple(_stage(part, slo, run) for part in parts)
     return Summary(
         schema=SCHEMA,
-        scenario=str(manifest.scenario["name"]),
+        scenario=manifest.scenario.name,
         run_id=manifest.run_id,
         started_utc=manifest.started_utc,
         incomplete=manifest.state != "complete",
@@ -95,12 +97,10 @@ def _stage(part: StageData, slo: Slo, run: Run) -> StageSummary:
     )
 
 
-def _card(planned: PlannedStage, run: Run) -> dict[str, Any] | None:
+def _card(planned: PlannedStage, run: Run) -> ServedModel | None:
     """The model's card from the manifest, without what belongs to the whole run."""
-    for card in run.manifest.models:
-        if (card.get("target"), card.get("alias")) == (planned.target, planned.model):
-            return {key: value for key, value in card.items() if key not in {"probe", "settings"}}
-    return None
+    card = run.manifest.card(planned.target, planned.model)
+    return None if card is None else msgspec.structs.replace(card, probe=UNSET, settings=UNSET)
 
 
 def _requests(part: StageData) -> Requests:

@@ -9,6 +9,9 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from loadgen.plan.plan import StageLoad
+from loadgen.store.manifest import ServedModel
+
 SCHEMA: Final = "loadgen.summary/1"
 METRICS: Final = ("ttft", "service_ttft", "itl", "tpot", "e2e", "queue", "connect")
 
@@ -239,12 +242,12 @@ class StageSummary(Struct, frozen=True, kw_only=True):
 
     model: str
     target: str
-    load: dict[str, Any]
+    load: StageLoad
     level: str
     status: str = "played"
     reason: str | UnsetType = UNSET
     problem: str | UnsetType = UNSET
-    card: dict[str, Any] | None = None
+    card: ServedModel | None = None
     incomplete: bool = False
     requests: Requests | UnsetType = UNSET
     window_s: float | None = None

@@ -26,8 +26,9 @@ from loadgen.plan.prompts import Prompt
 from loadgen.record import Record, StageFacts
 from loadgen.scenario import Model, Sampling, Scenario
 from loadgen.store.calibration import Calibration, Step, this_machine
+from loadgen.store.manifest import ModelCard
 from loadgen.store.run_folder import RequestLog
-from loadgen.targets.served import ModelCard, Served
+from loadgen.targets.served import Served
 from loadgen.wire.client import Ask, Client
 from loadgen.wire.exchange import Exchange
 

@@ -21,9 +21,9 @@ from loadgen.scenario import Model, Scenario
 from loadgen.scenario.check import first_conflict
 from loadgen.scenario.file import load_scenario
 from loadgen.scenario.model_list import model_list_text
-from loadgen.store.run_folder import write_whole
+from loadgen.store.files import write_whole
+from loadgen.store.manifest import ModelCard, ServedModel
 from loadgen.targets.catalog import default_models, list_cards, model_list_of
-from loadgen.targets.served import ModelCard
 
 
 def models(
@@ -83,12 +83,12 @@ def _print_probes(options: ScenarioOptions, output: Output) -> None:
     asked = asyncio.run(_asked(plan))
     if not asked:
         raise TargetError("no model could be asked", remedy="see above")
-    cards = [msgspec.to_builtins(server.card) | {"probe": msgspec.to_builtins(server.probe)} for server in asked]
     if output == "json":
+        cards = [msgspec.to_builtins(server.card) | {"probe": msgspec.to_builtins(server.probe)} for server in asked]
         sys.stdout.write(json_text(cards))
     else:
-        width = terminal_width(without=UNBOUND)
-        typer.echo(behavior_text(cards, width=width), nl=False)
+        models = [ServedModel(**msgspec.structs.asdict(server.card), probe=server.probe) for server in asked]
+        typer.echo(behavior_text(models, width=terminal_width(without=UNBOUND)), nl=False)
 
 
 async def _asked(plan: Plan) -> list[AskedServer]:

@@ -9,7 +9,7 @@ from typing import Final
 
 from loadgen.analysis.summary import Summary
 from loadgen.errors import InputError
-from loadgen.store.run_folder import write_whole
+from loadgen.store.files import write_whole
 
 FOLDER: Final = "baselines"
 KEPT: Final = ("manifest.json", "summary.json", "summary.csv", "report.md")

@@ -10,12 +10,12 @@ from loadgen.engine.stage import RunContext
 from loadgen.engine.stop import StopSignal
 from loadgen.errors import LoadgenError, TargetError
 from loadgen.plan.plan import Plan
+from loadgen.store.manifest import ModelCard, Probe
 from loadgen.targets.extra_chats import questions_for
 from loadgen.targets.probe.cache import recall, remember
-from loadgen.targets.probe.findings import Probe
 from loadgen.targets.probe.probe import probe
 from loadgen.targets.registry import serve_model, target_name
-from loadgen.targets.served import ModelCard, Served
+from loadgen.targets.served import Served
 from loadgen.wire.client import Client
 
 Note = Callable[[str], None]

@@ -9,10 +9,9 @@ import msgspec
 from loadgen.clock import utc_now
 from loadgen.errors import LoadgenError, TargetError
 from loadgen.plan.plan import Plan, digest
-from loadgen.store import run_folder
-from loadgen.store.calibration import quoted, stored
-from loadgen.store.run_folder import Manifest, PlannedStage
-from loadgen.targets.probe.findings import Probe
+from loadgen.store import files, run_folder
+from loadgen.store.calibration import quote_of, stored
+from loadgen.store.manifest import SCHEMA, Manifest, PlannedStage, Probe, PromptFacts, ServedModel
 from loadgen.targets.registry import target_name
 from loadgen.targets.served import Served
 from loadgen.telemetry import host
@@ -28,23 +27,29 @@ class ManifestWriter:
 
     def add_card(self, served: Served, cold_start_ms: float | None) -> None:
         """Note a model that serves. cold_start_ms: from the beginning of its loading to its first token."""
-        told = {name: getattr(served, name) for name in ("startup_s", "load_s", "settings")}
-        card = msgspec.to_builtins(served.card) | told | {"cold_start_ms": cold_start_ms}
-        self._update(models=(*self._manifest.models, card))
+        served_model = ServedModel(
+            **msgspec.structs.asdict(served.card),
+            startup_s=served.startup_s,
+            load_s=served.load_s,
+            settings=dict(served.settings),
+            cold_start_ms=cold_start_ms,
+        )
+        self._update(models=(*self._manifest.models, served_model))
 
     def add_probe(self, served: Served, probe: Probe | None) -> None:
         """Note what a model's server was seen to do; None: nothing."""
         if probe is not None:
-            self._add(served, {"probe": msgspec.to_builtins(probe)})
+            self._change_card(served, probe=probe)
 
     def record_unload(self, served: Served) -> None:
         """Note what was seen as a model was let go."""
-        self._add(served, msgspec.to_builtins(served.unload_info))
+        self._change_card(served, **msgspec.to_builtins(served.unload_info))
 
-    def _add(self, served: Served, told: dict[str, Any]) -> None:
-        mine = (served.card.target, served.card.alias)
+    def _change_card(self, served: Served, **changes: Any) -> None:
+        changed = (served.card.target, served.card.alias)
         models = tuple(
-            card | told if (card["target"], card["alias"]) == mine else card for card in self._manifest.models
+            msgspec.structs.replace(card, **changes) if (card.target, card.alias) == changed else card
+            for card in self._manifest.models
         )
         self._update(models=models)
 
@@ -80,7 +85,7 @@ class ManifestWriter:
 
     def _write(self) -> None:
         try:
-            run_folder.write_json(self._folder / run_folder.MANIFEST, self._manifest)
+            files.write_json(self._folder / run_folder.MANIFEST, self._manifest)
         except OSError as error:
             raise run_folder.no_longer_written(self._folder, error) from error
 
@@ -101,18 +106,18 @@ def first_manifest(plan: Plan, folder: Path, started_utc: str, *, kernel_stamps:
         for model in stage.models
     )
     calibration = stored().calibration
-    prompts = tuple({"id": p.id, "characters": len(p.text), "key_points": list(p.key_points)} for p in plan.prompts)
+    prompts = tuple(PromptFacts(p.id, len(p.text), p.key_points) for p in plan.prompts)
     return Manifest(
-        schema=run_folder.SCHEMA,
+        schema=SCHEMA,
         run_id=folder.name,
-        scenario=msgspec.to_builtins(plan.scenario),
+        scenario=plan.scenario,
         started_utc=started_utc,
         plan_digest=digest(plan),
         stages=stages,
         prompts=prompts,
         stamp_source="kernel" if kernel_stamps else "user",
         workers=workers,
-        calibration=None if calibration is None else quoted(calibration),
+        calibration=None if calibration is None else quote_of(calibration),
         clock=host.clock(asyncio.get_running_loop()),
         versions=host.versions(),
         host=host.host(),

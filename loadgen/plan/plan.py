@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -17,6 +17,22 @@ from loadgen.scenario.stop_rule import StopRule, stop_rule_of
 
 THINK_CYCLE = 65_536
 """Think times drawn for a closed loop that is bounded by time alone; then they repeat."""
+
+
+class StageLoad(Struct, frozen=True, omit_defaults=True):
+    """The load of one stage as manifest and summary say it: the mode and its own numbers. Rates are a second."""
+
+    mode: str
+    concurrency: int | None = None
+    rate_per_s: float | None = None
+    burstiness: float | None = None
+    from_per_s: float | None = None
+    to_per_s: float | None = None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it is so many users, each of whom waits for an answer before asking again."""
+        return self.mode == "closed"
 
 
 class Level(Struct, frozen=True, omit_defaults=True):
@@ -34,11 +50,9 @@ class Level(Struct, frozen=True, omit_defaults=True):
     to_per_s: float | None = None
     """The rate at which it ends."""
 
-    def load(self) -> dict[str, Any]:
-        """As `summary.json` writes it: the mode and its own numbers."""
-        load: dict[str, Any] = msgspec.to_builtins(self)
-        del load["label"]
-        return load
+    def load(self) -> StageLoad:
+        """As manifest and summary say it: without the label."""
+        return msgspec.convert(self, StageLoad, from_attributes=True)
 
 
 class Planned(Struct, frozen=True):

@@ -16,7 +16,7 @@ def answer(summary: Summary) -> str | None:
     """How many at once, in one sentence a model; None without an SLO or closed-loop levels."""
     by_model: dict[str, list[StageSummary]] = {}
     for stage in summary.stages:
-        if stage.slo is not None and stage.load["mode"] == "closed":
+        if stage.slo is not None and stage.load.is_closed:
             by_model.setdefault(f"{stage.model} on {stage.target}", []).append(stage)
     return " ".join(_answer_for(who, stages) for who, stages in by_model.items()) or None
 
@@ -27,8 +27,8 @@ def _answer_for(who: str, stages: Sequence[StageSummary]) -> str:
     limits = ", ".join(f"{metric_title(name)} ≤ {format_duration(limit)}" for name, limit in slo.slo.items())
     needed = slo.attainment or DEFAULT_ATTAINMENT
     share = f"at least {needed:.0%} of the requests met {limits}"
-    ordered = sorted(stages, key=lambda stage: int(stage.load["concurrency"]))
-    good = [stage.load["concurrency"] for stage in itertools.takewhile(lambda stage: _is_good(stage, needed), ordered)]
+    ordered = sorted(stages, key=lambda stage: stage.load.concurrency or 0)
+    good = [stage.load.concurrency for stage in itertools.takewhile(lambda stage: _is_good(stage, needed), ordered)]
     if not good:
         return f"{who}: at no level that was played {share}."
     users = "one user at a time" if good[-1] == 1 else f"up to {good[-1]} users at once"

@@ -1,13 +1,12 @@
 """Model cards as a table for a terminal. Pure."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from loadgen.report.console import table_text
 from loadgen.report.format import UNKNOWN, format_bytes
 from loadgen.report.section import Column, Row, Table
 from loadgen.report.sections.server_behavior import server_table
-from loadgen.targets.served import ModelCard
+from loadgen.store.manifest import ModelCard, ServedModel
 
 _HEADS = ("model", "served by", "id", "size", "context", "device", "license", "publisher", "capabilities", "here")
 _NUMBERS = ("size", "context")
@@ -24,7 +23,7 @@ def cards_text(cards: Sequence[ModelCard], *, width: int) -> str:
     return table_text(table, "models", width=width)
 
 
-def behavior_text(cards: Sequence[dict[str, Any]], *, width: int) -> str:
+def behavior_text(cards: Sequence[ServedModel], *, width: int) -> str:
     """What the servers of model cards do, as they were asked: a finding a row, a model a column."""
     table = server_table(cards)
     return "" if table is None else table_text(table, "servers", width=width)

@@ -51,7 +51,7 @@ def _stage_row(summary: Summary, stage: StageSummary) -> dict[str, Any]:
         "model": stage.model,
         "target": stage.target,
         "level": stage.level,
-        **{key: stage.load.get(key) for key in LOAD_KEYS},
+        **{key: getattr(stage.load, key) for key in LOAD_KEYS},
         "status": stage.status,
         "incomplete": stage.incomplete,
         "verdict": None if stage.validity is UNSET else stage.validity.verdict,

@@ -19,7 +19,7 @@ from loadgen.report.hlog import Interval, interval_log, tag
 from loadgen.report.html import html
 from loadgen.report.markdown import markdown
 from loadgen.report.section import ReportData
-from loadgen.store import run_folder
+from loadgen.store import files, run_folder
 
 
 def write_reports(folder: Path, *, strict: bool = False) -> Summary:
@@ -35,21 +35,21 @@ def write_reports(folder: Path, *, strict: bool = False) -> Summary:
     data = report_data(summary, [run])
     with _errors_explained(folder, f"loadgen report {folder}"):
         _write_summary(folder, summary)
-        run_folder.write_whole(folder / "prompts.csv", prompts_csv(summary, data.prompts).encode())
-        run_folder.write_whole(folder / "histograms.hlog", histogram_log(data).encode())
+        files.write_whole(folder / "prompts.csv", prompts_csv(summary, data.prompts).encode())
+        files.write_whole(folder / "histograms.hlog", histogram_log(data).encode())
         _write_document(folder, data)
     return summary
 
 
 def _write_summary(folder: Path, summary: Summary) -> None:
-    run_folder.write_json(folder / "summary.json", summary_data(summary))
-    run_folder.write_whole(folder / "summary.csv", csv_text(summary).encode())
+    files.write_json(folder / "summary.json", summary_data(summary))
+    files.write_whole(folder / "summary.csv", csv_text(summary).encode())
 
 
 def _write_document(folder: Path, data: ReportData) -> None:
     document = make_document(data)
-    run_folder.write_whole(folder / "report.md", markdown(document).encode())
-    run_folder.write_whole(folder / "report.html", html(document).encode())
+    files.write_whole(folder / "report.md", markdown(document).encode())
+    files.write_whole(folder / "report.html", html(document).encode())
 
 
 @contextlib.contextmanager

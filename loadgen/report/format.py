@@ -1,9 +1,9 @@
 """Numbers as people read them. Pure; shared by every report so that they never differ."""
 
 from decimal import Decimal
-from typing import Any
 
 from loadgen.analysis.summary import Metric
+from loadgen.plan.plan import StageLoad
 
 UNKNOWN = "–"
 
@@ -53,21 +53,19 @@ def format_with_interval(metric: Metric, name: str) -> str:
     return f"{format_percentile(metric, name)} ({bounds})" if bounds else format_percentile(metric, name)
 
 
-def format_load(load: dict[str, Any]) -> str:
+def format_load(load: StageLoad) -> str:
     """A load as its stage's row begins: `4 users`, `5 /s poisson`."""
     match load:
-        case {"mode": "closed", "concurrency": users}:
+        case StageLoad(mode="closed", concurrency=int(users)):
             return f"{users} user" if users == 1 else f"{users} users"
-        case {"mode": "ramp", "from_per_s": low, "to_per_s": high}:
+        case StageLoad(mode="ramp", from_per_s=float(low), to_per_s=float(high)):
             return f"{low:g} → {high:g} /s"
-        case {"mode": "gamma", "rate_per_s": rate, "burstiness": burstiness}:
+        case StageLoad(mode="gamma", rate_per_s=float(rate), burstiness=float(burstiness)):
             return f"{rate:g} /s gamma {burstiness:g}"
-        case {"mode": mode, "rate_per_s": rate}:
-            return f"{rate:g} /s {mode}"
-        case {"mode": mode}:
-            return str(mode)
+        case StageLoad(rate_per_s=float(rate)):
+            return f"{rate:g} /s {load.mode}"
         case _:
-            return "?"
+            return load.mode
 
 
 def format_bytes(count: int | None) -> str:

@@ -34,7 +34,7 @@ def main_notes(summary: Summary) -> tuple[str, ...]:
     if summary.runs:
         notes.append(REPEATED.format(count=len(summary.runs)))
     notes += _bounds(summary)
-    if any(stage.load["mode"] == "closed" and stage.status != "skipped" for stage in summary.stages):
+    if any(stage.load.is_closed and stage.status != "skipped" for stage in summary.stages):
         notes.append(CLOSED)
     for stage in summary.stages:
         if stage.runs is not None and stage.runs.played < len(summary.runs):

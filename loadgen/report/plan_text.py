@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from loadgen.plan.plan import Plan, Stage, digest
+from loadgen.record import StageKey
 from loadgen.report.console import lines_text, table_text
 from loadgen.report.format import format_load, format_minutes
 from loadgen.report.section import Column, Row, Table
@@ -16,8 +17,8 @@ from loadgen.targets.registry import target_name
 TITLES: Final = ("model", "served by", "load", "requests", "warm-up", "tokens at most", "due", "expected length")
 COLUMNS: Final = tuple(Column(title, "text") for title in TITLES)
 
-Pace = Mapping[tuple[str, str, str], float]
-"""Requests a second that an earlier run reached, by (target, model, level)."""
+Pace = Mapping[StageKey, float]
+"""Requests a second that an earlier run reached."""
 
 
 def plan_table(plan: Plan, pace: Pace, *, width: int = 150) -> str:
@@ -96,7 +97,7 @@ def _expected(stage: Stage, model: Model, pace: Pace) -> str:
         length_s = stage.duration_ns / 1e9 if stage.duration_ns else float(stage.due_ns[-1]) / 1e9 if stage.count else 0
         return format_minutes(length_s)
     bound_s = None if stage.duration_ns is None else stage.duration_ns / 1e9
-    reached = pace.get((target_name(model), model.name, stage.level.label))
+    reached = pace.get(StageKey(target_name(model), model.name, stage.level.label))
     if stage.count is not None and reached:
         seconds = stage.count / reached
         return f"{format_minutes(min(seconds, bound_s or seconds))} (as last time)"
@@ -110,7 +111,7 @@ def plan_data(plan: Plan) -> dict[str, Any]:
         requests = [stage.request(position) for position in range(stage.count or 0)]
         stages.append(
             {
-                "load": stage.level.load(),
+                "load": msgspec.to_builtins(stage.level.load()),
                 "level": stage.level.label,
                 "models": [plan.models[model].name for model in stage.models],
                 "warmup": stage.warmup,

@@ -11,7 +11,7 @@ from loadgen.analysis.by_prompt import PromptRow
 from loadgen.analysis.stage import StageData
 from loadgen.analysis.summary import StageSummary, Summary, Validity
 from loadgen.report.format import format_load
-from loadgen.store.run_folder import Manifest
+from loadgen.store.manifest import Manifest
 
 HEIGHT: Final = 340
 """The height of a chart, in pixels, where nothing else is said."""
@@ -123,7 +123,7 @@ class ReportStage(Struct, frozen=True):
 
     @property
     def is_closed(self) -> bool:
-        return bool(self.summary.load["mode"] == "closed")
+        return self.summary.load.is_closed
 
     @property
     def is_invalid(self) -> bool:

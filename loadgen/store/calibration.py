@@ -4,7 +4,7 @@ what a plan is warned of. Plays nothing.
 
 import math
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 import numpy as np
@@ -13,8 +13,8 @@ from msgspec import Struct
 from loadgen.errors import InputError
 from loadgen.plan.plan import Plan, Stage
 from loadgen.scenario import PYTHON_PREFIX
+from loadgen.store.files import write_json
 from loadgen.store.paths import user_cache_folder
-from loadgen.store.run_folder import write_json
 from loadgen.telemetry import host
 
 SCHEMA: Final = "loadgen.calibration/1"
@@ -126,6 +126,18 @@ class Calibration(Struct, frozen=True, kw_only=True):
     steps: tuple[Step, ...]
 
 
+class CalibrationQuote(Struct, frozen=True, kw_only=True):
+    """What a manifest says of a calibration: all but the machine, which it has already, and the single steps."""
+
+    schema: str
+    made_utc: str
+    band: ErrorBand
+    ceiling: Ceiling
+    budget: Budget
+    cpu_us_per_event: float | None
+    busy_share: float
+
+
 class Stored(Struct, frozen=True):
     """What was found where calibrations are kept. note: why it cannot be used, and how to mend that."""
 
@@ -135,12 +147,12 @@ class Stored(Struct, frozen=True):
 
 def this_machine() -> Machine:
     """The machine, system and versions that we run on."""
-    seen, versions = host.host(), host.versions()
+    here, versions = host.host(), host.versions()
     return Machine(
-        cpu=seen["cpu"],
-        cores_usable=seen["cores_usable"],
-        machine=seen["machine"],
-        kernel=seen["kernel"],
+        cpu=here.cpu,
+        cores_usable=here.cores_usable,
+        machine=here.machine or "",
+        kernel=here.kernel or "",
         python=versions["python"],
         loadgen=versions.get("loadgen"),
         aiohttp=versions.get("aiohttp"),
@@ -191,10 +203,9 @@ def stored(path: Path | None = None, machine: Machine | None = None) -> Stored:
     return Stored(calibration=found)
 
 
-def quoted(calibration: Calibration) -> dict[str, Any]:
-    """What a manifest says of it: all but the machine, which it has already, and the single steps."""
-    told: dict[str, Any] = msgspec.to_builtins(calibration)
-    return {name: value for name, value in told.items() if name not in ("machine", "steps")}
+def quote_of(calibration: Calibration) -> CalibrationQuote:
+    """What a manifest says of it."""
+    return msgspec.convert(calibration, CalibrationQuote, from_attributes=True)
 
 
 def warnings_for(plan: Plan, calibration: Calibration | None, workers: int) -> list[str]:

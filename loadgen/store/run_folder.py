@@ -4,81 +4,32 @@ import contextlib
 import errno
 import heapq
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Final, TypeVar
+from typing import BinaryIO, Final, TypeVar
 
 import msgspec
-import orjson
 from msgspec import Struct
 
 from loadgen.errors import FolderError, InputError
 from loadgen.record import Record, StageFacts
 from loadgen.redact import redact_key_bytes
+from loadgen.store.files import write_whole
+from loadgen.store.manifest import SCHEMA, Manifest, manifest_from
 
 MANIFEST: Final = "manifest.json"
 REQUESTS: Final = "requests.jsonl"
 STAGES: Final = "stages.jsonl"
 PARTS: Final = "requests.w*.jsonl"
 """The logs of workers, while a run is on; joined at its end."""
-SCHEMA: Final = "loadgen.manifest/1"
 READ_BYTES: Final = 1 << 20
 """So much of a log is read at once while it is being written."""
 
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 
-_RENAMED: Final = {
-    "licence": "license",
-    "honours_max_tokens": "honors_max_tokens",
-    "honours_stop": "honors_stop",
-    "honours_seed": "honors_seed",
-}
-"""Keys of a model card, and of the probe in it, as older manifests spell them."""
-
 Line = TypeVar("Line", bound=Struct)
-
-
-class PlannedStage(Struct, frozen=True):
-    """One stage of one model, as the manifest says it. planned: measured requests; None when time bounds a closed loop.
-    ramp_in_ns: how long after the first user of a closed loop the last one begins. server_ended: how the model's server
-    ended of itself during the stage, if it did."""
-
-    model: str
-    target: str
-    level: str
-    load: dict[str, Any]
-    planned: int | None
-    warmup: int
-    skipped: str | None = None
-    problem: str | None = None
-    ramp_in_ns: int = 0
-    server_ended: str | None = None
-
-
-class Manifest(Struct, frozen=True, kw_only=True):
-    """The circumstances of a run. state: "running" until it has ended as "complete" or "interrupted". workers: the
-    processes that played it. calibration: how far this machine is to be trusted; None where none holds."""
-
-    schema: str
-    run_id: str
-    scenario: dict[str, Any]
-    started_utc: str
-    ended_utc: str | None = None
-    state: str = "running"
-    plan_digest: str
-    stages: tuple[PlannedStage, ...]
-    prompts: tuple[dict[str, Any], ...]
-    stamp_source: str
-    clock: dict[str, Any]
-    models: tuple[dict[str, Any], ...] = ()
-    versions: dict[str, str]
-    host: dict[str, Any]
-    git_commit: str | None = None
-    workers: int = 1
-    calibration: dict[str, Any] | None = None
 
 
 class Run(Struct, frozen=True):
@@ -111,27 +62,6 @@ def create(results: Path, scenario: str, started: datetime, tag: str) -> Path:
             reason = error.strerror or error
             raise InputError(f"{folder}: cannot be made ({reason}); give a folder you may write with --out") from error
     raise InputError(f"{parent}: a thousand runs of this second are there already; give another --out")
-
-
-def write_whole(path: Path, data: bytes | Iterable[bytes]) -> None:
-    """Write a file, at once or in pieces, so that it appears whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.writelines([redact_key_bytes(data)] if isinstance(data, bytes) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write a value as indented JSON, whole or not at all."""
-    write_whole(path, orjson.dumps(msgspec.to_builtins(value), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
 def no_longer_written(folder: Path, error: OSError) -> FolderError:
@@ -326,22 +256,13 @@ def read(folder: Path) -> Run:
         schema = msgspec.json.decode(raw, type=_Schema).schema
         if schema != SCHEMA:
             raise InputError(f"{manifest_path}: schema is {schema!r}, this loadgen reads {SCHEMA!r}; use the other one")
-        manifest = msgspec.json.decode(raw, type=Manifest)
-        manifest = msgspec.structs.replace(manifest, models=tuple(_renamed(card) for card in manifest.models))
+        manifest = manifest_from(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InputError(f"{manifest_path}: not a manifest ({error}); is the folder damaged?") from error
     read_logs = [_read_lines(log, Record) for log in logs_of(folder)]
     records = tuple(record for found, _ in read_logs for record in found)
     facts, torn_facts = _read_lines(folder / STAGES, StageFacts)
     return Run(folder, manifest, records, tuple(facts), sum(torn for _, torn in read_logs) + torn_facts)
-
-
-def _renamed(card: dict[str, Any]) -> dict[str, Any]:
-    """A model card with its keys as they are spelled now; so too the probe that it holds."""
-    return {
-        _RENAMED.get(key, key): _renamed(value) if key == "probe" and isinstance(value, dict) else value
-        for key, value in card.items()
-    }
 
 
 class _Schema(Struct, frozen=True):

@@ -8,13 +8,14 @@ import msgspec
 from loadgen.errors import InputError, TargetError
 from loadgen.scenario import FoundryLocal, LlamaCpp, Model
 from loadgen.scenario.model_list import ListedModel, split_words
+from loadgen.store.manifest import ModelCard
 from loadgen.targets.foundry.target import TARGET as FOUNDRY
 from loadgen.targets.foundry.target import endpoint_of, list_foundry_cards, sdk_major
 from loadgen.targets.llamacpp.target import TARGET as LLAMACPP
 from loadgen.targets.llamacpp.target import card_of_file, weights_path
 from loadgen.targets.openai import authorization, card_of, models_of
 from loadgen.targets.registry import target_name
-from loadgen.targets.served import ModelCard, OnProgress
+from loadgen.targets.served import OnProgress
 
 SMALL_MODEL = Model(name="smollm2-135m", target=LLAMACPP)
 

@@ -12,7 +12,8 @@ import psutil
 
 from loadgen.redact import api_key, redact_keys
 from loadgen.scenario import Model
-from loadgen.targets.served import JsonObject, ModelCard, Served
+from loadgen.store.manifest import ModelCard
+from loadgen.targets.served import JsonObject, Served
 
 _THIS_MACHINE: Final = {"127.0.0.1", "localhost", "::1"}
 _FORWARDERS: Final = ("docker", "com.docker", "rootlessport", "wslrelay", "ssh", "kubectl", "gvproxy")

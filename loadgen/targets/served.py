@@ -7,44 +7,13 @@ import msgspec
 from msgspec import Struct
 
 from loadgen.child import Child
+from loadgen.store.manifest import ModelCard
 from loadgen.targets.adapter.in_process import InProcess
 
 JsonObject = dict[str, Any]
 """A request to a server, or what one says of itself: its keys are the API's, and not known beforehand."""
 OnProgress = Callable[[str, float | None], None]
 """Is called with what a target is doing, and how much of it is done (0 to 1; None where that is not known)."""
-
-
-class ModelCard(Struct, frozen=True, kw_only=True):
-    """What is known of a model. None is not known, and not shown."""
-
-    alias: str
-    """The name that the scenario uses."""
-    id: str
-    """The name that the server uses."""
-    target: str
-    """As `loadgen.targets.registry.target_name` says it."""
-    size_bytes: int | None = None
-    """On disk."""
-    license: str | None = None
-    context_tokens: int | None = None
-    """The longest prompt and answer together, as served."""
-    parameters: int | None = None
-    """How many weights it has."""
-    quantization: str | None = None
-    publisher: str | None = None
-    device: str | None = None
-    """CPU, GPU or NPU."""
-    execution_provider: str | None = None
-    """ONNX Runtime's name for the code that runs the model on that device."""
-    task: str | None = None
-    """What it is made for: `chat-completion`."""
-    cached: bool | None = None
-    """Whether it is on this device already."""
-    capabilities: str | None = None
-    """Words that its publisher chose, separated by commas or semicolons."""
-    source: str | None = None
-    """Who said all this: `/v1/models`, `GGUF`, `foundry-local-sdk`, or an adapter."""
 
 
 class UnloadInfo(Struct, kw_only=True, omit_defaults=True):

@@ -9,9 +9,10 @@ import re
 import subprocess
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import psutil
+from msgspec import Struct
 
 VERSIONED: Final = ("loadgen", "aiohttp", "hdrhistogram", "msgspec", "numpy", "orjson", "xllamacpp")
 
@@ -32,30 +33,55 @@ def _version_of(package: str) -> str:
     return head[1] if head else importlib.metadata.version(package)
 
 
-def host() -> dict[str, Any]:
+class Host(Struct, frozen=True, kw_only=True):
+    """The machine and its system. None is not known. Names no host and no user."""
+
+    cpu: str | None = None
+    cores: int | None = None
+    cores_usable: int | None = None
+    """Those that this process may run on."""
+    memory_mib: int | None = None
+    system: str | None = None
+    kernel: str | None = None
+    machine: str | None = None
+    power: str | None = None
+    """ "mains", or "battery 80 %"."""
+    governor: str | None = None
+    """Who sets the clock rate of the first core (Linux)."""
+
+
+class ClockFacts(Struct, frozen=True, kw_only=True):
+    """The monotonic clock behind every `_ns`, and the event loop in which it is read."""
+
+    implementation: str | None = None
+    resolution_ns: float | None = None
+    loop: str | None = None
+
+
+def host() -> Host:
     """CPU, cores, memory, system, kernel, power. What cannot be known is None. Names no host and no user."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
-        "cores_usable": cores,
-        "memory_mib": psutil.virtual_memory().total >> 20,
-        "system": platform.system(),
-        "kernel": platform.release(),
-        "machine": platform.machine(),
-        "power": _power(),
-        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-    }
+    return Host(
+        cpu=_cpu_model(),
+        cores=os.cpu_count(),
+        cores_usable=cores,
+        memory_mib=psutil.virtual_memory().total >> 20,
+        system=platform.system(),
+        kernel=platform.release(),
+        machine=platform.machine(),
+        power=_power(),
+        governor=_read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+    )
 
 
-def clock(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
+def clock(loop: asyncio.AbstractEventLoop) -> ClockFacts:
     """The monotonic clock behind every `_ns`, and the event loop it is read in."""
     info = time.get_clock_info("perf_counter")
-    return {
-        "implementation": info.implementation,
-        "resolution_ns": round(info.resolution * 1e9, 3),
-        "loop": f"{type(loop).__module__}.{type(loop).__name__}",
-    }
+    return ClockFacts(
+        implementation=info.implementation,
+        resolution_ns=round(info.resolution * 1e9, 3),
+        loop=f"{type(loop).__module__}.{type(loop).__name__}",
+    )
 
 
 def git_commit(folder: Path) -> str | None:

@@ -8,8 +8,8 @@ import pytest
 from loadgen.plan.plan import make_plan
 from loadgen.plan.prompts import load_prompts
 from loadgen.scenario import LlamaCpp, Model, Scenario
+from loadgen.store.manifest import Probe
 from loadgen.targets.llamacpp.target import serve_llamacpp
-from loadgen.targets.probe.findings import Probe
 from loadgen.targets.probe.probe import probe
 from loadgen.wire.client import Client
 

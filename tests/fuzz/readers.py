@@ -22,13 +22,15 @@ from msgspec import Struct
 from loadgen import record
 from loadgen.errors import InputError
 from loadgen.mock import request as mock_request
+from loadgen.plan.plan import StageLoad
 from loadgen.report import hlog
 from loadgen.scenario import Scenario, check, complaint, file, model_list, validate
 from loadgen.scenario.complaint import Source
 from loadgen.stats import histogram
-from loadgen.store import run_folder
+from loadgen.store import manifest, run_folder
 from loadgen.targets.llamacpp import gguf_header
 from loadgen.targets.probe import traits
+from loadgen.telemetry.host import ClockFacts, Host
 from loadgen.wire import chat_fast_path, chat_json, chat_stream, chat_whole, chunked, sse
 from tests.integration.stream_answers import ANSWERS
 from tests.integration.stream_bodies import BODIES
@@ -228,9 +230,11 @@ def _records() -> tuple[bytes, ...]:
 
 
 def _manifest() -> bytes:
-    made = run_folder.Manifest(
-        schema=run_folder.SCHEMA, run_id="r", scenario={}, started_utc="", plan_digest="", prompts=({},), versions={},
-        stages=(run_folder.PlannedStage("m", "openai", "c1", {}, 1, 0),), stamp_source="user", clock={}, host={},
+    made = manifest.Manifest(
+        schema=manifest.SCHEMA, run_id="r", scenario=Scenario(name="r", prompts="p"), started_utc="", plan_digest="",
+        prompts=(manifest.PromptFacts("p"),), versions={}, stamp_source="user", clock=ClockFacts(), host=Host(),
+        stages=(manifest.PlannedStage("m", "openai", "c1", StageLoad("closed", 1), 1, 0),),
+        models=(manifest.ServedModel(alias="m", id="m", target="openai", probe=manifest.Probe(scaling=1.0)),),
     )  # fmt: skip
     return msgspec.json.encode(made)
 

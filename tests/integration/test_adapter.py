@@ -167,9 +167,11 @@ async def test_an_adapter_is_loaded_asked_told_of_and_unloaded(tmp_path: Path) -
     run = await api.run(made, results=tmp_path)
     assert Scripted.did == [("load", "m", {"a": 1}), "unload"]
     card = run.manifest.models[0]
-    assert (card["target"], card["alias"], card["license"], card["context_tokens"]) == ("Scripted", "m", "mit", 64)
-    assert card["load_s"] >= 0.02
-    assert card["unload_s"] >= 0
+    assert (card.target, card.alias, card.license, card.context_tokens) == ("Scripted", "m", "mit", 64)
+    assert card.load_s is not None
+    assert card.load_s >= 0.02
+    assert isinstance(card.unload_s, float)
+    assert card.unload_s >= 0
     records = measured(run)
     assert [(r.outcome, r.output_tokens, r.token_source, r.finish_reason) for r in records] == [
         ("ok", TOKENS, "usage", "stop")
@@ -263,7 +265,7 @@ async def test_a_stuck_generator_times_out_the_run_goes_on_and_nothing_is_unload
     stuck = [record for record in run.records if record.outcome == "timeout"]
     assert {r.detail for r in stuck} == {"waiting for next token, request deadline 0.2 s"}
     assert [len(r.stamps_ns) for r in stuck] == [1, 1, 1]
-    assert run.manifest.models[0]["abandoned_calls"] == 3
+    assert run.manifest.models[0].abandoned_calls == 3
     assert (Stuck.did, Scripted.did[-1]) == ([], "unload")
 
 

@@ -113,9 +113,9 @@ async def test_a_service_1_is_played_by_the_environment_alone(tmp_path: Path, mo
         assert record.token_source == "usage"
         assert len(record.stamps_ns) == 7
     card = run.manifest.models[0]
-    assert card["id"] == TINY
-    assert card["alias"] == "tiny-1b"
-    assert "load_s" not in card or card["load_s"] is None
+    assert card.id == TINY
+    assert card.alias == "tiny-1b"
+    assert card.load_s is None
     assert asked(server, "load") == asked(server, "unload") == []
 
 
@@ -138,8 +138,10 @@ async def test_a_service_2_loads_by_the_alias_and_unloads_again(tmp_path: Path) 
     assert asked(server, "unload") == ["/models/unload/tiny-1b"]
     assert service.loaded == ["other:1"], "what was there before is there still"
     card = run.manifest.models[0]
-    assert card["load_s"] > 0
-    assert card["unload_s"] > 0
+    assert card.load_s is not None
+    assert card.load_s > 0
+    assert isinstance(card.unload_s, float)
+    assert card.unload_s > 0
 
 
 async def test_a_service_that_goes_by_ids_is_asked_by_the_id(tmp_path: Path) -> None:
@@ -157,7 +159,7 @@ async def test_the_variant_that_the_service_took_for_an_alias_is_the_one_that_is
     with Server(streamed("a"), get=Service((TINY, gpu), loaded=[], goes_by={"tiny-1b": gpu})) as server:
         run = await api.run(scenario(tmp_path, FoundryLocal(endpoint=server.url)), results=tmp_path)
     assert {request.model for request in server.chats} == {gpu}
-    assert run.manifest.models[0]["id"] == gpu
+    assert run.manifest.models[0].id == gpu
 
 
 async def test_a_variant_that_was_loaded_before_and_is_taken_for_the_alias_is_left_loaded(tmp_path: Path) -> None:
@@ -165,7 +167,7 @@ async def test_a_variant_that_was_loaded_before_and_is_taken_for_the_alias_is_le
     service = Service((TINY, gpu), loaded=[gpu], goes_by={"tiny-1b": gpu})
     with Server(streamed("a"), get=service) as server:
         run = await api.run(scenario(tmp_path, FoundryLocal(endpoint=server.url)), results=tmp_path)
-    assert run.manifest.models[0]["id"] == gpu
+    assert run.manifest.models[0].id == gpu
     assert asked(server, "unload") == []
     assert gpu in (service.loaded or [])
 

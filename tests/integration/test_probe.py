@@ -21,8 +21,9 @@ from loadgen.report.markdown import markdown
 from loadgen.report.plan_text import plan_data
 from loadgen.scenario import Closed, Model, Sampling, Scenario
 from loadgen.scenario.file import LoadedScenario
+from loadgen.store.manifest import Probe
 from loadgen.store.run_folder import Run
-from loadgen.targets.probe.findings import Probe, asked_part
+from loadgen.targets.probe.findings import asked_part
 from loadgen.targets.probe.probe import BUDGET_S, OTHERS, TOKENS, probe
 from loadgen.targets.registry import serve_model
 from loadgen.wire.client import Client
@@ -280,7 +281,7 @@ async def test_what_the_stages_own_answers_show_is_stored_and_costs_no_request(w
         run = await api.run(loaded, results=tmp_path, workers=workers)
         says = [request.says for request in server.chats]
     assert says == ["Say hello."] * 4, "a preflight, a warm-up, and two measured"
-    card = run.manifest.models[0]["probe"]
+    card = msgspec.to_builtins(run.manifest.models[0].probe)
     assert {key: card[key] for key in SHOWN} == SHOWN
     assert card["waited_ms"] > 0
     asked = ("honors_max_tokens", "honors_stop", "honors_seed", "parallel_streams", "stops_on_close", "took_s")
@@ -297,7 +298,8 @@ async def test_a_run_that_is_to_ask_does_so_behind_its_stages(tmp_path: Path) ->
         says = [request.says for request in server.chats]
     assert says[:4] == ["Say hello."] * 4, "a preflight, a warm-up, and two measured"
     assert len(says[4:]) == 14
-    found = msgspec.convert(run.manifest.models[0]["probe"], Probe)
+    found = run.manifest.models[0].known_probe
+    assert found is not None
     assert (found.usage_in_stream, found.honors_seed, found.stops_on_close_by) == (True, True, "/slots")
     assert {record.outcome for record in run.records} == {"ok"}
 
@@ -329,7 +331,7 @@ async def test_a_later_run_quotes_what_was_asked_with_its_date_and_sends_nothing
         before = len(server.chats)
         later = await run_of(server, tmp_path)
         assert len(server.chats) - before == sum(planned_chats(server.url).values()) == 4
-    asked, quoted = (msgspec.convert(run.manifest.models[0]["probe"], Probe) for run in (first, later))
+    asked, quoted = (run.manifest.models[0].known_probe or Probe() for run in (first, later))
     assert asked.asked_utc is not None
     assert asked_part(quoted) == asked_part(asked)
     assert {key: getattr(quoted, key) for key in SHOWN} == SHOWN, "these are the later run's own"
@@ -342,7 +344,7 @@ async def test_of_another_server_nothing_is_quoted(tmp_path: Path) -> None:
         await run_of(server, tmp_path, probe=True)
     with Watched(honest, obeys=True, turns=False, tells=True) as server:
         other = await run_of(server, tmp_path)
-    assert other.manifest.models[0]["probe"]["asked_utc"] is None
+    assert (other.manifest.models[0].known_probe or Probe(asked_utc="?")).asked_utc is None
 
 
 async def test_what_cannot_be_remembered_is_told_and_stored_with_the_run(
@@ -353,7 +355,7 @@ async def test_what_cannot_be_remembered_is_told_and_stored_with_the_run(
     with Watched(honest, obeys=True, turns=False, tells=True) as server:
         run = await run_of(server, tmp_path, probe=True)
     assert run.manifest.state == "complete"
-    assert run.manifest.models[0]["probe"]["honors_seed"] is True
+    assert (run.manifest.models[0].known_probe or Probe()).honors_seed is True
 
 
 # Without a run
@@ -380,7 +382,7 @@ async def test_models_probe_asks_without_a_run_and_remembers(
         assert f"m on 127.0.0.1:{server.port}" in out
         assert [line.split()[-1] for line in out.splitlines() if line.startswith("honors")] == ["yes"] * 3
         later = await run_of(server, tmp_path)
-    assert later.manifest.models[0]["probe"]["honors_seed"] is True
+    assert (later.manifest.models[0].known_probe or Probe()).honors_seed is True
 
 
 async def test_models_probe_as_json_has_cards_with_their_probe(capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,7 +51,7 @@ async def test_a_stage_ends_as_soon_as_enough_is_known(load: Load, workers: int,
     assert not stage.incomplete
     assert run.manifest.state == "complete"
     assert [planned.planned for planned in run.manifest.stages] == [None]
-    assert run.manifest.scenario["until"] == "e2e_p50:60%"
+    assert run.manifest.scenario.until == "e2e_p50:60%"
     assert [seen.settled for seen in run.facts] == [True]
     assert (until.early, until.requests, until.needed) == (True, played, None)
     assert until.reached is not None

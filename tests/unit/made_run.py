@@ -4,8 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from loadgen.plan.plan import StageLoad
 from loadgen.record import Outcome, Record, ServerFacts, StageFacts
-from loadgen.store.run_folder import SCHEMA, Manifest, PlannedStage, Run
+from loadgen.scenario import Scenario, Slo
+from loadgen.store.manifest import SCHEMA, Manifest, PlannedStage, ServedModel
+from loadgen.store.run_folder import Run
+from loadgen.telemetry.host import ClockFacts, Host
 
 MS = 1_000_000
 OPEN: dict[str, Any] = {"mode": "poisson", "rate_per_s": 2.0}
@@ -72,7 +78,7 @@ def loop(users: int, rounds: int, *, model: str = "tiny", level: str | None = No
 def stage(
     level: str, load: dict[str, Any], planned: int, *, model: str = "tiny", skipped: str | None = None
 ) -> PlannedStage:
-    return PlannedStage(model, "url", level, load, planned, warmup=0, skipped=skipped)
+    return PlannedStage(model, "url", level, msgspec.convert(load, StageLoad), planned, warmup=0, skipped=skipped)
 
 
 def facts(level: str, *, model: str = "tiny", cpu_share: float = 0.02, server: bool = True) -> StageFacts:
@@ -101,25 +107,17 @@ def run(
     manifest = Manifest(
         schema=SCHEMA,
         run_id="20260102T030405Z-abc",
-        scenario={"name": name, "seed": 1, "slo": SLO if slo is None else slo},
+        scenario=Scenario(name=name, prompts="p", slo=Slo(**(SLO if slo is None else slo))),
         started_utc="2026-01-02T03:04:05+00:00",
         state="complete",
         plan_digest="d" * 64,
         stages=tuple(stages),
         prompts=(),
         stamp_source="kernel",
-        clock={"implementation": "made"},
-        models=tuple(cards),
+        clock=ClockFacts(implementation="made"),
+        models=msgspec.convert(cards, tuple[ServedModel, ...]),
         versions={"loadgen": "0"},
-        host={
-            "cpu": "made",
-            "cores": 2,
-            "cores_usable": 2,
-            "memory_mib": 1,
-            "system": "S",
-            "kernel": "1",
-            "machine": "m",
-        },
+        host=Host(cpu="made", cores=2, cores_usable=2, memory_mib=1, system="S", kernel="1", machine="m"),
     )
     return Run(Path("made"), manifest, tuple(records), tuple(seen))
 

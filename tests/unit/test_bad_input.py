@@ -32,7 +32,7 @@ from loadgen.scenario.limits import MOST
 from loadgen.scenario.model_list import read_model_list
 from loadgen.scenario.schema import EXAMPLES, example_value
 from loadgen.scenario.validate import convert
-from loadgen.store import run_folder
+from loadgen.store.manifest import SCHEMA
 from loadgen.targets.request import deadlines_of
 
 SECRET = "sk-Xk3jQ9vTz8Lp2Wm7"
@@ -626,7 +626,7 @@ def test_a_port_that_is_taken_is_one_line_with_the_mend(
     assert "choose another, or 0 for a free one" in line
 
 
-RUN = {"schema": run_folder.SCHEMA, "run_id": "r"}
+RUN = {"schema": SCHEMA, "run_id": "r"}
 
 
 @pytest.mark.parametrize(

@@ -372,7 +372,7 @@ def test_the_usual_place_is_in_the_users_cache(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_manifest_quotes_all_but_the_machine_and_the_steps() -> None:
-    told = calibration.quoted(made(step(), rate(6_400, 0.2)))
+    told = msgspec.to_builtins(calibration.quote_of(made(step(), rate(6_400, 0.2))))
     assert set(told) == {"schema", "made_utc", "band", "ceiling", "budget", "cpu_us_per_event", "busy_share"}
     assert told["schema"] == SCHEMA
     assert told["budget"] == {"events_per_s": 6_400.0, "streams": 64}

@@ -16,11 +16,13 @@ from loadgen.analysis.metrics import FROM_SEND
 from loadgen.cli.app import app
 from loadgen.errors import ExitCode
 from loadgen.report.files import write_reports
+from loadgen.scenario import Scenario
 from loadgen.stats.quantile import MIN_CLUSTERS, samples_needed
-from loadgen.store import run_folder
-from loadgen.store.run_folder import Manifest, PlannedStage
-from loadgen.targets.probe import findings
+from loadgen.store import files, run_folder
+from loadgen.store.calibration import CalibrationQuote
+from loadgen.store.manifest import SCHEMA, Manifest, ModelCard, PlannedStage, Probe, PromptFacts, ServedModel
 from loadgen.telemetry import observer
+from loadgen.telemetry.host import ClockFacts, Host
 
 ROOT: Final = Path(__file__).parents[2]
 PAGES: Final = (
@@ -219,24 +221,38 @@ def test_every_key_of_the_run_folder_is_explained() -> None:
         *(record.Record, record.ServerTimings, record.StageFacts, record.ServerFacts, Manifest, PlannedStage),
         *(summary.Summary, summary.StageSummary, summary.Requests, summary.Throughput, summary.Tokens),
         *(summary.Until, summary.AcrossRuns, summary.Runs),
-        *(summary.Validity, summary.Self, summary.Attainment, summary.Reason, findings.Probe),
+        *(
+            summary.Validity,
+            summary.Self,
+            summary.Attainment,
+            summary.Reason,
+            Probe,
+            ModelCard,
+            ServedModel,
+            PromptFacts,
+            CalibrationQuote,
+            Host,
+            ClockFacts,
+        ),
     )
     assert set(keys(*types)) - set().union(*map(spans_of, DOCS.glob("*.md"))) == set()
 
 
 def test_the_files_of_a_run_folder_are_those_that_a_run_leaves(tmp_path: Path) -> None:
-    told: dict[str, Any] = {"scenario": {"name": "x"}, "clock": {}, "versions": {}, "host": {}}
     empty = Manifest(
-        schema=run_folder.SCHEMA,
+        schema=SCHEMA,
         run_id="x",
         started_utc="2026-11-24T00:00:00+00:00",
         plan_digest="x",
         stages=(),
         prompts=(),
         stamp_source="user",
-        **told,
+        scenario=Scenario(name="x", prompts="p"),
+        clock=ClockFacts(),
+        versions={},
+        host=Host(),
     )
-    run_folder.write_json(tmp_path / run_folder.MANIFEST, empty)
+    files.write_json(tmp_path / run_folder.MANIFEST, empty)
     write_reports(tmp_path)
     written = {path.name for path in tmp_path.iterdir()} | {run_folder.REQUESTS, run_folder.STAGES}
     section = section_of("The run folder")
@@ -288,7 +304,7 @@ BRITISH: Final = re.compile(
     re.IGNORECASE,
 )
 OLD_KEYS: Final = {
-    "loadgen/store/run_folder.py": {"licence", "honours_max_tokens", "honours_stop", "honours_seed"},
+    "loadgen/store/manifest.py": {"licence", "honours_max_tokens", "honours_stop", "honours_seed"},
     "loadgen/scenario/model_list.py": {"licence"},
     "loadgen/targets/adapter/target.py": {"licence"},
 }

@@ -13,8 +13,8 @@ from loadgen.plan.prompts import Prompt, load_prompts
 from loadgen.scenario import PromptFiles, Scenario
 from loadgen.scenario.model_list import ListedModel, model_list_text, read_model_list
 from loadgen.scenario.overrides import models_named
+from loadgen.store.manifest import ModelCard
 from loadgen.targets.catalog import model_list_of
-from loadgen.targets.served import ModelCard
 
 
 def prompts_of(folder: Path, value: Any) -> tuple[Prompt, ...]:

@@ -24,7 +24,8 @@ from loadgen.plan.plan import Plan, Stage, make_plan, parts
 from loadgen.plan.prompts import Prompt
 from loadgen.record import WorkerFacts
 from loadgen.scenario import Closed, InlinePrompt, Load, Model, Poisson, Sampling, Scenario, ThinkTime
-from loadgen.targets.served import ModelCard, Served
+from loadgen.store.manifest import ModelCard
+from loadgen.targets.served import Served
 from tests.records import facts
 
 ARRAYS = ("due_ns", "think_ns", "ramp_in_ns")

@@ -50,7 +50,7 @@ def requests(stage: Stage) -> list[Planned]:
     ],
 )
 def test_a_level_says_its_mode_and_its_own_numbers_only(load: Load, label: str, told: dict[str, object]) -> None:
-    assert [(level.label, level.load()) for level in levels(load)] == [(label, told)]
+    assert [(level.label, msgspec.to_builtins(level.load())) for level in levels(load)] == [(label, told)]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from loadgen.plan.plan import Plan, digest, make_plan
 from loadgen.plan.prompts import Prompt
+from loadgen.record import StageKey
 from loadgen.report.plan_text import plan_data, plan_table
 from loadgen.scenario import (
     Closed,
@@ -30,7 +31,7 @@ def plan_of(load: Load, **changes: Any) -> Plan:
     return make_plan(msgspec.structs.replace(scenario, **changes), PROMPTS)
 
 
-def planned_rows(plan: Plan, pace: dict[tuple[str, str, str], float] | None = None) -> list[str]:
+def planned_rows(plan: Plan, pace: dict[StageKey, float] | None = None) -> list[str]:
     return [re.sub(r"\s{2,}", " | ", line.strip()) for line in plan_table(plan, pace or {}).splitlines()]
 
 
@@ -67,7 +68,7 @@ def test_a_stage_says_how_many_when_and_for_how_long(load: Load, told: str) -> N
 
 
 def test_the_length_of_a_closed_loop_is_that_of_the_last_run_if_there_was_one() -> None:
-    pace = {("llamacpp", "m", "c1"): 0.1}
+    pace = {StageKey("llamacpp", "m", "c1"): 0.1}
     assert planned_rows(plan_of(Closed(requests=60)), pace)[1].endswith("| about 10 min (as last time)")
     assert planned_rows(plan_of(Closed(requests=60, duration_s=30.0)), pace)[1].endswith("| about 30 s (as last time)")
 

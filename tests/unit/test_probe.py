@@ -21,16 +21,17 @@ from loadgen.report.html import html
 from loadgen.report.main_table import main_table
 from loadgen.report.markdown import markdown
 from loadgen.report.sections.server_behavior import HOW_TO_ASK, NOT_ASKED, UNDECIDED, server_table
+from loadgen.store.manifest import ModelCard, Probe, ServedModel, manifest_from
 from loadgen.targets.probe import findings
 from loadgen.targets.probe.answers import MAX_BODY_BYTES, SAMPLED_ANSWERS, AnswerSampler, merged
 from loadgen.targets.probe.cache import recall, remember
-from loadgen.targets.probe.findings import Probe, ProbeAnswer
+from loadgen.targets.probe.findings import ProbeAnswer
 from loadgen.targets.probe.traits import Traits, traits_of
-from loadgen.targets.served import ModelCard, Served
+from loadgen.targets.served import Served
 from loadgen.wire.chat_stream import decode
 from loadgen.wire.exchange import Ask, Deadlines, Exchange
 from tests.integration.server import COMMENT, DONE, FINISH, ROLE, event, token
-from tests.records import MS, run_of, turn
+from tests.records import MS, manifest, run_of, turn
 
 DATA = Path(__file__).parents[1] / "data"
 PLAIN = Traits(role_event=False, keep_alives=0, reasoning_events=0, reasoning_tokens=None)
@@ -524,8 +525,8 @@ def test_what_is_not_valid_has_a_dagger_in_every_table_and_a_note_that_says_why(
     assert "– †" in page
 
 
-def cards_of(**probes: Probe) -> list[dict[str, Any]]:
-    return [{"alias": name, "target": "t", "probe": msgspec.to_builtins(probe)} for name, probe in probes.items()]
+def cards_of(**probes: Probe) -> list[ServedModel]:
+    return [ServedModel(alias=name, id=name, target="t", probe=probe) for name, probe in probes.items()]
 
 
 def test_the_table_says_when_a_server_was_asked_and_which_was_not() -> None:
@@ -548,7 +549,7 @@ def test_where_no_server_was_asked_the_table_says_how_that_is_done() -> None:
 
 def test_the_table_of_what_servers_do_says_what_could_not_be_told() -> None:
     one = Probe(usage_in_stream=True, honors_seed=False, parallel_streams=8, parallel_asked=8, notes=("a note",))
-    table = server_table([*cards_of(a=one, b=Probe(took_s=1.0)), {"alias": "c", "target": "t"}])
+    table = server_table([*cards_of(a=one, b=Probe(took_s=1.0)), ServedModel(alias="c", id="c", target="t")])
     assert table is not None
     rows = {row.cells[0]: row.cells[1:] for row in table.rows}
     assert rows["sends usage in a stream"] == ("yes", UNDECIDED)
@@ -559,6 +560,10 @@ def test_the_table_of_what_servers_do_says_what_could_not_be_told() -> None:
 
 
 def test_without_a_probe_or_with_one_that_cannot_be_read_there_is_no_table() -> None:
-    assert (
-        server_table([{"alias": "a", "target": "t"}, {"alias": "b", "target": "t", "probe": {"scaling": "x"}}]) is None
-    )
+    told = msgspec.to_builtins(manifest([]))
+    told["models"] = [{"alias": name, "id": name, "target": "t"} for name in ("a", "b", "c")]
+    told["models"][1]["probe"] = {"scaling": "x"}
+    told["models"][2]["probe"] = "x"
+    cards = manifest_from(msgspec.json.encode(told)).models
+    assert [card.alias for card in cards] == ["a", "b", "c"]
+    assert server_table(cards) is None

@@ -36,7 +36,8 @@ from loadgen.report.main_table import main_table
 from loadgen.report.markdown import markdown
 from loadgen.report.sections.run_by_run import runs_table
 from loadgen.stats.repeats import estimate_repeated
-from loadgen.store.run_folder import PlannedStage, Run
+from loadgen.store.manifest import PlannedStage
+from loadgen.store.run_folder import Run
 from tests.records import MS, facts, manifest, planned, run_of, turn, unsent, write
 
 NUMBERS = itertools.count(1)
@@ -233,7 +234,9 @@ def test_a_stage_that_was_skipped_in_one_run_is_of_the_others() -> None:
 
 def test_runs_of_other_plans_are_refused_and_what_differs_is_said() -> None:
     one = run(turns(8))
-    other = run(turns(8), plan_digest="f" * 64, scenario={"name": "x", "seed": 2, "load": {"requests": 3}})
+    other = run(
+        turns(8), plan_digest="f" * 64, scenario={"name": "x", "seed": 2, "load": {"mode": "closed", "requests": 3}}
+    )
     with pytest.raises(InputError) as told:
         merged([one, other])
     assert str(told.value).startswith(f"{other.folder}: not the same plan as {one.folder}: load.")
@@ -244,8 +247,8 @@ def test_runs_of_other_plans_are_refused_and_what_differs_is_said() -> None:
     ("changes", "told"),
     [
         ({"scenario": {"name": "y", "strict": True}}, None),
-        ({"scenario": {"name": "x", "slo": {"ttft_ms": 9.0}}}, "slo is not set there and {"),
-        ({"plan_digest": "f" * 64, "scenario": {"name": "x", "seed": 2}}, "seed is not set there and 2 here"),
+        ({"scenario": {"name": "x", "slo": {"ttft_ms": 9.0}}}, "slo.ttft_ms is not set there and 9.0 here"),
+        ({"plan_digest": "f" * 64, "scenario": {"name": "x", "seed": 2}}, "seed is 1 there and 2 here"),
         ({"plan_digest": "f" * 64, "prompts": ()}, "the prompts differ"),
         ({"plan_digest": "f" * 64}, "the plans' digests differ"),
         ({"stages": [planned(1, target="elsewhere")]}, "the models' addresses differ"),

@@ -14,20 +14,9 @@ from hypothesis import strategies as st
 from loadgen.errors import ExitCode, InputError
 from loadgen.record import Record
 from loadgen.store import run_folder
-from loadgen.store.run_folder import (
-    MANIFEST,
-    PARTS,
-    REQUESTS,
-    SCHEMA,
-    STAGES,
-    Log,
-    create,
-    join_parts,
-    part_name,
-    read,
-    write_json,
-    write_whole,
-)
+from loadgen.store.files import write_json, write_whole
+from loadgen.store.manifest import SCHEMA, Probe, ServedModel
+from loadgen.store.run_folder import MANIFEST, PARTS, REQUESTS, STAGES, Log, create, join_parts, part_name, read
 from tests.records import facts, planned, record, run_of, turn, unsent, write
 
 STARTED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -158,11 +147,16 @@ def test_keys_of_older_model_cards_are_read_as_they_are_spelled_now(tmp_path: Pa
     folder = write(tmp_path, run_of([]))
     manifest = orjson.loads((folder / MANIFEST).read_bytes())
     old_probe = {"honours_max_tokens": True, "honours_stop": False, "honours_seed": None, "role_event": True}
-    manifest["models"] = [{"alias": "a", "licence": "mit", "probe": old_probe}, {"alias": "b", "license": "cc0"}]
+    manifest["models"] = [
+        {"alias": "a", "id": "a", "target": "t", "licence": "mit", "probe": old_probe},
+        {"alias": "b", "id": "b", "target": "t", "license": "cc0"},
+    ]
     (folder / MANIFEST).write_bytes(orjson.dumps(manifest))
-    probe = {"honors_max_tokens": True, "honors_stop": False, "honors_seed": None, "role_event": True}
-    cards = ({"alias": "a", "license": "mit", "probe": probe}, {"alias": "b", "license": "cc0"})
-    assert read(folder).manifest.models == cards
+    probe = Probe(honors_max_tokens=True, honors_stop=False, role_event=True)
+    assert read(folder).manifest.models == (
+        ServedModel(alias="a", id="a", target="t", license="mit", probe=probe),
+        ServedModel(alias="b", id="b", target="t", license="cc0"),
+    )
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ from loadgen.analysis.summary import METRICS, Requests, StageSummary, Steadiness
 from loadgen.record import OUTCOMES, Outcome, Record, WorkerFacts
 from loadgen.report.main_table import main_table
 from loadgen.stats.quantile import MIN_CLUSTERS
+from loadgen.store import calibration as calibration_file
+from loadgen.store.calibration import Budget, CalibrationQuote, Ceiling, ErrorBand, Limit
 from loadgen.store.run_folder import Run
 from tests.records import MS, S, facts, planned, run_of, turn, unsent
 
@@ -234,7 +236,15 @@ def test_a_load_that_is_meant_to_change_is_not_asked_to_settle() -> None:
 
 
 def test_more_than_was_calibrated_for_is_said() -> None:
-    calibration = {"budget": {"events_per_s": 2.0, "streams": 4}}
+    calibration = CalibrationQuote(
+        schema=calibration_file.SCHEMA,
+        made_utc="2026-01-01T00:00:00+00:00",
+        band=ErrorBand(None, None),
+        ceiling=Ceiling(Limit(4.0, at_least=False), Limit(8.0, at_least=False)),
+        budget=Budget(events_per_s=2.0, streams=4),
+        cpu_us_per_event=None,
+        busy_share=0.0,
+    )
     samples = tuple((101 * MS + tick * 10 * MS, 5) for tick in range(20))
     run = run_of(turns(20), seen=[facts(in_flight_samples=samples)], calibration=calibration)
     (reason,) = [r for r in validity_of(stage_of(run)).reasons if r.code == "beyond_calibration"]

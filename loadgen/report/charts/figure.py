@@ -98,9 +98,7 @@ def level_axis(stages: Sequence[ReportStage]) -> Axis:
     """Levels side by side at 0, 1, 2…, in the plan's order, whatever kind of load they are."""
     by_level = {stage.level: stage for stage in stages}
     closed = [stage.is_closed for stage in stages]
-    texts = [
-        str(stage.summary.load["concurrency"]) if all(closed) else label(stage.load) for stage in by_level.values()
-    ]
+    texts = [str(stage.summary.load.concurrency) if all(closed) else label(stage.load) for stage in by_level.values()]
     # Where only some models' stages are invalid, their faded points say so.
     invalid = set(by_level) - {stage.level for stage in stages if not stage.is_invalid}
     title = "users at once" if all(closed) else "load" if any(closed) else "load (requests per second)"

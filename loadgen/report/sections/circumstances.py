@@ -1,7 +1,7 @@
 """Under which circumstances a run was played: machine, versions, clock, plan. Pure."""
 
 from loadgen.report.section import Fact, ReportData, Section
-from loadgen.store.run_folder import Manifest
+from loadgen.store.manifest import Manifest
 
 
 def circumstances(data: ReportData) -> Section:
@@ -9,9 +9,9 @@ def circumstances(data: ReportData) -> Section:
     values = {
         "machine": _machine(manifest),
         "versions": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
-        "stamps": f"{manifest.stamp_source}; clock {manifest.clock.get('implementation')}",
+        "stamps": f"{manifest.stamp_source}; clock {manifest.clock.implementation}",
         "plan": manifest.plan_digest,
-        "seed": str(manifest.scenario.get("seed")),
+        "seed": str(manifest.scenario.seed),
         "state": manifest.state,
         "commit": manifest.git_commit,
     }
@@ -21,12 +21,12 @@ def circumstances(data: ReportData) -> Section:
 
 def _machine(manifest: Manifest) -> str:
     host = manifest.host
-    system = (host.get(key) for key in ("system", "kernel", "machine"))
+    system = (host.system, host.kernel, host.machine)
     parts = (
-        host.get("cpu"),
-        f"{host.get('cores_usable')} of {host.get('cores')} cores",
-        f"{host.get('memory_mib')} MiB",
+        host.cpu,
+        f"{host.cores_usable} of {host.cores} cores",
+        f"{host.memory_mib} MiB",
         " ".join(str(part) for part in system if part),
-        host.get("power"),
+        host.power,
     )
     return ", ".join(str(part) for part in parts if part)

@@ -1,9 +1,12 @@
 """What is known of each model that was served, as a table: a model a row. Pure."""
 
-from typing import Any, Final
+from typing import Final
+
+from msgspec import UNSET
 
 from loadgen.report.format import UNKNOWN, format_bytes
 from loadgen.report.section import Column, ReportData, Row, Section, Table
+from loadgen.store.manifest import ServedModel
 
 ALWAYS: Final = ("model", "served by", "id")
 
@@ -21,22 +24,20 @@ def models(data: ReportData) -> Section:
     return Section(title="Models", anchor="models", tables=(table,))
 
 
-def _describe(card: dict[str, Any]) -> dict[str, str]:
+def _describe(card: ServedModel) -> dict[str, str]:
     """What a model's card says, by heading."""
-    parameters, startup_s = card.get("parameters"), card.get("startup_s")
-    settings = ", ".join(f"{name} {value}" for name, value in (card.get("settings") or {}).items())
-    context = card.get("context_tokens")
+    settings = {} if card.settings is UNSET else card.settings
     return {
-        "model": card["alias"],
-        "served by": card["target"],
-        "id": card["id"],
-        "size": format_bytes(card.get("size_bytes")),
-        "parameters": UNKNOWN if parameters is None else f"{parameters / 1e6:.0f} M",
-        "quantization": card.get("quantization") or UNKNOWN,
-        "device": card.get("device") or UNKNOWN,
-        "context": f"{context} tokens" if context else UNKNOWN,
-        "license": card.get("license") or UNKNOWN,
-        "publisher": card.get("publisher") or UNKNOWN,
-        "start": UNKNOWN if startup_s is None else f"{startup_s:.1f} s",
-        "settings": settings or UNKNOWN,
+        "model": card.alias,
+        "served by": card.target,
+        "id": card.id,
+        "size": format_bytes(card.size_bytes),
+        "parameters": UNKNOWN if card.parameters is None else f"{card.parameters / 1e6:.0f} M",
+        "quantization": card.quantization or UNKNOWN,
+        "device": card.device or UNKNOWN,
+        "context": f"{card.context_tokens} tokens" if card.context_tokens else UNKNOWN,
+        "license": card.license or UNKNOWN,
+        "publisher": card.publisher or UNKNOWN,
+        "start": UNKNOWN if card.startup_s is None else f"{card.startup_s:.1f} s",
+        "settings": ", ".join(f"{name} {value}" for name, value in settings.items()) or UNKNOWN,
     }

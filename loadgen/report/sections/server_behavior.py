@@ -1,11 +1,12 @@
 """What each server does, as its answers show it and as it was asked: a finding a row, a model a column. Pure."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from loadgen.report.format import UNKNOWN, format_duration, format_number
 from loadgen.report.section import Column, ReportData, Row, Section, Table
-from loadgen.targets.probe.findings import Probe, probe_of, was_asked
+from loadgen.store.manifest import Probe, ServedModel
+from loadgen.targets.probe.findings import was_asked
 
 UNDECIDED: Final = "could not be told"
 NOT_ASKED: Final = "not asked"
@@ -22,12 +23,12 @@ def server_behavior(data: ReportData) -> Section | None:
     return None if table is None else Section(title="What this server does", anchor="server-behavior", tables=(table,))
 
 
-def server_table(cards: Sequence[dict[str, Any]]) -> Table | None:
+def server_table(cards: Sequence[ServedModel]) -> Table | None:
     """The table of a manifest's model cards; None where nothing is known of any server."""
-    probed = [(card, probe) for card in cards if (probe := probe_of(card)) is not None]
+    probed = [(card, probe) for card in cards if (probe := card.known_probe) is not None]
     if not probed:
         return None
-    names = [f"{card.get('alias', '?')} on {card.get('target', '?')}" for card, _ in probed]
+    names = [f"{card.alias} on {card.target}" for card, _ in probed]
     findings = [_describe_shown(probe) for _, probe in probed]
     notes = [f"{name}: {note}" for name, (_, probe) in zip(names, probed, strict=True) for note in probe.notes]
     if any(was_asked(probe) for _, probe in probed):

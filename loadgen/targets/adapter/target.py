@@ -17,9 +17,10 @@ import msgspec
 from loadgen.clock import now_ns
 from loadgen.errors import InputError, TargetError
 from loadgen.scenario import PYTHON_PREFIX, Model
+from loadgen.store.manifest import ModelCard
 from loadgen.targets.adapter.in_process import InProcess, called, said, short_switches
 from loadgen.targets.adapter.threads import WorkerThreads
-from loadgen.targets.served import ModelCard, OnProgress, Served, UnloadInfo
+from loadgen.targets.served import OnProgress, Served, UnloadInfo
 
 UNLOAD_S: Final = 30.0
 SKETCH: Final = "def generate(self, messages, **sampling): yield text"

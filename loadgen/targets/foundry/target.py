@@ -24,6 +24,7 @@ from loadgen.errors import InputError, TargetError
 from loadgen.redact import redact_url
 from loadgen.scenario import FoundryLocal, Model
 from loadgen.scenario.urls import mismatch_of_address
+from loadgen.store.manifest import ModelCard
 from loadgen.store.paths import user_cache_folder
 from loadgen.targets.foundry.events import (
     CatalogListed,
@@ -39,7 +40,7 @@ from loadgen.targets.foundry.events import (
 )
 from loadgen.targets.foundry.model.cache import ensure_model
 from loadgen.targets.openai import any_json_of, card_of, json_of, models_of
-from loadgen.targets.served import JsonObject, ModelCard, OnProgress, Served, UnloadInfo
+from loadgen.targets.served import JsonObject, OnProgress, Served, UnloadInfo
 
 TARGET: Final = "foundry"
 ENDPOINT_VARIABLE: Final = "FOUNDRY_LOCAL_ENDPOINT"

@@ -16,9 +16,10 @@ from loadgen.child import Child, problem_of
 from loadgen.clock import now_ns
 from loadgen.errors import InputError, LoadgenError, TargetError
 from loadgen.scenario import LlamaCpp, Model
+from loadgen.store.manifest import ModelCard
 from loadgen.targets.llamacpp.gguf_header import read_header
 from loadgen.targets.openai import card_of, models_of
-from loadgen.targets.served import ModelCard, Served
+from loadgen.targets.served import Served
 from loadgen.targets.small_model import verified_gguf
 
 TARGET: Final = "llamacpp"

@@ -13,9 +13,10 @@ import msgspec
 from msgspec import Struct
 
 from loadgen.redact import redact_url
+from loadgen.store.files import write_json
+from loadgen.store.manifest import Probe
 from loadgen.store.paths import user_cache_folder
-from loadgen.store.run_folder import write_json
-from loadgen.targets.probe.findings import Probe, asked_part
+from loadgen.targets.probe.findings import asked_part
 from loadgen.targets.served import Served
 
 SCHEMA: Final = "loadgen.probe/1"

@@ -15,6 +15,7 @@ import orjson
 from msgspec import UNSET, Struct
 
 from loadgen.record import Reply
+from loadgen.store.manifest import Probe
 from loadgen.targets.probe.answers import ORDERLY, StreamAnswer, stream_answer
 from loadgen.targets.probe.traits import Traits
 
@@ -27,46 +28,6 @@ TOO_FEW_CHARS: Final = 1.0
 _GAUGE: Final = re.compile(
     rb"^\S*(?:requests_processing|num_requests_running|num_running_reqs)(?:\{\S*\})? (\S+)", re.M
 )
-
-
-class Probe(Struct, frozen=True, kw_only=True):
-    """What one server does; None: it could not be told, or was not asked."""
-
-    usage_in_stream: bool | None = None
-    """Whether it counts tokens in a stream where it is asked to."""
-    role_event: bool | None = None
-    """Whether it sends the role in an event of its own before the first token."""
-    keep_alives: int | None = None
-    """The most comment lines in one wait for a first token."""
-    waited_ms: float | None = None
-    """The longest such wait."""
-    tokens_per_event: float | None = None
-    """Output tokens a token-bearing event, end tokens left out."""
-    reasoning_in_stream: bool | None = None
-    """Whether it shows reasoning as such."""
-    hidden_tokens: int | None = None
-    """The most output tokens of one answer that `usage` counts and no event showed."""
-    honors_max_tokens: bool | None = None
-    honors_stop: bool | None = None
-    honors_seed: bool | None = None
-    """Whether these keys of a request do what they say."""
-    parallel_streams: int | None = None
-    """How many streams were under way at one moment, of `parallel_asked`."""
-    parallel_asked: int | None = None
-    scaling: float | None = None
-    """Token-bearing events a second of all streams, while so many ran, over those of one."""
-    stops_on_close: bool | None = None
-    """Whether a stream that is closed is generated no further."""
-    stops_on_close_by: str | None = None
-    """How that was told, or why not."""
-    stopped_after_ms: float | None = None
-    """By the server's own account."""
-    took_s: float | None = None
-    """How long asking took."""
-    asked_utc: str | None = None
-    """When it was asked, which may be before the run that quotes it; None: it was not."""
-    notes: tuple[str, ...] = ()
-    """What went wrong as it was asked, or was left out."""
 
 
 SHOWN: Final = (
@@ -312,12 +273,4 @@ def busy_requests(body: bytes) -> int | None:
     try:
         return round(sum(map(float, told))) if told else None
     except (ValueError, OverflowError):
-        return None
-
-
-def probe_of(card: dict[str, Any]) -> Probe | None:
-    """The probe that a manifest's model card has; None when there is none, or one that we cannot read."""
-    try:
-        return msgspec.convert(card["probe"], Probe) if card.get("probe") is not None else None
-    except msgspec.ValidationError:
         return None

@@ -15,9 +15,10 @@ from msgspec import Struct
 
 from loadgen.clock import SYSTEM_CLOCK, Clock, utc_now, wall_offset_ns
 from loadgen.plan.plan import Plan, Planned
+from loadgen.store.manifest import Probe
 from loadgen.targets.probe import findings as judge
 from loadgen.targets.probe.answers import StreamAnswer
-from loadgen.targets.probe.findings import Probe, ProbeAnswer
+from loadgen.targets.probe.findings import ProbeAnswer
 from loadgen.targets.probe.traits import traits_of
 from loadgen.targets.request import ask_of, body_of
 from loadgen.targets.served import Served

@@ -12,7 +12,7 @@ from loadgen.analysis.merge import merged
 from loadgen.analysis.summarize import summarize
 from loadgen.analysis.summary import Summary, summary_data
 from loadgen.report.csv import csv_text
-from loadgen.store import run_folder
+from loadgen.store import files, run_folder
 
 FOLDER: Final = Path(__file__).parents[2] / "data" / "runs"
 RUNS: Final = sorted(path.parent for path in FOLDER.rglob(run_folder.MANIFEST))
@@ -36,7 +36,7 @@ def as_spelled_now(expected: bytes) -> bytes:
 
 
 def assert_same_summary(summary: Summary, expected: Path, written: Path) -> None:
-    run_folder.write_json(written, summary_data(summary))
+    files.write_json(written, summary_data(summary))
     assert written.read_bytes() == as_spelled_now((expected / "summary.json").read_bytes())
     assert csv_text(summary).encode() == (expected / "summary.csv").read_bytes()
 
