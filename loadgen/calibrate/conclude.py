@@ -26,26 +26,26 @@ Line = Literal["answers", "stamps", "cpu", "lag", "shared"]
 def crossed(step: Step) -> tuple[Line, ...]:
     """The lines that a step is beyond; it is within the budget when there are none."""
     lag_line = LATE_READS_MS if step.kernel is not None else LOOP_LAG_MS
-    found: dict[Line, bool] = {
+    is_beyond: dict[Line, bool] = {
         "answers": step.wrong > 0 or step.events == 0,
         "stamps": step.stamp is not None and step.stamp.p99_us > STAMP_ERROR_MS * 1e3,
         "cpu": step.cpu_share > OWN_CPU,
         "lag": step.loop_lag_p99_ms is not None and step.loop_lag_p99_ms > lag_line,
         "shared": step.shared_share > SHARED,
     }
-    return tuple(line for line, beyond in found.items() if beyond)
+    return tuple(line for line, beyond in is_beyond.items() if beyond)
 
 
-def is_disturbed(seen: Observation) -> bool:
-    """Whether something else may have been in our way, as CPU was left: a load that is worth a second look."""
-    lag = seen.loop_lag_p99_ms or 0.0
-    return seen.cpu_share <= OWN_CPU and (lag > LATE_READS_MS or seen.merged_share > MERGED)
+def is_disturbed(observation: Observation) -> bool:
+    """Whether something else may have been in our way, as CPU was left: a load that is worth a second try."""
+    lag = observation.loop_lag_p99_ms or 0.0
+    return observation.cpu_share <= OWN_CPU and (lag > LATE_READS_MS or observation.merged_share > MERGED)
 
 
-def is_too_much(seen: Observation) -> bool:
+def is_too_much(observation: Observation) -> bool:
     """Whether a larger load could tell nothing more: we are spent, or the servers cannot keep their schedule."""
-    lag = seen.loop_lag_p99_ms or 0.0
-    return seen.cpu_share > OWN_CPU_INVALID or lag > LATE_READS_INVALID_MS or seen.stretch > STRETCH
+    lag = observation.loop_lag_p99_ms or 0.0
+    return observation.cpu_share > OWN_CPU_INVALID or lag > LATE_READS_INVALID_MS or observation.stretch > STRETCH
 
 
 def is_spent(step: Step) -> bool:
@@ -53,7 +53,7 @@ def is_spent(step: Step) -> bool:
     return step.cpu_share > OWN_CPU_INVALID or step.shared_share > SHARED
 
 
-def concluded(steps: Sequence[Step], machine: Machine, made_utc: str, busy_share: float = 0.0) -> Calibration:
+def conclude(steps: Sequence[Step], machine: Machine, made_utc: str, busy_share: float = 0.0) -> Calibration:
     """The result of a calibration from its steps."""
     within = [step for step in steps if not crossed(step)]
     busiest = max(within, key=lambda step: step.events_per_s, default=None)

@@ -12,24 +12,26 @@ SLOW_ITL_MS: Final = 50.0
 RATE_STREAMS: Final = 64
 EVENTS_A_SERVER: Final = 10_000
 """Token events a second that one scripted server is trusted with, while there are cores for more of them."""
-MOST_SERVERS: Final = 4
+MAX_SERVERS: Final = 4
 GOLDEN: Final = 0.6180339887498949
 
 
 class LoadStep(Struct, frozen=True, kw_only=True):
-    """Loads that one script serves: as many streams at once as each of `streams` says, in that order, an answer each.
-
-    full_s: how long all streams are there together. starts_per_s: how many users begin a second, where there are more
-    of them than can begin in ramp_in_s.
-    """
+    """Loads that one script serves, played one after the other."""
 
     series: Literal["streams", "rates"]
+    """What grows from load to load."""
     pace: Literal["staggered", "together"] = "staggered"
+    """Whether each stream keeps its own time, or all have their tokens at the same moments."""
     itl_ms: float = SLOW_ITL_MS
     streams: tuple[int, ...]
+    """Of each load: so many at once, an answer each."""
     full_s: float = 1.0
+    """How long all streams are there together."""
     ramp_in_s: float = 0.5
+    """Users begin within this; over a longer time where there are too many of them."""
     starts_per_s: float = 500.0
+    """At most so many users begin a second."""
 
     def ramp_in_of(self, streams: int) -> float:
         """After how many seconds the last user has begun."""
@@ -52,7 +54,7 @@ class LoadStep(Struct, frozen=True, kw_only=True):
     def servers(self, cores: int) -> int:
         """How many processes serve it, so that they keep its pace and leave us a core."""
         events_per_s = max(self.streams) * 1e3 / self.itl_ms
-        return max(1, min(MOST_SERVERS, cores - 1, -(-round(events_per_s) // EVENTS_A_SERVER)))
+        return max(1, min(MAX_SERVERS, cores - 1, -(-round(events_per_s) // EVENTS_A_SERVER)))
 
     def begins_ns(self, streams: int) -> list[int]:
         """When each user begins: spread over the ramp-in, and evenly over the gap between two tokens."""
@@ -73,11 +75,11 @@ QUICK: Final = (
 )
 
 
-def within(courses: tuple[LoadStep, ...], most_streams: int) -> tuple[LoadStep, ...]:
-    """The courses, without the loads that have more streams than that."""
-    kept = []
-    for course in courses:
-        streams = tuple(count for count in course.streams if count <= most_streams)
+def at_most(load_steps: tuple[LoadStep, ...], max_streams: int) -> tuple[LoadStep, ...]:
+    """The steps, without the loads that have more streams than that."""
+    possible = []
+    for step in load_steps:
+        streams = tuple(count for count in step.streams if count <= max_streams)
         if streams:
-            kept.append(msgspec.structs.replace(course, streams=streams))
-    return tuple(kept)
+            possible.append(msgspec.structs.replace(step, streams=streams))
+    return tuple(possible)

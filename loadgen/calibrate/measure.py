@@ -1,4 +1,4 @@
-"""Plays the courses of a calibration: scripted servers in processes of their own, and our client as a run has it."""
+"""Plays the loads of a calibration: scripted servers in processes of their own, and our client as a run has it."""
 
 import asyncio
 import contextlib
@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 import psutil
 
-from loadgen.calibrate.compare import PlayedStep, ReceivedAnswer, compared, outlined
-from loadgen.calibrate.conclude import concluded, is_disturbed, is_too_much
-from loadgen.calibrate.loads import LoadStep, within
+from loadgen.calibrate.compare import PlayedStep, ReceivedAnswer, compare, observe
+from loadgen.calibrate.conclude import conclude, is_disturbed, is_too_much
+from loadgen.calibrate.loads import LoadStep, at_most
 from loadgen.clock import SYSTEM_CLOCK, utc_now
 from loadgen.engine.stage import LocalStageRunner, RunContext
 from loadgen.engine.stop import StopSignal
@@ -34,44 +34,45 @@ from loadgen.wire.exchange import Exchange
 
 PROMPT: Final = Prompt("calibrate", "Say what you always say.")
 BUSY_S: Final = 0.5
-"""For how long we look, before anything is played, how busy others keep the machine."""
+"""For how long it is measured, before anything is played, how busy others keep the machine."""
 SECOND_CHANCES: Final = 2
 """How many loads may be played again in one calibration."""
 
 Progress = Callable[[str, int, int], None]
-"""Told what is played now, how many loads have been, and of how many."""
+"""Called with what is played now, how many loads have been, and of how many."""
 
 
-def silent(what: str, done: int, of: int) -> None:
+def silent(load: str, done: int, of: int) -> None:
     """Progress that nobody looks at."""
 
 
-def calibrated(courses: tuple[LoadStep, ...], progress: Progress = silent) -> Calibration:
-    """Play all courses, and say what they come to. Blocks, and runs event loops of its own."""
-    courses = within(courses, _most_streams(courses))
-    of = sum(len(course.streams) for course in courses)
+def calibrate(load_steps: tuple[LoadStep, ...], progress: Progress = silent) -> Calibration:
+    """Play all loads, and say what they come to. Blocks, and runs event loops of its own."""
+    load_steps = at_most(load_steps, _max_streams(load_steps))
+    count = sum(len(step.streams) for step in load_steps)
     steps: list[Step] = []
+    # Before anything of ours runs, and so of others alone.
     busy_share = round(psutil.cpu_percent(BUSY_S) / 100, 3)
     before, chances = 0, iter(range(SECOND_CHANCES))
-    for course in courses:
+    for step in load_steps:
 
-        def say(what: str, at: int, before: int = before) -> None:
-            progress(what, before + at, of)
+        def report(load: str, at: int, before: int = before) -> None:
+            progress(load, before + at, count)
 
-        steps += _course(course, chances, say)
-        before += len(course.streams)
-    return concluded(steps, this_machine(), utc_now().isoformat(), busy_share)
+        steps += _play_step(step, chances, report)
+        before += len(step.streams)
+    return conclude(steps, this_machine(), utc_now().isoformat(), busy_share)
 
 
-class Keeping(Client):
-    """A client that keeps what it has brought: a run's records have one stamp a token, and not the other one."""
+class ExchangeRecorder(Client):
+    """A client that keeps every exchange: a run's records have one stamp a token, and not the other one."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.kept: dict[int, Exchange] = {}
+        self.exchanges: dict[int, Exchange] = {}  # by when it was dispatched, as a record has it too
 
     async def send(self, ask: Ask, dispatched_ns: int) -> Exchange:
-        exchange = self.kept[dispatched_ns] = await super().send(ask, dispatched_ns)
+        exchange = self.exchanges[dispatched_ns] = await super().send(ask, dispatched_ns)
         return exchange
 
 
@@ -89,9 +90,9 @@ class Answers(NullSink):
         self.facts.append(facts)
 
 
-def _most_streams(courses: Sequence[LoadStep]) -> int:
+def _max_streams(load_steps: Sequence[LoadStep]) -> int:
     """How many streams, of those that are wanted, this process may hold open."""
-    for streams in sorted({count for course in courses for count in course.streams}, reverse=True):
+    for streams in sorted({count for step in load_steps for count in step.streams}, reverse=True):
         needed = streams + DESCRIPTORS_ASIDE
         with contextlib.suppress(InputError):
             provide(Descriptors(streams, needed, needed))
@@ -99,33 +100,33 @@ def _most_streams(courses: Sequence[LoadStep]) -> int:
     return 0
 
 
-def _course(course: LoadStep, chances: Iterator[int], progress: Callable[[str, int], None]) -> Iterator[Step]:
-    """Play a course's loads until one of them is too much; compare them when the servers have told what they sent.
+def _play_step(step: LoadStep, chances: Iterator[int], progress: Callable[[str, int], None]) -> Iterator[Step]:
+    """Play a step's loads until one of them is too much; compare them when the servers have said what they sent.
 
     chances: for loads that something else has disturbed.
     """
     played: list[PlayedStep] = []
     with contextlib.ExitStack() as stack:
-        count = course.servers(usable_cores())
-        servers = [stack.enter_context(MockProcess(course.script())) for _ in range(count)]
-        for at, streams in enumerate(course.streams):
-            rate = streams * 1e3 / course.itl_ms
-            many = "1 stream" if streams == 1 else f"{streams:,} streams {course.pace}"
+        count = step.servers(usable_cores())
+        servers = [stack.enter_context(MockProcess(step.script())) for _ in range(count)]
+        for at, streams in enumerate(step.streams):
+            rate = streams * 1e3 / step.itl_ms
+            many = "1 stream" if streams == 1 else f"{streams:,} streams {step.pace}"
             progress(f"{many}, {rate:,.0f} tokens a second", at)
-            played.append(asyncio.run(_play(course, streams, [server.url for server in servers])))
-            if is_disturbed(outlined(played[-1])) and next(chances, None) is not None:
-                played.append(asyncio.run(_play(course, streams, [server.url for server in servers])))
-            if is_too_much(outlined(played[-1])):
+            played.append(asyncio.run(_play(step, streams, [server.url for server in servers])))
+            if is_disturbed(observe(played[-1])) and next(chances, None) is not None:
+                played.append(asyncio.run(_play(step, streams, [server.url for server in servers])))
+            if is_too_much(observe(played[-1])):
                 break
     truths = [{truth.number: truth for truth in server.truth} for server in servers]
-    return (compared(one, truths) for one in played)
+    return (compare(load, truths) for load in played)
 
 
-async def _play(course: LoadStep, streams: int, urls: Sequence[str]) -> PlayedStep:
+async def _play(step: LoadStep, streams: int, urls: Sequence[str]) -> PlayedStep:
     """One load, as the stage of a run that it would be, down to the log."""
     models = tuple(Model(name=f"mock-{number}", target="openai", url=url) for number, url in enumerate(urls))
     scenario = Scenario(
-        name="calibrate", prompts=PROMPT.text, models=models, sampling=Sampling(max_tokens=course.tokens_of(streams))
+        name="calibrate", prompts=PROMPT.text, models=models, sampling=Sampling(max_tokens=step.tokens_of(streams))
     )
     stage = Stage(
         level=Level(label=f"c{streams}", mode="closed", concurrency=streams),
@@ -134,7 +135,7 @@ async def _play(course: LoadStep, streams: int, urls: Sequence[str]) -> PlayedSt
         prompts=1,
         count=streams,
         duration_ns=None,
-        ramp_in_ns=np.array(course.begins_ns(streams), dtype=np.int64),
+        ramp_in_ns=np.array(step.begins_ns(streams), dtype=np.int64),
     )
     plan = Plan(scenario=scenario, prompts=(PROMPT,), stages=(stage,))
     ready = {
@@ -146,26 +147,26 @@ async def _play(course: LoadStep, streams: int, urls: Sequence[str]) -> PlayedSt
         tempfile.TemporaryDirectory(prefix="loadgen-calibrate-") as folder,
         contextlib.closing(RequestLog(Path(folder) / "requests.jsonl")) as log,
     ):
-        client, stop = Keeping(), StopSignal()
+        client, stop = ExchangeRecorder(), StopSignal()
         async with client:
             context = RunContext(plan, client, SYSTEM_CLOCK, 0, stop)
             runner = LocalStageRunner(context, stage, ready, stop, Sinks((log, answers)))
             await runner.warm_up()
             await runner.measure()
-    heard = tuple(
+    by_server = tuple(
         tuple(
-            _heard(record, client.kept.get(record.dispatched_ns or 0))
+            _received(record, client.exchanges.get(record.dispatched_ns or 0))
             for record in answers.records
             if record.model == model
         )
         for model in (model.name for model in models)
     )
-    return PlayedStep(course, streams, heard, answers.facts[0])
+    return PlayedStep(step, streams, by_server, answers.facts[0])
 
 
-def _heard(record: Record, exchange: Exchange | None) -> ReceivedAnswer:
+def _received(record: Record, exchange: Exchange | None) -> ReceivedAnswer:
     """A record, and what its exchange knows beside it."""
-    heard = ReceivedAnswer(
+    answer = ReceivedAnswer(
         number=None,
         ok=record.outcome == "ok",
         source=record.stamp_source,
@@ -176,13 +177,14 @@ def _heard(record: Record, exchange: Exchange | None) -> ReceivedAnswer:
         text_sha256=record.text_sha256,
     )
     if exchange is None or not record.stamps_ns:
-        return heard
+        return answer
     completion = exchange.completion()
     offsets, user_ns, _ = np.array(exchange.stamps.reads, dtype=np.int64).reshape(-1, 3).T
     reads = np.minimum(np.searchsorted(offsets, completion.token_ends), len(offsets) - 1)
+    # The scripted server begins each answer with the request's number, so that its account can be found.
     first = completion.text.split(maxsplit=1)[:1]
     return msgspec.structs.replace(
-        heard,
+        answer,
         number=int(first[0]) if first and first[0].isdecimal() else None,
         user_ns=user_ns[reads],
         reads=reads,

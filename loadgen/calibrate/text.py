@@ -14,7 +14,7 @@ WHY: Final[dict[Line, str]] = {
     "lag": "lag",
     "shared": "shared",
 }
-"""What a step says that is beyond a line."""
+"""What a step that is beyond a line says."""
 BUSY: Final = 0.1
 WIDE: Final = 150
 TEXT: Final = ("pace", "beyond")
@@ -29,7 +29,7 @@ def calibration_text(calibration: Calibration, *, width: int) -> str:
     """All of it, at most `width` columns wide, but for the lines under the table."""
     heads = LONG if width >= WIDE else SHORT
     cells = [_cells(step) for step in calibration.steps]
-    rows = tuple(Row(tuple(told[head] for head in heads)) for told in cells)
+    rows = tuple(Row(tuple(row[head] for head in heads)) for row in cells)
     columns = tuple(Column(head, "text" if head in TEXT else "number") for head in heads)
     title = "Errors in µs" + (" (p50 / p99 / max)" if heads is LONG else "")
     drawn = table_text(Table(columns, rows, ()), title, width=width)
@@ -56,13 +56,13 @@ def conclusion(calibration: Calibration) -> list[str]:
 
 
 def _band(band: ErrorBand) -> str:
-    told = [
+    known = [
         f"{name} stamps {_spread(each)} µs" for name, each in (("kernel", band.kernel), ("user", band.user)) if each
     ]
-    if not told:
+    if not known:
         return "not known, as no load was within the lines of a valid run"
     none = [] if band.kernel else ["the kernel gives none here"]
-    return "; ".join([*told, *none]) + " (p50 / p99 / max, at worst)"
+    return "; ".join([*known, *none]) + " (p50 / p99 / max, at worst)"
 
 
 def _spread(spread: ErrorSpread | None) -> str:

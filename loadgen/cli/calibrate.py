@@ -8,7 +8,7 @@ import orjson
 import typer
 
 from loadgen.calibrate.loads import QUICK, USUAL, LoadStep
-from loadgen.calibrate.measure import calibrated
+from loadgen.calibrate.measure import calibrate as calibrate_machine
 from loadgen.calibrate.text import calibration_text
 from loadgen.cli.options import Output, OutputOptions, expand_options
 from loadgen.cli.terminal import UNBOUND, progress_on_terminal, terminal_width
@@ -55,7 +55,7 @@ def _measure(loads: tuple[LoadStep, ...], output: Output) -> Calibration:
             def progress(title: str, done: int, of: int) -> None:
                 bar.begin(f"calibrating: {title}", done, of)
 
-            return calibrated(loads, progress)
+            return calibrate_machine(loads, progress)
     except KeyboardInterrupt:
         typer.echo("loadgen: stopped; what was stored before is as it was", err=True)
         raise

@@ -19,7 +19,7 @@ from loadgen.wire.stamps import ReadStamps
 SHORTEST_SECRET_CHARS: Final = 16
 """Shorter keys are placeholders ("none", "ollama"), and words that an answer may well contain."""
 
-_CONTENT_TYPE: Final = re.compile(rb"\r\ncontent-type:([^\r]*)", re.IGNORECASE)
+_CONTENT_TYPE: Final = b"\r\ncontent-type:"
 _MEDIA_TYPE: Final = re.compile(r"[\w.+-]+/[\w.+-]+")
 
 
@@ -72,8 +72,9 @@ class Response:
     def begin_raw_body(self, head: bytes) -> None:
         """The head of an answer with status 200 has come, whose body a `RawBody` takes in."""
         self.status = 200
-        header = _CONTENT_TYPE.search(head)
-        self.content_type = media_type(header[1].decode("latin-1") if header is not None else "")
+        at = head.lower().find(_CONTENT_TYPE)  # on every request's way: a regular expression costs ten times as much
+        start = at + len(_CONTENT_TYPE)
+        self.content_type = media_type(head[start : head.index(b"\r", start)].decode("latin-1") if at >= 0 else "")
 
     def append(self, piece: bytes) -> None:
         """Add what was read of the body from aiohttp."""

@@ -7,7 +7,7 @@ import pytest
 
 from loadgen.calibrate import measure
 from loadgen.calibrate.loads import LoadStep
-from loadgen.calibrate.measure import calibrated
+from loadgen.calibrate.measure import calibrate
 from loadgen.calibrate.text import calibration_text
 from loadgen.store.calibration import keep, stored, this_machine
 
@@ -22,7 +22,7 @@ def test_every_token_that_was_sent_is_compared_and_the_result_can_be_read_back(
 ) -> None:
     monkeypatch.setattr(measure, "usable_cores", lambda: 3)
     told: list[tuple[str, int, int]] = []
-    found = calibrated(SMALL, lambda what, done, of: told.append((what, done, of)))
+    found = calibrate(SMALL, lambda load, done, of: told.append((load, done, of)))
 
     # A busy machine may have a load played again, or end the climb at it: what was played must be whole.
     first, last = found.steps[0], found.steps[-1]

@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from loadgen import api
-from loadgen.calibrate.compare import PlayedStep, ReceivedAnswer, compared, events_per_s, outlined, spread
-from loadgen.calibrate.conclude import concluded, crossed, is_disturbed, is_too_much
-from loadgen.calibrate.loads import QUICK, USUAL, LoadStep, within
+from loadgen.calibrate.compare import PlayedStep, ReceivedAnswer, compare, events_per_s, observe, spread
+from loadgen.calibrate.conclude import conclude, crossed, is_disturbed, is_too_much
+from loadgen.calibrate.loads import QUICK, USUAL, LoadStep, at_most
 from loadgen.calibrate.text import calibration_text, conclusion
 from loadgen.cli import calibrate
 from loadgen.cli.app import app
@@ -71,7 +71,7 @@ def rate(events: float, cpu: float, **given: Any) -> Step:
 
 
 def made(*steps: Step) -> Calibration:
-    return concluded(steps, MACHINE, "2026-11-24T00:00:00+00:00")
+    return conclude(steps, MACHINE, "2026-11-24T00:00:00+00:00")
 
 
 # The lines
@@ -164,8 +164,8 @@ def test_three_lines_say_what_it_comes_to() -> None:
 
 
 def test_a_machine_that_was_not_quiet_is_told_of() -> None:
-    assert len(conclusion(concluded([step()], MACHINE, "", 0.1))) == 3
-    assert "kept the machine 35% busy" in conclusion(concluded([step()], MACHINE, "", 0.35))[-1]
+    assert len(conclusion(conclude([step()], MACHINE, "", 0.1))) == 3
+    assert "kept the machine 35% busy" in conclusion(conclude([step()], MACHINE, "", 0.35))[-1]
 
 
 @pytest.mark.parametrize("width", [80, 150])
@@ -227,7 +227,7 @@ def played(*answers: ReceivedAnswer, itl_ms: float = 10.0, lag_ms: float = 3.0) 
 
 def test_every_token_is_held_against_the_moment_it_was_sent() -> None:
     late = heard(1, [21.002, 31.002, 41.004, 51.002])
-    found = compared(played(late), [{1: truth(1, [21.0, 31.0, 41.0, 51.0])}])
+    found = compare(played(late), [{1: truth(1, [21.0, 31.0, 41.0, 51.0])}])
     assert (found.answers, found.wrong, found.events) == (1, 0, 4)
     assert found.kernel == ErrorSpread(2.0, 4.0, 4.0)
     assert found.user == ErrorSpread(7002.0, 7004.0, 7004.0)
@@ -247,23 +247,23 @@ def test_an_answer_that_is_not_what_was_sent_is_wrong_and_not_compared() -> None
         heard(9, [20.0, 30.0]),
         heard(None, []),
     ]
-    found = compared(played(*answers), [sent])
+    found = compare(played(*answers), [sent])
     assert (found.answers, found.wrong, found.events) == (6, 5, 2)
 
 
 def test_tokens_in_one_read_are_shared_only_where_the_server_had_sent_them_apart() -> None:
     sent = {1: truth(1, [20.0, 30.0, 30.1, 40.0, 50.0])}
     answer = heard(1, [20.0, 30.1, 30.1, 50.0, 50.0], reads=np.array([0, 1, 1, 2, 2]))
-    found = compared(played(answer), [sent])
+    found = compare(played(answer), [sent])
     assert found.shared_share == pytest.approx(1 / 3, abs=1e-4)  # of three that were sent apart, one
     assert found.itl is None  # no two neighbors had a read of their own
-    assert outlined(played(answer)).merged_share == pytest.approx(2 / 5)
+    assert observe(played(answer)).merged_share == pytest.approx(2 / 5)
 
 
 def test_an_itl_counts_only_where_both_of_its_tokens_had_a_read_of_their_own() -> None:
     sent = {1: truth(1, [20.0, 30.0, 40.0, 50.0, 60.0])}
     answer = heard(1, [20.0, 40.0, 40.0, 50.005, 60.001], reads=np.array([0, 1, 1, 2, 3]))
-    assert compared(played(answer), [sent]).itl == ErrorSpread(4.0, 4.0, 4.0)
+    assert compare(played(answer), [sent]).itl == ErrorSpread(4.0, 4.0, 4.0)
 
 
 def test_without_any_errors_there_is_no_spread() -> None:
@@ -279,14 +279,14 @@ def test_the_rate_is_that_of_the_time_in_which_all_streams_were_there() -> None:
 
 def test_a_server_that_cannot_keep_up_or_a_loop_that_is_late_ends_the_climb() -> None:
     good = heard(1, [20.0, 30.0, 40.0])
-    assert not is_too_much(outlined(played(good)))
-    assert is_too_much(outlined(played(good, lag_ms=101)))
-    slow = outlined(played(heard(1, [20.0, 32.0, 44.0])))
+    assert not is_too_much(observe(played(good)))
+    assert is_too_much(observe(played(good, lag_ms=101)))
+    slow = observe(played(heard(1, [20.0, 32.0, 44.0])))
     assert slow.stretch == pytest.approx(1.2)
     assert is_too_much(slow)
-    assert not is_disturbed(outlined(played(good)))
-    assert is_disturbed(outlined(played(good, lag_ms=21)))
-    assert is_disturbed(outlined(played(heard(1, [20.0, 40.0, 40.0], reads=np.array([0, 1, 1])))))
+    assert not is_disturbed(observe(played(good)))
+    assert is_disturbed(observe(played(good, lag_ms=21)))
+    assert is_disturbed(observe(played(heard(1, [20.0, 40.0, 40.0], reads=np.array([0, 1, 1])))))
 
 
 # What is played
@@ -296,8 +296,8 @@ def test_the_loads_grow_within_each_course_and_what_cannot_be_held_is_left_out()
     for course in (*USUAL, *QUICK):
         assert list(course.streams) == sorted(course.streams)
         assert all(course.tokens_of(count) <= course.script().tokens.value for count in course.streams)  # type: ignore[union-attr]
-    assert [course.streams for course in within(USUAL, 64)] == [(1, 16, 64), (64,), *[(64,)] * 5]
-    assert within(USUAL, 16) == (msgspec.structs.replace(USUAL[0], streams=(1, 16)),)
+    assert [course.streams for course in at_most(USUAL, 64)] == [(1, 16, 64), (64,), *[(64,)] * 5]
+    assert at_most(USUAL, 16) == (msgspec.structs.replace(USUAL[0], streams=(1, 16)),)
 
 
 def test_users_begin_over_the_ramp_in_and_not_in_step_with_their_tokens() -> None:
@@ -472,8 +472,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_is_kept_is_shown_without_measuring(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibrate, "calibrated", None)  # to call it would be an error
-    kept = concluded([step()], calibration.this_machine(), "2026-11-24T00:00:00+00:00")
+    monkeypatch.setattr(calibrate, "calibrate_machine", None)  # to call it would be an error
+    kept = conclude([step()], calibration.this_machine(), "2026-11-24T00:00:00+00:00")
     calibration.keep(kept, place)
     assert msgspec.json.decode(run("--show", "--json").stdout, type=Calibration) == kept
     assert conclusion(kept)[-1] in run("--show").stdout
@@ -490,8 +490,8 @@ def test_where_nothing_is_kept_there_is_nothing_to_show(place: Path) -> None:
 def test_what_was_measured_is_printed_and_kept(
     place: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], courses: tuple[LoadStep, ...]
 ) -> None:
-    found = concluded([step()], calibration.this_machine(), "2026-11-24T00:00:00+00:00")
-    monkeypatch.setattr(calibrate, "calibrated", lambda asked, _: found if asked == courses else None)
+    found = conclude([step()], calibration.this_machine(), "2026-11-24T00:00:00+00:00")
+    monkeypatch.setattr(calibrate, "calibrate_machine", lambda asked, _: found if asked == courses else None)
     told = run(*args).stdout
     assert conclusion(found)[-1] in told
     assert f"kept in {place}" in told
@@ -502,7 +502,7 @@ def test_after_an_interruption_what_was_kept_before_is_as_it_was(place: Path, mo
     def interrupted(*_: object) -> Calibration:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(calibrate, "calibrated", interrupted)
+    monkeypatch.setattr(calibrate, "calibrate_machine", interrupted)
     calibration.keep(made(step()), place)
     before = place.read_bytes()
     told = run()
