@@ -1,5 +1,6 @@
 """Whatever a report is of, its Markdown and its page have the same sections and rows: those of the document."""
 
+import ast
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import loadgen.report
 from loadgen.analysis.merge import merged
 from loadgen.analysis.summarize import summarize
 from loadgen.record import Record
@@ -215,3 +217,13 @@ def test_a_text_that_looks_like_markup_is_text_in_every_place_of_a_section() -> 
     assert "<i>" not in html(changed)
     assert html(changed).count("&lt;i&gt;x&lt;/i&gt;") == 3
     assert "<i>" not in markdown(changed)
+
+
+def test_no_tag_is_put_together_in_python() -> None:
+    """The template engine escapes what it draws; a tag in an f-string would go past it."""
+    tag = re.compile(r"</?[a-z]")
+    for path in Path(loadgen.report.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                texts = [part.value for part in node.values if isinstance(part, ast.Constant)]
+                assert not any(tag.search(str(text)) for text in texts), f"{path}:{node.lineno}"
