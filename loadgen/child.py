@@ -1,7 +1,7 @@
 """A child process that we start, exchange lines with, and never leave behind; and why one has ended. Knows no engine.
 
-Every process that the program starts is a `Child`: servers, the scripted server, and workers. Its standard input is its
-lease: it ends as soon as that is closed, so nothing that we do, not even being killed, leaves it behind.
+Every process that the program starts is a `Child`: servers, the scripted server, and workers. A child ends as soon as
+its standard input is closed. The system closes it when we end, however that comes about, so none outlives us.
 """
 
 import asyncio

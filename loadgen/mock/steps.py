@@ -110,7 +110,7 @@ def send_token(answer: Answer, due_ns: int) -> int | None:
     server, truth, start, count = answer.server, answer.truth, answer.sent, answer.batch
     ordinary = count == 1 and start
     text = PIECES[(answer.number + start) % _PIECE_COUNT] if ordinary else pieces_of(answer.number, start, count)
-    data = answer.framing.frame(answer.events_text.tokens(text))
+    data = answer.framing.frame(answer.events_text.token(text))
     event_end = len(data) - 2 if answer.framing.chunked else len(data)
     answer.sent = sent = start + count
     answer.events += 1
@@ -209,7 +209,7 @@ def play_stall(answer: Answer, _: int) -> None:
 def play_cut_chunk(answer: Answer, _: int) -> None:
     """Send half of what the chunk's size promises, and a FIN."""
     answer.note_fault()
-    data = answer.framing.frame(answer.events_text.tokens(pieces_of(answer.number, answer.sent, 1)))
+    data = answer.framing.frame(answer.events_text.token(pieces_of(answer.number, answer.sent, 1)))
     answer.sender.send(data[: len(data) // 2])
     answer.server.release(answer, then=answer.sender.close)
 
@@ -217,7 +217,9 @@ def play_cut_chunk(answer: Answer, _: int) -> None:
 def play_malformed(answer: Answer, due_ns: int) -> int | None:
     """Send an event whose JSON breaks off; then the stream goes on."""
     answer.note_fault()
-    answer.sender.send(answer.framing.frame(answer.events_text.broken(pieces_of(answer.number, answer.sent, 1))))
+    answer.sender.send(
+        answer.framing.frame(answer.events_text.truncated_token(pieces_of(answer.number, answer.sent, 1)))
+    )
     answer.fault_step, answer.fault_event, answer.stop_at = send_end, NEVER, answer.tokens
     if answer.sent >= answer.tokens:
         send_end(answer, due_ns)

@@ -129,10 +129,10 @@ class StreamEvents(Struct, frozen=True, gc=False):
     def role(self) -> bytes:
         return self._event({"role": "assistant", "content": ""}, None)
 
-    def tokens(self, text: bytes) -> bytes:
+    def token(self, text: bytes) -> bytes:
         return b"%b%b%b" % (self.before, text, self.after)
 
-    def broken(self, text: bytes) -> bytes:
+    def truncated_token(self, text: bytes) -> bytes:
         """A token event whose JSON is cut off."""
         return b"%b%b\n\n" % (self.before, text)
 

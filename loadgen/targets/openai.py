@@ -84,19 +84,19 @@ async def any_json_of(url: str, headers: dict[str, str] | None = None) -> Any:
             body = await response.content.read(_MAX_BYTES)
             while len(body) < _MAX_BYTES and (more := await response.content.read(_MAX_BYTES)):
                 body += more
-            return _redacted(msgspec.json.decode(body)) if response.status < 400 else None
+            return _redact(msgspec.json.decode(body)) if response.status < 400 else None
     return None
 
 
-def _redacted(value: Any) -> Any:
+def _redact(value: Any) -> Any:
     """A JSON value without our key, should a server repeat it: much of what it says stands in reports."""
     match value:
         case str():
             return redact_keys(value)
         case list():
-            return [_redacted(item) for item in value]
+            return [_redact(item) for item in value]
         case dict():
-            return {redact_keys(name): _redacted(item) for name, item in value.items()}
+            return {redact_keys(name): _redact(item) for name, item in value.items()}
     return value
 
 

@@ -27,7 +27,7 @@ from loadgen.targets.foundry.model.cache import FoundryCache, ensure_model, igno
 from loadgen.targets.foundry.model.layout import CATALOG, Listing, is_listed, lay_out, list_in_catalog
 from loadgen.targets.foundry.model.lock import hold_lock
 from loadgen.targets.foundry.model.quantization import BLOCK, CLIPS, PIECE_BLOCKS, dequantize, pack, quantize, unpack
-from loadgen.targets.foundry.model.weights import Weights, unpermuted
+from loadgen.targets.foundry.model.weights import Weights, unpermute
 from tests.e2e.tiny import HEADS, INNER, KV_HEADS, LAYERS, SPECIALS, WIDTH, make_tiny_model
 
 CONTEXT_TOKENS, TOKENS = 4096, len(SPECIALS) + 256
@@ -117,7 +117,7 @@ def test_unpermuting_undoes_the_order_that_gguf_gives_a_heads_rows(heads: int, p
     in_gguf = [
         head * 2 * pairs + half * pairs + pair for head in range(heads) for pair in range(pairs) for half in (0, 1)
     ]
-    assert np.array_equal(unpermuted(straight[in_gguf], heads), straight)
+    assert np.array_equal(unpermute(straight[in_gguf], heads), straight)
 
 
 @pytest.fixture(scope="module")
@@ -215,8 +215,8 @@ def test_the_data_file_holds_each_array_where_the_graph_looks_for_it(
     for part, array in parts.items():
         stored = array_in(tmp_path / "model", slots, f"model.layers.1.mlp.down_proj.MatMul.{part}")
         assert np.array_equal(stored, array)
-    queries = quantize(unpermuted(weights.tensor("blk.0.attn_q.weight"), HEADS))
-    keys = quantize(unpermuted(weights.tensor("blk.0.attn_k.weight"), KV_HEADS))
+    queries = quantize(unpermute(weights.tensor("blk.0.attn_q.weight"), HEADS))
+    keys = quantize(unpermute(weights.tensor("blk.0.attn_k.weight"), KV_HEADS))
     values = quantize(weights.tensor("blk.0.attn_v.weight"))
     stored = array_in(tmp_path / "model", slots, "model.layers.0.attn.qkv_proj.MatMul.weight_Q4G32")
     assert np.array_equal(stored, np.concatenate([queries.numbers, keys.numbers, values.numbers]))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from loadgen.errors import InputError
 from loadgen.targets.foundry.model.quantization import Quantized, quantize
 from loadgen.targets.foundry.model.tokenizer import tokenizer_of
-from loadgen.targets.foundry.model.weights import Floats, Weights, unpermuted
+from loadgen.targets.foundry.model.weights import Floats, Weights, unpermute
 from loadgen.targets.small_model import WEIGHTS_FILE
 
 BUILDER_VERSION: Final = 1
@@ -133,6 +133,6 @@ def _matrix(weights: Weights, name: str) -> Floats:
     block = f"blk.{layer}"
     if part != "attn.qkv_proj":
         return weights.tensor(f"{block}.{_MATRICES[part]}.weight")
-    queries = unpermuted(weights.tensor(f"{block}.attn_q.weight"), weights.field("llama.attention.head_count"))
-    keys = unpermuted(weights.tensor(f"{block}.attn_k.weight"), weights.field("llama.attention.head_count_kv"))
+    queries = unpermute(weights.tensor(f"{block}.attn_q.weight"), weights.field("llama.attention.head_count"))
+    keys = unpermute(weights.tensor(f"{block}.attn_k.weight"), weights.field("llama.attention.head_count_kv"))
     return np.concatenate([queries, keys, weights.tensor(f"{block}.attn_v.weight")])

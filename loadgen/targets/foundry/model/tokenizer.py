@@ -26,7 +26,7 @@ def tokenizer_of(weights: Weights) -> bytes:
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            _added(number, token)
+            _added_token(number, token)
             for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
             if kind == CONTROL
         ],
@@ -50,7 +50,7 @@ def tokenizer_of(weights: Weights) -> bytes:
     return json.dumps(document, ensure_ascii=False).encode()
 
 
-def _added(number: int, token: str) -> dict[str, Any]:
+def _added_token(number: int, token: str) -> dict[str, Any]:
     return {
         "id": number,
         "content": token,

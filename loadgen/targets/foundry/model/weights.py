@@ -52,7 +52,7 @@ class Weights:
         return values.reshape([int(size) for size in reversed(stored.shape)])
 
 
-def unpermuted(matrix: Floats, heads: int) -> Floats:
+def unpermute(matrix: Floats, heads: int) -> Floats:
     """The rows of a query or key matrix in the order of a model whose rotary embedding pairs halves of a head.
 
     GGUF keeps each head's rows as pairs (0, h/2, 1, h/2 + 1, …), for a rotary embedding that turns neighbors; ONNX
