@@ -19,11 +19,11 @@ VERSIONED: Final = ("loadgen", "aiohttp", "hdrhistogram", "msgspec", "numpy", "o
 
 def versions() -> dict[str, str]:
     """Versions of Python, of ourselves and of what touches the measurement; what is not installed is left out."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in VERSIONED:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = _version_of(name)
-    return found
+            versions[name] = _version_of(name)
+    return versions
 
 
 def _version_of(package: str) -> str:
@@ -87,7 +87,7 @@ def clock(loop: asyncio.AbstractEventLoop) -> ClockFacts:
 def git_commit(folder: Path) -> str | None:
     """The commit of the checkout that holds a folder, with `+changes` when it is not clean; None outside of one."""
     try:
-        told = subprocess.run(
+        described = subprocess.run(
             ["git", "describe", "--always", "--dirty=+changes", "--abbrev=12", "--exclude=*"],
             cwd=folder,
             capture_output=True,
@@ -97,7 +97,7 @@ def git_commit(folder: Path) -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return told.stdout.strip() or None
+    return described.stdout.strip() or None
 
 
 def _cpu_model() -> str | None:

@@ -18,8 +18,11 @@ from loadgen.record import ServerFacts, StageFacts
 from loadgen.stats.histogram import Histogram
 
 TICK_NS: Final = 20_000_000
+"""How often the event loop is asked to wake us."""
 PROCESS_EVERY_TICKS: Final = 25
+"""So seldom the processes and the wall clock are looked at."""
 MOST_SAMPLES: Final = 4096
+"""Of requests in flight, however long the stage is."""
 STEP_NS: Final = 1_000_000
 """The wall clock moved against the monotonic one by more than this: somebody stepped it."""
 
@@ -34,53 +37,50 @@ class Observer:
         server_pids: tuple[int, ...] = (),
         own_cpu_ns: Callable[[], int] = process_cpu_ns,
     ) -> None:
-        self._in_flight = in_flight
-        self._own_cpu_ns = own_cpu_ns
+        """in_flight: how many requests are under way now. server_pids: processes to look at. own_cpu_ns: CPU time that
+        is ours, so far."""
         self._clock = clock
-        watches = (_ServerWatch.of(pid, clock) for pid in server_pids)
-        self._servers = [watch for watch in watches if watch is not None]
+        self._own_cpu = _OwnCpu(clock, own_cpu_ns)
         self._loop_lags = Histogram()
         self.stamp_lags = Histogram()
-        self._samples: list[tuple[int, int]] = []
-        self._sample_every = 1
-        self._gc_started_ns = 0
-        self._gc_pause_max_ns = 0
-        self._steps = 0
+        """User stamp minus kernel stamp of each read; filled by whoever reads."""
+        self._in_flight = _InFlightSamples(in_flight)
+        self._collector = _GarbageCollector(clock)
+        self._wall_clock = _WallClock()
+        watches = (_ServerWatch.of(pid, clock) for pid in server_pids)
+        self._servers = [watch for watch in watches if watch is not None]
         self._task: asyncio.Task[None] | None = None
-        self._start_ns = 0
-        self._cpu_start_ns = 0
-        self.wall_offset_ns = wall_offset_ns()
+
+    @property
+    def wall_offset_ns(self) -> int:
+        """The wall clock minus the monotonic one, as of the last look."""
+        return self._wall_clock.offset_ns
 
     def start(self) -> None:
         """Begin: collect and freeze what is there, and keep the collector off until `stop`."""
-        gc.collect()
-        gc.freeze()
-        gc.disable()
-        gc.callbacks.append(self._on_gc)
-        self.wall_offset_ns = wall_offset_ns()
-        self._start_ns, self._cpu_start_ns = self._clock.now_ns(), self._own_cpu_ns()
+        self._collector.start()
+        self._wall_clock.start()
+        self._own_cpu.start()
         for server in self._servers:
             server.start()
         self._task = asyncio.get_running_loop().create_task(self._watch())
 
     async def stop(self, *, epoch_ns: int, complete: bool, **identity: Any) -> StageFacts:
         """End, and say what was seen. identity: models, targets and level of the stage."""
-        end_ns, cpu_ns = self._clock.now_ns(), self._own_cpu_ns() - self._cpu_start_ns
+        end_ns, cpu_share = self._own_cpu.stop()
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        self._note_step()
-        gc.callbacks.remove(self._on_gc)
-        gc.enable()
-        gc.unfreeze()
+        self._wall_clock.check()
+        self._collector.stop()
         lag50, lag99, lag_max = _spread(self._loop_lags)
         stamp50, stamp99, stamp_max = _spread(self.stamp_lags)
         return StageFacts(
-            start_ns=self._start_ns - epoch_ns,
+            start_ns=self._own_cpu.start_ns - epoch_ns,
             end_ns=end_ns - epoch_ns,
             complete=complete,
-            cpu_share=cpu_ns / max(1, end_ns - self._start_ns),
+            cpu_share=cpu_share,
             loop_lag_p50_ns=lag50,
             loop_lag_p99_ns=lag99,
             loop_lag_max_ns=lag_max,
@@ -88,9 +88,9 @@ class Observer:
             stamp_lag_p99_ns=stamp99,
             stamp_lag_max_ns=stamp_max,
             stamped_reads=self.stamp_lags.count,
-            gc_pause_max_ns=self._gc_pause_max_ns,
-            clock_steps=self._steps,
-            in_flight_samples=tuple((at - epoch_ns, count) for at, count in self._samples),
+            gc_pause_max_ns=self._collector.pause_max_ns,
+            clock_steps=self._wall_clock.steps,
+            in_flight_samples=tuple((at - epoch_ns, count) for at, count in self._in_flight.samples),
             servers=tuple(server.facts() for server in self._servers),
             **identity,
         )
@@ -103,35 +103,94 @@ class Observer:
             now = self._clock.now_ns()
             # A stall is as many late ticks as came due in it: as one of a thousand, no percentile would show it.
             self._loop_lags.record(np.arange(max(0, now - due_ns), -1, -TICK_NS, dtype=np.int64))
-            self._sample_in_flight(tick, now)
+            self._in_flight.sample(tick, now)
             if now > due_ns + TICK_NS:
                 due_ns = now  # after a stall, do not look twenty times at once
             tick += 1
             if tick % PROCESS_EVERY_TICKS == 0:
-                self._note_step()
+                self._wall_clock.check()
                 for server in self._servers:
                     server.look()
 
-    def _sample_in_flight(self, tick: int, now: int) -> None:
-        if tick % self._sample_every:
+
+class _OwnCpu:
+    """CPU that we took ourselves, and the moments between which we took it."""
+
+    def __init__(self, clock: Clock, cpu_ns: Callable[[], int]) -> None:
+        self._clock = clock
+        self._cpu_ns = cpu_ns
+        self.start_ns = 0
+        self._cpu_start_ns = 0
+
+    def start(self) -> None:
+        self.start_ns, self._cpu_start_ns = self._clock.now_ns(), self._cpu_ns()
+
+    def stop(self) -> tuple[int, float]:
+        """The end, ns on the clock, and the share of one core that we took until then."""
+        end_ns, cpu_ns = self._clock.now_ns(), self._cpu_ns() - self._cpu_start_ns
+        return end_ns, cpu_ns / max(1, end_ns - self.start_ns)
+
+
+class _InFlightSamples:
+    """How many requests were under way, evenly sampled, in bounded memory."""
+
+    def __init__(self, in_flight: Callable[[], int]) -> None:
+        self._in_flight = in_flight
+        self._every_ticks = 1
+        self.samples: list[tuple[int, int]] = []
+        """(ns on the clock, requests in flight)."""
+
+    def sample(self, tick: int, now_ns: int) -> None:
+        if tick % self._every_ticks:
             return
-        self._samples.append((now, self._in_flight()))
-        if len(self._samples) > MOST_SAMPLES:  # a long stage: half as often from now on, and so far
-            del self._samples[1::2]
-            self._sample_every *= 2
+        self.samples.append((now_ns, self._in_flight()))
+        if len(self.samples) > MOST_SAMPLES:  # a long stage: half as often from now on, and so far
+            del self.samples[1::2]
+            self._every_ticks *= 2
 
-    def _note_step(self) -> None:
-        offset = wall_offset_ns()
-        if abs(offset - self.wall_offset_ns) > STEP_NS:
-            self._steps += 1
-            self.wall_offset_ns = offset
 
-    def _on_gc(self, phase: str, _: dict[str, int]) -> None:
+class _GarbageCollector:
+    """Python's collector, kept off while a stage runs; and its longest pause, should somebody else call it."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._pause_start_ns = 0
+        self.pause_max_ns = 0
+
+    def start(self) -> None:
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        gc.callbacks.append(self._on_phase)
+
+    def stop(self) -> None:
+        gc.callbacks.remove(self._on_phase)
+        gc.enable()
+        gc.unfreeze()
+
+    def _on_phase(self, phase: str, _: dict[str, int]) -> None:
         now = self._clock.now_ns()
         if phase == "start":
-            self._gc_started_ns = now
-        elif self._gc_started_ns:
-            self._gc_pause_max_ns = max(self._gc_pause_max_ns, now - self._gc_started_ns)
+            self._pause_start_ns = now
+        elif self._pause_start_ns:
+            self.pause_max_ns = max(self.pause_max_ns, now - self._pause_start_ns)
+
+
+class _WallClock:
+    """How far the wall clock is from the monotonic one, and how often somebody stepped it."""
+
+    def __init__(self) -> None:
+        self.offset_ns = wall_offset_ns()
+        self.steps = 0
+
+    def start(self) -> None:
+        self.offset_ns = wall_offset_ns()
+
+    def check(self) -> None:
+        offset_ns = wall_offset_ns()
+        if abs(offset_ns - self.offset_ns) > STEP_NS:
+            self.steps += 1
+            self.offset_ns = offset_ns
 
 
 def _spread(histogram: Histogram) -> tuple[int | None, int | None, int | None]:
@@ -150,8 +209,8 @@ class _ServerWatch:
         self._start_ns = self._end_ns = 0
         self._cpu_start_s: float | None = None
         self._cpu_end_s: float | None = None
-        self._rss_start: int | None = None
-        self._rss_peak: int | None = None
+        self._rss_start_bytes: int | None = None
+        self._rss_peak_bytes: int | None = None
 
     @classmethod
     def of(cls, pid: int, clock: Clock) -> "_ServerWatch | None":
@@ -165,13 +224,13 @@ class _ServerWatch:
             self._family = [self._process, *self._process.children(recursive=True)]
         self._start_ns = self._clock.now_ns()
         self.look()
-        self._cpu_start_s, self._rss_start = self._cpu_end_s, self._rss_peak
+        self._cpu_start_s, self._rss_start_bytes = self._cpu_end_s, self._rss_peak_bytes
 
     def look(self) -> None:
         with contextlib.suppress(psutil.Error):
-            rss = sum(process.memory_info().rss for process in self._family)
+            rss_bytes = sum(process.memory_info().rss for process in self._family)
             cpu = [process.cpu_times() for process in self._family]
-            self._rss_peak = max(rss, self._rss_peak or 0)
+            self._rss_peak_bytes = max(rss_bytes, self._rss_peak_bytes or 0)
             self._cpu_end_s = sum(times.user + times.system for times in cpu)
             self._end_ns = self._clock.now_ns()
 
@@ -181,5 +240,8 @@ class _ServerWatch:
         if self._cpu_start_s is not None and self._cpu_end_s is not None and self._end_ns > self._start_ns:
             share = (self._cpu_end_s - self._cpu_start_s) / ((self._end_ns - self._start_ns) / 1e9)
         return ServerFacts(
-            pid=self._process.pid, cpu_share=share, rss_start_bytes=self._rss_start, rss_peak_bytes=self._rss_peak
+            pid=self._process.pid,
+            cpu_share=share,
+            rss_start_bytes=self._rss_start_bytes,
+            rss_peak_bytes=self._rss_peak_bytes,
         )

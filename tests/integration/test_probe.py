@@ -24,7 +24,7 @@ from loadgen.scenario.file import LoadedScenario
 from loadgen.store.manifest import Probe
 from loadgen.store.run_folder import Run
 from loadgen.targets.probe.findings import asked_part
-from loadgen.targets.probe.probe import BUDGET_S, OTHERS, TOKENS, probe
+from loadgen.targets.probe.probe import BUDGET_S, SUBJECTS, TOKENS, probe
 from loadgen.targets.registry import serve_model
 from loadgen.wire.client import Client
 from tests.integration.server import (
@@ -157,7 +157,7 @@ async def test_of_a_server_that_does_what_it_is_asked_for_all_is_found() -> None
     assert (found.usage_in_stream, found.role_event, found.keep_alives) == (True, True, 1)
     assert (found.tokens_per_event, found.hidden_tokens, found.reasoning_in_stream) == (1.0, 0, False)
     assert (found.honors_max_tokens, found.honors_stop, found.honors_seed) == (True, True, True)
-    assert (found.parallel_streams, found.parallel_asked) == (len(OTHERS), len(OTHERS))
+    assert (found.parallel_streams, found.parallel_asked) == (len(SUBJECTS), len(SUBJECTS))
     assert found.scaling is not None
     assert found.scaling > 1, "a script is not slowed by another"
     assert (found.stops_on_close, found.stops_on_close_by) == (True, "/slots")
@@ -256,8 +256,8 @@ async def test_where_some_of_many_streams_are_refused_the_others_count() -> None
 
     with Server(choose) as server:
         found = await probe_of(server)
-    assert found.parallel_asked == len(OTHERS)
-    assert any(note.startswith(f"of {len(OTHERS)} streams at once ") for note in found.notes)
+    assert found.parallel_asked == len(SUBJECTS)
+    assert any(note.startswith(f"of {len(SUBJECTS)} streams at once ") for note in found.notes)
 
 
 # In a run

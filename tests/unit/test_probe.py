@@ -58,6 +58,13 @@ def sample(
     return ProbeAnswer(msgspec.structs.replace(reply, **changes), traits)
 
 
+def shown_by(answer: ProbeAnswer) -> Probe:
+    """What one answer shows of its server."""
+    shown = findings.of_streams([answer.stream])
+    assert shown is not None
+    return shown
+
+
 def traits(body: bytes) -> Traits:
     return traits_of(body, next(iter(decode(body).token_ends), None))
 
@@ -107,8 +114,8 @@ def test_one_token_an_event_is_one_and_the_end_token_has_no_event() -> None:
 
 def test_several_tokens_an_event_are_told_by_the_text_that_they_bear() -> None:
     packed = sample(stamps=(10, 20, 30, 40))
-    found = findings.of_streams([packed.stream])
-    assert (found["tokens_per_event"], found["hidden_tokens"]) == (4.0, 0)
+    found = shown_by(packed)
+    assert (found.tokens_per_event, found.hidden_tokens) == (4.0, 0)
 
 
 def test_tokens_that_are_counted_and_not_shown_are_hidden() -> None:
@@ -116,7 +123,7 @@ def test_tokens_that_are_counted_and_not_shown_are_hidden() -> None:
     assert findings.hidden_tokens(sample(text="", stamps=()).stream) == 16
     told = msgspec.structs.replace(PLAIN, reasoning_tokens=9)
     assert findings.hidden_tokens(sample(stamps=range(100, 170, 10), traits=told).stream) == 9
-    assert findings.of_streams([sample(text="abc", stamps=(150, 160)).stream])["tokens_per_event"] is None
+    assert shown_by(sample(text="abc", stamps=(150, 160))).tokens_per_event is None
 
 
 def test_between_packed_and_hidden_it_is_not_told() -> None:
@@ -129,15 +136,15 @@ def test_reasoning_that_is_shown_is_not_hidden() -> None:
 
 
 def test_without_usage_neither_packed_nor_hidden_tokens_are_told() -> None:
-    found = findings.of_streams([sample(token_source="events").stream])
-    assert (found["usage_in_stream"], found["tokens_per_event"], found["hidden_tokens"]) == (False, None, None)
+    found = shown_by(sample(token_source="events"))
+    assert (found.usage_in_stream, found.tokens_per_event, found.hidden_tokens) == (False, None, None)
 
 
 def test_of_answers_that_failed_nothing_is_told() -> None:
     sampler = AnswerSampler()
     sampler.take(0, exchange_of(ROLE), sample(outcome="truncated").reply)
     assert sampler.answers() == {}
-    assert findings.of_streams([]) == {}
+    assert findings.of_streams([]) is None
 
 
 # --- the answers of a stage -------------------------------------------------------------------------------------------

@@ -50,12 +50,12 @@ def identity_of(served: Served) -> ServerIdentity:
 
 def remember(served: Served, probe: Probe) -> None:
     """Keep what a server was asked for, if it told anything. Raises OSError where it cannot be kept."""
-    kept = asked_part(probe)
-    if kept is None:
+    asked = asked_part(probe)
+    if asked is None:
         return
     path = _path(identity_of(served))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, RememberedProbe(SCHEMA, identity_of(served), kept))
+    write_json(path, RememberedProbe(SCHEMA, identity_of(served), asked))
 
 
 def recall(served: Served) -> Probe | None:

@@ -8,7 +8,7 @@ import math
 import re
 import statistics
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import orjson
@@ -70,29 +70,29 @@ class ProbeAnswer(Struct, frozen=True):
         return stamps[-1] - stamps[0] if len(set(stamps)) > 1 else None
 
 
-def of_streams(answers: Sequence[StreamAnswer]) -> dict[str, Any]:
-    """The findings that every streamed answer bears on, whoever asked for it; none of no answer."""
+def of_streams(answers: Sequence[StreamAnswer]) -> Probe | None:
+    """The findings that every streamed answer bears on, whoever asked for it; None of no answer."""
     if not answers:
-        return {}
+        return None
     waits_ns = [answer.wait_ns for answer in answers if answer.wait_ns is not None]
     hidden = most_hidden_tokens(answers)
-    return {
-        "usage_in_stream": any(answer.token_source == "usage" for answer in answers),
-        "role_event": any(answer.traits.role_event for answer in answers),
-        "keep_alives": max(answer.traits.keep_alives for answer in answers),
-        "waited_ms": round(max(waits_ns) / 1e6, 1) if waits_ns else None,
-        "tokens_per_event": None if hidden is None or hidden > 0 else tokens_per_event(answers),
-        "reasoning_in_stream": any(answer.traits.reasoning_events for answer in answers),
-        "hidden_tokens": hidden,
-    }
+    return Probe(
+        usage_in_stream=any(answer.token_source == "usage" for answer in answers),
+        role_event=any(answer.traits.role_event for answer in answers),
+        keep_alives=max(answer.traits.keep_alives for answer in answers),
+        waited_ms=round(max(waits_ns) / 1e6, 1) if waits_ns else None,
+        tokens_per_event=None if hidden is None or hidden > 0 else tokens_per_event(answers),
+        reasoning_in_stream=any(answer.traits.reasoning_events for answer in answers),
+        hidden_tokens=hidden,
+    )
 
 
 def with_streams(asked: Probe | None, answers: Sequence[StreamAnswer]) -> Probe | None:
     """What a server's own answers in a run show, beside what it was asked for; None where there is neither."""
     shown = of_streams(answers)
-    if not shown:
-        return asked
-    return msgspec.structs.replace(asked or Probe(), **shown)
+    if asked is None or shown is None:
+        return asked or shown
+    return msgspec.structs.replace(asked, **{name: getattr(shown, name) for name in SHOWN})
 
 
 def was_asked(probe: Probe) -> bool:
@@ -235,12 +235,12 @@ def _depths(samples: Sequence[ProbeAnswer]) -> list[tuple[int, int, int]]:
     """From when to when how many streams were between their first and their last token."""
     ran = [sample.reply.stamps_ns for sample in samples if len(set(sample.reply.stamps_ns)) > 1]
     edges = sorted({moment for stamps in ran for moment in (stamps[0], stamps[-1])})
-    found = []
+    spans = []
     for begin, end in itertools.pairwise(edges):
         depth = sum(stamps[0] <= begin and stamps[-1] >= end for stamps in ran)
         if depth:
-            found.append((begin, end, depth))
-    return found
+            spans.append((begin, end, depth))
+    return spans
 
 
 def stopped(*, alone_ns: float, company_ns: float | None, after_ns: float, left_ns: float) -> bool | None:
@@ -269,8 +269,8 @@ def busy_slots(body: bytes) -> int | None:
 
 def busy_requests(body: bytes) -> int | None:
     """How many requests run, by `/metrics` of llama.cpp, vLLM or SGLang; None when it does not say."""
-    told = _GAUGE.findall(body)
+    gauges = _GAUGE.findall(body)
     try:
-        return round(sum(map(float, told))) if told else None
+        return round(sum(map(float, gauges))) if gauges else None
     except (ValueError, OverflowError):
         return None

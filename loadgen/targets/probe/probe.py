@@ -11,14 +11,14 @@ from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
+import msgspec
 from msgspec import Struct
 
 from loadgen.clock import SYSTEM_CLOCK, Clock, utc_now, wall_offset_ns
 from loadgen.plan.plan import Plan, Planned
 from loadgen.store.manifest import Probe
 from loadgen.targets.probe import findings as judge
-from loadgen.targets.probe.answers import StreamAnswer
-from loadgen.targets.probe.findings import ProbeAnswer
+from loadgen.targets.probe.findings import ProbeAnswer, with_streams
 from loadgen.targets.probe.traits import traits_of
 from loadgen.targets.request import ask_of, body_of
 from loadgen.targets.served import Served
@@ -42,9 +42,9 @@ LOOK_EVERY_S: Final = 0.025
 IDLE_LOOKS: Final = 8
 PLAIN: Final = "Write a long story about a lighthouse keeper."
 """Asked for short answers and for the long one: whose beginning, greedy, is then known not to end by itself."""
-OTHERS: Final = ("ship", "forest", "teacher", "river", "robot", "garden", "storm", "village")
+SUBJECTS: Final = ("ship", "forest", "teacher", "river", "robot", "garden", "storm", "village")
 """Sent at once, a stream each: no two of them have a prompt, and with it a cached prefix, in common."""
-STREAMS: Final = len(OTHERS)
+STREAMS: Final = len(SUBJECTS)
 ACCOUNTS: Final = (("/slots", judge.busy_slots), ("/metrics", judge.busy_requests))
 
 
@@ -66,11 +66,25 @@ class Asker(Struct, frozen=True):
         return self.until_ns - self.clock.now_ns()
 
 
-class Findings(Struct):
+class Findings:
     """What a probe knows so far."""
 
-    known: dict[str, Any] = {}
-    notes: list[str] = []
+    def __init__(self) -> None:
+        self.probe = Probe()
+        self._notes: list[str] = []
+
+    def show(self, answers: Sequence[ProbeAnswer]) -> None:
+        """Judge by all answers so far what every answer shows."""
+        self.probe = with_streams(self.probe, [answer.stream for answer in answers if answer.ended]) or self.probe
+
+    def add(self, **findings: bool | int | float | str | None) -> None:
+        self.probe = msgspec.structs.replace(self.probe, **findings)
+
+    def note(self, text: str) -> None:
+        self._notes.append(text)
+
+    def end(self, took_s: float, asked_utc: str) -> Probe:
+        return msgspec.structs.replace(self.probe, took_s=took_s, asked_utc=asked_utc, notes=tuple(self._notes))
 
 
 async def probe(
@@ -93,74 +107,70 @@ async def probe(
         async with asyncio.timeout(budget_s + 1):
             await _ask_all(asker, findings)
     except _Abandoned:
-        findings.notes.append("stopped by the person")
+        findings.note("stopped by the person")
     except TimeoutError:
-        findings.notes.append(f"ran out of its {budget_s:g} s")
+        findings.note(f"ran out of its {budget_s:g} s")
     except Exception as error:  # noqa: BLE001  a probe that fails never makes a run fail
-        findings.notes.append(f"broke off: {type(error).__name__}: {describe(error)}")
+        findings.note(f"broke off: {type(error).__name__}: {describe(error)}")
     took_s = round((clock.now_ns() - began_ns) / 1e9, 3)
-    return Probe(**findings.known, notes=tuple(findings.notes), took_s=took_s, asked_utc=asked.isoformat())
+    return findings.end(took_s, asked.isoformat())
 
 
 async def _ask_all(asker: Asker, findings: Findings) -> None:
     """The questions, in an order in which each may use what the ones before have told."""
     plain = await _chat(asker, PLAIN, TOKENS)
     alone = [plain]
-    findings.known |= judge.of_streams(_streams(alone))
+    findings.show(alone)
     if not plain.ended:
-        findings.notes.append(f"no answer to judge by: {plain.reply.outcome}: {plain.reply.detail}")
+        findings.note(f"no answer to judge by: {plain.reply.outcome}: {plain.reply.detail}")
         return
-    findings.known["honors_max_tokens"] = judge.honors_max_tokens(plain, TOKENS)
+    findings.add(honors_max_tokens=judge.honors_max_tokens(plain, TOKENS))
     if not plain.reply.stamps_ns:
-        findings.notes.append(f"no token was shown within max_tokens = {TOKENS}")
+        findings.note(f"no token was shown within max_tokens = {TOKENS}")
         return
     if _is_affordable(asker, plain, 4, "stop and seed", findings):
         alone += await _ask_sampling(asker, plain, findings)
-        findings.known |= judge.of_streams(_streams(alone))
+        findings.show(alone)
     if _is_affordable(asker, plain, STREAMS, "parallel streams", findings):
         await _ask_parallel(asker, alone, findings)
     if _is_affordable(asker, plain, 6, "closing a stream", findings):
         await _ask_closing(asker, alone, findings)
 
 
-def _streams(answers: Sequence[ProbeAnswer]) -> list[StreamAnswer]:
-    return [answer.stream for answer in answers if answer.ended]
-
-
-def _is_affordable(asker: Asker, plain: ProbeAnswer, answers: int, what: str, findings: Findings) -> bool:
+def _is_affordable(asker: Asker, plain: ProbeAnswer, answers: int, question: str, findings: Findings) -> bool:
     """Whether so many more answers fit in what is left of the time, each as long as the first one took."""
     if answers * (plain.took_ns or 0) <= asker.left_ns():
         return True
-    findings.notes.append(f"{what}: left out, the server is too slow to ask in time")
+    findings.note(f"{question}: left out, the server is too slow to ask in time")
     return False
 
 
 async def _ask_sampling(asker: Asker, plain: ProbeAnswer, findings: Findings) -> list[ProbeAnswer]:
     """Does it honor `stop` and `seed`? Returns the answers."""
-    found = []
+    answers = []
     word = judge.stop_word(plain.text)
     if word is None:
-        findings.notes.append("stop: no word in the answer to stop at")
+        findings.note("stop: no word in the answer to stop at")
     else:
-        found.append(await _chat(asker, PLAIN, TOKENS, stop=[word]))
-        findings.known["honors_stop"] = judge.honors_stop(plain.text, word, found[-1])
+        answers.append(await _chat(asker, PLAIN, TOKENS, stop=[word]))
+        findings.add(honors_stop=judge.honors_stop(plain.text, word, answers[-1]))
     seeded = [await _chat(asker, PLAIN, TOKENS, temperature=1.0, seed=seed) for seed in (11, 11, 12)]
-    findings.known["honors_seed"] = judge.honors_seed(*seeded)
-    return found + seeded
+    findings.add(honors_seed=judge.honors_seed(*seeded))
+    return answers + seeded
 
 
 async def _ask_parallel(asker: Asker, alone: list[ProbeAnswer], findings: Findings) -> None:
     """How many streams run at once, and do they get more done together than one after the other?"""
-    together = await asyncio.gather(*(_chat(asker, f"Tell me about a {one}.", TOKENS) for one in OTHERS))
-    findings.known |= {
-        **judge.of_streams(_streams([*alone, *together])),
-        "parallel_streams": judge.overlapping(together),
-        "parallel_asked": len(together),
-        "scaling": judge.scaling(alone, together),
-    }
+    together = await asyncio.gather(*(_chat(asker, f"Tell me about a {subject}.", TOKENS) for subject in SUBJECTS))
+    findings.show([*alone, *together])
+    findings.add(
+        parallel_streams=judge.overlapping(together),
+        parallel_asked=len(together),
+        scaling=judge.scaling(alone, together),
+    )
     failed = [sample.reply.outcome for sample in together if not sample.ended]
     if failed:
-        findings.notes.append(f"of {len(together)} streams at once {len(failed)} failed: {failed[0]}")
+        findings.note(f"of {len(together)} streams at once {len(failed)} failed: {failed[0]}")
 
 
 async def _ask_closing(asker: Asker, alone: list[ProbeAnswer], findings: Findings) -> None:
@@ -168,13 +178,13 @@ async def _ask_closing(asker: Asker, alone: list[ProbeAnswer], findings: Finding
     paces = sorted(pace for sample in alone if (pace := judge.pace_per_s(sample)) is not None)
     full = [sample for sample in alone if sample.reply.output_tokens == TOKENS]
     if not paces or not full:
-        findings.notes.append("closing a stream: no answer was long enough to compare with")
+        findings.note("closing a stream: no answer was long enough to compare with")
         return
     pace = paces[len(paces) // 2]
     context = asker.served.card.context_tokens or 2 * LONG_TOKENS[1]
     tokens = min(max(LONG_TOKENS[0], round(pace * LONG_S)), LONG_TOKENS[1], context // 2)
     left_ns = (tokens - BEGUN_TOKENS) / pace * 1e9
-    takes_turns = findings.known.get("parallel_streams") == 1
+    takes_turns = findings.probe.parallel_streams == 1
     company: ProbeAnswer | None = None
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=asker.left_ns() / 1e9)) as session:
         idle = await _idle_accounts(asker, session)
@@ -186,12 +196,22 @@ async def _ask_closing(asker: Asker, alone: list[ProbeAnswer], findings: Finding
         if account is not None:
             closed = await _closed_by_account(asker, session, account, left_ns)
         elif not runs:
-            closed = {"stops_on_close_by": "the long stream ended by itself"}
+            closed = Closing(by="the long stream ended by itself")
         else:
             closed = _closed_by_clock(full, company, await _chat(asker, PLAIN, TOKENS), left_ns)
-    findings.known |= closed
-    if closed.get("stops_on_close") is False:
+    findings.add(stops_on_close=closed.stops, stops_on_close_by=closed.by, stopped_after_ms=closed.after_ms)
+    if closed.stops is False:
         await asyncio.sleep(min(left_ns, asker.left_ns(), LONG_S * 1e9) / 1e9)  # let it run out, in nobody's way
+
+
+class Closing(Struct, frozen=True):
+    """Whether a server stops when a stream is closed."""
+
+    stops: bool | None = None
+    by: str | None = None
+    """How that was told, or why not."""
+    after_ms: float | None = None
+    """By the server's own account."""
 
 
 class BusyCounter(Struct, frozen=True):
@@ -231,7 +251,7 @@ async def _account_of(
 
 async def _closed_by_account(
     asker: Asker, session: aiohttp.ClientSession, account: BusyCounter, left_ns: float
-) -> dict[str, Any]:
+) -> Closing:
     """Whether the server is as idle as before, soon after the long stream has been closed."""
     clock, limit_ns = asker.clock, round(min(STOP_S * 1e9, left_ns / 2))
     closed_ns = clock.now_ns()
@@ -239,14 +259,14 @@ async def _closed_by_account(
         busy = await _busy(asker, session, account.path, account.read)
         took_ms = round((clock.now_ns() - closed_ns) / 1e6, 1)
         if busy is not None and busy <= account.idle:
-            return {"stops_on_close": True, "stops_on_close_by": account.path, "stopped_after_ms": took_ms}
+            return Closing(True, account.path, took_ms)
         await clock.sleep_until_ns(clock.now_ns() + round(LOOK_EVERY_S * 1e9))
-    return {"stops_on_close": False, "stops_on_close_by": account.path}
+    return Closing(False, account.path)
 
 
 def _closed_by_clock(
     alone: list[ProbeAnswer], company: ProbeAnswer | None, after: ProbeAnswer, left_ns: float
-) -> dict[str, Any]:
+) -> Closing:
     """By how long a short answer takes: alone, beside the long stream, and then when the long one has been closed.
 
     company: None where streams take turns, and it would have waited for the end of the long one. Answers are timed from
@@ -260,12 +280,12 @@ def _closed_by_clock(
     company_ns = None if company is None else length_ns(company)
     after_ns = length_ns(after)
     if not lengths_ns or after_ns is None or (company is not None and company_ns is None):
-        return {"stops_on_close_by": "an answer beside the long stream failed"}
+        return Closing(by="an answer beside the long stream failed")
     alone_ns = lengths_ns[len(lengths_ns) // 2]
     stops = judge.stopped(alone_ns=alone_ns, company_ns=company_ns, after_ns=after_ns, left_ns=left_ns)
     beside = "" if company_ns is None else f", {company_ns / 1e6:.0f} ms beside an open stream"
     times = f"{alone_ns / 1e6:.0f} ms alone{beside}, {after_ns / 1e6:.0f} ms after its end"
-    return {"stops_on_close": stops, "stops_on_close_by": f"{TOKENS} tokens took {times}"}
+    return Closing(stops, f"{TOKENS} tokens took {times}")
 
 
 class _Long:

@@ -12,17 +12,16 @@ _COMMENT: Final = re.compile(rb"(?:\A|\r\n|\n|\r):")
 
 
 class Traits(Struct, frozen=True):
-    """What a stream has beside its text.
-
-    role_event: an event of its own, before the first token, tells the role. keep_alives: comment lines before the first
-    token. reasoning_events: events that bear reasoning. reasoning_tokens: how many `usage` says were spent on it; None
-    when it does not say.
-    """
+    """What a stream has beside its text."""
 
     role_event: bool
+    """Whether an event of its own, before the first token, has the role."""
     keep_alives: int
+    """Comment lines before the first token."""
     reasoning_events: int
+    """Events that bear reasoning."""
     reasoning_tokens: int | None
+    """How many `usage` says were spent on reasoning; None when it does not say."""
 
 
 def traits_of(body: bytes, first_token_end: int | None) -> Traits:
@@ -40,8 +39,8 @@ def traits_of(body: bytes, first_token_end: int | None) -> Traits:
         ahead = event.end < before or first_token_end is None
         role = role or (ahead and isinstance(delta.get("role"), str))
         reasoning += any(isinstance(delta.get(key), str) and delta[key] for key in ("reasoning_content", "reasoning"))
-        told = _reasoning_tokens(chunk.get("usage"))
-        tokens = tokens if told is None else told
+        counted = _reasoning_tokens(chunk.get("usage"))
+        tokens = tokens if counted is None else counted
     return Traits(role, len(_COMMENT.findall(body[:before])), reasoning, tokens)
 
 
@@ -57,5 +56,5 @@ def _events(body: bytes) -> list[SseEvent]:
 
 def _reasoning_tokens(usage: object) -> int | None:
     details = usage.get("completion_tokens_details") if isinstance(usage, dict) else None
-    told = details.get("reasoning_tokens") if isinstance(details, dict) else None
-    return told if type(told) is int and told >= 0 else None
+    tokens = details.get("reasoning_tokens") if isinstance(details, dict) else None
+    return tokens if type(tokens) is int and tokens >= 0 else None
