@@ -80,10 +80,10 @@ async def run(
     end. clock, client: those that this process plays with; by default the system's, and one that is made here. Raises
     InputError before anything is sent when something is wrong with the input.
     """
-    made = scenario if isinstance(scenario, Plan) else plan_of(scenario)
-    size = processes_of(made, workers)
+    plan = scenario if isinstance(scenario, Plan) else plan_of(scenario)
+    size = processes_of(plan, workers)
     return await play_plan(
-        made, results, workers=size, progress=progress, stop=stop, sinks=sinks, clock=clock, client=client
+        plan, results, workers=size, progress=progress, stop=stop, sinks=sinks, clock=clock, client=client
     )
 
 
@@ -103,18 +103,18 @@ async def repeat(
     fewer runs than asked, and at least one. The rest is as in `run`; `loadgen.analysis.merge.merged` makes one summary
     of the runs.
     """
-    made = scenario if isinstance(scenario, Plan) else plan_of(scenario)
+    plan = scenario if isinstance(scenario, Plan) else plan_of(scenario)
     stop = stop or StopSignal()
     progress = progress or Silence()
     runs: list[Run] = []
     for at in range(repeats):
         if repeats > 1:
             progress.note(f"run {at + 1} of {repeats}")
-        found = await run(made, results=results, workers=workers, progress=progress, stop=stop)
-        runs.append(found)
-        ended(found)
+        played = await run(plan, results=results, workers=workers, progress=progress, stop=stop)
+        runs.append(played)
+        ended(played)
         await asyncio.sleep(0)  # an end that was asked for meanwhile is heard
-        if stop.requested or all(stage.skipped for stage in found.manifest.stages):
+        if stop.requested or all(stage.skipped for stage in played.manifest.stages):
             break
     return tuple(runs)
 

@@ -44,10 +44,10 @@ def is_met(on: tuple[str, ...], reply: Reply) -> bool:
 def asked_wait_s(reply: Reply, utc_now: datetime) -> float | None:
     """What the server's Retry-After asks to wait: seconds, or until a date (RFC 9110, 10.2.3), 0 for one that is past;
     None where it asks nothing, or what nobody understands."""
-    found = _RETRY_AFTER.match(reply.detail or "") if reply.outcome == "http_error" else None
-    if found is None:
+    header = _RETRY_AFTER.match(reply.detail or "") if reply.outcome == "http_error" else None
+    if header is None:
         return None
-    value = found[1].strip()
+    value = header[1].strip()
     if _SECONDS.fullmatch(value):
         return float(value)
     try:

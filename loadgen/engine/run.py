@@ -4,7 +4,6 @@ HTTP nor which processes play."""
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
@@ -30,8 +29,6 @@ from loadgen.targets.probe.findings import with_streams
 from loadgen.targets.registry import serve_model, target_name
 from loadgen.targets.served import Served
 from loadgen.wire.client import Client
-
-T = TypeVar("T")
 
 
 async def play_plan(
@@ -209,6 +206,7 @@ def _only(stage: Stage, models: tuple[int, ...]) -> Stage:
     """A stage without the models that cannot be used: the others keep their requests, and their due times."""
     if models == stage.models:
         return stage
-    kept = [position for position in range(stage.count or 0) if stage.models[position % len(stage.models)] in models]
-    due = None if stage.due_ns is None else stage.due_ns[kept]
-    return msgspec.structs.replace(stage, models=models, count=None if stage.count is None else len(kept), due_ns=due)
+    positions = [at for at in range(stage.count or 0) if stage.models[at % len(stage.models)] in models]
+    due = None if stage.due_ns is None else stage.due_ns[positions]
+    count = None if stage.count is None else len(positions)
+    return msgspec.structs.replace(stage, models=models, count=count, due_ns=due)

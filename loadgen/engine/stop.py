@@ -28,7 +28,8 @@ class StopSignal:
         self.rule_met = False
         """The stage ends because its stop rule is met: what has not begun was never promised."""
         self._event = asyncio.Event()
-        self._listeners: list[Callable[[StopLevel], None]] = []
+        self._listeners: dict[object, Callable[[StopLevel], None]] = {}
+        """By a key each: thousands of waits come and go."""
 
     @property
     def requested(self) -> bool:
@@ -58,19 +59,20 @@ class StopSignal:
     def _raise_to(self, level: StopLevel) -> None:
         self.level = level
         self._event.set()
-        for listener in tuple(self._listeners):
+        for listener in tuple(self._listeners.values()):
             listener(level)
 
     @contextlib.contextmanager
     def calling(self, listener: Callable[[StopLevel], None]) -> Iterator[None]:
         """While the context lasts, call `listener` with each level that is reached; at once with one that is."""
-        self._listeners.append(listener)
+        key = object()
+        self._listeners[key] = listener
         try:
             if self.level is not None:
                 listener(self.level)
             yield
         finally:
-            self._listeners.remove(listener)
+            del self._listeners[key]
 
     @contextlib.contextmanager
     def cancelling(self, give_up: Callable[[], None]) -> Iterator[None]:

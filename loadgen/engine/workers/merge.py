@@ -9,31 +9,31 @@ from loadgen.record import StageFacts, WorkerFacts
 from loadgen.telemetry.observer import MOST_SAMPLES, TICK_NS
 
 
-def together(conductor: StageFacts, told: Sequence[StageFacts], workers: Sequence[WorkerFacts] = ()) -> StageFacts:
+def merge_facts(conductor: StageFacts, played: Sequence[StageFacts], workers: Sequence[WorkerFacts] = ()) -> StageFacts:
     """The facts of a stage that several processes played.
 
-    conductor: seen by the process that started them; it played nothing, and it alone watched the servers. told: seen by
-    each worker that lived to say so. workers: all that took part.
+    conductor: of the process that started them; it played nothing, and it alone watched the servers. played: of each
+    worker that lived to say so. workers: all that took part.
 
     From the earliest start to the latest end. Each lag is the worst worker's own figure, not that of all their samples
     together: one process that is late spoils its part of the stage, however punctual the others are. cpu_share is the
     highest of any one process, for the same reason. Reads add up; requests in flight add up at each moment of a common
     grid. The stage is complete when all of its parts are, and no worker was lost.
     """
-    everyone = (conductor, *told)
-    seen = {name: _worst(getattr(facts, name) for facts in told) for name in _LAGS}
+    everyone = (conductor, *played)
+    lags = {name: _worst(getattr(facts, name) for facts in played) for name in _LAGS}
     return msgspec.structs.replace(
         conductor,
-        start_ns=min((facts.start_ns for facts in told), default=conductor.start_ns),
-        end_ns=max((facts.end_ns for facts in told), default=conductor.end_ns),
-        complete=bool(told) and all(f.complete for f in everyone) and not any(worker.lost for worker in workers),
+        start_ns=min((facts.start_ns for facts in played), default=conductor.start_ns),
+        end_ns=max((facts.end_ns for facts in played), default=conductor.end_ns),
+        complete=bool(played) and all(f.complete for f in everyone) and not any(worker.lost for worker in workers),
         cpu_share=max(facts.cpu_share for facts in everyone),
-        stamped_reads=sum(facts.stamped_reads for facts in told),
-        gc_pause_max_ns=max((facts.gc_pause_max_ns for facts in told), default=0),
+        stamped_reads=sum(facts.stamped_reads for facts in played),
+        gc_pause_max_ns=max((facts.gc_pause_max_ns for facts in played), default=0),
         clock_steps=max(facts.clock_steps for facts in everyone),
-        in_flight_samples=in_flight_of(told),
+        in_flight_samples=in_flight_of(played),
         workers=tuple(workers),
-        **seen,
+        **lags,
     )
 
 
@@ -47,13 +47,13 @@ def _worst(lags_ns: Iterable[int | None]) -> int | None:
     return max((lag for lag in lags_ns if lag is not None), default=None)
 
 
-def in_flight_of(told: Sequence[StageFacts]) -> tuple[tuple[int, int], ...]:
+def in_flight_of(played: Sequence[StageFacts]) -> tuple[tuple[int, int], ...]:
     """Requests in flight in all processes together, on one evenly spaced grid of at most MOST_SAMPLES moments.
 
     Each process counts with the last value that it sampled by then; with none before its first, and none after its end,
     which it may reach while others go on.
     """
-    sampled = [facts for facts in told if facts.in_flight_samples]
+    sampled = [facts for facts in played if facts.in_flight_samples]
     if not sampled:
         return ()
     first = min(facts.in_flight_samples[0][0] for facts in sampled)

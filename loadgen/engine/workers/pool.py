@@ -16,7 +16,7 @@ from msgspec import Struct
 from loadgen.child import Child
 from loadgen.engine.stage import RunContext, start_of
 from loadgen.engine.stop import StopLevel, StopSignal
-from loadgen.engine.workers.merge import together
+from loadgen.engine.workers.merge import merge_facts
 from loadgen.engine.workers.messages import (
     CancelInFlight,
     Command,
@@ -262,7 +262,7 @@ class PooledStageRunner:
                 await self._wait_for_all(Done)
         finally:
             start = start_of(self._context.plan, self._stage)
-            seen = await self._observer.stop(
+            own_facts = await self._observer.stop(
                 epoch_ns=self._context.epoch_ns,
                 complete=not self._context.stop.requested,
                 models=start.models,
@@ -270,8 +270,8 @@ class PooledStageRunner:
                 level=start.level,
                 settled=self._stop.rule_met,
             )
-            facts = [worker.facts for worker in self._workers if worker.facts]
-            self._sinks.stop(together(seen, facts, [_facts_of(worker) for worker in self._workers]))
+            part_facts = [worker.facts for worker in self._workers if worker.facts]
+            self._sinks.stop(merge_facts(own_facts, part_facts, [_facts_of(worker) for worker in self._workers]))
 
     def answers(self) -> StreamAnswers:
         return merged(worker.answers for worker in self._workers)

@@ -88,8 +88,8 @@ class Updates(NullSink):
                 self.send()
 
 
-class FactsKept(NullSink):
-    """The sink that keeps the facts of the part that has been played."""
+class FactsHolder(NullSink):
+    """The sink that holds the facts of the part that has been played."""
 
     def __init__(self) -> None:
         self.facts: StageFacts | None = None
@@ -132,8 +132,8 @@ class Worker:
                     await self._play_part(prepare, self._stage_stop)
 
     async def _play_part(self, prepare: Prepare, stop: StopSignal) -> None:
-        kept = FactsKept()
-        sinks = Sinks((self._log, self._updates, kept))
+        outcome = FactsHolder()
+        sinks = Sinks((self._log, self._updates, outcome))
         part = LocalStageRunner(self._context, prepare.stage, prepare.served, stop, sinks)
         async with Background(self._updates.send_regularly()):
             await part.warm_up()
@@ -144,9 +144,11 @@ class Worker:
             go = await self._commands.get()
             assert isinstance(go, Go)
             await part.measure(go.at_ns)
-        assert kept.facts is not None
+        assert outcome.facts is not None
         self._updates.send()
-        self._send(Done(kept.facts, part.answers()))  # not where something else has ended the part: then it is not done
+        self._send(
+            Done(outcome.facts, part.answers())
+        )  # not where something else has ended the part: then it is not done
 
 
 async def work(start: StartWorker, send: Send, lines: BinaryIO) -> None:
