@@ -256,7 +256,7 @@ def counted(stage: StageSummary) -> dict[str, int]:
 async def test_a_stuck_generator_times_out_the_run_goes_on_and_nothing_is_unloaded_beneath_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(in_process, "LEAVE_S", 0.1)
+    monkeypatch.setattr(in_process, "SHUTDOWN_TIMEOUT_S", 0.1)
     made = scenario(tmp_path, Closed(requests=3), Stuck, Scripted, warmup_requests=0, timeouts=Timeouts(request_s=0.2))
     run = await api.run(made, results=tmp_path)
     Stuck.go.set()

@@ -16,7 +16,7 @@ from loadgen.clock import now_ns
 from loadgen.errors import InputError
 from loadgen.record import Reply
 from loadgen.scenario.file import load_scenario
-from loadgen.targets.adapter.chunks import AdapterAnswer, reply_of
+from loadgen.targets.adapter.chunks import AdapterAnswer, as_whole, reply_of
 from loadgen.targets.adapter.in_process import InProcess, Question, question_of
 from loadgen.targets.adapter.target import importable, resolve
 from loadgen.targets.adapter.threads import WorkerThreads
@@ -159,14 +159,14 @@ def test_a_module_that_is_not_there_is_named_with_where_it_was_looked_for(name: 
 # Reading what it yields
 
 
-def heard(*pieces: object, failure: Failure | None = None) -> AdapterAnswer:
+def answer_of(*pieces: object, failure: Failure | None = None) -> AdapterAnswer:
     """Pieces that came 10 ns apart, the first at 110; the call was at 100, the run began at 50."""
     stamped = [(110 + 10 * i, piece) for i, piece in enumerate(pieces)]
     ended = 110 + 10 * len(pieces)
     return AdapterAnswer(
         dispatched_ns=90,
         called_ns=100,
-        pieces=stamped,
+        chunks=stamped,
         exhausted_ns=None if failure else ended,
         failure=failure,
         ended_ns=ended,
@@ -174,7 +174,8 @@ def heard(*pieces: object, failure: Failure | None = None) -> AdapterAnswer:
 
 
 def read(*pieces: object, failure: Failure | None = None, streams: bool = True) -> Reply:
-    return reply_of(heard(*pieces, failure=failure), epoch_ns=50, streams=streams)
+    reply = reply_of(answer_of(*pieces, failure=failure), epoch_ns=50)
+    return reply if streams else as_whole(reply)
 
 
 def test_each_text_is_a_token_bearing_event_with_its_own_stamp() -> None:

@@ -1,14 +1,14 @@
-"""What an adapter yielded, read: pieces and their stamps become a `Reply` with one outcome. Pure.
+"""What an adapter yielded, read: chunks and their stamps become a `Reply` with one outcome. Pure.
 
-A piece is a text, or a table of these keys, each of which may stand alone:
+A chunk is a text, or a dict of these keys, each of which may stand alone:
 
     text            visible text
     reasoning       generated text that is not shown
-    tokens          how many tokens the piece's text is
+    tokens          how many tokens the chunk's text is
     usage           {"prompt_tokens": …, "completion_tokens": …}, of the whole answer
     finish_reason   the answer is complete, and why: "stop", "length", …
 
-A piece with text or reasoning, not empty, is token-bearing; it counts once, as an event of a stream does.
+A chunk with text or reasoning, not empty, is token-bearing; it counts once, as an event of a stream does.
 """
 
 import hashlib
@@ -26,26 +26,27 @@ _MAX_COUNT: Final = 2**63 - 1
 
 
 class AdapterAnswer(Struct, frozen=True, kw_only=True):
-    """One call of `generate` and all that came of it, ns on the monotonic clock.
-
-    called: None when it was given up before. pieces: (stamp, what was yielded). exhausted: when the iteration ended by
-    itself. failure: why it did not, or None. ended: when nobody listened any more.
-    """
+    """One call of `generate` and all that came of it, ns on the monotonic clock."""
 
     dispatched_ns: int
     called_ns: int | None
-    pieces: Sequence[tuple[int, object]]
+    """None when it was given up before."""
+    chunks: Sequence[tuple[int, object]]
+    """(stamp, what was yielded)."""
     exhausted_ns: int | None
+    """When the iteration ended by itself; None when it did not."""
     failure: Failure | None
+    """Why it did not."""
     ended_ns: int
+    """When nobody listened any more."""
 
 
 class _Reading:
-    """Pieces read so far."""
+    """What the chunks read so far say."""
 
     def __init__(self) -> None:
-        self.stamps: list[int] = []
-        self.counts: list[int | None] = []
+        self.stamps: list[int] = []  # of the token-bearing chunks
+        self.counts: list[int | None] = []  # their tokens, as they say themselves
         self.texts: list[str] = []
         self.first_visible: int | None = None
         self.prompt_tokens: int | None = None
@@ -53,71 +54,70 @@ class _Reading:
         self.finish_reason: str | None = None
         self.finished_ns: int | None = None
 
-    def take(self, stamp_ns: int, piece: object) -> str | None:
-        """Read one more; returns what is wrong with it, or None. Behind a finish reason, only usage counts."""
-        told = {"text": piece} if isinstance(piece, str) else piece
-        wrong = _fault(told)
-        if wrong is not None or not isinstance(told, dict):
-            return wrong
-        usage = told.get("usage") or {}
+    def take(self, stamp_ns: int, yielded: object) -> str | None:
+        """Read one more; returns what is wrong with it, or None. After a finish reason, only usage counts."""
+        chunk = {"text": yielded} if isinstance(yielded, str) else yielded
+        fault = _fault(chunk)
+        if fault is not None or not isinstance(chunk, dict):
+            return fault
+        usage = chunk.get("usage") or {}
         prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
         self.prompt_tokens = self.prompt_tokens if prompt is None else prompt
         self.output_tokens = self.output_tokens if output is None else output
         if self.finished_ns is not None:
             return None
-        text, hidden = told.get("text"), told.get("reasoning")
+        text, hidden = chunk.get("text"), chunk.get("reasoning")
         if text or hidden:
             if text:
                 self.first_visible = stamp_ns if self.first_visible is None else self.first_visible
                 self.texts.append(text)
             self.stamps.append(stamp_ns)
-            self.counts.append(told.get("tokens"))
-        if told.get("finish_reason"):
-            self.finish_reason, self.finished_ns = told["finish_reason"], stamp_ns
+            self.counts.append(chunk.get("tokens"))
+        if chunk.get("finish_reason"):
+            self.finish_reason, self.finished_ns = chunk["finish_reason"], stamp_ns
         return None
 
-    def counted(self) -> list[int] | None:
-        """Tokens by token-bearing piece; None unless each of them told."""
-        told = [count for count in self.counts if count is not None]
-        return told if told and len(told) == len(self.counts) else None
+    def tokens_per_chunk(self) -> list[int] | None:
+        """Tokens by token-bearing chunk; None unless each of them says."""
+        known = [count for count in self.counts if count is not None]
+        return known if known and len(known) == len(self.counts) else None
 
     def tokens(self) -> tuple[int, TokenSource]:
-        """Output tokens: by usage, else by the pieces' own counts, else one a token-bearing piece."""
+        """Output tokens: by usage, else by the chunks' own counts, else one a token-bearing chunk."""
         if self.output_tokens is not None:
             return self.output_tokens, "usage"
-        counted = self.counted()
-        return (sum(counted), "usage") if counted is not None else (len(self.stamps), "events")
+        counts = self.tokens_per_chunk()
+        return (sum(counts), "usage") if counts is not None else (len(self.stamps), "events")
 
 
-def reply_of(heard: AdapterAnswer, *, epoch_ns: int, streams: bool = True) -> Reply:
-    """What came of a call of `generate`, with its text. epoch_ns: the run's beginning on the monotonic clock. streams:
-    false for an answer that was asked for whole: it has no stamps, and its tokens are those that are told."""
+def reply_of(answer: AdapterAnswer, *, epoch_ns: int) -> Reply:
+    """What came of a call of `generate`, with its text. epoch_ns: the run's beginning on the monotonic clock."""
     reading, malformed = _Reading(), None
-    for number, (stamp_ns, piece) in enumerate(heard.pieces, start=1):
-        malformed = reading.take(stamp_ns, piece)
+    for number, (stamp_ns, yielded) in enumerate(answer.chunks, start=1):
+        malformed = reading.take(stamp_ns, yielded)
         if malformed is not None:
             malformed = f"piece {number}: {malformed}"
             break
-    orderly_ns = heard.exhausted_ns if reading.finished_ns is None else reading.finished_ns
-    outcome, detail = _outcome(heard, reading, malformed, orderly_ns)
+    orderly_ns = answer.exhausted_ns if reading.finished_ns is None else reading.finished_ns
+    outcome, detail = _outcome(answer, reading, malformed, orderly_ns)
     text = _mended("".join(reading.texts))
     tokens, source = reading.tokens()
 
     def on_run(moment_ns: int | None) -> int | None:
         return None if moment_ns is None else moment_ns - epoch_ns
 
-    counted = reading.counted()
-    reply = Reply(
+    counts = reading.tokens_per_chunk()
+    return Reply(
         outcome=outcome,
         detail=detail,
-        dispatched_ns=on_run(heard.dispatched_ns),
-        sent_ns=on_run(heard.called_ns),
-        written_ns=on_run(heard.called_ns),
-        end_ns=on_run(heard.ended_ns if orderly_ns is None else orderly_ns),
-        last_byte_ns=on_run(heard.ended_ns if heard.exhausted_ns is None else heard.exhausted_ns),
+        dispatched_ns=on_run(answer.dispatched_ns),
+        sent_ns=on_run(answer.called_ns),
+        written_ns=on_run(answer.called_ns),
+        end_ns=on_run(answer.ended_ns if orderly_ns is None else orderly_ns),
+        last_byte_ns=on_run(answer.ended_ns if answer.exhausted_ns is None else answer.exhausted_ns),
         first_visible_ns=on_run(reading.first_visible),
         stamps_ns=tuple(stamp - epoch_ns for stamp in reading.stamps),
-        tokens_per_event=None if counted is None else tuple(counted),
+        tokens_per_event=None if counts is None else tuple(counts),
         stamp_source="user",
         prompt_tokens=reading.prompt_tokens,
         output_tokens=tokens,
@@ -126,38 +126,40 @@ def reply_of(heard: AdapterAnswer, *, epoch_ns: int, streams: bool = True) -> Re
         text_sha256=hashlib.sha256(text.encode()).hexdigest() if reading.stamps else None,
         text=text if reading.stamps else UNSET,
     )
-    if streams:
-        return reply
-    unknown = None if source == "events" else tokens
-    return replace(reply, stamps_ns=(), tokens_per_event=None, first_visible_ns=None, output_tokens=unknown)
+
+
+def as_whole(reply: Reply) -> Reply:
+    """The reply of an answer that was asked for whole: it has no stamps, and its tokens only where somebody counted."""
+    tokens = None if reply.token_source == "events" else reply.output_tokens
+    return replace(reply, stamps_ns=(), tokens_per_event=None, first_visible_ns=None, output_tokens=tokens)
 
 
 def _outcome(
-    heard: AdapterAnswer, reading: _Reading, malformed: str | None, orderly_ns: int | None
+    answer: AdapterAnswer, reading: _Reading, malformed: str | None, orderly_ns: int | None
 ) -> tuple[Outcome, str | None]:
-    """First what the pieces say, then how the iteration ended; after a finish reason, nothing spoils it."""
+    """First what the chunks say, then how the iteration ended; after a finish reason, nothing spoils it."""
     if malformed is not None:
         return "malformed", malformed
     if orderly_ns is not None:
         return ("ok", None) if reading.stamps else ("empty", "generate ended, and had yielded no text")
-    if heard.failure is None:
+    if answer.failure is None:
         return "truncated", "generate did not end"
-    return heard.failure.outcome, heard.failure.detail
+    return answer.failure.outcome, answer.failure.detail
 
 
-def _fault(told: object) -> str | None:
-    """What is wrong with a piece, or None."""
-    if not isinstance(told, dict):
-        return f"{_kind(told)}, where a text or a dict is asked for"
-    for key, value in told.items():
+def _fault(chunk: object) -> str | None:
+    """What is wrong with a chunk, or None."""
+    if not isinstance(chunk, dict):
+        return f"{_kind(chunk)}, where a text or a dict is asked for"
+    for key, value in chunk.items():
         if key not in KEYS:
             return f"unknown key {str(key)[:60]!r}; the keys are {', '.join(KEYS)}"
         if value is None:
             continue
         if key == "usage":
-            wrong = _fault_of_usage(value)
-            if wrong is not None:
-                return wrong
+            fault = _fault_of_usage(value)
+            if fault is not None:
+                return fault
         elif key == "tokens":
             if not is_count(value):
                 return "tokens is not a whole number of 0 or more"

@@ -1,7 +1,7 @@
 """Asks an adapter that lives in this process, and stamps what it yields. Knows no scenario and no statistics.
 
-An ordinary `generate` runs in a thread of its own: each piece is stamped there, the moment it is there, and the event
-loop hears of the answer only when it is over. So neither can hold up the other, but for the interpreter's lock. An
+An ordinary `generate` runs in a thread of its own: each chunk is stamped there, the moment it is there, and the event
+loop learns of the answer only when it is over. So neither can hold up the other, but for the interpreter's lock. An
 asynchronous `generate` runs in the event loop, and is stamped there.
 """
 
@@ -18,31 +18,33 @@ from msgspec import UNSET, Struct
 
 from loadgen.clock import now_ns
 from loadgen.record import Outcome, Reply
-from loadgen.targets.adapter.chunks import AdapterAnswer, is_count, reply_of
-from loadgen.targets.adapter.threads import WorkerThreads, tell
+from loadgen.targets.adapter.chunks import AdapterAnswer, as_whole, is_count, reply_of
+from loadgen.targets.adapter.threads import WorkerThreads, call_in_loop
+from loadgen.wire.chat_json import JsonObject
 from loadgen.wire.client import describe
 from loadgen.wire.exchange import Deadlines, Failure
 
 CHECK_NS: Final = 50_000_000
-"""How often an answer with a deadline for each token is looked at."""
+"""How often an answer with a deadline for each token is checked."""
 SWITCH_S: Final = 0.0005
-"""For how long Python may keep the interpreter's lock while another thread waits for it to stamp a piece."""
-LEAVE_S: Final = 5.0
+"""For how long Python may keep the interpreter's lock while another thread waits for it to stamp a chunk."""
+SHUTDOWN_TIMEOUT_S: Final = 5.0
 """How long calls that were given up may take to come back before the model is unloaded."""
 _NOT_SAMPLING: Final = ("model", "messages", "stream", "stream_options")
 
 
 class Question(Struct, frozen=True):
-    """What `generate` is asked. sampling: as an OpenAI request names it: max_tokens, temperature, seed, … streams: the
-    answer's pieces count one by one; else it is one whole, whose pieces have no stamps."""
+    """What `generate` is asked."""
 
-    messages: list[dict[str, Any]]
-    sampling: dict[str, Any]
+    messages: list[JsonObject]
+    sampling: JsonObject
+    """As an OpenAI request names it: max_tokens, temperature, seed, …"""
     deadlines: Deadlines
     streams: bool = True
+    """The answer's chunks count one by one; else it is taken as a whole, whose chunks have no stamps."""
 
 
-def question_of(body: dict[str, Any], deadlines: Deadlines) -> Question:
+def question_of(body: JsonObject, deadlines: Deadlines) -> Question:
     """The question in the body of a chat request."""
     sampling = {key: value for key, value in body.items() if key not in _NOT_SAMPLING}
     streams = bool(body.get("stream", True))
@@ -54,13 +56,13 @@ def question_of(body: dict[str, Any], deadlines: Deadlines) -> Question:
 class _Call:
     """One call of `generate`: written where that runs, read in the event loop."""
 
-    __slots__ = ("called_ns", "dispatched_ns", "done", "exhausted_ns", "failure", "given_up", "over", "pieces", "task")
+    __slots__ = ("called_ns", "chunks", "dispatched_ns", "done", "exhausted_ns", "failure", "given_up", "over", "task")
 
     def __init__(self, dispatched_ns: int, done: "asyncio.Future[None]") -> None:
         self.dispatched_ns = dispatched_ns
         self.done = done
         self.called_ns: int | None = None
-        self.pieces: list[tuple[int, object]] = []
+        self.chunks: list[tuple[int, object]] = []
         self.exhausted_ns: int | None = None
         self.failure: Failure | None = None
         self.over = False
@@ -80,20 +82,21 @@ class _Call:
             self.done.set_result(None)
 
     def give_up(self, outcome: Outcome, detail: str) -> None:
-        """Stop listening. The one who generates learns of it with the next piece."""
+        """Stop listening. The one who generates learns of it with the next chunk."""
         if not self.over and self.given_up is None:
             self.given_up = Failure(outcome, detail)
             if self.task is not None:
                 self.task.cancel()
             self.finish()
 
-    def heard(self) -> AdapterAnswer:
-        ended_ns, pieces = now_ns(), self.pieces.copy()  # a thread may still add to it
+    def answer(self) -> AdapterAnswer:
+        """All that has come of it by now."""
+        ended_ns, chunks = now_ns(), self.chunks.copy()  # a thread may still add to it
         given_up = self.given_up
         return AdapterAnswer(
             dispatched_ns=self.dispatched_ns,
             called_ns=self.called_ns,
-            pieces=pieces,
+            chunks=chunks,
             exhausted_ns=None if given_up is not None else self.exhausted_ns,
             failure=given_up or self.failure,
             ended_ns=ended_ns,
@@ -130,9 +133,9 @@ class InProcess:
         """Give what was given up the time to come back; returns how many calls have not."""
         if self.in_loop:
             if self._tasks:
-                await asyncio.wait(self._tasks, timeout=LEAVE_S)
+                await asyncio.wait(self._tasks, timeout=SHUTDOWN_TIMEOUT_S)
             return self.running
-        for _ in range(round(LEAVE_S / 0.05)):
+        for _ in range(round(SHUTDOWN_TIMEOUT_S / 0.05)):
             if not self.running:
                 break
             await asyncio.sleep(0.05)
@@ -150,7 +153,8 @@ class InProcess:
             raise
         finally:
             self._in_flight.discard(call)
-        reply = await self._counted(reply_of(call.heard(), epoch_ns=epoch_ns, streams=question.streams))
+        reply = reply_of(call.answer(), epoch_ns=epoch_ns)
+        reply = await self._count(reply if question.streams else as_whole(reply))
         return reply if keep_text else msgspec.structs.replace(reply, text=UNSET)
 
     def _begin(self, call: _Call, question: Question) -> None:
@@ -161,15 +165,15 @@ class InProcess:
             return
         loop = asyncio.get_running_loop()
         try:
-            self._workers.start(lambda: self._listen(call, question), lambda: tell(loop, call.finish))
+            self._workers.start(lambda: self._listen(call, question), lambda: call_in_loop(loop, call.finish))
         except RuntimeError as error:
             call.fail("stream_error", describe(error))
             call.finish()
 
     def _listen(self, call: _Call, question: Question) -> None:
-        """In a thread: hear an answer out, and stamp it."""
+        """In a thread: take an answer to its end, and stamp its chunks."""
         try:
-            messages = copy.deepcopy(question.messages)
+            messages = copy.deepcopy(question.messages)  # an adapter may change them, and the next request has them too
             if call.is_given_up():
                 return
             call.called_ns = now_ns()
@@ -179,24 +183,26 @@ class InProcess:
             if isinstance(stream, str | bytes) or not isinstance(stream, Iterable):
                 call.fail("not_streamed", _not_streamed(stream))
                 return
-            pieces = iter(stream)
+            chunks = iter(stream)
             try:
-                for piece in pieces:
-                    stamp_ns = now_ns()
+                for chunk in chunks:
+                    stamp_ns = now_ns()  # first, before anything that costs
                     if call.is_given_up():
                         return
-                    call.pieces.append((stamp_ns, piece))
+                    call.chunks.append((stamp_ns, chunk))
                 call.exhausted_ns = now_ns()
             finally:
-                if hasattr(pieces, "close"):
-                    pieces.close()
+                # A generator that is given up is closed at once, and not when somebody collects garbage: it may hold
+                # the model's only slot.
+                if hasattr(chunks, "close"):
+                    chunks.close()
         except BaseException as error:  # noqa: BLE001  whatever an adapter does becomes its request's outcome
-            call.fail("stream_error", said(error))
+            call.fail("stream_error", error_line(error))
         finally:
             call.over = True
 
     async def _listen_in_loop(self, call: _Call, question: Question) -> None:
-        """In the event loop: hear an answer out, and stamp it."""
+        """In the event loop: take an answer to its end, and stamp its chunks."""
         try:
             messages = copy.deepcopy(question.messages)
             call.called_ns = now_ns()
@@ -206,42 +212,42 @@ class InProcess:
             if not isinstance(stream, AsyncIterable):
                 call.fail("not_streamed", _not_streamed(stream))
                 return
-            pieces = aiter(stream)
+            chunks = aiter(stream)
             try:
-                async for piece in pieces:
+                async for chunk in chunks:
                     stamp_ns = now_ns()
                     if call.is_given_up():
                         return
-                    call.pieces.append((stamp_ns, piece))
+                    call.chunks.append((stamp_ns, chunk))
                 call.exhausted_ns = now_ns()
             finally:
-                if hasattr(pieces, "aclose"):
-                    await pieces.aclose()
+                if hasattr(chunks, "aclose"):
+                    await chunks.aclose()
         except asyncio.CancelledError:
             if call.given_up is None:
                 raise
         except Exception as error:  # noqa: BLE001  as above
-            call.fail("stream_error", said(error))
+            call.fail("stream_error", error_line(error))
         finally:
             call.over = True
             call.finish()
 
-    async def _counted(self, reply: Reply) -> Reply:
-        """The reply with its tokens counted by the adapter, where nothing that it yielded has told them."""
+    async def _count(self, reply: Reply) -> Reply:
+        """The reply with its tokens counted by the adapter, where nothing that it yielded says how many."""
         if self._count_tokens is None or reply.token_source != "events" or not isinstance(reply.text, str):
             return reply
         count: Any = None
-        wrong = "not a whole number of 0 or more"
+        fault = "not a whole number of 0 or more"
         try:
-            count = await called(self._workers, self._count_tokens, reply.text)
+            count = await call_adapter(self._workers, self._count_tokens, reply.text)
         except Exception as error:  # noqa: BLE001  the answer is good without it
-            wrong = said(error)
+            fault = error_line(error)
         if is_count(count):
             return msgspec.structs.replace(reply, output_tokens=count, token_source="usage")
-        return msgspec.structs.replace(reply, detail=reply.detail or f"count_tokens: {wrong}")
+        return msgspec.structs.replace(reply, detail=reply.detail or f"count_tokens: {fault}")
 
 
-async def called(workers: WorkerThreads, function: Callable[..., Any], *given: Any, **more: Any) -> Any:
+async def call_adapter(workers: WorkerThreads, function: Callable[..., Any], *given: Any, **more: Any) -> Any:
     """What a function of an adapter returns: an asynchronous one in the loop, any other in a thread."""
     if inspect.iscoroutinefunction(function):
         return await function(*given, **more)
@@ -260,7 +266,7 @@ def short_switches() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
-def said(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """One line about an exception of an adapter, with its type."""
     text, kind = describe(error), type(error).__name__
     return text if text == kind else f"{kind}: {text}"
@@ -269,10 +275,10 @@ def said(error: BaseException) -> str:
 async def _until_over(call: _Call, limits: Deadlines) -> None:
     """Wait until an answer is over, or its deadline has passed: then it is given up."""
     while not call.done.done():
-        due_ns, what = _due(call, limits)
+        due_ns, waited_for = _due(call, limits)
         wait_ns = due_ns - now_ns()
         if wait_ns <= 0 and not call.over:
-            call.give_up("timeout", what)
+            call.give_up("timeout", waited_for)
             return
         if limits.next_token_ns is not None:
             wait_ns = min(wait_ns, CHECK_NS)  # while we sleep, tokens may come, and then none
@@ -281,13 +287,13 @@ async def _until_over(call: _Call, limits: Deadlines) -> None:
 
 def _due(call: _Call, limits: Deadlines) -> tuple[int, str]:
     """When the next deadline passes, and what is late then."""
-    last_ns = call.pieces[-1][0] if call.pieces else None
+    last_ns = call.chunks[-1][0] if call.chunks else None
     stage = "first token" if last_ns is None else "next token"
-    words = f"waiting for {stage}, request deadline {limits.request_ns / 1e9:g} s"
-    due = [(call.dispatched_ns + limits.request_ns, words)]
+    waited_for = f"waiting for {stage}, request deadline {limits.request_ns / 1e9:g} s"
+    due = [(call.dispatched_ns + limits.request_ns, waited_for)]
     if last_ns is None and limits.first_token_ns is not None:
-        words = f"waiting for first token, {limits.first_token_ns / 1e9:g} s"
-        due.append((call.dispatched_ns + limits.first_token_ns, words))
+        waited_for = f"waiting for first token, {limits.first_token_ns / 1e9:g} s"
+        due.append((call.dispatched_ns + limits.first_token_ns, waited_for))
     if last_ns is not None and limits.next_token_ns is not None:
         due.append((last_ns + limits.next_token_ns, f"waiting for next token, {limits.next_token_ns / 1e9:g} s"))
     return min(due)

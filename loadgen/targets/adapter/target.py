@@ -1,7 +1,7 @@
-"""A model in this process, through an adapter that a user wrote: found, loaded, and let go again.
+"""A model in this process, through an adapter that a user wrote: imported, loaded, and unloaded again.
 
 `docs/adapters.md` is the contract with its author. The adapter is the user's code: whatever it does wrong becomes one
-line that says what to mend, and never an error of ours.
+line that says what to correct, and never an error of ours.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from loadgen.clock import now_ns
 from loadgen.errors import InputError, TargetError
 from loadgen.scenario import PYTHON_PREFIX, Model
 from loadgen.store.manifest import ModelCard
-from loadgen.targets.adapter.in_process import InProcess, called, said, short_switches
+from loadgen.targets.adapter.in_process import InProcess, call_adapter, error_line, short_switches
 from loadgen.targets.adapter.threads import WorkerThreads
 from loadgen.targets.served import OnProgress, Served, UnloadInfo
 
@@ -82,47 +82,47 @@ def resolve(target: str, folder: str | None = None) -> Any:
     Raises InputError.
     """
     name, _, path = target.removeprefix(PYTHON_PREFIX).partition(":")
-    found: Any = _imported(target, name, folder)
+    adapter: Any = _import(target, name, folder)
     for part in path.split("."):
         try:
-            found = getattr(found, part)
+            adapter = getattr(adapter, part)
         except AttributeError:
-            known = ", ".join(_classes(found)) or "no class"
+            known = ", ".join(_classes(adapter)) or "no class"
             raise InputError(f"{target}: {name} has no {part}, it has {known}; name the adapter's class") from None
-    if isinstance(found, type) or (callable(found) and not hasattr(found, "generate")):
+    if isinstance(adapter, type) or (callable(adapter) and not hasattr(adapter, "generate")):
         try:
-            found = found()
+            adapter = adapter()
         except Exception as error:
-            mend = "it is called without arguments; take options in `load`"
-            raise InputError(f"{target}: {path}() failed: {said(error)}; {mend}") from error
-    _look_at(found, target)
-    return found
+            hint = "it is called without arguments; take options in `load`"
+            raise InputError(f"{target}: {path}() failed: {error_line(error)}; {hint}") from error
+    _check(adapter, target)
+    return adapter
 
 
-def _imported(target: str, name: str, folder: str | None) -> Any:
+def _import(target: str, name: str, folder: str | None) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and f"{name}.".startswith(f"{error.name}."):
             where = "beside the scenario" if folder is None else f"in {folder}"
-            mend = "install it, or set python_path to its folder"
-            raise InputError(f'{target}: no module "{error.name}" {where}, and none installed; {mend}') from None
+            hint = "install it, or set python_path to its folder"
+            raise InputError(f'{target}: no module "{error.name}" {where}, and none installed; {hint}') from None
         raise InputError(f"{target}: {name} needs {error.name}, which is not installed; install it") from error
     except (Exception, SystemExit) as error:
-        raise InputError(f"{target}: importing {name} failed: {said(error)}; mend {name}") from error
+        raise InputError(f"{target}: importing {name} failed: {error_line(error)}; mend {name}") from error
 
 
-def _classes(found: Any) -> list[str]:
+def _classes(namespace: Any) -> list[str]:
     """The public classes that a module or a class defines itself."""
-    own = getattr(found, "__name__", "")
+    own = getattr(namespace, "__name__", "")
     return sorted(
         name
-        for name, value in vars(found).items()
+        for name, value in vars(namespace).items()
         if isinstance(value, type) and not name.startswith("_") and value.__module__ == own
     )
 
 
-def _look_at(adapter: Any, target: str) -> None:
+def _check(adapter: Any, target: str) -> None:
     """Whether it has what an adapter needs, before anything is loaded."""
     name = class_name(target)
     if not hasattr(adapter, "generate"):
@@ -141,34 +141,35 @@ async def _load(adapter: Any, model: Model, workers: WorkerThreads) -> float | N
         return None
     began_ns = now_ns()
     try:
-        await called(workers, adapter.load, model.name, **model.options)
+        await call_adapter(workers, adapter.load, model.name, **model.options)
     except MemoryError as error:
         remedy = "unload other models, or take a smaller variant"
-        raise TargetError(f"{name}.load: {said(error)}", problem="out_of_memory", remedy=remedy) from error
+        raise TargetError(f"{name}.load: {error_line(error)}", problem="out_of_memory", remedy=remedy) from error
     except Exception as error:
         problem = "out_of_memory" if "memory" in str(error).lower() else "load_failed"
         remedy = f"see what {name}.load({model.name!r}) needs"
-        raise TargetError(f"{name}.load: {said(error)}", problem=problem, remedy=remedy) from error
+        raise TargetError(f"{name}.load: {error_line(error)}", problem=problem, remedy=remedy) from error
     return (now_ns() - began_ns) / 1e9
 
 
 async def _card(adapter: Any, model: Model, workers: WorkerThreads) -> ModelCard:
     """The model's card: what the adapter says of it, or nothing but its name."""
     target, name = model.target or "", class_name(model.target or "")
-    told: Any = {}
+    described: Any = {}
     if hasattr(adapter, "card"):
         try:
-            told = await called(workers, adapter.card)
+            described = await call_adapter(workers, adapter.card)
         except Exception as error:
-            raise InputError(f"{target}: {name}.card: {said(error)}; mend it, or leave it out") from error
-    if isinstance(told, dict) and "licence" in told:  # as older adapters spell it
-        told = {"license": told["licence"], **{key: value for key, value in told.items() if key != "licence"}}
+            raise InputError(f"{target}: {name}.card: {error_line(error)}; mend it, or leave it out") from error
+    if isinstance(described, dict) and "licence" in described:  # as older adapters spell it
+        license_name = described["licence"]
+        described = {"license": license_name, **{key: value for key, value in described.items() if key != "licence"}}
     keys = set(ModelCard.__struct_fields__) - {"alias", "target", "source"}
-    if not isinstance(told, dict) or not set(told) <= keys:
+    if not isinstance(described, dict) or not set(described) <= keys:
         raise InputError(f"{target}: {name}.card returns something else than a dict of {', '.join(sorted(keys))}")
-    fixed = {"alias": model.name, "target": name, "source": target if told else None}
+    fixed = {"alias": model.name, "target": name, "source": target if described else None}
     try:
-        return msgspec.convert({"id": model.name, **told, **fixed}, ModelCard)
+        return msgspec.convert({"id": model.name, **described, **fixed}, ModelCard)
     except msgspec.ValidationError as error:
         raise InputError(f"{target}: {name}.card: {error}; mend it, or leave it out") from error
 
@@ -185,10 +186,10 @@ async def _unload(adapter: Any, in_process: InProcess, workers: WorkerThreads, i
     began_ns = now_ns()
     try:
         async with asyncio.timeout(UNLOAD_S):
-            await called(workers, adapter.unload)
+            await call_adapter(workers, adapter.unload)
     except TimeoutError:
         info.unload_error = f"not within {UNLOAD_S:g} s"
     except Exception as error:  # noqa: BLE001  the measurement is done; it is noted, and spoils nothing
-        info.unload_error = said(error)
+        info.unload_error = error_line(error)
     else:
         info.unload_s = (now_ns() - began_ns) / 1e9

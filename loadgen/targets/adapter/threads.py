@@ -68,7 +68,7 @@ class WorkerThreads:
             if not done.done():
                 done.set_result(None)
 
-        self.start(job, lambda: tell(loop, wake))
+        self.start(job, lambda: call_in_loop(loop, wake))
         await done
         if isinstance(outcome[0], BaseException):
             raise outcome[0]
@@ -83,20 +83,21 @@ class WorkerThreads:
             inbox.put(None)
 
     def _work(self, inbox: "queue.SimpleQueue[tuple[Job, Job] | None]") -> None:
-        while (given := inbox.get()) is not None:
-            job, then = given
+        while (task := inbox.get()) is not None:
+            job, then = task
             job()
             with self._lock:
                 self._busy -= 1
                 closed = self._closed
                 if not closed:
                     self._idle.append(inbox)
+            # Last, when the thread is idle already: who is woken by it may at once want a thread, and is to get this.
             then()
             if closed:
                 return
 
 
-def tell(loop: asyncio.AbstractEventLoop, what: Callable[[], object]) -> None:
+def call_in_loop(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
     """Have a loop call something, from another thread; nothing happens when the loop has ended meanwhile."""
     with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(what)
+        loop.call_soon_threadsafe(callback)
