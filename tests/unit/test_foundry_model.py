@@ -55,6 +55,7 @@ def plainly_lost(block: NDArray[np.float32], clip: np.float32) -> float:
     return float(((restored - block) ** 2).sum())
 
 
+@pytest.mark.slow
 @given(matrices())
 def test_a_block_loses_no_more_than_with_any_one_of_the_clips(matrix: NDArray[np.float32]) -> None:
     lost = ((dequantize(quantize(matrix)).astype(np.float64) - matrix) ** 2).reshape(-1, BLOCK).sum(axis=1)

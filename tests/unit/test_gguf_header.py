@@ -51,6 +51,7 @@ def test_what_is_no_gguf_says_nothing(tmp_path: Path, data: bytes) -> None:
     assert read_header(tmp_path / "nowhere.gguf") == {}
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=200)
 @given(st.integers(0, 10_000), st.binary(max_size=8))
 def test_a_damaged_file_never_raises(tmp_path_factory: pytest.TempPathFactory, cut: int, noise: bytes) -> None:

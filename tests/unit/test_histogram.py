@@ -42,6 +42,7 @@ def figures(histogram: Histogram) -> tuple[int | None, ...]:
     return (histogram.count, histogram.over_range, histogram.sum_ns, histogram.min_ns, histogram.max_ns)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(batches)
 def test_a_batch_fills_the_buckets_that_hdrh_fills_value_by_value(values: list[int]) -> None:
@@ -52,6 +53,7 @@ def test_a_batch_fills_the_buckets_that_hdrh_fills_value_by_value(values: list[i
     assert ours.count == theirs.total_count
 
 
+@pytest.mark.slow
 @given(batches)
 def test_count_sum_and_ends_are_exact(values: list[int]) -> None:
     ends = (min(values), max(values)) if values else (None, None)
@@ -64,6 +66,7 @@ def test_the_sum_does_not_overflow_64_bits() -> None:
     assert histogram.sum_ns == 3_000_000 * HIGHEST_NS > 2**63
 
 
+@pytest.mark.slow
 @given(st.lists(durations, min_size=1, max_size=400))
 def test_a_quantile_is_at_most_a_thousandth_or_a_unit_above_the_exact_one(values: list[int]) -> None:
     histogram = recorded(values)
@@ -85,11 +88,13 @@ def test_a_quantile_takes_the_nearest_rank_where_buckets_tell_neighbors_apart(n:
         assert histogram.quantile_ns(p) in range(ordered[smallest_rank - 1], ordered[smallest_rank - 1] + 1_024)
 
 
+@pytest.mark.slow
 @given(st.lists(durations, min_size=1, max_size=50))
 def test_the_ends_are_the_exact_minimum_and_maximum(values: list[int]) -> None:
     assert recorded(values).quantiles_ns([0, 100]) == (min(values), max(values))
 
 
+@pytest.mark.slow
 @given(
     st.lists(durations, max_size=50),
     st.lists(st.one_of(st.integers(HIGHEST_NS + 1, 2**63 - 1), st.integers(-(2**63), -1)), max_size=50),
@@ -111,6 +116,7 @@ def test_the_highest_trackable_value_is_in_range_and_the_next_is_not() -> None:
     assert figures(histogram) == (2, 2, HIGHEST_NS, 0, HIGHEST_NS)
 
 
+@pytest.mark.slow
 @given(batches, batches)
 def test_merging_is_recording_the_concatenation(one: list[int], other: list[int]) -> None:
     merged = recorded(one)
@@ -170,6 +176,7 @@ def test_hdrh_decodes_what_we_encode(values: list[int]) -> None:
     assert theirs.total_count == len(values)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(batches)
 def test_we_decode_what_hdrh_encodes(values: list[int]) -> None:

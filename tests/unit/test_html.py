@@ -119,6 +119,7 @@ def test_every_chart_of_the_data_has_its_element_and_the_other_way_round(name: s
     assert len(set(drawn)) == len(drawn)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_every_chart_is_one_that_plotly_accepts(name: str) -> None:
     from plotly.graph_objects import Figure

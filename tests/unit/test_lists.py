@@ -128,6 +128,7 @@ cards = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(cards, min_size=1, max_size=4, unique_by=lambda card: card.alias))
 def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, models: list[ListedModel]) -> None:
     path = tmp_path_factory.mktemp("lists") / "models.json"

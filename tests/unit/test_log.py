@@ -161,6 +161,7 @@ def test_records_are_in_the_log_or_as_long_as_it_is_not_there_in_those_of_worker
     assert logs_of(tmp_path) == [tmp_path / REQUESTS]
 
 
+@pytest.mark.slow
 def test_of_many_that_ask_at_once_no_two_get_the_same_folder(tmp_path: Path) -> None:
     started = datetime(2026, 1, 2, tzinfo=UTC)
     with ThreadPoolExecutor(16) as pool:

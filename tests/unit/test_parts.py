@@ -68,6 +68,7 @@ def by_place(requests: list[Planned]) -> list[Planned]:
     return sorted(requests, key=lambda request: (request.model, request.index))
 
 
+@pytest.mark.slow
 @law
 @given(stages(), st.integers(1, 8))
 def test_the_parts_together_are_exactly_the_whole(stage: Stage, workers: int) -> None:
@@ -82,6 +83,7 @@ def test_the_parts_together_are_exactly_the_whole(stage: Stage, workers: int) ->
     assert sum(part.warmup_count for part in divided) == stage.warmup * len(stage.models)
 
 
+@pytest.mark.slow
 @law
 @given(stages(), st.integers(1, 8))
 def test_users_limits_and_beginnings_are_dealt_out_and_nobody_gets_none(stage: Stage, workers: int) -> None:
@@ -101,6 +103,7 @@ def test_users_limits_and_beginnings_are_dealt_out_and_nobody_gets_none(stage: S
             assert sorted(np.concatenate(shares)) == list(whole)
 
 
+@pytest.mark.slow
 @law
 @given(st.integers(1, 12), st.integers(1, 8), st.integers(1, 60))
 def test_where_time_bounds_a_closed_loop_the_parts_go_on_for_ever_without_meeting(
@@ -111,6 +114,7 @@ def test_where_time_bounds_a_closed_loop_the_parts_go_on_for_ever_without_meetin
     assert sorted(dealt) == list(range(rounds * users))
 
 
+@pytest.mark.slow
 @law
 @given(st.integers(1, 12), st.integers(0, 60), st.integers(1, 8))
 def test_in_a_closed_loop_a_part_has_work_as_it_has_users(users: int, count: int, workers: int) -> None:

@@ -240,6 +240,7 @@ def test_a_jsonl_line_ends_at_a_line_feed_only() -> None:
     assert listed("a.jsonl")[0].text == "one\u2028two\x85three"
 
 
+@pytest.mark.slow
 @given(st.lists(st.text(min_size=1).filter(str.strip), min_size=1, max_size=5))
 def test_any_text_survives_a_jsonl_file(texts: list[str]) -> None:
     Path("s").mkdir(exist_ok=True)

@@ -94,6 +94,7 @@ def test_nearest_rank_is_the_smallest_value_with_p_percent_at_or_below(
     assert nearest_rank(ints(sorted(values)), p) == min(covering)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("p", "n"), FLOORS)
 def test_an_upper_end_exists_exactly_from_the_contracts_floor(p: float, n: int) -> None:
     assert samples_needed(p) == n

@@ -42,6 +42,7 @@ def total(intervals: tuple[IntervalSnapshot, ...], metric: str) -> Histogram:
     return merged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [CLOSED, OPEN])
 def test_the_histograms_are_those_of_the_metrics(stage: StageStart) -> None:
     records = [turn(index) for index in range(1_000)]
@@ -93,6 +94,7 @@ def test_the_order_of_records_and_when_it_is_looked_at_change_nothing(order: lis
     assert recorder.snapshot() == recorded(records, max_intervals=5)
 
 
+@pytest.mark.slow
 def test_a_million_records_leave_no_more_than_the_intervals_that_are_allowed() -> None:
     spread = [turn(index, every_ns=1 * S, stamps_ns=(200 * MS,)) for index in range(20_000)]
     recorder = Recorder()

@@ -296,6 +296,7 @@ def test_the_reports_say_that_they_are_of_several_runs() -> None:
     assert runs_table(summarize(runs[0])) is None
 
 
+@pytest.mark.slow
 def test_the_same_runs_have_the_same_folder_and_others_another(tmp_path: Path) -> None:
     folders = []
     for e2e in (200.0, 210.0, 220.0):

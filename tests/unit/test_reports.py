@@ -315,6 +315,7 @@ def test_a_spreadsheet_reads_no_text_as_a_formula() -> None:
             assert not controls_of(cell)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.text(), st.text())
 def test_whatever_is_in_a_cell_a_csv_file_has_a_row_a_stage(model: str, target: str) -> None:

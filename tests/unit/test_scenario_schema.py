@@ -49,7 +49,7 @@ def test_the_scenarios_that_come_along_are_these() -> None:
 def test_the_full_summarizer_differs_only_in_its_number_of_requests() -> None:
     short, full = (load_scenario(SCENARIOS / f"{name}.toml").scenario for name in ("summarizer", "summarizer-full"))
     load = msgspec.structs.replace(full.load, requests=12)
-    assert msgspec.structs.replace(full, name=short.name, load=load) == short
+    assert msgspec.structs.replace(full, name=short.name, description=short.description, load=load) == short
 
 
 def test_every_table_of_the_format_has_examples_of_every_key() -> None:

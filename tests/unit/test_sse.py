@@ -142,6 +142,7 @@ def agree_on(body: bytes, pieces: list[bytes]) -> None:
     assert pieced.not_utf8_at == whole.not_utf8_at
 
 
+@pytest.mark.slow
 @law
 @given(BODIES, CUTS)
 def test_no_split_of_a_body_changes_its_events_or_their_ends(body: bytes, cuts: list[int]) -> None:
@@ -164,6 +165,7 @@ def test_an_event_is_there_at_its_end_and_not_a_byte_before(body: bytes) -> None
         assert len(Splitter().feed(body[: event.end - 1])) == index
 
 
+@pytest.mark.slow
 @law
 @given(BODIES, CUTS, st.integers(4, 16))
 def test_no_split_of_a_body_changes_which_event_is_too_long(body: bytes, cuts: list[int], limit: int) -> None:

@@ -76,6 +76,7 @@ def test_a_worker_that_saw_nothing_adds_nothing() -> None:
     assert in_flight_of([sampled(end_ns=S)]) == ()
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(1, 5_000), st.integers(0, 9), st.integers(0, TICK_NS - 1)), min_size=1, max_size=4)
