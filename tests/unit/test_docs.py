@@ -26,7 +26,7 @@ from loadgen.telemetry.host import ClockFacts, Host
 
 ROOT: Final = Path(__file__).parents[2]
 PAGES: Final = (
-    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "results/README.md")),
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "results/README.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 )
 DOCS: Final = ROOT / "docs"

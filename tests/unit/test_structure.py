@@ -1,6 +1,7 @@
 """The house: packages stand on each other in one order, without a cycle; the public names are exactly these."""
 
 import ast
+import re
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -108,6 +109,12 @@ def test_there_is_no_cycle_of_packages_or_modules() -> None:
 def test_a_cycle_and_an_upward_import_would_be_noticed() -> None:
     assert cycle_in({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == ["a", "b", "c", "a"]
     assert upward({"stats": {"report"}}) == ["stats imports report"]
+
+
+def test_the_map_in_the_docs_is_this_order() -> None:
+    page = PACKAGE.parent / "docs" / "architecture.md"
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [set(re.findall(r"\w+", row)) for row in rows] == [set(names) for names in ORDER[:-1]]
 
 
 def test_the_package_has_few_entries() -> None:
