@@ -1,0 +1,114 @@
+"""The house rules that a program can check: sizes, names, types, and who may start a process or a task."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import loadgen
+
+PACKAGE = Path(loadgen.__file__).parent
+TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text("utf-8")) for path in PACKAGE.rglob("*.py")}
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+EMPTY_NAMES = {"told", "found", "one", "what", "seen", "made"}
+"""Names that say nothing of the thing: none of them is used."""
+VAGUE_NAMES = EMPTY_NAMES | {"mine", "kept", "whole", "behind"}
+"""Names that are right now and then, and mostly are not."""
+
+
+def functions() -> Iterator[tuple[str, Function]]:
+    for module, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, Function):
+                yield f"{module}:{node.lineno} {node.name}", node
+
+
+def defined_names(tree: ast.AST) -> Iterator[str]:
+    """Every name that a tree gives to something: variables, arguments, attributes, functions and classes."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.id if isinstance(node, ast.Name) else node.attr
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, Function | ast.ClassDef):
+            yield node.name
+
+
+def boolean_parameters(node: Function) -> list[str]:
+    parameters = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+    return [p.arg for p in parameters if p.annotation and ast.unparse(p.annotation) in {"bool", "bool | None"}]
+
+
+def returns_a_function(node: Function) -> bool:
+    inner = {child.name for child in node.body if isinstance(child, Function)}
+    return any(
+        isinstance(child, ast.Return)
+        and (isinstance(child.value, ast.Lambda) or (isinstance(child.value, ast.Name) and child.value.id in inner))
+        for child in ast.walk(node)
+    )
+
+
+def attributes_of(node: ast.ClassDef) -> set[str]:
+    """What a class keeps on `self`; of a struct, whose fields are its point, nothing."""
+    if any("Struct" in ast.unparse(base) for base in node.bases):
+        return set()
+    return {
+        child.attr
+        for child in ast.walk(node)
+        if isinstance(child, ast.Attribute)
+        and isinstance(child.ctx, ast.Store)
+        and isinstance(child.value, ast.Name)
+        and child.value.id == "self"
+    }
+
+
+def test_no_function_is_longer_than_60_lines() -> None:
+    """Not counting its signature: that of a verb declares its flags."""
+    assert [name for name, node in functions() if (node.end_lineno or 0) - node.body[0].lineno + 1 > 60] == []
+
+
+def test_hardly_any_function_returns_a_function() -> None:
+    assert len([name for name, node in functions() if returns_a_function(node)]) <= 2
+
+
+def texts() -> dict[str, str]:
+    return {module: (PACKAGE / module).read_text("utf-8") for module in TREES}
+
+
+def test_clocks_are_made_at_the_entrances_alone() -> None:
+    makers = {
+        module
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("SystemClock")
+    }
+    assert {module for module in makers if not re.match(r"cli/|.*__main__\.py$|clock\.py$", module)} == set()
+
+
+def test_no_tag_is_written_outside_the_page_template() -> None:
+    tag = re.compile(r"</?[a-z]+[ >]")
+    written = {
+        f"{module}:{node.lineno}"
+        for module, tree in TREES.items()
+        if module.startswith("report/")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.JoinedStr)
+        and any(isinstance(part, ast.Constant) and tag.search(str(part.value)) for part in node.values)
+    }
+    assert written == set()
+
+
+@pytest.mark.parametrize(
+    ("source", "check"),
+    [
+        ("def f(quiet: bool) -> None: ...", boolean_parameters),
+        ("def f():\n    def g(): ...\n    return g", returns_a_function),
+        ("class A:\n    def f(self):\n        self.a = 1", attributes_of),
+    ],
+)
+def test_the_checks_notice_what_they_look_for(source: str, check: object) -> None:
+    assert callable(check)
+    assert check(ast.parse(source).body[0])
