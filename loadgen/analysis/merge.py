@@ -48,27 +48,27 @@ class Part(Struct, frozen=True):
     of: StageData
 
 
-def merged(runs: Sequence[Run], *, strict: bool = False) -> Summary:
+def merged(runs: Sequence[Run], *, floor: Floor | None = None) -> Summary:
     """The summary of two or more runs of one plan, in the order given.
 
     Outcomes, tokens and windows add up. A percentile is that of a typical run, and its interval comes from how the runs
     differ (`loadgen.stats.repeats`); `p99_runs` has each run's own. Rates are means over the runs. For both, a run in
     which the stage was cut short is passed over where two whole ones are there. A verdict is the worst, and each reason
-    says in how many runs it was met. strict: as in `summarize`. Raises InputError for runs that are not of one plan, or
+    says in how many runs it was met. floor: as in `summarize`. Raises InputError for runs that are not of one plan, or
     of which one is given twice.
     """
     check_alike(runs)
-    told = [summarize(run, strict=strict) for run in runs]
-    floor: Floor = "strict" if any(summary.floor == "strict" for summary in told) else "contract"
-    parts = [list(map(Part, s.stages, stages_of(run, strict=strict))) for s, run in zip(told, runs, strict=True)]
+    told = [summarize(run, floor=floor) for run in runs]
+    merged_floor: Floor = "strict" if any(summary.floor == "strict" for summary in told) else "contract"
+    parts = [list(map(Part, s.stages, stages_of(run, floor=floor))) for s, run in zip(told, runs, strict=True)]
     first = told[0]
     return msgspec.structs.replace(
         first,
         run_id=f"{first.run_id}-x{len(runs)}",
         incomplete=any(summary.incomplete for summary in told),
-        stages=tuple(_stage(stage, len(runs), floor) for stage in zip(*parts, strict=True)),
+        stages=tuple(_stage(stage, len(runs), merged_floor) for stage in zip(*parts, strict=True)),
         torn_lines=sum(summary.torn_lines for summary in told),
-        floor=floor,
+        floor=merged_floor,
         runs=tuple(summary.run_id for summary in told),
     )
 

@@ -60,12 +60,12 @@ class StageData(Struct, frozen=True):
         return metrics.steady_window(self.together, concurrency=users, ramp_in_ns=ramp_in_ns)
 
 
-def stages_of(run: Run, *, strict: bool = False) -> list[StageData]:
+def stages_of(run: Run, *, floor: Floor | None = None) -> list[StageData]:
     """A run's records by planned stage, in the plan's order. Models that took turns share the load of their level.
 
-    strict: percentiles need the samples of a published result, whatever the scenario says.
+    floor: how many samples a percentile needs; None: as many as the scenario says.
     """
-    floor: Floor = "strict" if strict or run.manifest.scenario.strict else "contract"
+    floor = floor or ("strict" if run.manifest.scenario.strict else "contract")
     until = run.manifest.scenario.until
     keyed: dict[StageKey, list[Record]] = defaultdict(list)
     last, earlier = split_by_attempt(run.records)

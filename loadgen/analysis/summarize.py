@@ -41,17 +41,18 @@ PERCENTILES: Final = (50.0, 90.0, 95.0, 99.0, 99.9)
 FLUID: Final = 0.9
 
 
-def summarize(run: Run, *, strict: bool = False) -> Summary:
+def summarize(run: Run, *, floor: Floor | None = None) -> Summary:
     """The summary of a run as it was read from its folder; equal folders give equal summaries.
 
-    strict: percentiles need as many samples as MLPerf asks for a published result, whatever the scenario says.
+    floor: how many samples a percentile needs, "strict" being as many as MLPerf asks for a published result; None: as
+    many as the scenario says.
     """
     manifest = run.manifest
     slo = manifest.scenario.slo
     streamed = manifest.scenario.sampling.stream
     if not streamed:  # what an answer does not have, it can neither meet nor miss
         slo = msgspec.structs.replace(slo, ttft_ms=None, tpot_ms=None)
-    parts = stages_of(run, strict=strict)
+    parts = stages_of(run, floor=floor)
     stages = tuple(_stage(part, slo, run) for part in parts)
     return Summary(
         schema=SCHEMA,

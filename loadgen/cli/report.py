@@ -13,6 +13,7 @@ from loadgen.cli.terminal import terminal_width
 from loadgen.errors import InputError
 from loadgen.report.console import console, json_text, terminal_style
 from loadgen.report.files import write_merged, write_reports
+from loadgen.stats.quantile import Floor
 from loadgen.store.run_folder import MANIFEST
 
 
@@ -31,11 +32,12 @@ def report(
     Prints their tables, too.
     """
     folders = [_run_folder(path) for path in runs]
+    floor: Floor | None = "strict" if strict else None
     if merge:
-        merged, folder = write_merged(folders, strict=strict)
+        merged, folder = write_merged(folders, floor=floor)
         print_summary(merged, folder, "json" if as_json else "text")
         return
-    summaries = [write_reports(folder, strict=strict) for folder in folders]
+    summaries = [write_reports(folder, floor=floor) for folder in folders]
     if as_json:
         built_in = [summary_data(summary) for summary in summaries]
         sys.stdout.write(json_text(built_in if len(runs) > 1 else built_in[0]))

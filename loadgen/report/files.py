@@ -19,19 +19,20 @@ from loadgen.report.hlog import Interval, interval_log, tag
 from loadgen.report.html import html
 from loadgen.report.markdown import markdown
 from loadgen.report.section import ReportData
+from loadgen.stats.quantile import Floor
 from loadgen.store import files, run_folder
 
 
-def write_reports(folder: Path, *, strict: bool = False) -> Summary:
+def write_reports(folder: Path, *, floor: Floor | None = None) -> Summary:
     """Make `summary.json`, `summary.csv`, `prompts.csv`, `report.md`, `report.html`, `histograms.hlog` (again).
 
-    strict: percentiles need the samples of a published result, whatever the scenario says.
+    floor: how many samples a percentile needs; None: as many as the scenario says.
     Raises InputError for no run, FolderError when they cannot be written.
     """
     if (folder / "summary.json").exists() and not run_folder.logs_of(folder):
         raise InputError(f"{folder}: its requests were not kept, as in a baseline; read its report.md")
     run = run_folder.read(folder)
-    summary = summarize(run, strict=strict)
+    summary = summarize(run, floor=floor)
     data = report_data(summary, [run])
     with _errors_explained(folder, f"loadgen report {folder}"):
         _write_summary(folder, summary)
@@ -63,13 +64,13 @@ def _errors_explained(folder: Path, again: str) -> Iterator[None]:
         raise FolderError(f"{folder}: {complaint}") from error
 
 
-def write_merged(folders: Sequence[Path], *, strict: bool = False) -> tuple[Summary, Path]:
+def write_merged(folders: Sequence[Path], *, floor: Floor | None = None) -> tuple[Summary, Path]:
     """Merge runs of one plan: make `summary.json`, `summary.csv`, `report.md` and `report.html` in a folder beside the
-    first of them, and return it. strict: as in `write_reports`. Raises InputError for what is no run, and for runs of
+    first of them, and return it. floor: as in `write_reports`. Raises InputError for what is no run, and for runs of
     several plans; FolderError when it cannot be written.
     """
     runs = [run_folder.read(folder) for folder in folders]
-    summary = merged(runs, strict=strict)
+    summary = merged(runs, floor=floor)
     first = folders[0] if folders[0].name not in {"", ".."} else folders[0].resolve()
     folder = _merged_folder(first.parent, summary)
     summary = msgspec.structs.replace(summary, run_id=folder.name)

@@ -183,11 +183,11 @@ def test_gaps_are_pooled_and_bound_by_requests_not_by_tokens() -> None:
 
 def test_a_strict_summary_asks_for_the_samples_of_a_published_result() -> None:
     run = run_of(turns(400))
-    told, strict = metric_of(stage_of(run), "ttft_ms"), metric_of(summarize(run, strict=True).stages[0], "ttft_ms")
+    told, strict = metric_of(stage_of(run), "ttft_ms"), metric_of(summarize(run, floor="strict").stages[0], "ttft_ms")
     assert told["p99"] is not None
     assert (strict["p99"], strict["p99_at_least"]) == (None, told["p99"])
     assert strict["p90"] == told["p90"]
-    assert (summarize(run).floor, summarize(run, strict=True).floor) == ("contract", "strict")
+    assert (summarize(run).floor, summarize(run, floor="strict").floor) == ("contract", "strict")
     asked = run_of(turns(400), scenario={"name": "x", "seed": 1, "strict": True})
     assert summarize(asked).floor == "strict"
     (note,) = [note for note in main_table(summarize(asked)).notes if note.startswith("≥ at p99")]
