@@ -97,6 +97,7 @@ def spent(process: subprocess.Popen[bytes]) -> float:
 
 def start(folder: str, *arguments: str) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": folder}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else ours alone would be compiled anew each time
     return subprocess.Popen(
         [sys.executable, *arguments], cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
