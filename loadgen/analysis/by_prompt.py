@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 from msgspec import Struct
 
 from loadgen.analysis import metrics
 from loadgen.analysis.stage import StageData, stages_of
+from loadgen.stats.median import median
 from loadgen.stats.outlier import outliers
 from loadgen.store.manifest import PlannedStage
 from loadgen.store.run_folder import Run
@@ -61,7 +61,7 @@ def _rows(part: StageData, order: Sequence[str]) -> list[PromptRow]:
                 failed=len(mine) - len(answered),
                 ttft=_spread(found["ttft"]),
                 e2e=_spread(found["e2e"]),
-                output_tokens=float(np.median(tokens)) if tokens else None,
+                output_tokens=median(tokens) if tokens else None,
                 outliers=sum(id(record) in marked for record in answered),
             )
         )
@@ -82,4 +82,4 @@ def _marked(part: StageData) -> set[int]:
 def _spread(values: metrics.Ns) -> ValueRange | None:
     if not len(values):
         return None
-    return ValueRange(*(round(float(value) / 1e6, 4) for value in (values.min(), np.median(values), values.max())))
+    return ValueRange(*(round(float(value) / 1e6, 4) for value in (values.min(), median(values), values.max())))

@@ -33,6 +33,7 @@ from loadgen.analysis.validity import processes, validity
 from loadgen.record import OUTCOMES, Record
 from loadgen.scenario import Slo
 from loadgen.scenario.stop_rule import StopRule
+from loadgen.stats.median import median
 from loadgen.stats.quantile import Floor, Quantile, estimate, estimate_clustered, moments_of, relative_half_width
 from loadgen.store.manifest import PlannedStage, ServedModel
 from loadgen.store.run_folder import Run
@@ -202,7 +203,7 @@ def _until(part: StageData, goal: StopRule, told: Metric) -> Until:
 
 def _throughput(part: StageData, window: Window | None, slo: Slo) -> Throughput:
     speeds = sorted(1e9 / value for record in part.ok if (value := metrics.tpot_ns(record)))
-    per_user = rounded(float(np.median(speeds))) if speeds else None
+    per_user = rounded(median(speeds)) if speeds else None
     whole, interval = _whole_speed(part)
     if window is None:
         return Throughput(None, None, per_user, None, whole, interval)
@@ -225,7 +226,7 @@ def _whole_speed(part: StageData) -> tuple[float | None, tuple[float, float] | N
         return None, None
     found = estimate(np.array(speeds, dtype=np.float64), (50.0,))[0]
     bounds = None if found.low is None or found.high is None else (round(found.low, 4), round(found.high, 4))
-    return round(float(np.median(speeds)), 4), bounds
+    return round(median(speeds), 4), bounds
 
 
 def _tokens(records: Sequence[Record]) -> Tokens:

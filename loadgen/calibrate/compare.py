@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from loadgen.calibrate.loads import LoadStep
 from loadgen.mock import Truth
 from loadgen.record import StageFacts, StampSource
+from loadgen.stats.median import median
 from loadgen.stats.quantile import nearest_rank
 from loadgen.store.calibration import ErrorSpread, Step
 
@@ -147,7 +148,7 @@ def stretch(answers: Sequence[ReceivedAnswer], itl_ms: float) -> float:
         for answer in answers
         if len(answer.stamps_ns) > 1
     ]
-    return float(np.median(taken)) if taken else 0.0
+    return median(taken) if taken else 0.0
 
 
 def _is_what_was_sent(answer: ReceivedAnswer, sent: Truth) -> bool:

@@ -5,6 +5,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from loadgen.stats.median import median
+
 FEWEST: Final = 5
 """Fewer values do not show what is usual among them."""
 LIMIT: Final = 3.5
@@ -20,6 +22,6 @@ def outliers(values: NDArray[np.int64]) -> NDArray[np.bool_]:
     """
     if len(values) < FEWEST:
         return np.zeros(len(values), dtype=np.bool_)
-    away = np.abs(values - np.median(values))
-    deviation = float(np.median(away))
+    away = np.abs(values - median(values))
+    deviation = median(away)
     return away * _NORMAL > LIMIT * deviation if deviation > 0 else np.zeros(len(values), dtype=np.bool_)

@@ -19,6 +19,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from loadgen.stats.binomial import few_above, few_at_most
+from loadgen.stats.median import median
 
 Values = NDArray[np.int64] | NDArray[np.float64]
 Ids = NDArray[np.int64]
@@ -254,7 +255,7 @@ def moments_of(arrived: Values, values: Values) -> Ids:
     if not values.size:
         return np.empty(0, dtype=np.int64)
     since = arrived - arrived.min()
-    width = max(_SLICE_GAPS * float(np.median(values)), float(since.max()) / _MOST_SLICES)
+    width = max(_SLICE_GAPS * median(values), float(since.max()) / _MOST_SLICES)
     slices: Ids = (since / width).astype(np.int64) if width > 0 else np.zeros(since.size, dtype=np.int64)
     return slices
 

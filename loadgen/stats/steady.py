@@ -11,6 +11,8 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from loadgen.stats.median import median
+
 Series = NDArray[np.int64] | NDArray[np.float64]
 Scores = NDArray[np.float64]
 Why = Literal["steady", "too_few", "never_settles", "drift"]
@@ -143,5 +145,5 @@ def _growth(rest: Series) -> float | None:
     third = rest.size // 3
     if not third:
         return None
-    first, last = float(np.median(rest[:third])), float(np.median(rest[-third:]))
+    first, last = median(rest[:third]), median(rest[-third:])
     return last / first - 1 if first > 0 else None
