@@ -223,7 +223,7 @@ def stage_facts(model: str, users: int, start_ns: int, end_ns: int) -> StageFact
 
 
 def manifest(stages: list[tuple[str, int]], each: int, prompts: int) -> dict[str, Any]:
-    models = [{"name": name, "target": "url", "url": "http://127.0.0.1:1/v1"} for name in MODELS]
+    models = [{"name": name, "target": "openai", "url": "http://127.0.0.1:1/v1"} for name in MODELS]
     return {
         "schema": "loadgen.manifest/1",
         "run_id": "20260102T030405Z-0123abcd",

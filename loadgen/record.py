@@ -5,6 +5,9 @@ from typing import Literal
 from msgspec import UNSET, Struct, UnsetType
 
 Phase = Literal["warmup", "measured"]
+LatencyOrigin = Literal["sent", "intended"]
+"""From when the latencies of a stage count: in a closed loop from the send, in an open loop from when a request was
+due."""
 StampSource = Literal["kernel", "user"]
 TokenSource = Literal["usage", "events"]
 Outcome = Literal[

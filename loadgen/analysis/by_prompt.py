@@ -1,8 +1,11 @@
 """A run by prompt: what each prompt took at each stage, and which of its requests were unusual. Pure."""
 
+from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 from msgspec import Struct
+from numpy.typing import NDArray
 
 from loadgen.analysis import metrics
 from loadgen.analysis.stage import StageData, stages_of
@@ -37,46 +40,46 @@ class PromptRow(Struct, frozen=True, kw_only=True):
     outliers: int
 
 
-def rows_by_prompt(run: Run) -> tuple[PromptRow, ...]:
-    """A row for each stage and prompt that was asked, in the plan's order of both."""
+def rows_by_prompt(run: Run, stages: Sequence[StageData] | None = None) -> tuple[PromptRow, ...]:
+    """A row for each stage and prompt that was asked, in the plan's order of both. stages: of the run, if they are
+    there already."""
     order = [prompt.id for prompt in run.manifest.prompts]
-    return tuple(row for part in stages_of(run) for row in _rows(part, order))
+    return tuple(row for part in (stages_of(run) if stages is None else stages) for row in _rows(part, order))
 
 
 def _rows(part: StageData, order: Sequence[str]) -> list[PromptRow]:
-    marked = _marked(part)
-    asked = dict.fromkeys(record.prompt_id for record in part.measured)
-    known = [name for name in order if name in asked]
+    asked = Counter(record.prompt_id for record in part.measured)
+    places: dict[str, list[int]] = {name: [] for name in asked}
+    for place, record in enumerate(part.ok):
+        places[record.prompt_id].append(place)
+    is_outlier = _outliers(part)
+    listed = [name for name in order if name in asked]
     rows = []
-    for name in (*known, *(name for name in asked if name not in known)):
-        mine = [record for record in part.measured if record.prompt_id == name]
-        answered = [record for record in mine if record.outcome == "ok"]
-        found = metrics.of_requests(answered, closed=part.closed)
-        tokens = [record.output_tokens for record in answered if record.output_tokens is not None]
+    for name in dict.fromkeys((*listed, *asked)):
+        answered = np.array(places[name], dtype=np.int64)
+        tokens = [count for place in places[name] if (count := part.ok[place].output_tokens) is not None]
         rows.append(
             PromptRow(
                 stage=part.planned,
                 prompt_id=name,
                 ok=len(answered),
-                failed=len(mine) - len(answered),
-                ttft=_spread(found["ttft"]),
-                e2e=_spread(found["e2e"]),
+                failed=asked[name] - len(answered),
+                ttft=_spread(metrics.known(part.each["ttft"][answered])),
+                e2e=_spread(metrics.known(part.each["e2e"][answered])),
                 output_tokens=median(tokens) if tokens else None,
-                outliers=sum(id(record) in marked for record in answered),
+                outliers=int(np.count_nonzero(is_outlier[answered])),
             )
         )
     return rows
 
 
-def _marked(part: StageData) -> set[int]:
-    """The ok requests of a stage, by their identity, that are outliers among them: by TTFT, or by E2E."""
-    answered, found = part.ok, set[int]()
-    values = metrics.of_requests(answered, closed=part.closed)
+def _outliers(part: StageData) -> NDArray[np.bool_]:
+    """Which of a stage's ok requests are outliers among them: by TTFT, or by E2E, where each of them has one."""
+    marks = np.zeros(len(part.ok), dtype=np.bool_)
     for name in ("ttft", "e2e"):
-        if len(values[name]) == len(answered):  # each has one, so they stand in the same order
-            marks = outliers(values[name])
-            found |= {id(record) for record, mark in zip(answered, marks, strict=True) if mark}
-    return found
+        if len(part.values[name]) == len(part.ok):
+            marks |= outliers(part.values[name])
+    return marks
 
 
 def _spread(values: metrics.Ns) -> ValueRange | None:

@@ -11,7 +11,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from loadgen.analysis import metrics
 from loadgen.analysis.stage import StageData, stages_of
-from loadgen.analysis.summarize import PERCENTILES, summarize
+from loadgen.analysis.summarize import PERCENTILES, summary_of
 from loadgen.analysis.summary import (
     AcrossRuns,
     Attainment,
@@ -58,9 +58,10 @@ def merged(runs: Sequence[Run], *, floor: Floor | None = None) -> Summary:
     of which one is given twice.
     """
     check_alike(runs)
-    told = [summarize(run, floor=floor) for run in runs]
+    stages = [stages_of(run, floor=floor) for run in runs]
+    told = list(map(summary_of, runs, stages))
     merged_floor: Floor = "strict" if any(summary.floor == "strict" for summary in told) else "contract"
-    parts = [list(map(Part, s.stages, stages_of(run, floor=floor))) for s, run in zip(told, runs, strict=True)]
+    parts = [list(map(Part, summary.stages, data)) for summary, data in zip(told, stages, strict=True)]
     first = told[0]
     return msgspec.structs.replace(
         first,
@@ -193,8 +194,8 @@ def _values(name: str, part: StageData) -> tuple[Values, Values | None]:
     """A metric's values in one run, and of gaps the request that each is of."""
     metric = name.removesuffix("_ms")
     if metric == "itl":
-        return metrics.gaps(part.ok)
-    return metrics.of_requests(part.ok, closed=part.closed)[metric], None
+        return part.gaps.values, part.gaps.owners
+    return part.values[metric], None
 
 
 def _percentile(found: Repeated) -> Percentile:

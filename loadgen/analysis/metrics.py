@@ -4,17 +4,21 @@ All arrays are int64 ns, of `ok` measured requests only, unless said otherwise.
 """
 
 import itertools
+import operator
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
 from loadgen.analysis.summary import ServerRates
-from loadgen.record import Record
+from loadgen.record import LatencyOrigin, Record
 from loadgen.scenario import Slo
 
 Ns = NDArray[np.int64]
+MISSING: Final = int(np.iinfo(np.int64).min)
+"""Stands for a value that a request does not have."""
 PILED_UP = 0.1
 FROM_SEND = ("ttft_from_send", "e2e_from_send")
 
@@ -33,36 +37,50 @@ class Window(Struct, frozen=True):
         return self.start_ns <= moment_ns <= self.end_ns
 
 
-def start_of(record: Record, *, closed: bool) -> int | None:
-    """From when a request's latency counts: in a closed loop when it was sent, in an open loop when it was due."""
-    return record.sent_ns if closed else record.intended_ns
+def start_of(record: Record, *, origin: LatencyOrigin) -> int | None:
+    """From when a request's latency counts."""
+    return record.sent_ns if origin == "sent" else record.intended_ns
 
 
-def of_requests(records: Sequence[Record], *, closed: bool) -> dict[str, Ns]:
+def of_requests(records: Sequence[Record], *, origin: LatencyOrigin) -> dict[str, Ns]:
     """One value a request: ttft, service_ttft, ttfc, tpot, e2e, queue, connect; in an open loop, where latencies count
     from the intended time, also ttft_from_send and e2e_from_send. A request without one is left out."""
-    names = ("ttft", "service_ttft", "ttfc", "tpot", "e2e", "queue", "connect", *(() if closed else FROM_SEND))
-    found: dict[str, list[int]] = {name: [] for name in names}
-    for record in records:
-        for name, value in _one(record, closed=closed).items():
-            if value is not None and name in found:
-                found[name].append(value)
-    return {name: np.array(values, dtype=np.int64) for name, values in found.items()}
+    return {name: known(values) for name, values in of_each_request(records, origin=origin).items()}
 
 
-def _one(record: Record, *, closed: bool) -> dict[str, int | None]:
-    start, first = start_of(record, closed=closed), record.stamps_ns[0] if record.stamps_ns else None
-    return {
-        "ttft": _gap(start, first),
-        "service_ttft": _gap(record.written_ns, first),
-        "ttfc": _gap(start, record.first_visible_ns),
-        "tpot": tpot_ns(record),
-        "e2e": _gap(start, record.end_ns),
-        "queue": _gap(record.intended_ns, record.sent_ns),
-        "connect": record.connect_ns,
-        "ttft_from_send": _gap(record.sent_ns, first),
-        "e2e_from_send": _gap(record.sent_ns, record.end_ns),
+def of_each_request(records: Sequence[Record], *, origin: LatencyOrigin) -> dict[str, Ns]:
+    """As `of_requests`, but as long as the records: a request without a value has MISSING."""
+    intended, sent = _column(records, "intended_ns"), _column(records, "sent_ns")
+    first = np.fromiter((r.stamps_ns[0] if r.stamps_ns else MISSING for r in records), np.int64, len(records))
+    start, end = sent if origin == "sent" else intended, _column(records, "end_ns")
+    values = {
+        "ttft": _between(start, first),
+        "service_ttft": _between(_column(records, "written_ns"), first),
+        "ttfc": _between(start, _column(records, "first_visible_ns")),
+        "tpot": np.fromiter((MISSING if (v := tpot_ns(r)) is None else v for r in records), np.int64, len(records)),
+        "e2e": _between(start, end),
+        "queue": _between(intended, sent),
+        "connect": _column(records, "connect_ns"),
     }
+    if origin == "intended":
+        values |= {"ttft_from_send": _between(sent, first), "e2e_from_send": _between(sent, end)}
+    return values
+
+
+def known(values: Ns) -> Ns:
+    """The values that are not MISSING."""
+    there: Ns = values[values != MISSING]
+    return there
+
+
+def _column(records: Sequence[Record], field: str) -> Ns:
+    read = operator.attrgetter(field)
+    return np.fromiter((MISSING if (v := read(r)) is None else v for r in records), np.int64, len(records))
+
+
+def _between(start: Ns, end: Ns) -> Ns:
+    differences: Ns = np.where((start == MISSING) | (end == MISSING), MISSING, end - start)
+    return differences
 
 
 def _gap(start_ns: int | None, end_ns: int | None) -> int | None:
@@ -77,9 +95,9 @@ def tpot_ns(record: Record) -> int | None:
     return round((record.stamps_ns[-1] - record.stamps_ns[0]) / (tokens - 1))
 
 
-def speed_per_s(record: Record, *, closed: bool) -> float | None:
+def speed_per_s(record: Record, *, origin: LatencyOrigin) -> float | None:
     """Output tokens a second of the whole answer: output tokens / e2e; None where either is not known, or is 0."""
-    took = _gap(start_of(record, closed=closed), record.end_ns)
+    took = _gap(start_of(record, origin=origin), record.end_ns)
     return record.output_tokens / took * 1e9 if record.output_tokens and took and took > 0 else None
 
 
@@ -93,17 +111,28 @@ def flat_stamps(records: Sequence[Record]) -> tuple[Ns, Ns]:
     return np.fromiter(flat, np.int64, count=int(lengths.sum())), lengths
 
 
-def gaps(records: Sequence[Record]) -> tuple[Ns, Ns]:
-    """Every gap between a request's token-bearing events, pooled, and the request (its position) that each is of."""
+class Gaps(Struct, frozen=True):
+    """The gaps between the token-bearing events of some requests, pooled."""
+
+    values: Ns
+    owners: Ns
+    """The request, by its position, that each is of."""
+    ends: Ns
+    """When each ended."""
+
+
+def gaps_of(records: Sequence[Record]) -> Gaps:
+    """Every gap of some requests."""
     stamps, lengths = flat_stamps(records)
     owners = np.repeat(np.arange(len(records), dtype=np.int64), np.maximum(lengths - 1, 0))
-    return np.diff(stamps)[_is_within_a_record(lengths)], owners
+    within = _is_within_a_record(lengths)
+    return Gaps(np.diff(stamps)[within], owners, stamps[1:][within])
 
 
-def gap_ends(records: Sequence[Record]) -> Ns:
-    """When each gap of `gaps` ended, in the same order."""
-    stamps, lengths = flat_stamps(records)
-    return stamps[1:][_is_within_a_record(lengths)]
+def gaps(records: Sequence[Record]) -> tuple[Ns, Ns]:
+    """Every gap of some requests, and the request (its position) that each is of."""
+    pooled = gaps_of(records)
+    return pooled.values, pooled.owners
 
 
 def _is_within_a_record(lengths: Ns) -> NDArray[np.bool_]:
@@ -158,26 +187,36 @@ def tokens_inside(records: Sequence[Record], window: Window) -> float:
     return total
 
 
-def meets(record: Record, slo: Slo, *, closed: bool) -> bool:
+def meets(record: Record, slo: Slo, *, origin: LatencyOrigin) -> bool:
     """Whether a request met every SLO that is set. What is not `ok` met none; one token has no TPOT to miss."""
     if record.outcome != "ok":
         return False
-    got = _one(record, closed=closed)
-    for name, limit_ms in (("ttft", slo.ttft_ms), ("tpot", slo.tpot_ms), ("e2e", slo.e2e_ms)):
-        value = got[name]
-        if limit_ms is not None and value is not None and value > limit_ms * 1e6:
-            return False
-    return True
+    start = start_of(record, origin=origin)
+    first = record.stamps_ns[0] if record.stamps_ns else None
+    return (
+        _is_within(_gap(start, first), slo.ttft_ms)
+        and _is_within(tpot_ns(record), slo.tpot_ms)
+        and _is_within(_gap(start, record.end_ns), slo.e2e_ms)
+    )
 
 
-def fluidity(record: Record, slo: Slo, *, closed: bool) -> float | None:
-    """Share of tokens that arrived by start + TTFT SLO + i · TPOT SLO (Etalon's index); None without those two SLOs."""
-    start = start_of(record, closed=closed)
-    if slo.ttft_ms is None or slo.tpot_ms is None or start is None or not record.stamps_ns:
-        return None
-    stamps = np.array(record.stamps_ns, dtype=np.int64)
-    deadlines = start + (slo.ttft_ms + slo.tpot_ms * np.arange(len(stamps))) * 1e6
-    return float((stamps <= deadlines).mean())
+def _is_within(value_ns: int | None, limit_ms: float | None) -> bool:
+    return limit_ms is None or value_ns is None or value_ns <= limit_ms * 1e6
+
+
+def fluidity(records: Sequence[Record], slo: Slo, *, origin: LatencyOrigin) -> list[float]:
+    """Of each request, the share of tokens that arrived by start + TTFT SLO + i · TPOT SLO (Etalon's index). Requests
+    without tokens are left out; of all there is none without those two SLOs."""
+    started = [r for r in records if r.stamps_ns and start_of(r, origin=origin) is not None]
+    if slo.ttft_ms is None or slo.tpot_ms is None or not started:
+        return []
+    stamps, lengths = flat_stamps(started)
+    begins = np.cumsum(lengths) - lengths
+    place = np.arange(stamps.size) - np.repeat(begins, lengths)
+    starts = np.repeat(_column(started, "sent_ns" if origin == "sent" else "intended_ns"), lengths)
+    in_time = stamps <= starts + (slo.ttft_ms + slo.tpot_ms * place) * 1e6
+    shares: list[float] = (np.add.reduceat(in_time.astype(np.int64), begins) / lengths).tolist()
+    return shares
 
 
 def in_flight_recorded(records: Sequence[Record], window: Window) -> float:

@@ -2,14 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cached_property
 
 from msgspec import Struct
 
 from loadgen.analysis import metrics
 from loadgen.analysis.metric_flags import metric_flags
-from loadgen.analysis.metrics import Window
+from loadgen.analysis.metrics import Gaps, Ns, Window
 from loadgen.analysis.summary import METRICS
-from loadgen.record import Phase, Record, StageFacts, StageKey
+from loadgen.record import LatencyOrigin, Phase, Record, StageFacts, StageKey
 from loadgen.scenario import Closed, Scenario
 from loadgen.scenario.stop_rule import StopRule, stop_rule_of
 from loadgen.stats.histogram import Histogram
@@ -22,39 +23,60 @@ RequestKey = tuple[StageKey, Phase, int]
 """The same for all attempts of a request."""
 
 
-class StageData(Struct, frozen=True):
-    """One planned stage with the records and facts that belong to it. measured, warmup, together: one record a
-    request, that of its last attempt. earlier: the measured requests' attempts before it. budget: what one process
-    of this machine was calibrated for, if it was; workers: how many processes shared the stage. floor: of the
-    samples of a percentile. until: what was to be known before the stage ended."""
+class StageData(Struct, frozen=True, dict=True):
+    """One planned stage with the records and facts that belong to it, and what is computed of them: each once."""
 
     planned: PlannedStage
     measured: tuple[Record, ...]
+    """One record a request, that of its last attempt; so are the next two."""
     warmup: tuple[Record, ...]
     together: tuple[Record, ...]
+    """The measured requests of all models that share the stage's load."""
     facts: StageFacts | None
     earlier: tuple[Record, ...] = ()
+    """The attempts of the measured requests before their last."""
     probe: Probe | None = None
     thinks: bool = False
+    """Whether the plan has users wait between an answer and the next question."""
     floor: Floor = "contract"
+    """How many samples a percentile needs."""
     workers: int = 1
+    """How many processes shared the stage."""
     budget: Budget | None = None
+    """What one process of this machine was calibrated for, if it was."""
     until: StopRule | None = None
+    """What was to be known before the stage ended."""
 
     @property
-    def closed(self) -> bool:
-        return self.planned.load.is_closed
+    def latency_origin(self) -> LatencyOrigin:
+        return self.planned.load.latency_origin
 
     @property
     def users(self) -> int | None:
         """The users of a closed loop who should all be waiting for an answer at all times: without think time."""
         return None if self.thinks else self.planned.load.concurrency
 
-    @property
-    def ok(self) -> list[Record]:
-        return [record for record in self.measured if record.outcome == "ok"]
+    @cached_property
+    def ok(self) -> tuple[Record, ...]:
+        """The measured requests that were answered."""
+        return tuple(record for record in self.measured if record.outcome == "ok")
 
-    @property
+    @cached_property
+    def each(self) -> dict[str, Ns]:
+        """By metric, a value of each ok request, or `metrics.MISSING`."""
+        return metrics.of_each_request(self.ok, origin=self.latency_origin)
+
+    @cached_property
+    def values(self) -> dict[str, Ns]:
+        """By metric, the values that the ok requests have."""
+        return {name: metrics.known(values) for name, values in self.each.items()}
+
+    @cached_property
+    def gaps(self) -> Gaps:
+        """The gaps between the tokens of the ok requests."""
+        return metrics.gaps_of(self.ok)
+
+    @cached_property
     def window(self) -> Window | None:
         users, ramp_in_ns = self.planned.load.concurrency, self.planned.ramp_in_ns
         return metrics.steady_window(self.together, concurrency=users, ramp_in_ns=ramp_in_ns)
@@ -71,21 +93,21 @@ def stages_of(run: Run, *, floor: Floor | None = None) -> list[StageData]:
     last, earlier = split_by_attempt(run.records)
     for record in last:
         keyed[record.stage_key].append(record)
-    found = []
+    earlier_of: dict[StageKey, list[Record]] = defaultdict(list)
+    for record in earlier:
+        earlier_of[record.stage_key].append(record)
+    stages = []
     for planned in run.manifest.stages:
         facts = next((fact for fact in run.facts if planned.key in fact.keys), None)
-        mine = keyed[planned.key]
         together = [record for key in (facts.keys if facts else (planned.key,)) for record in keyed[key]]
-        found.append(
+        stages.append(
             StageData(
                 planned=planned,
-                measured=tuple(record for record in mine if record.phase == "measured"),
-                warmup=tuple(record for record in mine if record.phase == "warmup"),
+                measured=tuple(record for record in keyed[planned.key] if record.phase == "measured"),
+                warmup=tuple(record for record in keyed[planned.key] if record.phase == "warmup"),
                 together=tuple(record for record in together if record.phase == "measured"),
                 facts=facts,
-                earlier=tuple(
-                    record for record in earlier if record.phase == "measured" and record.stage_key == planned.key
-                ),
+                earlier=tuple(record for record in earlier_of[planned.key] if record.phase == "measured"),
                 thinks=_thinks(run.manifest.scenario),
                 floor=floor,
                 workers=run.manifest.workers,
@@ -94,7 +116,7 @@ def stages_of(run: Run, *, floor: Floor | None = None) -> list[StageData]:
                 probe=card.known_probe if (card := run.manifest.card(planned.target, planned.model)) else None,
             )
         )
-    return found
+    return stages
 
 
 def split_by_attempt(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
@@ -123,7 +145,7 @@ def _thinks(scenario: Scenario) -> bool:
 
 def histograms(part: StageData) -> dict[str, Histogram]:
     """A stage's histograms by metric, of its ok measured requests; over-range values are counted in each."""
-    arrays = {**metrics.of_requests(part.ok, closed=part.closed), "itl": metrics.gaps(part.ok)[0]}
+    arrays = {**part.values, "itl": part.gaps.values}
     nulled = metric_flags(part.ok, part.probe).nulled
     found = {}
     for name in METRICS:

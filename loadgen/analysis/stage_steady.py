@@ -38,7 +38,7 @@ def _series(part: StageData, window: Window) -> tuple[Ns, Ns]:
         for record in part.together
         if record.outcome == "ok" and record.dispatched_ns is not None and window.holds(record.dispatched_ns)
     ]
-    starts = [metrics.start_of(record, closed=part.closed) for record in inside]
+    starts = [metrics.start_of(record, origin=part.latency_origin) for record in inside]
     ends = [record.stamps_ns[0] if record.stamps_ns else record.end_ns for record in inside]
     rows = [
         (record.dispatched_ns, end - start)

@@ -16,7 +16,7 @@ from msgspec import Struct
 from loadgen.analysis import metrics
 from loadgen.analysis.metrics import Ns
 from loadgen.plan.plan import Plan
-from loadgen.record import Record
+from loadgen.record import LatencyOrigin, Record
 from loadgen.scenario.stop_rule import StopRule
 from loadgen.stats.quantile import (
     STOPPED_CONFIDENCE,
@@ -87,24 +87,26 @@ def needed(width: float | None, count: int, goal: StopRule, floor: Floor = "cont
     return max(earliest_end(goal, floor), math.ceil(count * more))
 
 
-def sampler(goal: StopRule, who: Sequence[tuple[str, str]], *, closed: bool) -> Callable[[Record], Sample | None]:
+def sampler(
+    goal: StopRule, who: Sequence[tuple[str, str]], *, origin: LatencyOrigin
+) -> Callable[[Record], Sample | None]:
     """What makes a sample of a record; None of one that is none. who: (target, model) of the stage, in its order."""
     places = {pair: place for place, pair in enumerate(who)}
 
     def sample(record: Record) -> Sample | None:
         if record.phase != "measured" or record.outcome != "ok":
             return None
-        numbers = numbers_of(record, goal.metric, closed=closed)
+        numbers = numbers_of(record, goal.metric, origin=origin)
         return (places[record.target, record.model], numbers) if numbers else None
 
     return sample
 
 
-def numbers_of(record: Record, metric: str, *, closed: bool) -> tuple[int, ...]:
+def numbers_of(record: Record, metric: str, *, origin: LatencyOrigin) -> tuple[int, ...]:
     """The metric's value of one request, ns; of itl the arrivals of its tokens; empty where it has none."""
     if metric == "itl":
         return record.stamps_ns if len(record.stamps_ns) > 1 else ()
-    return tuple(metrics.of_requests([record], closed=closed)[metric].tolist())
+    return tuple(metrics.of_requests([record], origin=origin)[metric].tolist())
 
 
 class Series:

@@ -48,12 +48,16 @@ def summarize(run: Run, *, floor: Floor | None = None) -> Summary:
     floor: how many samples a percentile needs, "strict" being as many as MLPerf asks for a published result; None: as
     many as the scenario says.
     """
+    return summary_of(run, stages_of(run, floor=floor))
+
+
+def summary_of(run: Run, parts: Sequence[StageData]) -> Summary:
+    """The summary of a run, of its stages by `stages_of`."""
     manifest = run.manifest
     slo = manifest.scenario.slo
     streamed = manifest.scenario.sampling.stream
     if not streamed:  # what an answer does not have, it can neither meet nor miss
         slo = msgspec.structs.replace(slo, ttft_ms=None, tpot_ms=None)
-    parts = stages_of(run, floor=floor)
     stages = tuple(_stage(part, slo, run) for part in parts)
     return Summary(
         schema=SCHEMA,
@@ -132,10 +136,10 @@ def _was_made(record: Record) -> bool:
 
 
 def _metrics(part: StageData) -> dict[str, Metric]:
-    arrays = metrics.of_requests(part.ok, closed=part.closed)
+    arrays = part.values
     found = {f"{name}_ms": _independent(arrays[name], part.floor) for name in METRICS if name != "itl"}
-    pooled, owners = metrics.gaps(part.ok)
-    moments = moments_of(metrics.gap_ends(part.ok), pooled)
+    pooled, owners = part.gaps.values, part.gaps.owners
+    moments = moments_of(part.gaps.ends, pooled)
     itl = estimate_clustered(pooled, owners, PERCENTILES, moments=moments, floor=part.floor)
     found["itl_ms"] = _describe(pooled, itl)
     if part.until is not None:
@@ -145,7 +149,7 @@ def _metrics(part: StageData) -> dict[str, Metric]:
         metric = found[f"{name}_ms"]
         percentiles = metric.percentiles | {part.until.percentile: estimated}
         found[f"{name}_ms"] = msgspec.structs.replace(metric, percentiles=percentiles)
-    if not part.closed:
+    if part.latency_origin == "intended":
         found |= {f"{name}_ms": _independent(arrays[name], part.floor) for name in metrics.FROM_SEND}
     if len(arrays["ttfc"]) and (
         len(arrays["ttfc"]) != len(arrays["ttft"]) or bool((arrays["ttfc"] != arrays["ttft"]).any())
@@ -208,7 +212,7 @@ def _throughput(part: StageData, window: Window | None, slo: Slo) -> Throughput:
     if window is None:
         return Throughput(None, None, per_user, None, whole, interval)
     ended = [record for record in part.ok if record.end_ns is not None and window.holds(record.end_ns)]
-    good = sum(metrics.meets(record, slo, closed=part.closed) for record in ended)
+    good = sum(metrics.meets(record, slo, origin=part.latency_origin) for record in ended)
     return Throughput(
         output_tokens_per_s=rounded(metrics.tokens_inside((*part.measured, *part.earlier), window) / window.length_s),
         requests_per_s=rounded(len(ended) / window.length_s),
@@ -221,7 +225,7 @@ def _throughput(part: StageData, window: Window | None, slo: Slo) -> Throughput:
 
 def _whole_speed(part: StageData) -> tuple[float | None, tuple[float, float] | None]:
     """Median over ok requests of output tokens / e2e, and its 95 % interval where there are enough of them."""
-    speeds = sorted(speed for r in part.ok if (speed := metrics.speed_per_s(r, closed=part.closed)) is not None)
+    speeds = sorted(speed for r in part.ok if (speed := metrics.speed_per_s(r, origin=part.latency_origin)) is not None)
     if not speeds:
         return None, None
     found = estimate(np.array(speeds, dtype=np.float64), (50.0,))[0]
@@ -246,11 +250,10 @@ def _attainment(part: StageData, slo: Slo, planned: int) -> Attainment | None:
     targets = _targets(slo)
     if not targets:
         return None
-    met = sum(metrics.meets(record, slo, closed=part.closed) for record in part.measured)
+    met = sum(metrics.meets(record, slo, origin=part.latency_origin) for record in part.measured)
     share = met / planned if planned else 0.0
     passed = None if slo.attainment is None else share >= slo.attainment
-    told = [metrics.fluidity(record, slo, closed=part.closed) for record in part.ok]
-    fluid = [share for share in told if share is not None]
+    fluid = metrics.fluidity(part.ok, slo, origin=part.latency_origin)
     return Attainment(
         slo=targets,
         met=met,

@@ -264,7 +264,7 @@ def _self(part: StageData, window: Window | None) -> Self:
         in_flight_sampled=rounded(_sampled_in_flight(facts, window)),
         in_flight_recorded=rounded(recorded),
         shared_reads_share=rounded(metrics.shared_share(part.ok)),
-        achieved_share=None if part.closed else rounded(metrics.achieved_share(part.together)),
+        achieved_share=None if part.latency_origin == "sent" else rounded(metrics.achieved_share(part.together)),
         users_share=rounded(_users_share(part, window, recorded)),
         over_range=sum(histogram.over_range for histogram in histograms(part).values()),
     )

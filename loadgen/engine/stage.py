@@ -241,7 +241,7 @@ def start_of(plan: Plan, stage: Stage) -> StageStart:
         models=tuple(model.name for model in models),
         targets=tuple(target_name(model) for model in models),
         level=stage.level.label,
-        loop="closed" if stage.due_ns is None else "open",
+        latency_origin=stage.latency_origin,
         count=stage.count,
         duration_s=None if stage.duration_ns is None else stage.duration_ns / 1e9,
     )

@@ -30,4 +30,4 @@ def stop_rule_sinks(plan: Plan, stage: Stage, stop: StopSignal, progress: Progre
     models = [plan.models[index] for index in stage.models]
     places = tuple((target_name(model), model.name) for model in models)
     monitor = StopRuleMonitor(stage.until, len(models), plan.scenario.floor, enough=stop.meet_rule, say=progress.known)
-    return (StopRuleSink(sampler(stage.until, places, closed=stage.due_ns is None), monitor),)
+    return (StopRuleSink(sampler(stage.until, places, origin=stage.latency_origin), monitor),)

@@ -100,7 +100,7 @@ class _StageRecording:
 
     def _values_of(self, ok: list[Record]) -> dict[str, tuple[Ns, Ns]]:
         """By metric, its values and which of the records each is of."""
-        starts = [metrics.start_of(record, closed=self._stage.loop == "closed") for record in ok]
+        starts = [metrics.start_of(record, origin=self._stage.latency_origin) for record in ok]
         firsts = [record.stamps_ns[0] if record.stamps_ns else None for record in ok]
         return {
             "ttft": _differences(starts, firsts),

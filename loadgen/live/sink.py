@@ -1,11 +1,11 @@
 """Who hears of a run while it is on. One sink a file; a sink sees the same records however many processes play."""
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 from msgspec import Struct
 
-from loadgen.record import Record, StageFacts
+from loadgen.record import LatencyOrigin, Record, StageFacts
 
 
 class StageStart(Struct, frozen=True):
@@ -15,8 +15,8 @@ class StageStart(Struct, frozen=True):
     """Names of its models; beside each, in `targets`, where it is served."""
     targets: tuple[str, ...]
     level: str
-    loop: Literal["closed", "open"]
-    """In a closed loop latencies count from the send, in an open loop from when the request was due."""
+    latency_origin: LatencyOrigin
+    """From when latencies count."""
     count: int | None
     """Measured requests of all models, at most; None where only time ends it."""
     duration_s: float | None

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from loadgen.plan import arrivals
 from loadgen.plan.prompts import Prompt
 from loadgen.plan.rng import generator
+from loadgen.record import LatencyOrigin
 from loadgen.scenario import Closed, Gamma, Load, Model, Ramp, RatedLoad, Scenario, Trace
 from loadgen.scenario.stop_rule import StopRule, stop_rule_of
 
@@ -33,6 +34,10 @@ class StageLoad(Struct, frozen=True, omit_defaults=True):
     def is_closed(self) -> bool:
         """Whether it is so many users, each of whom waits for an answer before asking again."""
         return self.mode == "closed"
+
+    @property
+    def latency_origin(self) -> LatencyOrigin:
+        return "sent" if self.is_closed else "intended"
 
 
 class Level(Struct, frozen=True, omit_defaults=True):
@@ -107,6 +112,10 @@ class Stage(Struct, frozen=True):
     """Which part of the stage this is."""
     part_count: int = 1
     """Among how many processes it is divided."""
+
+    @property
+    def latency_origin(self) -> LatencyOrigin:
+        return self.level.load().latency_origin
 
     @property
     def users(self) -> int | None:

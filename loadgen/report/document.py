@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from loadgen.analysis.by_prompt import rows_by_prompt
-from loadgen.analysis.stage import stages_of
+from loadgen.analysis.stage import StageData, stages_of
 from loadgen.analysis.summary import Summary
 from loadgen.report.answer import answer
 from loadgen.report.main_table import main_table
@@ -98,12 +98,15 @@ def headline(summary: Summary) -> Headline:
     )
 
 
-def report_data(summary: Summary, runs: Sequence[Run]) -> ReportData:
+def report_data(
+    summary: Summary, runs: Sequence[Run], stages: Sequence[Sequence[StageData]] | None = None
+) -> ReportData:
     """What the sections of a summary's report look at. runs: the one run that it is of, or those that were merged.
+    stages: of each run, if they are there already.
 
     Raises ValueError when the summary is not of these runs.
     """
-    data_by_run = [stages_of(run) for run in runs]
+    data_by_run = [stages_of(run) for run in runs] if stages is None else stages
     numbered = enumerate(zip(summary.stages, *data_by_run, strict=True))
     state = next((run.manifest.state for run in runs if run.manifest.state != "complete"), "complete")
     return ReportData(
@@ -112,7 +115,7 @@ def report_data(summary: Summary, runs: Sequence[Run]) -> ReportData:
         stages=tuple(
             ReportStage(number, stage, tuple(data)) for number, (stage, *data) in numbered if was_played(stage)
         ),
-        prompts=() if summary.runs else rows_by_prompt(runs[0]),
+        prompts=() if summary.runs else rows_by_prompt(runs[0], data_by_run[0]),
     )
 
 

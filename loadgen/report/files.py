@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 
 from loadgen.analysis.merge import merged
-from loadgen.analysis.stage import StageData, histograms
-from loadgen.analysis.summarize import summarize
+from loadgen.analysis.stage import StageData, histograms, stages_of
+from loadgen.analysis.summarize import summary_of
 from loadgen.analysis.summary import Summary, summary_data, summary_from
 from loadgen.errors import FolderError, InputError
 from loadgen.report.csv import csv_text, prompts_csv
@@ -32,8 +32,9 @@ def write_reports(folder: Path, *, floor: Floor | None = None) -> Summary:
     if (folder / "summary.json").exists() and not run_folder.logs_of(folder):
         raise InputError(f"{folder}: its requests were not kept, as in a baseline; read its report.md")
     run = run_folder.read(folder)
-    summary = summarize(run, floor=floor)
-    data = report_data(summary, [run])
+    stages = stages_of(run, floor=floor)
+    summary = summary_of(run, stages)
+    data = report_data(summary, [run], [stages])
     with _errors_explained(folder, f"loadgen report {folder}"):
         _write_summary(folder, summary)
         files.write_whole(folder / "prompts.csv", prompts_csv(summary, data.prompts).encode())

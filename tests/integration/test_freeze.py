@@ -64,7 +64,7 @@ def test_counted_from_the_send_a_queue_at_the_limit_hides_it(played: dict[str, R
     records = [r for r in played["queue"].records if r.phase == "measured" and r.outcome == "ok"]
     held = [record for record in records if record.held_ns]
     assert len(held) >= 30, "most of the forty that came due meanwhile waited for their turn"
-    sent = of_requests(records, closed=False)["ttft_from_send"]
+    sent = of_requests(records, origin="intended")["ttft_from_send"]
     sent.sort()
     assert nearest_rank(sent, 98) < 1_000e6
     stage = stage_of(played["queue"])

@@ -10,38 +10,38 @@ from hypothesis import strategies as st
 
 from loadgen.analysis import metrics
 from loadgen.analysis.metrics import Window
-from loadgen.record import Record, ServerTimings
+from loadgen.record import LatencyOrigin, Record, ServerTimings
 from loadgen.scenario import Slo
 from tests.records import MS, S, record, turn, unsent
 
 law = settings(derandomize=True, deadline=None, max_examples=60)
 
 
-def only(name: str, *, closed: bool = True, **changes: Any) -> list[int]:
-    return [int(value) for value in metrics.of_requests([record(**changes)], closed=closed)[name]]
+def only(name: str, *, origin: LatencyOrigin = "sent", **changes: Any) -> list[int]:
+    return [int(value) for value in metrics.of_requests([record(**changes)], origin=origin)[name]]
 
 
 # --- one value a request ----------------------------------------------------------------------------------------------
 
 
 def test_ttft_counts_from_the_sending_in_a_closed_loop_and_from_the_due_time_in_an_open_one() -> None:
-    assert only("ttft", closed=True) == [98 * MS]
-    assert only("ttft", closed=False) == [100 * MS]
+    assert only("ttft", origin="sent") == [98 * MS]
+    assert only("ttft", origin="intended") == [100 * MS]
 
 
 def test_e2e_counts_from_where_ttft_does_to_the_orderly_end_and_not_to_the_last_byte() -> None:
-    assert only("e2e", closed=True) == [208 * MS]
-    assert only("e2e", closed=False) == [210 * MS]
+    assert only("e2e", origin="sent") == [208 * MS]
+    assert only("e2e", origin="intended") == [210 * MS]
 
 
-@pytest.mark.parametrize("closed", [True, False])
-def test_service_ttft_counts_from_the_last_byte_written(closed: bool) -> None:
-    assert only("service_ttft", closed=closed) == [90 * MS]
+@pytest.mark.parametrize("origin", ["sent", "intended"])
+def test_service_ttft_counts_from_the_last_byte_written(origin: LatencyOrigin) -> None:
+    assert only("service_ttft", origin=origin) == [90 * MS]
 
 
-@pytest.mark.parametrize("closed", [True, False])
-def test_queue_is_what_lies_between_the_due_time_and_the_sending(closed: bool) -> None:
-    assert only("queue", closed=closed) == [2 * MS]
+@pytest.mark.parametrize("origin", ["sent", "intended"])
+def test_queue_is_what_lies_between_the_due_time_and_the_sending(origin: LatencyOrigin) -> None:
+    assert only("queue", origin=origin) == [2 * MS]
 
 
 def test_connect_is_there_only_where_a_connection_was_opened() -> None:
@@ -51,13 +51,13 @@ def test_connect_is_there_only_where_a_connection_was_opened() -> None:
 
 def test_the_first_visible_content_is_not_the_first_token_of_a_model_that_reasons() -> None:
     assert only("ttfc", first_visible_ns=290 * MS) == [188 * MS]
-    assert only("ttfc", first_visible_ns=290 * MS, closed=False) == [190 * MS]
+    assert only("ttfc", first_visible_ns=290 * MS, origin="intended") == [190 * MS]
     assert only("ttfc", first_visible_ns=None) == []
     assert only("ttft", first_visible_ns=290 * MS) == [98 * MS]
 
 
 def test_a_request_that_got_nowhere_has_no_value_and_is_not_counted_as_zero() -> None:
-    found = metrics.of_requests([unsent("connect_error")], closed=True)
+    found = metrics.of_requests([unsent("connect_error")], origin="sent")
     assert {name: list(values) for name, values in found.items()} == {
         name: [] for name in ("ttft", "service_ttft", "ttfc", "tpot", "e2e", "queue", "connect")
     }
@@ -215,37 +215,37 @@ def test_tokens_of_windows_side_by_side_add_up(stamps: list[int], tokens: int, c
     ],
 )
 def test_a_request_is_good_when_it_met_every_slo(slo: Slo, met: bool) -> None:
-    assert metrics.meets(record(), slo, closed=True) is met
+    assert metrics.meets(record(), slo, origin="sent") is met
 
 
 def test_in_an_open_loop_a_late_sending_is_the_user_s_wait_too() -> None:
-    assert metrics.meets(record(), Slo(ttft_ms=98.0), closed=True)
-    assert not metrics.meets(record(), Slo(ttft_ms=98.0), closed=False)
+    assert metrics.meets(record(), Slo(ttft_ms=98.0), origin="sent")
+    assert not metrics.meets(record(), Slo(ttft_ms=98.0), origin="intended")
 
 
 def test_what_was_not_answered_met_nothing_and_one_token_has_no_tpot_to_miss() -> None:
-    assert not metrics.meets(record(outcome="truncated"), Slo(ttft_ms=1e9), closed=True)
-    assert not metrics.meets(unsent("shed"), Slo(), closed=False)
-    assert metrics.meets(record(stamps_ns=(200 * MS,), output_tokens=1), Slo(tpot_ms=0.001), closed=True)
+    assert not metrics.meets(record(outcome="truncated"), Slo(ttft_ms=1e9), origin="sent")
+    assert not metrics.meets(unsent("shed"), Slo(), origin="intended")
+    assert metrics.meets(record(stamps_ns=(200 * MS,), output_tokens=1), Slo(tpot_ms=0.001), origin="sent")
 
 
 def test_fluidity_is_the_share_of_tokens_by_their_deadlines() -> None:
     # From 102 ms on, deadlines at 200, 245 and 290 ms; tokens at 200, 250 and 300.
-    assert metrics.fluidity(record(), Slo(ttft_ms=98.0, tpot_ms=45.0), closed=True) == pytest.approx(1 / 3)
-    assert metrics.fluidity(record(), Slo(ttft_ms=98.0, tpot_ms=50.0), closed=True) == 1.0
+    assert metrics.fluidity([record()], Slo(ttft_ms=98.0, tpot_ms=45.0), origin="sent") == [pytest.approx(1 / 3)]
+    assert metrics.fluidity([record()], Slo(ttft_ms=98.0, tpot_ms=50.0), origin="sent") == [1.0]
     # From the due time on, 2 ms earlier.
-    assert metrics.fluidity(record(), Slo(ttft_ms=98.0, tpot_ms=50.0), closed=False) == 0.0
+    assert metrics.fluidity([record()], Slo(ttft_ms=98.0, tpot_ms=50.0), origin="intended") == [0.0]
 
 
 @pytest.mark.parametrize("slo", [Slo(), Slo(ttft_ms=1.0), Slo(tpot_ms=1.0)])
 def test_fluidity_takes_both_slos(slo: Slo) -> None:
-    assert metrics.fluidity(record(), slo, closed=True) is None
+    assert metrics.fluidity([record()], slo, origin="sent") == []
 
 
 def test_fluidity_takes_tokens() -> None:
     slo = Slo(ttft_ms=1.0, tpot_ms=1.0)
-    assert metrics.fluidity(record(stamps_ns=()), slo, closed=True) is None
-    assert metrics.fluidity(unsent("shed"), slo, closed=True) is None
+    assert metrics.fluidity([record(stamps_ns=())], slo, origin="sent") == []
+    assert metrics.fluidity([unsent("shed")], slo, origin="sent") == []
 
 
 # --- load -------------------------------------------------------------------------------------------------------------
@@ -272,10 +272,10 @@ def test_a_slip_is_our_lateness_and_not_the_wait_at_the_plan_s_limit() -> None:
 
 def test_in_an_open_loop_latencies_from_the_send_stand_beside_those_from_the_intended_time() -> None:
     held = [record(intended_ns=0, sent_ns=150 * MS)]
-    found = metrics.of_requests(held, closed=False)
+    found = metrics.of_requests(held, origin="intended")
     assert (found["ttft"].tolist(), found["ttft_from_send"].tolist()) == ([200 * MS], [50 * MS])
     assert (found["e2e"].tolist(), found["e2e_from_send"].tolist()) == ([310 * MS], [160 * MS])
-    assert not set(metrics.FROM_SEND) & set(metrics.of_requests(held, closed=True))
+    assert not set(metrics.FROM_SEND) & set(metrics.of_requests(held, origin="sent"))
 
 
 def test_a_schedule_that_was_kept_was_achieved_and_so_was_one_that_was_late_throughout() -> None:

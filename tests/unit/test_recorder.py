@@ -16,8 +16,8 @@ from loadgen.record import Record
 from loadgen.stats.histogram import Histogram
 from tests.records import MS, S, record, turn, unsent
 
-CLOSED = StageStart(models=("m",), targets=("t",), level="c1", loop="closed", count=None, duration_s=None)
-OPEN = msgspec.structs.replace(CLOSED, level="r1", loop="open")
+CLOSED = StageStart(models=("m",), targets=("t",), level="c1", latency_origin="sent", count=None, duration_s=None)
+OPEN = msgspec.structs.replace(CLOSED, level="r1", latency_origin="intended")
 
 
 def recorded(records: list[Record], stage: StageStart = CLOSED, **limits: int) -> tuple[IntervalSnapshot, ...]:
@@ -47,7 +47,7 @@ def total(intervals: tuple[IntervalSnapshot, ...], metric: str) -> Histogram:
 def test_the_histograms_are_those_of_the_metrics(stage: StageStart) -> None:
     records = [turn(index) for index in range(1_000)]
     intervals = recorded(records, stage)
-    values = metrics.of_requests(records, closed=stage.loop == "closed")
+    values = metrics.of_requests(records, origin=stage.latency_origin)
     assert total(intervals, "ttft") == histogram_of(values["ttft"])
     assert total(intervals, "e2e") == histogram_of(values["e2e"])
     assert total(intervals, "itl") == histogram_of(metrics.gaps(records)[0])

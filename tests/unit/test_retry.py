@@ -381,8 +381,8 @@ def test_only_the_last_attempt_counts_and_the_others_are_counted_apart() -> None
 def test_the_waits_are_in_ttft_and_e2e_and_in_no_lateness_of_ours() -> None:
     records = attempts_of(0, 3)
     (part,) = stages_of(run_of(records, [planned(1)]))
-    found = metrics.of_requests(part.ok, closed=True)
-    plain = metrics.of_requests([turn(0)], closed=True)
+    found = metrics.of_requests(part.ok, origin="sent")
+    plain = metrics.of_requests([turn(0)], origin="sent")
     assert found["ttft"] - plain["ttft"] == [800 * MS]
     assert found["e2e"] - plain["e2e"] == [800 * MS]
     for name in ("queue", "service_ttft", "tpot"):

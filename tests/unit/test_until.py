@@ -27,7 +27,7 @@ from loadgen.errors import InputError
 from loadgen.plan.plan import Plan, digest, make_plan, parts
 from loadgen.plan.prompts import Prompt
 from loadgen.plan.rng import generator
-from loadgen.record import Record
+from loadgen.record import LatencyOrigin, Record
 from loadgen.report.main_table import main_table
 from loadgen.report.plan_text import plan_data, plan_table
 from loadgen.scenario import Closed, Constant, Load, Model, Scenario
@@ -218,16 +218,16 @@ def test_a_long_look_is_taken_beside_the_event_loop(monkeypatch: pytest.MonkeyPa
 # --- what a request tells ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("closed", [True, False])
+@pytest.mark.parametrize("origin", ["sent", "intended"])
 @pytest.mark.parametrize("metric", ["ttft", "service_ttft", "tpot", "e2e"])
-def test_a_request_tells_what_the_summary_takes_of_it(metric: str, closed: bool) -> None:
-    sample = sampler(StopRule(metric, 50.0, 0.1), WHO, closed=closed)
+def test_a_request_tells_what_the_summary_takes_of_it(metric: str, origin: LatencyOrigin) -> None:
+    sample = sampler(StopRule(metric, 50.0, 0.1), WHO, origin=origin)
     one = record()
-    assert sample(one) == (0, tuple(metrics.of_requests([one], closed=closed)[metric].tolist()))
+    assert sample(one) == (0, tuple(metrics.of_requests([one], origin=origin)[metric].tolist()))
 
 
 def test_failures_warm_up_and_what_has_no_value_tell_nothing() -> None:
-    sample = sampler(StopRule("tpot", 50.0, 0.1), WHO, closed=True)
+    sample = sampler(StopRule("tpot", 50.0, 0.1), WHO, origin="sent")
     silent = [record(phase="warmup"), record(outcome="timeout"), unsent("shed"), record(output_tokens=1)]
     assert [sample(one) for one in silent] == [None] * 4
 
@@ -236,12 +236,12 @@ def test_gaps_are_looked_at_as_the_summary_does() -> None:
     goal, rng = StopRule("itl", 90.0, 0.1), generator(2, "until")
     records = [_spoken(at, rng.exponential(20, size=3 + at % 5)) for at in range(200)]
     records.insert(7, record(stamps_ns=(5 * MS,)))
-    series, sample = Series(goal, "contract"), sampler(goal, WHO, closed=True)
+    series, sample = Series(goal, "contract"), sampler(goal, WHO, origin="sent")
     for one in records:
         if (told := sample(one)) is not None:
             series.take(told[1])
     pooled, owners = metrics.gaps(records)
-    moments = moments_of(metrics.gap_ends(records), pooled)
+    moments = moments_of(metrics.gaps_of(records).ends, pooled)
     whole = estimate_clustered(pooled, owners, [90.0], moments=moments, confidence=STOPPED_CONFIDENCE)
     assert series.look(series.begin()) == whole[0]
     assert whole[0].value is not None

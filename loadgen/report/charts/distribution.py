@@ -50,7 +50,7 @@ def _curves(stages: Sequence[ReportStage], values_of: Callable[[StageData], Ns])
 
 
 def _ttft_values(data: StageData) -> Ns:
-    return metrics.of_requests(data.ok, closed=data.closed)["ttft"]
+    return data.values["ttft"]
 
 
 def _gap_values(data: StageData) -> Ns:
