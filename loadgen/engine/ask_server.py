@@ -36,6 +36,7 @@ async def ask_or_recall(context: RunContext, index: int, served: Served, note: N
         return recall(served)
     note(f"asking what {served.card.alias} on {served.card.target} does")
     asked = await probe(plan, index, served, context.client, clock=context.clock)
+    # What cannot be remembered is still known for this run.
     try:
         remember(served, asked)
     except OSError as error:

@@ -20,6 +20,7 @@ class Background:
         self._task = asyncio.create_task(self._work)
 
     async def __aexit__(self, *_: object) -> None:
+        # Awaited too: when the block is over, the task is, and cannot log to what is closed by then.
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task

@@ -24,6 +24,7 @@ async def kept_warm(context: RunContext, index: int, served: Served) -> AsyncIte
 async def _ping(context: RunContext, index: int, served: Served, every_ns: int) -> None:
     pings = served.unload_info.keep_warm_pings = 0
     while True:
+        # Nothing is sent beside a request: one in flight keeps the server awake, and a ping would be in its time.
         idle_ns = context.clock.now_ns() - context.client.last_sent_ns
         if idle_ns < every_ns or context.client.in_flight:
             await asyncio.sleep(max(every_ns - idle_ns, every_ns // 10) / 1e9)

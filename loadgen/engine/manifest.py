@@ -46,6 +46,7 @@ class ManifestWriter:
         self._change_card(served, **msgspec.to_builtins(served.unload_info))
 
     def _change_card(self, served: Served, **changes: Any) -> None:
+        # By name and not by place: models that were skipped have no card.
         changed = (served.card.target, served.card.alias)
         models = tuple(
             msgspec.structs.replace(card, **changes) if (card.target, card.alias) == changed else card
@@ -65,6 +66,7 @@ class ManifestWriter:
 
     def record_server_exit(self, target: str, model: str, level: str, reason: str) -> None:
         """Note that a model's server ended of itself at a level: that stage says so, those behind it are skipped."""
+        # A model's stages stand in the order in which they are played: those after the one at which it died are lost.
         died = False
         stages = []
         for stage in self._manifest.stages:

@@ -63,6 +63,7 @@ class WarmUp:
 
     async def play(self) -> None:
         async with asyncio.TaskGroup() as group:
+            # They share one iterator, so that a slow answer keeps one user, and not the requests that it would take.
             for _ in range(min(self._stage.warmup_count, self._stage.users or 1)):
                 group.create_task(self._play_user())
 
@@ -89,6 +90,7 @@ class ConnectBackoff:
 
     def pause_ns(self, reply: Reply, now_ns: int) -> int:
         """How long this user waits before asking again; notes when the server has refused for long enough."""
+        # One that was taken clears it for all users: the server is there.
         if reply.outcome != "connect_error":
             self._since_ns = None
             return 0
@@ -129,6 +131,7 @@ class ClosedLoop:
             await runner.stop.sleep_until_ns(clock, ready_ns)
             if self._is_closed() or (stage.count is not None and self._taken >= stage.count):
                 return
+            # Nothing is awaited between the look and the taking: two users cannot take the same request.
             planned = stage.request(self._taken)
             self._taken += 1
             if self._rate_limit is not None:
@@ -138,6 +141,7 @@ class ClosedLoop:
                     self._held_back.append(planned)
                     return
             reply = await runner.play(planned, "measured", ready_ns)
+            # From the answer's end, and not from now: that we notice it late is lateness of ours, and is reported so.
             ready_ns = runner.ended_ns(reply) + planned.think_ns + self._backoff.pause_ns(reply, clock.now_ns())
 
     def _is_closed(self) -> bool:
@@ -163,6 +167,8 @@ class OpenLoop:
             for position in range(stage.count or 0):
                 planned = stage.request(position)
                 due_ns = self._start_ns + (planned.due_ns or 0)
+                # Asked before the sleep, which returns at once when it is late: without a yield now and then, a backlog
+                # would be sent in one go, and the answers of those before would wait for it.
                 is_late = clock.now_ns() >= due_ns
                 await runner.stop.sleep_until_ns(clock, due_ns)
                 if is_late and position % YIELD_EVERY == 0:
@@ -170,6 +176,7 @@ class OpenLoop:
                 if runner.stop.rule_met or (runner.stop.requested and not stage.promised):
                     break
                 self._arrive(planned, due_ns, group)
+        # After the group: those in flight take from the queue as long as they may.
         for planned, due_ns in () if runner.stop.rule_met else self._queue:
             runner.skip(planned, "measured", due_ns, cancelled())
 
@@ -179,6 +186,7 @@ class OpenLoop:
         if self._runner.stop.requested:
             self._runner.skip(planned, "measured", due_ns, cancelled())
         elif limit is None or self._in_flight < limit:
+            # Counted here and not in the task, which begins later: the next one to come due must see it.
             self._in_flight += 1
             group.create_task(self._play_place(planned, due_ns))
         elif self._stage.at_limit == "queue":

@@ -36,6 +36,7 @@ async def check(context: RunContext, index: int, served: Served) -> float:
 
 async def chat(context: RunContext, index: int, served: Served, text: str, tokens: int, **more: Any) -> Reply:
     """One chat outside of any plan: its reply, with stamps that count from its own dispatch."""
+    # Made as the plan's own are, but for the words and the length: what is tried here is what will be sent.
     body = body_of(context.plan, Planned(model=index, index=0, prompt=0))
     body |= {"messages": [{"role": "user", "content": text}], "max_tokens": tokens, **more}
     deadlines = Deadlines(request_ns=round(TEST_S * 1e9))

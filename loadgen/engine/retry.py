@@ -29,6 +29,7 @@ def wait_ns(retries: Retries, reply: Reply, chance: np.random.Generator, utc_now
     """
     asked_s = asked_wait_s(reply, utc_now)
     wait_s = retries.backoff_s * 2.0**reply.attempt if asked_s is None else asked_s
+    # Chance only adds to a wait: a server that says when to come back is not asked before that, but for our maximum.
     longer = 1 + retries.jitter * float(chance.random())
     return round(min(wait_s * longer, retries.max_backoff_s) * 1e9)
 
@@ -65,6 +66,7 @@ def as_one(first: Reply, last: Reply, attempt: int) -> Reply:
     """
     if attempt == 0:
         return last
+    # An attempt that found no connection was not sent; the user has been waiting since it was dispatched.
     sent_ns = first.dispatched_ns if first.sent_ns is None else first.sent_ns
     return msgspec.structs.replace(
         last, dispatched_ns=first.dispatched_ns, sent_ns=sent_ns, attempt=attempt, attempt_ns=last.dispatched_ns

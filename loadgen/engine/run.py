@@ -53,12 +53,15 @@ async def play_plan(
     """
     progress, stop = progress or Silence(), stop or StopSignal()
     workers = staffed(plan, workers, cores=workers)
+    # Before the folder is made: a plan that this machine cannot hold open leaves nothing behind. And before workers
+    # are started, as they inherit the limit.
     sizing.provide(descriptors_of(plan, workers))
     started = utc_now()
     folder = run_folder.create(results, plan.scenario.name, started, digest(plan)[:8])
     async with contextlib.AsyncExitStack() as stack:
         stages = stack.enter_context(contextlib.closing(StageLog(folder / run_folder.STAGES)))
         client = await stack.enter_async_context(client or Client())
+        # Behind the client on the stack: by the time that it closes, nobody can ask it to give anything up.
         stack.enter_context(stop.cancelling(client.abandon))
         context = RunContext(plan, client, clock, clock.now_ns(), stop)
         kernel_stamps = client.kernel and client.stamping
@@ -68,6 +71,7 @@ async def play_plan(
         runners: StageRunners
         if workers == 1:
             requests = stack.enter_context(contextlib.closing(RequestLog(folder / run_folder.REQUESTS)))
+            # The log before all others: what anybody is told of is on disk already.
             runners, hearers = LocalRunners(context), (requests, *hearers)
         else:
             stack.callback(_join_parts, folder)  # when the workers have gone
@@ -120,24 +124,28 @@ class _PlanRunner:
                 if served is not None:
                     ready[index] = served
                     opened.append(served)
+            # A model whose server ends on the way leaves `ready`; what its answers showed until then still counts.
             begun, stage_answers = dict(ready), list[StreamAnswers]()
             for stage in stages:
                 usable = tuple(index for index in stage.models if index in ready)
                 if usable:
                     stage_answers.append(await self._play_stage(_only(stage, usable), ready))
                     await self._drop_dead_models(stage, ready)
+            # When all stages are over: what is asked now leaves traces in a server that no stage is to show.
             answers = merged(stage_answers)
             for index, served in begun.items():
                 probe = None
                 if index in ready and not self._context.stop.requested:
                     probe = await ask_or_recall(self._context, index, served, self._progress.note)
                 self._manifest.add_probe(served, with_streams(probe, answers.get(index, ())))
+        # Outside of the stack: what there is to say of an unload is known when it is done.
         for served in opened:
             self._manifest.record_unload(served)
 
     async def _play_stage(self, stage: Stage, ready: dict[int, Served]) -> StreamAnswers:
         """Have a stage played; returns what its first answers showed of their servers."""
         context = self._context
+        # Several models may be served by one process, which is to be counted once.
         pids = tuple(dict.fromkeys(pid for index in stage.models if (pid := ready[index].pid) is not None))
         with context.stop.of_stage() as stop:
             stop_rule = stop_rule_sinks(context.plan, stage, stop, self._progress)
@@ -150,6 +158,7 @@ class _PlanRunner:
         """Serve one model and see that it answers; None when it cannot be used, which is noted and ends nothing."""
         model = self._context.plan.models[index]
         target = target_name(model)
+        # A stack of its own, which joins the group's when the model serves: until then it can be undone by itself.
         model_stack = contextlib.AsyncExitStack()
         try:
             self._progress.note(f"starting {model.name} on {target}")
@@ -178,6 +187,7 @@ class _PlanRunner:
         if served.adapter is not None:
             stack.enter_context(context.stop.cancelling(served.adapter.abandon))
         first_token_ms = await check(context, index, served)
+        # Only now, as a ping beside the first chat would be in the cold start that it times.
         await stack.enter_async_context(kept_warm(context, index, served))
         return served, first_token_ms
 
@@ -206,6 +216,7 @@ def _only(stage: Stage, models: tuple[int, ...]) -> Stage:
     """A stage without the models that cannot be used: the others keep their requests, and their due times."""
     if models == stage.models:
         return stage
+    # Not counted anew: the requests that are left keep their prompts and their moments, so that runs can be compared.
     positions = [at for at in range(stage.count or 0) if stage.models[at % len(stage.models)] in models]
     due = None if stage.due_ns is None else stage.due_ns[positions]
     count = None if stage.count is None else len(positions)

@@ -119,6 +119,7 @@ class LocalStageRunner:
 
     async def warm_up(self) -> None:
         """Open about as many connections as the stage will need, and play its warm-up requests."""
+        # Sinks hear of the stage first: the warm-up's records are of it.
         stage = self._stage
         self._sinks.start(start_of(self._context.plan, stage))
         count = stage.users or min(stage.max_in_flight or OPEN_LOOP_CONNECTIONS, OPEN_LOOP_CONNECTIONS)
@@ -133,6 +134,7 @@ class LocalStageRunner:
         """Play the measured requests from a moment of the clock on (None: now); then the sinks are told of the stage's
         facts, whatever ended it."""
         context, stage = self._context, self._stage
+        # After the warm-up and before the first request: CPU and lag are of the measured time alone.
         self._observer.start()
         try:
             with folder_errors_alone():
@@ -155,6 +157,7 @@ class LocalStageRunner:
     async def play(self, planned: Planned, phase: Phase, intended_ns: int, held_ns: int = 0) -> Reply:
         first = None
         for attempt in itertools.count():
+            # Read here, and not when it was due: between the two lies our lateness, which is reported.
             reply = await self.send(planned, self.clock.now_ns())
             if held_ns:
                 reply = msgspec.structs.replace(reply, held_ns=held_ns)
@@ -165,6 +168,7 @@ class LocalStageRunner:
                 break
             self._sinks.retry(self._record(planned, phase, intended_ns, reply))
             await self._wait_to_retry(self.ended_ns(reply) + pause_ns)
+            # Nothing that the stage's own rule ends: a request that has begun is promised, with all of its attempts.
             if self.run_stop.requested:
                 reply = given_up(reply, self.clock.now_ns() - self._context.epoch_ns)
                 break
@@ -194,6 +198,7 @@ class LocalStageRunner:
             wall_offset_ns=self._observer.wall_offset_ns,
             keep_text=keep_text,
         )
+        # All that follows an answer runs on the loop that others wait for: it is kept short.
         self._observer.stamp_lags.record(lags_ns)
         self._answers.take(planned.model, exchange, reply)
         return reply
@@ -222,6 +227,7 @@ class LocalStageRunner:
         return wait_ns(scenario.retries, reply, generator(scenario.seed, "retry", *who), utc_now())
 
     async def _wait_to_retry(self, until_ns: int) -> None:
+        # It holds its user or its place all the while, and so counts as in flight.
         self._retrying += 1
         try:
             await self.run_stop.sleep_until_ns(self.clock, until_ns)
@@ -249,6 +255,7 @@ def start_of(plan: Plan, stage: Stage) -> StageStart:
 
 def _requests_of(plan: Plan, stage: Stage, served: dict[int, Served]) -> dict[tuple[int, int], Ask | Question]:
     """The requests of a stage by (model, prompt), ready to be sent: nothing of them is made while others are timed."""
+    # The requests of one prompt are equal byte for byte: a body is encoded once, however many of them there are.
     deadlines = deadlines_of(plan.scenario.timeouts)
     requests: dict[tuple[int, int], Ask | Question] = {}
     for model in stage.models:

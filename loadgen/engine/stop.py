@@ -53,10 +53,11 @@ class StopSignal:
 
     def meet_rule(self) -> None:
         """End this stage because its stop rule is met."""
-        self.rule_met = True
+        self.rule_met = True  # first: what drain() wakes asks why
         self.drain()
 
     def _raise_to(self, level: StopLevel) -> None:
+        # The level first: a listener, or whoever wakes, looks at it. A copy, as a listener may leave when it is called.
         self.level = level
         self._event.set()
         for listener in tuple(self._listeners.values()):
@@ -95,6 +96,7 @@ class StopSignal:
         """Sleep until the deadline, or until an end is asked for."""
         if self.requested:
             return
+        # An interruptible wait costs a timeout and a listener, and is late by that; so short a one ends soon by itself.
         if deadline_ns - clock.now_ns() <= INTERRUPTIBLE_NS:
             await clock.sleep_until_ns(deadline_ns)
             return
@@ -108,6 +110,7 @@ class StopSignal:
             async with asyncio.timeout(None) as interruption:
 
                 def interrupt(_: StopLevel) -> None:
+                    # A cancel may follow the drain that has interrupted the work already.
                     if not interruption.expired():
                         interruption.reschedule(asyncio.get_running_loop().time())
 

@@ -19,6 +19,7 @@ class StopRuleSink(NullSink):
         self._monitor = monitor
 
     def record(self, record: Record) -> None:
+        # Those in flight when the rule was met still end: they are recorded, and change nothing that was decided.
         if not self._monitor.settled:
             self._monitor.take(self._sample(record))
 

@@ -20,6 +20,7 @@ def merge_facts(conductor: StageFacts, played: Sequence[StageFacts], workers: Se
     highest of any one process, for the same reason. Reads add up; requests in flight add up at each moment of a common
     grid. The stage is complete when all of its parts are, and no worker was lost.
     """
+    # The conductor's own lags are left out: it plays nothing, and being late there delays no request.
     everyone = (conductor, *played)
     lags = {name: _worst(getattr(facts, name) for facts in played) for name in _LAGS}
     return msgspec.structs.replace(
@@ -63,6 +64,7 @@ def in_flight_of(played: Sequence[StageFacts]) -> tuple[tuple[int, int], ...]:
     total = np.zeros(len(grid), dtype=np.int64)
     for facts in sampled:
         moments, counts = np.array(facts.in_flight_samples, dtype=np.int64).T
+        # -1 stands for a moment before the first sample; `np.where` evaluates it all the same, and drops it.
         at = np.searchsorted(moments, grid, side="right") - 1
         total += np.where((at >= 0) & (grid <= facts.end_ns), counts[at], 0)
     return tuple(zip(grid.tolist(), total.tolist(), strict=True))

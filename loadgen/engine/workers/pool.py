@@ -79,6 +79,7 @@ class WorkerHandle:
         child = await Child.start(f"worker process {serial}", "loadgen.engine.workers.worker")
         log = config.folder / part_name(serial)
         worker = cls(child, LogReader(log), config.silent_s)
+        # Stages come later, part by part: a worker has no use for the due times of the others.
         plan = msgspec.structs.replace(config.plan, stages=())
         worker.send(StartWorker(plan, config.epoch_ns, str(log)))
         return worker
@@ -112,13 +113,15 @@ class WorkerHandle:
             try:
                 line = await self._child.read_line(self._silent_s / POLLS)
             except TimeoutError:
+                # One long wait would run out while this process was stopped, though the worker had spoken meanwhile;
+                # of several short ones, the first after it reads what is there.
                 polls += 1
                 if polls == POLLS:
                     self._child.kill()
                     self.lost = f"said nothing for {self._silent_s:g} s"
                 continue
             polls = 0
-            if not line:
+            if not line:  # its output has ended, and so has it
                 self.lost = await self._crash()
                 return
             event = decode_event(line)
@@ -134,6 +137,7 @@ class WorkerHandle:
                 return
 
     def _read_records(self, update: Update) -> None:
+        # The update says how far the log is whole: beyond that a line may be half written.
         retries = frozenset(update.retries)
         for position, record in enumerate(self._log.read_to(update.log_bytes)):
             if position in retries:
@@ -180,12 +184,13 @@ class WorkerPool:
         try:
             for _ in range(self._size):
                 self._workers.append(await self._start_worker())
-        except BaseException:
+        except BaseException:  # __aexit__ is not called for what fails in here
             await self.__aexit__()
             raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        # All of them, whatever one raises: none may be left behind.
         results = await asyncio.gather(*(worker.stop() for worker in self._workers), return_exceptions=True)
         for failure in results:
             if failure is not None:
@@ -203,6 +208,7 @@ class WorkerPool:
 
     async def workers_for(self, count: int) -> list[WorkerHandle]:
         """So many workers that can play a stage: in the place of each that is lost, a fresh one."""
+        # Between two stages: in the middle of one, a fresh worker would begin a part that is half played.
         for place, worker in enumerate(self._workers):
             if worker.gone:
                 await worker.stop()
@@ -245,6 +251,7 @@ class PooledStageRunner:
         self._sinks.start(start_of(self._context.plan, self._stage))
         shares = self._pool.parts_of(self._stage)
         self._workers = await self._pool.workers_for(len(shares))
+        # An end is passed on from here: a warm-up may take minutes.
         with self._stop.calling(self._pass_on):
             for worker, share in zip(self._workers, shares, strict=True):
                 worker.prepare(share, self._served, self._sinks)
@@ -256,6 +263,8 @@ class PooledStageRunner:
         self._observer.start()
         try:
             with self._stop.calling(self._pass_on):
+                # One moment for all, a little ahead: pipes and schedulers deliver at different times, and a stage whose
+                # parts begin apart is no stage of that many users.
                 go = Go(self._context.clock.now_ns() + LEAD_NS)
                 for worker in self._workers:
                     worker.send(go)
@@ -270,6 +279,7 @@ class PooledStageRunner:
                 level=start.level,
                 settled=self._stop.rule_met,
             )
+            # A worker that was lost has no facts; what it had written counts, and `lost` says what is missing.
             part_facts = [worker.facts for worker in self._workers if worker.facts]
             self._sinks.stop(merge_facts(own_facts, part_facts, [_facts_of(worker) for worker in self._workers]))
 
@@ -295,6 +305,7 @@ class PooledStageRunner:
 
     def _pass_on(self, level: StopLevel) -> None:
         """Tell the workers of an end that is asked for here."""
+        # A drain of the stage's own signal, and not of the run's, can only be its rule.
         command: Command = StopRuleMet()
         if level == "cancel":
             command = CancelInFlight()

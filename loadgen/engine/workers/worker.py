@@ -73,6 +73,7 @@ class Updates(NullSink):
 
     def send(self) -> None:
         """Send an update of all that is in the log."""
+        # The log comes before this sink, so that all records that were counted here are in it.
         update = Update(self._log.size, tuple(self._retries))
         self._lines, self._retries = 0, []
         self._send(update)
@@ -112,6 +113,7 @@ class Worker:
     def take(self, command: Command) -> None:
         """Take a command as it arrives: an end at once, what is to be played in its turn."""
         match command:
+            # Ends do not queue: they are for what is being played now.
             case Prepare() | Go():
                 self._commands.put_nowait(command)
             case Drain():
@@ -137,7 +139,8 @@ class Worker:
         part = LocalStageRunner(self._context, prepare.stage, prepare.served, stop, sinks)
         async with Background(self._updates.send_regularly()):
             await part.warm_up()
-            # Between "go" and the first request there is no time to look at all that we have made so far.
+            # Between "go" and the first request there is no time to look at all that we have made so far; and frozen,
+            # the collector never looks at it again: a full collection in the middle of a stage stalls every stream.
             gc.collect()
             gc.freeze()
             self._send(Ready())
@@ -145,6 +148,7 @@ class Worker:
             assert isinstance(go, Go)
             await part.measure(go.at_ns)
         assert outcome.facts is not None
+        # The last records before the word that all have been told of.
         self._updates.send()
         self._send(
             Done(outcome.facts, part.answers())
@@ -171,6 +175,7 @@ def _listen(lines: BinaryIO, take: Callable[[Command], None]) -> None:
             for line in iter(lines.readline, b""):
                 loop.call_soon_threadsafe(take, decode_command(line))
             loop.call_soon_threadsafe(task.cancel)
+        # Nobody is left to stop us: a thread that never returns must not keep this process alive.
         threading.Event().wait(SHUTDOWN_TIMEOUT_S)
         os._exit(1)
 
@@ -180,11 +185,13 @@ def _listen(lines: BinaryIO, take: Callable[[Command], None]) -> None:
 def main() -> None:
     """Work for whoever started this process, as its standard input says."""
     guard_tracebacks()
+    # A terminal sends Ctrl-C to every process of the group; the conductor alone knows what the first one means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     out = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whoever prints here does not break into our lines
 
     def send(event: Event) -> None:
+        # Unbuffered, so that nothing lies in a buffer of ours when we are killed; a write may then be a short one.
         rest = memoryview(line_of(event))
         with contextlib.suppress(BrokenPipeError):  # nobody listens: then standard input ends as well
             while rest:
