@@ -22,8 +22,8 @@ Plan. There are three ways to an event, each slower and more general. A run of e
 by `chat_fast_path`, without parsing any. A block that is one `data` line is cut out here and parsed. Anything else goes
 through the splitter of `sse`.
 
-Warning. The ways must agree, to the byte: a change of a rule is a change of all three. `tests/unit/test_chat.py` and
-`tests/fuzz` hold them against each other.
+Warning. The ways must agree, to the byte: a change of a rule is a change of all three. `tests/unit/wire/test_chat.py`
+and `tests/fuzz` hold them against each other.
 """
 
 import hashlib

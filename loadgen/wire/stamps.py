@@ -12,8 +12,8 @@ A socket of ours reads and writes, a protocol of ours notes, and between them ai
 
 Warning. Relied on are `TCPConnector(socket_factory=…)`, public, and two private attributes: the connector's `_factory`,
 which makes the protocol of a connection, and the protocol's `_payload`, the body that it receives.
-`tests/integration/test_stamps.py` pins them; should a private one be gone in some aiohttp, `connector` says so and the
-client stamps what it reads itself, later and in user space.
+`tests/integration/wire/test_stamps.py` pins them; should a private one be gone in some aiohttp, `connector` says so and
+the client stamps what it reads itself, later and in user space.
 """
 
 import asyncio

@@ -16,8 +16,8 @@ from loadgen.child import Child
 from loadgen.engine.workers.pool import WorkerPool
 from loadgen.errors import TargetError
 from loadgen.mock import MockProcess, Script
-from tests.integration.test_session import eventually
-from tests.integration.test_workers import alive, with_crew
+from tests.integration.engine.test_session import eventually
+from tests.integration.engine.test_workers import alive, with_crew
 
 pytestmark = [
     pytest.mark.asyncio,

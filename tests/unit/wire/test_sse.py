@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from loadgen.wire.sse import EventTooLong, Splitter, SseEvent
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 law = settings(derandomize=True, deadline=None, max_examples=200)
 
 TABLE = [

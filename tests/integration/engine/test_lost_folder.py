@@ -18,8 +18,8 @@ from loadgen.live.progress import Silence
 from loadgen.record import Record
 from loadgen.report.files import write_reports
 from loadgen.store import run_folder
+from tests.integration.engine.test_session import SCENARIO, closed, counted, eventually, loadgen, measured, scenario
 from tests.integration.server import Server, streamed
-from tests.integration.test_session import SCENARIO, closed, counted, eventually, loadgen, measured, scenario
 
 pytestmark = [
     pytest.mark.asyncio,

@@ -279,7 +279,7 @@ def test_the_account_says_what_was_done_and_whether_the_schedule_was_kept() -> N
 
 
 def test_the_page_explains_every_flag_every_fault_and_every_field() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "mock.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "mock.md").read_text(encoding="utf-8")
     told = set(re.findall(r"`([\w-]+)(?:[: ][^`]*)?`", page))
     command = typer.main.get_command(app).commands["mock"]  # type: ignore[attr-defined]
     flags = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}

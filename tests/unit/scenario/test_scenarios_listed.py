@@ -14,7 +14,7 @@ from loadgen.errors import InputError
 from loadgen.scenario.file import ScenarioEntry, list_scenarios, load_scenario
 from loadgen.scenario.starter import starter_text, write_starter
 
-OURS = Path(__file__).parents[2] / "scenarios"
+OURS = Path(__file__).parents[3] / "scenarios"
 
 
 @pytest.fixture(autouse=True)

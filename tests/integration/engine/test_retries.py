@@ -21,9 +21,9 @@ from loadgen.record import Record
 from loadgen.report.files import write_reports
 from loadgen.scenario import Constant, Retries
 from loadgen.store.run_folder import Run
+from tests.integration.engine.test_havoc import lasting_port
+from tests.integration.engine.test_session import PREFLIGHT, closed, counted, eventually, measured, scenario
 from tests.integration.server import Script, Served, Server, streamed, whole
-from tests.integration.test_havoc import lasting_port
-from tests.integration.test_session import PREFLIGHT, closed, counted, eventually, measured, scenario
 
 pytestmark = pytest.mark.asyncio
 

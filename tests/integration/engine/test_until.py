@@ -18,8 +18,8 @@ from loadgen.report.files import write_merged
 from loadgen.scenario import Closed, Constant, Load
 from loadgen.store import run_folder
 from loadgen.store.run_folder import Run
+from tests.integration.engine.test_session import closed, counted, loadgen, measured, scenario
 from tests.integration.server import BEGIN, END, Script, Served, Server, Wait, say, streamed
-from tests.integration.test_session import closed, counted, loadgen, measured, scenario
 
 BUDGET = 2_000
 """So many that they are never played, however busy the machine."""

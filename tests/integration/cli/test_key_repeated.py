@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.cli.test_security import KEY, _with_a_key, run
 from tests.integration.server import (
     BEGIN,
     DONE,
@@ -25,7 +26,6 @@ from tests.integration.server import (
     streamed,
     whole,
 )
-from tests.integration.test_security import KEY, _with_a_key, run
 
 __all__ = ["_with_a_key"]
 

@@ -14,7 +14,7 @@ from loadgen.record import ServerTimings
 from loadgen.wire.chat_json import parse_object
 from loadgen.wire.chat_stream import Completion, Decoder, decode
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 law = settings(derandomize=True, deadline=None, max_examples=200)
 DONE = b"data: [DONE]\n\n"
 

@@ -25,7 +25,7 @@ from loadgen.plan.rng import generator
 from loadgen.record import Record
 from loadgen.report.files import write_reports
 from loadgen.scenario import Constant, Load, Retries, Timeouts
-from tests.integration.test_session import closed, counted, measured, scenario
+from tests.integration.engine.test_session import closed, counted, measured, scenario
 
 pytestmark = [
     pytest.mark.asyncio,

@@ -21,7 +21,7 @@ from loadgen.scenario.overrides import Overrides
 from loadgen.scenario.schema import EXAMPLES, scenario_schema
 from loadgen.scenario.validate import convert, first_complaint
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SMALLEST = 'name = "x"\nprompts = ["Say hello."]\n'
 MODES = '"closed", "constant", "poisson", "gamma", "ramp" or "trace"'
 KEYS = (

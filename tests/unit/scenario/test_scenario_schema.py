@@ -14,7 +14,7 @@ from loadgen.scenario import Constant, Gamma, Poisson, Ramp, Sampling, Scenario
 from loadgen.scenario.file import load_scenario
 from loadgen.scenario.schema import EXAMPLES, example_value, help_of, scenario_schema, summary_of, write_schema
 
-SCENARIOS = Path(__file__).parents[2] / "scenarios"
+SCENARIOS = Path(__file__).parents[3] / "scenarios"
 FILES = sorted(SCENARIOS.glob("*.toml"))
 KEYS = [(table, key) for table in EXAMPLES for key in table.__struct_fields__]
 

@@ -33,7 +33,7 @@ from loadgen.wire.exchange import Ask, Deadlines, Exchange
 from tests.integration.server import COMMENT, DONE, FINISH, ROLE, event, token
 from tests.records import MS, manifest, run_of, turn
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 PLAIN = Traits(role_event=False, keep_alives=0, reasoning_events=0, reasoning_tokens=None)
 
 

@@ -29,8 +29,8 @@ from loadgen.scenario import Constant, Load, Model, Retries
 from loadgen.store import run_folder
 from loadgen.targets.openai import serve_url
 from loadgen.wire.client import Client
+from tests.integration.engine.test_session import PREFLIGHT, closed, counted, eventually, loadgen, measured, scenario
 from tests.integration.server import BEGIN, END, Hang, Script, Served, Server, every, say, streamed, whole
-from tests.integration.test_session import PREFLIGHT, closed, counted, eventually, loadgen, measured, scenario
 
 pytestmark = pytest.mark.asyncio
 KILLED = "has died (ended by SIGKILL, as the system does when memory runs out)"

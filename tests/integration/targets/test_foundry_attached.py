@@ -18,7 +18,7 @@ from tests.integration.server import LAST_CHUNK, Script, Send, Served, Server, c
 
 pytestmark = pytest.mark.asyncio
 
-SSE = (Path(__file__).parents[1] / "data" / "foundry_v1.sse").read_bytes()
+SSE = (Path(__file__).parents[2] / "data" / "foundry_v1.sse").read_bytes()
 TINY = "tiny-1b-instruct-generic-cpu:1"
 MISSING = whole("404 Not Found", b"not found", type="text/plain")
 

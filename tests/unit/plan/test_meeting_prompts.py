@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-MEETINGS = Path(__file__).parents[2] / "scenarios" / "prompts" / "meetings"
+MEETINGS = Path(__file__).parents[3] / "scenarios" / "prompts" / "meetings"
 # 74,500 and 08:15 and 5.50 each count as one number, so a part of another number does not pass for one.
 NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 # Names, weekdays and months; also the first word of a statement, which is most often the owner's name.
