@@ -69,8 +69,8 @@ def of_each_request(records: Sequence[Record], *, origin: LatencyOrigin) -> dict
 
 def known(values: Ns) -> Ns:
     """The values that are not MISSING."""
-    there: Ns = values[values != MISSING]
-    return there
+    there = values != MISSING
+    return values if there.all() else values[there]
 
 
 def _column(records: Sequence[Record], field: str) -> Ns:
@@ -112,21 +112,31 @@ def flat_stamps(records: Sequence[Record]) -> tuple[Ns, Ns]:
 
 
 class Gaps(Struct, frozen=True):
-    """The gaps between the token-bearing events of some requests, pooled."""
+    """The gaps between the token-bearing events of some requests, pooled.
+
+    A large run keeps them for all of its stages, so that what can be made of few numbers again is not held.
+    """
 
     values: Ns
-    owners: Ns
-    """The request, by its position, that each is of."""
-    ends: Ns
-    """When each ended."""
+    counts: Ns
+    """How many each request has."""
+
+    @property
+    def owners(self) -> Ns:
+        """The request, by its position, that each gap is of."""
+        return np.repeat(np.arange(len(self.counts), dtype=np.int64), self.counts)
 
 
 def gaps_of(records: Sequence[Record]) -> Gaps:
     """Every gap of some requests."""
     stamps, lengths = flat_stamps(records)
-    owners = np.repeat(np.arange(len(records), dtype=np.int64), np.maximum(lengths - 1, 0))
-    within = _is_within_a_record(lengths)
-    return Gaps(np.diff(stamps)[within], owners, stamps[1:][within])
+    return Gaps(np.diff(stamps)[_is_within_a_record(lengths)], np.maximum(lengths - 1, 0))
+
+
+def gap_ends(records: Sequence[Record]) -> Ns:
+    """When each gap of `gaps_of` ended, in the same order."""
+    stamps, lengths = flat_stamps(records)
+    return stamps[1:][_is_within_a_record(lengths)]
 
 
 def gaps(records: Sequence[Record]) -> tuple[Ns, Ns]:

@@ -139,7 +139,7 @@ def _metrics(part: StageData) -> dict[str, Metric]:
     arrays = part.values
     found = {f"{name}_ms": _independent(arrays[name], part.floor) for name in METRICS if name != "itl"}
     pooled, owners = part.gaps.values, part.gaps.owners
-    moments = moments_of(part.gaps.ends, pooled)
+    moments = moments_of(metrics.gap_ends(part.ok), pooled)
     itl = estimate_clustered(pooled, owners, PERCENTILES, moments=moments, floor=part.floor)
     found["itl_ms"] = _describe(pooled, itl)
     if part.until is not None:

@@ -243,6 +243,7 @@ def estimate_clustered(
     if moments is not None:
         slices = _grouped(moments[order])
         groups += [slices] if slices.sizes.size > 1 else []
+    del order  # of ten million values, what is not used any more is let go
     return tuple(_of_clusters(ordered, groups, p, floor_of(p, floor), confidence) for p in ps)
 
 

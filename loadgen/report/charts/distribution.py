@@ -5,7 +5,6 @@ from typing import Final, Literal
 
 import numpy as np
 
-from loadgen.analysis import metrics
 from loadgen.analysis.metrics import Ns
 from loadgen.analysis.stage import StageData
 from loadgen.report.charts.figure import (
@@ -45,8 +44,12 @@ def distribution_charts(stages: Sequence[ReportStage]) -> list[Chart]:
 
 def _curves(stages: Sequence[ReportStage], values_of: Callable[[StageData], Ns]) -> list[Curve]:
     """The values of each stage in all runs; sorted here, once, for all that is read off them."""
-    pooled = ((stage, np.concatenate([values_of(data) for data in stage.runs])) for stage in stages)
+    pooled = ((stage, _pooled([values_of(data) for data in stage.runs])) for stage in stages)
     return [(stage, np.sort(values)) for stage, values in pooled if len(values)]
+
+
+def _pooled(arrays: Sequence[Ns]) -> Ns:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _ttft_values(data: StageData) -> Ns:
@@ -54,7 +57,7 @@ def _ttft_values(data: StageData) -> Ns:
 
 
 def _gap_values(data: StageData) -> Ns:
-    return metrics.gaps(data.ok)[0]
+    return data.gaps.values
 
 
 def _ttft_chart(stages: Sequence[ReportStage], number: int, suffix: str) -> Chart | None:
