@@ -12,7 +12,7 @@ from loadgen.targets.served import Served
 
 
 @contextlib.asynccontextmanager
-async def kept_warm(context: RunContext, index: int, served: Served) -> AsyncIterator[None]:
+async def keep_warm(context: RunContext, index: int, served: Served) -> AsyncIterator[None]:
     """Ask for one token whenever `served.keep_warm_s` have passed without a request; `unload_info` says how often."""
     if served.keep_warm_s is None:
         yield

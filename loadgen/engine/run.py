@@ -9,7 +9,7 @@ import msgspec
 
 from loadgen.clock import SYSTEM_CLOCK, Clock, utc_now
 from loadgen.engine.ask_server import ask_or_recall
-from loadgen.engine.keep_warm import kept_warm
+from loadgen.engine.keep_warm import keep_warm
 from loadgen.engine.manifest import ManifestWriter, first_manifest
 from loadgen.engine.preflight import check
 from loadgen.engine.stage import LocalRunners, RunContext, StageRunners
@@ -24,7 +24,7 @@ from loadgen.live.sink import Sink, Sinks
 from loadgen.plan.plan import Plan, Stage, digest
 from loadgen.store import run_folder
 from loadgen.store.run_folder import RequestLog, Run, StageLog
-from loadgen.targets.probe.answers import StreamAnswers, merged
+from loadgen.targets.probe.answers import StreamAnswers, merge_answers
 from loadgen.targets.probe.findings import with_streams
 from loadgen.targets.registry import serve_model, target_name
 from loadgen.targets.served import Served
@@ -132,7 +132,7 @@ class _PlanRunner:
                     stage_answers.append(await self._play_stage(_only(stage, usable), ready))
                     await self._drop_dead_models(stage, ready)
             # When all stages are over: what is asked now leaves traces in a server that no stage is to show.
-            answers = merged(stage_answers)
+            answers = merge_answers(stage_answers)
             for index, served in begun.items():
                 probe = None
                 if index in ready and not self._context.stop.requested:
@@ -188,7 +188,7 @@ class _PlanRunner:
             stack.enter_context(context.stop.cancelling(served.adapter.abandon))
         first_token_ms = await check(context, index, served)
         # Only now, as a ping beside the first chat would be in the cold start that it times.
-        await stack.enter_async_context(kept_warm(context, index, served))
+        await stack.enter_async_context(keep_warm(context, index, served))
         return served, first_token_ms
 
     async def _drop_dead_models(self, stage: Stage, ready: dict[int, Served]) -> None:

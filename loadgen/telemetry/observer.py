@@ -105,12 +105,12 @@ class Observer:
             self._loop_lags.record(np.arange(max(0, now - due_ns), -1, -TICK_NS, dtype=np.int64))
             self._in_flight.sample(tick, now)
             if now > due_ns + TICK_NS:
-                due_ns = now  # after a stall, do not look twenty times at once
+                due_ns = now  # after a stall, do not sample twenty times at once
             tick += 1
             if tick % PROCESS_EVERY_TICKS == 0:
                 self._wall_clock.check()
                 for server in self._servers:
-                    server.look()
+                    server.sample()
 
 
 class _OwnCpu:
@@ -223,10 +223,10 @@ class _ServerWatch:
         with contextlib.suppress(psutil.Error):
             self._family = [self._process, *self._process.children(recursive=True)]
         self._start_ns = self._clock.now_ns()
-        self.look()
+        self.sample()
         self._cpu_start_s, self._rss_start_bytes = self._cpu_end_s, self._rss_peak_bytes
 
-    def look(self) -> None:
+    def sample(self) -> None:
         with contextlib.suppress(psutil.Error):
             rss_bytes = sum(process.memory_info().rss for process in self._family)
             cpu = [process.cpu_times() for process in self._family]
@@ -235,7 +235,7 @@ class _ServerWatch:
             self._end_ns = self._clock.now_ns()
 
     def facts(self) -> ServerFacts:
-        self.look()
+        self.sample()
         share = None
         if self._cpu_start_s is not None and self._cpu_end_s is not None and self._end_ns > self._start_ns:
             share = (self._cpu_end_s - self._cpu_start_s) / ((self._end_ns - self._start_ns) / 1e9)

@@ -37,7 +37,7 @@ from loadgen.live.sink import Sinks
 from loadgen.plan.plan import Plan, Stage, parts
 from loadgen.record import StageFacts, WorkerFacts
 from loadgen.store.run_folder import LogReader, folder_errors_alone, part_name
-from loadgen.targets.probe.answers import StreamAnswers, merged
+from loadgen.targets.probe.answers import StreamAnswers, merge_answers
 from loadgen.targets.served import Served
 from loadgen.telemetry.observer import Observer
 
@@ -284,7 +284,7 @@ class PooledStageRunner:
             self._sinks.stop(merge_facts(own_facts, part_facts, [_facts_of(worker) for worker in self._workers]))
 
     def answers(self) -> StreamAnswers:
-        return merged(worker.answers for worker in self._workers)
+        return merge_answers(worker.answers for worker in self._workers)
 
     async def _wait_for_all(self, kind: type[Ready] | type[Done]) -> None:
         with folder_errors_alone():

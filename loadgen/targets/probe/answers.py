@@ -52,7 +52,7 @@ def stream_answer(reply: Reply, traits: Traits, characters: int) -> StreamAnswer
     )
 
 
-def merged(parts: Iterable[StreamAnswers]) -> StreamAnswers:
+def merge_answers(parts: Iterable[StreamAnswers]) -> StreamAnswers:
     """The answers of several stages, or of several processes that shared one."""
     together: StreamAnswers = {}
     for part in parts:

@@ -157,18 +157,18 @@ def hidden_tokens(answer: StreamAnswer) -> int | None:
     return excess if characters_per_token < TOO_FEW_CHARS else None
 
 
-def honors_max_tokens(sample: ProbeAnswer, limit: int) -> bool | None:
+def honors_max_tokens(answer: ProbeAnswer, limit: int) -> bool | None:
     """None when the answer ended by itself before the limit."""
-    tokens = sample.reply.output_tokens
-    if not sample.ended or tokens is None:
+    tokens = answer.reply.output_tokens
+    if not answer.ended or tokens is None:
         return None
-    if tokens > limit or len(sample.reply.stamps_ns) > limit:
+    if tokens > limit or len(answer.reply.stamps_ns) > limit:
         return False
-    return True if sample.reply.finish_reason == "length" or tokens == limit else None
+    return True if answer.reply.finish_reason == "length" or tokens == limit else None
 
 
 def stop_word(text: str) -> str | None:
-    """A word of an answer at which the same answer can be asked to stop: the first behind a quarter of it, and whole.
+    """A word of an answer at which the same answer can be asked to stop: the first after a quarter of it.
 
     None when there is none. The last word is never taken: it may be cut off.
     """
@@ -186,7 +186,7 @@ def honors_stop(plain: str, word: str, stopped: ProbeAnswer) -> bool | None:
         return None
     text, upto = stopped.text.rstrip(), plain.partition(word)[0]
     if text == (upto + word).rstrip():
-        return True  # the word itself is shown, and nothing behind it
+        return True  # the word itself is shown, and nothing after it
     if word in text:
         return False
     return True if upto.startswith(text) and stopped.reply.finish_reason != "length" else None
@@ -196,22 +196,22 @@ def honors_seed(once: ProbeAnswer, again: ProbeAnswer, other: ProbeAnswer) -> bo
     """once, again: with one seed; other: with another; all at temperature 1. None: all alike, or no text."""
     if once.reply.status == 400:
         return False
-    if not all(sample.reply.outcome == "ok" and sample.text for sample in (once, again, other)):
+    if not all(answer.reply.outcome == "ok" and answer.text for answer in (once, again, other)):
         return None
     if once.text != again.text:
         return False
     return True if other.text != once.text else None
 
 
-def pace_per_s(sample: ProbeAnswer) -> float | None:
+def pace_per_s(answer: ProbeAnswer) -> float | None:
     """Token-bearing events a second, from the first to the last; None below two moments."""
-    length_ns = sample.streamed_ns
-    return None if length_ns is None else (len(sample.reply.stamps_ns) - 1) / length_ns * 1e9
+    length_ns = answer.streamed_ns
+    return None if length_ns is None else (len(answer.reply.stamps_ns) - 1) / length_ns * 1e9
 
 
-def overlapping(samples: Sequence[ProbeAnswer]) -> int | None:
+def most_parallel(answers: Sequence[ProbeAnswer]) -> int | None:
     """The most streams that were between their first and their last token at one moment; None without such streams."""
-    return max((depth for _, _, depth in _depths(samples)), default=None)
+    return max((depth for _, _, depth in _depths(answers)), default=None)
 
 
 def scaling(alone: Sequence[ProbeAnswer], together: Sequence[ProbeAnswer]) -> float | None:
@@ -220,20 +220,20 @@ def scaling(alone: Sequence[ProbeAnswer], together: Sequence[ProbeAnswer]) -> fl
     1: they take turns at the same work. As many as ran: they do not disturb each other. alone: the median of them
     counts. None where nothing ran side by side for long enough to have brought two events a stream.
     """
-    paces = [pace for sample in alone if (pace := pace_per_s(sample)) is not None]
-    most = overlapping(together)
+    paces = [pace for answer in alone if (pace := pace_per_s(answer)) is not None]
+    most = most_parallel(together)
     if most is None or most < 2 or not paces:
         return None
     spans = [(begin, end) for begin, end, depth in _depths(together) if depth == most]
-    stamps = [stamp for sample in together for stamp in sample.reply.stamps_ns]
+    stamps = [stamp for answer in together for stamp in answer.reply.stamps_ns]
     inside = sum(begin < stamp <= end for begin, end in spans for stamp in stamps)
     length_ns = sum(end - begin for begin, end in spans)
     return round(inside / length_ns * 1e9 / statistics.median(paces), 2) if inside >= 2 * most else None
 
 
-def _depths(samples: Sequence[ProbeAnswer]) -> list[tuple[int, int, int]]:
+def _depths(answers: Sequence[ProbeAnswer]) -> list[tuple[int, int, int]]:
     """From when to when how many streams were between their first and their last token."""
-    ran = [sample.reply.stamps_ns for sample in samples if len(set(sample.reply.stamps_ns)) > 1]
+    ran = [answer.reply.stamps_ns for answer in answers if len(set(answer.reply.stamps_ns)) > 1]
     edges = sorted({moment for stamps in ran for moment in (stamps[0], stamps[-1])})
     spans = []
     for begin, end in itertools.pairwise(edges):
@@ -243,7 +243,7 @@ def _depths(samples: Sequence[ProbeAnswer]) -> list[tuple[int, int, int]]:
     return spans
 
 
-def stopped(*, alone_ns: float, company_ns: float | None, after_ns: float, left_ns: float) -> bool | None:
+def stops_when_closed(*, alone_ns: float, company_ns: float | None, after_ns: float, left_ns: float) -> bool | None:
     """Whether a closed stream was generated no further, from how long the same short answer took each time.
 
     alone_ns: with no other stream. company_ns: beside the long one; None: the server does one at a time, and an answer

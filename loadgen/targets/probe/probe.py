@@ -34,18 +34,18 @@ TOKENS: Final = 16
 LONG_S: Final = 2.0
 """How long the stream that is closed would go on, by the pace of the short ones, within the limits below."""
 LONG_TOKENS: Final = (64, 1024)
-BEGUN_TOKENS: Final = 4
+FIRST_TOKENS: Final = 4
 """So many tokens of it are read before it is closed."""
-STOP_S: Final = 0.5
+STOP_WITHIN_S: Final = 0.5
 """Within so long a server must have let go of a closed stream."""
-LOOK_EVERY_S: Final = 0.025
-IDLE_LOOKS: Final = 8
+POLL_EVERY_S: Final = 0.025
+IDLE_POLLS: Final = 8
 PLAIN: Final = "Write a long story about a lighthouse keeper."
 """Asked for short answers and for the long one: whose beginning, greedy, is then known not to end by itself."""
 SUBJECTS: Final = ("ship", "forest", "teacher", "river", "robot", "garden", "storm", "village")
 """Sent at once, a stream each: no two of them have a prompt, and with it a cached prefix, in common."""
 STREAMS: Final = len(SUBJECTS)
-ACCOUNTS: Final = (("/slots", judge.busy_slots), ("/metrics", judge.busy_requests))
+COUNTERS: Final = (("/slots", judge.busy_slots), ("/metrics", judge.busy_requests))
 
 
 class _Abandoned(Exception):  # noqa: N818 - not an error: the person has had enough
@@ -164,41 +164,41 @@ async def _ask_parallel(asker: Asker, alone: list[ProbeAnswer], findings: Findin
     together = await asyncio.gather(*(_chat(asker, f"Tell me about a {subject}.", TOKENS) for subject in SUBJECTS))
     findings.show([*alone, *together])
     findings.add(
-        parallel_streams=judge.overlapping(together),
+        parallel_streams=judge.most_parallel(together),
         parallel_asked=len(together),
         scaling=judge.scaling(alone, together),
     )
-    failed = [sample.reply.outcome for sample in together if not sample.ended]
+    failed = [answer.reply.outcome for answer in together if not answer.ended]
     if failed:
         findings.note(f"of {len(together)} streams at once {len(failed)} failed: {failed[0]}")
 
 
 async def _ask_closing(asker: Asker, alone: list[ProbeAnswer], findings: Findings) -> None:
-    """Does closing a stream stop its generation? By the server's own account where it has one, else by the clock."""
-    paces = sorted(pace for sample in alone if (pace := judge.pace_per_s(sample)) is not None)
-    full = [sample for sample in alone if sample.reply.output_tokens == TOKENS]
+    """Does closing a stream stop its generation? By the server's own count where it has one, else by the clock."""
+    paces = sorted(pace for answer in alone if (pace := judge.pace_per_s(answer)) is not None)
+    full = [answer for answer in alone if answer.reply.output_tokens == TOKENS]
     if not paces or not full:
         findings.note("closing a stream: no answer was long enough to compare with")
         return
     pace = paces[len(paces) // 2]
     context = asker.served.card.context_tokens or 2 * LONG_TOKENS[1]
     tokens = min(max(LONG_TOKENS[0], round(pace * LONG_S)), LONG_TOKENS[1], context // 2)
-    left_ns = (tokens - BEGUN_TOKENS) / pace * 1e9
+    left_ns = (tokens - FIRST_TOKENS) / pace * 1e9
     takes_turns = findings.probe.parallel_streams == 1
     company: ProbeAnswer | None = None
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=asker.left_ns() / 1e9)) as session:
-        idle = await _idle_accounts(asker, session)
-        async with _begun(asker, session, tokens) as long:
-            account = await _account_of(asker, session, idle, long)
-            if account is None and long.runs() and not takes_turns:
+        idle = await _idle_counters(asker, session)
+        async with _long_stream(asker, session, tokens) as long:
+            counter = await _counter_that_shows(asker, session, idle, long)
+            if counter is None and long.runs() and not takes_turns:
                 company = await _chat(asker, PLAIN, TOKENS)
             runs = long.runs()
-        if account is not None:
-            closed = await _closed_by_account(asker, session, account, left_ns)
+        if counter is not None:
+            closed = await _judge_by_counter(asker, session, counter, left_ns)
         elif not runs:
             closed = Closing(by="the long stream ended by itself")
         else:
-            closed = _closed_by_clock(full, company, await _chat(asker, PLAIN, TOKENS), left_ns)
+            closed = _judge_by_clock(full, company, await _chat(asker, PLAIN, TOKENS), left_ns)
     findings.add(stops_on_close=closed.stops, stops_on_close_by=closed.by, stopped_after_ms=closed.after_ms)
     if closed.stops is False:
         await asyncio.sleep(min(left_ns, asker.left_ns(), LONG_S * 1e9) / 1e9)  # let it run out, in nobody's way
@@ -211,7 +211,7 @@ class Closing(Struct, frozen=True):
     by: str | None = None
     """How that was told, or why not."""
     after_ms: float | None = None
-    """By the server's own account."""
+    """By the server's own count."""
 
 
 class BusyCounter(Struct, frozen=True):
@@ -223,48 +223,48 @@ class BusyCounter(Struct, frozen=True):
     """What it said before the long stream."""
 
 
-async def _idle_accounts(asker: Asker, session: aiohttp.ClientSession) -> list[BusyCounter]:
-    """The accounts that a server keeps, before it is asked for the long stream."""
-    clock, accounts = asker.clock, []
-    for path, read in ACCOUNTS:
+async def _idle_counters(asker: Asker, session: aiohttp.ClientSession) -> list[BusyCounter]:
+    """The counters that a server keeps, before it is asked for the long stream."""
+    clock, counters = asker.clock, []
+    for path, read in COUNTERS:
         idle = await _busy(asker, session, path, read)
-        for _ in range(IDLE_LOOKS):  # what we asked before may be ended and not yet put away
+        for _ in range(IDLE_POLLS):  # what we asked before may be ended and not yet put away
             if not idle:
                 break
-            await clock.sleep_until_ns(clock.now_ns() + round(LOOK_EVERY_S * 1e9))
+            await clock.sleep_until_ns(clock.now_ns() + round(POLL_EVERY_S * 1e9))
             idle = await _busy(asker, session, path, read)
         if idle is not None:
-            accounts.append(BusyCounter(path, read, idle))
-    return accounts
+            counters.append(BusyCounter(path, read, idle))
+    return counters
 
 
-async def _account_of(
-    asker: Asker, session: aiohttp.ClientSession, accounts: list[BusyCounter], long: "_Long"
+async def _counter_that_shows(
+    asker: Asker, session: aiohttp.ClientSession, counters: list[BusyCounter], long: "_LongStream"
 ) -> BusyCounter | None:
-    """The account that shows the long stream while it runs; None where none does."""
-    for account in accounts:
-        busy = await _busy(asker, session, account.path, account.read)
-        if long.runs() and busy is not None and busy > account.idle:
-            return account
+    """The counter that shows the long stream while it runs; None where none does."""
+    for counter in counters:
+        busy = await _busy(asker, session, counter.path, counter.read)
+        if long.runs() and busy is not None and busy > counter.idle:
+            return counter
     return None
 
 
-async def _closed_by_account(
-    asker: Asker, session: aiohttp.ClientSession, account: BusyCounter, left_ns: float
+async def _judge_by_counter(
+    asker: Asker, session: aiohttp.ClientSession, counter: BusyCounter, left_ns: float
 ) -> Closing:
     """Whether the server is as idle as before, soon after the long stream has been closed."""
-    clock, limit_ns = asker.clock, round(min(STOP_S * 1e9, left_ns / 2))
+    clock, limit_ns = asker.clock, round(min(STOP_WITHIN_S * 1e9, left_ns / 2))
     closed_ns = clock.now_ns()
     while clock.now_ns() - closed_ns <= limit_ns:
-        busy = await _busy(asker, session, account.path, account.read)
+        busy = await _busy(asker, session, counter.path, counter.read)
         took_ms = round((clock.now_ns() - closed_ns) / 1e6, 1)
-        if busy is not None and busy <= account.idle:
-            return Closing(True, account.path, took_ms)
-        await clock.sleep_until_ns(clock.now_ns() + round(LOOK_EVERY_S * 1e9))
-    return Closing(False, account.path)
+        if busy is not None and busy <= counter.idle:
+            return Closing(True, counter.path, took_ms)
+        await clock.sleep_until_ns(clock.now_ns() + round(POLL_EVERY_S * 1e9))
+    return Closing(False, counter.path)
 
 
-def _closed_by_clock(
+def _judge_by_clock(
     alone: list[ProbeAnswer], company: ProbeAnswer | None, after: ProbeAnswer, left_ns: float
 ) -> Closing:
     """By how long a short answer takes: alone, beside the long stream, and then when the long one has been closed.
@@ -282,13 +282,13 @@ def _closed_by_clock(
     if not lengths_ns or after_ns is None or (company is not None and company_ns is None):
         return Closing(by="an answer beside the long stream failed")
     alone_ns = lengths_ns[len(lengths_ns) // 2]
-    stops = judge.stopped(alone_ns=alone_ns, company_ns=company_ns, after_ns=after_ns, left_ns=left_ns)
+    stops = judge.stops_when_closed(alone_ns=alone_ns, company_ns=company_ns, after_ns=after_ns, left_ns=left_ns)
     beside = "" if company_ns is None else f", {company_ns / 1e6:.0f} ms beside an open stream"
     times = f"{alone_ns / 1e6:.0f} ms alone{beside}, {after_ns / 1e6:.0f} ms after its end"
     return Closing(stops, f"{TOKENS} tokens took {times}")
 
 
-class _Long:
+class _LongStream:
     """A long stream that is being read no further."""
 
     def __init__(self, response: aiohttp.ClientResponse | None) -> None:
@@ -301,7 +301,7 @@ class _Long:
             with contextlib.suppress(aiohttp.ClientError, OSError):
                 async for piece in self._response.content.iter_any():
                     self._decoder.feed(piece)
-                    if self._decoder.tokens >= BEGUN_TOKENS or self._decoder.orderly:
+                    if self._decoder.tokens >= FIRST_TOKENS or self._decoder.orderly:
                         break
 
     def runs(self) -> bool:
@@ -309,18 +309,18 @@ class _Long:
         if self._response is None or self._response.content.exception() is not None:
             return False
         self._decoder.feed(self._response.content.read_nowait())
-        return self._decoder.tokens >= BEGUN_TOKENS and not self._decoder.orderly
+        return self._decoder.tokens >= FIRST_TOKENS and not self._decoder.orderly
 
 
 @contextlib.asynccontextmanager
-async def _begun(asker: Asker, session: aiohttp.ClientSession, tokens: int) -> AsyncIterator[_Long]:
+async def _long_stream(asker: Asker, session: aiohttp.ClientSession, tokens: int) -> AsyncIterator[_LongStream]:
     """A long stream whose first tokens have been read; it is closed as the context ends."""
     ask = _ask(asker, PLAIN, tokens, {})
     headers = {"Content-Type": "application/json", "Accept": "text/event-stream", **ask.headers}
     response = None
     with contextlib.suppress(aiohttp.ClientError, OSError):
         response = await session.post(ask.url, data=ask.body, headers=headers)
-    long = _Long(response)
+    long = _LongStream(response)
     try:
         await long.begin()
         yield long

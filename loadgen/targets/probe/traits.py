@@ -25,7 +25,7 @@ class Traits(Struct, frozen=True):
 
 
 def traits_of(body: bytes, first_token_end: int | None) -> Traits:
-    """The traits of a body. first_token_end: the offset behind the first token-bearing event; None: there was none.
+    """The traits of a body. first_token_end: the offset after the first token-bearing event; None: there was none.
 
     Never raises: what cannot be read is passed over.
     """

@@ -22,10 +22,12 @@ from loadgen.report.main_table import main_table
 from loadgen.report.markdown import markdown
 from loadgen.report.sections.server_behavior import HOW_TO_ASK, NOT_ASKED, UNDECIDED, server_table
 from loadgen.store.manifest import ModelCard, Probe, ServedModel, manifest_from
+from loadgen.targets.extra_chats import QUESTIONS
 from loadgen.targets.probe import findings
-from loadgen.targets.probe.answers import MAX_BODY_BYTES, SAMPLED_ANSWERS, AnswerSampler, merged
+from loadgen.targets.probe.answers import MAX_BODY_BYTES, SAMPLED_ANSWERS, AnswerSampler, merge_answers
 from loadgen.targets.probe.cache import recall, remember
 from loadgen.targets.probe.findings import ProbeAnswer
+from loadgen.targets.probe.probe import STREAMS
 from loadgen.targets.probe.traits import Traits, traits_of
 from loadgen.targets.served import Served
 from loadgen.wire.chat_stream import decode
@@ -187,7 +189,7 @@ def test_of_several_answers_the_most_hidden_tokens_count_and_doubt_outweighs_non
 
 def test_answers_of_several_stages_and_processes_are_one_account() -> None:
     a, b = sample().stream, sample(output_tokens=17).stream
-    assert merged([{0: (a,)}, {}, {0: (b,), 1: (a,)}]) == {0: (a, b), 1: (a,)}
+    assert merge_answers([{0: (a,)}, {}, {0: (b,), 1: (a,)}]) == {0: (a, b), 1: (a,)}
 
 
 def test_what_answers_show_stands_beside_what_was_asked_for() -> None:
@@ -266,18 +268,18 @@ def late(by_ms: int, gap_ms: int = 10) -> ProbeAnswer:
 
 
 def test_streams_one_after_another_do_not_overlap() -> None:
-    assert findings.overlapping([late(10), late(200), late(400)]) == 1
-    assert findings.overlapping([late(0), late(150)]) == 1, "one ends as the other begins"
+    assert findings.most_parallel([late(10), late(200), late(400)]) == 1
+    assert findings.most_parallel([late(0), late(150)]) == 1, "one ends as the other begins"
     assert findings.scaling([late(10)], [late(10), late(200)]) is None
 
 
 def test_streams_in_batches_overlap_by_batch() -> None:
-    assert findings.overlapping([late(10), late(11), late(12), late(200), late(201)]) == 3
+    assert findings.most_parallel([late(10), late(11), late(12), late(200), late(201)]) == 3
 
 
 def test_streams_that_came_whole_say_nothing_of_overlap() -> None:
-    assert findings.overlapping([sample(stamps=(10, 10, 10))]) is None
-    assert findings.overlapping([]) is None
+    assert findings.most_parallel([sample(stamps=(10, 10, 10))]) is None
+    assert findings.most_parallel([]) is None
 
 
 def test_streams_that_take_turns_scale_to_one_and_a_batch_to_its_size() -> None:
@@ -287,7 +289,7 @@ def test_streams_that_take_turns_scale_to_one_and_a_batch_to_its_size() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 1000), st.integers(1, 50)), min_size=1, max_size=8))
 def test_overlap_is_at_least_one_and_at_most_all(streams: list[tuple[int, int]]) -> None:
-    found = findings.overlapping([late(start, gap) for start, gap in streams])
+    found = findings.most_parallel([late(start, gap) for start, gap in streams])
     assert found is not None
     assert 1 <= found <= len(streams)
 
@@ -297,17 +299,17 @@ def test_overlap_is_at_least_one_and_at_most_all(streams: list[tuple[int, int]])
 
 def test_a_closed_stream_has_stopped_when_an_answer_is_as_quick_as_alone_again() -> None:
     told = {"alone_ns": 100.0, "left_ns": 3000.0}
-    assert findings.stopped(company_ns=200.0, after_ns=105.0, **told) is True
-    assert findings.stopped(company_ns=200.0, after_ns=190.0, **told) is False
+    assert findings.stops_when_closed(company_ns=200.0, after_ns=105.0, **told) is True
+    assert findings.stops_when_closed(company_ns=200.0, after_ns=190.0, **told) is False
 
 
 def test_where_company_does_not_slow_an_answer_closing_is_not_told() -> None:
-    assert findings.stopped(alone_ns=100.0, company_ns=110.0, after_ns=100.0, left_ns=3000.0) is None
+    assert findings.stops_when_closed(alone_ns=100.0, company_ns=110.0, after_ns=100.0, left_ns=3000.0) is None
 
 
 def test_where_streams_take_turns_an_answer_waits_for_one_that_goes_on() -> None:
     def told(after_ns: float, left_ns: float) -> bool | None:
-        return findings.stopped(alone_ns=100.0, company_ns=None, after_ns=after_ns, left_ns=left_ns)
+        return findings.stops_when_closed(alone_ns=100.0, company_ns=None, after_ns=after_ns, left_ns=left_ns)
 
     assert told(120.0, 3000.0) is True
     assert told(2900.0, 3000.0) is False
@@ -414,6 +416,11 @@ def test_without_a_probe_packed_and_hidden_are_not_told_apart_and_all_that_count
 
 def test_an_end_token_that_no_event_bears_marks_nothing() -> None:
     assert metric_flags(records(output_tokens=4), None).not_valid == {}
+
+
+def test_the_questions_that_a_plan_lists_are_those_that_a_probe_asks() -> None:
+    chats = {question.name: question.chats for question in QUESTIONS}
+    assert chats == {"max_tokens": 1, "stop": 1, "seed": 3, "parallel streams": STREAMS, "closing a stream": 3}
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------
