@@ -45,38 +45,42 @@ class ServerTimings(Struct, frozen=True):
     predicted_ms: float
 
 
-class Reply(Struct, frozen=True, kw_only=True):
-    """What came of one request on the wire, whatever carried it.
-
-    All `_ns` are on the run's monotonic clock; None where the request did not get so far. dispatched: the engine began.
-    sent: the connection's start when a new one was needed, else the write. written: the request's last byte was with
-    the kernel. stamps: arrival of each token-bearing event's last byte. end: arrival of the orderly end, or when the
-    request was given up. last_byte: arrival of the body's last byte, after which a user may ask again. first_visible:
-    arrival of the first visible content. connect: the set-up of a new connection. tokens_per_event: only where the
-    server counts them. held: how long the plan's in-flight limit, not we, kept back a due request. shared_reads:
-    token-bearing events that arrived in the same read as the one before (their stamps are equal, and can say no more).
-    attempt: how many attempts of the same request there were before. attempt_ns: when this one
-    was dispatched, if it is not the first; dispatched and sent are then still those of the first, so that what was
-    waited counts. None in a first attempt, and in one that was never made.
-    """
+class Attempt(Struct, frozen=True, kw_only=True):
+    """What came of one attempt of a request. All `_ns` moments are on the run's monotonic clock; None where the request
+    did not get so far."""
 
     outcome: Outcome
     status: int | None = None
     detail: str | None = None
+    """What went wrong, in words; a server's own are among them."""
     dispatched_ns: int | None = None
+    """The engine began. Of a later attempt, when it began the first: what was waited counts."""
     sent_ns: int | None = None
+    """The connection's start when a new one was needed, else the write. Of a later attempt, that of the first."""
     written_ns: int | None = None
+    """The request's last byte was with the kernel."""
     held_ns: int = 0
+    """How long the plan's in-flight limit, not we, kept back a due request."""
     attempt: int = 0
+    """How many attempts of the same request there were before."""
     attempt_ns: int | None = None
+    """When this attempt was dispatched; None of the first, and of one that was never made."""
     end_ns: int | None = None
+    """The orderly end arrived, or the request was given up."""
     last_byte_ns: int | None = None
+    """The body's last byte arrived, after which a user may ask again."""
     first_visible_ns: int | None = None
+    """The first visible content arrived."""
     connect_ns: int | None = None
+    """How long a new connection took to set up."""
     stamps_ns: tuple[int, ...] = ()
+    """When the last byte of each token-bearing event arrived."""
     tokens_per_event: tuple[int, ...] | None = None
+    """Only where the server counts them."""
     stamp_source: StampSource = "user"
     shared_reads: int = 0
+    """Token-bearing events that arrived in the same read as the one before: their stamps are equal, and can say no
+    more."""
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     token_source: TokenSource = "events"
@@ -86,22 +90,45 @@ class Reply(Struct, frozen=True, kw_only=True):
     text: str | UnsetType = UNSET
 
 
-class Record(Reply, frozen=True, kw_only=True):
-    """One planned request and what became of it: a line of `requests.jsonl`. intended_ns: when the plan said. Where the
-    scenario lets requests be asked again, each attempt is one, with the same index; that of the highest number counts.
-    """
+class Reply(Attempt, frozen=True, kw_only=True):
+    """What came of one request on the wire, whatever carried it."""
+
+    retry_after_s: float | None = None
+    """How long the server's head asks to wait before another attempt; in no log, whose `detail` has the server's words
+    for it. Only the head counts: a body that begins with the same words asks nothing."""
+
+
+class Record(Attempt, frozen=True, kw_only=True):
+    """One attempt of a planned request: a line of `requests.jsonl`. Where the scenario lets requests be asked again,
+    each attempt is one, with the same index; that of the highest number counts."""
 
     model: str
     target: str
     level: str
     index: int
+    """Within its model, level and phase."""
     phase: Phase
     prompt_id: str
     intended_ns: int
+    """When the plan said that it should begin."""
 
     @property
     def stage_key(self) -> StageKey:
         return StageKey(self.target, self.model, self.level)
+
+
+def record_of(reply: Reply, key: StageKey, *, index: int, phase: Phase, prompt_id: str, intended_ns: int) -> Record:
+    """The record of a request that came to a reply. intended_ns: since the run began."""
+    return Record(
+        **{name: getattr(reply, name) for name in Attempt.__struct_fields__},
+        model=key.model,
+        target=key.target,
+        level=key.level,
+        index=index,
+        phase=phase,
+        prompt_id=prompt_id,
+        intended_ns=intended_ns,
+    )
 
 
 class ServerFacts(Struct, frozen=True):

@@ -1,19 +1,11 @@
 """Whether a request that failed is asked again, and after how long; and what all of its attempts come to. Pure: knows
 no socket, and of the time only what it is told."""
 
-import re
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import Final
-
 import msgspec
 import numpy as np
 
 from loadgen.record import Reply
 from loadgen.scenario import Retries
-
-_RETRY_AFTER: Final = re.compile(r"Retry-After: ([^;]*);")
-_SECONDS: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 
 
 def is_last(retries: Retries, reply: Reply) -> bool:
@@ -21,14 +13,14 @@ def is_last(retries: Retries, reply: Reply) -> bool:
     return reply.attempt >= retries.attempts or not is_met(retries.on, reply)
 
 
-def wait_ns(retries: Retries, reply: Reply, chance: np.random.Generator, utc_now: datetime) -> int:
+def wait_ns(retries: Retries, reply: Reply, chance: np.random.Generator) -> int:
     """How long after the end of an attempt, which was not the last, the next one is made, ns.
 
     The wait is backoff_s · 2^attempt (the first is number 0), or what the server's Retry-After asks for, and up to
     `jitter` of it longer, by chance; never longer than max_backoff_s.
     """
-    asked_s = asked_wait_s(reply, utc_now)
-    wait_s = retries.backoff_s * 2.0**reply.attempt if asked_s is None else asked_s
+    backoff_s = retries.backoff_s * 2.0**reply.attempt
+    wait_s = backoff_s if reply.retry_after_s is None else reply.retry_after_s
     # Chance only adds to a wait: a server that says when to come back is not asked before that, but for our maximum.
     longer = 1 + retries.jitter * float(chance.random())
     return round(min(wait_s * longer, retries.max_backoff_s) * 1e9)
@@ -40,23 +32,6 @@ def is_met(on: tuple[str, ...], reply: Reply) -> bool:
     if reply.outcome == "http_error" and reply.status is not None:
         names |= {f"http_{reply.status}", f"http_{reply.status // 100}xx"}
     return not names.isdisjoint(on)
-
-
-def asked_wait_s(reply: Reply, utc_now: datetime) -> float | None:
-    """What the server's Retry-After asks to wait: seconds, or until a date (RFC 9110, 10.2.3), 0 for one that is past;
-    None where it asks nothing, or what nobody understands."""
-    header = _RETRY_AFTER.match(reply.detail or "") if reply.outcome == "http_error" else None
-    if header is None:
-        return None
-    value = header[1].strip()
-    if _SECONDS.fullmatch(value):
-        return float(value)
-    try:
-        until = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return None
-    until = until if until.tzinfo is not None else until.replace(tzinfo=UTC)
-    return max(0.0, (until - utc_now).total_seconds())
 
 
 def as_one(first: Reply, last: Reply, attempt: int) -> Reply:

@@ -10,14 +10,14 @@ from typing import Protocol
 import msgspec
 from msgspec import Struct
 
-from loadgen.clock import Clock, process_cpu_ns, thread_cpu_ns, utc_now
+from loadgen.clock import Clock, process_cpu_ns, thread_cpu_ns
 from loadgen.engine.players import WarmUp, measured_player
 from loadgen.engine.retry import as_one, given_up, is_last, wait_ns
 from loadgen.engine.stop import StopSignal
 from loadgen.live.sink import Sinks, StageStart
 from loadgen.plan.plan import Plan, Planned, Stage
 from loadgen.plan.rng import generator
-from loadgen.record import Phase, Record, Reply
+from loadgen.record import Phase, Record, Reply, StageKey, record_of
 from loadgen.store.run_folder import folder_errors_alone
 from loadgen.targets.adapter.in_process import Question, question_of
 from loadgen.targets.probe.answers import AnswerSampler, StreamAnswers
@@ -206,11 +206,9 @@ class LocalStageRunner:
     def _record(self, planned: Planned, phase: Phase, intended_ns: int, reply: Reply) -> Record:
         plan = self._context.plan
         model = plan.models[planned.model]
-        return Record(
-            **msgspec.structs.asdict(reply),
-            model=model.name,
-            target=target_name(model),
-            level=self._stage.level.label,
+        return record_of(
+            reply,
+            StageKey(target_name(model), model.name, self._stage.level.label),
             index=planned.index,
             phase=phase,
             prompt_id=plan.prompts[planned.prompt].id,
@@ -224,7 +222,7 @@ class LocalStageRunner:
             return None
         # By chance of the scenario's seed, so that who is refused together does not come back together.
         who = (planned.model, self._stage.level.label, phase, planned.index, reply.attempt)
-        return wait_ns(scenario.retries, reply, generator(scenario.seed, "retry", *who), utc_now())
+        return wait_ns(scenario.retries, reply, generator(scenario.seed, "retry", *who))
 
     async def _wait_to_retry(self, until_ns: int) -> None:
         # It holds its user or its place all the while, and so counts as in flight.

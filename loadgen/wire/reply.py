@@ -4,15 +4,19 @@ An answer that was asked for whole has no stamps of tokens: it ends with its las
 `usage`, or not known.
 """
 
+import re
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 import numpy as np
 from msgspec import UNSET, Struct
 from numpy.typing import NDArray
 
+from loadgen.clock import utc_now
 from loadgen.record import Outcome, Reply, ServerTimings, StampSource, TokenSource
 from loadgen.redact import redact_keys
 from loadgen.wire.chat_stream import Completion
@@ -21,6 +25,7 @@ from loadgen.wire.exchange import Exchange
 from loadgen.wire.receiver import Columns, columns_of
 
 DETAIL_CHARS: Final = 300
+_SECONDS: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 _EARLIEST_NS: Final = 1_000_000  # a kernel's stamp that is later than ours by so much cannot be right
 _LATEST_NS: Final = 60_000_000_000
 _WHOLE_BODY_STARTS: Final = (b"{", b"[", b"<")
@@ -136,6 +141,7 @@ def read_reply(
         text_sha256=answer.text_sha256,
         timings=answer.timings,
         text=answer.text if keep_text and answer.text is not None else UNSET,
+        retry_after_s=_retry_after_s(exchange),
     )
     return reply, arrivals.lags_ns
 
@@ -234,6 +240,25 @@ def _without_an_end(exchange: Exchange, completion: Completion, body: bytes) -> 
 def _http_detail(exchange: Exchange, body: bytes) -> str:
     wait = f"Retry-After: {exchange.response.retry_after}; " if exchange.response.retry_after else ""
     return (redact_keys(wait) + _one_line(body))[:DETAIL_CHARS]
+
+
+def _retry_after_s(exchange: Exchange) -> float | None:
+    header, status = exchange.response.retry_after, exchange.response.status
+    return retry_after_s(header, utc_now()) if header and status is not None and status >= 400 else None
+
+
+def retry_after_s(value: str, now: datetime) -> float | None:
+    """What the value of a Retry-After asks to wait: seconds, or until a date (RFC 9110, 10.2.3), 0 for one that is
+    past; None where it asks what nobody understands."""
+    value = value.strip()
+    if _SECONDS.fullmatch(value):
+        return float(value)
+    try:
+        until = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    until = until if until.tzinfo is not None else until.replace(tzinfo=UTC)
+    return max(0.0, (until - now).total_seconds())
 
 
 def _one_line(data: bytes) -> str:

@@ -112,6 +112,17 @@ async def test_in_an_open_loop_the_wait_counts_from_when_the_request_was_due_and
     assert min(waiting) >= 1, "who waits is in flight: else the sampler and the records would not agree"
 
 
+async def test_a_body_that_begins_like_a_retry_after_asks_for_no_wait(tmp_path: Path) -> None:
+    body = b"Retry-After: 3000; full"
+    with Server(refusing({0: whole("503 Service Unavailable", body)})) as server:
+        retries = Retries(attempts=1, backoff_s=0.01, max_backoff_s=3600.0, jitter=0.0)
+        asked = scenario(tmp_path, {"m": server.url}, closed(1, 1), warmup_requests=0, retries=retries)
+        run = await asyncio.wait_for(api.run(asked, results=tmp_path), 60)
+    refused, answered = attempts(run, 0)
+    assert (refused.outcome, refused.detail, answered.outcome) == ("http_error", body.decode(), "ok")
+    assert "retry_after_s" not in (run.folder / "requests.jsonl").read_text()
+
+
 async def test_a_request_that_is_refused_to_the_end_failed_and_only_the_last_attempt_counts(tmp_path: Path) -> None:
     def choose(request: Served) -> Script:
         return streamed("hi") if request.says == PREFLIGHT else whole("503 Service Unavailable", b"full")

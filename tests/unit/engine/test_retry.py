@@ -17,14 +17,15 @@ from loadgen.analysis import metrics
 from loadgen.analysis.stage import split_by_attempt, stages_of
 from loadgen.analysis.summarize import summarize
 from loadgen.analysis.summary import Requests
-from loadgen.engine.retry import as_one, asked_wait_s, is_last, is_met, wait_ns
+from loadgen.engine.retry import as_one, is_last, is_met, wait_ns
 from loadgen.engine.stop import StopSignal
 from loadgen.live.sink import NullSink
 from loadgen.plan.plan import Level, Planned, Stage, digest, make_plan
 from loadgen.plan.prompts import load_prompts
 from loadgen.plan.rng import generator
-from loadgen.record import OUTCOMES, Phase, Record, Reply
+from loadgen.record import OUTCOMES, Attempt, Phase, Record, Reply
 from loadgen.scenario import Retries, Scenario
+from loadgen.wire.reply import retry_after_s
 from tests.players import ScriptedRunner
 from tests.records import MS, S, planned, record, run_of, turn, unsent
 from tests.virtual import START_NS, VirtualClock, run
@@ -35,9 +36,8 @@ CHANCE = generator(1, "test")
 EVEN = Retries(attempts=3, backoff_s=0.5, max_backoff_s=8.0, jitter=0.0)
 
 
-def refused(status: int = 503, retry_after: str | None = None, **rest: Any) -> Reply:
-    asked = "" if retry_after is None else f"Retry-After: {retry_after}; "
-    return Reply(outcome="http_error", status=status, detail=f"{asked}busy", **rest)
+def refused(status: int = 503, retry_after_s: float | None = None, **rest: Any) -> Reply:
+    return Reply(outcome="http_error", status=status, detail="busy", retry_after_s=retry_after_s, **rest)
 
 
 # --- the policy -------------------------------------------------------------------------------------------------------
@@ -81,7 +81,7 @@ def test_there_are_so_many_attempts_more_and_then_no_other() -> None:
 
 
 def test_each_wait_is_twice_the_one_before_and_none_is_longer_than_the_longest() -> None:
-    waits = [wait_ns(EVEN, refused(attempt=attempt), CHANCE, NOW) for attempt in range(7)]
+    waits = [wait_ns(EVEN, refused(attempt=attempt), CHANCE) for attempt in range(7)]
     assert waits == [500 * MS, 1 * S, 2 * S, 4 * S, 8 * S, 8 * S, 8 * S]
 
 
@@ -102,20 +102,20 @@ def test_each_wait_is_twice_the_one_before_and_none_is_longer_than_the_longest()
     ],
 )
 def test_retry_after_is_understood_in_seconds_and_as_a_date(said: str, seconds: float | None) -> None:
-    assert asked_wait_s(refused(429, said), NOW) == seconds
+    assert retry_after_s(said, NOW) == seconds
 
 
-def test_only_what_the_server_s_head_said_is_a_retry_after() -> None:
-    assert asked_wait_s(Reply(outcome="stream_error", status=200, detail="Retry-After: 3; x"), NOW) is None
-    assert asked_wait_s(Reply(outcome="http_error", status=503, detail="busy; Retry-After: 3; x"), NOW) is None
-    assert asked_wait_s(Reply(outcome="http_error", status=503), NOW) is None
+def test_a_server_s_text_that_reads_like_a_retry_after_asks_nothing() -> None:
+    worded = Reply(outcome="http_error", status=503, detail="Retry-After: 3; x", attempt=0)
+    assert wait_ns(EVEN, worded, CHANCE) == 500 * MS
+    assert wait_ns(EVEN, msgspec.structs.replace(worded, retry_after_s=3.0), CHANCE) == 3 * S
 
 
 def test_the_server_s_word_goes_before_the_backoff_up_to_the_longest_wait() -> None:
-    assert wait_ns(EVEN, refused(429, "3", attempt=0), CHANCE, NOW) == 3 * S
-    assert wait_ns(EVEN, refused(429, "0", attempt=2), CHANCE, NOW) == 0
-    assert wait_ns(EVEN, refused(429, "3600"), CHANCE, NOW) == 8 * S
-    assert wait_ns(EVEN, refused(429, "soon", attempt=1), CHANCE, NOW) == 1 * S
+    assert wait_ns(EVEN, refused(429, 3.0, attempt=0), CHANCE) == 3 * S
+    assert wait_ns(EVEN, refused(429, 0.0, attempt=2), CHANCE) == 0
+    assert wait_ns(EVEN, refused(429, 3600.0), CHANCE) == 8 * S
+    assert wait_ns(EVEN, refused(429, None, attempt=1), CHANCE) == 1 * S
 
 
 @settings(derandomize=True, deadline=None, max_examples=100)
@@ -125,23 +125,22 @@ def test_the_server_s_word_goes_before_the_backoff_up_to_the_longest_wait() -> N
     most=st.floats(0, 1e6),
     jitter=st.floats(0, 1),
     seed=st.integers(0, 9),
-    said=st.none() | st.text(max_size=40),
+    asked=st.none() | st.floats(0, 1e6),
 )
 def test_every_wait_lies_between_what_was_asked_and_the_jitter_above_it(
-    attempt: int, backoff: float, most: float, jitter: float, seed: int, said: str | None
+    attempt: int, backoff: float, most: float, jitter: float, seed: int, asked: float | None
 ) -> None:
     retries = Retries(attempts=100, backoff_s=backoff, max_backoff_s=most, jitter=jitter)
-    reply = refused(503, said, attempt=attempt)
-    wait = wait_ns(retries, reply, generator(seed, "test"), NOW)
-    asked = asked_wait_s(reply, NOW)
+    reply = refused(503, asked, attempt=attempt)
+    wait = wait_ns(retries, reply, generator(seed, "test"))
     least = min(most, backoff * 2.0**attempt if asked is None else asked)
     assert round(least * 1e9) <= wait <= round(min(most, least * (1 + jitter)) * 1e9) + 1
-    assert wait == wait_ns(retries, reply, generator(seed, "test"), NOW), "the seed alone decides"
+    assert wait == wait_ns(retries, reply, generator(seed, "test")), "the seed alone decides"
 
 
 def test_jitter_tells_those_apart_who_were_refused_together() -> None:
     retries = Retries(attempts=1, jitter=0.5)
-    waits = {wait_ns(retries, refused(), generator(1, "retry", index), NOW) for index in range(20)}
+    waits = {wait_ns(retries, refused(), generator(1, "retry", index)) for index in range(20)}
     assert len(waits) == 20
     assert max(waits) - min(waits) > 100 * MS
 
@@ -181,7 +180,7 @@ class Kept(Struct, frozen=True):
     index: int
     phase: Phase
     intended_ns: int
-    reply: Reply
+    reply: Attempt
 
 
 class Played(Struct, frozen=True):
@@ -256,7 +255,7 @@ class Keeping(NullSink):
 
 
 def test_a_request_is_asked_until_it_is_answered_and_all_that_was_waited_counts() -> None:
-    seen = played(closed(1, 2), [refused(), refused(429, "3")])
+    seen = played(closed(1, 2), [refused(), refused(429, 3.0)])
     assert seen.sent_ns == [0, 600 * MS, 3700 * MS, 3800 * MS], "the wait is from the end of an attempt"
     assert [(kept.index, kept.reply.outcome) for kept in seen.counted] == [(0, "ok"), (1, "ok")]
     assert [(kept.reply.attempt, kept.reply.status) for kept in seen.earlier] == [(0, 503), (1, 429)]
@@ -282,7 +281,7 @@ def test_what_is_not_to_be_asked_again_is_not() -> None:
 
 
 def test_in_an_open_loop_others_come_due_while_one_waits_and_its_time_counts_from_when_it_was_due() -> None:
-    seen = played(opened([0, 200 * MS, 400 * MS]), [refused(429, "2")])
+    seen = played(opened([0, 200 * MS, 400 * MS]), [refused(429, 2.0)])
     assert seen.sent_ns == [0, 200 * MS, 400 * MS, 2100 * MS]
     assert seen.waiting == [0, 1, 1, 0]
     asked_again = next(kept for kept in seen.counted if kept.index == 0)
@@ -290,12 +289,12 @@ def test_in_an_open_loop_others_come_due_while_one_waits_and_its_time_counts_fro
 
 
 def test_who_waits_for_another_attempt_keeps_the_place_within_the_limit() -> None:
-    seen = played(opened([0, 300 * MS, 2000 * MS], max_in_flight=1), [refused(429, "1")])
+    seen = played(opened([0, 300 * MS, 2000 * MS], max_in_flight=1), [refused(429, 1.0)])
     assert {kept.index: kept.reply.outcome for kept in seen.counted} == {0: "ok", 1: "shed", 2: "ok"}
 
 
 def test_a_stop_ends_the_wait_and_the_request_is_cancelled_once() -> None:
-    seen = played(closed(1, 1), [refused(429, "8")], stop_ns=1 * S)
+    seen = played(closed(1, 1), [refused(429, 8.0)], stop_ns=1 * S)
     assert seen.lasted_ns == 1 * S
     assert [kept.reply.status for kept in seen.earlier] == [429]
     (kept,) = seen.counted
