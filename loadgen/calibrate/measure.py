@@ -29,8 +29,8 @@ from loadgen.store.calibration import Calibration, Step, this_machine
 from loadgen.store.manifest import ModelCard
 from loadgen.store.run_folder import RequestLog
 from loadgen.targets.served import Served
-from loadgen.wire.client import Ask, Client
-from loadgen.wire.exchange import Exchange
+from loadgen.wire.client import Client
+from loadgen.wire.exchange import Ask, Exchange
 
 PROMPT: Final = Prompt("calibrate", "Say what you always say.")
 BUSY_S: Final = 0.5

@@ -25,7 +25,8 @@ from loadgen.targets.registry import target_name
 from loadgen.targets.request import ask_of, body_of, deadlines_of
 from loadgen.targets.served import Served
 from loadgen.telemetry.observer import Observer
-from loadgen.wire.client import Ask, Client
+from loadgen.wire.client import Client
+from loadgen.wire.exchange import Ask
 from loadgen.wire.reply import read_reply
 
 OPEN_LOOP_CONNECTIONS = 8

@@ -6,8 +6,7 @@ from loadgen.plan.plan import Plan, Planned
 from loadgen.plan.prompts import messages
 from loadgen.scenario import Timeouts
 from loadgen.targets.served import JsonObject, Served
-from loadgen.wire.client import Ask
-from loadgen.wire.exchange import Deadlines
+from loadgen.wire.exchange import Ask, Deadlines
 
 
 def ask_of(served: Served, body: JsonObject, deadlines: Deadlines) -> Ask:

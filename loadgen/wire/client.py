@@ -33,8 +33,6 @@ from loadgen.wire.stamps import (
     trace_writes,
 )
 
-__all__ = ("Ask", "Client", "describe", "failure_of", "wait_eof")
-
 BODY_BYTES: Final = 8 << 20
 """aiohttp stops reading at twice this: what one answer may hold in memory."""
 STALE_NS: Final = 1_000_000_000

@@ -19,8 +19,8 @@ from loadgen.clock import now_ns, wall_offset_ns
 from loadgen.mock import Every, Exponential, Fault, FixedTime, MockProcess, Script
 from loadgen.mock.truth import Truth
 from loadgen.record import Outcome, Reply
-from loadgen.wire.client import Ask, Client
-from loadgen.wire.exchange import Deadlines
+from loadgen.wire.client import Client
+from loadgen.wire.exchange import Ask, Deadlines
 from loadgen.wire.reply import read_reply
 
 TOKENS: Final = 100

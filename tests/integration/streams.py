@@ -15,8 +15,8 @@ from msgspec import Struct
 
 from loadgen.clock import now_ns, wall_offset_ns
 from loadgen.record import Outcome, Reply
-from loadgen.wire.client import Ask, Client
-from loadgen.wire.exchange import Deadlines
+from loadgen.wire.client import Client
+from loadgen.wire.exchange import Ask, Deadlines
 from loadgen.wire.reply import read_reply
 from tests.integration.server import LAST_CHUNK, chunk
 

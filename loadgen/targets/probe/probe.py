@@ -23,8 +23,8 @@ from loadgen.targets.probe.traits import traits_of
 from loadgen.targets.request import ask_of, body_of
 from loadgen.targets.served import Served
 from loadgen.wire.chat_stream import Decoder, decode
-from loadgen.wire.client import Ask, Client, describe
-from loadgen.wire.exchange import Deadlines
+from loadgen.wire.client import Client, describe
+from loadgen.wire.exchange import Ask, Deadlines
 from loadgen.wire.reply import read_reply
 
 BUDGET_S: Final = 20.0

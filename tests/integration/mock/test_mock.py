@@ -22,8 +22,8 @@ from loadgen.errors import InputError
 from loadgen.mock import Account, FixedTime, Freeze, MockProcess, Script, ServerStop, Truth, parse_fault, serve
 from loadgen.record import Reply
 from loadgen.wire.chat_stream import decode
-from loadgen.wire.client import Ask, Client
-from loadgen.wire.exchange import Deadlines
+from loadgen.wire.client import Client
+from loadgen.wire.exchange import Ask, Deadlines
 from loadgen.wire.reply import read_reply
 
 MS = 1_000_000

@@ -13,8 +13,8 @@ from aiohttp.client_proto import ResponseHandler
 from loadgen.clock import now_ns, wall_offset_ns
 from loadgen.record import Reply
 from loadgen.wire.chunked import Dechunker
-from loadgen.wire.client import Ask, Client
-from loadgen.wire.exchange import Deadlines, Exchange
+from loadgen.wire.client import Client
+from loadgen.wire.exchange import Ask, Deadlines, Exchange
 from loadgen.wire.receiver import RawBody
 from loadgen.wire.reply import read_reply
 from tests.integration.server import (

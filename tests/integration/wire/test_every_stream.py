@@ -12,8 +12,8 @@ import pytest
 
 from loadgen.clock import now_ns
 from loadgen.record import Reply
-from loadgen.wire.client import Ask, Client
-from loadgen.wire.exchange import Deadlines
+from loadgen.wire.client import Client
+from loadgen.wire.exchange import Ask, Deadlines
 from loadgen.wire.reply import read_reply
 from tests.integration.server import COMMENT, Hang, Script, Send, Served, Server, chunk, every, head, streamed, token
 from tests.integration.server import whole as whole_answer

@@ -15,8 +15,8 @@ from aiohttp.client_proto import ResponseHandler
 
 from loadgen.clock import now_ns, wall_offset_ns
 from loadgen.record import Reply
-from loadgen.wire.client import Ask, Client
-from loadgen.wire.exchange import Deadlines, Exchange
+from loadgen.wire.client import Client
+from loadgen.wire.exchange import Ask, Deadlines, Exchange
 from loadgen.wire.receiver import READ_BYTES
 from loadgen.wire.reply import read_reply
 from loadgen.wire.stamps import CURRENT, ReadStamps, StampedHandler, StampedSocket, connector

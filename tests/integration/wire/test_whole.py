@@ -13,8 +13,8 @@ from loadgen.record import Reply
 from loadgen.report.files import write_reports
 from loadgen.scenario import Closed, Model, Sampling, Scenario
 from loadgen.scenario.file import LoadedScenario
-from loadgen.wire.client import Ask, Client
-from loadgen.wire.exchange import Deadlines
+from loadgen.wire.client import Client
+from loadgen.wire.exchange import Ask, Deadlines
 from loadgen.wire.reply import read_reply
 from tests.integration.server import Fin, Hang, Rst, Script, Send, Served, Server, Wait, head, streamed, whole
 
