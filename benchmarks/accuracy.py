@@ -24,7 +24,7 @@ sys.path[0] = str(ROOT)  # in place of this folder
 from benchmarks import contenders, cost, processes, tables  # noqa: E402
 from benchmarks.contenders import Contender  # noqa: E402
 from benchmarks.figures import Figures, figures, median  # noqa: E402
-from benchmarks.truth import Load, Told, Truth  # noqa: E402
+from benchmarks.truth import Load, ServerAnswer, Truth  # noqa: E402
 from loadgen.telemetry import host  # noqa: E402
 
 PAGE: Final = ROOT / "docs" / "accuracy.md"
@@ -68,7 +68,7 @@ def loads(given: argparse.Namespace) -> list[Load]:
 
 def compared(given: argparse.Namespace, programs: Path) -> tuple[list[Contender], dict[str, str]]:
     """Who takes part, and the versions of those who have one."""
-    found = [
+    clients = [
         Contender(tables.OURS, contenders.loadgen),
         Contender(tables.PLAIN, contenders.plain(tables.PLAIN, Path(sys.executable))),
     ]
@@ -77,28 +77,30 @@ def compared(given: argparse.Namespace, programs: Path) -> tuple[list[Contender]
     if reader is None:
         print("There is no C compiler here, or no Linux: no C reader, and the tests' server in Python in place of C's.")
     else:
-        found.append(Contender(tables.FLOOR, reader, floor=True))
+        clients.append(Contender(tables.FLOOR, reader, floor=True))
     if given.sdks:
         python = given.sdks.absolute() / "bin" / "python"
         versions |= {name: contenders.version(python, name) for name in SDKS}
-        found += [Contender(name, contenders.plain(name, python), elsewhere=True) for name in SDKS]
+        clients += [Contender(name, contenders.plain(name, python), elsewhere=True) for name in SDKS]
     for name, make in contenders.PEERS.items():
         environment = getattr(given, name)
         if environment:
             versions[name] = contenders.version(environment.absolute() / "bin" / "python", name)
-            found.append(Contender(name, make(environment.absolute()), elsewhere=True, peer=True))
-    return found, versions
+            clients.append(Contender(name, make(environment.absolute()), elsewhere=True, peer=True))
+    return clients, versions
 
 
-def played(contender: Contender, load: Load, folder: Path) -> tuple[contenders.Reported, list[Told], float | None]:
+def played(
+    contender: Contender, load: Load, folder: Path
+) -> tuple[contenders.Reported, list[ServerAnswer], float | None]:
     """One client against a fresh server: what it reports, what was true, and the CPU time it took, ns."""
     folder.mkdir()
     with Truth(folder, load) as truth:
         run = contender.prepare(truth.url, load, folder)
         ran = processes.run(run.command, folder=folder, timeout_s=CLIENT_S, environment=run.environment)
-    told = truth.measured()
-    start, end = min(each.arrived_ns for each in told), max(int(each.tokens_ns[-1]) for each in told)
-    return run.report(), told, ran.cpu_ns(start - AROUND_NS, end + AROUND_NS)
+    sent = truth.measured()
+    start, end = min(each.arrived_ns for each in sent), max(int(each.tokens_ns[-1]) for each in sent)
+    return run.report(), sent, ran.cpu_ns(start - AROUND_NS, end + AROUND_NS)
 
 
 def play_all(given: argparse.Namespace, everyone: Sequence[Contender], folder: Path) -> Cells:
@@ -114,12 +116,12 @@ def play_all(given: argparse.Namespace, everyone: Sequence[Contender], folder: P
                 began_s = time.perf_counter()
                 try:
                     at = folder / f"{load.streams}-{load.pace}-{turn}-{each.name}"
-                    one = figures(load, *played(each, load, at))
+                    measured = figures(load, *played(each, load, at))
                 except (SystemExit, Exception) as error:  # noqa: BLE001  the others are still worth having
                     print(f"failed: {error}")
                     continue
-                cells[load][each.name].append(one)
-                print(line(one, time.perf_counter() - began_s), flush=True)
+                cells[load][each.name].append(measured)
+                print(line(measured, time.perf_counter() - began_s), flush=True)
     return {load: {name: median(runs) for name, runs in cell.items() if runs} for load, cell in cells.items()}
 
 
@@ -145,34 +147,34 @@ def costs_of(given: argparse.Namespace, everyone: Sequence[Contender], folder: P
     return {name: rounds for name, rounds in costs.items() if rounds}
 
 
-def line(one: Figures, took_s: float) -> str:
+def line(measured: Figures, took_s: float) -> str:
     """A line of progress."""
 
     def pair(errors: tuple[float, float] | None) -> str:
         return f"{'–':>16}" if errors is None else f"{errors[0]:7.3f} {errors[1]:8.3f}"
 
-    took = "–" if one.cpu_us is None else f"{one.cpu_us:6.1f}"
-    late = "" if one.late_p99_ms is None else f"  server late by {one.late_p99_ms:.3f} ms (p99)"
-    errors = f"TTFT {pair(one.ttft)} | service {pair(one.service_ttft)} | ITL {pair(one.itl)}"
+    took = "–" if measured.cpu_us is None else f"{measured.cpu_us:6.1f}"
+    late = "" if measured.late_p99_ms is None else f"  server late by {measured.late_p99_ms:.3f} ms (p99)"
+    errors = f"TTFT {pair(measured.ttft)} | service {pair(measured.service_ttft)} | ITL {pair(measured.itl)}"
     return f"{errors} | CPU {took} µs{late}  [{took_s:.1f} s]"
 
 
 def circumstances(given: argparse.Namespace, versions: dict[str, str], cells: Cells) -> str:
     """What the tables depend on."""
     machine, known = host.host(), host.versions() | versions
-    runs = [one for cell in cells.values() for one in cell.values()]
-    width = max((one.width_p99_ms for one in runs), default=0.0)
-    mine, others = (
+    runs = [measured for cell in cells.values() for measured in cell.values()]
+    width = max((measured.width_p99_ms for measured in runs), default=0.0)
+    ours, others = (
         [
-            one.late_p99_ms or 0.0
+            measured.late_p99_ms or 0.0
             for cell in cells.values()
-            for name, one in cell.items()
+            for name, measured in cell.items()
             if (name == tables.OURS) == own
         ]
         for own in (True, False)
     )
     script = (
-        f"; it was late by its own script by up to {max(mine, default=0):.1f} ms at p99 beside loadgen, "
+        f"; it was late by its own script by up to {max(ours, default=0):.1f} ms at p99 beside loadgen, "
         f"{max(others, default=0):.1f} ms beside the others"
     )
     parts = (
@@ -195,7 +197,7 @@ def command() -> str:
     return shlex.join(["python", "benchmarks/accuracy.py", *words])
 
 
-def page_of(cells: Cells, costs: cost.Costs, found: Sequence[tables.Target], around: str) -> str:
+def page_of(cells: Cells, costs: cost.Costs, targets: Sequence[tables.Target], around: str) -> str:
     """All that is shown, as Markdown."""
     parts = [around]
     for together, title in ((False, "Staggered"), (True, "All streams tick together")):
@@ -205,7 +207,7 @@ def page_of(cells: Cells, costs: cost.Costs, found: Sequence[tables.Target], aro
         parts += ["### Request by request, token by token", tables.each_table(cells)]
     if costs:
         parts += ["### CPU time of one more token", cost.cost_table(costs)]
-    return "\n\n".join([*parts, "### Targets", tables.targets_table(found)])
+    return "\n\n".join([*parts, "### Targets", tables.targets_table(targets)])
 
 
 def main() -> None:
@@ -221,12 +223,12 @@ def main() -> None:
         bool(given.cost_rounds) and len(costs.get(tables.OURS, ())) < given.cost_rounds and sys.platform == "linux"
     )
     cells = {load: cell for load, cell in cells.items() if tables.OURS in cell}
-    found = tables.accuracy_targets(cells, [each.name for each in everyone if each.peer]) + cost.cost_targets(costs)
-    text = page_of(cells, costs, found, circumstances(given, versions, cells))
+    targets = tables.accuracy_targets(cells, [each.name for each in everyone if each.peer]) + cost.cost_targets(costs)
+    text = page_of(cells, costs, targets, circumstances(given, versions, cells))
     print(f"\n{text}\n\ndone in {time.perf_counter() - began_s:.0f} s")
     if given.write and not failed:  # a table with a hole is worse than an old one
         tables.write_between(PAGE, text)
-    if given.check and (failed or not all(target.met for target in found)):
+    if given.check and (failed or not all(target.met for target in targets)):
         print("a run of ours failed" if failed else "a target was missed", file=sys.stderr)
         sys.exit(1)
 

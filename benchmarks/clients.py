@@ -25,7 +25,7 @@ ASK = {
     "stream": True,
     "stream_options": {"include_usage": True},
 }
-Seen = tuple[int, int, list[int]]
+Answer = tuple[int, int, list[int]]
 """Number, sent, stamps."""
 
 
@@ -38,11 +38,11 @@ async def closed_loop(streams: int, asks: int, ramp_in_s: float, chat: Callable[
     await asyncio.gather(*(user(index) for index in range(streams)))
 
 
-async def play_aiohttp(url: str, streams: int, asks: int, ramp_in_s: float) -> list[Seen]:
+async def play_aiohttp(url: str, streams: int, asks: int, ramp_in_s: float) -> list[Answer]:
     """A stamp for each piece that `iter_any` gives; nothing is parsed until the run is over. The defaults, but for
     the limit of 100 connections, which would make it another load."""
     aiohttp = importlib.import_module("aiohttp")
-    kept: list[tuple[int, list[tuple[int, bytes]]]] = []
+    answers: list[tuple[int, list[tuple[int, bytes]]]] = []
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 
         async def chat() -> None:
@@ -51,13 +51,13 @@ async def play_aiohttp(url: str, streams: int, asks: int, ramp_in_s: float) -> l
             async with session.post(f"{url}/chat/completions", json=ASK) as response:
                 async for piece in response.content.iter_any():
                     pieces.append((time.perf_counter_ns(), piece))  # noqa: PERF401  as one writes it
-            kept.append((sent, pieces))
+            answers.append((sent, pieces))
 
         await closed_loop(streams, asks, ramp_in_s, chat)
-    return [mapped(sent, pieces) for sent, pieces in kept]
+    return [mapped(sent, pieces) for sent, pieces in answers]
 
 
-def mapped(sent: int, pieces: list[tuple[int, bytes]]) -> Seen:
+def mapped(sent: int, pieces: list[tuple[int, bytes]]) -> Answer:
     """Each token's stamp: that of the piece with its event's last byte."""
     body = b"".join(piece for _, piece in pieces)
     sizes = list(itertools.accumulate(len(piece) for _, piece in pieces))
@@ -66,10 +66,10 @@ def mapped(sent: int, pieces: list[tuple[int, bytes]]) -> Seen:
     return int(events[0][1]), sent, stamps
 
 
-async def play_httpx(url: str, streams: int, asks: int, ramp_in_s: float) -> list[Seen]:
+async def play_httpx(url: str, streams: int, asks: int, ramp_in_s: float) -> list[Answer]:
     """`aiter_lines`, and each event parsed as it comes."""
     httpx = importlib.import_module("httpx")
-    seen: list[Seen] = []
+    answers: list[Answer] = []
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     async with httpx.AsyncClient(limits=limits, timeout=60) as client:
 
@@ -84,16 +84,16 @@ async def play_httpx(url: str, streams: int, asks: int, ramp_in_s: float) -> lis
                     if choices and choices[0]["delta"].get("content"):
                         stamps.append(time.perf_counter_ns())
                         texts.append(choices[0]["delta"]["content"])
-            seen.append((int(texts[0]), sent, stamps))
+            answers.append((int(texts[0]), sent, stamps))
 
         await closed_loop(streams, asks, ramp_in_s, chat)
-    return seen
+    return answers
 
 
-async def play_openai(url: str, streams: int, asks: int, ramp_in_s: float) -> list[Seen]:
+async def play_openai(url: str, streams: int, asks: int, ramp_in_s: float) -> list[Answer]:
     """The OpenAI SDK: `async for chunk in stream`."""
     openai = importlib.import_module("openai")
-    seen: list[Seen] = []
+    answers: list[Answer] = []
     asked: Any = ASK
     async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
 
@@ -104,10 +104,10 @@ async def play_openai(url: str, streams: int, asks: int, ramp_in_s: float) -> li
                 if chunk.choices and chunk.choices[0].delta.content:
                     stamps.append(time.perf_counter_ns())
                     texts.append(chunk.choices[0].delta.content)
-            seen.append((int(texts[0]), sent, stamps))
+            answers.append((int(texts[0]), sent, stamps))
 
         await closed_loop(streams, asks, ramp_in_s, chat)
-    return seen
+    return answers
 
 
 CLIENTS = {"aiohttp": play_aiohttp, "httpx": play_httpx, "openai": play_openai}
@@ -115,8 +115,8 @@ CLIENTS = {"aiohttp": play_aiohttp, "httpx": play_httpx, "openai": play_openai}
 
 def main() -> None:
     client, url, streams, asks, ramp_in_s, path = sys.argv[1:]
-    seen = asyncio.run(CLIENTS[client](url, int(streams), int(asks), float(ramp_in_s)))
-    lines = (" ".join(map(str, (number, sent, 0, *stamps))) for number, sent, stamps in seen)
+    answers = asyncio.run(CLIENTS[client](url, int(streams), int(asks), float(ramp_in_s)))
+    lines = (" ".join(map(str, (number, sent, 0, *stamps))) for number, sent, stamps in answers)
     Path(path).write_text("".join(f"{line}\n" for line in lines))
 
 

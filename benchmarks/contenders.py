@@ -28,7 +28,7 @@ Pair = tuple[float, float]
 """p50 and p99, ms."""
 
 
-class Seen(Struct, frozen=True):
+class ClientAnswer(Struct, frozen=True):
     """What a client saw of one request, ns of a clock of its own. written_ns: None where it does not tell."""
 
     number: int
@@ -38,8 +38,8 @@ class Seen(Struct, frozen=True):
 
 
 class Reported(Struct, frozen=True, kw_only=True):
-    """What a client says of its run. seen: of each request; a pair that is None is taken from there, by nearest ranks
-    (we withhold the p99 of less than 368 requests).
+    """What a client says of its run. answers: of each request; a pair that is None is taken from there, by nearest
+    ranks (we withhold the p99 of less than 368 requests).
 
     itl_of: what its ITL is a distribution of: the gaps between tokens, or each request's mean gap. linear: its
     percentiles lie between ranks, as numpy's do; else they are the nearest ranks.
@@ -50,7 +50,7 @@ class Reported(Struct, frozen=True, kw_only=True):
     itl_ms: Pair | None = None
     itl_of: Literal["gaps", "means"] = "gaps"
     linear: bool = False
-    seen: tuple[Seen, ...] = ()
+    answers: tuple[ClientAnswer, ...] = ()
 
 
 class Run(Struct, frozen=True):
@@ -88,8 +88,8 @@ def loadgen(url: str, load: Load, folder: Path) -> Run:
         "[sampling]\nmax_tokens = 4096\n"
     )
     command = [sys.executable, "-m", "loadgen", "run", str(scenario), "--url", url, "--model", "m", "--quiet"]
-    found = {"PYTHONPATH": str(ROOT)}  # the one that stands beside this file
-    return Run([*command, "--out", str(folder)], lambda: _of_loadgen(folder), found)
+    environment = {"PYTHONPATH": str(ROOT)}  # the one that stands beside this file
+    return Run([*command, "--out", str(folder)], lambda: _of_loadgen(folder), environment)
 
 
 def _of_loadgen(folder: Path) -> Reported:
@@ -100,15 +100,18 @@ def _of_loadgen(folder: Path) -> Reported:
     wrong = [record for record in records if record.outcome != "ok"]
     if wrong:
         raise SystemExit(f"loadgen: {len(wrong)} requests failed, the first as {wrong[0].outcome}: {wrong[0].detail}")
-    seen = tuple(
-        Seen(int(str(each.text).split()[0]), each.sent_ns or 0, each.written_ns, each.stamps_ns) for each in records
+    answers = tuple(
+        ClientAnswer(int(str(each.text).split()[0]), each.sent_ns or 0, each.written_ns, each.stamps_ns)
+        for each in records
     )
 
     def pair(name: str) -> Pair | None:
         low, high = metrics[name]["p50"], metrics[name]["p99"]
         return None if low is None or high is None else (low, high)
 
-    return Reported(ttft_ms=pair("ttft_ms"), service_ttft_ms=pair("service_ttft_ms"), itl_ms=pair("itl_ms"), seen=seen)
+    return Reported(
+        ttft_ms=pair("ttft_ms"), service_ttft_ms=pair("service_ttft_ms"), itl_ms=pair("itl_ms"), answers=answers
+    )
 
 
 # Plain ones
@@ -118,10 +121,10 @@ def plain(name: str, python: Path) -> Prepare:
     """One of `clients.py`, in the environment that has it."""
 
     def prepare(url: str, load: Load, folder: Path) -> Run:
-        seen = folder / "seen.txt"
+        stamps = folder / "stamps.txt"
         script = str(Path(__file__).parent / "clients.py")
-        given = [name, url, str(load.streams), str(load.asks), str(RAMP_IN_S), str(seen)]
-        return Run([str(python), script, *given], lambda: Reported(seen=_of_lines(seen)))
+        given = [name, url, str(load.streams), str(load.asks), str(RAMP_IN_S), str(stamps)]
+        return Run([str(python), script, *given], lambda: Reported(answers=_of_lines(stamps)))
 
     return prepare
 
@@ -133,16 +136,16 @@ def reader(programs: Path) -> Prepare | None:
         return None
 
     def prepare(url: str, load: Load, folder: Path) -> Run:
-        seen = folder / "seen.txt"
-        given = [str(urlsplit(url).port), str(load.streams), str(load.asks), str(RAMP_IN_S), str(seen)]
-        return Run([str(program), *given], lambda: Reported(seen=_of_lines(seen)))
+        stamps = folder / "stamps.txt"
+        given = [str(urlsplit(url).port), str(load.streams), str(load.asks), str(RAMP_IN_S), str(stamps)]
+        return Run([str(program), *given], lambda: Reported(answers=_of_lines(stamps)))
 
     return prepare
 
 
-def _of_lines(path: Path) -> tuple[Seen, ...]:
+def _of_lines(path: Path) -> tuple[ClientAnswer, ...]:
     rows = (tuple(map(int, line.split())) for line in path.read_text().splitlines())
-    return tuple(Seen(number, sent, written or None, tuple(stamps)) for number, sent, written, *stamps in rows)
+    return tuple(ClientAnswer(number, sent, written or None, tuple(stamps)) for number, sent, written, *stamps in rows)
 
 
 # Peers, by the folder of their virtual environment
@@ -175,8 +178,8 @@ def _of_guidellm(report: Path) -> Reported:
     metrics = json.loads(report.read_text())["benchmarks"][0]["metrics"]
 
     def pair(name: str) -> Pair:
-        found = metrics[name]["successful"]["percentiles"]
-        return found["p50"], found["p99"]
+        percentiles = metrics[name]["successful"]["percentiles"]
+        return percentiles["p50"], percentiles["p99"]
 
     return Reported(ttft_ms=pair("time_to_first_token_ms"), itl_ms=pair("inter_token_latency_ms"), itl_of="means")
 
@@ -198,10 +201,10 @@ def aiperf(environment: Path) -> Prepare:
 
 
 def _of_aiperf(report: Path) -> Reported:
-    found = json.loads(report.read_text())
+    metrics = json.loads(report.read_text())
 
     def pair(name: str) -> Pair:
-        return found[name]["p50"], found[name]["p99"]
+        return metrics[name]["p50"], metrics[name]["p99"]
 
     return Reported(
         ttft_ms=pair("time_to_first_token"), itl_ms=pair("inter_token_latency"), itl_of="means", linear=True
@@ -240,20 +243,20 @@ import sys
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 words = {word: index for index, word in enumerate(("<unk>", "<s>", "</s>", "Tick", ".", "t"))}
-made = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-made.pre_tokenizer = pre_tokenizers.Whitespace()
-PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", bos_token="<s>", eos_token="</s>").save_pretrained(
-    sys.argv[1])
+tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+fast.save_pretrained(sys.argv[1])
 """
 
 
 def tokenizer(environment: Path, folder: Path) -> Path:
     """A tokenizer of six words, made once: peers want one before they start, and there may be no network to get it."""
-    made = folder / f"tokenizer-{environment.name}"
-    if not made.exists():
-        command = [str(environment / "bin" / "python"), "-c", _TOKENIZER, str(made)]
+    path = folder / f"tokenizer-{environment.name}"
+    if not path.exists():
+        command = [str(environment / "bin" / "python"), "-c", _TOKENIZER, str(path)]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
-    return made
+    return path
 
 
 def _prompts(folder: Path, key: str) -> Path:
@@ -265,7 +268,7 @@ def _prompts(folder: Path, key: str) -> Path:
 def version(python: Path, package: str) -> str:
     """A package's version in an environment."""
     asks = f"import importlib.metadata as m, platform; print(m.version({package!r}), platform.python_version())"
-    told = subprocess.run([str(python), "-c", asks], capture_output=True, text=True, timeout=60, check=False)
-    if told.returncode:
+    shown = subprocess.run([str(python), "-c", asks], capture_output=True, text=True, timeout=60, check=False)
+    if shown.returncode:
         raise SystemExit(f"{python}: has no {package}; install it there, or leave the flag out")
-    return told.stdout.split()[0]
+    return shown.stdout.split()[0]

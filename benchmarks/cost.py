@@ -33,8 +33,8 @@ def middle(costs: Costs, name: str) -> float | None:
 
 
 def ratio(costs: Costs, name: str, other: str) -> float | None:
-    one, two = middle(costs, name), middle(costs, other)
-    return one / two if one is not None and two else None
+    cost, base = middle(costs, name), middle(costs, other)
+    return cost / base if cost is not None and base else None
 
 
 def cost_table(costs: Costs) -> str:
@@ -48,7 +48,7 @@ def cost_table(costs: Costs) -> str:
 
 
 def cost_targets(costs: Costs) -> list[Target]:
-    found = []
+    targets = []
     for other, text, most in (
         (FLOOR, f"CPU a token at most {TIMES_C:g} times the C reader's", TIMES_C),
         (
@@ -59,5 +59,5 @@ def cost_targets(costs: Costs) -> list[Target]:
     ):
         measured = ratio(costs, OURS, other)
         if measured is not None:
-            found.append(Target(text, LONG, f"{measured:.2f} times", measured <= most))
-    return found
+            targets.append(Target(text, LONG, f"{measured:.2f} times", measured <= most))
+    return targets

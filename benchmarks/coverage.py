@@ -61,13 +61,13 @@ class Row(Struct):
     bounds: int = 0
     bounds_missed: int = 0
 
-    def add(self, found: Quantile | Repeated, truth: float) -> None:
+    def add(self, estimated: Quantile | Repeated, truth: float) -> None:
         self.trials += 1
-        above = found.low is not None and found.low > truth
-        if found.high is not None:
+        above = estimated.low is not None and estimated.low > truth
+        if estimated.high is not None:
             self.shown += 1
-            self.missed += above or found.high < truth
-        elif found.low is not None:
+            self.missed += above or estimated.high < truth
+        elif estimated.low is not None:
             self.bounds += 1
             self.bounds_missed += above
 
@@ -89,12 +89,12 @@ class Row(Struct):
         return self.coverage < least(0.93, self.shown) or too_much
 
     def text(self) -> str:
-        told = f"{self.name:<38} {self.size:>8} {'p' + format(self.p, 'g'):>5} {self.shown / self.trials:>6.0%}"
+        line = f"{self.name:<38} {self.size:>8} {'p' + format(self.p, 'g'):>5} {self.shown / self.trials:>6.0%}"
         error = 2 * math.sqrt(0.05 * 0.95 / self.shown) if self.shown else 0
-        told += f" {self.coverage:>6.1%} ± {error:.1%}" if 2 * self.shown >= self.trials else f" {'withheld':>13}"
+        line += f" {self.coverage:>6.1%} ± {error:.1%}" if 2 * self.shown >= self.trials else f" {'withheld':>13}"
         if self.bounds:
-            told += f" {1 - self.bounds_missed / self.bounds:>7.1%} of {self.bounds}"
-        return told + ("  <<" if self.wrong else "")
+            line += f" {1 - self.bounds_missed / self.bounds:>7.1%} of {self.bounds}"
+        return line + ("  <<" if self.wrong else "")
 
 
 class Law(Struct, frozen=True):
@@ -233,8 +233,8 @@ def clustered(quick: bool) -> Iterator[list[Row]]:
             for _ in range(trials):
                 gaps = answers.draw(rng, m)
                 moments = None if gaps.arrived is None else moments_of(gaps.arrived, gaps.values)
-                found = estimate_clustered(gaps.values, gaps.requests, PS, moments=moments)
-                for row, quantile, true in zip(rows, found, truth, strict=True):
+                estimates = estimate_clustered(gaps.values, gaps.requests, PS, moments=moments)
+                for row, quantile, true in zip(rows, estimates, truth, strict=True):
                     row.add(quantile, true)
             yield rows
 
@@ -265,7 +265,7 @@ def repeated(quick: bool) -> Iterator[list[Row]]:
 
 
 def stopped(quick: bool) -> Iterator[list[Row]]:
-    """Looks at growing n until the interval is narrow, and then that interval: what `is_settled` is for."""
+    """Estimates from growing n until the interval is narrow, and then that interval: what `is_settled` is for."""
     trials, most = (200, 6_000) if quick else (1_000, 12_000)
     wanted = (("lognormal", 50.0, 0.1), ("lognormal", 95.0, 0.1))
     others = (("lognormal", 99.0, 0.2), ("pareto 1.1", 50.0, 0.2), ("pareto 1.1", 95.0, 0.3))
@@ -278,17 +278,17 @@ def stopped(quick: bool) -> Iterator[list[Row]]:
         law, rng = LAWS[name], generator(1, "stopped", name, str(p))
         row = Row(f"until narrow: ±{within:.0%}, {name}", f"≤ {most}", p)
         for _ in range(trials):
-            row.add(_look_until(law.draw(rng, most), p, within), law.quantile(p / 100))
+            row.add(_estimate_until(law.draw(rng, most), p, within), law.quantile(p / 100))
         yield [row]
 
 
-def _look_until(values: Floats, p: float, within: float) -> Quantile:
-    looks: list[Quantile] = []
+def _estimate_until(values: Floats, p: float, within: float) -> Quantile:
+    estimates: list[Quantile] = []
     n = max(30, 2 * floor_of(p))
-    while n <= values.size and not is_settled(looks, within):
-        looks += estimate(np.sort(values[:n]), (p,), confidence=STOPPED_CONFIDENCE)
+    while n <= values.size and not is_settled(estimates, within):
+        estimates += estimate(np.sort(values[:n]), (p,), confidence=STOPPED_CONFIDENCE)
         n = math.ceil(n * LOOK_GROWTH)
-    return looks[-1]
+    return estimates[-1]
 
 
 def in_short(rows: Sequence[Row]) -> Iterator[str]:
@@ -297,12 +297,12 @@ def in_short(rows: Sequence[Row]) -> Iterator[str]:
     for name, p in dict.fromkeys((row.name.partition(":")[0], row.p) for row in rows if not row.coarse):
         cells = [row for row in rows if row.name.startswith(f"{name}:") and row.p == p and not row.coarse]
         shown = [row for row in cells if 2 * row.shown >= row.trials]
-        told = f"{name:<14} {'p' + format(p, 'g'):>4} {len(cells):>6} {len(shown):>6}"
+        line = f"{name:<14} {'p' + format(p, 'g'):>4} {len(cells):>6} {len(shown):>6}"
         if shown:
             share = 1 - sum(row.missed for row in shown) / sum(row.shown for row in shown)
             each = [row.coverage for row in shown]
-            told += f" {share:>18.1%}  {min(each):.1%} to {max(each):.1%}"
-        yield told
+            line += f" {share:>18.1%}  {min(each):.1%} to {max(each):.1%}"
+        yield line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,8 +7,8 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from benchmarks.contenders import Pair, Reported, Seen
-from benchmarks.truth import Load, Told, quantile
+from benchmarks.contenders import ClientAnswer, Pair, Reported
+from benchmarks.truth import Load, ServerAnswer, quantile
 
 Ms = NDArray[np.float64]
 PERCENTS: Final = (50, 99)
@@ -49,19 +49,19 @@ class Figures(Struct, frozen=True, kw_only=True):
         return None if best is None else max(abs(error) for error in best)
 
 
-def figures(load: Load, reported: Reported, told: Sequence[Told], cpu_ns: float | None) -> Figures:
-    """A client's figures. told: the server's account of the same requests."""
-    per_request = _of_each(reported.seen, told) if reported.seen else {}
-    late = [each.late_ns for each in told if each.late_ns is not None]
+def figures(load: Load, reported: Reported, sent: Sequence[ServerAnswer], cpu_ns: float | None) -> Figures:
+    """A client's figures. sent: the server's account of the same requests."""
+    per_request = _of_each(reported.answers, sent) if reported.answers else {}
+    late = [each.late_ns for each in sent if each.late_ns is not None]
     return Figures(
-        ttft=_errors(reported.ttft_ms or _p50_p99(_ttfts(reported.seen)), _true_ttfts(told), reported),
+        ttft=_errors(reported.ttft_ms or _p50_p99(_ttfts(reported.answers)), _true_ttfts(sent), reported),
         service_ttft=_errors(
-            reported.service_ttft_ms or _p50_p99(_service_ttfts(reported.seen)), _true_ttfts(told), reported
+            reported.service_ttft_ms or _p50_p99(_service_ttfts(reported.answers)), _true_ttfts(sent), reported
         ),
-        itl=_errors(reported.itl_ms or _p50_p99(_gaps(reported.seen)), _true_itls(told, reported), reported),
+        itl=_errors(reported.itl_ms or _p50_p99(_gaps(reported.answers)), _true_itls(sent, reported), reported),
         cpu_us=None if cpu_ns is None else cpu_ns / 1e3 / (load.requests * load.tokens),
         late_p99_ms=quantile(np.concatenate(late), 99) / 1e6 if late else None,
-        width_p99_ms=quantile(np.concatenate([each.width_ns for each in told]), 99) / 1e6,
+        width_p99_ms=quantile(np.concatenate([each.width_ns for each in sent]), 99) / 1e6,
         **per_request,
     )
 
@@ -79,42 +79,44 @@ def _errors(said: Pair | None, truth: Ms, reported: Reported) -> Pair | None:
     )
 
 
-def _true_ttfts(told: Sequence[Told]) -> Ms:
-    return np.array([each.ttft_ns for each in told]) / 1e6
+def _true_ttfts(sent: Sequence[ServerAnswer]) -> Ms:
+    return np.array([each.ttft_ns for each in sent]) / 1e6
 
 
-def _true_itls(told: Sequence[Told], reported: Reported) -> Ms:
-    gaps = [np.diff(each.tokens_ns) / 1e6 for each in told]
+def _true_itls(sent: Sequence[ServerAnswer], reported: Reported) -> Ms:
+    gaps = [np.diff(each.tokens_ns) / 1e6 for each in sent]
     return np.concatenate(gaps) if reported.itl_of == "gaps" else np.array([each.mean() for each in gaps])
 
 
-def _ttfts(seen: Sequence[Seen]) -> Ms:
-    return np.array([each.stamps_ns[0] - each.sent_ns for each in seen]) / 1e6
+def _ttfts(received: Sequence[ClientAnswer]) -> Ms:
+    return np.array([each.stamps_ns[0] - each.sent_ns for each in received]) / 1e6
 
 
-def _service_ttfts(seen: Sequence[Seen]) -> Ms:
-    return np.array([each.stamps_ns[0] - each.written_ns for each in seen if each.written_ns is not None]) / 1e6
+def _service_ttfts(received: Sequence[ClientAnswer]) -> Ms:
+    return np.array([each.stamps_ns[0] - each.written_ns for each in received if each.written_ns is not None]) / 1e6
 
 
-def _gaps(seen: Sequence[Seen]) -> Ms:
-    return np.array([gap for each in seen for gap in np.diff(each.stamps_ns)], dtype=np.float64) / 1e6
+def _gaps(received: Sequence[ClientAnswer]) -> Ms:
+    return np.array([gap for each in received for gap in np.diff(each.stamps_ns)], dtype=np.float64) / 1e6
 
 
-def _of_each(seen: Sequence[Seen], told: Sequence[Told]) -> dict[str, Any]:
+def _of_each(received: Sequence[ClientAnswer], sent: Sequence[ServerAnswer]) -> dict[str, Any]:
     """Errors request by request and gap by gap, without tokens that came in one read with a later one, whose stamp is
     that read's and so not theirs."""
-    by_number = {each.number: each for each in told}
+    by_number = {each.number: each for each in sent}
     ttft, service, itl, gaps = [], [], [], 0
-    for one in seen:
-        truth = by_number[one.number]
-        stamps = np.array(one.stamps_ns, dtype=np.int64)
+    for answer in received:
+        truth = by_number[answer.number]
+        stamps = np.array(answer.stamps_ns, dtype=np.int64)
         if len(stamps) != len(truth.tokens_ns):
-            raise SystemExit(f"request {one.number}: {len(stamps)} tokens were seen, {len(truth.tokens_ns)} were sent")
+            raise SystemExit(
+                f"request {answer.number}: {len(stamps)} tokens were seen, {len(truth.tokens_ns)} were sent"
+            )
         own = np.append(np.diff(stamps) > 0, True)
         if own[0]:
-            ttft.append(stamps[0] - one.sent_ns - truth.ttft_ns)
-            if one.written_ns is not None:
-                service.append(stamps[0] - one.written_ns - truth.ttft_ns)
+            ttft.append(stamps[0] - answer.sent_ns - truth.ttft_ns)
+            if answer.written_ns is not None:
+                service.append(stamps[0] - answer.written_ns - truth.ttft_ns)
         itl.append((np.diff(stamps) - np.diff(truth.tokens_ns))[own[1:] & own[:-1]])
         gaps += len(stamps) - 1
     counted = np.concatenate(itl)

@@ -86,12 +86,12 @@ def table(costs: list[Cost]) -> str:
     return "\n".join(lines)
 
 
-def limits_crossed(half: Cost, whole: Cost) -> list[str]:
-    growth = whole.cpu_s / half.cpu_s
+def limits_crossed(half: Cost, full: Cost) -> list[str]:
+    growth = full.cpu_s / half.cpu_s
     print(f"growth of the CPU time from half of the requests to all: × {growth:.2f}")
     measured = (
-        ("wall time, s", whole.wall_s, MAX_WALL_S),
-        ("peak memory, MiB", whole.rss_mib, MAX_RSS_MIB),
+        ("wall time, s", full.wall_s, MAX_WALL_S),
+        ("peak memory, MiB", full.rss_mib, MAX_RSS_MIB),
         ("growth", growth, MAX_GROWTH),
     )
     return [f"{name}: {value:.2f}, at most {limit:g}" for name, value, limit in measured if value > limit]

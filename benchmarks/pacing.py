@@ -51,19 +51,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rates", default="20,200", help="requests a second")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each schedule")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     print(
         f"{'rate /s':>8}  {'way':<29}{'late p50, ms':>13}{'p99':>8}{'max':>8}{'early':>7}{'CPU':>8}{'p99 / sleep':>13}"
     )
-    for rate in map(float, asked.rates.split(",")):
-        gaps = generator(1, "pacing").exponential(1e9 / rate, max(2, round(rate * asked.seconds)))
+    for rate in map(float, options.rates.split(",")):
+        gaps = generator(1, "pacing").exponential(1e9 / rate, max(2, round(rate * options.seconds)))
         due = np.cumsum(gaps).astype(np.int64)
-        told = {}
-        for name, (wait, alarmed) in ways().items():
-            with mock.patch("loadgen.clock.timer_of", timer_of if alarmed else lambda _: None):
-                told[name] = asyncio.run(slips(due, wait))
-        floor = float(np.percentile(told["asyncio.sleep"][0], 99))
-        for name, (late, cpu) in told.items():
+        slips_by_way = {}
+        for name, (wait, has_timer) in ways().items():
+            with mock.patch("loadgen.clock.timer_of", timer_of if has_timer else lambda _: None):
+                slips_by_way[name] = asyncio.run(slips(due, wait))
+        floor = float(np.percentile(slips_by_way["asyncio.sleep"][0], 99))
+        for name, (late, cpu) in slips_by_way.items():
             p50, p99 = np.percentile(late, [50, 99])
             early = int((late < 0).sum())
             row = f"{rate:>8g}  {name:<29}{p50:>13.3f}{p99:>8.3f}{late.max():>8.3f}{early:>7}{cpu:>8.1%}"

@@ -104,7 +104,7 @@ def start(folder: str, *arguments: str) -> subprocess.Popen[bytes]:
 
 
 def one_round(server: Server, folder: str) -> Iterator[tuple[str, float]]:
-    first, whole = list(LINES)[1:]
+    first, full = list(LINES)[1:]
     yield BARE, spent(start(folder, "-c", "import aiohttp"))
     yield "loadgen --help", spent(start(folder, "-m", "loadgen", "--help"))
     flags = ("--url", server.url, "--model", "m", "--requests", "1", "--warmup", "0", "--set", "probe=false")
@@ -114,7 +114,7 @@ def one_round(server: Server, folder: str) -> Iterator[tuple[str, float]]:
     if server.cpu_s is None:
         sys.exit("the run sent nothing")
     yield first, server.cpu_s
-    yield whole, total_s
+    yield full, total_s
 
 
 def main() -> None:

@@ -44,22 +44,22 @@ def accuracy_targets(cells: Mapping[Load, Cell], peers: Sequence[str]) -> list[T
 
 def _close(load: Load, cell: Cell, peers: Sequence[str]) -> list[Target]:
     ours = cell[OURS]
-    found = []
+    targets = []
     for name, sizes in (("service TTFT", ours.of_service_ttft), ("ITL", ours.of_itl)):
         if sizes is not None:
             text = f"{name} within {SERVICE_MS:g} ms at p99"
-            found.append(Target(text, load, f"{sizes.p99:.3f} ms", sizes.p99 <= SERVICE_MS))
+            targets.append(Target(text, load, f"{sizes.p99:.3f} ms", sizes.p99 <= SERVICE_MS))
     if ours.ttft is not None:
         worst = max(map(abs, ours.ttft))
         text = f"TTFT's p50 and p99 within {CLOSED_LOOP_MS:g} ms"
-        found.append(Target(text, load, f"{worst:.3f} ms", worst <= CLOSED_LOOP_MS))
+        targets.append(Target(text, load, f"{worst:.3f} ms", worst <= CLOSED_LOOP_MS))
     far = {name: distance for name in peers if name in cell and (distance := cell[name].distance_ms) is not None}
     if far and ours.distance_ms is not None and load.streams == TIMES_CLOSER_AT:
         best, wanted = min(far, key=lambda name: far[name]), TIMES_CLOSER[load.together]
         times = far[best] / max(ours.distance_ms, 1e-6)
         measured = f"{times:.0f} times ({far[best]:.3f} ms of {best}, {ours.distance_ms:.4f} ms of ours)"
-        found.append(Target(f"{wanted} times closer than the best peer", load, measured, times >= wanted))
-    return found
+        targets.append(Target(f"{wanted} times closer than the best peer", load, measured, times >= wanted))
+    return targets
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int) -> str:
@@ -96,10 +96,10 @@ def reported_table(cells: Mapping[Load, Cell], *, together: bool) -> str:
     for load, cell in cells.items():
         if load.together != together:
             continue
-        for place, (name, one) in enumerate(cell.items()):
+        for place, (name, figures) in enumerate(cell.items()):
             shown = f"**{name}**" if name == OURS else name
-            pairs = (_pair(one.ttft), _pair(one.service_ttft), _pair(one.itl))
-            rows.append((str(load.streams) if not place else "", shown, *pairs, number(one.cpu_us)))
+            pairs = (_pair(figures.ttft), _pair(figures.service_ttft), _pair(figures.itl))
+            rows.append((str(load.streams) if not place else "", shown, *pairs, number(figures.cpu_us)))
     return table(heads, rows, texts=2)
 
 
@@ -108,18 +108,20 @@ def each_table(cells: Mapping[Load, Cell]) -> str:
     heads = ("streams", "client", "TTFT", "service TTFT", "ITL", "gaps left out")
     rows = []
     for load, cell in cells.items():
-        for place, (name, one) in enumerate((name, one) for name, one in cell.items() if one.of_itl is not None):
-            sizes = (_sizes(one.of_ttft), _sizes(one.of_service_ttft), _sizes(one.of_itl))
+        for place, (name, figures) in enumerate(
+            (name, figures) for name, figures in cell.items() if figures.of_itl is not None
+        ):
+            sizes = (_sizes(figures.of_ttft), _sizes(figures.of_service_ttft), _sizes(figures.of_itl))
             at = f"{load.streams} {load.pace}" if not place else ""
-            rows.append((at, f"**{name}**" if name == OURS else name, *sizes, percent(one.shared)))
+            rows.append((at, f"**{name}**" if name == OURS else name, *sizes, percent(figures.shared)))
     return table(heads, rows, texts=2)
 
 
-def targets_table(found: Sequence[Target]) -> str:
+def targets_table(targets: Sequence[Target]) -> str:
     """One row a target: the loads at which it was met, and the others with what was measured."""
     rows = []
-    for text in dict.fromkeys(target.text for target in found):
-        those = [target for target in found if target.text == text]
+    for text in dict.fromkeys(target.text for target in targets):
+        those = [target for target in targets if target.text == text]
         met = sum(target.met for target in those)
         measured = "; ".join(f"{each.load.streams} {each.load.pace}: {each.measured}" for each in those)
         rows.append((text, f"{met} of {len(those)}", measured))

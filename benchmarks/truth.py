@@ -45,18 +45,18 @@ class Load(Struct, frozen=True):
         return "together" if self.together else "staggered"
 
 
-class Told(Struct, frozen=True):
-    """One request by the server's account, ns of CLOCK_MONOTONIC.
-
-    tokens_ns: just before each token's send. late_ns: of it, later than the script said; None where that is not known.
-    width_ns: how long each send took: the token left in between.
-    """
+class ServerAnswer(Struct, frozen=True):
+    """One request by the server's account, ns of CLOCK_MONOTONIC."""
 
     number: int
     arrived_ns: int
+    """Of the request's last byte."""
     tokens_ns: Ns
+    """Just before each token's send."""
     width_ns: Ns
+    """How long each send took: the token left in between."""
     late_ns: Ns | None
+    """How much later each token's send began than the script says; None where that is not known."""
 
     @property
     def ttft_ns(self) -> int:
@@ -82,14 +82,14 @@ def compiled(folder: Path, name: str) -> Path | None:
 
 
 class Truth:
-    """A server while a client runs: `with Truth(folder, load) as truth`, its `url`, and afterwards what it `told`."""
+    """A server while a client runs: `with Truth(folder, load) as truth`, its `url`, and afterwards its `answers`."""
 
     def __init__(self, folder: Path, load: Load) -> None:
         self._load = load
         self._log = folder / "truth.log"
         self._program = compiled(folder, "server")
         self.url = ""
-        self.told: list[Told] = []
+        self.answers: list[ServerAnswer] = []
 
     def __enter__(self) -> "Truth":
         if self._program is None:
@@ -110,7 +110,7 @@ class Truth:
     def __exit__(self, *broken: object) -> None:
         if self._program is None:
             self._python.__exit__(*broken)
-            self.told = [_of_python(each) for each in self._python.chats]
+            self.answers = [_of_python(each) for each in self._python.chats]
             return
         try:
             self._process.communicate(timeout=START_S)
@@ -120,22 +120,24 @@ class Truth:
             raise
         if self._process.returncode:
             raise SystemExit(f"the scripted server ended with {self._process.returncode}")
-        self.told = [_of_line(line) for line in self._log.read_text().splitlines()]
+        self.answers = [_of_line(line) for line in self._log.read_text().splitlines()]
 
-    def measured(self) -> list[Told]:
+    def measured(self) -> list[ServerAnswer]:
         """The load's own requests: the last ones that were answered in full. A client may have asked others before."""
-        full = [told for told in self.told if len(told.tokens_ns) == self._load.tokens]
+        full = [answer for answer in self.answers if len(answer.tokens_ns) == self._load.tokens]
         if len(full) < self._load.requests:
             raise SystemExit(f"{len(full)} requests were answered in full, {self._load.requests} were asked for")
         return full[-self._load.requests :]
 
 
-def _of_line(line: str) -> Told:
+def _of_line(line: str) -> ServerAnswer:
     number, _, arrived, *rest = map(int, line.split())
     due, before, after = np.array(rest, dtype=np.int64).reshape(-1, 3).T
-    return Told(number, arrived, before, after - before, before - due)
+    return ServerAnswer(number, arrived, before, after - before, before - due)
 
 
-def _of_python(served: Served) -> Told:
+def _of_python(served: Served) -> ServerAnswer:
     before = np.array(served.tokens_ns[: len(served.sent_ns)], dtype=np.int64)
-    return Told(served.number, served.arrived_ns, before, np.array(served.sent_ns, dtype=np.int64) - before, None)
+    return ServerAnswer(
+        served.number, served.arrived_ns, before, np.array(served.sent_ns, dtype=np.int64) - before, None
+    )
