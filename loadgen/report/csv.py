@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from msgspec import UNSET
 
@@ -11,6 +11,9 @@ from loadgen.analysis.by_prompt import PromptRow, ValueRange
 from loadgen.analysis.summary import METRICS, Metric, StageSummary, Summary
 from loadgen.redact import printable
 
+CsvValue = str | int | float | None
+CsvRow = dict[str, CsvValue]
+"""By the heading of the column."""
 LOAD_KEYS: Final = ("mode", "concurrency", "rate_per_s", "burstiness", "from_per_s", "to_per_s")
 PERCENTILES: Final = ("p50", "p90", "p95", "p99")
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -27,7 +30,7 @@ def prompts_csv(summary: Summary, rows: Sequence[PromptRow]) -> str:
     return csv_of([_prompt_row(summary, row) for row in rows])
 
 
-def csv_of(rows: Sequence[dict[str, Any]]) -> str:
+def csv_of(rows: Sequence[CsvRow]) -> str:
     """Rows as CSV; the columns are the keys, in the order in which they first come. Lines end in LF."""
     heads = list(dict.fromkeys(key for row in rows for key in row))
     out = io.StringIO()
@@ -37,15 +40,15 @@ def csv_of(rows: Sequence[dict[str, Any]]) -> str:
     return out.getvalue()
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: CsvValue) -> CsvValue:
     """A spreadsheet must not read text as a formula, nor a terminal as a command."""
     if not isinstance(value, str):
         return value
     return printable(f"'{value}" if value.startswith(_FORMULA_STARTS) else value)
 
 
-def _stage_row(summary: Summary, stage: StageSummary) -> dict[str, Any]:
-    row: dict[str, Any] = {
+def _stage_row(summary: Summary, stage: StageSummary) -> CsvRow:
+    row: CsvRow = {
         "scenario": summary.scenario,
         "run_id": summary.run_id,
         "model": stage.model,
@@ -73,9 +76,9 @@ def _stage_row(summary: Summary, stage: StageSummary) -> dict[str, Any]:
     return row
 
 
-def _metric_cells(name: str, metric: Metric | None) -> dict[str, Any]:
+def _metric_cells(name: str, metric: Metric | None) -> CsvRow:
     known = metric or Metric()
-    cells: dict[str, Any] = {f"{name}_count": None if metric is None else metric.count}
+    cells: CsvRow = {f"{name}_count": None if metric is None else metric.count}
     cells |= {f"{name}_mean_ms": known.mean, f"{name}_min_ms": known.min, f"{name}_max_ms": known.max}
     for key in PERCENTILES:
         percentile = known.percentile(key)
@@ -83,8 +86,8 @@ def _metric_cells(name: str, metric: Metric | None) -> dict[str, Any]:
     return cells
 
 
-def _prompt_row(summary: Summary, row: PromptRow) -> dict[str, Any]:
-    cells: dict[str, Any] = {
+def _prompt_row(summary: Summary, row: PromptRow) -> CsvRow:
+    cells: CsvRow = {
         "scenario": summary.scenario,
         "run_id": summary.run_id,
         "model": row.stage.model,

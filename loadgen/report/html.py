@@ -10,13 +10,13 @@ import importlib.util
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
 from loadgen.redact import printable
 from loadgen.report.document import Document
-from loadgen.report.section import Chart
+from loadgen.report.section import Chart, PlotlyObject
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -96,7 +96,7 @@ def _resource(name: str) -> str:
 
 def _chart_data(charts: Sequence[Chart]) -> str:
     """The charts as JSON that cannot end the element that it stands in."""
-    data: list[dict[str, Any]] = [
+    data: list[PlotlyObject] = [
         {"id": chart.id, "height": chart.height, "traces": chart.traces, "layout": chart.layout} for chart in charts
     ]
     return orjson.dumps(data, option=orjson.OPT_SORT_KEYS).decode().replace("<", "\\u003c")
