@@ -66,8 +66,8 @@ def __getattr__(name: str) -> object:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home, there = _PLACES[name]
-    found = globals()[name] = getattr(import_module(f"{__name__}.{home}"), there)
-    return found
+    value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), there)
+    return value
 
 
 def __dir__() -> list[str]:

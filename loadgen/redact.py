@@ -25,7 +25,7 @@ FILE_VARIABLE: Final = "LOADGEN_API_KEY_FILE"
 OTHER_VARIABLE: Final = "OPENAI_API_KEY"
 SHORTEST_CHARS: Final = 16
 """Shorter keys are placeholders ("none", "ollama"), and words that an answer may well contain: they are not blotted."""
-MOST_BYTES: Final = 8192
+MAX_BYTES: Final = 8192
 BLOT: Final = "***"
 
 
@@ -71,7 +71,7 @@ def guard_tracebacks() -> None:
             sys.stderr.write(redact_keys("".join(traceback.format_exception(kind, error, trace))))
 
     sys.excepthook = show
-    threading.excepthook = lambda told: show(told.exc_type, told.exc_value, told.exc_traceback)
+    threading.excepthook = lambda failure: show(failure.exc_type, failure.exc_value, failure.exc_traceback)
     if logging.lastResort is not None:  # where asyncio says what became of a task
         logging.lastResort.setFormatter(_WithoutKeys())
 
@@ -82,25 +82,25 @@ class _WithoutKeys(logging.Formatter):
 
 
 def _in_file(path: Path) -> str:
-    mend = "write the key into it, and nothing else"
+    hint = "write the key into it, and nothing else"
     try:
         with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
+            data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "no path"
         raise InputError(f"{FILE_VARIABLE}={path}: cannot be read ({reason}); name a file that holds the key") from None
-    if len(data) > MOST_BYTES:
-        raise InputError(f"{FILE_VARIABLE}={path}: more than {MOST_BYTES} bytes, so not a key; {mend}")
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{FILE_VARIABLE}={path}: more than {MAX_BYTES} bytes, so not a key; {hint}")
     text = data.decode("utf-8-sig", "replace").strip()
     if not text:
-        raise InputError(f"{FILE_VARIABLE}={path}: empty; {mend}")
+        raise InputError(f"{FILE_VARIABLE}={path}: empty; {hint}")
     return text
 
 
 def _fit(key: str, where: str) -> str:
     if not re.fullmatch(r"[\x21-\x7e]+", key):
-        what = "it has a space, a line break or a sign beyond ASCII in it, which no key has"
-        raise InputError(f"{where}: {what}; set the key alone")
+        message = "it has a space, a line break or a sign beyond ASCII in it, which no key has"
+        raise InputError(f"{where}: {message}; set the key alone")
     return key
 
 
@@ -132,8 +132,8 @@ def _forms(key: str) -> set[str]:
 def printable(text: str) -> str:
     """Text without our key and without control characters, those included that turn the direction of writing: what a
     server sent must not steer the terminal, nor show what it is not."""
-    shown = redact_keys(text)
-    return shown if shown.isprintable() else "".join(sign if sign.isprintable() else "\ufffd" for sign in shown)
+    safe = redact_keys(text)
+    return safe if safe.isprintable() else "".join(sign if sign.isprintable() else "\ufffd" for sign in safe)
 
 
 def redact_url(text: str) -> str:

@@ -7,20 +7,23 @@ import sys
 from collections.abc import Iterator
 from types import FrameType
 
+from loadgen.cli.options import Output
 from loadgen.engine.stop import StopSignal
 
 
 @contextlib.contextmanager
-def interruptible(stop: StopSignal, *, quiet: bool) -> Iterator[None]:
+def interruptible(stop: StopSignal, output: Output) -> Iterator[None]:
     """While the context lasts, Ctrl-C (and SIGTERM) stops the run: once gently, twice at once, three times rudely."""
     loop = asyncio.get_running_loop()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def ask() -> None:
         second = stop.escalate() == "cancel"
-        if not quiet:
-            told = "giving up what is in flight" if second else "waiting for what is in flight; once more to give it up"
-            print(f"loadgen: stopping: {told}", file=sys.stderr, flush=True)  # noqa: T201
+        if output == "text":
+            next_step = (
+                "giving up what is in flight" if second else "waiting for what is in flight; once more to give it up"
+            )
+            print(f"loadgen: stopping: {next_step}", file=sys.stderr, flush=True)  # noqa: T201
         if second:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 

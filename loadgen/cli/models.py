@@ -69,8 +69,8 @@ def models(
     if write is not None:
         _write(write, cards)
     if as_json:
-        told = [{k: v for k, v in msgspec.to_builtins(card).items() if v is not None} for card in cards]
-        sys.stdout.write(json_text(told))
+        data = [{k: v for k, v in msgspec.to_builtins(card).items() if v is not None} for card in cards]
+        sys.stdout.write(json_text(data))
     else:
         width = terminal_width(without=UNBOUND)
         typer.echo(cards_text(cards, width=width), nl=False)
@@ -101,9 +101,9 @@ def _places(scenario: str | None, urls: list[str]) -> list[Model]:
             both = redact_url(f"both {scenario} and --url {urls[0]}")
             raise InputError(f"models: {both} say whom to ask; leave one of them out")
         places = [Model(name="any", target="openai", url=url) for url in dict.fromkeys(urls)]
-        complaint = first_conflict(Scenario(name="models", prompts="-", models=tuple(places)))
-        if complaint is not None:
-            raise InputError(redact_url(f"--url: {complaint.what}; {complaint.mend}"))
+        problem = first_conflict(Scenario(name="models", prompts="-", models=tuple(places)))
+        if problem is not None:
+            raise InputError(redact_url(f"--url: {problem.message}; {problem.hint}"))
         return places
     return default_models() if scenario is None else list(load_scenario(scenario).scenario.models)
 

@@ -13,7 +13,7 @@ from msgspec import Struct
 from loadgen.redact import printable
 from loadgen.scenario.file import LoadedScenario
 from loadgen.scenario.overrides import Overrides, parse_duration_s, parse_levels, parse_rates
-from loadgen.scenario.resolve import asked_scenario
+from loadgen.scenario.resolve import resolve_scenario
 
 RESULTS: Final = Path("results")
 """Where run folders go unless `--out` says otherwise."""
@@ -100,7 +100,7 @@ class ScenarioOptions(Struct, frozen=True):
 
     def load(self, output: Output) -> LoadedScenario:
         """The scenario as flags, list files and the environment change it; says which variables do, to people."""
-        loaded, notes = asked_scenario(
+        loaded, notes = resolve_scenario(
             self.scenario, self.overrides(), models_file=self.models_file, prompts_file=self.prompts_file
         )
         if output == "text":

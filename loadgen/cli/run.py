@@ -85,7 +85,7 @@ async def _play(
 
         played.append((write_reports(run.folder), run.folder))
 
-    with progress_on_terminal(output) as progress, interruptible(stop, quiet=output != "text"):
+    with progress_on_terminal(output) as progress, interruptible(stop, output):
         await api.repeat(plan, repeats, results=out, workers=workers, progress=progress, stop=stop, ended=ended)
     return played, stop.requested
 

@@ -9,7 +9,7 @@ import typer
 from loadgen.cli.interrupt import interruptible
 from loadgen.engine.stop import StopSignal
 from loadgen.scenario import Model
-from loadgen.scenario.resolve import asked_model
+from loadgen.scenario.resolve import resolve_model
 from loadgen.targets.llamacpp.target import serve_llamacpp
 
 
@@ -20,12 +20,12 @@ def serve(
     slots: Annotated[int, typer.Option("--slots", min=1, help="Parallel streams.")] = 4,
 ) -> None:
     """Start the embedded server, print its URL, stop on Ctrl-C."""
-    asyncio.run(_serve(asked_model(model, gguf, slots), port))
+    asyncio.run(_serve(resolve_model(model, gguf, slots), port))
 
 
 async def _serve(model: Model, port: int) -> None:
     stop = StopSignal()
-    with interruptible(stop, quiet=True):
+    with interruptible(stop, "nothing"):
         async with serve_llamacpp(model, port=port) as served:
             typer.echo(served.base_url)
             typer.echo(f"{served.card.alias}; Ctrl-C stops it", err=True)

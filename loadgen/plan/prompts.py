@@ -15,11 +15,11 @@ from loadgen.errors import InputError
 from loadgen.plan import rng
 from loadgen.redact import escape_control
 from loadgen.scenario import InlinePrompt, PromptFiles, Scenario
-from loadgen.scenario.complaint import Problem, Source, refused, shown
 from loadgen.scenario.file import is_file, is_folder, parse_toml, read_text
+from loadgen.scenario.problem import Problem, Source, input_error, toml_text
 from loadgen.scenario.validate import convert
 
-MOST_BYTES: Final = 32 << 20
+MAX_BYTES: Final = 32 << 20
 """Of one file of prompts; and twice that of all of them together, since they are held in memory."""
 _KINDS = (".toml", ".txt", ".md", ".jsonl", ".json")
 _TEXT_KEYS = ("text", "prompt")
@@ -75,7 +75,7 @@ def _inline(listed: tuple[str | InlinePrompt, ...], source: Source) -> tuple[Pro
         name = entry.id or f"p{i + 1}"
         if name in position_of:
             problem = f'the id "{name}" stands at prompts[{position_of[name]}] too'
-            raise refused(source, Problem(f"prompts[{i}].id", problem, "give each an id of its own"))
+            raise input_error(source, Problem(f"prompts[{i}].id", problem, "give each an id of its own"))
         position_of[name] = i
         prompts.append(Prompt(name, _not_blank(entry.text, key, source), entry.key_points))
     return tuple(prompts)
@@ -83,16 +83,16 @@ def _inline(listed: tuple[str | InlinePrompt, ...], source: Source) -> tuple[Pro
 
 def _from_files(files: PromptFiles, folder: Path, source: Source, seed: int) -> tuple[Prompt, ...]:
     if "{text}" not in files.template:
-        raise refused(source, Problem("prompts.template", "does not say where the text goes", "put {text} into it"))
+        raise input_error(source, Problem("prompts.template", "does not say where the text goes", "put {text} into it"))
     by_id: dict[str, _PlacedPrompt] = {}
     length = 0
     for path in _matching(files.files, folder, source):
         for item in _in_file(path):
             name = item.prompt.id
             length += len(item.prompt.text)
-            if length > 2 * MOST_BYTES:
+            if length > 2 * MAX_BYTES:
                 hint = "name fewer, or shorten them"
-                raise InputError(f"{path}: with it, the prompts are more than {MOST_BYTES >> 19} MiB of text; {hint}")
+                raise InputError(f"{path}: with it, the prompts are more than {MAX_BYTES >> 19} MiB of text; {hint}")
             if name in by_id:
                 hint = "give each an id of its own"
                 raise InputError(f'{item.place}: the id "{name}" is that of {by_id[name].place} too; {hint}')
@@ -113,14 +113,14 @@ def _matching(pattern: str, folder: Path, source: Source) -> list[Path]:
     paths = [plain] if is_file(plain) else _globbed(pattern, folder, source)
     if not paths and is_folder(plain):
         problem, hint = f'"{pattern}" is a folder', f'write "{Path(pattern).as_posix().rstrip("/")}/*.txt"'
-        raise refused(source, Problem("prompts.files", problem, hint))
+        raise input_error(source, Problem("prompts.files", problem, hint))
     if not paths:
-        problem = f"no file matches {shown(pattern)} in {folder.as_posix()}/"
-        raise refused(source, Problem("prompts.files", problem, "paths are relative to the scenario's own folder"))
+        problem = f"no file matches {toml_text(pattern)} in {folder.as_posix()}/"
+        raise input_error(source, Problem("prompts.files", problem, "paths are relative to the scenario's own folder"))
     for path in paths:
         if path.suffix.lower() not in _KINDS:
             problem = f'"{path.name}" is not of a kind that holds prompts'
-            raise refused(source, Problem("prompts.files", problem, f"use {', '.join(_KINDS)}"))
+            raise input_error(source, Problem("prompts.files", problem, f"use {', '.join(_KINDS)}"))
     return paths
 
 
@@ -133,14 +133,14 @@ def _globbed(pattern: str, folder: Path, source: Source) -> list[Path]:
     try:
         matches = sorted(root.glob(str(below)), key=lambda match: match.as_posix())
     except (ValueError, NotImplementedError, OSError) as error:
-        problem = f"{shown(pattern)} is no path and no pattern ({error})"
-        raise refused(source, Problem("prompts.files", problem, 'write e.g. files = "prompts/*.txt"')) from None
+        problem = f"{toml_text(pattern)} is no path and no pattern ({error})"
+        raise input_error(source, Problem("prompts.files", problem, 'write e.g. files = "prompts/*.txt"')) from None
     return [match for match in matches if is_file(match) and not match.name.startswith(".")]
 
 
 def _in_file(path: Path) -> Iterator[_PlacedPrompt]:
     """The prompts of one file, at least one, without surrounding white space."""
-    text = read_text(path, MOST_BYTES)
+    text = read_text(path, MAX_BYTES)
     if not text.strip():
         raise InputError(f"{path}: empty; write a prompt into it, or leave it out")
     match path.suffix.lower():
@@ -221,5 +221,5 @@ def _slug(stem: str) -> str:
 
 def _not_blank(text: str, key: str, source: Source) -> str:
     if not text.strip():
-        raise refused(source, Problem(key, "no text in it", 'write a prompt, such as "Say hello."'))
+        raise input_error(source, Problem(key, "no text in it", 'write a prompt, such as "Say hello."'))
     return text

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from loadgen.scenario import ADAPTER, PYTHON_PREFIX, Closed, FoundryLocal, Load, Model, Ramp, Scenario, Slo, Trace
-from loadgen.scenario.complaint import Problem, joined
-from loadgen.scenario.limits import too_large
+from loadgen.scenario.limits import over_limit
+from loadgen.scenario.problem import Problem, key_path
 from loadgen.scenario.stop_rule import STREAMED, mismatch, stop_rule_of
-from loadgen.scenario.urls import CREDENTIALS, KEY_MEND, mismatch_of_address, mismatch_of_endpoint
+from loadgen.scenario.urls import CREDENTIALS, KEY_HINT, mismatch_of_address, mismatch_of_endpoint
 
 _OWN_KEYS = ("model", "messages")
 _SAMPLING_KEYS = ("max_tokens", "temperature", "seed", "top_p", "stop", "stream")
@@ -35,14 +35,14 @@ def target_of(model: Model) -> str:
 def _conflicts(scenario: Scenario) -> Iterator[Problem]:
     if scenario.name.endswith(".") or _WINDOWS_DEVICES.fullmatch(scenario.name):
         yield Problem("name", f'"{scenario.name}" cannot name a folder on every system', "choose another")
-    yield from too_large(scenario)
+    yield from over_limit(scenario)
     for i, model in enumerate(scenario.models):
         yield from _conflicts_of_model(model, f"models[{i}]")
         for j, other in enumerate(scenario.models[:i]):
             if _identity(model) == _identity(other):
                 yield Problem(f"models[{i}]", f"the same model as models[{j}]", "leave one out, or rename it")
     yield from _conflicts_of_load(scenario.load)
-    yield from _keys_within(scenario.sampling.extra, "sampling.extra", f"leave it out, and {KEY_MEND}")
+    yield from _keys_within(scenario.sampling.extra, "sampling.extra", f"leave it out, and {KEY_HINT}")
     for key in scenario.sampling.extra:
         if key in _OWN_KEYS:
             yield Problem(f"sampling.extra.{key}", "every request has it already", "leave it out")
@@ -66,8 +66,8 @@ def _identity(model: Model) -> tuple[str, str | None, str]:
 def _conflicts_of_adapter(model: Model, key: str) -> Iterator[Problem]:
     for name in ("options", "python_path"):
         if getattr(model, name) and not is_adapter(model):
-            what = "it is for an adapter, and the model is served elsewhere"
-            yield Problem(f"{key}.{name}", what, f'leave it out, or write target = "{ADAPTER}"')
+            message = "it is for an adapter, and the model is served elsewhere"
+            yield Problem(f"{key}.{name}", message, f'leave it out, or write target = "{ADAPTER}"')
     yield from _keys_within(model.options, f"{key}.options", "leave it out: the adapter can ask the environment")
 
 
@@ -76,27 +76,27 @@ def _conflicts_of_model(model: Model, key: str) -> Iterator[Problem]:
     yield from _conflicts_of_adapter(model, key)
     if target != "openai" and model.url is not None:
         where = "asks an adapter in this process" if is_adapter(model) else "starts a server of its own"
-        what = f'target "{target}" {where}'
-        yield Problem(f"{key}.url", what, 'leave url out, or write target = "openai"')
+        message = f'target "{target}" {where}'
+        yield Problem(f"{key}.url", message, 'leave url out, or write target = "openai"')
     if target == "openai" and model.url is None:
         yield Problem(f"{key}.url", 'missing, and the target is "openai"', 'add url = "http://localhost:8080/v1"')
     elif target == "openai" and model.url is not None and (wrong := mismatch_of_endpoint(model.url)):
         yield _of_address(f"{key}.url", *wrong)
     if model.llamacpp is not None and target != "llamacpp":
-        what = "these are options of the embedded server, and the model is served elsewhere"
-        yield Problem(f"{key}.llamacpp", what, "leave them out")
+        message = "these are options of the embedded server, and the model is served elsewhere"
+        yield Problem(f"{key}.llamacpp", message, "leave them out")
     if model.foundry is not None:
         yield from _conflicts_of_foundry(model.foundry, target, f"{key}.foundry")
 
 
-def _of_address(key: str, what: str, mend: str) -> Problem:
-    return Problem(key, what, mend, hides=what == CREDENTIALS)
+def _of_address(key: str, message: str, hint: str) -> Problem:
+    return Problem(key, message, hint, is_secret=message == CREDENTIALS)
 
 
 def _conflicts_of_foundry(options: FoundryLocal, target: str, key: str) -> Iterator[Problem]:
     if target != "foundry":
-        what = "these are options of Foundry Local, and the model is served elsewhere"
-        yield Problem(key, what, 'leave them out, or write target = "foundry"')
+        message = "these are options of Foundry Local, and the model is served elsewhere"
+        yield Problem(key, message, 'leave them out, or write target = "foundry"')
     if options.embedded and (options.cache is not None or options.catalog):
         yield Problem(f"{key}.embedded", "the embedded model comes from no catalog and no other cache", "leave it out")
     if options.endpoint is not None and (wrong := mismatch_of_endpoint(options.endpoint)):
@@ -125,22 +125,22 @@ def _twice(levels: Sequence[float], key: str) -> Iterator[Problem]:
             yield Problem(f"{key}[{i}]", f"{label} stands there twice", "leave one out")
 
 
-def _keys_within(table: Mapping[str, Any], path: str, mend: str) -> Iterator[Problem]:
+def _keys_within(table: Mapping[str, Any], path: str, hint: str) -> Iterator[Problem]:
     """Keys of services, by their names: what stands in a scenario is written into every run folder."""
     for name, value in table.items():
-        where = joined(path, name)
+        where = key_path(path, name)
         if _KEY_NAMES.fullmatch(name) and isinstance(value, str) and value:
-            yield Problem(where, "a key in a scenario ends up in files", mend, hides=True)
+            yield Problem(where, "a key in a scenario ends up in files", hint, is_secret=True)
         elif isinstance(value, Mapping):
-            yield from _keys_within(value, where, mend)
+            yield from _keys_within(value, where, hint)
 
 
 def _conflicts_of_slo(slo: Slo, *, stream: bool) -> Iterator[Problem]:
     if slo.attainment is not None and (slo.ttft_ms, slo.tpot_ms, slo.e2e_ms) == (None, None, None):
         yield Problem("slo.attainment", "a share of what? no target is set", "add e.g. ttft_ms = 2000.0 to slo")
     elif slo.attainment is not None and not stream and (slo.ttft_ms, slo.tpot_ms) != (None, None):
-        what = "a gate on TTFT or TPOT, which an answer that comes whole (stream = false) does not have"
-        yield Problem("slo.attainment", what, "set e2e_ms alone, leave the gate out, or let the answers stream")
+        message = "a gate on TTFT or TPOT, which an answer that comes whole (stream = false) does not have"
+        yield Problem("slo.attainment", message, "set e2e_ms alone, leave the gate out, or let the answers stream")
 
 
 def _conflicts_of_until(until: str, *, stream: bool) -> Iterator[Problem]:
@@ -148,5 +148,5 @@ def _conflicts_of_until(until: str, *, stream: bool) -> Iterator[Problem]:
     if wrong is not None:
         yield Problem("until", *wrong)
     elif not stream and (goal := stop_rule_of(until)).metric in STREAMED:
-        what = f"an answer that comes whole (stream = false) has no {goal.metric}"
-        yield Problem("until", what, "wait for e2e, or let the answers stream")
+        message = f"an answer that comes whole (stream = false) has no {goal.metric}"
+        yield Problem("until", message, "wait for e2e, or let the answers stream")

@@ -11,8 +11,8 @@ from typing import Final
 import msgspec
 
 from loadgen.errors import InputError
-from loadgen.scenario.complaint import shown
 from loadgen.scenario.overrides import Overrides
+from loadgen.scenario.problem import toml_text
 
 MODELS: Final = "BENCH_MODELS"
 ROUNDS: Final = "BENCH_ROUNDS"
@@ -34,27 +34,27 @@ def with_environment(given: Overrides, variables: Mapping[str, str]) -> tuple[Ov
 
     An empty variable is not set. Raises InputError, one line that names the variable, for a value that is none.
     """
-    told = {name: "" if _is_set(given, keys) else variables.get(name, "").strip() for name, keys in _SETTINGS.items()}
+    values = {name: "" if _is_set(given, keys) else variables.get(name, "").strip() for name, keys in _SETTINGS.items()}
     notes = []
     changes: dict[str, object] = {}
-    if told[MODELS]:
-        names = _names(told[MODELS])
+    if values[MODELS]:
+        names = _names(values[MODELS])
         if given.urls and not given.models and not given.listed:
             changes["models"] = names
             notes.append(f"{MODELS} is set: plays {', '.join(names)} there")
         elif not given.models and not given.listed:
-            changes |= {"listed": names, "listed_by": f"{MODELS}={told[MODELS]}"}
+            changes |= {"listed": names, "listed_by": f"{MODELS}={values[MODELS]}"}
             notes.append(f"{MODELS} is set: plays {', '.join(names)}")
-    if told[ROUNDS]:
-        rounds = _rounds(told[ROUNDS])
+    if values[ROUNDS]:
+        rounds = _rounds(values[ROUNDS])
         if given.requests is None and given.duration_s is None:
             changes["rounds"] = rounds
             notes.append(f"{ROUNDS} is set: asks each prompt {rounds} times, of each model at each level")
-    if told[PROMPT] and given.prompts_file is None:
-        changes["prompt"] = told[PROMPT]
-        notes.append(f"{PROMPT} is set: asks {shown(told[PROMPT])} and nothing else")
-    if told[STREAM]:
-        changes["stream"] = _truth(told[STREAM])
+    if values[PROMPT] and given.prompts_file is None:
+        changes["prompt"] = values[PROMPT]
+        notes.append(f"{PROMPT} is set: asks {toml_text(values[PROMPT])} and nothing else")
+    if values[STREAM]:
+        changes["stream"] = _truth(values[STREAM])
         notes.append(f"{STREAM} is set: answers {'stream' if changes['stream'] else 'come whole'}")
     return msgspec.structs.replace(given, **changes), tuple(notes)
 

@@ -17,8 +17,8 @@ from loadgen.errors import InputError
 from loadgen.redact import escape_control
 from loadgen.scenario import Model, Scenario
 from loadgen.scenario.check import first_conflict, is_adapter, target_of
-from loadgen.scenario.complaint import Problem, Source, refused, suggestion
 from loadgen.scenario.overrides import Overrides, apply
+from loadgen.scenario.problem import Problem, Source, input_error, suggestion
 from loadgen.scenario.validate import convert
 
 SCENARIOS: Final = Path("scenarios")
@@ -40,17 +40,17 @@ _ADHOC: dict[str, Any] = {
 
 
 class LoadedScenario(Struct, frozen=True):
-    """A scenario and where it came from.
-
-    path: the file; None for the built-in one. folder: what the paths in it are relative to. where: what to call it in
-    a message. rounds: as many requests as prompts times this, in place of the load's own count; None leaves it.
-    """
+    """A scenario and where it came from."""
 
     scenario: Scenario
     path: Path | None
+    """The file; None for the built-in one."""
     folder: Path
+    """What the paths in it are relative to."""
     where: str
+    """What to call it in a message."""
     rounds: int | None = None
+    """As many requests as prompts times this, in place of the load's own count; None leaves it."""
 
 
 def load_scenario(path: str | Path, overrides: Overrides | None = None) -> LoadedScenario:
@@ -59,11 +59,11 @@ def load_scenario(path: str | Path, overrides: Overrides | None = None) -> Loade
     Each model's target is filled in, and its `llamacpp.gguf` and `python_path` are absolute. Raises InputError,
     one line, for whatever is wrong; nothing has been sent by then.
     """
-    found = find_scenario(path)
-    raw = parse_toml(read_text(found), str(found))
+    file = find_scenario(path)
+    raw = parse_toml(read_text(file), str(file))
     # On its own first: a mistake in the file is the file's, and the flags may rely on its shape.
-    convert(raw, Scenario, Source(str(found)))
-    return _loaded(raw, found, found.parent, str(found), overrides)
+    convert(raw, Scenario, Source(str(file)))
+    return _loaded(raw, file, file.parent, str(file), overrides)
 
 
 def no_file_scenario(overrides: Overrides) -> LoadedScenario:
@@ -146,20 +146,20 @@ def is_folder(path: Path) -> bool:
         return False
 
 
-MOST_BYTES: Final = 128 << 20
+MAX_BYTES: Final = 128 << 20
 """No file that a person names is read beyond this: a trace of ten million offsets is about as long."""
 
 
-def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
+def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
     """The text of a UTF-8 file, without a byte-order mark. Raises InputError, with the line of bytes that are not."""
     try:
         with path.open("rb") as file:
-            data = file.read(most_bytes + 1) if os.fstat(file.fileno()).st_size <= most_bytes else None
+            data = file.read(max_bytes + 1) if os.fstat(file.fileno()).st_size <= max_bytes else None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: cannot be read: {reason}; mend that, or name another file") from None
-    if data is None or len(data) > most_bytes:
-        raise InputError(f"{path}: more than {most_bytes >> 20} MiB; split it, or name another file")
+    if data is None or len(data) > max_bytes:
+        raise InputError(f"{path}: more than {max_bytes >> 20} MiB; split it, or name another file")
     if (place := data.find(b"\0")) >= 0:
         line = data[:place].count(b"\n") + 1
         raise InputError(f"{path}: line {line}: not UTF-8 text (a byte 0x00); save it as UTF-8")
@@ -179,9 +179,9 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
     except ValueError as error:  # TOMLDecodeError, and int()'s own for thousands of digits
         message, _, place = str(error).rpartition(" (at ")
         lines = text.splitlines() or [""]
-        found = re.match(r"line (\d+), column (\d+)", place)
+        position = re.match(r"line (\d+), column (\d+)", place)
         # A text ends after its last line: that is the one to mend.
-        row, column = (int(found[1]), f", column {found[2]}") if found else (len(lines), "")
+        row, column = (int(position[1]), f", column {position[2]}") if position else (len(lines), "")
         line = lines[min(row, len(lines)) - 1].strip()
         said = _IN_WORDS.get(message, message) if isinstance(error, tomllib.TOMLDecodeError) else "a number too long"
         raise InputError(f"{where}: line {row}{column}: not TOML: {said}; mend `{escape_control(line[:60])}`") from None
@@ -200,8 +200,8 @@ def _loaded(
     changed, flags = apply(raw, overrides) if overrides else (raw, {})
     source = Source(where, flags)
     scenario = convert(changed, Scenario, source)
-    if complaint := first_conflict(scenario):
-        raise refused(source, complaint)
+    if problem := first_conflict(scenario):
+        raise input_error(source, problem)
     models = tuple(_resolved(model, f"models[{i}]", folder, source) for i, model in enumerate(scenario.models))
     rounds = overrides.rounds if overrides else None
     return LoadedScenario(msgspec.structs.replace(scenario, models=models), path, folder, where, rounds)
@@ -213,14 +213,14 @@ def _resolved(model: Model, key: str, folder: Path, source: Source) -> Model:
     if llamacpp is not None and llamacpp.gguf is not None:
         gguf = (folder / llamacpp.gguf).absolute()
         if not is_file(gguf):
-            mend = "give a .gguf file, relative to the scenario, or leave gguf out for the default weights"
-            raise refused(source, Problem(f"{key}.llamacpp.gguf", f'no file "{llamacpp.gguf}" at {gguf}', mend))
+            hint = "give a .gguf file, relative to the scenario, or leave gguf out for the default weights"
+            raise input_error(source, Problem(f"{key}.llamacpp.gguf", f'no file "{llamacpp.gguf}" at {gguf}', hint))
         llamacpp = msgspec.structs.replace(llamacpp, gguf=str(gguf))
-    found = msgspec.structs.replace(model, target=target_of(model), llamacpp=llamacpp)
+    resolved = msgspec.structs.replace(model, target=target_of(model), llamacpp=llamacpp)
     if not is_adapter(model):
-        return found
+        return resolved
     place = (folder / (model.python_path or "")).absolute()
     if not is_folder(place):
-        mend = "give a folder, relative to the scenario, or leave python_path out for the scenario's own"
-        raise refused(source, Problem(f"{key}.python_path", f'no folder "{model.python_path}" at {place}', mend))
-    return msgspec.structs.replace(found, python_path=str(place))
+        hint = "give a folder, relative to the scenario, or leave python_path out for the scenario's own"
+        raise input_error(source, Problem(f"{key}.python_path", f'no folder "{model.python_path}" at {place}', hint))
+    return msgspec.structs.replace(resolved, python_path=str(place))

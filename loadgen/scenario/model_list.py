@@ -41,18 +41,18 @@ def read_model_list(path: Path) -> tuple[ListedModel, ...]:
     if isinstance(raw, dict) and isinstance(raw.get("models"), list | dict):
         raw = raw["models"]
     if isinstance(raw, dict):
-        found = [_of_card(name, card, f"{path}: {escape_control(str(name))}") for name, card in raw.items()]
+        entries = [_of_card(name, card, f"{path}: {escape_control(str(name))}") for name, card in raw.items()]
     elif isinstance(raw, list):
-        found = [_of_item(item, f"{path}: model {i}") for i, item in enumerate(raw, start=1)]
+        entries = [_of_item(item, f"{path}: model {i}") for i, item in enumerate(raw, start=1)]
     else:
-        found = []
-    if not found:
+        entries = []
+    if not entries:
         raise InputError(f"{path}: no models in it; write e.g. {_EXAMPLE}")
-    names = [model.alias for model in found]
+    names = [model.alias for model in entries]
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"{path}: {escape_control(name)} stands there twice; leave one out")
-    return tuple(found)
+    return tuple(entries)
 
 
 def model_list_text(models: Iterable[ListedModel]) -> bytes:
@@ -83,8 +83,8 @@ def _of_card(name: str, card: Any, place: str) -> ListedModel:
     if not isinstance(card, Mapping):
         raise InputError(f'{place}: its card is no object; write e.g. {{"capabilities": ["chat"], "size_mb": 822}}')
     more = {"license" if key == "licence" else key: value for key, value in card.items()}  # older lists spell it so
-    told, size = more.pop("capabilities", None) or (), more.pop("size_mb", None)
-    words = split_words(told) if isinstance(told, str) else told
+    capabilities, size = more.pop("capabilities", None) or (), more.pop("size_mb", None)
+    words = split_words(capabilities) if isinstance(capabilities, str) else capabilities
     if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
         raise InputError(f'{place}: capabilities is no list of texts; write e.g. ["chat", "tools"]')
     if size is not None and (isinstance(size, bool) or not isinstance(size, int | float)):

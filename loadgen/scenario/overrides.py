@@ -15,44 +15,49 @@ from msgspec import Struct
 from loadgen.errors import InputError
 from loadgen.redact import redact_url
 from loadgen.scenario import FOUNDRY, Scenario
-from loadgen.scenario.complaint import choices, shown, suggestion
+from loadgen.scenario.problem import any_of, suggestion, toml_text
 
 _RATED = ("constant", "poisson", "gamma")
 _NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 
 
 class Overrides(Struct, frozen=True):
-    """The flags that change a scenario. Empty or None: the flag was not given.
-
-    urls, models: pair up in order; one url serves several models, one model is played at each url; models without
-    urls pick among the scenario's own. arrivals: "constant", "poisson" or "gamma:B". timeout_s: the whole request's.
-    seed: of schedules and order, not the sampling's. until: see `loadgen.scenario.stop_rule`. set: "dotted.key=value",
-    applied last.
-
-    What comes from a list file or the environment: listed: models by name (`loadgen.scenario.overrides`), and listed_by
-    what says so. prompts_file: an absolute path. prompt: the only one. rounds: requests a prompt, of each model at each
-    level. stream: whether answers do.
-    """
+    """The flags that change a scenario. Empty or None: the flag was not given."""
 
     urls: tuple[str, ...] = ()
+    """Pair up with `models` in order: one url serves several models, one model is played at each url."""
     models: tuple[str, ...] = ()
+    """Without urls, these are picked among the scenario's own."""
     concurrency: tuple[int, ...] = ()
     rates_per_s: tuple[float, ...] = ()
     arrivals: str | None = None
+    """One of "constant", "poisson" and "gamma:B"."""
     max_tokens: int | None = None
     requests: int | None = None
     duration_s: float | None = None
     warmup: int | None = None
     seed: int | None = None
+    """Of schedules and order, not the sampling's."""
     timeout_s: float | None = None
+    """Of the whole request."""
     until: str | None = None
+    """See `loadgen.scenario.stop_rule`."""
     set: tuple[str, ...] = ()
+    """Each "dotted.key=value", applied last."""
+
+    # What comes from a list file or the environment.
     listed: tuple[str, ...] = ()
+    """Models by name; see `models_named`."""
     listed_by: str = ""
+    """What lists them, for a message."""
     prompts_file: str | None = None
+    """An absolute path."""
     prompt: str | None = None
+    """The only one."""
     rounds: int | None = None
+    """Requests a prompt, of each model at each level."""
     stream: bool | None = None
+    """Whether answers stream."""
 
 
 Changed = tuple[dict[str, Any], dict[str, str]]
@@ -162,8 +167,8 @@ def _load(load: dict[str, Any], overrides: Overrides) -> Changed:
                 raise InputError(
                     f"{flag} with {other}: users who wait for answers have no rate of arrivals; leave one of them out"
                 )
-        kept = load if load["mode"] == "closed" else _only(load, "requests", "duration_s")
-        load = {**kept, "mode": "closed", "concurrency": list(overrides.concurrency)}
+        base = load if load["mode"] == "closed" else _only(load, "requests", "duration_s")
+        load = {**base, "mode": "closed", "concurrency": list(overrides.concurrency)}
         flags |= {"load.mode": flag, "load.concurrency": flag}
     elif overrides.rates_per_s or overrides.arrivals:
         load, flags = _open_load(load, overrides)
@@ -256,7 +261,7 @@ def _steps(key: str, setting: str) -> list[str | int]:
     """`models[1].url` as ["models", 1, "url"]."""
     if not re.fullmatch(r"[\w-]+(?:\.[\w-]+|\[[0-9]{1,4}\])*", key):
         raise InputError(
-            f"--set {redact_url(setting)}: {shown(key)} is not a key; write dotted.key=value, "
+            f"--set {redact_url(setting)}: {toml_text(key)} is not a key; write dotted.key=value, "
             "such as models[0].name=NAME"
         )
     return [int(step[1:-1]) if step[0] == "[" else step for step in re.findall(r"[\w-]+|\[[0-9]+\]", key)]
@@ -289,8 +294,8 @@ def _assign(raw: dict[str, Any], steps: list[str] | list[str | int], value: Any,
 
 def parse_duration_s(text: str, flag: str = "--duration") -> float:
     """Seconds, above 0, of "30s", "2m", "1h", "500ms" or "1.5" (seconds). Raises InputError that names the flag."""
-    found = re.fullmatch(rf"({_NUMBER})(ms|s|m|h|)", text.strip())
-    seconds = float(found[1]) * {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}[found[2]] if found else 0.0
+    match = re.fullmatch(rf"({_NUMBER})(ms|s|m|h|)", text.strip())
+    seconds = float(match[1]) * {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}[match[2]] if match else 0.0
     if not 0 < seconds < math.inf:
         raise InputError(f"{flag} {text}: not a time above 0; write e.g. {flag} 30s, 2m, 1h or 500ms")
     return seconds
@@ -301,7 +306,7 @@ def parse_levels(text: str, flag: str = "--concurrency") -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     for part in parts:
         if not re.fullmatch(r"[0-9]{1,9}", part) or int(part) < 1:
-            raise InputError(f"{flag} {text}: {shown(part)} is not a number of users; write e.g. {flag} 1,2,4")
+            raise InputError(f"{flag} {text}: {toml_text(part)} is not a number of users; write e.g. {flag} 1,2,4")
     return tuple(int(part) for part in parts)
 
 
@@ -310,7 +315,7 @@ def parse_rates(text: str, flag: str = "--rate") -> tuple[float, ...]:
     parts = [part.strip() for part in text.split(",")]
     for part in parts:
         if not re.fullmatch(_NUMBER, part) or not 0 < float(part) < math.inf:
-            raise InputError(f"{flag} {text}: {shown(part)} is not a rate above 0; write e.g. {flag} 0.5,1")
+            raise InputError(f"{flag} {text}: {toml_text(part)} is not a rate above 0; write e.g. {flag} 0.5,1")
     return tuple(float(part) for part in parts)
 
 
@@ -328,12 +333,12 @@ def models_named(own: Sequence[dict[str, Any]], names: Sequence[str], label: str
     """
     twice = [name for i, name in enumerate(names) if name in names[:i]]
     if twice:
-        raise InputError(f"{label}: {choices(twice[:1])} stands there twice; leave one out")
-    found: list[dict[str, Any]] = []
+        raise InputError(f"{label}: {any_of(twice[:1])} stands there twice; leave one out")
+    models: list[dict[str, Any]] = []
     for name in names:
-        mine = [model for model in own if model.get("name") == name]
-        found += mine or [{"name": name, **_common_place(own)}]
-    return found
+        same_name = [model for model in own if model.get("name") == name]
+        models += same_name or [{"name": name, **_common_place(own)}]
+    return models
 
 
 def _common_place(own: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -11,18 +11,18 @@ from loadgen.errors import InputError
 from loadgen.redact import api_key, redact_url
 from loadgen.scenario import Model, Scenario
 from loadgen.scenario.check import first_conflict
-from loadgen.scenario.complaint import Source, refused
 from loadgen.scenario.environment import MODELS, with_environment
 from loadgen.scenario.file import LoadedScenario, is_file, load_scenario, no_file_scenario
 from loadgen.scenario.model_list import read_model_list
 from loadgen.scenario.overrides import Overrides
+from loadgen.scenario.problem import Source, input_error
 from loadgen.scenario.urls import mismatch_of_address
 from loadgen.scenario.validate import convert
 
 ENDPOINT: Final = "FOUNDRY_LOCAL_ENDPOINT"
 
 
-def asked_scenario(
+def resolve_scenario(
     name: str | None,
     flags: Overrides,
     *,
@@ -49,15 +49,15 @@ def asked_scenario(
     return loaded, notes
 
 
-def asked_model(name: str, gguf: Path | None, slots: int) -> Model:
+def resolve_model(name: str, gguf: Path | None, slots: int) -> Model:
     """The model that the embedded server is to serve for others. Raises InputError that names the flag."""
     options = {"slots": slots, **({} if gguf is None else {"gguf": str(gguf)})}
     raw = {"name": "serve", "prompts": "-", "models": [{"name": name, "target": "llamacpp", "llamacpp": options}]}
     flags = {"models[0].name": f"--model {name}", "models[0].llamacpp.slots": f"--slots {slots}"}
     source = Source("serve", flags)
     scenario = convert(raw, Scenario, source)
-    if complaint := first_conflict(scenario):
-        raise refused(source, complaint)
+    if problem := first_conflict(scenario):
+        raise input_error(source, problem)
     if gguf is not None and not is_file(gguf):
         raise InputError(f"--gguf {gguf}: no such model file; name a GGUF file, or leave it out for SmolLM2-135M")
     return scenario.models[0]
@@ -84,7 +84,7 @@ def _without_scenario(given: Overrides, endpoint: str) -> LoadedScenario:
     if not endpoint:
         raise InputError("run: neither SCENARIO nor --url was given; name a scenario, or --url URL --model NAME")
     if not given.models:
-        mend = f"add --model NAME, or set {MODELS} (`loadgen models` lists what is there)"
-        raise InputError(f"{ENDPOINT} is set: which model? {mend}")
+        hint = f"add --model NAME, or set {MODELS} (`loadgen models` lists what is there)"
+        raise InputError(f"{ENDPOINT} is set: which model? {hint}")
     label = " ".join(f"--model {name}" for name in given.models)
     return no_file_scenario(msgspec.structs.replace(given, models=(), listed=given.models, listed_by=label))

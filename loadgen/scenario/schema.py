@@ -206,7 +206,7 @@ def _for_toml(schema: Any) -> Any:
         return schema
     if len(either := [item for item in schema.get("anyOf", []) if item != {"type": "null"}]) == 1:
         schema = {**{key: value for key, value in schema.items() if key != "anyOf"}, **either[0]}
-    kept = {key: _for_toml(value) for key, value in schema.items() if value is not None and key != "discriminator"}
-    if "pattern" in kept:
-        kept["pattern"] = kept["pattern"].replace(r"\Z", "$")
-    return kept
+    tidy = {key: _for_toml(value) for key, value in schema.items() if value is not None and key != "discriminator"}
+    if "pattern" in tidy:
+        tidy["pattern"] = tidy["pattern"].replace(r"\Z", "$")
+    return tidy

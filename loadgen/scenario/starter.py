@@ -6,8 +6,8 @@ from pathlib import Path
 from loadgen.errors import InputError
 from loadgen.scenario import Scenario
 from loadgen.scenario.check import first_conflict
-from loadgen.scenario.complaint import Source, refused
 from loadgen.scenario.file import SCENARIOS, is_folder, parse_toml
+from loadgen.scenario.problem import Source, input_error
 from loadgen.scenario.validate import convert
 
 
@@ -18,7 +18,7 @@ def starter_text(name: str) -> str:
     source = Source("starter.toml", {"name": "init"})
     scenario = convert(raw | {"name": name}, Scenario, source)
     if problem := first_conflict(scenario):
-        raise refused(source, problem)
+        raise input_error(source, problem)
     return text.replace("NAME", name)
 
 

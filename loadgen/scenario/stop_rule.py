@@ -5,7 +5,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from loadgen.scenario.complaint import shown, suggestion
+from loadgen.scenario.problem import suggestion, toml_text
 
 METRICS: Final = ("ttft", "service_ttft", "itl", "tpot", "e2e")
 STREAMED: Final = ("ttft", "service_ttft", "itl", "tpot")
@@ -15,12 +15,14 @@ EXAMPLE: Final = "ttft_p99:5%"
 
 
 class StopRule(Struct, frozen=True):
-    """metric: as in the summary, without `_ms`. p: percent. within: the relative half width of the percentile's
-    interval that is narrow enough: 0.05 for ±5 %."""
+    """A stage may end when this percentile is known so well."""
 
     metric: str
+    """As in the summary, without `_ms`."""
     p: float
+    """Percent."""
     within: float
+    """The relative half width of the percentile's interval that is narrow enough: 0.05 for ±5 %."""
 
     @property
     def percentile(self) -> str:
@@ -43,14 +45,14 @@ def stop_rule_of(text: str) -> StopRule:
 
 def mismatch(text: str) -> tuple[str, str] | None:
     """What is wrong with a goal and how to mend it, in words; None where it is right."""
-    found = re.fullmatch(r"([A-Za-z0-9_]+)_p([0-9.]+):([0-9]+(?:\.[0-9]+)?)%", text)
-    if not found:
-        return f"{shown(text)} is not METRIC_pNN:PERCENT%", f"write e.g. {EXAMPLE}"
-    metric, p, percent = found[1], found[2], found[3]
+    match = re.fullmatch(r"([A-Za-z0-9_]+)_p([0-9.]+):([0-9]+(?:\.[0-9]+)?)%", text)
+    if not match:
+        return f"{toml_text(text)} is not METRIC_pNN:PERCENT%", f"write e.g. {EXAMPLE}"
+    metric, p, percent = match[1], match[2], match[3]
     if metric not in METRICS:
         guess = suggestion(metric, METRICS)
-        mend = f"did you mean {guess}?" if guess else f"write {', '.join(METRICS[:-1])} or {METRICS[-1]}"
-        return f"{shown(metric)} is no metric to wait for", mend
+        hint = f"did you mean {guess}?" if guess else f"write {', '.join(METRICS[:-1])} or {METRICS[-1]}"
+        return f"{toml_text(metric)} is no metric to wait for", hint
     if p not in PERCENTILES:
         known = ", ".join(f"p{p}" for p in PERCENTILES[:-1])
         return f"p{p} is in no report", f"write {known} or p{PERCENTILES[-1]}"

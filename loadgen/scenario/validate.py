@@ -13,7 +13,7 @@ import msgspec
 from msgspec import inspect
 
 from loadgen.scenario import InlinePrompt, Scenario
-from loadgen.scenario.complaint import Problem, Source, choices, joined, refused, shown, suggestion
+from loadgen.scenario.problem import Problem, Source, any_of, input_error, key_path, suggestion, toml_text
 from loadgen.scenario.schema import EXAMPLES
 
 T = TypeVar("T")
@@ -24,22 +24,22 @@ def convert(raw: Any, table: type[T], source: Source) -> T:
 
     Raises InputError with the first complaint.
     """
-    if complaint := first_complaint(raw, table):
-        raise refused(source, complaint)
+    if problem := first_problem(raw, table):
+        raise input_error(source, problem)
     try:
         return msgspec.convert(raw, table, strict=True)
     except msgspec.ValidationError as error:  # we found nothing; then say at least what msgspec says
-        raise refused(source, Problem("", str(error), "mend the value")) from None
+        raise input_error(source, Problem("", str(error), "mend the value")) from None
 
 
-def first_complaint(raw: Any, table: type[Any]) -> Problem | None:
+def first_problem(raw: Any, table: type[Any]) -> Problem | None:
     """The first thing wrong with `raw` as a value of the type `table`, or None.
 
     Stricter than msgspec, since all of it ends in JSON: no infinities, no dates, integers of 64 bits, and texts that
     UTF-8 can carry.
     """
     kind = _type_info(table)  # type: ignore[arg-type]  # to mypy, a class is not hashable
-    return next(_misfits(raw, kind, "", ""), None)
+    return next(_problems(raw, kind, "", ""), None)
 
 
 @cache
@@ -48,79 +48,79 @@ def _type_info(table: type[Any]) -> inspect.Type:
     return inspect.type_info(table)
 
 
-def _misfits(value: Any, kind: inspect.Type, path: str, example: str) -> Iterator[Problem]:
+def _problems(value: Any, kind: inspect.Type, path: str, example: str) -> Iterator[Problem]:
     """What is wrong with a value. example: the whole `key = value` that would be right, or empty."""
     match kind:
         case inspect.UnionType():
-            yield from _misfits_of_union(value, kind, path, example)
+            yield from _problems_of_union(value, kind, path, example)
         case inspect.StructType() if isinstance(value, dict):
-            yield from _misfits_of_table(value, kind, path)
+            yield from _problems_of_table(value, kind, path)
         case inspect.VarTupleType() if isinstance(value, list):
             if kind.min_length and not value:
                 yield Problem(path, "an empty list", f"give at least one, such as {example}")
             for i, item in enumerate(value):
-                yield from _misfits(item, kind.item_type, f"{path}[{i}]", example)
+                yield from _problems(item, kind.item_type, f"{path}[{i}]", example)
         case inspect.DictType() if isinstance(value, dict):
             for key, item in value.items():
-                yield from _misfits(item, kind.value_type, joined(path, key), "")
+                yield from _problems(item, kind.value_type, key_path(path, key), "")
         case inspect.AnyType():
-            yield from _misfits_for_json(value, path)
+            yield from _problems_for_json(value, path)
         case _:
-            yield from _misfits_of_scalar(value, kind, path, example)
+            yield from _problems_of_scalar(value, kind, path, example)
 
 
-def _misfits_of_table(value: dict[str, Any], kind: inspect.StructType, path: str) -> Iterator[Problem]:
+def _problems_of_table(value: dict[str, Any], kind: inspect.StructType, path: str) -> Iterator[Problem]:
     """Unknown keys first: a misspelled key is why another is missing."""
     fields = {field.name: field for field in kind.fields}
     for key in value:
         if key not in fields and key != kind.tag_field:
-            yield Problem(joined(path, key), *_unknown(key, kind))
+            yield Problem(key_path(path, key), *_unknown(key, kind))
     for name, field in fields.items():
         example = f"{name} = {EXAMPLES[kind.cls][name]}"
         if name in value:
-            yield from _misfits(value[name], field.type, joined(path, name), example)
+            yield from _problems(value[name], field.type, key_path(path, name), example)
         elif field.required:
-            yield Problem(joined(path, name), "missing", f"add {example}")
+            yield Problem(key_path(path, name), "missing", f"add {example}")
 
 
-def _misfits_of_union(value: Any, kind: inspect.UnionType, path: str, example: str) -> Iterator[Problem]:
+def _problems_of_union(value: Any, kind: inspect.UnionType, path: str, example: str) -> Iterator[Problem]:
     """Against the one member that the value means to be: by its mode, or by its kind."""
     members = [member for member in kind.types if not isinstance(member, inspect.NoneType)]
     modes = {str(member.tag): member for member in members if isinstance(member, inspect.StructType) and member.tag}
     if modes and isinstance(value, dict):
         mode = value.get("mode")
         if isinstance(mode, str) and mode in modes:
-            yield from _misfits_of_table(value, modes[mode], path)
+            yield from _problems_of_table(value, modes[mode], path)
         else:
-            yield Problem(joined(path, "mode"), *_wrong_mode(value, list(modes)))
+            yield Problem(key_path(path, "mode"), *_wrong_mode(value, list(modes)))
         return
     fitting = [member for member in members if isinstance(value, _PYTHON_TYPES[type(_bare(member))])]
     if fitting or len(members) == 1:
-        yield from _misfits(value, (fitting or members)[0], path, example)
+        yield from _problems(value, (fitting or members)[0], path, example)
     else:
         yield _mismatch(value, kind, path, example)
 
 
-def _misfits_of_scalar(value: Any, kind: inspect.Type, path: str, example: str) -> Iterator[Problem]:
+def _problems_of_scalar(value: Any, kind: inspect.Type, path: str, example: str) -> Iterator[Problem]:
     bare = _bare(kind)
     # Python counts booleans as integers; nobody else does.
     if not isinstance(value, _PYTHON_TYPES[type(bare)]) or (isinstance(value, bool) and bare != inspect.BoolType()):
         yield _mismatch(value, kind, path, example)
         return
-    yield from _misfits_for_json(value, path)
+    yield from _problems_for_json(value, path)
     if isinstance(bare, inspect.LiteralType):
         if value not in bare.values:
             known = [str(word) for word in bare.values]
             guess = suggestion(str(value), known)
-            hint = f'did you mean "{guess}"?' if guess else f"write {choices(known)}"
-            yield Problem(path, f"{shown(value)} is none of the choices", hint)
+            hint = f'did you mean "{guess}"?' if guess else f"write {any_of(known)}"
+            yield Problem(path, f"{toml_text(value)} is none of the choices", hint)
     elif isinstance(bare, inspect.StrType):
-        yield from _misfits_of_text(value, kind, path, example)
+        yield from _problems_of_text(value, kind, path, example)
     elif not _accepts(kind, value):
-        yield Problem(path, f"{shown(value)} is not {_wanted(kind)}", f"write e.g. {example}")
+        yield Problem(path, f"{toml_text(value)} is not {_wanted(kind)}", f"write e.g. {example}")
 
 
-def _misfits_of_text(value: str, kind: inspect.Type, path: str, example: str) -> Iterator[Problem]:
+def _problems_of_text(value: str, kind: inspect.Type, path: str, example: str) -> Iterator[Problem]:
     bare = _bare(kind)
     assert isinstance(bare, inspect.StrType)
     if not value and (bare.min_length or bare.pattern):
@@ -133,7 +133,7 @@ def _misfits_of_text(value: str, kind: inspect.Type, path: str, example: str) ->
             yield _none_of(value, allowed.removeprefix("One of ").rstrip("."), path)
             return
         rule = f"use {allowed[:1].lower()}{allowed[1:].rstrip('.')}, e.g. {example}"
-        yield Problem(path, f"{shown(value)} has a character that cannot stand there", rule)
+        yield Problem(path, f"{toml_text(value)} has a character that cannot stand there", rule)
 
 
 def _none_of(value: str, known: str, path: str) -> Problem:
@@ -141,63 +141,65 @@ def _none_of(value: str, known: str, path: str) -> Problem:
     words = re.split(r", (?:or )?", known)
     form = next((word for word in words if ":" in word and value.startswith(word[: word.index(":") + 1])), None)
     guess = form or suggestion(value, words)
-    mend = f'write "{form}"' if form else f'did you mean "{guess}"?' if guess else "write one of them"
-    return Problem(path, f"{shown(value)} is none of {known}", mend)
+    hint = f'write "{form}"' if form else f'did you mean "{guess}"?' if guess else "write one of them"
+    return Problem(path, f"{toml_text(value)} is none of {known}", hint)
 
 
-def _misfits_for_json(value: Any, path: str) -> Iterator[Problem]:
+def _problems_for_json(value: Any, path: str) -> Iterator[Problem]:
     """What JSON could not carry, at any depth."""
     match value:
         case dict():
             for key, item in value.items():
-                yield from _misfits_for_json(key, joined(path, "a key"))
-                yield from _misfits_for_json(item, joined(path, key))
+                yield from _problems_for_json(key, key_path(path, "a key"))
+                yield from _problems_for_json(item, key_path(path, key))
         case list():
             for i, item in enumerate(value):
-                yield from _misfits_for_json(item, f"{path}[{i}]")
+                yield from _problems_for_json(item, f"{path}[{i}]")
         case str():
             if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
                 yield Problem(path, "a text that is not Unicode", "write it in UTF-8")
         case int():  # and booleans
             if not -(2**63) <= value < 2**63:
-                yield Problem(path, f"{shown(value)} is too large", "use an integer of 64 bits")
+                yield Problem(path, f"{toml_text(value)} is too large", "use an integer of 64 bits")
         case float():
             if not math.isfinite(value):
-                yield Problem(path, f"{shown(value)} is not a finite number", "write a number")
+                yield Problem(path, f"{toml_text(value)} is not a finite number", "write a number")
         case _:
-            yield Problem(path, f"{shown(value)} is {_kind_of(value)}, which JSON does not have", "put it in quotes")
+            yield Problem(
+                path, f"{toml_text(value)} is {_kind_of(value)}, which JSON does not have", "put it in quotes"
+            )
 
 
 def _mismatch(value: Any, kind: inspect.Type, path: str, example: str) -> Problem:
-    given = _kind_of(value) if isinstance(value, dict | list) else f"{shown(value)} is {_kind_of(value)}"
+    given = _kind_of(value) if isinstance(value, dict | list) else f"{toml_text(value)} is {_kind_of(value)}"
     return Problem(path, f"{given}, not {_wanted(kind)}", f"write e.g. {example}")
 
 
 def _wrong_mode(load: dict[str, Any], modes: Sequence[str]) -> tuple[str, str]:
     if "mode" not in load:
-        return "missing", f"add mode = {choices(modes)}"
+        return "missing", f"add mode = {any_of(modes)}"
     mode = load["mode"]
     guess = suggestion(mode, modes) if isinstance(mode, str) else None
     hint = f'did you mean "{guess}"? ' if guess else ""
-    return f"unknown mode {shown(mode)}", f"{hint}the modes are {choices(modes)}"
+    return f"unknown mode {toml_text(mode)}", f"{hint}the modes are {any_of(modes)}"
 
 
 def _unknown(key: str, kind: inspect.StructType) -> tuple[str, str]:
     """What is wrong with a key that the table does not have, and where it may belong."""
     here = [*([kind.tag_field] if kind.tag_field else []), *(field.name for field in kind.fields)]
-    what = f"unknown key `{key}`" + (f' in mode "{kind.tag}"' if kind.tag else "")
+    message = f"unknown key `{key}`" + (f' in mode "{kind.tag}"' if kind.tag else "")
     # A key that is right elsewhere is out of place; any other is misspelled, first of all for one that stands here.
     anywhere = _places() if kind.cls is not InlinePrompt else {}
     guess = None if key in anywhere else suggestion(key, here)
     if guess:
-        return what, f"did you mean `{guess}`?"
+        return message, f"did you mean `{guess}`?"
     places = anywhere.get(suggestion(key, list(anywhere)) or key, [])
     if modes := [mode for mode, _ in places if mode and kind.tag]:
         meant = places[0][1].rpartition(".")[2]
-        return what, f"{'it' if meant == key else f'`{meant}`'} belongs to mode {choices(modes)}"
+        return message, f"{'it' if meant == key else f'`{meant}`'} belongs to mode {any_of(modes)}"
     if places:
-        return what, f"did you mean {' or '.join(dict.fromkeys(f'`{path}`' for _, path in places))}?"
-    return what, f"the keys here are {', '.join(here)}"
+        return message, f"did you mean {' or '.join(dict.fromkeys(f'`{path}`' for _, path in places))}?"
+    return message, f"the keys here are {', '.join(here)}"
 
 
 def _bare(kind: inspect.Type) -> inspect.Type:
@@ -242,7 +244,7 @@ def _wanted(kind: inspect.Type) -> str:
         case inspect.FloatType():
             return f"a number{_bounds(bare)}"
         case inspect.LiteralType():
-            return choices([str(word) for word in bare.values])
+            return any_of([str(word) for word in bare.values])
         case inspect.VarTupleType():
             return "a list"
         case inspect.BoolType():
@@ -278,10 +280,10 @@ def _keys(kind: inspect.Type, path: str) -> Iterator[tuple[str, str, str]]:
             yield from _keys(item, f"{path}[]")
         case inspect.StructType(fields=fields, tag=tag, tag_field=tag_field):
             if tag_field:
-                yield tag_field, "", joined(path, tag_field)
+                yield tag_field, "", key_path(path, tag_field)
             for field in fields:
-                yield field.name, str(tag or ""), joined(path, field.name)
-                yield from _keys(field.type, joined(path, field.name))
+                yield field.name, str(tag or ""), key_path(path, field.name)
+                yield from _keys(field.type, key_path(path, field.name))
 
 
 _PYTHON_TYPES: dict[type[inspect.Type], Any] = {

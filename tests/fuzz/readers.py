@@ -24,8 +24,8 @@ from loadgen.errors import InputError
 from loadgen.mock import request as mock_request
 from loadgen.plan.plan import StageLoad
 from loadgen.report import hlog
-from loadgen.scenario import Scenario, check, complaint, file, model_list, validate
-from loadgen.scenario.complaint import Source
+from loadgen.scenario import Scenario, check, file, model_list, problem, validate
+from loadgen.scenario.problem import Source
 from loadgen.stats import histogram
 from loadgen.store import manifest, run_folder
 from loadgen.targets.llamacpp import gguf_header
@@ -275,7 +275,7 @@ TARGETS: Final[dict[str, Target]] = {
         lambda data: chunked.Dechunker().feed(pieces_of(data)),
     ),
     "requests": Target(check_requests, (mock_request,), _CHAT_REQUEST, _HTTP),
-    "scenario": Target(check_scenario, (file, validate, check, complaint), _scenarios(), _TOML),
+    "scenario": Target(check_scenario, (file, validate, check, problem), _scenarios(), _TOML),
     "model list": Target(check_model_list, (model_list,), (b'["a"]', b'{"a":{"capabilities":["chat"]}}'), _JSON),
     "records": Target(check_records, (run_folder,), _records(), _JSON),
     "manifest": Target(check_manifest, (run_folder,), (_manifest(),), _JSON),

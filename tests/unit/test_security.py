@@ -30,7 +30,7 @@ from loadgen.redact import api_key, guard_tracebacks, printable, redact_key_byte
 from loadgen.report.console import json_text
 from loadgen.report.csv import csv_of
 from loadgen.scenario.overrides import Overrides
-from loadgen.scenario.resolve import asked_scenario
+from loadgen.scenario.resolve import resolve_scenario
 from loadgen.scenario.schema import EXAMPLES
 from loadgen.targets.llamacpp.server import common_params
 from loadgen.targets.openai import authorization
@@ -102,7 +102,7 @@ def test_a_key_that_a_header_cannot_carry_is_refused_and_not_repeated() -> None:
 def test_a_key_is_asked_for_only_where_it_is_sent(tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
     path.write_text('name = "x"\nprompts = ["a"]\n', encoding="utf-8")
-    asked_scenario(str(path), Overrides(), variables={"LOADGEN_API_KEY_FILE": str(tmp_path / "gone")})
+    resolve_scenario(str(path), Overrides(), variables={"LOADGEN_API_KEY_FILE": str(tmp_path / "gone")})
 
 
 # --- a key is never shown ---------------------------------------------------------------------------------------------

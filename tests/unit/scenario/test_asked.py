@@ -12,7 +12,7 @@ from loadgen.plan.plan import Plan, digest
 from loadgen.scenario import Closed, FoundryLocal, PromptFiles, Trace
 from loadgen.scenario.environment import with_environment
 from loadgen.scenario.overrides import Overrides
-from loadgen.scenario.resolve import asked_scenario
+from loadgen.scenario.resolve import resolve_scenario
 
 FILE = """
 name = "x"
@@ -30,7 +30,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def asked(variables: dict[str, str], name: str | None = "x.toml", **rest: Any) -> tuple[Plan, tuple[str, ...]]:
     files = {key: Path(rest.pop(key)) for key in ("models_file", "prompts_file") if key in rest}
-    loaded, notes = asked_scenario(name, Overrides(**rest), variables=variables, **files)
+    loaded, notes = resolve_scenario(name, Overrides(**rest), variables=variables, **files)
     return api.plan_of(loaded), notes
 
 
@@ -210,7 +210,7 @@ def test_a_key_that_cannot_be_had_is_known_before_anything_is_played(tmp_path: P
     flags = Overrides(urls=("http://h/v1",), models=("m",))
     gone = {"LOADGEN_API_KEY_FILE": str(tmp_path / "gone")}
     with pytest.raises(InputError, match=r"LOADGEN_API_KEY_FILE=.*gone: cannot be read"):
-        asked_scenario(None, flags, variables=gone)
+        resolve_scenario(None, flags, variables=gone)
 
 
 def test_the_options_of_foundry_local_hold_for_the_names_of_a_list() -> None:

@@ -22,14 +22,14 @@ from loadgen import api
 from loadgen.cli import app
 from loadgen.errors import InputError, LoadgenError
 from loadgen.plan.plan import digest
-from loadgen.plan.prompts import MOST_BYTES, load_prompts
+from loadgen.plan.prompts import MAX_BYTES, load_prompts
 from loadgen.redact import redact_url
 from loadgen.scenario import Closed, PromptFiles, Scenario
 from loadgen.scenario.check import first_conflict
-from loadgen.scenario.complaint import Source, refused
 from loadgen.scenario.file import LoadedScenario, load_scenario, read_text
-from loadgen.scenario.limits import MOST
+from loadgen.scenario.limits import LIMITS
 from loadgen.scenario.model_list import read_model_list
+from loadgen.scenario.problem import Source, input_error
 from loadgen.scenario.schema import EXAMPLES, example_value
 from loadgen.scenario.validate import convert
 from loadgen.store.manifest import SCHEMA
@@ -137,7 +137,7 @@ def complaint_of(raw: dict[str, Any]) -> str | None:
     try:
         scenario = convert(raw, Scenario, source)
         if complaint := first_conflict(scenario):
-            raise refused(source, complaint)
+            raise input_error(source, complaint)
     except InputError as error:
         return str(error)
     return None
@@ -207,10 +207,10 @@ def test_a_number_outside_its_range_is_named_by_its_key(table: type[Struct], key
         one_line(line, f"{path}.{key}" if path else key)
 
 
-@pytest.mark.parametrize("key", [*MOST, "request_s", "duration_s", "ramp_in_s", "mean_s", "keep_warm_s", "stall_s"])
+@pytest.mark.parametrize("key", [*LIMITS, "request_s", "duration_s", "ramp_in_s", "mean_s", "keep_warm_s", "stall_s"])
 def test_a_number_that_no_machine_could_hold_is_refused(key: str) -> None:
     table = next(table for table, keys in EXAMPLES.items() if key in keys)
-    most = MOST.get(key, 366 * 86_400)
+    most = LIMITS.get(key, 366 * 86_400)
     values = required(table) | ({"target": "foundry"} if key in ("keep_warm_s", "stall_s") else {})
     values.pop("target", None)
     for value, fits in ((most, True), (most + 1, False)):
@@ -320,7 +320,7 @@ def is_played_or_refused(raw: dict[str, Any]) -> None:
     try:
         scenario = convert(raw, Scenario, source)
         if complaint := first_conflict(scenario):
-            raise refused(source, complaint)
+            raise input_error(source, complaint)
         if isinstance(scenario.prompts, PromptFiles):
             load_prompts(scenario, Path(), "x.toml")
         loaded = LoadedScenario(scenario, None, Path(), "x.toml")
@@ -410,13 +410,13 @@ def test_a_huge_file_of_prompts_is_refused_before_it_is_read(suffix: str) -> Non
     path = Path(f"huge{suffix}")
     with path.open("wb") as file:
         file.truncate(100 << 20)  # a hole: it takes no room, and reading it would take as much as any other
-    assert refusal_of(prompts_of, path) == f"{path}: more than {MOST_BYTES >> 20} MiB; split it, or name another file"
+    assert refusal_of(prompts_of, path) == f"{path}: more than {MAX_BYTES >> 20} MiB; split it, or name another file"
 
 
 @pytest.mark.slow
 def test_prompts_that_are_too_many_together_are_refused() -> None:
     for name in "abc":
-        Path(f"{name}.txt").write_text(name * (MOST_BYTES - 1), encoding="utf-8")
+        Path(f"{name}.txt").write_text(name * (MAX_BYTES - 1), encoding="utf-8")
     line = refusal_of(prompts_of, Path("*.txt"))
     assert line == "c.txt: with it, the prompts are more than 64 MiB of text; name fewer, or shorten them"
 

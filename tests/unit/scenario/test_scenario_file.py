@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from loadgen.errors import ExitCode, InputError
 from loadgen.scenario import Closed, Poisson, PromptFiles, Scenario
-from loadgen.scenario.complaint import Source
 from loadgen.scenario.file import find_scenario, load_scenario, no_file_scenario, parse_toml, read_text, scenario_names
 from loadgen.scenario.overrides import Overrides
+from loadgen.scenario.problem import Source
 from loadgen.scenario.schema import EXAMPLES, scenario_schema
-from loadgen.scenario.validate import convert, first_complaint
+from loadgen.scenario.validate import convert, first_problem
 
 ROOT = Path(__file__).parents[3]
 SMALLEST = 'name = "x"\nprompts = ["Say hello."]\n'
@@ -411,7 +411,7 @@ SCHEMA = jsonschema.Draft7Validator(scenario_schema())
 
 def test_a_scenario_with_every_key_is_right() -> None:
     for document in DOCUMENTS:
-        assert first_complaint(document, Scenario) is None
+        assert first_problem(document, Scenario) is None
         assert isinstance(convert(document, Scenario, Source("x.toml")), Scenario)
 
 
@@ -421,18 +421,18 @@ def test_any_value_at_any_key_is_taken_or_refused_by_that_key(
 ) -> None:
     document, path = at
     changed = replaced(document, path, value)
-    complaint = first_complaint(changed, Scenario)
+    problem = first_problem(changed, Scenario)
     try:
         msgspec.convert(changed, Scenario, strict=True)
         fits = True
     except msgspec.ValidationError:
         fits = False
-    assert (complaint is None) == fits
-    if complaint:
+    assert (problem is None) == fits
+    if problem:
         around = dotted(path[:-1]) if path[-1] == "mode" else dotted(path)
-        assert complaint.key.startswith(around)
-        assert complaint.what
-        assert complaint.mend
+        assert problem.key.startswith(around)
+        assert problem.message
+        assert problem.hint
 
 
 @pytest.mark.slow
@@ -441,7 +441,7 @@ def test_the_editors_schema_takes_what_the_program_takes(
     at: tuple[dict[str, Any], tuple[str | int, ...]], value: Any
 ) -> None:
     changed = replaced(*at, value)
-    assert SCHEMA.is_valid(changed) == (first_complaint(changed, Scenario) is None)
+    assert SCHEMA.is_valid(changed) == (first_problem(changed, Scenario) is None)
 
 
 @given(st.sampled_from(KEYS_AT), st.data())
@@ -453,11 +453,11 @@ def test_a_misspelled_key_is_named_and_never_a_traceback(
         return
     where = data.draw(st.integers(0, len(path[-1]) - 1))
     misspelled = path[-1][:where] + "q" + path[-1][where:]
-    complaint = first_complaint(replaced(document, (*path[:-1], misspelled), 1), Scenario)
-    assert complaint is not None
-    assert complaint.key == dotted((*path[:-1], misspelled))
+    problem = first_problem(replaced(document, (*path[:-1], misspelled), 1), Scenario)
+    assert problem is not None
+    assert problem.key == dotted((*path[:-1], misspelled))
     if len(path[-1]) > 3:
-        assert f"`{path[-1]}`" in complaint.mend or f".{path[-1]}`" in complaint.mend
+        assert f"`{path[-1]}`" in problem.hint or f".{path[-1]}`" in problem.hint
 
 
 @given(st.text(alphabet="namepro =[]{}\"'.\n#1-:\\ué", max_size=60) | st.text(max_size=20))

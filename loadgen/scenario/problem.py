@@ -1,4 +1,4 @@
-"""A complaint about something that a person wrote, in one line: where, which key, what is wrong, how to mend it.
+"""What is wrong with something that a person wrote, as one line: where, which key, what is wrong, what would be right.
 
 Knows no format: what is wrong with a scenario is found by `loadgen.scenario.validate` and `loadgen.scenario.file`.
 """
@@ -14,31 +14,35 @@ from loadgen.redact import escape_control, redact_url
 
 
 class Source(Struct, frozen=True):
-    """Where values were written. file: as a person knows it. flags: dotted key -> the flag that set it."""
+    """Where values were written."""
 
     file: str
+    """As a person knows it."""
     flags: dict[str, str] = {}
+    """By dotted key, the flag that set it."""
 
 
 class Problem(Struct, frozen=True):
-    """What is wrong. key: dotted and indexed, as in `models[1].url`; empty for the file as a whole. hides: what was
-    written there is a secret, which is not repeated."""
+    """What is wrong with one key."""
 
     key: str
-    what: str
-    mend: str
-    hides: bool = False
+    """Dotted and indexed, as in `models[1].url`; empty for the file as a whole."""
+    message: str
+    hint: str
+    """What would be right."""
+    is_secret: bool = False
+    """What was written there is not repeated."""
 
 
-def refused(source: Source, complaint: Problem) -> InputError:
+def input_error(source: Source, problem: Problem) -> InputError:
     """The complaint as an error: `<file or flag>: <key>: <what>; <mend>`. What an address may hide is masked."""
-    place = _place(source, complaint.key)
-    place = re.sub(r"(--set [^=]*)=.*", r"\1", place, flags=re.DOTALL) if complaint.hides else place
-    words = [place, complaint.key, f"{complaint.what}; {complaint.mend}"]
+    place = _place(source, problem.key)
+    place = re.sub(r"(--set [^=]*)=.*", r"\1", place, flags=re.DOTALL) if problem.is_secret else place
+    words = [place, problem.key, f"{problem.message}; {problem.hint}"]
     return InputError(escape_control(redact_url(": ".join(word for word in words if word))))
 
 
-def shown(value: object) -> str:
+def toml_text(value: object) -> str:
     """A value as TOML writes it, shortened; a table or a list by its kind alone."""
     match value:
         case bool():
@@ -52,7 +56,7 @@ def shown(value: object) -> str:
     return str(value)[:60]
 
 
-def choices(words: Sequence[str]) -> str:
+def any_of(words: Sequence[str]) -> str:
     """Words in double quotes, with "or" before the last."""
     quoted = [f'"{word}"' for word in words]
     return " or ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
@@ -64,7 +68,7 @@ def suggestion(word: str, known: Sequence[str]) -> str | None:
     return next((name for name in known if close and name.lower() == close[0]), None)
 
 
-def joined(path: str, key: str) -> str:
+def key_path(path: str, key: str) -> str:
     """The dotted key of `key` in the table at `path`; quoted where TOML would have to."""
     name = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else f'"{key}"'
     return f"{path}.{name}" if path else name
