@@ -10,7 +10,7 @@ from loadgen.analysis.summary import summary_from
 from loadgen.clock import SYSTEM_CLOCK, Clock
 from loadgen.engine.run import play_plan
 from loadgen.engine.stop import StopSignal
-from loadgen.engine.workers.sizing import STREAMS_PER_WORKER, Workers, staffed, usable_cores
+from loadgen.engine.workers.sizing import STREAMS_PER_WORKER, Workers, usable_cores, worker_count
 from loadgen.errors import InputError
 from loadgen.live.progress import Progress, Silence
 from loadgen.live.sink import Sink
@@ -59,7 +59,7 @@ def processes_of(plan: Plan, workers: Workers) -> int:
     """
     calibration = stored().calibration
     calibrated = calibration.budget.streams if calibration is not None else 0
-    return staffed(plan, workers, usable_cores(), calibrated or STREAMS_PER_WORKER)
+    return worker_count(plan, workers, usable_cores(), calibrated or STREAMS_PER_WORKER)
 
 
 async def run(

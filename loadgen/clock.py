@@ -41,10 +41,10 @@ class SystemClock:
         return time.perf_counter_ns()
 
     async def sleep_until_ns(self, deadline_ns: int) -> None:
-        alarm = timer_of(asyncio.get_running_loop())
-        if alarm is not None:
+        timer = timer_of(asyncio.get_running_loop())
+        if timer is not None:
             while time.perf_counter_ns() < deadline_ns:
-                await alarm.ring_at(deadline_ns)
+                await timer.ring_at(deadline_ns)
             return
         coarse_ns = deadline_ns - SPIN_NS - time.perf_counter_ns()
         if coarse_ns > 0:
@@ -155,17 +155,17 @@ class Timer:
             raise OSError(ctypes.get_errno(), "timerfd_settime")
 
 
-_alarms: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Timer | None]" = weakref.WeakKeyDictionary()
+_timers: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Timer | None]" = weakref.WeakKeyDictionary()
 
 
 def timer_of(loop: asyncio.AbstractEventLoop) -> Timer | None:
-    """The alarm of a loop; None where there can be none: not on Linux, or a loop that watches no descriptors."""
-    if loop not in _alarms:
-        _alarms[loop] = _made(loop)
-    return _alarms[loop]
+    """The timer of a loop; None where there can be none: not on Linux, or a loop that watches no descriptors."""
+    if loop not in _timers:
+        _timers[loop] = _start_timer(loop)
+    return _timers[loop]
 
 
-def _made(loop: asyncio.AbstractEventLoop) -> Timer | None:
+def _start_timer(loop: asyncio.AbstractEventLoop) -> Timer | None:
     if sys.platform != "linux":
         return None
     try:

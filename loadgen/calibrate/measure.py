@@ -17,7 +17,7 @@ from loadgen.calibrate.loads import LoadStep, at_most
 from loadgen.clock import SYSTEM_CLOCK, utc_now
 from loadgen.engine.stage import LocalStageRunner, RunContext
 from loadgen.engine.stop import StopSignal
-from loadgen.engine.workers.sizing import DESCRIPTORS_ASIDE, Descriptors, provide, usable_cores
+from loadgen.engine.workers.sizing import RESERVED_DESCRIPTORS, Descriptors, allow_open_files, usable_cores
 from loadgen.errors import InputError
 from loadgen.live.sink import NullSink, Sinks
 from loadgen.mock import MockProcess
@@ -93,9 +93,9 @@ class Answers(NullSink):
 def _max_streams(load_steps: Sequence[LoadStep]) -> int:
     """How many streams, of those that are wanted, this process may hold open."""
     for streams in sorted({count for step in load_steps for count in step.streams}, reverse=True):
-        needed = streams + DESCRIPTORS_ASIDE
+        needed = streams + RESERVED_DESCRIPTORS
         with contextlib.suppress(InputError):
-            provide(Descriptors(streams, needed, needed))
+            allow_open_files(Descriptors(streams, needed, needed))
             return streams
     return 0
 

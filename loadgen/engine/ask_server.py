@@ -57,6 +57,7 @@ async def ask_servers(plan: Plan, note: Note, clock: Clock = SYSTEM_CLOCK) -> As
     A model that cannot be used is noted, and the next one is asked.
     """
     async with Client() as client:
+        # Outside of a run nothing is recorded: the beginning that moments count from is of no account.
         context = RunContext(plan, client, clock, clock.now_ns(), StopSignal())
         for index, model in enumerate(plan.models):
             try:

@@ -27,6 +27,7 @@ async def _ping(context: RunContext, index: int, served: Served, every_ns: int) 
         # Nothing is sent beside a request: one in flight keeps the server awake, and a ping would be in its time.
         idle_ns = context.clock.now_ns() - context.client.last_sent_ns
         if idle_ns < every_ns or context.client.in_flight:
+            # Not more often than ten times a period: while requests run for long, there is nothing to do but wait.
             await asyncio.sleep(max(every_ns - idle_ns, every_ns // 10) / 1e9)
             continue
         await chat(context, index, served, PING, 1)

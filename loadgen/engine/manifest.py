@@ -9,6 +9,7 @@ import msgspec
 from loadgen.clock import utc_now
 from loadgen.errors import LoadgenError, TargetError
 from loadgen.plan.plan import Plan, digest
+from loadgen.record import StampSource
 from loadgen.store import files, run_folder
 from loadgen.store.calibration import quote_of, stored
 from loadgen.store.manifest import SCHEMA, Manifest, PlannedStage, Probe, PromptFacts, ServedModel
@@ -86,13 +87,16 @@ class ManifestWriter:
         self._write()
 
     def _write(self) -> None:
+        # Whole or not at all, after each change: a run that is killed leaves the last one that was true.
         try:
             files.write_json(self._folder / run_folder.MANIFEST, self._manifest)
         except OSError as error:
             raise run_folder.no_longer_written(self._folder, error) from error
 
 
-def first_manifest(plan: Plan, folder: Path, started_utc: str, *, kernel_stamps: bool, workers: int = 1) -> Manifest:
+def first_manifest(
+    plan: Plan, folder: Path, started_utc: str, *, stamp_source: StampSource, workers: int = 1
+) -> Manifest:
     """What is known of a run before anything is sent. workers: processes that play it."""
     stages = tuple(
         PlannedStage(
@@ -117,7 +121,7 @@ def first_manifest(plan: Plan, folder: Path, started_utc: str, *, kernel_stamps:
         plan_digest=digest(plan),
         stages=stages,
         prompts=prompts,
-        stamp_source="kernel" if kernel_stamps else "user",
+        stamp_source=stamp_source,
         workers=workers,
         calibration=None if calibration is None else quote_of(calibration),
         clock=host.clock(asyncio.get_running_loop()),

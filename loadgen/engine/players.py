@@ -71,6 +71,7 @@ class WarmUp:
         runner = self._runner
         for position in self._positions:
             planned = self._stage.warmup_request(position)
+            # By the run's signal: a stop rule is about measured requests, and none of them has begun.
             if runner.run_stop.requested:
                 runner.skip(planned, "warmup", runner.clock.now_ns(), cancelled())
             else:
@@ -134,6 +135,7 @@ class ClosedLoop:
             # Nothing is awaited between the look and the taking: two users cannot take the same request.
             planned = stage.request(self._taken)
             self._taken += 1
+            # Taken first and held back then, so that the order of requests is the plan's with a rate limit too.
             if self._rate_limit is not None:
                 await runner.stop.unless_requested(self._rate_limit.acquire())  # type: ignore[no-untyped-call]
                 ready_ns = clock.now_ns()  # the limit is part of the plan: its wait is nobody's lateness
@@ -204,6 +206,7 @@ class OpenLoop:
             planned, due_ns = self._queue.popleft()
             # Free when the answer had ended. The time that we need to see that is lateness of ours, not the limit's.
             held_ns = max(0, self._runner.ended_ns(reply) - due_ns)
+        # The place is kept from one request to the next: given back, a newcomer could take it before who waits longest.
         self._in_flight -= 1  # nothing was awaited since the queue was seen empty: nobody is left waiting in it
 
 

@@ -20,6 +20,7 @@ TEST_S: Final = 120.0
 async def check(context: RunContext, index: int, served: Served) -> float:
     """See that a model is listed and answers one short chat; ms to that chat's first token, or to its end where answers
     come whole. Raises TargetError."""
+    # First of all: the chat of a model that is not listed would be answered by another, and prove nothing.
     if served.adapter is None:
         await _is_listed(served)
     reply = await chat(context, index, served, TEST_CHAT, TEST_TOKENS)
@@ -30,6 +31,7 @@ async def check(context: RunContext, index: int, served: Served) -> float:
         if served.adapter is not None:
             remedy = f"call {served.card.target}.generate with this message, and see"
         raise TargetError(text, problem=problem, remedy=remedy)
+    # Where answers come whole there is no first token; then the whole is what one waits for after a cold start.
     answered_ns = reply.stamps_ns[0] if reply.stamps_ns else reply.end_ns
     return ((answered_ns or 0) - (reply.dispatched_ns or 0)) / 1e6
 

@@ -17,11 +17,12 @@ from loadgen.engine.stop import StopSignal
 from loadgen.engine.stop_rule import stop_rule_sinks
 from loadgen.engine.workers import sizing
 from loadgen.engine.workers.pool import WorkerPool
-from loadgen.engine.workers.sizing import descriptors_of, staffed
+from loadgen.engine.workers.sizing import descriptors_of, worker_count
 from loadgen.errors import FolderError, LoadgenError
 from loadgen.live.progress import Progress, Silence
 from loadgen.live.sink import Sink, Sinks
 from loadgen.plan.plan import Plan, Stage, digest
+from loadgen.record import StampSource
 from loadgen.store import run_folder
 from loadgen.store.run_folder import RequestLog, Run, StageLog
 from loadgen.targets.probe.answers import StreamAnswers, merge_answers
@@ -52,21 +53,23 @@ async def play_plan(
     Whatever was measured is on disk in every case.
     """
     progress, stop = progress or Silence(), stop or StopSignal()
-    workers = staffed(plan, workers, cores=workers)
+    workers = worker_count(plan, workers, cores=workers)
     # Before the folder is made: a plan that this machine cannot hold open leaves nothing behind. And before workers
     # are started, as they inherit the limit.
-    sizing.provide(descriptors_of(plan, workers))
+    sizing.allow_open_files(descriptors_of(plan, workers))
     started = utc_now()
     folder = run_folder.create(results, plan.scenario.name, started, digest(plan)[:8])
     async with contextlib.AsyncExitStack() as stack:
+        # The logs before the connections: a folder that cannot be written is known before anything is opened.
         stages = stack.enter_context(contextlib.closing(StageLog(folder / run_folder.STAGES)))
         client = await stack.enter_async_context(client or Client())
         # Behind the client on the stack: by the time that it closes, nobody can ask it to give anything up.
         stack.enter_context(stop.cancelling(client.abandon))
         context = RunContext(plan, client, clock, clock.now_ns(), stop)
-        kernel_stamps = client.kernel and client.stamping
-        first = first_manifest(plan, folder, started.isoformat(), kernel_stamps=kernel_stamps, workers=workers)
+        stamp_source: StampSource = "kernel" if client.kernel and client.stamping else "user"
+        first = first_manifest(plan, folder, started.isoformat(), stamp_source=stamp_source, workers=workers)
         manifest = ManifestWriter(folder, first)
+        # The logs come first: what the others hear of is on disk by then.
         hearers: tuple[Sink, ...] = (stages, progress, *sinks)
         runners: StageRunners
         if workers == 1:
@@ -118,7 +121,7 @@ class _PlanRunner:
         opened: list[Served] = []
         async with contextlib.AsyncExitStack() as stack:
             for index in stages[0].models:
-                if self._context.stop.requested:
+                if self._context.stop.requested:  # a model takes minutes to load, and would not be asked anything
                     break
                 served = await self._open(index, stack)
                 if served is not None:
@@ -147,6 +150,7 @@ class _PlanRunner:
         context = self._context
         # Several models may be served by one process, which is to be counted once.
         pids = tuple(dict.fromkeys(pid for index in stage.models if (pid := ready[index].pid) is not None))
+        # A signal of its own: the stop rule ends this stage, and the next one is played.
         with context.stop.of_stage() as stop:
             stop_rule = stop_rule_sinks(context.plan, stage, stop, self._progress)
             runner = self._runners.runner_of(stage, ready, stop, Sinks((*self._sinks, *stop_rule)), pids)
@@ -186,6 +190,7 @@ class _PlanRunner:
         served = await stack.enter_async_context(serve_model(context.plan.models[index], self._progress.work))
         if served.adapter is not None:
             stack.enter_context(context.stop.cancelling(served.adapter.abandon))
+        # The first chat loads what a server loads lazily, and its time is the cold start; keeping warm begins after it.
         first_token_ms = await check(context, index, served)
         # Only now, as a ping beside the first chat would be in the cold start that it times.
         await stack.enter_async_context(keep_warm(context, index, served))

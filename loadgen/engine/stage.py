@@ -103,7 +103,10 @@ class LocalStageRunner:
         self._answers = AnswerSampler()
         self._retrying = 0
         """Requests that wait for their next attempt."""
+        # Made here, before anything is timed: encoding a body is to be part of no latency.
         self._requests = _requests_of(context.plan, stage, served)
+        models, level = context.plan.models, stage.level.label
+        self._keys = {at: StageKey(target_name(models[at]), models[at].name, level) for at in stage.models}
         # A model in this process takes its CPU from it; ours is then that of the thread that we are in.
         has_adapter = any(served[index].adapter is not None for index in stage.models)
         own_cpu_ns = thread_cpu_ns if has_adapter else process_cpu_ns
@@ -123,6 +126,8 @@ class LocalStageRunner:
         # Sinks hear of the stage first: the warm-up's records are of it.
         stage = self._stage
         self._sinks.start(start_of(self._context.plan, stage))
+        # As many as will be needed at once, so that the load does not begin with a herd of connections of our own.
+        # Of an open loop nobody knows how many: a few save the first requests their set-up.
         count = stage.users or min(stage.max_in_flight or OPEN_LOOP_CONNECTIONS, OPEN_LOOP_CONNECTIONS)
         for index in stage.models:
             served = self._served[index]
@@ -160,6 +165,7 @@ class LocalStageRunner:
         for attempt in itertools.count():
             # Read here, and not when it was due: between the two lies our lateness, which is reported.
             reply = await self.send(planned, self.clock.now_ns())
+            # Of every attempt, though only the first was held back: which one counts is known at the end.
             if held_ns:
                 reply = msgspec.structs.replace(reply, held_ns=held_ns)
             first = first or reply
@@ -167,6 +173,7 @@ class LocalStageRunner:
             pause_ns = self._retry_pause_ns(planned, phase, reply)
             if pause_ns is None:
                 break
+            # At once, not when the request has ended: an attempt is on disk before the next one is made.
             self._sinks.retry(self._record(planned, phase, intended_ns, reply))
             await self._wait_to_retry(self.ended_ns(reply) + pause_ns)
             # Nothing that the stage's own rule ends: a request that has begun is promised, with all of its attempts.
@@ -192,6 +199,7 @@ class LocalStageRunner:
             adapter = self._served[planned.model].adapter
             assert adapter is not None
             return await adapter.send(request, dispatched_ns, epoch_ns=context.epoch_ns, keep_text=keep_text)
+        # The bytes are parsed when the answer has ended: while tokens arrive, only their stamps are taken.
         exchange = await context.client.send(request, dispatched_ns)
         reply, lags_ns = read_reply(
             exchange,
@@ -205,14 +213,12 @@ class LocalStageRunner:
         return reply
 
     def _record(self, planned: Planned, phase: Phase, intended_ns: int, reply: Reply) -> Record:
-        plan = self._context.plan
-        model = plan.models[planned.model]
         return record_of(
             reply,
-            StageKey(target_name(model), model.name, self._stage.level.label),
+            self._keys[planned.model],
             index=planned.index,
             phase=phase,
-            prompt_id=plan.prompts[planned.prompt].id,
+            prompt_id=self._context.plan.prompts[planned.prompt].id,
             intended_ns=intended_ns - self._context.epoch_ns,
         )
 

@@ -60,6 +60,7 @@ class StopSignal:
         # The level first: a listener, or whoever wakes, looks at it. A copy, as a listener may leave when it is called.
         self.level = level
         self._event.set()
+        # A copy: a listener that ends a wait may take itself out of the list.
         for listener in tuple(self._listeners.values()):
             listener(level)
 
@@ -69,6 +70,7 @@ class StopSignal:
         key = object()
         self._listeners[key] = listener
         try:
+            # Who comes late must hear of it too: a stage begins after the person has asked, and sends nothing then.
             if self.level is not None:
                 listener(self.level)
             yield

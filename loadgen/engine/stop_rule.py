@@ -28,6 +28,7 @@ def stop_rule_sinks(plan: Plan, stage: Stage, stop: StopSignal, progress: Progre
     """The sink that ends a stage early; none for a stage that is played to its end."""
     if stage.until is None:
         return ()
+    # One monitor for all processes: it is the whole stage that is to be known well, not each worker's part of it.
     models = [plan.models[index] for index in stage.models]
     places = tuple((target_name(model), model.name) for model in models)
     monitor = StopRuleMonitor(stage.until, len(models), plan.scenario.floor, enough=stop.meet_rule, say=progress.known)

@@ -22,6 +22,7 @@ def merge_facts(conductor: StageFacts, played: Sequence[StageFacts], workers: Se
     """
     # The conductor's own lags are left out: it plays nothing, and being late there delays no request.
     everyone = (conductor, *played)
+    # Not added up like the counts: a percentile of all samples would hide one bad process among many good ones.
     lags = {name: _worst(getattr(facts, name) for facts in played) for name in _LAGS}
     return msgspec.structs.replace(
         conductor,
@@ -59,6 +60,7 @@ def in_flight_of(played: Sequence[StageFacts]) -> tuple[tuple[int, int], ...]:
         return ()
     first = min(facts.in_flight_samples[0][0] for facts in sampled)
     last = max(facts.in_flight_samples[-1][0] for facts in sampled)
+    # Never finer than the samples themselves, and never more moments than one process would have kept.
     step = max(TICK_NS, -(-(last - first + 1) // MOST_SAMPLES))
     grid = np.arange(first, last + 1, step, dtype=np.int64)
     total = np.zeros(len(grid), dtype=np.int64)

@@ -19,26 +19,30 @@ from loadgen.targets.served import Served
 
 
 class StartWorker(Struct, frozen=True, tag=True):
-    """The first line to a worker. plan: its scenario and prompts; stages come later, one by one. epoch_ns: the run's
-    beginning on the monotonic clock, which is one for all processes of a machine (CLOCK_MONOTONIC on Linux, mach time
-    on macOS, the performance counter on Windows). log: where its records go."""
+    """The first line to a worker."""
 
     plan: Plan
+    """Its scenario and prompts; stages come later, one by one."""
     epoch_ns: int
+    """The run's beginning on the monotonic clock, which is one for all processes of a machine (CLOCK_MONOTONIC on
+    Linux, mach time on macOS, the performance counter on Windows)."""
     log: str
+    """The file that its records go to."""
 
 
 class Prepare(Struct, frozen=True, tag=True):
-    """Connect, and play the warm-up of a stage's part; answered by `Ready`. served: by index in the plan's models."""
+    """Connect, and play the warm-up of a stage's part; answered by `Ready`."""
 
     stage: Stage
     served: dict[int, Served]
+    """Its models, by their index in the plan."""
 
 
 class Go(Struct, frozen=True, tag=True):
     """Play the measured requests from a moment of the monotonic clock on; answered by `Done`."""
 
     at_ns: int
+    """A little ahead, so that all workers have read it by then."""
 
 
 class Drain(Struct, frozen=True, tag=True):
@@ -46,7 +50,7 @@ class Drain(Struct, frozen=True, tag=True):
 
 
 class StopRuleMet(Struct, frozen=True, tag=True):
-    """Enough is known of this stage: begin no more of its requests, and miss none of them."""
+    """The stage's stop rule is met: begin no more of its requests. None of them is missed."""
 
 
 class CancelInFlight(Struct, frozen=True, tag=True):
@@ -91,7 +95,7 @@ Event = Ready | Update | Unwritable | Done
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Child):
-        return None  # whose child it is will ask how it does
+        return None  # only the process that started it can ask whether it lives
     if isinstance(value, np.ndarray):
         return value.astype("<i8").tobytes()  # sent as base64: a million due times are not parsed one by one
     raise NotImplementedError(f"{type(value)} is no part of a plan")

@@ -55,8 +55,10 @@ class WorkerConfig(Struct, frozen=True):
 
     plan: Plan
     epoch_ns: int
+    """The run's beginning, on the clock."""
     folder: Path
     silent_s: float
+    """A worker that says nothing for so long is lost, s."""
 
 
 class WorkerHandle:
@@ -153,6 +155,7 @@ class WorkerHandle:
 
     async def _crash(self) -> str:
         """How it has ended, of one whose output has; one that goes on without is killed."""
+        # Its output ends a little before it does, and only then is it known how.
         await self._child.exit_code(SHUTDOWN_TIMEOUT_S)
         crash = await self._child.crash()
         if crash is None:
@@ -243,6 +246,7 @@ class PooledStageRunner:
         self._served = served
         self._stop = stop
         self._sinks = sinks
+        # Requests in flight are known to the workers alone; what is watched here are the servers, and this process.
         self._observer = Observer(pool.context.clock, lambda: 0, server_pids)
         self._workers: list[WorkerHandle] = []
 

@@ -14,7 +14,7 @@ from loadgen.scenario import PYTHON_PREFIX
 STREAMS_PER_WORKER: Final = 500
 """Concurrent streams that one process is trusted with where nothing was calibrated: at 20 tokens a second each, 10,000
 token events a second."""
-DESCRIPTORS_ASIDE: Final = 256
+RESERVED_DESCRIPTORS: Final = 256
 """File descriptors of a process beside its streams: logs, pipes, the event loop, connections that are being closed."""
 
 Workers = int | Literal["auto"]
@@ -29,15 +29,17 @@ def parse_workers(text: str) -> Workers:
     return int(text)
 
 
-def staffed(plan: Plan, workers: Workers, cores: int, streams_per_worker: int = STREAMS_PER_WORKER) -> int:
+def worker_count(plan: Plan, workers: Workers, cores: int, streams_per_worker: int = STREAMS_PER_WORKER) -> int:
     """How many processes play a plan.
 
     "auto" takes one for every `streams_per_worker` concurrent streams of the plan's highest level (users, or
     max_in_flight), and no more than there are cores: 1 up to 500 streams, 2 up to 1,000. An open loop without a limit
     says nothing about its streams, and counts as none; nor can models in this process be shared. Never more are started
-    than some stage can be divided among. Raises InputError
-    where a number above 1 was asked for and a model is in this process.
+    than some stage can be divided among.
+
+    Raises InputError where a number above 1 was asked for and a model is in this process.
     """
+    # A model in this process cannot be asked by another; a URL can be asked by any.
     inside = next((model for model in plan.models if (model.target or "").startswith(PYTHON_PREFIX)), None)
     if workers == "auto":
         highest = max((stage.streams or 0 for stage in plan.stages), default=0)
@@ -49,23 +51,26 @@ def staffed(plan: Plan, workers: Workers, cores: int, streams_per_worker: int = 
 
 
 class Descriptors(Struct, frozen=True):
-    """File descriptors that the busiest process of a plan needs. required: without so many it cannot be played; wished:
-    what an open loop without a limit may come to need. streams: those that required is for."""
+    """File descriptors that the busiest process of a plan needs."""
 
     streams: int
+    """Those that `required` is for."""
     required: int
+    """Without so many the plan cannot be played."""
     wished: int
+    """What an open loop without a limit may come to need."""
 
 
 def descriptors_of(plan: Plan, workers: int) -> Descriptors:
     """What each of so many processes must be able to hold open."""
+    # One stage is played at a time, so the largest share of any of them is what a process must hold.
     shares = [part for stage in plan.stages for part in parts(stage, workers)[:1]]  # the first has the largest share
     known = max((part.streams or 0 for part in shares), default=0)
     possible = max((part.count or 0 for part in shares if part.streams is None), default=0)
-    return Descriptors(known, known + DESCRIPTORS_ASIDE, max(known, possible) + DESCRIPTORS_ASIDE)
+    return Descriptors(known, known + RESERVED_DESCRIPTORS, max(known, possible) + RESERVED_DESCRIPTORS)
 
 
-def raised(needs: Descriptors, soft: int, hard: int) -> int:
+def soft_limit_for(needs: Descriptors, soft: int, hard: int) -> int:
     """The soft limit on open files that a plan is to be played with, never less than it is. Raises InputError when the
     hard one is too low for what the plan requires."""
     if needs.required > hard:
@@ -86,7 +91,7 @@ def usable_cores() -> int:
     return granted or 1
 
 
-def provide(needs: Descriptors) -> None:
+def allow_open_files(needs: Descriptors) -> None:
     """Raise the soft limit toward the hard one as far as is needed; processes that are started later inherit it.
 
     Raises InputError when the hard limit is too low. Where the system has no such limit (Windows), does nothing.
@@ -95,13 +100,14 @@ def provide(needs: Descriptors) -> None:
         return
     import resource
 
+    # Raised here and not by each worker: a process inherits the limit of the one that starts it.
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     soft, hard = (1 << 62 if limit == resource.RLIM_INFINITY else limit for limit in limits)
-    wanted = raised(needs, soft, hard)
+    wanted = soft_limit_for(needs, soft, hard)
     if wanted > soft:
         # macOS names no hard limit and yet refuses what is above a limit of its kernel: then what is required must do.
         for limit in (wanted, needs.required):
             with contextlib.suppress(ValueError, OSError):
                 resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limits[1]))
                 return
-        raised(needs, soft, soft)
+        soft_limit_for(needs, soft, soft)

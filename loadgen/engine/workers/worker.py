@@ -84,6 +84,7 @@ class Updates(NullSink):
         while True:
             await asyncio.sleep(UPDATE_S)
             silent += 1
+            # An update says nothing new while nothing ends, and yet a worker that says nothing for long is given up.
             if self._lines or silent >= ALIVE_EVERY:
                 silent = 0
                 self.send()
@@ -119,6 +120,7 @@ class Worker:
             case Drain():
                 self._context.stop.drain()
             case StopRuleMet():
+                # It may come after the part has ended by itself; the next one has a signal of its own.
                 if self._stage_stop is not None:
                     self._stage_stop.meet_rule()
             case CancelInFlight():
@@ -143,6 +145,7 @@ class Worker:
             # the collector never looks at it again: a full collection in the middle of a stage stalls every stream.
             gc.collect()
             gc.freeze()
+            # The conductor waits for the slowest of us: what is sent before this is part of no measurement.
             self._send(Ready())
             go = await self._commands.get()
             assert isinstance(go, Go)
@@ -187,6 +190,7 @@ def main() -> None:
     guard_tracebacks()
     # A terminal sends Ctrl-C to every process of the group; the conductor alone knows what the first one means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Unbuffered: a line is with the conductor when it has been written, whatever becomes of us.
     out = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whoever prints here does not break into our lines
 

@@ -3,14 +3,14 @@
 import pytest
 
 from loadgen.engine.workers.sizing import (
-    DESCRIPTORS_ASIDE,
+    RESERVED_DESCRIPTORS,
     STREAMS_PER_WORKER,
     Descriptors,
     Workers,
     descriptors_of,
     parse_workers,
-    raised,
-    staffed,
+    soft_limit_for,
+    worker_count,
 )
 from loadgen.errors import ExitCode, InputError
 from loadgen.plan.plan import Plan, make_plan
@@ -55,31 +55,31 @@ def test_auto_takes_a_process_for_so_many_streams_and_no_more_than_there_are_cor
     users: int, cores: int, workers: int
 ) -> None:
     load = Closed(concurrency=(1, users), requests=4)
-    assert staffed(plan_of(load), "auto", cores) == workers
-    assert staffed(plan_of(Poisson((5.0,), requests=4, max_in_flight=users)), "auto", cores) == workers
+    assert worker_count(plan_of(load), "auto", cores) == workers
+    assert worker_count(plan_of(Poisson((5.0,), requests=4, max_in_flight=users)), "auto", cores) == workers
 
 
 def test_auto_heeds_what_was_calibrated() -> None:
-    assert staffed(plan_of(Closed(concurrency=(400,), requests=4)), "auto", 8, streams_per_worker=100) == 4
+    assert worker_count(plan_of(Closed(concurrency=(400,), requests=4)), "auto", 8, streams_per_worker=100) == 4
 
 
 def test_an_open_loop_without_a_limit_is_played_by_one() -> None:
-    assert staffed(plan_of(Poisson((5_000.0,), requests=100_000)), "auto", 8) == 1
+    assert worker_count(plan_of(Poisson((5_000.0,), requests=100_000)), "auto", 8) == 1
 
 
 def test_a_number_is_taken_as_it_is() -> None:
-    assert staffed(plan_of(Closed(concurrency=(1, 4))), 3, 1) == 3
+    assert worker_count(plan_of(Closed(concurrency=(1, 4))), 3, 1) == 3
 
 
 def test_no_more_are_started_than_some_stage_can_be_divided_among() -> None:
-    assert staffed(plan_of(Closed(concurrency=(1, 4))), 999, 2) == 4
+    assert worker_count(plan_of(Closed(concurrency=(1, 4))), 999, 2) == 4
 
 
 def test_a_model_in_this_process_is_not_shared() -> None:
     plan = plan_of(Closed(concurrency=(4_000,), requests=4), ADAPTER)
-    assert staffed(plan, "auto", 8) == staffed(plan, 1, 8) == 1
+    assert worker_count(plan, "auto", 8) == worker_count(plan, 1, 8) == 1
     with pytest.raises(InputError, match=r"--workers 2: mine .*python:package\.module:Adapter"):
-        staffed(plan, 2, 8)
+        worker_count(plan, 2, 8)
 
 
 # --- open files -------------------------------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ def test_a_model_in_this_process_is_not_shared() -> None:
 )
 def test_what_the_busiest_process_must_hold(load: Load, workers: int, required: int, wished: int) -> None:
     assert descriptors_of(plan_of(load), workers) == Descriptors(
-        required, required + DESCRIPTORS_ASIDE, wished + DESCRIPTORS_ASIDE
+        required, required + RESERVED_DESCRIPTORS, wished + RESERVED_DESCRIPTORS
     )
 
 
@@ -109,12 +109,12 @@ def test_what_the_busiest_process_must_hold(load: Load, workers: int, required: 
     ],
 )
 def test_the_limit_is_raised_as_far_as_it_helps(soft: int, hard: int, limit: int) -> None:
-    assert raised(Descriptors(1_000, 1_256, 4_256), soft, hard) == limit
+    assert soft_limit_for(Descriptors(1_000, 1_256, 4_256), soft, hard) == limit
 
 
 def test_a_hard_limit_that_is_too_low_is_named_with_the_need_and_the_mend() -> None:
     with pytest.raises(InputError) as caught:
-        raised(Descriptors(4_000, 4_256, 4_256), 1_024, 4_255)
+        soft_limit_for(Descriptors(4_000, 4_256, 4_256), 1_024, 4_255)
     told = str(caught.value)
     assert all(word in told for word in ("4,000", "4,256", "4,255", "ulimit -Hn", "--workers", "load.concurrency"))
-    assert raised(Descriptors(4_000, 4_256, 4_256), 1_024, 4_256) == 4_256
+    assert soft_limit_for(Descriptors(4_000, 4_256, 4_256), 1_024, 4_256) == 4_256
