@@ -56,6 +56,11 @@ class StageData(Struct, frozen=True, dict=True):
         """The users of a closed loop who should all be waiting for an answer at all times: without think time."""
         return None if self.thinks else self.planned.load.concurrency
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether it was played to its end, and each planned request has its record."""
+        return self.facts is not None and self.facts.complete and len(self.measured) >= (self.planned.planned or 0)
+
     @cached_property
     def ok(self) -> tuple[Record, ...]:
         """The measured requests that were answered."""

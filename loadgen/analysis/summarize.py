@@ -80,7 +80,6 @@ def _stage(part: StageData, slo: Slo, run: Run) -> StageSummary:
         problem = planned.problem or "unusable"
         return msgspec.structs.replace(blank, status="skipped", reason=planned.skipped, problem=problem)
     requests = _requests(part)
-    incomplete = part.facts is None or not part.facts.complete or len(part.measured) < requests.planned
     steadiness, window = settled(part, part.window)
     found = metric_flags(part.ok, part.probe)
     slo, of_slo = judged(slo, found)
@@ -88,7 +87,7 @@ def _stage(part: StageData, slo: Slo, run: Run) -> StageSummary:
     return msgspec.structs.replace(
         blank,
         card=_card(planned, run),
-        incomplete=incomplete,
+        incomplete=not part.is_complete,
         requests=requests,
         window_s=rounded(window.length_s) if window else None,
         metrics=measured,
@@ -96,7 +95,7 @@ def _stage(part: StageData, slo: Slo, run: Run) -> StageSummary:
         tokens=_tokens(part.ok),
         slo=_attainment(part, slo, requests.planned),
         server=_server(part),
-        validity=validity(part, window, measured, incomplete=incomplete, unsteady=in_words(steadiness)),
+        validity=validity(part, window, measured, unsteady=in_words(steadiness)),
         steadiness=steadiness,
         not_valid=found.not_valid | of_slo,
         until=None if part.until is None else _until(part, part.until, measured[f"{part.until.metric}_ms"]),

@@ -110,11 +110,11 @@ class Tokens(Struct, frozen=True):
 class Self(Struct, frozen=True):
     """Our own part in the numbers, and what the verdict rests on. Null: not measured, or not of this kind of load."""
 
-    dispatch_slip_p99_ms: float | None
-    loop_lag_p99_ms: float | None
-    stamp_lag_p99_ms: float | None
-    cpu_share: float | None
-    gc_pause_max_ms: float | None
+    dispatch_slip_p99_ms: float | None = None
+    loop_lag_p99_ms: float | None = None
+    stamp_lag_p99_ms: float | None = None
+    cpu_share: float | None = None
+    gc_pause_max_ms: float | None = None
     dispatch_slip_p90_ms: float | None = None
     in_flight_sampled: float | None = None
     in_flight_recorded: float | None = None

@@ -23,7 +23,7 @@ def judged(**changes: Any) -> Judgment:
         "achieved_share": 1.0,
         "in_flight_sampled": 50.0,
         "in_flight_recorded": 50.0,
-        "shared_share": 0.0,
+        "shared_reads_share": 0.0,
         "window_s": 10.0,
     }
     return judge(Evidence(**{**seen, **changes}))
@@ -70,7 +70,7 @@ LINES: list[tuple[Code, dict[str, Any], dict[str, Any], str]] = [
     ("no_window", {"window_s": 0.001}, {"window_s": None}, "degraded"),
     ("nothing_answered", {"ok": 1}, {"ok": 0}, "invalid"),
     ("incomplete", {"complete": True}, {"complete": False}, "degraded"),
-    ("shared_reads", {"shared_share": 0.1}, {"shared_share": 0.1001}, "degraded"),
+    ("shared_reads", {"shared_reads_share": 0.1}, {"shared_reads_share": 0.1001}, "degraded"),
     ("over_range", {"over_range": 0}, {"over_range": 1}, "invalid"),
 ]
 
@@ -99,7 +99,7 @@ def test_a_line_is_crossed_just_beyond_it_and_not_at_it(
         {"users_share": 0.8},
         {"gc_pause_max_ms": 1e6},
         {"shed": 10**6},
-        {"shared_share": 1.0},
+        {"shared_reads_share": 1.0},
     ],
 )
 def test_what_is_not_grossly_beyond_its_line_is_degraded_only(gross: dict[str, Any]) -> None:
@@ -166,7 +166,7 @@ ms = st.none() | st.floats(0, 1_000)
         users_share=st.none() | share,
         in_flight_sampled=st.none() | share,
         in_flight_recorded=st.none() | share,
-        shared_share=st.none() | share,
+        shared_reads_share=st.none() | share,
         over_range=st.integers(0, 1),
         clock_steps=st.integers(0, 1),
         window_s=st.none() | share,
