@@ -12,7 +12,7 @@ from loadgen.analysis.summarize import summarize
 from loadgen.report.document import make_document, report_data
 from loadgen.report.html import html
 from loadgen.store.run_folder import Run
-from tests.unit import made_run as made
+from tests import report_runs as runs
 
 pytestmark = pytest.mark.e2e
 
@@ -75,7 +75,7 @@ def page_of(run: Run) -> str:
 
 
 def test_every_chart_is_drawn_and_the_console_is_silent(tmp_path: Path) -> None:
-    page = page_of(made.everything())
+    page = page_of(runs.everything())
     drawn, said = browse(page, tmp_path)
     assert said == []
     assert list(drawn.svgs) == re.findall(r'class="chart" id="([\w-]+)"', page)
@@ -84,13 +84,13 @@ def test_every_chart_is_drawn_and_the_console_is_silent(tmp_path: Path) -> None:
 
 
 def test_a_run_of_which_nothing_was_played_has_no_chart_and_a_silent_console(tmp_path: Path) -> None:
-    skipped = made.run([made.stage("c4", made.closed(4), 40, skipped="no server")])
+    skipped = runs.run([runs.stage("c4", runs.closed(4), 40, skipped="no server")])
     drawn, said = browse(page_of(skipped), tmp_path)
     assert (drawn.svgs, said) == ({}, [])
 
 
 def test_a_script_that_the_policy_does_not_know_is_not_run_and_the_console_says_so(tmp_path: Path) -> None:
-    page = page_of(made.everything())
+    page = page_of(runs.everything())
     changed = page.replace('"use strict";', '"use strict"; ', 1)
     assert changed != page
     drawn, said = browse(changed, tmp_path)

@@ -19,8 +19,8 @@ from loadgen.report.html import html
 from loadgen.report.markdown import markdown
 from loadgen.report.section import Section
 from loadgen.store.run_folder import Run
+from tests import report_runs
 from tests.records import MS, facts, planned, run_of, turn
-from tests.unit import made_run as made
 
 Contents = dict[str, list[list[str]]]
 """By the title of a section, "" for the headline: the cells of each row of its tables, and each item of its lists."""
@@ -64,11 +64,13 @@ def repeated() -> list[Run]:
 
 RUNS = {
     "an ordinary run": [run_of([turn(index) for index in range(40)])],
-    "several models, levels, failures and a skipped model": [made.everything()],
+    "several models, levels, failures and a skipped model": [report_runs.everything()],
     "retries": [with_retries()],
     "a server's own timings, and a probe": [with_server_timings()],
-    "nothing but a skipped model": [made.run([made.stage("c4", made.closed(4), 40, skipped="no server | at all")])],
-    "nothing at all": [made.run([])],
+    "nothing but a skipped model": [
+        report_runs.run([report_runs.stage("c4", report_runs.closed(4), 40, skipped="no server | at all")])
+    ],
+    "nothing at all": [report_runs.run([])],
     "a killed run": [run_of([turn(index) for index in range(3)], [planned(8)], seen=[], state="running")],
     "more prompts than a table holds": [run_of([turn(i, prompt_id=f"p{i}", outcome="timeout") for i in range(120)])],
     "an invalid stage": [run_of([turn(index) for index in range(40)], seen=[facts(clock_steps=1)])],

@@ -23,24 +23,25 @@ from loadgen.report.document import make_document, report_data
 from loadgen.report.html import html
 from loadgen.report.section import Chart, ReportStage
 from loadgen.store.run_folder import Run
-from tests.unit import made_run as made
+from tests import report_runs as runs
+from tests.records import MS
 
-SKIPPED = made.run([made.stage("c4", made.closed(4), 40, skipped="no server")])
-EMPTY = made.run(
-    [made.stage("c2", made.closed(2), 2)],
-    [made.record(i, i, level="c2", outcome="connect_error") for i in range(2)],
-    [made.facts("c2")],
+SKIPPED = runs.run([runs.stage("c4", runs.closed(4), 40, skipped="no server")])
+EMPTY = runs.run(
+    [runs.stage("c2", runs.closed(2), 2)],
+    [runs.record(i, i, level="c2", outcome="connect_error") for i in range(2)],
+    [runs.facts("c2")],
 )
-SINGLE = made.run([made.stage("c4", made.closed(4), 40)], made.loop(4, 10), [made.facts("c4")], slo={})
-KILLED = made.run([made.stage("c4", made.closed(4), 40)], made.loop(4, 2))
-NO_STAGE = made.run([])
-OPEN = made.run(
-    [made.stage("r2", made.OPEN, 40)],
-    [made.record(i, i * 500 * made.MS, level="r2") for i in range(40)],
-    [made.facts("r2", server=False)],
+SINGLE = runs.run([runs.stage("c4", runs.closed(4), 40)], runs.loop(4, 10), [runs.facts("c4")], slo={})
+KILLED = runs.run([runs.stage("c4", runs.closed(4), 40)], runs.loop(4, 2))
+NO_STAGE = runs.run([])
+OPEN = runs.run(
+    [runs.stage("r2", runs.OPEN, 40)],
+    [runs.record(i, i * 500 * MS, level="r2") for i in range(40)],
+    [runs.facts("r2", server=False)],
 )
 ALL: dict[str, Run] = {
-    "everything": made.everything(),
+    "everything": runs.everything(),
     "skipped": SKIPPED,
     "empty": EMPTY,
     "single": SINGLE,
@@ -108,7 +109,7 @@ def everything() -> Page:
 
 
 def test_equal_runs_give_equal_bytes() -> None:
-    assert html_of(made.everything()) == html_of(made.everything())
+    assert html_of(runs.everything()) == html_of(runs.everything())
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -154,8 +155,8 @@ def test_what_a_server_or_a_file_said_is_text_and_never_an_element(everything: P
 
 
 def test_a_control_character_of_a_server_does_not_reach_the_page() -> None:
-    failed = made.record(0, 0, level="c1", outcome="http_error", detail="\x1b[31mred\x00")
-    run = made.run([made.stage("c1", made.closed(1), 1)], [failed])
+    failed = runs.record(0, 0, level="c1", outcome="http_error", detail="\x1b[31mred\x00")
+    run = runs.run([runs.stage("c1", runs.closed(1), 1)], [failed])
     page = html_of(run)
     assert "[31mred" in page
     assert "\x1b" not in page
@@ -221,7 +222,7 @@ def test_a_level_is_called_invalid_where_no_model_has_a_valid_stage_and_points_f
 def test_a_percentile_that_is_only_bounded_is_a_hollow_triangle_at_its_bound() -> None:
     told = summarize(SINGLE).stages[0].metrics
     assert isinstance(told, dict)
-    known = made.run([made.stage("c2", made.closed(2), 12)], made.loop(2, 6), [made.facts("c2")])
+    known = runs.run([runs.stage("c2", runs.closed(2), 12)], runs.loop(2, 6), [runs.facts("c2")])
     metric = summarize(known).stages[0].metrics
     assert isinstance(metric, dict)
     assert metric["ttft_ms"].percentile("p90").value is None
@@ -243,8 +244,8 @@ def test_error_bars_end_at_the_interval() -> None:
 
 def test_a_limit_in_sight_is_drawn_and_one_far_above_is_told() -> None:
     def with_limit(limit_ms: float) -> Chart:
-        stages = [made.stage("c4", made.closed(4), 40)]
-        return chart(made.run(stages, made.loop(4, 10), [made.facts("c4")], slo={"ttft_ms": limit_ms}))
+        stages = [runs.stage("c4", runs.closed(4), 40)]
+        return chart(runs.run(stages, runs.loop(4, 10), [runs.facts("c4")], slo={"ttft_ms": limit_ms}))
 
     assert [shape["y0"] for shape in with_limit(200.0).layout["shapes"]] == [200.0]
     assert with_limit(60_000.0).layout["shapes"] == []
@@ -260,7 +261,11 @@ def test_in_an_open_loop_levels_are_named_by_their_rate() -> None:
 
 def test_a_long_stage_shows_its_first_requests_and_says_so() -> None:
     rounds = MAX_REQUESTS // 4 + 5
-    run = made.run([made.stage("c4", made.closed(4), 4 * rounds)], made.loop(4, rounds), [made.facts("c4")])
+    run = runs.run(
+        [runs.stage("c4", runs.closed(4), 4 * rounds)],
+        runs.loop(4, rounds),
+        [runs.facts("c4")],
+    )
     [timeline] = timeline_charts(played(run))
     assert sum(len(trace["x"]) for trace in timeline.traces if trace["name"] == "waiting") == MAX_REQUESTS
     assert timeline.note == f"The first {MAX_REQUESTS} of {4 * rounds} requests."
@@ -281,7 +286,7 @@ def overlapping(draw: st.DrawFn) -> list[Record]:
     starts = sorted(draw(st.lists(st.integers(0, 100), min_size=1, max_size=30)))
     waits = draw(st.lists(st.integers(1, 50), min_size=len(starts), max_size=len(starts)))
     pairs = enumerate(zip(starts, waits, strict=True))
-    return [made.record(i, start, level="c1", wait_ns=wait, gap_ns=1) for i, (start, wait) in pairs]
+    return [runs.record(i, start, level="c1", wait_ns=wait, gap_ns=1) for i, (start, wait) in pairs]
 
 
 @given(overlapping())

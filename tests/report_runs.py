@@ -1,19 +1,14 @@
-"""Runs made by hand, for what reads a run folder: any load, any outcome, no server."""
+"""Runs that a report has to show: any load, any outcome, no server. Built of the records of `tests.records`."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from loadgen.plan.plan import StageLoad
 from loadgen.record import Outcome, Record, ServerFacts, StageFacts
-from loadgen.scenario import Scenario, Slo
-from loadgen.store.manifest import SCHEMA, Manifest, PlannedStage, ServedModel
+from loadgen.store.manifest import PlannedStage
 from loadgen.store.run_folder import Run
-from loadgen.telemetry.host import ClockFacts, Host
+from tests import records
+from tests.records import MS, S
 
-MS = 1_000_000
 OPEN: dict[str, Any] = {"mode": "poisson", "rate_per_s": 2.0}
 SLO = {"ttft_ms": 500.0, "tpot_ms": 40.0}
 
@@ -37,26 +32,25 @@ def record(
     """A request that was sent when it was due; one that failed has no token, and ends when its first was awaited."""
     first_ns = start_ns + wait_ns
     stamps = tuple(first_ns + gap_ns * i for i in range(tokens)) if outcome == "ok" else ()
-    sent = None if outcome == "shed" else start_ns
-    return Record(
+    sent_ns = None if outcome == "shed" else start_ns
+    return records.record(
         outcome=outcome,
         status=200 if outcome == "ok" else None,
         detail=detail,
-        dispatched_ns=sent,
-        sent_ns=sent,
-        written_ns=sent,
+        dispatched_ns=sent_ns,
+        sent_ns=sent_ns,
+        written_ns=sent_ns,
         end_ns=None if outcome == "shed" else (stamps[-1] if stamps else first_ns),
+        last_byte_ns=None,
         first_visible_ns=stamps[0] if stamps else None,
         stamps_ns=stamps,
-        stamp_source="kernel",
         prompt_tokens=20,
         output_tokens=len(stamps) if stamps else None,
-        token_source="usage",
+        finish_reason=None,
         model=model,
         target="url",
         level=level,
         index=index,
-        phase="measured",
         prompt_id=f"p{index}",
         intended_ns=start_ns,
     )
@@ -64,32 +58,30 @@ def record(
 
 def loop(users: int, rounds: int, *, model: str = "tiny", level: str | None = None, **of_each: Any) -> list[Record]:
     """A closed loop: each user asks again as soon as its answer has ended; the i-th takes i ms longer to wait."""
-    found: list[Record] = []
+    asked: list[Record] = []
     for user in range(users):
         at = user * MS
         for turn in range(rounds):
             index = turn * users + user
             wait = of_each.get("wait_ns", 100 * MS) + index * MS
-            found.append(record(index, at, model=model, level=level or f"c{users}", **(of_each | {"wait_ns": wait})))
-            at = (found[-1].end_ns or at) + MS
-    return found
+            asked.append(record(index, at, model=model, level=level or f"c{users}", **(of_each | {"wait_ns": wait})))
+            at = (asked[-1].end_ns or at) + MS
+    return asked
 
 
 def stage(
     level: str, load: dict[str, Any], planned: int, *, model: str = "tiny", skipped: str | None = None
 ) -> PlannedStage:
-    return PlannedStage(model, "url", level, msgspec.convert(load, StageLoad), planned, warmup=0, skipped=skipped)
+    return records.planned(planned, model=model, target="url", level=level, load=load, skipped=skipped)
 
 
 def facts(level: str, *, model: str = "tiny", cpu_share: float = 0.02, server: bool = True) -> StageFacts:
     process = ServerFacts(pid=1, cpu_share=1.5, rss_start_bytes=100 * 2**20, rss_peak_bytes=128 * 2**20)
-    return StageFacts(
+    return records.facts(
         models=(model,),
         targets=("url",),
         level=level,
-        start_ns=0,
-        end_ns=10**10,
-        complete=True,
+        end_ns=10 * S,
         cpu_share=cpu_share,
         servers=(process,) if server else (),
     )
@@ -97,35 +89,21 @@ def facts(level: str, *, model: str = "tiny", cpu_share: float = 0.02, server: b
 
 def run(
     stages: Sequence[PlannedStage],
-    records: Sequence[Record] = (),
-    seen: Sequence[StageFacts] = (),
+    requests: Sequence[Record] = (),
+    stage_facts: Sequence[StageFacts] = (),
     *,
     name: str = "made",
     slo: dict[str, float] | None = None,
     cards: Sequence[dict[str, Any]] = (),
 ) -> Run:
-    manifest = Manifest(
-        schema=SCHEMA,
-        run_id="20260102T030405Z-abc",
-        scenario=Scenario(name=name, prompts="p", slo=Slo(**(SLO if slo is None else slo))),
-        started_utc="2026-01-02T03:04:05+00:00",
-        state="complete",
-        plan_digest="d" * 64,
-        stages=tuple(stages),
-        prompts=(),
-        stamp_source="kernel",
-        clock=ClockFacts(implementation="made"),
-        models=msgspec.convert(cards, tuple[ServedModel, ...]),
-        versions={"loadgen": "0"},
-        host=Host(cpu="made", cores=2, cores_usable=2, memory_mib=1, system="S", kernel="1", machine="m"),
-    )
-    return Run(Path("made"), manifest, tuple(records), tuple(seen))
+    scenario = {"name": name, "slo": SLO if slo is None else slo}
+    return records.run_of(requests, stages, seen=stage_facts, scenario=scenario, models=cards)
 
 
 def everything() -> Run:
     """Two models, five closed levels and an open one, with failures, a skipped model, an empty and an invalid stage."""
     hostile = "</script><img src=x onerror=alert(1)>"
-    records = [
+    requests = [
         *loop(1, 40),
         *loop(2, 20, wait_ns=150 * MS),
         *loop(4, 3, wait_ns=600 * MS),
@@ -147,7 +125,7 @@ def everything() -> Run:
         stage("c2", closed(2), 24, model="other"),
         stage("c1", closed(1), 4, model="gone", skipped=f"no such model {hostile}"),
     ]
-    seen = [facts(level) for level in ("c1", "c4", "c8", "r2")]
-    seen += [facts("c2", cpu_share=0.95), facts("c1", model="other"), facts("c2", model="other")]
+    stage_facts = [facts(level) for level in ("c1", "c4", "c8", "r2")]
+    stage_facts += [facts("c2", cpu_share=0.95), facts("c1", model="other"), facts("c2", model="other")]
     cards = [{"alias": f"tiny {hostile}", "id": "tiny", "target": "url", "license": "MIT", "size_bytes": 10**9}]
-    return run(stages, records, seen, name=f"everything {hostile}", cards=cards)
+    return run(stages, requests, stage_facts, name=f"everything {hostile}", cards=cards)
