@@ -3,10 +3,12 @@
 Knows no complaint, and opens no file but the schema itself.
 """
 
+import ast
 import inspect
 import json
-import re
+import textwrap
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -132,25 +134,16 @@ def summary_of(table: type[Struct]) -> str:
 
 
 def help_of(table: type[Struct]) -> dict[str, str]:
-    """What each key of a table means, from the `key: text.` items of its docstring.
-
-    `a, b: text` gives both the same text. A key that says nothing, or only that it is as in "constant", has the
-    text of `Constant`.
-    """
-    keys = "|".join(table.__struct_fields__)
-    text = " ".join((inspect.getdoc(table) or "").partition("\n\n")[2].split())
-    # An item begins the text, or follows a full stop or a semicolon: a colon in mid-sentence begins none.
-    parts = re.split(rf"(?:^|(?<=[.;] ))((?:{keys})(?:, (?:{keys}))*): ", text)
-    texts = {
-        key: said.strip().rstrip(".;")
-        for names, said in zip(parts[1::2], parts[2::2], strict=True)
-        for key in names.split(", ")
-    }
+    """What each key of a table means: the text under its field; where a kind of load has none, `Constant`'s."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(table))).body
+    assert isinstance(definition, ast.ClassDef)
+    texts = {}
+    for field, below in pairwise(definition.body):
+        match field, below:
+            case ast.AnnAssign(target=ast.Name(id=key)), ast.Expr(value=ast.Constant(value=str(text))):
+                texts[key] = " ".join(text.split()).removesuffix(".")
     shared = {} if table is Constant else help_of(Constant)
-    for key in table.__struct_fields__:
-        if key in shared and texts.get(key, 'as in "constant"').startswith('as in "constant"'):
-            texts[key] = shared[key]
-    return texts
+    return {key: texts[key] if key in texts else shared[key] for key in table.__struct_fields__}
 
 
 def example_value(table: type[Struct], key: str) -> object:

@@ -85,9 +85,9 @@ def test_every_key_has_its_help_and_its_example_fits(table: type[Struct], key: s
     jsonschema.Draft7Validator(rules).validate(example_value(table, key))
 
 
-def test_help_is_cut_from_the_docstring_key_by_key() -> None:
-    assert help_of(Ramp)["duration_s"] == "seconds from the one to the other"
-    assert help_of(Ramp)["from_per_s"] == help_of(Ramp)["to_per_s"] == "requests a second, not both 0"
+def test_help_is_the_text_under_the_field() -> None:
+    assert help_of(Ramp)["duration_s"] == "Seconds from the one to the other"
+    assert help_of(Ramp)["from_per_s"] == help_of(Ramp)["to_per_s"] == "Requests a second, not both 0"
     assert help_of(Sampling)["temperature"] == "0 is greedy"
 
 
