@@ -15,6 +15,7 @@ from loadgen.analysis.summarize import PERCENTILES, summary_of
 from loadgen.analysis.summary import (
     AcrossRuns,
     Attainment,
+    JsonObject,
     Metric,
     Percentile,
     Reason,
@@ -42,10 +43,10 @@ VERDICTS: Final = ("valid", "degraded", "invalid")
 
 
 class Part(Struct, frozen=True):
-    """One stage in one run: what it says by itself, and what it says it of."""
+    """One stage in one run: its summary by itself, and the data that it is of."""
 
-    told: StageSummary
-    of: StageData
+    summary: StageSummary
+    data: StageData
 
 
 def merged(runs: Sequence[Run], *, floor: Floor | None = None) -> Summary:
@@ -59,27 +60,27 @@ def merged(runs: Sequence[Run], *, floor: Floor | None = None) -> Summary:
     """
     check_alike(runs)
     stages = [stages_of(run, floor=floor) for run in runs]
-    told = list(map(summary_of, runs, stages))
-    merged_floor: Floor = "strict" if any(summary.floor == "strict" for summary in told) else "contract"
-    parts = [list(map(Part, summary.stages, data)) for summary, data in zip(told, stages, strict=True)]
-    first = told[0]
+    summaries = list(map(summary_of, runs, stages))
+    merged_floor: Floor = "strict" if any(summary.floor == "strict" for summary in summaries) else "contract"
+    parts = [list(map(Part, summary.stages, data)) for summary, data in zip(summaries, stages, strict=True)]
+    first = summaries[0]
     return msgspec.structs.replace(
         first,
         run_id=f"{first.run_id}-x{len(runs)}",
-        incomplete=any(summary.incomplete for summary in told),
+        incomplete=any(summary.incomplete for summary in summaries),
         stages=tuple(_stage(stage, len(runs), merged_floor) for stage in zip(*parts, strict=True)),
-        torn_lines=sum(summary.torn_lines for summary in told),
+        torn_lines=sum(summary.torn_lines for summary in summaries),
         floor=merged_floor,
-        runs=tuple(summary.run_id for summary in told),
+        runs=tuple(summary.run_id for summary in summaries),
     )
 
 
 def _stage(parts: Sequence[Part], count: int, floor: Floor) -> StageSummary:
     """One stage of all runs. Where it was skipped in some, of the others."""
-    played = [part for part in parts if part.told.status == "played"]
+    played = [part for part in parts if part.summary.status == "played"]
     if not played:
-        return parts[0].told
-    stages = [part.told for part in played]
+        return parts[0].summary
+    stages = [part.summary for part in played]
     first = stages[0]
     compared = _compared(parts)
     throughput = {name: over([getattr(s.throughput, name, None) for s in compared]) for name in _RATES}
@@ -99,8 +100,8 @@ def _stage(parts: Sequence[Part], count: int, floor: Floor) -> StageSummary:
         until=_until([stage.until for stage in stages if stage.until is not None]),
         runs=Runs(
             played=len(played),
-            verdicts=tuple(getattr(part.told.validity, "verdict", "skipped") for part in parts),
-            windows_s=tuple(part.told.window_s for part in parts),
+            verdicts=tuple(getattr(part.summary.validity, "verdict", "skipped") for part in parts),
+            windows_s=tuple(part.summary.window_s for part in parts),
             throughput=throughput,
         ),
     )
@@ -108,13 +109,13 @@ def _stage(parts: Sequence[Part], count: int, floor: Floor) -> StageSummary:
 
 def _compared(parts: Sequence[Part]) -> list[StageSummary]:
     """What each run says where it is to be compared with others: nothing where it was skipped, or was cut short."""
-    whole = [part.told.status == "played" and not part.told.incomplete for part in parts]
-    if sum(whole) < 2:
-        return [part.told for part in parts]
+    is_comparable = [part.summary.status == "played" and not part.summary.incomplete for part in parts]
+    if sum(is_comparable) < 2:
+        return [part.summary for part in parts]
     bare = {"metrics": UNSET, "throughput": UNSET}
     return [
-        p.told if is_whole else msgspec.structs.replace(p.told, **bare)
-        for p, is_whole in zip(parts, whole, strict=True)
+        part.summary if comparable else msgspec.structs.replace(part.summary, **bare)
+        for part, comparable in zip(parts, is_comparable, strict=True)
     ]
 
 
@@ -135,31 +136,31 @@ def over(values: Iterable[float | None]) -> AcrossRuns:
     return AcrossRuns(each, rounded(mean), (round(mean - reach, 4), round(mean + reach, 4)))
 
 
-def _throughput(found: dict[str, AcrossRuns]) -> Throughput:
-    means: dict[str, Any] = {name: one.mean for name, one in found.items()}
-    return Throughput(**means, e2e_tokens_per_s_ci=found["e2e_tokens_per_s"].ci)
+def _throughput(rates: dict[str, AcrossRuns]) -> Throughput:
+    means: JsonObject = {name: rate.mean for name, rate in rates.items()}
+    return Throughput(**means, e2e_tokens_per_s_ci=rates["e2e_tokens_per_s"].ci)
 
 
 def _requests(each: Sequence[Requests]) -> Requests:
     by_outcome: Counter[str] = Counter()
-    for one in each:
-        by_outcome.update(one.by_outcome)
+    for requests in each:
+        by_outcome.update(requests.by_outcome)
     return Requests(
-        planned=sum(one.planned for one in each),
-        ok=sum(one.ok for one in each),
-        failed=sum(one.failed for one in each),
+        planned=sum(requests.planned for requests in each),
+        ok=sum(requests.ok for requests in each),
+        failed=sum(requests.failed for requests in each),
         by_outcome=dict(by_outcome),
-        warmup=sum(one.warmup for one in each),
-        retried=sum(one.retried for one in each),
-        attempts=sum(one.attempts for one in each),
+        warmup=sum(requests.warmup for requests in each),
+        retried=sum(requests.retried for requests in each),
+        attempts=sum(requests.attempts for requests in each),
     )
 
 
 def _tokens(each: Sequence[Tokens]) -> Tokens:
-    sources = {one.source for one in each}
+    sources = {tokens.source for tokens in each}
     return Tokens(
-        prompt=None if any(one.prompt is None for one in each) else sum(one.prompt or 0 for one in each),
-        output=sum(one.output for one in each),
+        prompt=None if any(tokens.prompt is None for tokens in each) else sum(tokens.prompt or 0 for tokens in each),
+        output=sum(tokens.output for tokens in each),
         source=sources.pop() if len(sources) == 1 else "mixed",
     )
 
@@ -171,17 +172,17 @@ def _metrics(compared: Sequence[StageSummary], parts: Sequence[Part], floor: Flo
     return {name: _metric(name, [of_run.get(name) for of_run in each], parts, floor) for name in names}
 
 
-def _metric(name: str, told: Sequence[Metric | None], parts: Sequence[Part], floor: Floor) -> Metric:
-    known = {at: metric for at, metric in enumerate(told) if metric is not None and metric.count}
+def _metric(name: str, each: Sequence[Metric | None], parts: Sequence[Part], floor: Floor) -> Metric:
+    known = {at: metric for at, metric in enumerate(each) if metric is not None and metric.count}
     if len(known) < 2:  # one run says how its own requests differ, and nothing of other runs
-        return next(iter(known.values()), None) or next(metric for metric in told if metric is not None)
-    values, owners = zip(*(_values(name, parts[at].of) for at in known), strict=True)
+        return next(iter(known.values()), None) or next(metric for metric in each if metric is not None)
+    values, owners = zip(*(_values(name, parts[at].data) for at in known), strict=True)
     pooled = np.concatenate(values)
-    runs = np.repeat(np.arange(len(values)), [one.size for one in values])
+    runs = np.repeat(np.arange(len(values)), [array.size for array in values])
     of_gaps = None if owners[0] is None else np.concatenate(owners)
-    found = estimate_repeated(pooled, runs, PERCENTILES, request_ids=of_gaps, floor=floor)
+    quantiles = estimate_repeated(pooled, runs, PERCENTILES, request_ids=of_gaps, floor=floor)
     percentiles = {}
-    for quantile in found:
+    for quantile in quantiles:
         of_runs: list[float | None] = [None] * len(parts)
         for at, value in zip(known, quantile.runs, strict=True):
             of_runs[at] = in_ms(value)
@@ -198,10 +199,10 @@ def _values(name: str, part: StageData) -> tuple[Values, Values | None]:
     return part.values[metric], None
 
 
-def _percentile(found: Repeated) -> Percentile:
-    if found.value is None or found.high is None or not math.isfinite(found.high):
-        return Percentile(None, in_ms(found.low))
-    return Percentile(in_ms(found.value), in_ms(found.low), in_ms(found.high))
+def _percentile(repeated: Repeated) -> Percentile:
+    if repeated.value is None or repeated.high is None or not math.isfinite(repeated.high):
+        return Percentile(None, in_ms(repeated.low))
+    return Percentile(in_ms(repeated.value), in_ms(repeated.low), in_ms(repeated.high))
 
 
 def _attainment(stages: Sequence[StageSummary]) -> Attainment | None:
@@ -229,8 +230,8 @@ def _weighted(pairs: Iterable[tuple[float | None, int]]) -> float | None:
 
 def _server(parts: Sequence[Part]) -> ServerSummary | None:
     """Memory at its highest, CPU on average; the server's own rates over the requests of all runs."""
-    each = [part.told.server for part in parts if part.told.server is not None]
-    rates = metrics.server_rates([record for part in parts for record in part.of.ok])
+    each = [part.summary.server for part in parts if part.summary.server is not None]
+    rates = metrics.server_rates([record for part in parts for record in part.data.ok])
     if not each and rates is None:
         return None
     return ServerSummary(
@@ -262,18 +263,18 @@ def _sum(values: Iterable[float | None]) -> float | None:
 def _validity(each: Sequence[Validity], count: int) -> Validity:
     """The worst verdict; each reason once, as the run says it that has it at its worst, and in how many runs."""
     reasons: dict[str, dict[int, Reason]] = {}
-    for run, one in enumerate(each):
-        for reason in one.reasons:
+    for run, validity in enumerate(each):
+        for reason in validity.reasons:
             reasons.setdefault(reason.code, {}).setdefault(run, reason)
-    told = []
+    merged_reasons = []
     for met in reasons.values():
         worst = next((reason for reason in met.values() if reason.fatal), next(iter(met.values())))
-        told.append(msgspec.structs.replace(worst, seen=f"{worst.seen}, {_in_runs(len(met), count)}"))
+        merged_reasons.append(msgspec.structs.replace(worst, seen=f"{worst.seen}, {_in_runs(len(met), count)}"))
     return Validity(
-        verdict=max((one.verdict for one in each), key=VERDICTS.index),
-        reasons=tuple(told),
-        stamp_source="kernel" if all(one.stamp_source == "kernel" for one in each) else "user",
-        self=_self([one.self for one in each]),
+        verdict=max((validity.verdict for validity in each), key=VERDICTS.index),
+        reasons=tuple(merged_reasons),
+        stamp_source="kernel" if all(validity.stamp_source == "kernel" for validity in each) else "user",
+        self=_self([validity.self for validity in each]),
     )
 
 
@@ -284,11 +285,11 @@ def _in_runs(met: int, count: int) -> str:
 def _self(each: Sequence[Self]) -> Self:
     """What was measured of ourselves, at its worst: shares that should be high at their lowest, all else at its
     highest; what is a count added up, and requests in flight averaged."""
-    found: dict[str, Any] = {}
+    fields: JsonObject = {}
     for name in Self.__struct_fields__:
-        values = [value for one in each if (value := getattr(one, name)) is not None]
-        found[name] = _TOGETHER.get(name, max)(values) if values else None
-    return Self(**found)
+        values = [value for own in each if (value := getattr(own, name)) is not None]
+        fields[name] = _TOGETHER.get(name, max)(values) if values else None
+    return Self(**fields)
 
 
 _TOGETHER: Final[dict[str, Callable[[Sequence[float]], float | None]]] = {
@@ -304,20 +305,20 @@ _TOGETHER: Final[dict[str, Callable[[Sequence[float]], float | None]]] = {
 def _steadiness(each: Sequence[Steadiness]) -> Steadiness | None:
     """That of the run which settled least."""
     order = (True, None, False)
-    return max(each, key=lambda one: (order.index(one.steady), one.warmed_after), default=None)
+    return max(each, key=lambda steadiness: (order.index(steadiness.steady), steadiness.warmed_after), default=None)
 
 
 def _until(each: Sequence[Until]) -> Until | None:
     """That of the run which came least far."""
-    return max(each, key=lambda one: (one.reached is None, one.needed or 0, one.width or 0.0), default=None)
+    return max(each, key=lambda until: (until.reached is None, until.needed or 0, until.width or 0.0), default=None)
 
 
 def _not_valid(stages: Sequence[StageSummary]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for name in dict.fromkeys(name for stage in stages for name in stage.not_valid):
         why = [stage.not_valid[name] for stage in stages if name in stage.not_valid]
-        found[name] = why[0] if len(why) == len(stages) else f"{why[0]}, {_in_runs(len(why), len(stages))}"
-    return found
+        reasons[name] = why[0] if len(why) == len(stages) else f"{why[0]}, {_in_runs(len(why), len(stages))}"
+    return reasons
 
 
 # Whether runs are repeats of one plan, and what differs where they are not. Pure; knows no requests.
@@ -333,38 +334,38 @@ def check_alike(runs: Sequence[Run]) -> None:
     first = runs[0]
     if len(runs) < 2:
         raise InputError(f"{first.folder}: one run is not merged with itself; give two or more")
-    seen: dict[str, Run] = {}
+    by_id: dict[str, Run] = {}
     for run in runs:
-        if (twice := seen.get(run.manifest.run_id)) is not None:
+        if (twice := by_id.get(run.manifest.run_id)) is not None:
             raise InputError(f"{run.folder}: the same run as {twice.folder}; give each run once")
-        seen[run.manifest.run_id] = run
+        by_id[run.manifest.run_id] = run
         differs = difference(first.manifest, run.manifest)
         if differs is not None:
             raise InputError(f"{run.folder}: not the same plan as {first.folder}: {differs}; merge runs of one plan")
 
 
-def difference(one: Manifest, other: Manifest) -> str | None:
+def difference(first: Manifest, second: Manifest) -> str | None:
     """What keeps two runs from being repeats of one another, in words; None where nothing does."""
-    slos = (one.scenario.slo, other.scenario.slo)
-    where = [tuple(stage.key for stage in manifest.stages) for manifest in (one, other)]
-    if one.plan_digest == other.plan_digest and slos[0] == slos[1] and where[0] == where[1]:
+    slos = (first.scenario.slo, second.scenario.slo)
+    where = [tuple(stage.key for stage in manifest.stages) for manifest in (first, second)]
+    if first.plan_digest == second.plan_digest and slos[0] == slos[1] and where[0] == where[1]:
         return None
-    found = _first_difference(msgspec.to_builtins(one.scenario), msgspec.to_builtins(other.scenario), "")
-    if found is not None:
-        return found
-    if one.prompts != other.prompts:
+    differs = _first_difference(msgspec.to_builtins(first.scenario), msgspec.to_builtins(second.scenario), "")
+    if differs is not None:
+        return differs
+    if first.prompts != second.prompts:
         return "the prompts differ"
     return "the models' addresses differ" if where[0] != where[1] else "the plans' digests differ"
 
 
-def _first_difference(one: Any, other: Any, path: str) -> str | None:
-    if isinstance(one, dict) and isinstance(other, dict):
-        keys = dict.fromkeys((*(MATTERS if not path else ()), *one, *other))
-        deeper = (_first_difference(one.get(k), other.get(k), f"{path}.{k}" if path else k) for k in keys)
-        return next((found for found in deeper if found is not None), None)
-    if one == other or path in ASIDE:
+def _first_difference(first: Any, second: Any, path: str) -> str | None:
+    if isinstance(first, dict) and isinstance(second, dict):
+        keys = dict.fromkeys((*(MATTERS if not path else ()), *first, *second))
+        deeper = (_first_difference(first.get(k), second.get(k), f"{path}.{k}" if path else k) for k in keys)
+        return next((differs for differs in deeper if differs is not None), None)
+    if first == second or path in ASIDE:
         return None
-    return f"{path} is {_short(one)} there and {_short(other)} here"
+    return f"{path} is {_short(first)} there and {_short(second)} here"
 
 
 def _short(value: Any) -> str:

@@ -33,51 +33,53 @@ def metric_flags(records: Sequence[Record], probe: Probe | None) -> MetricFlags:
     streamed = [record for record in records if record.stamps_ns]
     counted = [record for record in streamed if record.token_source == "usage"]
     bare = len(streamed) - len(counted)
-    told: dict[str, str] = {}
+    not_valid: dict[str, str] = {}
     nulled: frozenset[str] = frozenset()
     if bare:
-        told |= _counted_by_events(bare, len(streamed))
+        not_valid |= _counted_by_events(bare, len(streamed))
     events = sum(len(record.stamps_ns) for record in counted)
     ratio = sum(shown_tokens(record) for record in counted) / events if events else 1.0
     if ratio >= PACKED:
         if probe is not None and probe.hidden_tokens:
-            told |= _hidden(ratio)
+            not_valid |= _hidden(ratio)
             nulled = frozenset({"tpot_ms", "per_user_tokens_per_s"})
         else:
-            told |= _packed(ratio, probe, all_told=all(record.tokens_per_event for record in counted))
-    return MetricFlags(told, nulled)
+            not_valid |= _packed(ratio, probe, all_told=all(record.tokens_per_event for record in counted))
+    return MetricFlags(not_valid, nulled)
 
 
-def judged(slo: Slo, found: MetricFlags) -> tuple[Slo, dict[str, str]]:
+def judged(slo: Slo, flags: MetricFlags) -> tuple[Slo, dict[str, str]]:
     """The SLO that can be judged, and the marks of what is judged by it: a TPOT that is not known is neither met nor
     missed."""
-    if slo.tpot_ms is None or "tpot_ms" not in found.nulled:
+    if slo.tpot_ms is None or "tpot_ms" not in flags.nulled:
         return slo, {}
-    why = f"TPOT is not judged, it is {found.not_valid['tpot_ms']}"
+    why = f"TPOT is not judged, it is {flags.not_valid['tpot_ms']}"
     return msgspec.structs.replace(slo, tpot_ms=None), {"slo": why, "goodput_requests_per_s": why}
 
 
 def _counted_by_events(bare: int, count: int) -> dict[str, str]:
     who = "the server sends no usage" if bare == count else f"{bare} of {count} answers came without usage"
-    told = dict.fromkeys(COUNTED, f"tokens are counted by events: {who}")
-    return told | {"prompt_tokens": f"not known: {who}"} if bare == count else told
+    not_valid = dict.fromkeys(COUNTED, f"tokens are counted by events: {who}")
+    return not_valid | {"prompt_tokens": f"not known: {who}"} if bare == count else not_valid
 
 
 def _hidden(ratio: float) -> dict[str, str]:
-    seen = f"the server counts {ratio:.3g} tokens for each one it shows: reasoning is hidden"
+    counted = f"the server counts {ratio:.3g} tokens for each one it shows: reasoning is hidden"
     return {
-        "ttft_ms": f"has the hidden reasoning in it; {seen}",
-        "service_ttft_ms": f"has the hidden reasoning in it; {seen}",
-        "tpot_ms": f"not known; {seen}",
-        "per_user_tokens_per_s": f"not known; {seen}",
-        "output_tokens_per_s": f"not the speed of what a user sees; {seen}",
-        "e2e_tokens_per_s": f"not the speed of what a user sees; {seen}",
+        "ttft_ms": f"has the hidden reasoning in it; {counted}",
+        "service_ttft_ms": f"has the hidden reasoning in it; {counted}",
+        "tpot_ms": f"not known; {counted}",
+        "per_user_tokens_per_s": f"not known; {counted}",
+        "output_tokens_per_s": f"not the speed of what a user sees; {counted}",
+        "e2e_tokens_per_s": f"not the speed of what a user sees; {counted}",
     }
 
 
 def _packed(ratio: float, probe: Probe | None, *, all_told: bool) -> dict[str, str]:
-    told = {"itl_ms": f"between events, of {ratio:.3g} tokens each on average"}
+    not_valid = {"itl_ms": f"between events, of {ratio:.3g} tokens each on average"}
     if all_told or (probe is not None and probe.hidden_tokens == 0):
-        return told | {"tpot_ms": f"a little too short: the first event has several tokens ({ratio:.3g} on average)"}
+        return not_valid | {
+            "tpot_ms": f"a little too short: the first event has several tokens ({ratio:.3g} on average)"
+        }
     why = f"usage counts {ratio:.3g} tokens for each event: several an event, or some that are not shown"
-    return told | dict.fromkeys(COUNTED, why)
+    return not_valid | dict.fromkeys(COUNTED, why)

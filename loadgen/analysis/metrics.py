@@ -274,20 +274,20 @@ def server_rates(records: Sequence[Record]) -> ServerRates | None:
     Ours: prompt tokens / service TTFT, and (output tokens − 1) / (t_n − t_1); both are sums over sums, so that long
     requests weigh as they do on the server. None where the server sends no timings, or tokens piled up in our reads.
     """
-    told = [r for r in records if r.written_ns is not None and len(r.stamps_ns) > 1]
-    told = [r for r in told if r.stamps_ns[-1] > r.stamps_ns[0] > (r.written_ns or 0)]
+    timed = [r for r in records if r.written_ns is not None and len(r.stamps_ns) > 1]
+    timed = [r for r in timed if r.stamps_ns[-1] > r.stamps_ns[0] > (r.written_ns or 0)]
     # Tokens that piled up in one read have the last one's stamp: such a request knows no rate of its own.
-    told = [r for r in told if r.shared_reads <= PILED_UP * (len(r.stamps_ns) - 1)]
-    told = [r for r in told if r.timings is not None and r.timings.prompt_ms > 0 and r.timings.predicted_ms > 0]
-    if not told:
+    timed = [r for r in timed if r.shared_reads <= PILED_UP * (len(r.stamps_ns) - 1)]
+    timed = [r for r in timed if r.timings is not None and r.timings.prompt_ms > 0 and r.timings.predicted_ms > 0]
+    if not timed:
         return None
-    timings = [r.timings for r in told if r.timings is not None]
-    prefill_ns = sum(r.stamps_ns[0] - (r.written_ns or 0) for r in told)
-    decode_ns = sum(r.stamps_ns[-1] - r.stamps_ns[0] for r in told)
+    timings = [r.timings for r in timed if r.timings is not None]
+    prefill_ns = sum(r.stamps_ns[0] - (r.written_ns or 0) for r in timed)
+    decode_ns = sum(r.stamps_ns[-1] - r.stamps_ns[0] for r in timed)
     server_prefill = sum(t.prompt_n for t in timings) / sum(t.prompt_ms for t in timings) * 1e3
     client_prefill = sum(t.prompt_n for t in timings) / prefill_ns * 1e9
     server_decode = sum(t.predicted_n for t in timings) / sum(t.predicted_ms for t in timings) * 1e3
-    client_decode = sum((r.output_tokens or 1) - 1 for r in told) / decode_ns * 1e9
+    client_decode = sum((r.output_tokens or 1) - 1 for r in timed) / decode_ns * 1e9
     return ServerRates(*(round(rate, 4) for rate in (server_prefill, client_prefill, server_decode, client_decode)))
 
 

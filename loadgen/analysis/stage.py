@@ -152,9 +152,9 @@ def histograms(part: StageData) -> dict[str, Histogram]:
     """A stage's histograms by metric, of its ok measured requests; over-range values are counted in each."""
     arrays = {**part.values, "itl": part.gaps.values}
     nulled = metric_flags(part.ok, part.probe).nulled
-    found = {}
+    by_metric = {}
     for name in METRICS:
-        found[name] = Histogram()
+        by_metric[name] = Histogram()
         if f"{name}_ms" not in nulled:
-            found[name].record(arrays[name])
-    return found
+            by_metric[name].record(arrays[name])
+    return by_metric

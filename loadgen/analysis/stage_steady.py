@@ -25,11 +25,13 @@ def settled(part: StageData, window: Window | None) -> tuple[Steadiness | None, 
     if window is None or part.planned.load.mode in CHANGING:
         return None, window
     dispatched, latencies = _series(part, window)
-    found = warm_until(latencies, dispatched)
-    if found.steady and found.truncated:
-        window = msgspec.structs.replace(window, start_ns=int(np.sort(dispatched)[found.truncated]))
-    told = Steadiness(steady=found.steady, why=found.why, warmed_after=found.truncated, growth=rounded(found.growth))
-    return told, window
+    steady = warm_until(latencies, dispatched)
+    if steady.steady and steady.truncated:
+        window = msgspec.structs.replace(window, start_ns=int(np.sort(dispatched)[steady.truncated]))
+    steadiness = Steadiness(
+        steady=steady.steady, why=steady.why, warmed_after=steady.truncated, growth=rounded(steady.growth)
+    )
+    return steadiness, window
 
 
 def _series(part: StageData, window: Window) -> tuple[Ns, Ns]:

@@ -154,9 +154,9 @@ class Series:
     def look(self, samples: Samples) -> Quantile:
         return estimate_for(samples, self._goal, self._floor)
 
-    def end(self, seen: Quantile) -> None:
+    def end(self, look: Quantile) -> None:
         self._looking = False
-        self._looks.append(seen)
+        self._looks.append(look)
 
 
 def gaps_of(stamps: Sequence[int], lengths: Sequence[int]) -> Samples:
@@ -207,10 +207,10 @@ class StopRuleMonitor:
         looking = asyncio.get_running_loop().run_in_executor(None, series.look, samples)
         looking.add_done_callback(lambda done: None if done.cancelled() else self._seen(series, done.result()))
 
-    def _seen(self, series: Series, seen: Quantile) -> None:
-        series.end(seen)
+    def _seen(self, series: Series, look: Quantile) -> None:
+        series.end(look)
         self._say(self.words)
-        if not self.settled and all(one.settled for one in self._series):
+        if not self.settled and all(series_of_model.settled for series_of_model in self._series):
             self.settled = True
             self._enough()
 
@@ -220,5 +220,5 @@ class StopRuleMonitor:
         goal = f"{self._goal.metric} {self._goal.percentile}"
         widths = [series.width for series in self._series]
         worst = None if None in widths else max(width for width in widths if width is not None)
-        told = "not known yet" if worst is None else f"±{100 * worst:.2g} %"
-        return f"{goal} {told} (asked: ±{100 * self._goal.within:.3g} %)"
+        reached = "not known yet" if worst is None else f"±{100 * worst:.2g} %"
+        return f"{goal} {reached} (asked: ±{100 * self._goal.within:.3g} %)"

@@ -81,9 +81,9 @@ def _stage(part: StageData, slo: Slo, run: Run) -> StageSummary:
         return msgspec.structs.replace(blank, status="skipped", reason=planned.skipped, problem=problem)
     requests = _requests(part)
     steadiness, window = settled(part, part.window)
-    found = metric_flags(part.ok, part.probe)
-    slo, of_slo = judged(slo, found)
-    measured = _metrics(part) | {name: _unknown() for name in found.nulled if name.endswith("_ms")}
+    flags = metric_flags(part.ok, part.probe)
+    slo, of_slo = judged(slo, flags)
+    measured = _metrics(part) | {name: _unknown() for name in flags.nulled if name.endswith("_ms")}
     return msgspec.structs.replace(
         blank,
         card=_card(planned, run),
@@ -91,13 +91,13 @@ def _stage(part: StageData, slo: Slo, run: Run) -> StageSummary:
         requests=requests,
         window_s=rounded(window.length_s) if window else None,
         metrics=measured,
-        throughput=_nulled(_throughput(part, window, slo), found),
+        throughput=_nulled(_throughput(part, window, slo), flags),
         tokens=_tokens(part.ok),
         slo=_attainment(part, slo, requests.planned),
         server=_server(part),
         validity=validity(part, window, measured, unsteady=in_words(steadiness)),
         steadiness=steadiness,
-        not_valid=found.not_valid | of_slo,
+        not_valid=flags.not_valid | of_slo,
         until=None if part.until is None else _until(part, part.until, measured[f"{part.until.metric}_ms"]),
     )
 
@@ -117,15 +117,15 @@ def _requests(part: StageData) -> Requests:
         counted["cancelled"] += lost
     by_outcome = {str(outcome): counted[outcome] for outcome in OUTCOMES if counted[outcome]}
     ok = counted["ok"]
-    made = [record for record in (*part.measured, *part.earlier) if _was_made(record)]
+    attempts = [record for record in (*part.measured, *part.earlier) if _was_made(record)]
     return Requests(
         planned=planned,
         ok=ok,
         failed=planned - ok,
         by_outcome=by_outcome,
         warmup=len(part.warmup),
-        retried=sum(record.attempt == 1 for record in made),
-        attempts=len(made),
+        retried=sum(record.attempt == 1 for record in attempts),
+        attempts=len(attempts),
     )
 
 
@@ -136,26 +136,26 @@ def _was_made(record: Record) -> bool:
 
 def _metrics(part: StageData) -> dict[str, Metric]:
     arrays = part.values
-    found = {f"{name}_ms": _independent(arrays[name], part.floor) for name in METRICS if name != "itl"}
+    by_name = {f"{name}_ms": _independent(arrays[name], part.floor) for name in METRICS if name != "itl"}
     pooled, owners = part.gaps.values, part.gaps.owners
     moments = moments_of(metrics.gap_ends(part.ok), pooled)
     itl = estimate_clustered(pooled, owners, PERCENTILES, moments=moments, floor=part.floor)
-    found["itl_ms"] = _describe(pooled, itl)
+    by_name["itl_ms"] = _describe(pooled, itl)
     if part.until is not None:
         name, values = part.until.metric, arrays.get(part.until.metric, pooled)
         samples = stop_rule.Samples(pooled, owners, moments) if name == "itl" else stop_rule.Samples(values)
         estimated = _percentile(stop_rule.estimate_for(samples, part.until, part.floor))
-        metric = found[f"{name}_ms"]
+        metric = by_name[f"{name}_ms"]
         percentiles = metric.percentiles | {part.until.percentile: estimated}
-        found[f"{name}_ms"] = msgspec.structs.replace(metric, percentiles=percentiles)
+        by_name[f"{name}_ms"] = msgspec.structs.replace(metric, percentiles=percentiles)
     if part.latency_origin == "intended":
-        found |= {f"{name}_ms": _independent(arrays[name], part.floor) for name in metrics.FROM_SEND}
+        by_name |= {f"{name}_ms": _independent(arrays[name], part.floor) for name in metrics.FROM_SEND}
     if len(arrays["ttfc"]) and (
         len(arrays["ttfc"]) != len(arrays["ttft"]) or bool((arrays["ttfc"] != arrays["ttft"]).any())
     ):
-        found["ttfc_ms"] = _independent(arrays["ttfc"], part.floor)
+        by_name["ttfc_ms"] = _independent(arrays["ttfc"], part.floor)
     order = (*METRICS, *metrics.FROM_SEND, "ttfc")
-    return {f"{name}_ms": found[f"{name}_ms"] for name in order if f"{name}_ms" in found}
+    return {f"{name}_ms": by_name[f"{name}_ms"] for name in order if f"{name}_ms" in by_name}
 
 
 def _unknown() -> Metric:
@@ -163,8 +163,8 @@ def _unknown() -> Metric:
     return _independent(np.empty(0, dtype=np.int64))
 
 
-def _nulled(throughput: Throughput, found: MetricFlags) -> Throughput:
-    names = found.nulled & set(Throughput.__struct_fields__)
+def _nulled(throughput: Throughput, flags: MetricFlags) -> Throughput:
+    names = flags.nulled & set(Throughput.__struct_fields__)
     return msgspec.structs.replace(throughput, **dict.fromkeys(names))
 
 
@@ -185,10 +185,10 @@ def _percentile(quantile: Quantile) -> Percentile:
     return Percentile(in_ms(quantile.value), in_ms(quantile.low), in_ms(quantile.high))
 
 
-def _until(part: StageData, goal: StopRule, told: Metric) -> Until:
+def _until(part: StageData, goal: StopRule, metric: Metric) -> Until:
     """What a stage waited for, by its interval in the summary, which was made for that."""
     name = goal.percentile
-    known = told.percentile(name)
+    known = metric.percentile(name)
     width = relative_half_width(Quantile(goal.p, known.value, known.low, known.high))
     # Where the requests ran out, nobody chose the moment by the width: it counts as it is.
     reached = width is not None and ((part.facts is not None and part.facts.settled) or width <= goal.within)
@@ -207,9 +207,9 @@ def _until(part: StageData, goal: StopRule, told: Metric) -> Until:
 def _throughput(part: StageData, window: Window | None, slo: Slo) -> Throughput:
     speeds = sorted(1e9 / value for record in part.ok if (value := metrics.tpot_ns(record)))
     per_user = rounded(median(speeds)) if speeds else None
-    whole, interval = _whole_speed(part)
+    answer_speed, interval = _whole_speed(part)
     if window is None:
-        return Throughput(None, None, per_user, None, whole, interval)
+        return Throughput(None, None, per_user, None, answer_speed, interval)
     ended = [record for record in part.ok if record.end_ns is not None and window.holds(record.end_ns)]
     good = sum(metrics.meets(record, slo, origin=part.latency_origin) for record in ended)
     return Throughput(
@@ -217,7 +217,7 @@ def _throughput(part: StageData, window: Window | None, slo: Slo) -> Throughput:
         requests_per_s=rounded(len(ended) / window.length_s),
         per_user_tokens_per_s=per_user,
         goodput_requests_per_s=rounded(good / window.length_s) if _targets(slo) else None,
-        e2e_tokens_per_s=whole,
+        e2e_tokens_per_s=answer_speed,
         e2e_tokens_per_s_ci=interval,
     )
 
@@ -227,22 +227,22 @@ def _whole_speed(part: StageData) -> tuple[float | None, tuple[float, float] | N
     speeds = sorted(speed for r in part.ok if (speed := metrics.speed_per_s(r, origin=part.latency_origin)) is not None)
     if not speeds:
         return None, None
-    found = estimate(np.array(speeds, dtype=np.float64), (50.0,))[0]
-    bounds = None if found.low is None or found.high is None else (round(found.low, 4), round(found.high, 4))
+    middle = estimate(np.array(speeds, dtype=np.float64), (50.0,))[0]
+    bounds = None if middle.low is None or middle.high is None else (round(middle.low, 4), round(middle.high, 4))
     return round(median(speeds), 4), bounds
 
 
 def _tokens(records: Sequence[Record]) -> Tokens:
     sources = {record.token_source for record in records}
     source = "mixed" if len(sources) > 1 else next(iter(sources), "usage")
-    told = [record.prompt_tokens for record in records if record.prompt_tokens is not None]
-    prompt = sum(told) if told or not records else None
+    prompt_counts = [record.prompt_tokens for record in records if record.prompt_tokens is not None]
+    prompt = sum(prompt_counts) if prompt_counts or not records else None
     return Tokens(prompt=prompt, output=sum(record.output_tokens or 0 for record in records), source=source)
 
 
 def _targets(slo: Slo) -> dict[str, float]:
-    told = {"ttft_ms": slo.ttft_ms, "tpot_ms": slo.tpot_ms, "e2e_ms": slo.e2e_ms}
-    return {name: limit for name, limit in told.items() if limit is not None}
+    limits = {"ttft_ms": slo.ttft_ms, "tpot_ms": slo.tpot_ms, "e2e_ms": slo.e2e_ms}
+    return {name: limit for name, limit in limits.items() if limit is not None}
 
 
 def _attainment(part: StageData, slo: Slo, planned: int) -> Attainment | None:
@@ -266,6 +266,6 @@ def _attainment(part: StageData, slo: Slo, planned: int) -> Attainment | None:
 
 def _server(part: StageData) -> ServerSummary | None:
     """The server's side of a stage: its process, as we saw it, and its own timings beside ours."""
-    seen = processes(part.facts.servers) if part.facts and part.facts.servers else None
+    server = processes(part.facts.servers) if part.facts and part.facts.servers else None
     rates = metrics.server_rates(part.ok)
-    return seen if rates is None else msgspec.structs.replace(seen or ServerSummary(), rates=rates)
+    return server if rates is None else msgspec.structs.replace(server or ServerSummary(), rates=rates)

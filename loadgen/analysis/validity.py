@@ -74,7 +74,7 @@ class Judgment(Struct, frozen=True):
 def judge(evidence: Evidence) -> Judgment:
     """The verdict on a stage: invalid when any reason is fatal, degraded when there is any other."""
     reasons = tuple(
-        Reason(rule.code, crossing.seen, crossing.limit, rule.advice, crossing.fatal)
+        Reason(rule.code, crossing.observed, crossing.limit, rule.advice, crossing.fatal)
         for rule in RULES
         for crossing in rule.find(evidence)
     )
@@ -84,9 +84,9 @@ def judge(evidence: Evidence) -> Judgment:
 
 
 class Crossing(Struct, frozen=True):
-    """A line that was crossed: what was seen, and what the line is, in words with units."""
+    """A line that was crossed: what was observed, and what the line is, in words with units."""
 
-    seen: str
+    observed: str
     limit: str
     fatal: bool = False
     """Crossed grossly: the stage is not to be believed."""
@@ -100,18 +100,18 @@ class Rule(Struct, frozen=True):
     find: Callable[[Evidence], Sequence[Crossing]]
 
 
-def _above(value: float | None, limit: float, fatal: float, seen: str, line: str) -> Sequence[Crossing]:
-    """Crossed by more than the limit, and grossly by more than `fatal`. seen, line: templates of value and limit."""
+def _above(value: float | None, limit: float, fatal: float, text: str, line: str) -> Sequence[Crossing]:
+    """Crossed by more than the limit, and grossly by more than `fatal`. text, line: templates of value and limit."""
     if value is None or value <= limit:
         return ()
-    return (Crossing(seen.format(value), line.format(limit), value > fatal),)
+    return (Crossing(text.format(value), line.format(limit), value > fatal),)
 
 
-def _below(value: float | None, limit: float, fatal: float, seen: str, line: str) -> Sequence[Crossing]:
+def _below(value: float | None, limit: float, fatal: float, text: str, line: str) -> Sequence[Crossing]:
     """As `_above`, the other way round."""
     if value is None or value >= limit:
         return ()
-    return (Crossing(seen.format(value), line.format(limit), value < fatal),)
+    return (Crossing(text.format(value), line.format(limit), value < fatal),)
 
 
 def _dispatch_slip(evidence: Evidence) -> Sequence[Crossing]:
@@ -133,16 +133,16 @@ def _loop_lag(evidence: Evidence, stamp_source: str, limit: float, fatal: float)
 
 def _stamp_lag(evidence: Evidence, stamp_source: str) -> Sequence[Crossing]:
     lag = evidence.stamp_lag_p99_ms if evidence.stamp_source == stamp_source else None
-    seen = "bytes were read {:.1f} ms after they had arrived (p99)"
-    return _above(lag, LATE_READS_MS, LATE_READS_INVALID_MS, seen, "≤ {:g} ms")
+    text = "bytes were read {:.1f} ms after they had arrived (p99)"
+    return _above(lag, LATE_READS_MS, LATE_READS_INVALID_MS, text, "≤ {:g} ms")
 
 
 def _littles_law(evidence: Evidence) -> Sequence[Crossing]:
     sampled, recorded = evidence.in_flight_sampled, evidence.in_flight_recorded
     if not sampled or recorded is None:
         return ()
-    seen = f"{sampled:.2f} in flight when sampled, {recorded:.2f} by the records"
-    return _above(abs(sampled - recorded) / sampled, LITTLE, LITTLE_INVALID, seen, "within {:.0%}")
+    text = f"{sampled:.2f} in flight when sampled, {recorded:.2f} by the records"
+    return _above(abs(sampled - recorded) / sampled, LITTLE, LITTLE_INVALID, text, "within {:.0%}")
 
 
 NEVER: Final = math.inf

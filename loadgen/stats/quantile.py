@@ -172,17 +172,17 @@ def estimate(
     neighbors nothing lies between, and the outer plain one is taken; so is it for a bound that stands alone.
     """
     n = sorted_values.size
-    found = []
+    quantiles = []
     for p in ps:
         plain = order_statistic_interval(p, n, confidence)[0]
         if n < floor_of(p, floor):
-            found.append(Quantile(p, None, None if plain is None else sorted_values[plain - 1].item(), None))
+            quantiles.append(Quantile(p, None, None if plain is None else sorted_values[plain - 1].item(), None))
             continue
         lower, upper = fractional_ranks(p, n, confidence)
         low = None if lower is None else _between(sorted_values, lower, down=True)
         high = _between(sorted_values, n if upper is None else upper, down=False)
-        found.append(Quantile(p, nearest_rank(sorted_values, p), low, high))
-    return tuple(found)
+        quantiles.append(Quantile(p, nearest_rank(sorted_values, p), low, high))
+    return tuple(quantiles)
 
 
 def relative_half_width(quantile: Quantile) -> float | None:
@@ -308,10 +308,10 @@ def _of_clusters(ordered: Values, groups: Sequence[_Groups], p: float, needed: i
     carried = carriers >= (CENTRAL_CARRIERS if central else CARRIERS)
 
     def end(samples: float, *, down: bool) -> float | None:
-        found = fractional_ranks(p, samples, confidence)[0 if down else 1]
-        if found is None:
+        bound = fractional_ranks(p, samples, confidence)[0 if down else 1]
+        if bound is None:
             return None if down else ordered[-1].item()
-        position = min(max(found / (samples + 1) * (n + 1), 1.0), float(n))
+        position = min(max(bound / (samples + 1) * (n + 1), 1.0), float(n))
         return _between(ordered, position, down=down)
 
     for_low, for_high = (inner, outer) if 2 * share >= 1 else (outer, inner)

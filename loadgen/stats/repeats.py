@@ -64,16 +64,17 @@ def estimate_repeated(
         if request_ids is None:
             own = estimate(part, ps, floor=floor)
         else:
-            mine = run_ids == name
-            own = estimate_clustered(values[mine], request_ids[mine], ps, floor=floor)
+            in_run = run_ids == name
+            own = estimate_clustered(values[in_run], request_ids[in_run], ps, floor=floor)
         shown = [known and quantile.value is not None for known, quantile in zip(shown, own, strict=True)]
     pooled = _sorted(values)
-    found = []
+    estimates = []
     for p, known in zip(ps, shown, strict=True):
         value, low, high = _student([_median_unbiased(part, p) for part in parts], confidence)
         runs = tuple(nearest_rank(part, p) for part in parts)
-        found.append(Repeated(p, value if known else None, low, high if known else None, runs, nearest_rank(pooled, p)))
-    return tuple(found)
+        shown_value, shown_high = (value, high) if known else (None, None)
+        estimates.append(Repeated(p, shown_value, low, shown_high, runs, nearest_rank(pooled, p)))
+    return tuple(estimates)
 
 
 def _sorted(values: Values) -> Values:

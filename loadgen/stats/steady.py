@@ -72,14 +72,14 @@ def warm_until(values: Series, order: Series | None = None) -> Steady:
     rest = series[cut:]
     growth = _growth(rest)
     notable = growth is None or abs(growth) >= NOTABLE
-    whole, left = trend(series), trend(rest)
-    goes_on = whole.t * left.t > 0
+    over_all, left = trend(series), trend(rest)
+    goes_on = over_all.t * left.t > 0
     why: Why = "steady"
     if not notable:  # of whatever shape, a level that moves so little is one
         why = "steady"
-    elif int(np.argmin(errors)) > half and goes_on and whole.beyond(_LIKELY) and left.beyond(_HINTED):
+    elif int(np.argmin(errors)) > half and goes_on and over_all.beyond(_LIKELY) and left.beyond(_HINTED):
         why = "never_settles"
-    elif left.beyond(_SURE) or (goes_on and whole.beyond(_SURE) and left.beyond(_LIKELY)):
+    elif left.beyond(_SURE) or (goes_on and over_all.beyond(_SURE) and left.beyond(_LIKELY)):
         why = "drift"
     return Steady(why == "steady", why, cut, cut / series.size, growth)
 
@@ -134,10 +134,10 @@ def _standard_errors(scores: Scores) -> Scores:
     """MSER of the batch means by how many batches are cut off: Σ(z − mean)² / kept², for each that leaves _KEPT."""
     count = scores.size // BATCH
     batches = scores[: count * BATCH].reshape(count, BATCH).mean(axis=1)
-    kept = np.arange(count, 0, -1)
+    remaining = np.arange(count, 0, -1)
     total = np.cumsum(batches[::-1])[::-1]
     squares = np.cumsum((batches * batches)[::-1])[::-1]
-    errors: Scores = ((squares - total * total / kept) / kept**2)[: count - _KEPT + 1]
+    errors: Scores = ((squares - total * total / remaining) / remaining**2)[: count - _KEPT + 1]
     return errors
 
 

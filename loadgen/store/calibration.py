@@ -190,17 +190,17 @@ def stored(path: Path | None = None, machine: Machine | None = None) -> Stored:
     except OSError as error:
         return Stored(note=f"{path}: cannot be read ({error.strerror}); {AGAIN}")
     try:
-        found = msgspec.json.decode(raw, type=Calibration)
+        calibration = msgspec.json.decode(raw, type=Calibration)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return Stored(note=f"{path}: damaged, or of another version; {AGAIN}")
-    if found.schema != SCHEMA:
-        return Stored(note=f"{path}: its schema is {found.schema!r}, not {SCHEMA!r}; {AGAIN}")
+    if calibration.schema != SCHEMA:
+        return Stored(note=f"{path}: its schema is {calibration.schema!r}, not {SCHEMA!r}; {AGAIN}")
     here = msgspec.structs.asdict(machine or this_machine())
-    for name, was in msgspec.structs.asdict(found.machine).items():
+    for name, was in msgspec.structs.asdict(calibration.machine).items():
         if was != here[name]:
-            what = name.replace("_", " ")
-            return Stored(note=f"{path}: calibrated with another {what} ({was}, now {here[name]}); {AGAIN}")
-    return Stored(calibration=found)
+            part = name.replace("_", " ")
+            return Stored(note=f"{path}: calibrated with another {part} ({was}, now {here[name]}); {AGAIN}")
+    return Stored(calibration=calibration)
 
 
 def quote_of(calibration: Calibration) -> CalibrationQuote:
@@ -223,15 +223,15 @@ def warnings_for(plan: Plan, calibration: Calibration | None, workers: int) -> l
         events = max((peak_rate_per_s(stage) for stage in plan.stages), default=0) * plan.scenario.sampling.max_tokens
     budget, cores = calibration.budget, calibration.machine.cores_usable or 1
     by = f"{workers} processes of this machine were" if workers > 1 else "this machine was"
-    told = []
+    warnings = []
     if streams > budget.streams * workers:
         mend = _mend("concurrency or max_in_flight", streams, budget.streams, workers, cores)
-        told.append(f"{streams:,} streams at once; {by} calibrated for {budget.streams * workers:,}: {mend}")
+        warnings.append(f"{streams:,} streams at once; {by} calibrated for {budget.streams * workers:,}: {mend}")
     if events > budget.events_per_s * workers:
         mend = _mend("the rate or max_tokens", events, budget.events_per_s, workers, cores)
         of = f"{budget.events_per_s * workers:,.0f}"
-        told.append(f"up to {events:,.0f} token events a second; {by} calibrated for {of}: {mend}")
-    return told
+        warnings.append(f"up to {events:,.0f} token events a second; {by} calibrated for {of}: {mend}")
+    return warnings
 
 
 def peak_rate_per_s(stage: Stage) -> float:
@@ -252,12 +252,13 @@ def beyond(budget: Budget | None, events_per_s: float | None, streams: int | Non
     """
     if budget is None:
         return None
-    told = []
+    excesses = []
     if events_per_s is not None and events_per_s > budget.events_per_s * workers:
-        told.append(f"{events_per_s:,.0f} token events a second (calibrated for {budget.events_per_s * workers:,.0f})")
+        calibrated = f"{budget.events_per_s * workers:,.0f}"
+        excesses.append(f"{events_per_s:,.0f} token events a second (calibrated for {calibrated})")
     if streams is not None and streams > budget.streams * workers:
-        told.append(f"{streams:,} streams at once (calibrated for {budget.streams * workers:,})")
-    return " and ".join(told) or None
+        excesses.append(f"{streams:,} streams at once (calibrated for {budget.streams * workers:,})")
+    return " and ".join(excesses) or None
 
 
 def _mend(what: str, asked: float, each: float, workers: int, cores: int) -> str:

@@ -11,6 +11,7 @@ from loadgen.scenario import Scenario
 from loadgen.store.calibration import CalibrationQuote
 from loadgen.telemetry.host import ClockFacts, Host
 
+JsonObject = dict[str, Any]
 SCHEMA: Final = "loadgen.manifest/1"
 
 _RENAMED: Final = {
@@ -187,14 +188,14 @@ def manifest_from(raw: bytes) -> Manifest:
 
     Raises msgspec.MsgspecError or UnicodeDecodeError for what is none.
     """
-    data = msgspec.json.decode(raw, type=dict[str, Any])
+    data = msgspec.json.decode(raw, type=JsonObject)
     cards = data.get("models")
     if isinstance(cards, list):
         data["models"] = [_readable(card) if isinstance(card, dict) else card for card in cards]
     return msgspec.convert(data, Manifest)
 
 
-def _readable(card: dict[str, Any]) -> dict[str, Any]:
+def _readable(card: JsonObject) -> JsonObject:
     """A model card with its keys as they are spelled now, without a probe that we cannot read."""
     card = _renamed(card)
     try:
@@ -205,5 +206,5 @@ def _readable(card: dict[str, Any]) -> dict[str, Any]:
     return others if probe is None else others | {"probe": msgspec.to_builtins(probe)}
 
 
-def _renamed(data: dict[str, Any]) -> dict[str, Any]:
+def _renamed(data: JsonObject) -> JsonObject:
     return {_RENAMED.get(key, key): value for key, value in data.items()}

@@ -67,13 +67,13 @@ def create(results: Path, scenario: str, started: datetime, tag: str) -> Path:
 def no_longer_written(folder: Path, error: OSError) -> FolderError:
     """Why a run ends that could not write to its folder any more, in one line that says how to mend it."""
     if error.errno in _GONE:
-        told = "is gone: it was removed or moved while the run was on; run again, and leave it there until the end"
-        return FolderError(f"{folder}: {told}")
-    kept = "what was measured until then is kept"
+        why = "is gone: it was removed or moved while the run was on; run again, and leave it there until the end"
+        return FolderError(f"{folder}: {why}")
+    saved = "what was measured until then is kept"
     if error.errno in _NO_SPACE:
-        return FolderError(f"{folder}: no space left on the device; {kept}; free some space and run again")
+        return FolderError(f"{folder}: no space left on the device; {saved}; free some space and run again")
     reason = error.strerror or error
-    return FolderError(f"{folder}: cannot be written any more ({reason}); {kept}; mend that and run again")
+    return FolderError(f"{folder}: cannot be written any more ({reason}); {saved}; mend that and run again")
 
 
 @contextlib.contextmanager
@@ -260,7 +260,7 @@ def read(folder: Path) -> Run:
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InputError(f"{manifest_path}: not a manifest ({error}); is the folder damaged?") from error
     read_logs = [_read_lines(log, Record) for log in logs_of(folder)]
-    records = tuple(record for found, _ in read_logs for record in found)
+    records = tuple(record for of_log, _ in read_logs for record in of_log)
     facts, torn_facts = _read_lines(folder / STAGES, StageFacts)
     return Run(folder, manifest, records, tuple(facts), sum(torn for _, torn in read_logs) + torn_facts)
 
@@ -277,15 +277,15 @@ class _Ended(Struct, frozen=True):
 def _read_lines(path: Path, kind: type[Line]) -> tuple[list[Line], int]:
     """The lines of a log, and how many could not be read: a killed run may leave a torn last one."""
     decoder = msgspec.json.Decoder(kind)
-    found: list[Line] = []
+    records: list[Line] = []
     torn = 0
     try:
         with path.open("rb") as file:
             for line in file:
                 try:
-                    found.append(decoder.decode(line))
+                    records.append(decoder.decode(line))
                 except (msgspec.MsgspecError, UnicodeDecodeError):
                     torn += 1
     except FileNotFoundError:
         pass
-    return found, torn
+    return records, torn
