@@ -137,13 +137,13 @@ def _was_made(record: Record) -> bool:
 def _metrics(part: StageData) -> dict[str, Metric]:
     arrays = part.values
     by_name = {f"{name}_ms": _independent(arrays[name], part.floor) for name in METRICS if name != "itl"}
-    pooled, owners = part.gaps.values, part.gaps.owners
-    moments = moments_of(metrics.gap_ends(part.ok), pooled)
-    itl = estimate_clustered(pooled, owners, PERCENTILES, moments=moments, floor=part.floor)
+    pooled = part.gaps.values
+    itl = estimate_clustered(pooled, part.gaps.owners, PERCENTILES, moments=_moments(part), floor=part.floor)
     by_name["itl_ms"] = _describe(pooled, itl)
     if part.until is not None:
         name, values = part.until.metric, arrays.get(part.until.metric, pooled)
-        samples = stop_rule.Samples(pooled, owners, moments) if name == "itl" else stop_rule.Samples(values)
+        owners, moments = (part.gaps.owners, _moments(part)) if name == "itl" else (None, None)
+        samples = stop_rule.Samples(values, owners, moments)
         estimated = _percentile(stop_rule.estimate_for(samples, part.until, part.floor))
         metric = by_name[f"{name}_ms"]
         percentiles = metric.percentiles | {part.until.percentile: estimated}
@@ -156,6 +156,11 @@ def _metrics(part: StageData) -> dict[str, Metric]:
         by_name["ttfc_ms"] = _independent(arrays["ttfc"], part.floor)
     order = (*METRICS, *metrics.FROM_SEND, "ttfc")
     return {f"{name}_ms": by_name[f"{name}_ms"] for name in order if f"{name}_ms" in by_name}
+
+
+def _moments(part: StageData) -> Ns:
+    """The slice of time of each gap of a stage."""
+    return moments_of(metrics.gap_ends(part.ok), part.gaps.values)
 
 
 def _unknown() -> Metric:

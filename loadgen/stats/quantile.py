@@ -243,7 +243,8 @@ def estimate_clustered(
     if moments is not None:
         slices = _grouped(moments[order])
         groups += [slices] if slices.sizes.size > 1 else []
-    del order  # of ten million values, what is not used any more is let go
+    # Of ten million values, what is not used any more is let go: here, and by whoever passes it and holds it no longer.
+    del order, cluster_ids, moments
     return tuple(_of_clusters(ordered, groups, p, floor_of(p, floor), confidence) for p in ps)
 
 
@@ -286,6 +287,9 @@ class _Groups(Struct, frozen=True):
 
 
 def _grouped(ids: Ids) -> _Groups:
+    if ids.size and ids.min() >= 0 and ids.max() < ids.size:
+        counts = np.bincount(ids)  # the same groups as below for a fifth of the memory, without sorting
+        return _Groups((np.cumsum(counts > 0) - 1)[ids], counts[counts > 0])
     _, of, sizes = np.unique(ids, return_inverse=True, return_counts=True)
     return _Groups(of.reshape(-1), sizes)
 
@@ -295,9 +299,9 @@ def _of_clusters(ordered: Values, groups: Sequence[_Groups], p: float, needed: i
 
     n, share = ordered.size, share_of(p)
     half_way = max(Fraction(1, 2), 2 * share - 1) if 2 * share >= 1 else min(Fraction(1, 2), 2 * share)
-    below, nearer = _at_or_below(ordered, float(share)), _at_or_below(ordered, float(half_way))
+    other = _design_effect(_at_or_below(ordered, float(half_way)), groups, float(half_way))
+    below = _at_or_below(ordered, float(share))
     effect = _design_effect(below, groups, float(share))
-    other = _design_effect(nearer, groups, float(half_way))
     thin = 1 - below if 2 * share >= 1 else below
     carriers = min(_carriers(thin, group) for group in groups)
     tail = float(tail_of(confidence))

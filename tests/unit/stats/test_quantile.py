@@ -419,6 +419,15 @@ def test_the_order_of_the_samples_does_not_matter() -> None:
     assert all(quantile.value is not None for quantile in one[:2])
 
 
+def test_what_the_clusters_are_called_does_not_matter() -> None:
+    rng = generator(3, "names")
+    values, ids = rng.integers(1, 10**6, 4_000), np.repeat(np.arange(200), 20)
+    moments = np.arange(4_000) // 100
+    expected = estimate_clustered(values, ids, [50, 90, 99], moments=moments)
+    for names in (ids * 10**9, ids - 100):
+        assert estimate_clustered(values, names, [50, 90, 99], moments=moments * 10**9) == expected
+
+
 def test_a_small_percentile_of_clusters_is_the_mirrored_large_one() -> None:
     values, ids = leveled(generator(6, "mirror"), 60, 0.1)
     values = values[: values.size // 10 * 10 - 1]  # so that the nearest ranks mirror too
