@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo 'make load SCENARIO=summarizer   play a scenario (ARGS="--requests 80" for more)'
 	@echo 'make setup                      only set up: afterwards .venv/bin/loadgen is there'
-	@echo 'make test                       all tests, with a real engine in them'
+	@echo 'make test                       all tests, with a real engine in them (COVERAGE=1: and what of loadgen they run)'
 	@echo 'make check                      format, lint, types, and the quick unit tests'
 	@echo 'make fuzz                       fuzz our readers (FUZZ_SECONDS=120), then a million token events with faults'
 	@echo 'make bench                      what we claim about ourselves, measured'
@@ -35,7 +35,8 @@ load: $(RUN)
 # Three at a time, since many wait for a scripted server; then those with a real engine, which keeps a core busy, by two.
 test: $(DEV)
 ifeq ($(strip $(ARGS)),)
-	$(PY) -m pytest -n 3 --dist worksteal tests/unit tests/integration
+	$(PY) -m pytest -n 3 --dist worksteal $(if $(COVERAGE),--cov --cov-report=) tests/unit tests/integration
+	$(if $(COVERAGE),$(PY) -m tests.coverage_floor)
 	$(PY) -m pytest -n 2 --dist worksteal tests/e2e
 else
 	$(PY) -m pytest $(ARGS)

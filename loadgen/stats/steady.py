@@ -142,8 +142,6 @@ def _standard_errors(scores: Scores) -> Scores:
 
 
 def _growth(rest: Series) -> float | None:
-    third = rest.size // 3
-    if not third:
-        return None
+    third = rest.size // 3  # 5 at least: no more than half of FEWEST values or more are cut off
     first, last = median(rest[:third]), median(rest[-third:])
     return last / first - 1 if first > 0 else None

@@ -13,7 +13,16 @@ from msgspec import UNSET
 
 from loadgen.analysis.stage import stages_of
 from loadgen.analysis.summarize import summarize
-from loadgen.analysis.summary import METRICS, Requests, StageSummary, Steadiness, Tokens, Validity, metric_data
+from loadgen.analysis.summary import (
+    METRICS,
+    Requests,
+    StageSummary,
+    Steadiness,
+    Tokens,
+    Validity,
+    metric_data,
+    summary_from,
+)
 from loadgen.record import OUTCOMES, Outcome, Record, WorkerFacts
 from loadgen.report.main_table import main_table
 from loadgen.stats.quantile import MIN_CLUSTERS
@@ -555,3 +564,11 @@ def test_a_stage_says_what_the_contract_says() -> None:
     }
     assert stage["load"] == {"mode": "closed", "concurrency": 1}
     assert stage["validity"]["verdict"] == "valid"
+
+
+@pytest.mark.parametrize(
+    "text", [b'{"stages": [1]}', b'{"stages": null}', b"[]", b'{"stages": [{"metrics": 3}]}', b"{"]
+)
+def test_a_text_that_is_no_summary_is_refused_as_such(text: bytes) -> None:
+    with pytest.raises(msgspec.MsgspecError):
+        summary_from(text)

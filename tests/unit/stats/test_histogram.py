@@ -225,3 +225,7 @@ def test_a_histogram_of_another_layout_is_an_input_error(layout: tuple[int, int,
     foreign.record_value(5_000)
     with pytest.raises(InputError, match=f"{layout[0]}\\.\\.{layout[1]} with {layout[2]} digits"):
         Histogram.decode(foreign.encode().decode())
+
+
+def test_a_histogram_shows_how_many_values_it_has_and_their_ends() -> None:
+    assert repr(recorded([3, 5])) == "Histogram(count=2, min_ns=3, max_ns=5)"
