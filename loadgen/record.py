@@ -1,8 +1,11 @@
 """One immutable record a request, or attempt of it: what `requests.jsonl` holds. Knows no statistics and no socket."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
+
+JsonObject = dict[str, Any]
+"""A JSON object whose keys are not ours to choose, or are not known before it is read."""
 
 Phase = Literal["warmup", "measured"]
 LatencyOrigin = Literal["sent", "intended"]

@@ -15,7 +15,6 @@ from loadgen.analysis.summarize import PERCENTILES, summary_of
 from loadgen.analysis.summary import (
     AcrossRuns,
     Attainment,
-    JsonObject,
     Metric,
     Percentile,
     Reason,
@@ -34,6 +33,7 @@ from loadgen.analysis.summary import (
     rounded,
 )
 from loadgen.errors import InputError
+from loadgen.record import JsonObject
 from loadgen.stats.quantile import CONFIDENCE, Floor, Values
 from loadgen.stats.repeats import Repeated, estimate_repeated
 from loadgen.store.manifest import Manifest

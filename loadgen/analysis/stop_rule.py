@@ -202,12 +202,12 @@ class StopRuleMonitor:
             return
         samples = series.begin()
         if not series.is_long:
-            self._seen(series, series.look(samples))
+            self._add_look(series, series.look(samples))
             return
         looking = asyncio.get_running_loop().run_in_executor(None, series.look, samples)
-        looking.add_done_callback(lambda done: None if done.cancelled() else self._seen(series, done.result()))
+        looking.add_done_callback(lambda done: None if done.cancelled() else self._add_look(series, done.result()))
 
-    def _seen(self, series: Series, look: Quantile) -> None:
+    def _add_look(self, series: Series, look: Quantile) -> None:
         series.end(look)
         self._say(self.words)
         if not self.settled and all(series_of_model.settled for series_of_model in self._series):

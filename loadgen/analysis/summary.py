@@ -4,18 +4,17 @@ The file has a percentile as keys beside each other (`p99`, `p99_ci`); in here i
 `summary_from` lead from the one to the other.
 """
 
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from loadgen.plan.plan import StageLoad
+from loadgen.record import JsonObject
 from loadgen.store.manifest import ServedModel
 
 SCHEMA: Final = "loadgen.summary/1"
 METRICS: Final = ("ttft", "service_ttft", "itl", "tpot", "e2e", "queue", "connect")
-
-JsonObject = dict[str, Any]
 
 
 class Percentile(Struct, frozen=True):

@@ -5,7 +5,7 @@ from typing import Any, Final
 from loadgen.engine.stage import RunContext
 from loadgen.errors import TargetError
 from loadgen.plan.plan import Planned
-from loadgen.record import Reply
+from loadgen.record import JsonObject, Reply
 from loadgen.targets.adapter.in_process import question_of
 from loadgen.targets.extra_chats import TEST_CHAT, TEST_TOKENS
 from loadgen.targets.openai import models_of
@@ -67,7 +67,7 @@ def is_listed(wanted: str, names: set[str]) -> bool:
     return wanted in names or wanted.partition(":")[0] in names or wanted in bare
 
 
-def _aliases(entry: dict[str, Any]) -> list[object]:
+def _aliases(entry: JsonObject) -> list[object]:
     aliases = entry.get("aliases")
     return aliases if isinstance(aliases, list) else []
 

@@ -8,6 +8,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from loadgen.record import JsonObject
+
 WORDS: Final = (
     *("alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliett", "kilo", "lima"),
     *("mike", "naïve", "oscar", "papa", "quebec", "romeo", "sierra", "tango", "uniform", "victor", "whisky", "x-ray"),
@@ -83,7 +85,7 @@ def event(value: Any) -> bytes:
     return b"data: %b\n\n" % msgspec.json.encode(value)
 
 
-def error_body(message: str, kind: str, code: str | None = None) -> dict[str, Any]:
+def error_body(message: str, kind: str, code: str | None = None) -> JsonObject:
     """An error as OpenAI's API words it."""
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
@@ -119,7 +121,7 @@ def text_sha256(number: int, tokens: int) -> str:
 class StreamEvents(Struct, frozen=True, gc=False):
     """The events of one streamed answer."""
 
-    base: dict[str, Any]
+    base: JsonObject
     """What every event has: id, object, created, model."""
     before: bytes
     """Of a token event, what comes before its text."""

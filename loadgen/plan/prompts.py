@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from loadgen.errors import InputError
 from loadgen.plan import rng
+from loadgen.record import JsonObject
 from loadgen.redact import escape_control
 from loadgen.scenario import InlinePrompt, PromptFiles, Scenario
 from loadgen.scenario.file import is_file, is_folder, parse_toml, read_text
@@ -180,7 +181,7 @@ def _of_listed(item: Any, place: str) -> InlinePrompt:
         return InlinePrompt(text=item)
     if not isinstance(item, dict):
         raise InputError(f'{place}: neither a text nor an object; write e.g. "Say hello."')
-    fields: dict[str, Any] = {}
+    fields: JsonObject = {}
     for name, keys in (("text", _TEXT_KEYS), ("key_points", _POINTS_KEYS)):
         given = [key for key in keys if key in item]
         if len(given) > 1:

@@ -8,7 +8,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -19,12 +19,13 @@ from loadgen.scenario import Model, Scenario
 from loadgen.scenario.check import first_conflict, is_adapter, target_of
 from loadgen.scenario.overrides import Overrides, apply
 from loadgen.scenario.problem import Problem, Source, input_error, suggestion
+from loadgen.scenario.types import RawTable
 from loadgen.scenario.validate import convert
 
 SCENARIOS: Final = Path("scenarios")
 """Where scenarios are looked for by name, in the current folder."""
 
-_ADHOC: dict[str, Any] = {
+_ADHOC: RawTable = {
     "name": "adhoc",
     "description": "What `loadgen run --url URL --model NAME` plays when no scenario is named.",
     "load": {"mode": "closed", "requests": 16},
@@ -170,7 +171,7 @@ def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
         raise InputError(f"{path}: line {line}: not UTF-8 (byte 0x{data[error.start]:02x}); save it as UTF-8") from None
 
 
-def parse_toml(text: str, where: str) -> dict[str, Any]:
+def parse_toml(text: str, where: str) -> RawTable:
     """The raw table. Raises InputError with line and column, and the line itself."""
     try:
         return tomllib.loads(text)
@@ -194,9 +195,7 @@ _IN_WORDS = {
 }
 
 
-def _loaded(
-    raw: dict[str, Any], path: Path | None, folder: Path, where: str, overrides: Overrides | None
-) -> LoadedScenario:
+def _loaded(raw: RawTable, path: Path | None, folder: Path, where: str, overrides: Overrides | None) -> LoadedScenario:
     changed, flags = apply(raw, overrides) if overrides else (raw, {})
     source = Source(where, flags)
     scenario = convert(changed, Scenario, source)

@@ -11,6 +11,7 @@ from msgspec import Struct
 from loadgen.errors import InputError
 from loadgen.redact import escape_control
 from loadgen.scenario.file import read_text
+from loadgen.scenario.types import RawTable
 
 _NAME_KEYS = ("alias", "name", "model", "id")
 _EXAMPLE = '["qwen2.5-0.5b"] or {"qwen2.5-0.5b": {"capabilities": ["chat"], "size_mb": 822}}'
@@ -25,7 +26,7 @@ class ListedModel(Struct, frozen=True, omit_defaults=True):
     alias: str
     capabilities: tuple[str, ...] = ()
     size_mb: float | None = None
-    more: dict[str, Any] = {}
+    more: RawTable = {}
 
 
 def read_model_list(path: Path) -> tuple[ListedModel, ...]:
@@ -61,7 +62,7 @@ def model_list_text(models: Iterable[ListedModel]) -> bytes:
     return orjson.dumps(cards, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
-def _card(model: ListedModel) -> dict[str, Any]:
+def _card(model: ListedModel) -> RawTable:
     size = {} if model.size_mb is None else {"size_mb": model.size_mb}
     return {"capabilities": list(model.capabilities), **size, **model.more}
 

@@ -16,6 +16,7 @@ from loadgen.errors import InputError
 from loadgen.redact import redact_url
 from loadgen.scenario import FOUNDRY, Scenario
 from loadgen.scenario.problem import any_of, suggestion, toml_text
+from loadgen.scenario.types import RawTable
 
 _RATED = ("constant", "poisson", "gamma")
 _NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
@@ -60,11 +61,11 @@ class Overrides(Struct, frozen=True):
     """Whether answers stream."""
 
 
-Changed = tuple[dict[str, Any], dict[str, str]]
+Changed = tuple[RawTable, dict[str, str]]
 """A raw table, and for each dotted key that a flag set, that flag as it was written."""
 
 
-def apply(raw: dict[str, Any], overrides: Overrides) -> Changed:
+def apply(raw: RawTable, overrides: Overrides) -> Changed:
     """The raw scenario as the flags change it, and which flag set which key. `raw` is of the right shape, and kept.
 
     Raises InputError where flags contradict each other or the scenario.
@@ -111,7 +112,7 @@ def _prompts(overrides: Overrides) -> tuple[Any, str]:
     return overrides.prompt, "BENCH_PROMPT"
 
 
-def _models(own: list[dict[str, Any]], overrides: Overrides) -> tuple[list[dict[str, Any]], dict[str, str]]:
+def _models(own: list[RawTable], overrides: Overrides) -> tuple[list[RawTable], dict[str, str]]:
     urls, names = overrides.urls, overrides.models
     if not urls:
         return _picked(own, names)
@@ -132,14 +133,14 @@ def _models(own: list[dict[str, Any]], overrides: Overrides) -> tuple[list[dict[
     return [{"name": name, "url": url} for url, name in zip(urls, names, strict=True)], flags
 
 
-def _default_models() -> list[dict[str, Any]]:
+def _default_models() -> list[RawTable]:
     """What a scenario without models means."""
     models = Scenario(name="default", prompts="-").models
     return [{"name": model.name, "target": model.target} for model in models]
 
 
-def _picked(own: list[dict[str, Any]], names: tuple[str, ...]) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    picked: list[dict[str, Any]] = []
+def _picked(own: list[RawTable], names: tuple[str, ...]) -> tuple[list[RawTable], dict[str, str]]:
+    picked: list[RawTable] = []
     flags: dict[str, str] = {}
     known = [str(model["name"]) for model in own]
     for name in names:
@@ -154,7 +155,7 @@ def _picked(own: list[dict[str, Any]], names: tuple[str, ...]) -> tuple[list[dic
     return picked, flags
 
 
-def _load(load: dict[str, Any], overrides: Overrides) -> Changed:
+def _load(load: RawTable, overrides: Overrides) -> Changed:
     flags: dict[str, str] = {}
     if overrides.concurrency:
         levels = ",".join(str(level) for level in overrides.concurrency)
@@ -175,7 +176,7 @@ def _load(load: dict[str, Any], overrides: Overrides) -> Changed:
     return _length(load, flags, overrides)
 
 
-def _open_load(load: dict[str, Any], overrides: Overrides) -> Changed:
+def _open_load(load: RawTable, overrides: Overrides) -> Changed:
     mode = load["mode"]
     arrivals, shape = _arrivals(overrides.arrivals)
     arrivals_flag = f"--arrivals {overrides.arrivals}"
@@ -213,7 +214,7 @@ def _arrivals(text: str | None) -> tuple[str | None, float | None]:
     return "gamma", float(shape)
 
 
-def _length(load: dict[str, Any], flags: dict[str, str], overrides: Overrides) -> Changed:
+def _length(load: RawTable, flags: dict[str, str], overrides: Overrides) -> Changed:
     """The load with the asked number of requests or seconds; one of them alone replaces the other."""
     load = dict(load)
     if overrides.requests is not None:
@@ -235,7 +236,7 @@ def _length(load: dict[str, Any], flags: dict[str, str], overrides: Overrides) -
     return load, flags
 
 
-def _only(load: dict[str, Any], *keys: str) -> dict[str, Any]:
+def _only(load: RawTable, *keys: str) -> RawTable:
     return {key: load[key] for key in keys if key in load}
 
 
@@ -267,7 +268,7 @@ def _steps(key: str, setting: str) -> list[str | int]:
     return [int(step[1:-1]) if step[0] == "[" else step for step in re.findall(r"[\w-]+|\[[0-9]+\]", key)]
 
 
-def _assign(raw: dict[str, Any], steps: list[str] | list[str | int], value: Any, flag: str) -> None:
+def _assign(raw: RawTable, steps: list[str] | list[str | int], value: Any, flag: str) -> None:
     """Sets the value in place; tables that are not there yet are made, lists are not."""
     node: Any = raw
     done = ""
@@ -324,7 +325,7 @@ def parse_rates(text: str, flag: str = "--rate") -> tuple[float, ...]:
 _PLACE: Final = ("target", "url", "foundry")
 
 
-def models_named(own: Sequence[dict[str, Any]], names: Sequence[str], label: str) -> list[dict[str, Any]]:
+def models_named(own: Sequence[RawTable], names: Sequence[str], label: str) -> list[RawTable]:
     """The models of these names, in their order. label: what gave them, for a complaint.
 
     A name that the scenario has is that model. Any other is served where the scenario's own are served, when that is
@@ -334,14 +335,14 @@ def models_named(own: Sequence[dict[str, Any]], names: Sequence[str], label: str
     twice = [name for i, name in enumerate(names) if name in names[:i]]
     if twice:
         raise InputError(f"{label}: {any_of(twice[:1])} stands there twice; leave one out")
-    models: list[dict[str, Any]] = []
+    models: list[RawTable] = []
     for name in names:
         same_name = [model for model in own if model.get("name") == name]
         models += same_name or [{"name": name, **_common_place(own)}]
     return models
 
 
-def _common_place(own: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _common_place(own: Sequence[RawTable]) -> RawTable:
     places = [{key: model[key] for key in _PLACE if model.get(key) is not None} for model in own]
     if not places or any(place != places[0] for place in places):
         return {"target": FOUNDRY}

@@ -8,6 +8,9 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
 
+RawTable = dict[str, Any]
+"""A table as TOML has it: its keys and values are not checked yet."""
+
 PositiveInt = Annotated[int, Meta(ge=1)]
 NonNegativeInt = Annotated[int, Meta(ge=0)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
@@ -81,7 +84,7 @@ class Sampling(_Part, frozen=True):
     """Sent when given."""
     stream: bool = True
     """Answers come token by token; false asks for whole answers, which have no TTFT, ITL or TPOT."""
-    extra: dict[str, Any] = {}
+    extra: RawTable = {}
     """Further keys of the request body, as they are."""
 
 
@@ -236,7 +239,7 @@ class Model(_Part, frozen=True):
     """Options of the embedded server."""
     foundry: FoundryLocal | None = None
     """Options of Foundry Local."""
-    options: dict[str, Any] = {}
+    options: RawTable = {}
     """What the adapter's `load` is given."""
     python_path: str | None = None
     """Where the adapter's module is looked for first (default: beside the scenario file)."""

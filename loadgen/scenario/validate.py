@@ -15,6 +15,7 @@ from msgspec import inspect
 from loadgen.scenario import InlinePrompt, Scenario
 from loadgen.scenario.problem import Problem, Source, any_of, input_error, key_path, suggestion, toml_text
 from loadgen.scenario.schema import EXAMPLES
+from loadgen.scenario.types import RawTable
 
 T = TypeVar("T")
 
@@ -69,7 +70,7 @@ def _problems(value: Any, kind: inspect.Type, path: str, example: str) -> Iterat
             yield from _problems_of_scalar(value, kind, path, example)
 
 
-def _problems_of_table(value: dict[str, Any], kind: inspect.StructType, path: str) -> Iterator[Problem]:
+def _problems_of_table(value: RawTable, kind: inspect.StructType, path: str) -> Iterator[Problem]:
     """Unknown keys first: a misspelled key is why another is missing."""
     fields = {field.name: field for field in kind.fields}
     for key in value:
@@ -175,7 +176,7 @@ def _mismatch(value: Any, kind: inspect.Type, path: str, example: str) -> Proble
     return Problem(path, f"{given}, not {_wanted(kind)}", f"write e.g. {example}")
 
 
-def _wrong_mode(load: dict[str, Any], modes: Sequence[str]) -> tuple[str, str]:
+def _wrong_mode(load: RawTable, modes: Sequence[str]) -> tuple[str, str]:
     if "mode" not in load:
         return "missing", f"add mode = {any_of(modes)}"
     mode = load["mode"]

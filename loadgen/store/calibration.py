@@ -225,10 +225,10 @@ def warnings_for(plan: Plan, calibration: Calibration | None, workers: int) -> l
     by = f"{workers} processes of this machine were" if workers > 1 else "this machine was"
     warnings = []
     if streams > budget.streams * workers:
-        mend = _mend("concurrency or max_in_flight", streams, budget.streams, workers, cores)
+        mend = _hint("concurrency or max_in_flight", streams, budget.streams, workers, cores)
         warnings.append(f"{streams:,} streams at once; {by} calibrated for {budget.streams * workers:,}: {mend}")
     if events > budget.events_per_s * workers:
-        mend = _mend("the rate or max_tokens", events, budget.events_per_s, workers, cores)
+        mend = _hint("the rate or max_tokens", events, budget.events_per_s, workers, cores)
         of = f"{budget.events_per_s * workers:,.0f}"
         warnings.append(f"up to {events:,.0f} token events a second; {by} calibrated for {of}: {mend}")
     return warnings
@@ -261,9 +261,9 @@ def beyond(budget: Budget | None, events_per_s: float | None, streams: int | Non
     return " and ".join(excesses) or None
 
 
-def _mend(what: str, asked: float, each: float, workers: int, cores: int) -> str:
+def _hint(quantity: str, asked: float, each: float, workers: int, cores: int) -> str:
     """each: what one process is good for."""
     enough = math.ceil(asked / each) if each else 0
     if workers < enough <= cores:
-        return f"lower {what}, share it out with --workers {enough}, or calibrate again"
-    return f"lower {what}, or calibrate again"
+        return f"lower {quantity}, share it out with --workers {enough}, or calibrate again"
+    return f"lower {quantity}, or calibrate again"

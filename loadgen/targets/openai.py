@@ -10,10 +10,11 @@ import aiohttp
 import msgspec
 import psutil
 
+from loadgen.record import JsonObject
 from loadgen.redact import api_key, redact_keys
 from loadgen.scenario import Model
 from loadgen.store.manifest import ModelCard
-from loadgen.targets.served import JsonObject, Served
+from loadgen.targets.served import Served
 
 _THIS_MACHINE: Final = {"127.0.0.1", "localhost", "::1"}
 _FORWARDERS: Final = ("docker", "com.docker", "rootlessport", "wslrelay", "ssh", "kubectl", "gvproxy")

@@ -4,8 +4,9 @@ import msgspec
 
 from loadgen.plan.plan import Plan, Planned
 from loadgen.plan.prompts import messages
+from loadgen.record import JsonObject
 from loadgen.scenario import Timeouts
-from loadgen.targets.served import JsonObject, Served
+from loadgen.targets.served import Served
 from loadgen.wire.exchange import Ask, Deadlines
 
 

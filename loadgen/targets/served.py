@@ -1,17 +1,15 @@
 """What a target hands over once it serves a model: where to send, and the model's card. Knows no measurement."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from loadgen.child import Child
+from loadgen.record import JsonObject
 from loadgen.store.manifest import ModelCard
 from loadgen.targets.adapter.in_process import InProcess
 
-JsonObject = dict[str, Any]
-"""A request to a server, or what one says of itself: its keys are the API's, and not known beforehand."""
 OnProgress = Callable[[str, float | None], None]
 """Is called with what a target is doing, and how much of it is done (0 to 1; None where that is not known)."""
 

@@ -5,10 +5,7 @@ from typing import Any, Final, TypeGuard
 
 import orjson
 
-from loadgen.record import ServerTimings
-
-JsonObject = dict[str, Any]
-"""What a server sent, parsed: any key may be there or not, with a value of any kind."""
+from loadgen.record import JsonObject, ServerTimings
 
 _ERROR_CHARS: Final = 300
 _MAX_COUNT: Final = 2**63 - 1

@@ -31,10 +31,9 @@ from typing import Final
 
 from msgspec import Struct
 
-from loadgen.record import ServerTimings
+from loadgen.record import JsonObject, ServerTimings
 from loadgen.wire.chat_fast_path import pattern_of, run_of
 from loadgen.wire.chat_json import (
-    JsonObject,
     error_of,
     first_choice,
     has_hidden_text,

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,8 +75,36 @@ def test_hardly_any_function_returns_a_function() -> None:
     assert len([name for name, node in functions() if returns_a_function(node)]) <= 2
 
 
+def test_few_parameters_are_booleans() -> None:
+    names = [f"{name}({parameter})" for name, node in functions() for parameter in boolean_parameters(node)]
+    assert len(names) <= 25, names
+
+
+def test_few_values_are_untyped_tables() -> None:
+    places = {module: text.count("dict[str, Any]") for module, text in texts().items() if "dict[str, Any]" in text}
+    assert sum(places.values()) <= 50, places
+
+
 def texts() -> dict[str, str]:
     return {module: (PACKAGE / module).read_text("utf-8") for module in TREES}
+
+
+def test_names_say_what_the_thing_is() -> None:
+    names = Counter(name.lstrip("_") for tree in TREES.values() for name in defined_names(tree))
+    names["seen"] -= 1  # `Reason.seen` is a key of summary.json
+    assert {name: names[name] for name in EMPTY_NAMES if names[name]} == {}
+    assert sum(names[name] for name in VAGUE_NAMES) / names.total() <= 0.02
+
+
+def test_no_class_holds_more_than_10_attributes() -> None:
+    wide = {
+        f"{module}: {node.name}": len(attributes_of(node))
+        for module, tree in TREES.items()
+        if not module.startswith("mock/")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and len(attributes_of(node)) > 10
+    }
+    assert wide == {}
 
 
 def test_clocks_are_made_at_the_entrances_alone() -> None:

@@ -17,10 +17,9 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from loadgen.clock import now_ns
-from loadgen.record import Outcome, Reply
+from loadgen.record import JsonObject, Outcome, Reply
 from loadgen.targets.adapter.chunks import AdapterAnswer, as_whole, is_count, reply_of
 from loadgen.targets.adapter.threads import WorkerThreads, call_in_loop
-from loadgen.wire.chat_json import JsonObject
 from loadgen.wire.client import describe
 from loadgen.wire.exchange import Deadlines, Failure
 

@@ -23,6 +23,7 @@ from typing import Any, Final, TextIO
 import msgspec
 
 from loadgen.clock import now_ns
+from loadgen.record import JsonObject
 from loadgen.targets.foundry.download import CannotServe, describe_error, download
 from loadgen.targets.foundry.events import (
     CatalogListed,
@@ -90,7 +91,7 @@ def configuration(arguments: argparse.Namespace, sdk: Any) -> Any:
         text = f"foundry-local-sdk {sdk_version() or ''} asks the public catalog alone"
         raise CannotServe("runtime", text, "install foundry-local-sdk 2, or leave `catalog` out")
     levels = getattr(sdk, "LogLevel", None) or sdk.logging_helper.LogLevel  # 1.x does not show it
-    wanted: dict[str, Any] = {
+    wanted: JsonObject = {
         "app_name": APP_NAME,
         "app_data_dir": arguments.app_data,
         "model_cache_dir": arguments.cache,

@@ -21,6 +21,7 @@ from msgspec import Struct
 from loadgen.child import Child
 from loadgen.clock import now_ns
 from loadgen.errors import InputError, TargetError
+from loadgen.record import JsonObject
 from loadgen.redact import redact_url
 from loadgen.scenario import FoundryLocal, Model
 from loadgen.scenario.urls import mismatch_of_address
@@ -40,7 +41,7 @@ from loadgen.targets.foundry.events import (
 )
 from loadgen.targets.foundry.model.cache import ensure_model
 from loadgen.targets.openai import any_json_of, card_of, json_of, models_of
-from loadgen.targets.served import JsonObject, OnProgress, Served, UnloadInfo
+from loadgen.targets.served import OnProgress, Served, UnloadInfo
 
 TARGET: Final = "foundry"
 ENDPOINT_VARIABLE: Final = "FOUNDRY_LOCAL_ENDPOINT"

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from loadgen.clock import SYSTEM_CLOCK, Clock, utc_now, wall_offset_ns
 from loadgen.plan.plan import Plan, Planned
+from loadgen.record import JsonObject
 from loadgen.store.manifest import Probe
 from loadgen.targets.probe import findings as judge
 from loadgen.targets.probe.findings import ProbeAnswer, with_streams
@@ -342,10 +343,10 @@ async def _busy(
     return None
 
 
-def _ask(asker: Asker, text: str, tokens: int, more: dict[str, Any]) -> Ask:
+def _ask(asker: Asker, text: str, tokens: int, more: JsonObject) -> Ask:
     """A chat of the probe's own: streamed, greedy, and with nothing of the scenario's sampling but its extra keys."""
     body = body_of(asker.plan, Planned(model=asker.index, index=0, prompt=0))
-    own: dict[str, Any] = {
+    own: JsonObject = {
         "messages": [{"role": "user", "content": text}],
         "stream": True,
         "stream_options": {"include_usage": True},

@@ -1,8 +1,9 @@
 """A `tokenizer.json` from the fields of a GGUF file with a byte-level BPE vocabulary. Knows no files."""
 
 import json
-from typing import Any, Final
+from typing import Final
 
+from loadgen.record import JsonObject
 from loadgen.targets.foundry.model.weights import Weights
 
 CONTROL: Final = 3
@@ -50,7 +51,7 @@ def tokenizer_of(weights: Weights) -> bytes:
     return json.dumps(document, ensure_ascii=False).encode()
 
 
-def _added_token(number: int, token: str) -> dict[str, Any]:
+def _added_token(number: int, token: str) -> JsonObject:
     return {
         "id": number,
         "content": token,
