@@ -11,10 +11,10 @@ PAGE: Final = Path(__file__).parents[1] / "docs" / "cli.md"
 COLUMNS: Final = 80
 INTRODUCTION: Final = """# The command line
 
-The help of every verb. `python -m tests.cli_page` makes this page anew, and a test says when that is due.
-Exit codes are in [the run folder](run-folder.md#exit-codes), the keys of a scenario in [scenarios](scenarios.md).
+This page has the help of every verb. `python -m tests.cli_page` generates it, and a test fails when it is out of date.
+The exit codes are in [the run folder](run-folder.md#exit-codes), the keys of a scenario in [scenarios](scenarios.md).
 
-`loadgen --install-completion` has the shell complete verbs and flags.
+`loadgen --install-completion` lets the shell complete verbs and flags.
 """
 
 

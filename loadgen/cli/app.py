@@ -14,12 +14,12 @@ from loadgen.redact import guard_tracebacks, printable
 
 VERBS: Final = {
     "run": "Play a scenario, write a run folder, print the table.",
-    "plan": "Print what would be sent and when; sends nothing.",
-    "scenarios": "List the scenarios there are to play.",
-    "init": "Write a commented scenario to begin with.",
-    "report": "Make the reports of run folders again, from the folders alone.",
-    "models": "Print model cards of what the targets offer.",
-    "calibrate": "Measure how far this machine's own measurements can be trusted.",
+    "plan": "Print what would be sent and when, and send nothing.",
+    "scenarios": "List the scenarios that you can run.",
+    "init": "Write a commented scenario to start from.",
+    "report": "Make the reports of runs again, from their folders alone.",
+    "models": "Print the model cards of what the targets offer.",
+    "calibrate": "Measure how far measurements on this machine can be trusted.",
     "mock": "Start a scripted server to test clients with.",
     "serve": "Start the embedded server, print its URL, stop on Ctrl-C.",
 }

@@ -20,13 +20,13 @@ from loadgen.store.calibration import Calibration, keep, stored, usual_place
 @expand_options
 def calibrate(
     *,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter loads: 20 s in place of a minute.")] = False,
-    show: Annotated[bool, typer.Option("--show", help="Print what is stored, and measure nothing.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter loads: 20 s instead of a minute.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the stored result, and measure nothing.")] = False,
     printing: OutputOptions,
 ) -> None:
-    """Measure how far this machine's own measurements can be trusted.
+    """Measure how far measurements on this machine can be trusted.
 
-    The result is kept for later runs, which quote it.
+    The result is stored, and later runs quote it.
     """
     if show:
         if quick:

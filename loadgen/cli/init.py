@@ -8,11 +8,12 @@ from loadgen.scenario.starter import write_starter
 
 
 def init(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it: letters, digits and . _ -")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name: letters, digits and . _ -")],
 ) -> None:
-    """Write a commented scenario to begin with.
+    """Write a commented scenario to start from.
 
-    It goes into the folder scenarios, or the current one where there is none; no file is written over.
+    The file goes into the folder scenarios/, or into the current folder if there is none. An existing file is never
+    overwritten.
     """
     path = write_starter(name)
     typer.echo(f"wrote {path}; `loadgen plan {name}` shows what it sends")

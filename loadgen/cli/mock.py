@@ -23,49 +23,51 @@ LATE_MS: Final = 1.0
 
 FAULT_HELP: Final = (
     f"KIND[:PARAM][@WHEN], repeatable. KIND: {', '.join(KINDS)}. WHEN: 2% of the requests, #7, #5-8 or #every:10; "
-    "all without it."
+    "without it, all."
 )
 
 
 def mock(
     ttft: Annotated[str, typer.Option("--ttft", metavar="D", help="Time to the first token.")] = "200ms",
-    itl: Annotated[str, typer.Option("--itl", metavar="D", help="Time from token to token.")] = "50ms",
-    tokens: Annotated[str, typer.Option("--tokens", metavar="D", help="Tokens of an answer.")] = "40",
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of all that is drawn.")] = 0,
+    itl: Annotated[str, typer.Option("--itl", metavar="D", help="Time between tokens.")] = "50ms",
+    tokens: Annotated[str, typer.Option("--tokens", metavar="D", help="Tokens in an answer.")] = "40",
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of everything that is random.")] = 0,
     together: Annotated[
-        str | None, typer.Option("--together", metavar="50ms", help="Send tokens at multiples of this only.")
+        str | None, typer.Option("--together", metavar="50ms", help="Send tokens only at multiples of this time.")
     ] = None,
     slots: Annotated[
-        int | None, typer.Option("--slots", metavar="N", min=1, help="Streams at a time (default: any number).")
+        int | None, typer.Option("--slots", metavar="N", min=1, help="Parallel streams (default: any number).")
     ] = None,
     queue: Annotated[
-        int | None, typer.Option("--queue", metavar="N", min=0, help="How many may wait for a slot; then 503.")
+        int | None, typer.Option("--queue", metavar="N", min=0, help="Requests that may wait for a slot; beyond: 503.")
     ] = None,
     retry_after: Annotated[
-        int, typer.Option("--retry-after", metavar="S", min=0, help="What a 503 or 429 says to wait, in seconds.")
+        int, typer.Option("--retry-after", metavar="S", min=0, help="Retry-After of a 503 or 429, in seconds.")
     ] = 1,
     slowdown: Annotated[
-        float, typer.Option("--slowdown", metavar="X", min=0, help="Each other stream lengthens a gap by this share.")
+        float, typer.Option("--slowdown", metavar="X", min=0, help="Each other stream makes gaps longer by this share.")
     ] = 0.0,
     prefill_rate: Annotated[
-        float | None, typer.Option("--prefill-rate", metavar="N", help="Words of the prompt a second, before --ttft.")
+        float | None,
+        typer.Option("--prefill-rate", metavar="N", help="Prompt words per second; their time precedes --ttft."),
     ] = None,
     tokens_per_event: Annotated[
-        int, typer.Option("--tokens-per-event", metavar="N", min=1, help="Tokens that are sent as one event.")
+        int, typer.Option("--tokens-per-event", metavar="N", min=1, help="Tokens sent as one event.")
     ] = 1,
     role_event: Annotated[
-        bool, typer.Option("--role-event/--no-role-event", help="A first event without text.")
+        bool, typer.Option("--role-event/--no-role-event", help="Whether to send a first event without text.")
     ] = True,
     usage: Annotated[
-        bool | None, typer.Option("--usage/--no-usage", help="Token counts always, or never (default: when asked).")
+        bool | None,
+        typer.Option("--usage/--no-usage", help="Send token counts always, or never (default: when asked)."),
     ] = None,
     keepalive: Annotated[
-        str | None, typer.Option("--keepalive-comments", metavar="250ms", help="Comments until the first token.")
+        str | None, typer.Option("--keepalive-comments", metavar="250ms", help="Send comments until the first token.")
     ] = None,
-    close: Annotated[bool, typer.Option("--close", help="Answers without chunks, ended by closing.")] = False,
+    close: Annotated[bool, typer.Option("--close", help="No chunked encoding: the connection closes.")] = False,
     freeze: Annotated[
         list[str] | None,
-        typer.Option("--freeze", metavar="AT:FOR", help="Stand still, so long after the first chat. Repeatable."),
+        typer.Option("--freeze", metavar="AT:FOR", help="AT after the first chat, stop for FOR. Repeatable."),
     ] = None,
     fault: Annotated[list[str] | None, typer.Option("--fault", metavar="FAULT", help=FAULT_HELP)] = None,
     model: Annotated[
@@ -74,14 +76,14 @@ def mock(
     host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 0,
     truth: Annotated[
-        Path | None, typer.Option("--truth", metavar="PATH", help="Write what was really sent, a line a chat.")
+        Path | None, typer.Option("--truth", metavar="PATH", help="Log what was really sent, one line per chat.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Start a scripted server to test clients with.
 
-    It prints its URL, and stops on Ctrl-C. D is a time (or a number), or normal:MEAN:DEVIATION, lognormal:MEDIAN:SIGMA,
-    uniform:LOW:HIGH or exp:MEAN.
+    It prints its URL, and stops on Ctrl-C. D is a time, a number, or one of normal:MEAN:DEVIATION,
+    lognormal:MEDIAN:SIGMA, uniform:LOW:HIGH and exp:MEAN.
     """
     if prefill_rate is not None and not 0 < prefill_rate < math.inf:
         raise InputError(f"--prefill-rate {prefill_rate:g}: not above 0; write e.g. --prefill-rate 500")

@@ -34,20 +34,20 @@ def models(
         list[str] | None, typer.Option("--url", help="An OpenAI-compatible endpoint, ending in /v1. Repeatable.")
     ] = None,
     model: Annotated[
-        list[str] | None, typer.Option("--model", help="With --probe: ask for this model alone. Repeatable.")
+        list[str] | None, typer.Option("--model", help="With --probe: only this model. Repeatable.")
     ] = None,
     probe: Annotated[
-        bool, typer.Option("--probe", help="Ask each model's server what it does: up to 17 chats a model, no run.")
+        bool, typer.Option("--probe", help="Test what each model's server does: up to 17 chats per model.")
     ] = False,
     write: Annotated[
-        Path | None, typer.Option("--write", metavar="PATH", help="Write the cards as a models.json, too.")
+        Path | None, typer.Option("--write", metavar="PATH", help="Also write the cards as a models.json.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The cards as JSON on standard output.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the cards as JSON.")] = False,
 ) -> None:
-    """Print model cards of what the targets offer.
+    """Print the model cards of what the targets offer.
 
-    The targets are a scenario's, those at a URL, or else Foundry Local and the embedded server.
+    The targets are those of a scenario or those at a URL; without either, Foundry Local and the embedded server.
     """
     if probe:
         if write is not None:

@@ -20,7 +20,7 @@ RESULTS: Final = Path("results")
 
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where run folders go.")]
 Strict = Annotated[
-    bool, typer.Option("--strict", help="Percentiles need as many samples as MLPerf asks for a published result.")
+    bool, typer.Option("--strict", help="Show a percentile only with as many samples as MLPerf requires.")
 ]
 
 Output = Literal["text", "json", "nothing"]
@@ -40,44 +40,44 @@ class ScenarioOptions(Struct, frozen=True):
         list[str] | None, typer.Option("--model", help="A model there, or one of the scenario's. Repeatable.")
     ] = None
     concurrency: Annotated[
-        str | None, typer.Option("--concurrency", metavar="1,2,4", help="Users of a closed loop.")
+        str | None, typer.Option("--concurrency", metavar="1,2,4", help="Numbers of users: a closed loop.")
     ] = None
     rate: Annotated[
-        str | None, typer.Option("--rate", metavar="R", help="Requests a second of an open loop: 0.5,1,2.")
+        str | None, typer.Option("--rate", metavar="R", help="Requests per second: an open loop, e.g. 0.5,1,2.")
     ] = None
-    arrivals: Annotated[str | None, typer.Option("--arrivals", metavar="A", help="constant, poisson or gamma:B.")] = (
-        None
-    )
+    arrivals: Annotated[
+        str | None, typer.Option("--arrivals", metavar="A", help="constant, poisson or gamma:BURSTINESS.")
+    ] = None
     max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", metavar="N", help="Output tokens of a request, at most.")
+        int | None, typer.Option("--max-tokens", metavar="N", help="Maximum output tokens per request.")
     ] = None
     requests: Annotated[
-        int | None, typer.Option("--requests", metavar="N", help="Measured requests a model and level.")
+        int | None, typer.Option("--requests", metavar="N", help="Measured requests per model and level.")
     ] = None
-    duration: Annotated[str | None, typer.Option("--duration", metavar="30s", help="How long requests may start.")] = (
+    duration: Annotated[
+        str | None, typer.Option("--duration", metavar="30s", help="Time during which requests start.")
+    ] = None
+    warmup: Annotated[int | None, typer.Option("--warmup", metavar="N", help="Warm-up requests per stage.")] = None
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of schedules and prompt order.")] = None
+    timeout: Annotated[str | None, typer.Option("--timeout", metavar="60s", help="Deadline for a whole request.")] = (
         None
     )
-    warmup: Annotated[int | None, typer.Option("--warmup", metavar="N", help="Warm-up requests a stage.")] = None
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Of schedules and orders.")] = None
-    timeout: Annotated[str | None, typer.Option("--timeout", metavar="60s", help="Deadline of a whole request.")] = None
     until: Annotated[
         str | None,
-        typer.Option(
-            "--until", metavar="METRIC_pNN:P%", help="Play until this percentile is known so well: ttft_p99:5%."
-        ),
+        typer.Option("--until", metavar="METRIC_pNN:P%", help="End a stage at this precision, e.g. ttft_p99:5%."),
     ] = None
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the scenario.")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the scenario. Repeatable.")
     ] = None
     probe: Annotated[
-        bool, typer.Option("--probe", help="After its stages, ask each server what it does: up to 16 chats a model.")
+        bool, typer.Option("--probe", help="Test what each server does, after its stages: up to 16 chats per model.")
     ] = False
     models_file: Annotated[
-        Path | None, typer.Option("--models-file", metavar="PATH", help="A models.json: plays the models it lists.")
+        Path | None, typer.Option("--models-file", metavar="PATH", help="Play the models that this models.json lists.")
     ] = None
     prompts_file: Annotated[
         Path | None,
-        typer.Option("--prompts-file", metavar="PATH", help="A prompts.json, or any file of prompts: asks these."),
+        typer.Option("--prompts-file", metavar="PATH", help="Use the prompts in this file, e.g. prompts.json."),
     ] = None
 
     def overrides(self) -> Overrides:
@@ -117,9 +117,7 @@ class OutputOptions(Struct, frozen=True):
     """How much is printed. `--json` wins over `--quiet`."""
 
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no table.")] = False
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The result as JSON on standard output, and nothing else.")
-    ] = False
+    as_json: Annotated[bool, typer.Option("--json", help="Print only the result, as JSON.")] = False
 
     @property
     def output(self) -> Output:

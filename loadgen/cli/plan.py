@@ -17,9 +17,9 @@ def plan(
     *,
     options: ScenarioOptions,
     out: Out = RESULTS,
-    as_json: Annotated[bool, typer.Option("--json", help="Every request with its due time, as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every request with its due time, as JSON.")] = False,
 ) -> None:
-    """Print what would be sent and when; sends nothing."""
+    """Print what would be sent and when, and send nothing."""
     planned = api.plan_of(options.load("json" if as_json else "text"))
     if as_json:
         sys.stdout.write(json_text(plan_data(planned)))

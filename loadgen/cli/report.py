@@ -19,17 +19,15 @@ from loadgen.store.run_folder import MANIFEST
 
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Run folders, or a scenario's (its newest run).")
+        list[Path], typer.Argument(metavar="RUN...", help="A run folder, or a scenario's folder (its newest run).")
     ],
     merge: Annotated[bool, typer.Option("--merge", help="Make one report of repeated runs of the same plan.")] = False,
     strict: Strict = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The summary as JSON on standard output, and nothing else.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only the summary, as JSON.")] = False,
 ) -> None:
-    """Make the reports of run folders again, from the folders alone.
+    """Make the reports of runs again, from their folders alone.
 
-    Prints their tables, too.
+    Prints their tables too.
     """
     folders = [_run_folder(path) for path in runs]
     floor: Floor | None = "strict" if strict else None

@@ -33,14 +33,16 @@ def run(
     out: Out = RESULTS,
     workers: Annotated[
         str,
-        typer.Option("--workers", metavar="N|auto", help="Processes that play it; auto asks the plan and the cores."),
+        typer.Option("--workers", metavar="N|auto", help="Processes that play the plan; auto: as many as it needs."),
     ] = "1",
-    repeats: Annotated[int, typer.Option("--repeats", metavar="N", min=1, help="Whole runs of the same plan.")] = 1,
+    repeats: Annotated[
+        int, typer.Option("--repeats", metavar="N", min=1, help="Play the plan N times, and merge the runs.")
+    ] = 1,
     strict: Strict = False,
     baseline: Annotated[
-        str | None, typer.Option("--baseline", metavar="NAME", help="Keep what the run says under DIR/baselines/NAME.")
+        str | None, typer.Option("--baseline", metavar="NAME", help="Keep the results in DIR/baselines/NAME.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a baseline of that name.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing baseline.")] = False,
     printing: OutputOptions,
 ) -> None:
     """Play a scenario, write a run folder, print the table."""

@@ -16,11 +16,12 @@ NARROWEST = 20
 
 
 def scenarios(
-    as_json: Annotated[bool, typer.Option("--json", help="Name, file and description of each, as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print name, file and description of each, as JSON.")] = False,
 ) -> None:
-    """List the scenarios there are to play.
+    """List the scenarios that you can run.
 
-    They are those in scenarios/ of the current folder and those that come along; of two with one name, the former.
+    These are the ones in the current folder's scenarios/ and the ones that come with loadgen. If two have the same
+    name, the one in the current folder is used.
     """
     entries = list_scenarios()
     if as_json:
