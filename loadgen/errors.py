@@ -1,4 +1,4 @@
-"""What a person must act on, one line each: what is wrong, where, and how to mend it.
+"""What a person must act on, one line each: what is wrong, where, and how to fix it.
 
     LoadgenError            exit code
     ├── InputError          2   a file, a key, a flag or an environment variable is wrong; nothing was sent

@@ -61,7 +61,7 @@ def _errors_explained(folder: Path, again: str) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or error
-        complaint = f"no report could be written ({reason}); the records are kept: mend that, then `{again}` makes it"
+        complaint = f"no report could be written ({reason}); the records are kept: fix that, then `{again}` makes it"
         raise FolderError(f"{folder}: {complaint}") from error
 
 

@@ -158,7 +158,7 @@ def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
             data = file.read(max_bytes + 1) if os.fstat(file.fileno()).st_size <= max_bytes else None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be read: {reason}; mend that, or name another file") from None
+        raise InputError(f"{path}: cannot be read: {reason}; fix that, or name another file") from None
     if data is None or len(data) > max_bytes:
         raise InputError(f"{path}: more than {max_bytes >> 20} MiB; split it, or name another file")
     if (place := data.find(b"\0")) >= 0:
@@ -181,11 +181,11 @@ def parse_toml(text: str, where: str) -> RawTable:
         message, _, place = str(error).rpartition(" (at ")
         lines = text.splitlines() or [""]
         position = re.match(r"line (\d+), column (\d+)", place)
-        # A text ends after its last line: that is the one to mend.
+        # A text ends after its last line: that is the one to fix.
         row, column = (int(position[1]), f", column {position[2]}") if position else (len(lines), "")
         line = lines[min(row, len(lines)) - 1].strip()
         said = _IN_WORDS.get(message, message) if isinstance(error, tomllib.TOMLDecodeError) else "a number too long"
-        raise InputError(f"{where}: line {row}{column}: not TOML: {said}; mend `{escape_control(line[:60])}`") from None
+        raise InputError(f"{where}: line {row}{column}: not TOML: {said}; fix `{escape_control(line[:60])}`") from None
 
 
 _IN_WORDS = {

@@ -44,7 +44,7 @@ def stop_rule_of(text: str) -> StopRule:
 
 
 def mismatch(text: str) -> tuple[str, str] | None:
-    """What is wrong with a goal and how to mend it, in words; None where it is right."""
+    """What is wrong with a goal and how to fix it, in words; None where it is right."""
     match = re.fullmatch(r"([A-Za-z0-9_]+)_p([0-9.]+):([0-9]+(?:\.[0-9]+)?)%", text)
     if not match:
         return f"{toml_text(text)} is not METRIC_pNN:PERCENT%", f"write e.g. {EXAMPLE}"

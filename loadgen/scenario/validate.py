@@ -30,7 +30,7 @@ def convert(raw: Any, table: type[T], source: Source) -> T:
     try:
         return msgspec.convert(raw, table, strict=True)
     except msgspec.ValidationError as error:  # we found nothing; then say at least what msgspec says
-        raise input_error(source, Problem("", str(error), "mend the value")) from None
+        raise input_error(source, Problem("", str(error), "fix the value")) from None
 
 
 def first_problem(raw: Any, table: type[Any]) -> Problem | None:

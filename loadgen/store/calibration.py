@@ -139,7 +139,7 @@ class CalibrationQuote(Struct, frozen=True, kw_only=True):
 
 
 class Stored(Struct, frozen=True):
-    """What was found where calibrations are kept. note: why it cannot be used, and how to mend that."""
+    """What was found where calibrations are kept. note: why it cannot be used, and how to fix that."""
 
     calibration: Calibration | None = None
     note: str | None = None

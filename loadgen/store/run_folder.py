@@ -65,7 +65,7 @@ def create(results: Path, scenario: str, started: datetime, tag: str) -> Path:
 
 
 def no_longer_written(folder: Path, error: OSError) -> FolderError:
-    """Why a run ends that could not write to its folder any more, in one line that says how to mend it."""
+    """Why a run ends that could not write to its folder any more, in one line that says how to fix it."""
     if error.errno in _GONE:
         why = "is gone: it was removed or moved while the run was on; run again, and leave it there until the end"
         return FolderError(f"{folder}: {why}")
@@ -73,7 +73,7 @@ def no_longer_written(folder: Path, error: OSError) -> FolderError:
     if error.errno in _NO_SPACE:
         return FolderError(f"{folder}: no space left on the device; {saved}; free some space and run again")
     reason = error.strerror or error
-    return FolderError(f"{folder}: cannot be written any more ({reason}); {saved}; mend that and run again")
+    return FolderError(f"{folder}: cannot be written any more ({reason}); {saved}; fix that and run again")
 
 
 @contextlib.contextmanager

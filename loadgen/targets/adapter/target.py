@@ -109,7 +109,7 @@ def _import(target: str, name: str, folder: str | None) -> Any:
             raise InputError(f'{target}: no module "{error.name}" {where}, and none installed; {hint}') from None
         raise InputError(f"{target}: {name} needs {error.name}, which is not installed; install it") from error
     except (Exception, SystemExit) as error:
-        raise InputError(f"{target}: importing {name} failed: {error_line(error)}; mend {name}") from error
+        raise InputError(f"{target}: importing {name} failed: {error_line(error)}; fix {name}") from error
 
 
 def _classes(namespace: Any) -> list[str]:
@@ -160,7 +160,7 @@ async def _card(adapter: Any, model: Model, workers: WorkerThreads) -> ModelCard
         try:
             described = await call_adapter(workers, adapter.card)
         except Exception as error:
-            raise InputError(f"{target}: {name}.card: {error_line(error)}; mend it, or leave it out") from error
+            raise InputError(f"{target}: {name}.card: {error_line(error)}; fix it, or leave it out") from error
     if isinstance(described, dict) and "licence" in described:  # as older adapters spell it
         license_name = described["licence"]
         described = {"license": license_name, **{key: value for key, value in described.items() if key != "licence"}}
@@ -171,7 +171,7 @@ async def _card(adapter: Any, model: Model, workers: WorkerThreads) -> ModelCard
     try:
         return msgspec.convert({"id": model.name, **described, **fixed}, ModelCard)
     except msgspec.ValidationError as error:
-        raise InputError(f"{target}: {name}.card: {error}; mend it, or leave it out") from error
+        raise InputError(f"{target}: {name}.card: {error}; fix it, or leave it out") from error
 
 
 async def _unload(adapter: Any, in_process: InProcess, workers: WorkerThreads, info: UnloadInfo) -> None:

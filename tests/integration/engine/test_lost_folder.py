@@ -89,7 +89,7 @@ async def test_a_log_that_cannot_grow_ends_the_run_with_one_line_and_keeps_what_
     folder = the_run(results)
     reason = os.strerror(errno.EFBIG)
     kept = "what was measured until then is kept"
-    assert told == f"loadgen: {folder}: cannot be written any more ({reason}); {kept}; mend that and run again\n"
+    assert told == f"loadgen: {folder}: cannot be written any more ({reason}); {kept}; fix that and run again\n"
     assert code == 2
     asked = len(server.chats)
     assert 30 < asked < 400, "nothing more was sent"
@@ -136,7 +136,7 @@ async def test_a_full_disk_ends_the_run_with_one_line_and_a_report_can_be_made_o
     with pytest.raises(FolderError) as caught:
         write_reports(folder)
     reason = os.strerror(errno.ENOSPC)
-    mend = f"the records are kept: mend that, then `loadgen report {folder}` makes it"
+    mend = f"the records are kept: fix that, then `loadgen report {folder}` makes it"
     assert str(caught.value) == f"{folder}: no report could be written ({reason}); {mend}"
     assert not list(folder.glob("summary*"))
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == [], "nothing half-written is left"

@@ -164,7 +164,7 @@ MISTAKES: list[tuple[dict[str, str | bytes], str, str]] = [
     (
         {"a.toml": 'id = "a"\ntext = hi'},
         "a.toml",
-        "{s}a.toml: line 2, column 8: not TOML: not a value (texts stand in double quotes); mend `text = hi`",
+        "{s}a.toml: line 2, column 8: not TOML: not a value (texts stand in double quotes); fix `text = hi`",
     ),
     (
         {"a.toml": 'text = "a"\nkeypoints = []'},

@@ -459,7 +459,7 @@ def test_a_file_that_cannot_be_opened_is_named_with_the_reason(monkeypatch: pyte
     Path("a.txt").write_text("x", encoding="utf-8")
     monkeypatch.setattr(Path, "open", refuse)
     line = refusal_of(prompts_of, Path("a.txt"))
-    assert line == "a.txt: cannot be read: Permission denied; mend that, or name another file"
+    assert line == "a.txt: cannot be read: Permission denied; fix that, or name another file"
 
 
 @pytest.mark.skipif(not hasattr(os, "symlink") or sys.platform == "win32", reason="needs symbolic links")

@@ -1,4 +1,4 @@
-"""Scenario files: found, read and typed; or one line that says what is wrong, where, and how to mend it."""
+"""Scenario files: found, read and typed; or one line that says what is wrong, where, and how to fix it."""
 
 import re
 import tomllib
@@ -131,10 +131,10 @@ COMPLAINTS = {
         "sampling.extra.a[0].b: 2024-05-01 is a date or a time, which JSON does not have; put it in quotes"
     ),
     # not TOML
-    "x = hello": "line 3, column 5: not TOML: not a value (texts stand in double quotes); mend `x = hello`",
-    "just words": "line 3, column 6: not TOML: Expected '=' after a key in a key/value pair; mend `just words`",
-    "name = 'y'": "line 3: not TOML: the key stands there twice; mend `name = 'y'`",
-    f"x = {'1' * 5000}": f"line 3: not TOML: a number too long; mend `x = {'1' * 56}`",
+    "x = hello": "line 3, column 5: not TOML: not a value (texts stand in double quotes); fix `x = hello`",
+    "just words": "line 3, column 6: not TOML: Expected '=' after a key in a key/value pair; fix `just words`",
+    "name = 'y'": "line 3: not TOML: the key stands there twice; fix `name = 'y'`",
+    f"x = {'1' * 5000}": f"line 3: not TOML: a number too long; fix `x = {'1' * 56}`",
     f"x = {'[' * 5000}": "nested too deeply; use fewer brackets",
 }
 
@@ -217,7 +217,7 @@ def test_a_line_break_cannot_hide_at_the_end_of_a_name() -> None:
 def test_a_text_that_ends_too_soon_is_mended_in_its_last_line() -> None:
     line = complaint_about(SMALLEST + "x = [1,")
     assert line.startswith("x.toml: line 3: not TOML: ")
-    assert line.endswith("; mend `x = [1,`")
+    assert line.endswith("; fix `x = [1,`")
 
 
 @pytest.mark.parametrize(("url", "said"), URLS.items(), ids=list(URLS))

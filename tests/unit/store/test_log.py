@@ -115,7 +115,7 @@ def test_a_manifest_in_a_folder_that_is_gone_cannot_be_written(tmp_path: Path) -
 def test_any_other_reason_is_told_in_the_system_s_words() -> None:
     error = no_longer_written(Path("run"), OSError(errno.EIO, "Input/output error"))
     kept = "what was measured until then is kept"
-    assert str(error) == f"run: cannot be written any more (Input/output error); {kept}; mend that and run again"
+    assert str(error) == f"run: cannot be written any more (Input/output error); {kept}; fix that and run again"
 
 
 def test_however_many_tasks_met_it_there_is_one_error() -> None:

@@ -135,8 +135,8 @@ def test_a_class_is_made_a_function_called_and_an_object_taken_as_it_is(
         ("class A:\n  generate = 3", "A", "A.generate is no method; write it as one, or rename it"),
         ("class A:\n  def __init__(self, x): pass", "A", "it is called without arguments; take options in `load`"),
         ("import nowhere_at_all", "A", "needs nowhere_at_all, which is not installed; install it"),
-        ("1 / 0", "A", "failed: ZeroDivisionError: division by zero; mend "),
-        ("raise SystemExit(3)", "A", "failed: SystemExit: 3; mend "),
+        ("1 / 0", "A", "failed: ZeroDivisionError: division by zero; fix "),
+        ("raise SystemExit(3)", "A", "failed: SystemExit: 3; fix "),
         ("def", "A", "failed: SyntaxError: invalid syntax"),
     ],
 )
