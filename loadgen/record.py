@@ -188,6 +188,10 @@ class StageFacts(Struct, frozen=True, kw_only=True):
     workers: tuple[WorkerFacts, ...] = ()
     settled: bool = False
 
+    def __post_init__(self) -> None:
+        if len(self.models) != len(self.targets):  # a damaged line; decoding counts it as one that cannot be read
+            raise ValueError(f"{len(self.models)} models of {len(self.targets)} targets")
+
     @property
     def keys(self) -> tuple[StageKey, ...]:
         """The stages that were played together: one of each model."""

@@ -16,4 +16,4 @@ def init(
     overwritten.
     """
     path = write_starter(name)
-    typer.echo(f"wrote {path}; `loadgen plan {name}` shows what it sends")
+    typer.echo(f"wrote {path}; `loadgen plan {path.stem}` shows what it sends")

@@ -13,6 +13,8 @@ from loadgen.scenario.file import ScenarioEntry, list_scenarios
 
 NARROWEST = 20
 """A description is not set in fewer columns, however narrow the terminal is."""
+LONGEST_NAME = 32
+"""A longer name has a line to itself, so that one does not move the descriptions of all."""
 
 
 def scenarios(
@@ -36,14 +38,14 @@ def scenarios(
 
 def scenarios_text(entries: list[ScenarioEntry], *, width: int) -> str:
     """A line for each scenario, or a few where its description is longer than the terminal is wide."""
-    indent = max(len(printable(entry.name)) for entry in entries) + 2
-    return "\n".join(
-        textwrap.fill(
-            printable(entry.problem or entry.description),
-            width=max(width, indent + NARROWEST),
-            initial_indent=printable(entry.name).ljust(indent),
-            subsequent_indent=" " * indent,
-        )
-        or printable(entry.name)
-        for entry in entries
-    )
+    indent = min(max(len(printable(entry.name)) for entry in entries), LONGEST_NAME) + 2
+    return "\n".join(_entry_text(entry, indent=indent, width=max(width, indent + NARROWEST)) for entry in entries)
+
+
+def _entry_text(entry: ScenarioEntry, *, indent: int, width: int) -> str:
+    name = printable(entry.name)
+    text = printable(entry.problem or entry.description)
+    fits = len(name) + 2 <= indent
+    first = name.ljust(indent) if fits else " " * indent
+    described = textwrap.fill(text, width=width, initial_indent=first, subsequent_indent=" " * indent)
+    return "\n".join(line for line in ([described or name] if fits else [name, described]) if line)

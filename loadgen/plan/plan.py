@@ -2,11 +2,11 @@
 
 import hashlib
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
-from msgspec import Struct
+from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from loadgen.plan import arrivals
@@ -24,7 +24,7 @@ class StageLoad(Struct, frozen=True, omit_defaults=True):
     """The load of one stage as manifest and summary say it: the mode and its own numbers. Rates are a second."""
 
     mode: str
-    concurrency: int | None = None
+    concurrency: Annotated[int, Meta(ge=1)] | None = None
     rate_per_s: float | None = None
     burstiness: float | None = None
     from_per_s: float | None = None

@@ -59,7 +59,10 @@ def terminal_style() -> TerminalStyle:
 
 def json_text(value: Any) -> str:
     """A value as indented JSON that a terminal shows as it is: what it would obey is written as an escape."""
-    text = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
+    try:
+        text = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
+    except TypeError:  # a file name that is no UTF-8, which only Python's own writes
+        text = json.dumps(value, indent=2) + "\n"
     return re.sub(r"[^\x20-\x7e\n]", _escape_control, redact_keys(text))
 
 

@@ -86,11 +86,13 @@ def find_scenario(name: str | Path) -> Path:
     known = scenario_names()
     bare = path.name.removesuffix(".toml")
     if str(path) in (bare, f"{bare}.toml"):
-        here = Path(f"{bare}.toml")
-        if is_file(here) and known.get(bare, here).parent != SCENARIOS:
-            return here
-        if bare in known:
-            return known[bare]
+        # A name may end in .toml itself: that of the file a.toml.toml is a.toml.
+        for candidate in dict.fromkeys((bare, path.name)):
+            here = Path(f"{candidate}.toml")
+            if is_file(here) and known.get(candidate, here).parent != SCENARIOS:
+                return here
+            if candidate in known:
+                return known[candidate]
     if is_folder(path):
         raise InputError(f"{name}: a folder, not a scenario; name a .toml file in it")
     guess = suggestion(bare, list(known))
@@ -104,7 +106,8 @@ def scenario_names() -> dict[str, Path]:
     files: list[Path] = []
     # In the installed package; in the checkout that it was installed from; here. The nearer one wins.
     for folder in (package / "bundled" / "scenarios", package.parent / "scenarios", SCENARIOS):
-        files += sorted(folder.glob("*.toml"))
+        # No folder and no pipe, which would be waited for. A link to nothing stays: reading it says what is wrong.
+        files += sorted(file for file in folder.glob("*.toml") if is_file(file) or not file.exists())
     return dict(sorted({file.stem: file for file in files}.items()))
 
 

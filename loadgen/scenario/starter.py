@@ -27,6 +27,7 @@ def write_starter(name: str) -> Path:
 
     Raises InputError where there is such a file already, where it cannot be written, and for a name that cannot be one.
     """
+    name = name.removesuffix(".toml")
     text = starter_text(name)
     path = (SCENARIOS if is_folder(SCENARIOS) else Path()) / f"{name}.toml"
     try:

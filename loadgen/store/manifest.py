@@ -1,5 +1,6 @@
 """The manifest: the circumstances of a run, as `manifest.json` has them. Data, and reading it back; writes nothing."""
 
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -8,6 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 from loadgen.plan.plan import StageLoad
 from loadgen.record import StageKey
 from loadgen.scenario import Scenario
+from loadgen.scenario.stop_rule import mismatch
 from loadgen.store.calibration import CalibrationQuote
 from loadgen.telemetry.host import ClockFacts, Host
 
@@ -192,7 +194,20 @@ def manifest_from(raw: bytes) -> Manifest:
     cards = data.get("models")
     if isinstance(cards, list):
         data["models"] = [_readable(card) if isinstance(card, dict) else card for card in cards]
-    return msgspec.convert(data, Manifest)
+    manifest = msgspec.convert(data, Manifest)
+    _check_texts(manifest)
+    return manifest
+
+
+def _check_texts(manifest: Manifest) -> None:
+    """Raise msgspec.ValidationError for a text of the right type that its readers could not parse."""
+    try:
+        datetime.fromisoformat(manifest.started_utc).timestamp()
+    except (ValueError, OverflowError) as error:
+        raise msgspec.ValidationError(f"{error} - at `$.started_utc`") from None
+    until = manifest.scenario.until
+    if until is not None and (wrong := mismatch(until)) is not None:
+        raise msgspec.ValidationError(f"{wrong[0]} - at `$.scenario.until`")
 
 
 def _readable(card: JsonObject) -> JsonObject:

@@ -5,11 +5,23 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from loadgen.errors import InputError
+
 CACHE_VARIABLE: Final = "LOADGEN_CACHE_DIR"
 
 
 def user_cache_folder() -> Path:
-    """Where what can be made again is kept: LOADGEN_CACHE_DIR, else `loadgen` in the system's place for caches."""
+    """Where what can be made again is kept: LOADGEN_CACHE_DIR, else `loadgen` in the system's place for caches.
+
+    Raises InputError where that depends on a home folder and none is known, as in a container whose user has no name.
+    """
+    try:
+        return _user_cache_folder()
+    except RuntimeError as error:  # what pathlib raises for `~` and for home()
+        raise InputError(f"no home folder is known; set {CACHE_VARIABLE} to a folder that can be written") from error
+
+
+def _user_cache_folder() -> Path:
     given = os.environ.get(CACHE_VARIABLE)
     if given:
         return Path(given).expanduser().absolute()

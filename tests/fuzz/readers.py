@@ -231,8 +231,9 @@ def _records() -> tuple[bytes, ...]:
 
 def _manifest() -> bytes:
     made = manifest.Manifest(
-        schema=manifest.SCHEMA, run_id="r", scenario=Scenario(name="r", prompts="p"), started_utc="", plan_digest="",
-        prompts=(manifest.PromptFacts("p"),), versions={}, stamp_source="user", clock=ClockFacts(), host=Host(),
+        schema=manifest.SCHEMA, run_id="r", scenario=Scenario(name="r", prompts="p"), plan_digest="",
+        started_utc="2026-01-02", prompts=(manifest.PromptFacts("p"),), versions={}, stamp_source="user",
+        clock=ClockFacts(), host=Host(),
         stages=(manifest.PlannedStage("m", "openai", "c1", StageLoad("closed", 1), 1, 0),),
         models=(manifest.ServedModel(alias="m", id="m", target="openai", probe=manifest.Probe(scaling=1.0)),),
     )  # fmt: skip

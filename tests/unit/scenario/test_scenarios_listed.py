@@ -1,6 +1,7 @@
 """What there is to play, and a scenario to begin with."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from loadgen import api
 from loadgen.cli import app
 from loadgen.cli.scenarios import scenarios_text
 from loadgen.errors import InputError
-from loadgen.scenario.file import ScenarioEntry, list_scenarios, load_scenario
+from loadgen.scenario.file import ScenarioEntry, find_scenario, list_scenarios, load_scenario
 from loadgen.scenario.starter import starter_text, write_starter
 
 OURS = Path(__file__).parents[3] / "scenarios"
@@ -124,3 +125,55 @@ def test_a_name_that_cannot_be_one_writes_nothing(name: str, tmp_path: Path) -> 
     with pytest.raises(InputError, match=r"^init: name: "):
         write_starter(name)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_name_that_is_listed_can_be_played_also_one_that_ends_like_a_file() -> None:
+    Path("scenarios").mkdir()
+    for name in ("a.toml", "b.c", "d e", "f\udcff", "smoke"):
+        Path(f"scenarios/{name}.toml").write_text(starter_text("x"), encoding="utf-8")
+        assert str(find_scenario(name)) == f"scenarios/{name}.toml"
+    assert all(find_scenario(entry.name) == Path(entry.path) for entry in list_scenarios())
+    Path("here.toml.toml").write_text(starter_text("x"), encoding="utf-8")
+    assert find_scenario("here.toml") == Path("here.toml.toml")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_a_pipe_or_a_folder_is_no_scenario_and_is_not_waited_for() -> None:
+    Path("scenarios/folder.toml").mkdir(parents=True)
+    os.mkfifo("scenarios/pipe.toml")
+    Path("scenarios/link.toml").symlink_to("nothing")
+    listed = {entry.name: entry.problem for entry in list_scenarios()}
+    assert {"folder", "pipe"}.isdisjoint(listed)
+    assert "No such file" in (listed["link"] or "")
+
+
+def test_a_name_that_is_no_utf_8_is_listed_as_json_too() -> None:
+    Path("scenarios").mkdir()
+    try:
+        Path("scenarios/f\udcff.toml").write_text('description = "é"', encoding="utf-8")
+    except OSError:
+        pytest.skip("this system takes no such name")
+    assert "f\udcff" in [entry["name"] for entry in json.loads(printed("scenarios", "--json"))]
+    assert "f\ufffd" in printed("scenarios")
+
+
+def test_a_long_name_has_a_line_to_itself_and_moves_no_other_description() -> None:
+    entries = [
+        ScenarioEntry("n" * 200, "p", "Long"),
+        ScenarioEntry("short", "p", "Short"),
+        ScenarioEntry("m" * 99, "p", ""),
+    ]
+    assert scenarios_text(entries, width=80).splitlines() == [
+        "n" * 200,
+        " " * 34 + "Long",
+        "short".ljust(34) + "Short",
+        "m" * 99,
+    ]
+
+
+def test_a_starter_may_be_named_as_its_file_is_and_the_command_that_is_shown_plays_it() -> None:
+    said = printed("init", "mine.toml")
+    assert Path("mine.toml").is_file()
+    command = said.split("`")[1].split()
+    assert command == ["loadgen", "plan", "mine"]
+    assert "digest" in printed(*command[1:])

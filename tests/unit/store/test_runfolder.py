@@ -16,6 +16,7 @@ from loadgen.record import Record
 from loadgen.store import run_folder
 from loadgen.store.files import write_json, write_whole
 from loadgen.store.manifest import SCHEMA, Probe, ServedModel
+from loadgen.store.paths import CACHE_VARIABLE, user_cache_folder
 from loadgen.store.run_folder import MANIFEST, PARTS, REQUESTS, STAGES, Log, create, join_parts, part_name, read
 from tests.records import facts, planned, record, run_of, turn, unsent, write
 
@@ -293,3 +294,52 @@ def test_a_run_whose_workers_wrote_nothing_has_an_empty_log(tmp_path: Path) -> N
     folder = deal(tmp_path)
     join_parts(folder)
     assert (folder / REQUESTS).read_bytes() == b""
+
+
+# --- values of the right type that nobody can use ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("started_utc",), "x"),
+        (("started_utc",), ""),
+        (("scenario", "until"), "x"),
+        (("scenario", "until"), "ttft_p99:0%"),
+        (("stages", 0, "load", "concurrency"), 0),
+        (("stages", 0, "load", "concurrency"), -(10**18)),
+    ],
+)
+def test_a_manifest_with_a_value_that_no_reader_could_use_is_refused_by_its_place(
+    tmp_path: Path, path: tuple[str | int, ...], value: object
+) -> None:
+    folder = write(tmp_path, run_of([turn(0)]))
+    data = orjson.loads((folder / MANIFEST).read_bytes())
+    *parents, last = path
+    parent = data
+    for key in parents:
+        parent = parent[key]
+    parent[last] = value
+    (folder / MANIFEST).write_bytes(orjson.dumps(data))
+    place = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).replace("[0]", "[...]")
+    said = complaint(folder)
+    assert f"at `${place}`" in said.replace("[0]", "[...]")
+    assert said.endswith("is the folder damaged?")
+
+
+@pytest.mark.parametrize("changes", [{"models": []}, {"targets": []}, {"targets": ["t", "t"]}])
+def test_a_stage_whose_models_and_targets_do_not_pair_is_a_line_that_cannot_be_read(
+    tmp_path: Path, changes: dict[str, list[str]]
+) -> None:
+    folder = write(tmp_path, run_of([turn(0)], seen=[facts()]))
+    line = orjson.loads((folder / STAGES).read_bytes()) | changes
+    (folder / STAGES).write_bytes(orjson.dumps(line) + b"\n")
+    found = read(folder)
+    assert (found.facts, found.torn) == ((), 1)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="homes are named otherwise there")
+def test_a_cache_in_a_home_that_nobody_has_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, "~nobody-of-this-name/cache")
+    with pytest.raises(InputError, match=f"set {CACHE_VARIABLE}"):
+        user_cache_folder()
