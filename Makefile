@@ -32,10 +32,10 @@ setup-dev: $(DEV)
 load: $(RUN)
 	@$(PY) -m loadgen run "$(SCENARIO)" $(ARGS)
 
-# Three at a time, since many wait for a scripted server; then those with a real engine, which keeps a core busy, by two.
+# Two at a time: what waits for a scripted server, then what keeps a real engine busy.
 test: $(DEV)
 ifeq ($(strip $(ARGS)),)
-	$(PY) -m pytest -n 3 --dist worksteal $(if $(COVERAGE),--cov --cov-report=) tests/unit tests/integration
+	$(PY) -m pytest -n 2 --dist worksteal $(if $(COVERAGE),--cov --cov-report=) tests/unit tests/integration
 	$(if $(COVERAGE),$(PY) -m tests.coverage_floor)
 	$(PY) -m pytest -n 2 --dist worksteal tests/e2e
 else

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -233,6 +234,8 @@ class Server:
             self.connections += 1
             self._tasks.add(task)
             task.add_done_callback(self._ended)
+            # A task that is cancelled before its first step never gets to its `with`.
+            task.add_done_callback(partial(_close, peer))
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
@@ -335,6 +338,10 @@ class _Peer(socket.socket):
             seconds, nanos = struct.unpack_from("@ll", ancillary[0][2])
             self.arrived_ns = seconds * 1_000_000_000 + nanos - _wall_offset_ns()
         return data
+
+
+def _close(peer: _Peer, _: object) -> None:
+    peer.close()
 
 
 def _wall_offset_ns() -> int:

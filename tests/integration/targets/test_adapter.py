@@ -230,7 +230,8 @@ async def test_what_a_model_computes_in_this_process_is_not_taken_for_the_harnes
     assert "own_cpu" not in {reason.code for reason in validity.reasons}
     facts = run.facts[0]
     assert facts.servers[0].cpu_share is not None
-    assert facts.servers[0].cpu_share > 0.5, "it is the process's"
+    # Held against our own share, since other tests leave the model more or less of a core.
+    assert facts.servers[0].cpu_share > 4 * validity.self.cpu_share, "it is the process's"
 
 
 async def test_in_flight_by_the_sampler_and_by_the_records_agree(tmp_path: Path) -> None:

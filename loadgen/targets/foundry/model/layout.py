@@ -11,11 +11,9 @@ import json
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
-
-from loadgen.record import JsonObject
 
 CATALOG: Final = "foundry.modelinfo.json"
 NO_CATALOG_URL: Final = "http://127.0.0.1:9"
@@ -82,7 +80,7 @@ def list_in_catalog(cache: Path, listing: Listing) -> None:
         raise
 
 
-def _entry(cache: Path, listing: Listing) -> JsonObject:
+def _entry(cache: Path, listing: Listing) -> dict[str, Any]:
     folder = model_folder(cache, listing)
     context_tokens = json.loads((folder / "genai_config.json").read_bytes())["model"]["context_length"]
     size_mib = sum(path.stat().st_size for path in folder.iterdir()) // MIB
@@ -119,7 +117,7 @@ def _entry(cache: Path, listing: Listing) -> JsonObject:
     }
 
 
-def _catalog(cache: Path) -> JsonObject:
+def _catalog(cache: Path) -> dict[str, Any]:
     """A cache's catalog; an empty one where there is none, or where it cannot be understood."""
     with suppress(OSError, ValueError):
         catalog = json.loads((cache / CATALOG).read_bytes())

@@ -1,9 +1,8 @@
 """A `tokenizer.json` from the fields of a GGUF file with a byte-level BPE vocabulary. Knows no files."""
 
 import json
-from typing import Final
+from typing import Any, Final
 
-from loadgen.record import JsonObject
 from loadgen.targets.foundry.model.weights import Weights
 
 CONTROL: Final = 3
@@ -51,7 +50,7 @@ def tokenizer_of(weights: Weights) -> bytes:
     return json.dumps(document, ensure_ascii=False).encode()
 
 
-def _added_token(number: int, token: str) -> JsonObject:
+def _added_token(number: int, token: str) -> dict[str, Any]:
     return {
         "id": number,
         "content": token,
