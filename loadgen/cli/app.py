@@ -97,7 +97,7 @@ def main() -> NoReturn:
     """The entry point. Whatever a person must act on is one line on standard error."""
     guard_tracebacks()
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name=_program_name(sys.argv[1:]), standalone_mode=False)
     except LoadgenError as error:
         _complain(str(error), error.exit_code)
     except _UsageError as error:
@@ -109,6 +109,13 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(ExitCode.INTERRUPTED)
     sys.exit(code if isinstance(code, int) else ExitCode.DONE)
+
+
+def _program_name(arguments: list[str]) -> str | None:
+    """What a shell is to complete, also where the flag was given to `python -m loadgen`: a completion of those words
+    would take the place of the one that the shell has for `python`. None: as the program was called."""
+    completion = any(argument.startswith(("--install-completion", "--show-completion")) for argument in arguments)
+    return "loadgen" if completion else None
 
 
 def _complain(message: str, code: ExitCode) -> NoReturn:

@@ -81,7 +81,7 @@ async def play_plan(
             runners = await stack.enter_async_context(WorkerPool(workers, context, folder, progress.note))
         try:
             await _PlanRunner(context, runners, manifest, progress, hearers).play()
-        except FolderError:
+        except BaseException:  # also of a sink, and a task that is canceled: the folder is not that of a run that is on
             with contextlib.suppress(FolderError):  # perhaps it is only one of the logs that cannot grow
                 manifest.end("interrupted")
             raise

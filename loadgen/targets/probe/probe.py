@@ -50,7 +50,7 @@ COUNTERS: Final = (("/slots", judge.busy_slots), ("/metrics", judge.busy_request
 
 
 class _Abandoned(Exception):  # noqa: N818 - not an error: the person has had enough
-    """The person gave up what was in flight."""
+    """The person wanted an end, or gave up what was in flight."""
 
 
 class Asker(Struct, frozen=True):
@@ -62,6 +62,7 @@ class Asker(Struct, frozen=True):
     client: Client
     clock: Clock
     until_ns: int
+    stop_requested: Callable[[], bool]
 
     def left_ns(self) -> int:
         return self.until_ns - self.clock.now_ns()
@@ -96,14 +97,16 @@ async def probe(
     *,
     clock: Clock = SYSTEM_CLOCK,
     budget_s: float = BUDGET_S,
+    stop_requested: Callable[[], bool] = lambda: False,
 ) -> Probe:
     """What the server of a model does. Never raises for what a server does; takes about budget_s at most.
 
-    index: the model's, among the plan's. The server must serve the model, and be idle but for us.
+    index: the model's, among the plan's. stop_requested: whether somebody wants an end: then no further chat is sent.
+    The server must serve the model, and be idle but for us.
     """
     findings, asked = Findings(), utc_now()
     began_ns = clock.now_ns()
-    asker = Asker(plan, index, served, client, clock, began_ns + round(budget_s * 1e9))
+    asker = Asker(plan, index, served, client, clock, began_ns + round(budget_s * 1e9), stop_requested)
     try:
         async with asyncio.timeout(budget_s + 1):
             await _ask_all(asker, findings)
@@ -197,7 +200,7 @@ async def _ask_closing(asker: Asker, alone: list[ProbeAnswer], findings: Finding
         if counter is not None:
             closed = await _judge_by_counter(asker, session, counter, left_ns)
         elif not runs:
-            closed = Closing(by="the long stream ended by itself")
+            closed = Closing(by=f"the long stream {'ended by itself' if long.ended else 'failed'}")
         else:
             closed = _judge_by_clock(full, company, await _chat(asker, PLAIN, TOKENS), left_ns)
     findings.add(stops_on_close=closed.stops, stops_on_close_by=closed.by, stopped_after_ms=closed.after_ms)
@@ -305,6 +308,11 @@ class _LongStream:
                     if self._decoder.tokens >= FIRST_TOKENS or self._decoder.orderly:
                         break
 
+    @property
+    def ended(self) -> bool:
+        """Whether its orderly end has arrived."""
+        return self._decoder.orderly
+
     def runs(self) -> bool:
         """Whether it has begun, and not ended by itself, by all that has arrived."""
         if self._response is None or self._response.content.exception() is not None:
@@ -361,7 +369,10 @@ def _ask(asker: Asker, text: str, tokens: int, more: JsonObject) -> Ask:
 
 
 async def _chat(asker: Asker, text: str, tokens: int, **more: Any) -> ProbeAnswer:
-    """One short chat: its reply, with what its body showed. Raises _Abandoned when the person gave it up."""
+    """One short chat: its reply, with what its body showed. Raises _Abandoned when somebody gave it up or wants an
+    end."""
+    if asker.stop_requested():
+        raise _Abandoned
     now = asker.clock.now_ns()
     exchange = await asker.client.send(_ask(asker, text, tokens, more), now)
     reply, _ = read_reply(exchange, epoch_ns=0, wall_offset_ns=wall_offset_ns(), keep_text=True)

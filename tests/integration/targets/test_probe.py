@@ -14,6 +14,7 @@ import pytest
 from loadgen import api
 from loadgen.analysis.summarize import summarize
 from loadgen.cli import app
+from loadgen.engine.stop import StopSignal
 from loadgen.plan.plan import make_plan
 from loadgen.plan.prompts import load_prompts
 from loadgen.report.document import make_document, report_data
@@ -356,6 +357,42 @@ async def test_what_cannot_be_remembered_is_told_and_stored_with_the_run(
         run = await run_of(server, tmp_path, probe=True)
     assert run.manifest.state == "complete"
     assert (run.manifest.models[0].known_probe or Probe()).honors_seed is True
+
+
+async def test_after_a_wish_to_end_no_question_follows_and_what_was_known_before_is_not_written_over(
+    tmp_path: Path,
+) -> None:
+    loop, stop = asyncio.get_running_loop(), StopSignal()
+    ending: list[str] = []
+
+    def choose(request: Served) -> Script:
+        if ending and request.says != "Say hello.":
+            loop.call_soon_threadsafe(stop.escalate)
+        return honest(request)
+
+    with Watched(choose, obeys=True, turns=False, tells=True) as server:
+        known = (await run_of(server, tmp_path, probe=True)).manifest.models[0].known_probe
+        before = len(server.chats)
+        ending.append("now")
+        loaded = LoadedScenario(scenario(server.url, probe=True), None, tmp_path, "the test")
+        cut_short = await api.run(loaded, results=tmp_path, stop=stop)
+        assert len(server.chats) - before == 5, "a preflight, a warm-up, two measured, and one question"
+        later = (await run_of(server, tmp_path)).manifest.models[0].known_probe
+    assert cut_short.manifest.state == "interrupted"
+    assert known is not None
+    assert later is not None
+    assert (later.asked_utc, later.honors_seed) == (known.asked_utc, True)
+
+
+async def test_a_long_stream_that_fails_is_not_said_to_have_ended() -> None:
+    refused = whole("500 Internal Server Error", b"{}")
+
+    def choose(request: Served) -> Script:
+        return refused if msgspec.json.decode(request.body)["max_tokens"] > TOKENS else honest(request)
+
+    with Server(choose) as server:
+        found = await probe_of(server)
+    assert (found.stops_on_close, found.stops_on_close_by) == (None, "the long stream failed")
 
 
 # Without a run

@@ -2,6 +2,9 @@
 
 import importlib
 import importlib.metadata
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,6 +106,14 @@ def test_the_page_of_the_command_line_is_what_help_prints() -> None:
 def test_the_version_is_that_of_the_package() -> None:
     answer = CliRunner().invoke(app, ["--version"])
     assert (answer.exit_code, answer.output) == (0, f"loadgen {importlib.metadata.version('loadgen')}\n")
+
+
+def test_the_completion_that_is_shown_is_of_loadgen_however_it_was_called(tmp_path: Path) -> None:
+    # `complete … python -m loadgen` would take the place of what the shell completes for python.
+    words = [sys.executable, "-m", "loadgen", "--show-completion", "bash"]
+    environment = os.environ | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    shown = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=60, check=True)
+    assert shown.stdout.splitlines()[-1] == "complete -o default -F _loadgen_completion loadgen"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from loadgen import api
 from loadgen.analysis.summarize import summarize
 from loadgen.live.sink import NullSink, StageStart
@@ -12,7 +14,7 @@ from loadgen.plan.plan import Plan
 from loadgen.record import Record, StageFacts
 from loadgen.scenario import Closed, Constant, Load, Model, Retries, Scenario
 from loadgen.scenario.file import LoadedScenario
-from loadgen.store.run_folder import Run
+from loadgen.store.run_folder import Run, read
 from loadgen.wire.client import Client
 from loadgen.wire.exchange import Ask, Exchange
 from tests.virtual import START_NS, VirtualClock, run
@@ -153,3 +155,16 @@ def test_an_open_loop_sends_each_request_when_it_is_due_and_the_summary_is_of_vi
     assert [r.dispatched_ns == r.intended_ns for r in slow] == [True] * 5
     assert {r.end_ns - r.intended_ns for r in slow if r.end_ns is not None} == {TOKENS * 40 * MS}
     assert [stage.requests.ok for stage in summarize(played).stages] == [5, 5]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("hook", ["start", "record", "stop"])
+def test_a_sink_that_raises_ends_the_run_and_its_folder_says_that_it_was_interrupted(tmp_path: Path, hook: str) -> None:
+    def fail(_: object) -> None:
+        raise LookupError("of the sink")
+
+    sink = Heard()
+    setattr(sink, hook, fail)
+    with pytest.raises((LookupError, ExceptionGroup)):
+        play(Closed(concurrency=(1,), requests=3, ramp_in_s=0.0), tmp_path, VirtualClient(), sink)
+    (folder,) = tmp_path.glob("*/*")
+    assert read(folder).manifest.state == "interrupted"
