@@ -2,16 +2,16 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import msgspec
 import numpy as np
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct
 
-from loadgen.analysis import metrics
 from loadgen.analysis.stage import StageData, stages_of
-from loadgen.analysis.summarize import PERCENTILES, summary_of
+from loadgen.analysis.summarize import PERCENTILES, attainment_of, metric_of, percentile_of, server_of, summary_of
 from loadgen.analysis.summary import (
     AcrossRuns,
     Attainment,
@@ -23,12 +23,9 @@ from loadgen.analysis.summary import (
     Self,
     ServerSummary,
     StageSummary,
-    Steadiness,
     Summary,
     Throughput,
     Tokens,
-    Until,
-    Validity,
     in_ms,
     rounded,
 )
@@ -81,23 +78,15 @@ def _stage(parts: Sequence[Part], count: int, floor: Floor) -> StageSummary:
     if not played:
         return parts[0].summary
     stages = [part.summary for part in played]
-    first = stages[0]
     compared = _compared(parts)
     throughput = {name: over([getattr(s.throughput, name, None) for s in compared]) for name in _RATES}
     return msgspec.structs.replace(
-        first,
+        folded(stages, STAGE_RULES),
         incomplete=len(played) < count or any(stage.incomplete for stage in stages),
-        requests=_requests([stage.requests for stage in stages if isinstance(stage.requests, Requests)]),
-        window_s=_sum(stage.window_s for stage in stages),
         metrics=_metrics(compared, parts, floor),
         throughput=_throughput(throughput),
-        tokens=_tokens([stage.tokens for stage in stages if isinstance(stage.tokens, Tokens)]),
-        slo=_attainment([stage for stage in stages if stage.slo is not None]),
+        slo=_attainment(stages),
         server=_server(played),
-        validity=_validity([s.validity for s in stages if isinstance(s.validity, Validity)], len(played)),
-        steadiness=_steadiness([stage.steadiness for stage in stages if stage.steadiness is not None]),
-        not_valid=_not_valid(stages),
-        until=_until([stage.until for stage in stages if stage.until is not None]),
         runs=Runs(
             played=len(played),
             verdicts=tuple(getattr(part.summary.validity, "verdict", "skipped") for part in parts),
@@ -141,30 +130,6 @@ def _throughput(rates: dict[str, AcrossRuns]) -> Throughput:
     return Throughput(**means, e2e_tokens_per_s_ci=rates["e2e_tokens_per_s"].ci)
 
 
-def _requests(each: Sequence[Requests]) -> Requests:
-    by_outcome: Counter[str] = Counter()
-    for requests in each:
-        by_outcome.update(requests.by_outcome)
-    return Requests(
-        planned=sum(requests.planned for requests in each),
-        ok=sum(requests.ok for requests in each),
-        failed=sum(requests.failed for requests in each),
-        by_outcome=dict(by_outcome),
-        warmup=sum(requests.warmup for requests in each),
-        retried=sum(requests.retried for requests in each),
-        attempts=sum(requests.attempts for requests in each),
-    )
-
-
-def _tokens(each: Sequence[Tokens]) -> Tokens:
-    sources = {tokens.source for tokens in each}
-    return Tokens(
-        prompt=None if any(tokens.prompt is None for tokens in each) else sum(tokens.prompt or 0 for tokens in each),
-        output=sum(tokens.output for tokens in each),
-        source=sources.pop() if len(sources) == 1 else "mixed",
-    )
-
-
 def _metrics(compared: Sequence[StageSummary], parts: Sequence[Part], floor: Floor) -> dict[str, Metric]:
     """Of each metric that some run has: of those runs in which it has values that are valid."""
     each = [{} if stage.metrics is UNSET else stage.metrics for stage in compared]
@@ -187,8 +152,7 @@ def _metric(name: str, each: Sequence[Metric | None], parts: Sequence[Part], flo
         for at, value in zip(known, quantile.runs, strict=True):
             of_runs[at] = in_ms(value)
         percentiles[f"p{quantile.p:g}"] = msgspec.structs.replace(_percentile(quantile), runs=tuple(of_runs))
-    mean, low, high = in_ms(float(pooled.mean())), in_ms(int(pooled.min())), in_ms(int(pooled.max()))
-    return Metric(int(pooled.size), mean, low, high, percentiles)
+    return metric_of(pooled, percentiles)
 
 
 def _values(name: str, part: StageData) -> tuple[Values, Values | None]:
@@ -200,9 +164,9 @@ def _values(name: str, part: StageData) -> tuple[Values, Values | None]:
 
 
 def _percentile(repeated: Repeated) -> Percentile:
-    if repeated.value is None or repeated.high is None or not math.isfinite(repeated.high):
-        return Percentile(None, in_ms(repeated.low))
-    return Percentile(in_ms(repeated.value), in_ms(repeated.low), in_ms(repeated.high))
+    """An interval that has no finite end is one without an upper end."""
+    bounded = repeated.high is not None and math.isfinite(repeated.high)
+    return percentile_of(repeated if bounded else msgspec.structs.replace(repeated, value=None, high=None))
 
 
 def _attainment(stages: Sequence[StageSummary]) -> Attainment | None:
@@ -210,13 +174,11 @@ def _attainment(stages: Sequence[StageSummary]) -> Attainment | None:
     known = [(slo, requests) for slo, requests in each if slo is not None and isinstance(requests, Requests)]
     if not known:
         return None
-    first, met, planned = known[0][0], sum(slo.met for slo, _ in known), sum(r.planned for _, r in known)
-    share = met / planned if planned else 0.0
-    return msgspec.structs.replace(
-        first,
-        met=met,
-        share=round(share, 4),
-        passed=None if first.attainment is None else share >= first.attainment,
+    return attainment_of(
+        known[0][0].slo,
+        known[0][0].attainment,
+        met=sum(slo.met for slo, _ in known),
+        planned=sum(requests.planned for _, requests in known),
         fluidity=_weighted((slo.fluidity, requests.ok) for slo, requests in known),
         fluid_share=_weighted((slo.fluid_share, requests.ok) for slo, requests in known),
     )
@@ -230,69 +192,76 @@ def _weighted(pairs: Iterable[tuple[float | None, int]]) -> float | None:
 
 def _server(parts: Sequence[Part]) -> ServerSummary | None:
     """Memory at its highest, CPU on average; the server's own rates over the requests of all runs."""
-    each = [part.summary.server for part in parts if part.summary.server is not None]
-    rates = metrics.server_rates([record for part in parts for record in part.data.ok])
-    if not each and rates is None:
-        return None
-    return ServerSummary(
-        rss_start_mib=_together([server.rss_start_mib for server in each], max),
-        rss_peak_mib=_together([server.rss_peak_mib for server in each], max),
-        cpu_share=_together([server.cpu_share for server in each], _mean),
-        rates=UNSET if rates is None else rates,
-    )
+    servers = [part.summary.server for part in parts if part.summary.server is not None]
+    records = [record for part in parts for record in part.data.ok]
+    return server_of(folded(servers, SERVER_RULES) if servers else None, records)
 
 
-def _together(
-    values: Sequence[float | UnsetType | None], together: Callable[[Sequence[float]], float | None]
-) -> float | UnsetType | None:
-    """A figure of several runs as one; unset where no run looked at it."""
+# How the runs' values of a field become one value.
+
+AnyStruct = TypeVar("AnyStruct", bound=Struct)
+Rule = Callable[[Sequence[Any]], Any]
+"""Of the values of a field that are known, at least one, the value that stands for all runs."""
+
+
+def folded(each: Sequence[AnyStruct], rules: Mapping[str, Rule]) -> AnyStruct:
+    """Several structs as one: each field by its rule, and one that has no rule as the first struct has it."""
+    fields = {name: _fold([getattr(struct, name) for struct in each], rule) for name, rule in rules.items()}
+    return msgspec.structs.replace(each[0], **fields)
+
+
+def _fold(values: Sequence[Any], rule: Rule) -> Any:
+    """The values that are known, by a rule; None where no run knows it, unset where none looked at it."""
     looked_at = [value for value in values if value is not UNSET]
     known = [value for value in looked_at if value is not None]
-    return UNSET if not looked_at else together(known) if known else None
+    if not known:
+        return None if looked_at else UNSET
+    return rule(known)
 
 
 def _mean(values: Sequence[float]) -> float | None:
     return rounded(sum(values) / len(values))
 
 
-def _sum(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return rounded(sum(known)) if known else None
-
-
-def _validity(each: Sequence[Validity], count: int) -> Validity:
-    """The worst verdict; each reason once, as the run says it that has it at its worst, and in how many runs."""
-    reasons: dict[str, dict[int, Reason]] = {}
-    for run, validity in enumerate(each):
-        for reason in validity.reasons:
-            reasons.setdefault(reason.code, {}).setdefault(run, reason)
+def _reasons(each: Sequence[Sequence[Reason]]) -> tuple[Reason, ...]:
+    """Each reason once, as the run says it that has it at its worst, and in how many runs."""
+    by_code: dict[str, dict[int, Reason]] = {}
+    for run, reasons in enumerate(each):
+        for reason in reasons:
+            by_code.setdefault(reason.code, {}).setdefault(run, reason)
     merged_reasons = []
-    for met in reasons.values():
+    for met in by_code.values():
         worst = next((reason for reason in met.values() if reason.fatal), next(iter(met.values())))
-        merged_reasons.append(msgspec.structs.replace(worst, seen=f"{worst.seen}, {_in_runs(len(met), count)}"))
-    return Validity(
-        verdict=max((validity.verdict for validity in each), key=VERDICTS.index),
-        reasons=tuple(merged_reasons),
-        stamp_source="kernel" if all(validity.stamp_source == "kernel" for validity in each) else "user",
-        self=_self([validity.self for validity in each]),
-    )
+        merged_reasons.append(msgspec.structs.replace(worst, seen=f"{worst.seen}, in {len(met)} of {len(each)} runs"))
+    return tuple(merged_reasons)
 
 
-def _in_runs(met: int, count: int) -> str:
-    return f"in {met} of {count} runs"
+def _not_valid(each: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """By metric, the first run's words; and in how many runs, where it is not all of them."""
+    reasons: dict[str, str] = {}
+    for name in dict.fromkeys(name for of_run in each for name in of_run):
+        texts = [of_run[name] for of_run in each if name in of_run]
+        reasons[name] = texts[0] if len(texts) == len(each) else f"{texts[0]}, in {len(texts)} of {len(each)} runs"
+    return reasons
 
 
-def _self(each: Sequence[Self]) -> Self:
-    """What was measured of ourselves, at its worst: shares that should be high at their lowest, all else at its
-    highest; what is a count added up, and requests in flight averaged."""
-    fields: JsonObject = {}
-    for name in Self.__struct_fields__:
-        values = [value for own in each if (value := getattr(own, name)) is not None]
-        fields[name] = _TOGETHER.get(name, max)(values) if values else None
-    return Self(**fields)
+def _tokens(each: Sequence[Tokens]) -> Tokens:
+    """Prompt tokens that one run does not know are known of none."""
+    total = folded(each, TOKENS_RULES)
+    return msgspec.structs.replace(total, prompt=None) if any(tokens.prompt is None for tokens in each) else total
 
 
-_TOGETHER: Final[dict[str, Callable[[Sequence[float]], float | None]]] = {
+REQUESTS_RULES: Final[dict[str, Rule]] = {
+    **dict.fromkeys(Requests.__struct_fields__, sum),
+    "by_outcome": lambda each: dict(sum(map(Counter, each), Counter())),
+}
+TOKENS_RULES: Final[dict[str, Rule]] = {
+    "prompt": sum,
+    "output": sum,
+    "source": lambda each: each[0] if len(set(each)) == 1 else "mixed",
+}
+SELF_RULES: Final[dict[str, Rule]] = {
+    **dict.fromkeys(Self.__struct_fields__, max),
     "in_flight_sampled": _mean,
     "in_flight_recorded": _mean,
     "achieved_share": min,
@@ -300,25 +269,25 @@ _TOGETHER: Final[dict[str, Callable[[Sequence[float]], float | None]]] = {
     "over_range": sum,
     "clock_steps": sum,
 }
-
-
-def _steadiness(each: Sequence[Steadiness]) -> Steadiness | None:
-    """That of the run which settled least."""
-    order = (True, None, False)
-    return max(each, key=lambda steadiness: (order.index(steadiness.steady), steadiness.warmed_after), default=None)
-
-
-def _until(each: Sequence[Until]) -> Until | None:
-    """That of the run which came least far."""
-    return max(each, key=lambda until: (until.reached is None, until.needed or 0, until.width or 0.0), default=None)
-
-
-def _not_valid(stages: Sequence[StageSummary]) -> dict[str, str]:
-    reasons: dict[str, str] = {}
-    for name in dict.fromkeys(name for stage in stages for name in stage.not_valid):
-        why = [stage.not_valid[name] for stage in stages if name in stage.not_valid]
-        reasons[name] = why[0] if len(why) == len(stages) else f"{why[0]}, {_in_runs(len(why), len(stages))}"
-    return reasons
+"""At its worst: shares that should be high at their lowest, all else at its highest; counts add up, and requests in
+flight are averaged."""
+SERVER_RULES: Final[dict[str, Rule]] = {"rss_start_mib": max, "rss_peak_mib": max, "cpu_share": _mean}
+VALIDITY_RULES: Final[dict[str, Rule]] = {
+    "verdict": partial(max, key=VERDICTS.index),
+    "reasons": _reasons,
+    "stamp_source": partial(max, key=("kernel", "user").index),
+    "self": partial(folded, rules=SELF_RULES),
+}
+STAGE_RULES: Final[dict[str, Rule]] = {
+    "requests": partial(folded, rules=REQUESTS_RULES),
+    "window_s": lambda each: rounded(sum(each)),
+    "tokens": _tokens,
+    "validity": partial(folded, rules=VALIDITY_RULES),
+    # The run which settled least, and the one which came least far.
+    "steadiness": partial(max, key=lambda it: ((True, None, False).index(it.steady), it.warmed_after)),
+    "until": partial(max, key=lambda it: (it.reached is None, it.needed or 0, it.width or 0.0)),
+    "not_valid": _not_valid,
+}
 
 
 # Whether runs are repeats of one plan, and what differs where they are not. Pure; knows no requests.

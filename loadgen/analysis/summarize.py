@@ -34,7 +34,16 @@ from loadgen.record import OUTCOMES, Record
 from loadgen.scenario import Slo
 from loadgen.scenario.stop_rule import StopRule
 from loadgen.stats.median import median
-from loadgen.stats.quantile import Floor, Quantile, estimate, estimate_clustered, moments_of, relative_half_width
+from loadgen.stats.quantile import (
+    Floor,
+    Quantile,
+    Values,
+    estimate,
+    estimate_clustered,
+    moments_of,
+    relative_half_width,
+)
+from loadgen.stats.repeats import Repeated
 from loadgen.store.manifest import PlannedStage, ServedModel
 from loadgen.store.run_folder import Run
 
@@ -144,7 +153,7 @@ def _metrics(part: StageData) -> dict[str, Metric]:
         name, values = part.until.metric, arrays.get(part.until.metric, pooled)
         owners, moments = (part.gaps.owners, _moments(part)) if name == "itl" else (None, None)
         samples = stop_rule.Samples(values, owners, moments)
-        estimated = _percentile(stop_rule.estimate_for(samples, part.until, part.floor))
+        estimated = percentile_of(stop_rule.estimate_for(samples, part.until, part.floor))
         metric = by_name[f"{name}_ms"]
         percentiles = metric.percentiles | {part.until.percentile: estimated}
         by_name[f"{name}_ms"] = msgspec.structs.replace(metric, percentiles=percentiles)
@@ -179,14 +188,18 @@ def _independent(values: Ns, floor: Floor = "contract") -> Metric:
 
 def _describe(values: Ns, quantiles: Sequence[Quantile]) -> Metric:
     """A metric as the contract has it, in ms. A percentile whose interval has no upper end is null."""
-    percentiles = {f"p{quantile.p:g}": _percentile(quantile) for quantile in quantiles}
-    if not len(values):
-        return Metric(percentiles=percentiles)
+    percentiles = {f"p{quantile.p:g}": percentile_of(quantile) for quantile in quantiles}
+    return metric_of(values, percentiles) if len(values) else Metric(percentiles=percentiles)
+
+
+def metric_of(values: Values, percentiles: dict[str, Percentile]) -> Metric:
+    """At least one value, ns, as a metric, ms."""
     mean, low, high = in_ms(float(values.mean())), in_ms(int(values.min())), in_ms(int(values.max()))
     return Metric(len(values), mean, low, high, percentiles)
 
 
-def _percentile(quantile: Quantile) -> Percentile:
+def percentile_of(quantile: Quantile | Repeated) -> Percentile:
+    """A percentile of ns in ms."""
     return Percentile(in_ms(quantile.value), in_ms(quantile.low), in_ms(quantile.high))
 
 
@@ -254,23 +267,39 @@ def _attainment(part: StageData, slo: Slo, planned: int) -> Attainment | None:
     targets = _targets(slo)
     if not targets:
         return None
-    met = sum(metrics.meets(record, slo, origin=part.latency_origin) for record in part.measured)
-    share = met / planned if planned else 0.0
-    passed = None if slo.attainment is None else share >= slo.attainment
     fluid = metrics.fluidity(part.ok, slo, origin=part.latency_origin)
-    return Attainment(
-        slo=targets,
-        met=met,
-        share=round(share, 4),
-        attainment=slo.attainment,
-        passed=passed,
+    return attainment_of(
+        targets,
+        slo.attainment,
+        met=sum(metrics.meets(record, slo, origin=part.latency_origin) for record in part.measured),
+        planned=planned,
         fluidity=rounded(sum(fluid) / len(fluid)) if fluid else None,
         fluid_share=rounded(sum(share >= FLUID for share in fluid) / len(fluid)) if fluid else None,
     )
 
 
+def attainment_of(
+    targets: dict[str, float],
+    asked: float | None,
+    *,
+    met: int,
+    planned: int,
+    fluidity: float | None,
+    fluid_share: float | None,
+) -> Attainment:
+    """How far an SLO was met. asked: the share of the planned requests that is to meet it; None without a gate."""
+    share = met / planned if planned else 0.0
+    passed = None if asked is None else share >= asked
+    return Attainment(targets, met, round(share, 4), asked, passed, fluidity, fluid_share)
+
+
 def _server(part: StageData) -> ServerSummary | None:
     """The server's side of a stage: its process, as we saw it, and its own timings beside ours."""
     server = processes(part.facts.servers) if part.facts and part.facts.servers else None
-    rates = metrics.server_rates(part.ok)
+    return server_of(server, part.ok)
+
+
+def server_of(server: ServerSummary | None, records: Sequence[Record]) -> ServerSummary | None:
+    """The server's side with its own timings, those of the answered requests, beside ours."""
+    rates = metrics.server_rates(records)
     return server if rates is None else msgspec.structs.replace(server or ServerSummary(), rates=rates)
