@@ -145,32 +145,18 @@ def _littles_law(evidence: Evidence) -> Sequence[Crossing]:
     return _above(abs(sampled - recorded) / sampled, LITTLE, LITTLE_INVALID, text, "within {:.0%}")
 
 
+OWN_CORE: Final = "lower the load, or give the harness a core of its own"
+USER_STAMPS: Final = "stamps are taken in user space here: lower the load, or measure from Linux"
 NEVER: Final = math.inf
 """Of a line that is never crossed so grossly that a stage is not to be believed."""
 
 RULES: Final = (
     # Was the harness the bottleneck?
-    Rule("dispatch_slip", "lower the load, or give the harness a core of its own", _dispatch_slip),
-    Rule(
-        "loop_lag",
-        "lower the load, or give the harness a core of its own",
-        lambda e: _loop_lag(e, "kernel", LATE_READS_MS, LATE_READS_INVALID_MS),
-    ),
-    Rule(
-        "loop_lag",
-        "stamps are taken in user space here: lower the load, or measure from Linux",
-        lambda e: _loop_lag(e, "user", LOOP_LAG_MS, GROSS * LOOP_LAG_MS),
-    ),
-    Rule(
-        "stamp_lag",
-        "lower the load, or give the harness a core of its own",
-        lambda e: _stamp_lag(e, "kernel"),
-    ),
-    Rule(
-        "stamp_lag",
-        "stamps are taken in user space here: lower the load, or measure from Linux",
-        lambda e: _stamp_lag(e, "user"),
-    ),
+    Rule("dispatch_slip", OWN_CORE, _dispatch_slip),
+    Rule("loop_lag", OWN_CORE, lambda e: _loop_lag(e, "kernel", LATE_READS_MS, LATE_READS_INVALID_MS)),
+    Rule("loop_lag", USER_STAMPS, lambda e: _loop_lag(e, "user", LOOP_LAG_MS, GROSS * LOOP_LAG_MS)),
+    Rule("stamp_lag", OWN_CORE, lambda e: _stamp_lag(e, "kernel")),
+    Rule("stamp_lag", USER_STAMPS, lambda e: _stamp_lag(e, "user")),
     Rule(
         "own_cpu",
         "lower the load, or run the harness on another machine",
@@ -253,11 +239,7 @@ RULES: Final = (
         "shared_reads",
         "read ITL as gaps between reads; TTFT and throughput are not touched",
         lambda e: _above(
-            e.shared_reads_share,
-            SHARED,
-            NEVER,
-            "{:.0%} of the tokens shared a read with the one before",
-            "≤ {:.0%}",
+            e.shared_reads_share, SHARED, NEVER, "{:.0%} of the tokens shared a read with the one before", "≤ {:.0%}"
         ),
     ),
     Rule(
