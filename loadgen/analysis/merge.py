@@ -55,8 +55,12 @@ def merged(runs: Sequence[Run], *, floor: Floor | None = None) -> Summary:
     says in how many runs it was met. floor: as in `summarize`. Raises InputError for runs that are not of one plan, or
     of which one is given twice.
     """
+    return summary_of_runs(runs, [stages_of(run, floor=floor) for run in runs])
+
+
+def summary_of_runs(runs: Sequence[Run], stages: Sequence[Sequence[StageData]]) -> Summary:
+    """As `merged`, of the runs' stages by `stages_of`."""
     check_alike(runs)
-    stages = [stages_of(run, floor=floor) for run in runs]
     summaries = list(map(summary_of, runs, stages))
     merged_floor: Floor = "strict" if any(summary.floor == "strict" for summary in summaries) else "contract"
     parts = [list(map(Part, summary.stages, data)) for summary, data in zip(summaries, stages, strict=True)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from loadgen.analysis.merge import merged
+from loadgen.analysis.merge import summary_of_runs
 from loadgen.analysis.stage import StageData, histograms, stages_of
 from loadgen.analysis.summarize import summary_of
 from loadgen.analysis.summary import Summary, summary_data, summary_from
@@ -71,13 +71,14 @@ def write_merged(folders: Sequence[Path], *, floor: Floor | None = None) -> tupl
     several plans; FolderError when it cannot be written.
     """
     runs = [run_folder.read(folder) for folder in folders]
-    summary = merged(runs, floor=floor)
+    stages = [stages_of(run, floor=floor) for run in runs]
+    summary = summary_of_runs(runs, stages)
     first = folders[0] if folders[0].name not in {"", ".."} else folders[0].resolve()
     folder = _merged_folder(first.parent, summary)
     summary = msgspec.structs.replace(summary, run_id=folder.name)
     with _errors_explained(folder, f"loadgen report --merge {' '.join(map(str, folders))}"):
         _write_summary(folder, summary)
-        _write_document(folder, report_data(summary, runs))
+        _write_document(folder, report_data(summary, runs, stages))
     return summary, folder
 
 
