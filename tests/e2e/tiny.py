@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 WIDTH, LAYERS, HEADS, KV_HEADS, INNER = 64, 2, 4, 2, 128
+MANY_LAYERS = 160
+"""For a token that takes milliseconds, so that a busy client still sees one token after another."""
 SPECIALS = ("<unk>", "<|im_start|>", "<|im_end|>")
 TEMPLATE = (
     "{% for m in messages %}{{'<|im_start|>'+m['role']+'\n'+m['content']+'<|im_end|>\n'}}{% endfor %}"
@@ -22,7 +24,7 @@ def byte_alphabet() -> list[str]:
     return [chr(signs[byte]) for byte in range(256)]
 
 
-def make_tiny_model(path: Path) -> Path:
+def make_tiny_model(path: Path, layers: int = LAYERS) -> Path:
     """Write the model; it answers in lower-case letters, spaces and full stops, for as long as it is asked to."""
     chance = np.random.default_rng(0)
     tokens = [*SPECIALS, *byte_alphabet()]
@@ -31,7 +33,7 @@ def make_tiny_model(path: Path) -> Path:
         return (chance.standard_normal(shape) * 0.08).astype(np.float16)
 
     writer = gguf.GGUFWriter(path, "llama")
-    _describe(writer, tokens)
+    _describe(writer, tokens, layers)
     writer.add_tensor("token_embd.weight", weights(len(tokens), WIDTH))
     writer.add_tensor("output_norm.weight", np.ones(WIDTH, np.float32))
     speakable = [len(SPECIALS) + byte for byte in [*range(97, 123), 32, 46]]
@@ -48,11 +50,14 @@ def make_tiny_model(path: Path) -> Path:
         "ffn_up": (INNER, WIDTH),
         "ffn_down": (WIDTH, INNER),
     }
-    for layer in range(LAYERS):
+    for layer in range(layers):
         for norm in ("attn_norm", "ffn_norm"):
             writer.add_tensor(f"blk.{layer}.{norm}.weight", np.ones(WIDTH, np.float32))
         for name, shape in shapes.items():
-            writer.add_tensor(f"blk.{layer}.{name}.weight", weights(*shape))
+            # Layers beyond the first take their time and change nothing: what the model says stays the same.
+            adds_nothing = layer >= LAYERS and name in {"attn_output", "ffn_down"}
+            tensor = np.zeros(shape, np.float16) if adds_nothing else weights(*shape)
+            writer.add_tensor(f"blk.{layer}.{name}.weight", tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -60,12 +65,12 @@ def make_tiny_model(path: Path) -> Path:
     return path
 
 
-def _describe(writer: gguf.GGUFWriter, tokens: list[str]) -> None:
+def _describe(writer: gguf.GGUFWriter, tokens: list[str], layers: int) -> None:
     writer.add_name("tiny-random-byte")
     writer.add_license("CC0-1.0")
     writer.add_context_length(4096)
     writer.add_embedding_length(WIDTH)
-    writer.add_block_count(LAYERS)
+    writer.add_block_count(layers)
     writer.add_feed_forward_length(INNER)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KV_HEADS)
