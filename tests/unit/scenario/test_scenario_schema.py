@@ -3,6 +3,7 @@
 import json
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import msgspec
@@ -19,6 +20,12 @@ FILES = sorted(SCENARIOS.glob("*.toml"))
 KEYS = [(table, key) for table in EXAMPLES for key in table.__struct_fields__]
 
 
+@pytest.fixture(scope="module")
+def schema() -> dict[str, Any]:
+    """Made once, as it takes a quarter of a second. No test changes it."""
+    return scenario_schema()
+
+
 def test_the_committed_schema_is_the_one_that_the_types_give(tmp_path: Path) -> None:
     write_schema(tmp_path / "made.json")
     committed = (SCENARIOS / "scenario.schema.json").read_text(encoding="utf-8")
@@ -28,15 +35,15 @@ def test_the_committed_schema_is_the_one_that_the_types_give(tmp_path: Path) -> 
     )
 
 
-def test_the_schema_is_a_schema() -> None:
-    jsonschema.Draft7Validator.check_schema(scenario_schema())
+def test_the_schema_is_a_schema(schema: dict[str, Any]) -> None:
+    jsonschema.Draft7Validator.check_schema(schema)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_scenario_that_comes_along_names_the_schema_fits_it_and_loads(path: Path) -> None:
+def test_a_scenario_that_comes_along_names_the_schema_fits_it_and_loads(path: Path, schema: dict[str, Any]) -> None:
     text = path.read_text(encoding="utf-8")
     assert text.startswith("#:schema ./scenario.schema.json\n")
-    jsonschema.Draft7Validator(scenario_schema()).validate(tomllib.loads(text))
+    jsonschema.Draft7Validator(schema).validate(tomllib.loads(text))
     loaded = load_scenario(path)
     assert loaded.scenario.name == path.stem
     assert load_prompts(loaded.scenario, loaded.folder, loaded.where)
@@ -74,8 +81,7 @@ def test_every_table_of_the_format_has_examples_of_every_key() -> None:
 
 
 @pytest.mark.parametrize(("table", "key"), KEYS, ids=[f"{table.__name__}.{key}" for table, key in KEYS])
-def test_every_key_has_its_help_and_its_example_fits(table: type[Struct], key: str) -> None:
-    schema = scenario_schema()
+def test_every_key_has_its_help_and_its_example_fits(table: type[Struct], key: str, schema: dict[str, Any]) -> None:
     body = schema if table is Scenario else schema["definitions"][table.__name__]
     of_key = body["properties"][key]
     words = help_of(table)[key]
@@ -102,5 +108,5 @@ def test_a_table_is_described_by_its_first_paragraph() -> None:
     )
 
 
-def test_nothing_in_the_schema_is_null_since_toml_has_none() -> None:
-    assert "null" not in json.dumps(scenario_schema())
+def test_nothing_in_the_schema_is_null_since_toml_has_none(schema: dict[str, Any]) -> None:
+    assert "null" not in json.dumps(schema)
