@@ -1,4 +1,4 @@
-"""Where a stage had warmed up, and whether it ever settled. Pure; the test itself is `measure.steady`'s."""
+"""Where a stage had warmed up, and whether it ever settled. Pure; the test itself is in `loadgen.stats.steady`."""
 
 from typing import Final
 

@@ -59,7 +59,7 @@ class Evidence(Self, frozen=True, kw_only=True):
     server_ended: str | None = None
     """How the server ended of itself."""
     lost_workers: tuple[str, ...] = ()
-    """What became of each receiver process that died."""
+    """What became of each worker that died."""
     beyond: str | None = None
     """By how much the load was above what this machine was calibrated for."""
 
@@ -322,7 +322,7 @@ def _users_share(part: StageData, window: Window | None, recorded: float | None)
 
 
 def _lost(facts: StageFacts) -> tuple[str, ...]:
-    """What became of each receiver process that died."""
+    """What became of each worker that died."""
     workers = facts.workers
     numbered = enumerate(workers, start=1)
     return tuple(f"process {at} of {len(workers)}: {worker.lost}" for at, worker in numbered if worker.lost is not None)

@@ -13,7 +13,11 @@ from loadgen.engine.stop import StopSignal
 
 @contextlib.contextmanager
 def interruptible(stop: StopSignal, output: Output) -> Iterator[None]:
-    """While the context lasts, Ctrl-C (and SIGTERM) stops the run: once gently, twice at once, three times rudely."""
+    """While the context lasts, Ctrl-C (and SIGTERM) ends the run.
+
+    The first sends no new request and waits for those in flight. The second gives those up, and restores Python's own
+    handler, so that a third raises KeyboardInterrupt.
+    """
     loop = asyncio.get_running_loop()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 

@@ -10,7 +10,7 @@ import msgspec
 from loadgen.clock import SYSTEM_CLOCK, Clock, utc_now
 from loadgen.engine.ask_server import ask_or_recall
 from loadgen.engine.keep_warm import keep_warm
-from loadgen.engine.manifest import ManifestWriter, first_manifest
+from loadgen.engine.manifest_writer import ManifestWriter, first_manifest
 from loadgen.engine.preflight import check
 from loadgen.engine.stage import LocalRunners, RunContext, StageRunners
 from loadgen.engine.stop import StopSignal
@@ -69,18 +69,17 @@ async def play_plan(
         stamp_source: StampSource = "kernel" if client.kernel and client.stamping else "user"
         first = first_manifest(plan, folder, started.isoformat(), stamp_source=stamp_source, workers=workers)
         manifest = ManifestWriter(folder, first)
-        # The logs come first: what the others hear of is on disk by then.
-        hearers: tuple[Sink, ...] = (stages, progress, *sinks)
+        # The logs come first: what any other sink is given is on disk already.
+        run_sinks: tuple[Sink, ...] = (stages, progress, *sinks)
         runners: StageRunners
         if workers == 1:
             requests = stack.enter_context(contextlib.closing(RequestLog(folder / run_folder.REQUESTS)))
-            # The log before all others: what anybody is told of is on disk already.
-            runners, hearers = LocalRunners(context), (requests, *hearers)
+            runners, run_sinks = LocalRunners(context), (requests, *run_sinks)
         else:
             stack.callback(_join_parts, folder)  # when the workers have gone
             runners = await stack.enter_async_context(WorkerPool(workers, context, folder, progress.note))
         try:
-            await _PlanRunner(context, runners, manifest, progress, hearers).play()
+            await _PlanRunner(context, runners, manifest, progress, run_sinks).play()
         except BaseException:  # also of a sink, and a task that is canceled: the folder is not that of a run that is on
             with contextlib.suppress(FolderError):  # perhaps it is only one of the logs that cannot grow
                 manifest.end("interrupted")

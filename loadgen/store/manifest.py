@@ -1,4 +1,4 @@
-"""The manifest: the circumstances of a run, as `manifest.json` has them. Data, and reading it back; writes nothing."""
+"""The manifest: the circumstances of a run, as `manifest.json` has them. Data, and reading it back."""
 
 from datetime import datetime
 from typing import Any, Final

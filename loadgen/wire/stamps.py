@@ -8,7 +8,8 @@ was handed to the kernel, on whatever platform, and however aiohttp carries it.
 Plan. On Linux with plain asyncio the kernel stamps every read (`SO_TIMESTAMPNS`, read with `recvmsg`; no privilege is
 needed): the stamp is that of the last byte the read returned. Elsewhere, and over TLS, the stamp is taken as the first
 thing when the event loop hands us the bytes. Sends are stamped just before the call that gives the bytes to the kernel.
-A socket of ours reads and writes, a protocol of ours notes, and between them aiohttp does what it always does.
+A socket of ours reads and writes, a protocol of ours notes, and between them aiohttp does what it always does. Bodies
+that stream on Linux are read and stamped by `loadgen.wire.receiver` instead.
 
 Warning. Relied on are `TCPConnector(socket_factory=…)`, public, and two private attributes: the connector's `_factory`,
 which makes the protocol of a connection, and the protocol's `_payload`, the body that it receives.

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from loadgen.engine.manifest import ManifestWriter
+from loadgen.engine.manifest_writer import ManifestWriter
 from loadgen.engine.workers.messages import Unwritable, decode_event, line_of
 from loadgen.errors import ExitCode, FolderError, InputError
 from loadgen.store.run_folder import (
