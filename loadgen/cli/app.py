@@ -1,5 +1,6 @@
 """The command line: the verbs, and what becomes of an error. What a verb does is in the module of its name."""
 
+import atexit
 import gc
 import importlib
 import sys
@@ -96,6 +97,8 @@ def loadgen(
 def main() -> NoReturn:
     """The entry point. Whatever a person must act on is one line on standard error."""
     guard_tracebacks()
+    # The interpreter looks for garbage once more before it ends, through all modules: as long as numpy takes to import.
+    atexit.register(gc.freeze)
     try:
         code = app(prog_name=_program_name(sys.argv[1:]), standalone_mode=False)
     except LoadgenError as error:
