@@ -55,6 +55,7 @@ fuzz: $(DEV)
 	$(PY) -m tests.fuzz.soak
 
 bench: $(DEV)
+	$(PY) benchmarks/startup.py
 	$(PY) benchmarks/accuracy.py $(ARGS)
 	$(PY) benchmarks/pacing.py
 	$(PY) benchmarks/coverage.py --quick
