@@ -51,7 +51,7 @@ def _write_summary(folder: Path, summary: Summary) -> None:
 def _write_document(folder: Path, data: ReportData) -> None:
     document = make_document(data)
     files.write_whole(folder / "report.md", markdown(document).encode())
-    files.write_whole(folder / "report.html", html(document).encode())
+    files.write_whole(folder / "report.html", html(document))
 
 
 @contextlib.contextmanager

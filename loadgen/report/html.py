@@ -1,7 +1,7 @@
 """The report as one page that needs no network: draws a document, and decides nothing of what is in it. Pure.
 
 The page carries its style sheet, its script and plotly.js; a content policy with the digests of the scripts lets
-nothing else run, and nothing be fetched. `page.html` is its template, in which the template engine escapes every text.
+nothing else run, and nothing be fetched. `page.html` is its template, which `loadgen.report.page_template` makes ready.
 """
 
 import base64
@@ -10,81 +10,55 @@ import importlib.util
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from loadgen.redact import printable
 from loadgen.report.document import Document
 from loadgen.report.section import Chart, PlotlyObject
 
-if TYPE_CHECKING:
-    from jinja2 import Template
 
-NOTES_SHOWN: Final = 6
-"""Notes under a table; those beyond are folded away."""
-MARKS: Final = {"valid": "✓", "degraded": "!", "invalid": "✕", "skipped": "–"}
-"""By verdict, so that its color is not needed."""
-
-
-def html(document: Document) -> str:
+def html(document: Document) -> bytes:
     """The whole of `report.html`; equal documents give equal bytes."""
+    # Here, lest every command pay for the import of the template engine.
     from markupsafe import Markup
 
+    from loadgen.report.page_template import page_template
+
     charts = [chart for section in document.sections for chart in section.charts]
-    scripts = _scripts() if charts else []
-    return _template().render(
-        document=document,
-        headline=document.headline,
-        policy=_policy(scripts),
-        # What is ours, and must stand in the page as it is: the digests are of these very bytes.
-        style=Markup(_resource("page.css")),
-        scripts=[Markup(script) for script in scripts],
-        data=Markup(_chart_data(charts)),
+    scripts = {f"\0{at}\0": script for at, script in enumerate(_scripts() if charts else [])}
+    page = (
+        page_template()
+        .render(
+            document=document,
+            headline=document.headline,
+            policy=_policy(list(scripts.values())),
+            # What is ours, and must stand in the page as it is: the digests are of these very bytes.
+            style=Markup(_resource("page.css")),
+            scripts=[Markup(mark) for mark in scripts],
+            data=Markup(_chart_data(charts)),
+        )
+        .encode()
     )
+    # plotly.js has millions of bytes, which the template need not see. No text can hold a mark: it has no such signs.
+    for mark, script in scripts.items():
+        page = page.replace(mark.encode(), script)
+    return page
 
 
-def _template() -> "Template":
-    # Here, lest every command pay for the import.
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=_without_controls,
-    )
-    environment.globals.update(NOTES_SHOWN=NOTES_SHOWN, MARKS=MARKS, verdict_of=_verdict_of)
-    return environment.from_string(_resource("page.html"))
+def _scripts() -> list[bytes]:
+    return [_plotly_script(), _resource("page.js").encode()]
 
 
-def _without_controls(value: object) -> object:
-    """Text whose control characters cannot be seen does not reach the page; markup is ours, and stays."""
-    return printable(value) if type(value) is str else value
-
-
-def _verdict_of(cell: str) -> str:
-    """The verdict that a cell begins with; it may go on after a comma."""
-    word = cell.partition(",")[0]
-    return word if word in MARKS else "skipped"
-
-
-def _scripts() -> list[str]:
-    return [_plotly_script(), _resource("page.js")]
-
-
-def _plotly_script() -> str:
+def _plotly_script() -> bytes:
     """plotly.js as it lies in the package: all that we want of plotly, whose Python takes a while to import."""
     package = importlib.util.find_spec("plotly")
     assert package is not None and package.submodule_search_locations
-    return (Path(package.submodule_search_locations[0]) / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+    return (Path(package.submodule_search_locations[0]) / "package_data" / "plotly.min.js").read_bytes()
 
 
-def _policy(scripts: Sequence[str]) -> str:
+def _policy(scripts: Sequence[bytes]) -> str:
     """Our own scripts and nothing else. plotly.js sets styles in place, and makes pictures of charts as data."""
-    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    digests = [base64.b64encode(hashlib.sha256(script).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
     rules = ("default-src 'none'", f"script-src {allowed}", "style-src 'unsafe-inline'", "img-src data: blob:")
     return "; ".join((*rules, "base-uri 'none'", "form-action 'none'"))

@@ -71,7 +71,7 @@ def browse(page: str, folder: Path) -> tuple[Drawn, list[str]]:
 
 
 def page_of(run: Run) -> str:
-    return html(make_document(report_data(summarize(run), [run])))
+    return html(make_document(report_data(summarize(run), [run]))).decode()
 
 
 def test_every_chart_is_drawn_and_the_console_is_silent(tmp_path: Path) -> None:

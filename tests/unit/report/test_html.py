@@ -7,12 +7,14 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import Environment
 
 from loadgen.analysis.summarize import summarize
 from loadgen.record import Record
@@ -21,6 +23,7 @@ from loadgen.report.charts.level import ttft_chart
 from loadgen.report.charts.timeline import MAX_REQUESTS, begin_ns, finish_ns, lanes, timeline_charts
 from loadgen.report.document import make_document, report_data
 from loadgen.report.html import html
+from loadgen.report.page_template import CompiledTemplate
 from loadgen.report.section import Chart, ReportStage
 from loadgen.store.run_folder import Run
 from tests import report_runs as runs
@@ -86,7 +89,7 @@ class Page(HTMLParser):
 
 
 def html_of(run: Run) -> str:
-    return html(make_document(report_data(summarize(run), [run])))
+    return html(make_document(report_data(summarize(run), [run]))).decode()
 
 
 def page_of(run: Run) -> Page:
@@ -274,6 +277,65 @@ def test_a_long_stage_shows_its_first_requests_and_says_so() -> None:
 def test_the_command_line_and_the_page_s_module_are_there_without_plotly_and_jinja() -> None:
     code = "import sys, loadgen.cli.app, loadgen.report.html; sys.exit(bool({'plotly', 'jinja2'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+@pytest.fixture
+def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the compiled template is kept, in a folder of this test, and where it may be written."""
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    path = CompiledTemplate().path
+    path.parent.mkdir(parents=True)
+    return path
+
+
+@pytest.fixture
+def compilations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the templates that are compiled."""
+    names: list[str] = []
+    compile_template = Environment.compile
+
+    def compile_and_note(self: Environment, source: str, name: str, *rest: object, **named: object) -> object:
+        names.append(name)
+        return compile_template(self, source, name, *rest, **named)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Environment, "compile", compile_and_note)
+    return names
+
+
+def test_the_template_is_compiled_once_and_gives_the_same_page(compiled: Path, compilations: list[str]) -> None:
+    first = html_of(SINGLE)
+    assert compiled.is_file()
+    assert html_of(SINGLE) == first
+    assert compilations == ["page.html"]
+
+
+def test_a_template_that_was_compiled_from_something_else_or_is_damaged_is_compiled_again(
+    compiled: Path, compilations: list[str]
+) -> None:
+    page = html_of(SINGLE)
+    whole = compiled.read_bytes()
+    checksum, _, code = whole.partition(b"\n")
+    for other in (b"", b"\n", checksum, checksum + b"\n", whole[:-1], checksum[::-1] + b"\n" + code):
+        compilations.clear()
+        compiled.write_bytes(other)
+        assert html_of(SINGLE) == page
+        assert (compilations, compiled.read_bytes()[: len(checksum)]) == (["page.html"], checksum)
+
+
+def test_a_page_is_made_where_no_compiled_template_can_be_kept(compiled: Path) -> None:
+    page = html_of(SINGLE)
+    compiled.unlink()
+    compiled.mkdir()
+    assert html_of(SINGLE) == page
+
+
+def test_no_compiled_template_is_written_where_python_is_to_write_none(
+    compiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    html_of(SINGLE)
+    assert not compiled.exists()
 
 
 def test_a_summary_of_another_run_is_refused() -> None:

@@ -534,7 +534,7 @@ def test_what_is_not_valid_has_a_dagger_in_every_table_and_a_note_that_says_why(
     assert "| ttft † |" in text
     assert "## What this server does" in text
     assert "tpot_ms" in csv_text(summary).splitlines()[1]
-    page = html(document)
+    page = html(document).decode()
     assert "<h2>What this server does</h2>" in page
     assert "– †" in page
 

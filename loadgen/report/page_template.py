@@ -1,0 +1,75 @@
+"""The template of the report's page, compiled: every text in it is escaped, and none brings control characters.
+
+To compile it takes longer than all the rest of a short run's report. It is kept compiled where Python keeps compiled
+modules, and by their rules: beside its source, unless PYTHONPYCACHEPREFIX and PYTHONDONTWRITEBYTECODE say otherwise.
+"""
+
+import contextlib
+import importlib.util
+import marshal
+import sys
+from pathlib import Path
+from typing import Final
+
+import jinja2.compiler
+from jinja2 import BytecodeCache, Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2.bccache import Bucket
+
+from loadgen.redact import printable
+from loadgen.store.files import write_whole
+
+NAME: Final = "page.html"
+NOTES_SHOWN: Final = 6
+"""Notes under a table; those beyond are folded away."""
+MARKS: Final = {"valid": "✓", "degraded": "!", "invalid": "✕", "skipped": "–"}
+"""By verdict, so that its color is not needed."""
+
+
+def page_template() -> Template:
+    """The template, ready to be rendered."""
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=_without_controls,
+        loader=FileSystemLoader(Path(__file__).parent),
+        bytecode_cache=CompiledTemplate(),
+    )
+    environment.globals.update(NOTES_SHOWN=NOTES_SHOWN, MARKS=MARKS, verdict_of=_verdict_of)
+    return environment.get_template(NAME)
+
+
+class CompiledTemplate(BytecodeCache):
+    """Reads and writes the compiled template. Where neither can be done, the template is compiled each time."""
+
+    def __init__(self) -> None:
+        self.path = Path(importlib.util.cache_from_source(str(Path(__file__).with_name(NAME))))
+
+    def get_source_checksum(self, source: str) -> str:
+        """Of all that the compiled template is made from: its source, its settings above, and the compiler."""
+        made_by = [Path(path).stat().st_mtime_ns for path in (__file__, jinja2.compiler.__file__)]
+        return super().get_source_checksum(f"{source}{made_by}")
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        with contextlib.suppress(OSError, EOFError, ValueError, TypeError):
+            checksum, _, code = self.path.read_bytes().partition(b"\n")
+            if checksum == bucket.checksum.encode():
+                bucket.code = marshal.loads(code)
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        if not sys.dont_write_bytecode:
+            with contextlib.suppress(OSError):
+                write_whole(self.path, b"%s\n%s" % (bucket.checksum.encode(), marshal.dumps(bucket.code)))
+
+
+def _without_controls(value: object) -> object:
+    """Text whose control characters cannot be seen does not reach the page; markup is ours, and stays."""
+    return printable(value) if type(value) is str else value
+
+
+def _verdict_of(cell: str) -> str:
+    """The verdict that a cell begins with; it may go on after a comma."""
+    word = cell.partition(",")[0]
+    return word if word in MARKS else "skipped"
