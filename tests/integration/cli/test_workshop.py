@@ -5,12 +5,16 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+
+from loadgen.analysis import validity
+from loadgen.analysis.validity import Evidence, Judgment, Verdict
+from tests.command_line import run_command
 
 MODELS = ("phi-4-mini-instruct-generic-cpu:3", "qwen2.5-0.5b-instruct-generic-cpu:4")
 
@@ -66,22 +70,27 @@ def endpoint() -> Iterator[str]:
     server.server_close()
 
 
-def loadgen(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The command, where importing an SDK would end it."""
-    poison = folder / "poison"
-    poison.mkdir(exist_ok=True)
+@pytest.fixture(autouse=True)
+def _in_a_folder_without_an_sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty folder, no variables, and importing an SDK ends the command."""
+    poison = tmp_path / "poison"
+    poison.mkdir()
     for name in ("foundry_local", "foundry_local_sdk"):
         (poison / f"{name}.py").write_text("raise SystemExit('an SDK was imported')\n", encoding="utf-8")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("BENCH_", "FOUNDRY_"))}
-    return subprocess.run(
-        [sys.executable, "-m", "loadgen", *arguments],
-        cwd=folder,
-        env=kept | {"PYTHONPATH": str(poison), "PYTHONIOENCODING": "utf-8"} | variables,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=60,
-        check=False,
-    )
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(poison)
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.startswith(("BENCH_", "FOUNDRY_")):
+            monkeypatch.delenv(name)
+
+
+def loadgen(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The command with these variables set."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        return run_command(*arguments)
 
 
 def summary_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
@@ -97,7 +106,7 @@ def measured() -> list[dict[str, Any]]:
 
 def test_an_endpoint_and_models_are_enough_and_no_sdk_is_imported(endpoint: str, tmp_path: Path) -> None:
     variables = {"FOUNDRY_LOCAL_ENDPOINT": endpoint, "BENCH_MODELS": "phi-4-mini,qwen2.5-0.5b", "BENCH_ROUNDS": "2"}
-    done = loadgen(tmp_path, "run", "--warmup", "0", **variables, BENCH_PROMPT="Why local?")
+    done = loadgen("run", "--warmup", "0", **variables, BENCH_PROMPT="Why local?")
     assert done.returncode in (0, 1), done.stderr
     assert "BENCH_MODELS is set: plays phi-4-mini, qwen2.5-0.5b" in done.stderr
     assert f"FOUNDRY_LOCAL_ENDPOINT is set: Foundry Local is the one at {endpoint}" in done.stderr
@@ -108,7 +117,7 @@ def test_an_endpoint_and_models_are_enough_and_no_sdk_is_imported(endpoint: str,
 
 def test_with_bench_stream_0_answers_come_whole(endpoint: str, tmp_path: Path) -> None:
     variables = {"FOUNDRY_LOCAL_ENDPOINT": endpoint, "BENCH_STREAM": "0", "BENCH_ROUNDS": "2"}
-    done = loadgen(tmp_path, "run", "--model", "phi-4-mini", "--json", **variables)
+    done = loadgen("run", "--model", "phi-4-mini", "--json", **variables)
     assert done.stderr == ""
     summary = summary_of(done)
     (stage,) = summary["stages"]
@@ -121,47 +130,58 @@ def test_with_bench_stream_0_answers_come_whole(endpoint: str, tmp_path: Path) -
 
 def test_an_alias_that_is_not_there_is_skipped_and_the_others_are_played(endpoint: str, tmp_path: Path) -> None:
     variables = {"FOUNDRY_LOCAL_ENDPOINT": endpoint, "BENCH_MODELS": "mistral-7b,phi-4-mini"}
-    summary = summary_of(loadgen(tmp_path, "run", "--json", "--requests", "3", **variables))
+    summary = summary_of(loadgen("run", "--json", "--requests", "3", **variables))
     assert [stage["status"] for stage in summary["stages"]] == ["skipped", "played"]
     assert "foundry model load mistral-7b" in summary["stages"][0]["reason"]
 
 
 def test_what_models_writes_run_reads(endpoint: str, tmp_path: Path) -> None:
-    written = loadgen(tmp_path, "models", "--url", endpoint, "--write", "models.json")
+    written = loadgen("models", "--url", endpoint, "--write", "models.json")
     assert (written.returncode, written.stderr) == (0, "wrote models.json\n")
     assert all(name in written.stdout for name in MODELS)
     cards = json.loads((tmp_path / "models.json").read_text(encoding="utf-8"))
     assert {name: card["publisher"] for name, card in cards.items()} == dict.fromkeys(MODELS, "Microsoft")
-    again = loadgen(tmp_path, "models", "--url", endpoint, "--write", "models.json")
+    again = loadgen("models", "--url", endpoint, "--write", "models.json")
     assert (again.returncode, "add --force" in again.stderr) == (2, True)
     (tmp_path / "prompts.json").write_text('["One?", {"prompt": "Two?", "facets": ["k"]}]', encoding="utf-8")
     files = ("--models-file", "models.json", "--prompts-file", "prompts.json")
-    run = loadgen(tmp_path, "run", *files, "--json", "--requests", "2", FOUNDRY_LOCAL_ENDPOINT=endpoint)
+    run = loadgen("run", *files, "--json", "--requests", "2", FOUNDRY_LOCAL_ENDPOINT=endpoint)
     assert [stage["model"] for stage in summary_of(run)["stages"]] == list(MODELS)
     assert {body["messages"][-1]["content"] for body in measured()} == {"One?", "Two?"}
 
 
 def test_models_as_json_and_of_an_address_where_nobody_is(endpoint: str, tmp_path: Path) -> None:
-    told = loadgen(tmp_path, "models", "--json", FOUNDRY_LOCAL_ENDPOINT=endpoint)
+    told = loadgen("models", "--json", FOUNDRY_LOCAL_ENDPOINT=endpoint)
     found = {(card["target"], card["id"]) for card in json.loads(told.stdout)}
     assert {("foundry", name) for name in MODELS} <= found
-    nobody = loadgen(tmp_path, "models", "--url", "http://127.0.0.1:1/v1")
+    nobody = loadgen("models", "--url", "http://127.0.0.1:1/v1")
     assert nobody.returncode == 3
     assert "http://127.0.0.1:1/v1/models does not list any model" in nobody.stderr
 
 
-def test_a_baseline_is_kept_once_and_only_of_a_whole_run(endpoint: str, tmp_path: Path) -> None:
+def judged(verdict: Verdict) -> Callable[[Evidence], Judgment]:
+    """The verdict on every stage, however busy this machine is."""
+    return lambda _: Judgment(verdict, ())
+
+
+def test_a_baseline_is_kept_once_and_only_of_a_whole_run(
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validity, "judge", judged("valid"))
     first = ("run", "--url", endpoint, "--model", MODELS[0], "--requests", "6", "--baseline", "first", "--quiet")
-    done = loadgen(tmp_path, *first)
+    done = loadgen(*first)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = tmp_path / "results" / "baselines" / "first"
     kept = {path.name for path in folder.iterdir()}
     assert kept == {"manifest.json", "summary.json", "summary.csv", "report.md"}
     count = len(Foundry.asked)
-    again = loadgen(tmp_path, *first)
+    again = loadgen(*first)
     assert (again.returncode, "is there already" in again.stderr) == (2, True)
     assert len(Foundry.asked) == count, "nothing is played for a baseline that cannot be kept"
-    assert loadgen(tmp_path, *first, "--force").returncode == 0
-    gone = loadgen(tmp_path, *first[:4], "nobody", "--baseline", "second")
+    assert loadgen(*first, "--force").returncode == 0
+    gone = loadgen(*first[:4], "nobody", "--baseline", "second")
     assert "no baseline was kept: nobody could not be used" in gone.stderr
+    monkeypatch.setattr(validity, "judge", judged("invalid"))
+    busy = loadgen(*first[:7], "--baseline", "second")
+    assert (busy.returncode, f"no baseline was kept: {MODELS[0]} at c" in busy.stderr) == (1, True)
     assert not (tmp_path / "results" / "baselines" / "second").exists()

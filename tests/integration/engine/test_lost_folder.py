@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -18,24 +19,18 @@ from loadgen.live.progress import Silence
 from loadgen.record import Record
 from loadgen.report.files import write_reports
 from loadgen.store import run_folder
-from tests.integration.engine.test_session import SCENARIO, closed, counted, eventually, loadgen, measured, scenario
-from tests.integration.server import Server, streamed
+from tests.command_line import run_command
+from tests.integration.engine.test_session import SCENARIO, closed, counted, loadgen, measured, scenario
+from tests.integration.server import Script, Served, Server, streamed
 
-pytestmark = [
-    pytest.mark.asyncio,
-    pytest.mark.skipif(sys.platform != "linux", reason="limits on files, and what may be removed, are Linux's"),
-]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits on files, and what may be removed, are Linux's")
 ROOM_BYTES = 32 << 10
-NO_MORE_THAN = f"""
-import os, resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, ({ROOM_BYTES}, {ROOM_BYTES}))
-os.execv(sys.executable, [sys.executable, "-B", "-m", "loadgen", *sys.argv[1:]])
-"""
+PLAIN = streamed("a", "b", gap_s=0.005)
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server(streamed("a", "b", gap_s=0.005)) as served:
+    with Server(PLAIN) as served:
         yield served
 
 
@@ -46,32 +41,26 @@ def described(folder: Path, server: Server) -> str:
     return str(path)
 
 
-async def ended(*command: str, meanwhile: Callable[[psutil.Process], object] | None = None) -> tuple[int, str]:
+def ended(*command: object) -> tuple[int, str]:
     """The exit code of a command and what it said on standard error; none of its processes is left behind."""
-    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    family: list[psutil.Process] = []
+    before = psutil.Process().children(recursive=True)
+    done = run_command(*command)
+    left = [child for child in psutil.Process().children(recursive=True) if child not in before]
+    assert [child for child in left if child.status() != psutil.STATUS_ZOMBIE] == []
+    return done.returncode, done.stderr
 
-    def look() -> bool:
-        try:
-            me = psutil.Process(process.pid)
-            family.extend(child for child in me.children(recursive=True) if child not in family)
-            if meanwhile is not None:
-                meanwhile(me)
-        except psutil.NoSuchProcess:
-            return True
-        return process.returncode is not None
 
-    told = asyncio.create_task(process.communicate())
+@contextmanager
+def no_file_longer_than(size_bytes: int) -> Iterator[None]:
+    """For this process and its workers."""
+    import resource  # which Windows has not
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
     try:
-        await eventually(look, within_s=60)
-        _, errors = await asyncio.wait_for(told, timeout=30)
+        yield
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert [child for child in family if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
-    assert process.returncode is not None
-    return process.returncode, errors.decode()
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def the_run(results: Path) -> Path:
@@ -80,12 +69,12 @@ def the_run(results: Path) -> Path:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-async def test_a_log_that_cannot_grow_ends_the_run_with_one_line_and_keeps_what_was_measured(
+def test_a_log_that_cannot_grow_ends_the_run_with_one_line_and_keeps_what_was_measured(
     workers: str, server: Server, tmp_path: Path
 ) -> None:
     results = tmp_path / "results"
-    command = ("run", described(tmp_path, server), "--out", str(results), "--workers", workers)
-    code, told = await ended(sys.executable, "-c", NO_MORE_THAN, *command)
+    with no_file_longer_than(ROOM_BYTES):
+        code, told = ended("run", described(tmp_path, server), "--out", results, "--workers", workers)
     folder = the_run(results)
     reason = os.strerror(errno.EFBIG)
     kept = "what was measured until then is kept"
@@ -123,11 +112,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-async def test_a_full_disk_ends_the_run_with_one_line_and_a_report_can_be_made_once_there_is_room(
+def test_a_full_disk_ends_the_run_with_one_line_and_a_report_can_be_made_once_there_is_room(
     workers: str, server: Server, small_disk: Path, tmp_path: Path
 ) -> None:
-    command = ("run", described(tmp_path, server), "--out", str(small_disk), "--workers", workers)
-    code, told = await ended(*loadgen(*command))
+    code, told = ended("run", described(tmp_path, server), "--out", small_disk, "--workers", workers)
     folder = the_run(small_disk)
     kept = "what was measured until then is kept; free some space and run again"
     assert (code, told) == (2, f"loadgen: {folder}: no space left on the device; {kept}\n")
@@ -145,19 +133,18 @@ async def test_a_full_disk_ends_the_run_with_one_line_and_a_report_can_be_made_o
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-async def test_a_folder_that_is_removed_ends_the_run_with_one_line(
-    workers: str, server: Server, tmp_path: Path
-) -> None:
+def test_a_folder_that_is_removed_ends_the_run_with_one_line(workers: str, tmp_path: Path) -> None:
     results = tmp_path / "results"
     gone: list[Path] = []
 
-    def remove(_: psutil.Process) -> None:
+    def choose(_: Served) -> Script:
         if not gone and sum(log.stat().st_size for log in results.glob("*/*/requests*")) > 4000:
             gone.append(the_run(results))
             shutil.rmtree(results)
+        return PLAIN
 
-    command = ("run", described(tmp_path, server), "--out", str(results), "--workers", workers)
-    code, told = await ended(*loadgen(*command), meanwhile=remove)
+    with Server(choose) as server:
+        code, told = ended("run", described(tmp_path, server), "--out", results, "--workers", workers)
     (folder,) = gone
     why = "is gone: it was removed or moved while the run was on; run again, and leave it there until the end"
     assert (code, told) == (2, f"loadgen: {folder}: {why}\n")
@@ -165,10 +152,20 @@ async def test_a_folder_that_is_removed_ends_the_run_with_one_line(
     assert not results.exists()
 
 
+async def played(*arguments: str) -> tuple[int | None, str]:
+    """The exit code of a process of its own, and what it said on standard error."""
+    process = await asyncio.create_subprocess_exec(
+        *loadgen(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    _, told = await asyncio.wait_for(process.communicate(), timeout=90)
+    return process.returncode, told.decode()
+
+
+@pytest.mark.asyncio
 async def test_two_runs_of_one_plan_that_start_at_once_share_nothing(server: Server, tmp_path: Path) -> None:
     results = tmp_path / "results"
     command = ("run", described(tmp_path, server), "--set", "load.requests=10", "--out", str(results))
-    both = await asyncio.gather(*(ended(*loadgen(*command)) for _ in range(2)))
+    both = await asyncio.gather(*(played(*command) for _ in range(2)))
     assert all(code in {0, 1} and not told for code, told in both), both  # 1: a busy machine may make it no good
     folders = list(results.glob("*/*/"))
     assert len(folders) == 2
@@ -191,6 +188,7 @@ class FillAfter(Silence):
             self._fill()
 
 
+@pytest.mark.asyncio
 async def test_a_manifest_that_no_longer_fits_ends_the_run_and_the_records_stay(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,7 @@ from loadgen.scenario import Closed, Constant, Load, Model, Scenario, Timeouts
 from loadgen.scenario.file import LoadedScenario
 from loadgen.store import run_folder
 from loadgen.store.run_folder import Run
+from tests.command_line import run_command
 from tests.integration.server import (
     BEGIN,
     DONE,
@@ -337,8 +338,9 @@ async def test_a_killed_run_keeps_every_request_that_had_ended_and_reports_as_in
     assert all((record.outcome, len(record.stamps_ns)) == ("ok", 2) for record in run.records)
 
     def report(*flags: str) -> str:
-        told = subprocess.run(loadgen("report", str(folder), *flags), capture_output=True, timeout=60, check=True)
-        return told.stdout.decode()
+        made = run_command("report", folder, *flags)
+        assert made.returncode == 0, made.stderr
+        return made.stdout
 
     summary = summary_from(report("--json").encode())
     assert summary.incomplete

@@ -1,7 +1,5 @@
 """Stages that end when enough is known, and runs that are repeated: over loopback, in one process and in two."""
 
-import asyncio
-import subprocess
 from itertools import count
 from pathlib import Path
 
@@ -18,7 +16,8 @@ from loadgen.report.files import write_merged
 from loadgen.scenario import Closed, Constant, Load
 from loadgen.store import run_folder
 from loadgen.store.run_folder import Run
-from tests.integration.engine.test_session import closed, counted, loadgen, measured, scenario
+from tests.command_line import run_command
+from tests.integration.engine.test_session import closed, counted, measured, scenario
 from tests.integration.server import BEGIN, END, Script, Served, Server, Wait, say, streamed
 
 BUDGET = 2_000
@@ -173,12 +172,11 @@ ramp_in_s = 0.0
 """
 
 
-@pytest.mark.asyncio
-async def test_two_runs_of_the_command_are_two_folders_and_a_merged_report_beside_them(tmp_path: Path) -> None:
+def test_two_runs_of_the_command_are_two_folders_and_a_merged_report_beside_them(tmp_path: Path) -> None:
     path, out = tmp_path / "again.toml", tmp_path / "results"
     with Server(streamed("a", "b", gap_s=0.002)) as server:
         path.write_text(SCENARIO.format(url=server.url), encoding="utf-8")
-        code, told, _ = await command("run", str(path), "--repeats", "2", "--out", str(out))
+        played = run_command("run", path, "--repeats", 2, "--out", out)
     merged, *runs = sorted(out.glob("again/*"), key=lambda folder: (not folder.name.endswith("-x2"), folder.name))
     assert len(runs) == 2
     assert all((run / "report.html").exists() for run in runs)
@@ -187,20 +185,13 @@ async def test_two_runs_of_the_command_are_two_folders_and_a_merged_report_besid
     summary = summary_from((merged / "summary.json").read_bytes())
     assert summary.runs == tuple(run.name for run in sorted(runs, key=lambda run: run.stat().st_mtime_ns))
     assert counted(summary.stages[0]) == {"ok": 40}
-    assert "40/40" in told
-    assert "2 runs of one plan" in told
-    assert told.rstrip().endswith(f"report: {merged / 'report.html'} (and report.md)")
-    assert code in {0, 1}, "1: this machine was too busy to be believed"
+    assert "40/40" in played.stdout
+    assert "2 runs of one plan" in played.stdout
+    assert played.stdout.rstrip().endswith(f"report: {merged / 'report.html'} (and report.md)")
+    assert played.returncode in {0, 1}, "1: this machine was too busy to be believed"
 
-    again, same, _ = await command("report", "--merge", *(str(runs[0].parent / name) for name in summary.runs))
-    assert (again, same) == (0, told)
-    refused, _, why = await command("report", "--merge", str(runs[0]))
-    assert (refused, why.count("\n")) == (2, 1)
-    assert "give two or more" in why
-
-
-async def command(*arguments: str) -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(*loadgen(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    told, complained = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode is not None
-    return process.returncode, told.decode(), complained.decode()
+    again = run_command("report", "--merge", *(runs[0].parent / name for name in summary.runs))
+    assert (again.returncode, again.stdout) == (0, played.stdout)
+    refused = run_command("report", "--merge", runs[0])
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "give two or more" in refused.stderr
