@@ -1,11 +1,11 @@
 """What a model's server is asked beside its stages, or was asked before. Knows no stage and no run folder."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 from msgspec import Struct
 
 from loadgen.clock import SYSTEM_CLOCK, Clock
-from loadgen.engine.preflight import check
+from loadgen.engine.preflight import Note, check
 from loadgen.engine.stage import RunContext
 from loadgen.engine.stop import StopSignal
 from loadgen.errors import LoadgenError, TargetError
@@ -17,9 +17,6 @@ from loadgen.targets.probe.probe import probe
 from loadgen.targets.registry import serve_model, target_name
 from loadgen.targets.served import Served
 from loadgen.wire.client import Client
-
-Note = Callable[[str], None]
-"""Takes a line for the person."""
 
 
 async def ask_or_recall(context: RunContext, index: int, served: Served, note: Note) -> Probe | None:
@@ -68,7 +65,7 @@ async def ask_servers(plan: Plan, note: Note, clock: Clock = SYSTEM_CLOCK) -> As
                 if not questions_for(plan.scenario, model):
                     raise TargetError("it answers in this process, or whole: there are no streams to ask for")
                 async with serve_model(model, lambda text, share: note(text) if share is None else None) as served:
-                    await check(context, index, served)
+                    served = (await check(context, index, served, note)).served
                     asked = await ask_or_recall(context, index, served, note)
                     if asked is not None:
                         yield AskedServer(served.card, asked)

@@ -5,9 +5,8 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from loadgen.engine.background import Background
-from loadgen.engine.preflight import chat
+from loadgen.engine.preflight import ping
 from loadgen.engine.stage import RunContext
-from loadgen.targets.extra_chats import PING
 from loadgen.targets.served import Served
 
 
@@ -30,6 +29,6 @@ async def _ping(context: RunContext, index: int, served: Served, every_ns: int) 
             # Not more often than ten times a period: while requests run for long, there is nothing to do but wait.
             await asyncio.sleep(max(every_ns - idle_ns, every_ns // 10) / 1e9)
             continue
-        await chat(context, index, served, PING, 1)
+        await ping(context, index, served)
         pings += 1
         served.unload_info.keep_warm_pings = pings

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from loadgen.clock import utc_now
 from loadgen.errors import LoadgenError, TargetError
@@ -34,6 +35,7 @@ class ManifestWriter:
             load_s=served.load_s,
             settings=dict(served.settings),
             cold_start_ms=cold_start_ms,
+            refused_keys=served.refused_keys or UNSET,
         )
         self._update(models=(*self._manifest.models, served_model))
 
@@ -78,6 +80,11 @@ class ManifestWriter:
                     stage = msgspec.structs.replace(stage, skipped=f"its server is gone: {reason}", problem="died")
             stages.append(stage)
         self._update(stages=tuple(stages))
+
+    def set_digest(self, plan_digest: str) -> None:
+        """Note what the plan's digest is by what is sent."""
+        if plan_digest != self._manifest.plan_digest:
+            self._update(plan_digest=plan_digest)
 
     def end(self, state: str) -> None:
         self._update(state=state, ended_utc=utc_now().isoformat())

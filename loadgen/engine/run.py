@@ -11,7 +11,7 @@ from loadgen.clock import SYSTEM_CLOCK, Clock, utc_now
 from loadgen.engine.ask_server import ask_or_recall
 from loadgen.engine.keep_warm import keep_warm
 from loadgen.engine.manifest_writer import ManifestWriter, first_manifest
-from loadgen.engine.preflight import check
+from loadgen.engine.preflight import Checked, check
 from loadgen.engine.stage import LocalRunners, RunContext, StageRunners
 from loadgen.engine.stop import StopSignal
 from loadgen.engine.stop_rule import stop_rule_sinks
@@ -21,7 +21,7 @@ from loadgen.engine.workers.sizing import descriptors_of, worker_count
 from loadgen.errors import FolderError, LoadgenError
 from loadgen.live.progress import Progress, Silence
 from loadgen.live.sink import Sink, Sinks
-from loadgen.plan.plan import Plan, Stage, digest
+from loadgen.plan.plan import Plan, RefusedKeys, Stage, digest
 from loadgen.record import StampSource
 from loadgen.store import run_folder
 from loadgen.store.run_folder import RequestLog, Run, StageLog
@@ -109,6 +109,8 @@ class _PlanRunner:
         self._manifest = manifest
         self._progress = progress
         self._sinks = tuple(sinks)
+        self._refused: dict[int, RefusedKeys] = {}
+        """By the model's index in the plan."""
 
     async def play(self) -> None:
         for stages in groups_of(self._context.plan):
@@ -170,7 +172,6 @@ class _PlanRunner:
             if opened is None:
                 await model_stack.aclose()
                 return None
-            served, first_token_ms = opened
         except LoadgenError as error:
             self._progress.note(f"skipped {model.name} on {target}: {error}")
             self._manifest.record_skip(target, model.name, error)
@@ -180,20 +181,24 @@ class _PlanRunner:
             await model_stack.aclose()
             raise
         await stack.enter_async_context(model_stack)
-        self._manifest.add_card(served, None if served.load_s is None else served.load_s * 1e3 + first_token_ms)
+        served = opened.served
+        self._manifest.add_card(served, None if served.load_s is None else served.load_s * 1e3 + opened.first_token_ms)
+        # What is sent is then not what was planned, and runs that sent the same are to be known by it.
+        self._refused[index] = served.refused_keys
+        self._manifest.set_digest(digest(self._context.plan, self._refused))
         return served
 
-    async def _serve(self, index: int, stack: contextlib.AsyncExitStack) -> tuple[Served, float]:
-        """A model that serves and answers, and how long its first token took, ms."""
+    async def _serve(self, index: int, stack: contextlib.AsyncExitStack) -> Checked:
+        """A model that serves and answers."""
         context = self._context
         served = await stack.enter_async_context(serve_model(context.plan.models[index], self._progress.work))
         if served.adapter is not None:
             stack.enter_context(context.stop.cancelling(served.adapter.abandon))
         # The first chat loads what a server loads lazily, and its time is the cold start; keeping warm begins after it.
-        first_token_ms = await check(context, index, served)
+        checked = await check(context, index, served, self._progress.note)
         # Only now, as a ping beside the first chat would be in the cold start that it times.
-        await stack.enter_async_context(keep_warm(context, index, served))
-        return served, first_token_ms
+        await stack.enter_async_context(keep_warm(context, index, checked.served))
+        return checked
 
     async def _drop_dead_models(self, stage: Stage, ready: dict[int, Served]) -> None:
         """Note which servers have ended of themselves during a stage; their models are not played any further."""

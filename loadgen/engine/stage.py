@@ -265,7 +265,7 @@ def _requests_of(plan: Plan, stage: Stage, served: dict[int, Served]) -> dict[tu
     requests: dict[tuple[int, int], Ask | Question] = {}
     for model in stage.models:
         for prompt in range(stage.prompts):
-            body = body_of(plan, Planned(model=model, index=0, prompt=prompt))
+            body = body_of(plan, Planned(model=model, index=0, prompt=prompt), served[model])
             is_adapter = served[model].adapter is not None
             requests[model, prompt] = (
                 question_of(body, deadlines) if is_adapter else ask_of(served[model], body, deadlines)

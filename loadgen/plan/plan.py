@@ -1,7 +1,7 @@
 """The plan: schedule × prompts as data. What is due when, to which model, before anything is sent. Knows no clock."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -13,7 +13,7 @@ from loadgen.plan import arrivals
 from loadgen.plan.prompts import Prompt
 from loadgen.plan.rng import generator
 from loadgen.record import LatencyOrigin
-from loadgen.scenario import Closed, Gamma, Load, Model, Ramp, RatedLoad, Scenario, Trace
+from loadgen.scenario import Closed, Gamma, Load, Model, Ramp, RatedLoad, Sampling, Scenario, Trace
 from loadgen.scenario.stop_rule import StopRule, stop_rule_of
 
 THINK_CYCLE = 65_536
@@ -325,10 +325,15 @@ def _ns(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1e9)
 
 
-def digest(plan: Plan) -> str:
+RefusedKeys = Mapping[str, str | None]
+"""Keys of the request body that a server refuses, each with the key that is sent in its place; None: none is."""
+
+
+def digest(plan: Plan, refused: Mapping[int, RefusedKeys] | None = None) -> str:
     """SHA-256 of all that decides what is sent and when; equal for equal plans, on every platform.
 
-    Where a model is served does not enter (the same plan may be played against two servers); its name does.
+    Where a model is served does not enter (the same plan may be played against two servers); its name does. refused:
+    by the model's index, what its server turned out to refuse, which is then not sent.
     """
     sha256 = hashlib.sha256()
 
@@ -338,7 +343,10 @@ def digest(plan: Plan) -> str:
 
     add([[prompt.id, prompt.text] for prompt in plan.prompts])
     add([model.name for model in plan.models])
-    add([plan.scenario.system, plan.scenario.sampling])
+    add([plan.scenario.system, _used(plan.scenario.sampling)])
+    for index, keys in sorted((refused or {}).items()):
+        if keys:
+            add(["refused", index, dict(keys)])
     if plan.scenario.retries.attempts:
         add(["retries", plan.scenario.retries])
     for stage in plan.stages:
@@ -350,3 +358,10 @@ def digest(plan: Plan) -> str:
             sha256.update(b"-" if offsets is None else np.ascontiguousarray(offsets, dtype="<i8").tobytes())
             sha256.update(b"\x1e")
     return sha256.hexdigest()
+
+
+def _used(sampling: Sampling) -> msgspec.Raw:
+    """A sampling as JSON, in the order of its fields: without `omit`, which came later, where nothing is left out."""
+    names = [name for name in sampling.__struct_fields__ if name != "omit" or sampling.omit]
+    pairs = [(name, msgspec.json.encode(getattr(sampling, name), order="deterministic")) for name in names]
+    return msgspec.Raw(b"{" + b",".join(b'"%b":%b' % (name.encode(), value) for name, value in pairs) + b"}")

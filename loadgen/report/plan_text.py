@@ -60,17 +60,23 @@ def _parts(plan: Plan) -> Iterator[tuple[Stage, int]]:
 
 def _cells(plan: Plan, stage: Stage, model_number: int, pace: Pace) -> tuple[str, ...]:
     model, planned = plan.models[model_number], stage.planned_of(model_number)
-    per_request = plan.scenario.sampling.max_tokens
+    per_request = plan.scenario.sampling.token_limit
     return (
         model.name,
         target_name(model),
         format_load(stage.level.load()),
         _how_many(stage, planned),
         str(stage.warmup),
-        f"{per_request} each" if planned is None else f"{planned * per_request:,}",
+        _most_tokens(per_request, planned),
         _due(stage),
         _expected(stage, model, pace),
     )
+
+
+def _most_tokens(per_request: int | None, planned: int | None) -> str:
+    if per_request is None:
+        return "no limit is sent"
+    return f"{per_request} each" if planned is None else f"{planned * per_request:,}"
 
 
 def _how_many(stage: Stage, planned: int | None) -> str:
@@ -106,7 +112,7 @@ def _expected(stage: Stage, model: Model, pace: Pace) -> str:
 
 def plan_data(plan: Plan) -> dict[str, Any]:
     """The plan as data: every request with its due time, for programs."""
-    stages = []
+    stages, limit = [], plan.scenario.sampling.token_limit
     for stage in plan.stages:
         requests = [stage.request(position) for position in range(stage.count or 0)]
         stages.append(
@@ -118,7 +124,7 @@ def plan_data(plan: Plan) -> dict[str, Any]:
                 "requests": stage.count,
                 "duration_s": None if stage.duration_ns is None else stage.duration_ns / 1e9,
                 "until": plan.scenario.until,
-                "tokens_at_most": None if stage.count is None else stage.count * plan.scenario.sampling.max_tokens,
+                "tokens_at_most": None if stage.count is None or limit is None else stage.count * limit,
                 "planned": [
                     {
                         "model": plan.models[planned.model].name,

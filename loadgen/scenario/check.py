@@ -4,10 +4,22 @@ Opens no file; every complaint names one key.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from loadgen.scenario import ADAPTER, PYTHON_PREFIX, Closed, FoundryLocal, Load, Model, Ramp, Scenario, Slo, Trace
+from loadgen.scenario import (
+    ADAPTER,
+    PYTHON_PREFIX,
+    Closed,
+    FoundryLocal,
+    Load,
+    Model,
+    Ramp,
+    Sampling,
+    Scenario,
+    Slo,
+    Trace,
+)
 from loadgen.scenario.limits import over_limit
 from loadgen.scenario.problem import Problem, key_path
 from loadgen.scenario.stop_rule import STREAMED, mismatch, stop_rule_of
@@ -19,6 +31,9 @@ _KEY_NAMES = re.compile(
     r"(?:.*[_-])?(?:api[_-]?key|authorization|auth|bearer|password|passwd|secret|(?:access|auth|api|bearer)[_-]?token|token)",
     re.IGNORECASE,
 )
+_MODEL_TOKEN_NAMES = re.compile(r"(?!(?:.*[_-])?(?:access|auth|api|bearer)[_-]?token).*token", re.IGNORECASE)
+"""Names that end in `token` and may be of a model's token as well as of a service's."""
+_CREDENTIAL = re.compile(r"(?=.*[0-9])[A-Za-z0-9_.=+/~-]{16,}")
 _WINDOWS_DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
 
 
@@ -42,15 +57,24 @@ def _conflicts(scenario: Scenario) -> Iterator[Problem]:
             if _identity(model) == _identity(other):
                 yield Problem(f"models[{i}]", f"the same model as models[{j}]", "leave one out, or rename it")
     yield from _conflicts_of_load(scenario.load)
-    yield from _keys_within(scenario.sampling.extra, "sampling.extra", f"leave it out, and {KEY_HINT}")
-    for key in scenario.sampling.extra:
+    yield from _conflicts_of_sampling(scenario.sampling)
+    yield from _conflicts_of_slo(scenario.slo, stream=scenario.sampling.stream)
+    if scenario.until is not None:
+        yield from _conflicts_of_until(scenario.until, stream=scenario.sampling.stream)
+
+
+def _conflicts_of_sampling(sampling: Sampling) -> Iterator[Problem]:
+    yield from _keys_within(sampling.extra, "sampling.extra", f"leave it out, and {KEY_HINT}", _is_secret_of_body)
+    for key in sampling.extra:
+        if key in sampling.omit:  # said twice: ours is not wanted, and this one is
+            continue
         if key in _OWN_KEYS:
             yield Problem(f"sampling.extra.{key}", "every request has it already", "leave it out")
         elif key in _SAMPLING_KEYS:
             yield Problem(f"sampling.extra.{key}", "it has a key of its own", f"write it as sampling.{key}")
-    yield from _conflicts_of_slo(scenario.slo, stream=scenario.sampling.stream)
-    if scenario.until is not None:
-        yield from _conflicts_of_until(scenario.until, stream=scenario.sampling.stream)
+    if "stream" in sampling.omit and sampling.stream and "stream" not in sampling.extra:
+        message = "a request without `stream` is answered whole, and the scenario wants streams"
+        yield Problem("sampling.omit", message, "write stream = false as well")
 
 
 def is_adapter(model: Model) -> bool:
@@ -68,7 +92,9 @@ def _conflicts_of_adapter(model: Model, key: str) -> Iterator[Problem]:
         if getattr(model, name) and not is_adapter(model):
             message = "it is for an adapter, and the model is served elsewhere"
             yield Problem(f"{key}.{name}", message, f'leave it out, or write target = "{ADAPTER}"')
-    yield from _keys_within(model.options, f"{key}.options", "leave it out: the adapter can ask the environment")
+    yield from _keys_within(
+        model.options, f"{key}.options", "leave it out: the adapter can ask the environment", _is_secret
+    )
 
 
 def _conflicts_of_model(model: Model, key: str) -> Iterator[Problem]:
@@ -125,14 +151,27 @@ def _twice(levels: Sequence[float], key: str) -> Iterator[Problem]:
             yield Problem(f"{key}[{i}]", f"{label} stands there twice", "leave one out")
 
 
-def _keys_within(table: Mapping[str, Any], path: str, hint: str) -> Iterator[Problem]:
+def _keys_within(
+    table: Mapping[str, Any], path: str, hint: str, is_secret: Callable[[str, str], bool]
+) -> Iterator[Problem]:
     """Keys of services, by their names: what stands in a scenario is written into every run folder."""
     for name, value in table.items():
         where = key_path(path, name)
-        if _KEY_NAMES.fullmatch(name) and isinstance(value, str) and value:
+        if isinstance(value, str) and value and is_secret(name, value):
             yield Problem(where, "a key in a scenario ends up in files", hint, is_secret=True)
         elif isinstance(value, Mapping):
-            yield from _keys_within(value, where, hint)
+            yield from _keys_within(value, where, hint, is_secret)
+
+
+def _is_secret(name: str, _: str) -> bool:
+    return _KEY_NAMES.fullmatch(name) is not None
+
+
+def _is_secret_of_body(name: str, value: str) -> bool:
+    """Also tells apart the tokens of a model (`eos_token`, `stop_token`), which bodies may well have."""
+    if not _is_secret(name, value):
+        return False
+    return not _MODEL_TOKEN_NAMES.fullmatch(name) or _CREDENTIAL.fullmatch(value) is not None
 
 
 def _conflicts_of_slo(slo: Slo, *, stream: bool) -> Iterator[Problem]:

@@ -68,6 +68,7 @@ EXAMPLES: dict[type[Struct], dict[str, str]] = {
         "stop": '["###"]',
         "stream": "true",
         "extra": "{ top_k = 40 }",
+        "omit": '["seed"]',
     },
     ThinkTime: {"mean_s": "2.0", "distribution": '"exponential"'},
     Closed: {

@@ -69,6 +69,31 @@ class PromptFiles(_Part, frozen=True):
     """"shuffled" by the scenario's seed, or as "listed" (by name)."""
 
 
+BodyKey = Literal[
+    "model",
+    "messages",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "temperature",
+    "seed",
+    "top_p",
+    "stop",
+    "cache_prompt",
+]
+"""A key of the request body that we send of ourselves; `cache_prompt` goes to the embedded llama.cpp alone."""
+
+TOKEN_LIMITS: Final = (
+    "max_tokens",
+    "max_completion_tokens",
+    "max_new_tokens",
+    "max_output_tokens",
+    "num_predict",
+    "n_predict",
+)
+"""What servers call the limit of an answer's tokens; the first is ours."""
+
+
 class Sampling(_Part, frozen=True):
     """How the model is asked to generate. The defaults are repeatable: greedy, with a seed."""
 
@@ -86,6 +111,14 @@ class Sampling(_Part, frozen=True):
     """Answers come token by token; false asks for whole answers, which have no TTFT, ITL or TPOT."""
     extra: RawTable = {}
     """Further keys of the request body, as they are."""
+    omit: tuple[BodyKey, ...] = ()
+    """Keys that the request body goes without; what the server has in place of one can be given in `extra`."""
+
+    @property
+    def token_limit(self) -> int | None:
+        """The most tokens that a server is told to answer with; None where it is not told."""
+        limits = [limit for name in TOKEN_LIMITS if type(limit := self.extra.get(name)) is int]
+        return limits[0] if limits else None if "max_tokens" in self.omit else self.max_tokens
 
 
 class ThinkTime(_Part, frozen=True):

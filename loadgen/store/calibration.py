@@ -220,7 +220,8 @@ def warnings_for(plan: Plan, calibration: Calibration | None, workers: int) -> l
     streams = max((stage.streams or 0 for stage in plan.stages), default=0)
     events = 0.0
     if plan.scenario.sampling.stream:
-        events = max((peak_rate_per_s(stage) for stage in plan.stages), default=0) * plan.scenario.sampling.max_tokens
+        rate_per_s = max((peak_rate_per_s(stage) for stage in plan.stages), default=0)
+        events = rate_per_s * (plan.scenario.sampling.token_limit or 0)
     budget, cores = calibration.budget, calibration.machine.cores_usable or 1
     by = f"{workers} processes of this machine were" if workers > 1 else "this machine was"
     warnings = []

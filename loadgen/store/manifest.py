@@ -108,6 +108,9 @@ class ServedModel(ModelCard, frozen=True, kw_only=True):
     """How the server was started."""
     cold_start_ms: float | None = None
     """From the beginning of its loading to its first token."""
+    refused_keys: dict[str, str | None] | UnsetType = UNSET
+    """Keys of the request body that the server refused in the test chat, each with the key that is sent in its place
+    (None: none is)."""
     probe: Probe | UnsetType = UNSET
     keep_warm_pings: int | UnsetType = UNSET
     """Requests for one token that kept it from being put aside."""

@@ -5,20 +5,19 @@ import msgspec
 from loadgen.plan.plan import Plan, Planned
 from loadgen.plan.prompts import messages
 from loadgen.record import JsonObject
-from loadgen.scenario import Timeouts
+from loadgen.scenario import TOKEN_LIMITS, Timeouts
 from loadgen.targets.served import Served
 from loadgen.wire.exchange import Ask, Deadlines
 
 
 def ask_of(served: Served, body: JsonObject, deadlines: Deadlines) -> Ask:
-    """A request to a model that is being served, ready to send: named as the server names it."""
-    full_body = body | served.extra | {"model": served.card.id}
-    streams = bool(full_body["stream"])
+    """A body as `body_of` makes it for a model that is being served, ready to send."""
+    streams = bool(body.get("stream", False))
     if not streams:  # an answer that comes whole has no tokens to wait for
         deadlines = msgspec.structs.replace(deadlines, first_token_ns=None, next_token_ns=None)
     return Ask(
         url=f"{served.base_url}/chat/completions",
-        body=msgspec.json.encode(full_body),
+        body=msgspec.json.encode(body),
         headers=served.headers,
         deadlines=deadlines,
         streams=streams,
@@ -39,19 +38,35 @@ def deadlines_of(limits: Timeouts) -> Deadlines:
     )
 
 
-def body_of(plan: Plan, planned: Planned) -> JsonObject:
-    """The request's JSON body, without what its target adds."""
+def body_of(
+    plan: Plan, planned: Planned, served: Served | None = None, changes: JsonObject | None = None
+) -> JsonObject:
+    """The request's JSON body, complete.
+
+    served: what serves the model, which has a name of its own for it, and may need further keys or refuse some; None
+    where that is not known. changes: keys of a chat outside of the plan, in place of the scenario's; None leaves one
+    out. What the scenario omits, or the server refuses, is left out of them too.
+    """
     scenario, sampling = plan.scenario, plan.scenario.sampling
-    body: JsonObject = {
-        "model": plan.models[planned.model].name,
+    own: JsonObject = {
+        "model": plan.models[planned.model].name if served is None else served.card.id,
         "messages": messages(plan.prompts[planned.prompt], scenario.system),
         "stream": sampling.stream,
         "max_tokens": sampling.max_tokens,
         "temperature": sampling.temperature,
+        "stream_options": {"include_usage": True} if sampling.stream else None,
+        "seed": sampling.seed,
+        "top_p": sampling.top_p,
+        "stop": list(sampling.stop) or None,
+        **({} if served is None else served.extra),
+        **(changes or {}),
     }
-    if sampling.stream:
-        body["stream_options"] = {"include_usage": True}
-    optional = {"seed": sampling.seed, "top_p": sampling.top_p, "stop": list(sampling.stop) or None}
-    body.update({key: value for key, value in optional.items() if value is not None})
-    body.update(sampling.extra)
-    return body
+    own = {key: value for key, value in own.items() if value is not None and key not in sampling.omit}
+    for key, other in ({} if served is None else served.refused_keys).items():
+        if key in own:
+            value = own.pop(key)
+            own |= {} if other is None else {other: value}
+    # What a scenario says in words of its own goes before all that we say of ourselves, but for a chat's own changes.
+    body = own | sampling.extra | {key: own[key] for key in changes or {} if key in own}
+    limit = (changes or {}).get("max_tokens")
+    return body if limit is None else body | {name: limit for name in TOKEN_LIMITS if name in sampling.extra}

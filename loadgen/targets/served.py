@@ -38,6 +38,8 @@ class Served(Struct, frozen=True, kw_only=True):
     headers: dict[str, str] = {}
     extra: JsonObject = {}
     """What the body of every request needs here."""
+    refused_keys: dict[str, str | None] = {}
+    """Keys of the body that the server refused, each with the key that is sent in its place (None: none is)."""
     pid: int | None = None
     """The process that it runs in, where we may look at that."""
     startup_s: float | None = None

@@ -39,5 +39,12 @@ def _describe(card: ServedModel) -> dict[str, str]:
         "license": card.license or UNKNOWN,
         "publisher": card.publisher or UNKNOWN,
         "start": UNKNOWN if card.startup_s is None else f"{card.startup_s:.1f} s",
+        "left out of requests": _describe_refused(card),
         "settings": ", ".join(f"{name} {value}" for name, value in settings.items()) or UNKNOWN,
     }
+
+
+def _describe_refused(card: ServedModel) -> str:
+    """The keys that the server refused in the test chat."""
+    refused = {} if card.refused_keys is UNSET else card.refused_keys
+    return ", ".join(key if other is None else f"{key} (sent as {other})" for key, other in refused.items()) or UNKNOWN

@@ -46,10 +46,10 @@ class Question(Struct, frozen=True):
 def question_of(body: JsonObject, deadlines: Deadlines) -> Question:
     """The question in the body of a chat request."""
     sampling = {key: value for key, value in body.items() if key not in _NOT_SAMPLING}
-    streams = bool(body.get("stream", True))
+    streams = bool(body.get("stream", False))
     if not streams:
         deadlines = msgspec.structs.replace(deadlines, first_token_ns=None, next_token_ns=None)
-    return Question(body["messages"], sampling, deadlines, streams)
+    return Question(body.get("messages", []), sampling, deadlines, streams)
 
 
 class _Call:

@@ -17,6 +17,7 @@ from msgspec import Struct
 from loadgen.clock import SYSTEM_CLOCK, Clock, utc_now, wall_offset_ns
 from loadgen.plan.plan import Plan, Planned
 from loadgen.record import JsonObject
+from loadgen.scenario import TOKEN_LIMITS
 from loadgen.store.manifest import Probe
 from loadgen.targets.probe import findings as judge
 from loadgen.targets.probe.findings import ProbeAnswer, with_streams
@@ -122,6 +123,9 @@ async def probe(
 
 async def _ask_all(asker: Asker, findings: Findings) -> None:
     """The questions, in an order in which each may use what the ones before have told."""
+    if not _is_sent(asker, "max_tokens") and not {*TOKEN_LIMITS} & {*asker.plan.scenario.sampling.extra}:
+        findings.note("not asked: requests go without max_tokens, so no answer would be short")
+        return
     plain = await _chat(asker, PLAIN, TOKENS)
     alone = [plain]
     findings.show(alone)
@@ -153,11 +157,16 @@ async def _ask_sampling(asker: Asker, plain: ProbeAnswer, findings: Findings) ->
     """Does it honor `stop` and `seed`? Returns the answers."""
     answers = []
     word = judge.stop_word(plain.text)
-    if word is None:
+    if not _is_sent(asker, "stop"):
+        findings.note("stop: left out of requests")
+    elif word is None:
         findings.note("stop: no word in the answer to stop at")
     else:
         answers.append(await _chat(asker, PLAIN, TOKENS, stop=[word]))
         findings.add(honors_stop=judge.honors_stop(plain.text, word, answers[-1]))
+    if not (_is_sent(asker, "seed") and _is_sent(asker, "temperature")):
+        findings.note("seed: left out of requests, or the temperature is")
+        return answers
     seeded = [await _chat(asker, PLAIN, TOKENS, temperature=1.0, seed=seed) for seed in (11, 11, 12)]
     findings.add(honors_seed=judge.honors_seed(*seeded))
     return answers + seeded
@@ -353,19 +362,22 @@ async def _busy(
 
 def _ask(asker: Asker, text: str, tokens: int, more: JsonObject) -> Ask:
     """A chat of the probe's own: streamed, greedy, and with nothing of the scenario's sampling but its extra keys."""
-    body = body_of(asker.plan, Planned(model=asker.index, index=0, prompt=0))
     own: JsonObject = {
         "messages": [{"role": "user", "content": text}],
         "stream": True,
         "stream_options": {"include_usage": True},
         "max_tokens": tokens,
         "temperature": 0.0,
+        **dict.fromkeys(("stop", "seed", "top_p")),
     }
-    if "max_completion_tokens" in body:
-        own["max_completion_tokens"] = tokens
-    for key in ("stop", "seed", "top_p"):
-        body.pop(key, None)
-    return ask_of(asker.served, body | own | more, Deadlines(request_ns=max(100_000_000, asker.left_ns())))
+    body = body_of(asker.plan, Planned(model=asker.index, index=0, prompt=0), asker.served, own | more)
+    return ask_of(asker.served, body, Deadlines(request_ns=max(100_000_000, asker.left_ns())))
+
+
+def _is_sent(asker: Asker, key: str) -> bool:
+    """Whether requests have a key of ours, by whatever name: what is not sent cannot be honored."""
+    instead = asker.served.refused_keys.get(key, key)
+    return instead is not None and key not in asker.plan.scenario.sampling.omit
 
 
 async def _chat(asker: Asker, text: str, tokens: int, **more: Any) -> ProbeAnswer:

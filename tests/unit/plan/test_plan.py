@@ -12,7 +12,10 @@ from loadgen.plan.arrivals import DEFAULT_REQUESTS
 from loadgen.plan.plan import THINK_CYCLE, Level, Plan, Planned, Stage, digest, levels, make_plan
 from loadgen.plan.prompts import Prompt
 from loadgen.scenario import Closed, Constant, Gamma, Load, Model, Poisson, Ramp, Sampling, Scenario, ThinkTime, Trace
+from loadgen.scenario.types import BodyKey
+from loadgen.store.manifest import ModelCard
 from loadgen.targets.request import body_of
+from loadgen.targets.served import Served
 
 S = 1_000_000_000
 PROMPTS = (Prompt("a", "Say hello."), Prompt("b", "Name a colour."), Prompt("c", "Count to three."))
@@ -221,6 +224,48 @@ def test_what_is_asked_for_more_is_in_the_body_and_extra_has_the_last_word() -> 
     assert (body["top_p"], body["stop"], body["temperature"], body["min_p"]) == (0.9, ["END"], 1.5, 0.1)
 
 
+def test_what_is_omitted_is_not_in_the_body_and_another_key_may_stand_in_its_place() -> None:
+    sampling = Sampling(
+        omit=("max_tokens", "seed", "stream_options", "cache_prompt"),
+        extra={"max_completion_tokens": 9, "seed": "text"},
+    )
+    plan = planned(Closed(), models=TWO, sampling=sampling)
+    served = Served(
+        base_url="", card=ModelCard(alias="small", id="small:1", target="t"), extra={"cache_prompt": False, "slot": 1}
+    )
+    assert body_of(plan, Planned(model=0, index=0, prompt=0), served) == {
+        "model": "small:1",
+        "messages": [{"role": "user", "content": "Say hello."}],
+        "stream": True,
+        "temperature": 0.0,
+        "slot": 1,
+        "max_completion_tokens": 9,
+        "seed": "text",
+    }
+
+
+@pytest.mark.parametrize("omitted", [key for key in BodyKey.__args__ if key != "stream"])  # type: ignore[attr-defined]
+def test_every_key_that_is_sent_can_be_omitted(omitted: str) -> None:
+    full = Sampling(top_p=0.9, stop=("END",))
+    served = Served(base_url="", card=ModelCard(alias="small", id="small", target="t"), extra={"cache_prompt": False})
+    bodies = [
+        body_of(planned(Closed(), sampling=sampling), Planned(model=0, index=0, prompt=0), served)
+        for sampling in (full, msgspec.structs.replace(full, omit=(omitted,)))
+    ]
+    assert {*bodies[0]} - {*bodies[1]} == {omitted}
+
+
+def test_a_chat_outside_of_the_plan_changes_the_limit_under_any_of_its_names() -> None:
+    sampling = Sampling(omit=("max_tokens",), extra={"n_predict": 99, "temperature": 1.5})
+    body = body_of(
+        planned(Closed(), sampling=sampling),
+        Planned(model=0, index=0, prompt=0),
+        changes={"max_tokens": 1, "temperature": 0.5, "seed": None},
+    )
+    assert (body["n_predict"], body["temperature"]) == (1, 0.5)
+    assert not {"max_tokens", "seed"} & {*body}
+
+
 # --- the digest -------------------------------------------------------------------------------------------------------
 
 
@@ -264,6 +309,7 @@ OTHER: dict[str, Change] = {
     "max_tokens": change(sampling=Sampling(max_tokens=129)),
     "temperature": change(sampling=Sampling(temperature=0.1)),
     "extra": change(sampling=Sampling(extra={"min_p": 0.1})),
+    "a key that is left out": change(sampling=Sampling(omit=("seed",))),
     "model name": change(models=(Model(name="large", target="llamacpp"),)),
     "one more model": change(models=TWO),
     "system message": change(system="Be brief."),

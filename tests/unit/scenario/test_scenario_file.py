@@ -19,6 +19,7 @@ from loadgen.scenario.file import find_scenario, load_scenario, no_file_scenario
 from loadgen.scenario.overrides import Overrides
 from loadgen.scenario.problem import Source
 from loadgen.scenario.schema import EXAMPLES, scenario_schema
+from loadgen.scenario.urls import KEY_HINT
 from loadgen.scenario.validate import convert, first_problem
 
 ROOT = Path(__file__).parents[3]
@@ -127,6 +128,17 @@ COMPLAINTS = {
         "set e2e_ms alone, leave the gate out, or let the answers stream"
     ),
     "sampling = { extra = { seed = 2 } }": "sampling.extra.seed: it has a key of its own; write it as sampling.seed",
+    'sampling = { omit = ["sead"] }': 'sampling.omit[0]: "sead" is none of the choices; did you mean "seed"?',
+    'sampling = { omit = ["stream"] }': (
+        "sampling.omit: a request without `stream` is answered whole, and the scenario wants streams; "
+        "write stream = false as well"
+    ),
+    'sampling = { extra = { eos_token = "SECRET0123456789abc" } }': (
+        f"sampling.extra.eos_token: a key in a scenario ends up in files; leave it out, and {KEY_HINT}"
+    ),
+    'sampling = { extra = { access_token = "x" } }': (
+        f"sampling.extra.access_token: a key in a scenario ends up in files; leave it out, and {KEY_HINT}"
+    ),
     "sampling = { extra = { a = [{ b = 2024-05-01 }] } }": (
         "sampling.extra.a[0].b: 2024-05-01 is a date or a time, which JSON does not have; put it in quotes"
     ),
@@ -274,6 +286,18 @@ def test_the_target_follows_from_the_url() -> None:
     models = "models = [{ name = 'a', url = 'http://h/v1' }, { name = 'b' }]"
     loaded = load_scenario(write(SMALLEST + models))
     assert [model.target for model in loaded.scenario.models] == ["openai", "llamacpp"]
+
+
+@pytest.mark.parametrize("key", ["eos_token", "stop_token", "pad-token", "token"])
+def test_a_body_may_have_a_text_of_any_name_that_ends_in_token(key: str) -> None:
+    loaded = load_scenario(write(SMALLEST + f'sampling = {{ extra = {{ {key} = "<|im_end|>" }} }}'))
+    assert loaded.scenario.sampling.extra == {key: "<|im_end|>"}
+
+
+def test_what_is_omitted_can_be_set_by_a_flag_and_given_anew_under_its_own_name() -> None:
+    overrides = Overrides(set=('sampling.omit=["seed","model"]', "sampling.extra.seed=auto", "sampling.extra.model=x"))
+    sampling = load_scenario(write(SMALLEST), overrides).scenario.sampling
+    assert (sampling.omit, sampling.extra) == (("seed", "model"), {"seed": "auto", "model": "x"})
 
 
 def test_whole_numbers_stand_for_floats() -> None:

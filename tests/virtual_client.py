@@ -1,0 +1,106 @@
+"""A client whose servers are a function, for whole runs in virtual time. Opens no socket."""
+
+import json
+from collections.abc import Callable
+from typing import Any, Final
+
+from msgspec import Struct
+
+from loadgen.wire.client import Client
+from loadgen.wire.exchange import Ask, Exchange, Failure
+from tests.virtual import VirtualClock
+
+MS: Final = 1_000_000
+CLOCK: Final = VirtualClock()
+
+
+class Answer(Struct, frozen=True):
+    """What a server does with one chat."""
+
+    pieces: tuple[bytes, ...] = ()
+    status: int = 200
+    gap_ns: int = 10 * MS
+    """Before each piece."""
+    failure: Failure | None = None
+    """Why there is no answer."""
+    retry_after: str | None = None
+
+
+def stream(*texts: str, gap_ns: int = 10 * MS, finish: str = "stop", usage: int | None = None) -> Answer:
+    """A streamed answer: an event a text, and with the last of them the end."""
+    events = [{"choices": [{"index": 0, "delta": {"content": text}}]} for text in texts]
+    ends: list[Any] = [{"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}]
+    if usage is not None:
+        ends.append({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": usage}})
+    pieces = [f"data: {json.dumps(event)}\n\n".encode() for event in events] or [b""]
+    end = b"".join(f"data: {json.dumps(event)}\n\n".encode() for event in ends) + b"data: [DONE]\n\n"
+    return Answer((*pieces[:-1], pieces[-1] + end), gap_ns=gap_ns)
+
+
+def refuse(status: int, body: object, retry_after: str | None = None) -> Answer:
+    """An answer of an error's status; its body as it is, or as JSON."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return Answer((raw,), status, retry_after=retry_after)
+
+
+def no_connection() -> Answer:
+    return Answer(failure=Failure("connect_error", "Connection refused"))
+
+
+class ScriptedClient(Client):
+    """Servers behind the client: a function of the body and of how many chats there were before answers each."""
+
+    def __init__(self, answer: Callable[[dict[str, Any], int], Answer]) -> None:
+        super().__init__()
+        self.asks: list[Ask] = []
+        self.sent_at_ns: list[int] = []
+        self._answer = answer
+        self._in_flight = 0
+
+    @property
+    def bodies(self) -> list[dict[str, Any]]:
+        """The chats so far."""
+        return [json.loads(ask.body) for ask in self.asks]
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    @property
+    def in_flight(self) -> int:
+        return self._in_flight
+
+    async def open_connections(self, url: str, count: int, headers: dict[str, str]) -> None:
+        pass
+
+    async def send(self, ask: Ask, dispatched_ns: int) -> Exchange:
+        exchange, answer = Exchange(ask, dispatched_ns), self._answer(json.loads(ask.body), len(self.asks))
+        self.asks.append(ask)
+        self.sent_at_ns.append(CLOCK.now_ns())
+        self._in_flight += 1
+        until_ns = dispatched_ns + ask.deadlines.request_ns
+        try:
+            await self._play(exchange, answer, until_ns)
+        finally:
+            self._in_flight -= 1
+        exchange.ended_ns = CLOCK.now_ns()
+        return exchange
+
+    async def _play(self, exchange: Exchange, answer: Answer, until_ns: int) -> None:
+        if answer.failure is not None:
+            await CLOCK.sleep_until_ns(CLOCK.now_ns() + answer.gap_ns)
+            exchange.failure = answer.failure
+            return
+        response = exchange.response
+        exchange.stamps.record_write(CLOCK.now_ns())
+        response.status, response.retry_after = answer.status, answer.retry_after
+        response.content_type = "text/event-stream"
+        for piece in answer.pieces:
+            await CLOCK.sleep_until_ns(min(CLOCK.now_ns() + answer.gap_ns, until_ns))
+            if CLOCK.now_ns() >= until_ns:
+                exchange.failure = Failure("timeout", "the request's deadline passed")
+                return
+            response.append(piece)
+            exchange.stamps.record_read(len(exchange.body()), CLOCK.now_ns(), 0)
