@@ -185,6 +185,7 @@ def _attainment(stages: Sequence[StageSummary]) -> Attainment | None:
         planned=sum(requests.planned for _, requests in known),
         fluidity=_weighted((slo.fluidity, requests.ok) for slo, requests in known),
         fluid_share=_weighted((slo.fluid_share, requests.ok) for slo, requests in known),
+        not_judged=next((stage.not_valid["slo"] for stage in stages if "slo" in stage.not_valid), None),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from loadgen.analysis.held_back import HeldBack
 from loadgen.record import Record
 from loadgen.scenario import Slo
 from loadgen.store.manifest import Probe
@@ -18,6 +19,11 @@ PACKED: Final = 1.25
 """Tokens a token-bearing event from which on an event is not a token."""
 COUNTED: Final = ("output_tokens_per_s", "per_user_tokens_per_s", "e2e_tokens_per_s", "tpot_ms")
 """What is computed from the number of output tokens."""
+PACED: Final = (
+    *("ttft_ms", "service_ttft_ms", "ttft_from_send_ms", "ttfc_ms"),
+    *("tpot_ms", "itl_ms", "per_user_tokens_per_s"),
+)
+"""What is computed from when tokens arrived."""
 
 
 class MetricFlags(Struct, frozen=True):
@@ -26,10 +32,13 @@ class MetricFlags(Struct, frozen=True):
 
     not_valid: dict[str, str]
     nulled: frozenset[str] = frozenset()
+    held_back: HeldBack | None = None
+    """How the tokens were held back on their way; None where they were not."""
 
 
-def metric_flags(records: Sequence[Record], probe: Probe | None) -> MetricFlags:
-    """The marks of a stage. records: its ok measured requests. probe: None when the server was not probed."""
+def metric_flags(records: Sequence[Record], probe: Probe | None, held_back: HeldBack | None = None) -> MetricFlags:
+    """The marks of a stage. records: its ok measured requests. probe: None when the server was not probed. held_back:
+    how its tokens were held back, if they were."""
     streamed = [record for record in records if record.stamps_ns]
     counted = [record for record in streamed if record.token_source == "usage"]
     bare = len(streamed) - len(counted)
@@ -45,16 +54,35 @@ def metric_flags(records: Sequence[Record], probe: Probe | None) -> MetricFlags:
             nulled = frozenset({"tpot_ms", "per_user_tokens_per_s"})
         else:
             not_valid |= _packed(ratio, probe, all_told=all(record.tokens_per_event for record in counted))
-    return MetricFlags(not_valid, nulled)
+    if held_back is not None:
+        not_valid |= dict.fromkeys(PACED, in_words(held_back))
+        nulled |= {"tpot_ms", "itl_ms", "per_user_tokens_per_s"}
+    return MetricFlags(not_valid, nulled, held_back)
 
 
 def judged(slo: Slo, flags: MetricFlags) -> tuple[Slo, dict[str, str]]:
-    """The SLO that can be judged, and the marks of what is judged by it: a TPOT that is not known is neither met nor
-    missed."""
-    if slo.tpot_ms is None or "tpot_ms" not in flags.nulled:
+    """The SLO that can be judged, and the marks of what is judged by it: a latency that is not known is neither met
+    nor missed."""
+    unknown = [name for name in ("ttft_ms", "tpot_ms") if getattr(slo, name) is not None and name in _unjudged(flags)]
+    if not unknown:
         return slo, {}
-    why = f"TPOT is not judged, it is {flags.not_valid['tpot_ms']}"
-    return msgspec.structs.replace(slo, tpot_ms=None), {"slo": why, "goodput_requests_per_s": why}
+    titles = " and ".join(name.removesuffix("_ms").upper() for name in unknown)
+    verb = "is" if len(unknown) == 1 else "are"
+    why = f"{titles} {verb} not judged: {flags.not_valid[unknown[-1]]}"
+    left: dict[str, None] = dict.fromkeys(unknown)
+    return msgspec.structs.replace(slo, **left), {"slo": why, "goodput_requests_per_s": why}
+
+
+def _unjudged(flags: MetricFlags) -> frozenset[str]:
+    """The latencies that meet or miss no SLO."""
+    return flags.nulled if flags.held_back is None else flags.nulled | {"ttft_ms"}
+
+
+def in_words(held_back: HeldBack) -> str:
+    """How the tokens of a stage came."""
+    arrivals = "1 arrival" if held_back.arrivals == 1 else f"{held_back.arrivals} arrivals"
+    came = f"{held_back.events} events in {arrivals} within {held_back.span_ns / 1e6:.3g} ms (medians)"
+    return f"tokens were held back in {held_back.answers} of {held_back.judged} answers: {came}"
 
 
 def _counted_by_events(bare: int, count: int) -> dict[str, str]:

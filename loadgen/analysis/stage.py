@@ -7,7 +7,8 @@ from functools import cached_property
 from msgspec import Struct
 
 from loadgen.analysis import metrics
-from loadgen.analysis.metric_flags import metric_flags
+from loadgen.analysis.held_back import held_back
+from loadgen.analysis.metric_flags import MetricFlags, metric_flags
 from loadgen.analysis.metrics import Gaps, Ns, Window
 from loadgen.analysis.summary import METRICS
 from loadgen.record import LatencyOrigin, Phase, Record, StageFacts, StageKey
@@ -82,6 +83,12 @@ class StageData(Struct, frozen=True, dict=True):
         return metrics.gaps_of(self.ok)
 
     @cached_property
+    def flags(self) -> MetricFlags:
+        """Which of its numbers are not what their names say."""
+        lag_ns = None if self.facts is None else self.facts.loop_lag_p50_ns
+        return metric_flags(self.ok, self.probe, held_back(self.ok, self.gaps, lag_ns))
+
+    @cached_property
     def window(self) -> Window | None:
         users, ramp_in_ns = self.planned.load.concurrency, self.planned.ramp_in_ns
         return metrics.steady_window(self.together, concurrency=users, ramp_in_ns=ramp_in_ns)
@@ -151,10 +158,9 @@ def _thinks(scenario: Scenario) -> bool:
 def histograms(part: StageData) -> dict[str, Histogram]:
     """A stage's histograms by metric, of its ok measured requests; over-range values are counted in each."""
     arrays = {**part.values, "itl": part.gaps.values}
-    nulled = metric_flags(part.ok, part.probe).nulled
     by_metric = {}
     for name in METRICS:
         by_metric[name] = Histogram()
-        if f"{name}_ms" not in nulled:
+        if f"{name}_ms" not in part.flags.nulled:
             by_metric[name].record(arrays[name])
     return by_metric

@@ -9,7 +9,7 @@ import numpy as np
 from msgspec import UNSET
 
 from loadgen.analysis import metrics, stop_rule
-from loadgen.analysis.metric_flags import MetricFlags, judged, metric_flags
+from loadgen.analysis.metric_flags import MetricFlags, judged
 from loadgen.analysis.metrics import Ns, Window
 from loadgen.analysis.stage import StageData, stages_of
 from loadgen.analysis.stage_steady import in_words, settled
@@ -90,7 +90,7 @@ def _stage(part: StageData, slo: Slo, run: Run) -> StageSummary:
         return msgspec.structs.replace(blank, status="skipped", reason=planned.skipped, problem=problem)
     requests = _requests(part)
     steadiness, window = settled(part, part.window)
-    flags = metric_flags(part.ok, part.probe)
+    flags = part.flags
     slo, of_slo = judged(slo, flags)
     measured = _metrics(part) | {name: _unknown() for name in flags.nulled if name.endswith("_ms")}
     return msgspec.structs.replace(
@@ -102,13 +102,18 @@ def _stage(part: StageData, slo: Slo, run: Run) -> StageSummary:
         metrics=measured,
         throughput=_nulled(_throughput(part, window, slo), flags),
         tokens=_tokens(part.ok),
-        slo=_attainment(part, slo, requests.planned),
+        slo=_attainment(part, slo, requests.planned, of_slo.get("slo")),
         server=_server(part),
         validity=validity(part, window, measured, unsteady=in_words(steadiness)),
         steadiness=steadiness,
-        not_valid=flags.not_valid | of_slo,
+        not_valid={name: why for name, why in (flags.not_valid | of_slo).items() if _is_shown(name, measured)},
         until=None if part.until is None else _until(part, part.until, measured[f"{part.until.metric}_ms"]),
     )
+
+
+def _is_shown(name: str, measured: dict[str, Metric]) -> bool:
+    """Whether a stage has what a mark is of: not each one has every latency."""
+    return name in measured or not name.endswith("_ms")
 
 
 def _card(planned: PlannedStage, run: Run) -> ServedModel | None:
@@ -263,9 +268,10 @@ def _targets(slo: Slo) -> dict[str, float]:
     return {name: limit for name, limit in limits.items() if limit is not None}
 
 
-def _attainment(part: StageData, slo: Slo, planned: int) -> Attainment | None:
+def _attainment(part: StageData, slo: Slo, planned: int, not_judged: str | None) -> Attainment | None:
+    """slo: of it, what can be judged. not_judged: why not all of it can be; a gate on it is then not passed."""
     targets = _targets(slo)
-    if not targets:
+    if not targets and (not_judged is None or slo.attainment is None):
         return None
     fluid = metrics.fluidity(part.ok, slo, origin=part.latency_origin)
     return attainment_of(
@@ -275,6 +281,7 @@ def _attainment(part: StageData, slo: Slo, planned: int) -> Attainment | None:
         planned=planned,
         fluidity=rounded(sum(fluid) / len(fluid)) if fluid else None,
         fluid_share=rounded(sum(share >= FLUID for share in fluid) / len(fluid)) if fluid else None,
+        not_judged=not_judged,
     )
 
 
@@ -286,10 +293,14 @@ def attainment_of(
     planned: int,
     fluidity: float | None,
     fluid_share: float | None,
+    not_judged: str | None = None,
 ) -> Attainment:
-    """How far an SLO was met. asked: the share of the planned requests that is to meet it; None without a gate."""
+    """How far an SLO was met. asked: the share of the planned requests that is to meet it; None without a gate.
+    not_judged: why some of its limits are not judged; no gate is passed by what is not known."""
     share = met / planned if planned else 0.0
-    passed = None if asked is None else share >= asked
+    passed = None if asked is None else share >= asked and not_judged is None
+    if not targets:
+        return Attainment({}, 0, None, asked, passed)
     return Attainment(targets, met, round(share, 4), asked, passed, fluidity, fluid_share)
 
 

@@ -139,6 +139,7 @@ Code = Literal[
     "achieved_users",
     "littles_law",
     "shared_reads",
+    "held_back",
     "over_range",
     "clock_step",
     "no_window",
@@ -172,13 +173,14 @@ class Validity(Struct, frozen=True):
 
 
 class Attainment(Struct, frozen=True):
-    """The SLO as asked, and the share of planned requests that met all of it. attainment: the share that the scenario
-    asks for; passed: whether it was reached; both null without a gate. fluidity: the mean over ok requests of the share
+    """The SLO as far as it can be judged, and the share of planned requests that met all of that; null where none of it
+    can be. attainment: the share that the scenario asks for; passed: whether it was reached, and all of the SLO could
+    be judged; both null without a gate. fluidity: the mean over ok requests of the share
     of tokens that came in time, and fluid_share: of requests with at least 0.9; null without SLOs on TTFT and TPOT."""
 
     slo: dict[str, float]
     met: int
-    share: float
+    share: float | None
     attainment: float | None
     passed: bool | None
     fluidity: float | None = None

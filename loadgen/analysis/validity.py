@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from loadgen.analysis import metrics
+from loadgen.analysis.metric_flags import in_words
 from loadgen.analysis.metrics import Ns, Window
 from loadgen.analysis.stage import StageData, histograms
 from loadgen.analysis.summary import Code, Metric, Reason, Self, ServerSummary, Validity, in_ms, rounded
@@ -62,6 +63,8 @@ class Evidence(Self, frozen=True, kw_only=True):
     """What became of each worker that died."""
     beyond: str | None = None
     """By how much the load was above what this machine was calibrated for."""
+    held_back: str | None = None
+    """How tokens were held back on their way."""
 
 
 class Judgment(Struct, frozen=True):
@@ -143,6 +146,13 @@ def _littles_law(evidence: Evidence) -> Sequence[Crossing]:
         return ()
     text = f"{sampled:.2f} in flight when sampled, {recorded:.2f} by the records"
     return _above(abs(sampled - recorded) / sampled, LITTLE, LITTLE_INVALID, text, "within {:.0%}")
+
+
+def _shared_reads(evidence: Evidence) -> Sequence[Crossing]:
+    if evidence.held_back is not None:  # which says more, and gives other advice
+        return ()
+    text = "{:.0%} of the tokens shared a read with the one before"
+    return _above(evidence.shared_reads_share, SHARED, NEVER, text, "≤ {:.0%}")
 
 
 OWN_CORE: Final = "lower the load, or give the harness a core of its own"
@@ -238,9 +248,14 @@ RULES: Final = (
     Rule(
         "shared_reads",
         "read ITL as gaps between reads; TTFT and throughput are not touched",
-        lambda e: _above(
-            e.shared_reads_share, SHARED, NEVER, "{:.0%} of the tokens shared a read with the one before", "≤ {:.0%}"
-        ),
+        _shared_reads,
+    ),
+    Rule(
+        "held_back",
+        "something between the model and here collects the stream before it passes it on, such as a proxy or a gateway "
+        "that buffers (nginx: proxy_buffering off): turn that off, or ask the model's own server; E2E, token counts "
+        "and throughput are not touched",
+        lambda e: () if e.held_back is None else (Crossing(e.held_back, "at most half of the answers"),),
     ),
     Rule(
         "over_range",
@@ -293,6 +308,7 @@ def evidence_of(part: StageData, window: Window | None, measured: dict[str, Metr
         unsteady=unsteady,
         server_ended=part.planned.server_ended,
         beyond=_beyond(part),
+        held_back=None if part.flags.held_back is None else in_words(part.flags.held_back),
     )
     return evidence if part.facts is None else _with_facts(evidence, part.facts)
 

@@ -16,18 +16,20 @@ def answer(summary: Summary) -> str | None:
     """How many at once, in one sentence a model; None without an SLO or closed-loop levels."""
     by_model: dict[str, list[StageSummary]] = {}
     for stage in summary.stages:
-        if stage.slo is not None and stage.load.is_closed:
+        if stage.load.is_closed and (stage.slo is not None or "slo" in stage.not_valid):
             by_model.setdefault(f"{stage.model} on {stage.target}", []).append(stage)
     return " ".join(_answer_for(who, stages) for who, stages in by_model.items()) or None
 
 
 def _answer_for(who: str, stages: Sequence[StageSummary]) -> str:
     """The most users up to whom every level was believable, and had the asked share of requests within the SLO."""
-    slo = next(stage.slo for stage in stages if stage.slo is not None)
+    ordered = sorted(stages, key=lambda stage: stage.load.concurrency or 0)
+    slo = next((stage.slo for stage in stages if stage.slo is not None and stage.slo.slo), None)
+    if slo is None or _share(ordered[0]) is None:
+        return f"{who}: how many users at once had the SLO met is not known: {ordered[0].not_valid['slo']}."
     limits = ", ".join(f"{metric_title(name)} ≤ {format_duration(limit)}" for name, limit in slo.slo.items())
     needed = slo.attainment or DEFAULT_ATTAINMENT
     share = f"at least {needed:.0%} of the requests met {limits}"
-    ordered = sorted(stages, key=lambda stage: stage.load.concurrency or 0)
     good = [stage.load.concurrency for stage in itertools.takewhile(lambda stage: _is_good(stage, needed), ordered)]
     if not good:
         return f"{who}: at no level that was played {share}."
@@ -38,4 +40,10 @@ def _answer_for(who: str, stages: Sequence[StageSummary]) -> str:
 
 def _is_good(stage: StageSummary, needed: float) -> bool:
     is_believable = isinstance(stage.validity, Validity) and stage.validity.verdict != "invalid"
-    return is_believable and stage.slo is not None and stage.slo.share >= needed
+    share = _share(stage)
+    return is_believable and share is not None and share >= needed
+
+
+def _share(stage: StageSummary) -> float | None:
+    """The share of requests that met the SLO; None where it was not judged."""
+    return None if stage.slo is None else stage.slo.share

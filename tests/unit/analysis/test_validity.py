@@ -71,6 +71,7 @@ LINES: list[tuple[Code, dict[str, Any], dict[str, Any], str]] = [
     ("nothing_answered", {"ok": 1}, {"ok": 0}, "invalid"),
     ("incomplete", {"complete": True}, {"complete": False}, "degraded"),
     ("shared_reads", {"shared_reads_share": 0.1}, {"shared_reads_share": 0.1001}, "degraded"),
+    ("held_back", {"held_back": None}, {"held_back": "tokens were held back", "shared_reads_share": 1.0}, "degraded"),
     ("over_range", {"over_range": 0}, {"over_range": 1}, "invalid"),
 ]
 
