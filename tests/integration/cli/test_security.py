@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -111,7 +112,9 @@ def answering(heard: list[str]) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def test_a_server_that_nobody_vouches_for_is_no_server(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def tls_server(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
+    """The URL of a server with that certificate, and the headers of each request that it is sent."""
     heard: list[str] = []
     server = ThreadingHTTPServer(("127.0.0.1", 0), answering(heard))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -120,13 +123,32 @@ def test_a_server_that_nobody_vouches_for_is_no_server(certificate: Path, monkey
     monkeypatch.setattr(server, "handle_error", lambda *_: None)  # the client goes away in the middle, as it should
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
-        code, printed, records = run(monkeypatch, f"https://127.0.0.1:{server.server_port}/v1")
+        yield f"https://127.0.0.1:{server.server_port}/v1", heard
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_a_server_that_nobody_vouches_for_is_no_server(
+    tls_server: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, heard = tls_server
+    code, printed, records = run(monkeypatch, url)
     assert code == 3
     assert records == []
     assert heard == []
     told = " ".join(printed.split())
     assert "connect_error" in told
     assert "certificate verify failed" in told
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_the_command_checks_certificates_though_it_reads_them_late(
+    trusted: bool, certificate: Path, tls_server: tuple[str, list[str]]
+) -> None:
+    """In a process of its own: the certificates are put off when aiohttp is imported."""
+    url, heard = tls_server
+    environment = {**os.environ, **({"SSL_CERT_FILE": str(certificate)} if trusted else {})}
+    command = [sys.executable, "-m", "loadgen", "models", "--url", url]
+    subprocess.run(command, env=environment, check=False, capture_output=True, timeout=60)
+    assert bool(heard) == trusted

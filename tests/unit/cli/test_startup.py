@@ -110,6 +110,21 @@ main()
     assert imported - ours - HELP - DATA - WIRE == set()
 
 
+def test_no_certificate_is_read_before_a_connection_needs_them(tmp_path: Path) -> None:
+    code = """
+import json, ssl
+import loadgen.cli.app
+loadgen.cli.app._function_of("run")
+import aiohttp.connector
+context = aiohttp.connector._SSL_CONTEXT_VERIFIED
+before = context.cert_store_stats()["x509"]
+context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="localhost")
+assert context.cert_store_stats() == ssl.create_default_context().cert_store_stats()
+print(json.dumps([before, context.check_hostname]))
+"""
+    assert sorted(map(str, python(code, tmp_path))) == ["0", "True"]
+
+
 def test_a_stage_that_may_end_early_has_its_statistics_before_it_begins(tmp_path: Path) -> None:
     code = """
 import json, sys
