@@ -16,7 +16,7 @@ from msgspec import Struct
 from loadgen.clock import now_ns, wall_offset_ns
 from loadgen.record import Outcome, Reply
 from loadgen.wire.client import Client
-from loadgen.wire.exchange import Ask, Deadlines
+from loadgen.wire.exchange import Ask, Deadlines, Exchange
 from loadgen.wire.reply import read_reply
 from tests.integration.server import LAST_CHUNK, chunk
 
@@ -63,8 +63,14 @@ def in_one_chunk(body: bytes) -> Answer:
     return Answer(head(EVENT_STREAM, "Transfer-Encoding: chunked") + (chunk(body) if body else b"") + LAST_CHUNK)
 
 
-def in_small_chunks(body: bytes, size: int = 7) -> Answer:
+def _chunk_size(body: bytes, least: int) -> int:
+    """Small, but no more than a few thousand chunks to a body."""
+    return max(least, len(body) // 4000)
+
+
+def in_small_chunks(body: bytes) -> Answer:
     """Chunks that end anywhere, with sizes as some servers write them, extensions, and trailers behind the last."""
+    size = _chunk_size(body, 7)
     forms = ("{:x}", "{:X}", "{:06x}", "{:x};a=b", '{:x};a="b c"', "{:x};a")
     framed = b"".join(
         forms[at // size % len(forms)].format(len(piece)).encode() + b"\r\n" + piece + b"\r\n"
@@ -75,7 +81,8 @@ def in_small_chunks(body: bytes, size: int = 7) -> Answer:
     return Answer(begin + framed + b"0\r\nX-Sum: 1\r\nX-More: 2\r\n\r\n")
 
 
-def in_plain_chunks(body: bytes, size: int = 5) -> Answer:
+def in_plain_chunks(body: bytes) -> Answer:
+    size = _chunk_size(body, 5)
     framed = b"".join(chunk(body[at : at + size]) for at in range(0, len(body), size))
     return Answer(head(EVENT_STREAM, "Transfer-Encoding: chunked") + framed + LAST_CHUNK)
 
@@ -187,8 +194,7 @@ class Player:
                 closes = self.closes
                 for piece in self.pieces:
                     writer.write(piece)
-                    await asyncio.sleep(0)
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(0)  # a test sees to it that this is enough for a read
                 if closes:
                     break
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -207,8 +213,12 @@ async def playing() -> AsyncIterator[tuple[Player, Client]]:
         yield player, client
 
 
+async def exchanged(client: Client, url: str, deadlines: Deadlines = PATIENT) -> Exchange:
+    return await client.send(Ask(f"{url}/chat/completions", b'{"stream":true}', {}, deadlines), now_ns())
+
+
 async def ask(client: Client, url: str, deadlines: Deadlines = PATIENT) -> Reply:
-    exchange = await client.send(Ask(f"{url}/chat/completions", b'{"stream":true}', {}, deadlines), now_ns())
+    exchange = await exchanged(client, url, deadlines)
     return read_reply(exchange, epoch_ns=0, wall_offset_ns=wall_offset_ns(), keep_text=True)[0]
 
 

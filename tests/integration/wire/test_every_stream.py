@@ -29,6 +29,7 @@ from tests.integration.streams import (
     at_random,
     before_the_body,
     byte_by_byte,
+    exchanged,
     hear,
     in_one_chunk,
     in_plain_chunks,
@@ -69,6 +70,17 @@ async def test_a_body_says_the_same_in_every_framing_and_cut_anywhere(name: str)
             for cut, pieces in cuts.items():
                 reply = await hear(player, client, answer, pieces)
                 assert_says(reply, expected, f"{framing.__name__}, {cut}")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("framing", FRAMINGS)
+async def test_each_piece_of_a_body_is_a_read_of_its_own(framing: Framing) -> None:
+    answer = framing(BODIES["lines: LF"][0])
+    head_bytes = answer.raw.index(b"\r\n\r\n") + 4
+    async with playing() as (player, client):
+        player.pieces, player.closes = byte_by_byte(answer.raw), answer.closes
+        exchange = await exchanged(client, player.url)
+    assert len(answer.raw) - head_bytes <= exchange.stamps.reads_so_far <= len(answer.raw) + 1
 
 
 @pytest.mark.asyncio
