@@ -3,8 +3,9 @@
 from typing import Final
 
 from loadgen.calibrate.conclude import STRETCH, Line, crossed
-from loadgen.report.console import table_text
+from loadgen.report.console import lines_text, table_text
 from loadgen.report.section import Column, Row, Table
+from loadgen.report.text_table import Screen
 from loadgen.store.calibration import Calibration, ErrorBand, ErrorSpread, Limit, Step
 
 WHY: Final[dict[Line, str]] = {
@@ -25,15 +26,14 @@ LONG: Final = (
 )
 
 
-def calibration_text(calibration: Calibration, *, width: int) -> str:
-    """All of it, at most `width` columns wide, but for the lines under the table."""
-    heads = LONG if width >= WIDE else SHORT
+def calibration_text(calibration: Calibration, screen: Screen) -> str:
+    """All of it: the table of its steps, and what they come to."""
+    heads = LONG if screen.width is None or screen.width >= WIDE else SHORT
     cells = [_cells(step) for step in calibration.steps]
     rows = tuple(Row(tuple(row[head] for head in heads)) for row in cells)
     columns = tuple(Column(head, "text" if head in TEXT else "number") for head in heads)
     title = "Errors in µs" + (" (p50 / p99 / max)" if heads is LONG else "")
-    drawn = table_text(Table(columns, rows, ()), title, width=width)
-    return "\n".join([*(line.rstrip() for line in drawn.splitlines()), "", *conclusion(calibration), ""])
+    return table_text(Table(columns, rows), title, screen) + "\n" + lines_text(conclusion(calibration), screen)
 
 
 def conclusion(calibration: Calibration) -> list[str]:

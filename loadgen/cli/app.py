@@ -10,8 +10,9 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from loadgen.cli.streams import guarded_streams, print_text, tell
 from loadgen.errors import ExitCode, LoadgenError
-from loadgen.redact import guard_tracebacks, printable
+from loadgen.redact import guard_tracebacks
 
 VERBS: Final = {
     "run": "Play a scenario, write a run folder, print the table.",
@@ -84,7 +85,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         import importlib.metadata
 
-        typer.echo(f"loadgen {importlib.metadata.version('loadgen')}")
+        print_text(f"loadgen {importlib.metadata.version('loadgen')}\n")
         raise typer.Exit
 
 
@@ -99,22 +100,35 @@ def loadgen(
 
 def main() -> NoReturn:
     """The entry point. Whatever a person must act on is one line on standard error."""
-    guard_tracebacks()
     # The interpreter looks for garbage once more before it ends, through all modules: as long as numpy takes to import.
     atexit.register(gc.freeze)
+    with guarded_streams() as streams:
+        guard_tracebacks()
+        code = _run_verb()
+        failure = streams.output_failure()
+        if failure is not None:
+            tell(f"loadgen: not all could be printed ({failure}); what a run measured is in its folder")
+            code = code or ExitCode.BAD_INPUT
+    sys.exit(code)
+
+
+def _run_verb() -> int:
+    """Do what the command line says; the exit code."""
     try:
         code = app(prog_name=_program_name(sys.argv[1:]), standalone_mode=False)
     except LoadgenError as error:
-        _complain(str(error), error.exit_code)
+        tell(f"loadgen: {error}")
+        return error.exit_code
     except _UsageError as error:
         if isinstance(error, typer.BadParameter) or not str(error).startswith("Usage"):
             hint = f"; see `{error.ctx.command_path} --help`" if getattr(error, "ctx", None) else ""
-            _complain(f"{error.format_message().rstrip('.')}{hint}", ExitCode.BAD_INPUT)
-        typer.echo(error.format_message())
-        sys.exit(ExitCode.BAD_INPUT)
+            tell(f"loadgen: {error.format_message().rstrip('.')}{hint}")
+        else:
+            print_text(f"{error.format_message()}\n")
+        return ExitCode.BAD_INPUT
     except (KeyboardInterrupt, typer.Abort):
-        sys.exit(ExitCode.INTERRUPTED)
-    sys.exit(code if isinstance(code, int) else ExitCode.DONE)
+        return ExitCode.INTERRUPTED
+    return code if isinstance(code, int) else ExitCode.DONE
 
 
 def _program_name(arguments: list[str]) -> str | None:
@@ -122,8 +136,3 @@ def _program_name(arguments: list[str]) -> str | None:
     would take the place of the one that the shell has for `python`. None: as the program was called."""
     completion = any(argument.startswith(("--install-completion", "--show-completion")) for argument in arguments)
     return "loadgen" if completion else None
-
-
-def _complain(message: str, code: ExitCode) -> NoReturn:
-    print(f"loadgen: {printable(message)}", file=sys.stderr)  # noqa: T201
-    sys.exit(code)

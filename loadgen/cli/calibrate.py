@@ -1,19 +1,17 @@
 """The verb `calibrate`: plays known schedules, prints how far this machine is to be trusted, and keeps it."""
 
-import sys
 from typing import Annotated
 
 import msgspec
-import orjson
 import typer
 
 from loadgen.calibrate.loads import QUICK, USUAL, LoadStep
 from loadgen.calibrate.measure import calibrate as calibrate_machine
 from loadgen.calibrate.text import calibration_text
 from loadgen.cli.options import Output, OutputOptions, expand_options
-from loadgen.cli.terminal import UNBOUND, progress_on_terminal, terminal_width
+from loadgen.cli.streams import print_text, tell
+from loadgen.cli.terminal import progress_on_terminal, screen, show_json
 from loadgen.errors import InputError
-from loadgen.redact import printable
 from loadgen.store.calibration import Calibration, keep, stored, usual_place
 
 
@@ -38,7 +36,7 @@ def calibrate(
     keep(calibration, place)
     _print(calibration, printing.output)
     if printing.output != "json":
-        typer.echo(f"kept in {place}")
+        print_text(f"kept in {place}\n")
 
 
 def _stored() -> Calibration:
@@ -57,14 +55,12 @@ def _measure(loads: tuple[LoadStep, ...], output: Output) -> Calibration:
 
             return calibrate_machine(loads, progress)
     except KeyboardInterrupt:
-        typer.echo("loadgen: stopped; what was stored before is as it was", err=True)
+        tell("loadgen: stopped; what was stored before is as it was")
         raise
 
 
 def _print(calibration: Calibration, output: Output) -> None:
     if output == "json":
-        data = orjson.dumps(msgspec.to_builtins(calibration), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-        sys.stdout.write(data.decode())
+        show_json(msgspec.to_builtins(calibration))
     elif output == "text":
-        width = terminal_width(without=UNBOUND)
-        typer.echo("\n".join(map(printable, calibration_text(calibration, width=width).split("\n"))), nl=False)
+        print_text(calibration_text(calibration, screen()))

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from loadgen.cli.streams import print_text
 from loadgen.scenario.starter import write_starter
 
 
@@ -16,4 +17,4 @@ def init(
     overwritten.
     """
     path = write_starter(name)
-    typer.echo(f"wrote {path}; `loadgen plan {path.stem}` shows what it sends")
+    print_text(f"wrote {path}; `loadgen plan {path.stem}` shows what it sends\n")

@@ -3,11 +3,11 @@
 import asyncio
 import contextlib
 import signal
-import sys
 from collections.abc import Iterator
 from types import FrameType
 
 from loadgen.cli.options import Output
+from loadgen.cli.streams import tell
 from loadgen.engine.stop import StopSignal
 
 
@@ -27,7 +27,7 @@ def interruptible(stop: StopSignal, output: Output) -> Iterator[None]:
             next_step = (
                 "giving up what is in flight" if second else "waiting for what is in flight; once more to give it up"
             )
-            print(f"loadgen: stopping: {next_step}", file=sys.stderr, flush=True)  # noqa: T201
+            tell(f"loadgen: stopping: {next_step}")
         if second:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -4,6 +4,7 @@ import contextlib
 import ipaddress
 import math
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final
@@ -11,12 +12,12 @@ from typing import Annotated, BinaryIO, Final
 import msgspec
 import typer
 
+from loadgen.cli.streams import print_text, tell
 from loadgen.errors import InputError
 from loadgen.mock import Account, Freeze, Script, ServerStop, Truth, parse_fault, serve
 from loadgen.mock.distribution import parse_counts, parse_time_s, parse_times
 from loadgen.mock.fault import KINDS
 from loadgen.mock.process import tune_process
-from loadgen.redact import printable
 
 LATE_MS: Final = 1.0
 """A server whose events are later than this, at p99, has not kept its schedule."""
@@ -109,7 +110,8 @@ def mock(
         faults=tuple(parse_fault(text) for text in fault or ()),
         models=tuple(model or ("mock",)),
     )
-    typer.echo(plain_lines(account_text(_serve(script, host, port, truth, force=force))), err=True)
+    for line in account_text(_serve(script, host, port, truth, force=force)).split("\n"):
+        tell(line)
 
 
 def _serve(script: Script, host: str, port: int, truth: Path | None, *, force: bool) -> Account:
@@ -124,10 +126,11 @@ def _serve(script: Script, host: str, port: int, truth: Path | None, *, force: b
         def started(url: str) -> None:
             if truth is not None:
                 log.append(held.enter_context(_opened(truth)))
-            typer.echo(url)
-            typer.echo("scripted server; Ctrl-C stops it", err=True)
+            print_text(f"{url}\n")
+            sys.stdout.flush()
+            tell("scripted server; Ctrl-C stops it")
             if not _is_loopback(host):
-                typer.echo("others on the network can reach it, and it asks nobody who they are", err=True)
+                tell("others on the network can reach it, and it asks nobody who they are")
 
         def ended(request: Truth) -> None:
             for file in log:
@@ -185,7 +188,3 @@ def account_text(account: Account) -> str:
         if high > LATE_MS:
             lines.append("so it did not keep it; give it fewer streams or tokens a second, or a core of its own")
     return "\n".join(lines)
-
-
-def plain_lines(text: str) -> str:
-    return "\n".join(printable(line) for line in text.split("\n"))

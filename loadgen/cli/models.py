@@ -10,13 +10,13 @@ import typer
 
 from loadgen import api
 from loadgen.cli.options import Output, ScenarioOptions
-from loadgen.cli.terminal import UNBOUND, terminal_width
+from loadgen.cli.streams import print_text, tell
+from loadgen.cli.terminal import screen, show_json
 from loadgen.engine.ask_server import AskedServer, ask_servers
 from loadgen.errors import InputError, TargetError
 from loadgen.plan.plan import Plan
-from loadgen.redact import printable, redact_url
+from loadgen.redact import redact_url
 from loadgen.report.cards import behavior_text, cards_text
-from loadgen.report.console import json_text
 from loadgen.scenario import Model, Scenario
 from loadgen.scenario.check import first_conflict
 from loadgen.scenario.file import load_scenario
@@ -61,19 +61,18 @@ def models(
         )
     if write is not None and write.exists() and not force:
         raise InputError(f"--write {write}: it is there already; choose another name, or add --force")
-    cards, problems = asyncio.run(list_cards(_places(scenario, url or []), _tell))
+    cards, problems = asyncio.run(list_cards(_places(scenario, url or []), _tell_on_terminal))
     for problem in problems:
-        typer.echo(printable(f"loadgen: {problem}"), err=True)
+        tell(f"loadgen: {problem}")
     if not cards:
         raise TargetError("no target offers a model", remedy="see above")
     if write is not None:
         _write(write, cards)
     if as_json:
         data = [{k: v for k, v in msgspec.to_builtins(card).items() if v is not None} for card in cards]
-        sys.stdout.write(json_text(data))
+        show_json(data)
     else:
-        width = terminal_width(without=UNBOUND)
-        typer.echo(cards_text(cards, width=width), nl=False)
+        print_text(cards_text(cards, screen()))
 
 
 def _print_probes(options: ScenarioOptions, output: Output) -> None:
@@ -85,14 +84,14 @@ def _print_probes(options: ScenarioOptions, output: Output) -> None:
         raise TargetError("no model could be asked", remedy="see above")
     if output == "json":
         cards = [msgspec.to_builtins(server.card) | {"probe": msgspec.to_builtins(server.probe)} for server in asked]
-        sys.stdout.write(json_text(cards))
+        show_json(cards)
     else:
         models = [ServedModel(**msgspec.structs.asdict(server.card), probe=server.probe) for server in asked]
-        typer.echo(behavior_text(models, width=terminal_width(without=UNBOUND)), nl=False)
+        print_text(behavior_text(models, screen()))
 
 
 async def _asked(plan: Plan) -> list[AskedServer]:
-    return [server async for server in ask_servers(plan, lambda line: typer.echo(printable(line), err=True))]
+    return [server async for server in ask_servers(plan, tell)]
 
 
 def _places(scenario: str | None, urls: list[str]) -> list[Model]:
@@ -108,9 +107,9 @@ def _places(scenario: str | None, urls: list[str]) -> list[Model]:
     return default_models() if scenario is None else list(load_scenario(scenario).scenario.models)
 
 
-def _tell(text: str, share: float | None) -> None:
+def _tell_on_terminal(text: str, share: float | None) -> None:
     if share is None and sys.stderr.isatty():
-        typer.echo(printable(text), err=True)
+        tell(text)
 
 
 def _write(path: Path, cards: list[ModelCard]) -> None:
@@ -118,4 +117,4 @@ def _write(path: Path, cards: list[ModelCard]) -> None:
         write_whole(path, model_list_text(model_list_of(cards)))
     except OSError as error:
         raise InputError(f"--write {path}: cannot be written ({error.strerror}); choose another place") from error
-    typer.echo(f"wrote {path}", err=True)
+    tell(f"wrote {path}")

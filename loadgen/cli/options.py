@@ -10,7 +10,7 @@ import msgspec
 import typer
 from msgspec import Struct
 
-from loadgen.redact import printable
+from loadgen.cli.streams import tell
 from loadgen.scenario.file import LoadedScenario
 from loadgen.scenario.overrides import Overrides, parse_duration_s, parse_levels, parse_rates
 from loadgen.scenario.resolve import resolve_scenario
@@ -105,7 +105,7 @@ class ScenarioOptions(Struct, frozen=True):
         )
         if output == "text":
             for note in notes:
-                typer.echo(printable(note), err=True)
+                tell(note)
         return loaded
 
     def with_setting(self, setting: str) -> "ScenarioOptions":

@@ -1,14 +1,13 @@
 """The verb `plan`: prints what `run` would send."""
 
-import sys
 from typing import Annotated
 
 import typer
 
 from loadgen import api
 from loadgen.cli.options import RESULTS, Out, ScenarioOptions, expand_options
-from loadgen.cli.terminal import terminal_width
-from loadgen.report.console import json_text
+from loadgen.cli.streams import print_text
+from loadgen.cli.terminal import screen, show_json
 from loadgen.report.plan_text import plan_data, plan_table
 
 
@@ -22,7 +21,7 @@ def plan(
     """Print what would be sent and when, and send nothing."""
     planned = api.plan_of(options.load("json" if as_json else "text"))
     if as_json:
-        sys.stdout.write(json_text(plan_data(planned)))
+        show_json(plan_data(planned))
     else:
         pace = api.last_pace(out, planned.scenario.name)
-        typer.echo(plan_table(planned, pace, width=terminal_width()), nl=False)
+        print_text(plan_table(planned, pace, screen()))

@@ -1,6 +1,5 @@
 """The verb `report`: makes the reports of run folders again; and how a summary is printed."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +8,10 @@ import typer
 from loadgen import api
 from loadgen.analysis.summary import Summary, summary_data
 from loadgen.cli.options import Output, Strict
-from loadgen.cli.terminal import terminal_width
+from loadgen.cli.streams import print_text
+from loadgen.cli.terminal import screen, show_json
 from loadgen.errors import InputError
-from loadgen.report.console import console, json_text, terminal_style
+from loadgen.report.console import report_text
 from loadgen.report.files import write_merged, write_reports
 from loadgen.stats.quantile import Floor
 from loadgen.store.run_folder import MANIFEST
@@ -38,7 +38,7 @@ def report(
     summaries = [write_reports(folder, floor=floor) for folder in folders]
     if as_json:
         built_in = [summary_data(summary) for summary in summaries]
-        sys.stdout.write(json_text(built_in if len(runs) > 1 else built_in[0]))
+        show_json(built_in if len(runs) > 1 else built_in[0])
         return
     for summary, folder in zip(summaries, folders, strict=True):
         print_summary(summary, folder, "text")
@@ -47,11 +47,11 @@ def report(
 def print_summary(summary: Summary, folder: Path, output: Output) -> None:
     """The table of a run, and where its reports are; or the summary as JSON."""
     if output == "json":
-        sys.stdout.write(json_text(summary_data(summary)))
+        show_json(summary_data(summary))
         return
     if output == "text":
-        typer.echo(console(summary, width=terminal_width(), style=terminal_style()), nl=False)
-    typer.echo(f"report: {folder / 'report.html'} (and report.md)")
+        print_text(report_text(summary, screen()))
+    print_text(f"report: {folder / 'report.html'} (and report.md)\n")
 
 
 def _run_folder(path: Path) -> Path:

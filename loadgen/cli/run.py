@@ -15,13 +15,13 @@ from loadgen.analysis.stop_rule import reason_unreachable
 from loadgen.analysis.summary import Summary
 from loadgen.cli.interrupt import interruptible
 from loadgen.cli.options import RESULTS, Out, Output, OutputOptions, ScenarioOptions, Strict, expand_options
+from loadgen.cli.streams import tell
 from loadgen.cli.terminal import progress_on_terminal
 from loadgen.decisions.baseline import baseline_folder, keep_baseline, why_not_kept
 from loadgen.engine.stop import StopSignal
 from loadgen.engine.workers.sizing import Workers, parse_workers
 from loadgen.errors import ExitCode, InputError
 from loadgen.plan.plan import Plan
-from loadgen.redact import printable
 from loadgen.store.calibration import stored, warnings_for
 from loadgen.store.run_folder import Run
 
@@ -72,7 +72,7 @@ def _warn(plan: Plan, workers: Workers) -> None:
     calibration = stored()
     notes = [line for line in (calibration.note, reason_unreachable(plan)) if line]
     for line in (*notes, *warnings_for(plan, calibration.calibration, api.processes_of(plan, workers))):
-        typer.echo(printable(f"loadgen: {line}"), err=True)
+        tell(f"loadgen: {line}")
 
 
 async def _play(
@@ -96,7 +96,7 @@ def _keep_baseline(summary: Summary, folder: Path, place: Path) -> None:
     why_not = why_not_kept(summary)
     if why_not is None:
         keep_baseline(folder, place)
-    typer.echo(printable(f"baseline: {place}" if why_not is None else f"no baseline was kept: {why_not}"), err=True)
+    tell(f"baseline: {place}" if why_not is None else f"no baseline was kept: {why_not}")
 
 
 def exit_code(summary: Summary) -> ExitCode:

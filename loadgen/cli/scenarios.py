@@ -1,15 +1,16 @@
 """The verb `scenarios`: what there is to play."""
 
-import sys
-import textwrap
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
-from loadgen.cli.terminal import terminal_width
-from loadgen.redact import printable
+from loadgen.cli.streams import print_text, tell
+from loadgen.cli.terminal import screen, show_json
 from loadgen.scenario.file import ScenarioEntry, list_scenarios
+
+if TYPE_CHECKING:
+    from loadgen.report.text_table import Screen
 
 NARROWEST = 20
 """A description is not set in fewer columns, however narrow the terminal is."""
@@ -27,25 +28,26 @@ def scenarios(
     """
     entries = list_scenarios()
     if as_json:
-        from loadgen.report.console import json_text
-
-        sys.stdout.write(json_text(msgspec.to_builtins(entries)))
+        show_json(msgspec.to_builtins(entries))
     elif entries:
-        typer.echo(scenarios_text(entries, width=terminal_width(without=80)))
+        print_text(scenarios_text(entries, screen()))
     else:
-        typer.echo("there are none; `loadgen init NAME` writes one to begin with", err=True)
+        tell("there are none; `loadgen init NAME` writes one to begin with")
 
 
-def scenarios_text(entries: list[ScenarioEntry], *, width: int) -> str:
-    """A line for each scenario, or a few where its description is longer than the terminal is wide."""
-    indent = min(max(len(printable(entry.name)) for entry in entries), LONGEST_NAME) + 2
-    return "\n".join(_entry_text(entry, indent=indent, width=max(width, indent + NARROWEST)) for entry in entries)
+def scenarios_text(entries: list[ScenarioEntry], screen: "Screen") -> str:
+    """A line for each scenario, or a few where its description is longer than the screen is wide."""
+    indent = min(max(len(screen.spelled(entry.name)) for entry in entries), LONGEST_NAME) + 2
+    return "".join(f"{line}\n" for entry in entries for line in _entry_lines(entry, indent, screen))
 
 
-def _entry_text(entry: ScenarioEntry, *, indent: int, width: int) -> str:
-    name = printable(entry.name)
-    text = printable(entry.problem or entry.description)
-    fits = len(name) + 2 <= indent
-    first = name.ljust(indent) if fits else " " * indent
-    described = textwrap.fill(text, width=width, initial_indent=first, subsequent_indent=" " * indent)
-    return "\n".join(line for line in ([described or name] if fits else [name, described]) if line)
+def _entry_lines(entry: ScenarioEntry, indent: int, screen: "Screen") -> list[str]:
+    from loadgen.report.text_table import wrap
+
+    name = screen.spelled(entry.name)
+    width = None if screen.width is None else max(screen.width - indent, NARROWEST)
+    described = wrap(screen.spelled(entry.problem or entry.description), width)
+    if len(name) + 2 <= indent:
+        first, *rest = described
+        return [f"{name:<{indent}}{first}".rstrip(), *(" " * indent + line for line in rest)]
+    return [name, *(" " * indent + line for line in described if line)]

@@ -1,12 +1,14 @@
 """The verb `serve`: the embedded server for others to use."""
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from loadgen.cli.interrupt import interruptible
+from loadgen.cli.streams import print_text, tell
 from loadgen.engine.stop import StopSignal
 from loadgen.scenario import Model
 from loadgen.scenario.resolve import resolve_model
@@ -27,6 +29,7 @@ async def _serve(model: Model, port: int) -> None:
     stop = StopSignal()
     with interruptible(stop, "nothing"):
         async with serve_llamacpp(model, port=port) as served:
-            typer.echo(served.base_url)
-            typer.echo(f"{served.card.alias}; Ctrl-C stops it", err=True)
+            print_text(f"{served.base_url}\n")
+            sys.stdout.flush()
+            tell(f"{served.card.alias}; Ctrl-C stops it")
             await stop.wait()

@@ -1,31 +1,62 @@
-"""What a verb needs to know of the terminal, and the progress that it shows there."""
+"""What a verb needs to know of the terminal, and the progress that it shows there.
+
+What draws is imported when there is something to draw: the first request does not wait for it.
+"""
 
 import contextlib
 import os
 import shutil
 import sys
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from loadgen.cli.options import Output
+from loadgen.cli.streams import print_text, tell
+from loadgen.live.lines import progress_lines
 from loadgen.live.progress import Progress, Silence
 
-UNBOUND: Final = 400
-"""The width where nothing is to be cut off: of a list that goes to a file or another program."""
+if TYPE_CHECKING:
+    from loadgen.report.text_table import Screen
+
+NARROWEST: Final = 40
+"""Text is not set in fewer columns, however narrow the terminal is."""
 
 
-def terminal_width(without: int = 150) -> int:
-    """Columns of the terminal; where there is none `without`, which is wide enough for every column of the table."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else without
+def screen() -> "Screen":
+    """Standard output: as wide as the terminal is or COLUMNS says, and without end in a file or a pipe."""
+    from loadgen.report.text_table import Screen
+
+    is_terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size((0, 0)).columns if is_terminal or "COLUMNS" in os.environ else 0
+    is_plain = not is_terminal or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+    return Screen(
+        width=max(width, NARROWEST) if width else 80 if is_terminal else None,
+        style="plain" if is_plain else "color",
+        encoding=_encoding(sys.stdout),
+    )
+
+
+def show_json(value: Any) -> None:
+    """A value on standard output, as JSON."""
+    from loadgen.report.console import json_text
+
+    print_text(json_text(value, _encoding(sys.stdout)))
+
+
+def _encoding(stream: TextIO) -> str:
+    return getattr(stream, "encoding", None) or "utf-8"
 
 
 @contextlib.contextmanager
 def progress_on_terminal(output: Output) -> Iterator[Progress]:
-    """A progress bar on standard error, for people who look at it; else a progress that says nothing."""
-    if output != "text" or not (sys.stderr.isatty() or os.environ.get("FORCE_COLOR")):
+    """For people who look at standard error, a bar; where it is no terminal that can draw one, a line a minute."""
+    if output != "text":
         yield Silence()
-        return
-    from loadgen.live.bar import Bar  # rich takes a while to import, and only a terminal needs it
+    elif (sys.stderr.isatty() or os.environ.get("FORCE_COLOR")) and os.environ.get("TERM") != "dumb":
+        from loadgen.live.bar import Bar  # rich takes a while to import, and only a terminal needs it
 
-    with Bar() as bar:
-        yield bar
+        with Bar() as bar:
+            yield bar
+    else:
+        with progress_lines(tell) as lines:
+            yield lines

@@ -6,13 +6,14 @@ from loadgen.report.console import table_text
 from loadgen.report.format import UNKNOWN, format_bytes
 from loadgen.report.section import Column, Row, Table
 from loadgen.report.sections.server_behavior import server_table
+from loadgen.report.text_table import Screen
 from loadgen.store.manifest import ModelCard, ServedModel
 
 _HEADS = ("model", "served by", "id", "size", "context", "device", "license", "publisher", "capabilities", "here")
 _NUMBERS = ("size", "context")
 
 
-def cards_text(cards: Sequence[ModelCard], *, width: int) -> str:
+def cards_text(cards: Sequence[ModelCard], screen: Screen) -> str:
     """One row a card. A column in which nothing is known is left out."""
     rows = [_row(card) for card in cards]
     keep = [i for i in range(len(_HEADS)) if any(row[i] != UNKNOWN for row in rows)]
@@ -20,13 +21,13 @@ def cards_text(cards: Sequence[ModelCard], *, width: int) -> str:
         columns=tuple(Column(_HEADS[i], "number" if _HEADS[i] in _NUMBERS else "text") for i in keep),
         rows=tuple(Row(tuple(row[i] for i in keep)) for row in rows),
     )
-    return table_text(table, "models", width=width)
+    return table_text(table, "models", screen)
 
 
-def behavior_text(cards: Sequence[ServedModel], *, width: int) -> str:
+def behavior_text(cards: Sequence[ServedModel], screen: Screen) -> str:
     """What the servers of model cards do, as they were asked: a finding a row, a model a column."""
     table = server_table(cards)
-    return "" if table is None else table_text(table, "servers", width=width)
+    return "" if table is None else table_text(table, "servers", screen)
 
 
 def _row(card: ModelCard) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from loadgen.record import StageKey
 from loadgen.report.console import lines_text, table_text
 from loadgen.report.format import format_load, format_minutes
 from loadgen.report.section import Column, Row, Table
+from loadgen.report.text_table import Screen
 from loadgen.scenario import Model
 from loadgen.targets.extra_chats import QUESTIONS, extra_chats, questions_for
 from loadgen.targets.registry import target_name
@@ -21,7 +22,7 @@ Pace = Mapping[StageKey, float]
 """Requests a second that an earlier run reached."""
 
 
-def plan_table(plan: Plan, pace: Pace, *, width: int = 150) -> str:
+def plan_table(plan: Plan, pace: Pace, screen: Screen) -> str:
     """One row a stage and model: how many, when, to which model, tokens at most, expected length; then the digest."""
     table = Table(COLUMNS, tuple(Row(_cells(plan, stage, model, pace)) for stage, model in _parts(plan)))
     counts = [stage.count for stage in plan.stages]
@@ -31,7 +32,7 @@ def plan_table(plan: Plan, pace: Pace, *, width: int = 150) -> str:
     if rule is not None:
         lines.append(f"until {rule}: each level ends as soon as that is known, or all of its requests are played")
     lines += [*_beside_the_stages(plan), f"digest {digest(plan)}"]
-    return table_text(table, "", width=width) + lines_text(lines, width=width)
+    return table_text(table, "", screen) + lines_text(lines, screen)
 
 
 def _beside_the_stages(plan: Plan) -> Iterator[str]:

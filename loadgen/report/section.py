@@ -39,6 +39,9 @@ class Column(Struct, frozen=True):
 
     title: str
     kind: ColumnKind = "number"
+    rank: int = 0
+    """Where a terminal is too narrow for all, the columns of the highest rank are left out first; those of rank 0 are
+    always shown."""
 
 
 class Row(Struct, frozen=True):

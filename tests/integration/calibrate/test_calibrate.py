@@ -9,6 +9,7 @@ from loadgen.calibrate import measure
 from loadgen.calibrate.loads import LoadStep
 from loadgen.calibrate.measure import calibrate
 from loadgen.calibrate.text import calibration_text
+from loadgen.report.text_table import Screen
 from loadgen.store.calibration import keep, stored, this_machine
 
 SMALL = (
@@ -50,4 +51,4 @@ def test_every_token_that_was_sent_is_compared_and_the_result_can_be_read_back(
     assert stored(path).calibration == found
     other = msgspec.structs.replace(this_machine(), kernel="another")
     assert stored(path, other).calibration is None
-    assert "budget:" in calibration_text(found, width=80)
+    assert "budget:" in calibration_text(found, Screen(80))

@@ -30,6 +30,7 @@ from loadgen.plan.rng import generator
 from loadgen.record import LatencyOrigin, Record
 from loadgen.report.main_table import main_table
 from loadgen.report.plan_text import plan_data, plan_table
+from loadgen.report.text_table import Screen
 from loadgen.scenario import Closed, Constant, Load, Model, Scenario
 from loadgen.scenario.file import load_scenario
 from loadgen.scenario.overrides import Overrides
@@ -113,11 +114,11 @@ def test_the_requests_of_a_plan_are_the_most_and_none_is_promised(load: Load) ->
 
 
 def test_the_plan_says_until_when() -> None:
-    text = plan_table(plan_of(Closed(requests=500)), {})
+    text = plan_table(plan_of(Closed(requests=500)), {}, Screen(150))
     assert "at most 500" in text
     assert "until e2e p50 ±10 %" in text
     assert plan_data(plan_of(Closed(requests=500)))["stages"][0]["until"] == "e2e_p50:10%"
-    assert "until" not in plan_table(plan_of(Closed(requests=500), None), {})
+    assert "until" not in plan_table(plan_of(Closed(requests=500), None), {}, Screen(150))
 
 
 @pytest.mark.parametrize(("requests", "told"), [(37, True), (38, False), (None, False)])

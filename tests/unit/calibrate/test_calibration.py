@@ -20,6 +20,7 @@ from loadgen.mock import Truth
 from loadgen.plan.plan import Plan, make_plan
 from loadgen.plan.prompts import Prompt
 from loadgen.record import StageFacts
+from loadgen.report.text_table import Screen
 from loadgen.scenario import Closed, Load, Model, Poisson, Ramp, Sampling, Scenario, Trace
 from loadgen.store import calibration
 from loadgen.store.calibration import (
@@ -170,7 +171,7 @@ def test_a_machine_that_was_not_quiet_is_told_of() -> None:
 
 @pytest.mark.parametrize("width", [80, 150])
 def test_the_table_has_a_row_a_step_with_what_is_beyond_and_keeps_to_the_width(width: int) -> None:
-    text = calibration_text(made(step(), step(cpu_share=0.99), step(stretch=1.5)), width=width)
+    text = calibration_text(made(step(), step(cpu_share=0.99), step(stretch=1.5)), Screen(width))
     table = text.partition("\n\n")[0].splitlines()
     assert max(map(len, table)) <= width
     assert [line.split()[-1] for line in table[2:]] == ["2.0", "CPU", "late"]

@@ -11,6 +11,7 @@ from loadgen.plan.plan import Plan, digest, make_plan
 from loadgen.plan.prompts import Prompt
 from loadgen.record import StageKey
 from loadgen.report.plan_text import plan_data, plan_table
+from loadgen.report.text_table import Screen
 from loadgen.scenario import (
     Closed,
     Constant,
@@ -32,7 +33,7 @@ def plan_of(load: Load, **changes: Any) -> Plan:
 
 
 def planned_rows(plan: Plan, pace: dict[StageKey, float] | None = None) -> list[str]:
-    return [re.sub(r"\s{2,}", " | ", line.strip()) for line in plan_table(plan, pace or {}).splitlines()]
+    return [re.sub(r"\s{2,}", " | ", line.strip()) for line in plan_table(plan, pace or {}, Screen(150)).splitlines()]
 
 
 def test_a_plan_is_told_by_stage_with_its_digest() -> None:

@@ -17,13 +17,14 @@ from loadgen.analysis.summary import summary_data, summary_from
 from loadgen.errors import InputError
 from loadgen.redact import printable
 from loadgen.report.answer import answer
-from loadgen.report.console import CROSS, console
+from loadgen.report.console import console
 from loadgen.report.csv import csv_text
 from loadgen.report.document import make_document, report_data
 from loadgen.report.files import write_reports
 from loadgen.report.hlog import read_interval_log
 from loadgen.report.main_table import main_table
 from loadgen.report.markdown import escape, markdown
+from loadgen.report.text_table import CROSS
 from loadgen.store.run_folder import Run
 from tests.records import MS, S, facts, planned, run_of, turn, write
 

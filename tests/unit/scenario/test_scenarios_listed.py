@@ -12,6 +12,7 @@ from loadgen import api
 from loadgen.cli import app
 from loadgen.cli.scenarios import scenarios_text
 from loadgen.errors import InputError
+from loadgen.report.text_table import Screen
 from loadgen.scenario.file import ScenarioEntry, find_scenario, list_scenarios, load_scenario
 from loadgen.scenario.starter import starter_text, write_starter
 
@@ -63,7 +64,7 @@ def test_a_file_that_is_no_toml_is_listed_with_what_is_wrong() -> None:
 
 def test_the_list_is_as_wide_as_the_terminal_and_no_control_character_reaches_it() -> None:
     entries = [ScenarioEntry("a", "a.toml", "word " * 40), ScenarioEntry("long-name", "b.toml", "\x1b[31mred")]
-    lines = scenarios_text(entries, width=60).splitlines()
+    lines = scenarios_text(entries, Screen(60)).splitlines()
     assert max(map(len, lines)) <= 60
     assert lines[0].startswith("a          word")
     assert lines[1].startswith("           word")
@@ -163,7 +164,7 @@ def test_a_long_name_has_a_line_to_itself_and_moves_no_other_description() -> No
         ScenarioEntry("short", "p", "Short"),
         ScenarioEntry("m" * 99, "p", ""),
     ]
-    assert scenarios_text(entries, width=80).splitlines() == [
+    assert scenarios_text(entries, Screen(80)).splitlines() == [
         "n" * 200,
         " " * 34 + "Long",
         "short".ljust(34) + "Short",

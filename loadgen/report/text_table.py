@@ -1,0 +1,226 @@
+"""How a table fits a width: the one place that decides it. Pure: a table and a screen in, lines out.
+
+No number and no heading is ever cut. Headings and sentences wrap between words. Where that is not enough, the table is
+turned, if all of its rows fit side by side: a line a heading. Else columns of a higher rank are left out, and a line
+names them; where even the others do not fit, the turned table is drawn in several blocks.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final, Literal
+
+import msgspec
+from msgspec import Struct
+from rich.cells import cell_len
+
+from loadgen.redact import printable
+from loadgen.report.charset import spell
+from loadgen.report.section import Column, Row, Table
+
+CROSS: Final = "✗"
+"""After each number of an invalid stage where no line can be drawn through it."""
+GAP: Final = 2
+"""Between two columns of a table."""
+LONGEST_TEXT: Final = 24
+"""A longer cell of text may be wrapped, and a longer word of it, such as the path of a model, be broken."""
+
+TerminalStyle = Literal["plain", "color"]
+_CODES: Final = {"bold": "\x1b[1m", "strike": "\x1b[9m"}
+_END: Final = "\x1b[0m"
+
+
+class Screen(Struct, frozen=True):
+    """What a text is drawn for."""
+
+    width: int | None = None
+    """Columns; None where there is no end of them, as in a file."""
+    style: TerminalStyle = "plain"
+    encoding: str = "utf-8"
+
+    def spelled(self, text: str) -> str:
+        """A text as this screen can show it, on one line, without what a terminal would obey."""
+        return spell(printable(text), self.encoding)
+
+    def styled(self, text: str, style: Literal["bold", "strike"]) -> str:
+        return f"{_CODES[style]}{text}{_END}" if self.style == "color" and text else text
+
+
+def table_lines(table: Table, screen: Screen) -> Iterator[str]:
+    """The table without its notes; none of the lines is longer than the screen is wide, or ends in a blank."""
+    ready = _ready(table, screen)
+    if screen.width is None:
+        yield from _grid(ready, _natural_widths(ready), screen)
+        return
+    blocks = _blocks(ready, screen.width)
+    for rank in sorted({column.rank for column in ready.columns}, reverse=True):
+        shown = _up_to_rank(ready, rank)
+        widths = _fit_widths(shown, screen.width)
+        if widths is not None:
+            yield from _grid(shown, widths, screen)
+            dropped = [column.title for column in ready.columns if column.rank > rank]
+            yield from wrap(f"not shown at this width: {', '.join(dropped)}", screen.width) if dropped else ()
+            return
+        if len(blocks) == 1:
+            break
+    yield from _turned(ready, blocks, screen)
+
+
+def wrap(text: str, width: int | None, indent: str = "") -> list[str]:
+    """A text in lines of at most so many columns, broken between words; those after the first begin with the indent.
+    Blanks that the text begins with stand before each line."""
+    if width is None:
+        return [text]
+    lead = text[: len(text) - len(text.lstrip())]
+    lines, line, indent = [], lead, lead + indent
+    for word in text.split():
+        rest = word
+        while rest:
+            joined = f"{line} {rest}" if line.strip() else f"{line}{rest}"
+            if cell_len(joined) <= width:
+                line = joined
+                break
+            if line.strip():
+                lines.append(line)
+                line = indent
+                continue
+            head = _head(rest, max(1, width - len(line)))
+            lines.append(f"{line}{head}")
+            line, rest = indent, rest[len(head) :]
+    return [*lines, line] if line.strip() or not lines else lines
+
+
+def _head(word: str, width: int) -> str:
+    """As much of a word as so many columns hold; one sign at least."""
+    taken = 1
+    while taken < len(word) and cell_len(word[: taken + 1]) <= width:
+        taken += 1
+    return word[:taken]
+
+
+def _ready(table: Table, screen: Screen) -> Table:
+    """The table with its texts as they are drawn."""
+    columns = tuple(msgspec.structs.replace(column, title=screen.spelled(column.title)) for column in table.columns)
+    cross = f" {CROSS}" if screen.style == "plain" else ""
+    rows = tuple(
+        Row(
+            tuple(
+                screen.spelled(f"{cell}{cross}" if row.invalid and column.kind == "number" else cell)
+                for cell, column in zip(row.cells, columns, strict=True)
+            ),
+            row.invalid,
+        )
+        for row in table.rows
+    )
+    return Table(columns, rows)
+
+
+def _up_to_rank(table: Table, rank: int) -> Table:
+    keep = [i for i, column in enumerate(table.columns) if column.rank <= rank]
+    rows = (Row(tuple(row.cells[i] for i in keep), row.invalid) for row in table.rows)
+    return Table(tuple(table.columns[i] for i in keep), tuple(rows))
+
+
+def _cells_of(table: Table, number: int) -> list[str]:
+    return [row.cells[number] for row in table.rows]
+
+
+def _natural_widths(table: Table) -> list[int]:
+    """What each column takes when nothing is wrapped."""
+    return [
+        max(map(cell_len, (column.title, *_cells_of(table, i))), default=0) for i, column in enumerate(table.columns)
+    ]
+
+
+def _least_width(column: Column, cells: Sequence[str]) -> int:
+    """What a column takes at least: its longest heading word; its numbers, its short texts, the words of its prose."""
+    texts = (word for cell in cells for word in cell.split()) if column.kind == "prose" else iter(cells)
+    longest = max(map(cell_len, texts), default=0)
+    words = max(map(cell_len, column.title.split()), default=0)
+    return max(words, longest if column.kind == "number" else min(longest, LONGEST_TEXT))
+
+
+def _fit_widths(table: Table, width: int) -> list[int] | None:
+    """A width for each column so that all fit, the widest wishes first; None where they cannot."""
+    natural = _natural_widths(table)
+    widths = [_least_width(column, _cells_of(table, i)) for i, column in enumerate(table.columns)]
+    spare = width - sum(widths) - GAP * (len(widths) - 1)
+    if spare < 0:
+        return None
+    for _ in range(min(spare, sum(natural) - sum(widths))):
+        lacking = [wish - given for wish, given in zip(natural, widths, strict=True)]
+        widths[lacking.index(max(lacking))] += 1
+    return widths
+
+
+def _grid(table: Table, widths: Sequence[int], screen: Screen) -> Iterator[str]:
+    heads = [wrap(column.title, width) for column, width in zip(table.columns, widths, strict=True)]
+    tallest = max(map(len, heads), default=0)
+    heads = [["" for _ in range(tallest - len(lines))] + lines for lines in heads]
+    for line in zip(*heads, strict=True):
+        yield _line(line, table.columns, widths, screen, "bold")
+    for row in table.rows:
+        wrapped = [wrap(cell, width) for cell, width in zip(row.cells, widths, strict=True)]
+        for number in range(max(map(len, wrapped))):
+            line = tuple(lines[number] if number < len(lines) else "" for lines in wrapped)
+            yield _line(line, table.columns, widths, screen, "strike" if row.invalid else None)
+
+
+def _line(
+    cells: Sequence[str],
+    columns: Sequence[Column],
+    widths: Sequence[int],
+    screen: Screen,
+    style: Literal["bold", "strike"] | None,
+) -> str:
+    drawn = []
+    for cell, column, width in zip(cells, columns, widths, strict=True):
+        blank = " " * (width - cell_len(cell))
+        text = screen.styled(cell, style) if style else cell
+        drawn.append(f"{blank}{text}" if column.kind == "number" else f"{text}{blank}")
+    return (" " * GAP).join(drawn).rstrip()
+
+
+class _Block(Struct, frozen=True):
+    """Rows of a turned table that stand side by side."""
+
+    rows: tuple[Row, ...]
+    widths: tuple[int, ...]
+    """Of the headings, and of each row."""
+
+
+def _turned(table: Table, blocks: Sequence[_Block], screen: Screen) -> Iterator[str]:
+    """The table with rows and columns exchanged, an empty line between two blocks."""
+    for block in blocks:
+        if block is not blocks[0]:
+            yield ""
+        kind: Literal["text", "number"] = "text" if len(block.rows) == 1 else "number"
+        columns = (Column("", "text"), *(Column("", kind) for _ in block.rows))
+        for number, column in enumerate(table.columns):
+            texts = (column.title, *(row.cells[number] for row in block.rows))
+            wrapped = [wrap(text, width) for text, width in zip(texts, block.widths, strict=True)]
+            for at in range(max(map(len, wrapped))):
+                line = [lines[at] if at < len(lines) else "" for lines in wrapped]
+                yield _line(line, columns, block.widths, screen, None)
+
+
+def _label_width(table: Table, width: int) -> int:
+    """What the headings of a turned table take: they wrap where the numbers beside them need the room."""
+    titles = [column.title for column in table.columns]
+    longest_cell = max(_least_width(column, _cells_of(table, i)) for i, column in enumerate(table.columns))
+    longest_word = max((cell_len(word) for title in titles for word in title.split()), default=0)
+    return max(longest_word, min(width - GAP - longest_cell, max(map(cell_len, titles))))
+
+
+def _blocks(table: Table, width: int) -> list[_Block]:
+    """The rows in blocks, each of as many as there is room for."""
+    if not table.rows:
+        return []
+    label = _label_width(table, width)
+    room = max(width - label - GAP, 1)
+    blocks: list[_Block] = []
+    for row in table.rows:
+        wish = min(max(map(cell_len, row.cells)), room)
+        if blocks and sum(blocks[-1].widths) + GAP * len(blocks[-1].widths) + wish <= width:
+            blocks[-1] = _Block((*blocks[-1].rows, row), (*blocks[-1].widths, wish))
+        else:
+            blocks.append(_Block((row,), (label, wish)))
+    return blocks

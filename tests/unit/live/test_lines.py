@@ -1,0 +1,53 @@
+"""Progress without a terminal: what its line says, and that one comes however long nothing else happens."""
+
+import threading
+
+from loadgen.live.lines import ProgressLines, progress_lines
+from loadgen.live.sink import StageStart
+from tests.records import turn
+
+STAGE = StageStart(models=("m",), targets=("t",), level="c4", latency_origin="sent", count=12, duration_s=None)
+
+
+def test_a_line_says_what_is_played_and_how_far_it_is() -> None:
+    lines = ProgressLines(lambda _: None)
+    assert lines.line(1) == "1 min: starting: 0"
+    lines.start(STAGE)
+    lines.record(turn(0, phase="warmup"))
+    for record in (turn(0), turn(1), turn(2, outcome="timeout", detail="first token")):
+        lines.record(record)
+    assert lines.line(3) == "3 min: m, c4: 3 of 12, 1 failed"
+    lines.known("±12 %")
+    assert lines.line(4) == "4 min: m, c4: 3 of 12, 1 failed, ±12 %"
+
+
+def test_a_line_says_how_much_of_other_work_is_done() -> None:
+    lines = ProgressLines(lambda _: None)
+    lines.work("downloading m", 0.25)
+    assert lines.line(2) == "2 min: downloading m: 25%"
+    lines.begin("calibrating: streams", 3, None)
+    assert lines.line(5) == "5 min: calibrating: streams: 3"
+
+
+def test_notes_are_written_at_once() -> None:
+    written: list[str] = []
+    lines = ProgressLines(written.append)
+    lines.note("skipped m on t: gone")
+    lines.work("starting it", None)
+    assert written == ["skipped m on t: gone", "starting it"]
+
+
+def test_a_line_a_period_is_written_while_nothing_else_happens() -> None:
+    written: list[str] = []
+    two = threading.Event()
+
+    def write(line: str) -> None:
+        written.append(line)
+        if len(written) == 2:
+            two.set()
+
+    with progress_lines(write, period_s=0.001) as lines:
+        lines.begin("waiting", 0, 1)
+        assert two.wait(60)
+    assert [line.split(":")[0] for line in written[:2]] == ["1 min", "2 min"]
+    assert threading.active_count() == threading.active_count()
