@@ -7,7 +7,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from loadgen.wire.client import Client
-from loadgen.wire.exchange import Ask, Exchange, Failure
+from loadgen.wire.exchange import ChatRequest, Exchange, Failure
 from tests.virtual import VirtualClock
 
 MS: Final = 1_000_000
@@ -52,7 +52,7 @@ class ScriptedClient(Client):
 
     def __init__(self, answer: Callable[[dict[str, Any], int], Answer]) -> None:
         super().__init__()
-        self.asks: list[Ask] = []
+        self.requests: list[ChatRequest] = []
         self.sent_at_ns: list[int] = []
         self._answer = answer
         self._in_flight = 0
@@ -60,7 +60,7 @@ class ScriptedClient(Client):
     @property
     def bodies(self) -> list[dict[str, Any]]:
         """The chats so far."""
-        return [json.loads(ask.body) for ask in self.asks]
+        return [json.loads(request.body) for request in self.requests]
 
     async def __aenter__(self) -> Client:
         return self
@@ -75,12 +75,12 @@ class ScriptedClient(Client):
     async def open_connections(self, url: str, count: int, headers: dict[str, str]) -> None:
         pass
 
-    async def send(self, ask: Ask, dispatched_ns: int) -> Exchange:
-        exchange, answer = Exchange(ask, dispatched_ns), self._answer(json.loads(ask.body), len(self.asks))
-        self.asks.append(ask)
+    async def send(self, request: ChatRequest, dispatched_ns: int) -> Exchange:
+        exchange, answer = Exchange(request, dispatched_ns), self._answer(json.loads(request.body), len(self.requests))
+        self.requests.append(request)
         self.sent_at_ns.append(CLOCK.now_ns())
         self._in_flight += 1
-        until_ns = dispatched_ns + ask.deadlines.request_ns
+        until_ns = dispatched_ns + request.deadlines.request_ns
         try:
             await self._play(exchange, answer, until_ns)
         finally:

@@ -30,7 +30,7 @@ from loadgen.store.manifest import ModelCard
 from loadgen.store.run_folder import RequestLog
 from loadgen.targets.served import Served
 from loadgen.wire.client import Client
-from loadgen.wire.exchange import Ask, Exchange
+from loadgen.wire.exchange import ChatRequest, Exchange
 
 PROMPT: Final = Prompt("calibrate", "Say what you always say.")
 BUSY_S: Final = 0.5
@@ -71,8 +71,8 @@ class ExchangeRecorder(Client):
         super().__init__()
         self.exchanges: dict[int, Exchange] = {}  # by when it was dispatched, as a record has it too
 
-    async def send(self, ask: Ask, dispatched_ns: int) -> Exchange:
-        exchange = self.exchanges[dispatched_ns] = await super().send(ask, dispatched_ns)
+    async def send(self, request: ChatRequest, dispatched_ns: int) -> Exchange:
+        exchange = self.exchanges[dispatched_ns] = await super().send(request, dispatched_ns)
         return exchange
 
 

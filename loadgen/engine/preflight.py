@@ -13,7 +13,7 @@ from loadgen.record import JsonObject, Reply
 from loadgen.targets.adapter.in_process import question_of
 from loadgen.targets.extra_chats import PING, TEST_CHAT, TEST_TOKENS
 from loadgen.targets.openai import models_of
-from loadgen.targets.request import ask_of, body_of
+from loadgen.targets.request import body_of, chat_request_of
 from loadgen.targets.served import Served
 from loadgen.wire.exchange import Deadlines
 from loadgen.wire.refusal import OTHER_LIMIT, REFUSED, mentions, named_keys
@@ -114,7 +114,7 @@ async def _chat(context: RunContext, index: int, served: Served, text: str, toke
     now = context.clock.now_ns()
     if served.adapter is not None:
         return _ChatResult(await served.adapter.send(question_of(body, deadlines), now, epoch_ns=now, keep_text=True))
-    exchange = await context.client.send(ask_of(served, body, deadlines), now)
+    exchange = await context.client.send(chat_request_of(served, body, deadlines), now)
     reply = read_reply(exchange, epoch_ns=now, wall_offset_ns=0, keep_text=True)[0]
     return _ChatResult(reply, exchange.body() if reply.status in REFUSED else b"")
 

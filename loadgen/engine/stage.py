@@ -22,11 +22,11 @@ from loadgen.store.run_folder import folder_errors_alone
 from loadgen.targets.adapter.in_process import Question, question_of
 from loadgen.targets.probe.answers import AnswerSampler, StreamAnswers
 from loadgen.targets.registry import target_name
-from loadgen.targets.request import ask_of, body_of, deadlines_of
+from loadgen.targets.request import body_of, chat_request_of, deadlines_of
 from loadgen.targets.served import Served
 from loadgen.telemetry.observer import Observer
 from loadgen.wire.client import Client
-from loadgen.wire.exchange import Ask
+from loadgen.wire.exchange import ChatRequest
 from loadgen.wire.reply import read_reply
 
 OPEN_LOOP_CONNECTIONS = 8
@@ -258,16 +258,16 @@ def start_of(plan: Plan, stage: Stage) -> StageStart:
     )
 
 
-def _requests_of(plan: Plan, stage: Stage, served: dict[int, Served]) -> dict[tuple[int, int], Ask | Question]:
+def _requests_of(plan: Plan, stage: Stage, served: dict[int, Served]) -> dict[tuple[int, int], ChatRequest | Question]:
     """The requests of a stage by (model, prompt), ready to be sent: nothing of them is made while others are timed."""
     # The requests of one prompt are equal byte for byte: a body is encoded once, however many of them there are.
     deadlines = deadlines_of(plan.scenario.timeouts)
-    requests: dict[tuple[int, int], Ask | Question] = {}
+    requests: dict[tuple[int, int], ChatRequest | Question] = {}
     for model in stage.models:
         for prompt in range(stage.prompts):
             body = body_of(plan, Planned(model=model, index=0, prompt=prompt), served[model])
             is_adapter = served[model].adapter is not None
             requests[model, prompt] = (
-                question_of(body, deadlines) if is_adapter else ask_of(served[model], body, deadlines)
+                question_of(body, deadlines) if is_adapter else chat_request_of(served[model], body, deadlines)
             )
     return requests

@@ -7,15 +7,15 @@ from loadgen.plan.prompts import messages
 from loadgen.record import JsonObject
 from loadgen.scenario import TOKEN_LIMITS, Timeouts
 from loadgen.targets.served import Served
-from loadgen.wire.exchange import Ask, Deadlines
+from loadgen.wire.exchange import ChatRequest, Deadlines
 
 
-def ask_of(served: Served, body: JsonObject, deadlines: Deadlines) -> Ask:
+def chat_request_of(served: Served, body: JsonObject, deadlines: Deadlines) -> ChatRequest:
     """A body as `body_of` makes it for a model that is being served, ready to send."""
     streams = bool(body.get("stream", False))
     if not streams:  # an answer that comes whole has no tokens to wait for
         deadlines = msgspec.structs.replace(deadlines, first_token_ns=None, next_token_ns=None)
-    return Ask(
+    return ChatRequest(
         url=f"{served.base_url}/chat/completions",
         body=msgspec.json.encode(body),
         headers=served.headers,

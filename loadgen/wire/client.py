@@ -20,7 +20,7 @@ from loadgen.redact import redact_keys
 from loadgen.wire.deadlines import Watchdog
 from loadgen.wire.direct_request import Answer, DirectRequest, Redirected, RequestRefused
 from loadgen.wire.direct_response import DirectHandler
-from loadgen.wire.exchange import Ask, Exchange, Failure, media_type
+from loadgen.wire.exchange import ChatRequest, Exchange, Failure, media_type
 from loadgen.wire.receiver import Receiver, receives
 from loadgen.wire.stamps import (
     CURRENT,
@@ -111,9 +111,9 @@ class Client:
 
         await asyncio.gather(*(touch() for _ in range(count)))
 
-    async def send(self, ask: Ask, dispatched_ns: int) -> Exchange:
+    async def send(self, request: ChatRequest, dispatched_ns: int) -> Exchange:
         """Send one request and wait for its end, whatever that is. Never raises for what a server does."""
-        exchange = Exchange(ask, dispatched_ns)
+        exchange = Exchange(request, dispatched_ns)
         exchange.task = asyncio.current_task()
         self.last_sent_ns = dispatched_ns
         self._watchdog.watch(exchange)
@@ -158,12 +158,12 @@ class Client:
                 exchange.failure = failure_of(error, exchange.response.status)
 
     async def _exchange(self, exchange: Exchange, session: aiohttp.ClientSession) -> None:
-        ask = exchange.ask
-        accept = "text/event-stream" if ask.streams else "application/json"
-        headers = {"Content-Type": "application/json", "Accept": accept, **ask.headers}
+        request = exchange.request
+        accept = "text/event-stream" if request.streams else "application/json"
+        headers = {"Content-Type": "application/json", "Accept": accept, **request.headers}
         if session is self._sessions[0] and await self._exchange_directly(exchange, headers):
             return
-        async with await _post(session, ask, headers) as answer:
+        async with await _post(session, request, headers) as answer:
             response = exchange.response
             response.status = answer.status
             response.content_type = answer.content_type
@@ -177,14 +177,14 @@ class Client:
     async def _exchange_directly(self, exchange: Exchange, headers: dict[str, str]) -> bool:
         """Exchange without aiohttp's client; says whether that could be done."""
         all_headers = (*self._headers.items(), *headers.items())
-        url: str | None = exchange.ask.url
+        url: str | None = exchange.request.url
         for _ in range(REDIRECTS):
             request = self._direct_request(url) if url is not None else None
             head = request.head(all_headers) if request is not None else None
             if request is None or head is None:
                 return False
             try:
-                connection, answer = await request.send(head, exchange.ask.body, exchange.response.begin_raw_body)
+                connection, answer = await request.send(head, exchange.request.body, exchange.response.begin_raw_body)
             except Redirected as redirect:
                 url = redirect.url
                 continue
@@ -235,10 +235,12 @@ class Client:
             exchange.stamps.record_read(content.total_bytes, now_ns(), 0)
 
 
-async def _post(session: aiohttp.ClientSession, ask: Ask, headers: dict[str, str]) -> aiohttp.ClientResponse:
+async def _post(
+    session: aiohttp.ClientSession, request: ChatRequest, headers: dict[str, str]
+) -> aiohttp.ClientResponse:
     """The answer to a request, as soon as its head has come. Raises RequestRefused, and aiohttp's errors."""
     try:
-        return await session.post(ask.url, data=ask.body, headers=headers)
+        return await session.post(request.url, data=request.body, headers=headers)
     except aiohttp.ClientError:
         raise  # some are ValueErrors as well
     except ValueError as error:

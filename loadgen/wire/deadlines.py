@@ -95,7 +95,7 @@ def is_unremarkable(exchange: Exchange, now: int) -> bool:
     if next_due_ns(exchange) <= now:
         return False
     progress, stamps = exchange.progress, exchange.stamps
-    if exchange.ask.deadlines.next_token_ns is not None and progress.last_token_ns is None:
+    if exchange.request.deadlines.next_token_ns is not None and progress.last_token_ns is None:
         return False  # when the first token came has to be decoded
     last_read_ns = stamps.last_read_ns
     return last_read_ns is None or now - last_read_ns < LINGER_NS or progress.silence_checked_at == stamps.reads_so_far
@@ -103,7 +103,7 @@ def is_unremarkable(exchange: Exchange, now: int) -> bool:
 
 def next_due_ns(exchange: Exchange) -> int:
     """The first deadline of an exchange, given what is known to have arrived so far."""
-    limits, start = exchange.ask.deadlines, exchange.dispatched_ns
+    limits, start = exchange.request.deadlines, exchange.dispatched_ns
     due_ns, last_token_ns = start + limits.request_ns, exchange.progress.last_token_ns
     if limits.headers_ns is not None and exchange.response.status is None:
         due_ns = min(due_ns, start + limits.headers_ns)
@@ -116,7 +116,7 @@ def next_due_ns(exchange: Exchange) -> int:
 
 def due_times(exchange: Exchange) -> list[tuple[int, str]]:
     """When each deadline of an exchange passes, given what is known to have arrived so far: (ns, what is late)."""
-    limits, start = exchange.ask.deadlines, exchange.dispatched_ns
+    limits, start = exchange.request.deadlines, exchange.dispatched_ns
     last_token_ns = exchange.progress.last_token_ns
     if exchange.response.status is None:
         stage = "headers"
@@ -144,7 +144,7 @@ def overdue(exchange: Exchange, now: int) -> tuple[Outcome, str] | None:
     last_read_ns = exchange.stamps.last_read_ns
     late = [waited_for for due, waited_for in due_times(exchange) if due <= now]
     silent = last_read_ns is not None and now - last_read_ns >= LINGER_NS
-    if not late and not silent and exchange.ask.deadlines.next_token_ns is None:
+    if not late and not silent and exchange.request.deadlines.next_token_ns is None:
         return None
     if silent and response.status is not None and response.status >= 400:
         return "http_error", "the server left its error unfinished"

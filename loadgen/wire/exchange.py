@@ -1,8 +1,8 @@
 """One request on its way: what was asked, what has arrived of the answer, and why it ended. Knows no session.
 
-An `Exchange` has three parts. `ask` is what the caller wants, and never changes. `response` is what has arrived, and is
-written by whoever reads the connection. `progress` is what the watchdog has decoded of a stream that is still coming;
-a stream that nobody worries about never has any, and is decoded once, when it has ended.
+An `Exchange` has three parts. `request` is what the caller wants, and never changes. `response` is what has arrived,
+and is written by whoever reads the connection. `progress` is what the watchdog has decoded of a stream that is still
+coming; a stream that nobody worries about never has any, and is decoded once, when it has ended.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ class Deadlines(Struct, frozen=True):
     """From a token to the next."""
 
 
-class Ask(Struct, frozen=True):
+class ChatRequest(Struct, frozen=True):
     """One request, ready to send."""
 
     url: str
@@ -151,10 +151,10 @@ class DecodingProgress:
 class Exchange:
     """One request and all that came back. Written by the client; read when `ended_ns` is set."""
 
-    __slots__ = ("_body", "ask", "dispatched_ns", "ended_ns", "failure", "progress", "response", "stamps", "task")
+    __slots__ = ("_body", "dispatched_ns", "ended_ns", "failure", "progress", "request", "response", "stamps", "task")
 
-    def __init__(self, ask: Ask, dispatched_ns: int) -> None:
-        self.ask = ask
+    def __init__(self, request: ChatRequest, dispatched_ns: int) -> None:
+        self.request = request
         self.dispatched_ns = dispatched_ns
         self.stamps = ReadStamps()
         self.response = Response(self.stamps)
@@ -168,7 +168,7 @@ class Exchange:
         """All of the body that has arrived. A key of ours that the server repeats is blotted out, byte for byte."""
         if self._body is None:
             body = b"".join(self.response.pieces())
-            secret = secret_of(self.ask.headers)
+            secret = secret_of(self.request.headers)
             if secret:
                 body = body.replace(secret, b"*" * len(secret))
             if self.ended_ns is None:
@@ -185,7 +185,7 @@ class Exchange:
         return self.progress.update(self.response).result()  # most of it has been decoded already
 
     def _repeats_the_key(self) -> bool:
-        secret = secret_of(self.ask.headers)
+        secret = secret_of(self.request.headers)
         return bool(secret) and secret in b"".join(self.response.pieces())
 
     def give_up(self, outcome: Outcome, detail: str) -> None:

@@ -111,7 +111,7 @@ def read_reply(
     body = exchange.body()
     sending = exchange.stamps
     arrivals = ArrivalTimes(sending.columns, epoch_ns, wall_offset_ns)
-    answer = _streamed(exchange, body, arrivals) if exchange.ask.streams else _whole(exchange, body)
+    answer = _streamed(exchange, body, arrivals) if exchange.request.streams else _whole(exchange, body)
 
     def on_run(moment_ns: int | None) -> int | None:
         return None if moment_ns is None else moment_ns - epoch_ns

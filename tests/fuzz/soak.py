@@ -20,7 +20,7 @@ from loadgen.mock import Every, Exponential, Fault, FixedTime, MockProcess, Scri
 from loadgen.mock.truth import Truth
 from loadgen.record import Outcome, Reply
 from loadgen.wire.client import Client
-from loadgen.wire.exchange import Ask, Deadlines
+from loadgen.wire.exchange import ChatRequest, Deadlines
 from loadgen.wire.reply import read_reply
 
 TOKENS: Final = 100
@@ -130,8 +130,8 @@ async def _stream(url: str, events: int) -> Soaked:
 
 async def _asked(client: Client, url: str) -> Reply:
     body = b'{"model":"mock","stream":true,"messages":[{"role":"user","content":"a"}]}'
-    ask = Ask(f"{url}/chat/completions", body, {}, Deadlines(request_ns=60_000_000_000))
-    exchange = await client.send(ask, now_ns())
+    request = ChatRequest(f"{url}/chat/completions", body, {}, Deadlines(request_ns=60_000_000_000))
+    exchange = await client.send(request, now_ns())
     return read_reply(exchange, epoch_ns=0, wall_offset_ns=wall_offset_ns())[0]
 
 

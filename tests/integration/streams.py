@@ -16,7 +16,7 @@ from msgspec import Struct
 from loadgen.clock import now_ns, wall_offset_ns
 from loadgen.record import Outcome, Reply
 from loadgen.wire.client import Client
-from loadgen.wire.exchange import Ask, Deadlines, Exchange
+from loadgen.wire.exchange import ChatRequest, Deadlines, Exchange
 from loadgen.wire.reply import read_reply
 from tests.integration.server import LAST_CHUNK, chunk
 
@@ -214,7 +214,7 @@ async def playing() -> AsyncIterator[tuple[Player, Client]]:
 
 
 async def exchanged(client: Client, url: str, deadlines: Deadlines = PATIENT) -> Exchange:
-    return await client.send(Ask(f"{url}/chat/completions", b'{"stream":true}', {}, deadlines), now_ns())
+    return await client.send(ChatRequest(f"{url}/chat/completions", b'{"stream":true}', {}, deadlines), now_ns())
 
 
 async def ask(client: Client, url: str, deadlines: Deadlines = PATIENT) -> Reply:

@@ -74,7 +74,7 @@ class AnswerSampler:
     def take(self, model: int, exchange: Exchange, reply: Reply) -> None:
         """Hold on to a reply and its body, if it is one of the model's first that tell something."""
         held = self._held.setdefault(model, [])
-        if len(held) >= SAMPLED_ANSWERS or not exchange.ask.streams or reply.outcome not in ORDERLY:
+        if len(held) >= SAMPLED_ANSWERS or not exchange.request.streams or reply.outcome not in ORDERLY:
             return
         body = exchange.body()
         if len(body) <= MAX_BODY_BYTES:

@@ -22,11 +22,11 @@ from loadgen.store.manifest import Probe
 from loadgen.targets.probe import findings as judge
 from loadgen.targets.probe.findings import ProbeAnswer, with_streams
 from loadgen.targets.probe.traits import traits_of
-from loadgen.targets.request import ask_of, body_of
+from loadgen.targets.request import body_of, chat_request_of
 from loadgen.targets.served import Served
 from loadgen.wire.chat_stream import Decoder, decode
 from loadgen.wire.client import Client, describe
-from loadgen.wire.exchange import Ask, Deadlines
+from loadgen.wire.exchange import ChatRequest, Deadlines
 from loadgen.wire.reply import read_reply
 
 BUDGET_S: Final = 20.0
@@ -333,11 +333,11 @@ class _LongStream:
 @contextlib.asynccontextmanager
 async def _long_stream(asker: Asker, session: aiohttp.ClientSession, tokens: int) -> AsyncIterator[_LongStream]:
     """A long stream whose first tokens have been read; it is closed as the context ends."""
-    ask = _ask(asker, PLAIN, tokens, {})
-    headers = {"Content-Type": "application/json", "Accept": "text/event-stream", **ask.headers}
+    request = _request_of(asker, PLAIN, tokens, {})
+    headers = {"Content-Type": "application/json", "Accept": "text/event-stream", **request.headers}
     response = None
     with contextlib.suppress(aiohttp.ClientError, OSError):
-        response = await session.post(ask.url, data=ask.body, headers=headers)
+        response = await session.post(request.url, data=request.body, headers=headers)
     long = _LongStream(response)
     try:
         await long.begin()
@@ -360,7 +360,7 @@ async def _busy(
     return None
 
 
-def _ask(asker: Asker, text: str, tokens: int, more: JsonObject) -> Ask:
+def _request_of(asker: Asker, text: str, tokens: int, more: JsonObject) -> ChatRequest:
     """A chat of the probe's own: streamed, greedy, and with nothing of the scenario's sampling but its extra keys."""
     own: JsonObject = {
         "messages": [{"role": "user", "content": text}],
@@ -371,7 +371,7 @@ def _ask(asker: Asker, text: str, tokens: int, more: JsonObject) -> Ask:
         **dict.fromkeys(("stop", "seed", "top_p")),
     }
     body = body_of(asker.plan, Planned(model=asker.index, index=0, prompt=0), asker.served, own | more)
-    return ask_of(asker.served, body, Deadlines(request_ns=max(100_000_000, asker.left_ns())))
+    return chat_request_of(asker.served, body, Deadlines(request_ns=max(100_000_000, asker.left_ns())))
 
 
 def _is_sent(asker: Asker, key: str) -> bool:
@@ -386,7 +386,7 @@ async def _chat(asker: Asker, text: str, tokens: int, **more: Any) -> ProbeAnswe
     if asker.stop_requested():
         raise _Abandoned
     now = asker.clock.now_ns()
-    exchange = await asker.client.send(_ask(asker, text, tokens, more), now)
+    exchange = await asker.client.send(_request_of(asker, text, tokens, more), now)
     reply, _ = read_reply(exchange, epoch_ns=0, wall_offset_ns=wall_offset_ns(), keep_text=True)
     if reply.outcome == "cancelled":
         raise _Abandoned

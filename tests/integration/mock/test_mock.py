@@ -23,7 +23,7 @@ from loadgen.mock import Account, FixedTime, Freeze, MockProcess, Script, Server
 from loadgen.record import Reply
 from loadgen.wire.chat_stream import decode
 from loadgen.wire.client import Client
-from loadgen.wire.exchange import Ask, Deadlines
+from loadgen.wire.exchange import ChatRequest, Deadlines
 from loadgen.wire.reply import read_reply
 
 MS = 1_000_000
@@ -95,7 +95,7 @@ def request(body: bytes, headers: str = "") -> bytes:
 
 
 async def ask(client: Client, url: str, deadlines: Deadlines = PATIENT, **changes: Any) -> Reply:
-    asked = Ask(f"{url}/chat/completions", chat(**changes), {}, deadlines)
+    asked = ChatRequest(f"{url}/chat/completions", chat(**changes), {}, deadlines)
     exchange = await client.send(asked, now_ns())
     return read_reply(exchange, epoch_ns=0, wall_offset_ns=wall_offset_ns(), keep_text=True)[0]
 

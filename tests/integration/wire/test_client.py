@@ -15,7 +15,7 @@ from msgspec import UNSET
 from loadgen.clock import now_ns, wall_offset_ns
 from loadgen.record import Outcome, Reply
 from loadgen.wire.client import Client
-from loadgen.wire.exchange import Ask, Deadlines
+from loadgen.wire.exchange import ChatRequest, Deadlines
 from loadgen.wire.reply import read_reply
 from tests.integration.server import (
     BEGIN,
@@ -53,7 +53,7 @@ PAUSE = Wait(0.08)
 
 async def ask(client: Client, url: str, deadlines: Deadlines = PATIENT) -> Reply:
     """One chat; stamps are on the machine's clock."""
-    exchange = await client.send(Ask(f"{url}/chat/completions", b"{}", {}, deadlines), now_ns())
+    exchange = await client.send(ChatRequest(f"{url}/chat/completions", b"{}", {}, deadlines), now_ns())
     return read_reply(exchange, epoch_ns=0, wall_offset_ns=wall_offset_ns(), keep_text=True)[0]
 
 
@@ -648,7 +648,7 @@ def test_after_a_redirect_the_stamps_are_those_of_the_answer_that_counts() -> No
 async def test_headers_of_the_ask_and_of_the_client_are_sent() -> None:
     with Server(streamed("a")) as server:
         async with Client(headers={"X-Client": "c"}) as client:
-            asked = Ask(f"{server.url}/chat/completions", b'{"a": 1}', {"Authorization": "Bearer k"}, PATIENT)
+            asked = ChatRequest(f"{server.url}/chat/completions", b'{"a": 1}', {"Authorization": "Bearer k"}, PATIENT)
             await client.send(asked, now_ns())
     request = server.chats[0]
     assert (request.headers["authorization"], request.headers["x-client"]) == ("Bearer k", "c")

@@ -14,7 +14,7 @@ from loadgen.clock import now_ns, wall_offset_ns
 from loadgen.record import Reply
 from loadgen.wire.chunked import Dechunker
 from loadgen.wire.client import Client
-from loadgen.wire.exchange import Ask, Deadlines, Exchange
+from loadgen.wire.exchange import ChatRequest, Deadlines, Exchange
 from loadgen.wire.receiver import RawBody
 from loadgen.wire.reply import read_reply
 from tests.integration.server import (
@@ -52,7 +52,7 @@ pytestmark = [
 
 
 async def ask(client: Client, url: str, deadlines: Deadlines = PATIENT) -> Exchange:
-    return await client.send(Ask(f"{url}/chat/completions", b"{}", {}, deadlines), now_ns())
+    return await client.send(ChatRequest(f"{url}/chat/completions", b"{}", {}, deadlines), now_ns())
 
 
 def reply_of(exchange: Exchange) -> Reply:
@@ -377,7 +377,9 @@ async def test_the_short_way_and_aiohttps_client_send_the_same_request(monkeypat
     async def served() -> Served:
         with Server(streamed("a")) as server:
             async with Client(headers={"X-Client": "é"}) as client:
-                asked = Ask(f"{server.url}/chat/completions?a=b%20c", b'{"a": 1}', {"Authorization": "k"}, PATIENT)
+                asked = ChatRequest(
+                    f"{server.url}/chat/completions?a=b%20c", b'{"a": 1}', {"Authorization": "k"}, PATIENT
+                )
                 assert reply_of(await client.send(asked, now_ns())).outcome == "ok"
         return server.chats[0]
 
@@ -405,7 +407,7 @@ async def test_a_request_out_of_the_ordinary_is_aiohttps(url: str, headers: dict
     with Server(streamed("a")) as server:
         async with Client() as client:
             address = url.format(f"127.0.0.1:{server.port}")
-            exchange = await client.send(Ask(address, b"{}", headers, PATIENT), now_ns())
+            exchange = await client.send(ChatRequest(address, b"{}", headers, PATIENT), now_ns())
     assert reply_of(exchange).outcome == "ok"
     assert not is_taken(exchange)
 
@@ -414,7 +416,7 @@ async def test_a_request_out_of_the_ordinary_is_aiohttps(url: str, headers: dict
 async def test_a_header_with_a_line_end_is_never_sent(value: str) -> None:
     with Server(streamed("a")) as server:
         async with Client() as client:
-            exchange = await client.send(Ask(f"{server.url}/x", b"{}", {"X-A": value}, PATIENT), now_ns())
+            exchange = await client.send(ChatRequest(f"{server.url}/x", b"{}", {"X-A": value}, PATIENT), now_ns())
             assert await eventually(lambda: server.connections == 1)  # aiohttp connects before it looks
     assert reply_of(exchange).outcome == "malformed"
     assert server.chats == []
@@ -428,7 +430,7 @@ async def test_a_redirect_to_another_server_goes_without_the_key() -> None:
 
         with Server(choose) as server:
             async with Client() as client:
-                asked = Ask(f"{server.url}/x", b"{}", {"Authorization": "Bearer k"}, PATIENT)
+                asked = ChatRequest(f"{server.url}/x", b"{}", {"Authorization": "Bearer k"}, PATIENT)
                 exchange = await client.send(asked, now_ns())
     assert reply_of(exchange).outcome == "ok"
     assert "authorization" not in other.chats[0].headers

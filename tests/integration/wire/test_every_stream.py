@@ -13,7 +13,7 @@ import pytest
 from loadgen.clock import now_ns
 from loadgen.record import Reply
 from loadgen.wire.client import Client
-from loadgen.wire.exchange import Ask, Deadlines
+from loadgen.wire.exchange import ChatRequest, Deadlines
 from loadgen.wire.reply import read_reply
 from tests.integration.server import COMMENT, Hang, Script, Send, Served, Server, chunk, every, head, streamed, token
 from tests.integration.server import whole as whole_answer
@@ -150,7 +150,7 @@ def redirecting(status: str, *ways: str, then: Script = AB) -> Callable[[Served]
 async def ask_with_a_key(url: str) -> Reply:
     async with Client() as client:
         headers = {"Authorization": "Bearer secret"}
-        exchange = await client.send(Ask(f"{url}/chat/completions", b'{"a":1}', headers, PATIENT), now_ns())
+        exchange = await client.send(ChatRequest(f"{url}/chat/completions", b'{"a":1}', headers, PATIENT), now_ns())
     return read_reply(exchange, epoch_ns=0, wall_offset_ns=0, keep_text=True)[0]
 
 

@@ -16,7 +16,7 @@ from aiohttp.client_proto import ResponseHandler
 from loadgen.clock import now_ns, wall_offset_ns
 from loadgen.record import Reply
 from loadgen.wire.client import Client
-from loadgen.wire.exchange import Ask, Deadlines, Exchange
+from loadgen.wire.exchange import ChatRequest, Deadlines, Exchange
 from loadgen.wire.receiver import READ_BYTES
 from loadgen.wire.reply import read_reply
 from loadgen.wire.stamps import CURRENT, ReadStamps, StampedHandler, StampedSocket, connector
@@ -47,7 +47,7 @@ pytestmark = pytest.mark.asyncio
 
 
 async def exchange_with(client: Client, url: str) -> Exchange:
-    return await client.send(Ask(f"{url}/chat/completions", b"{}", {}, PATIENT), now_ns())
+    return await client.send(ChatRequest(f"{url}/chat/completions", b"{}", {}, PATIENT), now_ns())
 
 
 def reply_of(exchange: Exchange) -> Reply:

@@ -14,7 +14,7 @@ from loadgen.report.files import write_reports
 from loadgen.scenario import Closed, Model, Sampling, Scenario
 from loadgen.scenario.file import LoadedScenario
 from loadgen.wire.client import Client
-from loadgen.wire.exchange import Ask, Deadlines
+from loadgen.wire.exchange import ChatRequest, Deadlines
 from loadgen.wire.reply import read_reply
 from tests.integration.server import Fin, Hang, Rst, Script, Send, Served, Server, Wait, head, streamed, whole
 
@@ -31,7 +31,7 @@ def completion(text: str = "Hello.", **changes: Any) -> bytes:
 def answer(script: Script, deadlines: Deadlines = PATIENT) -> tuple[Reply, Served]:
     async def main(url: str) -> Reply:
         async with Client() as client:
-            asked = Ask(f"{url}/chat/completions", b"{}", {}, deadlines, streams=False)
+            asked = ChatRequest(f"{url}/chat/completions", b"{}", {}, deadlines, streams=False)
             exchange = await client.send(asked, now_ns())
             return read_reply(exchange, epoch_ns=0, wall_offset_ns=wall_offset_ns(), keep_text=True)[0]
 

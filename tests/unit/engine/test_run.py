@@ -16,7 +16,7 @@ from loadgen.scenario import Closed, Constant, Load, Model, Retries, Scenario
 from loadgen.scenario.file import LoadedScenario
 from loadgen.store.run_folder import Run, read
 from loadgen.wire.client import Client
-from loadgen.wire.exchange import Ask, Exchange
+from loadgen.wire.exchange import ChatRequest, Exchange
 from tests.virtual import START_NS, VirtualClock, run
 
 MS = 1_000_000
@@ -49,8 +49,8 @@ class VirtualClient(Client):
     async def open_connections(self, url: str, count: int, headers: dict[str, str]) -> None:
         pass
 
-    async def send(self, ask: Ask, dispatched_ns: int) -> Exchange:
-        exchange, model = Exchange(ask, dispatched_ns), json.loads(ask.body)["model"]
+    async def send(self, request: ChatRequest, dispatched_ns: int) -> Exchange:
+        exchange, model = Exchange(request, dispatched_ns), json.loads(request.body)["model"]
         number = sum(name == model for name, _ in self.sent)
         self.sent.append((model, CLOCK.now_ns() - START_NS))
         self._in_flight += 1

@@ -31,7 +31,7 @@ from loadgen.targets.probe.probe import STREAMS
 from loadgen.targets.probe.traits import Traits, traits_of
 from loadgen.targets.served import Served
 from loadgen.wire.chat_stream import decode
-from loadgen.wire.exchange import Ask, Deadlines, Exchange
+from loadgen.wire.exchange import ChatRequest, Deadlines, Exchange
 from tests.integration.server import COMMENT, DONE, FINISH, ROLE, event, token
 from tests.records import MS, manifest, run_of, turn
 
@@ -154,7 +154,7 @@ def test_of_answers_that_failed_nothing_is_told() -> None:
 
 def exchange_of(body: bytes, *, streams: bool = True) -> Exchange:
     """One that has ended with this body."""
-    exchange = Exchange(Ask("http://127.0.0.1/", b"{}", {}, Deadlines(request_ns=1), streams), 0)
+    exchange = Exchange(ChatRequest("http://127.0.0.1/", b"{}", {}, Deadlines(request_ns=1), streams), 0)
     exchange.response.status, exchange.ended_ns = 200, 1
     exchange.response.append(body)
     return exchange
