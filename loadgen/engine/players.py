@@ -114,12 +114,16 @@ class ClosedLoop:
         self._held_back: list[Planned] = []
         """Taken by a user whom the rate limit then kept waiting until the end."""
         self._backoff = ConnectBackoff()
+        self._done = StopSignal()
+        """No user takes another request: those who only wait for their turn go home, and the stage ends with its last
+        answer."""
 
     async def play(self) -> None:
         stage, runner = self._stage, self._runner
-        async with asyncio.TaskGroup() as group:
-            for offset_ns in [0] if stage.ramp_in_ns is None else stage.ramp_in_ns:
-                group.create_task(self._play_user(self._start_ns + int(offset_ns)))
+        with runner.stop.calling(lambda _: self._done.drain()):
+            async with asyncio.TaskGroup() as group:
+                for offset_ns in [0] if stage.ramp_in_ns is None else stage.ramp_in_ns:
+                    group.create_task(self._play_user(self._start_ns + int(offset_ns)))
         # Where time or the stop rule ends the stage, what would have been sent next was never promised.
         if stage.promised and stage.count is not None and not runner.stop.rule_met:
             reply = server_gone() if self._backoff.server_gone else cancelled()
@@ -128,23 +132,42 @@ class ClosedLoop:
 
     async def _play_user(self, ready_ns: int) -> None:
         stage, runner, clock = self._stage, self._runner, self._runner.clock
-        while True:
-            await runner.stop.sleep_until_ns(clock, ready_ns)
+        signal = self._done
+        # Who would ask after the stage's time does not wait for it to pass.
+        while self._until_ns is None or ready_ns < self._until_ns:
+            await signal.sleep_until_ns(clock, ready_ns)
             if self._is_closed() or (stage.count is not None and self._taken >= stage.count):
+                self._done.drain()
                 return
             # Nothing is awaited between the look and the taking: two users cannot take the same request.
             planned = stage.request(self._taken)
             self._taken += 1
+            if self._taken == stage.count:
+                self._done.drain()
             # Taken first and held back then, so that the order of requests is the plan's with a rate limit too.
             if self._rate_limit is not None:
-                await runner.stop.unless_requested(self._rate_limit.acquire())  # type: ignore[no-untyped-call]
+                in_time = await self._wait_for_rate_limit(self._rate_limit)
                 ready_ns = clock.now_ns()  # the limit is part of the plan: its wait is nobody's lateness
-                if self._is_closed():
+                if not in_time or self._is_closed():
                     self._held_back.append(planned)
                     return
             reply = await runner.play(planned, "measured", ready_ns)
             # From the answer's end, and not from now: that we notice it late is lateness of ours, and is reported so.
-            ready_ns = runner.ended_ns(reply) + planned.think_ns + self._backoff.pause_ns(reply, clock.now_ns())
+            pause_ns = self._backoff.pause_ns(reply, clock.now_ns())
+            think_ns = 0 if self._backoff.server_gone else planned.think_ns  # there is no next question to think of
+            ready_ns = runner.ended_ns(reply) + think_ns + pause_ns
+            signal = self._done if think_ns else runner.stop  # a pause alone is short, and a server's last chance
+
+    async def _wait_for_rate_limit(self, limit: Throttler) -> bool:
+        """Until the limit lets a request through, or an end is asked for; False once the stage's time is over."""
+        acquired = self._runner.stop.unless_requested(limit.acquire())  # type: ignore[no-untyped-call]
+        left_s = None if self._until_ns is None else (self._until_ns - self._runner.clock.now_ns()) / 1e9
+        try:
+            async with asyncio.timeout(left_s):
+                await acquired
+        except TimeoutError:
+            return False
+        return True
 
     def _is_closed(self) -> bool:
         """Whether no request may begin any more."""

@@ -285,6 +285,42 @@ def test_of_a_bound_on_requests_and_a_duration_the_first_to_come_holds(count: in
     assert told.outcomes() == ["ok"] * sent
 
 
+def test_a_level_ends_with_its_last_answer_whoever_still_thinks() -> None:
+    in_a_box = played(closed(2, None, think_ns=[3_600 * S], duration_ns=2 * S), Server(by_index(MS, 5 * MS)))
+    assert in_a_box.outcomes() == ["ok"] * 2
+    assert in_a_box.lasted_ns == 5 * MS
+    counted = played(closed(3, 4, think_ns=[10 * S, 3_600 * S, 3_600 * S]), Server(always(MS)))
+    assert counted.outcomes() == ["ok"] * 4
+    assert counted.lasted_ns == 10 * S + 2 * MS
+
+
+def test_users_think_as_long_as_they_can_ask_within_the_duration() -> None:
+    told = played(closed(1, None, think_ns=[900 * MS], duration_ns=2 * S), Server(always(100 * MS)))
+    assert told.server.moments_ns == [0, 1 * S]
+    assert told.lasted_ns == 1_100 * MS
+
+
+def test_a_user_who_would_begin_when_all_is_over_is_not_waited_for() -> None:
+    asked = played(closed(3, 2, ramp_in_ns=[0, 0, 3_600 * S]), Server(always(MS)))
+    in_a_box = played(closed(3, None, ramp_in_ns=[0, 0, 3_600 * S], duration_ns=MS), Server(always(MS)))
+    for told in (asked, in_a_box):
+        assert told.outcomes() == ["ok"] * 2
+        assert told.lasted_ns == MS
+
+
+def test_users_whom_the_ceiling_on_the_rate_keeps_back_end_with_the_duration() -> None:
+    told = played(closed(9, None, duration_ns=500 * MS, ceiling_per_s=1), Server(always(MS)))
+    assert told.outcomes() == ["ok"]
+    assert told.lasted_ns == 500 * MS
+
+
+def test_users_who_think_do_not_wait_for_a_server_that_is_gone() -> None:
+    thinks_ns = [3_600 * S, *[0] * 200]
+    told = played(closed(2, 201, think_ns=thinks_ns), Server(always(0), outcome="connect_error"))
+    assert GONE_NS <= told.lasted_ns < GONE_NS + S
+    assert len(told.kept) == 201
+
+
 def test_a_server_that_fails_at_once_gets_no_more_than_was_planned() -> None:
     told = played(closed(3, 20), Server(always(0), outcome="http_error"))
     assert told.outcomes() == ["http_error"] * 20
