@@ -100,8 +100,8 @@ async def repeat(
     """Play a scenario so many times, each a whole run of its own: servers are started anew, and nothing is shared.
 
     ended: told of each run before the next one begins. When a stop is asked for, or no model could be used, there are
-    fewer runs than asked, and at least one. The rest is as in `run`; `loadgen.analysis.merge.merged` makes one summary
-    of the runs.
+    fewer runs than asked, and at least one. The rest is as in `run`; `loadgen.analysis.summarize.merged` makes one
+    summary of the runs.
     """
     plan = scenario if isinstance(scenario, Plan) else plan_of(scenario)
     stop = stop or StopSignal()

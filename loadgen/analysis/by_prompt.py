@@ -44,28 +44,28 @@ def rows_by_prompt(run: Run, stages: Sequence[StageData] | None = None) -> tuple
     """A row for each stage and prompt that was asked, in the plan's order of both. stages: of the run, if they are
     there already."""
     order = [prompt.id for prompt in run.manifest.prompts]
-    return tuple(row for part in (stages_of(run) if stages is None else stages) for row in _rows(part, order))
+    return tuple(row for stage in (stages_of(run) if stages is None else stages) for row in _rows(stage, order))
 
 
-def _rows(part: StageData, order: Sequence[str]) -> list[PromptRow]:
-    asked = Counter(record.prompt_id for record in part.measured)
+def _rows(stage: StageData, order: Sequence[str]) -> list[PromptRow]:
+    asked = Counter(record.prompt_id for record in stage.measured)
     places: dict[str, list[int]] = {name: [] for name in asked}
-    for place, record in enumerate(part.ok):
+    for place, record in enumerate(stage.ok):
         places[record.prompt_id].append(place)
-    is_outlier = _outliers(part)
+    is_outlier = _outliers(stage)
     listed = [name for name in order if name in asked]
     rows = []
     for name in dict.fromkeys((*listed, *asked)):
         answered = np.array(places[name], dtype=np.int64)
-        tokens = [count for place in places[name] if (count := part.ok[place].output_tokens) is not None]
+        tokens = [count for place in places[name] if (count := stage.ok[place].output_tokens) is not None]
         rows.append(
             PromptRow(
-                stage=part.planned,
+                stage=stage.planned,
                 prompt_id=name,
                 ok=len(answered),
                 failed=asked[name] - len(answered),
-                ttft=_spread(metrics.known(part.each["ttft"][answered])),
-                e2e=_spread(metrics.known(part.each["e2e"][answered])),
+                ttft=_spread(metrics.known(stage.each["ttft"][answered])),
+                e2e=_spread(metrics.known(stage.each["e2e"][answered])),
                 output_tokens=median(tokens) if tokens else None,
                 outliers=int(np.count_nonzero(is_outlier[answered])),
             )
@@ -73,12 +73,12 @@ def _rows(part: StageData, order: Sequence[str]) -> list[PromptRow]:
     return rows
 
 
-def _outliers(part: StageData) -> NDArray[np.bool_]:
+def _outliers(stage: StageData) -> NDArray[np.bool_]:
     """Which of a stage's ok requests are outliers among them: by TTFT, or by E2E, where each of them has one."""
-    marks = np.zeros(len(part.ok), dtype=np.bool_)
+    marks = np.zeros(len(stage.ok), dtype=np.bool_)
     for name in ("ttft", "e2e"):
-        if len(part.values[name]) == len(part.ok):
-            marks |= outliers(part.values[name])
+        if len(stage.values[name]) == len(stage.ok):
+            marks |= outliers(stage.values[name])
     return marks
 
 

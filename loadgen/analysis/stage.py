@@ -1,24 +1,33 @@
-"""A run's records and facts, stage by stage. Pure; knows no statistics, no terminal and no socket."""
+"""A run's records and facts, stage by stage, and what is computed of one stage in one run. Pure; knows no terminal."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Final
 
+import msgspec
+import numpy as np
 from msgspec import Struct
 
 from loadgen.analysis import metrics
 from loadgen.analysis.held_back import held_back
-from loadgen.analysis.metric_flags import MetricFlags, metric_flags
+from loadgen.analysis.metric_flags import MetricFlags, judged, metric_flags
 from loadgen.analysis.metrics import Gaps, Ns, Window
-from loadgen.analysis.summary import METRICS
+from loadgen.analysis.samples import Samples, metric_of_run, percentile_of
+from loadgen.analysis.stage_steady import settled
+from loadgen.analysis.stop_rule import estimate_for
+from loadgen.analysis.summary import METRICS, Metric, Steadiness
 from loadgen.record import LatencyOrigin, Phase, Record, StageFacts, StageKey
-from loadgen.scenario import Closed, Scenario
+from loadgen.scenario import Closed, Scenario, Slo
 from loadgen.scenario.stop_rule import StopRule, stop_rule_of
 from loadgen.stats.histogram import Histogram
-from loadgen.stats.quantile import Floor
+from loadgen.stats.quantile import Floor, moments_of
 from loadgen.store.calibration import Budget
-from loadgen.store.manifest import PlannedStage, Probe
+from loadgen.store.manifest import PlannedStage, ServedModel
 from loadgen.store.run_folder import Run
+
+LATENCIES: Final = (*METRICS, *metrics.FROM_SEND, "ttfc")
+"""All that a stage may have, in the order of the summary."""
 
 RequestKey = tuple[StageKey, Phase, int]
 """The same for all attempts of a request."""
@@ -36,7 +45,10 @@ class StageData(Struct, frozen=True, dict=True):
     facts: StageFacts | None
     earlier: tuple[Record, ...] = ()
     """The attempts of the measured requests before their last."""
-    probe: Probe | None = None
+    card: ServedModel | None = None
+    """What is known of the model, if it was served."""
+    slo: Slo = Slo()
+    """What is asked of each request, as far as such answers can meet or miss it."""
     thinks: bool = False
     """Whether the plan has users wait between an answer and the next question."""
     floor: Floor = "contract"
@@ -58,9 +70,19 @@ class StageData(Struct, frozen=True, dict=True):
         return None if self.thinks else self.planned.load.concurrency
 
     @property
+    def is_skipped(self) -> bool:
+        """Whether it was not played."""
+        return self.planned.skipped is not None and not self.measured
+
+    @property
     def is_complete(self) -> bool:
         """Whether it was played to its end, and each planned request has its record."""
         return self.facts is not None and self.facts.complete and len(self.measured) >= (self.planned.planned or 0)
+
+    @property
+    def requests(self) -> int:
+        """How many were planned; where time bounds a closed loop, how many there were."""
+        return max(self.planned.planned or 0, len(self.measured))
 
     @cached_property
     def ok(self) -> tuple[Record, ...]:
@@ -73,25 +95,104 @@ class StageData(Struct, frozen=True, dict=True):
         return metrics.of_each_request(self.ok, origin=self.latency_origin)
 
     @cached_property
-    def values(self) -> dict[str, Ns]:
-        """By metric, the values that the ok requests have."""
-        return {name: metrics.known(values) for name, values in self.each.items()}
-
-    @cached_property
     def gaps(self) -> Gaps:
         """The gaps between the tokens of the ok requests."""
         return metrics.gaps_of(self.ok)
 
     @cached_property
     def flags(self) -> MetricFlags:
-        """Which of its numbers are not what their names say."""
+        """Which of its numbers do not mean what their name says."""
+        probe = None if self.card is None else self.card.known_probe
         lag_ns = None if self.facts is None else self.facts.loop_lag_p50_ns
-        return metric_flags(self.ok, self.probe, held_back(self.ok, self.gaps, lag_ns))
+        return metric_flags(self.ok, probe, held_back(self.ok, self.gaps, lag_ns))
+
+    @cached_property
+    def values(self) -> dict[str, Ns]:
+        """By metric, the values that the ok requests have, and of itl the gaps; none where they would be wrong."""
+        arrays = {name: metrics.known(values) for name, values in self.each.items()} | {"itl": self.gaps.values}
+        return {name: values[:0] if self._is_suppressed(name) else values for name, values in arrays.items()}
+
+    def _is_suppressed(self, metric: str) -> bool:
+        return f"{metric}_ms" in self.flags.nulled
+
+    def samples(self, metric: str) -> Samples:
+        """The values of a metric, and of gaps the requests that they are of."""
+        is_of_gaps = metric == "itl" and not self._is_suppressed(metric)
+        return Samples(self.values[metric], self.gaps.owners if is_of_gaps else None)
+
+    @cached_property
+    def latencies(self) -> dict[str, Metric]:
+        """What this run says of each latency, by its name in the summary."""
+        first, visible = self.values["ttft"], self.values["ttfc"]
+        left_out = () if len(visible) and not np.array_equal(first, visible) else ("ttfc",)
+        names = [name for name in LATENCIES if name in self.values and name not in left_out]
+        return {f"{name}_ms": self._metric(name) for name in names}
+
+    def _metric(self, name: str) -> Metric:
+        samples = self.samples(name)
+        if samples.owners is not None:
+            moments = moments_of(metrics.gap_ends(self.ok), samples.values)
+            samples = msgspec.structs.replace(samples, moments=moments)
+        metric = metric_of_run(samples, floor=self.floor)
+        if self.until is None or self.until.metric != name or self._is_suppressed(name):
+            return metric
+        waited_for = {self.until.percentile: percentile_of(estimate_for(samples, self.until, self.floor))}
+        return msgspec.structs.replace(metric, percentiles=metric.percentiles | waited_for)
+
+    @cached_property
+    def histograms(self) -> dict[str, Histogram]:
+        """By metric; over-range values are counted in each."""
+        by_metric = {name: Histogram() for name in METRICS}
+        for name, histogram in by_metric.items():
+            histogram.record(self.values[name])
+        return by_metric
 
     @cached_property
     def window(self) -> Window | None:
+        """When the load that was asked for was in force."""
         users, ramp_in_ns = self.planned.load.concurrency, self.planned.ramp_in_ns
         return metrics.steady_window(self.together, concurrency=users, ramp_in_ns=ramp_in_ns)
+
+    @cached_property
+    def _settled(self) -> tuple[Steadiness | None, Window | None]:
+        return settled(self.together, self.planned.load, self.window)
+
+    @property
+    def steadiness(self) -> Steadiness | None:
+        """Whether its latencies settled inside the window."""
+        return self._settled[0]
+
+    @property
+    def steady_window(self) -> Window | None:
+        """The window from where the latencies had settled; all of it where they never did."""
+        return self._settled[1]
+
+    @cached_property
+    def _judged(self) -> tuple[Slo, dict[str, str]]:
+        return judged(self.slo, self.flags)
+
+    @property
+    def judged_slo(self) -> Slo:
+        """The SLO without what cannot be judged on this server."""
+        return self._judged[0]
+
+    @property
+    def not_judged(self) -> str | None:
+        """Why some of the SLO cannot be judged; None where all of it can."""
+        return self._judged[1].get("slo")
+
+    @property
+    def slo_limits_ms(self) -> dict[str, float]:
+        """The limits that requests are judged by, in ms."""
+        slo = self.judged_slo
+        limits = {"ttft_ms": slo.ttft_ms, "tpot_ms": slo.tpot_ms, "e2e_ms": slo.e2e_ms}
+        return {name: limit for name, limit in limits.items() if limit is not None}
+
+    @property
+    def not_valid(self) -> dict[str, str]:
+        """By metric, why it is not what its name says."""
+        flagged = self.flags.not_valid | self._judged[1]
+        return {name: why for name, why in flagged.items() if name in self.latencies or not name.endswith("_ms")}
 
 
 def stages_of(run: Run, *, floor: Floor | None = None) -> list[StageData]:
@@ -119,13 +220,14 @@ def stages_of(run: Run, *, floor: Floor | None = None) -> list[StageData]:
                 warmup=tuple(record for record in keyed[planned.key] if record.phase == "warmup"),
                 together=tuple(record for record in together if record.phase == "measured"),
                 facts=facts,
+                card=run.manifest.card(planned.target, planned.model),
+                slo=_slo_of(run.manifest.scenario),
                 earlier=tuple(record for record in earlier_of[planned.key] if record.phase == "measured"),
                 thinks=_thinks(run.manifest.scenario),
                 floor=floor,
                 workers=run.manifest.workers,
                 budget=run.manifest.calibration.budget if run.manifest.calibration else None,
                 until=None if until is None else stop_rule_of(until),
-                probe=card.known_probe if (card := run.manifest.card(planned.target, planned.model)) else None,
             )
         )
     return stages
@@ -149,18 +251,13 @@ def _request(record: Record) -> RequestKey:
     return record.stage_key, record.phase, record.index
 
 
+def _slo_of(scenario: Scenario) -> Slo:
+    """What a whole answer does not have, it can neither meet nor miss."""
+    slo = scenario.slo
+    return slo if scenario.sampling.stream else msgspec.structs.replace(slo, ttft_ms=None, tpot_ms=None)
+
+
 def _thinks(scenario: Scenario) -> bool:
     """Whether the plan itself has users wait between an answer and the next question."""
     load = scenario.load
     return isinstance(load, Closed) and (load.think_time.mean_s > 0 or load.max_requests_per_s is not None)
-
-
-def histograms(part: StageData) -> dict[str, Histogram]:
-    """A stage's histograms by metric, of its ok measured requests; over-range values are counted in each."""
-    arrays = {**part.values, "itl": part.gaps.values}
-    by_metric = {}
-    for name in METRICS:
-        by_metric[name] = Histogram()
-        if f"{name}_ms" not in part.flags.nulled:
-            by_metric[name].record(arrays[name])
-    return by_metric

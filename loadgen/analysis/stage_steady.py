@@ -1,5 +1,6 @@
 """Where a stage had warmed up, and whether it ever settled. Pure; the test itself is in `loadgen.stats.steady`."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -7,24 +8,27 @@ import numpy as np
 
 from loadgen.analysis import metrics
 from loadgen.analysis.metrics import Ns, Window
-from loadgen.analysis.stage import StageData
 from loadgen.analysis.summary import Steadiness, rounded
+from loadgen.plan.plan import StageLoad
+from loadgen.record import LatencyOrigin, Record
 from loadgen.stats.steady import warm_until
 
 CHANGING: Final = ("ramp", "trace")
 """Loads that are not meant to be the same from beginning to end."""
 
 
-def settled(part: StageData, window: Window | None) -> tuple[Steadiness | None, Window | None]:
+def settled(
+    records: Sequence[Record], load: StageLoad, window: Window | None
+) -> tuple[Steadiness | None, Window | None]:
     """Whether the latencies of a stage settled inside its window, and the window from where they had.
 
-    Looked at are the TTFTs (where answers came whole: the E2Es) of the ok requests dispatched inside the window, of all
-    models that share the load, in the order of dispatch. Without a window, and of a load that is meant to change, there
-    is nothing to say: None, and the window as it was.
+    records: the measured requests of all models that share the load. Looked at are the TTFTs (where answers came whole:
+    the E2Es) of the ok ones dispatched inside the window, in the order of dispatch. Without a window, and of a load
+    that is meant to change, there is nothing to say: None, and the window as it was.
     """
-    if window is None or part.planned.load.mode in CHANGING:
+    if window is None or load.mode in CHANGING:
         return None, window
-    dispatched, latencies = _series(part, window)
+    dispatched, latencies = _series(records, load.latency_origin, window)
     steady = warm_until(latencies, dispatched)
     if steady.steady and steady.truncated:
         window = msgspec.structs.replace(window, start_ns=int(np.sort(dispatched)[steady.truncated]))
@@ -34,13 +38,13 @@ def settled(part: StageData, window: Window | None) -> tuple[Steadiness | None, 
     return steadiness, window
 
 
-def _series(part: StageData, window: Window) -> tuple[Ns, Ns]:
+def _series(records: Sequence[Record], origin: LatencyOrigin, window: Window) -> tuple[Ns, Ns]:
     inside = [
         record
-        for record in part.together
+        for record in records
         if record.outcome == "ok" and record.dispatched_ns is not None and window.holds(record.dispatched_ns)
     ]
-    starts = [metrics.start_of(record, origin=part.latency_origin) for record in inside]
+    starts = [metrics.start_of(record, origin=origin) for record in inside]
     ends = [record.stamps_ns[0] if record.stamps_ns else record.end_ns for record in inside]
     rows = [
         (record.dispatched_ns, end - start)

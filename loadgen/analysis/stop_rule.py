@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
-from msgspec import Struct
 
 from loadgen.analysis import metrics
 from loadgen.analysis.metrics import Ns
+from loadgen.analysis.samples import Samples, quantiles_of
 from loadgen.plan.plan import Plan
 from loadgen.record import LatencyOrigin, Record
 from loadgen.scenario.stop_rule import StopRule
@@ -23,8 +23,6 @@ from loadgen.stats.quantile import (
     Floor,
     Ids,
     Quantile,
-    estimate,
-    estimate_clustered,
     floor_of,
     is_settled,
     moments_of,
@@ -39,14 +37,6 @@ GAPS_AT_ONCE: Final = 20_000
 
 Sample = tuple[int, tuple[int, ...]]
 """What an ok measured request tells a look: its model's place in the stage, and its numbers (`numbers_of`)."""
-
-
-class Samples(Struct, frozen=True):
-    """What a look is at. values: ns. owners and moments: of gaps, as `estimate_clustered` wants them."""
-
-    values: Ns
-    owners: Ids | None = None
-    moments: Ids | None = None
 
 
 def first_look(goal: StopRule, floor: Floor = "contract") -> int:
@@ -73,11 +63,7 @@ def reason_unreachable(plan: Plan) -> str | None:
 
 def estimate_for(samples: Samples, goal: StopRule, floor: Floor = "contract") -> Quantile:
     """The goal's percentile, at the confidence that intervals need which decide when to stop."""
-    ps, values = (goal.p,), samples.values
-    if samples.owners is None:
-        return estimate(np.sort(values), ps, floor=floor, confidence=STOPPED_CONFIDENCE)[0]
-    owners, moments = samples.owners, samples.moments
-    return estimate_clustered(values, owners, ps, moments=moments, floor=floor, confidence=STOPPED_CONFIDENCE)[0]
+    return quantiles_of(samples, (goal.p,), floor=floor, confidence=STOPPED_CONFIDENCE)[0]
 
 
 def needed(width: float | None, count: int, goal: StopRule, floor: Floor = "contract") -> int:

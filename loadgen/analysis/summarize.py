@@ -1,54 +1,63 @@
-"""A pure fold: a run's records and facts become its summary. Knows no terminal, no socket and no clock."""
+"""Runs become their summary: of each stage what it says in one run, or in repeated runs of one plan. Pure.
+
+Every function takes a stage as it was in each run. Of one run it says what that run says; of several, outcomes, tokens
+and windows add up, and a verdict is the worst. Runs are what is independent then, not their requests.
+"""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import msgspec
-import numpy as np
 from msgspec import UNSET
 
-from loadgen.analysis import metrics, stop_rule
-from loadgen.analysis.metric_flags import MetricFlags, judged
-from loadgen.analysis.metrics import Ns, Window
+from loadgen.analysis import metrics, same_plan, stop_rule
+from loadgen.analysis.samples import metric_of_runs
 from loadgen.analysis.stage import StageData, stages_of
-from loadgen.analysis.stage_steady import in_words, settled
 from loadgen.analysis.summary import (
-    METRICS,
     SCHEMA,
+    AcrossRuns,
     Attainment,
     Metric,
-    Percentile,
+    Reason,
     Requests,
+    Runs,
+    Self,
     ServerSummary,
     StageSummary,
+    Steadiness,
     Summary,
     Throughput,
     Tokens,
     Until,
-    in_ms,
+    Validity,
+    highest,
+    mean,
     rounded,
+    total,
 )
-from loadgen.analysis.validity import processes, validity
+from loadgen.analysis.throughput import rates_over_runs, throughput_of_run
+from loadgen.analysis.validity import Verdict, validity
 from loadgen.record import OUTCOMES, Record
-from loadgen.scenario import Slo
 from loadgen.scenario.stop_rule import StopRule
-from loadgen.stats.median import median
-from loadgen.stats.quantile import (
-    Floor,
-    Quantile,
-    Values,
-    estimate,
-    estimate_clustered,
-    moments_of,
-    relative_half_width,
-)
-from loadgen.stats.repeats import Repeated
-from loadgen.store.manifest import PlannedStage, ServedModel
+from loadgen.stats.quantile import Floor, Quantile, relative_half_width
 from loadgen.store.run_folder import Run
 
-PERCENTILES: Final = (50.0, 90.0, 95.0, 99.0, 99.9)
 FLUID: Final = 0.9
+
+VERDICTS: Final[tuple[Verdict, ...]] = ("valid", "degraded", "invalid")
+"""From the best to the worst."""
+
+OVER_RUNS: Final[dict[str, Callable[[Sequence[float]], float | None]]] = {
+    "in_flight_sampled": mean,
+    "in_flight_recorded": mean,
+    "achieved_share": min,
+    "users_share": min,
+    "over_range": sum,
+    "clock_steps": sum,
+}
+"""What several runs measured of themselves, by its name in `Self`: shares that should be high at their lowest, counts
+added up. All else is at its highest."""
 
 
 def summarize(run: Run, *, floor: Floor | None = None) -> Summary:
@@ -57,87 +66,107 @@ def summarize(run: Run, *, floor: Floor | None = None) -> Summary:
     floor: how many samples a percentile needs, "strict" being as many as MLPerf asks for a published result; None: as
     many as the scenario says.
     """
-    return summary_of(run, stages_of(run, floor=floor))
+    return summary_of([run], [stages_of(run, floor=floor)])
 
 
-def summary_of(run: Run, parts: Sequence[StageData]) -> Summary:
-    """The summary of a run, of its stages by `stages_of`."""
-    manifest = run.manifest
-    slo = manifest.scenario.slo
-    streamed = manifest.scenario.sampling.stream
-    if not streamed:  # what an answer does not have, it can neither meet nor miss
-        slo = msgspec.structs.replace(slo, ttft_ms=None, tpot_ms=None)
-    stages = tuple(_stage(part, slo, run) for part in parts)
+def merged(runs: Sequence[Run], *, floor: Floor | None = None) -> Summary:
+    """The summary of two or more runs of one plan, in the order given.
+
+    A percentile is that of a typical run, and its interval comes from how the runs differ (`loadgen.stats.repeats`);
+    `p99_runs` has each run's own. Rates are means over the runs. For both, a run in which the stage was cut short is
+    passed over where two complete ones are there. Each reason of a verdict says in how many runs it was met. floor: as
+    in `summarize`. Raises InputError for runs that are not of one plan, or of which one is given twice.
+    """
+    same_plan.check_alike(runs)
+    return summary_of(runs, [stages_of(run, floor=floor) for run in runs])
+
+
+def summary_of(runs: Sequence[Run], stages: Sequence[Sequence[StageData]]) -> Summary:
+    """The summary of one run, or of several of one plan. stages: of each run, by `stages_of`."""
+    first = runs[0].manifest
+    strict = any(stage.floor == "strict" for stages_of_run in stages for stage in stages_of_run)
+    floor: Floor = "strict" if strict else "contract"
     return Summary(
         schema=SCHEMA,
-        scenario=manifest.scenario.name,
-        run_id=manifest.run_id,
-        started_utc=manifest.started_utc,
-        incomplete=manifest.state != "complete",
-        stages=stages,
-        plan_digest=manifest.plan_digest,
-        torn_lines=run.torn,
-        streamed=streamed,
-        floor=parts[0].floor if parts else "contract",
+        scenario=first.scenario.name,
+        run_id=first.run_id if len(runs) == 1 else f"{first.run_id}-x{len(runs)}",
+        started_utc=first.started_utc,
+        incomplete=any(run.manifest.state != "complete" for run in runs),
+        stages=tuple(_stage(in_each_run, floor) for in_each_run in zip(*stages, strict=True)),
+        plan_digest=first.plan_digest,
+        torn_lines=sum(run.torn for run in runs),
+        streamed=first.scenario.sampling.stream,
+        floor=floor,
+        runs=() if len(runs) == 1 else tuple(run.manifest.run_id for run in runs),
     )
 
 
-def _stage(part: StageData, slo: Slo, run: Run) -> StageSummary:
-    planned = part.planned
-    blank = StageSummary(model=planned.model, target=planned.target, load=planned.load, level=planned.level)
-    if planned.skipped is not None and not part.measured:
-        problem = planned.problem or "unusable"
-        return msgspec.structs.replace(blank, status="skipped", reason=planned.skipped, problem=problem)
-    requests = _requests(part)
-    steadiness, window = settled(part, part.window)
-    flags = part.flags
-    slo, of_slo = judged(slo, flags)
-    measured = _metrics(part) | {name: _unknown() for name in flags.nulled if name.endswith("_ms")}
+def _stage(stages: Sequence[StageData], floor: Floor) -> StageSummary:
+    """One stage, as it was in each run. Where it was skipped in some, of the others."""
+    played = [stage for stage in stages if not stage.is_skipped]
+    first = played[0] if played else stages[0]
+    planned = first.planned
+    summary = StageSummary(model=planned.model, target=planned.target, load=planned.load, level=planned.level)
+    if not played:
+        reason, problem = UNSET if planned.skipped is None else planned.skipped, planned.problem or "unusable"
+        return msgspec.structs.replace(summary, status="skipped", reason=reason, problem=problem)
+    compared = _compared(stages)
+    throughput = [None if stage is None else throughput_of_run(stage) for stage in compared]
+    rates = rates_over_runs(throughput)
+    verdicts = [None if stage.is_skipped else validity(stage) for stage in stages]
     return msgspec.structs.replace(
-        blank,
-        card=_card(planned, run),
-        incomplete=not part.is_complete,
-        requests=requests,
-        window_s=rounded(window.length_s) if window else None,
-        metrics=measured,
-        throughput=_nulled(_throughput(part, window, slo), flags),
-        tokens=_tokens(part.ok),
-        slo=_attainment(part, slo, requests.planned, of_slo.get("slo")),
-        server=_server(part),
-        validity=validity(part, window, measured, unsteady=in_words(steadiness)),
-        steadiness=steadiness,
-        not_valid={name: why for name, why in (flags.not_valid | of_slo).items() if _is_shown(name, measured)},
-        until=None if part.until is None else _until(part, part.until, measured[f"{part.until.metric}_ms"]),
+        summary,
+        # Without what belongs to the whole run.
+        card=None if first.card is None else msgspec.structs.replace(first.card, probe=UNSET, settings=UNSET),
+        incomplete=any(stage.is_skipped or not stage.is_complete for stage in stages),
+        requests=_requests(played),
+        window_s=total(_window_s(stage) for stage in played),
+        metrics=_metrics(compared, floor),
+        throughput=_throughput(throughput, rates),
+        tokens=_tokens(played),
+        slo=_attainment(played),
+        server=_server(played),
+        validity=_validity([each for each in verdicts if each is not None]),
+        steadiness=_steadiness(played),
+        not_valid=_not_valid(played),
+        until=_until(played),
+        runs=None if len(stages) == 1 else _runs(stages, verdicts, rates),
     )
 
 
-def _is_shown(name: str, measured: dict[str, Metric]) -> bool:
-    """Whether a stage has what a mark is of: not each one has every latency."""
-    return name in measured or not name.endswith("_ms")
+def _compared(stages: Sequence[StageData]) -> list[StageData | None]:
+    """Each run's stage, as far as it is to be compared with the others: not where it was skipped, nor, where there are
+    two that were played to their end, where it was cut short."""
+    is_complete = [not stage.is_skipped and stage.is_complete for stage in stages]
+    is_compared = is_complete if sum(is_complete) >= 2 else [not stage.is_skipped for stage in stages]
+    return [stage if compared else None for stage, compared in zip(stages, is_compared, strict=True)]
 
 
-def _card(planned: PlannedStage, run: Run) -> ServedModel | None:
-    """The model's card from the manifest, without what belongs to the whole run."""
-    card = run.manifest.card(planned.target, planned.model)
-    return None if card is None else msgspec.structs.replace(card, probe=UNSET, settings=UNSET)
+def _runs(stages: Sequence[StageData], verdicts: Sequence[Validity | None], rates: dict[str, AcrossRuns]) -> Runs:
+    return Runs(
+        played=sum(verdict is not None for verdict in verdicts),
+        verdicts=tuple("skipped" if verdict is None else verdict.verdict for verdict in verdicts),
+        windows_s=tuple(None if stage.is_skipped else _window_s(stage) for stage in stages),
+        throughput=rates,
+    )
 
 
-def _requests(part: StageData) -> Requests:
+def _window_s(stage: StageData) -> float | None:
+    return rounded(stage.steady_window.length_s) if stage.steady_window else None
+
+
+def _requests(stages: Sequence[StageData]) -> Requests:
     """Counts that add up: what a killed run planned and has no record of counts as cancelled."""
-    counted = Counter(record.outcome for record in part.measured)
-    planned = max(part.planned.planned or 0, len(part.measured))
-    lost = planned - len(part.measured)
-    if lost:
-        counted["cancelled"] += lost
-    by_outcome = {str(outcome): counted[outcome] for outcome in OUTCOMES if counted[outcome]}
-    ok = counted["ok"]
-    attempts = [record for record in (*part.measured, *part.earlier) if _was_made(record)]
+    counted = Counter(record.outcome for stage in stages for record in stage.measured)
+    planned = sum(stage.requests for stage in stages)
+    counted["cancelled"] += planned - counted.total()
+    attempts = [record for stage in stages for record in (*stage.measured, *stage.earlier) if _was_made(record)]
     return Requests(
         planned=planned,
-        ok=ok,
-        failed=planned - ok,
-        by_outcome=by_outcome,
-        warmup=len(part.warmup),
+        ok=counted["ok"],
+        failed=planned - counted["ok"],
+        by_outcome={str(outcome): counted[outcome] for outcome in OUTCOMES if counted[outcome]},
+        warmup=sum(len(stage.warmup) for stage in stages),
         retried=sum(record.attempt == 1 for record in attempts),
         attempts=len(attempts),
     )
@@ -148,169 +177,176 @@ def _was_made(record: Record) -> bool:
     return (record.attempt_ns if record.attempt else record.dispatched_ns) is not None
 
 
-def _metrics(part: StageData) -> dict[str, Metric]:
-    arrays = part.values
-    by_name = {f"{name}_ms": _independent(arrays[name], part.floor) for name in METRICS if name != "itl"}
-    pooled = part.gaps.values
-    itl = estimate_clustered(pooled, part.gaps.owners, PERCENTILES, moments=_moments(part), floor=part.floor)
-    by_name["itl_ms"] = _describe(pooled, itl)
-    if part.until is not None:
-        name, values = part.until.metric, arrays.get(part.until.metric, pooled)
-        owners, moments = (part.gaps.owners, _moments(part)) if name == "itl" else (None, None)
-        samples = stop_rule.Samples(values, owners, moments)
-        estimated = percentile_of(stop_rule.estimate_for(samples, part.until, part.floor))
-        metric = by_name[f"{name}_ms"]
-        percentiles = metric.percentiles | {part.until.percentile: estimated}
-        by_name[f"{name}_ms"] = msgspec.structs.replace(metric, percentiles=percentiles)
-    if part.latency_origin == "intended":
-        by_name |= {f"{name}_ms": _independent(arrays[name], part.floor) for name in metrics.FROM_SEND}
-    if len(arrays["ttfc"]) and (
-        len(arrays["ttfc"]) != len(arrays["ttft"]) or bool((arrays["ttfc"] != arrays["ttft"]).any())
-    ):
-        by_name["ttfc_ms"] = _independent(arrays["ttfc"], part.floor)
-    order = (*METRICS, *metrics.FROM_SEND, "ttfc")
-    return {f"{name}_ms": by_name[f"{name}_ms"] for name in order if f"{name}_ms" in by_name}
+def _metrics(compared: Sequence[StageData | None], floor: Floor) -> dict[str, Metric]:
+    """Each latency that some run has: of those runs in which it has values."""
+    names = dict.fromkeys(name for stage in compared if stage is not None for name in stage.latencies)
+    return {name: _metric(name, compared, floor) for name in names}
 
 
-def _moments(part: StageData) -> Ns:
-    """The slice of time of each gap of a stage."""
-    return moments_of(metrics.gap_ends(part.ok), part.gaps.values)
+def _metric(name: str, compared: Sequence[StageData | None], floor: Floor) -> Metric:
+    having = [stage if stage is not None and name in stage.latencies else None for stage in compared]
+    known = [stage.latencies[name] for stage in having if stage is not None]
+    counted = [metric for metric in known if metric.count]
+    if len(counted) < 2:  # one run says how its own requests differ, and nothing of other runs
+        return (counted or known)[0]
+    metric = name.removesuffix("_ms")
+    return metric_of_runs([None if stage is None else stage.samples(metric) for stage in having], floor=floor)
 
 
-def _unknown() -> Metric:
-    """A metric that would be wrong: it has no values at all."""
-    return _independent(np.empty(0, dtype=np.int64))
+def _throughput(each: Sequence[Throughput | None], rates: dict[str, AcrossRuns]) -> Throughput:
+    """The means over the runs; of one run its rates, with the interval that its own requests give."""
+    if len(each) == 1 and each[0] is not None:
+        return each[0]
+    return Throughput(
+        **{name: rate.mean for name, rate in rates.items()}, e2e_tokens_per_s_ci=rates["e2e_tokens_per_s"].ci
+    )
 
 
-def _nulled(throughput: Throughput, flags: MetricFlags) -> Throughput:
-    names = flags.nulled & set(Throughput.__struct_fields__)
-    return msgspec.structs.replace(throughput, **dict.fromkeys(names))
+def _tokens(stages: Sequence[StageData]) -> Tokens:
+    """Prompt tokens that one run does not know are known of none."""
+    records = [record for stage in stages for record in stage.ok]
+    sources = {record.token_source for record in records}
+    prompt = [_prompt_tokens(stage.ok) for stage in stages]
+    return Tokens(
+        prompt=None if None in prompt else sum(count for count in prompt if count is not None),
+        output=sum(record.output_tokens or 0 for record in records),
+        source="mixed" if len(sources) > 1 else next(iter(sources), "usage"),
+    )
 
 
-def _independent(values: Ns, floor: Floor = "contract") -> Metric:
-    return _describe(values, estimate(np.sort(values), PERCENTILES, floor=floor))
+def _prompt_tokens(records: Sequence[Record]) -> int | None:
+    counts = [record.prompt_tokens for record in records if record.prompt_tokens is not None]
+    return sum(counts) if counts or not records else None
 
 
-def _describe(values: Ns, quantiles: Sequence[Quantile]) -> Metric:
-    """A metric as the contract has it, in ms. A percentile whose interval has no upper end is null."""
-    percentiles = {f"p{quantile.p:g}": percentile_of(quantile) for quantile in quantiles}
-    return metric_of(values, percentiles) if len(values) else Metric(percentiles=percentiles)
+def _attainment(stages: Sequence[StageData]) -> Attainment | None:
+    """How far the SLO was met, as far as it can be judged; None without one, or without a gate where nothing can be.
+    No gate is passed by what is not known."""
+    of_runs = [stage for stage in stages if stage.slo_limits_ms or (stage.not_judged and stage.slo.attainment)]
+    if not of_runs:
+        return None
+    limits, asked = of_runs[0].slo_limits_ms, of_runs[0].slo.attainment
+    planned = sum(stage.requests for stage in of_runs)
+    met = sum(
+        metrics.meets(record, stage.judged_slo, origin=stage.latency_origin)
+        for stage in of_runs
+        for record in stage.measured
+        if stage.slo_limits_ms
+    )
+    share = met / planned if planned else 0.0
+    is_known = all(stage.not_judged is None for stage in stages)
+    passed = None if asked is None else share >= asked and is_known
+    if not limits:
+        return Attainment({}, 0, None, asked, passed)
+    fluid = [(metrics.fluidity(stage.ok, stage.judged_slo, origin=stage.latency_origin), stage) for stage in of_runs]
+    weighted = [(shares, len(stage.ok)) for shares, stage in fluid if shares]
+    return Attainment(
+        slo=limits,
+        met=met,
+        share=round(share, 4),
+        attainment=asked,
+        passed=passed,
+        fluidity=_weighted([(sum(shares) / len(shares), count) for shares, count in weighted]),
+        fluid_share=_weighted([(sum(s >= FLUID for s in shares) / len(shares), count) for shares, count in weighted]),
+    )
 
 
-def metric_of(values: Values, percentiles: dict[str, Percentile]) -> Metric:
-    """At least one value, ns, as a metric, ms."""
-    mean, low, high = in_ms(float(values.mean())), in_ms(int(values.min())), in_ms(int(values.max()))
-    return Metric(len(values), mean, low, high, percentiles)
+def _weighted(pairs: Sequence[tuple[float, int]]) -> float | None:
+    total = sum(weight for _, weight in pairs)
+    return rounded(sum(round(value, 4) * weight for value, weight in pairs) / total) if total else None
 
 
-def percentile_of(quantile: Quantile | Repeated) -> Percentile:
-    """A percentile of ns in ms."""
-    return Percentile(in_ms(quantile.value), in_ms(quantile.low), in_ms(quantile.high))
+def _server(stages: Sequence[StageData]) -> ServerSummary | None:
+    """The server's side: its processes together, as we saw them, memory at its highest and CPU on average over the
+    runs; and its own timings beside ours."""
+    runs = [stage.facts.servers for stage in stages if stage.facts is not None and stage.facts.servers]
+    rates = metrics.server_rates([record for stage in stages for record in stage.ok])
+    if not runs and rates is None:
+        return None
+    server = ServerSummary() if rates is None else ServerSummary(rates=rates)
+    if not runs:
+        return server
+    return msgspec.structs.replace(
+        server,
+        rss_start_mib=highest(_mib(server.rss_start_bytes for server in servers) for servers in runs),
+        rss_peak_mib=highest(_mib(server.rss_peak_bytes for server in servers) for servers in runs),
+        cpu_share=mean(total(server.cpu_share for server in servers) for servers in runs),
+    )
 
 
-def _until(part: StageData, goal: StopRule, metric: Metric) -> Until:
-    """What a stage waited for, by its interval in the summary, which was made for that."""
-    name = goal.percentile
-    known = metric.percentile(name)
+def _mib(sizes: Iterable[int | None]) -> float | None:
+    return total(None if size is None else size / 2**20 for size in sizes)
+
+
+def _validity(each: Sequence[Validity]) -> Validity:
+    """Of each run whether it is to be believed; of all, what the worst says."""
+    return Validity(
+        verdict=max((run.verdict for run in each), key=VERDICTS.index),
+        reasons=_reasons([run.reasons for run in each]),
+        stamp_source="user" if any(run.stamp_source == "user" for run in each) else "kernel",
+        self=msgspec.structs.replace(
+            each[0].self,
+            **{name: _over_runs(name, [getattr(run.self, name) for run in each]) for name in Self.__struct_fields__},
+        ),
+    )
+
+
+def _over_runs(name: str, values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return OVER_RUNS[name](known) if known and name in OVER_RUNS else highest(known)
+
+
+def _reasons(each: Sequence[Sequence[Reason]]) -> tuple[Reason, ...]:
+    """Each reason once, as the run says it that has it at its worst; of several runs, in how many."""
+    if len(each) == 1:
+        return tuple(each[0])
+    by_code: dict[str, dict[int, Reason]] = {}
+    for run, reasons in enumerate(each):
+        for reason in reasons:
+            by_code.setdefault(reason.code, {}).setdefault(run, reason)
+    merged = []
+    for crossed in by_code.values():
+        worst = next((reason for reason in crossed.values() if reason.fatal), next(iter(crossed.values())))
+        merged.append(msgspec.structs.replace(worst, seen=f"{worst.seen}, in {len(crossed)} of {len(each)} runs"))
+    return tuple(merged)
+
+
+def _steadiness(stages: Sequence[StageData]) -> Steadiness | None:
+    """Of the run which settled least."""
+    each = [stage.steadiness for stage in stages if stage.steadiness is not None]
+    return max(each, key=lambda run: ((True, None, False).index(run.steady), run.warmed_after), default=None)
+
+
+def _not_valid(stages: Sequence[StageData]) -> dict[str, str]:
+    """By metric, the first run's words; and in how many runs, where it is not all of them."""
+    reasons: dict[str, str] = {}
+    each = [stage.not_valid for stage in stages]
+    for name in dict.fromkeys(name for not_valid in each for name in not_valid):
+        texts = [not_valid[name] for not_valid in each if name in not_valid]
+        reasons[name] = texts[0] if len(texts) == len(each) else f"{texts[0]}, in {len(texts)} of {len(each)} runs"
+    return reasons
+
+
+def _until(stages: Sequence[StageData]) -> Until | None:
+    """What a stage waited for: in the run that came least far."""
+    each = [_until_in_run(stage, stage.until) for stage in stages if stage.until is not None]
+    return max(each, key=lambda run: (run.reached is None, run.needed or 0, run.width or 0.0), default=None)
+
+
+def _until_in_run(stage: StageData, goal: StopRule) -> Until:
+    """By the interval in the summary, which was made for that."""
+    known = stage.latencies[f"{goal.metric}_ms"].percentile(goal.percentile)
     width = relative_half_width(Quantile(goal.p, known.value, known.low, known.high))
+    early = stage.facts is not None and stage.facts.settled
     # Where the requests ran out, nobody chose the moment by the width: it counts as it is.
-    reached = width is not None and ((part.facts is not None and part.facts.settled) or width <= goal.within)
+    reached = width is not None and (early or width <= goal.within)
     return Until(
         metric=goal.metric,
-        percentile=name,
+        percentile=goal.percentile,
         asked=goal.within,
         reached=rounded(width) if reached else None,
-        requests=len(part.ok),
-        early=part.facts is not None and part.facts.settled,
+        requests=len(stage.ok),
+        early=early,
         width=rounded(width),
-        needed=None if reached else stop_rule.needed(width, len(part.ok), goal, part.floor),
+        needed=None if reached else stop_rule.needed(width, len(stage.ok), goal, stage.floor),
     )
-
-
-def _throughput(part: StageData, window: Window | None, slo: Slo) -> Throughput:
-    speeds = sorted(1e9 / value for record in part.ok if (value := metrics.tpot_ns(record)))
-    per_user = rounded(median(speeds)) if speeds else None
-    answer_speed, interval = _whole_speed(part)
-    if window is None:
-        return Throughput(None, None, per_user, None, answer_speed, interval)
-    ended = [record for record in part.ok if record.end_ns is not None and window.holds(record.end_ns)]
-    good = sum(metrics.meets(record, slo, origin=part.latency_origin) for record in ended)
-    return Throughput(
-        output_tokens_per_s=rounded(metrics.tokens_inside((*part.measured, *part.earlier), window) / window.length_s),
-        requests_per_s=rounded(len(ended) / window.length_s),
-        per_user_tokens_per_s=per_user,
-        goodput_requests_per_s=rounded(good / window.length_s) if _targets(slo) else None,
-        e2e_tokens_per_s=answer_speed,
-        e2e_tokens_per_s_ci=interval,
-    )
-
-
-def _whole_speed(part: StageData) -> tuple[float | None, tuple[float, float] | None]:
-    """Median over ok requests of output tokens / e2e, and its 95 % interval where there are enough of them."""
-    speeds = sorted(speed for r in part.ok if (speed := metrics.speed_per_s(r, origin=part.latency_origin)) is not None)
-    if not speeds:
-        return None, None
-    middle = estimate(np.array(speeds, dtype=np.float64), (50.0,))[0]
-    bounds = None if middle.low is None or middle.high is None else (round(middle.low, 4), round(middle.high, 4))
-    return round(median(speeds), 4), bounds
-
-
-def _tokens(records: Sequence[Record]) -> Tokens:
-    sources = {record.token_source for record in records}
-    source = "mixed" if len(sources) > 1 else next(iter(sources), "usage")
-    prompt_counts = [record.prompt_tokens for record in records if record.prompt_tokens is not None]
-    prompt = sum(prompt_counts) if prompt_counts or not records else None
-    return Tokens(prompt=prompt, output=sum(record.output_tokens or 0 for record in records), source=source)
-
-
-def _targets(slo: Slo) -> dict[str, float]:
-    limits = {"ttft_ms": slo.ttft_ms, "tpot_ms": slo.tpot_ms, "e2e_ms": slo.e2e_ms}
-    return {name: limit for name, limit in limits.items() if limit is not None}
-
-
-def _attainment(part: StageData, slo: Slo, planned: int, not_judged: str | None) -> Attainment | None:
-    """slo: of it, what can be judged. not_judged: why not all of it can be; a gate on it is then not passed."""
-    targets = _targets(slo)
-    if not targets and (not_judged is None or slo.attainment is None):
-        return None
-    fluid = metrics.fluidity(part.ok, slo, origin=part.latency_origin)
-    return attainment_of(
-        targets,
-        slo.attainment,
-        met=sum(metrics.meets(record, slo, origin=part.latency_origin) for record in part.measured),
-        planned=planned,
-        fluidity=rounded(sum(fluid) / len(fluid)) if fluid else None,
-        fluid_share=rounded(sum(share >= FLUID for share in fluid) / len(fluid)) if fluid else None,
-        not_judged=not_judged,
-    )
-
-
-def attainment_of(
-    targets: dict[str, float],
-    asked: float | None,
-    *,
-    met: int,
-    planned: int,
-    fluidity: float | None,
-    fluid_share: float | None,
-    not_judged: str | None = None,
-) -> Attainment:
-    """How far an SLO was met. asked: the share of the planned requests that is to meet it; None without a gate.
-    not_judged: why some of its limits are not judged; no gate is passed by what is not known."""
-    share = met / planned if planned else 0.0
-    passed = None if asked is None else share >= asked and not_judged is None
-    if not targets:
-        return Attainment({}, 0, None, asked, passed)
-    return Attainment(targets, met, round(share, 4), asked, passed, fluidity, fluid_share)
-
-
-def _server(part: StageData) -> ServerSummary | None:
-    """The server's side of a stage: its process, as we saw it, and its own timings beside ours."""
-    server = processes(part.facts.servers) if part.facts and part.facts.servers else None
-    return server_of(server, part.ok)
-
-
-def server_of(server: ServerSummary | None, records: Sequence[Record]) -> ServerSummary | None:
-    """The server's side with its own timings, those of the answered requests, beside ours."""
-    rates = metrics.server_rates(records)
-    return server if rates is None else msgspec.structs.replace(server or ServerSummary(), rates=rates)

@@ -4,6 +4,7 @@ The file has a percentile as keys beside each other (`p99`, `p99_ci`); in here i
 `summary_from` lead from the one to the other.
 """
 
+from collections.abc import Iterable
 from typing import Final, Literal
 
 import msgspec
@@ -353,3 +354,20 @@ def in_ms(ns: float | None) -> float | None:
 def rounded(value: float | None) -> float | None:
     """A number as a summary says it: four digits behind the point."""
     return None if value is None else round(value, 4)
+
+
+def total(values: Iterable[float | None]) -> float | None:
+    """The sum of the numbers that are known; None where none is."""
+    known = [value for value in values if value is not None]
+    return rounded(sum(known)) if known else None
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of the numbers that are known; None where none is."""
+    known = [value for value in values if value is not None]
+    return rounded(sum(known) / len(known)) if known else None
+
+
+def highest(values: Iterable[float | None]) -> float | None:
+    """The highest of the numbers that are known; None where none is."""
+    return max((value for value in values if value is not None), default=None)

@@ -10,12 +10,11 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct
 
-from loadgen.analysis import metrics
-from loadgen.analysis.metric_flags import in_words
+from loadgen.analysis import metric_flags, metrics, stage_steady
 from loadgen.analysis.metrics import Ns, Window
-from loadgen.analysis.stage import StageData, histograms
-from loadgen.analysis.summary import Code, Metric, Reason, Self, ServerSummary, Validity, in_ms, rounded
-from loadgen.record import ServerFacts, StageFacts
+from loadgen.analysis.stage import StageData
+from loadgen.analysis.summary import Code, Reason, Self, Validity, in_ms, rounded, total
+from loadgen.record import StageFacts
 from loadgen.store.calibration import beyond
 
 Verdict = Literal["valid", "degraded", "invalid"]
@@ -273,44 +272,43 @@ TELLING_WINDOW_S: Final = 2.0
 """In a shorter window, one user's turn may be all that there is."""
 
 
-def validity(
-    part: StageData, window: Window | None, measured: dict[str, Metric], *, unsteady: str | None = None
-) -> Validity:
-    """Whether a stage is to be believed. unsteady: how its latencies never settled, if so."""
-    evidence = evidence_of(part, window, measured, unsteady)
+def validity(stage: StageData) -> Validity:
+    """Whether a stage is to be believed, in one run."""
+    evidence = evidence_of(stage)
     judgment = judge(evidence)
     own = msgspec.convert(evidence, Self, from_attributes=True)
     return Validity(judgment.verdict, judgment.reasons, evidence.stamp_source, own)
 
 
-def evidence_of(part: StageData, window: Window | None, measured: dict[str, Metric], unsteady: str | None) -> Evidence:
+def evidence_of(stage: StageData) -> Evidence:
     """What the verdict on a stage rests on, from its records and facts."""
-    late = metrics.slips(part.measured)
-    recorded = metrics.in_flight_recorded(part.together, window) if window else None
-    sources = {record.stamp_source for record in part.measured if record.stamps_ns or record.outcome == "ok"}
+    window = stage.steady_window
+    late = metrics.slips(stage.measured)
+    recorded = metrics.in_flight_recorded(stage.together, window) if window else None
+    sources = {record.stamp_source for record in stage.measured if record.stamps_ns or record.outcome == "ok"}
     evidence = Evidence(
         stamp_source="kernel" if sources == {"kernel"} else "user",
-        ok=len(part.ok),
-        complete=part.is_complete,
-        ttft_p50_ms=measured["ttft_ms"].percentile("p50").value,
-        e2e_p50_ms=measured["e2e_ms"].percentile("p50").value,
-        whole=bool(part.ok) and not any(record.stamps_ns for record in part.ok),
+        ok=len(stage.ok),
+        complete=stage.is_complete,
+        ttft_p50_ms=stage.latencies["ttft_ms"].percentile("p50").value,
+        e2e_p50_ms=stage.latencies["e2e_ms"].percentile("p50").value,
+        whole=bool(stage.ok) and not any(record.stamps_ns for record in stage.ok),
         dispatch_slip_p99_ms=in_ms(_plain_quantile(late, 99)),
         dispatch_slip_p90_ms=in_ms(_plain_quantile(late, 90)),
-        shed=sum(record.outcome == "shed" for record in part.measured),
-        in_flight_sampled=rounded(_sampled_in_flight(part.facts, window)),
+        shed=sum(record.outcome == "shed" for record in stage.measured),
+        in_flight_sampled=rounded(_sampled_in_flight(stage.facts, window)),
         in_flight_recorded=rounded(recorded),
-        shared_reads_share=rounded(metrics.shared_share(part.ok)),
-        achieved_share=None if part.latency_origin == "sent" else rounded(metrics.achieved_share(part.together)),
-        users_share=rounded(_users_share(part, window, recorded)),
-        over_range=sum(histogram.over_range for histogram in histograms(part).values()),
+        shared_reads_share=rounded(metrics.shared_share(stage.ok)),
+        achieved_share=None if stage.latency_origin == "sent" else rounded(metrics.achieved_share(stage.together)),
+        users_share=rounded(_users_share(stage, window, recorded)),
+        over_range=sum(histogram.over_range for histogram in stage.histograms.values()),
         window_s=window.length_s if window else None,
-        unsteady=unsteady,
-        server_ended=part.planned.server_ended,
-        beyond=_beyond(part),
-        held_back=None if part.flags.held_back is None else in_words(part.flags.held_back),
+        unsteady=stage_steady.in_words(stage.steadiness),
+        server_ended=stage.planned.server_ended,
+        beyond=_beyond(stage),
+        held_back=None if stage.flags.held_back is None else metric_flags.in_words(stage.flags.held_back),
     )
-    return evidence if part.facts is None else _with_facts(evidence, part.facts)
+    return evidence if stage.facts is None else _with_facts(evidence, stage.facts)
 
 
 def _with_facts(evidence: Evidence, facts: StageFacts) -> Evidence:
@@ -324,17 +322,17 @@ def _with_facts(evidence: Evidence, facts: StageFacts) -> Evidence:
         stamp_lag_max_ms=in_ms(facts.stamp_lag_max_ns),
         cpu_share=round(facts.cpu_share, 4) if facts.end_ns - facts.start_ns >= TELLING_NS else None,
         gc_pause_max_ms=in_ms(facts.gc_pause_max_ns),
-        server_cpu_share=_cpu_share(facts.servers),
+        server_cpu_share=total(server.cpu_share for server in facts.servers),
         clock_steps=facts.clock_steps,
         lost_workers=_lost(facts),
     )
 
 
-def _users_share(part: StageData, window: Window | None, recorded: float | None) -> float | None:
+def _users_share(stage: StageData, window: Window | None, recorded: float | None) -> float | None:
     """Of the users of a closed loop, how many were being answered on average; None in a window that is too short."""
-    if window is None or recorded is None or part.users is None or window.length_s < TELLING_WINDOW_S:
+    if window is None or recorded is None or stage.users is None or window.length_s < TELLING_WINDOW_S:
         return None
-    return recorded / part.users
+    return recorded / stage.users
 
 
 def _lost(facts: StageFacts) -> tuple[str, ...]:
@@ -344,10 +342,10 @@ def _lost(facts: StageFacts) -> tuple[str, ...]:
     return tuple(f"process {at} of {len(workers)}: {worker.lost}" for at, worker in numbered if worker.lost is not None)
 
 
-def _beyond(part: StageData) -> str | None:
+def _beyond(stage: StageData) -> str | None:
     """By how much the load was more than this machine was calibrated for."""
-    streams = max((count for _, count in part.facts.in_flight_samples), default=None) if part.facts else None
-    return beyond(part.budget, metrics.peak_events_per_s(part.together), streams, part.workers)
+    streams = max((count for _, count in stage.facts.in_flight_samples), default=None) if stage.facts else None
+    return beyond(stage.budget, metrics.peak_events_per_s(stage.together), streams, stage.workers)
 
 
 def _plain_quantile(ordered: Ns, p: float) -> int | None:
@@ -361,19 +359,3 @@ def _sampled_in_flight(facts: StageFacts | None, window: Window | None) -> float
         return None
     inside = [count for moment, count in facts.in_flight_samples if window.holds(moment)]
     return sum(inside) / len(inside) if len(inside) >= 100 else None
-
-
-def processes(servers: Sequence[ServerFacts]) -> ServerSummary:
-    """Memory and CPU of the server's processes together; None where nothing could be seen."""
-    peaks = [server.rss_peak_bytes for server in servers if server.rss_peak_bytes is not None]
-    starts = [server.rss_start_bytes for server in servers if server.rss_start_bytes is not None]
-    return ServerSummary(
-        rss_start_mib=rounded(sum(starts) / 2**20) if starts else None,
-        rss_peak_mib=rounded(sum(peaks) / 2**20) if peaks else None,
-        cpu_share=_cpu_share(servers),
-    )
-
-
-def _cpu_share(servers: Sequence[ServerFacts]) -> float | None:
-    shares = [server.cpu_share for server in servers if server.cpu_share is not None]
-    return rounded(sum(shares)) if shares else None

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from loadgen.analysis.merge import summary_of_runs
-from loadgen.analysis.stage import StageData, histograms, stages_of
+from loadgen.analysis import same_plan
+from loadgen.analysis.stage import StageData, stages_of
 from loadgen.analysis.summarize import summary_of
 from loadgen.analysis.summary import Summary, summary_data, summary_from
 from loadgen.errors import FolderError, InputError
@@ -33,7 +33,7 @@ def write_reports(folder: Path, *, floor: Floor | None = None) -> Summary:
         raise InputError(f"{folder}: its requests were not kept, as in a baseline; read its report.md")
     run = run_folder.read(folder)
     stages = stages_of(run, floor=floor)
-    summary = summary_of(run, stages)
+    summary = summary_of([run], [stages])
     data = report_data(summary, [run], [stages])
     with _errors_explained(folder, f"loadgen report {folder}"):
         _write_summary(folder, summary)
@@ -71,8 +71,9 @@ def write_merged(folders: Sequence[Path], *, floor: Floor | None = None) -> tupl
     several plans; FolderError when it cannot be written.
     """
     runs = [run_folder.read(folder) for folder in folders]
+    same_plan.check_alike(runs)
     stages = [stages_of(run, floor=floor) for run in runs]
-    summary = summary_of_runs(runs, stages)
+    summary = summary_of(runs, stages)
     first = folders[0] if folders[0].name not in {"", ".."} else folders[0].resolve()
     folder = _merged_folder(first.parent, summary)
     summary = msgspec.structs.replace(summary, run_id=folder.name)
@@ -105,18 +106,18 @@ def _runs_of(folder: Path) -> tuple[str, ...]:
 
 def histogram_log(data: ReportData) -> str:
     """The interval log of a run: one interval a stage and metric, of its ok measured requests."""
-    intervals = [interval for stage in data.stages for part in stage.runs for interval in _intervals(part)]
+    intervals = [interval for stage in data.stages for in_run in stage.runs for interval in _intervals(in_run)]
     return interval_log(datetime.fromisoformat(data.manifest.started_utc).timestamp(), intervals)
 
 
-def _intervals(part: StageData) -> list[Interval]:
-    if not part.measured:
+def _intervals(stage: StageData) -> list[Interval]:
+    if not stage.measured:
         return []
-    moments = [moment for r in part.measured for moment in (r.intended_ns, r.end_ns) if moment is not None]
+    moments = [moment for r in stage.measured for moment in (r.intended_ns, r.end_ns) if moment is not None]
     start_s, end_s = max(0, min(moments)) / 1e9, max(moments) / 1e9
-    name = functools.partial(tag, part.planned.target, part.planned.model, part.planned.level)
+    name = functools.partial(tag, stage.planned.target, stage.planned.model, stage.planned.level)
     return [
         Interval(name(metric), start_s, end_s - start_s, histogram)
-        for metric, histogram in histograms(part).items()
+        for metric, histogram in stage.histograms.items()
         if histogram.count
     ]

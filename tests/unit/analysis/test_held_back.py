@@ -9,9 +9,8 @@ import pytest
 from msgspec import UNSET
 
 from loadgen.analysis import held_back
-from loadgen.analysis.merge import merged
-from loadgen.analysis.stage import histograms, stages_of
-from loadgen.analysis.summarize import summarize
+from loadgen.analysis.stage import stages_of
+from loadgen.analysis.summarize import merged, summarize
 from loadgen.analysis.summary import Attainment, StageSummary
 from loadgen.record import Record, ServerTimings
 from loadgen.report.answer import answer
@@ -221,7 +220,7 @@ def test_every_report_says_what_is_marked_and_names_the_likely_cause() -> None:
         assert "†" in flat and "nginx" in flat
     assert "ttft_ms" in csv_text(summary) and "per_user_tokens_per_s" in csv_text(summary)
     assert "not known: TTFT is not judged" in (answer(summary) or "")
-    assert histograms(stages_of(played)[0])["itl"].count == 0
+    assert stages_of(played)[0].histograms["itl"].count == 0
 
 
 def test_merged_runs_fail_a_gate_that_one_of_them_could_not_judge() -> None:

@@ -8,8 +8,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from loadgen.analysis.merge import merged
-from loadgen.analysis.summarize import summarize
+from loadgen.analysis.summarize import merged, summarize
 from loadgen.analysis.summary import Summary, summary_data
 from loadgen.report.csv import csv_text
 from loadgen.store import files, run_folder

@@ -12,9 +12,9 @@ import pytest
 from msgspec import UNSET
 from scipy.special import stdtrit
 
-from loadgen.analysis.merge import difference, merged, over
 from loadgen.analysis.metrics import gaps
-from loadgen.analysis.summarize import summarize
+from loadgen.analysis.same_plan import difference
+from loadgen.analysis.summarize import merged, summarize
 from loadgen.analysis.summary import (
     Requests,
     StageSummary,
@@ -26,6 +26,7 @@ from loadgen.analysis.summary import (
     metric_data,
     summary_from,
 )
+from loadgen.analysis.throughput import over
 from loadgen.errors import InputError
 from loadgen.record import Record
 from loadgen.report.console import console
@@ -93,6 +94,19 @@ def test_outcomes_tokens_and_windows_add_up() -> None:
     assert stage.window_s == pytest.approx(sum(one.window_s or 0 for one in alone))
     assert stage.runs is not None
     assert stage.runs.windows_s == tuple(one.window_s for one in alone)
+
+
+def test_outcomes_stand_in_one_order_whichever_run_had_them_first() -> None:
+    late, stopped = run([turn(0, outcome="timeout")]), run([unsent("cancelled"), turn(1)])
+    for runs in ([late, stopped], [stopped, late]):
+        assert list(requests_of(stage_of(merged(runs))).by_outcome) == ["ok", "timeout", "cancelled"]
+
+
+def test_a_run_without_an_answer_does_not_say_who_counted_the_tokens() -> None:
+    answered = run(turns(8, token_source="events", prompt_tokens=None))
+    silent = run([turn(0, outcome="timeout")])
+    assert stage_of(merged([answered, silent])).tokens == Tokens(prompt=None, output=24, source="events")
+    assert stage_of(merged([silent, run([turn(0, outcome="timeout")])])).tokens == Tokens(0, 0, "usage")
 
 
 def test_percentiles_are_those_of_a_typical_run_with_the_runs_own_beside_them() -> None:
@@ -181,6 +195,14 @@ def test_the_verdict_is_the_worst_and_each_reason_says_in_how_many_runs() -> Non
     assert reasons["clock_step"].seen.endswith("in 1 of 5 runs")
     assert validity.self.loop_lag_p99_ms == 300
     assert validity.self.clock_steps == 1
+
+
+def test_of_a_stage_that_one_run_alone_played_the_reasons_are_those_of_that_run() -> None:
+    gone = [planned(8, skipped="no such model", problem="input")]
+    played = run(turns(8), seen=[facts(clock_steps=1)])
+    stage, alone = stage_of(merged([run([], gone, seen=[]), played])), stage_of(summarize(played))
+    assert validity_of(stage) == validity_of(alone)
+    assert [reason.code for reason in validity_of(stage).reasons] == ["clock_step"]
 
 
 def test_runs_that_were_all_believable_are() -> None:

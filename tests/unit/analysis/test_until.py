@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from loadgen.analysis import metrics, stop_rule
+from loadgen.analysis.samples import Samples
 from loadgen.analysis.stop_rule import (
-    Samples,
     Series,
     StopRuleMonitor,
     earliest_end,

@@ -9,8 +9,7 @@ import msgspec
 import pytest
 
 import loadgen.report
-from loadgen.analysis.merge import merged
-from loadgen.analysis.summarize import summarize
+from loadgen.analysis.summarize import merged, summarize
 from loadgen.record import Record
 from loadgen.redact import printable
 from loadgen.report.console import console

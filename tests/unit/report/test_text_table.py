@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from loadgen.analysis.stage import stages_of
-from loadgen.analysis.summarize import summary_of
+from loadgen.analysis.summarize import summarize
 from loadgen.analysis.summary import Summary
 from loadgen.report.charset import spell
 from loadgen.report.console import lines_text, report_text, table_text
@@ -26,8 +25,7 @@ WIDTHS = range(40, 201)
 
 @cache
 def summary(folder: Path) -> Summary:
-    run = run_folder.read(folder)
-    return summary_of(run, stages_of(run))
+    return summarize(run_folder.read(folder))
 
 
 @cache

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadgen.analysis.metric_flags import metric_flags
-from loadgen.analysis.stage import histograms, stages_of
+from loadgen.analysis.stage import stages_of
 from loadgen.analysis.summarize import summarize
 from loadgen.analysis.summary import StageSummary
 from loadgen.record import Record, Reply
@@ -384,7 +384,7 @@ def test_hidden_reasoning_leaves_no_pace_and_marks_what_it_is_in() -> None:
     assert stage.throughput.per_user_tokens_per_s is None
     assert stage.throughput.output_tokens_per_s is not None
     assert stage.metrics["ttft_ms"].count == 40
-    told = histograms(stages_of(run)[0])
+    told = stages_of(run)[0].histograms
     assert (told["tpot"].count, told["ttft"].count) == (0, 40)
 
 
