@@ -50,4 +50,4 @@ class TargetError(LoadgenError):
 
     def __init__(self, message: str, *, problem: str = "unusable", remedy: str | None = None) -> None:
         super().__init__(message if remedy is None else f"{message}; {remedy}")
-        self.problem, self.remedy = problem, remedy
+        self.message, self.problem, self.remedy = message, problem, remedy

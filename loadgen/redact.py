@@ -27,6 +27,11 @@ SHORTEST_CHARS: Final = 16
 """Shorter keys are placeholders ("none", "ollama"), and words that an answer may well contain: they are not blotted."""
 MAX_BYTES: Final = 8192
 BLOT: Final = "***"
+_SECRET_NAME: Final = re.compile(
+    r"(?:.*[_-])?(?:(?:api|access|subscription)?-?key|authorization|auth|bearer|cookie|password|passwd|pwd|secret|"
+    r"token|sig|signature|code|credentials?|sas)",
+    re.IGNORECASE,
+)
 
 
 def api_key(variables: Mapping[str, str]) -> str | None:
@@ -44,6 +49,11 @@ def api_key(variables: Mapping[str, str]) -> str | None:
         if key := variables.get(name, "").strip():
             return _fit(key, name)
     return None
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a header or a parameter of that name bears a secret, as far as names tell: `api-key`, `Cookie`, `sig`."""
+    return _SECRET_NAME.fullmatch(name) is not None
 
 
 def redact_keys(text: str) -> str:
@@ -141,7 +151,7 @@ def redact_url(text: str) -> str:
     text = re.sub(r"://\S*@", "://…@", text)
     text = re.sub(r"(?<=--url )(?!\w+://)\S*@", "…@", text)
     text = re.sub(r"(?<![^\s\"'=])[^\s\"'=@]*:(?!//)[^\s\"'@]*@", "…@", text)
-    return re.sub(r"(://[^\s?]*)\?[^\s\"]*[^\s\":;]", r"\1?…", text)
+    return re.sub(r"(://[^\s?]*|(?<![^\s\"'=])[^\s?\"']*[:/][^\s?\"']*)\?[^\s\"]*[^\s\":;]", r"\1?…", text)
 
 
 def escape_control(text: str) -> str:

@@ -24,6 +24,7 @@ from loadgen.scenario.model_list import model_list_text
 from loadgen.store.files import write_whole
 from loadgen.store.manifest import ModelCard, ServedModel
 from loadgen.targets.catalog import default_models, list_cards, model_list_of
+from loadgen.targets.diagnosis import shown_names
 
 
 def models(
@@ -31,7 +32,8 @@ def models(
         str | None, typer.Argument(metavar="SCENARIO", help="Ask this scenario's targets: a path, or a name.")
     ] = None,
     url: Annotated[
-        list[str] | None, typer.Option("--url", help="An OpenAI-compatible endpoint, ending in /v1. Repeatable.")
+        list[str] | None,
+        typer.Option("--url", help="An OpenAI-compatible endpoint: its base path, or only a port. Repeatable."),
     ] = None,
     model: Annotated[
         list[str] | None, typer.Option("--model", help="With --probe: only this model. Repeatable.")
@@ -52,6 +54,8 @@ def models(
     if probe:
         if write is not None:
             raise InputError(f"--write {write} with --probe: cards, or what servers do? leave one of them out")
+        if url and scenario is None and not model:
+            model = [_only_model_at(url)]
         asked = ScenarioOptions(scenario=scenario, url=url, model=model, probe=True)
         _print_probes(asked, "json" if as_json else "text")
         return
@@ -73,6 +77,18 @@ def models(
         show_json(data)
     else:
         print_text(cards_text(cards, screen()))
+
+
+def _only_model_at(urls: list[str]) -> str:
+    """The model that is meant where an address alone is given. Raises InputError where several are listed there."""
+    cards, problems = asyncio.run(list_cards(_places(None, urls), _tell_on_terminal))
+    if problems or not cards:
+        raise TargetError(problems[0] if problems else "no model is listed there")
+    names = tuple(dict.fromkeys(card.id for card in cards))
+    if len(names) > 1:
+        where = redact_url(f"--probe --url {urls[0]}")
+        raise InputError(f"models {where}: which model? add --model NAME: {shown_names(names)}")
+    return names[0]
 
 
 def _print_probes(options: ScenarioOptions, output: Output) -> None:

@@ -34,7 +34,8 @@ class ScenarioOptions(Struct, frozen=True):
         None
     )
     url: Annotated[
-        list[str] | None, typer.Option("--url", help="An OpenAI-compatible endpoint, ending in /v1. Repeatable.")
+        list[str] | None,
+        typer.Option("--url", help="An OpenAI-compatible endpoint: its base path, or only a port. Repeatable."),
     ] = None
     model: Annotated[
         list[str] | None, typer.Option("--model", help="A model there, or one of the scenario's. Repeatable.")

@@ -18,6 +18,7 @@ from loadgen.live.sink import Sinks, StageStart
 from loadgen.plan.plan import Plan, Planned, Stage
 from loadgen.plan.rng import generator
 from loadgen.record import Phase, Record, Reply, StageKey, record_of
+from loadgen.scenario.urls import route_url
 from loadgen.store.run_folder import folder_errors_alone
 from loadgen.targets.adapter.in_process import Question, question_of
 from loadgen.targets.probe.answers import AnswerSampler, StreamAnswers
@@ -132,7 +133,7 @@ class LocalStageRunner:
         for index in stage.models:
             served = self._served[index]
             if served.adapter is None:
-                await self._context.client.open_connections(f"{served.base_url}/models", count, served.headers)
+                await self._context.client.open_connections(route_url(served.base_url, "models"), count, served.headers)
         with folder_errors_alone():
             await WarmUp(stage, self).play()
 

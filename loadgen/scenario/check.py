@@ -23,7 +23,7 @@ from loadgen.scenario import (
 from loadgen.scenario.limits import over_limit
 from loadgen.scenario.problem import Problem, key_path
 from loadgen.scenario.stop_rule import STREAMED, mismatch, stop_rule_of
-from loadgen.scenario.urls import CREDENTIALS, KEY_HINT, mismatch_of_address, mismatch_of_endpoint
+from loadgen.scenario.urls import CREDENTIALS, KEY_HINT, mismatch_of_address, mismatch_of_endpoint, place_name
 
 _OWN_KEYS = ("model", "messages")
 _SAMPLING_KEYS = ("max_tokens", "temperature", "seed", "top_p", "stop", "stream")
@@ -84,7 +84,7 @@ def is_adapter(model: Model) -> bool:
 
 def _identity(model: Model) -> tuple[str, str | None, str]:
     """What its records are told by: of an adapter, the class."""
-    return target_of(model).rpartition(":")[2], model.url, model.name
+    return target_of(model).rpartition(":")[2], model.url and place_name(model.url), model.name
 
 
 def _conflicts_of_adapter(model: Model, key: str) -> Iterator[Problem]:

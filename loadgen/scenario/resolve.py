@@ -16,7 +16,7 @@ from loadgen.scenario.file import LoadedScenario, is_file, load_scenario, no_fil
 from loadgen.scenario.model_list import read_model_list
 from loadgen.scenario.overrides import Overrides
 from loadgen.scenario.problem import Source, input_error
-from loadgen.scenario.urls import mismatch_of_address
+from loadgen.scenario.urls import mismatch_of_endpoint
 from loadgen.scenario.validate import convert
 
 ENDPOINT: Final = "FOUNDRY_LOCAL_ENDPOINT"
@@ -43,7 +43,7 @@ def resolve_scenario(
     if any(model.url is not None for model in loaded.scenario.models):
         api_key(variables)  # one that cannot be had is known before anything is played
     if endpoint and any(model.target == "foundry" for model in loaded.scenario.models):
-        if wrong := mismatch_of_address(endpoint):
+        if wrong := mismatch_of_endpoint(endpoint):
             raise InputError(redact_url(f"{ENDPOINT}: {wrong[0]}; {wrong[1]}"))
         notes = (*notes, f"{ENDPOINT} is set: Foundry Local is the one at {redact_url(endpoint)}")
     return loaded, notes

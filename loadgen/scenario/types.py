@@ -267,7 +267,8 @@ class Model(_Part, frozen=True):
     """"llamacpp" starts the embedded server; "foundry" uses Foundry Local; "openai" sends to `url`;
     "python:package.module:Adapter" asks an adapter in this process."""
     url: str | None = None
-    """Of an OpenAI-compatible endpoint, ending in /v1 (target = "openai" goes without saying)."""
+    """Of an OpenAI-compatible endpoint: the base path as the server has it, /v1 where there is none (target = "openai"
+    goes without saying)."""
     llamacpp: LlamaCpp | None = None
     """Options of the embedded server."""
     foundry: FoundryLocal | None = None

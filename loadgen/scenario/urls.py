@@ -1,18 +1,69 @@
-"""What is wrong with an address that a person wrote, and how it should be. Knows no network; repeats no credential."""
+"""Which API an address means, and what is wrong with one that a person wrote. Knows no network, repeats no password."""
 
+import ipaddress
 import re
+import string
 from typing import Final, Literal
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
+
+from loadgen.redact import is_secret_name
 
 CREDENTIALS: Final = "credentials in an address end up in files"
 EXAMPLE: Final = 'write e.g. "http://localhost:8080/v1"'
 KEY_HINT: Final = "set LOADGEN_API_KEY"
+DEFAULT_PATH: Final = "/v1"
+"""The base path that is tried where an address has none."""
 Kind = Literal["endpoint", "address"]
-"""An endpoint ends in /v1; an address need not."""
+"""An endpoint is the base of an API, and may be written in short; an address is a whole URL."""
+
+_ROUTE: Final = re.compile(r"/(?:chat/completions|completions|responses|embeddings|models)/*\Z")
+_FOUNDRY_ROUTE: Final = re.compile(r"/(?:openai/(?:status|models|loadedmodels)|status|models/loaded)/*\Z")
+"""What Foundry Local's own tools print as the place of its service; its API is at /v1 of the same server."""
+_OPAQUE: Final = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[A-Za-z0-9_+/=.-]{20,}")
+"""What looks like a key, whatever it is called."""
+_NOT_IN_HOST: Final = re.compile(r"[\s\\<>\"{}|^`]")
+_PORT: Final = re.compile(r":?([0-9]+)/*")
+
+
+def base_url(address: str) -> str:
+    """The base of the API that a usable address means: its routes are added to it by `route_url`.
+
+    The path stays as it is written; where there is none, it is /v1. An address of a route, `…/chat/completions` or
+    `…/models`, means the base above it, and what Foundry Local prints as its place (`…/openai/status`) the API there. A
+    port, or a host near by with a port, is enough; then it is http.
+    """
+    parts = _split(address)
+    path = quote(parts.path, safe=string.punctuation)
+    if _FOUNDRY_ROUTE.search(path):
+        path = _FOUNDRY_ROUTE.sub(DEFAULT_PATH, path)
+    elif _ROUTE.search(path):
+        path = _ROUTE.sub("", path)
+    else:
+        path = path.rstrip("/") or DEFAULT_PATH
+    query = f"?{quote(parts.query, safe=string.punctuation)}" if parts.query else ""
+    return f"{parts.scheme}://{parts.netloc.removesuffix(':')}{path}{query}"
+
+
+def service_url(address: str) -> str:
+    """The base of the API of a Foundry Local service at an address: it is always at /v1."""
+    base = base_url(address).partition("?")[0]
+    return base if base.endswith(DEFAULT_PATH) else f"{base}{DEFAULT_PATH}"
+
+
+def place_name(address: str) -> str:
+    """What records and reports call the server at an address: its host and port, and the base path unless it is /v1."""
+    parts = urlsplit(base_url(address))
+    return f"{parts.netloc.rpartition('@')[2]}{parts.path.removesuffix(DEFAULT_PATH) and parts.path}"
+
+
+def route_url(base: str, route: str) -> str:
+    """The address of a route of an API. A query of the base (Azure's `?api-version=`) belongs to each of them."""
+    place, mark, query = base.partition("?")
+    return f"{place}/{route}{mark}{query}"
 
 
 def mismatch_of_endpoint(url: str) -> tuple[str, str] | None:
-    """(message, hint) where it is no OpenAI-compatible endpoint, http or https and ending in /v1; else None."""
+    """(message, hint) where `base_url` can make no base of it, or where it holds a credential; else None."""
     return _mismatch(url, "endpoint")
 
 
@@ -21,12 +72,27 @@ def mismatch_of_address(url: str) -> tuple[str, str] | None:
     return _mismatch(url, "address")
 
 
+def _split(address: str) -> SplitResult:
+    """The parts of an address, its scheme filled in. Raises ValueError for a port that is no number, and the like."""
+    address = address.strip(" ")
+    if port := _PORT.fullmatch(address):
+        return urlsplit(f"http://127.0.0.1:{port[1]}")
+    if "://" in address:
+        return urlsplit(address)
+    parts = urlsplit(re.sub(r"^(?:https?:)?/*", "http://", address))
+    return parts._replace(scheme="https") if parts.port == 443 else parts
+
+
 def _mismatch(url: str, kind: Kind) -> tuple[str, str] | None:
     no_address = (f'"{url}" is not an address', EXAMPLE)
     try:
-        parts = urlsplit(url if "://" in url else re.sub(r"^(?:https?:)?/*", "http://", url))
-        usable = bool(parts.hostname) and parts.port != 0 and url.isprintable() and not re.search(r"\s", url)
+        parts = _split(url)
+        usable = (
+            bool(parts.hostname) and parts.port != 0 and url.isprintable() and not _NOT_IN_HOST.search(parts.netloc)
+        )
+        usable = usable and (kind == "endpoint" or " " not in url)
         right = _corrected(parts, kind)
+        is_near = _is_near(parts)
     except ValueError:  # a port that is no number, or a bracket too few
         return no_address
     hint = f'write "{right}"'
@@ -36,20 +102,36 @@ def _mismatch(url: str, kind: Kind) -> tuple[str, str] | None:
         return f'"{parts.scheme}" is neither http nor https', hint
     if not usable:
         return no_address
-    if "://" not in url:
+    if "://" not in url and not (kind == "endpoint" and is_near):
         return f'"{url}" does not say http or https', hint
-    if kind == "endpoint" and (not parts.path.endswith("/v1") or "?" in url or "#" in url):
-        return f'"{url}" does not end in /v1', hint
+    if kind == "endpoint" and "#" in url:
+        return f'"{url}" has a #, which is never sent to a server', hint
+    if kind == "endpoint" and _holds_secret(parts.query):
+        return CREDENTIALS, f"{hint}, and {KEY_HINT}"
     return None
 
 
+def _is_near(parts: SplitResult) -> bool:
+    """Whether it names a port of this machine or of one near by: there, an address without a scheme is plain http."""
+    host = parts.hostname or ""
+    if parts.port is None:
+        return False
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_private
+    except ValueError:
+        return "." not in host or host.endswith((".local", ".lan", ".internal", ".home.arpa"))
+
+
+def _holds_secret(query: str) -> bool:
+    parameters = parse_qsl(query, keep_blank_values=True)
+    return any(is_secret_name(name) or _OPAQUE.fullmatch(value) for name, value in parameters)
+
+
 def _corrected(parts: SplitResult, kind: Kind) -> str:
-    """The address as it should be: http or https, no credentials, and the path up to its /v1."""
+    """The address as it should be: http or https, and without credentials and query."""
     scheme = parts.scheme if parts.scheme in ("http", "https") else "http"
     host = parts.netloc.rpartition("@")[2] or "localhost:8080"
     if parts.port is None and host.endswith(":"):
         host = host[:-1]
-    if kind == "address":
-        return f"{scheme}://{host}{parts.path.rpartition('@')[2]}"
-    before = re.split(r"/v1(?=/|$)", parts.path.rpartition("@")[2], maxsplit=1)[0].rstrip("/")
-    return f"{scheme}://{host}{before}/v1"
+    path = parts.path.rpartition("@")[2]
+    return f"{scheme}://{host}{path.rstrip('/') or DEFAULT_PATH if kind == 'endpoint' else path}"

@@ -8,12 +8,14 @@ import msgspec
 from loadgen.errors import InputError, TargetError
 from loadgen.scenario import FoundryLocal, LlamaCpp, Model
 from loadgen.scenario.model_list import ListedModel, split_words
+from loadgen.scenario.urls import base_url
 from loadgen.store.manifest import ModelCard
+from loadgen.targets.diagnosis import models_error
 from loadgen.targets.foundry.target import TARGET as FOUNDRY
 from loadgen.targets.foundry.target import endpoint_of, list_foundry_cards, sdk_major
 from loadgen.targets.llamacpp.target import TARGET as LLAMACPP
 from loadgen.targets.llamacpp.target import card_of_file, weights_path
-from loadgen.targets.openai import authorization, card_of, models_of
+from loadgen.targets.openai import ask_models, authorization, card_of
 from loadgen.targets.registry import target_name
 from loadgen.targets.served import OnProgress
 
@@ -52,11 +54,11 @@ def default_models() -> list[Model]:
 async def _cards_of_target(model: Model, on_progress: OnProgress) -> list[ModelCard]:
     target = target_name(model)
     if model.url is not None:
-        url = model.url.rstrip("/")
-        entries = await models_of(url, authorization())
-        if not entries:
-            raise TargetError(f"{url}/models does not list any model", remedy="is the server running there?")
-        return [card_of(str(entry.get("id")), target, entry) for entry in entries]
+        base, headers = base_url(model.url), authorization()
+        listed = await ask_models(base, headers)
+        if not listed.entries:
+            raise await models_error(base, headers, listed)
+        return [card_of(str(entry.get("id")), target, entry) for entry in listed.entries]
     if model.target == FOUNDRY:
         on_progress("asking Foundry Local", None)
         return await list_foundry_cards(model.foundry or FoundryLocal(), on_progress)

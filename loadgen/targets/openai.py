@@ -9,18 +9,23 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 import psutil
+from msgspec import Struct
 
 from loadgen.record import JsonObject
 from loadgen.redact import api_key, redact_keys
 from loadgen.scenario import Model
+from loadgen.scenario.urls import base_url, route_url
 from loadgen.store.manifest import ModelCard
-from loadgen.targets.served import Served
+from loadgen.targets.listing import is_listed
+from loadgen.targets.served import ModelList, Served
+from loadgen.wire.client import describe
 
 _THIS_MACHINE: Final = {"127.0.0.1", "localhost", "::1"}
 _FORWARDERS: Final = ("docker", "com.docker", "rootlessport", "wslrelay", "ssh", "kubectl", "gvproxy")
 """Processes that only pass bytes on: theirs is not the memory of a model."""
 _TIMEOUT_S: Final = 10.0
 _MAX_BYTES: Final = 4 << 20
+_ERROR_CHARS: Final = 200
 
 
 def authorization() -> dict[str, str]:
@@ -35,11 +40,14 @@ def authorization() -> dict[str, str]:
 @contextlib.asynccontextmanager
 async def serve_url(model: Model, target: str) -> AsyncIterator[Served]:
     """A model behind a URL. Its card has what `/v1/models` says; a server that says nothing is no error."""
-    url = (model.url or "").rstrip("/")
+    url = base_url(model.url or "")
     headers = authorization()
-    entries = await models_of(url, headers)
-    entry = next((entry for entry in entries if entry.get("id") == model.name), {})
-    yield Served(base_url=url, headers=headers, card=card_of(model.name, target, entry), pid=listening_pid(url))
+    models = await ask_models(url, headers)
+    entry = next((entry for entry in models.entries if entry.get("id") == model.name), {})
+    card = card_of(model.name, target, entry)
+    if models.entries:
+        card = msgspec.structs.replace(card, listed=is_listed(model.name, models.names))
+    yield Served(base_url=url, headers=headers, card=card, models=models, pid=listening_pid(url))
 
 
 def listening_pid(url: str) -> int | None:
@@ -62,10 +70,30 @@ def _serving_pid(pid: int | None) -> int | None:
     return pid
 
 
-async def models_of(base_url: str, headers: dict[str, str]) -> list[JsonObject]:
+class _JsonAnswer(Struct, frozen=True):
+    """What came of a GET. value: the JSON, None where there is none."""
+
+    value: Any = None
+    status: int | None = None
+    error: str | None = None
+
+
+async def ask_models(base: str, headers: dict[str, str]) -> ModelList:
+    """What the server at a base answers to a request for its models. Never raises for what a server does."""
+    answer = await _json_at(route_url(base, "models"), headers)
+    if answer.error is not None:
+        return ModelList(status=answer.status, error=answer.error)
+    # A plain list is what some gateways send (Together, GitHub Models).
+    data = answer.value.get("data") if isinstance(answer.value, dict) else answer.value
+    if not isinstance(data, list):
+        return ModelList(status=answer.status, error="it answers with JSON that is no list of models")
+    entries = tuple(entry for entry in data if isinstance(entry, dict))
+    return ModelList(entries, answer.status, None if entries else "its list of models is empty")
+
+
+async def models_of(base: str, headers: dict[str, str]) -> list[JsonObject]:
     """The entries of `/v1/models`; empty when the server does not answer with any."""
-    data = (await json_of(f"{base_url}/models", headers)).get("data")
-    return [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
+    return list((await ask_models(base, headers)).entries)
 
 
 async def json_of(url: str, headers: dict[str, str] | None = None) -> JsonObject:
@@ -76,17 +104,32 @@ async def json_of(url: str, headers: dict[str, str] | None = None) -> JsonObject
 
 async def any_json_of(url: str, headers: dict[str, str] | None = None) -> Any:
     """The JSON value behind a URL, whatever it is; None when there is none within a few seconds."""
+    return (await _json_at(url, headers)).value
+
+
+async def _json_at(url: str, headers: dict[str, str] | None) -> _JsonAnswer:
     timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-    with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError, msgspec.MsgspecError):
+    status: int | None = None
+    try:
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
             session.get(url, headers=headers) as response,
         ):
+            status = response.status
             body = await response.content.read(_MAX_BYTES)
             while len(body) < _MAX_BYTES and (more := await response.content.read(_MAX_BYTES)):
                 body += more
-            return _redact(msgspec.json.decode(body)) if response.status < 400 else None
-    return None
+    except TimeoutError:
+        return _JsonAnswer(status=status, error=f"no answer within {_TIMEOUT_S:g} s")
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        return _JsonAnswer(status=status, error=describe(error))
+    text = " ".join(redact_keys(body.decode("utf-8", "replace")).split())
+    if status >= 400:
+        return _JsonAnswer(status=status, error=f"status {status}: {text[:_ERROR_CHARS]}".rstrip(": "))
+    with contextlib.suppress(msgspec.MsgspecError):
+        return _JsonAnswer(_redact(msgspec.json.decode(body)), status)
+    kind = "a web page" if text.startswith("<") else "no JSON"
+    return _JsonAnswer(status=status, error=f"it answers with {kind}: {text[:_ERROR_CHARS]}".rstrip(": "))
 
 
 def _redact(value: Any) -> Any:

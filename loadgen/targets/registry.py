@@ -1,17 +1,17 @@
 """Which target serves a model: the one place that knows them all. Each is imported when a model of it is served."""
 
 from contextlib import AbstractAsyncContextManager
-from urllib.parse import urlsplit
 
 from loadgen.scenario import FOUNDRY, LLAMACPP, PYTHON_PREFIX, Model
+from loadgen.scenario.urls import place_name
 from loadgen.targets.served import OnProgress, Served
 
 
 def target_name(model: Model) -> str:
-    """How records and reports name where a model is served: `llamacpp`, `foundry`, a URL's host and port, or an
-    adapter's class."""
+    """How records and reports name where a model is served: `llamacpp`, `foundry`, a URL's host, port and
+    base path, or an adapter's class."""
     if model.url is not None:
-        return urlsplit(model.url).netloc.rpartition("@")[2]
+        return place_name(model.url)
     if (model.target or "").startswith(PYTHON_PREFIX):
         from loadgen.targets.adapter.target import class_name
 

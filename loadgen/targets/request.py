@@ -6,6 +6,7 @@ from loadgen.plan.plan import Plan, Planned
 from loadgen.plan.prompts import messages
 from loadgen.record import JsonObject
 from loadgen.scenario import TOKEN_LIMITS, Timeouts
+from loadgen.scenario.urls import route_url
 from loadgen.targets.served import Served
 from loadgen.wire.exchange import ChatRequest, Deadlines
 
@@ -16,7 +17,7 @@ def chat_request_of(served: Served, body: JsonObject, deadlines: Deadlines) -> C
     if not streams:  # an answer that comes whole has no tokens to wait for
         deadlines = msgspec.structs.replace(deadlines, first_token_ns=None, next_token_ns=None)
     return ChatRequest(
-        url=f"{served.base_url}/chat/completions",
+        url=route_url(served.base_url, "chat/completions"),
         body=msgspec.json.encode(body),
         headers=served.headers,
         deadlines=deadlines,

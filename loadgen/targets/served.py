@@ -27,12 +27,35 @@ class UnloadInfo(Struct, kw_only=True, omit_defaults=True):
     """Calls of an adapter that had not come back; while there are any, nothing is unloaded."""
 
 
+class ModelList(Struct, frozen=True):
+    """What a server answers when it is asked for its models."""
+
+    entries: tuple[JsonObject, ...] = ()
+    status: int | None = None
+    """None: no answer came."""
+    error: str | None = None
+    """Why there are no entries, in one line; None where there are some."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names under which the models are listed, aliases too."""
+        names = (str(name) for entry in self.entries for name in (entry.get("id"), *_aliases(entry)))
+        return tuple(dict.fromkeys(names))
+
+
+def _aliases(entry: JsonObject) -> list[object]:
+    aliases = entry.get("aliases")
+    return aliases if isinstance(aliases, list) else []
+
+
 class Served(Struct, frozen=True, kw_only=True):
     """A model that is being served."""
 
     base_url: str
-    """Ends in /v1. Empty where an adapter answers."""
+    """Of the API, as `loadgen.scenario.urls.base_url` makes it. Empty where an adapter answers."""
     card: ModelCard
+    models: ModelList = ModelList()
+    """What the server lists, as far as it was asked."""
     adapter: InProcess | None = None
     """The model in this process, in place of a server."""
     headers: dict[str, str] = {}

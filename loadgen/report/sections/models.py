@@ -38,6 +38,7 @@ def _describe(card: ServedModel) -> dict[str, str]:
         "context": f"{card.context_tokens} tokens" if card.context_tokens else UNKNOWN,
         "license": card.license or UNKNOWN,
         "publisher": card.publisher or UNKNOWN,
+        "listed by its server": "no" if card.listed is False else UNKNOWN,
         "start": UNKNOWN if card.startup_s is None else f"{card.startup_s:.1f} s",
         "left out of requests": _describe_refused(card),
         "settings": ", ".join(f"{name} {value}" for name, value in settings.items()) or UNKNOWN,

@@ -24,9 +24,10 @@ from loadgen.errors import InputError, TargetError
 from loadgen.record import JsonObject
 from loadgen.redact import redact_url
 from loadgen.scenario import FoundryLocal, Model
-from loadgen.scenario.urls import mismatch_of_address
+from loadgen.scenario.urls import mismatch_of_endpoint, service_url
 from loadgen.store.manifest import ModelCard
 from loadgen.store.paths import user_cache_folder
+from loadgen.targets.diagnosis import models_error
 from loadgen.targets.foundry.events import (
     CatalogListed,
     DownloadFailed,
@@ -40,7 +41,7 @@ from loadgen.targets.foundry.events import (
     VariantCard,
 )
 from loadgen.targets.foundry.model.cache import ensure_model
-from loadgen.targets.openai import any_json_of, card_of, json_of, models_of
+from loadgen.targets.openai import any_json_of, ask_models, card_of, json_of
 from loadgen.targets.served import OnProgress, Served, UnloadInfo
 
 TARGET: Final = "foundry"
@@ -59,11 +60,10 @@ def endpoint_of(options: FoundryLocal) -> str | None:
     address = from_environment or options.endpoint
     if not address:
         return None
-    url = address.rstrip("/")
-    if mismatch := mismatch_of_address(url):
+    if mismatch := mismatch_of_endpoint(address):
         key = ENDPOINT_VARIABLE if from_environment else "foundry.endpoint"
         raise InputError(redact_url(f"{key}: {mismatch[0]}; {mismatch[1]}"))
-    return url if url.endswith("/v1") else f"{url}/v1"
+    return service_url(address)
 
 
 @contextlib.asynccontextmanager
@@ -102,10 +102,7 @@ def _old_sdk_endpoint() -> str | None:
 @contextlib.asynccontextmanager
 async def _attach(model: Model, url: str) -> AsyncIterator[Served]:
     """A service that runs already: nothing of it is started, and nothing stopped."""
-    entries = await models_of(url, {})
-    if not entries:
-        remedy = "is Foundry Local running there? try `foundry service status`"
-        raise TargetError(f"{url} does not list any model", problem="no_service", remedy=remedy)
+    entries = await _entries_of(url)
     options = model.foundry or FoundryLocal()
     entry = find_entry(model.name, entries, options.device)
     if entry is None:
@@ -131,6 +128,16 @@ async def _attach(model: Model, url: str) -> AsyncIterator[Served]:
         if loaded.loaded_as is not None:
             with contextlib.suppress(TargetError):
                 unload_info.unload_s = await _time_get(f"{root}/models/unload/{quote(loaded.loaded_as)}", UNLOAD_S)
+
+
+async def _entries_of(url: str) -> list[JsonObject]:
+    """The models that a service lists, at least one. Raises TargetError."""
+    listed = await ask_models(url, {})
+    if not listed.entries:
+        error = await models_error(url, {}, listed)
+        remedy = "is Foundry Local running there? try `foundry service status`"
+        raise TargetError(error.message, problem=error.problem, remedy=remedy)
+    return list(listed.entries)
 
 
 class _LoadedModel(Struct, frozen=True):
@@ -306,7 +313,7 @@ async def list_foundry_cards(options: FoundryLocal, on_progress: OnProgress) -> 
     """The cards of all models that Foundry Local offers here. Raises TargetError."""
     endpoint = endpoint_of(options) or _old_sdk_endpoint()
     if endpoint is not None:
-        return [card_of(str(entry.get("id")), TARGET, entry) for entry in await models_of(endpoint, {})]
+        return [card_of(str(entry.get("id")), TARGET, entry) for entry in await _entries_of(endpoint)]
     if importlib.util.find_spec("foundry_local_sdk") is None:
         raise TargetError(f"foundry-local-sdk is not installed; {INSTALL}")
     flags = {**_flags(Model(name="-"), options, await _cache_of(options, on_progress)), "--list": True}

@@ -1,4 +1,4 @@
-"""Before anything is timed: whether a model is listed, what its server refuses, and whether it is ready."""
+"""Before anything is timed: what a server refuses, and whether it is ready."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,6 @@ from msgspec import UNSET
 
 from loadgen import api
 from loadgen.analysis.summarize import summarize
-from loadgen.engine.preflight import is_listed
 from loadgen.live.progress import Silence
 from loadgen.scenario import Closed, Model, Sampling, Scenario
 from loadgen.scenario.file import LoadedScenario
@@ -41,21 +40,6 @@ def play(client: ScriptedClient, folder: Path, **scenario: Any) -> tuple[Run, li
     loaded = LoadedScenario(Scenario(name="preflight", prompts=("Say hello.",), **keys), None, folder, "the test")
     progress = Notes()
     return run(api.run(loaded, results=folder, clock=CLOCK, client=client, progress=progress)), progress.lines
-
-
-@pytest.mark.parametrize(
-    ("wanted", "listed", "there"),
-    [
-        ("phi-4-mini-cpu:5", {"phi-4-mini-cpu:5"}, True),
-        ("phi-4-mini-cpu:5", {"phi-4-mini-cpu"}, True),  # Foundry Local 1.x
-        ("llama3", {"llama3:latest"}, True),  # Ollama
-        ("llama3:8b", {"llama3:70b"}, False),
-        ("phi-4", {"phi-4-mini-cpu:5"}, False),
-        ("other", {"phi-4-mini-cpu:5", "other-model"}, False),
-    ],
-)
-def test_a_version_may_be_left_out_on_one_side_only(wanted: str, listed: set[str], there: bool) -> None:
-    assert is_listed(wanted, listed) is there
 
 
 # --- keys that a server refuses ---------------------------------------------------------------------------------------

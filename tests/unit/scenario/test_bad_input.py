@@ -492,14 +492,19 @@ def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *w
 
 
 ENDPOINTS = {
-    "localhost:8080/v1": 'write "http://localhost:8080/v1"',
+    "api.example.com/v1": 'write "http://api.example.com/v1"',
+    "api.example.com:8080/v1": 'write "http://api.example.com:8080/v1"',
+    "localhost": 'write "http://localhost/v1"',
     f"http://me:{SECRET}@h:8080/v1": 'write "http://h:8080/v1", and set LOADGEN_API_KEY',
     f"http://{SECRET}@h/v1": 'write "http://h/v1", and set LOADGEN_API_KEY',
     f"me:{SECRET}@h/v1": 'write "http://h/v1", and set LOADGEN_API_KEY',
     f"//me:{SECRET}@h/v1": 'write "http://h/v1", and set LOADGEN_API_KEY',
     f"http:/me:{SECRET}@h/v1": 'write "http://h/v1", and set LOADGEN_API_KEY',
     f"{SECRET}@h/v1": 'write "http://h/v1", and set LOADGEN_API_KEY',
-    f"http://h/v1?api_key={SECRET}": 'write "http://h/v1"',
+    f"http://h/v1?api_key={SECRET}": 'write "http://h/v1", and set LOADGEN_API_KEY',
+    f"http://h/v1?api-version=1&code={SECRET}": 'write "http://h/v1"',
+    f"h:80/v1?subscription-key={SECRET}": 'write "http://h:80/v1"',
+    "http://h/v1?x=Zm9vYmFyMTIzNDU2Nzg5MA": 'write "http://h/v1"',
     "http://a b/v1": "is not an address",
     "http://h:99999/v1": "is not an address",
     "http://h:0/v1": "is not an address",
@@ -507,8 +512,12 @@ ENDPOINTS = {
     "http://h\u202e/v1": "is not an address",
     "http://h\x1b/v1": "is not an address",
     "http:///v1": "is not an address",
-    "http://h/v1/": 'write "http://h/v1"',
-    "http://h/": 'write "http://h/v1"',
+    "http://h\\v1": "is not an address",
+    "http://[::1/v1": "is not an address",
+    "http://h]/v1": "is not an address",
+    "123456": "is not an address",
+    "0": "is not an address",
+    "99999": "is not an address",
     "http://h/v1#a": 'write "http://h/v1"',
     "ftp://h/v1": 'write "http://h/v1"',
     "file:///etc/passwd": "is neither http nor https",
@@ -528,8 +537,7 @@ def test_an_address_that_cannot_be_meant_is_refused_with_the_mend(
         assert ENDPOINTS[url] in said(capsys, monkeypatch, *words)
     if url:  # an empty variable is not set
         monkeypatch.setenv("FOUNDRY_LOCAL_ENDPOINT", url)
-        if "?" not in url and not url.endswith(("/", "#a")):  # these are addresses all the same
-            assert "FOUNDRY_LOCAL_ENDPOINT: " in said(capsys, monkeypatch, "run", "--model", "m")
+        assert "FOUNDRY_LOCAL_ENDPOINT: " in said(capsys, monkeypatch, "run", "--model", "m")
 
 
 COMMANDS: list[tuple[str, str]] = [
@@ -666,6 +674,9 @@ def test_a_manifest_that_is_a_folder_is_no_run(
         (f"--url http://a:{SECRET}@h/v1", "--url http://…@h/v1"),
         (f"url = a:{SECRET}@h", "url = …@h"),
         (f'"a:{SECRET}@h"', '"…@h"'),
+        (f"--url h:80/v1?x={SECRET}: models[0].url: a?", "--url h:80/v1?…: models[0].url: a?"),
+        (f"h/v1?{SECRET}", "h/v1?…"),
+        ("a/b: is it there? a c/d?", "a/b: is it there? a c/d?"),
         ("--model meta/llama@main", "--model meta/llama@main"),
         ("http://h:80/v1 and x@y", "http://h:80/v1 and x@y"),
     ],

@@ -146,9 +146,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         CLOSED,
-        {"urls": ("localhost:8080",), "models": ("a",)},
-        '--url localhost:8080: models[0].url: "localhost:8080" does not say http or https; '
-        'write "http://localhost:8080/v1"',
+        {"urls": ("localhost",), "models": ("a",)},
+        '--url localhost: models[0].url: "localhost" does not say http or https; write "http://localhost/v1"',
     ),
     (
         CLOSED,

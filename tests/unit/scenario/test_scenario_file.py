@@ -151,15 +151,11 @@ COMPLAINTS = {
 }
 
 URLS = {
-    "localhost:8080": ('"localhost:8080" does not say http or https', "http://localhost:8080/v1"),
+    "localhost/v1": ('"localhost/v1" does not say http or https', "http://localhost/v1"),
+    "h.example:8080": ('"h.example:8080" does not say http or https', "http://h.example:8080/v1"),
     "ftp://h/v1": ('"ftp" is neither http nor https', "http://h/v1"),
-    "http://h": ('"http://h" does not end in /v1', "http://h/v1"),
-    "http://h:1/v1/": ('"http://h:1/v1/" does not end in /v1', "http://h:1/v1"),
-    "https://h/api/v1/chat/completions": (
-        '"https://h/api/v1/chat/completions" does not end in /v1',
-        "https://h/api/v1",
-    ),
-    "http://h/v1?key=SECRET": ('"http://h/v1?…" does not end in /v1', "http://h/v1"),
+    "ftp://h:1": ('"ftp" is neither http nor https', "http://h:1/v1"),
+    "https://h/api/v1#top": ('"https://h/api/v1#top" has a #, which is never sent to a server', "https://h/api/v1"),
 }
 
 

@@ -17,7 +17,7 @@ from loadgen.targets.foundry.service import argument_parser
 from loadgen.targets.foundry.target import ENDPOINT_VARIABLE, endpoint_of, find_entry, sdk_major
 
 HERE = "http://127.0.0.1:5273"
-NO_URLS = ("127.0.0.1:5273", "localhost", "ftp://there/v1", "http://", "https:///v1", "http://[::1", "http://here:x")
+NO_URLS = ("localhost", "ftp://there/v1", "http://", "https:///v1", "http://[::1", "http://here:x")
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,11 @@ def test_without_an_endpoint_a_service_is_started() -> None:
     assert endpoint_of(FoundryLocal()) is None
 
 
-@pytest.mark.parametrize("told", [HERE, f"{HERE}/", f"{HERE}/v1", f"{HERE}/v1/", f"  {HERE} "])
+PRINTED = ("5273", ":5273", "127.0.0.1:5273", f"{HERE}/openai/status", f"{HERE}/v1/models", f"{HERE}/models/loaded")
+"""What Foundry Local's own tools print as the place of its service, and parts of it."""
+
+
+@pytest.mark.parametrize("told", [HERE, f"{HERE}/", f"{HERE}/v1", f"{HERE}/v1/", f"  {HERE} ", *PRINTED])
 def test_an_endpoint_ends_in_v1_however_it_is_written(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert endpoint_of(FoundryLocal(endpoint=told.strip())) == f"{HERE}/v1"
     monkeypatch.setenv(ENDPOINT_VARIABLE, told)

@@ -1,0 +1,189 @@
+"""Why a server or one of its models cannot be used, as one line with what to do about it. Asks a server that failed a
+question or two more, none of them a chat; knows no plan.
+"""
+
+import asyncio
+import os
+import re
+import ssl
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from loadgen.errors import TargetError
+from loadgen.record import Reply
+from loadgen.redact import redact_url
+from loadgen.scenario.urls import route_url
+from loadgen.targets.openai import ask_models
+from loadgen.targets.served import ModelList, Served
+
+CERTIFICATES: Final = "SSL_CERT_FILE"
+_HANDSHAKE_S: Final = 3.0
+_USUAL_PATHS: Final = ("/v1", "/v3", "/api/v1", "/openai/v1", "/v1/openai", "/api", "")
+"""Where servers have their API: OpenVINO Model Server at /v3, Groq and gateways below paths of their own."""
+_NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "record layer failure", "HTTP_REQUEST")
+_NO_HOST: Final = ("name or service not known", "nodename nor servname", "getaddrinfo failed", "no address associated")
+_TLS_WANTED: Final = re.compile(r"HTTP request (?:was sent )?to (?:an )?HTTPS|instead use the HTTPS", re.IGNORECASE)
+_MAX_NAMES: Final = 12
+
+
+async def chat_error(served: Served, reply: Reply) -> TargetError:
+    """Why a model cannot be used whose server did not answer a chat."""
+    base, detail = served.base_url, reply.detail or ""
+    status = f" {reply.status}" if reply.status else ""
+    text = f"it does not answer a short chat: {reply.outcome}{status}: {detail}"
+    lower = detail.lower()
+    if "memory" in lower or "bad_alloc" in lower:
+        remedy = "unload other models, or take a smaller variant"
+        return TargetError(text, problem="out_of_memory", remedy=remedy)
+    if reply.status is None or _TLS_WANTED.search(detail):
+        known = await _connection_error(base, reply.outcome, detail)
+        if known is not None:
+            return known
+    if reply.outcome == "timeout":
+        return TargetError(text, problem="cold", remedy="is the model still loading? warm it, then run again")
+    if reply.status in {401, 403}:
+        return TargetError(text, problem="no_key", remedy=_remedy_of_refusal(served.headers))
+    models = served.models
+    if not models.entries and reply.outcome in {"http_error", "not_streamed"}:  # it may have been loading until now
+        models = await ask_models(base, served.headers)
+    if _is_wrong_path(reply, models):
+        return await _path_error(base, served.headers, f"http_error{status}" if status else reply.outcome)
+    if reply.status == 404:
+        remedy = "ask for a model that the server lists"
+        if models.names:
+            remedy = f"ask for one of those that the server lists: {shown_names(models.names)}"
+        return TargetError(text, problem="not_in_catalog", remedy=remedy)
+    return TargetError(text, remedy="try the same chat with curl, and look at the server's log")
+
+
+async def models_error(base: str, headers: dict[str, str], models: ModelList) -> TargetError:
+    """Why the server at a base lists no model. Its list is not all: a server without one may answer chats."""
+    url = redact_url(route_url(base, "models"))
+    detail = models.error or ""
+    if models.status is None or _TLS_WANTED.search(detail):
+        known = await _connection_error(base, "connect_error", detail)
+        if known is not None:
+            return known
+        return TargetError(f"{url} does not answer: {detail}", problem="no_service", remedy="is the server well?")
+    if models.status in {401, 403}:
+        return TargetError(f"{url}: {detail}", problem="no_key", remedy=_remedy_of_refusal(headers))
+    if models.status in {404, 405} or "a web page" in detail:
+        return await _path_error(base, headers, detail)
+    remedy = "load a model there first" if models.status == 200 else "look at the server's log"
+    return TargetError(f"{url} does not list any model: {detail}", problem="not_in_catalog", remedy=remedy)
+
+
+def shown_names(names: tuple[str, ...]) -> str:
+    """The first of the names that a server lists, and how many more there are."""
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(sorted(names)[:_MAX_NAMES]) + more
+
+
+def _remedy_of_refusal(headers: dict[str, str]) -> str:
+    """What to do where the server wants to know who asks."""
+    if any(name.lower() == "authorization" for name in headers):
+        return "the key that was sent is refused: is it the right one for this server?"
+    return "set LOADGEN_API_KEY to the key that this server wants"
+
+
+# The connection
+
+
+async def _connection_error(base: str, outcome: str, detail: str) -> TargetError | None:
+    """What an error of the connection means; None where it is none of those that are known."""
+    parts = urlsplit(base)
+    place = f"{parts.scheme}://{parts.netloc}"
+    cause = _cause(detail)
+    if "CERTIFICATE_VERIFY_FAILED" in detail or "certificate verify failed" in detail:
+        return _certificate_error(place, parts.hostname or "", f"{outcome}: {cause}")
+    if any(sign in detail for sign in _NO_TLS):
+        message = f"{parts.netloc} does not speak TLS ({outcome}: {cause})"
+        return TargetError(message, problem="no_service", remedy=f"write {redact_url(_with_scheme(base, 'http'))}")
+    if any(sign in detail.lower() for sign in _NO_HOST):
+        message = f"no host is known by the name {parts.hostname} ({outcome}: {cause})"
+        return TargetError(message, problem="no_service", remedy="check how it is written, or write its IP address")
+    if "Connect call failed" in detail or "refused" in detail.lower():
+        message = f"nothing listens at {parts.netloc} ({outcome}: {cause})"
+        return TargetError(message, problem="no_service", remedy="is the server running there?")
+    if parts.scheme == "http" and await _speaks_tls(parts.hostname or "", parts.port or 80):
+        message = f"{parts.netloc} speaks TLS, and was asked without ({outcome}: {cause})"
+        return TargetError(message, problem="no_service", remedy=f"write {redact_url(_with_scheme(base, 'https'))}")
+    if outcome == "connect_error":
+        message = f"{place} cannot be reached ({outcome}: {cause})"
+        return TargetError(message, problem="no_service", remedy="is the server running there?")
+    return None
+
+
+def _certificate_error(place: str, host: str, cause: str) -> TargetError:
+    lower = cause.lower()
+    if "mismatch" in lower or "not valid for" in lower:
+        message, remedy = f"the certificate of {place} is for another name than {host}", "write the name that it is for"
+    elif "expired" in lower:
+        message, remedy = f"the certificate of {place} has expired", "renew it, or set the clock of this machine"
+    elif "not yet valid" in lower:
+        message, remedy = f"the certificate of {place} is not valid yet", "set the clock of this machine"
+    else:
+        message, remedy = f"the certificate of {place} is not trusted", _remedy_of_distrust()
+    return TargetError(f"{message} ({cause})", problem="not_trusted", remedy=remedy)
+
+
+def _remedy_of_distrust() -> str:
+    file = os.environ.get(CERTIFICATES, "").strip()
+    if not file:
+        return f"name the file with its issuer's certificate: {CERTIFICATES}=ca.pem"
+    if not Path(file).is_file():
+        return f"{CERTIFICATES} names {file}, which is no file: name the one with its issuer's certificate"
+    return f"the certificates in {CERTIFICATES}={file} do not include its issuer's: add that"
+
+
+def _cause(detail: str) -> str:
+    """What an error of aiohttp says in its innermost brackets."""
+    text = re.sub(r"^Cannot connect to host \S+ ssl:\S+ \[(.*)\]$", r"\1", detail)
+    text = re.sub(r"^\w+: \(\d+, ['\"](?:\[[^\]]*\] )?(.*?)(?: \(_ssl\.c:\d+\))?['\"]\)$", r"\1", text)
+    return text.strip("[]")
+
+
+def _with_scheme(base: str, scheme: str) -> str:
+    return urlsplit(base)._replace(scheme=scheme).geturl()
+
+
+async def _speaks_tls(host: str, port: int) -> bool:
+    """Whether a server answers a handshake, be its certificate trusted or not. Nothing is sent over the connection."""
+    try:
+        async with asyncio.timeout(_HANDSHAKE_S):
+            _, writer = await asyncio.open_connection(host, port, ssl=ssl.create_default_context())
+    except ssl.SSLCertVerificationError:
+        return True
+    except (OSError, ValueError):
+        return False
+    writer.transport.abort()
+    return True
+
+
+# The path
+
+
+def _is_wrong_path(reply: Reply, models: ModelList) -> bool:
+    """Whether the base has no API at all: neither of its routes is one, and what was said is not of the model."""
+    if models.entries or (models.status == 200 and models.error is not None and "a web page" not in models.error):
+        return False
+    detail = (reply.detail or "").lower()
+    if reply.status in {404, 405}:
+        return "model" not in detail
+    return reply.outcome == "not_streamed" and "<" in detail
+
+
+async def _path_error(base: str, headers: dict[str, str], cause: str) -> TargetError:
+    """That the path of an address leads to no API, and which one does, where one of the usual ones lists models."""
+    place, _, query = base.partition("?")
+    parts = urlsplit(place)
+    root = f"{parts.scheme}://{parts.netloc}"
+    remedy = f"write the base path that the server has, such as {root}/v3, or set up its API at {parts.path or '/'}"
+    for path in _USUAL_PATHS:
+        other = f"{root}{path}" + (f"?{query}" if query else "")
+        if other != base and (await ask_models(other, headers)).entries:
+            remedy = f"the API of this server is at {redact_url(other)}: write {redact_url(other)}"
+            break
+    message = f"{redact_url(base)} is not the base of an OpenAI-compatible API ({cause}): the path is wrong"
+    return TargetError(message, problem="wrong_path", remedy=remedy)
