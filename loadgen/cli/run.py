@@ -5,14 +5,14 @@ What makes and prints the reports is imported when there is something to report:
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
-import msgspec
 import typer
+from msgspec import UNSET
 
 from loadgen import api
 from loadgen.analysis.stop_rule import reason_unreachable
-from loadgen.analysis.summary import Summary
+from loadgen.analysis.summary import StageSummary, Summary
 from loadgen.cli.interrupt import interruptible
 from loadgen.cli.options import RESULTS, Out, Output, OutputOptions, ScenarioOptions, Strict, expand_options
 from loadgen.cli.streams import tell
@@ -24,6 +24,9 @@ from loadgen.errors import ExitCode, InputError
 from loadgen.plan.plan import Plan
 from loadgen.store.calibration import stored, warnings_for
 from loadgen.store.run_folder import Run
+
+MOST_FAILED: Final = 0.5
+"""A stage of which a greater share of the requests failed is no measurement of the server, gate or not."""
 
 
 @expand_options
@@ -64,7 +67,11 @@ def run(
     print_summary(summary, folder, output)
     if baseline_place is not None:
         _keep_baseline(*played[0], baseline_place)
-    raise typer.Exit(ExitCode.INTERRUPTED if interrupted else exit_code(summary))
+    code = ExitCode.INTERRUPTED if interrupted else exit_code(summary)
+    if code == ExitCode.GATE_FAILED:
+        for line in failures(summary):
+            tell(f"loadgen: exit {code:d}: {line}")
+    raise typer.Exit(code)
 
 
 def _warn(plan: Plan, workers: Workers) -> None:
@@ -100,10 +107,31 @@ def _keep_baseline(summary: Summary, folder: Path, place: Path) -> None:
 
 
 def exit_code(summary: Summary) -> ExitCode:
-    """3 when no model could be used; 1 when a gate failed or a stage is invalid; else 0."""
-    played = [stage for stage in summary.stages if stage.status == "played"]
-    if not played:
+    """3 when no model could be used; 1 when a gate failed, a stage is invalid, or most of its requests failed; else
+    0."""
+    if not any(stage.status == "played" for stage in summary.stages):
         return ExitCode.NO_TARGET
-    failed = any(stage.slo is not None and stage.slo.passed is False for stage in played)
-    invalid = any(stage.validity is not msgspec.UNSET and stage.validity.verdict == "invalid" for stage in played)
-    return ExitCode.GATE_FAILED if failed or invalid else ExitCode.DONE
+    return ExitCode.GATE_FAILED if failures(summary) else ExitCode.DONE
+
+
+def failures(summary: Summary) -> list[str]:
+    """Why a run is not simply done: of each stage that is to blame, a line."""
+    from loadgen.report.section import stage_name
+
+    reasons = ((stage, _failures_of(stage)) for stage in summary.stages if stage.status == "played")
+    return [f"{stage_name(stage)}: {'; '.join(why)}" for stage, why in reasons if why]
+
+
+def _failures_of(stage: StageSummary) -> list[str]:
+    reasons = []
+    requests, slo = stage.requests, stage.slo
+    if requests is not UNSET and requests.failed > MOST_FAILED * requests.planned:
+        outcomes = ", ".join(f"{count} {name}" for name, count in requests.by_outcome.items() if name != "ok")
+        reasons.append(f"{requests.failed} of {requests.planned} requests failed ({outcomes})")
+    if slo is not None and slo.passed is False:
+        share = "it was not judged" if slo.share is None else f"{slo.share:.1%} of the requests met it"
+        why = f" ({stage.not_valid['slo']})" if "slo" in stage.not_valid else ""
+        reasons.append(f"the SLO was to be met by {slo.attainment:.1%}, and {share}{why}")
+    if stage.validity is not UNSET and stage.validity.verdict == "invalid":
+        reasons.append("invalid: " + ", ".join(reason.seen for reason in stage.validity.reasons if reason.fatal))
+    return reasons
