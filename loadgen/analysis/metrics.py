@@ -129,20 +129,17 @@ class Gaps(Struct, frozen=True):
 
 def gaps_of(records: Sequence[Record]) -> Gaps:
     """Every gap of some requests."""
-    stamps, lengths = flat_stamps(records)
+    return gaps_between(*flat_stamps(records))
+
+
+def gaps_between(stamps: Ns, lengths: Ns) -> Gaps:
+    """The gaps between stamps that stand as `flat_stamps` gives them."""
     return Gaps(np.diff(stamps)[_is_within_a_record(lengths)], np.maximum(lengths - 1, 0))
 
 
-def gap_ends(records: Sequence[Record]) -> Ns:
-    """When each gap of `gaps_of` ended, in the same order."""
-    stamps, lengths = flat_stamps(records)
+def gap_ends(stamps: Ns, lengths: Ns) -> Ns:
+    """When each gap of `gaps_between` ended, in the same order."""
     return stamps[1:][_is_within_a_record(lengths)]
-
-
-def gaps(records: Sequence[Record]) -> tuple[Ns, Ns]:
-    """Every gap of some requests, and the request (its position) that each is of."""
-    pooled = gaps_of(records)
-    return pooled.values, pooled.owners
 
 
 def _is_within_a_record(lengths: Ns) -> NDArray[np.bool_]:

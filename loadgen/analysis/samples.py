@@ -1,4 +1,4 @@
-"""Values of a latency, ns, and what is said of them, ms: percentiles with their intervals. Pure; knows no record."""
+"""Values of a latency, ns, and what is said of them, ms: percentiles with their intervals. Pure."""
 
 import math
 from collections.abc import Sequence
@@ -7,9 +7,10 @@ from typing import Final
 import numpy as np
 from msgspec import Struct
 
+from loadgen.analysis import metrics
 from loadgen.analysis.metrics import Ns
 from loadgen.analysis.summary import Metric, Percentile, in_ms
-from loadgen.stats.quantile import CONFIDENCE, Floor, Ids, Quantile, estimate, estimate_clustered
+from loadgen.stats.quantile import CONFIDENCE, Floor, Ids, Quantile, estimate, estimate_clustered, moments_of
 from loadgen.stats.repeats import Repeated, estimate_repeated
 
 PERCENTILES: Final = (50.0, 90.0, 95.0, 99.0, 99.9)
@@ -23,6 +24,12 @@ class Samples(Struct, frozen=True):
     """Of gaps between tokens, the request that each is of."""
     moments: Ids | None = None
     """Of gaps, the slice of time that each fell into (`loadgen.stats.quantile.moments_of`)."""
+
+
+def gap_samples(stamps: Ns, lengths: Ns) -> Samples:
+    """The gaps between stamps that stand as `flat_stamps` of `loadgen.analysis.metrics` gives them."""
+    gaps = metrics.gaps_between(stamps, lengths)
+    return Samples(gaps.values, gaps.owners, moments_of(metrics.gap_ends(stamps, lengths), gaps.values))
 
 
 def quantiles_of(

@@ -13,7 +13,7 @@ from loadgen.analysis import metrics
 from loadgen.analysis.held_back import held_back
 from loadgen.analysis.metric_flags import MetricFlags, judged, metric_flags
 from loadgen.analysis.metrics import Gaps, Ns, Window
-from loadgen.analysis.samples import Samples, metric_of_run, percentile_of
+from loadgen.analysis.samples import Samples, gap_samples, metric_of_run, percentile_of
 from loadgen.analysis.stage_steady import settled
 from loadgen.analysis.stop_rule import estimate_for
 from loadgen.analysis.summary import METRICS, Metric, Steadiness
@@ -21,7 +21,7 @@ from loadgen.record import LatencyOrigin, Phase, Record, StageFacts, StageKey
 from loadgen.scenario import Closed, Scenario, Slo
 from loadgen.scenario.stop_rule import StopRule, stop_rule_of
 from loadgen.stats.histogram import Histogram
-from loadgen.stats.quantile import Floor, moments_of
+from loadgen.stats.quantile import Floor
 from loadgen.store.calibration import Budget
 from loadgen.store.manifest import PlannedStage, ServedModel
 from loadgen.store.run_folder import Run
@@ -131,8 +131,7 @@ class StageData(Struct, frozen=True, dict=True):
     def _metric(self, name: str) -> Metric:
         samples = self.samples(name)
         if samples.owners is not None:
-            moments = moments_of(metrics.gap_ends(self.ok), samples.values)
-            samples = msgspec.structs.replace(samples, moments=moments)
+            samples = gap_samples(*metrics.flat_stamps(self.ok))
         metric = metric_of_run(samples, floor=self.floor)
         if self.until is None or self.until.metric != name or self._is_suppressed(name):
             return metric

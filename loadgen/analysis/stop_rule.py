@@ -14,18 +14,16 @@ import numpy as np
 
 from loadgen.analysis import metrics
 from loadgen.analysis.metrics import Ns
-from loadgen.analysis.samples import Samples, quantiles_of
+from loadgen.analysis.samples import Samples, gap_samples, quantiles_of
 from loadgen.plan.plan import Plan
 from loadgen.record import LatencyOrigin, Record
 from loadgen.scenario.stop_rule import StopRule
 from loadgen.stats.quantile import (
     STOPPED_CONFIDENCE,
     Floor,
-    Ids,
     Quantile,
     floor_of,
     is_settled,
-    moments_of,
     relative_half_width,
 )
 
@@ -135,7 +133,8 @@ class Series:
         """What is there, for a look at it."""
         self._looking = True
         self._next = math.ceil(len(self._lengths) * GROWTH)
-        return gaps_of(self._numbers, self._lengths) if self._goal.metric == "itl" else Samples(np.array(self._numbers))
+        numbers: Ns = np.array(self._numbers)
+        return gap_samples(numbers, np.array(self._lengths)) if self._goal.metric == "itl" else Samples(numbers)
 
     def look(self, samples: Samples) -> Quantile:
         return estimate_for(samples, self._goal, self._floor)
@@ -143,17 +142,6 @@ class Series:
     def end(self, look: Quantile) -> None:
         self._looking = False
         self._looks.append(look)
-
-
-def gaps_of(stamps: Sequence[int], lengths: Sequence[int]) -> Samples:
-    """The gaps between the tokens of requests whose arrivals stand one after another, so many of each."""
-    moments, each = np.array(stamps, dtype=np.int64), np.array(lengths, dtype=np.int64)
-    between = np.diff(moments)
-    inside = np.ones(between.size, dtype=bool)
-    inside[np.cumsum(each)[:-1] - 1] = False
-    gaps: Ns = between[inside]
-    owners: Ids = np.repeat(np.arange(each.size, dtype=np.int64), each - 1)
-    return Samples(gaps, owners, moments_of(moments[1:][inside], gaps))
 
 
 class StopRuleMonitor:

@@ -102,9 +102,10 @@ class _StageRecording:
         """By metric, its values and which of the records each is of."""
         starts = [metrics.start_of(record, origin=self._stage.latency_origin) for record in ok]
         firsts = [record.stamps_ns[0] if record.stamps_ns else None for record in ok]
+        gaps = metrics.gaps_of(ok)
         return {
             "ttft": _differences(starts, firsts),
-            "itl": metrics.gaps(ok),
+            "itl": (gaps.values, gaps.owners),
             "e2e": _differences(starts, [record.end_ns for record in ok]),
         }
 

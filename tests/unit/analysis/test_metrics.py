@@ -87,16 +87,16 @@ def test_tpot_leaves_the_first_token_out_and_is_unknown_below_two(
 
 
 def test_itl_is_every_gap_pooled_with_whose_it_is_and_none_between_requests() -> None:
-    values, owners = metrics.gaps(
+    gaps = metrics.gaps_of(
         [record(stamps_ns=(10, 20, 50)), record(stamps_ns=(1000,)), record(stamps_ns=()), record(stamps_ns=(7, 7))]
     )
-    assert values.tolist() == [10, 30, 0]
-    assert owners.tolist() == [0, 0, 3]
+    assert gaps.values.tolist() == [10, 30, 0]
+    assert gaps.owners.tolist() == [0, 0, 3]
 
 
 def test_without_gaps_there_are_none() -> None:
-    values, owners = metrics.gaps([record(stamps_ns=(1,))])
-    assert values.tolist() == owners.tolist() == []
+    gaps = metrics.gaps_of([record(stamps_ns=(1,))])
+    assert gaps.values.tolist() == gaps.owners.tolist() == []
 
 
 def test_the_share_of_gaps_that_one_read_hides() -> None:

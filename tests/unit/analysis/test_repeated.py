@@ -12,7 +12,7 @@ import pytest
 from msgspec import UNSET
 from scipy.special import stdtrit
 
-from loadgen.analysis.metrics import gaps
+from loadgen.analysis.metrics import gaps_of
 from loadgen.analysis.same_plan import difference
 from loadgen.analysis.summarize import merged, summarize
 from loadgen.analysis.summary import (
@@ -141,9 +141,9 @@ def test_gaps_are_bound_by_the_requests_of_each_run_not_by_tokens() -> None:
 
     few, many = (metric_of(stage_of(merged([run(spoken(n)), run(spoken(n))])), "itl_ms") for n in (5, 60))
     assert (few["count"], few["p50"], few["p90"]) == (400, None, None)
-    values, owners = gaps(spoken(60))
-    ids = np.repeat([0, 1], values.size)
-    found = estimate_repeated(np.tile(values, 2), ids, [90.0], request_ids=np.tile(owners, 2))[0]
+    gaps = gaps_of(spoken(60))
+    ids = np.repeat([0, 1], gaps.values.size)
+    found = estimate_repeated(np.tile(gaps.values, 2), ids, [90.0], request_ids=np.tile(gaps.owners, 2))[0]
     assert many["p90"] == pytest.approx((found.value or 0) / MS)
 
 

@@ -421,7 +421,7 @@ def test_records_belong_to_the_stage_of_their_model_target_and_level() -> None:
     stages = [planned(1), planned(2, level="c2"), planned(3, model="n"), planned(4, target="u")]
     records = [*turns(1), *turns(2, level="c2"), *turns(3, model="n"), *turns(4, target="u")]
     run = run_of(records, stages, seen=[])
-    assert [len(part.measured) for part in stages_of(run)] == [1, 2, 3, 4]
+    assert [len(stage.measured) for stage in stages_of(run)] == [1, 2, 3, 4]
     assert [requests_of(stage).ok for stage in summarize(run).stages] == [1, 2, 3, 4]
 
 
@@ -430,9 +430,9 @@ def test_models_that_took_turns_share_the_window_of_their_level() -> None:
     stages = [planned(2, load=load), planned(2, load=load, model="n")]
     records = [*turns(2), *turns(2, model="n")]
     together = [facts(models=("m", "n"), targets=("t", "t"))]
-    assert [len(part.together) for part in stages_of(run_of(records, stages, seen=together))] == [4, 4]
+    assert [len(stage.together) for stage in stages_of(run_of(records, stages, seen=together))] == [4, 4]
     alone = [facts(), facts(models=("n",))]
-    assert [len(part.together) for part in stages_of(run_of(records, stages, seen=alone))] == [2, 2]
+    assert [len(stage.together) for stage in stages_of(run_of(records, stages, seen=alone))] == [2, 2]
     first, second = summarize(run_of(records, stages, seen=together)).stages
     assert first.window_s == second.window_s == pytest.approx(1.209)
 

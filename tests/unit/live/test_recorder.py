@@ -50,7 +50,7 @@ def test_the_histograms_are_those_of_the_metrics(stage: StageStart) -> None:
     values = metrics.of_requests(records, origin=stage.latency_origin)
     assert total(intervals, "ttft") == histogram_of(values["ttft"])
     assert total(intervals, "e2e") == histogram_of(values["e2e"])
-    assert total(intervals, "itl") == histogram_of(metrics.gaps(records)[0])
+    assert total(intervals, "itl") == histogram_of(metrics.gaps_of(records).values)
     assert sum(interval.output_tokens for interval in intervals) == sum(r.output_tokens or 0 for r in records)
 
 
