@@ -93,8 +93,8 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     """Whether it is on this device already."""
     capabilities: str | None = None
     """Words that its publisher chose, separated by commas or semicolons."""
-    listed: bool | None = None
-    """Whether an endpoint's list of models has it; None where there is no list, or it was not asked for."""
+    listed: bool | UnsetType = UNSET
+    """Whether an endpoint's list of models has it; missing where there is no list, or it was not asked for."""
     source: str | None = None
     """Who said all this: `/v1/models`, `GGUF`, `foundry-local-sdk`, or an adapter."""
 

@@ -79,8 +79,8 @@ def model_list_of(cards: Sequence[ModelCard]) -> tuple[ListedModel, ...]:
     for card in cards:
         more = {
             name: value
-            for name in ModelCard.__struct_fields__
-            if name not in {"alias", "capabilities", "size_bytes"} and (value := getattr(card, name)) is not None
+            for name, value in msgspec.to_builtins(card).items()
+            if name not in {"alias", "capabilities", "size_bytes"} and value is not None
         }
         size_mib = None if card.size_bytes is None else round(card.size_bytes / 2**20, 1)
         capabilities = split_words(card.capabilities or "")
