@@ -1,6 +1,8 @@
 """The command line as a user has it, and a tiny model for the real engine."""
 
+import asyncio
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -8,8 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from loadgen import api
+from loadgen.live.progress import Silence
+from loadgen.record import Record
+from loadgen.report.files import write_reports
+from loadgen.scenario.file import load_scenario
+from tests.command_line import run_command
 from tests.e2e.tiny import make_tiny_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -57,16 +66,54 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture
-def loadgen(tmp_path: Path) -> Command:
-    """Run the command line in an empty folder; it must end within a minute and a half."""
+def loadgen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The command line, played in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))  # for the servers that it starts
+    return run_command
 
-    def run(*arguments: object, timeout_s: float = 90) -> "subprocess.CompletedProcess[str]":
+
+@pytest.fixture
+def loadgen_process(tmp_path: Path) -> Command:
+    """The command line in a process of its own, in an empty folder, for what the process itself has a part in."""
+
+    def run(*arguments: object, timeout_s: float = 240) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "loadgen", *map(str, arguments)]
         return subprocess.run(
             command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=timeout_s, check=False
         )
 
     return run
+
+
+class KillServer(Silence):
+    """Kills the server of a run that this process plays, as soon as so many measured requests of a model have ended:
+    before another is sent, however slow the machine is."""
+
+    def __init__(self, module: str, *, after: int) -> None:
+        self._module = module
+        self._left = after
+
+    def record(self, record: Record) -> None:
+        self._left -= record.phase == "measured"
+        if self._left == 0:
+            (server,) = servers_of(os.getpid(), self._module)
+            server.kill()
+            self._left = -1
+
+
+def servers_of(pid: int, module: str) -> list[psutil.Process]:
+    """The servers that a process has started, by the module that they run."""
+    children = psutil.Process(pid).children(recursive=True)
+    return [child for child in children if module in " ".join(child.cmdline())]
+
+
+def play_and_kill(scenario: Path, server: KillServer) -> tuple[Path, list[dict[str, Any]]]:
+    """Play a scenario in this process while its server is killed; the run folder, and the stages of its summary."""
+    run = asyncio.run(api.run(load_scenario(scenario), results=scenario.parent / "out", progress=server))
+    write_reports(run.folder)
+    stages: list[dict[str, Any]] = json.loads((run.folder / "summary.json").read_text(encoding="utf-8"))["stages"]
+    return run.folder, stages
 
 
 def code_of(summary: dict[str, Any]) -> int:

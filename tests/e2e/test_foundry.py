@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +12,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from tests.e2e.conftest import Command, code_of, environment
+from tests.e2e.conftest import REPOSITORY, Command, KillServer, code_of, environment, play_and_kill
 from tests.e2e.test_commands import records_of, run_folder
 
 pytestmark = [
@@ -78,13 +76,13 @@ def manifest_of(folder: Path) -> dict[str, Any]:
 
 
 def test_it_is_loaded_played_at_four_levels_and_gone(loadgen: Command, tmp_path: Path) -> None:
-    scenario = scenario_at(tmp_path, embedded(), levels="[1, 2, 4, 8]", requests=10)
+    scenario = scenario_at(tmp_path, embedded(), levels="[1, 2, 4, 8]", requests=8, tokens=4)
     done = loadgen("run", scenario, "--json", "--out", "out")
     assert done.returncode == code_of(json.loads(done.stdout)), done.stderr
     stages = json.loads(done.stdout)["stages"]
     assert [stage["load"]["concurrency"] for stage in stages] == [1, 2, 4, 8]
     for stage in stages:
-        assert stage["requests"]["ok"] == stage["requests"]["planned"] == 10
+        assert stage["requests"]["ok"] == stage["requests"]["planned"] == 8
         assert stage["tokens"]["source"] == "usage"
         assert stage["server"]["rss_peak_mib"] > 100
     card = manifest_of(run_folder(tmp_path / "out", "foundry"))["models"][0]
@@ -113,40 +111,17 @@ def test_a_model_that_is_not_there_or_has_no_such_device_is_skipped_and_the_rest
     assert "has no variant for GPU" in json.loads(alone.stdout)["stages"][0]["reason"]
 
 
-def test_a_service_that_dies_in_the_middle_of_a_level_is_reported_as_it_was(tmp_path: Path) -> None:
-    path = scenario_at(tmp_path, embedded(), requests=100_000, tokens=64, levels="[2]")
-    command = [sys.executable, "-m", "loadgen", "run", str(path), "--duration", "6s", "--json", "--out", "out"]
-    run = subprocess.Popen(
-        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        server = await_measured(run, tmp_path)
-        os.kill(server, signal.SIGKILL)
-        out, err = run.communicate(timeout=60)
-    finally:
-        run.kill()
-    assert "Traceback" not in err
-    assert run.returncode == code_of(json.loads(out)), err
-    counted = json.loads(out)["stages"][0]["requests"]
-    assert counted["ok"] > 0
-    assert counted["planned"] == sum(counted["by_outcome"].values())
+def test_a_service_that_dies_in_the_middle_of_a_level_is_reported_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    path = scenario_at(tmp_path, embedded(), requests=40, tokens=16, levels="[2]")
+    _, (stage,) = play_and_kill(path, KillServer("loadgen.targets.foundry.service", after=3))
+    counted = stage["requests"]
+    assert counted["ok"] >= 3
+    assert counted["planned"] == sum(counted["by_outcome"].values()) == 40
     assert set(counted["by_outcome"]) & {"connect_error", "truncated"}
-
-
-def await_measured(run: "subprocess.Popen[str]", folder: Path) -> int:
-    """Wait for the first measured records; the server's process id."""
-    while run.poll() is None:
-        log = next(iter((folder / "out").glob("foundry/*/requests.jsonl")), None)
-        if log is not None and log.read_text(encoding="utf-8").count('"measured"') > 2:
-            children = psutil.Process(run.pid).children(recursive=True)
-            return int(
-                next(child.pid for child in children if "loadgen.targets.foundry.service" in " ".join(child.cmdline()))
-            )
-        try:
-            run.wait(0.05)
-        except subprocess.TimeoutExpired:
-            continue
-    raise AssertionError(run.communicate())
+    assert "server_died" in [reason["code"] for reason in stage["validity"]["reasons"] if reason["fatal"]]
 
 
 def test_an_endpoint_needs_no_sdk_and_is_left_alone(loadgen: Command, tmp_path: Path) -> None:
@@ -194,7 +169,7 @@ def test_an_endpoint_needs_no_sdk_and_is_left_alone(loadgen: Command, tmp_path: 
 
 def test_both_runtimes_answer_the_same_prompts_one_after_the_other(loadgen: Command, tmp_path: Path) -> None:
     path = scenario_at(
-        tmp_path, embedded(), '[[models]]\nname = "smollm2-135m"\ntarget = "llamacpp"\n', levels="[1, 2]"
+        tmp_path, embedded(), '[[models]]\nname = "smollm2-135m"\ntarget = "llamacpp"\n', levels="[1, 2]", tokens=2
     )
     done = loadgen("run", path, "--json", "--out", "out")
     assert done.returncode == code_of(json.loads(done.stdout)), done.stderr

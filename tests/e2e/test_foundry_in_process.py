@@ -42,11 +42,10 @@ def example(tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("embedded_model")
 def test_with_http_and_in_process_text_and_tokens_agree_at_temperature_0(
-    loadgen: Command, example: Path, tmp_path: Path
+    loadgen_process: Command, example: Path, tmp_path: Path
 ) -> None:
-    done = loadgen(
-        "run", example, "--requests", 8, "--set", "probe=false", "--out", tmp_path / "results", "--quiet", timeout_s=240
-    )
+    # A process of its own, as the runtime is a native library whose threads may outlive it.
+    done = loadgen_process("run", example, "--requests", 4, "--out", tmp_path / "results", "--quiet")
     folder = run_folder(tmp_path / "results", "foundry-in-process")
     assert done.returncode == code_of(summary_of(folder)), done.stdout + done.stderr
     said: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
@@ -54,7 +53,7 @@ def test_with_http_and_in_process_text_and_tokens_agree_at_temperature_0(
         if record["phase"] == "measured":
             said[record["target"]][record["index"]] = record
     http, in_process = said["foundry"], said["FoundryInProcess"]
-    assert len(http) == len(in_process) == 8
+    assert len(http) == len(in_process) == 4
     for index, record in http.items():
         other = in_process[index]
         assert (record["outcome"], other["outcome"]) == ("ok", "ok")

@@ -4,17 +4,17 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from tests.e2e.conftest import Command, environment
+from tests.e2e.conftest import REPOSITORY, Command, KillServer, environment, play_and_kill, servers_of
 from tests.e2e.test_commands import records_of, run_folder
 
 pytestmark = pytest.mark.e2e
+SERVER = "loadgen.targets.llamacpp.server"
 
 
 def scenario_of(folder: Path, name: str, *models: str, requests: int = 4, tokens: int = 24) -> Path:
@@ -98,38 +98,15 @@ def test_a_server_without_enough_memory_is_named_and_the_next_is_played(tmp_path
     assert stages["small"]["requests"]["ok"] == 4
 
 
-def children_of(pid: int) -> list[psutil.Process]:
-    return [
-        child
-        for child in psutil.Process(pid).children()
-        if "loadgen.targets.llamacpp.server" in " ".join(child.cmdline())
-    ]
-
-
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_a_server_that_is_killed_half_way_ends_its_own_stage_alone(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_server_that_is_killed_half_way_ends_its_own_stage_alone(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     models = (model("first", tiny_model), model("second", tiny_model))
-    path = scenario_of(tmp_path, "killed", *models, requests=8, tokens=400)
-    command = [sys.executable, "-m", "loadgen", "run", str(path), "--out", "out"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        while process.poll() is None:
-            log = next(iter((tmp_path / "out").glob("killed/*/requests.jsonl")), None)
-            if log is not None and log.read_bytes().count(b'"first"') > 1:
-                (server,) = children_of(process.pid)
-                server.kill()
-                break
-            time.sleep(0.01)
-        out, err = process.communicate(timeout=90)
-    finally:
-        process.kill()
-        process.communicate()
-    assert "Traceback" not in err
-    folder = run_folder(tmp_path / "out", "killed")
-    stages = stages_of(folder)
-    first, second = stages["first"], stages["second"]
+    path = scenario_of(tmp_path, "killed", *models, requests=8)
+    folder, (first, second) = play_and_kill(path, KillServer(SERVER, after=2))
+    assert (first["model"], second["model"]) == ("first", "second")
     assert set(first["requests"]["by_outcome"]) <= {"ok", "truncated", "connect_error", "cancelled"}
     assert first["requests"]["ok"] >= 2
     assert first["requests"]["failed"] > 0
@@ -139,7 +116,7 @@ def test_a_server_that_is_killed_half_way_ends_its_own_stage_alone(tmp_path: Pat
     (died,) = [reason for reason in first["validity"]["reasons"] if reason["code"] == "server_died"]
     assert "SIGKILL" in died["seen"]
     assert first["validity"]["verdict"] == "invalid"
-    assert "second" in out
+    assert "second" in (folder / "report.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
@@ -151,7 +128,7 @@ def test_the_embedded_server_listens_on_loopback_alone(tmp_path: Path, tiny_mode
     try:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
-        (server,) = children_of(process.pid)
+        (server,) = servers_of(process.pid, SERVER)
         listening = [c.laddr for c in server.net_connections(kind="inet") if c.status == psutil.CONN_LISTEN]
         assert [(address.ip, f"http://127.0.0.1:{address.port}/v1") for address in listening] == [("127.0.0.1", url)]
     finally:
