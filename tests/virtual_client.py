@@ -96,7 +96,7 @@ class ScriptedClient(Client):
         response = exchange.response
         exchange.stamps.record_write(CLOCK.now_ns())
         response.status, response.retry_after = answer.status, answer.retry_after
-        response.content_type = "text/event-stream"
+        response.content_type = "text/event-stream" if answer.status == 200 else "application/json"
         for piece in answer.pieces:
             await CLOCK.sleep_until_ns(min(CLOCK.now_ns() + answer.gap_ns, until_ns))
             if CLOCK.now_ns() >= until_ns:

@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from loadgen import api
-from loadgen.cli.options import Output, ScenarioOptions
+from loadgen.cli.options import Output, Ready, ScenarioOptions
 from loadgen.cli.streams import print_text, tell
 from loadgen.cli.terminal import screen, show_json
 from loadgen.engine.ask_server import AskedServer, ask_servers
@@ -17,10 +17,11 @@ from loadgen.errors import InputError, TargetError
 from loadgen.plan.plan import Plan
 from loadgen.redact import redact_url
 from loadgen.report.cards import behavior_text, cards_text
-from loadgen.scenario import Model, Scenario
+from loadgen.scenario import Model, Scenario, Timeouts
 from loadgen.scenario.check import first_conflict
 from loadgen.scenario.file import load_scenario
 from loadgen.scenario.model_list import model_list_text
+from loadgen.scenario.overrides import parse_ready_s
 from loadgen.store.files import write_whole
 from loadgen.store.manifest import ModelCard, ServedModel
 from loadgen.targets.catalog import default_models, list_cards, model_list_of
@@ -41,6 +42,7 @@ def models(
     probe: Annotated[
         bool, typer.Option("--probe", help="Test what each model's server does: up to 17 chats per model.")
     ] = False,
+    ready: Ready = None,
     write: Annotated[
         Path | None, typer.Option("--write", metavar="PATH", help="Also write the cards as a models.json.")
     ] = None,
@@ -56,7 +58,7 @@ def models(
             raise InputError(f"--write {write} with --probe: cards, or what servers do? leave one of them out")
         if url and scenario is None and not model:
             model = [_only_model_at(url)]
-        asked = ScenarioOptions(scenario=scenario, url=url, model=model, probe=True)
+        asked = ScenarioOptions(scenario=scenario, url=url, model=model, probe=True, ready=ready)
         _print_probes(asked, "json" if as_json else "text")
         return
     if model:
@@ -65,7 +67,8 @@ def models(
         )
     if write is not None and write.exists() and not force:
         raise InputError(f"--write {write}: it is there already; choose another name, or add --force")
-    cards, problems = asyncio.run(list_cards(_places(scenario, url or []), _tell_on_terminal))
+    places, ready_s = _places(scenario, url or []), _ready_s(scenario, ready)
+    cards, problems = asyncio.run(list_cards(places, _tell_on_terminal, ready_s=ready_s, note=tell))
     for problem in problems:
         tell(f"loadgen: {problem}")
     if not cards:
@@ -108,6 +111,13 @@ def _print_probes(options: ScenarioOptions, output: Output) -> None:
 
 async def _asked(plan: Plan) -> list[AskedServer]:
     return [server async for server in ask_servers(plan, tell)]
+
+
+def _ready_s(scenario: str | None, flag: str | None) -> float:
+    """How long a server is waited for: as the flag says, else the scenario."""
+    if flag is not None:
+        return parse_ready_s(flag)
+    return Timeouts().ready_s if scenario is None else load_scenario(scenario).scenario.timeouts.ready_s
 
 
 def _places(scenario: str | None, urls: list[str]) -> list[Model]:

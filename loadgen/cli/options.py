@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from loadgen.cli.streams import tell
 from loadgen.scenario.file import LoadedScenario
-from loadgen.scenario.overrides import Overrides, parse_duration_s, parse_levels, parse_rates
+from loadgen.scenario.overrides import Overrides, parse_duration_s, parse_levels, parse_rates, parse_ready_s
 from loadgen.scenario.resolve import resolve_scenario
 
 RESULTS: Final = Path("results")
@@ -21,6 +21,10 @@ RESULTS: Final = Path("results")
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where run folders go.")]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Show a percentile only with as many samples as MLPerf requires.")
+]
+
+Ready = Annotated[
+    str | None, typer.Option("--ready", metavar="60s", help="How long to wait for a server that is not ready; 0: not.")
 ]
 
 Output = Literal["text", "json", "nothing"]
@@ -73,6 +77,10 @@ class ScenarioOptions(Struct, frozen=True):
     probe: Annotated[
         bool, typer.Option("--probe", help="Test what each server does, after its stages: up to 16 chats per model.")
     ] = False
+    ready: Ready = None
+    no_preflight: Annotated[
+        bool, typer.Option("--no-preflight", help="Do not wait for the server, and send it no test chat.")
+    ] = False
     models_file: Annotated[
         Path | None, typer.Option("--models-file", metavar="PATH", help="Play the models that this models.json lists.")
     ] = None
@@ -96,7 +104,12 @@ class ScenarioOptions(Struct, frozen=True):
             seed=self.seed,
             timeout_s=parse_duration_s(self.timeout, "--timeout") if self.timeout is not None else None,
             until=self.until,
-            set=(*(self.settings or ()), *(("probe=true",) if self.probe else ())),
+            ready_s=parse_ready_s(self.ready) if self.ready is not None else None,
+            set=(
+                *(self.settings or ()),
+                *(("probe=true",) if self.probe else ()),
+                *(("preflight=false",) if self.no_preflight else ()),
+            ),
         )
 
     def load(self, output: Output) -> LoadedScenario:

@@ -1,11 +1,12 @@
 """What a model's server is asked beside its stages, or was asked before. Knows no stage and no run folder."""
 
+import contextlib
 from collections.abc import AsyncIterator
 
 from msgspec import Struct
 
 from loadgen.clock import SYSTEM_CLOCK, Clock
-from loadgen.engine.preflight import Note, check
+from loadgen.engine.preflight import Note, Preflight
 from loadgen.engine.stage import RunContext
 from loadgen.engine.stop import StopSignal
 from loadgen.errors import LoadgenError, TargetError
@@ -14,7 +15,7 @@ from loadgen.store.manifest import ModelCard, Probe
 from loadgen.targets.extra_chats import questions_for
 from loadgen.targets.probe.cache import recall, remember
 from loadgen.targets.probe.probe import probe
-from loadgen.targets.registry import serve_model, target_name
+from loadgen.targets.registry import target_name
 from loadgen.targets.served import Served
 from loadgen.wire.client import Client
 
@@ -60,12 +61,13 @@ async def ask_servers(plan: Plan, note: Note, clock: Clock = SYSTEM_CLOCK) -> As
     async with Client() as client:
         # Outside of a run nothing is recorded: the beginning that moments count from is of no account.
         context = RunContext(plan, client, clock, clock.now_ns(), StopSignal())
+        preflight = Preflight(context, note, lambda text, share: note(text) if share is None else None)
         for index, model in enumerate(plan.models):
             try:
                 if not questions_for(plan.scenario, model):
                     raise TargetError("it answers in this process, or whole: there are no streams to ask for")
-                async with serve_model(model, lambda text, share: note(text) if share is None else None) as served:
-                    served = (await check(context, index, served, note)).served
+                async with contextlib.AsyncExitStack() as stack:
+                    served = (await preflight.open(index, stack)).served
                     asked = await ask_or_recall(context, index, served, note)
                     if asked is not None:
                         yield AskedServer(served.card, asked)

@@ -1,27 +1,33 @@
 """Before anything is timed: is the model there, and does it answer? And how a request to it is made."""
 
+import contextlib
+import itertools
 from collections.abc import Callable
-from typing import Final
 
 import msgspec
 from msgspec import Struct
 
+from loadgen.engine.retry import is_last, wait_ns
 from loadgen.engine.stage import RunContext
 from loadgen.errors import TargetError
 from loadgen.plan.plan import Planned
-from loadgen.record import Reply
+from loadgen.plan.rng import generator
+from loadgen.record import JsonObject, Reply
 from loadgen.scenario.urls import route_url
 from loadgen.targets.adapter.in_process import question_of
 from loadgen.targets.diagnosis import chat_error, shown_names
-from loadgen.targets.extra_chats import PING, TEST_CHAT, TEST_TOKENS
+from loadgen.targets.extra_chats import PING, TEST_CHAT
 from loadgen.targets.listing import substitute_for
+from loadgen.targets.openai import ask_models, authorization, card_in
+from loadgen.targets.probe.answers import ORDERLY
+from loadgen.targets.ready import ReadyWait, wait_until_answered, why_not_ready_by
+from loadgen.targets.registry import running_address, serve_model, target_name
 from loadgen.targets.request import body_of, chat_request_of
-from loadgen.targets.served import Served
+from loadgen.targets.served import OnProgress, Served
 from loadgen.wire.exchange import Deadlines
 from loadgen.wire.refusal import OTHER_LIMIT, REFUSED, mentions, named_keys
 from loadgen.wire.reply import read_reply
 
-TEST_S: Final = 120.0
 Note = Callable[[str], None]
 """Takes a line for the person."""
 
@@ -31,8 +37,14 @@ class Checked(Struct, frozen=True):
 
     served: Served
     """With the keys of the body that its server refuses."""
-    first_token_ms: float
-    """From the test chat's dispatch to its first token, or to its end where answers come whole."""
+    first_token_ms: float | None = None
+    """From the test chat's dispatch to its first token, or to its end where answers come whole; None without one."""
+
+    @property
+    def cold_start_ms(self) -> float | None:
+        """From the beginning of its loading to its first token; None where we did not load it."""
+        load_s, first_token_ms = self.served.load_s, self.first_token_ms
+        return None if load_s is None or first_token_ms is None else load_s * 1e3 + first_token_ms
 
 
 class _ChatResult(Struct, frozen=True):
@@ -48,23 +60,69 @@ class _ChatResult(Struct, frozen=True):
         return self.body if self.reply.status in REFUSED else b""
 
 
-async def check(context: RunContext, index: int, served: Served, note: Note) -> Checked:
-    """See that a model answers one short chat, without the keys that its server refuses. Raises TargetError."""
-    served, answer = await _chat_as_accepted(context, index, served)
-    reply = answer.reply
-    for key, other in served.refused_keys.items():
-        instead = "is left out" if other is None else f"is sent as {other}"
-        note(f"{served.card.alias} on {served.card.target} refuses {key}, which {instead}")
-    if reply.outcome != "ok":
+class Preflight:
+    """Serves the models of a run or of a probe, and sees that each of them answers before it is used."""
+
+    def __init__(self, context: RunContext, note: Note, on_progress: OnProgress) -> None:
+        self._context = context
+        self._note = note
+        self._on_progress = on_progress
+        self._unready = set[str]()
+        """Addresses that were waited for in vain."""
+
+    async def open(self, index: int, stack: contextlib.AsyncExitStack) -> Checked:
+        """Serve a model for as long as the stack lasts. Raises TargetError or InputError where it cannot be used."""
+        context, scenario = self._context, self._context.plan.scenario
+        model = context.plan.models[index]
+        wait = ReadyWait(context.clock, scenario.timeouts.ready_s, f"{model.name} on {target_name(model)}", self._note)
+        address = running_address(model)
+        # Several models may be served at one address: it is waited for once.
+        if scenario.preflight and address is not None and address not in self._unready:
+            await wait_until_answered(address, authorization() if model.url is not None else {}, wait)
+            if wait.in_vain:
+                self._unready.add(address)
+        served = await stack.enter_async_context(serve_model(model, self._on_progress))
+        if served.adapter is not None:
+            stack.enter_context(context.stop.cancelling(served.adapter.abandon))
+        return await check(context, index, served, wait, self._note) if scenario.preflight else Checked(served)
+
+
+async def check(context: RunContext, index: int, served: Served, wait: ReadyWait, note: Note) -> Checked:
+    """See that a model answers the test chat, without the keys that its server refuses.
+
+    The chat is as the scenario's own, and like them asked again where the scenario says so. A server that says that it
+    is still loading is waited for. Raises TargetError.
+    """
+    while True:
+        accepted, answer = await _chat_as_accepted(context, index, served)
+        reply = answer.reply
+        loading = None if served.adapter is not None else why_not_ready_by(reply)
+        if loading is None or not await wait.pause(loading, reply.retry_after_s or 0.0):
+            break
+    if reply.outcome not in ORDERLY:
         if served.adapter is None:
             raise await chat_error(served, reply)
         remedy = f"call {served.card.target}.generate with this message, and see"
-        raise TargetError(f"it does not answer a short chat: {reply.outcome}: {reply.detail}", remedy=remedy)
-    if served.card.listed is False:
-        _check_unlisted(served, answer.body, note)
+        raise TargetError(f"it does not answer the test chat: {reply.outcome}: {reply.detail}", remedy=remedy)
+    who = f"{served.card.alias} on {served.card.target}"
+    if wait.began_ns is not None:
+        note(f"{who} is ready, after {(context.clock.now_ns() - wait.began_ns) / 1e9:.1f} s")
+        if context.plan.models[index].url is not None:  # while it was loading, it may not have known all of its models
+            accepted = await _listed_anew(accepted)
+    for key, other in accepted.refused_keys.items():
+        instead = "is left out" if other is None else f"is sent as {other}"
+        note(f"{who} refuses {key}, which {instead}")
+    if accepted.card.listed is False:
+        _check_unlisted(accepted, answer.body, note)
     # Where answers come whole there is no first token; then the whole is what one waits for after a cold start.
     answered_ns = reply.stamps_ns[0] if reply.stamps_ns else reply.end_ns
-    return Checked(served, ((answered_ns or 0) - (reply.dispatched_ns or 0)) / 1e6)
+    return Checked(accepted, ((answered_ns or 0) - (reply.dispatched_ns or 0)) / 1e6)
+
+
+async def _listed_anew(served: Served) -> Served:
+    """A model behind a URL with what its server says of it now."""
+    models = await ask_models(served.base_url, served.headers)
+    return msgspec.structs.replace(served, models=models, card=card_in(models, served.card.alias, served.card.target))
 
 
 def _check_unlisted(served: Served, answer: bytes, note: Note) -> None:
@@ -80,20 +138,34 @@ def _check_unlisted(served: Served, answer: bytes, note: Note) -> None:
 
 async def ping(context: RunContext, index: int, served: Served) -> Reply:
     """Ask for one token, outside of any plan."""
-    return (await _chat(context, index, served, PING, 1)).reply
+    return (await _chat(context, index, served, PING, {"max_tokens": 1})).reply
+
+
+async def _test_chat(context: RunContext, index: int, served: Served) -> _ChatResult:
+    """The test chat, asked again as the scenario's requests are where they fail."""
+    retries = context.plan.scenario.retries
+    for attempt in itertools.count():
+        answer = await _chat(context, index, served, TEST_CHAT)
+        reply = msgspec.structs.replace(answer.reply, attempt=attempt)
+        if is_last(retries, reply):
+            break
+        chance = generator(context.plan.scenario.seed, "test chat", index, attempt)
+        pause_ns = wait_ns(retries, reply, chance)
+        await context.clock.sleep_until_ns(context.clock.now_ns() + pause_ns)
+    return answer
 
 
 async def _chat_as_accepted(context: RunContext, index: int, served: Served) -> tuple[Served, _ChatResult]:
     """The test chat, asked again without each key of ours that the server refuses; returns what it was sent to at last,
     with those keys, and what came of it."""
-    answer, needless = await _chat(context, index, served, TEST_CHAT, TEST_TOKENS), set[str]()
+    answer, needless = await _test_chat(context, index, served), set[str]()
     while True:
         named = named_keys(answer.refusal, _own_keys(context, index, served) - needless)
         removed = named.named or named.mentioned[:1]
         if not removed:
             return served, answer
         without = _without(served, removed, answer.refusal)
-        again = await _chat(context, index, without, TEST_CHAT, TEST_TOKENS)
+        again = await _test_chat(context, index, without)
         # A sentence that mentions a key still when it is not sent any more lists what is allowed: it is sent again.
         if not named.named and removed[0] in named_keys(again.refusal, {removed[0], OTHER_LIMIT}).mentioned:
             needless.add(removed[0])
@@ -120,12 +192,17 @@ def _without(served: Served, keys: tuple[str, ...], refusal: bytes) -> Served:
     return msgspec.structs.replace(served, refused_keys=refused)
 
 
-async def _chat(context: RunContext, index: int, served: Served, text: str, tokens: int) -> _ChatResult:
+async def _chat(
+    context: RunContext, index: int, served: Served, text: str, changes: JsonObject | None = None
+) -> _ChatResult:
     """One chat outside of any plan; its reply's stamps count from its own dispatch."""
-    # Made as the plan's own are, but for the words and the length: what is tried here is what will be sent.
-    changes = {"messages": [{"role": "user", "content": text}], "max_tokens": tokens}
-    body = body_of(context.plan, Planned(model=index, index=0, prompt=0), served, changes)
-    deadlines = Deadlines(request_ns=round(TEST_S * 1e9))
+    # Made as the plan's own are, but for the words: what is tried here is what will be sent.
+    messages = [{"role": "user", "content": text}]
+    body = body_of(
+        context.plan, Planned(model=index, index=0, prompt=0), served, {"messages": messages, **(changes or {})}
+    )
+    # The deadlines of tokens are no part of it: it may be what loads the model.
+    deadlines = Deadlines(request_ns=round(context.plan.scenario.timeouts.request_s * 1e9))
     now = context.clock.now_ns()
     if served.adapter is not None:
         return _ChatResult(await served.adapter.send(question_of(body, deadlines), now, epoch_ns=now, keep_text=True))

@@ -11,7 +11,7 @@ from loadgen.clock import SYSTEM_CLOCK, Clock, utc_now
 from loadgen.engine.ask_server import ask_or_recall
 from loadgen.engine.keep_warm import keep_warm
 from loadgen.engine.manifest_writer import ManifestWriter, first_manifest
-from loadgen.engine.preflight import Checked, check
+from loadgen.engine.preflight import Checked, Preflight
 from loadgen.engine.stage import LocalRunners, RunContext, StageRunners
 from loadgen.engine.stop import StopSignal
 from loadgen.engine.stop_rule import stop_rule_sinks
@@ -27,7 +27,7 @@ from loadgen.store import run_folder
 from loadgen.store.run_folder import RequestLog, Run, StageLog
 from loadgen.targets.probe.answers import StreamAnswers, merge_answers
 from loadgen.targets.probe.findings import with_streams
-from loadgen.targets.registry import serve_model, target_name
+from loadgen.targets.registry import target_name
 from loadgen.targets.served import Served
 from loadgen.wire.client import Client
 
@@ -111,6 +111,7 @@ class _PlanRunner:
         self._sinks = tuple(sinks)
         self._refused: dict[int, RefusedKeys] = {}
         """By the model's index in the plan."""
+        self._preflight = Preflight(context, progress.note, progress.work)
 
     async def play(self) -> None:
         for stages in groups_of(self._context.plan):
@@ -182,7 +183,7 @@ class _PlanRunner:
             raise
         await stack.enter_async_context(model_stack)
         served = opened.served
-        self._manifest.add_card(served, None if served.load_s is None else served.load_s * 1e3 + opened.first_token_ms)
+        self._manifest.add_card(served, opened.cold_start_ms)
         # What is sent is then not what was planned, and runs that sent the same are to be known by it.
         self._refused[index] = served.refused_keys
         self._manifest.set_digest(digest(self._context.plan, self._refused))
@@ -190,14 +191,10 @@ class _PlanRunner:
 
     async def _serve(self, index: int, stack: contextlib.AsyncExitStack) -> Checked:
         """A model that serves and answers."""
-        context = self._context
-        served = await stack.enter_async_context(serve_model(context.plan.models[index], self._progress.work))
-        if served.adapter is not None:
-            stack.enter_context(context.stop.cancelling(served.adapter.abandon))
         # The first chat loads what a server loads lazily, and its time is the cold start; keeping warm begins after it.
-        checked = await check(context, index, served, self._progress.note)
+        checked = await self._preflight.open(index, stack)
         # Only now, as a ping beside the first chat would be in the cold start that it times.
-        await stack.enter_async_context(keep_warm(context, index, checked.served))
+        await stack.enter_async_context(keep_warm(self._context, index, checked.served))
         return checked
 
     async def _drop_dead_models(self, stage: Stage, ready: dict[int, Served]) -> None:

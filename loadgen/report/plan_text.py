@@ -41,7 +41,8 @@ def _beside_the_stages(plan: Plan) -> Iterator[str]:
         yield f"each request is asked again up to {plan.scenario.retries.attempts} times where it fails"
     listed = extra_chats(plan)
     before = sum(extra.chats or 0 for extra in listed if extra.when == "before its stages")
-    yield f"before the stages: {before} test chats, one a model" if before > 1 else "before the stages: 1 test chat"
+    test_chats = {0: "no test chat", 1: "1 test chat"}.get(before, f"{before} test chats, one a model")
+    yield f"before the stages: {test_chats}"
     for extra in listed:
         if extra.when == "while it is idle":
             yield f"while {extra.model} on {extra.served_by} is idle: {extra.asks}"

@@ -41,6 +41,8 @@ class Overrides(Struct, frozen=True):
     """Of schedules and order, not the sampling's."""
     timeout_s: float | None = None
     """Of the whole request."""
+    ready_s: float | None = None
+    """For a server that is not ready; 0: it is not waited for."""
     until: str | None = None
     """See `loadgen.scenario.stop_rule`."""
     set: tuple[str, ...] = ()
@@ -92,6 +94,7 @@ def apply(raw: RawTable, overrides: Overrides) -> Changed:
         ("warmup_requests", overrides.warmup, f"--warmup {overrides.warmup}"),
         ("seed", overrides.seed, f"--seed {overrides.seed}"),
         ("timeouts.request_s", overrides.timeout_s, f"--timeout {overrides.timeout_s or 0:g}s"),
+        ("timeouts.ready_s", overrides.ready_s, f"--ready {overrides.ready_s or 0:g}s"),
         ("until", overrides.until, f"--until {overrides.until}"),
     ):
         if value is not None:
@@ -300,6 +303,11 @@ def parse_duration_s(text: str, flag: str = "--duration") -> float:
     if not 0 < seconds < math.inf:
         raise InputError(f"{flag} {text}: not a time above 0; write e.g. {flag} 30s, 2m, 1h or 500ms")
     return seconds
+
+
+def parse_ready_s(text: str, flag: str = "--ready") -> float:
+    """As `parse_duration_s`, and 0 as well."""
+    return 0.0 if text.strip() == "0" else parse_duration_s(text, flag)
 
 
 def parse_levels(text: str, flag: str = "--concurrency") -> tuple[int, ...]:

@@ -55,6 +55,7 @@ EXAMPLES: dict[type[Struct], dict[str, str]] = {
         "slo": "{ ttft_ms = 2000.0 }",
         "keep_text": "true",
         "probe": "true",
+        "preflight": "false",
         "strict": "true",
         "until": '"ttft_p99:5%"',
     },
@@ -116,7 +117,13 @@ EXAMPLES: dict[type[Struct], dict[str, str]] = {
         "options": '{ device = "cpu" }',
         "python_path": '"adapters"',
     },
-    Timeouts: {"request_s": "60.0", "headers_s": "10.0", "first_token_s": "20.0", "next_token_s": "5.0"},
+    Timeouts: {
+        "request_s": "60.0",
+        "headers_s": "10.0",
+        "first_token_s": "20.0",
+        "next_token_s": "5.0",
+        "ready_s": "300.0",
+    },
     Retries: {
         "attempts": "2",
         "on": '["connect_error", "http_429", "http_503"]',

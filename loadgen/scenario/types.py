@@ -290,6 +290,8 @@ class Timeouts(_Part, frozen=True):
     """From dispatch."""
     next_token_s: PositiveFloat | None = None
     """From the last token."""
+    ready_s: NonNegativeFloat = 60.0
+    """How long a server is waited for that refuses connections or says that it is loading (0: not at all)."""
 
 
 Failure = Annotated[
@@ -371,6 +373,8 @@ class Scenario(_Part, frozen=True):
     """When a model's stages are over, ask its server in up to 16 short chats whether it honors max_tokens, stop and
     seed, how many streams it runs at once, and whether it stops when a stream is closed; not where answers come
     whole."""
+    preflight: bool = True
+    """See that each model is ready, is listed and answers a test chat before its stages."""
     strict: bool = False
     """Percentiles need as many samples as MLPerf asks for a published result (p99: 662 in place of 368)."""
     until: str | None = None

@@ -1,10 +1,11 @@
 """The models that the targets can serve, as cards. Asks, and measures nothing."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
+from loadgen.clock import SYSTEM_CLOCK, Clock
 from loadgen.errors import InputError, TargetError
 from loadgen.scenario import FoundryLocal, LlamaCpp, Model
 from loadgen.scenario.model_list import ListedModel, split_words
@@ -16,15 +17,26 @@ from loadgen.targets.foundry.target import endpoint_of, list_foundry_cards, sdk_
 from loadgen.targets.llamacpp.target import TARGET as LLAMACPP
 from loadgen.targets.llamacpp.target import card_of_file, weights_path
 from loadgen.targets.openai import ask_models, authorization, card_of
-from loadgen.targets.registry import target_name
+from loadgen.targets.ready import ReadyWait, wait_until_answered
+from loadgen.targets.registry import running_address, target_name
 from loadgen.targets.served import OnProgress
 
 SMALL_MODEL = Model(name="smollm2-135m", target=LLAMACPP)
 
 
-async def list_cards(models: Sequence[Model], on_progress: OnProgress) -> tuple[list[ModelCard], list[str]]:
+async def list_cards(
+    models: Sequence[Model],
+    on_progress: OnProgress,
+    *,
+    ready_s: float = 0.0,
+    note: Callable[[str], None] = lambda _: None,
+    clock: Clock = SYSTEM_CLOCK,
+) -> tuple[list[ModelCard], list[str]]:
     """The cards of all models that these models' targets offer, each target asked once; and a line for each that
-    could not be asked. Raises InputError when the environment's key cannot be had."""
+    could not be asked. Raises InputError when the environment's key cannot be had.
+
+    ready_s: how long a server that runs already is waited for where it is not ready; note: is told so.
+    """
     if any(model.url is not None for model in models):
         authorization()
     cards: list[ModelCard] = []
@@ -36,6 +48,10 @@ async def list_cards(models: Sequence[Model], on_progress: OnProgress) -> tuple[
             continue
         endpoints.append(endpoint)
         try:
+            address = running_address(model)
+            if address is not None:
+                headers = authorization() if model.url is not None else {}
+                await wait_until_answered(address, headers, ReadyWait(clock, ready_s, target_name(model), note))
             cards += await _cards_of_target(model, on_progress)
         except (TargetError, InputError) as error:
             problems.append(f"{target_name(model)}: {error}")

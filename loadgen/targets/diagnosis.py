@@ -31,7 +31,7 @@ async def chat_error(served: Served, reply: Reply) -> TargetError:
     """Why a model cannot be used whose server did not answer a chat."""
     base, detail = served.base_url, reply.detail or ""
     status = f" {reply.status}" if reply.status else ""
-    text = f"it does not answer a short chat: {reply.outcome}{status}: {detail}"
+    text = f"it does not answer the test chat: {reply.outcome}{status}: {detail}"
     lower = detail.lower()
     if "memory" in lower or "bad_alloc" in lower:
         remedy = "unload other models, or take a smaller variant"

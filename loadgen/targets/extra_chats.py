@@ -9,7 +9,6 @@ from loadgen.scenario import PYTHON_PREFIX, Model, Scenario
 from loadgen.targets.registry import target_name
 
 TEST_CHAT: Final = "Say hello."
-TEST_TOKENS: Final = 8
 PING: Final = "Hi."
 
 
@@ -59,7 +58,8 @@ def extra_chats(plan: Plan) -> tuple[ExtraChats, ...]:
         if index not in played:
             continue
         who = (model.name, target_name(model))
-        listed.append(ExtraChats(*who, "before its stages", 1, f"test chat: {TEST_CHAT}"))
+        if scenario.preflight:
+            listed.append(ExtraChats(*who, "before its stages", 1, f"test chat: {TEST_CHAT}"))
         if model.target == "foundry" and model.foundry is not None and model.foundry.keep_warm_s is not None:
             every = f"keep-warm: one token after every {model.foundry.keep_warm_s:g} s without a request"
             listed.append(ExtraChats(*who, "while it is idle", None, every))

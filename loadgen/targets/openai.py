@@ -43,11 +43,15 @@ async def serve_url(model: Model, target: str) -> AsyncIterator[Served]:
     url = base_url(model.url or "")
     headers = authorization()
     models = await ask_models(url, headers)
-    entry = next((entry for entry in models.entries if entry.get("id") == model.name), {})
-    card = card_of(model.name, target, entry)
-    if models.entries:
-        card = msgspec.structs.replace(card, listed=is_listed(model.name, models.names))
+    card = card_in(models, model.name, target)
     yield Served(base_url=url, headers=headers, card=card, models=models, pid=listening_pid(url))
+
+
+def card_in(models: ModelList, name: str, target: str) -> ModelCard:
+    """The card of a model by what its server lists."""
+    entry = next((entry for entry in models.entries if entry.get("id") == name), {})
+    card = card_of(name, target, entry)
+    return msgspec.structs.replace(card, listed=is_listed(name, models.names)) if models.entries else card
 
 
 def listening_pid(url: str) -> int | None:

@@ -2,8 +2,8 @@
 
 from contextlib import AbstractAsyncContextManager
 
-from loadgen.scenario import FOUNDRY, LLAMACPP, PYTHON_PREFIX, Model
-from loadgen.scenario.urls import place_name
+from loadgen.scenario import FOUNDRY, LLAMACPP, PYTHON_PREFIX, FoundryLocal, Model
+from loadgen.scenario.urls import base_url, place_name
 from loadgen.targets.served import OnProgress, Served
 
 
@@ -17,6 +17,18 @@ def target_name(model: Model) -> str:
 
         return class_name(model.target or "")
     return FOUNDRY if model.target == FOUNDRY else LLAMACPP
+
+
+def running_address(model: Model) -> str | None:
+    """The base address of a server that runs already, whoever started it; None where a model's server is started here.
+    Raises InputError where the environment names one that is no address."""
+    if model.url is not None:
+        return base_url(model.url)
+    if model.target != FOUNDRY:
+        return None
+    from loadgen.targets.foundry.target import endpoint_of
+
+    return endpoint_of(model.foundry or FoundryLocal())
 
 
 def serve_model(model: Model, on_progress: OnProgress) -> AbstractAsyncContextManager[Served]:

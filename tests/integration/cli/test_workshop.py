@@ -14,6 +14,7 @@ import pytest
 
 from loadgen.analysis import validity
 from loadgen.analysis.validity import Evidence, Judgment, Verdict
+from loadgen.targets.extra_chats import TEST_CHAT
 from tests.command_line import run_command
 
 MODELS = ("phi-4-mini-instruct-generic-cpu:3", "qwen2.5-0.5b-instruct-generic-cpu:4")
@@ -101,7 +102,7 @@ def summary_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 def measured() -> list[dict[str, Any]]:
     """What was asked, without what the harness asks of a server before a run."""
-    return [body for body in Foundry.asked if body["max_tokens"] == 128]
+    return [body for body in Foundry.asked if body["messages"][-1]["content"] != TEST_CHAT]
 
 
 def test_an_endpoint_and_models_are_enough_and_no_sdk_is_imported(endpoint: str, tmp_path: Path) -> None:
@@ -154,7 +155,7 @@ def test_models_as_json_and_of_an_address_where_nobody_is(endpoint: str, tmp_pat
     told = loadgen("models", "--json", FOUNDRY_LOCAL_ENDPOINT=endpoint)
     found = {(card["target"], card["id"]) for card in json.loads(told.stdout)}
     assert {("foundry", name) for name in MODELS} <= found
-    nobody = loadgen("models", "--url", "http://127.0.0.1:1/v1")
+    nobody = loadgen("models", "--url", "http://127.0.0.1:1/v1", "--ready", "0")
     assert nobody.returncode == 3
     assert "nothing listens at 127.0.0.1:1" in nobody.stderr
 

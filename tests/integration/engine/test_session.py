@@ -221,7 +221,8 @@ async def test_when_no_model_can_be_used_the_run_says_so_and_measures_nothing(tm
 async def test_where_nobody_listens_the_reason_is_the_connection(tmp_path: Path) -> None:
     with Server(streamed("a")) as server:
         url = server.url
-    run = await api.run(scenario(tmp_path, {"m": url}, closed(1, 3)), results=tmp_path)
+    gone = scenario(tmp_path, {"m": url}, closed(1, 3), timeouts=Timeouts(ready_s=0.0))
+    run = await api.run(gone, results=tmp_path)
     assert "connect_error" in str(write_reports(run.folder).stages[0].reason)
 
 

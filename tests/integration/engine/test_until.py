@@ -13,7 +13,7 @@ from loadgen.live.progress import Silence
 from loadgen.live.sink import StageStart
 from loadgen.record import Record
 from loadgen.report.files import write_merged
-from loadgen.scenario import Closed, Constant, Load
+from loadgen.scenario import Closed, Constant, Load, Timeouts
 from loadgen.store import run_folder
 from loadgen.store.run_folder import Run
 from tests.command_line import run_command
@@ -153,7 +153,11 @@ async def test_a_person_who_stops_the_second_run_has_the_two(tmp_path: Path) -> 
 
 @pytest.mark.asyncio
 async def test_without_a_model_that_can_be_used_there_is_one_run(tmp_path: Path) -> None:
-    runs = await api.repeat(scenario(tmp_path, {"m": "http://127.0.0.1:9/v1"}, Closed(requests=2)), 3, results=tmp_path)
+    runs = await api.repeat(
+        scenario(tmp_path, {"m": "http://127.0.0.1:9/v1"}, Closed(requests=2), timeouts=Timeouts(ready_s=0.0)),
+        3,
+        results=tmp_path,
+    )
     assert len(runs) == 1
 
 

@@ -10,7 +10,7 @@ import pytest
 from loadgen import api
 from loadgen.record import Record
 from loadgen.report.files import write_reports
-from loadgen.scenario import Closed, FoundryLocal, Model, Scenario
+from loadgen.scenario import Closed, FoundryLocal, Model, Scenario, Timeouts
 from loadgen.scenario.file import LoadedScenario
 from loadgen.store.run_folder import Run
 from loadgen.targets.foundry.target import ENDPOINT_VARIABLE, list_foundry_cards
@@ -28,7 +28,9 @@ def _no_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ENDPOINT_VARIABLE, raising=False)
 
 
-def scenario(folder: Path, options: FoundryLocal | None = None, name: str = "tiny-1b") -> LoadedScenario:
+def scenario(
+    folder: Path, options: FoundryLocal | None = None, name: str = "tiny-1b", timeouts: Timeouts | None = None
+) -> LoadedScenario:
     made = Scenario(
         name="attached",
         prompts=("What is the capital of France?",),
@@ -37,6 +39,7 @@ def scenario(folder: Path, options: FoundryLocal | None = None, name: str = "tin
         warmup_requests=1,
         probe=False,
         keep_text=True,
+        timeouts=timeouts or Timeouts(),
     )
     return LoadedScenario(made, None, folder, "the test")
 
@@ -200,7 +203,8 @@ async def test_a_model_that_the_service_does_not_list_for_that_device_is_skipped
 async def test_where_no_service_answers_the_run_says_how_to_look(tmp_path: Path) -> None:
     with Server(streamed("a")) as server:
         url = server.url
-    run = await api.run(scenario(tmp_path, FoundryLocal(endpoint=url)), results=tmp_path)
+    gone = scenario(tmp_path, FoundryLocal(endpoint=url), timeouts=Timeouts(ready_s=0.0))
+    run = await api.run(gone, results=tmp_path)
     assert "nothing listens at 127.0.0.1:" in skipped(run)
     assert "foundry service status" in skipped(run)
 

@@ -430,7 +430,7 @@ async def test_models_probe_as_json_has_cards_with_their_probe(capsys: pytest.Ca
 
 
 async def test_models_probe_of_a_server_that_is_not_there_is_exit_3(capsys: pytest.CaptureFixture[str]) -> None:
-    where = ("--url", "http://127.0.0.1:1/v1", "--model", "m")
+    where = ("--url", "http://127.0.0.1:1/v1", "--model", "m", "--ready", "0")
     code, out, err = await asyncio.to_thread(models_probe, capsys, *where)
     assert (code, out) == (3, "")
     assert "skipped m on 127.0.0.1:1" in err

@@ -120,7 +120,7 @@ def test_the_completion_that_is_shown_is_of_loadgen_however_it_was_called(tmp_pa
     ("words", "completions"),
     [
         ("loadgen re", ["report"]),
-        ("loadgen run --re", ["--requests", "--repeats"]),
+        ("loadgen run --re", ["--requests", "--ready", "--repeats"]),
         ("loadgen s", ["scenarios", "serve"]),
     ],
 )

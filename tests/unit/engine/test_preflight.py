@@ -1,5 +1,8 @@
 """Before anything is timed: what a server refuses, and whether it is ready."""
 
+import asyncio
+import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +12,15 @@ from msgspec import UNSET
 
 from loadgen import api
 from loadgen.analysis.summarize import summarize
+from loadgen.engine.stop import StopSignal
 from loadgen.live.progress import Silence
-from loadgen.scenario import Closed, Model, Sampling, Scenario
+from loadgen.scenario import Closed, Model, Retries, Sampling, Scenario, Timeouts
 from loadgen.scenario.file import LoadedScenario
 from loadgen.store.run_folder import Run
-from tests.virtual import run
-from tests.virtual_client import CLOCK, Answer, ScriptedClient, refuse, stream
+from loadgen.targets.ready import ReadyWait, wait_until_answered, why_not_ready
+from loadgen.wire.exchange import Deadlines
+from tests.virtual import START_NS, run
+from tests.virtual_client import CLOCK, MS, Answer, ScriptedClient, refuse, stream
 
 KEYS = {"max_tokens", "max_completion_tokens", "temperature", "seed", "stream_options"}
 
@@ -29,16 +35,20 @@ class Notes(Silence):
         self.lines.append(text)
 
 
-def play(client: ScriptedClient, folder: Path, **scenario: Any) -> tuple[Run, list[str]]:
-    """A run of one model, in virtual time: a warm-up request and three others; and what was said."""
+def scenario_of(folder: Path, **scenario: Any) -> LoadedScenario:
+    """One model, with a warm-up request and three others."""
     keys: dict[str, Any] = {
         "models": (Model(name="m", url="http://m.invalid/v1", target="openai"),),
         "load": Closed(requests=3, ramp_in_s=0.0),
         "sampling": Sampling(max_tokens=48),
         **scenario,
     }
-    loaded = LoadedScenario(Scenario(name="preflight", prompts=("Say hello.",), **keys), None, folder, "the test")
-    progress = Notes()
+    return LoadedScenario(Scenario(name="preflight", prompts=("Say hello.",), **keys), None, folder, "the test")
+
+
+def play(client: ScriptedClient, folder: Path, **scenario: Any) -> tuple[Run, list[str]]:
+    """A run in virtual time, and what was said."""
+    loaded, progress = scenario_of(folder, **scenario), Notes()
     return run(api.run(loaded, results=folder, clock=CLOCK, client=client, progress=progress)), progress.lines
 
 
@@ -144,3 +154,177 @@ def test_tokens_are_counted_by_events_and_marked_so_where_usage_is_not_asked_for
     (stage,) = summarize(played).stages
     assert stage.tokens != UNSET and stage.tokens.source == "events"
     assert "counted by events" in stage.not_valid["output_tokens_per_s"]
+
+
+# --- the test chat is as the scenario's own ---------------------------------------------------------------------------
+
+
+def thinking(body: dict[str, Any], _: int) -> Answer:
+    """A model that thinks for 60 tokens that nobody sees."""
+    shown = max(0, body["max_tokens"] - 60)
+    words = ("word ",) * min(shown, 20)
+    return stream(*words, finish="stop" if shown > 20 else "length", usage=min(body["max_tokens"], 80))
+
+
+@pytest.mark.parametrize(("limit", "outcome"), [(128, "ok"), (8, "empty")])
+def test_a_model_that_thinks_first_is_asked_with_the_scenarios_limit(tmp_path: Path, limit: int, outcome: str) -> None:
+    client = ScriptedClient(thinking)
+    played, _ = play(client, tmp_path, sampling=Sampling(max_tokens=limit))
+    assert [body["max_tokens"] for body in client.bodies] == [limit] * 5
+    assert [record.outcome for record in played.records] == [outcome] * 4
+
+
+def test_the_test_chat_has_the_scenarios_sampling(tmp_path: Path) -> None:
+    client = refusing()
+    play(client, tmp_path, sampling=Sampling(max_tokens=3, temperature=0.5, top_p=0.9, seed=7))
+    first, warmup = client.bodies[:2]
+    assert first | {"messages": None} == warmup | {"messages": None}
+
+
+def test_the_test_chat_has_the_scenarios_deadline(tmp_path: Path) -> None:
+    client = ScriptedClient(lambda _body, _number: stream(*["word "] * 10, gap_ns=20_000 * MS))
+    timeouts = Timeouts(request_s=250.0, first_token_s=1.0)
+    played, _ = play(client, tmp_path, timeouts=timeouts)
+    assert played.manifest.stages[0].skipped is None
+    assert client.requests[0].deadlines == Deadlines(request_ns=250_000 * MS)
+
+
+@pytest.mark.parametrize(("attempts", "used"), [(2, True), (1, False)])
+def test_the_test_chat_is_asked_again_as_the_scenarios_requests_are(tmp_path: Path, attempts: int, used: bool) -> None:
+    client = ScriptedClient(lambda _, number: refuse(500, b"busy") if number < 2 else stream("Hello"))
+    retries = Retries(attempts=attempts, on=("http_5xx",), backoff_s=3.0, jitter=0.0)
+    played, _ = play(client, tmp_path, retries=retries)
+    assert (played.manifest.stages[0].skipped is None) is used
+    assert client.sent_at_ns[1] - client.sent_at_ns[0] == 3_010 * MS
+
+
+# --- ready or not -----------------------------------------------------------------------------------------------------
+
+
+def loading_until(moment_s: float, status: int = 503) -> ScriptedClient:
+    """A server that loads its model for so many seconds."""
+    return ScriptedClient(
+        lambda _body, _number: (
+            refuse(status, {"error": {"message": "Loading model"}})
+            if CLOCK.now_ns() - START_NS < moment_s * 1e9
+            else stream("Hello")
+        )
+    )
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_a_server_that_is_still_loading_is_waited_for_and_it_is_said(tmp_path: Path, status: int) -> None:
+    client = loading_until(30.0, status)
+    played, notes = play(client, tmp_path)
+    assert [record.outcome for record in played.records] == ["ok"] * 4
+    assert notes[1:] == [
+        f"m on m.invalid: the server is still loading (status {status}); waiting up to 60 s",
+        "m on m.invalid is ready, after 31.9 s",
+    ]
+    assert len(client.requests) < 30, "it is not asked without a pause"
+
+
+@pytest.mark.parametrize(("ready_s", "chats"), [(0.0, 1), (5.0, 6)])
+def test_a_server_that_does_not_get_ready_in_time_is_skipped(tmp_path: Path, ready_s: float, chats: int) -> None:
+    client = loading_until(1e9)
+    played, notes = play(client, tmp_path, timeouts=Timeouts(ready_s=ready_s))
+    reason = played.manifest.stages[0].skipped or ""
+    assert reason.startswith("it does not answer the test chat: http_error 503: ")
+    assert "Loading model" in reason
+    assert len(client.requests) == chats
+    assert any("still loading" in note for note in notes[1:-1]) is bool(ready_s)
+
+
+@pytest.mark.parametrize("status", [404, 429, 500])
+def test_other_refusals_are_not_waited_for(tmp_path: Path, status: int) -> None:
+    client = loading_until(30.0, status)
+    play(client, tmp_path)
+    assert len(client.requests) == 1
+
+
+def test_a_server_is_not_asked_before_it_says(tmp_path: Path) -> None:
+    client = ScriptedClient(lambda _, number: stream("Hello") if number else refuse(503, b"", retry_after="20"))
+    play(client, tmp_path)
+    assert client.sent_at_ns[1] - client.sent_at_ns[0] == 20_010 * MS
+
+
+def test_without_a_preflight_the_first_chat_is_a_stages(tmp_path: Path) -> None:
+    client = loading_until(0.005)
+    played, notes = play(client, tmp_path, preflight=False)
+    assert [record.outcome for record in played.records] == ["http_error", "ok", "ok", "ok"]
+    assert len(notes) == 1
+    assert played.manifest.models[0].cold_start_ms is None
+
+
+def test_a_wait_ends_at_once_when_the_person_asks_for_an_end(tmp_path: Path) -> None:
+    stop = StopSignal()
+
+    async def interrupted() -> Run:
+        asyncio.get_running_loop().call_later(7.0, stop.escalate)
+        return await api.run(scenario_of(tmp_path), results=tmp_path, clock=CLOCK, client=loading_until(1e9), stop=stop)
+
+    async def timed() -> tuple[Run, int]:
+        played = await interrupted()
+        return played, CLOCK.now_ns() - START_NS
+
+    played, ended_ns = run(timed())
+    assert (played.manifest.state, played.records) == ("interrupted", ())
+    assert ended_ns == pytest.approx(7_000 * MS, abs=20 * MS)
+
+
+class JumpingClock:
+    """Sleeps in no time, for servers on real sockets."""
+
+    def __init__(self, slept: Callable[[], None] = lambda: None) -> None:
+        self._now_ns = 0
+        self._slept = slept
+
+    def now_ns(self) -> int:
+        return self._now_ns
+
+    async def sleep_until_ns(self, deadline_ns: int) -> None:
+        self._now_ns = deadline_ns
+        self._slept()
+
+
+def ready_wait(clock: JumpingClock, notes: list[str]) -> ReadyWait:
+    return ReadyWait(clock, 60.0, "m on h", notes.append)
+
+
+def test_where_nobody_listens_yet_it_is_waited_until_somebody_does() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    servers: list[socket.socket] = []
+
+    def listen() -> None:
+        server = socket.create_server(("127.0.0.1", port))
+        servers.append(server)
+        threading.Thread(target=answer_once, args=(server,), daemon=True).start()
+
+    def answer_once(server: socket.socket) -> None:
+        peer, _ = server.accept()
+        with peer:
+            peer.recv(65536)
+            peer.sendall(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
+
+    notes: list[str] = []
+    wait = ready_wait(JumpingClock(listen), notes)
+    asyncio.run(wait_until_answered(f"http://127.0.0.1:{port}/v1", {}, wait))
+    servers[0].close()
+    assert notes == ["m on h: nobody listens there yet; waiting up to 60 s"]
+    assert (len(servers), wait.in_vain) == (1, False)
+
+
+def test_where_nobody_ever_listens_it_is_given_up_after_the_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    notes: list[str] = []
+    clock = JumpingClock()
+    wait = ready_wait(clock, notes)
+    asyncio.run(wait_until_answered(f"http://127.0.0.1:{port}/v1", {}, wait))
+    assert (len(notes), wait.in_vain, clock.now_ns()) == (1, True, 60_000 * MS)
+
+
+def test_what_does_not_mend_itself_is_not_waited_for() -> None:
+    for url in ("http://nowhere.invalid/v1", "http://[::1:/v1"):
+        assert asyncio.run(why_not_ready(url, {})) is None

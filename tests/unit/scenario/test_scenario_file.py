@@ -27,7 +27,7 @@ SMALLEST = 'name = "x"\nprompts = ["Say hello."]\n'
 MODES = '"closed", "constant", "poisson", "gamma", "ramp" or "trace"'
 KEYS = (
     "name, prompts, description, system, seed, models, order, load, sampling, warmup_requests, timeouts, retries, slo, "
-    "keep_text, probe, strict, until"
+    "keep_text, probe, preflight, strict, until"
 )
 
 # What stands below the two lines of SMALLEST, and the whole complaint after the file's name.
@@ -48,7 +48,7 @@ COMPLAINTS = {
         'load.burstines: unknown key `burstines` in mode "poisson"; `burstiness` belongs to mode "gamma"'
     ),
     "[timeouts]\nzzz = 1": (
-        "timeouts.zzz: unknown key `zzz`; the keys here are request_s, headers_s, first_token_s, next_token_s"
+        "timeouts.zzz: unknown key `zzz`; the keys here are request_s, headers_s, first_token_s, next_token_s, ready_s"
     ),
     # wrong types
     "seed = '7'": 'seed: "7" is a text, not a whole number of 0 or more; write e.g. seed = 1',
