@@ -8,13 +8,16 @@ import typer
 from loadgen import api
 from loadgen.analysis.summary import Summary, summary_data
 from loadgen.cli.options import Output, Strict
-from loadgen.cli.streams import print_text
+from loadgen.cli.streams import print_text, tell
 from loadgen.cli.terminal import screen, show_json
 from loadgen.errors import InputError
 from loadgen.report.console import report_text
-from loadgen.report.files import write_merged, write_reports
+from loadgen.report.files import make_merged, make_reports
+from loadgen.report.sections.server_behavior import WHAT_SERVERS_DO
 from loadgen.stats.quantile import Floor
+from loadgen.store.manifest import manifest_from
 from loadgen.store.run_folder import MANIFEST
+from loadgen.targets.probe.findings import was_asked
 
 
 def report(
@@ -31,17 +34,17 @@ def report(
     """
     folders = [_run_folder(path) for path in runs]
     floor: Floor | None = "strict" if strict else None
-    if merge:
-        merged, folder = write_merged(folders, floor=floor)
-        print_summary(merged, folder, "json" if as_json else "text")
-        return
-    summaries = [write_reports(folder, floor=floor) for folder in folders]
+    reports = [make_merged(folders, floor=floor)] if merge else [make_reports(each, floor=floor) for each in folders]
     if as_json:
-        built_in = [summary_data(summary) for summary in summaries]
-        show_json(built_in if len(runs) > 1 else built_in[0])
-        return
-    for summary, folder in zip(summaries, folders, strict=True):
-        print_summary(summary, folder, "text")
+        built_in = [summary_data(each.summary) for each in reports]
+        show_json(built_in if len(reports) > 1 else built_in[0])
+    for each in reports:
+        if not as_json:
+            print_text(report_text(each.summary, screen()))
+        if each.unwritten:
+            tell(f"loadgen: {each.folder}: not written: {', '.join(each.unwritten)} ({each.reason})")
+        elif not as_json:
+            _print_place(each.folder)
 
 
 def print_summary(summary: Summary, folder: Path, output: Output) -> None:
@@ -51,7 +54,22 @@ def print_summary(summary: Summary, folder: Path, output: Output) -> None:
         return
     if output == "text":
         print_text(report_text(summary, screen()))
-    print_text(f"report: {folder / 'report.html'} (and report.md)\n")
+    _print_place(folder)
+
+
+def _print_place(folder: Path) -> None:
+    asked = f", section “{WHAT_SERVERS_DO}”: what --probe asked" if _has_probe(folder) else ""
+    print_text(f"report: {folder / 'report.html'} (and report.md){asked}\n")
+
+
+def _has_probe(folder: Path) -> bool:
+    """Whether a server of this run was asked what it does."""
+    try:
+        manifest = manifest_from((folder / MANIFEST).read_bytes())
+    except OSError:  # a merged report has none
+        return False
+    probes = (card.known_probe for card in manifest.models)
+    return any(probe is not None and was_asked(probe) for probe in probes)
 
 
 def _run_folder(path: Path) -> Path:

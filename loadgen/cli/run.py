@@ -67,6 +67,9 @@ def run(
     print_summary(summary, folder, output)
     if baseline_place is not None:
         _keep_baseline(*played[0], baseline_place)
+    if output == "nothing":
+        for line in skipped_lines(summary):
+            tell(f"loadgen: {line}")
     code = ExitCode.INTERRUPTED if interrupted else exit_code(summary)
     if code == ExitCode.GATE_FAILED:
         for line in failures(summary):
@@ -133,5 +136,13 @@ def _failures_of(stage: StageSummary) -> list[str]:
         why = f" ({stage.not_valid['slo']})" if "slo" in stage.not_valid else ""
         reasons.append(f"the SLO was to be met by {slo.attainment:.1%}, and {share}{why}")
     if stage.validity is not UNSET and stage.validity.verdict == "invalid":
-        reasons.append("invalid: " + ", ".join(reason.seen for reason in stage.validity.reasons if reason.fatal))
+        fatal = [reason for reason in stage.validity.reasons if reason.fatal]
+        advice = "; ".join(dict.fromkeys(reason.advice for reason in fatal))
+        reasons.append(f"invalid: {', '.join(reason.seen for reason in fatal)}; {advice}")
     return reasons
+
+
+def skipped_lines(summary: Summary) -> list[str]:
+    """Which models were not played, and why: a line each."""
+    skipped = (stage for stage in summary.stages if stage.status == "skipped")
+    return list(dict.fromkeys(f"skipped {stage.model} on {stage.target}: {stage.reason}" for stage in skipped))

@@ -9,7 +9,7 @@ from loadgen.clock import SYSTEM_CLOCK, Clock
 from loadgen.engine.preflight import Note, Preflight
 from loadgen.engine.stage import RunContext
 from loadgen.engine.stop import StopSignal
-from loadgen.errors import LoadgenError, TargetError
+from loadgen.errors import InputError, LoadgenError, TargetError
 from loadgen.plan.plan import Plan
 from loadgen.store.manifest import ModelCard, Probe
 from loadgen.targets.extra_chats import questions_for
@@ -41,8 +41,9 @@ async def ask_or_recall(context: RunContext, index: int, served: Served, note: N
     # What cannot be remembered is still known for this run.
     try:
         remember(served, asked)
-    except OSError as error:
-        note(f"what {served.card.alias} does cannot be remembered: {error.strerror or error}")
+    except (OSError, InputError) as error:
+        reason = getattr(error, "strerror", None) or error
+        note(f"what {served.card.alias} does cannot be remembered: {reason}")
     return asked
 
 

@@ -2,11 +2,12 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
 import msgspec
+from msgspec import Struct
 
 from loadgen.analysis import same_plan
 from loadgen.analysis.stage import StageData, stages_of
@@ -23,11 +24,22 @@ from loadgen.stats.quantile import Floor
 from loadgen.store import files, run_folder
 
 
-def write_reports(folder: Path, *, floor: Floor | None = None) -> Summary:
-    """Make `summary.json`, `summary.csv`, `prompts.csv`, `report.md`, `report.html`, `histograms.hlog` (again).
+class Reports(Struct, frozen=True):
+    """The reports of a run, or of several that were merged, as far as they could be written."""
 
-    floor: how many samples a percentile needs; None: as many as the scenario says.
-    Raises InputError for no run, FolderError when they cannot be written.
+    summary: Summary
+    folder: Path
+    unwritten: tuple[str, ...] = ()
+    """Names of the files that could not be."""
+    reason: str = ""
+    """Why they could not."""
+
+
+def make_reports(folder: Path, *, floor: Floor | None = None) -> Reports:
+    """Make `summary.json`, `summary.csv`, `prompts.csv`, `report.md`, `report.html` and `histograms.hlog` (again), as
+    far as they can be written.
+
+    floor: how many samples a percentile needs; None: as many as the scenario says. Raises InputError for no run.
     """
     if (folder / "summary.json").exists() and not run_folder.logs_of(folder):
         raise InputError(f"{folder}: its requests were not kept, as in a baseline; read its report.md")
@@ -35,40 +47,22 @@ def write_reports(folder: Path, *, floor: Floor | None = None) -> Summary:
     stages = stages_of(run, floor=floor)
     summary = summary_of([run], [stages])
     data = report_data(summary, [run], [stages])
-    with _errors_explained(folder, f"loadgen report {folder}"):
-        _write_summary(folder, summary)
-        files.write_whole(folder / "prompts.csv", prompts_csv(summary, data.prompts).encode())
-        files.write_whole(folder / "histograms.hlog", histogram_log(data).encode())
-        _write_document(folder, data)
-    return summary
+    more = {
+        "prompts.csv": lambda: prompts_csv(summary, data.prompts).encode(),
+        "histograms.hlog": lambda: histogram_log(data).encode(),
+    }
+    return _write(folder, data, more)
 
 
-def _write_summary(folder: Path, summary: Summary) -> None:
-    files.write_json(folder / "summary.json", summary_data(summary))
-    files.write_whole(folder / "summary.csv", csv_text(summary).encode())
+def write_reports(folder: Path, *, floor: Floor | None = None) -> Summary:
+    """As `make_reports`; raises FolderError when one of the files cannot be written."""
+    return _all_written(make_reports(folder, floor=floor), f"loadgen report {folder}").summary
 
 
-def _write_document(folder: Path, data: ReportData) -> None:
-    document = make_document(data)
-    files.write_whole(folder / "report.md", markdown(document).encode())
-    files.write_whole(folder / "report.html", html(document))
-
-
-@contextlib.contextmanager
-def _errors_explained(folder: Path, again: str) -> Iterator[None]:
-    """What cannot be written inside is said in one line. again: the command that makes it once it can be."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        complaint = f"no report could be written ({reason}); the records are kept: fix that, then `{again}` makes it"
-        raise FolderError(f"{folder}: {complaint}") from error
-
-
-def write_merged(folders: Sequence[Path], *, floor: Floor | None = None) -> tuple[Summary, Path]:
-    """Merge runs of one plan: make `summary.json`, `summary.csv`, `report.md` and `report.html` in a folder beside the
-    first of them, and return it. floor: as in `write_reports`. Raises InputError for what is no run, and for runs of
-    several plans; FolderError when it cannot be written.
+def make_merged(folders: Sequence[Path], *, floor: Floor | None = None) -> Reports:
+    """Merge runs of one plan: make `summary.json`, `summary.csv`, `report.md` and `report.html`, those of them that can
+    be written, in a folder beside the first of them. floor: as in `make_reports`. Raises InputError for what is no run,
+    and for runs of several plans.
     """
     runs = [run_folder.read(folder) for folder in folders]
     same_plan.check_alike(runs)
@@ -77,21 +71,51 @@ def write_merged(folders: Sequence[Path], *, floor: Floor | None = None) -> tupl
     first = folders[0] if folders[0].name not in {"", ".."} else folders[0].resolve()
     folder = _merged_folder(first.parent, summary)
     summary = msgspec.structs.replace(summary, run_id=folder.name)
-    with _errors_explained(folder, f"loadgen report --merge {' '.join(map(str, folders))}"):
-        _write_summary(folder, summary)
-        _write_document(folder, report_data(summary, runs, stages))
-    return summary, folder
+    return _write(folder, report_data(summary, runs, stages), {})
+
+
+def write_merged(folders: Sequence[Path], *, floor: Floor | None = None) -> tuple[Summary, Path]:
+    """As `make_merged`; raises FolderError when one of the files cannot be written."""
+    again = f"loadgen report --merge {' '.join(map(str, folders))}"
+    reports = _all_written(make_merged(folders, floor=floor), again)
+    return reports.summary, reports.folder
+
+
+def _write(folder: Path, data: ReportData, more: dict[str, Callable[[], bytes]]) -> Reports:
+    """Write the files of a report and some more, by name, each if it can be."""
+    document = make_document(data)
+    contents: dict[str, Callable[[], bytes]] = {
+        "summary.json": lambda: files.json_document(summary_data(data.summary)),
+        "summary.csv": lambda: csv_text(data.summary).encode(),
+        **more,
+        "report.md": lambda: markdown(document).encode(),
+        "report.html": lambda: html(document),
+    }
+    unwritten, reason = [], ""
+    for name, content in contents.items():
+        try:
+            files.write_whole(folder / name, content())
+        except OSError as error:
+            unwritten.append(name)
+            reason = error.strerror or str(error)
+    return Reports(data.summary, folder, tuple(unwritten), reason)
+
+
+def _all_written(reports: Reports, again: str) -> Reports:
+    """again: the command that makes them once they can be written."""
+    if reports.unwritten:
+        missing = "no report" if "report.md" in reports.unwritten else "not every report"
+        complaint = f"{missing} could be written ({reports.reason}); the records are kept: fix that, then `{again}`"
+        raise FolderError(f"{reports.folder}: {complaint} makes it")
+    return reports
 
 
 def _merged_folder(parent: Path, summary: Summary) -> Path:
-    """`<first run>-x<N>`, made if need be; with a number after it where another choice of runs has that name."""
+    """`<first run>-x<N>`, made if it can be; with a number after it where another choice of runs has that name."""
     for attempt in range(1, 1000):
         folder = parent / (summary.run_id if attempt == 1 else f"{summary.run_id}-{attempt}")
-        try:
+        with contextlib.suppress(OSError):
             folder.mkdir(exist_ok=True)
-        except OSError as error:
-            reason = error.strerror or error
-            raise InputError(f"{folder}: cannot be made ({reason}); move the runs to where you may write") from error
         if _runs_of(folder) in ((), summary.runs):
             return folder
     raise InputError(f"{parent}: a thousand merged reports are there already; remove some")

@@ -33,10 +33,19 @@ def format_percent(value: float | None) -> str:
 
 def format_percentile(metric: Metric, name: str) -> str:
     """A percentile, or `≥` its lower bound where the samples do not bound it, or a dash where they say nothing."""
-    percentile = metric.percentile(name)
-    if percentile.value is not None:
-        return format_duration(percentile.value)
-    return UNKNOWN if percentile.at_least is None else f"≥ {format_duration(percentile.at_least)}"
+    value, bound = metric.percentile(name).value, lower_bound(metric, name)
+    if value is not None:
+        return format_duration(value)
+    return UNKNOWN if bound is None else f"≥ {format_duration(bound)}"
+
+
+def lower_bound(metric: Metric, name: str) -> float | None:
+    """What a percentile that is not known is not below; None where that says nothing, as the median is above it."""
+    percentile, median = metric.percentile(name), metric.percentile("p50")
+    middle = median.at_least if median.value is None else median.value
+    if percentile.value is not None or percentile.at_least is None:
+        return None
+    return None if name != "p50" and middle is not None and percentile.at_least < middle else percentile.at_least
 
 
 def format_interval(metric: Metric, name: str) -> str:

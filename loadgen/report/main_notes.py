@@ -95,7 +95,7 @@ def _stage_notes(stage: StageSummary) -> list[str]:
         notes.append(f"{where}: {_progress_of(stage.until)}")
     if isinstance(stage.validity, Validity):
         verdict = stage.validity.verdict
-        notes += [f"{where}: {verdict}: {r.seen} (line: {r.limit}); {r.advice}" for r in stage.validity.reasons]
+        notes += [f"{where}: {verdict}: {r.seen} (limit: {r.limit}); {r.advice}" for r in stage.validity.reasons]
     return notes
 
 
@@ -112,10 +112,16 @@ def _failures(stage: StageSummary, where: str) -> list[str]:
     if not isinstance(stage.requests, Requests):
         return []
     notes = []
-    if stage.requests.failed:
-        failed = ", ".join(f"{count} {name}" for name, count in stage.requests.by_outcome.items() if name != "ok")
-        answered = 100 * stage.requests.ok // stage.requests.planned
-        notes.append(f"{where}: {failed}; of all that were planned, no latency beyond p{answered} is known")
+    by_outcome = dict(stage.requests.by_outcome)
+    stopped = by_outcome.pop("cancelled", 0)
+    if stopped:
+        notes.append(f"{where}: {stopped} of {stage.requests.planned} were not sent or given up when the run ended")
+    failed = stage.requests.failed - stopped
+    if failed:
+        named = ", ".join(f"{count} {name}" for name, count in by_outcome.items() if name != "ok")
+        answered = 100 * stage.requests.ok // (stage.requests.ok + failed)
+        beyond = f"no latency beyond p{answered} is known" if answered else "hardly any latency is known"
+        notes.append(f"{where}: {named}; of all that were sent, {beyond}")
     if stage.requests.retried:
         retried = f"{stage.requests.retried} requests were asked again, {stage.requests.attempts} attempts in all"
         notes.append(f"{where}: {retried}; the waits between them count in the latencies")

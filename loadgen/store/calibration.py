@@ -182,7 +182,10 @@ def stored(path: Path | None = None, machine: Machine | None = None) -> Stored:
 
     path: the usual place by default. machine: that it must be for, by default this one.
     """
-    path = path or usual_place()
+    try:
+        path = path or usual_place()
+    except InputError:  # a user without a home folder has never kept one
+        return Stored()
     try:
         raw = path.read_bytes()
     except FileNotFoundError:

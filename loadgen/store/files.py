@@ -30,4 +30,10 @@ def write_whole(path: Path, data: bytes | Iterable[bytes]) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write a value as indented JSON, whole or not at all."""
-    write_whole(path, orjson.dumps(msgspec.to_builtins(value), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    write_whole(path, json_document(value))
+
+
+def json_document(value: object) -> bytes:
+    """A value as indented JSON, as our files have it."""
+    built_in = msgspec.to_builtins(value)
+    return orjson.dumps(built_in, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)

@@ -128,16 +128,11 @@ def aside(index: int, count: int) -> float:
 
 
 def draw_limit(drawn: PlotlyObject, traces: list[Trace], axis: str, at: float, text: str) -> None:
-    """Draw a limit as a dashed line across a chart, with its name; axis: "x" or "y", the one that it stands on."""
+    """Draw a limit as a dashed line across a chart, and name it in the legend, where it covers nothing; axis: "x" or
+    "y", the one that it stands on."""
     other = "y" if axis == "x" else "x"
     ends = {f"{axis}0": at, f"{axis}1": at, f"{other}0": 0, f"{other}1": 1, f"{other}ref": "paper"}
     drawn["shapes"].append({"type": "line", "line": {"color": "@limit", "width": 1.5, "dash": "dash"}} | ends)
-    # Of an annotation, a logarithmic axis wants the exponent, whereas of a shape it wants the value.
-    spot = round(math.log10(at), 6) if drawn[f"{axis}axis"].get("type") == "log" else at
-    where = {"x": spot, "y": 0, "yref": "paper", "xanchor": "left", "yanchor": "bottom", "textangle": -90}
-    if axis == "y":
-        where = {"x": 0, "xref": "paper", "y": spot, "xanchor": "left", "yanchor": "bottom"}
-    drawn["annotations"].append({"text": text, "showarrow": False, "font": {"color": "@limit", "size": 12}} | where)
-    # A point that is not seen keeps the line inside the axis.
-    unseen = {"mode": "markers", "opacity": 0, "showlegend": False, "hoverinfo": "skip"}
-    traces.append(unseen | {axis: [at], other: [0.5 if axis == "x" else 0]})
+    # A line of one point draws nothing, keeps the limit inside the axis, and has its place in the legend.
+    look = {"mode": "lines", "name": text, "line": {"color": "@limit", "width": 1.5, "dash": "dash"}}
+    traces.append(look | {"hoverinfo": "skip", axis: [at], other: [0.5 if axis == "x" else 0]})

@@ -24,7 +24,7 @@ from loadgen.report.charts.figure import (
     stage_hover,
     unit,
 )
-from loadgen.report.format import format_duration, format_number
+from loadgen.report.format import format_duration, format_number, lower_bound
 from loadgen.report.section import Chart, PlotlyObject, ReportStage
 
 SHOWN: Final = ("p50", "p90")
@@ -81,10 +81,14 @@ def _ttft(stage: ReportStage, percentile: str) -> Percentile:
     return (stage.summary.metric("ttft_ms") or Metric()).percentile(percentile)
 
 
+def _bound_ms(stage: ReportStage, percentile: str) -> float | None:
+    return lower_bound(stage.summary.metric("ttft_ms") or Metric(), percentile)
+
+
 def _known_ms(stage: ReportStage, percentile: str) -> list[float]:
     """Whatever is known of a percentile: its value, its bound, its interval."""
-    known = _ttft(stage, percentile)
-    return [value for value in (known.value, known.low, known.high) if value is not None]
+    known, bound = _ttft(stage, percentile), _bound_ms(stage, percentile)
+    return [value for value in (known.value, known.low, known.high, bound) if value is not None]
 
 
 def _known(stages: Sequence[ReportStage], percentile: str, look: _Look, factor: float) -> list[Trace]:
@@ -125,7 +129,7 @@ def _known(stages: Sequence[ReportStage], percentile: str, look: _Look, factor: 
 
 
 def _bounded(stages: Sequence[ReportStage], percentile: str, look: _Look, factor: float) -> list[Trace]:
-    points = [(stage, bound) for stage in stages if (bound := _ttft(stage, percentile).at_least) is not None]
+    points = [(stage, bound) for stage in stages if (bound := _bound_ms(stage, percentile)) is not None]
     if not points:
         return []
     marker = _marker(_stages(points), look.color, "triangle-up-open", 11)

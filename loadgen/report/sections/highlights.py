@@ -43,7 +43,12 @@ def highlight_lines(summary: Summary) -> list[str]:
     """A line for each level and measure at which two models or more can be compared."""
     lines = []
     for level in dict.fromkeys(stage.level for stage in summary.stages):
-        stages = [stage for stage in summary.stages if stage.level == level and _is_sound(stage)]
+        played = [stage for stage in summary.stages if stage.level == level and stage.status == "played"]
+        stages = [stage for stage in played if _is_sound(stage)]
+        unsound = [_who(stage) for stage in played if not _is_sound(stage)]
+        if unsound and len(played) > 1:
+            invalid = f"{', '.join(unsound)} {'is' if len(unsound) == 1 else 'are'} invalid"
+            lines.append(f"{format_load(played[0].load)}: {invalid}, so not compared")
         if len(stages) > 1:
             lines += [line for measure in _MEASURES if (line := _line(measure, stages)) is not None]
             lines += _memory(stages)
@@ -51,7 +56,7 @@ def highlight_lines(summary: Summary) -> list[str]:
 
 
 def _is_sound(stage: StageSummary) -> bool:
-    return stage.status == "played" and stage.validity is not UNSET and stage.validity.verdict != "invalid"
+    return stage.validity is not UNSET and stage.validity.verdict != "invalid"
 
 
 def _line(measure: _Measure, stages: Sequence[StageSummary]) -> str | None:

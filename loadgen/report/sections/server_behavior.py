@@ -8,6 +8,7 @@ from loadgen.report.section import Column, ReportData, Row, Section, Table
 from loadgen.store.manifest import Probe, ServedModel
 from loadgen.targets.probe.findings import was_asked
 
+WHAT_SERVERS_DO: Final = "What this server does"
 UNDECIDED: Final = "could not be told"
 NOT_ASKED: Final = "not asked"
 HOW_TO_ASK: Final = (
@@ -20,7 +21,7 @@ YES_OR_NO: Final = {None: UNDECIDED, True: "yes", False: "no"}
 def server_behavior(data: ReportData) -> Section | None:
     """None where nothing is known of any server."""
     table = server_table(data.manifest.models)
-    return None if table is None else Section(title="What this server does", anchor="server-behavior", tables=(table,))
+    return None if table is None else Section(title=WHAT_SERVERS_DO, anchor="server-behavior", tables=(table,))
 
 
 def server_table(cards: Sequence[ServedModel]) -> Table | None:

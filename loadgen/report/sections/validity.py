@@ -38,12 +38,12 @@ def _row(stage: StageSummary) -> Row:
         why = UNKNOWN if stage.reason is UNSET else stage.reason
         return Row((stage_name(stage), "skipped", why, *[UNKNOWN] * (len(COLUMNS) - 3)))
     own = stage.validity.self
-    why = "; ".join(f"{reason.seen} (line: {reason.limit})" for reason in stage.validity.reasons)
+    why = "; ".join(f"{reason.seen} (limit: {reason.limit})" for reason in stage.validity.reasons)
     return Row(
         (
             stage_name(stage),
             stage.validity.verdict,
-            why or "no line was crossed",
+            why or "no limit was crossed",
             stage.validity.stamp_source,
             format_duration(own.dispatch_slip_p99_ms),
             format_duration(own.loop_lag_p99_ms),

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from loadgen.errors import InputError
 from loadgen.redact import redact_url
 from loadgen.store.files import write_json
 from loadgen.store.manifest import Probe
@@ -49,7 +50,8 @@ def identity_of(served: Served) -> ServerIdentity:
 
 
 def remember(served: Served, probe: Probe) -> None:
-    """Keep what a server was asked for, if it told anything. Raises OSError where it cannot be kept."""
+    """Keep what a server was asked for, if it told anything. Raises OSError where it cannot be kept,
+    InputError where no place for it is known."""
     asked = asked_part(probe)
     if asked is None:
         return
@@ -63,7 +65,7 @@ def recall(served: Served) -> Probe | None:
     server = identity_of(served)
     try:
         remembered = msgspec.json.decode(_path(server).read_bytes(), type=RememberedProbe)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+    except (OSError, InputError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
     return remembered.probe if (remembered.schema, remembered.server) == (SCHEMA, server) else None
 

@@ -165,6 +165,12 @@ def test_with_too_few_requests_for_an_interval_nobody_is_named() -> None:
     assert all(line.startswith(NOTHING) for line in lines(two(5, 500)).values())
 
 
+def test_an_invalid_level_is_named_and_not_compared() -> None:
+    run = two(40, 50)
+    run = msgspec.structs.replace(run, facts=(run.facts[0], facts(models=("b",), cpu_share=0.95)))
+    assert highlight_lines(summarize(run)) == ["1 user: b on t is invalid, so not compared"]
+
+
 def test_models_at_different_levels_are_not_compared() -> None:
     assert highlight_lines(summarize(two(40, 50, level="c2", load={"mode": "closed", "concurrency": 2}))) == []
     assert highlight_lines(summarize(run_of([turn(i) for i in range(40)]))) == []

@@ -39,7 +39,10 @@ def test_whatever_failed_the_line_says_which_stage_how_many_and_how(outcome: Out
 
 def test_a_stage_of_which_nothing_was_answered_is_named_once() -> None:
     (line,) = failures(summary_of(answered(0, 3)))
-    assert line == "m on t, 1 user: 3 of 3 requests failed (3 http_error); invalid: no request was answered"
+    assert line == (
+        "m on t, 1 user: 3 of 3 requests failed (3 http_error); invalid: no request was answered; see the outcomes, "
+        "and the details in requests.jsonl"
+    )
 
 
 def test_of_several_stages_the_one_that_failed_is_named() -> None:

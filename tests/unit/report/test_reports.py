@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadgen.analysis.summarize import summarize
-from loadgen.analysis.summary import summary_data, summary_from
+from loadgen.analysis.summary import Metric, Percentile, summary_data, summary_from
 from loadgen.errors import InputError
 from loadgen.redact import printable
 from loadgen.report.answer import answer
@@ -21,6 +21,7 @@ from loadgen.report.console import console
 from loadgen.report.csv import csv_text
 from loadgen.report.document import make_document, report_data
 from loadgen.report.files import write_reports
+from loadgen.report.format import format_percentile
 from loadgen.report.hlog import read_interval_log
 from loadgen.report.main_table import main_table
 from loadgen.report.markdown import escape, markdown
@@ -200,12 +201,34 @@ def test_reasons_failures_and_skipped_models_stand_under_the_table() -> None:
     run = mixed()
     notes = main_table(summarize(msgspec.structs.replace(run, torn=2))).notes
     assert "2 torn lines of the logs could not be read" in notes
-    failed = "m on t, 2 users: 1 timeout; of all that were planned, no latency beyond p"
+    failed = "m on t, 2 users: 1 timeout; of all that were sent, no latency beyond p"
     assert [note for note in notes if note.startswith(failed)]
     assert "gone on t: skipped: connection refused" in notes
     closed, degraded = main_table(summarize(run_of(turns(368), seen=[facts(cpu_share=0.6)]))).notes
     assert closed.startswith("closed loop: ")
-    assert degraded.startswith("m on t, 1 user: degraded: the harness used 60% of a core (line: ≤ 50%); ")
+    assert degraded.startswith("m on t, 1 user: degraded: the harness used 60% of a core (limit: ≤ 50%); ")
+
+
+def test_what_a_stop_left_unplayed_is_no_failure() -> None:
+    stopped = [turn(0), turn(1), *(turn(index, outcome="cancelled", detail="the run was stopped") for index in (2, 3))]
+    notes = main_table(summarize(run_of(stopped, [planned(8)], state="interrupted"))).notes
+    assert "m on t, 1 user: 6 of 8 were not sent or given up when the run ended" in notes
+    assert not [note for note in notes if "beyond p" in note or "cancelled" in note]
+
+
+def test_where_nothing_was_answered_no_percentile_is_named() -> None:
+    failed = [turn(index, outcome="timeout", detail="first token") for index in range(4)]
+    notes = main_table(summarize(run_of(failed))).notes
+    assert "m on t, 1 user: 4 timeout; of all that were sent, hardly any latency is known" in notes
+
+
+@pytest.mark.parametrize(("bound", "cell"), [(49.9, "–"), (50.0, "≥ 50 ms"), (70.0, "≥ 70 ms")])
+def test_a_bound_below_the_median_says_nothing(bound: float, cell: str) -> None:
+    known = Percentile(50.0, low=40.0, high=60.0)
+    metric = Metric(count=9, percentiles={"p50": known, "p99": Percentile(None, low=bound)})
+    assert format_percentile(metric, "p99") == cell
+    bounded = {"p50": Percentile(None, low=50.0), "p99": Percentile(None, low=bound)}
+    assert format_percentile(Metric(count=9, percentiles=bounded), "p99") == cell
 
 
 def test_a_run_that_was_cut_short_says_so_first() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from loadgen.errors import ExitCode, InputError
 from loadgen.record import Record
 from loadgen.store import run_folder
+from loadgen.store.calibration import Stored, stored
 from loadgen.store.files import write_json, write_whole
 from loadgen.store.manifest import SCHEMA, Probe, ServedModel
 from loadgen.store.paths import CACHE_VARIABLE, user_cache_folder
@@ -343,3 +344,9 @@ def test_a_cache_in_a_home_that_nobody_has_is_one_line(monkeypatch: pytest.Monke
     monkeypatch.setenv(CACHE_VARIABLE, "~nobody-of-this-name/cache")
     with pytest.raises(InputError, match=f"set {CACHE_VARIABLE}"):
         user_cache_folder()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="homes are named otherwise there")
+def test_without_a_home_there_is_no_calibration_and_nothing_to_say_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, "~nobody-of-this-name/cache")
+    assert stored() == Stored()
