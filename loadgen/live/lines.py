@@ -1,4 +1,4 @@
-"""Progress where there is no terminal to draw a bar on: a plain line a minute, and each note at once."""
+"""Progress where there is no terminal to draw a bar on: a plain line a minute."""
 
 import contextlib
 import threading
@@ -14,23 +14,21 @@ PERIOD_S: Final = 60.0
 class ProgressLines(NullSink):
     """What is done now and how far it is, as a line."""
 
-    def __init__(self, write: Callable[[str], None]) -> None:
-        self._write = write
-        self._doing = ""
-        self._done, self._failed = 0, 0
+    def __init__(self) -> None:
+        self._doing = "starting"
+        self._done: int | None = None
+        """What is counted; None where nothing is."""
+        self._failed = 0
         self._total: int | None = None
         self._known = ""
         self._share: float | None = None
 
     def note(self, text: str) -> None:
-        self._write(text)
+        self._begin(text)
 
     def work(self, title: str, share: float | None) -> None:
-        if share is None:
-            self.note(title)
-        else:
-            self._begin(title)
-            self._share = share
+        self._begin(title)
+        self._share = share
 
     def begin(self, title: str, completed: int, total: int | None) -> None:
         self._begin(title)
@@ -41,7 +39,7 @@ class ProgressLines(NullSink):
 
     def record(self, record: Record) -> None:
         if record.phase == "measured":
-            self._done += 1
+            self._done = (self._done or 0) + 1
             self._failed += record.outcome != "ok"
 
     def known(self, text: str) -> None:
@@ -50,19 +48,20 @@ class ProgressLines(NullSink):
     def line(self, minutes: int) -> str:
         """Such as `3 min: tiny, c4: 7 of 12, 1 failed`."""
         of_all = "" if self._total is None else f" of {self._total}"
-        how_far = f"{self._share:.0%}" if self._share is not None else f"{self._done}{of_all}"
-        parts = (how_far, f"{self._failed} failed" if self._failed else "", self._known)
-        return f"{minutes} min: {self._doing or 'starting'}: {', '.join(part for part in parts if part)}"
+        share = "" if self._share is None else f"{self._share:.0%}"
+        counted = "" if self._done is None else f"{self._done}{of_all}"
+        parts = (share, counted, f"{self._failed} failed" if self._failed else "", self._known)
+        return ": ".join(part for part in (f"{minutes} min", self._doing, ", ".join(filter(None, parts))) if part)
 
     def _begin(self, title: str) -> None:
         self._doing = title
-        self._done, self._failed, self._total, self._known, self._share = 0, 0, None, "", None
+        self._done, self._failed, self._total, self._known, self._share = None, 0, None, "", None
 
 
 @contextlib.contextmanager
 def progress_lines(write: Callable[[str], None], period_s: float = PERIOD_S) -> Iterator[ProgressLines]:
     """While the context lasts, a line a period is written, whatever else this process waits for."""
-    lines = ProgressLines(write)
+    lines = ProgressLines()
     ended = threading.Event()
 
     def tick() -> None:

@@ -10,8 +10,8 @@ STAGE = StageStart(models=("m",), targets=("t",), level="c4", latency_origin="se
 
 
 def test_a_line_says_what_is_played_and_how_far_it_is() -> None:
-    lines = ProgressLines(lambda _: None)
-    assert lines.line(1) == "1 min: starting: 0"
+    lines = ProgressLines()
+    assert lines.line(1) == "1 min: starting"
     lines.start(STAGE)
     lines.record(turn(0, phase="warmup"))
     for record in (turn(0), turn(1), turn(2, outcome="timeout", detail="first token")):
@@ -22,19 +22,19 @@ def test_a_line_says_what_is_played_and_how_far_it_is() -> None:
 
 
 def test_a_line_says_how_much_of_other_work_is_done() -> None:
-    lines = ProgressLines(lambda _: None)
+    lines = ProgressLines()
     lines.work("downloading m", 0.25)
     assert lines.line(2) == "2 min: downloading m: 25%"
     lines.begin("calibrating: streams", 3, None)
     assert lines.line(5) == "5 min: calibrating: streams: 3"
 
 
-def test_notes_are_written_at_once() -> None:
-    written: list[str] = []
-    lines = ProgressLines(written.append)
-    lines.note("skipped m on t: gone")
-    lines.work("starting it", None)
-    assert written == ["skipped m on t: gone", "starting it"]
+def test_what_is_not_counted_is_named_alone() -> None:
+    lines = ProgressLines()
+    lines.note("starting m on t")
+    assert lines.line(1) == "1 min: starting m on t"
+    lines.work("waiting for the server", None)
+    assert lines.line(2) == "2 min: waiting for the server"
 
 
 def test_a_line_a_period_is_written_while_nothing_else_happens() -> None:
@@ -50,4 +50,3 @@ def test_a_line_a_period_is_written_while_nothing_else_happens() -> None:
         lines.begin("waiting", 0, 1)
         assert two.wait(60)
     assert [line.split(":")[0] for line in written[:2]] == ["1 min", "2 min"]
-    assert threading.active_count() == threading.active_count()
