@@ -156,6 +156,43 @@ class WorkerFacts(Struct, frozen=True, kw_only=True):
     lost: str | None = None
 
 
+class Neighbor(Struct, frozen=True):
+    """A program that is neither ours nor the server's. cpu_share: of one core, all its processes together."""
+
+    name: str
+    """Of the program alone: its path and its arguments are nobody's business."""
+    cpu_share: float
+
+
+SlowdownSource = Literal["run_delay", "idle_cores"]
+"""From what a slow-down is known (`loadgen.telemetry.neighbors`): for how long the server's threads waited for a core,
+or how few cores were idle."""
+
+
+class MachineFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Who else was on the machine during a stage. None is not known. Shares: of the stage's time, or of one core."""
+
+    cores: int
+    neighbors_cpu_share: float | None = None
+    """CPU of everybody else, of one core (2.0: two cores busy)."""
+    busiest: tuple[Neighbor, ...] = ()
+    slowdown: float | None = None
+    """By how much neighbors lengthened what the server did (0.05: 5 %); None where the server is not on this machine,
+    or is not known."""
+    slowdown_source: SlowdownSource | None = None
+    server_wait_share: float | None = None
+    """How long at least one of the server's threads was ready to run and waited for a core, whoever ran there."""
+    steal_share: float | None = None
+    """What the host of this virtual machine took from it, of one core."""
+    throttled_share: float | None = None
+    """How long the server's processes were kept from running by the limit of their own group."""
+    cpu_pressure: float | None = None
+    """How long some task of the machine waited for a core."""
+    memory_pressure: float | None = None
+    """How long some task of the machine waited for memory."""
+    swapped_in_bytes: int | None = None
+
+
 class StageFacts(Struct, frozen=True, kw_only=True):
     """What was seen of ourselves while a stage's measured requests ran: a line of `stages.jsonl`.
 
@@ -164,7 +201,8 @@ class StageFacts(Struct, frozen=True, kw_only=True):
     of a read. cpu_share: of one core; of the event loop's thread alone where a model runs in this process.
     in_flight_samples: (moment, requests in flight), evenly spaced, from a sampler that does not look at the records.
     workers: the processes that played it, where it was not this one (`loadgen.engine.workers.merge`). settled: it ended
-    because enough was known.
+    because enough was known. machine: who else ran there. timer_slack_ns: how late the timer alone may wake a sleeper:
+    that is in loop_lag and in no stamp.
     """
 
     models: tuple[str, ...]
@@ -175,6 +213,7 @@ class StageFacts(Struct, frozen=True, kw_only=True):
     complete: bool
     cpu_share: float
     loop_lag_p50_ns: int | None = None
+    loop_lag_p90_ns: int | None = None
     loop_lag_p99_ns: int | None = None
     loop_lag_max_ns: int | None = None
     stamp_lag_p50_ns: int | None = None
@@ -187,6 +226,8 @@ class StageFacts(Struct, frozen=True, kw_only=True):
     servers: tuple[ServerFacts, ...] = ()
     workers: tuple[WorkerFacts, ...] = ()
     settled: bool = False
+    machine: MachineFacts | None = None
+    timer_slack_ns: int = 1_500_000
 
     def __post_init__(self) -> None:
         if len(self.models) != len(self.targets):  # a damaged line; decoding counts it as one that cannot be read

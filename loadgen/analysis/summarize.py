@@ -6,7 +6,7 @@ and windows add up, and a verdict is the worst. Runs are what is independent the
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET
@@ -279,11 +279,14 @@ def _mib(sizes: Iterable[int | None]) -> float | None:
 
 
 def _validity(each: Sequence[Validity]) -> Validity:
-    """Of each run whether it is to be believed; of all, what the worst says."""
+    """Of each run whether it is to be believed; of all, what the worst says, and of machines, the one that neighbors
+    slowed most."""
+    machines = [run.machine for run in each if run.machine is not UNSET]
     return Validity(
         verdict=max((run.verdict for run in each), key=VERDICTS.index),
         reasons=_reasons([run.reasons for run in each]),
         stamp_source="user" if any(run.stamp_source == "user" for run in each) else "kernel",
+        machine=max(machines, key=lambda machine: machine.slowdown or 0.0) if machines else UNSET,
         self=msgspec.structs.replace(
             each[0].self,
             **{name: _over_runs(name, [getattr(run.self, name) for run in each]) for name in Self.__struct_fields__},
@@ -291,7 +294,7 @@ def _validity(each: Sequence[Validity]) -> Validity:
     )
 
 
-def _over_runs(name: str, values: Sequence[float | None]) -> float | None:
+def _over_runs(name: str, values: Sequence[Any]) -> Any:
     known = [value for value in values if value is not None]
     return OVER_RUNS[name](known) if known and name in OVER_RUNS else highest(known)
 

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from loadgen.plan.plan import StageLoad
-from loadgen.record import JsonObject
+from loadgen.record import JsonObject, MachineFacts
 from loadgen.store.manifest import ServedModel
 
 SCHEMA: Final = "loadgen.summary/1"
@@ -107,8 +107,21 @@ class Tokens(Struct, frozen=True):
     source: str
 
 
+class Effect(Struct, frozen=True, order=True):
+    """A number that is off because of us.
+
+    share: by how much of what it would be (0.05: 5 %). number: its name in a report. by_ms: the same in ms; of a rate,
+    how long each request waited for us.
+    """
+
+    share: float
+    number: str
+    by_ms: float
+
+
 class Self(Struct, frozen=True):
-    """Our own part in the numbers, and what the verdict rests on. Null: not measured, or not of this kind of load."""
+    """Our own part in the numbers, and what the verdict rests on. Null: not measured, not of this kind of load, or of
+    fewer samples than such a percentile needs (`loadgen.stats.quantile.floor_of`)."""
 
     dispatch_slip_p99_ms: float | None = None
     loop_lag_p99_ms: float | None = None
@@ -127,6 +140,13 @@ class Self(Struct, frozen=True):
     users_share: float | None = None
     over_range: int = 0
     clock_steps: int = 0
+    dispatch_slip_p50_ms: float | None = None
+    dispatch_slip_max_ms: float | None = None
+    dispatch_slip_p99_ci_ms: tuple[float, float] | None = None
+    dispatch_slip_p99_at_least_ms: float | None = None
+    """Where the p99 is not known, what it is not below."""
+    slip_effect: Effect | None = None
+    """The number that is most off because requests left late."""
 
 
 Code = Literal[
@@ -150,6 +170,7 @@ Code = Literal[
     "server_died",
     "worker_lost",
     "beyond_calibration",
+    "busy_machine",
 ]
 """Why a stage is not simply valid: the closed set."""
 
@@ -171,6 +192,8 @@ class Validity(Struct, frozen=True):
     reasons: tuple[Reason, ...]
     stamp_source: str
     self: Self
+    machine: MachineFacts | UnsetType = UNSET
+    """Who else was on the machine; unset where nobody looked."""
 
 
 class Attainment(Struct, frozen=True):

@@ -8,62 +8,40 @@ from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
-from loadgen.analysis import metric_flags, metrics, stage_steady
-from loadgen.analysis.metrics import Ns, Window
+from loadgen.analysis.evidence import Evidence, evidence_of
+from loadgen.analysis.own_effects import THROUGHPUT
 from loadgen.analysis.stage import StageData
-from loadgen.analysis.summary import Code, Reason, Self, Validity, in_ms, rounded, total
-from loadgen.record import StageFacts
-from loadgen.store.calibration import beyond
+from loadgen.analysis.summary import Code, Effect, Reason, Self, Validity
+from loadgen.record import MachineFacts
 
 Verdict = Literal["valid", "degraded", "invalid"]
 
-SLIP_FLOOR_MS: Final = 1.0
-SLIP_SHARE_OF_TTFT: Final = 0.01
-LOOP_LAG_MS: Final = 5.0
-"""Where stamps are taken in user space, the event loop's lag is in every one of them."""
-LATE_READS_MS: Final = 20.0
-LATE_READS_INVALID_MS: Final = 100.0
-"""Kernel stamps are true however late we read; but a reader who is so late sends late, and lets tokens pile up."""
+OFF: Final = 0.03
+"""By so much a number is called off: between what is sound (1 %) and what is wrong (5 %); benchmarks/verdicts.py."""
+OFF_INVALID: Final = 0.25
+HELD_BACK_MS: Final = 100.0
+"""Kernel stamps are true however late we read; a reader who is later than this may have held the server back, whose
+bytes then found the socket full."""
 OWN_CPU: Final = 0.5
 OWN_CPU_INVALID: Final = 0.9
 GC_PAUSE_MS: Final = 1.0
+"""A shorter pause is not looked at."""
 ACHIEVED: Final = 0.99
 ACHIEVED_INVALID: Final = 0.9
 USERS: Final = 0.95
 USERS_INVALID: Final = 0.8
 LITTLE: Final = 0.02
 LITTLE_INVALID: Final = 0.1
+SURE: Final = 2.6
+"""So many standard errors a sampled number is off by chance in 1 % of stages."""
 SHARED: Final = 0.1
-GROSS: Final = 10.0
-"""A lateness of so many times its line is not a blemish but the result."""
-
-
-class Evidence(Self, frozen=True, kw_only=True):
-    """What a verdict rests on: what was measured of ourselves, and what came of the stage. None is not known, and not
-    judged."""
-
-    stamp_source: str
-    ok: int
-    """Requests that were answered."""
-    complete: bool = True
-    ttft_p50_ms: float | None = None
-    e2e_p50_ms: float | None = None
-    whole: bool = False
-    """Answers came whole: the latency that a slip is held against is the E2E."""
-    shed: int = 0
-    window_s: float | None = None
-    unsteady: str | None = None
-    """How the series of TTFTs never settled."""
-    server_ended: str | None = None
-    """How the server ended of itself."""
-    lost_workers: tuple[str, ...] = ()
-    """What became of each worker that died."""
-    beyond: str | None = None
-    """By how much the load was above what this machine was calibrated for."""
-    held_back: str | None = None
-    """How tokens were held back on their way."""
+BUSY: Final = 0.03
+BUSY_INVALID: Final = 0.25
+"""Of how much longer the server took because of its neighbors; benchmarks/neighbors.py."""
+NAMED_SHARE: Final = 0.01
+"""A cause of less than this is not named."""
 
 
 class Judgment(Struct, frozen=True):
@@ -116,27 +94,68 @@ def _below(value: float | None, limit: float, fatal: float, text: str, line: str
     return (Crossing(text.format(value), line.format(limit), value < fatal),)
 
 
-def _dispatch_slip(evidence: Evidence) -> Sequence[Crossing]:
-    slip = evidence.dispatch_slip_p99_ms
-    name, latency = ("E2E", evidence.e2e_p50_ms) if evidence.whole else ("TTFT", evidence.ttft_p50_ms)
-    limit = max(SLIP_FLOOR_MS, SLIP_SHARE_OF_TTFT * (latency or 0.0))
-    if slip is None or slip <= limit:
+def _off(effect: Effect | None, text: str) -> Sequence[Crossing]:
+    """A number that is off. text: a template of the number, and by how much it is off."""
+    if effect is None or effect.share <= OFF:
         return ()
-    # One request that the system held up is a blemish; when one in ten is grossly late, the load was another.
-    fatal = (evidence.dispatch_slip_p90_ms or 0.0) > GROSS * limit
-    line = f"≤ {limit:.1f} ms (1 % of the median {name}, at least 1 ms)"
-    return (Crossing(f"requests left {slip:.1f} ms late (p99)", line, fatal),)
+    by = f"{effect.share:.0%}"
+    observed = text.format(number=effect.number, share=by, ms=f"{effect.by_ms:.3g} ms")
+    return (Crossing(observed, f"≤ {OFF:.0%}", effect.share > OFF_INVALID),)
 
 
-def _loop_lag(evidence: Evidence, stamp_source: str, limit: float, fatal: float) -> Sequence[Crossing]:
-    lag = evidence.loop_lag_p99_ms if evidence.stamp_source == stamp_source else None
-    return _above(lag, limit, fatal, "the event loop was {:.1f} ms late (p99)", "≤ {:g} ms")
+def _dispatch_slip(evidence: Evidence) -> Sequence[Crossing]:
+    if evidence.slip_effect is not None and evidence.slip_effect.number == THROUGHPUT:
+        return _off(evidence.slip_effect, "{number} is {share} too low: users waited {ms} for us before each request")
+    return _off(evidence.slip_effect, "{number} is {share} ({ms}) too high: requests left late")
 
 
-def _stamp_lag(evidence: Evidence, stamp_source: str) -> Sequence[Crossing]:
-    lag = evidence.stamp_lag_p99_ms if evidence.stamp_source == stamp_source else None
+def _loop_lag(evidence: Evidence) -> Sequence[Crossing]:
+    effect = evidence.lag_effect if evidence.stamp_source == "user" else None
+    return _off(effect, "{number} is up to {share} ({ms}) too high: the event loop was late, and so were its stamps")
+
+
+def _gc_pause(evidence: Evidence) -> Sequence[Crossing]:
+    if (evidence.gc_pause_max_ms or 0.0) <= GC_PAUSE_MS or evidence.stamp_source == "kernel":
+        return ()
+    effect = evidence.pause_effect
+    crossings = _off(effect, "the {number} may be {share} ({ms}) too high: garbage was collected meanwhile")
+    return [msgspec.structs.replace(crossing, fatal=False) for crossing in crossings]
+
+
+def _achieved_rate(evidence: Evidence) -> Sequence[Crossing]:
+    crossings = _below(evidence.achieved_share, ACHIEVED, ACHIEVED_INVALID, "{:.1%} of the asked rate", "≥ {:.0%}")
+    if evidence.achieved_at_best is None or evidence.achieved_at_best < ACHIEVED:
+        return crossings
+    return ()
+
+
+def _busy_machine(evidence: Evidence) -> Sequence[Crossing]:
+    machine = evidence.machine
+    if machine is None or machine.slowdown is None or machine.slowdown <= BUSY:
+        return ()
+    return (Crossing(busy_text(machine), f"≤ {BUSY:.0%}", machine.slowdown > BUSY_INVALID),)
+
+
+def busy_text(machine: MachineFacts) -> str:
+    """What slowed the server, and by about how much, in words."""
+    causes = [f"{neighbor.name} {neighbor.cpu_share:.0%}" for neighbor in machine.busiest]
+    if not causes and machine.neighbors_cpu_share:
+        causes = [f"programs that came and went {machine.neighbors_cpu_share:.0%}"]
+    text = ", ".join(causes) + " of a core" if causes else ""
+    if (machine.steal_share or 0.0) >= NAMED_SHARE:
+        text = _joined(text, f"the host of this virtual machine took {machine.steal_share:.0%} of a core")
+    if (machine.memory_pressure or 0.0) >= NAMED_SHARE:
+        text = _joined(text, f"memory was short for {machine.memory_pressure:.0%} of the time")
+    return f"tokens took about {machine.slowdown or 0.0:.0%} longer because of what else ran here ({text})"
+
+
+def _joined(text: str, more: str) -> str:
+    return f"{text}; {more}" if text else more
+
+
+def _stamp_lag(evidence: Evidence) -> Sequence[Crossing]:
     text = "bytes were read {:.1f} ms after they had arrived (p99)"
-    return _above(lag, LATE_READS_MS, LATE_READS_INVALID_MS, text, "≤ {:g} ms")
+    return _above(evidence.stamp_lag_p99_ms, HELD_BACK_MS, NEVER, text, "≤ {:g} ms")
 
 
 def _littles_law(evidence: Evidence) -> Sequence[Crossing]:
@@ -144,7 +163,8 @@ def _littles_law(evidence: Evidence) -> Sequence[Crossing]:
     if not sampled or recorded is None:
         return ()
     text = f"{sampled:.2f} in flight when sampled, {recorded:.2f} by the records"
-    return _above(abs(sampled - recorded) / sampled, LITTLE, LITTLE_INVALID, text, "within {:.0%}")
+    margin = SURE * evidence.in_flight_error
+    return _above(abs(sampled - recorded) / sampled - margin, LITTLE, LITTLE_INVALID, text, "within {:.0%}")
 
 
 def _shared_reads(evidence: Evidence) -> Sequence[Crossing]:
@@ -162,36 +182,31 @@ NEVER: Final = math.inf
 RULES: Final = (
     # Was the harness the bottleneck?
     Rule("dispatch_slip", OWN_CORE, _dispatch_slip),
-    Rule("loop_lag", OWN_CORE, lambda e: _loop_lag(e, "kernel", LATE_READS_MS, LATE_READS_INVALID_MS)),
-    Rule("loop_lag", USER_STAMPS, lambda e: _loop_lag(e, "user", LOOP_LAG_MS, GROSS * LOOP_LAG_MS)),
-    Rule("stamp_lag", OWN_CORE, lambda e: _stamp_lag(e, "kernel")),
-    Rule("stamp_lag", USER_STAMPS, lambda e: _stamp_lag(e, "user")),
+    Rule("loop_lag", USER_STAMPS, _loop_lag),
+    Rule("stamp_lag", OWN_CORE, _stamp_lag),
     Rule(
         "own_cpu",
         "lower the load, or run the harness on another machine",
         lambda e: _above(e.cpu_share, OWN_CPU, OWN_CPU_INVALID, "the harness used {:.0%} of a core", "≤ {:.0%}"),
     ),
-    Rule(
-        "gc_pause",
-        "run fewer requests a stage",
-        lambda e: _above(e.gc_pause_max_ms, GC_PAUSE_MS, NEVER, "a garbage collection took {:.1f} ms", "≤ {:g} ms"),
-    ),
+    Rule("gc_pause", "run fewer requests a stage", _gc_pause),
     Rule(
         "clock_step",
         "run again; keep the clock from being set while a run is on",
-        lambda e: _above(e.clock_steps, 0, 0, "the wall clock was stepped {} times", "none"),
+        lambda e: _above(
+            e.clock_steps if e.stamp_source == "kernel" or e.stamp_lag_max_ms is not None else 0,
+            *(0, 0, "the wall clock was stepped {} times", "none"),
+        ),
     ),
+    # Who else was there?
+    Rule("busy_machine", "close what else runs here, or wait until it is done, and run it again", _busy_machine),
     # Was the load that was asked for there?
     Rule(
         "shed",
         "raise max_in_flight, or take the shed requests as the answer: the server cannot keep up",
         lambda e: _above(e.shed, 0, NEVER, "{} requests were shed at the in-flight limit", "none"),
     ),
-    Rule(
-        "achieved_rate",
-        "lower the rate, or give the harness a core of its own",
-        lambda e: _below(e.achieved_share, ACHIEVED, ACHIEVED_INVALID, "{:.1%} of the asked rate", "≥ {:.0%}"),
-    ),
+    Rule("achieved_rate", "lower the rate, or give the harness a core of its own", _achieved_rate),
     Rule(
         "achieved_users",
         "answers are so short that our own turn between them counts: ask for more tokens, or use --workers",
@@ -265,97 +280,10 @@ RULES: Final = (
 """All reasons, in the order in which they are named. A new one is a line here and its code in `summary.Code`."""
 
 
-TELLING_NS: Final = 200_000_000
-"""A stage that was shorter, such as one that was stopped before its first request, says nothing of a share of CPU."""
-
-TELLING_WINDOW_S: Final = 2.0
-"""In a shorter window, one user's turn may be all that there is."""
-
-
 def validity(stage: StageData) -> Validity:
     """Whether a stage is to be believed, in one run."""
     evidence = evidence_of(stage)
     judgment = judge(evidence)
     own = msgspec.convert(evidence, Self, from_attributes=True)
-    return Validity(judgment.verdict, judgment.reasons, evidence.stamp_source, own)
-
-
-def evidence_of(stage: StageData) -> Evidence:
-    """What the verdict on a stage rests on, from its records and facts."""
-    window = stage.steady_window
-    late = metrics.slips(stage.measured)
-    recorded = metrics.in_flight_recorded(stage.together, window) if window else None
-    sources = {record.stamp_source for record in stage.measured if record.stamps_ns or record.outcome == "ok"}
-    evidence = Evidence(
-        stamp_source="kernel" if sources == {"kernel"} else "user",
-        ok=len(stage.ok),
-        complete=stage.is_complete,
-        ttft_p50_ms=stage.latencies["ttft_ms"].percentile("p50").value,
-        e2e_p50_ms=stage.latencies["e2e_ms"].percentile("p50").value,
-        whole=bool(stage.ok) and not any(record.stamps_ns for record in stage.ok),
-        dispatch_slip_p99_ms=in_ms(_plain_quantile(late, 99)),
-        dispatch_slip_p90_ms=in_ms(_plain_quantile(late, 90)),
-        shed=sum(record.outcome == "shed" for record in stage.measured),
-        in_flight_sampled=rounded(_sampled_in_flight(stage.facts, window)),
-        in_flight_recorded=rounded(recorded),
-        shared_reads_share=rounded(metrics.shared_share(stage.ok)),
-        achieved_share=None if stage.latency_origin == "sent" else rounded(metrics.achieved_share(stage.together)),
-        users_share=rounded(_users_share(stage, window, recorded)),
-        over_range=sum(histogram.over_range for histogram in stage.histograms.values()),
-        window_s=window.length_s if window else None,
-        unsteady=stage_steady.in_words(stage.steadiness),
-        server_ended=stage.planned.server_ended,
-        beyond=_beyond(stage),
-        held_back=None if stage.flags.held_back is None else metric_flags.in_words(stage.flags.held_back),
-    )
-    return evidence if stage.facts is None else _with_facts(evidence, stage.facts)
-
-
-def _with_facts(evidence: Evidence, facts: StageFacts) -> Evidence:
-    """With what the harness saw of itself while the stage ran."""
-    return msgspec.structs.replace(
-        evidence,
-        loop_lag_p99_ms=in_ms(facts.loop_lag_p99_ns),
-        loop_lag_max_ms=in_ms(facts.loop_lag_max_ns),
-        stamp_lag_p50_ms=in_ms(facts.stamp_lag_p50_ns),
-        stamp_lag_p99_ms=in_ms(facts.stamp_lag_p99_ns),
-        stamp_lag_max_ms=in_ms(facts.stamp_lag_max_ns),
-        cpu_share=round(facts.cpu_share, 4) if facts.end_ns - facts.start_ns >= TELLING_NS else None,
-        gc_pause_max_ms=in_ms(facts.gc_pause_max_ns),
-        server_cpu_share=total(server.cpu_share for server in facts.servers),
-        clock_steps=facts.clock_steps,
-        lost_workers=_lost(facts),
-    )
-
-
-def _users_share(stage: StageData, window: Window | None, recorded: float | None) -> float | None:
-    """Of the users of a closed loop, how many were being answered on average; None in a window that is too short."""
-    if window is None or recorded is None or stage.users is None or window.length_s < TELLING_WINDOW_S:
-        return None
-    return recorded / stage.users
-
-
-def _lost(facts: StageFacts) -> tuple[str, ...]:
-    """What became of each worker that died."""
-    workers = facts.workers
-    numbered = enumerate(workers, start=1)
-    return tuple(f"process {at} of {len(workers)}: {worker.lost}" for at, worker in numbered if worker.lost is not None)
-
-
-def _beyond(stage: StageData) -> str | None:
-    """By how much the load was more than this machine was calibrated for."""
-    streams = max((count for _, count in stage.facts.in_flight_samples), default=None) if stage.facts else None
-    return beyond(stage.budget, metrics.peak_events_per_s(stage.together), streams, stage.workers)
-
-
-def _plain_quantile(ordered: Ns, p: float) -> int | None:
-    """Of what we measured of ourselves there is no more than the sample: its nearest rank, without an interval."""
-    return int(ordered[math.ceil(p * len(ordered) / 100) - 1]) if len(ordered) else None
-
-
-def _sampled_in_flight(facts: StageFacts | None, window: Window | None) -> float | None:
-    """Mean in flight inside the window, from the independent sampler; None below a hundred samples."""
-    if facts is None or window is None:
-        return None
-    inside = [count for moment, count in facts.in_flight_samples if window.holds(moment)]
-    return sum(inside) / len(inside) if len(inside) >= 100 else None
+    machine = UNSET if evidence.machine is None else evidence.machine
+    return Validity(judgment.verdict, judgment.reasons, evidence.stamp_source, own, machine)

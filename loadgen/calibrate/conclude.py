@@ -3,17 +3,15 @@
 from collections.abc import Sequence
 from typing import Final, Literal
 
-from loadgen.analysis.validity import (
-    LATE_READS_INVALID_MS,
-    LATE_READS_MS,
-    LOOP_LAG_MS,
-    OWN_CPU,
-    OWN_CPU_INVALID,
-    SHARED,
-)
+from loadgen.analysis.validity import OWN_CPU, OWN_CPU_INVALID, SHARED
 from loadgen.calibrate.compare import Observation
 from loadgen.store.calibration import SCHEMA, Budget, Calibration, Ceiling, ErrorBand, ErrorSpread, Limit, Machine, Step
 
+LOOP_LAG_MS: Final = 5.0
+"""Where stamps are taken in user space, the event loop's lag is in every one of them."""
+LATE_READS_MS: Final = 20.0
+LATE_READS_INVALID_MS: Final = 100.0
+"""Kernel stamps are true however late we read; but a reader who is so late sends late, and lets tokens pile up."""
 STAMP_ERROR_MS: Final = 1.0
 STRETCH: Final = 1.1
 """Streams that took so many times their schedule were not served as they were to be."""

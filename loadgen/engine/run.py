@@ -29,6 +29,7 @@ from loadgen.targets.probe.answers import StreamAnswers, merge_answers
 from loadgen.targets.probe.findings import with_streams
 from loadgen.targets.registry import target_name
 from loadgen.targets.served import Served
+from loadgen.telemetry.machine_source import machine_source
 from loadgen.wire.client import Client
 
 
@@ -65,7 +66,7 @@ async def play_plan(
         client = await stack.enter_async_context(client or Client())
         # Behind the client on the stack: by the time that it closes, nobody can ask it to give anything up.
         stack.enter_context(stop.cancelling(client.abandon))
-        context = RunContext(plan, client, clock, clock.now_ns(), stop)
+        context = RunContext(plan, client, clock, clock.now_ns(), stop, machine_source())
         stamp_source: StampSource = "kernel" if client.kernel and client.stamping else "user"
         first = first_manifest(plan, folder, started.isoformat(), stamp_source=stamp_source, workers=workers)
         manifest = ManifestWriter(folder, first)

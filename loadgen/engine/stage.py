@@ -25,6 +25,7 @@ from loadgen.targets.probe.answers import AnswerSampler, StreamAnswers
 from loadgen.targets.registry import target_name
 from loadgen.targets.request import body_of, chat_request_of, deadlines_of
 from loadgen.targets.served import Served
+from loadgen.telemetry.neighbors import MachineSource
 from loadgen.telemetry.observer import Observer
 from loadgen.wire.client import Client
 from loadgen.wire.exchange import ChatRequest
@@ -42,6 +43,8 @@ class RunContext(Struct, frozen=True):
     epoch_ns: int
     """The run's beginning, on the clock; moments in records count from it."""
     stop: StopSignal
+    machine: MachineSource | None = None
+    """Tells who else is on the machine; None where nobody asks."""
 
 
 class StageRunner(Protocol):
@@ -111,7 +114,7 @@ class LocalStageRunner:
         # A model in this process takes its CPU from it; ours is then that of the thread that we are in.
         has_adapter = any(served[index].adapter is not None for index in stage.models)
         own_cpu_ns = thread_cpu_ns if has_adapter else process_cpu_ns
-        self._observer = Observer(context.clock, self._in_flight, server_pids, own_cpu_ns)
+        self._observer = Observer(context.clock, self._in_flight, server_pids, own_cpu_ns, context.machine)
         self.stop = stop
 
     @property

@@ -7,6 +7,7 @@ the processes every half second.
 import asyncio
 import contextlib
 import gc
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -16,11 +17,15 @@ import psutil
 from loadgen.clock import Clock, process_cpu_ns, wall_offset_ns
 from loadgen.record import ServerFacts, StageFacts
 from loadgen.stats.histogram import Histogram
+from loadgen.telemetry.neighbors import MachineSource, NeighborWatch
 
 TICK_NS: Final = 20_000_000
 """How often the event loop is asked to wake us."""
 PROCESS_EVERY_TICKS: Final = 25
 """So seldom the processes and the wall clock are looked at."""
+TIMER_SLACK_NS: Final = 16_000_000 if sys.platform == "win32" else 1_500_000
+"""How late a sleeper of an event loop wakes though nobody holds it up: epoll and kqueue count whole milliseconds, and
+the timer of Windows ticks 64 times a second."""
 MOST_SAMPLES: Final = 4096
 """Of requests in flight, however long the stage is."""
 STEP_NS: Final = 1_000_000
@@ -36,9 +41,10 @@ class Observer:
         in_flight: Callable[[], int],
         server_pids: tuple[int, ...] = (),
         own_cpu_ns: Callable[[], int] = process_cpu_ns,
+        machine: MachineSource | None = None,
     ) -> None:
         """in_flight: how many requests are under way now. server_pids: processes to look at. own_cpu_ns: CPU time that
-        is ours, so far."""
+        is ours, so far. machine: tells who else is on the machine; None: nobody looks."""
         self._clock = clock
         self._own_cpu = _OwnCpu(clock, own_cpu_ns)
         self._loop_lags = Histogram()
@@ -49,6 +55,7 @@ class Observer:
         self._wall_clock = _WallClock()
         watches = (_ServerWatch.of(pid, clock) for pid in server_pids)
         self._servers = [watch for watch in watches if watch is not None]
+        self._neighbors = None if machine is None else NeighborWatch(machine, clock, server_pids)
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -59,6 +66,8 @@ class Observer:
     def start(self) -> None:
         """Begin: collect and freeze what is there, and keep the collector off until `stop`."""
         self._collector.start()
+        if self._neighbors is not None:
+            self._neighbors.start()
         self._wall_clock.start()
         self._own_cpu.start()
         for server in self._servers:
@@ -75,6 +84,7 @@ class Observer:
         self._wall_clock.check()
         self._collector.stop()
         lag50, lag99, lag_max = _spread(self._loop_lags)
+        lag90 = self._loop_lags.quantile_ns(90) if self._loop_lags.count else None
         stamp50, stamp99, stamp_max = _spread(self.stamp_lags)
         return StageFacts(
             start_ns=self._own_cpu.start_ns - epoch_ns,
@@ -82,6 +92,7 @@ class Observer:
             complete=complete,
             cpu_share=cpu_share,
             loop_lag_p50_ns=lag50,
+            loop_lag_p90_ns=lag90,
             loop_lag_p99_ns=lag99,
             loop_lag_max_ns=lag_max,
             stamp_lag_p50_ns=stamp50,
@@ -92,6 +103,8 @@ class Observer:
             clock_steps=self._wall_clock.steps,
             in_flight_samples=tuple((at - epoch_ns, count) for at, count in self._in_flight.samples),
             servers=tuple(server.facts() for server in self._servers),
+            timer_slack_ns=TIMER_SLACK_NS,
+            machine=None if self._neighbors is None else self._neighbors.facts(self._in_flight.active_share),
             **identity,
         )
 
@@ -111,6 +124,8 @@ class Observer:
                 self._wall_clock.check()
                 for server in self._servers:
                     server.sample()
+                if self._neighbors is not None:
+                    self._neighbors.sample()
 
 
 class _OwnCpu:
@@ -147,6 +162,12 @@ class _InFlightSamples:
         if len(self.samples) > MOST_SAMPLES:  # a long stage: half as often from now on, and so far
             del self.samples[1::2]
             self._every_ticks *= 2
+
+    @property
+    def active_share(self) -> float:
+        """Of the time, how much of it any request was under way; all of it where none was ever seen to be."""
+        busy = sum(count > 0 for _, count in self.samples)
+        return busy / len(self.samples) if busy else 1.0
 
 
 class _GarbageCollector:

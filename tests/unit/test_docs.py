@@ -178,30 +178,13 @@ def test_every_reason_of_a_verdict_has_its_row_and_no_other_has() -> None:
 @pytest.mark.parametrize(
     ("code", "lines"),
     [
-        (
-            "dispatch_slip",
-            (
-                f"{validity.SLIP_FLOOR_MS:g} ms",
-                f"{validity.SLIP_SHARE_OF_TTFT * 100:g} %",
-                f"{validity.GROSS:g} times",
-            ),
-        ),
-        (
-            "loop_lag",
-            tuple(
-                f"{line:g} ms"
-                for line in (
-                    validity.LATE_READS_MS,
-                    validity.LATE_READS_INVALID_MS,
-                    validity.LOOP_LAG_MS,
-                    validity.LOOP_LAG_MS * validity.GROSS,
-                )
-            ),
-        ),
-        ("stamp_lag", (f"{validity.LATE_READS_MS:g} ms", f"{validity.LATE_READS_INVALID_MS:g} ms")),
+        ("dispatch_slip", (f"{validity.OFF * 100:g} %", f"{validity.OFF_INVALID * 100:g} %")),
+        ("loop_lag", (f"{validity.OFF * 100:g} %", f"{validity.OFF_INVALID * 100:g} %")),
+        ("busy_machine", (f"{validity.BUSY * 100:g} %", f"{validity.BUSY_INVALID * 100:g} %")),
+        ("stamp_lag", (f"{validity.HELD_BACK_MS:g} ms",)),
         ("achieved_users", (f"{validity.USERS * 100:g} %", f"{validity.USERS_INVALID * 100:g} %")),
         ("own_cpu", (f"{validity.OWN_CPU * 100:g} %", f"{validity.OWN_CPU_INVALID * 100:g} %")),
-        ("gc_pause", (f"{validity.GC_PAUSE_MS:g} ms",)),
+        ("gc_pause", (f"{validity.GC_PAUSE_MS:g} ms", f"{validity.OFF * 100:g} %")),
         ("clock_step", (f"{observer.STEP_NS / 1e6:g} ms",)),
         ("achieved_rate", (f"{validity.ACHIEVED * 100:g} %", f"{validity.ACHIEVED_INVALID * 100:g} %")),
         (
@@ -224,6 +207,9 @@ def test_every_key_of_the_run_folder_is_explained() -> None:
         *(
             summary.Validity,
             summary.Self,
+            summary.Effect,
+            record.MachineFacts,
+            record.Neighbor,
             summary.Attainment,
             summary.Reason,
             Probe,

@@ -40,7 +40,7 @@ def merge_facts(conductor: StageFacts, played: Sequence[StageFacts], workers: Se
 
 
 _LAGS = (
-    *("loop_lag_p50_ns", "loop_lag_p99_ns", "loop_lag_max_ns"),
+    *("loop_lag_p50_ns", "loop_lag_p90_ns", "loop_lag_p99_ns", "loop_lag_max_ns"),
     *("stamp_lag_p50_ns", "stamp_lag_p99_ns", "stamp_lag_max_ns"),
 )
 

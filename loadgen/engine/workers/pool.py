@@ -247,7 +247,7 @@ class PooledStageRunner:
         self._stop = stop
         self._sinks = sinks
         # Requests in flight are known to the workers alone; what is watched here are the servers, and this process.
-        self._observer = Observer(pool.context.clock, lambda: 0, server_pids)
+        self._observer = Observer(pool.context.clock, lambda: 0, server_pids, machine=pool.context.machine)
         self._workers: list[WorkerHandle] = []
 
     async def warm_up(self) -> None:

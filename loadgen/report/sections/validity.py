@@ -18,6 +18,8 @@ COLUMNS: Final = (
     Column("stamp lag p99"),
     Column("our CPU"),
     Column("server's CPU"),
+    Column("others' CPU"),
+    Column("slowed by others"),
     Column("GC pause"),
     Column("achieved"),
     Column("in flight: sampled / recorded"),
@@ -38,6 +40,7 @@ def _row(stage: StageSummary) -> Row:
         why = UNKNOWN if stage.reason is UNSET else stage.reason
         return Row((stage_name(stage), "skipped", why, *[UNKNOWN] * (len(COLUMNS) - 3)))
     own = stage.validity.self
+    machine = None if stage.validity.machine is UNSET else stage.validity.machine
     why = "; ".join(f"{reason.seen} (limit: {reason.limit})" for reason in stage.validity.reasons)
     return Row(
         (
@@ -45,11 +48,13 @@ def _row(stage: StageSummary) -> Row:
             stage.validity.verdict,
             why or "no limit was crossed",
             stage.validity.stamp_source,
-            format_duration(own.dispatch_slip_p99_ms),
+            _percentile(own.dispatch_slip_p99_ms, own.dispatch_slip_p99_at_least_ms),
             format_duration(own.loop_lag_p99_ms),
             format_duration(own.stamp_lag_p99_ms),
             format_percent(own.cpu_share),
             format_percent(own.server_cpu_share),
+            format_percent(None if machine is None else machine.neighbors_cpu_share),
+            format_percent(None if machine is None else machine.slowdown),
             format_duration(own.gc_pause_max_ms),
             format_percent(own.users_share if own.achieved_share is None else own.achieved_share),
             f"{format_number(own.in_flight_sampled)} / {format_number(own.in_flight_recorded)}",
@@ -57,3 +62,8 @@ def _row(stage: StageSummary) -> Row:
             UNKNOWN if stage.window_s is None else f"{stage.window_s:.1f} s",
         )
     )
+
+
+def _percentile(value: float | None, at_least: float | None) -> str:
+    """A percentile, or its bound where the samples give no more."""
+    return format_duration(value) if value is not None or at_least is None else f"≥ {format_duration(at_least)}"

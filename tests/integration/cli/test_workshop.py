@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import pytest
 
 from loadgen.analysis import validity
-from loadgen.analysis.validity import Evidence, Judgment, Verdict
+from loadgen.analysis.evidence import Evidence
+from loadgen.analysis.validity import Judgment, Verdict
 from loadgen.targets.extra_chats import TEST_CHAT
 from tests.command_line import run_command
 

@@ -28,7 +28,7 @@ from loadgen.analysis.summary import (
 )
 from loadgen.analysis.throughput import over
 from loadgen.errors import InputError
-from loadgen.record import Record
+from loadgen.record import MachineFacts, Record
 from loadgen.report.console import console
 from loadgen.report.csv import csv_text
 from loadgen.report.document import make_document, report_data
@@ -180,8 +180,8 @@ def test_the_slo_is_met_by_the_share_of_all_requests() -> None:
 
 
 def test_the_verdict_is_the_worst_and_each_reason_says_in_how_many_runs() -> None:
-    late = facts(loop_lag_p99_ns=30 * MS)
-    later = facts(loop_lag_p99_ns=300 * MS, clock_steps=1)
+    late = facts(cpu_share=0.6)
+    later = facts(cpu_share=0.95, clock_steps=1)
     runs = [run(turns(8), seen=[seen]) for seen in (facts(), late, later, facts(), facts())]
     stage = stage_of(merged(runs))
     validity, alone = validity_of(stage), [validity_of(stage_of(summarize(one))) for one in runs]
@@ -189,11 +189,11 @@ def test_the_verdict_is_the_worst_and_each_reason_says_in_how_many_runs() -> Non
     assert stage.runs is not None
     assert stage.runs.verdicts == tuple(one.verdict for one in alone)
     reasons = {reason.code: reason for reason in validity.reasons}
-    worst = next(reason for reason in alone[2].reasons if reason.code == "loop_lag")
-    assert reasons["loop_lag"].seen == f"{worst.seen}, in 2 of 5 runs"
-    assert reasons["loop_lag"].fatal
+    worst = next(reason for reason in alone[2].reasons if reason.code == "own_cpu")
+    assert reasons["own_cpu"].seen == f"{worst.seen}, in 2 of 5 runs"
+    assert reasons["own_cpu"].fatal
     assert reasons["clock_step"].seen.endswith("in 1 of 5 runs")
-    assert validity.self.loop_lag_p99_ms == 300
+    assert validity.self.cpu_share == 0.95
     assert validity.self.clock_steps == 1
 
 
@@ -203,6 +203,15 @@ def test_of_a_stage_that_one_run_alone_played_the_reasons_are_those_of_that_run(
     stage, alone = stage_of(merged([run([], gone, seen=[]), played])), stage_of(summarize(played))
     assert validity_of(stage) == validity_of(alone)
     assert [reason.code for reason in validity_of(stage).reasons] == ["clock_step"]
+
+
+def test_of_the_machine_the_run_is_shown_that_its_neighbors_slowed_most() -> None:
+    calm, busy = (MachineFacts(cores=2, slowdown=slowdown) for slowdown in (0.01, 0.4))
+    stage = stage_of(merged([run(turns(8), seen=[facts(machine=one)]) for one in (calm, busy, calm)]))
+    assert validity_of(stage).machine == busy
+    (reason,) = validity_of(stage).reasons
+    assert (reason.code, reason.fatal) == ("busy_machine", True)
+    assert reason.seen.endswith("in 1 of 3 runs")
 
 
 def test_runs_that_were_all_believable_are() -> None:

@@ -23,7 +23,7 @@ from loadgen.analysis.summary import (
     metric_data,
     summary_from,
 )
-from loadgen.record import OUTCOMES, Outcome, Record, WorkerFacts
+from loadgen.record import OUTCOMES, MachineFacts, Outcome, Record, WorkerFacts
 from loadgen.report.main_table import main_table
 from loadgen.stats.quantile import MIN_CLUSTERS
 from loadgen.store import calibration as calibration_file
@@ -443,10 +443,15 @@ def test_our_own_part_is_told_and_judged() -> None:
     stage = stage_of(run_of(late, seen=[facts(in_flight_samples=samples, cpu_share=0.6)]))
     assert isinstance(stage.validity, Validity)
     assert as_json(stage.validity.self) == {
-        "dispatch_slip_p99_ms": 3.0,
-        "dispatch_slip_p90_ms": 3.0,
+        "dispatch_slip_p99_ms": None,  # of twenty requests
+        "dispatch_slip_p90_ms": None,
+        "dispatch_slip_p50_ms": 3.0,
+        "dispatch_slip_max_ms": 3.0,
+        "dispatch_slip_p99_ci_ms": None,
+        "dispatch_slip_p99_at_least_ms": 3.0,
+        "slip_effect": {"share": 0.0031, "number": "throughput", "by_ms": 3.0},
         "loop_lag_p99_ms": 1.0,
-        "stamp_lag_p99_ms": 0.2,
+        "stamp_lag_p99_ms": None,  # of three hundred reads
         "cpu_share": 0.6,
         "gc_pause_max_ms": 0.0,
         "in_flight_sampled": 2.0,
@@ -461,7 +466,7 @@ def test_our_own_part_is_told_and_judged() -> None:
         "over_range": 0,
         "clock_steps": 0,
     }
-    assert reasons_of(stage) == ["dispatch_slip", "own_cpu", "littles_law"]
+    assert reasons_of(stage) == ["own_cpu", "littles_law"]
     assert stage.validity.verdict == "invalid"
 
 
@@ -494,13 +499,20 @@ BEHIND = [turn(index, dispatched_ns=101 * MS + index * 10_500_000) for index in 
         ([*turns(20), unsent("shed", 20)], OPEN, {}, ["shed"]),
         (BEHIND, OPEN, {}, ["dispatch_slip", "achieved_rate"]),
         (BEHIND, planned(1).load, {}, ["dispatch_slip"]),  # a closed loop asks for no rate
-        (turns(20), OPEN, {"gc_pause_max_ns": 2 * MS}, ["gc_pause"]),
+        (turns(20, dispatched_ns=102 * MS), OPEN, {}, []),
+        (turns(20, dispatched_ns=103 * MS), planned(1).load, {}, []),
+        (turns(20, dispatched_ns=103 * MS, intended_ns=99 * MS), OPEN, {}, ["dispatch_slip"]),
+        (turns(20), OPEN, {"gc_pause_max_ns": 2 * MS}, []),
+        (turns(20, stamp_source="user"), OPEN, {"gc_pause_max_ns": 2 * MS}, ["gc_pause"]),
         (turns(20), OPEN, {"clock_steps": 1}, ["clock_step"]),
         (turns(20, shared_reads=1), OPEN, {}, ["shared_reads"]),
-        (turns(20), OPEN, {"loop_lag_p99_ns": 6 * MS}, []),
-        (turns(20), OPEN, {"loop_lag_p99_ns": 21 * MS}, ["loop_lag"]),
-        (turns(20), OPEN, {"stamp_lag_p99_ns": 21 * MS}, ["stamp_lag"]),
-        (turns(20, stamp_source="user"), OPEN, {"loop_lag_p99_ns": 6 * MS}, ["loop_lag"]),
+        (turns(400), OPEN, {"loop_lag_p99_ns": 200 * MS}, []),
+        (turns(400, stamp_source="user"), OPEN, {"loop_lag_p99_ns": 6 * MS}, ["loop_lag"]),
+        (turns(20, stamp_source="user"), OPEN, {"loop_lag_p99_ns": 6 * MS}, []),  # of which no p99 is shown
+        (turns(20), OPEN, {"stamp_lag_p99_ns": 101 * MS}, []),  # of 300 reads, which have no p99
+        (turns(20), OPEN, {"stamp_lag_p99_ns": 101 * MS, "stamped_reads": 400}, ["stamp_lag"]),
+        (turns(20), OPEN, {"machine": MachineFacts(cores=2, slowdown=0.04)}, ["busy_machine"]),
+        (turns(20), OPEN, {"machine": MachineFacts(cores=2, slowdown=0.9), "start_ns": 100 * S - MS}, []),
     ],
 )
 def test_what_was_seen_reaches_the_verdict(
@@ -560,7 +572,8 @@ def test_a_stage_says_what_the_contract_says() -> None:
         *("dispatch_slip_p99_ms", "loop_lag_p99_ms", "stamp_lag_p99_ms", "cpu_share", "gc_pause_max_ms"),
         *("in_flight_sampled", "in_flight_recorded", "shared_reads_share", "dispatch_slip_p90_ms"),
         *("loop_lag_max_ms", "stamp_lag_p50_ms", "stamp_lag_max_ms", "server_cpu_share"),
-        *("achieved_share", "users_share", "over_range", "clock_steps"),
+        *("achieved_share", "users_share", "over_range", "clock_steps", "slip_effect"),
+        *("dispatch_slip_p50_ms", "dispatch_slip_max_ms", "dispatch_slip_p99_ci_ms", "dispatch_slip_p99_at_least_ms"),
     }
     assert stage["load"] == {"mode": "closed", "concurrency": 1}
     assert stage["validity"]["verdict"] == "valid"

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadgen.analysis.summary import Code
-from loadgen.analysis.validity import Evidence, Judgment, judge
+from loadgen.analysis.evidence import Evidence
+from loadgen.analysis.summary import Code, Effect
+from loadgen.analysis.validity import Judgment, busy_text, judge
+from loadgen.record import MachineFacts, Neighbor
 
 
 def judged(**changes: Any) -> Judgment:
@@ -15,8 +17,8 @@ def judged(**changes: Any) -> Judgment:
     seen: dict[str, Any] = {
         "stamp_source": "kernel",
         "ok": 100,
-        "ttft_p50_ms": 50.0,
         "dispatch_slip_p99_ms": 0.2,
+        "slip_effect": Effect(0.001, "throughput", 0.2),
         "loop_lag_p99_ms": 1.0,
         "cpu_share": 0.1,
         "gc_pause_max_ms": 0.0,
@@ -37,19 +39,33 @@ def test_where_all_is_well_a_stage_is_valid_without_a_word() -> None:
     assert judged() == Judgment("valid", ())
 
 
+USER: dict[str, Any] = {"stamp_source": "user"}
+PAUSED: dict[str, Any] = {**USER, "gc_pause_max_ms": 5.0, "pause_effect": Effect(0.5, "slowest ITL", 5.0)}
+
+
+def throughput(share: float) -> Effect:
+    return Effect(share, "throughput", 1.5)
+
+
+def ttft(share: float) -> Effect:
+    return Effect(share, "TTFT p99", 1.5)
+
+
+def machine(slowdown: float | None, **changes: Any) -> MachineFacts:
+    return MachineFacts(cores=2, slowdown=slowdown, busiest=(Neighbor("cc1plus", 0.97),), **changes)
+
+
 # What is changed at the line (still good), just beyond it, and how it is judged there.
 LINES: list[tuple[Code, dict[str, Any], dict[str, Any], str]] = [
-    ("dispatch_slip", {"dispatch_slip_p99_ms": 1.0}, {"dispatch_slip_p99_ms": 1.001}, "degraded"),
-    (
-        "dispatch_slip",
-        {"dispatch_slip_p90_ms": 9.9, "dispatch_slip_p99_ms": 1.0},
-        {"dispatch_slip_p90_ms": 10.001, "dispatch_slip_p99_ms": 10.001},
-        "invalid",
-    ),
-    ("loop_lag", {"loop_lag_p99_ms": 20.0}, {"loop_lag_p99_ms": 20.001}, "degraded"),
-    ("loop_lag", {"loop_lag_p99_ms": 20.0}, {"loop_lag_p99_ms": 100.001}, "invalid"),
-    ("stamp_lag", {"stamp_lag_p99_ms": 20.0}, {"stamp_lag_p99_ms": 20.001}, "degraded"),
-    ("stamp_lag", {"stamp_lag_p99_ms": 20.0}, {"stamp_lag_p99_ms": 100.001}, "invalid"),
+    ("dispatch_slip", {"slip_effect": throughput(0.03)}, {"slip_effect": throughput(0.0301)}, "degraded"),
+    ("dispatch_slip", {"slip_effect": throughput(0.03)}, {"slip_effect": throughput(0.2501)}, "invalid"),
+    ("dispatch_slip", {"slip_effect": ttft(0.03)}, {"slip_effect": ttft(0.0301)}, "degraded"),
+    ("dispatch_slip", {"slip_effect": ttft(0.03)}, {"slip_effect": ttft(0.2501)}, "invalid"),
+    ("loop_lag", {**USER, "lag_effect": ttft(0.03)}, {**USER, "lag_effect": ttft(0.0301)}, "degraded"),
+    ("loop_lag", {**USER, "lag_effect": ttft(0.03)}, {**USER, "lag_effect": ttft(0.2501)}, "invalid"),
+    ("stamp_lag", {"stamp_lag_p99_ms": 100.0}, {"stamp_lag_p99_ms": 100.001}, "degraded"),
+    ("busy_machine", {"machine": machine(0.03)}, {"machine": machine(0.0301)}, "degraded"),
+    ("busy_machine", {"machine": machine(0.03)}, {"machine": machine(0.2501)}, "invalid"),
     ("achieved_users", {"users_share": 0.95}, {"users_share": 0.9499}, "degraded"),
     ("achieved_users", {"users_share": 0.95}, {"users_share": 0.7999}, "invalid"),
     ("never_steady", {"unsteady": None}, {"unsteady": "it kept growing"}, "degraded"),
@@ -58,7 +74,8 @@ LINES: list[tuple[Code, dict[str, Any], dict[str, Any], str]] = [
     ("beyond_calibration", {"beyond": None}, {"beyond": "9,000 tokens a second"}, "degraded"),
     ("own_cpu", {"cpu_share": 0.5}, {"cpu_share": 0.501}, "degraded"),
     ("own_cpu", {"cpu_share": 0.5}, {"cpu_share": 0.901}, "invalid"),
-    ("gc_pause", {"gc_pause_max_ms": 1.0}, {"gc_pause_max_ms": 1.001}, "degraded"),
+    ("gc_pause", {**PAUSED, "gc_pause_max_ms": 1.0}, {**PAUSED, "gc_pause_max_ms": 1.001}, "degraded"),
+    ("gc_pause", {**PAUSED, "pause_effect": ttft(0.03)}, {**PAUSED, "pause_effect": ttft(0.9)}, "degraded"),
     ("clock_step", {"clock_steps": 0}, {"clock_steps": 1}, "invalid"),
     ("shed", {"shed": 0}, {"shed": 1}, "degraded"),
     ("achieved_rate", {"achieved_share": 0.99}, {"achieved_share": 0.9899}, "degraded"),
@@ -91,16 +108,17 @@ def test_a_line_is_crossed_just_beyond_it_and_not_at_it(
 @pytest.mark.parametrize(
     "gross",
     [
-        {"dispatch_slip_p99_ms": 10.0},
+        {"slip_effect": ttft(0.25)},
         {"cpu_share": 0.9},
         {"achieved_share": 0.9},
         {"in_flight_recorded": 55.0},
-        {"loop_lag_p99_ms": 50.0, "stamp_source": "user"},
-        {"loop_lag_p99_ms": 100.0, "stamp_lag_p99_ms": 100.0},
+        {**USER, "lag_effect": ttft(0.25)},
+        {"stamp_lag_p99_ms": 1e4},
         {"users_share": 0.8},
-        {"gc_pause_max_ms": 1e6},
+        {**PAUSED, "gc_pause_max_ms": 1e6, "pause_effect": ttft(1.0)},
         {"shed": 10**6},
         {"shared_reads_share": 1.0},
+        {"machine": machine(0.25)},
     ],
 )
 def test_what_is_not_grossly_beyond_its_line_is_degraded_only(gross: dict[str, Any]) -> None:
@@ -111,20 +129,50 @@ def test_every_reason_of_the_closed_set_is_reached_above_and_there_is_no_other()
     assert {code for code, *_ in LINES} == set(get_args(Code))
 
 
-def test_the_slip_s_line_is_a_hundredth_of_the_median_ttft_where_that_is_more_than_a_ms() -> None:
-    assert judged(ttft_p50_ms=500.0, dispatch_slip_p99_ms=5.0).verdict == "valid"
-    assert judged(ttft_p50_ms=500.0, dispatch_slip_p99_ms=5.01).verdict == "degraded"
-    late = {"ttft_p50_ms": 500.0, "dispatch_slip_p99_ms": 50.01}
-    assert judged(**late, dispatch_slip_p90_ms=50.0).verdict == "degraded"
-    assert judged(**late, dispatch_slip_p90_ms=50.01).verdict == "invalid"
-    assert judged(ttft_p50_ms=None, dispatch_slip_p99_ms=1.01).verdict == "degraded"
+def test_a_late_loop_is_in_stamps_of_user_space_and_in_none_of_the_kernel() -> None:
+    assert judged(lag_effect=ttft(0.9), stamp_source="kernel").verdict == "valid"
+    assert judged(lag_effect=ttft(0.9), stamp_source="user").verdict == "invalid"
 
 
-def test_a_late_loop_is_in_every_stamp_of_user_space_and_in_none_of_the_kernel() -> None:
-    assert judged(loop_lag_p99_ms=5.001, stamp_source="kernel").verdict == "valid"
-    assert judged(loop_lag_p99_ms=5.0, stamp_source="user").verdict == "valid"
-    assert judged(loop_lag_p99_ms=5.001, stamp_source="user").verdict == "degraded"
-    assert judged(loop_lag_p99_ms=50.001, stamp_source="user").verdict == "invalid"
+def test_a_late_loop_late_reads_and_a_pause_are_in_no_number_where_the_kernel_stamps() -> None:
+    late = {"loop_lag_p99_ms": 90.0, "stamp_lag_p99_ms": 90.0, "gc_pause_max_ms": 90.0, "dispatch_slip_p99_ms": 90.0}
+    assert judged(**late) == Judgment("valid", ())
+
+
+def test_a_stepped_wall_clock_is_in_no_stamp_of_user_space() -> None:
+    assert judged(clock_steps=1, stamp_source="user").verdict == "valid"
+    assert judged(clock_steps=1, stamp_source="user", stamp_lag_max_ms=1.0).verdict == "invalid", (
+        "some are the kernel's"
+    )
+
+
+def test_one_request_that_was_late_at_the_end_is_no_falling_behind() -> None:
+    assert judged(achieved_share=0.95, achieved_at_best=0.999).verdict == "valid"
+    assert judged(achieved_share=0.95, achieved_at_best=0.96).verdict == "degraded"
+    assert judged(achieved_share=0.8, achieved_at_best=0.85).verdict == "invalid"
+
+
+def test_what_few_samples_of_requests_in_flight_differ_by_chance_breaks_no_law() -> None:
+    assert judged(in_flight_recorded=52.0, in_flight_error=0.01).verdict == "valid"
+    assert judged(in_flight_recorded=52.0, in_flight_error=0.0).verdict == "degraded"
+    assert judged(in_flight_recorded=60.0, in_flight_error=0.01).verdict == "invalid"
+
+
+def test_a_busy_machine_says_by_how_much_and_who() -> None:
+    (reason,) = judged(machine=machine(0.12, neighbors_cpu_share=0.97)).reasons
+    assert reason.seen == "tokens took about 12% longer because of what else ran here (cc1plus 97% of a core)"
+    several = MachineFacts(cores=2, slowdown=0.5, busiest=(Neighbor("a", 1.5), Neighbor("b", 0.2)), steal_share=0.08)
+    assert "(a 150%, b 20% of a core; the host of this virtual machine took 8% of a core)" in busy_text(several)
+    gone = MachineFacts(cores=2, slowdown=0.5, neighbors_cpu_share=0.4, memory_pressure=0.3)
+    assert busy_text(gone).endswith("(programs that came and went 40% of a core; memory was short for 30% of the time)")
+    assert judged(machine=machine(None, neighbors_cpu_share=2.0)).verdict == "valid", "where the server is not known"
+
+
+def test_a_slip_says_which_number_is_off_by_how_much() -> None:
+    (reason,) = judged(slip_effect=Effect(0.062, "TTFT p99", 3.218)).reasons
+    assert reason.seen == "TTFT p99 is 6% (3.22 ms) too high: requests left late"
+    (reason,) = judged(slip_effect=throughput(0.04)).reasons
+    assert reason.seen == "throughput is 4% too low: users waited 1.5 ms for us before each request"
 
 
 def test_without_an_answer_there_is_no_complaint_about_the_window_too() -> None:
@@ -156,8 +204,11 @@ ms = st.none() | st.floats(0, 1_000)
         stamp_source=st.sampled_from(["kernel", "user"]),
         ok=st.integers(0, 5),
         complete=st.booleans(),
-        ttft_p50_ms=ms,
-        dispatch_slip_p99_ms=ms,
+        slip_effect=st.none() | st.builds(ttft, share),
+        lag_effect=st.none() | st.builds(ttft, share),
+        pause_effect=st.none() | st.builds(ttft, share),
+        machine=st.none() | st.builds(machine, share),
+        achieved_at_best=st.none() | share,
         loop_lag_p99_ms=ms,
         stamp_lag_p99_ms=ms,
         cpu_share=st.none() | share,

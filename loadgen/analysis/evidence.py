@@ -1,0 +1,165 @@
+"""What a verdict rests on: what was measured of ourselves and of the machine, and what came of the stage. Pure."""
+
+import math
+from typing import Any, Final
+
+import msgspec
+
+from loadgen.analysis import metric_flags, metrics, stage_steady
+from loadgen.analysis.metrics import Window
+from loadgen.analysis.own_effects import achieved_share_at_best, lag_effect, pause_effect, slip_effect, ticks_of
+from loadgen.analysis.stage import StageData
+from loadgen.analysis.summary import Effect, Metric, Self, in_ms, rounded, total
+from loadgen.record import MachineFacts, Record, StageFacts
+from loadgen.stats.quantile import estimate, floor_of
+from loadgen.store.calibration import beyond
+
+TELLING_NS: Final = 200_000_000
+"""A stage that was shorter, such as one that was stopped before its first request, says nothing of a share of CPU."""
+
+TELLING_WINDOW_S: Final = 2.0
+"""In a shorter window, one user's turn may be all that there is."""
+
+
+class Evidence(Self, frozen=True, kw_only=True):
+    """What a verdict rests on: what was measured of ourselves, and what came of the stage. None is not known, and not
+    judged."""
+
+    stamp_source: str
+    ok: int
+    """Requests that were answered."""
+    complete: bool = True
+    lag_effect: Effect | None = None
+    """The number that is most off because the event loop was late, where stamps are taken in user space."""
+    pause_effect: Effect | None = None
+    """The number that one pause of the garbage collector may have changed, where stamps are taken in user space."""
+    achieved_at_best: float | None = None
+    """The achieved share without the one request whose lateness counts most against it."""
+    in_flight_error: float = 0.0
+    """The standard error of in_flight_sampled, as a share of it."""
+    machine: MachineFacts | None = None
+    shed: int = 0
+    window_s: float | None = None
+    unsteady: str | None = None
+    """How the series of TTFTs never settled."""
+    server_ended: str | None = None
+    """How the server ended of itself."""
+    lost_workers: tuple[str, ...] = ()
+    """What became of each worker that died."""
+    beyond: str | None = None
+    """By how much the load was above what this machine was calibrated for."""
+    held_back: str | None = None
+    """How tokens were held back on their way."""
+
+
+def evidence_of(stage: StageData) -> Evidence:
+    """What the verdict on a stage rests on, from its records and facts."""
+    window = stage.steady_window
+    recorded = metrics.in_flight_recorded(stage.together, window) if window else None
+    sources = {record.stamp_source for record in stage.measured if record.stamps_ns or record.outcome == "ok"}
+    sampled, error = _sampled_in_flight(stage, window)
+    evidence = Evidence(
+        stamp_source="kernel" if sources == {"kernel"} else "user",
+        ok=len(stage.ok),
+        complete=stage.is_complete,
+        slip_effect=slip_effect(stage),
+        achieved_at_best=achieved_share_at_best(stage.together),
+        shed=sum(record.outcome == "shed" for record in stage.measured),
+        in_flight_sampled=rounded(sampled),
+        in_flight_error=error,
+        in_flight_recorded=rounded(recorded),
+        shared_reads_share=rounded(metrics.shared_share(stage.ok)),
+        achieved_share=None if stage.latency_origin == "sent" else rounded(metrics.achieved_share(stage.together)),
+        users_share=rounded(_users_share(stage, window, recorded)),
+        over_range=sum(histogram.over_range for histogram in stage.histograms.values()),
+        window_s=window.length_s if window else None,
+        unsteady=stage_steady.in_words(stage.steadiness),
+        server_ended=stage.planned.server_ended,
+        beyond=_beyond(stage),
+        held_back=None if stage.flags.held_back is None else metric_flags.in_words(stage.flags.held_back),
+        **_slips(stage),
+    )
+    return evidence if stage.facts is None else _with_facts(evidence, stage.facts, stage.latencies)
+
+
+def _slips(stage: StageData) -> dict[str, Any]:
+    """The percentiles of the dispatch slip, with the floors and the interval that any percentile has."""
+    late = metrics.slips(stage.measured)
+    p50, p90, p99 = estimate(late, (50.0, 90.0, 99.0))
+    is_known = p99.low is not None and p99.high is not None
+    return {
+        "dispatch_slip_p50_ms": in_ms(p50.value),
+        "dispatch_slip_p90_ms": in_ms(p90.value),
+        "dispatch_slip_p99_ms": in_ms(p99.value),
+        "dispatch_slip_p99_ci_ms": (in_ms(p99.low), in_ms(p99.high)) if is_known else None,
+        "dispatch_slip_p99_at_least_ms": None if is_known else in_ms(p99.low),
+        "dispatch_slip_max_ms": in_ms(int(late[-1])) if len(late) else None,
+    }
+
+
+def _with_facts(evidence: Evidence, facts: StageFacts, measured: dict[str, Metric]) -> Evidence:
+    """With what the harness saw of itself, and of the machine, while the stage ran."""
+    is_telling = facts.end_ns - facts.start_ns >= TELLING_NS
+    is_user = evidence.stamp_source == "user"
+    return msgspec.structs.replace(
+        evidence,
+        loop_lag_p99_ms=in_ms(facts.loop_lag_p99_ns) if ticks_of(facts) >= floor_of(99.0) else None,
+        loop_lag_max_ms=in_ms(facts.loop_lag_max_ns),
+        lag_effect=lag_effect(facts, measured) if is_user else None,
+        stamp_lag_p50_ms=in_ms(facts.stamp_lag_p50_ns) if facts.stamped_reads >= floor_of(50.0) else None,
+        stamp_lag_p99_ms=in_ms(facts.stamp_lag_p99_ns) if facts.stamped_reads >= floor_of(99.0) else None,
+        stamp_lag_max_ms=in_ms(facts.stamp_lag_max_ns),
+        cpu_share=round(facts.cpu_share, 4) if is_telling else None,
+        gc_pause_max_ms=in_ms(facts.gc_pause_max_ns),
+        pause_effect=pause_effect(in_ms(facts.gc_pause_max_ns), measured) if is_user else None,
+        server_cpu_share=total(server.cpu_share for server in facts.servers),
+        clock_steps=facts.clock_steps,
+        lost_workers=_lost(facts),
+        machine=facts.machine if is_telling else None,
+    )
+
+
+def _users_share(stage: StageData, window: Window | None, recorded: float | None) -> float | None:
+    """Of the users of a closed loop, how many were being answered on average; None in a window that is too short."""
+    if window is None or recorded is None or stage.users is None or window.length_s < TELLING_WINDOW_S:
+        return None
+    return recorded / stage.users
+
+
+def _lost(facts: StageFacts) -> tuple[str, ...]:
+    """What became of each worker that died."""
+    workers = facts.workers
+    numbered = enumerate(workers, start=1)
+    return tuple(f"process {at} of {len(workers)}: {worker.lost}" for at, worker in numbered if worker.lost is not None)
+
+
+def _beyond(stage: StageData) -> str | None:
+    """By how much the load was more than this machine was calibrated for."""
+    streams = max((count for _, count in stage.facts.in_flight_samples), default=None) if stage.facts else None
+    return beyond(stage.budget, metrics.peak_events_per_s(stage.together), streams, stage.workers)
+
+
+def _sampled_in_flight(stage: StageData, window: Window | None) -> tuple[float | None, float]:
+    """Mean in flight inside the window, from the independent sampler, and its standard error as a share of it; None
+    below a hundred samples.
+
+    A sampler counts each request for a whole number of its steps: by up to half a step too many or too few, and as
+    often the one as the other. Over n requests that is at most step · √n / 2 of their time together.
+    """
+    if stage.facts is None or window is None:
+        return None, 0.0
+    inside = [(moment, count) for moment, count in stage.facts.in_flight_samples if window.holds(moment)]
+    if len(inside) < 100:
+        return None, 0.0
+    mean = sum(count for _, count in inside) / len(inside)
+    span_ns = inside[-1][0] - inside[0][0]
+    requests = sum(_overlaps(record, window) for record in stage.together)
+    error = math.sqrt(requests) / 2 / (len(inside) - 1) / mean if mean and span_ns else 0.0
+    return mean, error
+
+
+def _overlaps(record: Record, window: Window) -> bool:
+    """Whether a request was in flight at some moment of the window."""
+    if record.dispatched_ns is None or record.end_ns is None:
+        return False
+    return record.dispatched_ns <= window.end_ns and record.end_ns >= window.start_ns

@@ -1,0 +1,131 @@
+"""What our own lateness does to the numbers that are shown: which one is off, and by how much. Pure.
+
+In a closed loop latencies count from the send, and a late send is in none of them; it takes away load, and so
+throughput. In an open loop latencies count from when a request was due, and a late send is in all of them. Where stamps
+are taken in user space, an event loop that is late is in them too.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+
+from loadgen.analysis.metrics import MISSING, Ns
+from loadgen.analysis.stage import StageData
+from loadgen.analysis.summary import Effect, Metric
+from loadgen.record import Record, StageFacts
+from loadgen.stats.quantile import Quantile, estimate, floor_of
+
+SHOWN: Final = (50.0, 90.0, 95.0, 99.0, 99.9)
+BOUNDS: Final = (50.0, 90.0, 99.0)
+"""Percentiles that stand in the main table, as a bound where the samples give no more."""
+THROUGHPUT: Final = "throughput"
+TICK_NS: Final = 20_000_000
+"""How often the event loop's lag is taken (`loadgen.telemetry.observer`)."""
+
+
+def slip_effect(stage: StageData) -> Effect | None:
+    """What dispatching late does to a stage: to the number that is off most. None where nothing was dispatched."""
+    if stage.latency_origin == "sent":
+        return _lost_rate(stage)
+    return max(_late_latencies(stage), default=None)
+
+
+def _slip_ns(record: Record) -> int:
+    return 0 if record.dispatched_ns is None else max(0, record.dispatched_ns - record.intended_ns - record.held_ns)
+
+
+def _lost_rate(stage: StageData) -> Effect | None:
+    """A closed loop: the share of its users' time in which they waited for us before they asked."""
+    sent = [record for record in stage.together if record.dispatched_ns is not None and record.end_ns is not None]
+    if not sent:
+        return None
+    late_ns = sum(map(_slip_ns, sent))
+    if stage.users is None and stage.planned.load.concurrency:  # they also think: all the time that they had
+        first, last = min(record.intended_ns for record in sent), max(record.end_ns or 0 for record in sent)
+        time_ns = stage.planned.load.concurrency * (last - first)
+    else:
+        time_ns = late_ns + sum((record.end_ns or 0) - (record.dispatched_ns or 0) for record in sent)
+    return Effect(round(late_ns / time_ns, 4) if time_ns > 0 else 0.0, THROUGHPUT, _in_ms(late_ns / len(sent)))
+
+
+def _late_latencies(stage: StageData) -> Iterable[Effect]:
+    """An open loop: each percentile that is shown beside what it would be without our lateness."""
+    late = np.fromiter(map(_slip_ns, stage.ok), np.int64, len(stage.ok))
+    for name, title in (("ttft", "TTFT"), ("e2e", "E2E")):
+        shown = stage.each[name]
+        there = shown != MISSING
+        if there.any():
+            yield from _changes(title, shown[there], shown[there] - late[there], stage)
+
+
+def _changes(title: str, shown: Ns, without: Ns, stage: StageData) -> Iterable[Effect]:
+    pairs = zip(*(estimate(np.sort(values), SHOWN, floor=stage.floor) for values in (shown, without)), strict=True)
+    for is_shown, would_be in pairs:
+        high, low = _shown_number(is_shown), _shown_number(would_be)
+        if is_shown.value is None and is_shown.p not in BOUNDS:
+            continue
+        if high is not None and low is not None and low > 0:
+            yield Effect(round(high / low - 1, 4), f"{title} p{is_shown.p:g}", _in_ms(high - low))
+
+
+def _shown_number(quantile: Quantile) -> float | None:
+    """A percentile, or the bound that stands in its place."""
+    return quantile.low if quantile.value is None else quantile.value
+
+
+def lag_effect(facts: StageFacts, measured: Mapping[str, Metric]) -> Effect | None:
+    """What a late event loop does to latencies whose stamps were taken in user space: to the number that is off most.
+
+    The timer that wakes the loop is late by itself (`timer_slack_ns`); bytes that arrive do not wait for that.
+    """
+    lags_ns = {50.0: facts.loop_lag_p50_ns, 90.0: facts.loop_lag_p90_ns, 99.0: facts.loop_lag_p99_ns}
+    effects = []
+    for p, lag_ns in lags_ns.items():
+        if lag_ns is None or ticks_of(facts) < floor_of(p):
+            continue
+        by_ms = max(0, lag_ns - facts.timer_slack_ns) / 1e6
+        # The gap's ends are late alike in the middle, and only where lateness differs is a gap another.
+        for metric, title in (("ttft_ms", "TTFT"), ("e2e_ms", "E2E"), *((("itl_ms", "ITL"),) if p > 50 else ())):
+            shown = measured[metric].percentile(f"p{p:g}").value if metric in measured else None
+            if shown:
+                share = by_ms / max(shown - by_ms, by_ms, 1e-9)
+                effects.append(Effect(round(share, 4), f"{title} p{p:g}", round(by_ms, 4)))
+    return max(effects, default=None)
+
+
+def pause_effect(pause_ms: float | None, measured: Mapping[str, Metric]) -> Effect | None:
+    """What one pause of ours does where stamps are taken in user space: to the slowest gap, or the slowest answer."""
+    for metric, title in (("itl_ms", "slowest ITL"), ("e2e_ms", "slowest E2E")):
+        slowest = measured[metric].max if metric in measured else None
+        if pause_ms and slowest:
+            share = pause_ms / max(slowest - pause_ms, pause_ms)
+            return Effect(round(share, 4), title, pause_ms)
+    return None
+
+
+def ticks_of(facts: StageFacts) -> int:
+    """How often the event loop's lag was taken."""
+    return max(0, facts.end_ns - facts.start_ns) // TICK_NS
+
+
+def achieved_share_at_best(records: Sequence[Record]) -> float | None:
+    """As `metrics.achieved_share`, without the request that would make it better to leave out: that a single one was
+    late at the end, or the first one was early, is no falling behind. None below three requests."""
+    sent = sorted((r.intended_ns, r.dispatched_ns) for r in records if r.dispatched_ns is not None)
+    if len(sent) < 3:
+        return None
+    moments = sorted(dispatched for _, dispatched in sent)
+    latest, earliest = max(sent, key=lambda pair: pair[1]), min(sent, key=lambda pair: pair[1])
+    shares = [_share_of(sent, moments[0], moments[-1])]
+    shares.append(_share_of([pair for pair in sent if pair is not latest], moments[0], moments[-2]))
+    shares.append(_share_of([pair for pair in sent if pair is not earliest], moments[1], moments[-1]))
+    return max((share for share in shares if share is not None), default=None)
+
+
+def _share_of(sent: Sequence[tuple[int, int]], first_ns: int, last_ns: int) -> float | None:
+    return (sent[-1][0] - sent[0][0]) / (last_ns - first_ns) if last_ns > first_ns else None
+
+
+def _in_ms(ns: float) -> float:
+    return round(ns / 1e6, 4)

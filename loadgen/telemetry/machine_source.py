@@ -1,0 +1,220 @@
+"""Reads what `loadgen.telemetry.neighbors` computes with: on Linux from /proc and control groups, elsewhere by psutil.
+
+What is not there, or may not be read, is left out; nothing here raises for it. Texts are parsed by functions that read
+nothing.
+"""
+
+import contextlib
+import os
+import platform
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Final
+
+import psutil
+
+from loadgen.clock import cpu_of_process_ns
+from loadgen.redact import printable
+from loadgen.telemetry.neighbors import (
+    CoreTimes,
+    MachineSource,
+    Processes,
+    ProcessTimes,
+    Shortages,
+    ThreadId,
+    Threads,
+    ThreadTimes,
+)
+
+NAME_CHARS: Final = 40
+"""A program's name is cut at so many characters: some write their arguments into it."""
+
+
+def machine_source() -> MachineSource:
+    """What reads this system."""
+    return LinuxSource() if platform.system() == "Linux" else PsutilSource()
+
+
+def usable_cores() -> int:
+    """The cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def program_name(text: str) -> str:
+    """The name of a program without a path before it or arguments behind it, safe to print.
+
+    What Linux calls `kworker/0:1-events` is `kworker`; `tmux: server` is `tmux`.
+    """
+    text = text.strip()
+    base = re.split(r"[/\\]", text)[-1] if re.match(r"[/\\]|\w:[/\\]", text) else text.partition("/")[0]
+    return printable(re.split(r":? -|: ", base)[0].strip() or "?")[:NAME_CHARS]
+
+
+def process_of(stat: str, ticks_per_s: int) -> ProcessTimes:
+    """A process from the text of /proc/PID/stat. Raises ValueError where it is none. Source: proc_pid_stat(5)."""
+    head, _, rest = stat.rpartition(")")
+    fields = rest.split()
+    if len(fields) < 20:
+        raise ValueError(f"not the state of a process: {stat[:40]!r}")
+    # From the third field on; a name may hold blanks and brackets of its own.
+    cpu_s = (int(fields[11]) + int(fields[12])) / ticks_per_s
+    return ProcessTimes(program_name(head.partition("(")[2]), int(fields[1]), float(fields[19]), cpu_s)
+
+
+def core_times_of(stat: str, ticks_per_s: int) -> CoreTimes:
+    """All cores together from the text of /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal, …"""
+    line = stat.partition("\n")[0].split()
+    ticks = [int(field) for field in line[1:]] if line[:1] == ["cpu"] else []
+    if len(ticks) < 4:
+        raise ValueError(f"not the state of the cores: {stat[:40]!r}")
+    user, nice, system, idle = ticks[:4]
+    idle += ticks[4] if len(ticks) > 4 else 0
+    steal_s = ticks[7] / ticks_per_s if len(ticks) > 7 else None
+    return CoreTimes((user + nice + system) / ticks_per_s, idle / ticks_per_s, steal_s)
+
+
+def thread_of(schedstat: str) -> ThreadTimes:
+    """A thread from the text of its schedstat: ns that it ran, ns that it waited for a core, how often it ran.
+
+    Raises ValueError where it is none. Source: Documentation/scheduler/sched-stats.rst.
+    """
+    run_ns, wait_ns, _ = schedstat.split()
+    return ThreadTimes(int(run_ns), int(wait_ns))
+
+
+def pressure_s(text: str, line: str) -> float | None:
+    """Seconds so far from the text of /proc/pressure/…; line: "some" or "full". None where there is no such line."""
+    total = re.search(rf"^{line} .*\btotal=(\d+)", text, re.MULTILINE)
+    return int(total[1]) / 1e6 if total else None
+
+
+def throttled_s(text: str) -> float | None:
+    """Seconds so far in which a control group was throttled, from the text of its cpu.stat (version 2 counts µs,
+    version 1 ns); None where it does not say."""
+    for name, per_s in (("throttled_usec", 1e6), ("throttled_time", 1e9)):
+        if value := re.search(rf"^{name} (\d+)", text, re.MULTILINE):
+            return int(value[1]) / per_s
+    return None
+
+
+def cpu_stat_paths(cgroup: str) -> list[str]:
+    """Where the cpu.stat of a process may be, from the text of its /proc/PID/cgroup."""
+    paths = []
+    for line in cgroup.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            paths.append(f"/sys/fs/cgroup{path}/cpu.stat")
+        elif "cpu" in controllers.split(","):
+            paths += [f"/sys/fs/cgroup/{controllers}{path}/cpu.stat", f"/sys/fs/cgroup/cpu{path}/cpu.stat"]
+    return [path.replace("//", "/") for path in paths]
+
+
+class LinuxSource:
+    """Reads /proc and /sys/fs/cgroup. root: where they are."""
+
+    def __init__(self, root: str = "/") -> None:
+        self._root = root
+        self._ticks_per_s = os.sysconf("SC_CLK_TCK")
+        self._page_bytes = os.sysconf("SC_PAGE_SIZE")
+        self._tells_waits = bool(self._read("proc/self/schedstat"))  # a kernel may be built without
+        self.cores = usable_cores()
+
+    def processes(self) -> Processes:
+        processes = {}
+        for pid in self._pids():
+            with contextlib.suppress(ValueError):
+                processes[pid] = process_of(self._read(f"proc/{pid}/stat"), self._ticks_per_s)
+        return processes
+
+    def core_times(self) -> CoreTimes:
+        try:
+            return core_times_of(self._read("proc/stat"), self._ticks_per_s)
+        except ValueError:
+            return CoreTimes(0.0, 0.0)
+
+    def shortages(self, server_pids: Sequence[int]) -> Shortages:
+        memory = self._read("proc/pressure/memory")
+        swapped = re.search(r"^pswpin (\d+)", self._read("proc/vmstat"), re.MULTILINE)
+        throttled = [value for pid in server_pids if (value := self._throttled_s(pid)) is not None]
+        return Shortages(
+            cpu_s=pressure_s(self._read("proc/pressure/cpu"), "some"),
+            memory_s=pressure_s(memory, "some"),
+            all_memory_s=pressure_s(memory, "full"),
+            throttled_s=max(throttled, default=None),
+            swapped_in_bytes=int(swapped[1]) * self._page_bytes if swapped else None,
+        )
+
+    def cpu_s(self, pids: Iterable[int]) -> float:
+        return sum(cpu_of_process_ns(pid) or 0 for pid in pids) / 1e9
+
+    def threads(self, pids: Iterable[int], skip: Collection[ThreadId] = ()) -> Threads | None:
+        if not self._tells_waits:
+            return None
+        threads = {}
+        for pid in pids:
+            for tid in self._entries(f"proc/{pid}/task"):
+                if (pid, int(tid)) not in skip:
+                    with contextlib.suppress(ValueError):
+                        threads[pid, int(tid)] = thread_of(self._read(f"proc/{pid}/task/{tid}/schedstat"))
+        return threads
+
+    def _throttled_s(self, pid: int) -> float | None:
+        with contextlib.suppress(ValueError):
+            for path in cpu_stat_paths(self._read(f"proc/{pid}/cgroup")):
+                if (value := throttled_s(self._read(path.removeprefix("/")))) is not None:
+                    return value
+        return None
+
+    def _pids(self) -> Iterator[int]:
+        return (int(name) for name in self._entries("proc") if name.isdecimal())
+
+    def _entries(self, path: str) -> list[str]:
+        with contextlib.suppress(OSError):
+            return os.listdir(self._root + path)  # noqa: PTH208  half a second's look reads many: no objects for each
+        return []
+
+    def _read(self, path: str) -> str:
+        """The text of a file; empty where it cannot be read."""
+        try:
+            with open(self._root + path, "rb", buffering=0) as file:  # noqa: PTH123  as above
+                return file.read().decode("utf-8", "replace")
+        except OSError:
+            return ""
+
+
+class PsutilSource:
+    """Reads by psutil: Windows and macOS, which do not tell for how long a thread waited."""
+
+    def __init__(self) -> None:
+        self.cores = usable_cores()
+
+    def processes(self) -> Processes:
+        processes = {}
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError), process.oneshot():
+                times = process.cpu_times()
+                processes[process.pid] = ProcessTimes(
+                    program_name(process.name()), process.ppid(), process.create_time(), times.user + times.system
+                )
+        # What Windows calls its idle process has used all the time that nobody else has.
+        return {pid: process for pid, process in processes.items() if process.name != "System Idle Process"}
+
+    def core_times(self) -> CoreTimes:
+        times = psutil.cpu_times()
+        return CoreTimes(times.user + times.system + getattr(times, "nice", 0.0), times.idle)
+
+    def shortages(self, server_pids: Sequence[int]) -> Shortages:
+        with contextlib.suppress(psutil.Error, OSError, RuntimeError):
+            return Shortages(swapped_in_bytes=psutil.swap_memory().sin)
+        return Shortages()
+
+    def cpu_s(self, pids: Iterable[int]) -> float:
+        total = 0.0
+        for pid in pids:
+            with contextlib.suppress(psutil.Error, OSError):
+                times = psutil.Process(pid).cpu_times()
+                total += times.user + times.system
+        return total
+
+    def threads(self, pids: Iterable[int], skip: Collection[ThreadId] = ()) -> Threads | None:
+        return None
