@@ -178,14 +178,16 @@ class Child:
 
 
 def arguments(flags: Mapping[str, Any]) -> list[str]:
-    """Flags as a command line. A None leaves its flag out, a list repeats it, True gives it no value."""
+    """Flags as a command line. A None leaves its flag out, a list repeats it, True gives it no value; a value
+    that looks like a flag is tied to its own."""
     words: list[str] = []
     for flag, value in flags.items():
         if value is True:
             words.append(flag)
             continue
         for item in value if isinstance(value, list | tuple) else [value]:
-            words += [] if item is None else [flag, str(item)]
+            text = str(item)
+            words += [] if item is None else [f"{flag}={text}"] if text.startswith("-") else [flag, text]
     return words
 
 

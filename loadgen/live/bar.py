@@ -14,7 +14,12 @@ class Bar(NullSink):
     def __init__(self) -> None:
         self._console = Console(stderr=True)
         self._shown = self._console.is_terminal
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         # Drawn four times a second and never more: on an edge device, the bar takes CPU from the model.
         self._progress = Progress(
             *columns, console=self._console, refresh_per_second=4, disable=not self._shown, transient=True

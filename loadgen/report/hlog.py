@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from urllib.parse import quote
 
 from msgspec import Struct
 
@@ -22,6 +23,7 @@ _INTERVAL_FORMAT = "[Tag=<tag>,]<start>,<length>,<max>,<histogram>"
 _LEGEND = '"StartTimestamp","Interval_Length","Interval_Max","Interval_Compressed_Histogram"'
 # What separates fields or lines for any reader: they split at commas, blanks, and their language's line ends.
 _SEPARATORS = re.compile(r"[\s,\x00-\x1f\x7f-\x9f]")
+_UNSAFE = re.compile(rf"%|{_SEPARATORS.pattern}")
 _NUMBER = re.compile(r"\d+(\.\d*)?", re.ASCII)
 
 
@@ -38,11 +40,17 @@ class Interval(Struct, frozen=True):
 
 
 def tag(target: str, model: str, level: str, metric: str) -> str:
-    """`<target>/<model>/<level>/<metric>`, with each comma, blank or control character replaced by `_`.
+    """`<target>/<model>/<level>/<metric>`, with each comma, blank, control character and percent sign as a URL has it
+    (`%20`); so is a slash of the target.
 
-    Slashes stay: models have them (`org/name`). Names that differ in replaced characters alone share a tag.
+    Slashes of models stay: many have them (`org/name`). Different names have different tags.
     """
-    return _SEPARATORS.sub("_", f"{target}/{model}/{level}/{metric}")
+    escaped = (_UNSAFE.sub(_percent_code, name) for name in (model, level, metric))
+    return "/".join([_UNSAFE.sub(_percent_code, target).replace("/", "%2F"), *escaped])
+
+
+def _percent_code(match: re.Match[str]) -> str:
+    return quote(match[0], safe="", errors="surrogatepass")
 
 
 def interval_log(started_epoch_s: float, intervals: Iterable[Interval]) -> str:

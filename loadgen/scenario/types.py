@@ -18,9 +18,9 @@ NonNegativeFloat = Annotated[float, Meta(ge=0)]
 Name = Annotated[
     str,
     Meta(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*\Z",  # not $, which lets a last newline through
-        max_length=120,
-        description="Letters, digits and . _ : / @ + -, beginning with a letter or a digit.",
+        pattern=r"^(?=.*\S)[^\x00-\x1f\x7f-\x9f\u2028\u2029]+\Z",  # not $, which lets a last newline through
+        max_length=4096,
+        description="Any text on one line that is not blank.",
     ),
 ]
 Slug = Annotated[

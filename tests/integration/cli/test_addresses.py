@@ -64,7 +64,8 @@ def text(ended: Ended) -> str:
 
 
 def played(ended: Ended) -> bool:
-    return ended.returncode == 0 and outcomes() == ["ok", "ok"]
+    """Whether all was answered; on a busy machine the stage may be invalid all the same."""
+    return ended.returncode in {0, 1} and outcomes() == ["ok", "ok"]
 
 
 # --- where the API is -------------------------------------------------------------------------------------------------

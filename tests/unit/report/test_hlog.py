@@ -90,7 +90,22 @@ def test_hdrh_reads_the_same_tags_times_and_counts(tmp_path: Path, started_epoch
 
 def test_a_tag_names_target_model_level_and_metric() -> None:
     assert tag("llamacpp", "smollm2-135m", "c4", "ttft") == "llamacpp/smollm2-135m/c4/ttft"
-    assert tag("url", "org/my model, v2\n", "poisson\u20285", "e2e") == "url/org/my_model__v2_/poisson_5/e2e"
+    assert tag("url", "org/my model, v2\n", "poisson\u20285", "e2e") == (
+        "url/org/my%20model%2C%20v2%0A/poisson%E2%80%A85/e2e"
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("h", "a b"), ("h", "a_b")),
+        (("h", "a,b"), ("h", "a b")),
+        (("h", "a%20b"), ("h", "a b")),
+        (("h:80/v3", "m"), ("h:80", "v3/m")),
+    ],
+)
+def test_different_names_have_different_tags(one: tuple[str, str], other: tuple[str, str]) -> None:
+    assert tag(*one, "c1", "ttft") != tag(*other, "c1", "ttft")
 
 
 @settings(max_examples=50, deadline=None)

@@ -112,7 +112,10 @@ def test_a_flag_goes_before_its_variable(variable: dict[str, str], flags: dict[s
     [
         ({"BENCH_MODELS": ","}, "BENCH_MODELS=,: no model in it; write e.g. BENCH_MODELS=phi-4-mini,qwen2.5-0.5b"),
         ({"BENCH_MODELS": "a,a"}, 'BENCH_MODELS=a,a: "a" stands there twice; leave one out'),
-        ({"BENCH_MODELS": "a b"}, 'BENCH_MODELS=a b: models[0].name: "a b" has a character that cannot stand there'),
+        (
+            {"BENCH_MODELS": "a\tb"},
+            r'BENCH_MODELS=a\tb: models[0].name: "a\tb" has a character that cannot stand there',
+        ),
         ({"BENCH_ROUNDS": "0"}, "BENCH_ROUNDS=0: not a number of rounds, 1 or more; write e.g. BENCH_ROUNDS=3"),
         ({"BENCH_ROUNDS": "two"}, "BENCH_ROUNDS=two: not a number of rounds"),
         ({"BENCH_STREAM": "maybe"}, "BENCH_STREAM=maybe: neither yes nor no; write BENCH_STREAM=1 or BENCH_STREAM=0"),
@@ -152,7 +155,7 @@ def test_a_models_file_and_model_flags_contradict_each_other() -> None:
 
 
 def test_a_name_in_a_models_file_that_cannot_be_one_names_the_flag() -> None:
-    Path("m.json").write_text('["a b"]', encoding="utf-8")
+    Path("m.json").write_text(r'["a\tb"]', encoding="utf-8")
     assert refusal({}, models_file="m.json").startswith("--models-file m.json: models[0].name: ")
 
 

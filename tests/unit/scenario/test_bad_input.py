@@ -585,7 +585,7 @@ COMMANDS: list[tuple[str, str]] = [
     ("serve --slots 0", "'--slots'"),
     ("serve --slots 1000", "--slots 1000"),
     ("serve --gguf nowhere.gguf", "--gguf nowhere.gguf: no such model file"),
-    ("serve --model =", "--model =: "),
+    ("serve --model \t", "--model \\t: "),
     ("mock --port -1", "'--port'"),
     ("mock --host 192.0.2.1", "--host 192.0.2.1: not an address of this machine"),
     ("mock --ttft soon", "--ttft soon"),

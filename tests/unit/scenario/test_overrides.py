@@ -151,9 +151,9 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         CLOSED,
-        {"urls": ("http://h/v1",), "models": ("a b",)},
-        '--model a b: models[0].name: "a b" has a character that cannot stand there; use letters, digits and '
-        '. _ : / @ + -, beginning with a letter or a digit, e.g. name = "smollm2-135m"',
+        {"urls": ("http://h/v1",), "models": ("a\nb",)},
+        '--model a\\nb: models[0].name: "a\\nb" has a character that cannot stand there; use any text on one line that '
+        'is not blank, e.g. name = "smollm2-135m"',
     ),
     # values
     (

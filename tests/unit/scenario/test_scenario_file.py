@@ -81,9 +81,13 @@ COMPLAINTS = {
     "[load]\nmode = 'closed'\nconcurrency = []": (
         "load.concurrency: an empty list; give at least one, such as concurrency = [1, 2, 4, 8]"
     ),
-    "models = [{ name = 'a b' }]": (
-        'models[0].name: "a b" has a character that cannot stand there; use letters, digits and . _ : / @ + -, '
-        'beginning with a letter or a digit, e.g. name = "smollm2-135m"'
+    'models = [{ name = "a\\tb" }]': (
+        'models[0].name: "a\\tb" has a character that cannot stand there; use any text on one line that is not blank, '
+        'e.g. name = "smollm2-135m"'
+    ),
+    "models = [{ name = ' ' }]": (
+        'models[0].name: " " has a character that cannot stand there; use any text on one line that is not blank, '
+        'e.g. name = "smollm2-135m"'
     ),
     # missing
     "models = [{}]": 'models[0].name: missing; add name = "smollm2-135m"',

@@ -1,0 +1,88 @@
+"""Models whose names no table and no log was made for: each is asked for by its own name, and stands in every file."""
+
+import csv
+import html
+import json
+import os
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from loadgen.report.hlog import read_interval_log
+from tests.command_line import run_command
+from tests.integration.server import Server, streamed, whole
+
+NAMES: Final = (
+    "/models/Qwen2.5-0.5B-Instruct",
+    r"C:\models\phi 4\model.gguf",
+    "a b, c;d",
+    "[bold]x[/bold]",
+    "#1 | two | three",
+    "模型-7b",
+    "llama 🦙 \"quoted\" 'once' `twice`",
+    "<img src=x onerror=alert(1)>&amp;",
+    "=1+1",
+    "-x",
+    "%20 ${HOME} {0}",
+    "openai/*",
+    "me@host:pw@x",
+    "n" * 600,
+)
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    """The names by which a server was asked, and the folder of the run."""
+    folder = tmp_path_factory.mktemp("names")
+    listed = whole("200 OK", json.dumps({"data": [{"id": name} for name in NAMES]}).encode())
+    with pytest.MonkeyPatch.context() as patch, Server(streamed("a", "b"), get=lambda _: listed) as server:
+        for name in list(os.environ):
+            if name.startswith(("LOADGEN_", "OPENAI_", "BENCH_", "FOUNDRY_")):
+                patch.delenv(name)
+        patch.setenv("LOADGEN_CACHE_DIR", str(folder / "cache"))
+        models = [f"--model={name}" for name in NAMES]
+        flags = ("--requests", "1", "--warmup", "0", "--set", "probe=false", "--out", folder)
+        ended = run_command("run", "--url", server.url, *models, *flags)
+        assert ended.returncode in {0, 1}, ended.stderr  # on a busy machine a stage may be invalid
+        assert "Traceback" not in ended.stderr
+    (manifest,) = folder.rglob("manifest.json")
+    return [request.model for request in server.chats], manifest.parent
+
+
+def test_each_is_asked_for_by_its_name(played: tuple[list[str], Path]) -> None:
+    asked, folder = played
+    assert asked == [name for name in NAMES for _ in range(2)]
+    records = [json.loads(line) for line in (folder / "requests.jsonl").read_text("utf-8").splitlines()]
+    assert [(record["model"], record["outcome"]) for record in records] == [(name, "ok") for name in NAMES]
+    summary = json.loads((folder / "summary.json").read_text("utf-8"))
+    assert [stage["model"] for stage in summary["stages"]] == list(NAMES)
+
+
+def test_each_has_tags_of_its_own_that_readers_take_whole(played: tuple[list[str], Path]) -> None:
+    text = (played[1] / "histograms.hlog").read_text("utf-8")
+    tags = [interval.tag for interval in read_interval_log(text) if interval.tag.endswith("/ttft")]
+    assert len(set(tags)) == len(NAMES)
+    lines = [line for line in text.splitlines() if line.startswith("Tag=")]
+    assert {len(line.split(",")) for line in lines} == {5}
+    assert all(len(line.split()) == 1 for line in lines)
+
+
+def test_each_is_one_cell_of_the_tables(played: tuple[list[str], Path]) -> None:
+    folder = played[1]
+    with (folder / "summary.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["model"].removeprefix("'") for row in csv.DictReader(file)] == list(NAMES)
+    lines = (folder / "report.md").read_text("utf-8").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(("|:---", "|---")))
+    bars = [line.replace("\\|", "").count("|") for line in lines[start - 1 : start + 1 + len(NAMES)]]
+    assert len(set(bars)) == 1
+    page = (folder / "report.html").read_text("utf-8")
+    assert "<img src=x" not in page
+    assert all(name in html.unescape(page) for name in NAMES)
+
+
+def test_a_report_of_them_is_the_same_again(played: tuple[list[str], Path]) -> None:
+    folder = played[1]
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert run_command("report", folder).returncode == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
