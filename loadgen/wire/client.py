@@ -11,19 +11,18 @@ import socket
 from typing import Final
 
 import aiohttp
-from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
 
 from loadgen.clock import now_ns
 from loadgen.record import StampSource
 from loadgen.redact import redact_keys
 from loadgen.wire.deadlines import Watchdog
-from loadgen.wire.direct_request import Answer, DirectRequest, Redirected, RequestRefused
+from loadgen.wire.direct_request import AiohttpAnswer, DirectRequest, Redirected, RequestRefused
 from loadgen.wire.direct_response import DirectHandler
 from loadgen.wire.exchange import ChatRequest, Exchange, Failure, media_type
 from loadgen.wire.receiver import Receiver, receives
 from loadgen.wire.stamps import (
-    CURRENT,
+    CURRENT_STAMPS,
     HEAD_BYTES,
     StampedHandler,
     connector,
@@ -61,7 +60,9 @@ class Client:
         loop = asyncio.get_running_loop()
         self.kernel = kernel_stamps_available(loop)
         self._stamping_socket = keep_stamping() if self.kernel else None
+        # From here on the event loop waits in `Receiver._select`, which reads what streams while it waits.
         self._receiver = Receiver(loop) if receives(loop) else None
+        # aiohttp makes one of these for each connection, and calls it with all that happens there.
         handler = functools.partial(DirectHandler, receiver=self._receiver) if self._receiver else StampedHandler
         # The second session never reuses a connection: where the server has just closed an idle one, we go there.
         for options in ({"keepalive_timeout": 60.0}, {"force_close": True}):
@@ -117,7 +118,8 @@ class Client:
         exchange.task = asyncio.current_task()
         self.last_sent_ns = dispatched_ns
         self._watchdog.watch(exchange)
-        restore = CURRENT.set(exchange.stamps)
+        # For what aiohttp calls (loadgen/wire/stamps.py); our own functions are handed the exchange or its stamps.
+        restore = CURRENT_STAMPS.set(exchange.stamps)
         try:
             await self._attempt(exchange, self._sessions[0])
             if self._was_stale(exchange):
@@ -126,7 +128,7 @@ class Client:
         finally:
             exchange.ended_ns = now_ns()
             exchange.task = None  # before anything awaits again: the watchdog must not cancel what the task does next
-            CURRENT.reset(restore)
+            CURRENT_STAMPS.reset(restore)
             self._watchdog.forget(exchange)
         return exchange
 
@@ -179,18 +181,20 @@ class Client:
         all_headers = (*self._headers.items(), *headers.items())
         url: str | None = exchange.request.url
         for _ in range(REDIRECTS):
-            request = self._direct_request(url) if url is not None else None
-            head = request.head(all_headers) if request is not None else None
-            if request is None or head is None:
+            direct_request = self._direct_request(url) if url is not None else None
+            head = direct_request.head(all_headers) if direct_request is not None else None
+            if direct_request is None or head is None:
                 return False
+            body, on_head = exchange.request.body, exchange.response.begin_raw_body
             try:
-                connection, answer = await request.send(head, exchange.request.body, exchange.response.begin_raw_body)
+                answer = await direct_request.send(head, body, exchange.stamps, on_head)
             except Redirected as redirect:
                 url = redirect.url
                 continue
-            if answer is not None:
-                await self._receive(connection, answer, exchange)
-            connection.release()
+            # Of a `DirectAnswer` all is there: its head by `on_head`, its body and stamps in `exchange.stamps`.
+            if isinstance(answer, AiohttpAnswer):
+                await self._receive(answer, exchange)
+            answer.connection.release()
             return True
         return False
 
@@ -201,20 +205,19 @@ class Client:
             )
         return self._direct_requests[url]
 
-    async def _receive(self, connection: Connection, answer: Answer, exchange: Exchange) -> None:
-        message, content = answer
-        response = exchange.response
+    async def _receive(self, answer: AiohttpAnswer, exchange: Exchange) -> None:
+        response, headers = exchange.response, answer.head.headers
         try:
-            response.status = message.code
-            response.content_type = media_type(message.headers.get("Content-Type", ""))
-            response.retry_after = message.headers.get("Retry-After")
-            response.content = content
+            response.status = answer.head.code
+            response.content_type = media_type(headers.get("Content-Type", ""))
+            response.retry_after = headers.get("Retry-After")
+            response.content = answer.body
             try:
-                await self._read(content, exchange)
+                await self._read(answer.body, exchange)
             finally:
                 response.drain()
         except BaseException:
-            connection.close()
+            answer.connection.close()
             raise
 
     async def _read(self, content: aiohttp.StreamReader, exchange: Exchange) -> None:

@@ -58,7 +58,7 @@ class Watchdog:
     def _check_alone(self, exchange: Exchange) -> None:
         self._own.pop(exchange, None)
         now = now_ns()
-        if self._is_still_due(exchange, now):
+        if not self._give_up_if_overdue(exchange, now):
             self._arm(exchange, now, _next_check_ns(now))
 
     def _check(self) -> None:
@@ -66,20 +66,21 @@ class Watchdog:
         next_check_ns = _next_check_ns(now)
         self._timer = _call_at(now, next_check_ns, self._check) if self.watched else None
         for exchange in list(self.watched):
-            if self._is_still_due(exchange, now):
+            if not self._give_up_if_overdue(exchange, now):
                 self._arm(exchange, now, next_check_ns)
 
     @staticmethod
-    def _is_still_due(exchange: Exchange, now: int) -> bool:
-        """Gives it up if it is time; says whether it is still to be watched."""
+    def _give_up_if_overdue(exchange: Exchange, now: int) -> bool:
+        """Whether it has ended: before, or because it is given up here."""
         if exchange.ended_ns is not None or exchange.failure is not None:
-            return False
-        if is_unremarkable(exchange, now):
             return True
+        if is_unremarkable(exchange, now):
+            return False
         verdict = overdue(exchange, now)
-        if verdict is not None:
-            exchange.give_up(*verdict)
-        return verdict is None
+        if verdict is None:
+            return False
+        exchange.give_up(*verdict)
+        return True
 
 
 def _next_check_ns(now: int) -> int:

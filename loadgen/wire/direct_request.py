@@ -18,10 +18,11 @@ from aiohttp import StreamReader
 from aiohttp.connector import Connection
 from aiohttp.http import RawResponseMessage
 from aiohttp.http_exceptions import HttpProcessingError
+from msgspec import Struct
 from yarl import URL
 
 from loadgen.wire.direct_response import DirectHandler, ReadBy
-from loadgen.wire.stamps import CURRENT, HEAD_BYTES
+from loadgen.wire.stamps import HEAD_BYTES, ReadStamps
 
 _NOT_OURS: Final = frozenset(
     ("host", "content-length", "transfer-encoding", "connection", "expect", "cookie", "content-encoding", "trailer")
@@ -32,8 +33,21 @@ _MAX_HEADS: Final = 256
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None)
 
 
-Answer = tuple[RawResponseMessage, StreamReader]
-"""What aiohttp makes of an answer: its head, and its body as it comes."""
+class DirectAnswer(Struct, frozen=True):
+    """An ordinary answer, which is over: a `Receiver` has read its body into `ReadStamps.raw_body`."""
+
+    connection: Connection
+    """Fit for the next request, and to be released."""
+
+
+class AiohttpAnswer(Struct, frozen=True):
+    """An answer out of the ordinary, as aiohttp's parser gives it."""
+
+    connection: Connection
+    """To be released when the body has been read, or closed if that fails."""
+    head: RawResponseMessage
+    body: StreamReader
+    """As it comes."""
 
 
 class Redirected(Exception):  # noqa: N818 - a fact about the answer, not an error
@@ -102,32 +116,35 @@ class DirectRequest:
         return "\r\n".join([*lines, "Content-Length: "]).encode()
 
     async def send(
-        self, head: bytes, body: bytes, on_head: Callable[[bytes], None]
-    ) -> tuple[Connection, Answer | None]:
-        """Send a request: the connection, to be released, and aiohttp's answer; None when a raw body was read instead.
+        self, head: bytes, body: bytes, stamps: ReadStamps, on_head: Callable[[bytes], None]
+    ) -> DirectAnswer | AiohttpAnswer:
+        """Send a request, and wait for its answer: for all of an ordinary one, for the head of any other.
 
-        on_head: see `DirectHandler.expect`. Raises what aiohttp's client would, and RequestRefused.
+        stamps, on_head: see `DirectHandler.expect`. Raises what aiohttp's client would, and RequestRefused.
         """
         try:
             connection = await self._connector.connect(self._request, [], _NO_TIMEOUT)
         except UnicodeError as error:
             raise RequestRefused from error
         try:
-            stamps, protocol, transport = CURRENT.get(), connection.protocol, connection.transport
-            if stamps is not None:
-                stamps.reused = stamps.connect_end_ns is None
+            protocol, transport = connection.protocol, connection.transport
+            # Where the connection is new, `StampedConnector._create_connection` has just stamped how long that took.
+            stamps.reused = stamps.connect_end_ns is None
             if transport is None or transport.is_closing():
                 raise aiohttp.ServerDisconnectedError
             read_by: asyncio.Future[ReadBy] | None = None
             if isinstance(protocol, DirectHandler):
-                read_by = protocol.expect(on_head, **self._parser_params)
+                read_by = protocol.expect(stamps, on_head, **self._parser_params)
             elif protocol is not None:
                 protocol.set_response_params(**self._parser_params)
             # One write: head and body leave in one packet where they fit, and have one stamp.
             transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
-            if read_by is not None and await read_by == "us":
-                return connection, None
-            return connection, await self._answer(protocol)
+            # While this task waits, the event loop waits in `Receiver._select` (loadgen/wire/receiver.py). It calls
+            # `DirectHandler._read` for the answer's head, then reads its body into a `RawBody`, and in the end calls
+            # `DirectHandler._on_read`, which sets the future.
+            if read_by is not None and await read_by == "receiver":
+                return DirectAnswer(connection)
+            return await self._aiohttp_answer(connection)
         except BaseException:  # cancelled too: half an answer is on its way, which the next request must not get
             connection.close()
             raise
@@ -144,8 +161,9 @@ class DirectRequest:
         except ValueError:
             return None
 
-    async def _answer(self, protocol: Any) -> Answer:
+    async def _aiohttp_answer(self, connection: Connection) -> AiohttpAnswer:
         """aiohttp's answer. Raises `Redirected` for a redirect."""
+        protocol: Any = connection.protocol
         while True:
             try:
                 message, payload = await protocol.read()
@@ -156,4 +174,4 @@ class DirectRequest:
             if message.code in _REDIRECTS and "Location" in message.headers:
                 raise Redirected(self._redirect_to_same_server(message.code, message.headers["Location"]))
             if not 100 <= message.code <= 199 or message.code == 101:  # the others come before the answer
-                return message, payload
+                return AiohttpAnswer(connection, message, payload)

@@ -25,7 +25,7 @@ from aiohttp.client_proto import ResponseHandler
 
 from loadgen.clock import now_ns
 from loadgen.wire.receiver import HELD_BYTES, READ_BYTES, RawBody, Receiver
-from loadgen.wire.stamps import CURRENT, HEAD_BYTES, StampedHandler
+from loadgen.wire.stamps import HEAD_BYTES, ReadStamps, StampedHandler
 
 _HEAD_START: Final = b"HTTP/1.1 200 "
 _HEAD_END: Final = b"\r\n\r\n"
@@ -94,7 +94,7 @@ class IllegalTransition(RuntimeError):  # noqa: N818 - a fact about our own code
         super().__init__(f"a connection in state {state.name} cannot take {event.name}")
 
 
-ReadBy = Literal["us", "aiohttp"]
+ReadBy = Literal["receiver", "aiohttp"]
 """Who has read an answer to its end, or is to."""
 
 
@@ -132,17 +132,16 @@ class DirectHandler(StampedHandler):
         except KeyError:
             raise IllegalTransition(self._state, event) from None
 
-    def expect(self, on_head: Callable[[bytes], None], **params: Any) -> asyncio.Future[ReadBy]:
+    def expect(self, stamps: ReadStamps, on_head: Callable[[bytes], None], **params: Any) -> asyncio.Future[ReadBy]:
         """A request is about to be written; to be called in place of `set_response_params`, with its parameters.
 
-        on_head: called with the head when the body is being taken in (`ReadStamps.raw_body`). The future: "us" when
-        the answer is over so; "aiohttp" when it is to be read from aiohttp, as usual.
+        stamps: of the request. on_head: called with the head when the body is being taken in (`ReadStamps.raw_body`).
+        The future: "receiver" when the answer is over so; "aiohttp" when it is to be read from aiohttp, as usual.
         """
         read_by: asyncio.Future[ReadBy] = self._loop.create_future()
-        stamps = CURRENT.get()
-        if stamps is not None and self._received_fd is None:
+        if self._received_fd is None:
             self._start_receiving()
-        if stamps is None or self._received_fd is None:
+        if self._received_fd is None:
             self.set_response_params(**params)
             read_by.set_result("aiohttp")
         else:
@@ -271,7 +270,7 @@ class DirectHandler(StampedHandler):
             self._stop_filling()
             if expected.closes:
                 self.force_close()
-            _resolve(expected.read_by, "us")
+            _resolve(expected.read_by, "receiver")
         elif framing.over or framing.odd or raw_body.closed or raw_body.raw_bytes > HELD_BYTES:
             self._fall_back_to_aiohttp()
 

@@ -1,6 +1,7 @@
 """Receive and send stamps inside aiohttp: when bytes reached this machine, not when Python looked. Knows no chat.
 
-Operations. `connector` makes a pool whose connections stamp; `CURRENT` says on which stamps, for the task that sends.
+Operations. `connector` makes a pool whose connections stamp; `CURRENT_STAMPS` says on which stamps, for the task that
+sends.
 
 Goals. Each read of a body has the moment at which its last byte had arrived, and each request the moment at which it
 was handed to the kernel, on whatever platform, and however aiohttp carries it.
@@ -104,8 +105,10 @@ class ReadStamps:
         self.written_ns = at_ns
 
 
-CURRENT: ContextVar[ReadStamps | None] = ContextVar("loadgen_stamps", default=None)
-"""The stamps of the request that this task is sending."""
+CURRENT_STAMPS: ContextVar[ReadStamps | None] = ContextVar("loadgen_stamps", default=None)
+"""The stamps of the request that this task is sending; `Client.send` sets it. Only what aiohttp calls reads it, as it
+hands on nothing of ours: `StampedConnector._create_connection`, `StampedHandler.set_response_params`, the hooks below.
+"""
 
 
 class StampedSocket(socket.socket):
@@ -161,7 +164,7 @@ class StampedHandler(ResponseHandler):
     def set_response_params(self, **params: Any) -> None:
         """aiohttp calls it in the sending task, when the connection is ours and nothing is written yet."""
         super().set_response_params(**params)
-        self._begin(CURRENT.get())
+        self._begin(CURRENT_STAMPS.get())
 
     def _begin(self, stamps: ReadStamps | None) -> None:
         """What is read from now on belongs to these stamps."""
@@ -255,7 +258,7 @@ class StampedConnector(aiohttp.TCPConnector):
     """aiohttp's pool of connections, which stamps how long a new one took."""
 
     async def _create_connection(self, *request: Any, **named: Any) -> ResponseHandler:
-        stamps = CURRENT.get()
+        stamps = CURRENT_STAMPS.get()
         if stamps is not None:
             stamps.connect_start_ns = now_ns()
         protocol = await super()._create_connection(*request, **named)
@@ -276,6 +279,7 @@ def connector(
     They do not when aiohttp has lost an attribute that this takes. source: "kernel" asks for the kernel's stamps too.
     handler: makes the protocol of a connection. options: of aiohttp's connector.
     """
+    # aiohttp calls `socket_factory` for the socket of each new connection, and `_factory` for its protocol.
     # A proactor loop never calls the socket's own methods; there, sends are stamped when the connection is assigned.
     factory = functools.partial(_stamped_socket, source) if isinstance(loop, asyncio.SelectorEventLoop) else None
     pool = StampedConnector(limit=0, socket_factory=factory, **options)
@@ -290,15 +294,15 @@ def trace_connections() -> aiohttp.TraceConfig:
     config = aiohttp.TraceConfig()
 
     async def create_start(*_: object) -> None:
-        if (stamps := CURRENT.get()) is not None:
+        if (stamps := CURRENT_STAMPS.get()) is not None:
             stamps.connect_start_ns = now_ns()
 
     async def create_end(*_: object) -> None:
-        if (stamps := CURRENT.get()) is not None:
+        if (stamps := CURRENT_STAMPS.get()) is not None:
             stamps.connect_end_ns = now_ns()
 
     async def reuse(*_: object) -> None:
-        if (stamps := CURRENT.get()) is not None:
+        if (stamps := CURRENT_STAMPS.get()) is not None:
             stamps.reused = True
 
     config.on_connection_create_start.append(create_start)
@@ -312,7 +316,7 @@ def trace_writes() -> aiohttp.TraceConfig:
     config = aiohttp.TraceConfig()
 
     async def write(*_: object) -> None:
-        if (stamps := CURRENT.get()) is not None:
+        if (stamps := CURRENT_STAMPS.get()) is not None:
             stamps.record_write(now_ns())
 
     config.on_request_headers_sent.append(write)

@@ -19,7 +19,7 @@ from loadgen.wire.client import Client
 from loadgen.wire.exchange import ChatRequest, Deadlines, Exchange
 from loadgen.wire.receiver import READ_BYTES
 from loadgen.wire.reply import read_reply
-from loadgen.wire.stamps import CURRENT, ReadStamps, StampedHandler, StampedSocket, connector
+from loadgen.wire.stamps import CURRENT_STAMPS, ReadStamps, StampedHandler, StampedSocket, connector
 from tests.integration.server import (
     BEGIN,
     DONE,
@@ -80,7 +80,7 @@ async def test_response_params_are_set_in_the_sending_task_before_anything_is_wr
 
     class Watched(ResponseHandler):
         def set_response_params(self, **params: object) -> None:
-            stamps = CURRENT.get()
+            stamps = CURRENT_STAMPS.get()
             assert stamps is not None
             happened.append(("params", id(stamps)))
             super().set_response_params(**params)  # type: ignore[arg-type]
@@ -108,10 +108,10 @@ async def test_response_params_are_set_in_the_sending_task_before_anything_is_wr
         with Server(streamed("a")) as server:
             stamps = [ReadStamps(), ReadStamps()]
             for each in stamps:
-                restore = CURRENT.set(each)
+                restore = CURRENT_STAMPS.set(each)
                 async with session.post(f"{server.url}/x", data=b"{}") as response:
                     await response.read()
-                CURRENT.reset(restore)
+                CURRENT_STAMPS.reset(restore)
     assert server.connections == 1
     writes = [index for index, (what, _) in enumerate(happened) if what == "params"]
     assert [happened[index][1] for index in writes] == [id(each) for each in stamps]

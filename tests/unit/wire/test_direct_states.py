@@ -7,6 +7,7 @@ import pytest
 
 from loadgen.wire.direct_response import TRANSITIONS, DirectHandler, Event, IllegalTransition, State
 from loadgen.wire.receiver import Receiver
+from loadgen.wire.stamps import ReadStamps
 
 PAIRS = [(state, event) for state in State for event in Event]
 ILLEGAL = [(state, event) for state, event in PAIRS if event not in TRANSITIONS[state]]
@@ -28,9 +29,15 @@ def test_every_state_is_reached_and_each_can_be_closed() -> None:
 
 
 def test_only_an_answer_that_is_due_to_us_can_fall_back_or_end() -> None:
-    assert {state for state in State if Event.FALL_BACK in TRANSITIONS[state]} == {State.HEAD, State.BODY}
+    assert {state for state in State if Event.FALL_BACK in TRANSITIONS[state]} == {
+        State.HEAD,
+        State.BODY,
+    }
     assert [state for state in State if Event.END_OF_BODY in TRANSITIONS[state]] == [State.BODY]
-    assert {state for state in State if Event.EXPECT in TRANSITIONS[state]} == {State.AIOHTTP, State.IDLE}
+    assert {state for state in State if Event.EXPECT in TRANSITIONS[state]} == {
+        State.AIOHTTP,
+        State.IDLE,
+    }
 
 
 @pytest.mark.parametrize(("state", "event"), PAIRS, ids=lambda each: each.name)
@@ -51,7 +58,7 @@ def test_an_event_leads_where_the_table_says_or_is_a_bug_of_ours(
 def test_a_second_request_on_a_connection_whose_answer_is_due_is_refused(handler: DirectHandler, state: State) -> None:
     handler._state = state
     with pytest.raises(IllegalTransition):
-        handler.expect(lambda _: None)
+        handler.expect(ReadStamps(), lambda _: None)
     with pytest.raises(IllegalTransition):
         handler.set_response_params()
 
