@@ -25,7 +25,10 @@ YIELD_EVERY: Final = 16
 
 
 class RequestRunner(Protocol):
-    """Plays the single requests of a stage. Every planned request is one call of `play` or `skip`."""
+    """Plays the single requests of a stage: every planned request is one call of `play` or `skip`.
+
+    It is `LocalStageRunner` (loadgen/engine/stage.py), which cannot be named here: it imports this module.
+    """
 
     @property
     def clock(self) -> Clock: ...

@@ -2,6 +2,7 @@
 HTTP nor which processes play."""
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,11 +13,11 @@ from loadgen.engine.ask_server import ask_or_recall
 from loadgen.engine.keep_warm import keep_warm
 from loadgen.engine.manifest_writer import ManifestWriter, first_manifest
 from loadgen.engine.preflight import Checked, Preflight
-from loadgen.engine.stage import LocalRunners, RunContext, StageRunners
+from loadgen.engine.stage import LocalStageRunner, MakeStageRunner, RunContext
 from loadgen.engine.stop import StopSignal
 from loadgen.engine.stop_rule import stop_rule_sinks
 from loadgen.engine.workers import sizing
-from loadgen.engine.workers.pool import WorkerPool
+from loadgen.engine.workers.pool import PooledStageRunner, WorkerPool
 from loadgen.engine.workers.sizing import descriptors_of, worker_count
 from loadgen.errors import FolderError, LoadgenError
 from loadgen.live.progress import Progress, Silence
@@ -72,15 +73,16 @@ async def play_plan(
         manifest = ManifestWriter(folder, first)
         # The logs come first: what any other sink is given is on disk already.
         run_sinks: tuple[Sink, ...] = (stages, progress, *sinks)
-        runners: StageRunners
+        make_runner: MakeStageRunner
         if workers == 1:
             requests = stack.enter_context(contextlib.closing(RequestLog(folder / run_folder.REQUESTS)))
-            runners, run_sinks = LocalRunners(context), (requests, *run_sinks)
+            make_runner, run_sinks = functools.partial(LocalStageRunner, context), (requests, *run_sinks)
         else:
             stack.callback(_join_parts, folder)  # when the workers have gone
-            runners = await stack.enter_async_context(WorkerPool(workers, context, folder, progress.note))
+            pool = await stack.enter_async_context(WorkerPool(workers, context, folder, progress.note))
+            make_runner = functools.partial(PooledStageRunner, pool)
         try:
-            await _PlanRunner(context, runners, manifest, progress, run_sinks).play()
+            await _PlanRunner(context, make_runner, manifest, progress, run_sinks).play()
         except BaseException:  # also of a sink, and a task that is canceled: the folder is not that of a run that is on
             with contextlib.suppress(FolderError):  # perhaps it is only one of the logs that cannot grow
                 manifest.end("interrupted")
@@ -100,13 +102,13 @@ class _PlanRunner:
     def __init__(
         self,
         context: RunContext,
-        runners: StageRunners,
+        make_runner: MakeStageRunner,
         manifest: ManifestWriter,
         progress: Progress,
         sinks: Sequence[Sink],
     ) -> None:
         self._context = context
-        self._runners = runners
+        self._make_runner = make_runner
         self._manifest = manifest
         self._progress = progress
         self._sinks = tuple(sinks)
@@ -156,7 +158,7 @@ class _PlanRunner:
         # A signal of its own: the stop rule ends this stage, and the next one is played.
         with context.stop.of_stage() as stop:
             stop_rule = stop_rule_sinks(context.plan, stage, stop, self._progress)
-            runner = self._runners.runner_of(stage, ready, stop, Sinks((*self._sinks, *stop_rule)), pids)
+            runner = self._make_runner(stage, ready, stop, Sinks((*self._sinks, *stop_rule)), pids)
             await runner.warm_up()
             await runner.measure()
         return runner.answers()

@@ -5,6 +5,7 @@ the client (`send`, the one seam to servers) and hands its record to the sinks, 
 """
 
 import itertools
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -48,7 +49,11 @@ class RunContext(Struct, frozen=True):
 
 
 class StageRunner(Protocol):
-    """Plays one stage: `warm_up`, then `measure`. Tells the sinks of both."""
+    """Plays one stage: `warm_up`, then `measure`. Tells the sinks of both.
+
+    `LocalStageRunner` does so in this process; `PooledStageRunner` (loadgen/engine/workers/pool.py) has workers do it,
+    each with a `LocalStageRunner` of its own.
+    """
 
     async def warm_up(self) -> None:
         """Connect, and play the warm-up requests. Raises FolderError as soon as a record cannot be written."""
@@ -61,30 +66,9 @@ class StageRunner(Protocol):
         ...
 
 
-class StageRunners(Protocol):
-    """Whoever plays the stages of a run: this process, or a pool of others."""
-
-    def runner_of(
-        self, stage: Stage, served: dict[int, Served], stop: StopSignal, sinks: Sinks, server_pids: tuple[int, ...]
-    ) -> StageRunner:
-        """The runner of one stage.
-
-        served: its models, by their index in the plan. stop: the stage's own. server_pids: processes of servers, whose
-        CPU and memory go into the stage's facts.
-        """
-        ...
-
-
-class LocalRunners:
-    """Plays the stages of a run in this process."""
-
-    def __init__(self, context: RunContext) -> None:
-        self._context = context
-
-    def runner_of(
-        self, stage: Stage, served: dict[int, Served], stop: StopSignal, sinks: Sinks, server_pids: tuple[int, ...] = ()
-    ) -> "LocalStageRunner":
-        return LocalStageRunner(self._context, stage, served, stop, sinks, server_pids)
+MakeStageRunner = Callable[[Stage, dict[int, Served], StopSignal, Sinks, tuple[int, ...]], StageRunner]
+"""Makes the runner of one stage, of: the stage; its models, by their index in the plan; the stage's own signal; who
+hears of it; and the processes of servers, whose CPU and memory go into the stage's facts."""
 
 
 class LocalStageRunner:
@@ -99,7 +83,7 @@ class LocalStageRunner:
         sinks: Sinks,
         server_pids: tuple[int, ...] = (),
     ) -> None:
-        """Makes the bodies of all requests, once a prompt. The arguments are those of `StageRunners.runner_of`."""
+        """Makes the bodies of all requests, once a prompt. The other arguments are those of `MakeStageRunner`."""
         self._context = context
         self._stage = stage
         self._served = served

@@ -90,7 +90,7 @@ class Done(Struct, frozen=True, tag=True):
 
 
 Command = StartWorker | Prepare | Go | Drain | StopRuleMet | CancelInFlight
-Event = Ready | Update | Unwritable | Done
+WorkerEvent = Ready | Update | Unwritable | Done
 
 
 def _plain(value: Any) -> Any:
@@ -107,10 +107,10 @@ def _array(kind: type, value: Any) -> Any:
 
 _encoder = msgspec.json.Encoder(enc_hook=_plain)
 _commands: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command, dec_hook=_array)
-_events: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+_events: msgspec.json.Decoder[WorkerEvent] = msgspec.json.Decoder(WorkerEvent)
 
 
-def line_of(message: Command | Event) -> bytes:
+def line_of(message: Command | WorkerEvent) -> bytes:
     """One line, with its end."""
     return _encoder.encode(message) + b"\n"
 
@@ -120,6 +120,6 @@ def decode_command(line: bytes) -> Command:
     return _commands.decode(line)
 
 
-def decode_event(line: bytes) -> Event:
+def decode_event(line: bytes) -> WorkerEvent:
     """What a worker's line says. Raises msgspec.MsgspecError."""
     return _events.decode(line)

@@ -204,11 +204,6 @@ class WorkerPool:
         """The processes that play now, or would play the next stage."""
         return tuple(worker.pid for worker in self._workers)
 
-    def runner_of(
-        self, stage: Stage, served: dict[int, Served], stop: StopSignal, sinks: Sinks, server_pids: tuple[int, ...] = ()
-    ) -> "PooledStageRunner":
-        return PooledStageRunner(self, stage, served, stop, sinks, server_pids)
-
     async def workers_for(self, count: int) -> list[WorkerHandle]:
         """So many workers that can play a stage: in the place of each that is lost, a fresh one."""
         # Between two stages: in the middle of one, a fresh worker would begin a part that is half played.
@@ -239,7 +234,7 @@ class PooledStageRunner:
         sinks: Sinks,
         server_pids: tuple[int, ...] = (),
     ) -> None:
-        """The arguments are those of `StageRunners.runner_of`."""
+        """The other arguments are those of `MakeStageRunner`."""
         self._pool = pool
         self._context = pool.context
         self._stage = stage

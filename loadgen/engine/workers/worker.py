@@ -27,7 +27,6 @@ from loadgen.engine.workers.messages import (
     Command,
     Done,
     Drain,
-    Event,
     Go,
     Prepare,
     Ready,
@@ -35,6 +34,7 @@ from loadgen.engine.workers.messages import (
     StopRuleMet,
     Unwritable,
     Update,
+    WorkerEvent,
     decode_command,
     line_of,
 )
@@ -51,7 +51,7 @@ ALIVE_EVERY: Final = 4
 SHUTDOWN_TIMEOUT_S: Final = 5.0
 """A worker that was left alone and has not ended in order after so long ends at once."""
 
-Send = Callable[[Event], None]
+Send = Callable[[WorkerEvent], None]
 
 
 class Updates(NullSink):
@@ -136,8 +136,8 @@ class Worker:
                     await self._play_part(prepare, self._stage_stop)
 
     async def _play_part(self, prepare: Prepare, stop: StopSignal) -> None:
-        outcome = FactsHolder()
-        sinks = Sinks((self._log, self._updates, outcome))
+        facts_holder = FactsHolder()
+        sinks = Sinks((self._log, self._updates, facts_holder))
         part = LocalStageRunner(self._context, prepare.stage, prepare.served, stop, sinks)
         async with Background(self._updates.send_regularly()):
             await part.warm_up()
@@ -150,12 +150,11 @@ class Worker:
             go = await self._commands.get()
             assert isinstance(go, Go)
             await part.measure(go.at_ns)
-        assert outcome.facts is not None
+        assert facts_holder.facts is not None
         # The last records before the word that all have been told of.
         self._updates.send()
-        self._send(
-            Done(outcome.facts, part.answers())
-        )  # not where something else has ended the part: then it is not done
+        # Not where something else has ended the part: then it is not done.
+        self._send(Done(facts_holder.facts, part.answers()))
 
 
 async def work(start: StartWorker, send: Send, lines: BinaryIO) -> None:
@@ -194,7 +193,7 @@ def main() -> None:
     out = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whoever prints here does not break into our lines
 
-    def send(event: Event) -> None:
+    def send(event: WorkerEvent) -> None:
         # Unbuffered, so that nothing lies in a buffer of ours when we are killed; a write may then be a short one.
         rest = memoryview(line_of(event))
         with contextlib.suppress(BrokenPipeError):  # nobody listens: then standard input ends as well

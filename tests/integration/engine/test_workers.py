@@ -19,7 +19,7 @@ from loadgen.analysis.summarize import summarize
 from loadgen.clock import SYSTEM_CLOCK
 from loadgen.engine.stage import RunContext, StageRunner
 from loadgen.engine.stop import StopSignal
-from loadgen.engine.workers.pool import WorkerPool
+from loadgen.engine.workers.pool import PooledStageRunner, WorkerPool
 from loadgen.errors import InputError
 from loadgen.live.progress import Silence
 from loadgen.live.recorder import Recorder
@@ -220,7 +220,7 @@ async def with_crew(
         pool = WorkerPool(2, context, folder, lambda _: None, silent_s=silent_s)
         async with pool, serve_url(plan.models[0], "t") as served:
             for before in befores:
-                runner = pool.runner_of(plan.stages[0], {0: served}, context.stop, Sinks((kept,)))
+                runner = PooledStageRunner(pool, plan.stages[0], {0: served}, context.stop, Sinks((kept,)))
                 playing = asyncio.create_task(play(runner))
                 await asyncio.sleep(0)
                 await before(pool)

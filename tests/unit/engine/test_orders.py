@@ -9,13 +9,13 @@ from loadgen.engine.workers.messages import (
     Command,
     Done,
     Drain,
-    Event,
     Go,
     Prepare,
     Ready,
     StartWorker,
     StopRuleMet,
     Update,
+    WorkerEvent,
     decode_command,
     decode_event,
     line_of,
@@ -87,7 +87,7 @@ def test_an_order_is_one_line(order: Command) -> None:
         Done(facts(in_flight_samples=((1, 2),), workers=())),
     ],
 )
-def test_a_word_is_one_line(word: Event) -> None:
+def test_a_word_is_one_line(word: WorkerEvent) -> None:
     line = line_of(word)
     assert line.count(b"\n") == 1
     assert decode_event(line) == word
