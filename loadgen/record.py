@@ -85,6 +85,8 @@ class Attempt(Struct, frozen=True, kw_only=True):
     """Token-bearing events that arrived in the same read as the one before: their stamps are equal, and can say no
     more."""
     prompt_tokens: int | None = None
+    cached_tokens: int | UnsetType = UNSET
+    """Of the prompt's tokens, those that the server took from a cache; unset where it does not say."""
     output_tokens: int | None = None
     token_source: TokenSource = "events"
     finish_reason: str | None = None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from loadgen.analysis.held_back import HeldBack
 from loadgen.record import Record
@@ -19,10 +19,11 @@ PACKED: Final = 1.25
 """Tokens a token-bearing event from which on an event is not a token."""
 COUNTED: Final = ("output_tokens_per_s", "per_user_tokens_per_s", "e2e_tokens_per_s", "tpot_ms")
 """What is computed from the number of output tokens."""
-PACED: Final = (
-    *("ttft_ms", "service_ttft_ms", "ttft_from_send_ms", "ttfc_ms"),
-    *("tpot_ms", "itl_ms", "per_user_tokens_per_s"),
-)
+CACHED: Final = 0.1
+"""The share of a stage's prompt tokens from a cache above which its TTFT is not that of prompts that are new."""
+FIRST: Final = ("ttft_ms", "service_ttft_ms", "ttft_from_send_ms", "ttfc_ms")
+"""What is computed from when the first tokens arrived."""
+PACED: Final = (*FIRST, "tpot_ms", "itl_ms", "per_user_tokens_per_s")
 """What is computed from when tokens arrived."""
 
 
@@ -57,6 +58,9 @@ def metric_flags(records: Sequence[Record], probe: Probe | None, held_back: Held
     if held_back is not None:
         not_valid |= dict.fromkeys(PACED, in_words(held_back))
         nulled |= {"tpot_ms", "itl_ms", "per_user_tokens_per_s"}
+    if (cached := _cached(records)) is not None:
+        names = FIRST if streamed else ("e2e_ms", "e2e_tokens_per_s")
+        not_valid |= {name: f"{not_valid[name]}; {cached}" if name in not_valid else cached for name in names}
     return MetricFlags(not_valid, nulled, held_back)
 
 
@@ -89,6 +93,19 @@ def _counted_by_events(bare: int, count: int) -> dict[str, str]:
     who = "the server sends no usage" if bare == count else f"{bare} of {count} answers came without usage"
     not_valid = dict.fromkeys(COUNTED, f"tokens are counted by events: {who}")
     return not_valid | {"prompt_tokens": f"not known: {who}"} if bare == count else not_valid
+
+
+def _cached(records: Sequence[Record]) -> str | None:
+    """What a stage's TTFT owes to the server's cache; None where that is little, or the server says nothing of it."""
+    reported = [(record, record.cached_tokens) for record in records if record.cached_tokens is not UNSET]
+    # Some servers mention a cache only where it has answered: who says nothing of it has prompt tokens all the same.
+    prompt = sum(record.prompt_tokens for record in records if record.prompt_tokens is not None)
+    if not any(record.prompt_tokens is not None for record, _ in reported):
+        prompt = sum(count + (record.timings.prompt_n if record.timings else 0) for record, count in reported)
+    cached = sum(count for _, count in reported)
+    if cached <= CACHED * prompt:
+        return None
+    return f"{cached / prompt:.0%} of the prompt tokens came from the server's cache ({cached:,} of {prompt:,})"
 
 
 def _hidden(ratio: float) -> dict[str, str]:

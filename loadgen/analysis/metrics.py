@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from msgspec import Struct
+from msgspec import UNSET, Struct
 from numpy.typing import NDArray
 
 from loadgen.analysis.summary import ServerRates
@@ -268,7 +268,7 @@ def peak_events_per_s(records: Sequence[Record]) -> int:
 def server_rates(records: Sequence[Record]) -> ServerRates | None:
     """Prefill and decode rates by the server's own `timings`, and the same from our stamps, tokens a second.
 
-    Ours: prompt tokens / service TTFT, and (output tokens − 1) / (t_n − t_1); both are sums over sums, so that long
+    Ours: prefilled tokens / service TTFT, and (output tokens − 1) / (t_n − t_1); both are sums over sums, so that long
     requests weigh as they do on the server. None where the server sends no timings, or tokens piled up in our reads.
     """
     timed = [r for r in records if r.written_ns is not None and len(r.stamps_ns) > 1]
@@ -281,11 +281,25 @@ def server_rates(records: Sequence[Record]) -> ServerRates | None:
     timings = [r.timings for r in timed if r.timings is not None]
     prefill_ns = sum(r.stamps_ns[0] - (r.written_ns or 0) for r in timed)
     decode_ns = sum(r.stamps_ns[-1] - r.stamps_ns[0] for r in timed)
-    server_prefill = sum(t.prompt_n for t in timings) / sum(t.prompt_ms for t in timings) * 1e3
-    client_prefill = sum(t.prompt_n for t in timings) / prefill_ns * 1e9
+    prefilled = sum(map(prefilled_tokens, timed))
+    server_prefill = prefilled / sum(t.prompt_ms for t in timings) * 1e3
+    client_prefill = prefilled / prefill_ns * 1e9
     server_decode = sum(t.predicted_n for t in timings) / sum(t.predicted_ms for t in timings) * 1e3
     client_decode = sum((r.output_tokens or 1) - 1 for r in timed) / decode_ns * 1e9
     return ServerRates(*(round(rate, 4) for rate in (server_prefill, client_prefill, server_decode, client_decode)))
+
+
+def prefilled_tokens(record: Record) -> int:
+    """The prompt tokens that the server worked on: without those of its cache. It sent `timings`.
+
+    llama.cpp's `prompt_n` counts just these. Where it and the cached tokens are more than the prompt has, it counts
+    the whole prompt.
+    """
+    cached = 0 if record.cached_tokens is UNSET else record.cached_tokens
+    counted = 0 if record.timings is None else record.timings.prompt_n
+    if record.prompt_tokens is None or counted + cached <= record.prompt_tokens:
+        return counted
+    return max(0, counted - cached)
 
 
 def shared_share(records: Sequence[Record]) -> float | None:

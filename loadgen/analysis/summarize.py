@@ -207,10 +207,12 @@ def _tokens(stages: Sequence[StageData]) -> Tokens:
     records = [record for stage in stages for record in stage.ok]
     sources = {record.token_source for record in records}
     prompt = [_prompt_tokens(stage.ok) for stage in stages]
+    cached = [record.cached_tokens for record in records if record.cached_tokens is not UNSET]
     return Tokens(
         prompt=None if None in prompt else sum(count for count in prompt if count is not None),
         output=sum(record.output_tokens or 0 for record in records),
         source="mixed" if len(sources) > 1 else next(iter(sources), "usage"),
+        cached=sum(cached) if cached else UNSET,
     )
 
 

@@ -100,11 +100,13 @@ class Throughput(Struct, frozen=True):
 
 
 class Tokens(Struct, frozen=True):
-    """Tokens of the ok requests. prompt: null where no answer told. source: "usage", "events", or "mixed"."""
+    """Tokens of the ok requests. prompt: null where no answer told. source: "usage", "events", or "mixed". cached: of
+    the prompt's, those that the server took from a cache; no such key where no answer told."""
 
     prompt: int | None
     output: int
     source: str
+    cached: int | UnsetType = UNSET
 
 
 class Effect(Struct, frozen=True, order=True):

@@ -69,6 +69,8 @@ def _stage_row(summary: Summary, stage: StageSummary) -> CsvRow:
         row["slo_met_share"] = stage.slo.share
     if stage.tokens is not UNSET:
         row |= {"prompt_tokens": stage.tokens.prompt, "output_tokens": stage.tokens.output}
+        if stage.tokens.cached is not UNSET:
+            row["cached_tokens"] = stage.tokens.cached
     for metric in METRICS:
         row |= _metric_cells(metric, stage.metric(f"{metric}_ms"))
     row["not_valid"] = " ".join(stage.not_valid)

@@ -77,6 +77,23 @@ def is_count(value: object) -> TypeGuard[int]:
     return type(value) is int and 0 <= value <= _MAX_COUNT
 
 
+def cached_tokens_of(usage: object, timings: object) -> int | None:
+    """How many of the prompt's tokens came out of the server's cache; None where it does not say.
+
+    By `usage`: `prompt_tokens_details.cached_tokens` (OpenAI, vLLM, SGLang, llama.cpp), `prompt_cache_hit_tokens`
+    (DeepSeek) or `cached_tokens` (Moonshot); else by llama.cpp's `timings`: `cache_n`.
+    """
+    usage, timings = (part if isinstance(part, dict) else {} for part in (usage, timings))
+    details = usage.get("prompt_tokens_details")
+    counts = (
+        details.get("cached_tokens") if isinstance(details, dict) else None,
+        usage.get("prompt_cache_hit_tokens"),
+        usage.get("cached_tokens"),
+        timings.get("cache_n"),
+    )
+    return next((count for count in counts if is_count(count)), None)
+
+
 def timings_of(timings: object) -> ServerTimings | None:
     """llama.cpp's timings; None when they are not all there, or not what they should be."""
     if not isinstance(timings, dict):

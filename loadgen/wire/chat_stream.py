@@ -34,6 +34,7 @@ from msgspec import Struct
 from loadgen.record import JsonObject, ServerTimings
 from loadgen.wire.chat_fast_path import pattern_of, run_of
 from loadgen.wire.chat_json import (
+    cached_tokens_of,
     error_of,
     first_choice,
     has_hidden_text,
@@ -81,6 +82,8 @@ class Completion(Struct, frozen=True):
     hidden ones too. None when one carried none, or the counts fall or stay 0."""
     prompt_tokens: int | None
     """By the last usage that has it; None when none has."""
+    cached_tokens: int | None
+    """Of the prompt, by the last usage or timings that have it; None when none has."""
     output_tokens: int | None
     """By the last usage that has it; None when none has."""
     finish_reason: str | None
@@ -112,10 +115,14 @@ class _Tokens:
 class _Statements:
     """What the server says about the answer, and what is wrong with it."""
 
-    __slots__ = ("done", "end", "error", "finish_reason", "malformed", "output_tokens", "prompt_tokens", "timings")
+    __slots__ = (
+        *("cached_tokens", "done", "end", "error", "finish_reason"),
+        *("malformed", "output_tokens", "prompt_tokens", "timings"),
+    )
 
     def __init__(self) -> None:
         self.prompt_tokens: int | None = None
+        self.cached_tokens: int | None = None
         self.output_tokens: int | None = None
         self.timings: ServerTimings | None = None
         self.finish_reason: str | None = None
@@ -228,6 +235,7 @@ class Decoder:
             text_sha256=hashlib.sha256(text.encode()).hexdigest(),
             tokens_per_event=_differences(tokens.counts),
             prompt_tokens=statements.prompt_tokens,
+            cached_tokens=statements.cached_tokens,
             output_tokens=statements.output_tokens,
             finish_reason=statements.finish_reason,
             done=statements.done,
@@ -303,6 +311,9 @@ class Decoder:
         count = None if usage is None else statements.take_usage(usage)
         if "timings" in chunk:
             statements.timings = timings_of(chunk["timings"]) or statements.timings
+        if usage is not None or "timings" in chunk:
+            cached = cached_tokens_of(usage, chunk.get("timings"))
+            statements.cached_tokens = statements.cached_tokens if cached is None else cached
         if statements.end is not None:
             return None
         if statements.error is None and ("error" in chunk or event.event == "error" or chunk.get("object") == "error"):

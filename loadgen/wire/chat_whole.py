@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from loadgen.record import ServerTimings
 from loadgen.wire.chat_json import (
+    cached_tokens_of,
     error_of,
     first_choice,
     has_hidden_text,
@@ -38,6 +39,8 @@ class WholeAnswer(Struct, frozen=True, kw_only=True):
     """Of the text's UTF-8, in hex."""
     prompt_tokens: int | None = None
     """By usage; None without."""
+    cached_tokens: int | None = None
+    """Of the prompt, by usage or timings; None without."""
     output_tokens: int | None = None
     """By usage; None without."""
     finish_reason: str | None = None
@@ -77,6 +80,7 @@ def decode_whole(body: bytes) -> WholeAnswer:
         text=text,
         text_sha256=hashlib.sha256(text.encode()).hexdigest() if speaks else None,
         prompt_tokens=_count(usage.get("prompt_tokens")),
+        cached_tokens=cached_tokens_of(usage, completion.get("timings")),
         output_tokens=_count(usage.get("completion_tokens")),
         finish_reason=mend(reason) if isinstance(reason, str) and reason else None,
         timings=timings_of(completion.get("timings")),

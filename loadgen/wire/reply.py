@@ -92,6 +92,7 @@ class _Answer(Struct, frozen=True, kw_only=True):
     tokens_per_event: tuple[int, ...] | None = None
     shared_reads: int = 0
     prompt_tokens: int | None
+    cached_tokens: int | None
     output_tokens: int | None
     token_source: TokenSource
     finish_reason: str | None
@@ -135,6 +136,7 @@ def read_reply(
         stamp_source=arrivals.source,
         shared_reads=answer.shared_reads,
         prompt_tokens=answer.prompt_tokens,
+        cached_tokens=UNSET if answer.cached_tokens is None else answer.cached_tokens,
         output_tokens=answer.output_tokens,
         token_source=answer.token_source,
         finish_reason=answer.finish_reason,
@@ -162,6 +164,7 @@ def _streamed(exchange: Exchange, body: bytes, arrivals: ArrivalTimes) -> _Answe
         tokens_per_event=tuple(completion.tokens_per_event) if completion.tokens_per_event else None,
         shared_reads=shared,
         prompt_tokens=completion.prompt_tokens,
+        cached_tokens=completion.cached_tokens,
         output_tokens=tokens if exchange.response.status == 200 else None,
         token_source="usage" if counted else "events",
         finish_reason=completion.finish_reason,
@@ -179,6 +182,7 @@ def _whole(exchange: Exchange, body: bytes) -> _Answer:
         detail=detail,
         end_offset=len(body) if answer.answers else None,
         prompt_tokens=answer.prompt_tokens,
+        cached_tokens=answer.cached_tokens,
         output_tokens=answer.output_tokens,
         token_source="events" if answer.output_tokens is None else "usage",
         finish_reason=answer.finish_reason,
