@@ -74,8 +74,9 @@ def model_entry(alias: str, *, version: int = 1, size_bytes: int = 1 << 20, devi
 class Catalog:
     """The three, as one server. Use as `with`.
 
-    models: what is listed. files: what each model is kept as, bytes or a file, by name. stall_after_bytes: the store
-    sends so much and then nothing more, without closing. hold_after_bytes: it sends so much, and the rest when `go_on`
+    models: what is listed. files: what each model is kept as, bytes or a file, by name. stall_after_bytes: of a file
+    the store sends so much and nothing behind it, without closing; `stalled` is set as soon as more is asked for.
+    hold_after_bytes: it sends so much, and the rest when `go_on`
     is set. certificate: of the registry; without one nobody is there.
     """
 
@@ -91,7 +92,7 @@ class Catalog:
         self.models, self.files, self.certificate = models, dict(files or {}), certificate
         self.asked: list[str] = []
         self.sent_bytes = 0
-        self._left_bytes = stall_after_bytes
+        self._stall_after_bytes, self.stalled = stall_after_bytes, threading.Event()
         self._hold_after_bytes, self.go_on = hold_after_bytes, threading.Event()
         self._lock, self.over = threading.Lock(), threading.Event()
         catalog = self
@@ -116,16 +117,17 @@ class Catalog:
         given = {"HTTPS_PROXY": self.root, "https_proxy": self.root, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
         return given if self.certificate is None else {**given, "SSL_CERT_FILE": str(self.certificate)}
 
-    def allowed(self, wanted_bytes: int) -> int:
-        """How many of so many bytes may still be sent; waits where the rest is held."""
+    def allowed(self, begin: int, wanted_bytes: int) -> int:
+        """How many of so many bytes from a place of a file may be sent; waits where the rest is held."""
         if self._hold_after_bytes is not None and self.sent_bytes >= self._hold_after_bytes:
             self.go_on.wait(_HELD_S)
+        end = begin + wanted_bytes
+        if self._stall_after_bytes is not None and end > self._stall_after_bytes:
+            end = max(begin, self._stall_after_bytes)
+            self.stalled.set()
         with self._lock:
-            given = wanted_bytes if self._left_bytes is None else min(wanted_bytes, self._left_bytes)
-            if self._left_bytes is not None:
-                self._left_bytes -= given
-            self.sent_bytes += given
-            return given
+            self.sent_bytes += end - begin
+        return end - begin
 
     def __enter__(self) -> "Catalog":
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
@@ -186,14 +188,14 @@ class _Handler(BaseHTTPRequestHandler):
         self._head(206, end - begin + 1, {"Content-Range": f"bytes {begin}-{end}/{size}"})
         kept = self.of.files[name]
         if isinstance(kept, bytes):
-            self._send(kept[begin : end + 1])
+            self._send(begin, kept[begin : end + 1])
             return
         with kept.open("rb") as file:
             file.seek(begin)
-            self._send(file.read(end - begin + 1))
+            self._send(begin, file.read(end - begin + 1))
 
-    def _send(self, body: bytes) -> None:
-        given = self.of.allowed(len(body))
+    def _send(self, begin: int, body: bytes) -> None:
+        given = self.of.allowed(begin, len(body))
         self.wfile.write(body[:given])
         if given < len(body):
             self.of.over.wait()

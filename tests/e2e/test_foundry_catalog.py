@@ -128,11 +128,11 @@ def test_a_download_that_stalls_is_given_up_and_later_goes_on_where_it_stopped(
     entries, files = [model_entry("tiny-1b", size_bytes=48 * MIB)], {"weights.bin": bytes(48 * MIB)}
     with Catalog(entries, files, stall_after_bytes=34 * MIB, certificate=certificate) as catalog:
         use(catalog, monkeypatch)
-        reason = skipped(loadgen("run", scenario_at(tmp_path, catalog), "--json", "--out", "out"))
-        assert "nothing arrived for 0.5 s" in reason
-        assert "run again" in reason
-        assert services_of(tmp_path) == [], "not even the one whose download hangs"
-        assert catalog.sent_bytes == 34 * MIB
+        while not catalog.stalled.is_set():  # a machine may be so slow that it gives up before
+            reason = skipped(loadgen("run", scenario_at(tmp_path, catalog), "--json", "--out", "out"))
+            assert "nothing arrived for 0.5 s" in reason
+            assert "run again" in reason
+            assert services_of(tmp_path) == [], "not even the one whose download hangs"
     with Catalog(entries, files, certificate=certificate) as catalog:
         use(catalog, monkeypatch)
         reason = skipped(loadgen("run", scenario_at(tmp_path, catalog, stall_s=20), "--json", "--out", "out"))
