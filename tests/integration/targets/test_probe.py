@@ -64,7 +64,8 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def scenario(url: str, **rest: Any) -> Scenario:
     model = Model(name="m", url=url, target="openai")
     load = Closed(concurrency=(1,), requests=2)
-    return Scenario(name="probed", prompts=("Say hello.",), models=(model,), load=load, **rest)
+    short = {"sampling": Sampling(max_tokens=4), **rest}  # what a probe asks for is its own
+    return Scenario(name="probed", prompts=("Say hello.",), models=(model,), load=load, **short)
 
 
 async def probe_of(server: Server, *, budget_s: float = BUDGET_S, **rest: Any) -> Probe:
