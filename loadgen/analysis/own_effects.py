@@ -36,9 +36,10 @@ def _slip_ns(record: Record) -> int:
 
 
 def _lost_rate(stage: StageData) -> Effect | None:
-    """A closed loop: the share of its users' time in which they waited for us before they asked."""
+    """A closed loop: the share of its users' time in which they waited for us before they asked. None where there are
+    too few requests for a median, or no throughput is shown."""
     sent = [record for record in stage.together if record.dispatched_ns is not None and record.end_ns is not None]
-    if not sent:
+    if len(sent) < floor_of(50.0) or stage.steady_window is None:
         return None
     late_ns = sum(map(_slip_ns, sent))
     if stage.users is None and stage.planned.load.concurrency:  # they also think: all the time that they had

@@ -38,4 +38,4 @@ def test_a_slow_consumer_calls_its_own_run_invalid(tmp_path: Path) -> None:
     assert stage["requests"]["ok"] == 48
     assert stage["validity"]["verdict"] == "invalid"
     fatal = {reason["code"] for reason in stage["validity"]["reasons"] if reason["fatal"]}
-    assert "loop_lag" in fatal
+    assert "stamp_lag" in fatal

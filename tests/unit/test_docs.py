@@ -178,8 +178,14 @@ def test_every_reason_of_a_verdict_has_its_row_and_no_other_has() -> None:
 @pytest.mark.parametrize(
     ("code", "lines"),
     [
-        ("dispatch_slip", (f"{validity.OFF * 100:g} %", f"{validity.OFF_INVALID * 100:g} %")),
-        ("loop_lag", (f"{validity.OFF * 100:g} %", f"{validity.OFF_INVALID * 100:g} %")),
+        (
+            "dispatch_slip",
+            (f"{validity.OFF * 100:g} %", f"{validity.OFF_INVALID * 100:g} %", f"{validity.OFF_INVALID_MS:g} ms"),
+        ),
+        (
+            "loop_lag",
+            (f"{validity.OFF * 100:g} %", f"{validity.OFF_INVALID * 100:g} %", f"{validity.OFF_INVALID_MS:g} ms"),
+        ),
         ("busy_machine", (f"{validity.BUSY * 100:g} %", f"{validity.BUSY_INVALID * 100:g} %")),
         ("stamp_lag", (f"{validity.HELD_BACK_MS:g} ms",)),
         ("achieved_users", (f"{validity.USERS * 100:g} %", f"{validity.USERS_INVALID * 100:g} %")),

@@ -100,6 +100,11 @@ def test_a_late_request_in_a_hundred_is_in_the_percentile_that_it_changes_and_in
     assert effect == Effect(0.6, "TTFT p99", 30.0)
 
 
+def test_five_requests_are_too_few_to_say_what_was_lost() -> None:
+    assert slip_effect(stage_of(closed([50.0] * 5))) is None
+    assert slip_effect(stage_of(closed([50.0] * 6))) is not None
+
+
 def test_where_nothing_was_dispatched_nothing_was_late() -> None:
     blank = record(outcome="shed", dispatched_ns=None, sent_ns=None, written_ns=None, end_ns=None, stamps_ns=())
     assert slip_effect(stage_of(run_of([blank], scenario=CLOSED))) is None
