@@ -30,6 +30,7 @@ from loadgen.targets.probe.answers import StreamAnswers, merge_answers
 from loadgen.targets.probe.findings import with_streams
 from loadgen.targets.registry import target_name
 from loadgen.targets.served import Served
+from loadgen.telemetry.before_run import BusyCheck, power_warning
 from loadgen.telemetry.machine_source import machine_source
 from loadgen.wire.client import Client
 
@@ -71,6 +72,8 @@ async def play_plan(
         stamp_source: StampSource = "kernel" if client.kernel and client.stamping else "user"
         first = first_manifest(plan, folder, started.isoformat(), stamp_source=stamp_source, workers=workers)
         manifest = ManifestWriter(folder, first)
+        if (warning := power_warning(first.host)) is not None:
+            progress.warn(warning)
         # The logs come first: what any other sink is given is on disk already.
         run_sinks: tuple[Sink, ...] = (stages, progress, *sinks)
         make_runner: MakeStageRunner
@@ -115,6 +118,9 @@ class _PlanRunner:
         self._refused: dict[int, RefusedKeys] = {}
         """By the model's index in the plan."""
         self._preflight = Preflight(context, progress.note, progress.work)
+        # Looking reads every process of the machine: not where nobody hears of it.
+        is_heard = not isinstance(progress, Silence)
+        self._busy_check = BusyCheck(context.machine, context.clock) if context.machine and is_heard else None
 
     async def play(self) -> None:
         for stages in groups_of(self._context.plan):
@@ -160,6 +166,7 @@ class _PlanRunner:
             stop_rule = stop_rule_sinks(context.plan, stage, stop, self._progress)
             runner = self._make_runner(stage, ready, stop, Sinks((*self._sinks, *stop_rule)), pids)
             await runner.warm_up()
+            self._warn_if_busy(pids)
             await runner.measure()
         return runner.answers()
 
@@ -190,6 +197,7 @@ class _PlanRunner:
         # What is sent is then not what was planned, and runs that sent the same are to be known by it.
         self._refused[index] = served.refused_keys
         self._manifest.set_digest(digest(self._context.plan, self._refused))
+        self._warn_if_busy(() if served.pid is None else (served.pid,))
         return served
 
     async def _serve(self, index: int, stack: contextlib.AsyncExitStack) -> Checked:
@@ -199,6 +207,12 @@ class _PlanRunner:
         # Only now, as a ping beside the first chat would be in the cold start that it times.
         await stack.enter_async_context(keep_warm(self._context, index, checked.served))
         return checked
+
+    def _warn_if_busy(self, server_pids: tuple[int, ...]) -> None:
+        """Say once whether others were busy while the first model was started, or else during its warm-up."""
+        warning = None if self._busy_check is None else self._busy_check.warning(server_pids)
+        if warning is not None:
+            self._progress.warn(warning)
 
     async def _drop_dead_models(self, stage: Stage, ready: dict[int, Served]) -> None:
         """Note which servers have ended of themselves during a stage; their models are not played any further."""

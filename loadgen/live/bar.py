@@ -41,6 +41,9 @@ class Bar(NullSink):
         if self._shown:
             self._progress.console.print(printable(text), markup=False, highlight=False)
 
+    def warn(self, text: str) -> None:
+        self.note(text)
+
     def work(self, title: str, share: float | None) -> None:
         """Something that takes a while before a stage: with a bar where it is known how much is done."""
         if share is None:

@@ -14,7 +14,9 @@ PERIOD_S: Final = 60.0
 class ProgressLines(NullSink):
     """What is done now and how far it is, as a line."""
 
-    def __init__(self) -> None:
+    def __init__(self, write: Callable[[str], None]) -> None:
+        """write: takes what a person is to read at once."""
+        self.warn = write
         self._doing = "starting"
         self._done: int | None = None
         """What is counted; None where nothing is."""
@@ -61,7 +63,7 @@ class ProgressLines(NullSink):
 @contextlib.contextmanager
 def progress_lines(write: Callable[[str], None], period_s: float = PERIOD_S) -> Iterator[ProgressLines]:
     """While the context lasts, a line a period is written, whatever else this process waits for."""
-    lines = ProgressLines()
+    lines = ProgressLines(write)
     ended = threading.Event()
 
     def tick() -> None:

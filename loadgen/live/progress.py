@@ -11,6 +11,9 @@ class Progress(Sink, Protocol):
     def note(self, text: str) -> None:
         """One line about what is done now, or what has gone wrong."""
 
+    def warn(self, text: str) -> None:
+        """One line that a person is to read before the run goes on, on a terminal or not."""
+
     def work(self, title: str, share: float | None) -> None:
         """Something that takes a while before a stage. share: done so far, 0 to 1; None where it is not known."""
 
@@ -25,6 +28,8 @@ class Silence(NullSink):
     """A progress that tells nobody."""
 
     def note(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None: ...
 
     def work(self, title: str, share: float | None) -> None: ...
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -48,6 +49,8 @@ class Host(Struct, frozen=True, kw_only=True):
     """ "mains", or "battery 80 %"."""
     governor: str | None = None
     """Who sets the clock rate of the first core (Linux)."""
+    power_saving: str | None = None
+    """The mode in which the machine saves power, if it is in one."""
 
 
 class ClockFacts(Struct, frozen=True, kw_only=True):
@@ -71,6 +74,7 @@ def host() -> Host:
         machine=platform.machine(),
         power=_power(),
         governor=_read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        power_saving=_power_saving(),
     )
 
 
@@ -113,6 +117,53 @@ def _power() -> str | None:
     if battery is None:
         return None
     return "mains" if battery.power_plugged else f"battery {battery.percent:.0f} %"
+
+
+def _power_saving() -> str | None:
+    match platform.system():
+        case "Linux":
+            cpufreq = "/sys/devices/system/cpu/cpu0/cpufreq"
+            return power_saving_of(
+                _read("/sys/firmware/acpi/platform_profile"),
+                _read(f"{cpufreq}/scaling_governor"),
+                _read(f"{cpufreq}/scaling_driver"),
+                _read(f"{cpufreq}/energy_performance_preference"),
+            )
+        case "Windows":
+            return "battery saver" if _battery_saver() else None
+        case "Darwin":
+            return "low power mode" if re.search(r"^\s*(low)?powermode\s+1\b", _pmset(), re.MULTILINE) else None
+        case _:
+            return None
+
+
+def power_saving_of(
+    profile: str | None, governor: str | None, driver: str | None, preference: str | None
+) -> str | None:
+    """In which mode a Linux machine saves power, from what /sys says; None where it does not.
+
+    With drivers that choose the clock rate by themselves, the governor `powersave` is the ordinary one.
+    """
+    if profile in ("low-power", "quiet"):
+        return f"platform profile {profile}"
+    if governor == "powersave" and not (driver or "").startswith(("intel_pstate", "amd-pstate-epp", "amd_pstate_epp")):
+        return "governor powersave"
+    return "energy preference power" if preference == "power" else None
+
+
+def _battery_saver() -> bool:
+    """Windows: GetSystemPowerStatus, whose fourth byte is 1 while the battery saver is on."""
+    status = (ctypes.c_ubyte * 12)()
+    library = getattr(ctypes, "windll", None)
+    return library is not None and bool(library.kernel32.GetSystemPowerStatus(status)) and status[3] == 1
+
+
+def _pmset() -> str:
+    """What macOS says of its power settings; empty where it does not."""
+    try:
+        return subprocess.run(["pmset", "-g"], capture_output=True, text=True, timeout=2, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def _read(path: str) -> str | None:

@@ -286,7 +286,7 @@ class NeighborWatch:
         return MachineFacts(
             cores=self._source.cores,
             neighbors_cpu_share=neighbors_cpu_s / wall_s,
-            busiest=_busiest(used_s, wall_s),
+            busiest=busiest(used_s, wall_s),
             slowdown=slowdown,
             slowdown_source=source,
             server_wait_share=_share(waited.stalled_s if server else None, wall_s),
@@ -315,7 +315,8 @@ class NeighborWatch:
         )
 
 
-def _busiest(used_s: Mapping[str, float], wall_s: float) -> tuple[Neighbor, ...]:
+def busiest(used_s: Mapping[str, float], wall_s: float) -> tuple[Neighbor, ...]:
+    """Who used most. used_s: CPU time by program, the busiest first."""
     shares = ((name, cpu_s / wall_s) for name, cpu_s in list(used_s.items())[:BUSIEST])
     return tuple(Neighbor(name, round(share, 4)) for name, share in shares if share >= NAMED_CPU)
 

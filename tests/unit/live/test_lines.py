@@ -10,7 +10,7 @@ STAGE = StageStart(models=("m",), targets=("t",), level="c4", latency_origin="se
 
 
 def test_a_line_says_what_is_played_and_how_far_it_is() -> None:
-    lines = ProgressLines()
+    lines = ProgressLines(lambda _: None)
     assert lines.line(1) == "1 min: starting"
     lines.start(STAGE)
     lines.record(turn(0, phase="warmup"))
@@ -22,7 +22,7 @@ def test_a_line_says_what_is_played_and_how_far_it_is() -> None:
 
 
 def test_a_line_says_how_much_of_other_work_is_done() -> None:
-    lines = ProgressLines()
+    lines = ProgressLines(lambda _: None)
     lines.work("downloading m", 0.25)
     assert lines.line(2) == "2 min: downloading m: 25%"
     lines.begin("calibrating: streams", 3, None)
@@ -30,7 +30,7 @@ def test_a_line_says_how_much_of_other_work_is_done() -> None:
 
 
 def test_what_is_not_counted_is_named_alone() -> None:
-    lines = ProgressLines()
+    lines = ProgressLines(lambda _: None)
     lines.note("starting m on t")
     assert lines.line(1) == "1 min: starting m on t"
     lines.work("waiting for the server", None)
@@ -50,3 +50,10 @@ def test_a_line_a_period_is_written_while_nothing_else_happens() -> None:
         lines.begin("waiting", 0, 1)
         assert two.wait(60)
     assert [line.split(":")[0] for line in written[:2]] == ["1 min", "2 min"]
+
+
+def test_a_warning_does_not_wait_for_the_minute() -> None:
+    written: list[str] = []
+    with progress_lines(written.append) as lines:
+        lines.warn("this machine is busy already")
+        assert written == ["this machine is busy already"]

@@ -1,0 +1,56 @@
+"""What a person is to know of the machine before a run: that it is busy already, runs on battery, or saves power."""
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from loadgen.clock import Clock
+from loadgen.record import Neighbor
+from loadgen.telemetry.host import Host
+from loadgen.telemetry.neighbors import MachineSource, busiest, family_of, neighbors_between
+
+BUSY_CPU: Final = 0.2
+"""From this share of a core on, others are worth a line."""
+SHORTEST_S: Final = 0.1
+"""A system counts CPU time in hundredths of a second: in less than this, it shows little."""
+
+
+class BusyCheck:
+    """Looks at who uses the machine from now on, until `warning`."""
+
+    def __init__(self, source: MachineSource, clock: Clock) -> None:
+        self._source = source
+        self._clock = clock
+        self._start_ns = clock.now_ns()
+        self._before = source.processes()
+        self._is_over = False
+
+    def warning(self, server_pids: Sequence[int]) -> str | None:
+        """One line where others are busy; None where they are not, too little time has passed, or it was said."""
+        wall_s = (self._clock.now_ns() - self._start_ns) / 1e9
+        if self._is_over or wall_s < SHORTEST_S:
+            return None
+        self._is_over = True
+        after = self._source.processes()
+        ours = family_of((os.getpid(), *server_pids), after)
+        used_s = neighbors_between(self._before, after, ours)
+        return busy_warning(sum(used_s.values()) / wall_s, busiest(used_s, wall_s))
+
+
+def busy_warning(cpu_share: float, neighbors: Iterable[Neighbor]) -> str | None:
+    """One line for so much CPU of others, of one core; None where it is too little."""
+    if cpu_share < BUSY_CPU:
+        return None
+    names = ", ".join(f"{neighbor.name} {neighbor.cpu_share:.0%}" for neighbor in neighbors)
+    who = f" ({names})" if names else ""
+    return f"this machine is busy already: other programs use {cpu_share:.0%} of a core{who}, which may slow the server"
+
+
+def power_warning(host: Host) -> str | None:
+    """One line where the machine runs on battery or saves power."""
+    states = []
+    if host.power is not None and host.power.startswith("battery"):
+        states.append(f"runs on {host.power}")
+    if host.power_saving is not None:
+        states.append(f"saves power ({host.power_saving})")
+    return f"this machine {' and '.join(states)}, which may slow the server" if states else None
