@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Tests start many processes; without it, each of them compiles all of loadgen again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup setup-dev load test check lint fuzz bench clean
+.PHONY: help setup setup-dev load test check lint fuzz bench readme clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo 'make check                      format, lint, types, and the quick unit tests'
 	@echo 'make fuzz                       fuzz our readers (FUZZ_SECONDS=120), then a million token events with faults'
 	@echo 'make bench                      what we claim about ourselves, measured'
+	@echo 'make readme                     the table and the picture of README.md anew, on a quiet machine (RUN_FOLDER=… of a run)'
 	@echo 'make clean                      remove what was installed and cached here; results stay'
 
 setup: $(RUN)
@@ -60,6 +61,9 @@ bench: $(DEV)
 	$(PY) benchmarks/pacing.py
 	$(PY) benchmarks/coverage.py --quick
 	$(PY) benchmarks/large_report.py
+
+readme: $(RUN)
+	$(PY) -m benchmarks.readme $(RUN_FOLDER)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/e2e/js/node_modules

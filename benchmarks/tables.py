@@ -128,11 +128,11 @@ def targets_table(targets: Sequence[Target]) -> str:
     return table(("target", "met", "measured"), rows, texts=3)
 
 
-def write_between(page: Path, text: str) -> None:
-    """Put a text between the markers of a page. Raises SystemExit where it has none."""
+def write_between(page: Path, text: str, first: str = BEGIN, last: str = END) -> None:
+    """Put a text between two marks of a page. Raises SystemExit where it has none."""
     old = page.read_text(encoding="utf-8")
-    before, begin, rest = old.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = old.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise SystemExit(f"{page}: has no lines {BEGIN} and {END}; put them where the tables shall stand")
-    page.write_text(f"{before}{BEGIN}\n\n{text.strip()}\n\n{END}{after}", encoding="utf-8")
+        raise SystemExit(f"{page}: has no lines {first} and {last}; put them where the tables shall stand")
+    page.write_text(f"{before}{first}\n\n{text.strip()}\n\n{last}{after}", encoding="utf-8")

@@ -27,6 +27,8 @@ def report_text(summary: Summary, screen: Screen) -> str:
     lines = [*_wrapped(_title(top), screen), *table_lines(top.table, screen)]
     if top.answer:
         lines += [screen.styled(line, "bold") for line in _wrapped(top.answer, screen)]
+    if top.sureness:
+        lines += _wrapped(top.sureness, screen)
     for note in top.table.notes:
         lines += _wrapped(f"· {note}", screen, indent="  ")
     return _joined(lines)

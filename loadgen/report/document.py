@@ -30,6 +30,7 @@ from loadgen.report.sections.server_use import server_use
 from loadgen.report.sections.spread import spread
 from loadgen.report.sections.timelines import timelines
 from loadgen.report.sections.validity import validity
+from loadgen.report.sureness import sureness
 from loadgen.store.run_folder import Run
 
 SECTIONS: Final[tuple[Callable[[ReportData], Section | None], ...]] = (
@@ -69,6 +70,8 @@ class Headline(Struct, frozen=True, kw_only=True):
     incomplete: bool
     answer: str | None
     """How many users at once had the SLO met; None without an SLO, or without a closed loop."""
+    sureness: str | None
+    """What the requests of a level carry, and what it takes to know more; None where nothing was answered."""
     progress: str
     """How many of the planned stages were played."""
     table: Table
@@ -93,6 +96,7 @@ def headline(summary: Summary) -> Headline:
         started_utc=summary.started_utc,
         incomplete=summary.incomplete,
         answer=answer(summary),
+        sureness=sureness(summary),
         progress=f"Played: {played} of {len(summary.stages)} planned stages.",
         table=main_table(summary),
     )

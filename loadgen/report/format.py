@@ -56,6 +56,13 @@ def format_interval(metric: Metric, name: str) -> str:
     return f"{format_duration(percentile.low)} – {format_duration(percentile.high)}"
 
 
+def format_range(low: float, high: float) -> str:
+    """Two durations with the unit once, if it is the same: 1.19–1.43 s."""
+    first, last = format_duration(low), format_duration(high)
+    number, _, unit = first.partition(" ")
+    return f"{number}–{last}" if last.endswith(f" {unit}") else f"{first}–{last}"
+
+
 def format_with_interval(metric: Metric, name: str) -> str:
     """A percentile, and its 95 % interval in brackets where it has one."""
     bounds = format_interval(metric, name)

@@ -2,11 +2,10 @@
 
 from typing import Final
 
-from loadgen.analysis.summary import Requests, StageSummary, Summary, Throughput, Until, Validity
-from loadgen.report.format import format_duration, format_minutes
+from loadgen.analysis.summary import Requests, StageSummary, Summary, Until, Validity
+from loadgen.report.format import format_duration
 from loadgen.report.metric_names import DAGGER, metric_title
-from loadgen.report.section import MAIN_PERCENTILES, stage_name
-from loadgen.stats.quantile import MIN_CLUSTERS, Floor, floor_of
+from loadgen.report.section import known_percentiles, stage_name
 
 NOT_STREAMED: Final = "answers came whole (stream = false): no TTFT, ITL or TPOT is known, and no SLO on them is judged"
 CLOSED: Final = (
@@ -33,7 +32,7 @@ def main_notes(summary: Summary) -> tuple[str, ...]:
         notes.append(NOT_STREAMED)
     if summary.runs:
         notes.append(REPEATED.format(count=len(summary.runs)))
-    notes += _bounds(summary)
+    notes += _itl_bound(summary)
     if any(stage.load.is_closed and stage.status != "skipped" for stage in summary.stages):
         notes.append(CLOSED)
     for stage in summary.stages:
@@ -43,46 +42,13 @@ def main_notes(summary: Summary) -> tuple[str, ...]:
     return tuple(dict.fromkeys(notes))
 
 
-def _bounds(summary: Summary) -> list[str]:
-    """For each percentile that is shown as a bound: how many requests, and about how long, would make it known."""
-    notes = []
-    floor: Floor = "strict" if summary.floor == "strict" else "contract"
-    where = "a level in each run" if summary.runs else "a level"
-    for name in dict.fromkeys(percentile for metric, percentile in MAIN_PERCENTILES if metric == "ttft_ms"):
-        bounded = [
-            stage for stage in summary.stages if _is_bound(stage, "ttft_ms", name) or _is_bound(stage, "e2e_ms", name)
-        ]
-        if bounded:
-            needed = floor_of(float(name.removeprefix("p")), floor)
-            times_s = [time_s for stage in bounded if (time_s := _seconds_for(stage, needed)) is not None]
-            about = f", {format_minutes(max(times_s))} a level at this pace" if times_s else ""
-            notes.append(f"≥ at {name}: {needed:,} answered requests {where} would make it known{about}")
-    return notes + _itl_bounds(summary)
-
-
-def _itl_bounds(summary: Summary) -> list[str]:
-    notes = []
-    if any(_is_bound(stage, "itl_ms", "p50") and _answered(stage) < MIN_CLUSTERS for stage in summary.stages):
-        notes.append(f"– at ITL: tokens of fewer than {MIN_CLUSTERS} requests bound no percentile")
-    shown = [percentile for metric, percentile in MAIN_PERCENTILES if metric == "itl_ms"]
-    enough = [stage for stage in summary.stages if _answered(stage) >= MIN_CLUSTERS]
-    if any(_is_bound(stage, "itl_ms", percentile) for stage in enough for percentile in shown):
-        notes.append(ITL_BOUND)
-    return notes
-
-
-def _answered(stage: StageSummary) -> int:
-    return stage.requests.ok if isinstance(stage.requests, Requests) else 0
-
-
-def _is_bound(stage: StageSummary, metric: str, name: str) -> bool:
-    latency = stage.metric(metric)
-    return latency is not None and latency.count > 0 and latency.percentile(name).value is None
-
-
-def _seconds_for(stage: StageSummary, needed: int) -> float | None:
-    rate = stage.throughput.requests_per_s if isinstance(stage.throughput, Throughput) else None
-    return needed / rate if rate else None
+def _itl_bound(summary: Summary) -> list[str]:
+    """Why an ITL p99 that some stage knows is a bound at others."""
+    if "p99" not in known_percentiles(summary.stages, "itl_ms"):
+        return []
+    latencies = [latency for stage in summary.stages if (latency := stage.metric("itl_ms")) is not None]
+    is_bound = any(latency.count and latency.percentile("p99").value is None for latency in latencies)
+    return [ITL_BOUND] if is_bound else []
 
 
 def _stage_notes(stage: StageSummary) -> list[str]:

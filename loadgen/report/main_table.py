@@ -5,35 +5,33 @@ from typing import Final
 
 from msgspec import UNSET
 
-from loadgen.analysis.summary import StageSummary, Summary
-from loadgen.report.format import UNKNOWN, format_load, format_number, format_percent, format_percentile
+from loadgen.analysis.summary import Metric, StageSummary, Summary
+from loadgen.report.format import (
+    UNKNOWN,
+    format_duration,
+    format_load,
+    format_number,
+    format_percent,
+    format_percentile,
+    format_range,
+)
 from loadgen.report.main_notes import main_notes
 from loadgen.report.metric_names import marked, metric_title
-from loadgen.report.section import MAIN_PERCENTILES, Column, Row, Table
+from loadgen.report.section import Column, Row, Table, known_percentiles
 
-COLUMNS: Final = (
-    Column("model", "text"),
-    Column("served by", "text"),
-    Column("load", "text"),
-    Column("ok"),
-    *(Column(f"{metric_title(metric)} {percentile}") for metric, percentile in MAIN_PERCENTILES),
-    Column("tok/s"),
-    Column("tok/s/user"),
-    Column("tok/s E2E"),
-    Column("SLO met"),
-    Column("memory"),
-    Column("verdict", "verdict"),
-)
+SLOWEST: Final = "slowest"
+"""In place of a percentile of the tail: the longest that was measured, which is a bound on nothing."""
+INTERVAL: Final = "95 % CI"
 IF_DIFFERENT: Final = ("model", "served by")
 """Columns that are left out where all rows are alike."""
-IF_KNOWN: Final = ("tok/s E2E", "SLO met", "memory")
-"""Columns that are left out where no row knows anything."""
+ALWAYS: Final = ("load", "ok", "TTFT p50", "TPOT p50", "E2E p50", "tok/s", "tok/s/user", "verdict")
+"""Columns that are shown even where no row knows anything."""
 
 
 def main_table(summary: Summary) -> Table:
     """One row a stage. A column in which nothing is known, or all is alike, is left out."""
     described = [_describe(summary, stage) for stage in summary.stages]
-    columns = [column for column in COLUMNS if _is_worth_showing(column.title, described)]
+    columns = [column for column in _columns(summary) if _is_worth_showing(column.title, described)]
     rows = (
         Row(tuple(cells[column.title] for column in columns), _is_invalid(stage))
         for stage, cells in zip(summary.stages, described, strict=True)
@@ -41,11 +39,41 @@ def main_table(summary: Summary) -> Table:
     return Table(tuple(columns), tuple(rows), main_notes(summary))
 
 
+def tail_of(summary: Summary, metric: str) -> tuple[str, ...]:
+    """What is shown of a latency beyond its median: the percentiles that some stage knows, and the slowest request
+    where none knows p99."""
+    known = tuple(name for name in known_percentiles(summary.stages, metric) if name != "p50")
+    return known if "p99" in known else (*known, SLOWEST)
+
+
+def _columns(summary: Summary) -> tuple[Column, ...]:
+    itl = tail_of(summary, "itl_ms")[-1]
+    return (
+        Column("model", "text"),
+        Column("served by", "text"),
+        Column("load", "text"),
+        Column("ok", rank=1),
+        Column("TTFT p50"),
+        Column(f"TTFT p50 {INTERVAL}", rank=4),
+        *(Column(f"TTFT {name}", rank=5 if name == "p95" else 0) for name in tail_of(summary, "ttft_ms")),
+        Column("TPOT p50", rank=3),
+        Column(f"ITL {itl}", rank=5),
+        Column("E2E p50", rank=2),
+        Column(f"E2E p50 {INTERVAL}", rank=7),
+        Column("tok/s"),
+        Column("tok/s/user", rank=3),
+        Column("tok/s E2E", rank=6),
+        Column("SLO met"),
+        Column("memory", rank=6),
+        Column("verdict", "verdict"),
+    )
+
+
 def _is_worth_showing(title: str, described: Sequence[dict[str, str]]) -> bool:
     values = {cells[title] for cells in described}
     if title in IF_DIFFERENT:
         return len(values) > 1
-    return title not in IF_KNOWN or values != {UNKNOWN}
+    return title in ALWAYS or values != {UNKNOWN}
 
 
 def _is_invalid(stage: StageSummary) -> bool:
@@ -54,13 +82,12 @@ def _is_invalid(stage: StageSummary) -> bool:
 
 def _describe(summary: Summary, stage: StageSummary) -> dict[str, str]:
     """A stage's cells by heading."""
-    cells = dict.fromkeys((column.title for column in COLUMNS), UNKNOWN)
+    cells = dict.fromkeys((column.title for column in _columns(summary)), UNKNOWN)
     cells |= {"model": stage.model, "served by": stage.target, "load": format_load(stage.load), "verdict": "skipped"}
     if stage.metrics is UNSET or stage.requests is UNSET or stage.throughput is UNSET or stage.validity is UNSET:
         return cells
-    for metric, percentile in MAIN_PERCENTILES:
-        cell = format_percentile(stage.metrics[metric], percentile)
-        cells[f"{metric_title(metric)} {percentile}"] = marked(stage, metric, cell)
+    for name in ("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms"):
+        cells |= _latency_cells(summary, stage, name, stage.metrics[name])
     rates = ["output_tokens_per_s", "per_user_tokens_per_s"]
     if not summary.streamed:  # beside the pace of a stream it would be one number too many
         rates.append("e2e_tokens_per_s")
@@ -72,4 +99,17 @@ def _describe(summary: Summary, stage: StageSummary) -> dict[str, str]:
         cells["memory"] = f"{stage.peak_mib:.0f} MiB"
     cells["ok"] = f"{stage.requests.ok}/{stage.requests.planned}"
     cells["verdict"] = stage.validity.verdict + (", incomplete" if stage.incomplete else "")
+    return cells
+
+
+def _latency_cells(summary: Summary, stage: StageSummary, name: str, metric: Metric) -> dict[str, str]:
+    """The median, its interval, and the tail of a latency, by heading."""
+    title, median = metric_title(name), metric.percentile("p50")
+    cells = {f"{title} p50": format_percentile(metric, "p50")}
+    for figure in tail_of(summary, name):
+        is_known = figure != SLOWEST
+        cells[f"{title} {figure}"] = format_percentile(metric, figure) if is_known else format_duration(metric.max)
+    cells = {heading: marked(stage, name, cell) for heading, cell in cells.items()}
+    if median.interval is not None:
+        cells[f"{title} p50 {INTERVAL}"] = format_range(*median.interval)
     return cells

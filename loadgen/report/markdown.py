@@ -29,6 +29,8 @@ def _headline(headline: Headline) -> Iterable[list[str]]:
     yield [_which_run(headline)]
     if headline.answer:
         yield [f"**{escape(headline.answer)}**"]
+    if headline.sureness:
+        yield [escape(headline.sureness)]
     if len(headline.models) == 1:
         yield [f"Model: {escape(headline.models[0])}"]
     yield from _table(headline.table)

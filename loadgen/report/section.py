@@ -3,6 +3,7 @@
 Every text is plain: what a server, a file or a person chose stands in it as it came, and each renderer escapes it.
 """
 
+from collections.abc import Iterable
 from typing import Any, Final, Literal
 
 from msgspec import UNSET, Struct
@@ -16,15 +17,8 @@ from loadgen.store.manifest import Manifest
 HEIGHT: Final = 340
 """The height of a chart, in pixels, where nothing else is said."""
 
-MAIN_PERCENTILES: Final = (
-    ("ttft_ms", "p50"),
-    ("ttft_ms", "p90"),
-    ("ttft_ms", "p99"),
-    ("tpot_ms", "p50"),
-    ("itl_ms", "p99"),
-    ("e2e_ms", "p50"),
-)
-"""What the main table shows, and its notes are about."""
+SHOWN_PERCENTILES: Final = ("p50", "p90", "p95", "p99")
+"""What reports show of a latency, as far as the samples of some stage carry it: see `known_percentiles`."""
 
 PlotlyObject = dict[str, Any]
 """Whatever plotly.js takes for a trace, a layout or an axis."""
@@ -125,6 +119,10 @@ class ReportStage(Struct, frozen=True):
         return self.summary.level
 
     @property
+    def answered(self) -> int:
+        return 0 if self.summary.requests is UNSET else self.summary.requests.ok
+
+    @property
     def is_closed(self) -> bool:
         return self.summary.load.is_closed
 
@@ -143,6 +141,14 @@ class ReportData(Struct, frozen=True, kw_only=True):
     """Those that were played, in the plan's order."""
     prompts: tuple[PromptRow, ...] = ()
     """Of one run; empty for several."""
+
+
+def known_percentiles(stages: Iterable[StageSummary], metric: str) -> tuple[str, ...]:
+    """The percentiles that at least one stage knows; the others are not shown, but the slowest request is."""
+    known = [latency for stage in stages if (latency := stage.metric(metric)) is not None]
+    return tuple(
+        name for name in SHOWN_PERCENTILES if any(latency.percentile(name).value is not None for latency in known)
+    )
 
 
 def stage_name(stage: StageSummary) -> str:

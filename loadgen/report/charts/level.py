@@ -25,16 +25,19 @@ from loadgen.report.charts.figure import (
     unit,
 )
 from loadgen.report.format import format_duration, format_number, lower_bound
-from loadgen.report.section import Chart, PlotlyObject, ReportStage
+from loadgen.report.section import Chart, PlotlyObject, ReportStage, known_percentiles
 
-SHOWN: Final = ("p50", "p90")
+SLOWEST: Final = "slowest"
+"""In place of a p90 that no stage knows."""
 FADED: Final = 0.35
 """Opacity of the points of an invalid stage."""
 
 
 def ttft_chart(stages: Sequence[ReportStage]) -> Chart | None:
-    """TTFT p50 and p90 by level with their intervals, the SLO as a line; None when nothing was answered."""
-    values = [value for stage in stages for name in SHOWN for value in _known_ms(stage, name)]
+    """TTFT p50 and p90 by level with their intervals, the SLO as a line; None when nothing was answered. Where no stage
+    knows a p90, the slowest request."""
+    tail = "p90" if "p90" in known_percentiles([stage.summary for stage in stages], "ttft_ms") else SLOWEST
+    values = [value for stage in stages for name in ("p50", tail) for value in _known_ms(stage, name)]
     if not values:
         return None
     limit = slo_ms(stages, "ttft_ms")
@@ -49,9 +52,12 @@ def ttft_chart(stages: Sequence[ReportStage]) -> Chart | None:
     traces: list[Trace] = []
     for index, (who, own_stages) in enumerate(models.items()):
         prefix = f"{label(who)} " if len(models) > 1 else ""
-        for half, percentile in enumerate(SHOWN):
+        for half, percentile in enumerate(("p50", tail)):
             step = aside(2 * index + half, 2 * len(models))
             look = _Look(f"{prefix}{percentile}", f"@model{index % MODEL_COLORS}", at, step)
+            if percentile == SLOWEST:
+                traces += _slowest(own_stages, look, factor)
+                continue
             traces += [*_known(own_stages, percentile, look, factor), *_bounded(own_stages, percentile, look, factor)]
     bounded = any(trace["marker"]["symbol"] == "triangle-up-open" for trace in traces)
     note = "Bars are 95 % intervals." + (" △ ≥: a lower bound; the true value is there or above." if bounded else "")
@@ -87,6 +93,8 @@ def _bound_ms(stage: ReportStage, percentile: str) -> float | None:
 
 def _known_ms(stage: ReportStage, percentile: str) -> list[float]:
     """Whatever is known of a percentile: its value, its bound, its interval."""
+    if percentile == SLOWEST:
+        return [slowest] if (slowest := _slowest_ms(stage)) is not None else []
     known, bound = _ttft(stage, percentile), _bound_ms(stage, percentile)
     return [value for value in (known.value, known.low, known.high, bound) if value is not None]
 
@@ -145,6 +153,30 @@ def _bounded(stages: Sequence[ReportStage], percentile: str, look: _Look, factor
             "marker": marker | {"line": {"width": 2, "color": look.color}},
             "hovertext": [
                 stage_hover(stage, f"TTFT {percentile} ≥ {format_duration(bound)}") for stage, bound in points
+            ],
+            "hoverinfo": "text",
+        }
+    ]
+
+
+def _slowest_ms(stage: ReportStage) -> float | None:
+    return (stage.summary.metric("ttft_ms") or Metric()).max
+
+
+def _slowest(stages: Sequence[ReportStage], look: _Look, factor: float) -> list[Trace]:
+    points = [(stage, slowest) for stage in stages if (slowest := _slowest_ms(stage)) is not None]
+    if not points:
+        return []
+    return [
+        {
+            "x": look.x(_stages(points)),
+            "y": rounded(slowest * factor for _, slowest in points),
+            "mode": "markers",
+            "name": look.name,
+            "marker": _marker(_stages(points), look.color, "line-ew-open", 12) | {"line": {"width": 2}},
+            "hovertext": [
+                stage_hover(stage, f"slowest TTFT of {stage.answered}: {format_duration(slowest)}")
+                for stage, slowest in points
             ],
             "hoverinfo": "text",
         }

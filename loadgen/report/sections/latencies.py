@@ -1,13 +1,11 @@
-"""Every latency of every stage: each percentile with its 95 % interval. Pure."""
+"""Every latency of every stage: each percentile that any of them knows, with its 95 % interval. Pure."""
 
 from loadgen.analysis.summary import Metric, StageSummary
 from loadgen.report.format import format_duration, format_with_interval
 from loadgen.report.metric_names import marked
-from loadgen.report.section import Column, ReportData, Row, Section, Table, stage_name
+from loadgen.report.section import SHOWN_PERCENTILES, Column, ReportData, Row, Section, Table, stage_name
 
-PERCENTILES = ("p50", "p90", "p95", "p99")
 RARE = "p99.9"
-"""Shown where any metric knows it."""
 
 
 def latencies(data: ReportData) -> Section:
@@ -20,8 +18,11 @@ def latencies(data: ReportData) -> Section:
     ]
     if not measured:
         return Section(title="Latencies", anchor="latencies", paragraphs=("No request was answered.",))
-    is_rare_known = any(metric.percentile(RARE).value is not None for _, _, metric in measured)
-    percentiles = (*PERCENTILES, RARE) if is_rare_known else PERCENTILES
+    percentiles = tuple(
+        name
+        for name in (*SHOWN_PERCENTILES, RARE)
+        if name == "p50" or any(metric.percentile(name).value is not None for _, _, metric in measured)
+    )
     heads = (
         *(Column(title, "text") for title in ("stage", "metric")),
         Column("samples"),

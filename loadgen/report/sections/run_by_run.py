@@ -36,7 +36,7 @@ def _rows(stage: StageSummary) -> list[Row]:
             lines.append([marked(stage, name, metric_title(name)), *_rate_cells(across)])
     for name, percentile in LATENCIES:
         metric = stage.metric(name)
-        if metric is not None and metric.percentile(percentile).runs:
+        if metric is not None and any(value is not None for value in metric.percentile(percentile).runs or ()):
             title = f"{metric_title(name)} {percentile}"
             lines.append([marked(stage, name, title), *_latency_cells(metric, percentile)])
     return [Row((stage_name(stage), *line)) for line in lines]

@@ -225,7 +225,8 @@ def test_a_level_is_called_invalid_where_no_model_has_a_valid_stage_and_points_f
 def test_a_percentile_that_is_only_bounded_is_a_hollow_triangle_at_its_bound() -> None:
     told = summarize(SINGLE).stages[0].metrics
     assert isinstance(told, dict)
-    known = runs.run([runs.stage("c2", runs.closed(2), 12)], runs.loop(2, 6), [runs.facts("c2")])
+    stages = [runs.stage("c2", runs.closed(2), 12), runs.stage("c4", runs.closed(4), 40)]
+    known = runs.run(stages, [*runs.loop(2, 6), *runs.loop(4, 10)], [runs.facts("c2"), runs.facts("c4")])
     metric = summarize(known).stages[0].metrics
     assert isinstance(metric, dict)
     assert metric["ttft_ms"].percentile("p90").value is None
@@ -234,6 +235,16 @@ def test_a_percentile_that_is_only_bounded_is_a_hollow_triangle_at_its_bound() -
     assert triangles[0]["y"] == [pytest.approx(metric["ttft_ms"].percentile("p90").at_least)]
     assert told["ttft_ms"].percentile("p90").value is not None
     assert not [t for t in chart(SINGLE).traces if t["name"] == "p90, at least"]
+
+
+def test_where_no_stage_knows_a_p90_the_slowest_request_is_drawn() -> None:
+    short = runs.run([runs.stage("c2", runs.closed(2), 12)], runs.loop(2, 6), [runs.facts("c2")])
+    metric = summarize(short).stages[0].metric("ttft_ms")
+    assert metric is not None
+    drawn = {trace["name"]: trace for trace in chart(short).traces}
+    assert "p90, at least" not in drawn
+    assert drawn["slowest"]["y"] == [pytest.approx(metric.max)]
+    assert drawn["slowest"]["hovertext"][0].endswith(f"slowest TTFT of 12: {metric.max:.0f} ms")
 
 
 def test_error_bars_end_at_the_interval() -> None:

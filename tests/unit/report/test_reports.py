@@ -25,6 +25,7 @@ from loadgen.report.format import format_percentile
 from loadgen.report.hlog import read_interval_log
 from loadgen.report.main_table import main_table
 from loadgen.report.markdown import escape, markdown
+from loadgen.report.sureness import sureness
 from loadgen.report.text_table import CROSS
 from loadgen.store.run_folder import Run
 from tests.records import MS, S, facts, planned, run_of, turn, write
@@ -128,23 +129,69 @@ def cells_of(table: str, first: str) -> list[str]:
 # --- bounds -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_percentile_that_is_not_known_is_shown_as_a_bound_and_a_footnote_says_how_many_would_tell() -> None:
-    told = console(summarize(run_of(turns(40))))
-    cells = ["1 user", "40/40", "98 ms", "98 ms", "≥ 98 ms", "50 ms", "≥ 50 ms", "208 ms", "3.06", "20", "valid"]
-    assert cells_of(told, "1 user") == cells
-    # 40 requests in 39.2 s: 368 take six minutes.
-    assert "· ≥ at p99: 368 answered requests a level would make it known, about 6 min a level at this pace" in told
-    assert "at p90" not in told
+def headings(run: Run) -> list[str]:
+    return [column.title for column in main_table(summarize(run)).columns]
 
 
-def test_each_bound_has_its_own_number() -> None:
-    notes = main_table(summarize(run_of(turns(10)))).notes
-    assert [note.partition(" answered")[0] for note in notes if note.startswith("≥")] == [
-        "≥ at p90: 36",
-        "≥ at p99: 368",
-        "≥ or – at ITL: the gaps of one request are alike; it takes more requests to make this percentile",
-    ]
-    assert "≥ at" not in console(summarize(run_of(turns(368))))
+@pytest.mark.parametrize(
+    ("count", "tail"),
+    [
+        (5, ["TTFT slowest"]),
+        (12, ["TTFT slowest"]),
+        (40, ["TTFT p90", "TTFT slowest"]),
+        (80, ["TTFT p90", "TTFT p95", "TTFT slowest"]),
+        (368, ["TTFT p90", "TTFT p95", "TTFT p99"]),
+    ],
+)
+def test_percentiles_come_when_the_samples_carry_them_and_until_then_the_slowest_request(
+    count: int, tail: list[str]
+) -> None:
+    shown = headings(run_of(turns(count)))
+    assert [heading for heading in shown if heading.startswith("TTFT") and "p50" not in heading] == tail
+    assert ("TTFT p50 95 % CI" in shown) is (count > 5)
+    assert sum(heading.startswith("ITL ") for heading in shown) == 1
+
+
+def test_the_median_stands_with_its_interval_and_the_slowest_of_all() -> None:
+    first_ms = [198 + 10 * index for index in range(12)]
+    spread = [turn(i, stamps_ns=(at * MS, (at + 50) * MS, (at + 100) * MS)) for i, at in enumerate(first_ms)]
+    told = console(summarize(run_of(spread)))
+    assert cells_of(told, "1 user")[:5] == ["1 user", "12/12", "146 ms", "118–184 ms", "206 ms"]
+
+
+def test_a_percentile_that_one_stage_knows_is_a_bound_at_those_that_do_not() -> None:
+    stages = [planned(40), planned(10, level="c2", load={"mode": "closed", "concurrency": 2})]
+    table = main_table(summarize(run_of([*turns(40), *turns(10, level="c2")], stages)))
+    at = [column.title for column in table.columns].index("TTFT p90")
+    assert [row.cells[at] for row in table.rows] == ["98 ms", "≥ 98 ms"]
+
+
+@pytest.mark.parametrize(
+    ("count", "told"),
+    [
+        # 40 requests in 39.2 s: 368 take six minutes.
+        (
+            40,
+            "40 answered requests a level carry p50 and p90; it takes 72 for p95 (about 71 s), "
+            "368 for p99 (about 6 min)",
+        ),
+        (368, "368 answered requests a level carry p50, p90, p95 and p99"),
+    ],
+)
+def test_one_line_says_what_the_requests_carry_and_what_it_takes_to_know_more(count: int, told: str) -> None:
+    assert sureness(summarize(run_of(turns(count)))) == f"{told}."
+    assert told in console(summarize(run_of(turns(count))), width=None)
+
+
+def test_it_says_how_many_requests_the_levels_got_where_they_differ() -> None:
+    stages = [planned(40), planned(10, level="c2", load={"mode": "closed", "concurrency": 2})]
+    told = sureness(summarize(run_of([*turns(40), *turns(10, level="c2")], stages))) or ""
+    assert told.startswith("10 to 40 answered requests a level carry p50; it takes 36 for p90 (")
+
+
+def test_where_nothing_was_answered_there_is_nothing_to_be_sure_of() -> None:
+    failed = [turn(index, outcome="timeout", detail="first token") for index in range(4)]
+    assert sureness(summarize(run_of(failed))) is None
 
 
 def test_what_counting_from_the_send_would_have_hidden_stands_under_the_table() -> None:
@@ -160,15 +207,16 @@ def test_what_counting_from_the_send_would_have_hidden_stands_under_the_table() 
     assert notes_of(held=0) == []
 
 
-def test_a_level_with_too_few_requests_to_bound_anything_shows_dashes_and_says_why() -> None:
+def test_a_level_with_too_few_requests_to_bound_anything_shows_its_slowest_and_says_why() -> None:
     told = console(summarize(run_of(turns(5))))
-    assert cells_of(told, "1 user")[:8] == ["1 user", "5/5", "–", "≥ 98 ms", "≥ 98 ms", "–", "–", "–"]
-    assert "– at ITL: tokens of fewer than 6 requests bound no percentile" in told
-    assert "≥ at p50: 6 answered requests" in told
+    assert cells_of(told, "1 user")[:7] == ["1 user", "5/5", "–", "98 ms", "–", "50 ms", "–"]
+    assert "5 answered requests a level carry no percentile; it takes 6 for p50 (" in told
 
 
-def test_the_footnote_is_in_markdown_too() -> None:
-    assert "- ≥ at p99: 368 answered requests" in markdown_of(run_of(turns(40)))
+def test_the_same_line_and_columns_are_in_markdown() -> None:
+    text = markdown_of(run_of(turns(40)))
+    assert "368 for p99" in text
+    assert "| TTFT p90 | TTFT slowest |" in text
 
 
 # --- what is not to be believed ---------------------------------------------------------------------------------------

@@ -1,0 +1,48 @@
+"""How sure a run's numbers are: what its requests carry, and what it takes to know more. Pure: a sentence."""
+
+from collections.abc import Sequence
+
+from loadgen.analysis.summary import Requests, StageSummary, Summary, Throughput
+from loadgen.report.format import format_minutes
+from loadgen.report.section import SHOWN_PERCENTILES
+from loadgen.stats.quantile import Floor, floor_of
+
+
+def sureness(summary: Summary) -> str | None:
+    """How many requests a level got, which percentiles they carry, and how many the others take; None where nothing was
+    answered."""
+    answered = [stage for stage in summary.stages if _ok(stage)]
+    if not answered:
+        return None
+    metric = "ttft_ms" if summary.streamed else "e2e_ms"
+    lacking = {name: [stage for stage in answered if _is_unknown(stage, metric, name)] for name in SHOWN_PERCENTILES}
+    carried = [name for name, stages in lacking.items() if not stages]
+    where = "a level in each run" if summary.runs else "a level"
+    low, high = min(map(_ok, answered)), max(map(_ok, answered))
+    count = f"{high:,}" if low == high else f"{low:,} to {high:,}"
+    text = f"{count} answered requests {where} carry {_joined(carried) or 'no percentile'}"
+    floor: Floor = "strict" if summary.floor == "strict" else "contract"
+    costs = [_cost(name, stages, floor) for name, stages in lacking.items() if stages]
+    return f"{text}; it takes {', '.join(costs)}." if costs else f"{text}."
+
+
+def _ok(stage: StageSummary) -> int:
+    return stage.requests.ok if isinstance(stage.requests, Requests) else 0
+
+
+def _is_unknown(stage: StageSummary, metric: str, name: str) -> bool:
+    latency = stage.metric(metric)
+    return latency is None or latency.percentile(name).value is None
+
+
+def _cost(name: str, stages: Sequence[StageSummary], floor: Floor) -> str:
+    """How many requests make a percentile known, and about how long a level then takes."""
+    needed = floor_of(float(name.removeprefix("p")), floor)
+    rates = [stage.throughput.requests_per_s for stage in stages if isinstance(stage.throughput, Throughput)]
+    times_s = [needed / rate for rate in rates if rate]
+    about = f" ({format_minutes(max(times_s))})" if times_s else ""
+    return f"{needed:,} for {name}{about}"
+
+
+def _joined(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
