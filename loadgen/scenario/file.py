@@ -15,10 +15,11 @@ from msgspec import Struct
 
 from loadgen.errors import InputError
 from loadgen.redact import escape_control
-from loadgen.scenario import Model, Scenario
+from loadgen.scenario import Model, Ramp, Scenario
 from loadgen.scenario.check import first_conflict, is_adapter, target_of
 from loadgen.scenario.overrides import Overrides, apply
 from loadgen.scenario.problem import Problem, Source, input_error, suggestion
+from loadgen.scenario.questions import FIRST, QUESTIONS
 from loadgen.scenario.types import RawTable
 from loadgen.scenario.validate import convert
 
@@ -29,14 +30,7 @@ _ADHOC: RawTable = {
     "name": "adhoc",
     "description": "What `loadgen run --url URL --model NAME` plays when no scenario is named.",
     "load": {"mode": "closed", "requests": 16},
-    "prompts": [
-        "What is the capital of Portugal?",
-        "Name three things that float on water.",
-        "Explain in two sentences why the sky is blue.",
-        "Write one sentence that invites a colleague to lunch.",
-        "What should I pack for a weekend at the sea?",
-        "Give one reason to learn to cook.",
-    ],
+    "prompts": list(FIRST),
 }
 
 
@@ -68,10 +62,22 @@ def load_scenario(path: str | Path, overrides: Overrides | None = None) -> Loade
 
 
 def no_file_scenario(overrides: Overrides) -> LoadedScenario:
-    """The built-in scenario, a few short questions, as the flags change it. Paths are relative to where we are."""
+    """The built-in scenario, short questions, as the flags change it. Paths are relative to where we are.
+
+    It has so many questions that no stage asks one twice, nor one of its warm-up, as long as there are enough of them:
+    a server may answer what it has met before from a cache.
+    """
     # Names without an address are Foundry Local's: nothing else here could know them.
     own = {"models": [{"name": "unnamed", "target": "foundry"}]} if overrides.listed else {}
-    return _loaded(_ADHOC | own, None, Path(), "the built-in scenario", overrides)
+    loaded = _loaded(_ADHOC | own, None, Path(), "the built-in scenario", overrides)
+    if loaded.rounds is not None:  # which ask each question several times
+        return loaded
+    load, warmup = loaded.scenario.load, loaded.scenario.warmup_requests
+    requests = None if isinstance(load, Ramp) else load.requests
+    # Where only time bounds a stage, nobody knows how many it will ask.
+    count = len(QUESTIONS) if requests is None else max(len(FIRST), requests + warmup)
+    questions = list(QUESTIONS[:count])
+    return _loaded(_ADHOC | own | {"prompts": questions}, None, Path(), "the built-in scenario", overrides)
 
 
 def find_scenario(name: str | Path) -> Path:

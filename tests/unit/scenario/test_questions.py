@@ -1,0 +1,73 @@
+"""The built-in questions: as many as a stage needs, so that a server's cache answers none of them."""
+
+from typing import Any
+
+import pytest
+
+from loadgen.api import plan_of
+from loadgen.plan.plan import Plan, Stage, parts
+from loadgen.scenario.file import no_file_scenario
+from loadgen.scenario.overrides import Overrides
+from loadgen.scenario.questions import FIRST, QUESTIONS
+
+
+def plan(*, models: tuple[str, ...] = ("m",), **flags: Any) -> Plan:
+    return plan_of(no_file_scenario(Overrides(urls=("http://h/v1",), models=models, **flags)))
+
+
+def asked(made: Plan, stage: Stage, model: int = 0) -> list[str]:
+    """The prompts of a stage's warm-up and measured requests to one of its models."""
+    requests = [stage.warmup_request(at) for at in range(stage.warmup_count)]
+    requests += [stage.request(at) for at in range(stage.count or 0)]
+    return [made.prompts[request.prompt].text for request in requests if request.model == model]
+
+
+def test_there_are_many_all_different_and_none_is_long() -> None:
+    assert len(set(QUESTIONS)) == len(QUESTIONS) == 1_038
+    assert QUESTIONS[: len(FIRST)] == FIRST
+    assert all(10 <= len(question) <= 60 and question[-1] in ".?" for question in QUESTIONS)
+
+
+@pytest.mark.parametrize("flags", [{}, {"requests": 1}, {"requests": 36}, {"requests": 200, "warmup": 50}])
+def test_no_request_of_a_stage_or_its_warm_up_asks_what_another_asked(flags: dict[str, Any]) -> None:
+    made = plan(concurrency=(1, 4), **flags)
+    for stage in made.stages:
+        texts = asked(made, stage)
+        assert len(texts) == flags.get("requests", 16) + flags.get("warmup", 1) == len(set(texts))
+
+
+def test_a_plan_has_no_more_questions_than_it_asks() -> None:
+    assert len(plan(requests=36, warmup=2).prompts) == 38
+    assert [prompt.text for prompt in plan(requests=3).prompts] == list(FIRST)
+
+
+def test_nobody_knows_how_many_a_stage_asks_that_time_ends() -> None:
+    assert len(plan(duration_s=10.0).prompts) == len(QUESTIONS)
+
+
+def test_more_requests_than_there_are_questions_ask_each_about_as_often() -> None:
+    made = plan(requests=2_000)
+    texts = asked(made, made.stages[0])
+    assert {texts.count(text) for text in set(texts)} <= {1, 2}
+
+
+def test_models_that_take_turns_are_asked_the_same_each_once() -> None:
+    made = plan(models=("a", "b"), requests=20, set=("order=interleaved",))
+    (stage,) = made.stages
+    assert sorted(asked(made, stage, 0)) == sorted(asked(made, stage, 1))
+    assert len(set(asked(made, stage, 0))) == 21
+
+
+def test_processes_that_share_a_stage_ask_nothing_twice() -> None:
+    made = plan(requests=40, warmup=4, concurrency=(4,))
+    texts = [text for part in parts(made.stages[0], 3) for text in asked(made, part)]
+    assert len(texts) == len(set(texts)) == 44
+
+
+def test_prompts_of_one_s_own_take_their_place() -> None:
+    assert [prompt.text for prompt in plan(set=('prompts=["One?"]',)).prompts] == ["One?"]
+
+
+def test_rounds_ask_each_of_the_first_questions_so_often() -> None:
+    made = plan(rounds=3)
+    assert len(made.prompts) == len(FIRST) and made.stages[0].count == 3 * len(FIRST)
