@@ -6,13 +6,18 @@ HYPOTHESIS_PROFILE=explore pytest tests/unit     looks for new examples
 import os
 
 import pytest
-from hypothesis import settings
+from hypothesis import is_hypothesis_test, settings
 
 settings.register_profile("steady", derandomize=True, deadline=None)
 settings.register_profile("explore", derandomize=False, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The freeze first: it waits for 20 s, which is over by the time that the others are, and stays in one worker."""
+    """The freeze first: it waits for 20 s, which is over by the time that the others are, and stays in one worker.
+    A law that hypothesis looks for exceptions to is slow, as the marker says."""
     items.sort(key=lambda item: item.path.name != "test_freeze.py")
+    for item in items:
+        if is_hypothesis_test(getattr(item, "obj", None)):
+            item.add_marker("slow")
