@@ -33,6 +33,8 @@ from loadgen.wire.client import Client
 from loadgen.wire.exchange import ChatRequest, Exchange
 
 PROMPT: Final = Prompt("calibrate", "Say what you always say.")
+LIMIT_NS: Final = 60_000_000_000
+"""How long an answer of the scripted server may take: many times as long as it is made to."""
 BUSY_S: Final = 0.5
 """For how long it is measured, before anything is played, how busy others keep the machine."""
 SECOND_CHANCES: Final = 2
@@ -152,7 +154,7 @@ async def _play(step: LoadStep, streams: int, urls: Sequence[str]) -> PlayedStep
             context = RunContext(plan, client, SYSTEM_CLOCK, 0, stop)
             runner = LocalStageRunner(context, stage, ready, stop, Sinks((log, answers)))
             await runner.warm_up()
-            await runner.measure()
+            await runner.measure(dict.fromkeys(stage.models, LIMIT_NS))
     by_server = tuple(
         tuple(
             _received(record, client.exchanges.get(record.dispatched_ns or 0))

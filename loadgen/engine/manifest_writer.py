@@ -8,8 +8,9 @@ import msgspec
 from msgspec import UNSET
 
 from loadgen.clock import utc_now
+from loadgen.engine.request_limits import RequestLimits
 from loadgen.errors import LoadgenError, TargetError
-from loadgen.plan.plan import Plan, digest
+from loadgen.plan.plan import Plan, Stage, digest
 from loadgen.record import StampSource
 from loadgen.store import files, run_folder
 from loadgen.store.calibration import quote_of, stored
@@ -64,6 +65,17 @@ class ManifestWriter:
         stages = tuple(
             msgspec.structs.replace(stage, **changes) if (stage.target, stage.model) == (target, model) else stage
             for stage in self._manifest.stages
+        )
+        self._update(stages=stages)
+
+    def record_limits(self, plan: Plan, stage: Stage, limits_ns: RequestLimits) -> None:
+        """Note how long a measured request of a stage may take."""
+        models = {(target_name(plan.models[index]), plan.models[index].name): index for index in stage.models}
+        stages = tuple(
+            msgspec.structs.replace(planned, request_limit_s=limits_ns[index] / 1e9)
+            if planned.level == stage.level.label and (index := models.get((planned.target, planned.model))) is not None
+            else planned
+            for planned in self._manifest.stages
         )
         self._update(stages=stages)
 

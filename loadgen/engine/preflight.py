@@ -22,7 +22,7 @@ from loadgen.targets.openai import ask_models, authorization, card_in
 from loadgen.targets.probe.answers import ORDERLY
 from loadgen.targets.ready import ReadyWait, wait_until_answered, why_not_ready_by
 from loadgen.targets.registry import running_address, serve_model, target_name
-from loadgen.targets.request import body_of, chat_request_of
+from loadgen.targets.request import body_of, chat_request_of, first_limit_ns
 from loadgen.targets.served import OnProgress, Served
 from loadgen.wire.exchange import Deadlines
 from loadgen.wire.refusal import OTHER_LIMIT, REFUSED, mentions, named_keys
@@ -116,7 +116,9 @@ async def check(context: RunContext, index: int, served: Served, wait: ReadyWait
         _check_unlisted(accepted, answer.body, note)
     # Where answers come whole there is no first token; then the whole is what one waits for after a cold start.
     answered_ns = reply.stamps_ns[0] if reply.stamps_ns else reply.end_ns
-    return Checked(accepted, ((answered_ns or 0) - (reply.dispatched_ns or 0)) / 1e6)
+    began_ns, ended_ns = reply.dispatched_ns or 0, reply.end_ns or 0
+    accepted = msgspec.structs.replace(accepted, test_chat_ns=ended_ns - began_ns)
+    return Checked(accepted, ((answered_ns or 0) - began_ns) / 1e6)
 
 
 async def _listed_anew(served: Served) -> Served:
@@ -202,7 +204,7 @@ async def _chat(
         context.plan, Planned(model=index, index=0, prompt=0), served, {"messages": messages, **(changes or {})}
     )
     # The deadlines of tokens are no part of it: it may be what loads the model.
-    deadlines = Deadlines(request_ns=round(context.plan.scenario.timeouts.request_s * 1e9))
+    deadlines = Deadlines(request_ns=first_limit_ns(context.plan.scenario.timeouts, served.test_chat_ns))
     now = context.clock.now_ns()
     if served.adapter is not None:
         return _ChatResult(await served.adapter.send(question_of(body, deadlines), now, epoch_ns=now, keep_text=True))

@@ -13,6 +13,7 @@ from loadgen.engine.ask_server import ask_or_recall
 from loadgen.engine.keep_warm import keep_warm
 from loadgen.engine.manifest_writer import ManifestWriter, first_manifest
 from loadgen.engine.preflight import Checked, Preflight
+from loadgen.engine.request_limits import WarmUpTimes
 from loadgen.engine.stage import LocalStageRunner, MakeStageRunner, RunContext
 from loadgen.engine.stop import StopSignal
 from loadgen.engine.stop_rule import stop_rule_sinks
@@ -164,10 +165,14 @@ class _PlanRunner:
         # A signal of its own: the stop rule ends this stage, and the next one is played.
         with context.stop.of_stage() as stop:
             stop_rule = stop_rule_sinks(context.plan, stage, stop, self._progress)
-            runner = self._make_runner(stage, ready, stop, Sinks((*self._sinks, *stop_rule)), pids)
+            warm_up_times = WarmUpTimes()
+            sinks = Sinks((*self._sinks, warm_up_times, *stop_rule))
+            runner = self._make_runner(stage, ready, stop, sinks, pids)
             await runner.warm_up()
             self._warn_if_busy(pids)
-            await runner.measure()
+            limits_ns = warm_up_times.limits(context.plan, stage, ready)
+            self._manifest.record_limits(context.plan, stage, limits_ns)
+            await runner.measure(limits_ns)
         return runner.answers()
 
     async def _open(self, index: int, stack: contextlib.AsyncExitStack) -> Served | None:

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from loadgen.clock import Clock, process_cpu_ns, thread_cpu_ns
 from loadgen.engine.players import WarmUp, measured_player
+from loadgen.engine.request_limits import RequestLimits
 from loadgen.engine.retry import as_one, given_up, is_last, wait_ns
 from loadgen.engine.stop import StopSignal
 from loadgen.live.sink import Sinks, StageStart
@@ -24,7 +25,7 @@ from loadgen.store.run_folder import folder_errors_alone
 from loadgen.targets.adapter.in_process import Question, question_of
 from loadgen.targets.probe.answers import AnswerSampler, StreamAnswers
 from loadgen.targets.registry import target_name
-from loadgen.targets.request import body_of, chat_request_of, deadlines_of
+from loadgen.targets.request import body_of, chat_request_of, deadlines_of, first_limit_ns
 from loadgen.targets.served import Served
 from loadgen.telemetry.neighbors import MachineSource
 from loadgen.telemetry.observer import Observer
@@ -58,8 +59,9 @@ class StageRunner(Protocol):
     async def warm_up(self) -> None:
         """Connect, and play the warm-up requests. Raises FolderError as soon as a record cannot be written."""
 
-    async def measure(self) -> None:
-        """Play the measured requests. Raises FolderError as `warm_up` does: nothing more is sent."""
+    async def measure(self, limits_ns: RequestLimits) -> None:
+        """Play the measured requests. limits_ns: how long one may take, by its model. Raises FolderError as `warm_up`
+        does: nothing more is sent."""
 
     def answers(self) -> StreamAnswers:
         """What the stage's first answers showed of their servers, when it is over."""
@@ -124,10 +126,13 @@ class LocalStageRunner:
         with folder_errors_alone():
             await WarmUp(stage, self).play()
 
-    async def measure(self, start_ns: int | None = None) -> None:
+    async def measure(self, limits_ns: RequestLimits, start_ns: int | None = None) -> None:
         """Play the measured requests from a moment of the clock on (None: now); then the sinks are told of the stage's
         facts, whatever ended it."""
         context, stage = self._context, self._stage
+        for (model, prompt), request in self._requests.items():
+            deadlines = msgspec.structs.replace(request.deadlines, request_ns=limits_ns[model])
+            self._requests[model, prompt] = msgspec.structs.replace(request, deadlines=deadlines)
         # After the warm-up and before the first request: CPU and lag are of the measured time alone.
         self._observer.start()
         try:
@@ -249,9 +254,11 @@ def start_of(plan: Plan, stage: Stage) -> StageStart:
 def _requests_of(plan: Plan, stage: Stage, served: dict[int, Served]) -> dict[tuple[int, int], ChatRequest | Question]:
     """The requests of a stage by (model, prompt), ready to be sent: nothing of them is made while others are timed."""
     # The requests of one prompt are equal byte for byte: a body is encoded once, however many of them there are.
-    deadlines = deadlines_of(plan.scenario.timeouts)
     requests: dict[tuple[int, int], ChatRequest | Question] = {}
     for model in stage.models:
+        # What the warm-up may take; the limit of the measured requests is known after it.
+        first_ns = first_limit_ns(plan.scenario.timeouts, served[model].test_chat_ns)
+        deadlines = deadlines_of(plan.scenario.timeouts, first_ns)
         for prompt in range(stage.prompts):
             body = body_of(plan, Planned(model=model, index=0, prompt=prompt), served[model])
             is_adapter = served[model].adapter is not None

@@ -14,6 +14,7 @@ from loadgen.report.text_table import Screen
 from loadgen.scenario import Model
 from loadgen.targets.extra_chats import QUESTIONS, extra_chats, questions_for
 from loadgen.targets.registry import target_name
+from loadgen.targets.request import limit_rule
 
 TITLES: Final = ("model", "served by", "load", "requests", "warm-up", "tokens at most", "due", "expected length")
 COLUMNS: Final = tuple(Column(title, "text") for title in TITLES)
@@ -31,6 +32,7 @@ def plan_table(plan: Plan, pace: Pace, screen: Screen) -> str:
     rule = next((stage.until for stage in plan.stages if stage.until is not None), None)
     if rule is not None:
         lines.append(f"until {rule}: each level ends as soon as that is known, or all of its requests are played")
+    lines.append(f"a request may take {limit_rule(plan.scenario.timeouts)}")
     lines += [*_beside_the_stages(plan), f"digest {digest(plan)}"]
     return table_text(table, "", screen) + lines_text(lines, screen)
 
@@ -143,6 +145,7 @@ def plan_data(plan: Plan) -> dict[str, Any]:
         "scenario": plan.scenario.name,
         "seed": plan.scenario.seed,
         "digest": digest(plan),
+        "request_limit": limit_rule(plan.scenario.timeouts),
         "stages": stages,
         "extra_chats": [msgspec.to_builtins(extra) for extra in extra_chats(plan)],
     }

@@ -282,8 +282,8 @@ class Model(_Part, frozen=True):
 class Timeouts(_Part, frozen=True):
     """Deadlines, in seconds. A request that passes one ends with the outcome `timeout`."""
 
-    request_s: PositiveFloat = 60.0
-    """From dispatch to the orderly end."""
+    request_s: PositiveFloat | None = None
+    """From dispatch to the orderly end (default: ten times what an answer of the warm-up took, and 60 s at least)."""
     headers_s: PositiveFloat | None = None
     """From dispatch."""
     first_token_s: PositiveFloat | None = None

@@ -153,6 +153,8 @@ class PlannedStage(Struct, frozen=True):
     """The same in a word."""
     ramp_in_ns: int = 0
     """How long after the first user of a closed loop the last one begins."""
+    request_limit_s: float | None = None
+    """After how long a measured request was given up, s; None where none was played."""
     server_ended: str | None = None
     """How the model's server ended of itself during the stage, if it did."""
 

@@ -1,5 +1,7 @@
 """How a planned request becomes the request that a model's server is sent. Sends nothing."""
 
+from typing import Final
+
 import msgspec
 
 from loadgen.plan.plan import Plan, Planned
@@ -9,6 +11,13 @@ from loadgen.scenario import TOKEN_LIMITS, Timeouts
 from loadgen.scenario.urls import route_url
 from loadgen.targets.served import Served
 from loadgen.wire.exchange import ChatRequest, Deadlines
+
+LIMIT_FACTOR: Final = 10
+"""An answer of a stage may take so many times as long as one before it: more users share the device, and some answers
+are longer."""
+LEAST_LIMIT_NS: Final = 60_000_000_000
+FIRST_LIMIT_NS: Final = 600_000_000_000
+"""While nothing has been answered: 128 tokens take so long at 0.2 tokens a second."""
 
 
 def chat_request_of(served: Served, body: JsonObject, deadlines: Deadlines) -> ChatRequest:
@@ -25,14 +34,40 @@ def chat_request_of(served: Served, body: JsonObject, deadlines: Deadlines) -> C
     )
 
 
-def deadlines_of(limits: Timeouts) -> Deadlines:
-    """A scenario's timeouts in ns."""
+def first_limit_ns(timeouts: Timeouts, shown_ns: int | None = None) -> int:
+    """How long the test chat and the requests of a warm-up may take, which show how fast the device is.
+
+    shown_ns: what an answer took before, if there was one.
+    """
+    if timeouts.request_s is not None:
+        return round(timeouts.request_s * 1e9)
+    return max(FIRST_LIMIT_NS, LIMIT_FACTOR * (shown_ns or 0))
+
+
+def limit_ns(timeouts: Timeouts, shown_ns: int | None) -> int:
+    """How long a measured request may take: as the scenario says, else by what an answer took before (None: nothing
+    was answered yet)."""
+    if timeouts.request_s is not None or shown_ns is None:
+        return first_limit_ns(timeouts)
+    return max(LEAST_LIMIT_NS, LIMIT_FACTOR * shown_ns)
+
+
+def limit_rule(timeouts: Timeouts) -> str:
+    """How long a measured request may take, in words, before anything was sent."""
+    if timeouts.request_s is not None:
+        return f"{timeouts.request_s:g} s"
+    shown = "the longest answer of the level's warm-up, or of the test chat without one"
+    return f"{LIMIT_FACTOR} times {shown}; {LEAST_LIMIT_NS / 1e9:g} s at least"
+
+
+def deadlines_of(limits: Timeouts, request_ns: int) -> Deadlines:
+    """A scenario's timeouts in ns. request_ns: how long a request may take, which the scenario need not say."""
 
     def ns(seconds: float | None) -> int | None:
         return None if seconds is None else round(seconds * 1e9)
 
     return Deadlines(
-        request_ns=round(limits.request_s * 1e9),
+        request_ns=request_ns,
         headers_ns=ns(limits.headers_s),
         first_token_ns=ns(limits.first_token_s),
         next_token_ns=ns(limits.next_token_s),

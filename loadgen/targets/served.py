@@ -63,6 +63,8 @@ class Served(Struct, frozen=True, kw_only=True):
     """What the body of every request needs here."""
     refused_keys: dict[str, str | None] = {}
     """Keys of the body that the server refused, each with the key that is sent in its place (None: none is)."""
+    test_chat_ns: int | None = None
+    """How long the test chat took, from its dispatch to the end of its answer; None without one."""
     pid: int | None = None
     """The process that it runs in, where we may look at that."""
     startup_s: float | None = None

@@ -12,6 +12,7 @@ import numpy as np
 from msgspec import Struct
 
 from loadgen.child import Child
+from loadgen.engine.request_limits import RequestLimits
 from loadgen.plan.plan import Plan, Stage
 from loadgen.record import StageFacts
 from loadgen.targets.probe.answers import StreamAnswers
@@ -43,6 +44,8 @@ class Go(Struct, frozen=True, tag=True):
 
     at_ns: int
     """A little ahead, so that all workers have read it by then."""
+    limits_ns: RequestLimits
+    """How long a request may take, by its model: equal for all workers, whoever played the warm-up."""
 
 
 class Drain(Struct, frozen=True, tag=True):

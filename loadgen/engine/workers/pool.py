@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from loadgen.child import Child
+from loadgen.engine.request_limits import RequestLimits
 from loadgen.engine.stage import RunContext, start_of
 from loadgen.engine.stop import StopLevel, StopSignal
 from loadgen.engine.workers.merge import merge_facts
@@ -256,7 +257,7 @@ class PooledStageRunner:
                 worker.prepare(share, self._served, self._sinks)
             await self._wait_for_all(Ready)
 
-    async def measure(self) -> None:
+    async def measure(self, limits_ns: RequestLimits) -> None:
         """Have all workers play their part from one moment on; then the sinks are told of the stage's facts, whatever
         ended it."""
         self._observer.start()
@@ -264,7 +265,7 @@ class PooledStageRunner:
             with self._stop.calling(self._pass_on):
                 # One moment for all, a little ahead: pipes and schedulers deliver at different times, and a stage whose
                 # parts begin apart is no stage of that many users.
-                go = Go(self._context.clock.now_ns() + LEAD_NS)
+                go = Go(self._context.clock.now_ns() + LEAD_NS, limits_ns)
                 for worker in self._workers:
                     worker.send(go)
                 await self._wait_for_all(Done)

@@ -146,10 +146,11 @@ class Worker:
             gc.collect()
             gc.freeze()
             # The conductor waits for the slowest of us: what is sent before this is part of no measurement.
+            self._updates.send()  # first the records of the warm-up, by which requests are limited
             self._send(Ready())
             go = await self._commands.get()
             assert isinstance(go, Go)
-            await part.measure(go.at_ns)
+            await part.measure(go.limits_ns, go.at_ns)
         assert facts_holder.facts is not None
         # The last records before the word that all have been told of.
         self._updates.send()

@@ -25,7 +25,7 @@ from loadgen.live.progress import Silence
 from loadgen.live.recorder import Recorder
 from loadgen.live.sink import NullSink, Sinks, StageStart
 from loadgen.record import Record, StageFacts
-from loadgen.scenario import Constant, Load, Model, Retries
+from loadgen.scenario import Constant, Load, Model, Retries, Timeouts
 from loadgen.store import run_folder
 from loadgen.targets.openai import serve_url
 from loadgen.wire.client import Client
@@ -71,6 +71,15 @@ def workers_of(pid: int) -> list[psutil.Process]:
     """The workers among a process's children."""
     processes = psutil.Process(pid).children()
     return [process for process in processes if "loadgen.engine.workers.worker" in process.cmdline()]
+
+
+async def test_the_warm_up_of_all_workers_limits_how_long_a_request_may_take(tmp_path: Path) -> None:
+    with Server(streamed("a")) as server:
+        asked = scenario(
+            tmp_path, {"m": server.url}, closed(2, 2), warmup_requests=3, preflight=False, timeouts=Timeouts()
+        )
+        run = await api.run(asked, results=tmp_path, workers=2)
+    assert [stage.request_limit_s for stage in run.manifest.stages] == [60.0]  # without an answer it would be 600
 
 
 @pytest.mark.parametrize("mode", ["closed", "constant"])
@@ -230,7 +239,7 @@ async def with_crew(
 
 async def play(runner: StageRunner) -> None:
     await runner.warm_up()
-    await runner.measure()
+    await runner.measure({0: 60_000_000_000})
 
 
 class FactsKept(NullSink):

@@ -71,7 +71,7 @@ def test_a_worker_learns_the_scenario_and_the_prompts_as_they_are() -> None:
     assert heard == StartWorker(bare_plan, 5, "requests.w0.jsonl")
 
 
-@pytest.mark.parametrize("order", [Go(1 << 60), Drain(), StopRuleMet(), CancelInFlight()])
+@pytest.mark.parametrize("order", [Go(1 << 60, {0: 1 << 40}), Drain(), StopRuleMet(), CancelInFlight()])
 def test_an_order_is_one_line(order: Command) -> None:
     line = line_of(order)
     assert line.endswith(b"\n")

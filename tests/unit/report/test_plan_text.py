@@ -22,9 +22,11 @@ from loadgen.scenario import (
     Retries,
     Sampling,
     Scenario,
+    Timeouts,
 )
 
 PROMPTS = (Prompt("a", "Say hello."), Prompt("b", "Name a colour."))
+LIMIT = "10 times the longest answer of the level's warm-up, or of the test chat without one; 60 s at least"
 
 
 def plan_of(load: Load, **changes: Any) -> Plan:
@@ -42,9 +44,15 @@ def test_a_plan_is_told_by_stage_with_its_digest() -> None:
         "model | served by | load | requests | warm-up | tokens at most | due | expected length",
         "m | llamacpp | 2 /s constant | 5 | 1 | 640 | 0.00, 0.50, 1.00, … 2.00 s | about 2 s",
         "5 requests in 1 stages, 2 prompts, seed 1",
+        f"a request may take {LIMIT}",
         "before the stages: 1 test chat",
         f"digest {digest(plan)}",
     ]
+
+
+def test_a_limit_of_the_scenarios_own_is_told_as_it_is() -> None:
+    plan = plan_of(Constant((2.0,), requests=5), timeouts=Timeouts(request_s=7.5))
+    assert "a request may take 7.5 s" in planned_rows(plan)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +92,7 @@ def test_a_plan_as_data_has_every_request_and_its_due_time() -> None:
         "scenario": "x",
         "seed": 1,
         "digest": digest(plan),
+        "request_limit": LIMIT,
         "stages": [
             {
                 "load": {"mode": "constant", "rate_per_s": 4.0},

@@ -33,7 +33,7 @@ from loadgen.scenario.problem import Source, input_error
 from loadgen.scenario.schema import EXAMPLES, example_value
 from loadgen.scenario.validate import convert
 from loadgen.store.manifest import SCHEMA
-from loadgen.targets.request import deadlines_of
+from loadgen.targets.request import deadlines_of, first_limit_ns
 
 SECRET = "sk-Xk3jQ9vTz8Lp2Wm7"
 SMALLEST: dict[str, Any] = {"name": "x", "prompts": ["Say hello."]}
@@ -330,7 +330,7 @@ def is_played_or_refused(raw: dict[str, Any]) -> None:
         assert SECRET not in str(error)
         return
     assert len(digest(made)) == 64
-    deadlines_of(scenario.timeouts)
+    deadlines_of(scenario.timeouts, first_limit_ns(scenario.timeouts))
     assert msgspec.json.encode(scenario)
 
 

@@ -106,7 +106,7 @@ def test_every_key_of_it_is_explained_beside_it() -> None:
 def test_what_it_only_suggests_is_right_too() -> None:
     text = starter_text("x")
     text = text.replace('mode = "closed" ', 'mode = "poisson" ').replace("concurrency = ", "# ")
-    for key in ("system", "rates_per_s", "stream", "attainment"):
+    for key in ("system", "rates_per_s", "stream", "request_s", "attainment"):
         text = text.replace(f"# {key} = ", f"{key} = ")
     text = text.replace("# [[models]]", "[[models]]").replace('# name = "my-model"', 'name = "my-model"')
     text = text.replace("# url = ", "url = ").replace("stream = false", "stream = true")

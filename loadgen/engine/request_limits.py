@@ -1,0 +1,38 @@
+"""How long the requests of a stage may take where the scenario does not say: by what the stage's warm-up showed."""
+
+from loadgen.live.sink import NullSink
+from loadgen.plan.plan import Plan, Stage
+from loadgen.record import Record, StageKey
+from loadgen.targets.probe.answers import ORDERLY
+from loadgen.targets.registry import target_name
+from loadgen.targets.request import limit_ns
+from loadgen.targets.served import Served
+
+RequestLimits = dict[int, int]
+"""How long a request may take, ns, by its model's index in the plan."""
+
+
+class WarmUpTimes(NullSink):
+    """The sink that holds how long the answers of a stage's warm-up took."""
+
+    def __init__(self) -> None:
+        self._longest_ns: dict[StageKey, int] = {}
+
+    def record(self, record: Record) -> None:
+        if record.phase != "warmup" or record.outcome not in ORDERLY or record.end_ns is None:
+            return
+        # Of the attempt that was answered, as a limit is of an attempt.
+        began_ns = record.dispatched_ns if record.attempt_ns is None else record.attempt_ns
+        took_ns = record.end_ns - (record.end_ns if began_ns is None else began_ns)
+        self._longest_ns[record.stage_key] = max(took_ns, self._longest_ns.get(record.stage_key, 0))
+
+    def limits(self, plan: Plan, stage: Stage, served: dict[int, Served]) -> RequestLimits:
+        """The limits of the stage's measured requests, when its warm-up is over. A model without an answer in it goes
+        by the test chat."""
+        limits: RequestLimits = {}
+        for index in stage.models:
+            model = plan.models[index]
+            key = StageKey(target_name(model), model.name, stage.level.label)
+            shown_ns = self._longest_ns.get(key, served[index].test_chat_ns)
+            limits[index] = limit_ns(plan.scenario.timeouts, shown_ns)
+        return limits
