@@ -229,12 +229,7 @@ def _attainment(stages: Sequence[StageData]) -> Attainment | None:
         return None
     limits, asked = of_runs[0].slo_limits_ms, of_runs[0].slo.attainment
     planned = sum(stage.requests for stage in of_runs)
-    met = sum(
-        metrics.meets(record, stage.judged_slo, origin=stage.latency_origin)
-        for stage in of_runs
-        for record in stage.measured
-        if stage.slo_limits_ms
-    )
+    met = sum(_met(stage) for stage in of_runs if stage.slo_limits_ms)
     share = met / planned if planned else 0.0
     is_known = all(stage.not_judged is None for stage in stages)
     passed = None if asked is None else share >= asked and is_known
@@ -251,6 +246,12 @@ def _attainment(stages: Sequence[StageData]) -> Attainment | None:
         fluidity=_weighted([(sum(shares) / len(shares), count) for shares, count in weighted]),
         fluid_share=_weighted([(sum(s >= FLUID for s in shares) / len(shares), count) for shares, count in weighted]),
     )
+
+
+def _met(stage: StageData) -> int:
+    """How many of a run's requests met the SLO."""
+    slo, origin = stage.judged_slo, stage.latency_origin
+    return sum(metrics.meets(record, slo, origin=origin) for record in stage.measured)
 
 
 def _weighted(pairs: Sequence[tuple[float, int]]) -> float | None:

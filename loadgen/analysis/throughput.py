@@ -31,7 +31,8 @@ def throughput_of_run(stage: StageData) -> Throughput:
     )
     if window is not None:
         ended = [record for record in stage.ok if record.end_ns is not None and window.holds(record.end_ns)]
-        good = sum(metrics.meets(record, stage.judged_slo, origin=stage.latency_origin) for record in ended)
+        slo, origin = stage.judged_slo, stage.latency_origin
+        good = sum(metrics.meets(record, slo, origin=origin) for record in ended)
         tokens = metrics.tokens_inside((*stage.measured, *stage.earlier), window)
         rates = msgspec.structs.replace(
             rates,
