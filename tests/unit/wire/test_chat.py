@@ -543,9 +543,12 @@ BODIES = st.one_of(
 
 @pytest.mark.slow
 @law
-@given(BODIES)
-def test_any_bytes_decode_to_a_completion_that_is_in_order(body: bytes) -> None:
+@given(BODIES, st.lists(st.integers(0, 1000), max_size=12))
+def test_any_bytes_decode_to_a_completion_that_is_in_order_and_no_split_of_them_changes_it(
+    body: bytes, cuts: list[int]
+) -> None:
     completion = decode(body)
+    assert decode_in(body, cuts) == completion
     assert completion.token_ends == sorted(set(completion.token_ends))
     offsets = [*completion.token_ends, *([] if completion.end_offset is None else [completion.end_offset])]
     assert offsets == sorted(offsets)
@@ -557,13 +560,6 @@ def test_any_bytes_decode_to_a_completion_that_is_in_order(body: bytes) -> None:
     assert told is None or (len(told) == len(completion.token_ends) and min(told) >= 0)
     for line in (completion.error, completion.malformed):
         assert line is None or (line.isprintable() and 0 < len(line) <= 300)
-
-
-@pytest.mark.slow
-@law
-@given(BODIES, st.lists(st.integers(0, 1000), max_size=12))
-def test_no_split_of_a_body_changes_what_it_decodes_to(body: bytes, cuts: list[int]) -> None:
-    assert decode_in(body, cuts) == decode(body)
 
 
 @pytest.mark.slow
