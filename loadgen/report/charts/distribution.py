@@ -17,6 +17,7 @@ from loadgen.report.charts.figure import (
     label,
     layout,
     log_axis,
+    mark_note,
     rounded,
     slo_ms,
     unit,
@@ -78,12 +79,14 @@ def _ttft_chart(stages: Sequence[ReportStage], number: int, suffix: str) -> Char
     note = "The share of answered requests whose first token came within a time. Further left is faster."
     if shown_limit is not None:
         draw_limit(drawn, traces, "x", shown_limit * factor, f"SLO ≤ {format_duration(limit)}")
+    note += mark_note(stages, "ttft_ms")
     title = f"Spread of time to first token{suffix}"
     return Chart(id=f"chart-ttft-spread-{number}", title=title, note=note, traces=tuple(traces), layout=drawn)
 
 
 def _itl_chart(stages: Sequence[ReportStage], number: int, suffix: str) -> Chart | None:
-    curves = [(stage, gaps) for stage, gaps in _curves(stages, _gap_values) if gaps[-1] > 0]
+    known = [stage for stage in stages if not _is_withheld(stage, "itl_ms")]
+    curves = [(stage, gaps) for stage, gaps in _curves(known, _gap_values) if gaps[-1] > 0]
     if not curves:
         return None
     low_ms = min(float(gaps[_count_hidden(gaps)]) for _, gaps in curves) / 1e6
@@ -94,8 +97,14 @@ def _itl_chart(stages: Sequence[ReportStage], number: int, suffix: str) -> Chart
     zeros = max(_count_hidden(gaps) / len(gaps) for _, gaps in curves)
     if zeros > 0:
         note += f" Up to {format_percent(zeros)} of the gaps are 0 (two tokens in one read), left of the axis."
+    note += mark_note(stages, "itl_ms")
     title = f"Spread of gaps between tokens{suffix}"
     return Chart(id=f"chart-itl-spread-{number}", title=title, note=note, traces=tuple(traces), layout=drawn)
+
+
+def _is_withheld(stage: ReportStage, name: str) -> bool:
+    metric = stage.summary.metric(name)
+    return name in stage.summary.not_valid and metric is not None and metric.count == 0
 
 
 def _count_hidden(ordered: Ns) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from loadgen.redact import printable
+from loadgen.report.metric_names import DAGGER
 from loadgen.report.section import PlotlyObject, ReportStage
 
 Trace = PlotlyObject
@@ -62,6 +63,13 @@ def unit(values_ms: Sequence[float]) -> tuple[str, float]:
 def rounded(values: Iterable[float | None]) -> list[float | None]:
     """Six significant digits, which no screen resolves, keep the page small."""
     return [None if value is None else float(f"{value:.6g}") for value in values]
+
+
+def mark_note(stages: Sequence[ReportStage], metric: str) -> str:
+    """Why a metric is not what its name says in some of the stages, to be added to a chart's note; empty where it
+    is."""
+    reasons = dict.fromkeys(stage.summary.not_valid[metric] for stage in stages if metric in stage.summary.not_valid)
+    return "".join(f" {DAGGER} {why}." for why in reasons)
 
 
 def slo_ms(stages: Sequence[ReportStage], name: str) -> float | None:

@@ -18,6 +18,7 @@ from loadgen.report.charts.figure import (
     layout,
     level_axis,
     log_axis,
+    mark_note,
     positions,
     rounded,
     slo_ms,
@@ -67,6 +68,7 @@ def ttft_chart(stages: Sequence[ReportStage]) -> Chart | None:
         draw_limit(drawn, traces, "y", drawn_limit * factor, f"SLO ≤ {format_duration(limit)}")
     elif limit is not None:
         note += f" The SLO, {format_duration(limit)}, lies above this chart."
+    note += mark_note(stages, "ttft_ms")
     return Chart(id="chart-ttft", title="Time to first token", note=note, traces=tuple(traces), layout=drawn)
 
 
@@ -209,6 +211,7 @@ def throughput_chart(stages: Sequence[ReportStage]) -> Chart | None:
         return None
     drawn = layout(level_axis(stages), {"title": {"text": "output tokens per second"}, "rangemode": "tozero"})
     note = "All together: inside the steady window. Each user: the median pace of a stream once it has begun."
+    note += mark_note(stages, "per_user_tokens_per_s")
     return Chart(id="chart-throughput", title="Throughput", note=note, traces=tuple(traces), layout=drawn)
 
 

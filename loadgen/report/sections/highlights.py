@@ -28,6 +28,8 @@ class _Measure(Struct, frozen=True):
     """Something in which models are compared."""
 
     title: str
+    metric: str
+    """As `not_valid` names it."""
     best: Literal["lowest", "highest"]
     read: Callable[[StageSummary], _Figure | None]
     show: Callable[[float | None], str]
@@ -60,12 +62,15 @@ def _is_sound(stage: StageSummary) -> bool:
 
 
 def _line(measure: _Measure, stages: Sequence[StageSummary]) -> str | None:
+    load = format_load(stages[0].load)
+    why = next((stage.not_valid[measure.metric] for stage in stages if measure.metric in stage.not_valid), None)
+    if why is not None:
+        return f"{load}, {measure.title}: not compared: {why}"
     figures = [(stage, figure) for stage in stages if (figure := measure.read(stage)) is not None]
     if len(figures) < len(stages):
         return None
     sign = 1 if measure.best == "lowest" else -1
     figures.sort(key=lambda pair: sign * pair[1].value)
-    load = format_load(stages[0].load)
     stage, best = figures[0]
     if not all(_is_apart(measure, best, other) for _, other in figures[1:]):
         values = ", ".join(f"{_who(stage)} {measure.show(figure.value)}" for stage, figure in figures)
@@ -107,10 +112,10 @@ def _show_rate(value: float | None) -> str:
 
 
 _MEASURES: Final = (
-    _Measure("lowest TTFT", "lowest", partial(_median, "ttft_ms"), format_duration),
-    _Measure("lowest E2E", "lowest", partial(_median, "e2e_ms"), format_duration),
-    _Measure("least time per token", "lowest", partial(_median, "tpot_ms"), format_duration),
-    _Measure("highest throughput of an answer", "highest", _answer_speed, _show_rate),
+    _Measure("lowest TTFT", "ttft_ms", "lowest", partial(_median, "ttft_ms"), format_duration),
+    _Measure("lowest E2E", "e2e_ms", "lowest", partial(_median, "e2e_ms"), format_duration),
+    _Measure("least time per token", "tpot_ms", "lowest", partial(_median, "tpot_ms"), format_duration),
+    _Measure("highest throughput of an answer", "e2e_tokens_per_s", "highest", _answer_speed, _show_rate),
 )
 
 

@@ -19,6 +19,7 @@ from loadgen.report.csv import csv_text
 from loadgen.report.document import make_document, report_data
 from loadgen.report.html import html
 from loadgen.report.markdown import markdown
+from loadgen.report.sections.highlights import highlight_lines
 from loadgen.store.run_folder import Run
 from tests.records import MS, facts, planned, run_of, turn
 
@@ -221,6 +222,26 @@ def test_every_report_says_what_is_marked_and_names_the_likely_cause() -> None:
     assert "ttft_ms" in csv_text(summary) and "per_user_tokens_per_s" in csv_text(summary)
     assert "not known: TTFT is not judged" in (answer(summary) or "")
     assert stages_of(played)[0].histograms["itl"].count == 0
+
+
+def test_charts_say_it_and_do_not_draw_what_is_withheld() -> None:
+    for stamps, held in ((lumps(25, 24, every_ms=250), True), (steady(49, 5.0), False)):
+        played = run(answers(stamps))
+        sections = make_document(report_data(summarize(played), [played])).sections
+        charts = {chart.title: chart for section in sections for chart in section.charts}
+        for title in ("Time to first token", "Throughput", "Spread of time to first token"):
+            assert ("tokens were held back" in charts[title].note) is held
+        assert ("Spread of gaps between tokens" in charts) is not held
+
+
+def test_no_model_is_called_the_best_by_what_was_held_back() -> None:
+    held = [*answers(lumps(49, every_ms=0)), *answers(steady(49, 5.0), model="n")]
+    stages = [planned(20), planned(20, model="n")]
+    seen = [facts(), facts(models=("n",))]
+    lines = highlight_lines(summarize(run_of(held, stages, seen=seen)))
+    unknown = [line.split(": ")[0] for line in lines if "not compared: tokens were held back" in line]
+    assert unknown == ["1 user, lowest TTFT", "1 user, least time per token"]
+    assert any(line.startswith("1 user, lowest E2E") for line in lines)
 
 
 def test_merged_runs_fail_a_gate_that_one_of_them_could_not_judge() -> None:
