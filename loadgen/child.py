@@ -201,11 +201,6 @@ def _oom_kills() -> int:
     return 0
 
 
-# Why a child failed, from what it had written to its standard error and from how it ended. Pure.
-#
-# Knows llama.cpp's log (`0.00.034.896 E llama_model_load: error loading model: …`), a C++ exception's last line, and a
-# Python traceback's.
-
 OUT_OF_MEMORY: Final = "out_of_memory"
 _MEMORY: Final = re.compile(
     r"(?:insufficient memory|failed to allocate|cannot allocate memory|out of memory|memoryerror).*|[\w:]*bad_alloc\b",
@@ -219,7 +214,11 @@ _MAX_LINE_CHARS: Final = 1000
 
 
 def crash_reason(log: str) -> str | None:
-    """The line that says why, of a log that ends where its process did; None where none does."""
+    """The line that says why, of a log that ends where its process did; None where none does.
+
+    Knows llama.cpp's log (`0.00.034.896 E llama_model_load: error loading model: …`), a C++ exception's last line, and
+    a Python traceback's.
+    """
     lines = [line[:_MAX_LINE_CHARS].rstrip() for line in log.splitlines()]
     for line in lines:
         if (match := _MEMORY.search(line)) is not None:

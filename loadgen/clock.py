@@ -99,12 +99,6 @@ def thread_cpu_ns() -> int:
     return time.thread_time_ns()
 
 
-# Wakes sleepers of one event loop at absolute moments, to a fraction of a millisecond. Reads no clock.
-#
-# An event loop's own timers are late by up to a millisecond: epoll counts whole ones. A Linux timer descriptor
-# (`timerfd_create(2)`) counts nanoseconds, never rings early, and costs nothing while nothing is due; one of them
-# serves all sleepers of a loop. It runs on CLOCK_MONOTONIC, which is `time.perf_counter_ns` there.
-
 _CLOCK_MONOTONIC: Final = 1
 _NONBLOCK_CLOEXEC: Final = 0o4000 | 0o2000000
 _ABSOLUTE: Final = 1
@@ -119,7 +113,13 @@ class _TimerSpec(ctypes.Structure):
 
 
 class Timer:
-    """One timer for all sleepers of a loop: it is set to the earliest of their deadlines."""
+    """Wakes the sleepers of one event loop at absolute moments, to a fraction of a millisecond: it is set to the
+    earliest of their deadlines.
+
+    An event loop's own timers are late by up to a millisecond: epoll counts whole ones. A Linux timer descriptor
+    (`timerfd_create(2)`) counts nanoseconds, never rings early, and costs nothing while nothing is due. It runs on
+    CLOCK_MONOTONIC, which is `time.perf_counter_ns` there.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Raises OSError, AttributeError or NotImplementedError where there are no timer descriptors, or the loop

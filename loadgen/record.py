@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, field
 
 JsonObject = dict[str, Any]
 """A JSON object whose keys are not ours to choose, or are not known before it is read."""
@@ -202,9 +202,8 @@ class StageFacts(Struct, frozen=True, kw_only=True):
     every 20 ms; a longer stall counts for each of the moments that it held up. stamp_lag: user stamp minus kernel stamp
     of a read. cpu_share: of one core; of the event loop's thread alone where a model runs in this process.
     in_flight_samples: (moment, requests in flight), evenly spaced, from a sampler that does not look at the records.
-    workers: the processes that played it, where it was not this one (`loadgen.engine.workers.merge`). settled: it ended
-    because enough was known. machine: who else ran there. timer_slack_ns: how late the timer alone may wake a sleeper:
-    that is in loop_lag and in no stamp.
+    workers: the processes that played it, where it was not this one (`loadgen.engine.workers.merge`). machine: who else
+    ran there. timer_slack_ns: how late the timer alone may wake a sleeper: that is in loop_lag and in no stamp.
     """
 
     models: tuple[str, ...]
@@ -227,7 +226,8 @@ class StageFacts(Struct, frozen=True, kw_only=True):
     in_flight_samples: tuple[tuple[int, int], ...] = ()
     servers: tuple[ServerFacts, ...] = ()
     workers: tuple[WorkerFacts, ...] = ()
-    settled: bool = False
+    rule_met: bool = field(default=False, name="settled")
+    """It ended because its stop rule was met; `settled` in the file."""
     machine: MachineFacts | None = None
     timer_slack_ns: int = 1_500_000
 

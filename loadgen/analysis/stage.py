@@ -14,7 +14,7 @@ from loadgen.analysis.held_back import held_back
 from loadgen.analysis.metric_flags import MetricFlags, judged, metric_flags
 from loadgen.analysis.metrics import Gaps, Ns, Window
 from loadgen.analysis.samples import Samples, gap_samples, metric_of_run, percentile_of
-from loadgen.analysis.stage_steady import settled
+from loadgen.analysis.stage_steady import steadiness_of
 from loadgen.analysis.stop_rule import estimate_for
 from loadgen.analysis.summary import METRICS, Metric, Steadiness
 from loadgen.record import LatencyOrigin, Phase, Record, StageFacts, StageKey
@@ -153,18 +153,18 @@ class StageData(Struct, frozen=True, dict=True):
         return metrics.steady_window(self.together, concurrency=users, ramp_in_ns=ramp_in_ns)
 
     @cached_property
-    def _settled(self) -> tuple[Steadiness | None, Window | None]:
-        return settled(self.together, self.planned.load, self.window)
+    def _steadiness(self) -> tuple[Steadiness | None, Window | None]:
+        return steadiness_of(self.together, self.planned.load, self.window)
 
     @property
     def steadiness(self) -> Steadiness | None:
         """Whether its latencies settled inside the window."""
-        return self._settled[0]
+        return self._steadiness[0]
 
     @property
     def steady_window(self) -> Window | None:
         """The window from where the latencies had settled; all of it where they never did."""
-        return self._settled[1]
+        return self._steadiness[1]
 
     @cached_property
     def _judged(self) -> tuple[Slo, dict[str, str]]:

@@ -17,7 +17,7 @@ CHANGING: Final = ("ramp", "trace")
 """Loads that are not meant to be the same from beginning to end."""
 
 
-def settled(
+def steadiness_of(
     records: Sequence[Record], load: StageLoad, window: Window | None
 ) -> tuple[Steadiness | None, Window | None]:
     """Whether the latencies of a stage settled inside its window, and the window from where they had.

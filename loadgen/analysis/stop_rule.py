@@ -113,10 +113,10 @@ class Series:
     @property
     def is_due(self) -> bool:
         """Whether it is time to look: `begin`, then `estimate_for` wherever there is time for it, then `end`."""
-        return not self._looking and not self.settled and len(self._lengths) >= self._next
+        return not self._looking and not self.met and len(self._lengths) >= self._next
 
     @property
-    def settled(self) -> bool:
+    def met(self) -> bool:
         return is_settled(self._looks, self._goal.within)
 
     @property
@@ -163,11 +163,11 @@ class StopRuleMonitor:
         self._series = [Series(goal, floor) for _ in range(models)]
         self._enough = enough
         self._say = say
-        self.settled = False
+        self.met = False
 
     def take(self, sample: Sample | None) -> None:
         """A request has ended; None: it tells nothing."""
-        if sample is None or self.settled:
+        if sample is None or self.met:
             return
         place, numbers = sample
         series = self._series[place]
@@ -184,8 +184,8 @@ class StopRuleMonitor:
     def _add_look(self, series: Series, look: Quantile) -> None:
         series.end(look)
         self._say(self.words)
-        if not self.settled and all(series_of_model.settled for series_of_model in self._series):
-            self.settled = True
+        if not self.met and all(series_of_model.met for series_of_model in self._series):
+            self.met = True
             self._enough()
 
     @property

@@ -313,7 +313,8 @@ def _reasons(each: Sequence[Sequence[Reason]]) -> tuple[Reason, ...]:
     merged = []
     for crossed in by_code.values():
         worst = next((reason for reason in crossed.values() if reason.fatal), next(iter(crossed.values())))
-        merged.append(msgspec.structs.replace(worst, seen=f"{worst.seen}, in {len(crossed)} of {len(each)} runs"))
+        observed = f"{worst.observed}, in {len(crossed)} of {len(each)} runs"
+        merged.append(msgspec.structs.replace(worst, observed=observed))
     return tuple(merged)
 
 
@@ -343,7 +344,7 @@ def _until_in_run(stage: StageData, goal: StopRule) -> Until:
     """By the interval in the summary, which was made for that."""
     known = stage.latencies[f"{goal.metric}_ms"].percentile(goal.percentile)
     width = relative_half_width(Quantile(goal.p, known.value, known.low, known.high))
-    early = stage.facts is not None and stage.facts.settled
+    early = stage.facts is not None and stage.facts.rule_met
     # Where the requests ran out, nobody chose the moment by the width: it counts as it is.
     reached = width is not None and (early or width <= goal.within)
     return Until(

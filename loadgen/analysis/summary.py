@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Final, Literal
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, field
 
 from loadgen.plan.plan import StageLoad
 from loadgen.record import JsonObject, MachineFacts
@@ -178,10 +178,11 @@ Code = Literal[
 
 
 class Reason(Struct, frozen=True):
-    """One line that was crossed. seen and limit in words with units; advice: what to do."""
+    """One line that was crossed. observed and limit in words with units; advice: what to do."""
 
     code: Code
-    seen: str
+    observed: str = field(name="seen")
+    """`seen` in summary.json."""
     limit: str
     advice: str
     fatal: bool = False

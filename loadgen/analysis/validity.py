@@ -56,7 +56,13 @@ class Judgment(Struct, frozen=True):
 def judge(evidence: Evidence) -> Judgment:
     """The verdict on a stage: invalid when any reason is fatal, degraded when there is any other."""
     reasons = tuple(
-        Reason(rule.code, crossing.observed, crossing.limit, rule.advice, crossing.fatal)
+        Reason(
+            code=rule.code,
+            observed=crossing.observed,
+            limit=crossing.limit,
+            advice=rule.advice,
+            fatal=crossing.fatal,
+        )
         for rule in RULES
         for crossing in rule.find(evidence)
     )

@@ -138,7 +138,7 @@ def _failures_of(stage: StageSummary) -> list[str]:
     if stage.validity is not UNSET and stage.validity.verdict == "invalid":
         fatal = [reason for reason in stage.validity.reasons if reason.fatal]
         advice = "; ".join(dict.fromkeys(reason.advice for reason in fatal))
-        reasons.append(f"invalid: {', '.join(reason.seen for reason in fatal)}; {advice}")
+        reasons.append(f"invalid: {', '.join(reason.observed for reason in fatal)}; {advice}")
     return reasons
 
 

@@ -146,7 +146,7 @@ class LocalStageRunner:
                 models=start.models,
                 targets=start.targets,
                 level=start.level,
-                settled=self.stop.rule_met,
+                rule_met=self.stop.rule_met,
             )
             self._sinks.stop(facts)
 

@@ -20,7 +20,7 @@ class StopRuleSink(NullSink):
 
     def record(self, record: Record) -> None:
         # Those in flight when the rule was met still end: they are recorded, and change nothing that was decided.
-        if not self._monitor.settled:
+        if not self._monitor.met:
             self._monitor.take(self._sample(record))
 
 

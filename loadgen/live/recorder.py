@@ -23,7 +23,7 @@ MAX_INTERVALS: Final = 1440
 """With more intervals in a stage, neighbors are merged in pairs, and each is twice as long from then on."""
 FOLD_EVERY: Final = 256
 """So many records are folded at once: much cheaper than one by one, and never on the way of a single request."""
-METRICS: Final = ("ttft", "itl", "e2e")
+RECORDED_METRICS: Final = ("ttft", "itl", "e2e")
 
 
 class IntervalSnapshot(Struct, frozen=True):
@@ -52,7 +52,7 @@ class _Interval:
     def __init__(self) -> None:
         self.by_outcome: Counter[Outcome] = Counter()
         self.output_tokens = 0
-        self.buckets: dict[str, Counter[int]] = {metric: Counter() for metric in METRICS}
+        self.buckets: dict[str, Counter[int]] = {metric: Counter() for metric in RECORDED_METRICS}
 
     def merge(self, other: "_Interval") -> None:
         self.by_outcome.update(other.by_outcome)

@@ -61,7 +61,7 @@ def _stage_notes(stage: StageSummary) -> list[str]:
         notes.append(f"{where}: {_progress_of(stage.until)}")
     if isinstance(stage.validity, Validity):
         verdict = stage.validity.verdict
-        notes += [f"{where}: {verdict}: {r.seen} (limit: {r.limit}); {r.advice}" for r in stage.validity.reasons]
+        notes += [f"{where}: {verdict}: {r.observed} (limit: {r.limit}); {r.advice}" for r in stage.validity.reasons]
     return notes
 
 

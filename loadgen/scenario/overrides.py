@@ -328,8 +328,6 @@ def parse_rates(text: str, flag: str = "--rate") -> tuple[float, ...]:
     return tuple(float(part) for part in parts)
 
 
-# Which models a list of names means, given a scenario's own. Raw tables in, raw tables out; knows no file.
-
 _PLACE: Final = ("target", "url", "foundry")
 
 

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from loadgen.scenario.problem import suggestion, toml_text
 
-METRICS: Final = ("ttft", "service_ttft", "itl", "tpot", "e2e")
+STOP_RULE_METRICS: Final = ("ttft", "service_ttft", "itl", "tpot", "e2e")
 STREAMED: Final = ("ttft", "service_ttft", "itl", "tpot")
 """What an answer that comes whole does not have."""
 PERCENTILES: Final = ("50", "90", "95", "99", "99.9")
@@ -49,9 +49,10 @@ def mismatch(text: str) -> tuple[str, str] | None:
     if not match:
         return f"{toml_text(text)} is not METRIC_pNN:PERCENT%", f"write e.g. {EXAMPLE}"
     metric, p, percent = match[1], match[2], match[3]
-    if metric not in METRICS:
-        guess = suggestion(metric, METRICS)
-        hint = f"did you mean {guess}?" if guess else f"write {', '.join(METRICS[:-1])} or {METRICS[-1]}"
+    if metric not in STOP_RULE_METRICS:
+        guess = suggestion(metric, STOP_RULE_METRICS)
+        *others, last = STOP_RULE_METRICS
+        hint = f"did you mean {guess}?" if guess else f"write {', '.join(others)} or {last}"
         return f"{toml_text(metric)} is no metric to wait for", hint
     if p not in PERCENTILES:
         known = ", ".join(f"p{p}" for p in PERCENTILES[:-1])

@@ -105,7 +105,7 @@ def broken_links(page: Path) -> set[str]:
 
 
 def keys(*types: type[Struct]) -> list[str]:
-    return [field for kind in types for field in kind.__struct_fields__]
+    return [field for kind in types for field in kind.__struct_encode_fields__]
 
 
 def spans_of(page: Path) -> set[str]:

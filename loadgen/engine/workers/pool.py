@@ -277,7 +277,7 @@ class PooledStageRunner:
                 models=start.models,
                 targets=start.targets,
                 level=start.level,
-                settled=self._stop.rule_met,
+                rule_met=self._stop.rule_met,
             )
             # A worker that was lost has no facts; what it had written counts, and `lost` says what is missing.
             part_facts = [worker.facts for worker in self._workers if worker.facts]

@@ -82,9 +82,6 @@ def soft_limit_for(needs: Descriptors, soft: int, hard: int) -> int:
     return max(soft, min(hard, needs.wished))
 
 
-# What the system grants this process: cores, and open files, whose limit is raised before a plan needs it.
-
-
 def usable_cores() -> int:
     """Cores that this process may run on."""
     granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -41,7 +41,7 @@ def _row(stage: StageSummary) -> Row:
         return Row((stage_name(stage), "skipped", why, *[UNKNOWN] * (len(COLUMNS) - 3)))
     own = stage.validity.self
     machine = None if stage.validity.machine is UNSET else stage.validity.machine
-    why = "; ".join(f"{reason.seen} (limit: {reason.limit})" for reason in stage.validity.reasons)
+    why = "; ".join(f"{reason.observed} (limit: {reason.limit})" for reason in stage.validity.reasons)
     return Row(
         (
             stage_name(stage),

@@ -190,9 +190,9 @@ def test_the_verdict_is_the_worst_and_each_reason_says_in_how_many_runs() -> Non
     assert stage.runs.verdicts == tuple(one.verdict for one in alone)
     reasons = {reason.code: reason for reason in validity.reasons}
     worst = next(reason for reason in alone[2].reasons if reason.code == "own_cpu")
-    assert reasons["own_cpu"].seen == f"{worst.seen}, in 2 of 5 runs"
+    assert reasons["own_cpu"].observed == f"{worst.observed}, in 2 of 5 runs"
     assert reasons["own_cpu"].fatal
-    assert reasons["clock_step"].seen.endswith("in 1 of 5 runs")
+    assert reasons["clock_step"].observed.endswith("in 1 of 5 runs")
     assert validity.self.cpu_share == 0.95
     assert validity.self.clock_steps == 1
 
@@ -211,7 +211,7 @@ def test_of_the_machine_the_run_is_shown_that_its_neighbors_slowed_most() -> Non
     assert validity_of(stage).machine == busy
     (reason,) = validity_of(stage).reasons
     assert (reason.code, reason.fatal) == ("busy_machine", True)
-    assert reason.seen.endswith("in 1 of 3 runs")
+    assert reason.observed.endswith("in 1 of 3 runs")
 
 
 def test_runs_that_were_all_believable_are() -> None:

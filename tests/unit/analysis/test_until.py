@@ -147,7 +147,7 @@ def ended_after(goal: StopRule, values: Iterable[int]) -> int | None:
     watching, told = watch(goal)
     for at, value in enumerate(values, start=1):
         watching.take((0, (int(value),)))
-        if watching.settled:
+        if watching.met:
             assert told.count("enough") == 1
             return at
     return None
@@ -181,7 +181,7 @@ def test_a_stage_of_several_models_ends_when_all_are_known() -> None:
     for at in range(60):
         watching.take((1, (50 * MS + at,)))
         watching.take(None)
-    assert watching.settled
+    assert watching.met
     assert told.count("enough") == 1
 
 
@@ -207,7 +207,7 @@ def test_a_long_look_is_taken_beside_the_event_loop(monkeypatch: pytest.MonkeyPa
         watching = StopRuleMonitor(P50, 1, "contract", enough=enough.set, say=lambda _: None)
         for at in range(400):
             watching.take((0, (100 * MS + at,)))
-            before = watching.settled
+            before = watching.met
             await asyncio.sleep(0)
             assert not before or enough.is_set()
         assert len(asyncio.all_tasks()) == 1
@@ -256,12 +256,12 @@ def _spoken(at: int, gaps_ms: Any) -> Record:
 # --- what the summary says --------------------------------------------------------------------------------------------
 
 
-def summed(count: int, *, settled: bool, goal: str = "e2e_p50:10%", noise: float = 0.02) -> tuple[Until, str]:
+def summed(count: int, *, rule_met: bool, goal: str = "e2e_p50:10%", noise: float = 0.02) -> tuple[Until, str]:
     """What a stage of so many requests says of its goal, and the note under the table."""
     rng = generator(3, "until", count)
     ended = [int((300 + 300 * noise * x) * MS) for x in rng.normal(size=count)]
     records = [turn(at, end_ns=102 * MS + ended[at]) for at in range(count)]
-    run = run_of(records, [planned(None)], seen=[facts(settled=settled)], scenario={"name": "x", "until": goal})
+    run = run_of(records, [planned(None)], seen=[facts(rule_met=rule_met)], scenario={"name": "x", "until": goal})
     summary = summarize(run)
     (stage,) = summary.stages
     assert stage.until is not None
@@ -272,7 +272,7 @@ def summed(count: int, *, settled: bool, goal: str = "e2e_p50:10%", noise: float
 
 
 def test_a_stage_that_ended_early_says_how_well_it_is_known() -> None:
-    told, note = summed(40, settled=True)
+    told, note = summed(40, rule_met=True)
     assert (told.metric, told.percentile, told.asked) == ("e2e", "p50", 0.1)
     assert (told.early, told.requests, told.needed) == (True, 40, None)
     assert told.reached == told.width
@@ -282,7 +282,7 @@ def test_a_stage_that_ended_early_says_how_well_it_is_known() -> None:
 
 
 def test_a_stage_that_spent_its_budget_says_about_how_many_requests_would_do() -> None:
-    told, note = summed(100, settled=False, goal="e2e_p50:1%", noise=0.2)
+    told, note = summed(100, rule_met=False, goal="e2e_p50:1%", noise=0.2)
     assert told.width is not None
     assert told.reached is None
     assert told.needed == pytest.approx(100 * (told.width / 0.01) ** 2, rel=0.01)
@@ -291,7 +291,7 @@ def test_a_stage_that_spent_its_budget_says_about_how_many_requests_would_do() -
 
 
 def test_a_budget_that_was_just_enough_has_reached_it() -> None:
-    told, note = summed(37, settled=False)
+    told, note = summed(37, rule_met=False)
     assert told.reached == told.width
     assert not told.early
     assert told.needed is None
@@ -299,7 +299,7 @@ def test_a_budget_that_was_just_enough_has_reached_it() -> None:
 
 
 def test_a_percentile_that_is_not_bounded_needs_two_looks_at_least() -> None:
-    told, _ = summed(5, settled=False)
+    told, _ = summed(5, rule_met=False)
     assert (told.width, told.reached, told.needed) == (None, None, 38)
     assert needed(None, 1_000, P50) == 1_250
 

@@ -102,7 +102,7 @@ def test_a_line_is_crossed_just_beyond_it_and_not_at_it(
     assert (crossed.verdict, codes(crossed)) == (verdict, [code])
     (reason,) = crossed.reasons
     assert reason.fatal is (verdict == "invalid")
-    assert reason.seen and reason.limit and reason.advice
+    assert reason.observed and reason.limit and reason.advice
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_what_few_samples_of_requests_in_flight_differ_by_chance_breaks_no_law()
 
 def test_a_busy_machine_says_by_how_much_and_who() -> None:
     (reason,) = judged(machine=machine(0.12, neighbors_cpu_share=0.97)).reasons
-    assert reason.seen == "tokens took about 12% longer because of what else ran here (cc1plus 97% of a core)"
+    assert reason.observed == "tokens took about 12% longer because of what else ran here (cc1plus 97% of a core)"
     several = MachineFacts(cores=2, slowdown=0.5, busiest=(Neighbor("a", 1.5), Neighbor("b", 0.2)), steal_share=0.08)
     assert "(a 150%, b 20% of a core; the host of this virtual machine took 8% of a core)" in busy_text(several)
     gone = MachineFacts(cores=2, slowdown=0.5, neighbors_cpu_share=0.4, memory_pressure=0.3)
@@ -170,9 +170,9 @@ def test_a_busy_machine_says_by_how_much_and_who() -> None:
 
 def test_a_slip_says_which_number_is_off_by_how_much() -> None:
     (reason,) = judged(slip_effect=Effect(0.062, "TTFT p99", 3.218)).reasons
-    assert reason.seen == "TTFT p99 is 6% (3.22 ms) too high: requests left late"
+    assert reason.observed == "TTFT p99 is 6% (3.22 ms) too high: requests left late"
     (reason,) = judged(slip_effect=throughput(0.04)).reasons
-    assert reason.seen == "throughput is 4% too low: users waited 11 ms for us before each request"
+    assert reason.observed == "throughput is 4% too low: users waited 11 ms for us before each request"
 
 
 def test_without_an_answer_there_is_no_complaint_about_the_window_too() -> None:
@@ -187,9 +187,9 @@ def test_what_is_not_known_is_not_judged() -> None:
 
 def test_reasons_say_what_was_seen_and_the_line() -> None:
     (reason,) = judged(achieved_share=0.7512).reasons
-    assert (reason.seen, reason.limit) == ("75.1% of the asked rate", "≥ 99%")
+    assert (reason.observed, reason.limit) == ("75.1% of the asked rate", "≥ 99%")
     (reason,) = judged(shed=3).reasons
-    assert (reason.seen, reason.limit) == ("3 requests were shed at the in-flight limit", "none")
+    assert (reason.observed, reason.limit) == ("3 requests were shed at the in-flight limit", "none")
 
 
 share = st.floats(0, 2)

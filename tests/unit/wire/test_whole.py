@@ -220,7 +220,7 @@ def test_a_late_dispatch_is_held_against_the_latency_that_is_known() -> None:
         run = run_of(whole_turns(40, **late), [planned(40, load=load)], scenario=UNSTREAMED)
         stage = summarize(run).stages[0]
         assert stage.validity is not msgspec.UNSET
-        return [f"{reason.code}: {reason.seen}" for reason in stage.validity.reasons]
+        return [f"{reason.code}: {reason.observed}" for reason in stage.validity.reasons]
 
     assert reasons(408) == []
     assert reasons(50) == ["dispatch_slip: E2E p99 is 4% (2 ms) too high: requests left late"]
