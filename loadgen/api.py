@@ -95,6 +95,7 @@ async def repeat(
     workers: Workers = 1,
     progress: Progress | None = None,
     stop: StopSignal | None = None,
+    sinks: Sequence[Sink] = (),
     ended: Callable[[Run], object] = lambda _: None,
 ) -> tuple[Run, ...]:
     """Play a scenario so many times, each a whole run of its own: servers are started anew, and nothing is shared.
@@ -110,7 +111,7 @@ async def repeat(
     for at in range(repeats):
         if repeats > 1:
             progress.note(f"run {at + 1} of {repeats}")
-        played = await run(plan, results=results, workers=workers, progress=progress, stop=stop)
+        played = await run(plan, results=results, workers=workers, progress=progress, stop=stop, sinks=sinks)
         runs.append(played)
         ended(played)
         await asyncio.sleep(0)  # an end that was asked for meanwhile is heard

@@ -5,8 +5,8 @@
     ├── FolderError         2   a run folder can no longer be written; what was measured until then is kept
     └── TargetError         3   no target could be used
 
-A request that failed is data (`loadgen.record.Outcome`), never one of these. Any other exception is a
-bug of ours.
+A request that failed is data (`loadgen.record.Outcome`), never one of these. A `SinkError` is a bug of whoever wrote a
+sink. Any other exception is a bug of ours.
 """
 
 from enum import IntEnum
@@ -41,6 +41,14 @@ class FolderError(LoadgenError):
     """A run folder can no longer be written: a full disk, or the folder is gone. What is in it is kept."""
 
     exit_code = ExitCode.BAD_INPUT
+
+
+class SinkError(Exception):
+    """A sink that a program passed in has raised; `__cause__` is what it raised. The run has ended; what was measured
+    is in its folder."""
+
+    def __init__(self, sink: object, method: str, error: Exception) -> None:
+        super().__init__(f"{type(sink).__name__}.{method} raised {type(error).__name__}: {error}")
 
 
 class TargetError(LoadgenError):

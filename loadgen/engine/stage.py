@@ -21,7 +21,7 @@ from loadgen.plan.plan import Plan, Planned, Stage
 from loadgen.plan.rng import generator
 from loadgen.record import Phase, Record, Reply, StageKey, record_of
 from loadgen.scenario.urls import route_url
-from loadgen.store.run_folder import folder_errors_alone
+from loadgen.store.run_folder import ungroup_errors
 from loadgen.targets.adapter.in_process import Question, question_of
 from loadgen.targets.probe.answers import AnswerSampler, StreamAnswers
 from loadgen.targets.registry import target_name
@@ -123,7 +123,7 @@ class LocalStageRunner:
             served = self._served[index]
             if served.adapter is None:
                 await self._context.client.open_connections(route_url(served.base_url, "models"), count, served.headers)
-        with folder_errors_alone():
+        with ungroup_errors():
             await WarmUp(stage, self).play()
 
     async def measure(self, limits_ns: RequestLimits, start_ns: int | None = None) -> None:
@@ -136,7 +136,7 @@ class LocalStageRunner:
         # After the warm-up and before the first request: CPU and lag are of the measured time alone.
         self._observer.start()
         try:
-            with folder_errors_alone():
+            with ungroup_errors():
                 await measured_player(stage, self, self.clock.now_ns() if start_ns is None else start_ns).play()
         finally:
             start = start_of(context.plan, stage)

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from loadgen.errors import LoadgenError, SinkError
 from loadgen.record import LatencyOrigin, Record, StageFacts
 
 
@@ -53,23 +54,42 @@ class NullSink:
 
 
 class Sinks:
-    """Several sinks as one, in their order."""
+    """Several sinks as one, in their order.
+
+    Raises a LoadgenError as a sink raised it, and SinkError for anything else: those after it are not called, but for
+    `stop`, which all of them hear before the first error is raised.
+    """
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
         self._sinks = tuple(sinks)
 
     def start(self, stage: StageStart) -> None:
         for sink in self._sinks:
-            sink.start(stage)
+            _call(sink, "start", stage)
 
     def record(self, record: Record) -> None:
         for sink in self._sinks:
-            sink.record(record)
+            _call(sink, "record", record)
 
     def retry(self, record: Record) -> None:
         for sink in self._sinks:
-            sink.retry(record)
+            _call(sink, "retry", record)
 
     def stop(self, facts: StageFacts) -> None:
+        errors = []
         for sink in self._sinks:
-            sink.stop(facts)
+            try:
+                _call(sink, "stop", facts)
+            except (LoadgenError, SinkError) as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+
+def _call(sink: Sink, method: str, argument: object) -> None:
+    try:
+        getattr(sink, method)(argument)
+    except LoadgenError:
+        raise
+    except Exception as error:
+        raise SinkError(sink, method, error) from error

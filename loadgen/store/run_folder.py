@@ -12,7 +12,7 @@ from typing import BinaryIO, Final, TypeVar
 import msgspec
 from msgspec import Struct
 
-from loadgen.errors import FolderError, InputError
+from loadgen.errors import FolderError, InputError, SinkError
 from loadgen.record import Record, StageFacts
 from loadgen.redact import redact_key_bytes
 from loadgen.store.files import write_whole
@@ -77,18 +77,18 @@ def no_longer_written(folder: Path, error: OSError) -> FolderError:
 
 
 @contextlib.contextmanager
-def folder_errors_alone() -> Iterator[None]:
-    """Let a FolderError leave a group of tasks by itself, however many of them met it: one line is enough."""
+def ungroup_errors() -> Iterator[None]:
+    """Let a FolderError or a SinkError leave a group of tasks by itself, however many of them met it: one is enough."""
     try:
         yield
     except BaseExceptionGroup as group:
-        met, others = group.split(FolderError)
+        met, others = group.split((FolderError, SinkError))
         if met is None or others is not None:
             raise
         first: BaseException = met
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
-        raise first from None
+        raise first from first.__cause__  # and not from the group
 
 
 class Log:

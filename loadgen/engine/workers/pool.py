@@ -37,7 +37,7 @@ from loadgen.errors import FolderError
 from loadgen.live.sink import Sinks
 from loadgen.plan.plan import Plan, Stage, parts
 from loadgen.record import StageFacts, WorkerFacts
-from loadgen.store.run_folder import LogReader, folder_errors_alone, part_name
+from loadgen.store.run_folder import LogReader, part_name, ungroup_errors
 from loadgen.targets.probe.answers import StreamAnswers, merge_answers
 from loadgen.targets.served import Served
 from loadgen.telemetry.observer import Observer
@@ -287,7 +287,7 @@ class PooledStageRunner:
         return merge_answers(worker.answers for worker in self._workers)
 
     async def _wait_for_all(self, kind: type[Ready] | type[Done]) -> None:
-        with folder_errors_alone():
+        with ungroup_errors():
             async with asyncio.TaskGroup() as group:
                 for place, worker in enumerate(self._workers):
                     group.create_task(self._wait_for(kind, place, worker))

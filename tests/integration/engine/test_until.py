@@ -10,7 +10,7 @@ from loadgen.analysis.summarize import summarize
 from loadgen.analysis.summary import StageSummary, Until, summary_from
 from loadgen.engine.stop import StopSignal
 from loadgen.live.progress import Silence
-from loadgen.live.sink import StageStart
+from loadgen.live.sink import NullSink, StageStart
 from loadgen.record import Record
 from loadgen.report.files import write_merged
 from loadgen.scenario import Closed, Constant, Load, Timeouts
@@ -135,15 +135,26 @@ class Second(Silence):
             self._stop.drain()
 
 
+class Starts(NullSink):
+    def __init__(self) -> None:
+        self.levels: list[str] = []
+
+    def start(self, stage: StageStart) -> None:
+        self.levels.append(stage.level)
+
+
 @pytest.mark.asyncio
 async def test_a_person_who_stops_the_second_run_has_the_two(tmp_path: Path) -> None:
     stop, ended = StopSignal(), list[Run]()
-    heard = Second(stop)
+    heard, starts = Second(stop), Starts()
     with Server(streamed("a", "b")) as server:
         asked = scenario(tmp_path, {"m": server.url}, closed(2, 20))
-        runs = await api.repeat(asked, 3, results=tmp_path, progress=heard, stop=stop, ended=ended.append)
+        runs = await api.repeat(
+            asked, 3, results=tmp_path, progress=heard, stop=stop, sinks=(starts,), ended=ended.append
+        )
     assert [run.manifest.state for run in runs] == ["complete", "interrupted"]
     assert list(runs) == ended
+    assert starts.levels == ["c2", "c2"]
     assert [note for note in heard.notes if note.startswith("run ")] == ["run 1 of 3", "run 2 of 3"]
     summary, folder = write_merged([run.folder for run in runs])
     assert folder.name == f"{runs[0].folder.name}-x2"

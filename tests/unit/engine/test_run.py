@@ -9,6 +9,7 @@ import pytest
 
 from loadgen import api
 from loadgen.analysis.summarize import summarize
+from loadgen.errors import SinkError
 from loadgen.live.sink import NullSink, StageStart
 from loadgen.plan.plan import Plan
 from loadgen.record import Record, StageFacts
@@ -164,7 +165,22 @@ def test_a_sink_that_raises_ends_the_run_and_its_folder_says_that_it_was_interru
 
     sink = Heard()
     setattr(sink, hook, fail)
-    with pytest.raises((LookupError, ExceptionGroup)):
-        play(Closed(concurrency=(1,), requests=3, ramp_in_s=0.0), tmp_path, VirtualClient(), sink)
+    with pytest.raises(SinkError, match=rf"^Heard\.{hook} raised LookupError: of the sink$") as raised:
+        play(Closed(concurrency=(2,), requests=4, ramp_in_s=0.0), tmp_path, VirtualClient(), sink)
+    assert isinstance(raised.value.__cause__, LookupError)
     (folder,) = tmp_path.glob("*/*")
     assert read(folder).manifest.state == "interrupted"
+
+
+@pytest.mark.parametrize("hook", ["record", "stop"])
+def test_the_sinks_beside_one_that_raises_hear_the_end_of_the_stage(tmp_path: Path, hook: str) -> None:
+    def fail(heard: Record | StageFacts) -> None:
+        if isinstance(heard, StageFacts) or heard.phase == "measured":
+            raise LookupError("of the sink")
+
+    sinks = [Heard(), Heard(), Heard()]
+    setattr(sinks[1], hook, fail)
+    plan = plan_of(Closed(concurrency=(1,), requests=3, ramp_in_s=0.0), tmp_path)
+    with pytest.raises(SinkError):
+        run(api.run(plan, results=tmp_path, clock=CLOCK, client=VirtualClient(), sinks=sinks))
+    assert [len(sink.facts) for sink in (sinks[0], sinks[2])] == [1, 1]
