@@ -1,9 +1,12 @@
 """The command line: the verbs, and what becomes of an error. What a verb does is in the module of its name."""
 
 import atexit
+import contextlib
 import gc
 import importlib
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Final, NoReturn
 
@@ -115,7 +118,8 @@ def main() -> NoReturn:
 def _run_verb() -> int:
     """Do what the command line says; the exit code."""
     try:
-        code = app(prog_name=_program_name(sys.argv[1:]), standalone_mode=False)
+        with _sigterm_interrupts():
+            code = app(prog_name=_program_name(sys.argv[1:]), standalone_mode=False)
     except LoadgenError as error:
         tell(f"loadgen: {error}")
         return error.exit_code
@@ -129,6 +133,29 @@ def _run_verb() -> int:
     except (KeyboardInterrupt, typer.Abort):
         return ExitCode.INTERRUPTED
     return code if isinstance(code, int) else ExitCode.DONE
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """While the context lasts, SIGTERM ends the command, and what it has started, as Ctrl-C does.
+
+    A verb that has something to finish takes both signals over (`loadgen.cli.interrupt`).
+    """
+
+    def interrupt(*_: object) -> None:
+        # asyncio's own handler cancels the tasks; there is none where Ctrl-C is ignored, as it is behind a shell's `&`.
+        if not callable(signal.getsignal(signal.SIGINT)):
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
+
+    if threading.current_thread() is not threading.main_thread():  # where no handler can be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _program_name(arguments: list[str]) -> str | None:

@@ -86,6 +86,8 @@ def find_scenario(name: str | Path) -> Path:
 
     Raises InputError that names the nearest there is.
     """
+    if not str(name).strip():
+        raise InputError("an empty name is no scenario; `loadgen scenarios` lists what there is")
     path = Path(name)
     if is_file(path):
         return path

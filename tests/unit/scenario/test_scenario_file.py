@@ -526,3 +526,9 @@ def test_a_file_that_cannot_be_read_is_an_input_error() -> None:
     Path("folder.toml").mkdir()
     with pytest.raises(InputError, match=r"^folder\.toml: cannot be read: "):
         read_text(Path("folder.toml"))
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_said_to_be_one(name: str) -> None:
+    with pytest.raises(InputError, match="an empty name is no scenario; `loadgen scenarios` lists"):
+        load_scenario(name)
