@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import gc
 import importlib
+import shutil
 import signal
 import sys
 import threading
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from loadgen.cli.streams import guarded_streams, print_text, tell
+from loadgen.cli.streams import NARROWEST, guarded_streams, print_text, tell
 from loadgen.errors import ExitCode, LoadgenError
 from loadgen.redact import guard_tracebacks
 
@@ -32,6 +33,8 @@ VERBS: Final = {
 is imported when the verb is used, so that none waits for what the others need."""
 
 _STYLE: Final[dict[str, Any]] = {"rich_markup_mode": None, "pretty_exceptions_enable": False}
+_PARSER_NARROWEST: Final = 52
+"""The parser sets help in no fewer columns by itself."""
 _UsageError: Any = typer.BadParameter.__base__
 """What the parser raises for a wrong command line; typer exports only this descendant of it."""
 
@@ -119,7 +122,7 @@ def _run_verb() -> int:
     """Do what the command line says; the exit code."""
     try:
         with _sigterm_interrupts():
-            code = app(prog_name=_program_name(sys.argv[1:]), standalone_mode=False)
+            code = app(prog_name=_program_name(sys.argv[1:]), standalone_mode=False, **_narrow_help())
     except LoadgenError as error:
         tell(f"loadgen: {error}")
         return error.exit_code
@@ -156,6 +159,12 @@ def _sigterm_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _narrow_help() -> dict[str, int]:
+    """The width of help on a terminal that is narrower than the parser thinks possible."""
+    columns = shutil.get_terminal_size().columns
+    return {"terminal_width": max(columns, NARROWEST)} if columns < _PARSER_NARROWEST else {}
 
 
 def _program_name(arguments: list[str]) -> str | None:

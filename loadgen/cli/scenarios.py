@@ -12,7 +12,7 @@ from loadgen.scenario.file import ScenarioEntry, list_scenarios
 if TYPE_CHECKING:
     from loadgen.report.text_table import Screen
 
-NARROWEST = 20
+NARROWEST_TEXT = 20
 """A description is not set in fewer columns, however narrow the terminal is."""
 LONGEST_NAME = 32
 """A longer name has a line to itself, so that one does not move the descriptions of all."""
@@ -45,7 +45,7 @@ def _entry_lines(entry: ScenarioEntry, indent: int, screen: "Screen") -> list[st
     from loadgen.report.text_table import wrap
 
     name = screen.spelled(entry.name)
-    width = None if screen.width is None else max(screen.width - indent, NARROWEST)
+    width = None if screen.width is None else max(screen.width - indent, NARROWEST_TEXT)
     described = wrap(screen.spelled(entry.problem or entry.description), width)
     if len(name) + 2 <= indent:
         first, *rest = described

@@ -19,6 +19,8 @@ from loadgen.redact import printable
 SPELLED: Final = "loadgen.spelled"
 """The error handler of the streams: a sign that their encoding lacks is spelled."""
 
+NARROWEST: Final = 40
+"""Text is not set in fewer columns, however narrow the terminal is."""
 NOT_READ: Final = {errno.EPIPE, errno.ECONNRESET, *((errno.EINVAL,) if os.name == "nt" else ())}
 """The reader has read enough, as `head` does: no fault. Windows has another number for it."""
 

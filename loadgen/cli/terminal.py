@@ -8,18 +8,15 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from loadgen.cli.options import Output
-from loadgen.cli.streams import print_text, tell
+from loadgen.cli.streams import NARROWEST, print_text, tell
 from loadgen.live.lines import progress_lines
 from loadgen.live.progress import Progress, Silence
 
 if TYPE_CHECKING:
     from loadgen.report.text_table import Screen
-
-NARROWEST: Final = 40
-"""Text is not set in fewer columns, however narrow the terminal is."""
 
 
 def screen() -> "Screen":

@@ -83,7 +83,7 @@ async def play_plan(
             make_runner, run_sinks = functools.partial(LocalStageRunner, context), (requests, *run_sinks)
         else:
             stack.callback(_join_parts, folder)  # when the workers have gone
-            pool = await stack.enter_async_context(WorkerPool(workers, context, folder, progress.note))
+            pool = await stack.enter_async_context(WorkerPool(workers, context, folder, progress.warn))
             make_runner = functools.partial(PooledStageRunner, pool)
         try:
             await _PlanRunner(context, make_runner, manifest, progress, run_sinks).play()
@@ -118,7 +118,7 @@ class _PlanRunner:
         self._sinks = tuple(sinks)
         self._refused: dict[int, RefusedKeys] = {}
         """By the model's index in the plan."""
-        self._preflight = Preflight(context, progress.note, progress.work)
+        self._preflight = Preflight(context, progress.warn, progress.work)
         # Looking reads every process of the machine: not where nobody hears of it.
         is_heard = not isinstance(progress, Silence)
         self._busy_check = BusyCheck(context.machine, context.clock) if context.machine and is_heard else None
@@ -189,7 +189,7 @@ class _PlanRunner:
                 await model_stack.aclose()
                 return None
         except LoadgenError as error:
-            self._progress.note(f"skipped {model.name} on {target}: {error}")
+            self._progress.warn(f"skipped {model.name} on {target}: {error}")
             self._manifest.record_skip(target, model.name, error)
             await model_stack.aclose()  # what was started for it does not wait for the others to end
             return None
@@ -227,7 +227,7 @@ class _PlanRunner:
             if child is not None and crash is not None:
                 reason = f"{child.name} {crash}"
                 model = self._context.plan.models[index]
-                self._progress.note(f"{model.name} on {target_name(model)}: {reason}")
+                self._progress.warn(f"{model.name} on {target_name(model)}: {reason}")
                 self._manifest.record_server_exit(target_name(model), model.name, stage.level.label, reason)
                 del ready[index]
 

@@ -56,6 +56,9 @@ class Watching(Silence):
     def note(self, text: str) -> None:
         self.notes.append(text)
 
+    def warn(self, text: str) -> None:
+        self.notes.append(text)
+
     def start(self, stage: StageStart) -> None:
         self.stages.append(stage)
         self.ended = 0

@@ -34,6 +34,9 @@ class Notes(Silence):
     def note(self, text: str) -> None:
         self.lines.append(text)
 
+    def warn(self, text: str) -> None:
+        self.lines.append(text)
+
 
 def scenario_of(folder: Path, **scenario: Any) -> LoadedScenario:
     """One model, with a warm-up request and three others."""
