@@ -17,7 +17,7 @@ from loadgen.record import Record
 from loadgen.stats.median import median
 
 MIN_EVENTS: Final = 3
-"""An answer of fewer token-bearing events says nothing: two may come together anywhere."""
+"""An answer of fewer token-bearing events says nothing, unless one has many tokens: two may come together anywhere."""
 TOGETHER_NS: Final = 250_000
 """Events that follow one another so closely arrived together, in one read or in several: no model makes 4,000 a
 second in one stream."""
@@ -28,7 +28,7 @@ FIRST_LUMP: Final = 3
 FEW_ARRIVALS: Final = 2
 """All in so many arrivals: the first token alone and then the rest, or two halves."""
 LUMP: Final = 8
-"""Events an arrival, on average: more than a step of speculative decoding gives, and less than a buffer of 4 KiB."""
+"""Tokens an arrival, on average: more than a step of speculative decoding gives, and less than a buffer of 4 KiB."""
 APART_NS: Final = 10_000_000
 """Lumps that follow one another more quickly are a reader's turns, not a buffer's."""
 LATENESS: Final = 4.0
@@ -40,13 +40,13 @@ MOST: Final = 0.5
 
 
 class HeldBack(Struct, frozen=True):
-    """A stage most of whose answers were held back. events, arrivals and span_ns: their medians."""
+    """A stage most of whose answers were held back. tokens, arrivals and span_ns: their medians."""
 
     answers: int
     """Those that were held back."""
     judged: int
     """Those with enough events to tell."""
-    events: int
+    tokens: int
     arrivals: int
     """In how many lumps they came."""
     span_ns: int
@@ -57,6 +57,8 @@ class _Answers(Struct, frozen=True):
     """Of each answer that can be judged: how its events arrived."""
 
     events: Ns
+    tokens: Ns
+    """As many as there are events, where nobody knows how many of them were shown."""
     arrivals: Ns
     first: Ns
     """Events of the first arrival."""
@@ -65,64 +67,75 @@ class _Answers(Struct, frozen=True):
     """How long it took to generate, as the server says; 0 where it does not, or not of what was shown."""
 
 
-def held_back(records: Sequence[Record], gaps: Gaps, lag_ns: int | None) -> HeldBack | None:
+def held_back(
+    records: Sequence[Record], gaps: Gaps, lag_ns: int | None, tokens: Sequence[int] | None = None
+) -> HeldBack | None:
     """How the tokens of a stage were held back; None where they were not, or nothing can be said.
 
     records: its ok requests, gaps: those of their token-bearing events. lag_ns: the median lag of our event loop.
+    tokens: how many each request showed, where none is hidden; None where that is not known.
     """
-    answers = _answers(records, gaps)
+    answers = _answers(records, gaps, tokens)
     if answers is None:
         return None
     held = _is_held_back(answers, LATENESS * (lag_ns or 0))
     count = int(np.count_nonzero(held))
     if count <= MOST * held.size:
         return None
-    events, arrivals, spans = (
-        round(median(values[held])) for values in (answers.events, answers.arrivals, answers.spans_ns)
+    shown, arrivals, spans = (
+        round(median(values[held])) for values in (answers.tokens, answers.arrivals, answers.spans_ns)
     )
-    return HeldBack(count, int(held.size), events, arrivals, spans)
+    return HeldBack(count, int(held.size), shown, arrivals, spans)
 
 
 def _is_held_back(answers: _Answers, late_ns: float) -> NDArray[np.bool_]:
     """Of each answer, whether it was held back by somebody else. late_ns: what our own lateness explains."""
-    steps, arrivals, told_ns = answers.events - 1, answers.arrivals, answers.generated_ns
-    together = 2 * arrivals < answers.events
+    steps, arrivals, told_ns = answers.tokens - 1, answers.arrivals, answers.generated_ns
+    together = 2 * arrivals < answers.tokens
     at_once = answers.spans_ns < AT_ONCE_NS * steps
-    lumps = (answers.first >= FIRST_LUMP) | (arrivals <= FEW_ARRIVALS) | (answers.events >= LUMP * arrivals)
+    few = (arrivals <= FEW_ARRIVALS) & (answers.events >= MIN_EVENTS)
+    lumps = (answers.first >= FIRST_LUMP) | few | (answers.tokens >= LUMP * arrivals)
     apart_ns = answers.spans_ns / np.maximum(1, arrivals - 1)
     in_lumps = together & ~at_once & lumps & (apart_ns >= max(APART_NS, late_ns))
     # How long the server took is not known: as long as it must have, at the pace of the fastest.
     all_at_once = together & at_once & (told_ns == 0) & (late_ns < AT_ONCE_NS * steps)
-    too_short = answers.spans_ns < COVERED * told_ns * steps / answers.events
+    too_short = answers.spans_ns < COVERED * told_ns * steps / answers.tokens
     held: NDArray[np.bool_] = in_lumps | all_at_once | (too_short & (late_ns < told_ns))
     return held
 
 
-def _answers(records: Sequence[Record], gaps: Gaps) -> _Answers | None:
+def _answers(records: Sequence[Record], gaps: Gaps, tokens: Sequence[int] | None) -> _Answers | None:
     """None where no answer has enough events to tell."""
-    enough = gaps.counts >= MIN_EVENTS - 1
-    if not enough.any():
+    events = np.fromiter((len(record.stamps_ns) for record in records), np.int64, len(records))
+    shown = events if tokens is None else np.maximum(events, np.array(tokens, dtype=np.int64))
+    judged = (events >= MIN_EVENTS) | ((events > 0) & (shown >= LUMP))
+    if not judged.any():
         return None
-    has_gaps = gaps.counts > 0
-    counts = gaps.counts[has_gaps]
-    starts = np.cumsum(counts) - counts
-    far = gaps.values > TOGETHER_NS
-    place = np.arange(len(far)) - np.repeat(starts, counts)
-    # The place of the first gap that parts two arrivals is the length of the first arrival, less one.
-    first = np.minimum.reduceat(np.where(far, place, np.repeat(counts, counts)), starts) + 1
-    judged = counts >= MIN_EVENTS - 1
+    arrivals, first, spans = np.ones(len(events), np.int64), events.copy(), np.zeros(len(events), np.int64)
+    has_gaps = events > 1
+    if has_gaps.any():
+        counts = gaps.counts[has_gaps]
+        starts = np.cumsum(counts) - counts
+        far = gaps.values > TOGETHER_NS
+        place = np.arange(len(far)) - np.repeat(starts, counts)
+        arrivals[has_gaps] += np.add.reduceat(far.astype(np.int64), starts)
+        # The place of the first gap that parts two arrivals is the length of the first arrival, less one.
+        first[has_gaps] = np.minimum.reduceat(np.where(far, place, np.repeat(counts, counts)), starts) + 1
+        spans[has_gaps] = np.add.reduceat(gaps.values, starts)
+    generated = (_generated_ns(record, n) for record, n, j in zip(records, shown.tolist(), judged, strict=True) if j)
     return _Answers(
-        events=counts[judged] + 1,
-        arrivals=np.add.reduceat(far.astype(np.int64), starts)[judged] + 1,
+        events=events[judged],
+        tokens=shown[judged],
+        arrivals=arrivals[judged],
         first=first[judged],
-        spans_ns=np.add.reduceat(gaps.values, starts)[judged],
-        generated_ns=np.fromiter((_generated_ns(r) for r, e in zip(records, enough, strict=True) if e), np.int64),
+        spans_ns=spans[judged],
+        generated_ns=np.fromiter(generated, np.int64),
     )
 
 
-def _generated_ns(record: Record) -> int:
+def _generated_ns(record: Record, shown: int) -> int:
     """How long the server generated what it showed, by its own timings; 0 where it does not tell."""
-    timings, events = record.timings, len(record.stamps_ns)
-    if timings is None or not events <= 2 * timings.predicted_n <= 4 * events:  # else it counts what is not shown
+    timings = record.timings
+    if timings is None or not shown <= 2 * timings.predicted_n <= 4 * shown:  # else it counts what is not shown
         return 0
     return round(timings.predicted_ms * 1e6)

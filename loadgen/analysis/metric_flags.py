@@ -85,7 +85,7 @@ def _unjudged(flags: MetricFlags) -> frozenset[str]:
 def in_words(held_back: HeldBack) -> str:
     """How the tokens of a stage came."""
     arrivals = "1 arrival" if held_back.arrivals == 1 else f"{held_back.arrivals} arrivals"
-    came = f"{held_back.events} events in {arrivals} within {held_back.span_ns / 1e6:.3g} ms (medians)"
+    came = f"{held_back.tokens} tokens in {arrivals} within {held_back.span_ns / 1e6:.3g} ms (medians)"
     return f"tokens were held back in {held_back.answers} of {held_back.judged} answers: {came}"
 
 

@@ -25,6 +25,7 @@ from loadgen.stats.quantile import Floor
 from loadgen.store.calibration import Budget
 from loadgen.store.manifest import PlannedStage, ServedModel
 from loadgen.store.run_folder import Run
+from loadgen.targets.probe.findings import shown_tokens
 
 LATENCIES: Final = (*METRICS, *metrics.FROM_SEND, "ttfc")
 """All that a stage may have, in the order of the summary."""
@@ -104,7 +105,9 @@ class StageData(Struct, frozen=True, dict=True):
         """Which of its numbers do not mean what their name says."""
         probe = None if self.card is None else self.card.known_probe
         lag_ns = None if self.facts is None else self.facts.loop_lag_p50_ns
-        return metric_flags(self.ok, probe, held_back(self.ok, self.gaps, lag_ns))
+        shows_all = probe is not None and probe.hidden_tokens == 0
+        tokens = [shown_tokens(record) for record in self.ok] if shows_all else None
+        return metric_flags(self.ok, probe, held_back(self.ok, self.gaps, lag_ns, tokens))
 
     @cached_property
     def values(self) -> dict[str, Ns]:

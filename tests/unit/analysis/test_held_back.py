@@ -5,6 +5,7 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec import UNSET
 
@@ -20,6 +21,7 @@ from loadgen.report.document import make_document, report_data
 from loadgen.report.html import html
 from loadgen.report.markdown import markdown
 from loadgen.report.sections.highlights import highlight_lines
+from loadgen.store.manifest import Probe, ServedModel
 from loadgen.store.run_folder import Run
 from tests.records import MS, facts, planned, run_of, turn
 
@@ -138,6 +140,30 @@ def test_multi_token_events_are_judged_by_their_events() -> None:
     assert codes(stage_of(answers(lumps(20, every_ms=0), output_tokens=80))) == ["held_back"]
 
 
+SHOWS_ALL = Probe(hidden_tokens=0, tokens_per_event=9.0)
+
+
+@pytest.mark.parametrize(
+    ("stamps", "tokens", "probe", "marked"),
+    [
+        pytest.param(steady(1, 0), 49, SHOWS_ALL, True, id="a stream that is one event"),
+        pytest.param(steady(1, 0), 49, None, False, id="one event, and perhaps hidden tokens"),
+        pytest.param(steady(1, 0), 49, Probe(hidden_tokens=48), False, id="one event, and hidden tokens"),
+        pytest.param(steady(1, 0), 5, SHOWS_ALL, False, id="one event of few tokens"),
+        pytest.param(steady(5, 200), 50, SHOWS_ALL, True, id="cut anew, ten tokens an event"),
+        pytest.param(steady(20, 30), 100, SHOWS_ALL, False, id="speculative decoding, five tokens an event"),
+        pytest.param(steady(2, 30), 8, SHOWS_ALL, False, id="speculative decoding of a short answer"),
+    ],
+)
+def test_many_tokens_in_an_event_were_held_back_where_none_is_hidden(
+    stamps: tuple[int, ...], tokens: int, probe: Probe | None, marked: bool
+) -> None:
+    model = ServedModel(alias="m", id="m", target="t", probe=UNSET if probe is None else probe)
+    stage = stage_of(answers(stamps, output_tokens=tokens), models=[msgspec.to_builtins(model)])
+    assert ("held_back" in codes(stage)) is marked
+    assert ("held back" in stage.not_valid.get("ttft_ms", "")) is marked
+
+
 def test_an_answer_that_came_whole_is_no_stream_that_was_held_back() -> None:
     stage = stage_of([turn(index, stamps_ns=(), first_visible_ns=None) for index in range(20)])
     assert stage.not_valid == {}
@@ -217,7 +243,7 @@ def test_every_report_says_what_is_marked_and_names_the_likely_cause() -> None:
     document = make_document(report_data(summary, [played]))
     for text in (console(summary), markdown(document), html(document).decode()):
         flat = " ".join(text.split())
-        assert "tokens were held back in 20 of 20 answers: 49 events in 1 arrival" in flat
+        assert "tokens were held back in 20 of 20 answers: 49 tokens in 1 arrival" in flat
         assert "†" in flat and "nginx" in flat
     assert "ttft_ms" in csv_text(summary) and "per_user_tokens_per_s" in csv_text(summary)
     assert "not known: TTFT is not judged" in (answer(summary) or "")
@@ -261,7 +287,7 @@ def test_the_lines_in_the_docs_are_those_of_the_program() -> None:
     lines = (
         *(f"within {held_back.TOGETHER_NS / 1e6:g} ms", f"gap is below {held_back.AT_ONCE_NS / 1e6:g} ms"),
         *(f"at least {held_back.MIN_EVENTS} events", f"{held_back.FIRST_LUMP} events or more"),
-        *(f"{held_back.FEW_ARRIVALS} arrivals at most", f"{held_back.LUMP} events to an arrival"),
+        *(f"{held_back.FEW_ARRIVALS} arrivals at most", f"{held_back.LUMP} tokens to an arrival"),
         *(f"at least {held_back.APART_NS / 1e6:g} ms apart", f"{held_back.LATENESS:g} times its median lag"),
     )
     assert [line for line in lines if line not in section] == []
