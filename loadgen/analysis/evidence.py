@@ -4,21 +4,36 @@ import math
 from typing import Any, Final
 
 import msgspec
+import numpy as np
+from msgspec import Struct
 
 from loadgen.analysis import metric_flags, metrics, stage_steady
 from loadgen.analysis.metrics import Window
 from loadgen.analysis.own_effects import achieved_share_at_best, lag_effect, pause_effect, slip_effect, ticks_of
 from loadgen.analysis.stage import StageData
-from loadgen.analysis.summary import Effect, Metric, Self, in_ms, rounded, total
-from loadgen.record import MachineFacts, Record, StageFacts
+from loadgen.analysis.summary import Effect, Self, in_ms, rounded, total
+from loadgen.record import MachineFacts, StageFacts
 from loadgen.stats.quantile import estimate, floor_of
 from loadgen.store.calibration import beyond
 
 TELLING_NS: Final = 200_000_000
 """A stage that was shorter, such as one that was stopped before its first request, says nothing of a share of CPU."""
 
+FEWEST_SAMPLES: Final = 100
+"""So many looks at the requests in flight tell their number."""
+
 TELLING_WINDOW_S: Final = 2.0
 """In a shorter window, one user's turn may be all that there is."""
+
+
+class InFlight(Struct, frozen=True):
+    """Requests in flight at the moments at which the sampler looked, on average: as it saw them, and by the records."""
+
+    sampled: float
+    recorded: float
+    error: float
+    """The standard error of their difference, as a share of what was sampled: of so many looks that differ, by chance
+    as many would have differed the other way."""
 
 
 class Evidence(Self, frozen=True, kw_only=True):
@@ -35,8 +50,8 @@ class Evidence(Self, frozen=True, kw_only=True):
     """The number that one pause of the garbage collector may have changed, where stamps are taken in user space."""
     achieved_at_best: float | None = None
     """The achieved share without the one request whose lateness counts most against it."""
-    in_flight_error: float = 0.0
-    """The standard error of in_flight_sampled, as a share of it."""
+    in_flight: InFlight | None = None
+    """As the sampler saw it, and by the records at the same moments."""
     machine: MachineFacts | None = None
     shed: int = 0
     window_s: float | None = None
@@ -57,7 +72,7 @@ def evidence_of(stage: StageData) -> Evidence:
     window = stage.steady_window
     recorded = metrics.in_flight_recorded(stage.together, window) if window else None
     sources = {record.stamp_source for record in stage.measured if record.stamps_ns or record.outcome == "ok"}
-    sampled, error = _sampled_in_flight(stage, window)
+    in_flight = _in_flight(stage, window)
     evidence = Evidence(
         stamp_source="kernel" if sources == {"kernel"} else "user",
         ok=len(stage.ok),
@@ -65,8 +80,8 @@ def evidence_of(stage: StageData) -> Evidence:
         slip_effect=slip_effect(stage),
         achieved_at_best=achieved_share_at_best(stage.together),
         shed=sum(record.outcome == "shed" for record in stage.measured),
-        in_flight_sampled=rounded(sampled),
-        in_flight_error=error,
+        in_flight_sampled=None if in_flight is None else rounded(in_flight.sampled),
+        in_flight=in_flight,
         in_flight_recorded=rounded(recorded),
         shared_reads_share=rounded(metrics.shared_share(stage.ok)),
         achieved_share=None if stage.latency_origin == "sent" else rounded(metrics.achieved_share(stage.together)),
@@ -79,7 +94,7 @@ def evidence_of(stage: StageData) -> Evidence:
         held_back=None if stage.flags.held_back is None else metric_flags.in_words(stage.flags.held_back),
         **_slips(stage),
     )
-    return evidence if stage.facts is None else _with_facts(evidence, stage.facts, stage.latencies)
+    return evidence if stage.facts is None else _with_facts(evidence, stage, stage.facts)
 
 
 def _slips(stage: StageData) -> dict[str, Any]:
@@ -97,7 +112,7 @@ def _slips(stage: StageData) -> dict[str, Any]:
     }
 
 
-def _with_facts(evidence: Evidence, facts: StageFacts, measured: dict[str, Metric]) -> Evidence:
+def _with_facts(evidence: Evidence, stage: StageData, facts: StageFacts) -> Evidence:
     """With what the harness saw of itself, and of the machine, while the stage ran."""
     is_telling = facts.end_ns - facts.start_ns >= TELLING_NS
     is_user = evidence.stamp_source == "user"
@@ -105,13 +120,13 @@ def _with_facts(evidence: Evidence, facts: StageFacts, measured: dict[str, Metri
         evidence,
         loop_lag_p99_ms=in_ms(facts.loop_lag_p99_ns) if ticks_of(facts) >= floor_of(99.0) else None,
         loop_lag_max_ms=in_ms(facts.loop_lag_max_ns),
-        lag_effect=lag_effect(facts, measured) if is_user else None,
+        lag_effect=lag_effect(stage) if is_user else None,
         stamp_lag_p50_ms=in_ms(facts.stamp_lag_p50_ns) if facts.stamped_reads >= floor_of(50.0) else None,
         stamp_lag_p99_ms=in_ms(facts.stamp_lag_p99_ns) if facts.stamped_reads >= floor_of(99.0) else None,
         stamp_lag_max_ms=in_ms(facts.stamp_lag_max_ns),
         cpu_share=round(facts.cpu_share, 4) if is_telling else None,
         gc_pause_max_ms=in_ms(facts.gc_pause_max_ns),
-        pause_effect=pause_effect(in_ms(facts.gc_pause_max_ns), measured) if is_user else None,
+        pause_effect=pause_effect(in_ms(facts.gc_pause_max_ns), stage.latencies) if is_user else None,
         server_cpu_share=total(server.cpu_share for server in facts.servers),
         clock_steps=facts.clock_steps,
         lost_workers=_lost(facts),
@@ -139,27 +154,28 @@ def _beyond(stage: StageData) -> str | None:
     return beyond(stage.budget, metrics.peak_events_per_s(stage.together), streams, stage.workers)
 
 
-def _sampled_in_flight(stage: StageData, window: Window | None) -> tuple[float | None, float]:
-    """Mean in flight inside the window, from the independent sampler, and its standard error as a share of it; None
-    below a hundred samples.
-
-    A sampler counts each request for a whole number of its steps: by up to half a step too many or too few, and as
-    often the one as the other. Over n requests that is at most step · √n / 2 of their time together.
-    """
+def _in_flight(stage: StageData, window: Window | None) -> InFlight | None:
+    """None below a hundred samples in the window."""
     if stage.facts is None or window is None:
-        return None, 0.0
-    inside = [(moment, count) for moment, count in stage.facts.in_flight_samples if window.holds(moment)]
-    if len(inside) < 100:
-        return None, 0.0
-    mean = sum(count for _, count in inside) / len(inside)
-    span_ns = inside[-1][0] - inside[0][0]
-    requests = sum(_overlaps(record, window) for record in stage.together)
-    error = math.sqrt(requests) / 2 / (len(inside) - 1) / mean if mean and span_ns else 0.0
-    return mean, error
-
-
-def _overlaps(record: Record, window: Window) -> bool:
-    """Whether a request was in flight at some moment of the window."""
-    if record.dispatched_ns is None or record.end_ns is None:
-        return False
-    return record.dispatched_ns <= window.end_ns and record.end_ns >= window.start_ns
+        return None
+    inside = [sample for sample in stage.facts.in_flight_samples if window.holds(sample[0])]
+    if len(inside) < FEWEST_SAMPLES:
+        return None
+    moments, counts = np.array(inside, dtype=np.int64).T
+    begins, ends = (
+        np.array(
+            sorted(
+                (record.dispatched_ns, max(record.end_ns, record.last_byte_ns or 0))
+                for record in stage.together
+                if record.dispatched_ns is not None and record.end_ns is not None
+            ),
+            dtype=np.int64,
+        )
+        .reshape(-1, 2)
+        .T
+    )
+    by_records = np.searchsorted(begins, moments, side="right") - np.searchsorted(np.sort(ends), moments)
+    differing = float(np.abs(counts - by_records).sum())
+    sampled = float(counts.mean())
+    error = math.sqrt(differing) / float(counts.sum()) if sampled else 0.0
+    return InFlight(sampled, float(by_records.mean()), error)

@@ -5,12 +5,13 @@ throughput. In an open loop latencies count from when a request was due, and a l
 are taken in user space, an event loop that is late is in them too.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
-from loadgen.analysis.metrics import MISSING, Ns
+from loadgen.analysis.metrics import MISSING, Ns, Window
 from loadgen.analysis.stage import StageData
 from loadgen.analysis.summary import Effect, Metric
 from loadgen.record import Record, StageFacts
@@ -36,18 +37,20 @@ def _slip_ns(record: Record) -> int:
 
 
 def _lost_rate(stage: StageData) -> Effect | None:
-    """A closed loop: the share of its users' time in which they waited for us before they asked. None where there are
-    too few requests for a median, or no throughput is shown."""
-    sent = [record for record in stage.together if record.dispatched_ns is not None and record.end_ns is not None]
-    if len(sent) < floor_of(50.0) or stage.steady_window is None:
+    """A closed loop: the share of its users' time in the window in which they waited for us before they asked. None
+    where there are too few requests for a median, or no throughput is shown."""
+    sent = [record for record in stage.together if record.dispatched_ns is not None]
+    window, users = stage.steady_window, stage.planned.load.concurrency
+    if len(sent) < floor_of(50.0) or window is None or not users:
         return None
-    late_ns = sum(map(_slip_ns, sent))
-    if stage.users is None and stage.planned.load.concurrency:  # they also think: all the time that they had
-        first, last = min(record.intended_ns for record in sent), max(record.end_ns or 0 for record in sent)
-        time_ns = stage.planned.load.concurrency * (last - first)
-    else:
-        time_ns = late_ns + sum((record.end_ns or 0) - (record.dispatched_ns or 0) for record in sent)
-    return Effect(round(late_ns / time_ns, 4) if time_ns > 0 else 0.0, THROUGHPUT, _in_ms(late_ns / len(sent)))
+    waits_ns = [_inside(window, (r.dispatched_ns or 0) - _slip_ns(r), r.dispatched_ns or 0) for r in sent]
+    share = sum(waits_ns) / (users * max(1, window.end_ns - window.start_ns))
+    return Effect(round(share, 4), THROUGHPUT, _in_ms(sum(map(_slip_ns, sent)) / len(sent)))
+
+
+def _inside(window: Window, start_ns: int, end_ns: int) -> int:
+    """How much of the time from start to end lies in a window."""
+    return max(0, min(end_ns, window.end_ns) - max(start_ns, window.start_ns))
 
 
 def _late_latencies(stage: StageData) -> Iterable[Effect]:
@@ -75,24 +78,49 @@ def _shown_number(quantile: Quantile) -> float | None:
     return quantile.low if quantile.value is None else quantile.value
 
 
-def lag_effect(facts: StageFacts, measured: Mapping[str, Metric]) -> Effect | None:
+def lag_effect(stage: StageData) -> Effect | None:
     """What a late event loop does to latencies whose stamps were taken in user space: to the number that is off most.
 
-    The timer that wakes the loop is late by itself (`timer_slack_ns`); bytes that arrive do not wait for that.
+    The timer that wakes the loop is late by itself (`timer_slack_ns`); bytes that arrive do not wait for that. None
+    where too few lags were taken for a p90.
     """
-    lags_ns = {50.0: facts.loop_lag_p50_ns, 90.0: facts.loop_lag_p90_ns, 99.0: facts.loop_lag_p99_ns}
-    effects = []
-    for p, lag_ns in lags_ns.items():
-        if lag_ns is None or ticks_of(facts) < floor_of(p):
+    facts = stage.facts
+    if facts is None or facts.loop_lag_p50_ns is None or ticks_of(facts) < floor_of(90.0):
+        return None
+    return max((effect for name in ("ttft", "e2e", "itl") for effect in _lags_in(stage, facts, name)), default=None)
+
+
+def _lags_in(stage: StageData, facts: StageFacts, name: str) -> Iterable[Effect]:
+    """Each percentile of a metric that is shown, beside what it would be without the loop's lag.
+
+    Lateness moves the median by its own median; those of a gap's two ends cancel. Farther out, what spreads a shown
+    latency is its own spread and that of the lateness, which are independent: their squares add up.
+    """
+    metric, values = stage.latencies.get(f"{name}_ms"), np.sort(stage.values[name])
+    median = metric.percentile("p50") if metric is not None else None
+    middle = None if median is None else median.low if median.value is None else median.value
+    if metric is None or not middle:
+        return
+    usual = 0.0 if name == "itl" else _lag_ms(facts, 50.0)
+    for p in BOUNDS:
+        percentile = metric.percentile(f"p{p:g}")
+        shown = percentile.low if percentile.value is None else percentile.value
+        if shown is None:
             continue
-        by_ms = max(0, lag_ns - facts.timer_slack_ns) / 1e6
-        # The gap's ends are late alike in the middle, and only where lateness differs is a gap another.
-        for metric, title in (("ttft_ms", "TTFT"), ("e2e_ms", "E2E"), *((("itl_ms", "ITL"),) if p > 50 else ())):
-            shown = measured[metric].percentile(f"p{p:g}").value if metric in measured else None
-            if shown:
-                share = by_ms / max(shown - by_ms, by_ms, 1e-9)
-                effects.append(Effect(round(share, 4), f"{title} p{p:g}", round(by_ms, 4)))
-    return max(effects, default=None)
+        # A bound stands at a lower rank than the percentile that it stands for.
+        at = p if percentile.value is not None else 100 * float(np.searchsorted(values, shown * 1e6)) / len(values)
+        spread, lag_spread = max(0.0, shown - middle), max(0.0, _lag_ms(facts, at) - _lag_ms(facts, 50.0))
+        would_be = max(1e-6, middle - usual) + math.sqrt(max(0.0, spread**2 - lag_spread**2))
+        yield Effect(round(shown / would_be - 1, 4), f"{name.upper()} p{p:g}", round(shown - would_be, 4))
+
+
+def _lag_ms(facts: StageFacts, p: float) -> float:
+    """A percentile of the loop's lag beyond what the timer alone explains, between those that are known in
+    proportion."""
+    lags = (0, facts.loop_lag_p50_ns, facts.loop_lag_p90_ns, facts.loop_lag_p99_ns, facts.loop_lag_max_ns)
+    known = [(at, float(lag)) for at, lag in zip((0.0, 50.0, 90.0, 99.0, 100.0), lags, strict=True) if lag is not None]
+    lag_ns = float(np.interp(p, [at for at, _ in known], [lag for _, lag in known]))
+    return max(0.0, lag_ns - facts.timer_slack_ns) / 1e6
 
 
 def pause_effect(pause_ms: float | None, measured: Mapping[str, Metric]) -> Effect | None:

@@ -34,10 +34,10 @@ ACHIEVED: Final = 0.99
 ACHIEVED_INVALID: Final = 0.9
 USERS: Final = 0.95
 USERS_INVALID: Final = 0.8
-LITTLE: Final = 0.02
+LITTLE: Final = 0.03
 LITTLE_INVALID: Final = 0.1
-SURE: Final = 2.6
-"""So many standard errors a sampled number is off by chance in 1 % of stages."""
+SURE: Final = 1.6
+"""So many standard errors a sampled number is too high by chance in one of twenty."""
 SHARED: Final = 0.1
 BUSY: Final = 0.03
 BUSY_INVALID: Final = 0.25
@@ -113,8 +113,10 @@ def _off(effect: Effect | None, text: str) -> Sequence[Crossing]:
 
 def _dispatch_slip(evidence: Evidence) -> Sequence[Crossing]:
     if evidence.slip_effect is not None and evidence.slip_effect.number == THROUGHPUT:
-        return _off(evidence.slip_effect, "{number} is {share} too low: users waited {ms} for us before each request")
-    return _off(evidence.slip_effect, "{number} is {share} ({ms}) too high: requests left late")
+        return _off(
+            evidence.slip_effect, "{number} is up to {share} too low: users waited {ms} for us before each request"
+        )
+    return _off(evidence.slip_effect, "{number} is up to {share} ({ms}) too high: requests left late")
 
 
 def _loop_lag(evidence: Evidence) -> Sequence[Crossing]:
@@ -154,7 +156,7 @@ def busy_text(machine: MachineFacts) -> str:
         text = _joined(text, f"the host of this virtual machine took {machine.steal_share:.0%} of a core")
     if (machine.memory_pressure or 0.0) >= NAMED_SHARE:
         text = _joined(text, f"memory was short for {machine.memory_pressure:.0%} of the time")
-    return f"tokens took about {machine.slowdown or 0.0:.0%} longer because of what else ran here ({text})"
+    return f"what the server did took about {machine.slowdown or 0.0:.0%} longer because of what else ran here ({text})"
 
 
 def _joined(text: str, more: str) -> str:
@@ -167,12 +169,12 @@ def _stamp_lag(evidence: Evidence) -> Sequence[Crossing]:
 
 
 def _littles_law(evidence: Evidence) -> Sequence[Crossing]:
-    sampled, recorded = evidence.in_flight_sampled, evidence.in_flight_recorded
-    if not sampled or recorded is None:
+    in_flight = evidence.in_flight
+    if in_flight is None or not in_flight.sampled:
         return ()
-    text = f"{sampled:.2f} in flight when sampled, {recorded:.2f} by the records"
-    margin = SURE * evidence.in_flight_error
-    return _above(abs(sampled - recorded) / sampled - margin, LITTLE, LITTLE_INVALID, text, "within {:.0%}")
+    text = f"{in_flight.sampled:.2f} in flight when sampled, {in_flight.recorded:.2f} by the records"
+    off = abs(in_flight.sampled - in_flight.recorded) / in_flight.sampled - SURE * in_flight.error
+    return _above(off, LITTLE, LITTLE_INVALID, text, "within {:.0%}")
 
 
 def _shared_reads(evidence: Evidence) -> Sequence[Crossing]:

@@ -8,8 +8,8 @@ import pytest
 from loadgen.analysis.own_effects import achieved_share_at_best, lag_effect, pause_effect, slip_effect
 from loadgen.analysis.stage import StageData, stages_of
 from loadgen.analysis.summarize import summarize
-from loadgen.analysis.summary import Effect, Metric, Percentile, Self
-from loadgen.record import Record, StageFacts
+from loadgen.analysis.summary import Effect, Metric, Self
+from loadgen.record import Record
 from loadgen.store.run_folder import Run
 from tests.records import MS, S, facts, planned, record, run_of, turn
 
@@ -143,39 +143,57 @@ def test_the_p99_of_the_loop_s_lag_and_of_the_stamps_needs_as_many_samples_as_an
     assert (own.loop_lag_p99_ms, own.stamp_lag_p99_ms) == (loop_lag, stamp_lag)
 
 
-def metrics_of(**values: float) -> dict[str, Metric]:
-    """Metrics all of whose percentiles are the same, in ms, and whose slowest is as well."""
-    names = ("p50", "p90", "p99")
-    return {
-        f"{name}_ms": Metric(500, ms, ms, ms, {p: Percentile(ms, ms, ms) for p in names}) for name, ms in values.items()
-    }
+def metrics_of(**slowest_ms: float) -> dict[str, Metric]:
+    """Metrics of which the slowest is known."""
+    return {f"{name}_ms": Metric(500, ms, ms, ms) for name, ms in slowest_ms.items()}
 
 
-def lags(**changes: Any) -> StageFacts:
-    zero = {f"loop_lag_p{p}_ns": 0 for p in (50, 90, 99)}
-    return facts(**{"start_ns": 0, "end_ns": 10 * S, "timer_slack_ns": 0, **zero, **changes})
+def lagged(ttfts_ms: list[float], **lags_ms: float) -> StageData:
+    """A closed loop of ten seconds with these TTFTs, whose event loop was so late: p50, p90, p99."""
+    records = [
+        request(index, 1000 * index, 1000 * index, 1000 * index + ttft + 500, 1000 * index + ttft)
+        for index, ttft in enumerate(ttfts_ms)
+    ]
+    lags = {"p50": 0.0, "p90": 0.0, "p99": 0.0} | lags_ms
+    changes: dict[str, Any] = {f"loop_lag_{p}_ns": round(ms * MS) for p, ms in lags.items() if p != "seconds"}
+    seen = facts(start_ns=0, end_ns=round(lags_ms.get("seconds", 10.0) * S), timer_slack_ns=1 * MS, **changes)
+    return stage_of(run_of(records, scenario=CLOSED, seen=[msgspec.structs.replace(seen, loop_lag_max_ns=200 * MS)]))
 
 
-def test_a_late_loop_is_in_the_percentile_of_its_own_lag() -> None:
-    shown = metrics_of(ttft=105.0, itl=25.0, e2e=1000.0)
-    assert lag_effect(lags(loop_lag_p99_ns=5 * MS), shown) == Effect(0.25, "ITL p99", 5.0)
-    assert lag_effect(lags(loop_lag_p50_ns=5 * MS), shown) == Effect(0.05, "TTFT p50", 5.0), "a median gap has it not"
-    assert lag_effect(lags(), shown) == Effect(0.0, "TTFT p99", 0.0)
+TAILED = [100.0] * 390 + [130.0] * 10
+
+
+def test_a_loop_that_is_always_late_moves_the_median_and_not_that_of_gaps() -> None:
+    assert lag_effect(lagged([100.0] * 400, p50=6.0, p90=6.0, p99=6.0)) == Effect(0.0526, "TTFT p99", 5.0)
+
+
+def test_a_tail_that_the_loop_s_lateness_explains_is_not_the_server_s() -> None:
+    assert lag_effect(lagged(TAILED, p99=31.0)) == Effect(0.3, "TTFT p99", 30.0)
+    half = lag_effect(lagged(TAILED, p99=19.0))
+    assert half is not None
+    assert half.by_ms == pytest.approx(30 - (30**2 - 18**2) ** 0.5, abs=1e-3), "squares of spreads add up"
+
+
+def test_lateness_that_is_not_in_the_latencies_is_not_held_against_them() -> None:
+    assert lag_effect(lagged([100.0] * 400, p99=31.0)) == Effect(0.0, "TTFT p99", 0.0)
 
 
 def test_the_timer_s_own_lateness_is_in_no_stamp() -> None:
-    shown = metrics_of(ttft=105.0)
-    assert lag_effect(lags(loop_lag_p99_ns=5 * MS, timer_slack_ns=5 * MS), shown) == Effect(0.0, "TTFT p99", 0.0)
+    assert lag_effect(lagged(TAILED, p50=1.0, p90=1.0, p99=1.0)) == Effect(0.0, "TTFT p99", 0.0)
 
 
-def test_a_lag_of_too_few_ticks_is_not_held_against_a_percentile() -> None:
-    shown = metrics_of(ttft=105.0)
-    assert lag_effect(lags(end_ns=7 * S, loop_lag_p99_ns=5 * MS), shown) == Effect(0.0, "TTFT p90", 0.0)
-    assert lag_effect(lags(end_ns=0, loop_lag_p99_ns=5 * MS), shown) is None
+def test_a_bound_is_held_against_the_lag_at_its_own_rank() -> None:
+    few = [100.0] * 10 + [130.0] * 2
+    by_p90, by_p99 = lag_effect(lagged(few, p90=31.0, p99=31.0)), lag_effect(lagged(few, p99=31.0))
+    assert by_p90 is not None
+    assert by_p99 is not None
+    assert (by_p90.number, by_p90.share > 0.1) == ("TTFT p99", True)
+    assert by_p99.share == 0.0, "of twelve, the bound of the p99 stands at the p83"
 
 
-def test_a_latency_is_never_called_more_than_twice_what_it_would_be() -> None:
-    assert lag_effect(lags(loop_lag_p99_ns=500 * MS), metrics_of(itl=25.0)) == Effect(1.0, "ITL p99", 500.0)
+def test_lags_of_too_few_ticks_are_not_held_against_a_percentile() -> None:
+    assert lag_effect(lagged(TAILED, p99=31.0, seconds=0.7)) is None
+    assert lag_effect(lagged(TAILED, p99=31.0, seconds=0.72)) is not None
 
 
 def test_a_pause_is_in_the_slowest_gap_or_where_there_is_none_in_the_slowest_answer() -> None:

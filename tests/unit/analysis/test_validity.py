@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadgen.analysis.evidence import Evidence
+from loadgen.analysis.evidence import Evidence, InFlight
 from loadgen.analysis.summary import Code, Effect
 from loadgen.analysis.validity import Judgment, busy_text, judge
 from loadgen.record import MachineFacts, Neighbor
@@ -23,8 +23,7 @@ def judged(**changes: Any) -> Judgment:
         "cpu_share": 0.1,
         "gc_pause_max_ms": 0.0,
         "achieved_share": 1.0,
-        "in_flight_sampled": 50.0,
-        "in_flight_recorded": 50.0,
+        "in_flight": InFlight(50.0, 50.0, 0.0),
         "shared_reads_share": 0.0,
         "window_s": 10.0,
     }
@@ -80,10 +79,10 @@ LINES: list[tuple[Code, dict[str, Any], dict[str, Any], str]] = [
     ("shed", {"shed": 0}, {"shed": 1}, "degraded"),
     ("achieved_rate", {"achieved_share": 0.99}, {"achieved_share": 0.9899}, "degraded"),
     ("achieved_rate", {"achieved_share": 0.99}, {"achieved_share": 0.8999}, "invalid"),
-    ("littles_law", {"in_flight_recorded": 51.0}, {"in_flight_recorded": 51.01}, "degraded"),
-    ("littles_law", {"in_flight_recorded": 49.0}, {"in_flight_recorded": 48.99}, "degraded"),
-    ("littles_law", {"in_flight_recorded": 51.0}, {"in_flight_recorded": 55.01}, "invalid"),
-    ("littles_law", {"in_flight_recorded": 49.0}, {"in_flight_recorded": 44.99}, "invalid"),
+    ("littles_law", {"in_flight": InFlight(50.0, 51.5, 0.0)}, {"in_flight": InFlight(50.0, 51.51, 0.0)}, "degraded"),
+    ("littles_law", {"in_flight": InFlight(50.0, 48.5, 0.0)}, {"in_flight": InFlight(50.0, 48.49, 0.0)}, "degraded"),
+    ("littles_law", {"in_flight": InFlight(50.0, 51.5, 0.0)}, {"in_flight": InFlight(50.0, 55.01, 0.0)}, "invalid"),
+    ("littles_law", {"in_flight": InFlight(50.0, 48.5, 0.0)}, {"in_flight": InFlight(50.0, 44.99, 0.0)}, "invalid"),
     ("no_window", {"window_s": 0.001}, {"window_s": None}, "degraded"),
     ("nothing_answered", {"ok": 1}, {"ok": 0}, "invalid"),
     ("incomplete", {"complete": True}, {"complete": False}, "degraded"),
@@ -112,7 +111,7 @@ def test_a_line_is_crossed_just_beyond_it_and_not_at_it(
         {"slip_effect": Effect(0.9, "TTFT p99", 10.0)},
         {"cpu_share": 0.9},
         {"achieved_share": 0.9},
-        {"in_flight_recorded": 55.0},
+        {"in_flight": InFlight(50.0, 55.0, 0.0)},
         {**USER, "lag_effect": ttft(0.25)},
         {"users_share": 0.8},
         {**PAUSED, "gc_pause_max_ms": 1e6, "pause_effect": ttft(1.0)},
@@ -153,14 +152,15 @@ def test_one_request_that_was_late_at_the_end_is_no_falling_behind() -> None:
 
 
 def test_what_few_samples_of_requests_in_flight_differ_by_chance_breaks_no_law() -> None:
-    assert judged(in_flight_recorded=52.0, in_flight_error=0.01).verdict == "valid"
-    assert judged(in_flight_recorded=52.0, in_flight_error=0.0).verdict == "degraded"
-    assert judged(in_flight_recorded=60.0, in_flight_error=0.01).verdict == "invalid"
+    assert judged(in_flight=InFlight(50.0, 52.0, 0.01)).verdict == "valid"
+    assert judged(in_flight=InFlight(50.0, 52.0, 0.0)).verdict == "degraded"
+    assert judged(in_flight=InFlight(50.0, 60.0, 0.01)).verdict == "invalid"
 
 
 def test_a_busy_machine_says_by_how_much_and_who() -> None:
     (reason,) = judged(machine=machine(0.12, neighbors_cpu_share=0.97)).reasons
-    assert reason.observed == "tokens took about 12% longer because of what else ran here (cc1plus 97% of a core)"
+    slowed = "what the server did took about 12% longer because of what else ran here"
+    assert reason.observed == f"{slowed} (cc1plus 97% of a core)"
     several = MachineFacts(cores=2, slowdown=0.5, busiest=(Neighbor("a", 1.5), Neighbor("b", 0.2)), steal_share=0.08)
     assert "(a 150%, b 20% of a core; the host of this virtual machine took 8% of a core)" in busy_text(several)
     gone = MachineFacts(cores=2, slowdown=0.5, neighbors_cpu_share=0.4, memory_pressure=0.3)
@@ -170,9 +170,9 @@ def test_a_busy_machine_says_by_how_much_and_who() -> None:
 
 def test_a_slip_says_which_number_is_off_by_how_much() -> None:
     (reason,) = judged(slip_effect=Effect(0.062, "TTFT p99", 3.218)).reasons
-    assert reason.observed == "TTFT p99 is 6% (3.22 ms) too high: requests left late"
+    assert reason.observed == "TTFT p99 is up to 6% (3.22 ms) too high: requests left late"
     (reason,) = judged(slip_effect=throughput(0.04)).reasons
-    assert reason.observed == "throughput is 4% too low: users waited 11 ms for us before each request"
+    assert reason.observed == "throughput is up to 4% too low: users waited 11 ms for us before each request"
 
 
 def test_without_an_answer_there_is_no_complaint_about_the_window_too() -> None:
@@ -181,8 +181,7 @@ def test_without_an_answer_there_is_no_complaint_about_the_window_too() -> None:
 
 def test_what_is_not_known_is_not_judged() -> None:
     assert judge(Evidence(stamp_source="user", ok=1, window_s=1.0)) == Judgment("valid", ())
-    assert judged(in_flight_sampled=None, in_flight_recorded=9.0).verdict == "valid"
-    assert judged(in_flight_sampled=9.0, in_flight_recorded=None).verdict == "valid"
+    assert judged(in_flight=None).verdict == "valid"
 
 
 def test_reasons_say_what_was_seen_and_the_line() -> None:
@@ -216,8 +215,7 @@ ms = st.none() | st.floats(0, 1_000)
         shed=st.integers(0, 2),
         achieved_share=st.none() | share,
         users_share=st.none() | share,
-        in_flight_sampled=st.none() | share,
-        in_flight_recorded=st.none() | share,
+        in_flight=st.none() | st.builds(InFlight, share, share, share),
         shared_reads_share=st.none() | share,
         over_range=st.integers(0, 1),
         clock_steps=st.integers(0, 1),
@@ -232,5 +230,5 @@ def test_a_verdict_follows_from_its_reasons_each_of_which_stands_once(evidence: 
 
 
 def test_in_flight_that_was_sampled_where_the_records_know_none_breaks_little_s_law() -> None:
-    assert judged(in_flight_sampled=4.0, in_flight_recorded=0.0).verdict == "invalid"
-    assert judged(in_flight_sampled=0.0, in_flight_recorded=0.0).verdict == "valid"
+    assert judged(in_flight=InFlight(4.0, 0.0, 0.0)).verdict == "invalid"
+    assert judged(in_flight=InFlight(0.0, 0.0, 0.0)).verdict == "valid"

@@ -1,0 +1,305 @@
+"""How often a verdict on our own lateness is wrong: simulated stages whose truth is known, judged by rule old and new.
+
+    .venv/bin/python -m benchmarks.verdicts --stages 2000
+
+Each stage is simulated twice with the same requests: as it was played, late as a busy harness is, and as it would have
+been without our lateness. It is sound when no number that it shows is off by more than 1 %, and wrong when one is off
+by 5 % or more. Printed for each kind of stage: how many sound ones were called degraded, and how many wrong ones were
+not, by the rules before (the p99 of a slip above max(1 ms, 1 % of the TTFT); of the loop's lag above 5 ms; in flight
+within 2 %; 99 % of the rate) and by those of `loadgen.analysis.validity`. What lies between is neither.
+"""
+
+import argparse
+import heapq
+import math
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from loadgen.analysis.stage import StageData
+from loadgen.analysis.validity import validity
+from loadgen.plan.plan import StageLoad
+from loadgen.record import Record, StageFacts
+from loadgen.store.manifest import PlannedStage
+
+Chance = np.random.Generator
+Ms = NDArray[np.float64]
+SOUND: Final = 0.01
+WRONG: Final = 0.05
+TICK_MS: Final = 20.0
+
+
+class Played(Struct, frozen=True):
+    """A simulated stage as it is judged. off: by how much the number that is most off is off."""
+
+    stage: StageData
+    off: float
+
+
+class Requests(Struct, frozen=True):
+    """Times of each request, ms."""
+
+    intended: Ms
+    dispatched: Ms
+    first: Ms
+    end: Ms
+
+
+def lateness(chance: Chance, count: int, scale: float) -> Ms:
+    """How late so many events of a harness are: mostly little, and now and then much."""
+    late = chance.exponential(scale, count)
+    held_up = chance.random(count) < chance.choice([0.0, 0.01, 0.05])
+    return np.where(held_up, late + chance.uniform(1, 12, count), late)
+
+
+def record_of(index: int, times: Requests, tokens: Ms | None, source: str) -> Record:
+    first, end = times.first[index], times.end[index]
+    stamps = (first, end) if tokens is None else tokens
+    return Record(
+        outcome="ok",
+        status=200,
+        dispatched_ns=_ns(times.dispatched[index]),
+        sent_ns=_ns(times.dispatched[index]),
+        written_ns=_ns(times.dispatched[index]),
+        end_ns=_ns(end),
+        last_byte_ns=_ns(end),
+        first_visible_ns=_ns(first),
+        stamps_ns=tuple(map(_ns, stamps)),
+        stamp_source="kernel" if source == "kernel" else "user",
+        output_tokens=len(stamps),
+        token_source="usage",
+        model="m",
+        target="t",
+        level="l",
+        index=index,
+        phase="measured",
+        prompt_id="p",
+        intended_ns=_ns(times.intended[index]),
+    )
+
+
+def stage_of(
+    times: Requests,
+    load: StageLoad,
+    *,
+    source: str = "kernel",
+    tokens: Sequence[Ms] | None = None,
+    lags: Ms | None = None,
+    in_flight: tuple[tuple[int, int], ...] = (),
+) -> StageData:
+    count = len(times.intended)
+    records = tuple(record_of(i, times, None if tokens is None else tokens[i], source) for i in range(count))
+    lags_ns = [None] * 4 if lags is None else [_ns(lag) for lag in np.percentile(lags, (50, 90, 99, 100))]
+    facts = StageFacts(
+        models=("m",),
+        targets=("t",),
+        level="l",
+        start_ns=0,
+        end_ns=_ns(times.end.max()),
+        complete=True,
+        cpu_share=0.05,
+        loop_lag_p50_ns=lags_ns[0],
+        loop_lag_p90_ns=lags_ns[1],
+        loop_lag_p99_ns=lags_ns[2],
+        loop_lag_max_ns=lags_ns[3],
+        timer_slack_ns=0,
+        in_flight_samples=in_flight,
+    )
+    planned = PlannedStage("m", "t", "l", load, planned=count, warmup=0)
+    return StageData(planned=planned, measured=records, warmup=(), together=records, facts=facts)
+
+
+def _ns(ms: float) -> int:
+    return round(float(ms) * 1e6)
+
+
+# --- closed loops: a late request takes away load ---------------------------------------------------------------------
+
+
+def closed(chance: Chance) -> Played:
+    users = int(chance.choice([1, 2, 4, 8]))
+    count = max(12, users * int(chance.choice([6, 12, 50])))
+    slots = int(chance.choice([2, 1000]))
+    answers = chance.lognormal(math.log(chance.choice([20, 100, 400, 2000])), 0.3, count)
+    late = lateness(chance, count, chance.choice([0.05, 0.3, 1.0, 5.0, 20.0]))
+    shown, true = play_closed(answers, late, users, slots), play_closed(answers, np.zeros(count), users, slots)
+    # Users who ask late are a smaller load: throughput is lower, or the server's queue is shorter. Of latencies the
+    # mean: a percentile of few moves with any change of the order in which a queue takes them.
+    lost, shorter = 1 - true.end.max() / shown.end.max(), 1 - mean_answer(shown) / mean_answer(true)
+    return Played(stage_of(shown, StageLoad("closed", users)), max(lost, shorter))
+
+
+def mean_answer(times: Requests) -> float:
+    return float((times.end - times.dispatched).mean())
+
+
+def play_closed(answers: Ms, late: Ms, users: int, slots: int) -> Requests:
+    """Users who ask again as soon as they are answered, of a server that answers so many at once."""
+    ready = [(0.0, user) for user in range(users)]
+    free = [0.0] * min(slots, len(answers))
+    times = np.zeros((4, len(answers)))
+    for at, (answer, slip) in enumerate(zip(answers, late, strict=True)):
+        intended, user = heapq.heappop(ready)
+        dispatched = intended + slip
+        begin = max(dispatched, heapq.heappop(free))
+        end = begin + answer
+        heapq.heappush(free, end)
+        heapq.heappush(ready, (end, user))
+        times[:, at] = intended, dispatched, begin + answer / 2, end
+    return Requests(*times)
+
+
+# --- open loops: a late request is in its latency ---------------------------------------------------------------------
+
+
+def opened(chance: Chance) -> Played:
+    count, slots = int(chance.choice([12, 40, 100, 400])), int(chance.choice([1, 4, 1000]))
+    mean = chance.choice([20, 100, 400, 2000])
+    answers = chance.lognormal(math.log(mean), 0.3, count)
+    due = np.cumsum(chance.exponential(mean * chance.choice([0.5, 1.5, 4.0]) / min(slots, 4), count))
+    late = lateness(chance, count, chance.choice([0.05, 0.3, 1.0, 5.0, 20.0]))
+    shown, true = play_open(due, answers, late, slots), play_open(due, answers, np.zeros(count), slots)
+    stage = stage_of(shown, StageLoad("poisson", rate_per_s=1.0))
+    truth = stage_of(true, StageLoad("poisson", rate_per_s=1.0))
+    return Played(stage, most_off(stage, truth, ("ttft_ms", "e2e_ms")))
+
+
+def play_open(due: Ms, answers: Ms, late: Ms, slots: int) -> Requests:
+    free = [0.0] * min(slots, len(answers))
+    times = np.zeros((4, len(answers)))
+    for at in np.argsort(due + late):
+        begin = max(due[at] + late[at], heapq.heappop(free))
+        heapq.heappush(free, begin + answers[at])
+        times[:, at] = due[at], due[at] + late[at], begin + answers[at] / 2, begin + answers[at]
+    return Requests(*times)
+
+
+def most_off(shown: StageData, true: StageData, metrics: Sequence[str]) -> float:
+    """By how much the percentile that is most off is off, of those that are shown, as values or bounds."""
+    worst = 0.0
+    for metric in metrics:
+        for name, percentile in shown.latencies[metric].percentiles.items():
+            truth = true.latencies[metric].percentile(name)
+            pair = (percentile.value, truth.value) if percentile.value is not None else (percentile.low, truth.low)
+            if name != "p99.9" and None not in pair and pair[1]:
+                worst = max(worst, abs((pair[0] or 0.0) / pair[1] - 1))
+    return worst
+
+
+# --- user stamps: a late loop is in them ------------------------------------------------------------------------------
+
+
+def stamped(chance: Chance) -> Played:
+    count, tokens, gap = int(chance.choice([12, 40, 400])), 20, chance.choice([5, 20, 60])
+    scale = chance.choice([0.02, 0.1, 0.5, 2.0, 8.0])
+    first = np.arange(count) * 25.0 * gap + chance.lognormal(math.log(200), 0.3, count)
+    true = first[:, None] + np.cumsum(
+        np.hstack([np.zeros((count, 1)), chance.normal(gap, gap / 10, (count, 19))]), axis=1
+    )
+    seen = np.maximum.accumulate(true + lateness(chance, count * tokens, scale).reshape(count, tokens), axis=1)
+    sent = np.arange(count) * 25.0 * gap
+    ticks = max(1, int(seen.max() / TICK_MS))
+    # The loop is as late for its own ticks as for the bytes that arrive.
+    lags = lateness_like(chance, seen - true, ticks)
+    load = StageLoad("closed", 1)
+    shown = stage_of(Requests(sent, sent, seen[:, 0], seen[:, -1]), load, source="user", tokens=list(seen), lags=lags)
+    truth = stage_of(Requests(sent, sent, true[:, 0], true[:, -1]), load, source="user", tokens=list(true))
+    return Played(shown, most_off(shown, truth, ("ttft_ms", "e2e_ms", "itl_ms")))
+
+
+def lateness_like(chance: Chance, late: Ms, count: int) -> Ms:
+    return chance.choice(late.ravel(), count)
+
+
+# --- the sampler's and the records' requests in flight ----------------------------------------------------------------
+
+
+def in_flight(chance: Chance) -> Played:
+    """What the sampler sees and the records say is the same load, or the records lack a part of each request."""
+    answer, users = float(chance.choice([15, 60, 300, 1500])), int(chance.choice([1, 4, 16]))
+    # At least 3 s: what is sampled less than a hundred times is not judged.
+    count = max(int(chance.choice([50, 200, 800])), int(3000 * users / answer))
+    answers = chance.lognormal(math.log(answer), 0.3, count)
+    times = play_closed(answers, np.full(count, 0.05), users, 1000)
+    lost = float(chance.choice([0.0, 0.0, 0.05, 0.1]))
+    phase = chance.uniform(0, TICK_MS)
+    moments = np.arange(phase, times.end.max(), TICK_MS)
+    # A request is seen to have ended a little after its last byte.
+    noticed = times.end + lateness(chance, count, 0.2)
+    counts = np.searchsorted(np.sort(times.dispatched), moments) - np.searchsorted(np.sort(noticed), moments)
+    samples = tuple(zip((moments * 1e6).astype(int).tolist(), counts.tolist(), strict=True))
+    shorter = Requests(times.intended, times.dispatched + lost * answers, times.first, times.end)
+    return Played(stage_of(shorter if lost else times, StageLoad("closed", users), in_flight=samples), lost)
+
+
+# --- the rate of an open loop -----------------------------------------------------------------------------------------
+
+
+def rated(chance: Chance) -> Played:
+    """Requests that leave late now and then, or fall behind more and more."""
+    count = int(chance.choice([12, 40, 100, 400]))
+    every = float(chance.choice([20, 100, 1000]))
+    due: Ms = np.arange(count, dtype=np.float64) * every
+    behind = float(chance.choice([0.0, 0.0, 0.002, 0.06, 0.12]))
+    late = lateness(chance, count, 0.3) + behind * due
+    answers = np.full(count, 300.0)
+    return Played(stage_of(play_open(due, answers, late, 1000), StageLoad("constant", rate_per_s=1e3 / every)), behind)
+
+
+KINDS: Final[dict[str, tuple[Callable[[Chance], Played], set[str]]]] = {
+    "closed loop: throughput, TTFT and E2E": (closed, {"dispatch_slip", "achieved_users"}),
+    "open loop: TTFT and E2E": (opened, {"dispatch_slip"}),
+    "user stamps: TTFT, ITL and E2E": (stamped, {"loop_lag"}),
+    "in flight, sampled and recorded": (in_flight, {"littles_law"}),
+    "achieved rate": (rated, {"achieved_rate"}),
+}
+
+
+def called_before(stage: StageData, codes: set[str]) -> bool:
+    """By the rules of before, as far as they are about these codes."""
+    own = validity(stage).self
+    slips = sorted((r.dispatched_ns or 0) - r.intended_ns for r in stage.measured)
+    slip_ms = slips[math.ceil(0.99 * len(slips)) - 1] / 1e6
+    ttft = stage.latencies["ttft_ms"].percentile("p50").value or 0.0
+    lag_ms = (stage.facts.loop_lag_p99_ns or 0) / 1e6 if stage.facts else 0.0
+    sampled, recorded = own.in_flight_sampled, own.in_flight_recorded
+    crossed = {
+        "dispatch_slip": slip_ms > max(1.0, 0.01 * ttft),
+        "loop_lag": lag_ms > 5.0,
+        "achieved_rate": own.achieved_share is not None and own.achieved_share < 0.99,
+        "achieved_users": own.users_share is not None and own.users_share < 0.95,
+        "littles_law": bool(sampled and recorded) and abs((sampled or 0) - (recorded or 0)) / (sampled or 1) > 0.02,
+    }
+    return any(crossed[code] for code in codes)
+
+
+def called_now(stage: StageData, codes: set[str]) -> bool:
+    return any(reason.code in codes for reason in validity(stage).reasons)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stages", type=int, default=1000, help="of each kind")
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    print("| stages | sound | of them called, before | now | off by 5 % or more | of them not called, before | now |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    for name, (play, codes) in KINDS.items():
+        chance = np.random.default_rng(arguments.seed)
+        played = [play(chance) for _ in range(arguments.stages)]
+        sound = [each.stage for each in played if each.off <= SOUND]
+        wrong = [each.stage for each in played if each.off >= WRONG]
+        cells = [
+            str(len(sound)),
+            *(f"{np.mean([rule(stage, codes) for stage in sound]):.1%}" for rule in (called_before, called_now)),
+            str(len(wrong)),
+            *(f"{np.mean([not rule(stage, codes) for stage in wrong]):.1%}" for rule in (called_before, called_now)),
+        ]
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
