@@ -122,7 +122,7 @@ async def repeat(
 
 def last_pace(results: Path, scenario: str) -> dict[StageKey, float]:
     """Requests a second by stage in the newest run of a scenario; empty without one."""
-    for folder in reversed(runs_of(results / scenario)):
+    for folder in reversed(run_folder.runs_of(results / scenario)):
         try:
             summary = summary_from((folder / "summary.json").read_bytes())
         except (OSError, msgspec.MsgspecError):
@@ -133,11 +133,3 @@ def last_pace(results: Path, scenario: str) -> dict[StageKey, float]:
             if stage.throughput is not msgspec.UNSET and stage.throughput.requests_per_s
         }
     return {}
-
-
-def runs_of(folder: Path) -> list[Path]:
-    """The run folders in a scenario's folder, oldest first."""
-    try:
-        return sorted(path for path in folder.iterdir() if (path / run_folder.MANIFEST).is_file())
-    except OSError:
-        return []

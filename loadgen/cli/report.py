@@ -5,16 +5,15 @@ from typing import Annotated
 
 import typer
 
-from loadgen import api
 from loadgen.analysis.summary import Summary, summary_data
 from loadgen.cli.options import Output, Strict
 from loadgen.cli.streams import print_text, tell
 from loadgen.cli.terminal import screen, show_json
-from loadgen.errors import InputError
 from loadgen.report.console import report_text
 from loadgen.report.files import make_merged, make_reports
 from loadgen.report.sections.server_behavior import WHAT_SERVERS_DO
 from loadgen.stats.quantile import Floor
+from loadgen.store import run_folder
 from loadgen.store.manifest import manifest_from
 from loadgen.store.run_folder import MANIFEST
 from loadgen.targets.probe.findings import was_asked
@@ -32,7 +31,7 @@ def report(
 
     Prints their tables too.
     """
-    folders = [_run_folder(path) for path in runs]
+    folders = [run_folder.run_folder_at(path) for path in runs]
     floor: Floor | None = "strict" if strict else None
     reports = [make_merged(folders, floor=floor)] if merge else [make_reports(each, floor=floor) for each in folders]
     if as_json:
@@ -70,12 +69,3 @@ def _has_probe(folder: Path) -> bool:
         return False
     probes = (card.known_probe for card in manifest.models)
     return any(probe is not None and was_asked(probe) for probe in probes)
-
-
-def _run_folder(path: Path) -> Path:
-    if (path / MANIFEST).is_file():
-        return path
-    newest = api.runs_of(path)
-    if newest:
-        return newest[-1]
-    raise InputError(f"{path}: no run folder; give one that has a {MANIFEST}, such as those under results/")

@@ -11,10 +11,11 @@ from loadgen.clock import utc_now
 from loadgen.engine.request_limits import RequestLimits
 from loadgen.errors import LoadgenError, TargetError
 from loadgen.plan.plan import Plan, Stage, digest
+from loadgen.plan.workload import workload_of
 from loadgen.record import StampSource
 from loadgen.store import files, run_folder
 from loadgen.store.calibration import quote_of, stored
-from loadgen.store.manifest import SCHEMA, Manifest, PlannedStage, Probe, PromptFacts, ServedModel
+from loadgen.store.manifest import MEASUREMENT_EPOCH, SCHEMA, Manifest, PlannedStage, Probe, PromptFacts, ServedModel
 from loadgen.targets.registry import target_name
 from loadgen.targets.served import Served
 from loadgen.telemetry import host
@@ -147,4 +148,6 @@ def first_manifest(
         versions=host.versions(),
         host=host.host(),
         git_commit=host.git_commit(Path(__file__).parent),
+        workload=workload_of(plan),
+        measurement_epoch=MEASUREMENT_EPOCH,
     )

@@ -7,6 +7,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from loadgen.plan.plan import StageLoad
+from loadgen.plan.workload import Workload
 from loadgen.record import StageKey
 from loadgen.scenario import Scenario
 from loadgen.scenario.stop_rule import mismatch
@@ -15,6 +16,9 @@ from loadgen.telemetry.host import ClockFacts, Host
 
 JsonObject = dict[str, Any]
 SCHEMA: Final = "loadgen.manifest/1"
+MEASUREMENT_EPOCH: Final = 17
+"""How many changes have moved a number so far: the entries under "Measurement" in CHANGELOG.md, which a test counts.
+Runs of two epochs are not compared."""
 
 _RENAMED: Final = {
     "licence": "license",
@@ -186,6 +190,10 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """The processes that played it."""
     calibration: CalibrationQuote | None = None
     """How far this machine is to be trusted; None where no calibration holds."""
+    workload: Workload | None = None
+    """What its plan asks, whoever serves it; None in manifests that were written before it was kept."""
+    measurement_epoch: int | None = None
+    """By which definitions it was measured: see `MEASUREMENT_EPOCH`; None as in `workload`."""
 
     def card(self, target: str, model: str) -> ServedModel | None:
         """The card of a model that was served; None of one that was not."""

@@ -245,6 +245,24 @@ def _timed(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
         yield moment_ns, line if line.endswith(b"\n") else line + b"\n"
 
 
+def runs_of(folder: Path) -> list[Path]:
+    """The run folders in a scenario's folder, oldest first."""
+    try:
+        return sorted(path for path in folder.iterdir() if (path / MANIFEST).is_file())
+    except OSError:
+        return []
+
+
+def run_folder_at(path: Path) -> Path:
+    """The run folder that a path names: itself, or a scenario's newest. Raises InputError where there is none."""
+    if (path / MANIFEST).is_file():
+        return path
+    newest = runs_of(path)
+    if newest:
+        return newest[-1]
+    raise InputError(f"{path}: no run folder; give one that has a {MANIFEST}, such as those under results/")
+
+
 def read(folder: Path) -> Run:
     """Read a run folder, complete or not. Raises InputError when it is none, or of another version."""
     manifest_path = folder / MANIFEST

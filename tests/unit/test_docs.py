@@ -15,6 +15,7 @@ from loadgen.analysis import summary, validity
 from loadgen.analysis.metrics import FROM_SEND
 from loadgen.cli.app import app
 from loadgen.errors import ExitCode
+from loadgen.plan.workload import Workload
 from loadgen.report.files import write_reports
 from loadgen.scenario import Scenario
 from loadgen.stats.quantile import MIN_CLUSTERS, samples_needed
@@ -222,6 +223,7 @@ def test_every_key_of_the_run_folder_is_explained() -> None:
             ModelCard,
             ServedModel,
             PromptFacts,
+            Workload,
             CalibrationQuote,
             Host,
             ClockFacts,

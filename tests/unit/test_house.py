@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import loadgen
+from loadgen.store.manifest import MEASUREMENT_EPOCH
 
 PACKAGE = Path(loadgen.__file__).parent
 TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text("utf-8")) for path in PACKAGE.rglob("*.py")}
@@ -69,6 +70,13 @@ def attributes_of(node: ast.ClassDef) -> set[str]:
 def test_no_function_is_longer_than_60_lines() -> None:
     """Not counting its signature: that of a verb declares its flags."""
     assert [name for name, node in functions() if (node.end_lineno or 0) - node.body[0].lineno + 1 > 60] == []
+
+
+def test_the_measurement_epoch_counts_the_changes_that_moved_a_number() -> None:
+    """Who adds an entry under "Measurement" raises it, so that runs from before are not compared with later ones."""
+    changelog = (PACKAGE.parent / "CHANGELOG.md").read_text("utf-8")
+    sections = re.findall(r"^### Measurement\n(.*?)(?=^##|\Z)", changelog, re.MULTILINE | re.DOTALL)
+    assert sum(section.count("\n- ") for section in sections) == MEASUREMENT_EPOCH
 
 
 def test_hardly_any_function_returns_a_function() -> None:

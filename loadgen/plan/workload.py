@@ -1,0 +1,72 @@
+"""What a plan asks of a server, whoever and wherever it is: what two runs must have in common to be compared. Pure.
+
+The digest of a plan (`loadgen.plan.plan.digest`) is for repeats: the models' names enter it, timeouts do not.
+"""
+
+import hashlib
+from collections.abc import Iterable
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from loadgen.plan.plan import Plan, Stage
+from loadgen.plan.prompts import Prompt
+from loadgen.scenario import Scenario
+
+WORK_KEYS = ("system", "order", "sampling", "warmup_requests", "timeouts", "retries", "until")
+"""Keys of a scenario that say what is asked beside the prompts and the load."""
+
+
+class Workload(Struct, frozen=True):
+    """The work of a plan as SHA-256 digests."""
+
+    digest: str
+    """Of all of it: prompts, levels, and what the scenario's other keys say of the requests."""
+    prompts: str
+    """Of the prompts' texts, in the order in which they are taken."""
+    levels: dict[str, str]
+    """Of each level by its label: its schedule, think times, limits and counts."""
+
+
+def workload_of(plan: Plan) -> Workload:
+    """The work of a plan; equal for equal work, on every platform."""
+    levels: dict[str, str] = {}
+    for stage in plan.stages:  # models that play one after another each have the same levels
+        levels.setdefault(stage.level.label, _level_digest(stage))
+    prompts = _prompts_digest(plan.prompts)
+    return Workload(_sha256([prompts, levels, work_keys(plan.scenario)]), prompts, levels)
+
+
+def work_keys(scenario: Scenario) -> dict[str, object]:
+    """The work's keys of a scenario as plain values, without those that decide nothing.
+
+    How long a server is waited for is none of the work, nor is the order of models where there is one.
+    """
+    keys: dict[str, object] = {name: msgspec.to_builtins(getattr(scenario, name)) for name in WORK_KEYS}
+    timeouts = keys["timeouts"]
+    assert isinstance(timeouts, dict)
+    del timeouts["ready_s"]
+    if len(scenario.models) == 1:
+        del keys["order"]
+    if scenario.retries.attempts == 0:
+        keys["retries"] = {"attempts": 0}
+    return keys
+
+
+def _prompts_digest(prompts: Iterable[Prompt]) -> str:
+    return _sha256([[prompt.id, prompt.text] for prompt in prompts])
+
+
+def _level_digest(stage: Stage) -> str:
+    # `until` and the warm-up are keys of the scenario, which say more than a digest.
+    bounds = [stage.count, stage.duration_ns, stage.max_in_flight, stage.max_requests_per_s, stage.at_limit]
+    offsets = [
+        None if column is None else hashlib.sha256(np.ascontiguousarray(column, dtype="<i8").tobytes()).hexdigest()
+        for column in (stage.due_ns, stage.think_ns, stage.ramp_in_ns)
+    ]
+    return _sha256([stage.level, len(stage.models), bounds, offsets])
+
+
+def _sha256(value: object) -> str:
+    return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()
