@@ -18,7 +18,7 @@ from loadgen.scenario.urls import base_url, route_url
 from loadgen.store.manifest import ModelCard
 from loadgen.targets.listing import is_listed
 from loadgen.targets.served import ModelList, Served
-from loadgen.wire.client import describe
+from loadgen.wire.client import beginning_of, describe
 
 _THIS_MACHINE: Final = {"127.0.0.1", "localhost", "::1"}
 _FORWARDERS: Final = ("docker", "com.docker", "rootlessport", "wslrelay", "ssh", "kubectl", "gvproxy")
@@ -120,9 +120,7 @@ async def _json_at(url: str, headers: dict[str, str] | None) -> _JsonAnswer:
             session.get(url, headers=headers) as response,
         ):
             status = response.status
-            body = await response.content.read(_MAX_BYTES)
-            while len(body) < _MAX_BYTES and (more := await response.content.read(_MAX_BYTES)):
-                body += more
+            body = await beginning_of(response, _MAX_BYTES)
     except TimeoutError:
         return _JsonAnswer(status=status, error=f"no answer within {_TIMEOUT_S:g} s")
     except (aiohttp.ClientError, OSError, ValueError) as error:

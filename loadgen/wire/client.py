@@ -20,7 +20,7 @@ from loadgen.wire.deadlines import Watchdog
 from loadgen.wire.direct_request import AiohttpAnswer, DirectRequest, Redirected, RequestRefused
 from loadgen.wire.direct_response import DirectHandler
 from loadgen.wire.exchange import ChatRequest, Exchange, Failure, media_type
-from loadgen.wire.receiver import Receiver, receives
+from loadgen.wire.receiver import ANSWER_BYTES, ANSWER_READS, Receiver, receives
 from loadgen.wire.stamps import (
     CURRENT_STAMPS,
     HEAD_BYTES,
@@ -28,12 +28,15 @@ from loadgen.wire.stamps import (
     connector,
     keep_stamping,
     kernel_stamps_available,
+    too_long_error,
     trace_connections,
     trace_writes,
 )
 
-BODY_BYTES: Final = 8 << 20
-"""aiohttp stops reading at twice this: what one answer may hold in memory."""
+BODY_BYTES: Final = ANSWER_BYTES // 2
+"""aiohttp stops reading at twice this, while nobody takes what it holds."""
+LIST_BYTES: Final = 4 << 20
+"""What is read of a list of models, so that the connection can be used again; of a longer one, it is closed."""
 STALE_NS: Final = 1_000_000_000
 """A reused connection that ends within this of the write was closed before the server saw the request."""
 REDIRECTS: Final = 5
@@ -108,7 +111,7 @@ class Client:
             with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
                 timeout = aiohttp.ClientTimeout(total=10)
                 async with self._sessions[0].get(url, headers=headers, timeout=timeout) as response:
-                    await response.read()
+                    await beginning_of(response, LIST_BYTES)
 
         await asyncio.gather(*(touch() for _ in range(count)))
 
@@ -236,6 +239,8 @@ class Client:
         while piece := await content.readany():
             exchange.response.append(piece)
             exchange.stamps.record_read(content.total_bytes, now_ns(), 0)
+            if content.total_bytes > ANSWER_BYTES or exchange.stamps.reads_so_far > ANSWER_READS:
+                raise too_long_error()
 
 
 async def _post(
@@ -248,6 +253,14 @@ async def _post(
         raise  # some are ValueErrors as well
     except ValueError as error:
         raise RequestRefused from error
+
+
+async def beginning_of(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    """The body of an answer, or so much of its beginning. Raises aiohttp's errors."""
+    body = b""
+    while len(body) < max_bytes and (piece := await response.content.read(max_bytes - len(body))):
+        body += piece
+    return body
 
 
 async def wait_eof(content: aiohttp.StreamReader) -> None:

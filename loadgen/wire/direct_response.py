@@ -24,8 +24,8 @@ from typing import Any, Final, Literal
 from aiohttp.client_proto import ResponseHandler
 
 from loadgen.clock import now_ns
-from loadgen.wire.receiver import HELD_BYTES, READ_BYTES, RawBody, Receiver
-from loadgen.wire.stamps import HEAD_BYTES, ReadStamps, StampedHandler
+from loadgen.wire.receiver import READ_BYTES, RawBody, Receiver
+from loadgen.wire.stamps import HEAD_BYTES, ReadStamps, StampedHandler, too_long_error
 
 _HEAD_START: Final = b"HTTP/1.1 200 "
 _HEAD_END: Final = b"\r\n\r\n"
@@ -271,8 +271,16 @@ class DirectHandler(StampedHandler):
             if expected.closes:
                 self.force_close()
             _resolve(expected.read_by, "receiver")
-        elif framing.over or framing.odd or raw_body.closed or raw_body.raw_bytes > HELD_BYTES:
+        elif framing.over or framing.odd or raw_body.closed:
             self._fall_back_to_aiohttp()
+        elif raw_body.is_too_long:
+            self._cut_off(expected)
+
+    def _cut_off(self, expected: _ExpectedResponse) -> None:
+        """End an answer that is too long, and its connection; what came of it is kept."""
+        if not expected.read_by.done():  # who waited may have been cancelled
+            expected.read_by.set_exception(too_long_error())
+        self.abort()
 
     def _stop_filling(self) -> None:
         if self._received_fd is not None:

@@ -32,8 +32,10 @@ from loadgen.wire.chunked import Dechunker
 
 READ_BYTES: Final = 65536
 """The most that one read takes: 256 KiB at a time, asyncio's way, costs an mmap and an munmap a read; this does not."""
-HELD_BYTES: Final = 16 << 20
-"""What one answer may hold in memory before it is handed back."""
+ANSWER_BYTES: Final = 16 << 20
+"""What one answer may hold in memory: a longer one is cut off."""
+ANSWER_READS: Final = 1 << 18
+"""In how many reads one answer may come: each of them holds stamps, of however few bytes it is."""
 ANCILLARY_BYTES: Final = 64
 """Room for the kernel's stamp, with its header."""
 MAX_READS_PER_POLL: Final = 512
@@ -72,7 +74,7 @@ class RawBody:
     def __init__(self, receive: Receive, on_read: Callable[[], None], on_error: Callable[[OSError], None]) -> None:
         self.receive = receive  # reads the socket
         # Called after a read that may have ended the body, that was empty (the other end has closed), or that made it
-        # too much to hold. Not after every read: most bring one more token, and nobody wants to know yet.
+        # too long. Not after every read: most bring one more token, and nobody wants to know yet.
         self.on_read = on_read
         self.on_error = on_error  # called with a read's error
         self.reads: list[bytes] = []
@@ -87,6 +89,11 @@ class RawBody:
         self.user_ns.append(user_ns)
         self.wall_timespecs += _TIMESPEC.pack(*divmod(wall_ns, 1_000_000_000))
         self.raw_bytes = len(data)
+
+    @property
+    def is_too_long(self) -> bool:
+        """It is more than one answer may hold."""
+        return self.raw_bytes > ANSWER_BYTES or len(self.reads) > ANSWER_READS
 
     @property
     def closed(self) -> bool:
@@ -209,7 +216,8 @@ class Receiver:
             body.raw_bytes = total = body.raw_bytes + len(data)
             # A body ends in a blank line behind a line of its own (events may end in two), unless a read has only a
             # part of that.
-            if (data[-4:] == _BLANK_LINE and data[-5:-4] != b"\n") or len(data) < 4 or total > HELD_BYTES:
+            may_have_ended = (data[-4:] == _BLANK_LINE and data[-5:-4] != b"\n") or len(data) < 4
+            if may_have_ended or total > ANSWER_BYTES or len(body.reads) > ANSWER_READS:
                 self._call(fd, body.on_read)
         return read_ns
 

@@ -34,7 +34,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 
 from loadgen.clock import now_ns
 from loadgen.record import StampSource
-from loadgen.wire.receiver import READ_BYTES, Columns, RawBody, columns_of
+from loadgen.wire.receiver import ANSWER_BYTES, ANSWER_READS, READ_BYTES, Columns, RawBody, columns_of
 
 _unpack_timespec = struct.Struct("@ll").unpack_from
 
@@ -44,6 +44,16 @@ HEAD_BYTES: Final = 65536
 """The longest head of an answer that is taken, and the longest line in it."""
 _SO_TIMESTAMPNS: Final = 35
 _HEAD_END: Final = b"\r\n\r\n"
+_ENCODING: Final = b"\ncontent-encoding:"
+_ENCODED_BYTES: Final = 1024
+"""What aiohttp is given at once of a compressed body: deflate makes a MiB of it at most."""
+
+
+def too_long_error() -> aiohttp.ClientPayloadError:
+    """What ends an answer that is more than may be held."""
+    return aiohttp.ClientPayloadError(
+        f"longer than {ANSWER_BYTES >> 20} MiB or {ANSWER_READS:,} reads: the answer was cut off"
+    )
 
 
 class ReadStamps:
@@ -152,6 +162,8 @@ class StampedHandler(ResponseHandler):
         self._previous: object = None  # the body of the answer before
         self._current: StreamReader | None = None  # the body of this one, once it has begun
         self._head_tail = b""  # the last bytes of a head that is still coming
+        self._name_tail = b""  # the same, so many that the name of a header may begin in them
+        self._is_encoded = False  # a head says that the body is compressed
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -170,7 +182,7 @@ class StampedHandler(ResponseHandler):
         """What is read from now on belongs to these stamps."""
         self._stamps = stamps
         self._previous, self._current = self._payload, None  # what is there now is an earlier answer's
-        self._head_tail = b""
+        self._head_tail, self._name_tail, self._is_encoded = b"", b"", False
         if stamps is None:
             return
         stamps.begin_response()
@@ -192,6 +204,9 @@ class StampedHandler(ResponseHandler):
         """
         while self._payload is None or self._payload is self._previous or self._payload is EMPTY_PAYLOAD:
             # The blank line may begin in the read before: the last three bytes of that are looked at again.
+            lines = (self._name_tail + data).lower()
+            self._is_encoded = self._is_encoded or _ENCODING in lines
+            self._name_tail = lines[1 - len(_ENCODING) :]
             earlier, head = len(self._head_tail), self._head_tail + data
             self._head_tail = head[1 - len(_HEAD_END) :]
             cut = head.find(_HEAD_END) + len(_HEAD_END) - earlier
@@ -205,7 +220,10 @@ class StampedHandler(ResponseHandler):
         self._give(data, user_ns, wall_ns)
 
     def _give(self, data: bytes, user_ns: int, wall_ns: int) -> None:
-        super().data_received(data)
+        if self._is_encoded:
+            self._give_encoded(data)
+        else:
+            super().data_received(data)
         stamps = self._stamps
         if stamps is None or not data:  # without data, aiohttp only resumes its parser
             return
@@ -218,6 +236,25 @@ class StampedHandler(ResponseHandler):
             self._current = payload
             body_bytes = payload.total_bytes
         stamps.record_read(body_bytes, user_ns, wall_ns)
+        if payload is not None and (body_bytes > ANSWER_BYTES or stamps.reads_so_far > ANSWER_READS):
+            self._cut_off_body(payload)
+
+    def _give_encoded(self, data: bytes) -> None:
+        """Give aiohttp a read of a body that it decompresses: bit by bit, as a few bytes may become very many."""
+        for start in range(0, len(data), _ENCODED_BYTES):
+            super().data_received(data[start : start + _ENCODED_BYTES])
+            payload = self._payload
+            if payload is not None and payload is not self._previous and payload.total_bytes > ANSWER_BYTES:
+                break  # it is cut off
+        if not data:
+            super().data_received(data)
+
+    def _cut_off_body(self, payload: StreamReader) -> None:
+        """End an answer that is too long, and its connection. aiohttp alone would only stop reading, until somebody
+        looks into what it holds."""
+        if not payload.is_eof() and payload.exception() is None:
+            payload.set_exception(too_long_error())
+            self.abort()
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
         """aiohttp calls it for a broken chunk too, and then tells only who waits for headers: the body would hang."""

@@ -25,7 +25,7 @@ from loadgen.targets.probe.traits import traits_of
 from loadgen.targets.request import body_of, chat_request_of
 from loadgen.targets.served import Served
 from loadgen.wire.chat_stream import Decoder, decode
-from loadgen.wire.client import Client, describe
+from loadgen.wire.client import Client, beginning_of, describe
 from loadgen.wire.exchange import ChatRequest, Deadlines
 from loadgen.wire.reply import read_reply
 
@@ -47,6 +47,8 @@ PLAIN: Final = "Write a long story about a lighthouse keeper."
 SUBJECTS: Final = ("ship", "forest", "teacher", "river", "robot", "garden", "storm", "village")
 """Sent at once, a stream each: no two of them have a prompt, and with it a cached prefix, in common."""
 STREAMS: Final = len(SUBJECTS)
+MAX_BYTES: Final = 1 << 20
+"""What is read of a counter's page, or of a long stream before its first tokens."""
 COUNTERS: Final = (("/slots", judge.busy_slots), ("/metrics", judge.busy_requests))
 
 
@@ -312,9 +314,11 @@ class _LongStream:
         """Read its first tokens."""
         if self._response is not None:
             with contextlib.suppress(aiohttp.ClientError, OSError):
+                left_bytes = MAX_BYTES
                 async for piece in self._response.content.iter_any():
                     self._decoder.feed(piece)
-                    if self._decoder.tokens >= FIRST_TOKENS or self._decoder.orderly:
+                    left_bytes -= len(piece)
+                    if left_bytes <= 0 or self._decoder.tokens >= FIRST_TOKENS or self._decoder.orderly:
                         break
 
     @property
@@ -356,7 +360,7 @@ async def _busy(
     url = urlunsplit((parts.scheme, parts.netloc, parts.path.removesuffix("/v1") + path, "", ""))
     with contextlib.suppress(aiohttp.ClientError, OSError):
         async with session.get(url, headers=asker.served.headers) as response:
-            return read(await response.read()) if response.status == 200 else None
+            return read(await beginning_of(response, MAX_BYTES)) if response.status == 200 else None
     return None
 
 
