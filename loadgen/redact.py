@@ -25,8 +25,12 @@ FILE_VARIABLE: Final = "LOADGEN_API_KEY_FILE"
 OTHER_VARIABLE: Final = "OPENAI_API_KEY"
 SHORTEST_CHARS: Final = 16
 """Shorter keys are placeholders ("none", "ollama"), and words that an answer may well contain: they are not blotted."""
+SHORTEST_PROTECTED_CHARS: Final = 6
+"""Of a variable that a person named as a secret. Shorter ones are too common in any text to be blotted."""
 MAX_BYTES: Final = 8192
 BLOT: Final = "***"
+_protected: Final[set[str]] = set()
+_OPAQUE: Final = re.compile(r"(?=[A-Za-z+/=]*[0-9])(?=[0-9+/=]*[A-Za-z])[A-Za-z0-9+/=]{20,}")
 _SECRET_NAME: Final = re.compile(
     r"(?:.*[_-])?(?:(?:api|access|subscription)?-?key|authorization|auth|bearer|cookie|password|passwd|pwd|secret|"
     r"token|sig|signature|code|credentials?|sas)",
@@ -54,6 +58,16 @@ def api_key(variables: Mapping[str, str]) -> str | None:
 def is_secret_name(name: str) -> bool:
     """Whether a header or a parameter of that name bears a secret, as far as names tell: `api-key`, `Cookie`, `sig`."""
     return _SECRET_NAME.fullmatch(name) is not None
+
+
+def looks_secret(value: str) -> bool:
+    """Whether a value looks like a key, whatever it is called: a long run of letters and digits, or credentials."""
+    return _OPAQUE.search(value) is not None or re.match(r"(?:bearer|basic)\s+\S", value, re.IGNORECASE) is not None
+
+
+def protect_variable(name: str) -> None:
+    """From now on, treat the value of a variable of the environment as a key: blot it out wherever it turns up."""
+    _protected.add(name)
 
 
 def redact_keys(text: str) -> str:
@@ -116,17 +130,20 @@ def _fit(key: str, where: str) -> str:
 
 def _search() -> tuple[tuple[str, ...], re.Pattern[str]] | None:
     """What to look for: lower-case forms of all keys that are set, and the pattern of them all; None without any."""
-    return _search_for(tuple(os.environ.get(name, "") for name in (VARIABLE, FILE_VARIABLE, OTHER_VARIABLE)))
+    values = tuple(os.environ.get(name, "") for name in (VARIABLE, FILE_VARIABLE, OTHER_VARIABLE))
+    return _search_for(values, tuple(os.environ.get(name, "").strip() for name in sorted(_protected)))
 
 
 @lru_cache(maxsize=8)
-def _search_for(values: tuple[str, ...]) -> tuple[tuple[str, ...], re.Pattern[str]] | None:
+def _search_for(values: tuple[str, ...], protected: tuple[str, ...]) -> tuple[tuple[str, ...], re.Pattern[str]] | None:
     own, file, other = (value.strip() for value in values)
     keys = [own, other]
     if file:
         with contextlib.suppress(InputError):  # one that cannot be read is never sent either
             keys.append(_in_file(Path(file)))
-    forms = {form for key in keys if len(key) >= SHORTEST_CHARS for form in _forms(key)}
+    keys = [key for key in keys if len(key) >= SHORTEST_CHARS]
+    keys += [key for key in protected if len(key) >= SHORTEST_PROTECTED_CHARS]
+    forms = {form for key in keys for form in _forms(key)}
     if not forms:
         return None
     longest_first = sorted(forms, key=lambda form: (-len(form), form))

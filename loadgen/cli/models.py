@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from loadgen import api
-from loadgen.cli.options import Output, Ready, ScenarioOptions
+from loadgen.cli.options import Header, Output, Ready, ScenarioOptions, headers_of_flags
 from loadgen.cli.streams import print_text, tell
 from loadgen.cli.terminal import screen, show_json
 from loadgen.engine.ask_server import AskedServer, ask_servers
@@ -17,11 +17,11 @@ from loadgen.errors import InputError, TargetError
 from loadgen.plan.plan import Plan
 from loadgen.redact import redact_url
 from loadgen.report.cards import behavior_text, cards_text
-from loadgen.scenario import Model, Scenario, Timeouts
+from loadgen.scenario import Headers, Model, Scenario, Timeouts
 from loadgen.scenario.check import first_conflict
 from loadgen.scenario.file import load_scenario
 from loadgen.scenario.model_list import model_list_text
-from loadgen.scenario.overrides import parse_ready_s
+from loadgen.scenario.overrides import Overrides, parse_ready_s
 from loadgen.store.files import write_whole
 from loadgen.store.manifest import ModelCard, ServedModel
 from loadgen.targets.catalog import default_models, list_cards, model_list_of
@@ -42,6 +42,7 @@ def models(
     probe: Annotated[
         bool, typer.Option("--probe", help="Test what each model's server does: up to 17 chats per model.")
     ] = False,
+    header: Header = None,
     ready: Ready = None,
     write: Annotated[
         Path | None, typer.Option("--write", metavar="PATH", help="Also write the cards as a models.json.")
@@ -57,8 +58,8 @@ def models(
         if write is not None:
             raise InputError(f"--write {write} with --probe: cards, or what servers do? leave one of them out")
         if url and scenario is None and not model:
-            model = [_only_model_at(url)]
-        asked = ScenarioOptions(scenario=scenario, url=url, model=model, probe=True, ready=ready)
+            model = [_only_model_at(url, header)]
+        asked = ScenarioOptions(scenario=scenario, url=url, model=model, probe=True, header=header, ready=ready)
         _print_probes(asked, "json" if as_json else "text")
         return
     if model:
@@ -67,7 +68,7 @@ def models(
         )
     if write is not None and write.exists() and not force:
         raise InputError(f"--write {write}: it is there already; choose another name, or add --force")
-    places, ready_s = _places(scenario, url or []), _ready_s(scenario, ready)
+    places, ready_s = _places(scenario, url or [], header), _ready_s(scenario, ready)
     cards, problems = asyncio.run(list_cards(places, _tell_on_terminal, ready_s=ready_s, note=tell))
     for problem in problems:
         tell(f"loadgen: {problem}")
@@ -82,9 +83,9 @@ def models(
         print_text(cards_text(cards, screen()))
 
 
-def _only_model_at(urls: list[str]) -> str:
+def _only_model_at(urls: list[str], header: list[str] | None) -> str:
     """The model that is meant where an address alone is given. Raises InputError where several are listed there."""
-    cards, problems = asyncio.run(list_cards(_places(None, urls), _tell_on_terminal))
+    cards, problems = asyncio.run(list_cards(_places(None, urls, header), _tell_on_terminal))
     if problems or not cards:
         raise TargetError(problems[0] if problems else "no model is listed there")
     names = tuple(dict.fromkeys(card.id for card in cards))
@@ -120,17 +121,26 @@ def _ready_s(scenario: str | None, flag: str | None) -> float:
     return Timeouts().ready_s if scenario is None else load_scenario(scenario).scenario.timeouts.ready_s
 
 
-def _places(scenario: str | None, urls: list[str]) -> list[Model]:
+def _places(scenario: str | None, urls: list[str], header: list[str] | None) -> list[Model]:
+    headers = headers_of_flags(header)
     if urls:
         if scenario is not None:
             both = redact_url(f"both {scenario} and --url {urls[0]}")
             raise InputError(f"models: {both} say whom to ask; leave one of them out")
-        places = [Model(name="any", target="openai", url=url) for url in dict.fromkeys(urls)]
+        own = msgspec.convert(dict(headers), Headers)
+        places = [Model(name="any", target="openai", url=url, headers=own) for url in dict.fromkeys(urls)]
         problem = first_conflict(Scenario(name="models", prompts="-", models=tuple(places)))
         if problem is not None:
-            raise InputError(redact_url(f"--url: {problem.message}; {problem.hint}"))
+            flag = "--header" if ".headers" in problem.key else "--url"
+            raise InputError(redact_url(f"{flag}: {problem.message}; {problem.hint}"))
         return places
-    return default_models() if scenario is None else list(load_scenario(scenario).scenario.models)
+    if scenario is not None:
+        return list(load_scenario(scenario, Overrides(headers=headers)).scenario.models)
+    if headers:
+        raise InputError(
+            f"--header {headers[0][0]}: headers are for endpoints; add --url URL, or a scenario that has one"
+        )
+    return default_models()
 
 
 def _tell_on_terminal(text: str, share: float | None) -> None:

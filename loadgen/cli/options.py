@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_type_hints
@@ -12,8 +13,10 @@ from msgspec import Struct
 
 from loadgen.cli.streams import tell
 from loadgen.scenario.file import LoadedScenario
+from loadgen.scenario.headers import parse_header
 from loadgen.scenario.overrides import Overrides, parse_duration_s, parse_levels, parse_rates, parse_ready_s
 from loadgen.scenario.resolve import resolve_scenario
+from loadgen.scenario.types import RawTable
 
 RESULTS: Final = Path("results")
 """Where run folders go unless `--out` says otherwise."""
@@ -29,6 +32,17 @@ Ready = Annotated[
 
 Output = Literal["text", "json", "nothing"]
 """What a verb prints: a text for people, JSON alone, or as little as it can."""
+
+
+Header = Annotated[
+    list[str] | None,
+    typer.Option("--header", metavar="'NAME: VALUE'", help="Send this header; '$VAR' takes a secret. Repeatable."),
+]
+
+
+def headers_of_flags(flags: list[str] | None) -> tuple[tuple[str, str | RawTable], ...]:
+    """The headers that flags name, as a scenario writes them. Raises InputError."""
+    return tuple(parse_header(flag, os.environ) for flag in flags or ())
 
 
 class ScenarioOptions(Struct, frozen=True):
@@ -71,6 +85,7 @@ class ScenarioOptions(Struct, frozen=True):
         str | None,
         typer.Option("--until", metavar="METRIC_pNN:P%", help="End a stage at this precision, e.g. ttft_p99:5%."),
     ] = None
+    header: Header = None
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the scenario. Repeatable.")
     ] = None
@@ -105,6 +120,7 @@ class ScenarioOptions(Struct, frozen=True):
             timeout_s=parse_duration_s(self.timeout, "--timeout") if self.timeout is not None else None,
             until=self.until,
             ready_s=parse_ready_s(self.ready) if self.ready is not None else None,
+            headers=headers_of_flags(self.header),
             set=(
                 *(self.settings or ()),
                 *(("probe=true",) if self.probe else ()),

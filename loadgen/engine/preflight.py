@@ -18,7 +18,7 @@ from loadgen.targets.adapter.in_process import question_of
 from loadgen.targets.diagnosis import chat_error, shown_names
 from loadgen.targets.extra_chats import PING, TEST_CHAT
 from loadgen.targets.listing import substitute_for
-from loadgen.targets.openai import ask_models, authorization, card_in
+from loadgen.targets.openai import ask_models, card_in, headers_of
 from loadgen.targets.probe.answers import ORDERLY
 from loadgen.targets.ready import ReadyWait, wait_until_answered, why_not_ready_by
 from loadgen.targets.registry import running_address, serve_model, target_name
@@ -78,7 +78,7 @@ class Preflight:
         address = running_address(model)
         # Several models may be served at one address: it is waited for once.
         if scenario.preflight and address is not None and address not in self._unready:
-            await wait_until_answered(address, authorization() if model.url is not None else {}, wait)
+            await wait_until_answered(address, headers_of(model), wait)
             if wait.in_vain:
                 self._unready.add(address)
         served = await stack.enter_async_context(serve_model(model, self._on_progress))

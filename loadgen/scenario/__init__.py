@@ -1,5 +1,6 @@
 """What to run: the scenario, its file and all that may change it. The types of the format are named here."""
 
+from loadgen.scenario.header_types import HeaderFromEnvironment, Headers
 from loadgen.scenario.types import (
     ADAPTER,
     FOUNDRY,
@@ -49,6 +50,8 @@ __all__ = [
     "Constant",
     "FoundryLocal",
     "Gamma",
+    "HeaderFromEnvironment",
+    "Headers",
     "InlinePrompt",
     "LlamaCpp",
     "Load",

@@ -20,6 +20,7 @@ from loadgen.scenario import (
     Slo,
     Trace,
 )
+from loadgen.scenario.headers import conflicts_of_headers
 from loadgen.scenario.limits import over_limit
 from loadgen.scenario.problem import Problem, key_path
 from loadgen.scenario.stop_rule import STREAMED, mismatch, stop_rule_of
@@ -56,6 +57,9 @@ def _conflicts(scenario: Scenario) -> Iterator[Problem]:
         for j, other in enumerate(scenario.models[:i]):
             if _identity(model) == _identity(other):
                 yield Problem(f"models[{i}]", f"the same model as models[{j}]", "leave one out, or rename it")
+    if scenario.headers and all(model.url is None for model in scenario.models):
+        yield Problem("headers", "headers are for endpoints, and no model has a url", "leave them out, or add a url")
+    yield from conflicts_of_headers(scenario.headers, "headers")
     yield from _conflicts_of_load(scenario.load)
     yield from _conflicts_of_sampling(scenario.sampling)
     yield from _conflicts_of_slo(scenario.slo, stream=scenario.sampling.stream)
@@ -108,6 +112,10 @@ def _conflicts_of_model(model: Model, key: str) -> Iterator[Problem]:
         yield Problem(f"{key}.url", 'missing, and the target is "openai"', 'add url = "http://localhost:8080/v1"')
     elif target == "openai" and model.url is not None and (wrong := mismatch_of_endpoint(model.url)):
         yield _of_address(f"{key}.url", *wrong)
+    if model.headers and target != "openai":
+        message = "headers are for an endpoint, and the model is served elsewhere"
+        yield Problem(f"{key}.headers", message, "leave them out")
+    yield from conflicts_of_headers(model.headers, f"{key}.headers")
     if model.llamacpp is not None and target != "llamacpp":
         message = "these are options of the embedded server, and the model is served elsewhere"
         yield Problem(f"{key}.llamacpp", message, "leave them out")

@@ -15,8 +15,9 @@ from msgspec import Struct
 
 from loadgen.errors import InputError
 from loadgen.redact import escape_control
-from loadgen.scenario import Model, Ramp, Scenario
+from loadgen.scenario import Headers, Model, Ramp, Scenario
 from loadgen.scenario.check import first_conflict, is_adapter, target_of
+from loadgen.scenario.headers import merge_headers
 from loadgen.scenario.overrides import Overrides, apply
 from loadgen.scenario.problem import Problem, Source, input_error, suggestion
 from loadgen.scenario.questions import FIRST, QUESTIONS
@@ -212,13 +213,15 @@ def _loaded(raw: RawTable, path: Path | None, folder: Path, where: str, override
     scenario = convert(changed, Scenario, source)
     if problem := first_conflict(scenario):
         raise input_error(source, problem)
-    models = tuple(_resolved(model, f"models[{i}]", folder, source) for i, model in enumerate(scenario.models))
+    models = tuple(
+        _resolved(model, scenario.headers, f"models[{i}]", folder, source) for i, model in enumerate(scenario.models)
+    )
     rounds = overrides.rounds if overrides else None
     return LoadedScenario(msgspec.structs.replace(scenario, models=models), path, folder, where, rounds)
 
 
-def _resolved(model: Model, key: str, folder: Path, source: Source) -> Model:
-    """The model with its target filled in, and its weights found."""
+def _resolved(model: Model, shared: Headers, key: str, folder: Path, source: Source) -> Model:
+    """The model with its target filled in, its weights found, and the headers that all endpoints share."""
     llamacpp = model.llamacpp
     if llamacpp is not None and llamacpp.gguf is not None:
         gguf = (folder / llamacpp.gguf).absolute()
@@ -226,7 +229,8 @@ def _resolved(model: Model, key: str, folder: Path, source: Source) -> Model:
             hint = "give a .gguf file, relative to the scenario, or leave gguf out for the default weights"
             raise input_error(source, Problem(f"{key}.llamacpp.gguf", f'no file "{llamacpp.gguf}" at {gguf}', hint))
         llamacpp = msgspec.structs.replace(llamacpp, gguf=str(gguf))
-    resolved = msgspec.structs.replace(model, target=target_of(model), llamacpp=llamacpp)
+    headers = {} if model.url is None else merge_headers(shared, model.headers)
+    resolved = msgspec.structs.replace(model, target=target_of(model), llamacpp=llamacpp, headers=headers)
     if not is_adapter(model):
         return resolved
     place = (folder / (model.python_path or "")).absolute()

@@ -15,7 +15,7 @@ from msgspec import Struct
 from loadgen.errors import InputError
 from loadgen.redact import redact_url
 from loadgen.scenario import FOUNDRY, Scenario
-from loadgen.scenario.problem import any_of, suggestion, toml_text
+from loadgen.scenario.problem import any_of, key_path, suggestion, toml_text
 from loadgen.scenario.types import RawTable
 
 _RATED = ("constant", "poisson", "gamma")
@@ -47,6 +47,9 @@ class Overrides(Struct, frozen=True):
     """See `loadgen.scenario.stop_rule`."""
     set: tuple[str, ...] = ()
     """Each "dotted.key=value", applied last."""
+
+    headers: tuple[tuple[str, str | RawTable], ...] = ()
+    """Name and value of each, as a scenario writes them; see `loadgen.scenario.headers.parse_header`."""
 
     # What comes from a list file or the environment.
     listed: tuple[str, ...] = ()
@@ -100,6 +103,12 @@ def apply(raw: RawTable, overrides: Overrides) -> Changed:
         if value is not None:
             _assign(changed, key.split("."), value, flag)
             flags[key] = flag
+    for name, header in overrides.headers:
+        headers = changed.setdefault("headers", {})
+        for other in [other for other in headers if other.lower() == name.lower()]:
+            del headers[other]
+        headers[name] = header
+        flags["headers"] = flags[key_path("headers", name)] = f"--header {name}"
     for setting in overrides.set:
         key, value = _setting(setting)
         _assign(changed, _steps(key, setting), value, f"--set {setting}")

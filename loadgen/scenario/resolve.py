@@ -13,6 +13,7 @@ from loadgen.scenario import Model, Scenario
 from loadgen.scenario.check import first_conflict
 from loadgen.scenario.environment import MODELS, with_environment
 from loadgen.scenario.file import LoadedScenario, is_file, load_scenario, no_file_scenario
+from loadgen.scenario.headers import header_values
 from loadgen.scenario.model_list import read_model_list
 from loadgen.scenario.overrides import Overrides
 from loadgen.scenario.problem import Source, input_error
@@ -40,8 +41,10 @@ def resolve_scenario(
     given, notes = with_environment(given, variables)
     endpoint = variables.get(ENDPOINT, "").strip()
     loaded = load_scenario(name, given) if name is not None else _without_scenario(given, endpoint)
-    if any(model.url is not None for model in loaded.scenario.models):
-        api_key(variables)  # one that cannot be had is known before anything is played
+    for model in loaded.scenario.models:
+        if model.url is not None:  # a key that cannot be had is known before anything is played
+            api_key(variables)
+            header_values(model.headers, variables)
     if endpoint and any(model.target == "foundry" for model in loaded.scenario.models):
         if wrong := mismatch_of_endpoint(endpoint):
             raise InputError(redact_url(f"{ENDPOINT}: {wrong[0]}; {wrong[1]}"))

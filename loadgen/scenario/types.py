@@ -8,6 +8,8 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
 
+from loadgen.scenario.header_types import Headers
+
 RawTable = dict[str, Any]
 """A table as TOML has it: its keys and values are not checked yet."""
 
@@ -269,6 +271,8 @@ class Model(_Part, frozen=True):
     url: str | None = None
     """Of an OpenAI-compatible endpoint: the base path as the server has it, /v1 where there is none (target = "openai"
     goes without saying)."""
+    headers: Headers = {}
+    """Further headers for this endpoint; { env = "NAME" } takes a secret from the environment."""
     llamacpp: LlamaCpp | None = None
     """Options of the embedded server."""
     foundry: FoundryLocal | None = None
@@ -353,6 +357,8 @@ class Scenario(_Part, frozen=True):
     """Of schedules, think times and the prompts' order."""
     models: Annotated[tuple[Model, ...], Meta(min_length=1)] = (Model(name="smollm2-135m", target="llamacpp"),)
     """One or more (default: SmolLM2-135M on the embedded server)."""
+    headers: Headers = {}
+    """Further headers for every endpoint; a model's own go before them."""
     order: Literal["one_after_another", "interleaved"] = "one_after_another"
     """Models play "one_after_another" (each alone on the device), or "interleaved" (requests take turns)."""
     load: Load = Closed()

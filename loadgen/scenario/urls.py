@@ -6,7 +6,7 @@ import string
 from typing import Final, Literal
 from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
 
-from loadgen.redact import is_secret_name
+from loadgen.redact import is_secret_name, looks_secret
 
 CREDENTIALS: Final = "credentials in an address end up in files"
 EXAMPLE: Final = 'write e.g. "http://localhost:8080/v1"'
@@ -19,8 +19,6 @@ Kind = Literal["endpoint", "address"]
 _ROUTE: Final = re.compile(r"/(?:chat/completions|completions|responses|embeddings|models)/*\Z")
 _FOUNDRY_ROUTE: Final = re.compile(r"/(?:openai/(?:status|models|loadedmodels)|status|models/loaded)/*\Z")
 """What Foundry Local's own tools print as the place of its service; its API is at /v1 of the same server."""
-_OPAQUE: Final = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[A-Za-z0-9_+/=.-]{20,}")
-"""What looks like a key, whatever it is called."""
 _NOT_IN_HOST: Final = re.compile(r"[\s\\<>\"{}|^`]")
 _PORT: Final = re.compile(r":?([0-9]+)/*")
 
@@ -124,7 +122,7 @@ def _is_near(parts: SplitResult) -> bool:
 
 def _holds_secret(query: str) -> bool:
     parameters = parse_qsl(query, keep_blank_values=True)
-    return any(is_secret_name(name) or _OPAQUE.fullmatch(value) for name, value in parameters)
+    return any(is_secret_name(name) or looks_secret(value) for name, value in parameters)
 
 
 def _corrected(parts: SplitResult, kind: Kind) -> str:

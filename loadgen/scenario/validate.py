@@ -63,7 +63,7 @@ def _problems(value: Any, kind: inspect.Type, path: str, example: str) -> Iterat
                 yield from _problems(item, kind.item_type, f"{path}[{i}]", example)
         case inspect.DictType() if isinstance(value, dict):
             for key, item in value.items():
-                yield from _problems(item, kind.value_type, key_path(path, key), "")
+                yield from _problems(item, kind.value_type, key_path(path, key), example)
         case inspect.AnyType():
             yield from _problems_for_json(value, path)
         case _:

@@ -16,7 +16,7 @@ from loadgen.targets.foundry.target import TARGET as FOUNDRY
 from loadgen.targets.foundry.target import endpoint_of, list_foundry_cards, sdk_major
 from loadgen.targets.llamacpp.target import TARGET as LLAMACPP
 from loadgen.targets.llamacpp.target import card_of_file, weights_path
-from loadgen.targets.openai import ask_models, authorization, card_of
+from loadgen.targets.openai import ask_models, card_of, headers_of
 from loadgen.targets.ready import ReadyWait, wait_until_answered
 from loadgen.targets.registry import running_address, target_name
 from loadgen.targets.served import OnProgress
@@ -37,8 +37,8 @@ async def list_cards(
 
     ready_s: how long a server that runs already is waited for where it is not ready; note: is told so.
     """
-    if any(model.url is not None for model in models):
-        authorization()
+    for model in models:
+        headers_of(model)
     cards: list[ModelCard] = []
     problems: list[str] = []
     endpoints: list[tuple[str, str | None, FoundryLocal | None]] = []
@@ -50,8 +50,9 @@ async def list_cards(
         try:
             address = running_address(model)
             if address is not None:
-                headers = authorization() if model.url is not None else {}
-                await wait_until_answered(address, headers, ReadyWait(clock, ready_s, target_name(model), note))
+                await wait_until_answered(
+                    address, headers_of(model), ReadyWait(clock, ready_s, target_name(model), note)
+                )
             cards += await _cards_of_target(model, on_progress)
         except (TargetError, InputError) as error:
             problems.append(f"{target_name(model)}: {error}")
@@ -70,7 +71,7 @@ def default_models() -> list[Model]:
 async def _cards_of_target(model: Model, on_progress: OnProgress) -> list[ModelCard]:
     target = target_name(model)
     if model.url is not None:
-        base, headers = base_url(model.url), authorization()
+        base, headers = base_url(model.url), headers_of(model)
         listed = await ask_models(base, headers)
         if not listed.entries:
             raise await models_error(base, headers, listed)

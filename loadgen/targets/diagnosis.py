@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from loadgen.errors import TargetError
 from loadgen.record import Reply
-from loadgen.redact import redact_url
+from loadgen.redact import redact_keys, redact_url
 from loadgen.scenario.urls import route_url
 from loadgen.targets.openai import ask_models
 from loadgen.targets.served import ModelList, Served
@@ -82,9 +82,9 @@ def shown_names(names: tuple[str, ...]) -> str:
 
 def _remedy_of_refusal(headers: dict[str, str]) -> str:
     """What to do where the server wants to know who asks."""
-    if any(name.lower() == "authorization" for name in headers):
+    if any(name.lower() == "authorization" or redact_keys(value) != value for name, value in headers.items()):
         return "the key that was sent is refused: is it the right one for this server?"
-    return "set LOADGEN_API_KEY to the key that this server wants"
+    return "set LOADGEN_API_KEY to the key that this server wants, or send the header that it asks for with --header"
 
 
 # The connection

@@ -14,11 +14,13 @@ from msgspec import Struct
 from loadgen.record import JsonObject
 from loadgen.redact import api_key, redact_keys
 from loadgen.scenario import Model
+from loadgen.scenario.headers import header_values
 from loadgen.scenario.urls import base_url, route_url
 from loadgen.store.manifest import ModelCard
 from loadgen.targets.listing import is_listed
 from loadgen.targets.served import ModelList, Served
 from loadgen.wire.client import beginning_of, describe
+from loadgen.wire.redirects import trace_redirects
 
 _THIS_MACHINE: Final = {"127.0.0.1", "localhost", "::1"}
 _FORWARDERS: Final = ("docker", "com.docker", "rootlessport", "wslrelay", "ssh", "kubectl", "gvproxy")
@@ -37,11 +39,24 @@ def authorization() -> dict[str, str]:
     return {} if key is None else {"Authorization": f"Bearer {key}"}
 
 
+def headers_of(model: Model) -> dict[str, str]:
+    """The headers for a model's endpoint: the key from the environment, and a person's own, which go before it. None of
+    them goes to a server without a URL.
+
+    Raises InputError where the environment lacks what they need.
+    """
+    if model.url is None:
+        return {}
+    own = header_values(model.headers, os.environ)
+    has_key = any(name.lower() == "authorization" for name in own)
+    return own if has_key else {**authorization(), **own}
+
+
 @contextlib.asynccontextmanager
 async def serve_url(model: Model, target: str) -> AsyncIterator[Served]:
     """A model behind a URL. Its card has what `/v1/models` says; a server that says nothing is no error."""
     url = base_url(model.url or "")
-    headers = authorization()
+    headers = headers_of(model)
     models = await ask_models(url, headers)
     card = card_in(models, model.name, target)
     yield Served(base_url=url, headers=headers, card=card, models=models, pid=listening_pid(url))
@@ -116,7 +131,7 @@ async def _json_at(url: str, headers: dict[str, str] | None) -> _JsonAnswer:
     status: int | None = None
     try:
         async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
+            aiohttp.ClientSession(timeout=timeout, trace_configs=[trace_redirects()]) as session,
             session.get(url, headers=headers) as response,
         ):
             status = response.status

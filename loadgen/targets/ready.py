@@ -12,6 +12,7 @@ import aiohttp
 from loadgen.clock import Clock
 from loadgen.record import Reply
 from loadgen.scenario.urls import route_url
+from loadgen.wire.redirects import trace_redirects
 
 LOADING: Final = frozenset({502, 503, 504})
 """Statuses of a server that loads its model, or of a gateway whose server does. A 404 is none: it is what a wrong path
@@ -67,7 +68,9 @@ async def why_not_ready(url: str, headers: dict[str, str]) -> str | None:
     where its models are listed."""
     try:
         async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as session,
+            aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S), trace_configs=[trace_redirects()]
+            ) as session,
             session.get(route_url(url, "models"), headers=headers) as response,
         ):
             return _loading(response.status) if response.status in LOADING else None

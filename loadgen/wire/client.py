@@ -21,6 +21,7 @@ from loadgen.wire.direct_request import AiohttpAnswer, DirectRequest, Redirected
 from loadgen.wire.direct_response import DirectHandler
 from loadgen.wire.exchange import ChatRequest, Exchange, Failure, media_type
 from loadgen.wire.receiver import ANSWER_BYTES, ANSWER_READS, Receiver, receives
+from loadgen.wire.redirects import trace_redirects
 from loadgen.wire.stamps import (
     CURRENT_STAMPS,
     HEAD_BYTES,
@@ -77,7 +78,7 @@ class Client:
                 read_bufsize=BODY_BYTES,
                 max_line_size=HEAD_BYTES,
                 max_field_size=HEAD_BYTES,
-                trace_configs=[trace_connections()] if self.stamping else [trace_connections(), trace_writes()],
+                trace_configs=[trace_redirects(), trace_connections(), *([] if self.stamping else [trace_writes()])],
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers=self._headers,
             )

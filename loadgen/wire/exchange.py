@@ -13,6 +13,7 @@ import aiohttp
 from msgspec import Struct
 
 from loadgen.record import Outcome
+from loadgen.redact import redact_keys
 from loadgen.wire.chat_stream import Completion, Decoder, decode
 from loadgen.wire.stamps import ReadStamps
 
@@ -168,8 +169,7 @@ class Exchange:
         """All of the body that has arrived. A key of ours that the server repeats is blotted out, byte for byte."""
         if self._body is None:
             body = b"".join(self.response.pieces())
-            secret = secret_of(self.request.headers)
-            if secret:
+            for secret in secrets_of(self.request.headers):
                 body = body.replace(secret, b"*" * len(secret))
             if self.ended_ns is None:
                 return body
@@ -185,8 +185,9 @@ class Exchange:
         return self.progress.update(self.response).result()  # most of it has been decoded already
 
     def _repeats_the_key(self) -> bool:
-        secret = secret_of(self.request.headers)
-        return bool(secret) and secret in b"".join(self.response.pieces())
+        secrets = secrets_of(self.request.headers)
+        body = b"".join(self.response.pieces()) if secrets else b""
+        return any(secret in body for secret in secrets)
 
     def give_up(self, outcome: Outcome, detail: str) -> None:
         """End the request from outside its own task; what has arrived is kept."""
@@ -201,7 +202,12 @@ def media_type(header: str) -> str:
     return name if _MEDIA_TYPE.fullmatch(name) else "application/octet-stream"
 
 
-def secret_of(headers: dict[str, str]) -> bytes:
-    """The key that an `Authorization` header bears; empty where there is none, or nothing worth hiding."""
-    key = headers.get("Authorization", "").rpartition(" ")[2]
-    return key.encode() if len(key) >= SHORTEST_SECRET_CHARS else b""
+def secrets_of(headers: dict[str, str]) -> list[bytes]:
+    """The keys that headers bear: that of `Authorization`, and whatever else is taken from the environment; only what
+    is worth hiding."""
+    keys = []
+    for name, value in headers.items():
+        key = value.rpartition(" ")[2]
+        if (name == "Authorization" and len(key) >= SHORTEST_SECRET_CHARS) or redact_keys(key) != key:
+            keys.append(key.encode())
+    return keys

@@ -42,6 +42,7 @@ from loadgen.errors import FolderError
 from loadgen.live.sink import NullSink, Sinks
 from loadgen.record import Record, StageFacts
 from loadgen.redact import guard_tracebacks
+from loadgen.scenario.headers import protect_headers
 from loadgen.store.run_folder import RequestLog
 from loadgen.wire.client import Client
 
@@ -104,6 +105,8 @@ class Worker:
     """Does as the conductor's commands say, part by part."""
 
     def __init__(self, start: StartWorker, client: Client, log: RequestLog, send: Send) -> None:
+        for model in start.plan.models:
+            protect_headers(model.headers)
         self._context = RunContext(start.plan, client, SYSTEM_CLOCK, start.epoch_ns, StopSignal())
         self._log = log
         self._send = send

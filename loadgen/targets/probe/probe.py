@@ -27,6 +27,7 @@ from loadgen.targets.served import Served
 from loadgen.wire.chat_stream import Decoder, decode
 from loadgen.wire.client import Client, beginning_of, describe
 from loadgen.wire.exchange import ChatRequest, Deadlines
+from loadgen.wire.redirects import single_session
 from loadgen.wire.reply import read_reply
 
 BUDGET_S: Final = 20.0
@@ -201,7 +202,7 @@ async def _ask_closing(asker: Asker, alone: list[ProbeAnswer], findings: Finding
     left_ns = (tokens - FIRST_TOKENS) / pace * 1e9
     takes_turns = findings.probe.parallel_streams == 1
     company: ProbeAnswer | None = None
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=asker.left_ns() / 1e9)) as session:
+    async with single_session(asker.left_ns() / 1e9) as session:
         idle = await _idle_counters(asker, session)
         async with _long_stream(asker, session, tokens) as long:
             counter = await _counter_that_shows(asker, session, idle, long)

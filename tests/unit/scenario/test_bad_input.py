@@ -64,13 +64,15 @@ def raw_of(table: type[Struct], values: dict[str, Any]) -> tuple[dict[str, Any],
         "LlamaCpp": (["models", 0, "llamacpp"], "models[0].llamacpp"),
         "FoundryLocal": (["models", 0, "foundry"], "models[0].foundry"),
         "Model": (["models", 0], "models[0]"),
+        "HeaderFromEnvironment": (["models", 0, "headers", "x"], "models[0].headers.x"),
         "Timeouts": (["timeouts"], "timeouts"),
         "Retries": (["retries"], "retries"),
         "Slo": (["slo"], "slo"),
     }
     steps, path = places.get(table.__name__, (["load"], "load"))
     if steps[:1] == ["models"]:
-        whole["models"] = [{"name": "a"}]
+        place = {"url": "http://h/v1", "headers": {}} if "headers" in steps else {}
+        whole["models"] = [{"name": "a", **place}]
     if steps == ["load", "think_time"]:
         whole["load"] = {"mode": "closed"}
     if not steps:

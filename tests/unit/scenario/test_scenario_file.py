@@ -26,8 +26,8 @@ ROOT = Path(__file__).parents[3]
 SMALLEST = 'name = "x"\nprompts = ["Say hello."]\n'
 MODES = '"closed", "constant", "poisson", "gamma", "ramp" or "trace"'
 KEYS = (
-    "name, prompts, description, system, seed, models, order, load, sampling, warmup_requests, timeouts, retries, slo, "
-    "keep_text, probe, preflight, strict, until"
+    "name, prompts, description, system, seed, models, headers, order, load, sampling, warmup_requests, timeouts, "
+    "retries, slo, keep_text, probe, preflight, strict, until"
 )
 
 # What stands below the two lines of SMALLEST, and the whole complaint after the file's name.
@@ -473,7 +473,7 @@ def test_a_misspelled_key_is_named_and_never_a_traceback(
     at: tuple[dict[str, Any], tuple[str | int, ...]], data: st.DataObject
 ) -> None:
     document, path = at
-    if not isinstance(path[-1], str) or "extra" in path or "options" in path[:-1]:
+    if not isinstance(path[-1], str) or "extra" in path or {"options", "headers"} & {*path[:-1]}:
         return
     where = data.draw(st.integers(0, len(path[-1]) - 1))
     misspelled = path[-1][:where] + "q" + path[-1][where:]

@@ -66,6 +66,8 @@ def test_every_table_of_the_format_has_examples_of_every_key() -> None:
         match kind:
             case inspect.Metadata(type=inner) | inspect.VarTupleType(item_type=inner):
                 walk(inner)
+            case inspect.DictType(value_type=inner):
+                walk(inner)
             case inspect.UnionType(types=types):
                 for member in types:
                     walk(member)
