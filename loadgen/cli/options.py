@@ -101,7 +101,7 @@ class ScenarioOptions(Struct, frozen=True):
     ] = None
     prompts_file: Annotated[
         Path | None,
-        typer.Option("--prompts-file", metavar="PATH", help="Use the prompts in this file, e.g. prompts.json."),
+        typer.Option("--prompts-file", metavar="PATH", help="Use the prompts in this file; - reads a pipe."),
     ] = None
 
     def overrides(self) -> Overrides:

@@ -329,6 +329,11 @@ RefusedKeys = Mapping[str, str | None]
 """Keys of the request body that a server refuses, each with the key that is sent in its place; None: none is."""
 
 
+def _sent_of(prompt: Prompt) -> list[object]:
+    """What a prompt's request says."""
+    return [prompt.id, prompt.text, *([prompt.messages, prompt.tools] if prompt.messages else [])]
+
+
 def digest(plan: Plan, refused: Mapping[int, RefusedKeys] | None = None) -> str:
     """SHA-256 of all that decides what is sent and when; equal for equal plans, on every platform.
 
@@ -341,7 +346,7 @@ def digest(plan: Plan, refused: Mapping[int, RefusedKeys] | None = None) -> str:
         sha256.update(msgspec.json.encode(value, order="deterministic"))
         sha256.update(b"\x1e")
 
-    add([[prompt.id, prompt.text] for prompt in plan.prompts])
+    add([_sent_of(prompt) for prompt in plan.prompts])
     add([model.name for model in plan.models])
     add([plan.scenario.system, _used(plan.scenario.sampling)])
     for index, keys in sorted((refused or {}).items()):

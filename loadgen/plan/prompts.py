@@ -4,27 +4,25 @@ Knows no clock, no socket and no model: reads text, from the scenario itself or 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
 
 from loadgen.errors import InputError
 from loadgen.plan import rng
+from loadgen.plan.prompt_rows import RowOfFile, rows_of_document, rows_of_lines
 from loadgen.record import JsonObject
-from loadgen.redact import escape_control
 from loadgen.scenario import InlinePrompt, PromptFiles, Scenario
-from loadgen.scenario.file import is_file, is_folder, parse_toml, read_text
+from loadgen.scenario.file import STANDARD_INPUT, is_file, is_folder, is_pipe, parse_toml, read_piped_text, read_text
 from loadgen.scenario.problem import Problem, Source, input_error, toml_text
 from loadgen.scenario.validate import convert
 
 MAX_BYTES: Final = 32 << 20
 """Of one file of prompts; and twice that of all of them together, since they are held in memory."""
 _KINDS = (".toml", ".txt", ".md", ".jsonl", ".json")
-_TEXT_KEYS = ("text", "prompt")
-_POINTS_KEYS = ("key_points", "expected_aspects", "expected_facets", "aspects", "facets")
 
 
 class Prompt(Struct, frozen=True):
@@ -36,6 +34,10 @@ class Prompt(Struct, frozen=True):
     """As it is sent, template applied."""
     key_points: tuple[str, ...] = ()
     """What a good answer names."""
+    messages: tuple[JsonObject, ...] = ()
+    """A recorded chat, sent as it is in place of the text, which is then that of its last turn of the user."""
+    tools: tuple[JsonObject, ...] = ()
+    """The tools that were offered in a recorded chat."""
 
 
 class _PlacedPrompt(Struct, frozen=True):
@@ -61,10 +63,13 @@ def load_prompts(scenario: Scenario, folder: Path, where: str) -> tuple[Prompt, 
             return _inline(listed, source)
 
 
-def messages(prompt: Prompt, system: str | None) -> list[dict[str, str]]:
-    """The chat that a request sends: the system message, where there is one, and the prompt as the user's."""
-    user = {"role": "user", "content": prompt.text}
-    return [user] if system is None else [{"role": "system", "content": system}, user]
+def messages(prompt: Prompt, system: str | None) -> list[JsonObject]:
+    """The chat that a request sends: the system message, where there is one, and the prompt as the user's, or the chat
+    that was recorded. A system message of a recorded chat's own goes before the scenario's."""
+    chat: list[JsonObject] = [*prompt.messages] or [{"role": "user", "content": prompt.text}]
+    if system is None or chat[0]["role"] == "system":
+        return chat
+    return [{"role": "system", "content": system}, *chat]
 
 
 def _inline(listed: tuple[str | InlinePrompt, ...], source: Source) -> tuple[Prompt, ...]:
@@ -90,13 +95,16 @@ def _from_files(files: PromptFiles, folder: Path, source: Source, seed: int) -> 
     for path in _matching(files.files, folder, source):
         for item in _in_file(path):
             name = item.prompt.id
-            length += len(item.prompt.text)
+            length += len(item.prompt.text) + sum(map(_size_of, (item.prompt.messages, item.prompt.tools)))
             if length > 2 * MAX_BYTES:
                 hint = "name fewer, or shorten them"
                 raise InputError(f"{path}: with it, the prompts are more than {MAX_BYTES >> 19} MiB of text; {hint}")
             if name in by_id:
                 hint = "give each an id of its own"
                 raise InputError(f'{item.place}: the id "{name}" is that of {by_id[name].place} too; {hint}')
+            if item.prompt.messages and files.template != "{text}":
+                hint = "leave the template out"
+                raise InputError(f"{item.place}: a recorded chat is sent as it is, and has no text to wrap; {hint}")
             by_id[name] = item
     prompts = [
         msgspec.structs.replace(item.prompt, text=files.template.replace("{text}", item.prompt.text))
@@ -111,6 +119,8 @@ def _from_files(files: PromptFiles, folder: Path, source: Source, seed: int) -> 
 def _matching(pattern: str, folder: Path, source: Source) -> list[Path]:
     """The files of a path or a glob, at least one, by name."""
     plain = folder / pattern
+    if pattern == STANDARD_INPUT or is_pipe(plain):
+        return [Path(pattern) if pattern == STANDARD_INPUT else plain]
     paths = [plain] if is_file(plain) else _globbed(pattern, folder, source)
     if not paths and is_folder(plain):
         problem, hint = f'"{pattern}" is a folder', f'write "{Path(pattern).as_posix().rstrip("/")}/*.txt"'
@@ -140,72 +150,47 @@ def _globbed(pattern: str, folder: Path, source: Source) -> list[Path]:
 
 
 def _in_file(path: Path) -> Iterator[_PlacedPrompt]:
-    """The prompts of one file, at least one, without surrounding white space."""
-    text = read_text(path, MAX_BYTES)
+    """The prompts of one file or pipe, at least one, without surrounding white space."""
+    text = read_piped_text(MAX_BYTES) if str(path) == STANDARD_INPUT else read_text(path, MAX_BYTES)
+    name = "standard input" if str(path) == STANDARD_INPUT else str(path)
+    stem = "stdin" if str(path) == STANDARD_INPUT else path.stem
     if not text.strip():
-        raise InputError(f"{path}: empty; write a prompt into it, or leave it out")
-    match path.suffix.lower():
+        raise InputError(f"{name}: empty; write a prompt into it, or leave it out")
+    match path.suffix.lower() if path.suffix.lower() in _KINDS else _kind_of(text):
         case ".toml":
-            entry = convert(parse_toml(text, str(path)), InlinePrompt, Source(str(path)))
-            yield _placed_prompt(entry, _slug(path.stem), str(path))
+            entry = convert(parse_toml(text, name), InlinePrompt, Source(name))
+            yield _placed_prompt(entry, _slug(stem), name)
         case ".jsonl":
-            # Split at line feeds alone: JSON may hold the other separators that Python knows.
-            for number, line in enumerate(text.split("\n"), start=1):
-                if line.strip():
-                    place = f"{path}: line {number}"
-                    yield _placed_prompt(_of_json(line, place), _slug(f"{path.stem}-{number}"), place)
+            yield from _of_rows(rows_of_lines(text, name), stem)
         case ".json":
-            for number, item in enumerate(_list_of_json(text, str(path)), start=1):
-                place = f"{path}: prompt {number}"
-                yield _placed_prompt(_of_listed(item, place), _slug(f"{path.stem}-{number}"), place)
+            yield from _of_rows(rows_of_document(text, name), stem)
         case _:
-            yield _placed_prompt(InlinePrompt(text=text), _slug(path.stem), str(path))
+            yield _placed_prompt(InlinePrompt(text=text), _slug(stem), name)
 
 
-def _list_of_json(text: str, where: str) -> list[Any]:
-    """The prompts of a JSON file: a list, or an object with one under `prompts`."""
-    hint = 'write a list, such as ["Say hello."]'
+def _kind_of(text: str) -> str:
+    """Of what comes without a name: the kind that it looks like."""
+    start = text.lstrip()[:1]
+    if start == "[":
+        return ".json"
+    if start != "{":
+        return ".txt"
     try:
-        raw = msgspec.json.decode(text.encode())
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON: {escape_control(str(error))}; {hint}") from None
-    listed = raw.get("prompts") if isinstance(raw, dict) else raw
-    if not isinstance(listed, list) or not listed:
-        raise InputError(f"{where}: no list of prompts in it; {hint}")
-    return listed
+        whole = msgspec.json.decode(text.encode())
+    except (msgspec.DecodeError, RecursionError):
+        return ".jsonl"
+    return ".json" if isinstance(whole, dict) and isinstance(whole.get("prompts"), list) else ".jsonl"
 
 
-def _of_listed(item: Any, place: str) -> InlinePrompt:
-    """A text, or an object as other programs write it: what else it holds, a category or a score, is for them."""
-    if isinstance(item, str):
-        return InlinePrompt(text=item)
-    if not isinstance(item, dict):
-        raise InputError(f'{place}: neither a text nor an object; write e.g. "Say hello."')
-    fields: JsonObject = {}
-    for name, keys in (("text", _TEXT_KEYS), ("key_points", _POINTS_KEYS)):
-        given = [key for key in keys if key in item]
-        if len(given) > 1:
-            raise InputError(f"{place}: {given[0]} and {given[1]} say the same; leave one out")
-        if given:
-            fields[name] = item[given[0]]
-    if isinstance(fields.get("key_points"), str):
-        fields["key_points"] = [fields["key_points"]]
-    if isinstance(number := item.get("id"), str | int) and not isinstance(number, bool) and str(number).strip():
-        fields["id"] = _slug(str(number))
-    return convert(fields, InlinePrompt, Source(place))
+def _of_rows(rows: Iterable[tuple[RowOfFile, str, int]], stem: str) -> Iterator[_PlacedPrompt]:
+    for row, place, number in rows:
+        name = _slug(f"{stem}-{number}") if row.id is None else _slug(row.id)
+        text = _not_blank(row.text, "text", Source(place)).strip()
+        yield _PlacedPrompt(Prompt(name, text, row.key_points, row.messages, row.tools), place)
 
 
-def _of_json(line: str, place: str) -> InlinePrompt:
-    try:
-        raw = msgspec.json.decode(line.encode())
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise InputError(
-            f"{place}: not JSON: {escape_control(str(error))}; "
-            'write one object a line, such as {"text": "Say hello."}'
-        ) from None
-    if not isinstance(raw, dict):
-        raise InputError(f'{place}: not an object; write one a line, such as {{"text": "Say hello."}}')
-    return convert(raw, InlinePrompt, Source(place))
+def _size_of(items: tuple[JsonObject, ...]) -> int:
+    return len(msgspec.json.encode(items)) if items else 0
 
 
 def _placed_prompt(entry: InlinePrompt, default_id: str, place: str) -> _PlacedPrompt:

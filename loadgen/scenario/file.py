@@ -6,6 +6,7 @@ Knows no clock and no socket, and reads no prompts: those are `loadgen.plan.prom
 import importlib.resources
 import os
 import re
+import sys
 import tomllib
 from pathlib import Path
 from typing import Final
@@ -159,6 +160,17 @@ def is_folder(path: Path) -> bool:
         return False
 
 
+def is_pipe(path: Path) -> bool:
+    """Whether something is piped in at a path (`/dev/stdin`, `<(…)` of a shell), be it a file; as `is_file`."""
+    try:
+        return path.is_fifo() or path.is_char_device() or (path.is_file() and path.parent in _DESCRIPTORS)
+    except (OSError, ValueError):
+        return False
+
+
+STANDARD_INPUT: Final = "-"
+"""In place of a file of prompts: what is piped in."""
+_DESCRIPTORS: Final = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))
 MAX_BYTES: Final = 128 << 20
 """No file that a person names is read beyond this: a trace of ten million offsets is about as long."""
 
@@ -173,6 +185,20 @@ def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
         raise InputError(f"{path}: cannot be read: {reason}; fix that, or name another file") from None
     if data is None or len(data) > max_bytes:
         raise InputError(f"{path}: more than {max_bytes >> 20} MiB; split it, or name another file")
+    return _text_of(data, str(path))
+
+
+def read_piped_text(max_bytes: int = MAX_BYTES) -> str:
+    """The text that is piped in on standard input; as `read_text`."""
+    if sys.stdin is None or sys.stdin.isatty():
+        raise InputError("standard input: nothing is piped in; pipe a file into it, or name one")
+    data = sys.stdin.buffer.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise InputError(f"standard input: more than {max_bytes >> 20} MiB; pipe less in, or name a file")
+    return _text_of(data, "standard input")
+
+
+def _text_of(data: bytes, path: str) -> str:
     if (place := data.find(b"\0")) >= 0:
         line = data[:place].count(b"\n") + 1
         raise InputError(f"{path}: line {line}: not UTF-8 text (a byte 0x00); save it as UTF-8")

@@ -12,7 +12,7 @@ from loadgen.redact import api_key, redact_url
 from loadgen.scenario import Model, Scenario
 from loadgen.scenario.check import first_conflict
 from loadgen.scenario.environment import MODELS, with_environment
-from loadgen.scenario.file import LoadedScenario, is_file, load_scenario, no_file_scenario
+from loadgen.scenario.file import STANDARD_INPUT, LoadedScenario, is_file, is_pipe, load_scenario, no_file_scenario
 from loadgen.scenario.headers import header_values
 from loadgen.scenario.model_list import read_model_list
 from loadgen.scenario.overrides import Overrides
@@ -75,9 +75,10 @@ def _with_files(flags: Overrides, models_file: Path | None, prompts_file: Path |
         changes = {"models": names} if flags.urls else {"listed": names, "listed_by": flag}
         flags = msgspec.structs.replace(flags, **changes)
     if prompts_file is not None:
-        if not is_file(prompts_file):
+        is_piped = str(prompts_file) == STANDARD_INPUT
+        if not is_piped and not is_file(prompts_file) and not is_pipe(prompts_file):
             raise InputError(f"--prompts-file {prompts_file}: no such file; it is relative to the current folder")
-        flags = msgspec.structs.replace(flags, prompts_file=str(prompts_file.absolute()))
+        flags = msgspec.structs.replace(flags, prompts_file=str(prompts_file if is_piped else prompts_file.absolute()))
     return flags
 
 

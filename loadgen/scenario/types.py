@@ -64,7 +64,7 @@ class PromptFiles(_Part, frozen=True):
 
     files: Annotated[str, Meta(min_length=1)]
     """A path or a glob, relative to the scenario file; .toml (keys text, id, key_points), .txt or .md (the text),
-    .jsonl (one object a line with text, id, key_points), .json (a list of texts, or of such objects)."""
+    .jsonl (a prompt a line), .json (a list of them): texts, or objects with text, messages or conversations."""
     template: str = "{text}"
     """What is sent; `{text}` stands for the file's text."""
     order: Literal["shuffled", "listed"] = "shuffled"

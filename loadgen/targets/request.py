@@ -84,9 +84,11 @@ def body_of(
     out. What the scenario omits, or the server refuses, is left out of them too.
     """
     scenario, sampling = plan.scenario, plan.scenario.sampling
+    prompt = plan.prompts[planned.prompt]
     own: JsonObject = {
         "model": plan.models[planned.model].name if served is None else served.card.id,
-        "messages": messages(plan.prompts[planned.prompt], scenario.system),
+        "messages": messages(prompt, scenario.system),
+        "tools": None if "messages" in (changes or {}) else list(prompt.tools) or None,
         "stream": sampling.stream,
         "max_tokens": sampling.max_tokens,
         "temperature": sampling.temperature,
