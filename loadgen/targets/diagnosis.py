@@ -2,10 +2,8 @@
 question or two more, none of them a chat; knows no plan.
 """
 
-import asyncio
 import os
 import re
-import ssl
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -16,9 +14,9 @@ from loadgen.redact import redact_keys, redact_url
 from loadgen.scenario.urls import route_url
 from loadgen.targets.openai import ask_models
 from loadgen.targets.served import ModelList, Served
+from loadgen.targets.tls import speaks_tls
 
 CERTIFICATES: Final = "SSL_CERT_FILE"
-_HANDSHAKE_S: Final = 3.0
 _USUAL_PATHS: Final = ("/v1", "/v3", "/api/v1", "/openai/v1", "/v1/openai", "/api", "")
 """Where servers have their API: OpenVINO Model Server at /v3, Groq and gateways below paths of their own."""
 _NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "record layer failure", "HTTP_REQUEST")
@@ -106,7 +104,7 @@ async def _connection_error(base: str, outcome: str, detail: str) -> TargetError
     if "Connect call failed" in detail or "refused" in detail.lower():
         message = f"nothing listens at {parts.netloc} ({outcome}: {cause})"
         return TargetError(message, problem="no_service", remedy="is the server running there?")
-    if parts.scheme == "http" and await _speaks_tls(parts.hostname or "", parts.port or 80):
+    if parts.scheme == "http" and await speaks_tls(base):
         message = f"{parts.netloc} speaks TLS, and was asked without ({outcome}: {cause})"
         return TargetError(message, problem="no_service", remedy=f"write {redact_url(_with_scheme(base, 'https'))}")
     if outcome == "connect_error":
@@ -146,19 +144,6 @@ def _cause(detail: str) -> str:
 
 def _with_scheme(base: str, scheme: str) -> str:
     return urlsplit(base)._replace(scheme=scheme).geturl()
-
-
-async def _speaks_tls(host: str, port: int) -> bool:
-    """Whether a server answers a handshake, be its certificate trusted or not. Nothing is sent over the connection."""
-    try:
-        async with asyncio.timeout(_HANDSHAKE_S):
-            _, writer = await asyncio.open_connection(host, port, ssl=ssl.create_default_context())
-    except ssl.SSLCertVerificationError:
-        return True
-    except (OSError, ValueError):
-        return False
-    writer.transport.abort()
-    return True
 
 
 # The path

@@ -12,6 +12,7 @@ import aiohttp
 from loadgen.clock import Clock
 from loadgen.record import Reply
 from loadgen.scenario.urls import route_url
+from loadgen.targets.tls import speaks_tls
 from loadgen.wire.redirects import trace_redirects
 
 LOADING: Final = frozenset({502, 503, 504})
@@ -75,7 +76,8 @@ async def why_not_ready(url: str, headers: dict[str, str]) -> str | None:
         ):
             return _loading(response.status) if response.status in LOADING else None
     except aiohttp.ServerDisconnectedError:
-        return "nobody answers there yet"
+        # A server that wants TLS hangs up on who asks without; that does not mend itself.
+        return None if await speaks_tls(url) else "nobody answers there yet"
     except (aiohttp.ClientError, OSError, ValueError) as error:
         reason = getattr(error, "os_error", error)
         return "nobody listens there yet" if getattr(reason, "errno", None) in _NOBODY else None
