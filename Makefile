@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Tests start many processes; without it, each of them compiles all of loadgen again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup setup-dev load test check lint fuzz bench readme clean
+.PHONY: help setup setup-dev load test check lint gateways fuzz bench readme clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo 'make setup                      only set up: afterwards .venv/bin/loadgen is there'
 	@echo 'make test                       all tests, with a real engine in them (COVERAGE=1: and what of loadgen they run)'
 	@echo 'make check                      format, lint, types, and the quick unit tests'
+	@echo 'make gateways                   runs through nginx and through the proxy of LiteLLM, which it installs'
 	@echo 'make fuzz                       fuzz our readers (FUZZ_SECONDS=120), then a million token events with faults'
 	@echo 'make bench                      what we claim about ourselves, measured'
 	@echo 'make readme                     the table and the picture of README.md anew, on a quiet machine (RUN_FOLDER=… of a run)'
@@ -51,6 +52,9 @@ lint: $(DEV)
 check: lint
 	$(PY) -m pytest -n 2 --dist worksteal -m 'not slow' tests/unit $(ARGS)
 
+gateways: $(DEV) .venv-gateways/.installed
+	$(PY) -m pytest tests/gateways $(ARGS)
+
 fuzz: $(DEV)
 	FUZZ_SECONDS=$(FUZZ_SECONDS) $(PY) -m tests.fuzz $(ARGS)
 	$(PY) -m tests.fuzz.soak
@@ -65,8 +69,14 @@ bench: $(DEV)
 readme: $(RUN)
 	$(PY) -m benchmarks.readme $(RUN_FOLDER)
 
+# An environment of its own: the proxy pins many packages that we use too.
+.venv-gateways/.installed: | $(PY)
+	$(PY) -m venv .venv-gateways
+	.venv-gateways/bin/python -m pip install 'litellm[proxy]>=1.80'
+	@touch $@
+
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/e2e/js/node_modules
+	rm -rf .venv .venv-gateways .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/e2e/js/node_modules
 	find loadgen tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The first of these that is new enough, with a virtual environment that has pip.
