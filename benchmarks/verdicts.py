@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from loadgen.analysis.stage import StageData
 from loadgen.analysis.validity import validity
 from loadgen.plan.plan import StageLoad
-from loadgen.record import Record, StageFacts
+from loadgen.record import LAG_PERCENTILES, Record, StageFacts
 from loadgen.store.manifest import PlannedStage
 
 Chance = np.random.Generator
@@ -92,7 +92,6 @@ def stage_of(
 ) -> StageData:
     count = len(times.intended)
     records = tuple(record_of(i, times, None if tokens is None else tokens[i], source) for i in range(count))
-    lags_ns = [None] * 4 if lags is None else [_ns(lag) for lag in np.percentile(lags, (50, 90, 99, 100))]
     facts = StageFacts(
         models=("m",),
         targets=("t",),
@@ -101,10 +100,8 @@ def stage_of(
         end_ns=_ns(times.end.max()),
         complete=True,
         cpu_share=0.05,
-        loop_lag_p50_ns=lags_ns[0],
-        loop_lag_p90_ns=lags_ns[1],
-        loop_lag_p99_ns=lags_ns[2],
-        loop_lag_max_ns=lags_ns[3],
+        loop_lag_p99_ns=None if lags is None else _ns(np.percentile(lags, 99)),
+        loop_lags_ns=() if lags is None else tuple(map(_ns, np.percentile(lags, LAG_PERCENTILES))),
         timer_slack_ns=0,
         in_flight_samples=in_flight,
     )

@@ -195,6 +195,10 @@ class MachineFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
     swapped_in_bytes: int | None = None
 
 
+LAG_PERCENTILES = (50.0, 75.0, 90.0, 95.0, 97.0, 98.0, 99.0, 99.5)
+"""Of the event loop's lag: those that stand for its distribution."""
+
+
 class StageFacts(Struct, frozen=True, kw_only=True):
     """What was seen of ourselves while a stage's measured requests ran: a line of `stages.jsonl`.
 
@@ -203,7 +207,8 @@ class StageFacts(Struct, frozen=True, kw_only=True):
     of a read. cpu_share: of one core; of the event loop's thread alone where a model runs in this process.
     in_flight_samples: (moment, requests in flight), evenly spaced, from a sampler that does not look at the records.
     workers: the processes that played it, where it was not this one (`loadgen.engine.workers.merge`). machine: who else
-    ran there. timer_slack_ns: how late the timer alone may wake a sleeper: that is in loop_lag and in no stamp.
+    ran there. loop_lags_ns: the lag at each of LAG_PERCENTILES; empty where none was taken. timer_slack_ns: how late
+    the timer alone may wake a sleeper: that is in loop_lag and in no stamp.
     """
 
     models: tuple[str, ...]
@@ -214,7 +219,6 @@ class StageFacts(Struct, frozen=True, kw_only=True):
     complete: bool
     cpu_share: float
     loop_lag_p50_ns: int | None = None
-    loop_lag_p90_ns: int | None = None
     loop_lag_p99_ns: int | None = None
     loop_lag_max_ns: int | None = None
     stamp_lag_p50_ns: int | None = None
@@ -229,6 +233,7 @@ class StageFacts(Struct, frozen=True, kw_only=True):
     rule_met: bool = field(default=False, name="settled")
     """It ended because its stop rule was met; `settled` in the file."""
     machine: MachineFacts | None = None
+    loop_lags_ns: tuple[int, ...] = ()
     timer_slack_ns: int = 1_500_000
 
     def __post_init__(self) -> None:

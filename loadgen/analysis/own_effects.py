@@ -14,7 +14,7 @@ import numpy as np
 from loadgen.analysis.metrics import MISSING, Ns, Window
 from loadgen.analysis.stage import StageData
 from loadgen.analysis.summary import Effect, Metric
-from loadgen.record import Record, StageFacts
+from loadgen.record import LAG_PERCENTILES, Record, StageFacts
 from loadgen.stats.quantile import Quantile, estimate, floor_of
 
 SHOWN: Final = (50.0, 90.0, 95.0, 99.0, 99.9)
@@ -85,7 +85,7 @@ def lag_effect(stage: StageData) -> Effect | None:
     where too few lags were taken for a p90.
     """
     facts = stage.facts
-    if facts is None or facts.loop_lag_p50_ns is None or ticks_of(facts) < floor_of(90.0):
+    if facts is None or not facts.loop_lags_ns or ticks_of(facts) < floor_of(90.0):
         return None
     return max((effect for name in ("ttft", "e2e", "itl") for effect in _lags_in(stage, facts, name)), default=None)
 
@@ -115,11 +115,9 @@ def _lags_in(stage: StageData, facts: StageFacts, name: str) -> Iterable[Effect]
 
 
 def _lag_ms(facts: StageFacts, p: float) -> float:
-    """A percentile of the loop's lag beyond what the timer alone explains, between those that are known in
+    """A percentile of the loop's lag beyond what the timer alone explains; between those that are known, in
     proportion."""
-    lags = (0, facts.loop_lag_p50_ns, facts.loop_lag_p90_ns, facts.loop_lag_p99_ns, facts.loop_lag_max_ns)
-    known = [(at, float(lag)) for at, lag in zip((0.0, 50.0, 90.0, 99.0, 100.0), lags, strict=True) if lag is not None]
-    lag_ns = float(np.interp(p, [at for at, _ in known], [lag for _, lag in known]))
+    lag_ns = float(np.interp(p, LAG_PERCENTILES, facts.loop_lags_ns))
     return max(0.0, lag_ns - facts.timer_slack_ns) / 1e6
 
 

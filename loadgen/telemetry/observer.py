@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 
 from loadgen.clock import Clock, process_cpu_ns, wall_offset_ns
-from loadgen.record import ServerFacts, StageFacts
+from loadgen.record import LAG_PERCENTILES, ServerFacts, StageFacts
 from loadgen.stats.histogram import Histogram
 from loadgen.telemetry.neighbors import MachineSource, NeighborWatch
 
@@ -84,7 +84,7 @@ class Observer:
         self._wall_clock.check()
         self._collector.stop()
         lag50, lag99, lag_max = _spread(self._loop_lags)
-        lag90 = self._loop_lags.quantile_ns(90) if self._loop_lags.count else None
+        lags_ns = [self._loop_lags.quantile_ns(p) for p in LAG_PERCENTILES] if self._loop_lags.count else []
         stamp50, stamp99, stamp_max = _spread(self.stamp_lags)
         return StageFacts(
             start_ns=self._own_cpu.start_ns - epoch_ns,
@@ -92,7 +92,6 @@ class Observer:
             complete=complete,
             cpu_share=cpu_share,
             loop_lag_p50_ns=lag50,
-            loop_lag_p90_ns=lag90,
             loop_lag_p99_ns=lag99,
             loop_lag_max_ns=lag_max,
             stamp_lag_p50_ns=stamp50,
@@ -103,6 +102,7 @@ class Observer:
             clock_steps=self._wall_clock.steps,
             in_flight_samples=tuple((at - epoch_ns, count) for at, count in self._in_flight.samples),
             servers=tuple(server.facts() for server in self._servers),
+            loop_lags_ns=tuple(lags_ns),
             timer_slack_ns=TIMER_SLACK_NS,
             machine=None if self._neighbors is None else self._neighbors.facts(self._in_flight.active_share),
             **identity,

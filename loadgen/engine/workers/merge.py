@@ -34,13 +34,14 @@ def merge_facts(conductor: StageFacts, played: Sequence[StageFacts], workers: Se
         gc_pause_max_ns=max((facts.gc_pause_max_ns for facts in played), default=0),
         clock_steps=max(facts.clock_steps for facts in everyone),
         in_flight_samples=in_flight_of(played),
+        loop_lags_ns=tuple(map(max, zip(*(facts.loop_lags_ns for facts in played if facts.loop_lags_ns), strict=True))),
         workers=tuple(workers),
         **lags,
     )
 
 
 _LAGS = (
-    *("loop_lag_p50_ns", "loop_lag_p90_ns", "loop_lag_p99_ns", "loop_lag_max_ns"),
+    *("loop_lag_p50_ns", "loop_lag_p99_ns", "loop_lag_max_ns"),
     *("stamp_lag_p50_ns", "stamp_lag_p99_ns", "stamp_lag_max_ns"),
 )
 

@@ -148,16 +148,17 @@ def metrics_of(**slowest_ms: float) -> dict[str, Metric]:
     return {f"{name}_ms": Metric(500, ms, ms, ms) for name, ms in slowest_ms.items()}
 
 
-def lagged(ttfts_ms: list[float], **lags_ms: float) -> StageData:
-    """A closed loop of ten seconds with these TTFTs, whose event loop was so late: p50, p90, p99."""
+def lagged(ttfts_ms: list[float], *, seconds: float = 10.0, **lags_ms: float) -> StageData:
+    """A closed loop with these TTFTs, whose event loop was so late: p50, p90, p99."""
     records = [
         request(index, 1000 * index, 1000 * index, 1000 * index + ttft + 500, 1000 * index + ttft)
         for index, ttft in enumerate(ttfts_ms)
     ]
     lags = {"p50": 0.0, "p90": 0.0, "p99": 0.0} | lags_ms
-    changes: dict[str, Any] = {f"loop_lag_{p}_ns": round(ms * MS) for p, ms in lags.items() if p != "seconds"}
-    seen = facts(start_ns=0, end_ns=round(lags_ms.get("seconds", 10.0) * S), timer_slack_ns=1 * MS, **changes)
-    return stage_of(run_of(records, scenario=CLOSED, seen=[msgspec.structs.replace(seen, loop_lag_max_ns=200 * MS)]))
+    at_each = (*[lags["p50"]] * 2, *[lags["p90"]] * 4, *[lags["p99"]] * 2)
+    lags_ns = tuple(round(ms * MS) for ms in at_each)
+    seen = facts(start_ns=0, end_ns=round(seconds * S), timer_slack_ns=1 * MS, loop_lags_ns=lags_ns)
+    return stage_of(run_of(records, scenario=CLOSED, seen=[seen]))
 
 
 TAILED = [100.0] * 390 + [130.0] * 10
@@ -187,7 +188,7 @@ def test_a_bound_is_held_against_the_lag_at_its_own_rank() -> None:
     by_p90, by_p99 = lag_effect(lagged(few, p90=31.0, p99=31.0)), lag_effect(lagged(few, p99=31.0))
     assert by_p90 is not None
     assert by_p99 is not None
-    assert (by_p90.number, by_p90.share > 0.1) == ("TTFT p99", True)
+    assert (by_p90.number, by_p90.share > 0.03) == ("TTFT p99", True)
     assert by_p99.share == 0.0, "of twelve, the bound of the p99 stands at the p83"
 
 

@@ -23,7 +23,7 @@ from loadgen.analysis.summary import (
     metric_data,
     summary_from,
 )
-from loadgen.record import OUTCOMES, MachineFacts, Outcome, Record, WorkerFacts
+from loadgen.record import LAG_PERCENTILES, OUTCOMES, MachineFacts, Outcome, Record, WorkerFacts
 from loadgen.report.sureness import sureness
 from loadgen.stats.quantile import MIN_CLUSTERS
 from loadgen.store import calibration as calibration_file
@@ -488,6 +488,8 @@ def test_users_who_are_not_being_answered_are_a_load_that_was_not_there() -> Non
 
 
 OPEN = {"mode": "constant", "rate_per_s": 1.0}
+LATE = (6 * MS,) * len(LAG_PERCENTILES)
+LATE_AT_P99 = (*[0] * (len(LAG_PERCENTILES) - 2), 6 * MS, 6 * MS)
 BEHIND = [turn(index, dispatched_ns=101 * MS + index * 10_500_000) for index in range(20)]
 
 
@@ -506,9 +508,9 @@ BEHIND = [turn(index, dispatched_ns=101 * MS + index * 10_500_000) for index in 
         (turns(20), OPEN, {"clock_steps": 1}, ["clock_step"]),
         (turns(20, shared_reads=1), OPEN, {}, ["shared_reads"]),
         (turns(400), OPEN, {"loop_lag_p99_ns": 200 * MS}, []),
-        (turns(400), OPEN, {"loop_lag_p50_ns": 6 * MS}, []),
-        (turns(400, stamp_source="user"), OPEN, {"loop_lag_p50_ns": 6 * MS}, ["loop_lag"]),
-        (turns(400, stamp_source="user"), OPEN, {"loop_lag_p99_ns": 6 * MS}, []),  # all are alike: it is in none
+        (turns(400), OPEN, {"loop_lags_ns": LATE}, []),
+        (turns(400, stamp_source="user"), OPEN, {"loop_lags_ns": LATE}, ["loop_lag"]),
+        (turns(400, stamp_source="user"), OPEN, {"loop_lags_ns": LATE_AT_P99}, []),  # all are alike: it is in none
         (turns(20), OPEN, {"stamp_lag_p99_ns": 101 * MS}, []),  # of 300 reads, which have no p99
         (turns(20), OPEN, {"stamp_lag_p99_ns": 101 * MS, "stamped_reads": 400}, ["stamp_lag"]),
         (turns(20), OPEN, {"machine": MachineFacts(cores=2, slowdown=0.04)}, ["busy_machine"]),

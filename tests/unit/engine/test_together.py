@@ -27,6 +27,8 @@ def test_a_stage_is_as_long_as_its_longest_part_and_as_late_as_its_latest_worker
     assert (told.start_ns, told.end_ns, told.cpu_share) == (3, 20 * S, 0.3)
     assert (told.loop_lag_p99_ns, told.loop_lag_max_ns) == (3 * MS, one.loop_lag_max_ns), "not the conductor's"
     assert told.stamp_lag_max_ns == two.stamp_lag_max_ns
+    lags = [facts(loop_lags_ns=lags_ns) for lags_ns in ((1, 8), (2, 7), ())]
+    assert merge_facts(CONDUCTOR, lags).loop_lags_ns == (2, 8), "the worst worker's at each percentile"
     assert (told.stamped_reads, told.gc_pause_max_ns, told.clock_steps) == (one.stamped_reads + 11, 4, 1)
     assert told.servers == (SERVER,)
     assert told.complete
