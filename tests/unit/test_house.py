@@ -4,6 +4,7 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,6 @@ import loadgen
 from loadgen.store.manifest import MEASUREMENT_EPOCH
 
 PACKAGE = Path(loadgen.__file__).parent
-TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text("utf-8")) for path in PACKAGE.rglob("*.py")}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 EMPTY_NAMES = {"told", "found", "one", "what", "seen", "made"}
@@ -21,8 +21,14 @@ VAGUE_NAMES = EMPTY_NAMES | {"mine", "kept", "whole", "behind"}
 """Names that are right now and then, and mostly are not."""
 
 
+@cache
+def trees() -> dict[str, ast.Module]:
+    """Every module of the package."""
+    return {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text("utf-8")) for path in PACKAGE.rglob("*.py")}
+
+
 def functions() -> Iterator[tuple[str, Function]]:
-    for module, tree in TREES.items():
+    for module, tree in trees().items():
         for node in ast.walk(tree):
             if isinstance(node, Function):
                 yield f"{module}:{node.lineno} {node.name}", node
@@ -94,11 +100,11 @@ def test_few_values_are_untyped_tables() -> None:
 
 
 def texts() -> dict[str, str]:
-    return {module: (PACKAGE / module).read_text("utf-8") for module in TREES}
+    return {module: (PACKAGE / module).read_text("utf-8") for module in trees()}
 
 
 def test_names_say_what_the_thing_is() -> None:
-    names = Counter(name.lstrip("_") for tree in TREES.values() for name in defined_names(tree))
+    names = Counter(name.lstrip("_") for tree in trees().values() for name in defined_names(tree))
     assert {name: names[name] for name in EMPTY_NAMES if names[name]} == {}
     assert sum(names[name] for name in VAGUE_NAMES) / names.total() <= 0.02
 
@@ -106,7 +112,7 @@ def test_names_say_what_the_thing_is() -> None:
 def test_no_class_holds_more_than_10_attributes() -> None:
     wide = {
         f"{module}: {node.name}": len(attributes_of(node))
-        for module, tree in TREES.items()
+        for module, tree in trees().items()
         if not module.startswith("mock/")
         for node in ast.walk(tree)
         if isinstance(node, ast.ClassDef) and len(attributes_of(node)) > 10
@@ -117,7 +123,7 @@ def test_no_class_holds_more_than_10_attributes() -> None:
 def test_clocks_are_made_at_the_entrances_alone() -> None:
     makers = {
         module
-        for module, tree in TREES.items()
+        for module, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("SystemClock")
     }
@@ -128,7 +134,7 @@ def test_no_tag_is_written_outside_the_page_template() -> None:
     tag = re.compile(r"</?[a-z]+[ >]")
     written = {
         f"{module}:{node.lineno}"
-        for module, tree in TREES.items()
+        for module, tree in trees().items()
         if module.startswith("report/")
         for node in ast.walk(tree)
         if isinstance(node, ast.JoinedStr)

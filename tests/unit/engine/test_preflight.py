@@ -185,7 +185,9 @@ def test_the_test_chat_has_the_scenarios_sampling(tmp_path: Path) -> None:
 
 
 def test_the_test_chat_has_the_scenarios_deadline(tmp_path: Path) -> None:
-    client = ScriptedClient(lambda _body, _number: stream(*["word "] * 10, gap_ns=20_000 * MS))
+    slow = stream(*["word "] * 10, gap_ns=20_000 * MS)
+    # The others are fast: a stage is watched every 20 ms, of virtual time as well.
+    client = ScriptedClient(lambda _, number: stream("word") if number else slow)
     timeouts = Timeouts(request_s=250.0, first_token_s=1.0)
     played, _ = play(client, tmp_path, timeouts=timeouts)
     assert played.manifest.stages[0].skipped is None

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
 from loadgen.plan.rng import generator
 from loadgen.stats.steady import FEWEST, Steady, trend, warm_until
@@ -15,6 +14,8 @@ Floats = NDArray[np.float64]
 
 
 def autocorrelated(rng: Rng, n: int, phi: float, spread: float = 0.5) -> Floats:
+    from scipy.signal import lfilter  # here, as it takes a second to import and every test file is imported
+
     noise = lfilter([np.sqrt(1 - phi * phi)], [1, -phi], rng.normal(size=n + 100))[100:]
     series: Floats = np.exp(spread * noise)
     return series
