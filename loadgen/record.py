@@ -9,8 +9,7 @@ JsonObject = dict[str, Any]
 
 Phase = Literal["warmup", "measured"]
 LatencyOrigin = Literal["sent", "intended"]
-"""From when the latencies of a stage count: in a closed loop from the send, in an open loop from when a request was
-due."""
+"""The moment from which the latencies of a stage count: `sent` in a closed loop, `intended` in an open loop."""
 StampSource = Literal["kernel", "user"]
 TokenSource = Literal["usage", "events"]
 Outcome = Literal[
@@ -26,13 +25,13 @@ Outcome = Literal[
     "cancelled",
     "shed",
 ]
-"""How a planned request ended; the closed set of `docs/outcomes.md`. Exactly one each."""
+"""How a planned request ended. Every request has exactly one; `docs/outcomes.md` explains them."""
 
 OUTCOMES: tuple[Outcome, ...] = Outcome.__args__  # type: ignore[attr-defined]
 
 
 class StageKey(Struct, frozen=True, order=True):
-    """Which stage of which model a record, a summary or a pace is of."""
+    """The stage and the model to which a record, a summary or a pace belongs."""
 
     target: str
     model: str
@@ -48,45 +47,48 @@ class ServerTimings(Struct, frozen=True):
     predicted_ms: float
 
 
-class Attempt(Struct, frozen=True, kw_only=True):
-    """What came of one attempt of a request. All `_ns` moments are on the run's monotonic clock; None where the request
-    did not get so far."""
+class ReplyFields(Struct, frozen=True, kw_only=True):
+    """What a `Reply` and a `Record` have in common: the result of one attempt of a request.
+
+    All `_ns` moments are on the run's monotonic clock; each is None if the request did not get that far.
+    """
 
     outcome: Outcome
     status: int | None = None
     detail: str | None = None
-    """What went wrong, in words; a server's own are among them."""
+    """What went wrong, as text, which may quote the server."""
     dispatched_ns: int | None = None
-    """The engine began. Of a later attempt, when it began the first: what was waited counts."""
+    """When the engine began to send the request. A later attempt has that of the first attempt: the wait counts."""
     sent_ns: int | None = None
-    """The connection's start when a new one was needed, else the write. Of a later attempt, that of the first."""
+    """When the client began to connect, if it needed a new connection; else when it wrote the request. A later attempt
+    has that of the first attempt."""
     written_ns: int | None = None
-    """The request's last byte was with the kernel."""
+    """When the last byte of the request was handed to the kernel."""
     held_ns: int = 0
-    """How long the plan's in-flight limit, not we, kept back a due request."""
+    """How long the plan's in-flight limit delayed a request that was due. That is no lateness of ours."""
     attempt: int = 0
     """How many attempts of the same request there were before."""
     attempt_ns: int | None = None
-    """When this attempt was dispatched; None of the first, and of one that was never made."""
+    """When this attempt was dispatched; None for the first attempt, and for one that was never sent."""
     end_ns: int | None = None
-    """The orderly end arrived, or the request was given up."""
+    """When the orderly end arrived, or when the request was given up."""
     last_byte_ns: int | None = None
-    """The body's last byte arrived, after which a user may ask again."""
+    """When the last byte of the body arrived. A user may ask again from then on."""
     first_visible_ns: int | None = None
-    """The first visible content arrived."""
+    """When the first visible content arrived."""
     connect_ns: int | None = None
     """How long a new connection took to set up."""
     stamps_ns: tuple[int, ...] = ()
     """When the last byte of each token-bearing event arrived."""
     tokens_per_event: tuple[int, ...] | None = None
-    """Only where the server counts them."""
+    """How many tokens each event has; None unless the server counts them."""
     stamp_source: StampSource = "user"
     shared_reads: int = 0
-    """Token-bearing events that arrived in the same read as the one before: their stamps are equal, and can say no
-    more."""
+    """How many token-bearing events arrived in the same read as the one before. Their stamps are equal, so the gap
+    between them is not known."""
     prompt_tokens: int | None = None
     cached_tokens: int | UnsetType = UNSET
-    """Of the prompt's tokens, those that the server took from a cache; unset where it does not say."""
+    """How many tokens of the prompt the server took from a cache; unset if it does not say."""
     output_tokens: int | None = None
     token_source: TokenSource = "events"
     finish_reason: str | None = None
@@ -95,27 +97,27 @@ class Attempt(Struct, frozen=True, kw_only=True):
     text: str | UnsetType = UNSET
 
 
-class Reply(Attempt, frozen=True, kw_only=True):
-    """What came of one request on the wire, whatever carried it."""
+class Reply(ReplyFields, frozen=True, kw_only=True):
+    """What came back for one attempt, from the client or from an adapter."""
 
     retry_after_s: float | None = None
-    """How long the server's head asks to wait before another attempt; in no log, whose `detail` has the server's words
-    for it. Only the head counts: a body that begins with the same words asks nothing."""
+    """How long the head of the answer asks to wait before another attempt. Only the head counts, whatever the body
+    says. It is not in the log; `detail` quotes it there."""
 
 
-class Record(Attempt, frozen=True, kw_only=True):
-    """One attempt of a planned request: a line of `requests.jsonl`. Where the scenario lets requests be asked again,
-    each attempt is one, with the same index; that of the highest number counts."""
+class Record(ReplyFields, frozen=True, kw_only=True):
+    """One attempt of a planned request: a line of `requests.jsonl`. If the scenario has retries, each attempt of a
+    request is a record with the same index, and the one with the highest `attempt` counts."""
 
     model: str
     target: str
     level: str
     index: int
-    """Within its model, level and phase."""
+    """The request's number within its model, level and phase."""
     phase: Phase
     prompt_id: str
     intended_ns: int
-    """When the plan said that it should begin."""
+    """When the request should have begun by the plan."""
 
     @property
     def stage_key(self) -> StageKey:
@@ -123,9 +125,9 @@ class Record(Attempt, frozen=True, kw_only=True):
 
 
 def record_of(reply: Reply, key: StageKey, *, index: int, phase: Phase, prompt_id: str, intended_ns: int) -> Record:
-    """The record of a request that came to a reply. intended_ns: since the run began."""
+    """The record of one attempt: its reply and its place in the plan. intended_ns: since the run began."""
     return Record(
-        **{name: getattr(reply, name) for name in Attempt.__struct_fields__},
+        **{name: getattr(reply, name) for name in ReplyFields.__struct_fields__},
         model=key.model,
         target=key.target,
         level=key.level,

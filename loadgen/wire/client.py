@@ -1,7 +1,7 @@
 """Sends one chat request over aiohttp and brings back its bytes with their stamps. Knows no plan and no statistics.
 
-While a stream runs, nothing of it is looked at: the connection records each read, its bytes are stored as they came,
-and one watchdog for all requests looks at deadlines. Parsing is `loadgen.wire.reply`, after the stream.
+Nothing is parsed while a stream runs: the connection stamps each read and stores its bytes as they came, and one
+watchdog checks the deadlines of all requests. `loadgen.wire.reply` parses the bytes after the stream has ended.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from loadgen.clock import now_ns
 from loadgen.record import StampSource
 from loadgen.redact import redact_keys
 from loadgen.wire.deadlines import Watchdog
-from loadgen.wire.direct_request import AiohttpAnswer, DirectRequest, Redirected, RequestRefused
+from loadgen.wire.direct_request import AiohttpAnswer, DirectRequest, Redirected, UnsendableRequest
 from loadgen.wire.direct_response import DirectHandler
 from loadgen.wire.exchange import ChatRequest, Exchange, Failure, media_type
 from loadgen.wire.receiver import ANSWER_BYTES, ANSWER_READS, Receiver, receives
@@ -35,13 +35,14 @@ from loadgen.wire.stamps import (
 )
 
 BODY_BYTES: Final = ANSWER_BYTES // 2
-"""aiohttp stops reading at twice this, while nobody takes what it holds."""
+"""aiohttp stops reading when it holds twice as many bytes that nobody has taken."""
 LIST_BYTES: Final = 4 << 20
-"""What is read of a list of models, so that the connection can be used again; of a longer one, it is closed."""
+"""A list of models up to this size is read to its end, so that the connection can be reused. The connection of a longer
+one is closed."""
 STALE_NS: Final = 1_000_000_000
-"""A reused connection that ends within this of the write was closed before the server saw the request."""
+"""If a reused connection ends this soon after the write, the server closed it before it saw the request."""
 REDIRECTS: Final = 5
-"""So many in a row are followed without aiohttp's client, which has rules of its own for more."""
+"""How many redirects in a row we follow ourselves. Beyond that aiohttp's client sends the request, by its own rules."""
 ERROR_BODY_BYTES: Final = 64 << 10
 
 
@@ -57,8 +58,8 @@ class Client:
         self._connectors: list[aiohttp.TCPConnector] = []
         self._direct_requests: dict[str, DirectRequest | None] = {}  # by URL
         self._stamping_socket: socket.socket | None = None
-        self.kernel = False  # the kernel's receive stamps are to be had
-        self.stamping = False  # connections stamp; else the client does, when it reads
+        self.kernel = False  # True where the kernel's receive stamps are available
+        self.stamping = False  # True where the connections stamp; else the client stamps when it reads
 
     async def __aenter__(self) -> "Client":
         loop = asyncio.get_running_loop()
@@ -66,9 +67,10 @@ class Client:
         self._stamping_socket = keep_stamping() if self.kernel else None
         # From here on the event loop waits in `Receiver._select`, which reads what streams while it waits.
         self._receiver = Receiver(loop) if receives(loop) else None
-        # aiohttp makes one of these for each connection, and calls it with all that happens there.
+        # aiohttp makes a handler for each connection, and calls it for everything that happens there.
         handler = functools.partial(DirectHandler, receiver=self._receiver) if self._receiver else StampedHandler
-        # The second session never reuses a connection: where the server has just closed an idle one, we go there.
+        # The second session never reuses a connection. It sends a request again whose idle connection the server had
+        # just closed.
         for options in ({"keepalive_timeout": 60.0}, {"force_close": True}):
             source: StampSource = "kernel" if self.kernel else "user"
             pool, self.stamping = connector(loop, source=source, handler=handler, **options)
@@ -97,16 +99,17 @@ class Client:
 
     @property
     def in_flight(self) -> int:
-        """Requests that are on their way now."""
+        """How many requests are in flight now."""
         return len(self._watchdog.watched)
 
     def abandon(self) -> None:
-        """Give up everything in flight, as `cancelled`."""
+        """Give up every request in flight, as `cancelled`. The second Ctrl-C comes to this."""
         for exchange in list(self._watchdog.watched):
             exchange.give_up("cancelled", "stopped by the person")
 
     async def open_connections(self, url: str, count: int, headers: dict[str, str]) -> None:
-        """Have about `count` idle connections to the server of `url`, so that a herd of our own is not measured."""
+        """Open about `count` idle connections to the server of `url`, so that the load does not begin with all users
+        connecting at once."""
 
         async def touch() -> None:
             with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
@@ -117,28 +120,28 @@ class Client:
         await asyncio.gather(*(touch() for _ in range(count)))
 
     async def send(self, request: ChatRequest, dispatched_ns: int) -> Exchange:
-        """Send one request and wait for its end, whatever that is. Never raises for what a server does."""
+        """Send one request and wait for its end, whatever ends it. Never raises for what a server does."""
         exchange = Exchange(request, dispatched_ns)
         exchange.task = asyncio.current_task()
         self.last_sent_ns = dispatched_ns
         self._watchdog.watch(exchange)
-        # For what aiohttp calls (loadgen/wire/stamps.py); our own functions are handed the exchange or its stamps.
+        # Read only by the functions in stamps.py that aiohttp calls. Our own functions get the exchange or its stamps.
         restore = CURRENT_STAMPS.set(exchange.stamps)
         try:
-            await self._attempt(exchange, self._sessions[0])
+            await self._send_once(exchange, self._sessions[0])
             if self._was_stale(exchange):
                 exchange.failure = None
-                await self._attempt(exchange, self._sessions[1])
+                await self._send_once(exchange, self._sessions[1])
         finally:
             exchange.ended_ns = now_ns()
-            exchange.task = None  # before anything awaits again: the watchdog must not cancel what the task does next
+            exchange.task = None  # before the next await, or the watchdog could cancel what the task does next
             CURRENT_STAMPS.reset(restore)
             self._watchdog.forget(exchange)
         return exchange
 
     @staticmethod
     def _was_stale(exchange: Exchange) -> bool:
-        """Whether a reused idle connection was closed by the server before it saw the request."""
+        """Whether the server closed a reused idle connection before it saw the request."""
         failure, stamps = exchange.failure, exchange.stamps
         return (
             failure is not None
@@ -146,28 +149,30 @@ class Client:
             and exchange.response.status is None
             and stamps.reused
             and stamps.last_read_ns is None
-            and (stamps.written_ns is None or now_ns() - stamps.written_ns < STALE_NS)  # later, it had begun to work
+            # A server that closes later than this had begun to work on the request.
+            and (stamps.written_ns is None or now_ns() - stamps.written_ns < STALE_NS)
         )
 
-    async def _attempt(self, exchange: Exchange, session: aiohttp.ClientSession) -> None:
-        """Send it once. What the server does wrong becomes the exchange's failure; a bug of ours propagates."""
+    async def _send_once(self, exchange: Exchange, session: aiohttp.ClientSession) -> None:
+        """Send the request over one connection. A fault of the server becomes the exchange's `failure`; an exception
+        that is a bug of ours propagates."""
         try:
-            await self._exchange(exchange, session)
+            await self._send_through_session(exchange, session)
         except asyncio.CancelledError:
             if exchange.failure is None:
-                raise  # not ours: the program is going down
+                raise  # neither the watchdog nor `abandon` cancelled the task: the program is ending
             task = asyncio.current_task()
             if task is not None:
                 task.uncancel()
-        except (aiohttp.ClientError, HttpProcessingError, OSError, RequestRefused) as error:
+        except (aiohttp.ClientError, HttpProcessingError, OSError, UnsendableRequest) as error:
             if exchange.failure is None:
                 exchange.failure = failure_of(error, exchange.response.status)
 
-    async def _exchange(self, exchange: Exchange, session: aiohttp.ClientSession) -> None:
+    async def _send_through_session(self, exchange: Exchange, session: aiohttp.ClientSession) -> None:
         request = exchange.request
         accept = "text/event-stream" if request.streams else "application/json"
         headers = {"Content-Type": "application/json", "Accept": accept, **request.headers}
-        if session is self._sessions[0] and await self._exchange_directly(exchange, headers):
+        if session is self._sessions[0] and await self._send_directly(exchange, headers):
             return
         async with await _post(session, request, headers) as answer:
             response = exchange.response
@@ -178,10 +183,10 @@ class Client:
             try:
                 await self._read(answer.content, exchange)
             finally:
-                response.drain()  # before aiohttp lets go of the connection, and of what it buffered
+                response.drain()  # before aiohttp releases the connection and drops what it buffered
 
-    async def _exchange_directly(self, exchange: Exchange, headers: dict[str, str]) -> bool:
-        """Exchange without aiohttp's client; says whether that could be done."""
+    async def _send_directly(self, exchange: Exchange, headers: dict[str, str]) -> bool:
+        """Send the request without aiohttp's client. False: aiohttp's client has to send it, and nothing was sent."""
         all_headers = (*self._headers.items(), *headers.items())
         url: str | None = exchange.request.url
         for _ in range(REDIRECTS):
@@ -189,13 +194,13 @@ class Client:
             head = direct_request.head(all_headers) if direct_request is not None else None
             if direct_request is None or head is None:
                 return False
-            body, on_head = exchange.request.body, exchange.response.begin_raw_body
+            body, on_head = exchange.request.body, exchange.response.take_head
             try:
                 answer = await direct_request.send(head, body, exchange.stamps, on_head)
             except Redirected as redirect:
                 url = redirect.url
                 continue
-            # Of a `DirectAnswer` all is there: its head by `on_head`, its body and stamps in `exchange.stamps`.
+            # A `DirectAnswer` is complete: `Response.take_head` got its head, `exchange.stamps` its body and stamps.
             if isinstance(answer, AiohttpAnswer):
                 await self._receive(answer, exchange)
             answer.connection.release()
@@ -247,17 +252,17 @@ class Client:
 async def _post(
     session: aiohttp.ClientSession, request: ChatRequest, headers: dict[str, str]
 ) -> aiohttp.ClientResponse:
-    """The answer to a request, as soon as its head has come. Raises RequestRefused, and aiohttp's errors."""
+    """The answer to a request, as soon as its head has come. Raises UnsendableRequest, and aiohttp's errors."""
     try:
         return await session.post(request.url, data=request.body, headers=headers)
     except aiohttp.ClientError:
-        raise  # some are ValueErrors as well
+        raise  # some of aiohttp's own errors are ValueErrors as well
     except ValueError as error:
-        raise RequestRefused from error
+        raise UnsendableRequest from error
 
 
 async def beginning_of(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    """The body of an answer, or so much of its beginning. Raises aiohttp's errors."""
+    """The body of an answer, or its first `max_bytes` bytes. Raises aiohttp's errors."""
     body = b""
     while len(body) < max_bytes and (piece := await response.content.read(max_bytes - len(body))):
         body += piece
@@ -273,22 +278,22 @@ async def wait_eof(content: aiohttp.StreamReader) -> None:
 
 
 def failure_of(error: Exception, status: int | None) -> Failure:
-    """What an exception of aiohttp or of the system means for the request: the closed set of outcomes."""
-    if isinstance(error, RequestRefused):
+    """The failure of a request on an exception of aiohttp or of the system, with its outcome from the closed set."""
+    if isinstance(error, UnsendableRequest):
         reason = error.__cause__ or error
-        no_such_host = isinstance(reason, UnicodeError)  # the name is none that a resolver can take
+        no_such_host = isinstance(reason, UnicodeError)  # no resolver accepts the name
         return Failure("connect_error" if no_such_host else "malformed", describe(reason))
     detail = describe(error)
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL | aiohttp.ServerFingerprintMismatch):
         return Failure("connect_error", detail)
-    if isinstance(error, HttpProcessingError):  # of aiohttp's parser in Python, where there is none in C
+    if isinstance(error, HttpProcessingError):  # from aiohttp's parser in Python, which runs where its C parser cannot
         return Failure("malformed" if status is None else "truncated", detail)
-    if isinstance(error, aiohttp.ClientResponseError | ValueError):  # both are aiohttp's: bytes that make no sense
+    if isinstance(error, aiohttp.ClientResponseError | ValueError):  # aiohttp raises either for bytes it cannot parse
         return Failure("malformed", detail)
     return Failure("truncated", detail)
 
 
 def describe(error: BaseException, limit: int = 300) -> str:
-    """One line about an exception, bounded."""
+    """One line about an exception, at most `limit` characters long."""
     text = redact_keys(" ".join(str(error).split())) or type(error).__name__  # before it is cut
     return text if len(text) <= limit else text[: limit - 1] + "…"

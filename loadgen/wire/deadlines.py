@@ -1,4 +1,7 @@
-"""Gives up what has passed its deadline, or has ended while its connection stays open. Knows no session and no plan."""
+"""Gives up requests that are past a deadline, and those that are over though the server keeps the connection open.
+
+Knows no session and no plan.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -9,21 +12,21 @@ from loadgen.record import Outcome
 from loadgen.wire.exchange import Exchange
 
 CHECK_NS: Final = 250_000_000
-"""How often everything in flight is looked at."""
+"""How often every request in flight is checked."""
 LINGER_NS: Final = 400_000_000
-"""A stream that has been silent for so long is looked into: an orderly end, or an error, may have come while the server
-keeps the connection open."""
+"""A stream that has been silent for this long is decoded: it may have had its orderly end, or an error, while the
+server keeps the connection open."""
 
 
 class Watchdog:
-    """Gives up what has passed its deadline. One timer serves all requests in flight, at the same moments.
+    """Gives up requests that are past a deadline. One timer checks all requests in flight together.
 
-    A request whose deadline comes before the next of these moments has a timer of its own.
+    A request whose deadline comes before the next such check has a timer of its own.
     """
 
     def __init__(self) -> None:
         self.watched: set[Exchange] = set()
-        # Ticks at multiples of CHECK_NS while anything is watched, so that an idle client wakes for nothing.
+        # Fires at multiples of CHECK_NS while anything is watched, so that an idle client never wakes.
         self._timer: asyncio.TimerHandle | None = None
         self._own: dict[Exchange, asyncio.TimerHandle] = {}
 
@@ -36,7 +39,7 @@ class Watchdog:
         self._arm(exchange, now, next_check_ns)
 
     def forget(self, exchange: Exchange) -> None:
-        """It has ended."""
+        """Stop watching an exchange, which has ended."""
         self.watched.discard(exchange)
         if (own := self._own.pop(exchange, None)) is not None:
             own.cancel()
@@ -50,7 +53,7 @@ class Watchdog:
         self.watched.clear()
 
     def _arm(self, exchange: Exchange, now: int, before_ns: int) -> None:
-        """A timer of its own for a deadline that comes before `before_ns`."""
+        """Give the exchange a timer of its own if its next deadline comes before `before_ns`."""
         due_ns = next_due_ns(exchange)
         if now < due_ns < before_ns and exchange not in self._own:
             self._own[exchange] = _call_at(now, due_ns, self._check_alone, exchange)
@@ -71,7 +74,7 @@ class Watchdog:
 
     @staticmethod
     def _give_up_if_overdue(exchange: Exchange, now: int) -> bool:
-        """Whether it has ended: before, or because it is given up here."""
+        """True if the exchange is over: it had ended already, or was given up here."""
         if exchange.ended_ns is not None or exchange.failure is not None:
             return True
         if is_unremarkable(exchange, now):
@@ -92,18 +95,19 @@ def _call_at(now: int, due_ns: int, callback: Callable[..., None], *args: object
 
 
 def is_unremarkable(exchange: Exchange, now: int) -> bool:
-    """Whether, at a glance, there is nothing to do: no deadline has passed, and a silence has been looked into."""
+    """Whether there is nothing to do, told without decoding: no deadline has passed, and a silent stream was
+    decoded."""
     if next_due_ns(exchange) <= now:
         return False
     progress, stamps = exchange.progress, exchange.stamps
     if exchange.request.deadlines.next_token_ns is not None and progress.last_token_ns is None:
-        return False  # when the first token came has to be decoded
+        return False  # only decoding tells whether and when the first token came
     last_read_ns = stamps.last_read_ns
     return last_read_ns is None or now - last_read_ns < LINGER_NS or progress.silence_checked_at == stamps.reads_so_far
 
 
 def next_due_ns(exchange: Exchange) -> int:
-    """The first deadline of an exchange, given what is known to have arrived so far."""
+    """The next deadline of an exchange, given what is known to have arrived so far."""
     limits, start = exchange.request.deadlines, exchange.dispatched_ns
     due_ns, last_token_ns = start + limits.request_ns, exchange.progress.last_token_ns
     if limits.headers_ns is not None and exchange.response.status is None:
@@ -116,17 +120,20 @@ def next_due_ns(exchange: Exchange) -> int:
 
 
 def due_times(exchange: Exchange) -> list[tuple[int, str]]:
-    """When each deadline of an exchange passes, given what is known to have arrived so far: (ns, what is late)."""
+    """When each deadline of an exchange passes, and what the client waits for then: (ns, text).
+
+    Given what is known to have arrived so far.
+    """
     limits, start = exchange.request.deadlines, exchange.dispatched_ns
     last_token_ns = exchange.progress.last_token_ns
     if exchange.response.status is None:
-        stage = "headers"
+        awaited = "headers"
     elif last_token_ns is None:
-        stage = "first token"
+        awaited = "first token"
     else:
-        stage = "next token"
-    due = [(start + limits.request_ns, f"waiting for {stage}, request deadline {limits.request_ns / 1e9:g} s")]
-    if limits.headers_ns is not None and stage == "headers":
+        awaited = "next token"
+    due = [(start + limits.request_ns, f"waiting for {awaited}, request deadline {limits.request_ns / 1e9:g} s")]
+    if limits.headers_ns is not None and awaited == "headers":
         due.append((start + limits.headers_ns, f"waiting for headers, {limits.headers_ns / 1e9:g} s"))
     if limits.first_token_ns is not None and last_token_ns is None:
         due.append((start + limits.first_token_ns, f"waiting for first token, {limits.first_token_ns / 1e9:g} s"))
@@ -136,22 +143,23 @@ def due_times(exchange: Exchange) -> list[tuple[int, str]]:
 
 
 def overdue(exchange: Exchange, now: int) -> tuple[Outcome, str] | None:
-    """Whether an exchange is to be given up now, and as what.
+    """The outcome with which an exchange is to be given up now, and its detail; None: it goes on.
 
-    An orderly end on a connection that the server keeps open is given up as `ok`, an error event as the error that it
-    is, and an error's body that falls silent: nothing more can come.
+    Nothing more can come after an orderly end, after an error event, or of an error's body that has fallen silent.
+    Where the server keeps the connection open all the same, these are given up as `ok`, `stream_error` and
+    `http_error`.
     """
     response, progress = exchange.response, exchange.progress
     last_read_ns = exchange.stamps.last_read_ns
-    late = [waited_for for due, waited_for in due_times(exchange) if due <= now]
+    late = [text for due_ns, text in due_times(exchange) if due_ns <= now]
     silent = last_read_ns is not None and now - last_read_ns >= LINGER_NS
     if not late and not silent and exchange.request.deadlines.next_token_ns is None:
         return None
     if silent and response.status is not None and response.status >= 400:
         return "http_error", "the server left its error unfinished"
     if response.status == 200 and last_read_ns is not None and (silent or late or progress.last_token_ns is None):
-        # The body may have ended unnoticed. That comes first: a request that is over is not given up as late.
-        if response.has_ended():
+        # First, because the body may have ended unnoticed, and a request that is over is not given up as late.
+        if response.settle_if_ended():
             return None
         if silent:
             progress.silence_checked_at = exchange.stamps.reads_so_far
@@ -161,5 +169,5 @@ def overdue(exchange: Exchange, now: int) -> tuple[Outcome, str] | None:
         if silent and decoder.error is not None:
             return "stream_error", decoder.error
         # Decoding may have told when the last token came, which moves the deadline for the next one.
-        late = [waited_for for due, waited_for in due_times(exchange) if due <= now]
+        late = [text for due_ns, text in due_times(exchange) if due_ns <= now]
     return ("timeout", late[0]) if late else None

@@ -1,11 +1,11 @@
-"""The short way to one address: requests over aiohttp's connections, without its client. Knows no answers.
+"""Sends requests to one URL over aiohttp's connections, but without aiohttp's client. Parses no answers.
 
-aiohttp's client spends more on a request than all of a short answer's tokens cost: it merges headers, parses the URL,
-makes a request, a writer, a task and a response, each time anew. Here a request's head is made once for an address and
-a set of headers. The connector, its pool, the protocol and the parser are aiohttp's still, and so are all failures.
+aiohttp's client spends more on a request than all tokens of a short answer cost: for each request it merges headers,
+parses the URL, and makes a request, a writer, a task and a response. Here the head of a request is made once for a URL
+and a set of headers. The connector, its pool, the protocol and the parser are still aiohttp's, so failures are too.
 
-What is out of the ordinary, such as a redirect, credentials in the URL, or a header that has to do with framing, is
-for aiohttp's client: `DirectRequest.open` says so with None, or `Redirected` is raised.
+aiohttp's client sends what is out of the ordinary, such as credentials in the URL or a header that concerns framing:
+`DirectRequest.open` then returns None. A redirect raises `Redirected`.
 """
 
 import asyncio
@@ -34,20 +34,20 @@ _NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None)
 
 
 class DirectAnswer(Struct, frozen=True):
-    """An ordinary answer, which is over: a `Receiver` has read its body into `ReadStamps.raw_body`."""
+    """An ordinary answer, complete: a `Receiver` has read its body into `ReadStamps.raw_body`."""
 
     connection: Connection
-    """Fit for the next request, and to be released."""
+    """Ready for the next request. The caller releases it."""
 
 
 class AiohttpAnswer(Struct, frozen=True):
-    """An answer out of the ordinary, as aiohttp's parser gives it."""
+    """An answer out of the ordinary, which aiohttp parses."""
 
     connection: Connection
-    """To be released when the body has been read, or closed if that fails."""
+    """The caller releases it when it has read the body, and closes it if that fails."""
     head: RawResponseMessage
     body: StreamReader
-    """As it comes."""
+    """Still arriving."""
 
 
 class Redirected(Exception):  # noqa: N818 - a fact about the answer, not an error
@@ -55,14 +55,14 @@ class Redirected(Exception):  # noqa: N818 - a fact about the answer, not an err
 
     def __init__(self, url: str | None) -> None:
         super().__init__(url)
-        self.url = url  # where, if it is the same request to the same server; else None
+        self.url = url  # where to send the same request to the same server; None: aiohttp's client has to follow
 
 
-class RequestRefused(Exception):  # noqa: N818 - a fact about the request, not an error of ours
-    """aiohttp raised a bare ValueError before anything was sent, as `__cause__`: it cannot send such a request.
+class UnsendableRequest(Exception):  # noqa: N818 - a fact about the request, not an error of ours
+    """aiohttp cannot send such a request: it raised a bare ValueError, the `__cause__`, before anything was sent.
 
-    A host name that no resolver can take, a header with a line end. Translated where aiohttp is called, so that any
-    other ValueError is a bug of ours, and is seen as one.
+    The host name is one that no resolver accepts, for instance, or a header has a line end in it. The ValueError is
+    translated where aiohttp is called, so that any other ValueError is known to be a bug of ours.
     """
 
 
@@ -71,8 +71,8 @@ class DirectRequest:
 
     def __init__(self, connector: aiohttp.TCPConnector, request: aiohttp.ClientRequest, buffer_bytes: int) -> None:
         self._connector = connector
-        self._request = request  # never sent: aiohttp's connector takes the address from it, and the TLS settings
-        # Of aiohttp's parser, should it be needed: the same for every request.
+        self._request = request  # never sent: aiohttp's connector reads the address and the TLS settings from it
+        # For aiohttp's parser, in case it is needed. The same for every request.
         self._parser_params: dict[str, Any] = {
             "read_until_eof": True,
             "read_bufsize": buffer_bytes,
@@ -85,7 +85,7 @@ class DirectRequest:
     def open(
         cls, url: str, session: aiohttp.ClientSession, connector: aiohttp.TCPConnector, buffer_bytes: int
     ) -> "DirectRequest | None":
-        """The short way to `url`; None where aiohttp's client is to go the long one."""
+        """A `DirectRequest` to `url`; None if aiohttp's client has to send requests there."""
         try:
             target = URL(url)
             if target.scheme not in ("http", "https") or not target.raw_host or target.raw_user or target.raw_password:
@@ -100,7 +100,8 @@ class DirectRequest:
             return None
 
     def head(self, headers: tuple[tuple[str, str], ...]) -> bytes | None:
-        """A request's head, up to its length; a later header replaces an earlier one. None when it is not for us."""
+        """A request's head, up to the number of its `Content-Length`. A later header replaces an earlier one of the
+        same name. None if aiohttp's client has to send a request with these headers."""
         if headers not in self._heads:
             if len(self._heads) >= _MAX_HEADS:
                 self._heads.clear()
@@ -118,17 +119,18 @@ class DirectRequest:
     async def send(
         self, head: bytes, body: bytes, stamps: ReadStamps, on_head: Callable[[bytes], None]
     ) -> DirectAnswer | AiohttpAnswer:
-        """Send a request, and wait for its answer: for all of an ordinary one, for the head of any other.
+        """Send a request, and wait until an ordinary answer is complete, or until the head of any other has come.
 
-        stamps, on_head: see `DirectHandler.expect`. Raises what aiohttp's client would, and RequestRefused.
+        stamps, on_head: see `DirectHandler.expect`. Raises Redirected, UnsendableRequest, and what aiohttp's client
+        would raise.
         """
         try:
             connection = await self._connector.connect(self._request, [], _NO_TIMEOUT)
         except UnicodeError as error:
-            raise RequestRefused from error
+            raise UnsendableRequest from error
         try:
             protocol, transport = connection.protocol, connection.transport
-            # Where the connection is new, `StampedConnector._create_connection` has just stamped how long that took.
+            # If the connection is new, `StampedConnector._create_connection` has just stamped how long that took.
             stamps.reused = stamps.connect_end_ns is None
             if transport is None or transport.is_closing():
                 raise aiohttp.ServerDisconnectedError
@@ -137,23 +139,24 @@ class DirectRequest:
                 read_by = protocol.expect(stamps, on_head, **self._parser_params)
             elif protocol is not None:
                 protocol.set_response_params(**self._parser_params)
-            # One write: head and body leave in one packet where they fit, and have one stamp.
+            # One write, so that head and body leave in one packet if they fit. It ends in `StampedSocket.send`
+            # (stamps.py), which stamps it: `expect` and `set_response_params` have told the socket on which stamps.
             transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
-            # While this task waits, the event loop waits in `Receiver._select` (loadgen/wire/receiver.py). It calls
-            # `DirectHandler._read` for the answer's head, then reads its body into a `RawBody`, and in the end calls
-            # `DirectHandler._on_read`, which sets the future.
+            # While this task waits, the event loop waits in `Receiver._select` (receiver.py). That calls
+            # `DirectHandler._read` for the answer's head, reads the body into a `RawBody`, and at its end calls
+            # `DirectHandler._on_read` (direct_response.py), which sets the future.
             if read_by is not None and await read_by == "receiver":
                 return DirectAnswer(connection)
             return await self._aiohttp_answer(connection)
-        except BaseException:  # cancelled too: half an answer is on its way, which the next request must not get
+        except BaseException:  # cancellation too: the rest of this answer must not be read as the next request's
             connection.close()
             raise
 
     def _redirect_to_same_server(self, status: int, location: str) -> str | None:
-        """Where a redirect leads, if it is one of the whole request, and our headers may go there too.
+        """Where a redirect leads; None if the request must not be repeated there with its method, body and headers.
 
-        Behind a 301 or 302 a browser would get a page; a chat that is asked for with GET is none (RFC 9110, 15.4
-        allows both).
+        After a 301 or 302 a browser would send GET. We send POST again, as a GET is no chat; RFC 9110, 15.4 allows
+        both.
         """
         try:
             target = self._request.url.join(URL(location))
@@ -162,7 +165,7 @@ class DirectRequest:
             return None
 
     async def _aiohttp_answer(self, connection: Connection) -> AiohttpAnswer:
-        """aiohttp's answer. Raises `Redirected` for a redirect."""
+        """The answer, as aiohttp's parser gives it. Raises `Redirected` for a redirect."""
         protocol: Any = connection.protocol
         while True:
             try:
@@ -173,5 +176,5 @@ class DirectRequest:
                 ) from error
             if message.code in _REDIRECTS and "Location" in message.headers:
                 raise Redirected(self._redirect_to_same_server(message.code, message.headers["Location"]))
-            if not 100 <= message.code <= 199 or message.code == 101:  # the others come before the answer
+            if not 100 <= message.code <= 199 or message.code == 101:  # another 1xx only precedes the answer
                 return AiohttpAnswer(connection, message, payload)

@@ -1,8 +1,8 @@
-"""One request on its way: what was asked, what has arrived of the answer, and why it ended. Knows no session.
+"""One request in flight: the request, what has arrived of its answer, and why it ended. Knows no session.
 
-An `Exchange` has three parts. `request` is what the caller wants, and never changes. `response` is what has arrived,
-and is written by whoever reads the connection. `progress` is what the watchdog has decoded of a stream that is still
-coming; a stream that nobody worries about never has any, and is decoded once, when it has ended.
+An `Exchange` has three parts. `request` is what the caller wants, and never changes. `response` is what has arrived;
+the code that reads the connection writes it. `progress` is what the watchdog has decoded of a stream that is still
+arriving. The watchdog decodes only streams that may be late or over; every other stream is decoded once, after its end.
 """
 
 import asyncio
@@ -18,14 +18,14 @@ from loadgen.wire.chat_stream import Completion, Decoder, decode
 from loadgen.wire.stamps import ReadStamps
 
 SHORTEST_SECRET_CHARS: Final = 16
-"""Shorter keys are placeholders ("none", "ollama"), and words that an answer may well contain."""
+"""A shorter key is a placeholder ("none", "ollama"): an ordinary word, which an answer may contain by chance."""
 
 _CONTENT_TYPE: Final = b"\r\ncontent-type:"
 _MEDIA_TYPE: Final = re.compile(r"[\w.+-]+/[\w.+-]+")
 
 
 class Deadlines(Struct, frozen=True):
-    """After how many ns a request is given up; None where there is no such deadline."""
+    """After how many ns a request is given up; None: there is no such deadline."""
 
     request_ns: int
     """From dispatch to the end of the answer."""
@@ -44,10 +44,10 @@ class ChatRequest(Struct, frozen=True):
     body: bytes
     """JSON."""
     headers: dict[str, str]
-    """Those beside the content's own."""
+    """Beside `Content-Type` and `Accept`, which the client adds."""
     deadlines: Deadlines
     streams: bool = True
-    """Whether the body asks for a stream; else for the whole answer at once."""
+    """True if the body asks for a stream, False if it asks for the whole answer at once."""
 
 
 class Failure(Struct, frozen=True):
@@ -67,40 +67,47 @@ class Response:
         self.status: int | None = None  # None until the head has come
         self.content_type = ""
         self.retry_after: str | None = None
-        self.content: aiohttp.StreamReader | None = None  # aiohttp's buffer, where aiohttp reads the body
-        self._pieces: list[bytes] = []  # of the body, as far as they were taken from aiohttp
+        self.content: aiohttp.StreamReader | None = None  # aiohttp's buffer; None while a `Receiver` reads the body
+        self._pieces: list[bytes] = []  # what was taken from aiohttp's buffer so far
 
-    def begin_raw_body(self, head: bytes) -> None:
-        """The head of an answer with status 200 has come, whose body a `RawBody` takes in."""
+    def take_head(self, head: bytes) -> None:
+        """Store status and content type of an answer whose body goes into a `RawBody`. Its status is always 200.
+
+        It is the `on_head` of `DirectHandler.expect`: called as soon as the head has come, before the body.
+        """
         self.status = 200
-        at = head.lower().find(_CONTENT_TYPE)  # on every request's way: a regular expression costs ten times as much
+        at = head.lower().find(_CONTENT_TYPE)  # every request pays for this; a regular expression costs ten times more
         start = at + len(_CONTENT_TYPE)
         self.content_type = media_type(head[start : head.index(b"\r", start)].decode("latin-1") if at >= 0 else "")
 
     def append(self, piece: bytes) -> None:
-        """Add what was read of the body from aiohttp."""
+        """Add bytes of the body that were read from aiohttp's buffer."""
         self._pieces.append(piece)
 
     def drain(self) -> None:
-        """Take what aiohttp has buffered of the body, before it lets go of it."""
+        """Take over what aiohttp has buffered of the body, before aiohttp drops it."""
         self.pieces()
 
-    def has_ended(self) -> bool:
-        """Whether the body has ended after all, behind bytes that did not look like an end; then the task goes on."""
+    def settle_if_ended(self) -> bool:
+        """Check whether the body has ended, and if so let the connection act on it, which wakes the sending task.
+
+        A receiver only checks after reads that look like an end, so a body may have ended unnoticed.
+        """
         raw_body = self.stamps.raw_body
         if raw_body is not None:
-            raw_body.on_read()  # may give the body back to aiohttp: then it has ended, or failed, as a raw one
+            raw_body.on_read()  # may release the connection, or hand the body to aiohttp, which ends it as a raw body
             return self.stamps.raw_body is not raw_body or raw_body.dechunked().over
         return self.content is not None and (self.content.is_eof() or self.content.exception() is not None)
 
     def pieces(self) -> list[bytes]:
-        """The body so far, in pieces; the list only grows, until aiohttp gets a raw body back and there is another."""
+        """The body so far, in pieces. The same list, which only grows, until aiohttp takes over a raw body: from then
+        on another list, which begins anew."""
         if self.stamps.raw_body is not None:
             return self.stamps.raw_body.dechunked().pieces
         content = self.content
         if content is not None:
             if content.exception() is not None:
-                # A reset makes aiohttp refuse what it has already buffered; those bytes arrived, and have their stamps.
+                # After a reset aiohttp no longer gives out what it has buffered. Those bytes arrived and were stamped.
                 content.set_exception(None)  # type: ignore[arg-type]
             piece = content.read_nowait()
             if piece:
@@ -109,7 +116,7 @@ class Response:
 
 
 class DecodingProgress:
-    """What has been decoded of a stream that is still coming. For the watchdog, not for the hot path."""
+    """What the watchdog has decoded of a stream that is still arriving. Not on the hot path."""
 
     __slots__ = (
         "_decoded_from",
@@ -123,21 +130,21 @@ class DecodingProgress:
 
     def __init__(self) -> None:
         self.decoder: Decoder | None = None  # None until the watchdog has looked into the stream
-        self.last_token_ns: int | None = None  # when the last token came, as far as the watchdog knows
-        self.silence_checked_at = -1  # how many reads there were when a silent stream was last looked into
-        self._decoded_from: list[bytes] | None = None  # whose pieces they are: another list means another body
+        self.last_token_ns: int | None = None  # when the last token came, as far as it is decoded
+        self.silence_checked_at = -1  # how many reads there were when a silent stream was last decoded
+        self._decoded_from: list[bytes] | None = None  # the list of pieces; another list means that the body is another
         self._decoded_pieces = 0
         self._decoded_reads = 0
         self._tokens = 0
 
     def update(self, response: Response) -> Decoder:
-        """Decode what is new."""
+        """Decode what has arrived since the last call."""
         reads = response.stamps.reads_so_far
         if self.decoder is not None and reads == self._decoded_reads:
             return self.decoder
         self._decoded_reads = reads
         pieces = response.pieces()
-        if self.decoder is None or self._decoded_from is not pieces:  # a body that aiohttp got back begins again
+        if self.decoder is None or self._decoded_from is not pieces:  # aiohttp took over the body: it begins anew
             self.decoder, self._decoded_from, self._decoded_pieces = Decoder(), pieces, 0
         decoder = self.decoder
         if new := pieces[self._decoded_pieces :]:
@@ -150,7 +157,7 @@ class DecodingProgress:
 
 
 class Exchange:
-    """One request and all that came back. Written by the client; read when `ended_ns` is set."""
+    """One request and all that came back. The client writes it; it is read once `ended_ns` is set."""
 
     __slots__ = ("_body", "dispatched_ns", "ended_ns", "failure", "progress", "request", "response", "stamps", "task")
 
@@ -162,11 +169,11 @@ class Exchange:
         self.progress = DecodingProgress()
         self.failure: Failure | None = None
         self.ended_ns: int | None = None
-        self.task: asyncio.Task[object] | None = None  # the one that sends it, while it does
+        self.task: asyncio.Task[object] | None = None  # the task that sends it; None before and after
         self._body: bytes | None = None
 
     def body(self) -> bytes:
-        """All of the body that has arrived. A key of ours that the server repeats is blotted out, byte for byte."""
+        """The body as far as it has arrived. Where the server repeats an API key of ours, asterisks replace it."""
         if self._body is None:
             body = b"".join(self.response.pieces())
             for secret in secrets_of(self.request.headers):
@@ -177,7 +184,7 @@ class Exchange:
         return self._body
 
     def completion(self) -> Completion:
-        """What the body says, once it has ended; of a status other than 200, nothing."""
+        """The decoded body, once it has ended; an empty completion if the status is not 200."""
         if self.response.status != 200:
             return decode(b"")
         if self.progress.decoder is None or self._repeats_the_key():
@@ -190,21 +197,21 @@ class Exchange:
         return any(secret in body for secret in secrets)
 
     def give_up(self, outcome: Outcome, detail: str) -> None:
-        """End the request from outside its own task; what has arrived is kept."""
+        """End the request from outside its own task. What has arrived stays in the exchange."""
         if self.failure is None and self.ended_ns is None and self.task is not None:
             self.failure = Failure(outcome, detail)
             self.task.cancel()
 
 
 def media_type(header: str) -> str:
-    """A body's type without its parameters; octets, where the header names none, or none that makes sense."""
+    """A body's media type without its parameters; `application/octet-stream` if the header names no valid one."""
     name = header.partition(";")[0].strip().lower()
     return name if _MEDIA_TYPE.fullmatch(name) else "application/octet-stream"
 
 
 def secrets_of(headers: dict[str, str]) -> list[bytes]:
-    """The keys that headers bear: that of `Authorization`, and whatever else is taken from the environment; only what
-    is worth hiding."""
+    """The API keys in the headers: that of `Authorization`, and any value that `redact_keys` removes. Keys that are too
+    short to be secrets are left out."""
     keys = []
     for name, value in headers.items():
         key = value.rpartition(" ")[2]

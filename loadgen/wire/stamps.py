@@ -1,21 +1,22 @@
-"""Receive and send stamps inside aiohttp: when bytes reached this machine, not when Python looked. Knows no chat.
+"""Stamps what is read and written inside aiohttp: when bytes reached this machine, not when Python saw them. Knows no
+chat.
 
-Operations. `connector` makes a pool whose connections stamp; `CURRENT_STAMPS` says on which stamps, for the task that
-sends.
+Operations. `connector` makes a pool whose connections stamp. `CURRENT_STAMPS` has the `ReadStamps` of the request that
+the current task sends.
 
-Goals. Each read of a body has the moment at which its last byte had arrived, and each request the moment at which it
-was handed to the kernel, on whatever platform, and however aiohttp carries it.
+Goals. Each read of a body is stamped with the arrival of its last byte, and each request with the moment at which it
+was handed to the kernel, on every platform and in whatever way aiohttp carries it.
 
-Plan. On Linux with plain asyncio the kernel stamps every read (`SO_TIMESTAMPNS`, read with `recvmsg`; no privilege is
-needed): the stamp is that of the last byte the read returned. Elsewhere, and over TLS, the stamp is taken as the first
-thing when the event loop hands us the bytes. Sends are stamped just before the call that gives the bytes to the kernel.
-A socket of ours reads and writes, a protocol of ours notes, and between them aiohttp does what it always does. Bodies
+Plan. On Linux with plain asyncio the kernel stamps every read (`SO_TIMESTAMPNS`, read with `recvmsg`, needs no
+privilege): the stamp is that of the last byte that the read returned. On other platforms, and over TLS, we take the
+stamp first thing when the event loop hands us the bytes. A write is stamped just before the call that hands it to the
+kernel. Our socket class reads and writes, our protocol class records, and aiohttp works as usual between them. Bodies
 that stream on Linux are read and stamped by `loadgen.wire.receiver` instead.
 
-Warning. Relied on are `TCPConnector(socket_factory=…)`, public, and two private attributes: the connector's `_factory`,
-which makes the protocol of a connection, and the protocol's `_payload`, the body that it receives.
-`tests/integration/wire/test_stamps.py` pins them; should a private one be gone in some aiohttp, `connector` says so and
-the client stamps what it reads itself, later and in user space.
+Warning. We rely on `TCPConnector(socket_factory=…)`, which is public, and on two private attributes: the connector's
+`_factory`, which makes the protocol of a connection, and the protocol's `_payload`, the body that it receives.
+`tests/integration/wire/test_stamps.py` pins them. If an aiohttp lacks a private one, `connector` returns False, and the
+client itself stamps what it reads, later and in user space.
 """
 
 import asyncio
@@ -39,27 +40,28 @@ from loadgen.wire.receiver import ANSWER_BYTES, ANSWER_READS, READ_BYTES, Column
 _unpack_timespec = struct.Struct("@ll").unpack_from
 
 WHOLE_BODY: Final = 1 << 62
-"""Body bytes after a read that brought headers and body at once, on a connection that was closed with it."""
+"""The body bytes of a read that brought the head and the whole body, and after which the connection closed."""
 HEAD_BYTES: Final = 65536
-"""The longest head of an answer that is taken, and the longest line in it."""
+"""The longest head of an answer that is accepted, and the longest line in it."""
 _SO_TIMESTAMPNS: Final = 35
 _HEAD_END: Final = b"\r\n\r\n"
 _ENCODING: Final = b"\ncontent-encoding:"
 _ENCODED_BYTES: Final = 1024
-"""What aiohttp is given at once of a compressed body: deflate makes a MiB of it at most."""
+"""How much of a compressed body aiohttp gets at once. Deflate expands it to a MiB at most."""
 
 
 def too_long_error() -> aiohttp.ClientPayloadError:
-    """What ends an answer that is more than may be held."""
+    """The error that ends an answer that is too long to be kept in memory."""
     return aiohttp.ClientPayloadError(
         f"longer than {ANSWER_BYTES >> 20} MiB or {ANSWER_READS:,} reads: the answer was cut off"
     )
 
 
 class ReadStamps:
-    """The stamps of one request on its way: written by the connection that carries it, read when it has ended.
+    """The stamps of one request and its answer. The connection that carries it writes them; they are read after its
+    end.
 
-    All `_ns` are on the monotonic clock, and None until they have happened.
+    All `_ns` are on the monotonic clock; each is None until its moment has come.
     """
 
     __slots__ = ("_reads", "connect_end_ns", "connect_start_ns", "first_write_ns", "raw_body", "reused", "written_ns")
@@ -67,30 +69,30 @@ class ReadStamps:
     def __init__(self) -> None:
         self._reads: list[tuple[int, int, int]] = []
         self.raw_body: RawBody | None = None  # the reads of a body that a `Receiver` reads; None while aiohttp does
-        self.reused = False  # the connection had carried a request before
+        self.reused = False  # True if the connection had carried a request before
         self.connect_start_ns: int | None = None
         self.connect_end_ns: int | None = None
         self.first_write_ns: int | None = None
         self.written_ns: int | None = None  # the last write
 
-    def begin_response(self) -> None:
-        """A connection was assigned and is about to be written to (again, after a redirect)."""
+    def clear_reads(self) -> None:
+        """Forget all reads: the request is about to be written, or written again after a redirect."""
         self._reads.clear()
         self.raw_body = None
 
     @property
     def reads(self) -> list[tuple[int, int, int]]:
-        """(body bytes so far, user stamp ns, kernel wall-clock stamp ns or 0) a read."""
+        """(body bytes so far, user stamp ns, kernel wall-clock stamp ns or 0) for each read."""
         return self._reads if self.raw_body is None else list(zip(*self.raw_body.columns(), strict=True))
 
     @property
     def columns(self) -> Columns:
-        """`reads`, in columns."""
+        """`reads` as columns."""
         return columns_of(self._reads) if self.raw_body is None else self.raw_body.columns()
 
     @property
     def reads_so_far(self) -> int:
-        """How many reads there have been of the answer, its head included."""
+        """How many reads of the answer there were so far, those of its head included."""
         return len(self._reads) if self.raw_body is None else len(self.raw_body.reads)
 
     @property
@@ -101,14 +103,14 @@ class ReadStamps:
         return self._reads[-1][1] if self._reads else None
 
     def record_read(self, body_bytes: int, user_ns: int, wall_ns: int) -> None:
-        """A read of aiohttp's. body_bytes: of the body, up to its end."""
+        """Record a read whose bytes went to aiohttp. body_bytes: how many of the body had arrived with it."""
         self._reads.append((body_bytes, user_ns, wall_ns))
 
     def record_write(self, at_ns: int) -> None:
-        """Bytes are handed to the kernel now: the stamp is from before the call.
+        """Record that bytes are handed to the kernel. at_ns: a moment just before that call.
 
-        On loopback the call delivers them as well, and wakes the server; on a busy machine it returns when the server
-        has had its turn, milliseconds after the request had arrived there.
+        Not after it: on loopback the call also delivers the bytes and wakes the server, and on a busy machine it
+        returns only after the server has run, milliseconds after the request arrived there.
         """
         if self.first_write_ns is None:
             self.first_write_ns = at_ns
@@ -116,8 +118,10 @@ class ReadStamps:
 
 
 CURRENT_STAMPS: ContextVar[ReadStamps | None] = ContextVar("loadgen_stamps", default=None)
-"""The stamps of the request that this task is sending; `Client.send` sets it. Only what aiohttp calls reads it, as it
-hands on nothing of ours: `StampedConnector._create_connection`, `StampedHandler.set_response_params`, the hooks below.
+"""The stamps of the request that this task is sending; `Client.send` sets it.
+
+A context variable, because aiohttp passes on no argument of ours to the functions that it calls. Only those read it:
+`StampedConnector._create_connection`, `StampedHandler.set_response_params`, and the trace hooks below.
 """
 
 
@@ -127,7 +131,7 @@ class StampedSocket(socket.socket):
     last_rx_wall_ns = 0
     stamps: ReadStamps | None = None
     error: OSError | None = None
-    """What a read past `recv` has met: the system says it once, so `recv` is to raise it the next time."""
+    """The error of a read that did not go through `recv`. The system reports it once, so the next `recv` raises it."""
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
         if self.error is not None:
@@ -138,7 +142,7 @@ class StampedSocket(socket.socket):
             seconds, nanos = _unpack_timespec(ancillary[0][2])
             self.last_rx_wall_ns = seconds * 1_000_000_000 + nanos
         else:
-            self.last_rx_wall_ns = 0  # never the stamp of an earlier read
+            self.last_rx_wall_ns = 0  # else an earlier read's stamp would stay
         return data
 
     def send(self, data: Any, flags: int = 0) -> int:
@@ -159,11 +163,11 @@ class StampedHandler(ResponseHandler):
         super().__init__(loop)
         self._stamps: ReadStamps | None = None
         self._socket: StampedSocket | None = None
-        self._previous: object = None  # the body of the answer before
-        self._current: StreamReader | None = None  # the body of this one, once it has begun
-        self._head_tail = b""  # the last bytes of a head that is still coming
-        self._name_tail = b""  # the same, so many that the name of a header may begin in them
-        self._is_encoded = False  # a head says that the body is compressed
+        self._previous: object = None  # the body of the previous answer
+        self._current: StreamReader | None = None  # the body of this answer, once it has begun
+        self._head_tail = b""  # the last bytes of a head that is still arriving: its blank line may begin in them
+        self._name_tail = b""  # the same, longer: the name of a header may begin in them
+        self._is_encoded = False  # True if the head says that the body is compressed
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -174,18 +178,18 @@ class StampedHandler(ResponseHandler):
         self._socket = raw if isinstance(raw, StampedSocket) else None
 
     def set_response_params(self, **params: Any) -> None:
-        """aiohttp calls it in the sending task, when the connection is ours and nothing is written yet."""
+        """aiohttp calls it in the sending task, after it assigned the connection and before it writes."""
         super().set_response_params(**params)
-        self._begin(CURRENT_STAMPS.get())
+        self._attach_stamps(CURRENT_STAMPS.get())
 
-    def _begin(self, stamps: ReadStamps | None) -> None:
-        """What is read from now on belongs to these stamps."""
+    def _attach_stamps(self, stamps: ReadStamps | None) -> None:
+        """Stamp what is written and read from now on into `stamps`; the socket's `send` does so as well."""
         self._stamps = stamps
-        self._previous, self._current = self._payload, None  # what is there now is an earlier answer's
+        self._previous, self._current = self._payload, None  # the body that is there now is an earlier answer's
         self._head_tail, self._name_tail, self._is_encoded = b"", b"", False
         if stamps is None:
             return
-        stamps.begin_response()
+        stamps.clear_reads()
         if self._socket is not None:
             self._socket.stamps = stamps
             self._socket.last_rx_wall_ns = 0
@@ -199,11 +203,11 @@ class StampedHandler(ResponseHandler):
     def _pass_on(self, data: bytes, user_ns: int, wall_ns: int) -> None:
         """Give a read to aiohttp, and record it.
 
-        A head goes by itself: where the same read has a fault in the body, aiohttp would raise before it told of the
-        head, and the status would be lost.
+        The head goes to aiohttp in a call of its own. If the same read had a fault in the body, aiohttp would raise
+        before it reported the head, and the status would be lost.
         """
         while self._payload is None or self._payload is self._previous or self._payload is EMPTY_PAYLOAD:
-            # The blank line may begin in the read before: the last three bytes of that are looked at again.
+            # The blank line may begin in the previous read, so the last three bytes of that are searched again.
             lines = (self._name_tail + data).lower()
             self._is_encoded = self._is_encoded or _ENCODING in lines
             self._name_tail = lines[1 - len(_ENCODING) :]
@@ -229,7 +233,7 @@ class StampedHandler(ResponseHandler):
             return
         payload = self._payload
         if payload is None or payload is self._previous:
-            # Not begun: the headers are still coming. Or over, and so at once that aiohttp has let go of it already.
+            # Either the head is still arriving, or the body ended in this read and aiohttp has dropped it already.
             payload = self._current
             body_bytes = payload.total_bytes if payload is not None else WHOLE_BODY if self.transport is None else 0
         else:
@@ -240,24 +244,25 @@ class StampedHandler(ResponseHandler):
             self._cut_off_body(payload)
 
     def _give_encoded(self, data: bytes) -> None:
-        """Give aiohttp a read of a body that it decompresses: bit by bit, as a few bytes may become very many."""
+        """Give aiohttp a read of a compressed body in small parts, because a few bytes may expand to very many."""
         for start in range(0, len(data), _ENCODED_BYTES):
             super().data_received(data[start : start + _ENCODED_BYTES])
             payload = self._payload
             if payload is not None and payload is not self._previous and payload.total_bytes > ANSWER_BYTES:
-                break  # it is cut off
+                break  # `_give` cuts it off
         if not data:
             super().data_received(data)
 
     def _cut_off_body(self, payload: StreamReader) -> None:
-        """End an answer that is too long, and its connection. aiohttp alone would only stop reading, until somebody
-        looks into what it holds."""
+        """End an answer that is too long, and close its connection. aiohttp by itself would only stop reading, until
+        somebody takes what it has buffered."""
         if not payload.is_eof() and payload.exception() is None:
             payload.set_exception(too_long_error())
             self.abort()
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
-        """aiohttp calls it for a broken chunk too, and then tells only who waits for headers: the body would hang."""
+        """Pass the error on to the body. For a broken chunk aiohttp tells only a task that waits for the head, and the
+        body would never end."""
         super().set_exception(exc, *cause)
         payload = self._payload
         if payload is not None and not payload.is_eof() and payload.exception() is None:
@@ -270,10 +275,11 @@ def kernel_stamps_available(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 def keep_stamping() -> socket.socket | None:
-    """A socket that asks for stamps and is never used; hold it while others come and go. None where there are none.
+    """A socket that asks for stamps and is never used. Keep it open as long as connections come and go. None where the
+    kernel gives no stamps.
 
-    The kernel stamps packets only while some socket wants it, and takes up again a little late: without this, the first
-    packets of a connection that follows a closed one may bear no stamp.
+    The kernel stamps packets only while some socket asks for it, and resumes a little late. Without this socket, the
+    first packets of a connection that follows the last closed one may have no stamp.
     """
     if sys.platform != "linux":
         return None
@@ -311,10 +317,11 @@ def connector(
     handler: Callable[..., StampedHandler] = StampedHandler,
     **options: Any,
 ) -> tuple[aiohttp.TCPConnector, bool]:
-    """An aiohttp connector whose connections stamp, and whether they do.
+    """An aiohttp connector whose connections stamp, and True; False, and they do not, if aiohttp lacks an attribute
+    that this relies on.
 
-    They do not when aiohttp has lost an attribute that this takes. source: "kernel" asks for the kernel's stamps too.
-    handler: makes the protocol of a connection. options: of aiohttp's connector.
+    source: "kernel" asks for the kernel's stamps too. handler: makes the protocol of a connection. options: of
+    aiohttp's connector.
     """
     # aiohttp calls `socket_factory` for the socket of each new connection, and `_factory` for its protocol.
     # A proactor loop never calls the socket's own methods; there, sends are stamped when the connection is assigned.
@@ -327,7 +334,7 @@ def connector(
 
 
 def trace_connections() -> aiohttp.TraceConfig:
-    """aiohttp's own hooks for what happens before a connection is ours: whether it was new, and how long that took."""
+    """Hooks of aiohttp that stamp how long a new connection took to set up, or that the connection is not new."""
     config = aiohttp.TraceConfig()
 
     async def create_start(*_: object) -> None:
@@ -349,7 +356,7 @@ def trace_connections() -> aiohttp.TraceConfig:
 
 
 def trace_writes() -> aiohttp.TraceConfig:
-    """Hooks that stamp the writes of connections that do not, as well as aiohttp tells of them."""
+    """Hooks of aiohttp that stamp writes, for connections that do not stamp. They are less precise than the socket."""
     config = aiohttp.TraceConfig()
 
     async def write(*_: object) -> None:

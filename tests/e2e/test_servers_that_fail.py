@@ -14,7 +14,7 @@ from tests.e2e.conftest import REPOSITORY, Command, KillServer, environment, pla
 from tests.e2e.test_commands import records_of, run_folder
 
 pytestmark = pytest.mark.e2e
-SERVER = "loadgen.targets.llamacpp.server"
+SERVER = "loadgen.targets.llamacpp.child_program"
 
 
 def scenario_of(folder: Path, name: str, *models: str, requests: int = 4, tokens: int = 24) -> Path:

@@ -32,7 +32,7 @@ from loadgen.report.csv import csv_of
 from loadgen.scenario.overrides import Overrides
 from loadgen.scenario.resolve import resolve_scenario
 from loadgen.scenario.schema import EXAMPLES
-from loadgen.targets.llamacpp.server import common_params
+from loadgen.targets.llamacpp.child_program import common_params
 from loadgen.targets.openai import authorization
 
 ROOT = Path(__file__).parents[2]

@@ -1,4 +1,7 @@
-"""The embedded target: llama.cpp's server from the wheel `xllamacpp`, started and stopped here."""
+"""The embedded target: starts and stops llama.cpp's server, from the wheel `xllamacpp`, as a child process.
+
+The child process runs child_program.py.
+"""
 
 import asyncio
 import contextlib
@@ -25,12 +28,12 @@ from loadgen.targets.small_model import verified_gguf
 TARGET: Final = "llamacpp"
 START_S: Final = 60.0
 THREADS_SLEEP: Final = {"GOMP_SPINCOUNT": "0"}
-"""Threads that wait for each other must sleep, not spin: else anything else that runs on a core, us included, makes a
-prompt many times slower (docs/adr/0002-the-embedded-server.md)."""
+"""Makes the server's threads sleep while they wait for each other. If they spin, any other program on one of the cores,
+loadgen included, makes a prompt many times slower (docs/adr/0002-the-embedded-server.md)."""
 
 
 class ServerStarted(Struct, frozen=True):
-    """The one line that the server writes: where it serves, or the exception that keeps it from serving."""
+    """The one line that the child process prints: its URL, or the exception that keeps it from serving."""
 
     url: str = ""
     pid: int | None = None
@@ -41,7 +44,7 @@ _STARTED: Final = msgspec.json.Decoder(ServerStarted)
 
 
 def weights_path(options: LlamaCpp) -> Path:
-    """The model file to serve. Raises InputError, with the remedy, when it is not there."""
+    """The path of the model file to serve. Raises InputError, with the remedy, if there is no such file."""
     if options.gguf is not None:
         path = Path(options.gguf)
         if not path.is_file():
@@ -51,16 +54,16 @@ def weights_path(options: LlamaCpp) -> Path:
 
 
 def thread_counts(options: LlamaCpp) -> tuple[int, int]:
-    """Threads for decoding and for prompts. One core is left to us while tokens flow, none while a prompt is read."""
+    """The numbers of threads for decoding and for prompts. Decoding leaves one core to us, prompts leave none."""
     cores = os.cpu_count() or 1
     return options.threads or max(1, cores - 1), options.prefill_threads or cores
 
 
 @contextlib.asynccontextmanager
 async def serve_llamacpp(model: Model, *, port: int = 0) -> AsyncIterator[Served]:
-    """The embedded server for as long as the context lasts; it is gone afterwards, whatever happened.
+    """The embedded server, which runs as long as the context lasts and is stopped whatever ends it.
 
-    port: 0 takes a free one. Raises TargetError when it cannot be started, InputError when its model file is not there.
+    port: 0 takes a free one. Raises TargetError if the server cannot be started, InputError if there is no model file.
     """
     options = model.llamacpp or LlamaCpp()
     if importlib.util.find_spec("xllamacpp") is None:
@@ -77,7 +80,7 @@ async def serve_llamacpp(model: Model, *, port: int = 0) -> AsyncIterator[Served
         "--prefill-threads": prefill,
     }
     began_ns = now_ns()
-    child = await Child.start("the embedded server", "loadgen.targets.llamacpp.server", flags, THREADS_SLEEP)
+    child = await Child.start("the embedded server", "loadgen.targets.llamacpp.child_program", flags, THREADS_SLEEP)
     try:
         started = await child.receive(_STARTED, START_S)
         if started.error is not None:
@@ -86,7 +89,9 @@ async def serve_llamacpp(model: Model, *, port: int = 0) -> AsyncIterator[Served
         yield Served(
             base_url=base_url,
             card=await _card(model, path, base_url),
-            extra={"cache_prompt": False},  # else a prompt met before is answered from a cache, and TTFT measures that
+            extra={
+                "cache_prompt": False
+            },  # else the server takes a repeated prompt from a cache, and TTFT is too short
             pid=started.pid,
             startup_s=(now_ns() - began_ns) / 1e9,
             child=child,
@@ -103,7 +108,7 @@ _REMEDIES: Final = {
 
 
 async def _start_error(child: Child, exception: str, port: int) -> LoadgenError:
-    """Why the server does not start. exception: as the server gave it; it says little, the server's log more."""
+    """Why the server does not start. exception: as the child printed it; the server's log usually says more."""
     reason = await child.crash_reason()
     problem = problem_of(reason)
     if problem == "port":
@@ -114,7 +119,8 @@ async def _start_error(child: Child, exception: str, port: int) -> LoadgenError:
 
 
 async def _card(model: Model, path: Path, base_url: str) -> ModelCard:
-    """What the file says; where the server says otherwise (context, size and kind of the weights), what that says."""
+    """The card of the model file, except where the server knows better: its id, context, parameters and
+    quantization."""
     entries = await models_of(base_url, {})
     from_server = card_of(model.name, TARGET, entries[0] if entries else {})
     overrides = {
@@ -126,7 +132,7 @@ async def _card(model: Model, path: Path, base_url: str) -> ModelCard:
 
 
 def card_of_file(alias: str, path: Path) -> ModelCard:
-    """The card of a model file: what its header says, and its size. context_tokens: what the model was made for."""
+    """The card of a model file, from its header and its size. Its context_tokens are what the model was trained for."""
     header = read_header(path)
     architecture = header.get("general.architecture")
 

@@ -14,7 +14,7 @@ import msgspec
 import orjson
 from msgspec import UNSET, Struct
 
-from loadgen.record import Attempt, Reply
+from loadgen.record import Reply, ReplyFields
 from loadgen.store.manifest import Probe
 from loadgen.targets.probe.answers import ORDERLY, StreamAnswer, stream_answer
 from loadgen.targets.probe.traits import Traits
@@ -122,7 +122,7 @@ def tokens_per_event(answers: Sequence[StreamAnswer]) -> float | None:
     return round(tokens / events, 3) if events else None
 
 
-def shown_tokens(reply: Attempt) -> int:
+def shown_tokens(reply: ReplyFields) -> int:
     """Output tokens without the end token, which `usage` may count and no event bears."""
     return _shown_tokens(reply.output_tokens, len(reply.stamps_ns), reply.finish_reason)
 

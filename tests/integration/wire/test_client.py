@@ -664,7 +664,7 @@ class OurError(ValueError):
 
 
 OUR_CODE = {
-    "the head of a raw body": "loadgen.wire.exchange.Response.begin_raw_body",
+    "the head of a raw body": "loadgen.wire.exchange.Response.take_head",
     "what an answer is expected with": "loadgen.wire.direct_response.DirectHandler.expect",
     "the type of a body": "loadgen.wire.client.media_type",
     "the wait for a body": "loadgen.wire.client.wait_eof",

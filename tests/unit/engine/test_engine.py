@@ -15,7 +15,7 @@ from loadgen.engine.players import GONE_NS, REFUSED_PAUSE_NS
 from loadgen.engine.stop import INTERRUPTIBLE_NS, StopSignal
 from loadgen.live.sink import NullSink
 from loadgen.plan.plan import Level, Planned, Stage
-from loadgen.record import Attempt, Outcome, Phase, Record, Reply
+from loadgen.record import Outcome, Phase, Record, Reply, ReplyFields
 from loadgen.scenario.stop_rule import StopRule
 from tests.players import ScriptedRunner
 from tests.virtual import START_NS, VirtualClock, run
@@ -45,7 +45,7 @@ class Kept(Struct, frozen=True):
     planned: Planned
     phase: Phase
     intended_ns: int
-    reply: Attempt
+    reply: ReplyFields
 
     @property
     def intended_from_start_ns(self) -> int:

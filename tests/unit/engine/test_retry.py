@@ -23,7 +23,7 @@ from loadgen.live.sink import NullSink
 from loadgen.plan.plan import Level, Planned, Stage, digest, make_plan
 from loadgen.plan.prompts import load_prompts
 from loadgen.plan.rng import generator
-from loadgen.record import OUTCOMES, Attempt, Phase, Record, Reply
+from loadgen.record import OUTCOMES, Phase, Record, Reply, ReplyFields
 from loadgen.scenario import Retries, Scenario
 from loadgen.wire.reply import retry_after_s
 from tests.players import ScriptedRunner
@@ -180,7 +180,7 @@ class Kept(Struct, frozen=True):
     index: int
     phase: Phase
     intended_ns: int
-    reply: Attempt
+    reply: ReplyFields
 
 
 class Played(Struct, frozen=True):

@@ -1,7 +1,8 @@
-"""The embedded llama.cpp server, as a process of its own: `python -m loadgen.targets.llamacpp.server`.
+"""The program of the child process that serves a model with llama.cpp. `serve_llamacpp` in target.py starts it.
 
-Prints one line of JSON when it serves (`{"url": …, "pid": …}`) or when it cannot (`{"error": …}`), and ends when its
-standard input is closed: so it outlives nobody who started it, not even one that was killed. Binds to loopback.
+`python -m loadgen.targets.llamacpp.child_program` prints one line of JSON: `{"url": …, "pid": …}` when it serves, or
+`{"error": …}` when it cannot. It ends when its standard input is closed, so it ends with the process that started it,
+even if that was killed. It binds to loopback.
 """
 
 import argparse
@@ -11,11 +12,11 @@ import sys
 from typing import Any
 
 HTTP_THREADS = 128
-"""llama.cpp's default of 8 is starved by as many idle keep-alive connections."""
+"""llama.cpp's default is 8 threads, which as many idle keep-alive connections occupy entirely."""
 
 
 def common_params(arguments: argparse.Namespace, engine: Any) -> Any:
-    """llama.cpp's own parameters for a server that is to be measured."""
+    """llama.cpp's parameters for a server that is measured."""
     params = engine.CommonParams()
     params.model.path = arguments.model
     params.model_alias = {arguments.alias}
@@ -30,13 +31,15 @@ def common_params(arguments: argparse.Namespace, engine: Any) -> Any:
     params.ui = False
     params.offline = True
     params.n_threads_http = HTTP_THREADS
-    params.cache_ram_mib = 0  # a host prompt cache grows without end, and would answer from memory what we measure
-    params.verbosity = 1  # errors: they go to standard error, where the parent finds why it cannot serve
+    params.cache_ram_mib = (
+        0  # no prompt cache in host memory: it grows without bound, and would shorten what we measure
+    )
+    params.verbosity = 1  # errors only; they go to standard error, from which the parent reads why it cannot serve
     return params
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="llamacpp_server", description="llama.cpp's HTTP server on loopback.")
+    parser = argparse.ArgumentParser(prog="child_program", description="llama.cpp's HTTP server on loopback.")
     parser.add_argument("--model", required=True)
     parser.add_argument("--alias", required=True)
     parser.add_argument("--port", type=int, default=0)
@@ -49,13 +52,13 @@ def main() -> int:
         import xllamacpp
 
         server = xllamacpp.Server(common_params(arguments, xllamacpp))
-    except Exception as error:  # noqa: BLE001  whatever it is, the parent must get it as one line
+    except Exception as error:  # noqa: BLE001  the parent gets every error as one line
         print(json.dumps({"error": f"{type(error).__name__}: {error}"}), flush=True)  # noqa: T201
         return 1
     print(json.dumps({"url": server.listening_address, "pid": os.getpid()}), flush=True)  # noqa: T201
     while sys.stdin.buffer.read(1):
         pass
-    # The engine's own threads may take seconds to wind down; nothing of them is worth waiting for.
+    # llama.cpp's own threads may take seconds to end, and there is nothing in them to wait for.
     os._exit(0)
 
 
