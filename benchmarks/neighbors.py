@@ -3,7 +3,7 @@
     .venv/bin/python -m benchmarks.neighbors --minutes 10
 
 Plays the embedded server in short stages, every other one with nobody beside it, the others beside one to four
-processes that are busy for a known share of the time. What is true is how much longer a token took than in the quiet
+processes that are busy for a known share of the time. What is true is how much longer tokens took than in the quiet
 stages before and after it. Prints, for each kind of neighbor, that and what the verdict said of it; how many of the
 stages that were slowed by 5 % or more were named; and how many quiet ones were. The machine must be quiet; Linux.
 Options: --model small (SmolLM2) or tiny (random weights), --log FILE for a line of JSON a stage.
@@ -13,6 +13,8 @@ import argparse
 import asyncio
 import contextlib
 import itertools
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,7 +29,7 @@ from msgspec import Struct
 
 from loadgen import api
 from loadgen.analysis.summarize import summarize
-from loadgen.analysis.validity import BUSY, BUSY_INVALID
+from loadgen.analysis.validity import BUSY_HOST, slowdown_of
 from loadgen.record import MachineFacts
 from loadgen.scenario import Closed, LlamaCpp, Model, Sampling, Scenario
 from loadgen.scenario.file import LoadedScenario
@@ -40,7 +42,7 @@ PERIOD_S: Final = 0.02
 SETTLE_S: Final = 0.3
 SLOWED: Final = 0.05
 TOKENS: Final = 64
-REQUESTS: Final = 3
+REQUESTS: Final = 2
 BUSY_LOOP: Final = """
 import sys, time
 busy = float(sys.argv[1]) * float(sys.argv[2])
@@ -53,27 +55,34 @@ while True:
 
 
 class Trial(Struct, frozen=True):
-    """One stage. duty: percent of the time for which each of so many neighbors is busy; token_ms: a token's mean."""
+    """One stage. duty: percent of the time for which each of so many neighbors is busy; token_ms, answer_ms: means."""
 
     count: int
     duty: int
     token_ms: float
+    answer_ms: float
     machine: MachineFacts
     reasons: tuple[str, ...]
 
 
 @contextlib.contextmanager
 def neighbors(count: int, duty: int) -> Iterator[None]:
-    """So many busy processes for as long as the context lasts."""
-    command = [sys.executable, "-c", BUSY_LOOP, str(duty / 100), str(PERIOD_S)]
-    processes = [subprocess.Popen(command) for _ in range(count)]
+    """So many busy processes for as long as the context lasts, none of them a child of ours."""
+    pids = [start_stranger(duty) for _ in range(count)]
     try:
-        time.sleep(SETTLE_S if processes else 0.0)
+        time.sleep(SETTLE_S if pids else 0.0)
         yield
     finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+
+
+def start_stranger(duty: int) -> int:
+    """Start a busy process whose parent ends at once, so that it is nobody's child; its id."""
+    command = [sys.executable, "-c", BUSY_LOOP, str(duty / 100), str(PERIOD_S)]
+    nowhere = "stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL"
+    starter = f"import subprocess; print(subprocess.Popen({command!r}, {nowhere}).pid)"
+    return int(subprocess.run([sys.executable, "-c", starter], capture_output=True, check=True).stdout)
 
 
 def scenario_of(url: str, users: int) -> Scenario:
@@ -87,19 +96,22 @@ def scenario_of(url: str, users: int) -> Scenario:
     )
 
 
-def token_ms_of(run: Run) -> float:
+def times_of(run: Run) -> tuple[float, float]:
+    """The mean time of a token, and of an answer, ms."""
     records = [r for r in run.records if r.phase == "measured" and r.outcome == "ok" and len(r.stamps_ns) > 1]
     spent_ns = sum(record.stamps_ns[-1] - record.stamps_ns[0] for record in records)
-    return spent_ns / 1e6 / sum(len(record.stamps_ns) - 1 for record in records)
+    answers_ns = sum((record.end_ns or 0) - (record.sent_ns or 0) for record in records)
+    tokens = sum(len(record.stamps_ns) - 1 for record in records)
+    return spent_ns / 1e6 / tokens, answers_ns / 1e6 / len(records)
 
 
-async def play(url: str, users: int, folder: Path) -> tuple[float, MachineFacts, tuple[str, ...]]:
+async def play(url: str, users: int, folder: Path) -> tuple[float, float, MachineFacts, tuple[str, ...]]:
     loaded = LoadedScenario(scenario_of(url, users), None, folder, "the benchmark")
     run = await api.run(api.plan_of(loaded), results=folder)
     (stage,) = summarize(run).stages
     assert run.facts[0].machine is not None
     assert not isinstance(stage.validity, msgspec.UnsetType)
-    return token_ms_of(run), run.facts[0].machine, tuple(reason.code for reason in stage.validity.reasons)
+    return *times_of(run), run.facts[0].machine, tuple(reason.code for reason in stage.validity.reasons)
 
 
 async def measure(
@@ -122,33 +134,51 @@ async def measure(
     return trials
 
 
-def slowed(trials: Sequence[Trial]) -> list[tuple[Trial, float]]:
-    """Each trial with the true slow-down: against the quiet ones beside it."""
+class Slowed(Struct, frozen=True):
+    """A trial with the true slow-down of its tokens and answers: against the quiet ones beside it."""
+
+    trial: Trial
+    token: float
+    answer: float
+
+    @property
+    def claimed(self) -> float:
+        return slowdown_of(self.trial.machine)
+
+    @property
+    def is_named(self) -> bool:
+        return "busy_machine" in self.trial.reasons
+
+
+def slowed(trials: Sequence[Trial]) -> list[Slowed]:
     result = []
     for at, trial in enumerate(trials):
-        beside = [other.token_ms for other in trials[max(0, at - 2) : at + 3] if not other.count and other is not trial]
+        beside = [other for other in trials[max(0, at - 2) : at + 3] if not other.count and other is not trial]
         if beside:
-            result.append((trial, trial.token_ms / float(np.median(beside)) - 1))
+            token_ms, answer_ms = (
+                float(np.median([getattr(o, name) for o in beside])) for name in ("token_ms", "answer_ms")
+            )
+            result.append(Slowed(trial, trial.token_ms / token_ms - 1, trial.answer_ms / answer_ms - 1))
     return result
 
 
 def report(trials: Sequence[Trial]) -> str:
     known = slowed(trials)
-    lines = ["neighbors | stages | token | slowed, true | slowed, said | named", "---|---|---|---|---|---"]
-    for kind in sorted({(trial.count, trial.duty) for trial, _ in known}):
-        of_kind = [(trial, true) for trial, true in known if (trial.count, trial.duty) == kind]
-        said = [trial.machine.slowdown or 0.0 for trial, _ in of_kind]
-        named = np.mean([value > BUSY for value in said])
-        true = np.median([true for _, true in of_kind])
-        token = np.median([trial.token_ms for trial, _ in of_kind])
+    lines = ["| neighbors | stages | token longer | answer longer | said | named |", "|---|---:|---:|---:|---:|---:|"]
+    for kind in sorted({(each.trial.count, each.trial.duty) for each in known}):
+        of_kind = [each for each in known if (each.trial.count, each.trial.duty) == kind]
         who = f"{kind[0]} × {kind[1]} %" if kind[0] else "nobody"
-        lines.append(f"{who} | {len(of_kind)} | {token:.2f} ms | {true:.1%} | {np.median(said):.1%} | {named:.0%}")
-    quiet = [(trial.machine.slowdown or 0.0) > BUSY for trial, _ in known if not trial.count]
-    slow = [(trial.machine.slowdown or 0.0) > BUSY for trial, true in known if trial.count and true >= SLOWED]
-    gross = [(trial.machine.slowdown or 0.0) > BUSY_INVALID for trial, true in known if trial.count and true >= 0.5]
-    lines.append(f"quiet stages that were named: {sum(quiet)} of {len(quiet)}")
-    lines.append(f"stages slowed by {SLOWED:.0%} or more that were named: {sum(slow)} of {len(slow)}")
-    lines.append(f"stages slowed by half or more that were invalid: {sum(gross)} of {len(gross)}")
+        shares = [np.median([getattr(each, name) for each in of_kind]) for name in ("token", "answer", "claimed")]
+        named = np.mean([each.is_named for each in of_kind])
+        lines.append(f"| {who} | {len(of_kind)} | {' | '.join(f'{share:.1%}' for share in shares)} | {named:.0%} |")
+    quiet = [each.is_named for each in known if not each.trial.count]
+    slow = [each.is_named for each in known if each.trial.count and each.token >= SLOWED]
+    lines.append(f"\nquiet stages that were named: {sum(quiet)} of {len(quiet)}")
+    calm = [e.is_named for e in known if not e.trial.count and (e.trial.machine.host_slowdown or 0.0) <= BUSY_HOST]
+    lines.append(f"of them where the host took less than a tenth: {sum(calm)} of {len(calm)}")
+    lines.append(
+        f"stages beside neighbors whose tokens took 5 % longer or more that were named: {sum(slow)} of {len(slow)}"
+    )
     return "\n".join(lines)
 
 

@@ -184,6 +184,8 @@ class MachineFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """By how much neighbors lengthened what the server did (0.05: 5 %); None where the server is not on this machine,
     or is not known."""
     slowdown_source: SlowdownSource | None = None
+    host_slowdown: float | None = None
+    """The same of the host of this virtual machine, which took CPU time from it."""
     server_wait_share: float | None = None
     """How long at least one of the server's threads was ready to run and waited for a core, whoever ran there."""
     steal_share: float | None = None

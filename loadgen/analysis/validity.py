@@ -40,8 +40,10 @@ SURE: Final = 1.6
 """So many standard errors a sampled number is too high by chance in one of twenty."""
 SHARED: Final = 0.1
 BUSY: Final = 0.03
+BUSY_HOST: Final = 0.1
 BUSY_INVALID: Final = 0.25
-"""Of how much longer the server took because of its neighbors; benchmarks/neighbors.py."""
+"""Of how much longer the server took because of its neighbors, and because of the host of a virtual machine, which
+takes a little from most of them; benchmarks/neighbors.py."""
 NAMED_SHARE: Final = 0.01
 """A cause of less than this is not named."""
 
@@ -141,9 +143,18 @@ def _achieved_rate(evidence: Evidence) -> Sequence[Crossing]:
 
 def _busy_machine(evidence: Evidence) -> Sequence[Crossing]:
     machine = evidence.machine
-    if machine is None or machine.slowdown is None or machine.slowdown <= BUSY:
+    if machine is None or machine.slowdown is None:
+        return ()
+    host_slowdown = machine.host_slowdown or 0.0
+    if machine.slowdown <= BUSY and host_slowdown <= BUSY_HOST:
         return ()
     return (Crossing(busy_text(machine), f"≤ {BUSY:.0%}", machine.slowdown > BUSY_INVALID),)
+
+
+def slowdown_of(machine: MachineFacts) -> float:
+    """By how much neighbors and the host of the virtual machine together lengthened what the server did."""
+    host_slowdown = machine.host_slowdown or 0.0
+    return (1 + (machine.slowdown or 0.0)) * (1 + (host_slowdown if host_slowdown > BUSY_HOST else 0.0)) - 1
 
 
 def busy_text(machine: MachineFacts) -> str:
@@ -152,11 +163,11 @@ def busy_text(machine: MachineFacts) -> str:
     if not causes and machine.neighbors_cpu_share:
         causes = [f"programs that came and went {machine.neighbors_cpu_share:.0%}"]
     text = ", ".join(causes) + " of a core" if causes else ""
-    if (machine.steal_share or 0.0) >= NAMED_SHARE:
+    if (machine.host_slowdown or 0.0) > BUSY_HOST:
         text = _joined(text, f"the host of this virtual machine took {machine.steal_share:.0%} of a core")
     if (machine.memory_pressure or 0.0) >= NAMED_SHARE:
         text = _joined(text, f"memory was short for {machine.memory_pressure:.0%} of the time")
-    return f"what the server did took about {machine.slowdown or 0.0:.0%} longer because of what else ran here ({text})"
+    return f"what the server did took about {slowdown_of(machine):.0%} longer because of what else ran here ({text})"
 
 
 def _joined(text: str, more: str) -> str:

@@ -26,6 +26,8 @@ BUSIEST: Final = 3
 READ_BESIDE: Final = 16
 """So many of a server's threads, those that have run longest, are read while a stage runs, and all that are new: some
 servers have hundreds that do nothing, and each costs 10 to 20 µs."""
+TICKS_OFF: Final = 0.25
+"""Of a core: how far a machine's total, counted by ticks, may be off."""
 NAMED_CPU: Final = 0.01
 """Who used less than this share of a core is not named."""
 
@@ -160,14 +162,25 @@ def _core_times_between(before: CoreTimes, after: CoreTimes) -> CoreTimes:
     return CoreTimes(max(0.0, after.busy_s - before.busy_s), max(0.0, after.idle_s - before.idle_s), stolen)
 
 
-def _stalled_between(before: Threads, after: Threads, wall_s: float, cores: int) -> tuple[float, float]:
-    """How long at least one thread waited, as if each waited independently of the others: threads that compute a token
-    together wait for the one that waits. And the CPU time beyond that of as many threads as there are cores."""
-    undisturbed, runs_s = 1.0, []
+def _stalled_between(
+    before: Threads, after: Threads, wall_s: float, cores: int, busiest_s: float = 0.0
+) -> tuple[float, float]:
+    """How long the server stood still because threads of it waited, and the CPU time of its threads beyond that of as
+    many as there are cores.
+
+    Threads that compute a token together wait for the one that waits: each counts as if it waited independently of the
+    others, but only as far as it was as active as the busiest one. A thread that hands tokens on now and then, or helps
+    with prompts alone, does not hold up the others when it waits. busiest_s: what a thread that is not here was active.
+    """
+    runs_s, waits_s = [], []
     for key, times in after.items():
         start = before.get(key, ThreadTimes(0, 0))  # one that is new began within
-        undisturbed *= 1 - min(1.0, max(0, times.wait_ns - start.wait_ns) / 1e9 / wall_s)
         runs_s.append(max(0, times.run_ns - start.run_ns) / 1e9)
+        waits_s.append(max(0, times.wait_ns - start.wait_ns) / 1e9)
+    busiest_s = max(busiest_s, *(run_s + wait_s for run_s, wait_s in zip(runs_s, waits_s, strict=True)), 1e-9)
+    undisturbed = 1.0
+    for run_s, wait_s in zip(runs_s, waits_s, strict=True):
+        undisturbed *= 1 - min(1.0, wait_s / wall_s) * (run_s + wait_s) / busiest_s
     runs_s.sort(reverse=True)
     return (1 - undisturbed) * wall_s, sum(runs_s[cores:])
 
@@ -193,7 +206,7 @@ def with_idle_threads(waited: Waited, before: Threads, after: Threads | None) ->
     if waited.stalled_s is None or after is None or waited.wall_s <= 0:
         return waited
     read = {key: times for key, times in after.items() if key in before}
-    stalled_s, _ = _stalled_between(before, read, waited.wall_s, cores=len(read))
+    stalled_s, _ = _stalled_between(before, read, waited.wall_s, len(read), waited.server_cpu_s)
     both_s = waited.stalled_s + stalled_s - waited.stalled_s * stalled_s / waited.wall_s
     return msgspec.structs.replace(waited, stalled_s=both_s)
 
@@ -217,8 +230,7 @@ def slowdown_of(
 ) -> tuple[float, SlowdownSource]:
     """By how much neighbors lengthened what the server did (0.05: 5 %), and from what that is known.
 
-    active_s: how long the server had something to do. all_memory_s: how long nobody could run for want of memory. What
-    the host of a virtual machine takes is charged in proportion to the CPU time that was the server's.
+    active_s: how long the server had something to do. all_memory_s: how long nobody could run for want of memory.
     """
     source: SlowdownSource = "idle_cores"
     stalled_s = waited.taken_s
@@ -227,10 +239,22 @@ def slowdown_of(
         others_s = waited.own_cpu_s + waited.crowding_s + neighbors_cpu_s
         share = neighbors_cpu_s / others_s if others_s > 0 else 0.0
         stalled_s = min(waited.stalled_s * share, neighbors_cpu_s)
+    return _longer(stalled_s + all_memory_s, active_s), source
+
+
+def host_slowdown_of(waited: Waited, neighbors_cpu_s: float, active_s: float) -> float | None:
+    """By how much the host of this virtual machine lengthened what the server did: by what it took, in proportion to
+    the CPU time that was the server's. None where the system does not tell."""
+    if waited.core_times.steal_s is None:
+        return None
     ran_s = waited.server_cpu_s + waited.own_cpu_s + neighbors_cpu_s
-    stolen_s = (waited.core_times.steal_s or 0.0) * (waited.server_cpu_s / ran_s if ran_s > 0 else 0.0)
-    lost_s = min(stalled_s + stolen_s + all_memory_s, 0.99 * active_s)
-    return (lost_s / (active_s - lost_s) if active_s > 0 else 0.0), source
+    return _longer(waited.core_times.steal_s * (waited.server_cpu_s / ran_s if ran_s > 0 else 0.0), active_s)
+
+
+def _longer(lost_s: float, active_s: float) -> float:
+    """What took so long, less what was lost, took by so much longer because of that."""
+    lost_s = min(lost_s, 0.99 * active_s)
+    return lost_s / (active_s - lost_s) if active_s > 0 else 0.0
 
 
 class NeighborWatch:
@@ -275,20 +299,24 @@ class NeighborWatch:
         waited = with_idle_threads(self._waited, self._idle_threads, self._source.threads(self._server))
         wall_s = max(1e-9, waited.wall_s)
         used_s = neighbors_between(self._processes, processes, own | server)
-        # The sum of those that are still there lacks who has ended; what is left of the machine's total lacks nobody.
+        # The sum of those that are still there lacks who has ended. What is left of the machine's total lacks nobody,
+        # but is counted by ticks, which may be off by a tenth of a core and more where programs run in bursts.
         rest_s = waited.core_times.busy_s - waited.own_cpu_s - waited.server_cpu_s
-        neighbors_cpu_s = max(0.0, sum(used_s.values()), rest_s)
+        there_s = sum(used_s.values())
+        neighbors_cpu_s = rest_s if rest_s > there_s + TICKS_OFF * wall_s else there_s
         short = _shortages_between(self._shortages, self._source.shortages(self._server_pids))
-        slowdown, source = None, None
+        slowdown, source, host_slowdown = None, None, None
         if server:
             active_s = active_share * wall_s
             slowdown, source = slowdown_of(waited, neighbors_cpu_s, active_s, short.all_memory_s or 0.0)
+            host_slowdown = host_slowdown_of(waited, neighbors_cpu_s, active_s)
         return MachineFacts(
             cores=self._source.cores,
             neighbors_cpu_share=neighbors_cpu_s / wall_s,
             busiest=busiest(used_s, wall_s),
             slowdown=slowdown,
             slowdown_source=source,
+            host_slowdown=host_slowdown,
             server_wait_share=_share(waited.stalled_s if server else None, wall_s),
             steal_share=_share(waited.core_times.steal_s, wall_s),
             throttled_share=_share(short.throttled_s, wall_s),

@@ -54,6 +54,10 @@ def machine(slowdown: float | None, **changes: Any) -> MachineFacts:
     return MachineFacts(cores=2, slowdown=slowdown, busiest=(Neighbor("cc1plus", 0.97),), **changes)
 
 
+def hosted(slowdown: float) -> MachineFacts:
+    return MachineFacts(cores=2, slowdown=0.0, host_slowdown=slowdown, steal_share=slowdown)
+
+
 # What is changed at the line (still good), just beyond it, and how it is judged there.
 LINES: list[tuple[Code, dict[str, Any], dict[str, Any], str]] = [
     ("dispatch_slip", {"slip_effect": throughput(0.03)}, {"slip_effect": throughput(0.0301)}, "degraded"),
@@ -65,6 +69,7 @@ LINES: list[tuple[Code, dict[str, Any], dict[str, Any], str]] = [
     ("stamp_lag", {"stamp_lag_p99_ms": 100.0}, {"stamp_lag_p99_ms": 100.001}, "invalid"),
     ("busy_machine", {"machine": machine(0.03)}, {"machine": machine(0.0301)}, "degraded"),
     ("busy_machine", {"machine": machine(0.03)}, {"machine": machine(0.2501)}, "invalid"),
+    ("busy_machine", {"machine": hosted(0.1)}, {"machine": hosted(0.1001)}, "degraded"),
     ("achieved_users", {"users_share": 0.95}, {"users_share": 0.9499}, "degraded"),
     ("achieved_users", {"users_share": 0.95}, {"users_share": 0.7999}, "invalid"),
     ("never_steady", {"unsteady": None}, {"unsteady": "it kept growing"}, "degraded"),
@@ -118,6 +123,7 @@ def test_a_line_is_crossed_just_beyond_it_and_not_at_it(
         {"shed": 10**6},
         {"shared_reads_share": 1.0},
         {"machine": machine(0.25)},
+        {"machine": hosted(3.0)},
     ],
 )
 def test_what_is_not_grossly_beyond_its_line_is_degraded_only(gross: dict[str, Any]) -> None:
@@ -161,8 +167,10 @@ def test_a_busy_machine_says_by_how_much_and_who() -> None:
     (reason,) = judged(machine=machine(0.12, neighbors_cpu_share=0.97)).reasons
     slowed = "what the server did took about 12% longer because of what else ran here"
     assert reason.observed == f"{slowed} (cc1plus 97% of a core)"
-    several = MachineFacts(cores=2, slowdown=0.5, busiest=(Neighbor("a", 1.5), Neighbor("b", 0.2)), steal_share=0.08)
-    assert "(a 150%, b 20% of a core; the host of this virtual machine took 8% of a core)" in busy_text(several)
+    others = (Neighbor("a", 1.5), Neighbor("b", 0.2))
+    several = MachineFacts(cores=2, slowdown=0.5, busiest=others, steal_share=0.18, host_slowdown=0.2)
+    assert "took about 80% longer" in busy_text(several)
+    assert "(a 150%, b 20% of a core; the host of this virtual machine took 18% of a core)" in busy_text(several)
     gone = MachineFacts(cores=2, slowdown=0.5, neighbors_cpu_share=0.4, memory_pressure=0.3)
     assert busy_text(gone).endswith("(programs that came and went 40% of a core; memory was short for 30% of the time)")
     assert judged(machine=machine(None, neighbors_cpu_share=2.0)).verdict == "valid", "where the server is not known"

@@ -20,6 +20,7 @@ from loadgen.telemetry.neighbors import (
     ThreadTimes,
     Waited,
     family_of,
+    host_slowdown_of,
     neighbors_between,
     slowdown_of,
     waited_between,
@@ -185,7 +186,17 @@ def test_waiting_counts_against_the_time_in_which_there_was_something_to_do() ->
 
 def test_what_the_host_of_a_virtual_machine_took_slows_in_proportion_to_the_server_s_share() -> None:
     waited = Waited(10.0, 0.0, 8.0, CoreTimes(10.0, 5.0, steal_s=1.0), stalled_s=0.0)
-    assert slowdown_of(waited, 2.0, 10.0)[0] == pytest.approx(0.8 / 9.2)
+    assert host_slowdown_of(waited, 2.0, 10.0) == pytest.approx(0.8 / 9.2)
+    assert slowdown_of(waited, 2.0, 10.0)[0] == 0.0
+    assert host_slowdown_of(Waited(10.0, 0.0, 8.0, CoreTimes(10.0, 5.0)), 2.0, 10.0) is None
+
+
+def test_a_thread_that_hands_tokens_on_holds_up_nobody_when_it_waits() -> None:
+    before = {(SERVER, tid): ThreadTimes(0, 0) for tid in range(2)}
+    after = {(SERVER, 0): ThreadTimes(990 * MS, 10 * MS), (SERVER, 1): ThreadTimes(4 * MS, 96 * MS)}
+    cores = CoreTimes(0, 0), CoreTimes(1.0, 0)
+    waited = waited_between(look(0, cores=cores[0], threads=before), look(1, cores=cores[1], threads=after), cores=2)
+    assert waited.stalled_s == pytest.approx(0.01 + 0.0096, abs=1e-3)
 
 
 def test_time_in_which_nobody_could_run_for_want_of_memory_was_lost_to_the_server() -> None:
