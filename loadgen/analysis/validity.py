@@ -148,7 +148,8 @@ def _busy_machine(evidence: Evidence) -> Sequence[Crossing]:
     host_slowdown = machine.host_slowdown or 0.0
     if machine.slowdown <= BUSY and host_slowdown <= BUSY_HOST:
         return ()
-    return (Crossing(busy_text(machine), f"≤ {BUSY:.0%}", machine.slowdown > BUSY_INVALID),)
+    limit = f"≤ {BUSY:.0%}" if machine.slowdown > BUSY else f"≤ {BUSY_HOST:.0%} because of the host"
+    return (Crossing(busy_text(machine), limit, machine.slowdown > BUSY_INVALID),)
 
 
 def slowdown_of(machine: MachineFacts) -> float:
@@ -160,7 +161,7 @@ def slowdown_of(machine: MachineFacts) -> float:
 def busy_text(machine: MachineFacts) -> str:
     """What slowed the server, and by about how much, in words."""
     causes = [f"{neighbor.name} {neighbor.cpu_share:.0%}" for neighbor in machine.busiest]
-    if not causes and machine.neighbors_cpu_share:
+    if not causes and machine.neighbors_cpu_share and (machine.slowdown or 0.0) > BUSY:
         causes = [f"programs that came and went {machine.neighbors_cpu_share:.0%}"]
     text = ", ".join(causes) + " of a core" if causes else ""
     if (machine.host_slowdown or 0.0) > BUSY_HOST:

@@ -244,11 +244,13 @@ def slowdown_of(
 
 def host_slowdown_of(waited: Waited, neighbors_cpu_s: float, active_s: float) -> float | None:
     """By how much the host of this virtual machine lengthened what the server did: by what it took, in proportion to
-    the CPU time that was the server's. None where the system does not tell."""
+    the CPU time that was the server's, and from all cores at once that the server kept busy. None where the system does
+    not tell."""
     if waited.core_times.steal_s is None:
         return None
     ran_s = waited.server_cpu_s + waited.own_cpu_s + neighbors_cpu_s
-    return _longer(waited.core_times.steal_s * (waited.server_cpu_s / ran_s if ran_s > 0 else 0.0), active_s)
+    from_server_s = waited.core_times.steal_s * (waited.server_cpu_s / ran_s if ran_s > 0 else 0.0)
+    return _longer(from_server_s / max(1.0, waited.server_cpu_s / max(1e-9, waited.wall_s)), active_s)
 
 
 def _longer(lost_s: float, active_s: float) -> float:

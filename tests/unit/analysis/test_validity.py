@@ -174,6 +174,9 @@ def test_a_busy_machine_says_by_how_much_and_who() -> None:
     gone = MachineFacts(cores=2, slowdown=0.5, neighbors_cpu_share=0.4, memory_pressure=0.3)
     assert busy_text(gone).endswith("(programs that came and went 40% of a core; memory was short for 30% of the time)")
     assert judged(machine=machine(None, neighbors_cpu_share=2.0)).verdict == "valid", "where the server is not known"
+    (reason,) = judged(machine=hosted(0.2)).reasons
+    assert "(the host of this virtual machine took 20% of a core)" in reason.observed
+    assert reason.limit == "≤ 10% because of the host"
 
 
 def test_a_slip_says_which_number_is_off_by_how_much() -> None:

@@ -189,6 +189,8 @@ def test_what_the_host_of_a_virtual_machine_took_slows_in_proportion_to_the_serv
     assert host_slowdown_of(waited, 2.0, 10.0) == pytest.approx(0.8 / 9.2)
     assert slowdown_of(waited, 2.0, 10.0)[0] == 0.0
     assert host_slowdown_of(Waited(10.0, 0.0, 8.0, CoreTimes(10.0, 5.0)), 2.0, 10.0) is None
+    both = Waited(10.0, 0.0, 16.0, CoreTimes(16.0, 0.0, steal_s=4.0), stalled_s=0.0)
+    assert host_slowdown_of(both, 0.0, 10.0) == pytest.approx(2.5 / 7.5), "of both cores at once"
 
 
 def test_a_thread_that_hands_tokens_on_holds_up_nobody_when_it_waits() -> None:
