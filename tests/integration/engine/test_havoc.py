@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -25,12 +24,10 @@ from loadgen.plan.rng import generator
 from loadgen.record import Record
 from loadgen.report.files import write_reports
 from loadgen.scenario import Constant, Load, Retries, Timeouts
+from loadgen.store.run_folder import Run
 from tests.integration.engine.test_session import closed, counted, measured, scenario
 
-pytestmark = [
-    pytest.mark.asyncio,
-    pytest.mark.skipif(sys.platform == "win32", reason="has no signals to freeze or kill a process with"),
-]
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="has no signals to freeze or kill a process with")
 DEADLINE_S = 1.2
 FROZEN_S = 1.0
 WRONG: tuple[tuple[Kind, float], ...] = (
@@ -115,29 +112,49 @@ class Tormentor(Silence):
             self._server.__exit__()
 
 
-@pytest.mark.parametrize(
-    ("load", "retries"),
-    [
-        (closed(4, 60), Retries()),
-        (closed(4, 60), Retries(attempts=2, on=("connect_error", "truncated", "http_503"), backoff_s=0.05)),
-        (Constant(rates_per_s=(15.0,), requests=60), Retries()),
-    ],
-    ids=["closed", "asked-again", "open"],
-)
-async def test_whatever_happens_to_the_server_all_that_was_planned_is_accounted_for_within_its_deadline(
-    load: Load, retries: Retries, tmp_path: Path
-) -> None:
-    async with Tormentor(5).at_work() as tormentor:
+CASES: dict[str, tuple[Load, Retries]] = {
+    "closed": (closed(4, 60), Retries()),
+    "asked-again": (
+        closed(4, 60),
+        Retries(attempts=2, on=("connect_error", "truncated", "http_503"), backoff_s=0.05),
+    ),
+    "open": (Constant(rates_per_s=(15.0,), requests=60), Retries()),
+}
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Run, list[str]]]:
+    """The run of each case and what was done to its server. All at once, as they wait most of the time."""
+
+    async def play(case: str, tormentor: Tormentor) -> tuple[Run, list[str]]:
+        load, retries = CASES[case]
+        folder = tmp_path_factory.mktemp(case)
         asked = scenario(
-            tmp_path,
+            folder,
             {"mock": tormentor.url},
             load,
             timeouts=Timeouts(request_s=DEADLINE_S),
             retries=retries,
             warmup_requests=0,
         )
-        run = await asyncio.wait_for(api.run(asked, results=tmp_path, progress=tormentor), timeout=100)
-    assert {"killed", "frozen"} <= set(tormentor.done)
+        run = await asyncio.wait_for(api.run(asked, results=folder, progress=tormentor), timeout=100)
+        return run, tormentor.done
+
+    async def main() -> list[tuple[Run, list[str]]]:
+        async with contextlib.AsyncExitStack() as stack:
+            # All servers first: the start of one holds up the event loop, and a deadline would pass meanwhile.
+            tormentors = [await stack.enter_async_context(Tormentor(5).at_work()) for _ in CASES]
+            return await asyncio.gather(*map(play, CASES, tormentors))
+
+    return dict(zip(CASES, asyncio.run(main()), strict=True))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_whatever_happens_to_the_server_all_that_was_planned_is_accounted_for_within_its_deadline(
+    played: dict[str, tuple[Run, list[str]]], case: str
+) -> None:
+    (run, done), (_, retries) = played[case], CASES[case]
+    assert {"killed", "frozen"} <= set(done)
     (stage,) = write_reports(run.folder).stages
     by_outcome = counted(stage)
     assert sum(by_outcome.values()) == 60
