@@ -72,16 +72,11 @@ class VerbGroup(TyperGroup):
 
 
 def _function_of(verb: str) -> Callable[..., None]:
-    """The function of a verb, of a module that is imported now: without looking for garbage, of which there is none."""
-    from loadgen.cli.late_certificates import late_certificates  # `ssl` is more than help needs
+    """The function of a verb, of a module that is imported now."""
+    from loadgen.wire.fast_imports import fast_imports  # `ssl` is more than help needs
 
-    gc.disable()
-    try:
-        with late_certificates():
-            return getattr(importlib.import_module(f"loadgen.cli.{verb}"), verb)  # type: ignore[no-any-return]
-    finally:
-        gc.freeze()
-        gc.enable()
+    with fast_imports():
+        return getattr(importlib.import_module(f"loadgen.cli.{verb}"), verb)  # type: ignore[no-any-return]
 
 
 app = typer.Typer(name="loadgen", cls=VerbGroup, no_args_is_help=True, **_STYLE)

@@ -79,7 +79,7 @@ class WorkerHandle:
     @classmethod
     async def start(cls, config: WorkerConfig, serial: int) -> "WorkerHandle":
         """Start a process, which is then told what it is for. serial: of the run's workers; no two share a log."""
-        child = await Child.start(f"worker process {serial}", "loadgen.engine.workers.worker")
+        child = await Child.start(f"worker process {serial}", "loadgen.engine.workers")
         log = config.folder / part_name(serial)
         worker = cls(child, LogReader(log), config.silent_s)
         # Stages come later, part by part: a worker has no use for the due times of the others.

@@ -1,6 +1,6 @@
 """A worker: plays its part of each stage in a process of its own, as it is told on standard input. Knows no terminal.
 
-`python -m loadgen.engine.workers.worker`; started by `loadgen.engine.workers.pool`. It shares nothing with the others
+`python -m loadgen.engine.workers`; started by `loadgen.engine.workers.pool`. It shares nothing with the others
 while it plays, keeps its records in a log of its own, ignores Ctrl-C (the conductor tells it what the person wants),
 and leaves when its standard input ends, whatever has become of the conductor.
 """
@@ -218,7 +218,3 @@ def main() -> None:
         pass
     except FolderError as error:
         send(Unwritable(str(error)))
-
-
-if __name__ == "__main__":
-    main()

@@ -73,7 +73,7 @@ class Watching(Silence):
 def workers_of(pid: int) -> list[psutil.Process]:
     """The workers among a process's children."""
     processes = psutil.Process(pid).children()
-    return [process for process in processes if "loadgen.engine.workers.worker" in process.cmdline()]
+    return [process for process in processes if "loadgen.engine.workers" in process.cmdline()]
 
 
 async def test_the_warm_up_of_all_workers_limits_how_long_a_request_may_take(tmp_path: Path) -> None:

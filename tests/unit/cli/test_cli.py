@@ -18,7 +18,7 @@ from loadgen.scenario.overrides import Overrides
 from tests.cli_page import PAGE, help_of, page_text
 
 CLI = Path(options.__file__).parent
-NO_VERBS = {"__init__", "app", "interrupt", "late_certificates", "options", "streams", "terminal"}
+NO_VERBS = {"__init__", "app", "interrupt", "options", "streams", "terminal"}
 
 
 def test_every_verb_has_the_file_of_its_name_and_every_other_file_is_known() -> None:

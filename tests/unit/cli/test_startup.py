@@ -125,6 +125,25 @@ print(json.dumps([before, context.check_hostname]))
     assert sorted(map(str, python(code, tmp_path))) == ["0", "True"]
 
 
+def test_a_worker_imports_the_wire_alone_and_reads_no_certificate(tmp_path: Path) -> None:
+    code = """
+import json, os, runpy, sys
+out = os.dup(1)  # what a worker prints goes to standard error
+os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # nobody tells it what to do: it ends
+runpy.run_module("loadgen.engine.workers", run_name="__main__")
+import aiohttp.connector
+certificates = aiohttp.connector._SSL_CONTEXT_VERIFIED.cert_store_stats()["x509"]
+ours = [name for name in sys.modules if name.startswith("loadgen.")]
+os.write(out, json.dumps([*others(), *ours, f"{certificates} certificates"]).encode())
+"""
+    imported = python(code, tmp_path)
+    assert "loadgen.engine.workers.worker" in imported
+    assert "0 certificates" in imported
+    ours = {name for name in imported if name.startswith("loadgen.")}
+    assert not {name for name in ours if name.split(".")[1] in {"analysis", "cli", "report", "mock", "calibrate"}}
+    assert imported - ours - DATA - WIRE == {"0 certificates"}
+
+
 def test_a_stage_that_may_end_early_has_its_statistics_before_it_begins(tmp_path: Path) -> None:
     code = """
 import json, sys

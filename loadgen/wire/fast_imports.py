@@ -1,8 +1,11 @@
-"""aiohttp makes two TLS contexts when it is imported, and each reads every certificate that the system trusts: a sixth
+"""How a process of our own imports what it needs as it starts: without what only costs time there.
+
+aiohttp makes two TLS contexts when it is imported, and each reads every certificate that the system trusts: a sixth
 of what it takes to import it, and most runs speak to a server of this machine without TLS.
 """
 
 import contextlib
+import gc
 import ssl
 from collections.abc import Iterator
 from typing import Any
@@ -25,8 +28,9 @@ class LateCertificates(ssl.SSLContext):
 
 
 @contextlib.contextmanager
-def late_certificates() -> Iterator[None]:
-    """What is imported meanwhile has its TLS contexts read the system's certificates when they first connect.
+def fast_imports() -> Iterator[None]:
+    """What is imported meanwhile is not searched for garbage, of which there is none, and its TLS contexts read the
+    system's certificates when they first connect.
 
     For a process of our own alone: the contexts of a program that imports us are not touched. Until the certificates
     are read a context trusts nobody, so a way past `LateCertificates` would be an error and no hole.
@@ -39,8 +43,11 @@ def late_certificates() -> Iterator[None]:
     load_default_certs = ssl.SSLContext.load_default_certs
     ssl.SSLContext.load_default_certs = postpone  # type: ignore[method-assign, assignment]
     ssl.SSLContext.set_default_verify_paths = postpone  # type: ignore[method-assign, assignment]
+    gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
+        gc.enable()
         ssl.SSLContext.load_default_certs = load_default_certs  # type: ignore[method-assign]
         del ssl.SSLContext.set_default_verify_paths  # ours, which hid the one that the class inherits
