@@ -20,7 +20,11 @@ from loadgen.scenario.validate import convert
 _TEXT_KEYS: Final = ("text", "prompt")
 _CHAT_KEYS: Final = ("messages",)
 _CONVERSATION_KEYS: Final = ("conversations", "conversation")
+_ROW_KEYS: Final = (_CHAT_KEYS, _CONVERSATION_KEYS, _TEXT_KEYS)
+"""What says most first: data sets have a recorded chat and, beside it, its first question."""
 _POINTS_KEYS: Final = ("key_points", "expected_aspects", "expected_facets", "aspects", "facets")
+_CONTENT_KEYS: Final = frozenset(("content", "tool_calls", "function_call"))
+"""A message has one of these at least; the last is the older form of a call."""
 _HUMANS: Final = frozenset(("human", "user"))
 _EXAMPLE: Final = '{"text": "Say hello."}'
 _MESSAGE: Final = '{"role": "user", "content": "Say hello."}'
@@ -49,13 +53,15 @@ def rows_of_lines(text: str, where: str) -> Iterator[tuple[RowOfFile, str, int]]
 
 
 def rows_of_document(text: str, where: str) -> Iterator[tuple[RowOfFile, str, int]]:
-    """The rows of a JSON document: a list, or an object with one under `prompts`. Raises InputError."""
+    """The rows of a JSON document: a list, an object with one under `prompts`, or a single row. Raises InputError."""
     hint = 'write a list, such as ["Say hello."]'
     try:
         raw = msgspec.json.decode(text.encode())
     except (msgspec.DecodeError, RecursionError) as error:
         raise InputError(f"{where}: not JSON: {escape_control(str(error))}; {hint}") from None
     listed = raw.get("prompts") if isinstance(raw, dict) else raw
+    if listed is None and any(key in raw for keys in _ROW_KEYS for key in keys):
+        listed = [raw]
     if not isinstance(listed, list) or not listed:
         raise InputError(f"{where}: no list of prompts in it; {hint}")
     for number, item in enumerate(listed, start=1):
@@ -76,7 +82,7 @@ def _row_of(item: Any, place: str, otherwise: str) -> RowOfFile:
         return RowOfFile(item)
     if not isinstance(item, dict):
         raise InputError(f"{place}: {otherwise} {_EXAMPLE}")
-    key = _only_key(item, (*_TEXT_KEYS, *_CHAT_KEYS, *_CONVERSATION_KEYS), place)
+    key = next(filter(None, (_only_key(item, keys, place) for keys in _ROW_KEYS)), None)
     if key is None:
         raise InputError(f"{place}: text: missing; write it as text, prompt, messages or conversations")
     value = item[key]
@@ -98,7 +104,7 @@ def _only_key(item: JsonObject, keys: tuple[str, ...], place: str) -> str | None
     """The key of a row that is given; None without any. Raises InputError where two say different things."""
     given = [key for key in keys if item.get(key) is not None]
     if len(given) > 1 and item[given[0]] != item[given[1]]:
-        raise InputError(f"{place}: {given[0]} and {given[1]} say the same; leave one out")
+        raise InputError(f"{place}: {given[0]} and {given[1]} are both given; leave one out")
     return given[0] if given else None
 
 
@@ -114,7 +120,7 @@ def _chat_of(messages: Any, key: str, tools: Any, place: str) -> RowOfFile:
     for i, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str) or not message["role"]:
             raise InputError(f"{place}: {key}[{i}]: no message with a role; write e.g. {_MESSAGE}")
-        if "content" not in message and "tool_calls" not in message:
+        if not _CONTENT_KEYS & message.keys():
             raise InputError(f"{place}: {key}[{i}]: neither content nor tool_calls in it; write e.g. {_MESSAGE}")
         content = message.get("content")
         if not isinstance(content, str | list | None):

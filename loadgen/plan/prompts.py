@@ -6,7 +6,7 @@ Knows no clock, no socket and no model: reads text, from the scenario itself or 
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -156,7 +156,7 @@ def _in_file(path: Path) -> Iterator[_PlacedPrompt]:
     stem = "stdin" if str(path) == STANDARD_INPUT else path.stem
     if not text.strip():
         raise InputError(f"{name}: empty; write a prompt into it, or leave it out")
-    match path.suffix.lower() if path.suffix.lower() in _KINDS else _kind_of(text):
+    match _kind_of(text, path.suffix.lower()):
         case ".toml":
             entry = convert(parse_toml(text, name), InlinePrompt, Source(name))
             yield _placed_prompt(entry, _slug(stem), name)
@@ -168,18 +168,28 @@ def _in_file(path: Path) -> Iterator[_PlacedPrompt]:
             yield _placed_prompt(InlinePrompt(text=text), _slug(stem), name)
 
 
-def _kind_of(text: str) -> str:
-    """Of what comes without a name: the kind that it looks like."""
-    start = text.lstrip()[:1]
-    if start == "[":
-        return ".json"
-    if start != "{":
+def _kind_of(text: str, suffix: str) -> str:
+    """The kind of a file, by its name; of what comes without a name, what it looks like. Whether JSON is one document
+    or a row a line is seen from the text in any case: programs write either under either name."""
+    if suffix in (".toml", ".txt", ".md"):
+        return suffix
+    start = text.lstrip()
+    if suffix not in _KINDS and not start.startswith(("[", "{")):
         return ".txt"
-    try:
-        whole = msgspec.json.decode(text.encode())
-    except (msgspec.DecodeError, RecursionError):
+    whole = _json_of(text)
+    if isinstance(whole, list) or (isinstance(whole, dict) and (suffix == ".json" or "prompts" in whole)):
+        return ".json"
+    if isinstance(_json_of(start.partition("\n")[0]), dict | str):
         return ".jsonl"
-    return ".json" if isinstance(whole, dict) and isinstance(whole.get("prompts"), list) else ".jsonl"
+    return suffix if suffix in _KINDS else ".json" if start.startswith("[") else ".jsonl"
+
+
+def _json_of(text: str) -> Any:
+    """The value that a text is in JSON; None where it is none, or null."""
+    try:
+        return msgspec.json.decode(text.encode())
+    except (msgspec.DecodeError, RecursionError):
+        return None
 
 
 def _of_rows(rows: Iterable[tuple[RowOfFile, str, int]], stem: str) -> Iterator[_PlacedPrompt]:

@@ -75,7 +75,8 @@ def test_a_text_goes_by_several_names_and_other_columns_are_passed_over(kind: st
 
 @pytest.mark.parametrize("kind", ["json", "jsonl"])
 def test_a_recorded_chat_is_sent_as_it_was(kind: str) -> None:
-    chats = [[SYSTEM, USER], [USER, {"role": "assistant", "content": "Rayleigh."}, PARTS], [USER, CALL, TOOL]]
+    older = [{"role": "assistant", "function_call": {"name": "f"}}, {"role": "function", "name": "f", "content": "42"}]
+    chats = [[SYSTEM, USER], [USER, {"role": "assistant", "content": "Rayleigh."}, PARTS], [USER, CALL, TOOL, *older]]
     rows: list[Any] = [
         {"messages": chats[0], "model": "x"},
         {"messages": chats[1]},
@@ -104,6 +105,54 @@ def test_what_a_chat_says_is_in_the_digest() -> None:
 
 
 @pytest.mark.parametrize("kind", ["json", "jsonl"])
+def test_of_a_chat_and_its_first_question_in_columns_of_their_own_the_chat_is_sent(kind: str) -> None:
+    rows = [
+        {"prompt": "Why?", "prompt_id": "f0e3", "messages": [USER]},
+        {"text": "Why? Because.", "prompt": "Why?", "conversations": [{"from": "human", "value": "Why not?"}]},
+    ]
+    chat, conversation = listed(written(rows, kind))
+    assert chat.messages == (USER,)
+    assert (conversation.text, conversation.messages) == ("Why not?", ())
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        pytest.param("f.json", '{"prompt": "One?"}\n{"prompt": "Two?"}\n', id="rows a line in .json"),
+        pytest.param("f.json", '"One?"\n"Two?"', id="texts a line in .json"),
+        pytest.param("f.jsonl", '[{"prompt": "One?"}, {"prompt": "Two?"}]\n', id="a list in .jsonl"),
+        pytest.param("f.jsonl", '[\n  "One?",\n  "Two?"\n]\n', id="a list over several lines in .jsonl"),
+        pytest.param("f.jsonl", '{\n  "prompts": ["One?", "Two?"]\n}\n', id="an object with a list in .jsonl"),
+        pytest.param("f.JSON", '["One?", "Two?"]', id="capital letters"),
+    ],
+)
+def test_whether_json_is_a_list_or_rows_is_seen_from_the_text(name: str, text: str) -> None:
+    Path(name).write_text(text, "utf-8")
+    assert [prompt.text for prompt in listed(name)] == ["One?", "Two?"]
+
+
+def test_one_row_alone_is_a_list_of_one() -> None:
+    Path("f.json").write_text('{\n  "prompt": "One?",\n  "id": "a"\n}\n', "utf-8")
+    assert listed("f.json") == (Prompt("a", "One?"),)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("f.json", '["One?",]', "f.json: not JSON: "),
+        ("f.json", '{"prompt": "One?"}\n{"prompt": "Tw', "f.json: line 2: not JSON: "),
+        ("f.jsonl", '{"prompt": "One?"},\n{"prompt": "Two?"},\n', "f.jsonl: line 1: not JSON: "),
+        ("f.jsonl", '[\n"One?",\n', "f.jsonl: line 1: not JSON: "),
+    ],
+)
+def test_json_that_breaks_off_is_named_with_its_place(name: str, text: str, says: str) -> None:
+    Path(name).write_text(text, "utf-8")
+    with pytest.raises(InputError) as caught:
+        listed(name)
+    assert str(caught.value).startswith(says) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl"])
 def test_of_a_conversation_the_first_human_turn_is_asked(kind: str) -> None:
     turns = [("system", "S"), ("gpt", "Hi"), ("user", "Two?"), ("human", "No.")]
     rows = [
@@ -121,8 +170,7 @@ def test_of_a_conversation_the_first_human_turn_is_asked(kind: str) -> None:
         ({"question": "a"}, "text: missing; write it as text, prompt, messages or conversations"),
         ({"prompt": 3}, 'text: 3 is a whole number, not a text; write e.g. text = "Say hello."'),
         ({"prompt": " "}, 'text: no text in it; write a prompt, such as "Say hello."'),
-        ({"prompt": "a", "text": "b"}, "text and prompt say the same; leave one out"),
-        ({"prompt": "a", "messages": [USER]}, "prompt and messages say the same; leave one out"),
+        ({"prompt": "a", "text": "b"}, "text and prompt are both given; leave one out"),
         ({"messages": []}, "messages: no list of messages; write e.g. [{"),
         ({"messages": "a"}, "messages: no list of messages; write e.g. [{"),
         ({"messages": [USER, "a"]}, "messages[1]: no message with a role; write e.g. {"),
