@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, Struct
 
-from loadgen.analysis.held_back import HeldBack
+from loadgen.analysis.held_back import MOST, HeldBack
 from loadgen.record import Record
 from loadgen.scenario import Slo
 from loadgen.store.manifest import Probe
@@ -58,6 +58,10 @@ def metric_flags(records: Sequence[Record], probe: Probe | None, held_back: Held
     if held_back is not None:
         not_valid |= dict.fromkeys(PACED, in_words(held_back))
         nulled |= {"tpot_ms", "itl_ms", "per_user_tokens_per_s"}
+    else:
+        in_one_read = _in_one_read(streamed)
+        not_valid |= in_one_read
+        nulled |= set(in_one_read)
     if (cached := _cached(records)) is not None:
         names = FIRST if streamed else ("e2e_ms", "e2e_tokens_per_s")
         not_valid |= {name: f"{not_valid[name]}; {cached}" if name in not_valid else cached for name in names}
@@ -93,6 +97,20 @@ def _counted_by_events(bare: int, count: int) -> dict[str, str]:
     who = "the server sends no usage" if bare == count else f"{bare} of {count} answers came without usage"
     not_valid = dict.fromkeys(COUNTED, f"tokens are counted by events: {who}")
     return not_valid | {"prompt_tokens": f"not known: {who}"} if bare == count else not_valid
+
+
+def _in_one_read(streamed: Sequence[Record]) -> dict[str, str]:
+    """The marks of a stage most of whose answers came in one read each: it has one stamp, and no pace is in it, whoever
+    was late."""
+    several = [record for record in streamed if len(record.stamps_ns) > 1]
+    count = sum(record.stamps_ns[0] == record.stamps_ns[-1] for record in several)
+    if count <= MOST * len(several):
+        return {}
+    # Gaps between reads are left where some answers have them.
+    names = ("tpot_ms", "per_user_tokens_per_s", *(("itl_ms",) if count == len(several) else ()))
+    return dict.fromkeys(
+        names, f"all tokens of {count} of {len(several)} answers came in one read, which has one stamp"
+    )
 
 
 def _cached(records: Sequence[Record]) -> str | None:

@@ -102,10 +102,8 @@ NOT_HELD_BACK = [
     pytest.param(in_turns(*[5] * 25, pace_ms=0.83), 2.3, id="1,200 a second, five a read of a busy reader"),
     pytest.param(in_turns(*[17] * 8, pace_ms=0.83), 12.3, id="1,200 a second, seventeen a read of a busier one"),
     pytest.param(in_turns(*[10] * 12, pace_ms=0.83), 0.1, id="1,200 a second, and the lag was not caught"),
-    pytest.param(lumps(10, every_ms=0), 3.0, id="ten tokens within one turn of a busy reader"),
     pytest.param(lumps(1, *[3] * 16, every_ms=30), 0.1, id="speculative decoding, an event a token"),
     pytest.param(lumps(1, every_ms=0), 0.1, id="one token"),
-    pytest.param(lumps(2, every_ms=0), 0.1, id="two tokens at once"),
     pytest.param(lumps(1, 2, every_ms=40), 0.1, id="three tokens, of which two end the text"),
     pytest.param(lumps(*[1] * 20, 5, every_ms=20), 0.1, id="an end that is sent at once"),
 ]
@@ -129,6 +127,37 @@ def test_a_stream_that_was_not_held_back_is_not_marked(stamps: tuple[int, ...], 
     stage = stage_of(answers(stamps), lag_ms)
     assert stage.not_valid == {}
     assert "held_back" not in codes(stage)
+
+
+@pytest.mark.parametrize(
+    ("count", "lag_ms"),
+    [
+        pytest.param(10, 3.0, id="ten tokens within one turn of a busy reader"),
+        pytest.param(2, 0.1, id="two tokens at once"),
+    ],
+)
+def test_an_answer_in_one_read_was_not_held_back_and_has_no_pace(count: int, lag_ms: float) -> None:
+    stage = stage_of(answers(lumps(count, every_ms=0)), lag_ms)
+    assert set(stage.not_valid) == {"tpot_ms", "itl_ms", "per_user_tokens_per_s"}
+    assert "all tokens of 20 of 20 answers came in one read" in stage.not_valid["tpot_ms"]
+    assert codes(stage) == ["shared_reads"]
+    assert isinstance(stage.metrics, dict)
+    assert stage.metrics["tpot_ms"].count == stage.metrics["itl_ms"].count == 0
+    assert stage.metrics["ttft_ms"].count == 20
+
+
+@pytest.mark.parametrize(("in_one_read", "marked"), [(10, False), (11, True)])
+def test_the_gaps_of_other_answers_stay_where_most_came_in_one_read(in_one_read: int, marked: bool) -> None:
+    mixed = [*answers(lumps(2, every_ms=0))[:in_one_read], *answers(steady(49, 5.0))[in_one_read:]]
+    stage = stage_of(mixed)
+    assert set(stage.not_valid) == ({"tpot_ms", "per_user_tokens_per_s"} if marked else set())
+    assert isinstance(stage.metrics, dict) and stage.metrics["itl_ms"].count == 48 * (20 - in_one_read) + in_one_read
+
+
+def test_a_gate_on_the_pace_of_answers_in_one_read_fails() -> None:
+    stage, attained = slo_of(lumps(2, every_ms=0), tpot_ms=500.0, attainment=0.5)
+    assert attained == Attainment({}, 0, None, 0.5, False)
+    assert "TPOT is not judged: all tokens of 20 of 20 answers" in stage.not_valid["slo"]
 
 
 def test_tokens_that_share_reads_of_a_busy_reader_still_say_so() -> None:
