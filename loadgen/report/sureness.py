@@ -1,5 +1,6 @@
 """How sure a run's numbers are: what its requests carry, and what it takes to know more. Pure: a sentence."""
 
+import math
 from collections.abc import Sequence
 
 from loadgen.analysis.summary import Requests, StageSummary, Summary, Throughput
@@ -20,14 +21,18 @@ def sureness(summary: Summary) -> str | None:
     where = "a level in each run" if summary.runs else "a level"
     low, high = min(map(_ok, answered)), max(map(_ok, answered))
     count = f"{high:,}" if low == high else f"{low:,} to {high:,}"
-    text = f"{count} answered requests {where} carry {_joined(carried) or 'no percentile'}"
+    carry = "answered request {} carries" if high == 1 else "answered requests {} carry"
+    text = f"{count} {carry.format(where)} {_joined(carried) or 'no percentile'}"
     floor: Floor = "strict" if summary.floor == "strict" else "contract"
     costs = [_cost(name, stages, floor) for name, stages in lacking.items() if stages]
     return f"{text}; it takes {', '.join(costs)}." if costs else f"{text}."
 
 
 def _ok(stage: StageSummary) -> int:
-    return stage.requests.ok if isinstance(stage.requests, Requests) else 0
+    """Answered requests; of repeated runs, of each of them on average, as each is to know a percentile by itself."""
+    if not isinstance(stage.requests, Requests):
+        return 0
+    return math.ceil(stage.requests.ok / max(1, stage.runs.played if stage.runs is not None else 1))
 
 
 def _is_unknown(stage: StageSummary, metric: str, name: str) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadgen.analysis.summarize import summarize
+from loadgen.analysis.summarize import merged, summarize
 from loadgen.analysis.summary import METRICS, Metric, Percentile, summary_data, summary_from
 from loadgen.errors import InputError
 from loadgen.redact import printable
@@ -187,6 +187,17 @@ def test_it_says_how_many_requests_the_levels_got_where_they_differ() -> None:
     stages = [planned(40), planned(10, level="c2", load={"mode": "closed", "concurrency": 2})]
     told = sureness(summarize(run_of([*turns(40), *turns(10, level="c2")], stages))) or ""
     assert told.startswith("10 to 40 answered requests a level carry p50; it takes 36 for p90 (")
+
+
+def test_one_answered_request_is_no_plural() -> None:
+    told = sureness(summarize(run_of(turns(1)))) or ""
+    assert told.startswith("1 answered request a level carries no percentile; it takes 6 for p50 (")
+
+
+def test_of_repeated_runs_it_counts_the_requests_of_each() -> None:
+    runs = [run_of(turns(20), run_id=f"run{at}") for at in range(3)]
+    told = sureness(merged(runs)) or ""
+    assert told.startswith("20 answered requests a level in each run carry p50; it takes 36 for p90 (")
 
 
 def test_where_nothing_was_answered_there_is_nothing_to_be_sure_of() -> None:
