@@ -49,7 +49,7 @@ def progress_on_terminal(output: Output) -> Iterator[Progress]:
     """For people who look at standard error, a bar; where it is no terminal that can draw one, a line a minute."""
     if output != "text":
         yield Silence()
-    elif (sys.stderr.isatty() or os.environ.get("FORCE_COLOR")) and os.environ.get("TERM") != "dumb":
+    elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         from loadgen.live.bar import Bar  # rich takes a while to import, and only a terminal needs it
 
         with Bar() as bar:

@@ -1,7 +1,12 @@
 """Progress without a terminal: what its line says, and that one comes however long nothing else happens."""
 
+import io
+import sys
 import threading
 
+import pytest
+
+from loadgen.cli.terminal import progress_on_terminal
 from loadgen.live.lines import ProgressLines, progress_lines
 from loadgen.live.sink import StageStart
 from tests.records import turn
@@ -57,3 +62,12 @@ def test_a_warning_does_not_wait_for_the_minute() -> None:
     with progress_lines(written.append) as lines:
         lines.warn("this machine is busy already")
         assert written == ["this machine is busy already"]
+
+
+@pytest.mark.parametrize("name", ["FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS"])
+def test_a_build_server_that_asks_for_colors_is_no_terminal(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with progress_on_terminal("text") as progress:
+        assert isinstance(progress, ProgressLines)
