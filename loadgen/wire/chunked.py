@@ -23,7 +23,7 @@ _AT_ONCE: Final = 256
 
 def _one_chunk_each(reads: list[bytes]) -> list[bytes] | None:
     """The bodies of reads that are one whole chunk each, with no line end in it that could be the framing's."""
-    lines = b"".join(reads).split(_CRLF)
+    lines = b"".join(reads).split(_CRLF, 2 * len(reads))  # and no further: what has more is not plain
     sizes, pieces = lines[0:-1:2], lines[1:-1:2]
     if lines[-1] or len(sizes) != len(reads) or len(pieces) != len(reads):
         return None
@@ -71,6 +71,8 @@ class Dechunker:
         for data in reads:
             before = len(self.pieces)
             self._feed(data)
+            if len(self.pieces) > before + 1:  # a piece a read: of one byte each, they would take many times its size
+                self.pieces[before:] = [b"".join(self.pieces[before:])]
             body_bytes += sum(map(len, self.pieces[before:]))
             self.ends.append(body_bytes)
 

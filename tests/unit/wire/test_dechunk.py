@@ -37,12 +37,18 @@ def dechunked(reads: list[bytes], *, each: bool = False) -> Dechunker:
 
 
 @pytest.mark.parametrize("each", [False, True], ids=["at once", "each as it comes"])
+def test_chunks_of_one_byte_take_no_piece_each(each: bool) -> None:
+    reads = [chunk(b"x") * 1000] * 300
+    assert dechunked(reads, each=each).pieces == [b"x" * 1000] * 300
+
+
+@pytest.mark.parametrize("each", [False, True], ids=["at once", "each as it comes"])
 @pytest.mark.parametrize(
     ("reads", "pieces", "ends"),
     [
         pytest.param([chunk(b"ab"), chunk(b"c"), END], [b"ab", b"c"], [2, 3, 3], id="a chunk a read"),
         pytest.param([b"", chunk(b"ab"), chunk(b"c"), END], [b"ab", b"c"], [0, 2, 3, 3], id="nothing with the head"),
-        pytest.param([chunk(b"ab") + chunk(b"c") + END], [b"ab", b"c"], [3], id="all in one read"),
+        pytest.param([chunk(b"ab") + chunk(b"c") + END], [b"abc"], [3], id="all in one read"),
         pytest.param(
             [chunk(b"ab"), b"3", b"\r", b"\nc", b"de\r", b"\n", END], [b"ab", b"c", b"de"], None, id="in bits"
         ),
