@@ -25,7 +25,7 @@ from loadgen.targets.registry import running_address, serve_model, target_name
 from loadgen.targets.request import body_of, chat_request_of, first_limit_ns
 from loadgen.targets.served import OnProgress, Served
 from loadgen.wire.exchange import Deadlines
-from loadgen.wire.refusal import OTHER_LIMIT, REFUSED, mentions, named_keys
+from loadgen.wire.refusal import OTHER_LIMIT, REFUSED, error_in, mentions, named_keys
 from loadgen.wire.reply import read_reply
 
 Note = Callable[[str], None]
@@ -56,8 +56,14 @@ class _ChatResult(Struct, frozen=True):
 
     @property
     def refusal(self) -> bytes:
-        """The body of an answer that refuses what the request's body says; empty of any other."""
-        return self.body if self.reply.status in REFUSED else b""
+        """What refuses something that the request's body says: the body of an answer with such a status, or an error
+        that came in place of an answer; empty of any other answer."""
+        reply = self.reply
+        if reply.outcome == "stream_error" and not reply.stamps_ns:
+            return error_in(self.body) or (reply.detail or "").encode()
+        if reply.outcome == "not_streamed":
+            return error_in(self.body)
+        return self.body if reply.status in REFUSED else b""
 
 
 class Preflight:
@@ -178,7 +184,7 @@ async def _chat_as_accepted(context: RunContext, index: int, served: Served) -> 
 def _own_keys(context: RunContext, index: int, served: Served) -> set[str]:
     """The keys of a request that may be tried without: ours, and no part of the question."""
     own = {*body_of(context.plan, Planned(model=index, index=0, prompt=0), served)}
-    return own - {*context.plan.scenario.sampling.extra} - {"model", "messages", "stream"}
+    return own - {*context.plan.scenario.sampling.extra} - {"model", "messages", "stream", "tools"}
 
 
 def _without(served: Served, keys: tuple[str, ...], refusal: bytes) -> Served:

@@ -2,6 +2,7 @@
 question or two more, none of them a chat; knows no plan.
 """
 
+import json
 import os
 import re
 from pathlib import Path
@@ -11,17 +12,26 @@ from urllib.parse import urlsplit
 from loadgen.errors import TargetError
 from loadgen.record import Reply
 from loadgen.redact import redact_keys, redact_url
-from loadgen.scenario.urls import route_url
+from loadgen.scenario.urls import base_url, route_url
 from loadgen.targets.openai import ask_models
 from loadgen.targets.served import ModelList, Served
 from loadgen.targets.tls import speaks_tls
+from loadgen.wire.redirects import redirect_of
+from loadgen.wire.refusal import REFUSED, named_keys
 
 CERTIFICATES: Final = "SSL_CERT_FILE"
 _USUAL_PATHS: Final = ("/v1", "/v3", "/api/v1", "/openai/v1", "/v1/openai", "/api", "")
 """Where servers have their API: OpenVINO Model Server at /v3, Groq and gateways below paths of their own."""
 _NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "record layer failure", "HTTP_REQUEST")
+_NOT_TRUSTED: Final = ("CERTIFICATE_VERIFY_FAILED", "certificate verify failed")
 _NO_HOST: Final = ("name or service not known", "nodename nor servname", "getaddrinfo failed", "no address associated")
 _TLS_WANTED: Final = re.compile(r"HTTP request (?:was sent )?to (?:an )?HTTPS|instead use the HTTPS", re.IGNORECASE)
+_NO_MODEL: Final = re.compile(
+    r"model_not_found|(?:invalid|unknown|no such) model|model\b.{0,100}?\b(?:not found|not exist|not available)",
+    re.IGNORECASE,
+)
+_MAY_BE_LEFT_OUT: Final = frozenset(("stream", "stream_options", "temperature", "seed", "top_p", "cache_prompt"))
+_BODY_KEYS: Final = ("max_tokens", "stop", *_MAY_BE_LEFT_OUT)
 _MAX_NAMES: Final = 12
 
 
@@ -34,6 +44,9 @@ async def chat_error(served: Served, reply: Reply) -> TargetError:
     if "memory" in lower or "bad_alloc" in lower:
         remedy = "unload other models, or take a smaller variant"
         return TargetError(text, problem="out_of_memory", remedy=remedy)
+    moved = await _moved_error(base, served.headers) if _may_be_redirected(base, reply) else None
+    if moved is not None:
+        return moved
     if reply.status is None or _TLS_WANTED.search(detail):
         known = await _connection_error(base, reply.outcome, detail)
         if known is not None:
@@ -47,12 +60,31 @@ async def chat_error(served: Served, reply: Reply) -> TargetError:
         models = await ask_models(base, served.headers)
     if _is_wrong_path(reply, models):
         return await _path_error(base, served.headers, f"http_error{status}" if status else reply.outcome)
-    if reply.status == 404:
+    if reply.status == 404 or (reply.status in REFUSED and _NO_MODEL.search(detail)):
         remedy = "ask for a model that the server lists"
         if models.names:
             remedy = f"ask for one of those that the server lists: {shown_names(models.names)}"
         return TargetError(text, problem="not_in_catalog", remedy=remedy)
-    return TargetError(text, remedy="try the same chat with curl, and look at the server's log")
+    return TargetError(text, remedy=_remedy_of_refused_body(reply))
+
+
+def _remedy_of_refused_body(reply: Reply) -> str:
+    """What to change in what is asked, as far as the server says what it does not take."""
+    named = named_keys((reply.detail or "").encode(), _BODY_KEYS)
+    if named.values:
+        key = named.values[0]
+        how = "with --max-tokens, or as sampling.max_tokens" if key == "max_tokens" else f"as sampling.{key}"
+        return f"the server takes {key}, but not with this value: set another, {how}"
+    if reply.status == 429:
+        return 'wait until it takes requests again, or have them sent again: [retries] with on = ["http_429"]'
+    keys = [key for key in (*named.named, *named.mentioned) if key in _MAY_BE_LEFT_OUT]
+    if keys == ["stream"] or (reply.outcome == "not_streamed" and '"choices"' in (reply.detail or "")):
+        return "ask for whole answers: --set sampling.stream=false"
+    if keys:
+        return f"go without what it does not take: --set 'sampling.omit={json.dumps(keys)}'"
+    if reply.status in REFUSED:
+        return "try the same chat with curl; keys that the server does not take can be left out (sampling.omit)"
+    return "try the same chat with curl, and look at the server's log"
 
 
 async def models_error(base: str, headers: dict[str, str], models: ModelList) -> TargetError:
@@ -64,6 +96,9 @@ async def models_error(base: str, headers: dict[str, str], models: ModelList) ->
         if known is not None:
             return known
         return TargetError(f"{url} does not answer: {detail}", problem="no_service", remedy="is the server well?")
+    moved = await _moved_error(base, headers) if models.status in {401, 403, 404, 405} else None
+    if moved is not None:
+        return moved
     if models.status in {401, 403}:
         return TargetError(f"{url}: {detail}", problem="no_key", remedy=_remedy_of_refusal(headers))
     if models.status in {404, 405} or "a web page" in detail:
@@ -93,7 +128,7 @@ async def _connection_error(base: str, outcome: str, detail: str) -> TargetError
     parts = urlsplit(base)
     place = f"{parts.scheme}://{parts.netloc}"
     cause = _cause(detail)
-    if "CERTIFICATE_VERIFY_FAILED" in detail or "certificate verify failed" in detail:
+    if any(sign in detail for sign in _NOT_TRUSTED):
         return _certificate_error(place, parts.hostname or "", f"{outcome}: {cause}")
     if any(sign in detail for sign in _NO_TLS):
         message = f"{parts.netloc} does not speak TLS ({outcome}: {cause})"
@@ -157,6 +192,30 @@ def _is_wrong_path(reply: Reply, models: ModelList) -> bool:
     if reply.status in {404, 405}:
         return "model" not in detail
     return reply.outcome == "not_streamed" and "<" in detail
+
+
+def _may_be_redirected(base: str, reply: Reply) -> bool:
+    """Whether what came of a chat may be of another place: aiohttp asks there with GET, and without our headers; and
+    without https in the address, nothing but a redirect leads to TLS."""
+    if reply.status is None:
+        signs = (*_NO_TLS, *_NOT_TRUSTED)
+        return base.startswith("http:") and any(sign in (reply.detail or "") for sign in signs)
+    return reply.outcome == "not_streamed" or reply.status in {301, 302, 303, 307, 308, 401, 403, 404, 405}
+
+
+async def _moved_error(base: str, headers: dict[str, str]) -> TargetError | None:
+    """That a server sends whoever asks for the list of its models to another base; None where it does not."""
+    target = await redirect_of(route_url(base, "models"), headers)
+    if target is None or urlsplit(target).scheme not in ("http", "https"):
+        return None
+    other = base_url(target)
+    if other.partition("?")[0] == base.partition("?")[0]:
+        return None
+    shown = redact_keys(redact_url(other))
+    message = f"{redact_url(base)} redirects to {shown}, and a chat loses its body or its key on the way"
+    is_api = urlsplit(target).path.rstrip("/").endswith("/models")
+    remedy = f"write {shown}" if is_api else "that is no API: write the address behind the login or the proxy"
+    return TargetError(message, problem="wrong_path", remedy=remedy)
 
 
 async def _path_error(base: str, headers: dict[str, str], cause: str) -> TargetError:

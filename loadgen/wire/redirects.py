@@ -6,6 +6,7 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
+_TIMEOUT_S: Final = 10.0
 _FOR_ANYBODY: Final = frozenset(("accept", "accept-encoding", "content-type", "content-length", "user-agent"))
 
 
@@ -33,3 +34,16 @@ def trace_redirects() -> aiohttp.TraceConfig:
 def single_session(timeout_s: float) -> aiohttp.ClientSession:
     """A session for a question or two outside of what is measured, each to be answered within so long."""
     return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout_s), trace_configs=[trace_redirects()])
+
+
+async def redirect_of(url: str, headers: dict[str, str]) -> str | None:
+    """Where whoever asks for an address is sent to, as a whole address; None where nobody is sent anywhere."""
+    try:
+        async with (
+            single_session(_TIMEOUT_S) as session,
+            session.get(url, headers=headers, allow_redirects=False) as response,
+        ):
+            location = response.headers.get("Location")
+            return str(response.url.join(URL(location))) if location and 300 <= response.status < 400 else None
+    except (aiohttp.ClientError, OSError, ValueError, TimeoutError):
+        return None

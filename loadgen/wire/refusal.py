@@ -11,16 +11,37 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from loadgen.wire.chat_json import error_of, parse_object
+
 REFUSED: Final = frozenset({400, 422})
 """Statuses by which a server refuses what a body says."""
 _NAME_FIELDS: Final = ("param", "loc", "field", "parameter")
 _TEXT_FIELDS: Final = ("message", "msg", "detail", "error", "errors", "title", "description", "reason", "body")
+_CODE_FIELDS: Final = ("code", "type")
 OTHER_LIMIT: Final = "max_completion_tokens"
 """The newer name of `max_tokens` in OpenAI's API."""
-_ALIASES: Final = {"include_usage": "stream_options", OTHER_LIMIT: "max_tokens"}
+_ALIASES: Final = {
+    "include_usage": "stream_options",
+    OTHER_LIMIT: "max_tokens",
+    "max_new_tokens": "max_tokens",
+    "max_output_tokens": "max_tokens",
+}
 """Names that a server may give in place of a key of the body: what is within it, or what it wants instead."""
 _WORDS: Final = ("stop", "model", "messages", "stream")
 """Names that are words of any sentence: there they are meant only in quotes."""
+_NEEDED: Final = frozenset(("max_tokens", OTHER_LIMIT, "stop"))
+"""Where an answer ends: without them it is another one. Where their value is refused, they are not left out."""
+_OF_VALUE: Final = re.compile(
+    r"too (?:large|long|small|short|big|high|low|many|few)|context[ _](?:length|window|size)|exceed"
+    r"|(?:below|above)[ _]m(?:in|ax)|m(?:in|ax)imum|at (?:least|most)|(?:less|greater|larger|more|fewer|smaller) than"
+    r"|out of range|between|positive|must be (?:an?|in|\d)|<=|>=|[≤≥]",
+    re.IGNORECASE,
+)
+"""How servers say that they take a key, and not its value: OpenAI, vLLM, TGI, pydantic."""
+_OF_KEY: Final = re.compile(
+    r"unsupported|not support|unknown|unrecogni[sz]ed|unexpected|extra[ _](?:input|field|forbidden)|not permitted",
+    re.IGNORECASE,
+)
 _QUOTES: Final = frozenset("\"'`‘’“”")
 _MAX_DEPTH: Final = 8
 
@@ -32,6 +53,9 @@ class NamedKeys(Struct, frozen=True):
     """In a field that is there for names: all of them are refused."""
     mentioned: tuple[str, ...]
     """In a sentence, in its order, where no field names one."""
+    values: tuple[str, ...] = ()
+    """Of either, those that are taken with another value, and that an answer's length depends on: in neither of the
+    others."""
 
 
 def named_keys(body: bytes, keys: Iterable[str]) -> NamedKeys:
@@ -41,15 +65,29 @@ def named_keys(body: bytes, keys: Iterable[str]) -> NamedKeys:
         value = msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         value = None
-    names, texts = list[str](), list[str]()
+    names, texts = list[_Statement](), list[_Statement]()
     if isinstance(value, dict | list):
         _gather(value, names, texts, _MAX_DEPTH)
     else:
-        texts.append(value if isinstance(value, str) else body.decode("utf-8", "replace"))
-    named = [key for name in names for key in _keys_of(name, known)]
-    if any(names):  # the server says which it is, and where it is none of ours its sentence is not guessed at
-        return NamedKeys(tuple(dict.fromkeys(named)), ())
-    return NamedKeys((), tuple(dict.fromkeys(key for text in texts for key in _mentioned(text, known))))
+        text = value if isinstance(value, str) else body.decode("utf-8", "replace")
+        texts.append(_Statement(text, _is_of_value(text)))
+    named = [(key, name.of_value) for name in names for key in _keys_of(name.text, known)]
+    mentioned = [(key, text.of_value) for text in texts for key in _mentioned(text.text, known)]
+    # A field says which it is, and where it is none of ours the sentence is not guessed at.
+    has_field = any(name.text for name in names)
+    refused = named if has_field else mentioned
+    values = dict.fromkeys(key for key, of_value in refused if of_value and key in _NEEDED)
+    left_out = tuple(dict.fromkeys(key for key, _ in refused if key not in values))
+    return NamedKeys(left_out, (), tuple(values)) if has_field else NamedKeys((), left_out, tuple(values))
+
+
+def error_in(body: bytes) -> bytes:
+    """The error that the body of an answer with status 200 is, or that an event of it is, as JSON; empty without."""
+    for data in (body, *(line[len(b"data:") :] for line in body.splitlines() if line.startswith(b"data:"))):
+        chunk = parse_object(data)
+        if chunk is not None and error_of(chunk, "message") is not None:
+            return data
+    return b""
 
 
 def mentions(body: bytes, key: str) -> bool:
@@ -57,25 +95,39 @@ def mentions(body: bytes, key: str) -> bool:
     return re.search(rb"(?<!\w)%b(?!\w)" % key.encode(), body) is not None
 
 
-def _gather(value: Any, names: list[str], texts: list[str], depth: int) -> None:
+class _Statement(Struct, frozen=True):
+    """A name or a sentence of a refusal."""
+
+    text: str
+    of_value: bool
+    """It is the value that is refused, and not the key."""
+
+
+def _is_of_value(text: str) -> bool:
+    return _OF_VALUE.search(text) is not None and _OF_KEY.search(text) is None
+
+
+def _gather(value: Any, names: list[_Statement], texts: list[_Statement], depth: int) -> None:
     """Gather the texts that name something, and the sentences. What a refusal repeats of the request is neither."""
     if depth == 0:
         return
     if isinstance(value, list):
         for item in value:
             if isinstance(item, str):
-                texts.append(item)
+                texts.append(_Statement(item, _is_of_value(item)))
             else:
                 _gather(item, names, texts, depth - 1)
         return
     if not isinstance(value, dict):
         return
+    said = (value.get(field) for field in (*_TEXT_FIELDS, *_CODE_FIELDS))
+    of_value = _is_of_value(" ".join(text for text in said if isinstance(text, str)))
     for field, content in value.items():
         if field in _NAME_FIELDS:
-            names += _names_in(content)
+            names += (_Statement(name, of_value) for name in _names_in(content))
         elif field in _TEXT_FIELDS:
             if isinstance(content, str):
-                texts.append(content)
+                texts.append(_Statement(content, of_value))
             else:
                 _gather(content, names, texts, depth - 1)
 

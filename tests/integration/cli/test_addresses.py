@@ -134,6 +134,40 @@ def test_where_the_api_is_elsewhere_the_right_base_is_named() -> None:
             assert f"the API of this server is at {at(server, '/v3')}: write" in text(ended)
 
 
+@pytest.mark.parametrize("status", ["301 Moved Permanently", "302 Found", "308 Permanent Redirect"])
+def test_where_a_server_redirects_elsewhere_that_address_is_to_be_written(
+    status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOADGEN_API_KEY", "sk-0123456789abcdef0123456789")
+    unknown = whole("401 Unauthorized", b"who?")
+
+    def with_key(script: Script) -> Choice:
+        return lambda request: script if "authorization" in request.headers else unknown
+
+    with Server(with_key(streamed("a")), get=with_key(listing("m"))) as other:
+
+        def away(request: Served) -> Script:
+            return whole(status, b"", f"Location: {at(other, request.path)}")
+
+        with Server(away, get=away) as server:
+            for ended in (play(server.url), loadgen("models", "--url", server.url)):
+                assert ended.returncode == 3
+                assert f"{server.url} redirects to {other.url}, and a chat loses its body or its key" in text(ended)
+                assert f"write {other.url}" in text(ended)
+
+
+def test_where_a_server_redirects_to_a_login_that_is_not_advised() -> None:
+    login = whole("302 Found", b"", "Location: /login?next=%2Fv1%2Fmodels")
+
+    def get(request: Served) -> Script:
+        return PAGE if request.path.startswith("/login") else login
+
+    with Server(whole("401 Unauthorized", b"who?"), get=get) as server:
+        ended = play(server.url)
+    assert ended.returncode == 3
+    assert "that is no API: write the address behind the login or the proxy" in text(ended)
+
+
 def test_a_404_that_speaks_of_the_model_is_not_of_the_path() -> None:
     missing = whole("404 Not Found", b'{"error": {"message": "The model `m` does not exist."}}')
     with Server(missing, get=lambda _: NOT_FOUND) as server:

@@ -133,6 +133,49 @@ def test_what_names_no_key_that_can_be_left_out_is_asked_once(tmp_path: Path, an
     assert played.manifest.stages[0].skipped is not None
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer((b'data: {"error": {"message": "no", "param": "seed"}}\n\ndata: [DONE]\n\n',)),
+        Answer((b'event: error\ndata: {"message": "unknown field: seed"}\n\n',)),
+        Answer((b'{"error": {"message": "Unsupported parameter: seed"}}',)),
+    ],
+)
+def test_a_refusal_that_comes_with_status_200_counts_as_one(tmp_path: Path, answer: Answer) -> None:
+    client = refusing("seed", answer=lambda _: answer)
+    played, _ = play(client, tmp_path)
+    assert [record.outcome for record in played.records] == ["ok"] * 4
+    assert played.manifest.models[0].refused_keys == {"seed": None}
+
+
+def test_an_error_behind_a_token_refuses_no_key(tmp_path: Path) -> None:
+    token = b'data: {"choices": [{"index": 0, "delta": {"content": "Hello"}}]}\n\n'
+    answer = Answer((token, b'data: {"error": {"message": "no", "param": "seed"}}\n\n'))
+    client = refusing("seed", answer=lambda _: answer)
+    play(client, tmp_path)
+    assert len(client.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "remedy"),
+    [
+        (param("max_tokens", "max_tokens is too large: 48"), "the server takes max_tokens, but not with this value"),
+        (param("stream", "'stream' is not supported"), "--set sampling.stream=false"),
+        (Answer((b'{"choices": [{"message": {"content": "hi"}}]}',)), "--set sampling.stream=false"),
+        (refuse(500, {"error": "got an unexpected keyword argument 'seed'"}), "--set 'sampling.omit=[\"seed\"]'"),
+        (refuse(429, {"error": "Rate limit reached"}), '[retries] with on = ["http_429"]'),
+        (refuse(400, {"error": "Bad Request"}), "(sampling.omit)"),
+        (refuse(400, {"error": {"message": 'model "m" not found'}}), "ask for a model that the server lists"),
+        (param("model", "Invalid model identifier"), "ask for a model that the server lists"),
+    ],
+)
+def test_what_cannot_be_sent_is_said_with_what_to_change(tmp_path: Path, answer: Answer, remedy: str) -> None:
+    client = ScriptedClient(lambda _body, _number: answer)
+    played, _ = play(client, tmp_path)
+    assert remedy in (played.manifest.stages[0].skipped or "")
+    assert len(client.bodies) == 1
+
+
 def test_a_key_of_the_scenarios_own_is_not_taken_out(tmp_path: Path) -> None:
     client = refusing("top_k")
     played, _ = play(client, tmp_path, sampling=Sampling(extra={"top_k": 4}))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from loadgen.wire.refusal import NamedKeys, mentions, named_keys
+from loadgen.wire.refusal import NamedKeys, error_in, mentions, named_keys
 
 KEYS = ("max_tokens", "temperature", "seed", "stop", "stream_options", "top_p")
 
@@ -15,6 +15,14 @@ def in_field(*keys: str) -> NamedKeys:
 
 def in_words(*keys: str) -> NamedKeys:
     return NamedKeys((), keys)
+
+
+def by_value(*keys: str) -> NamedKeys:
+    return NamedKeys((), (), keys)
+
+
+def openai(message: str, param: str | None, code: str | None = None) -> object:
+    return {"error": {"message": message, "type": "invalid_request_error", "param": param, "code": code}}
 
 
 NOTHING = NamedKeys((), ())
@@ -48,6 +56,47 @@ REFUSALS: dict[str, tuple[object, NamedKeys]] = {
     "nothing": ({}, NOTHING),
     "an empty body": (b"", NOTHING),
     "no UTF-8": (b"\xff\xfe seed \xff", in_words("seed")),
+    "a limit that is too large, by vLLM": (
+        openai("'max_tokens' or 'max_completion_tokens' is too large: 4000. This model's maximum context length is "
+               "2048 tokens and your request has 10 input tokens (4000 > 2048 - 10).", "max_tokens"),
+        by_value("max_tokens"),
+    ),
+    "a limit that is too large, by OpenAI": (
+        openai("max_tokens is too large: 4000. This model supports at most 2048 completion tokens, whereas you "
+               "provided 4000.", None),
+        by_value("max_tokens"),
+    ),
+    "a limit that is too small": (openai("no", "max_tokens", "integer_below_min_value"), by_value("max_tokens")),
+    "a limit that is too small, under another name": (
+        openai("Invalid 'max_output_tokens': integer below minimum value. Expected a value >= 16, but got 8 instead.",
+               "max_output_tokens"),
+        by_value("max_tokens"),
+    ),
+    "a limit of inputs and outputs, by TGI": (
+        {"error": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 2048. Given: 4000"},
+        by_value("max_tokens"),
+    ),
+    "a number of texts": (openai("array too long", "stop", "array_above_max_length"), by_value("stop")),
+    "a limit by pydantic": (
+        {"detail": [{"type": "greater_than_equal", "loc": ["body", "max_tokens"], "msg": "must be at least 16"}]},
+        by_value("max_tokens"),
+    ),
+    "a limit that is not taken": (
+        openai("Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' "
+               "instead.", "max_tokens", "unsupported_parameter"),
+        in_field("max_tokens"),
+    ),
+    "a value of what may be left out": (
+        openai("Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) value is "
+               "supported.", "temperature", "unsupported_value"),
+        in_field("temperature"),
+    ),
+    "a temperature out of range": ({"error": "`temperature` must be strictly positive"}, in_words("temperature")),
+    "a value and a key": (
+        {"detail": [{"loc": ["body", "max_tokens"], "msg": "Input should be less than or equal to 2048"},
+                    {"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]},
+        NamedKeys(("seed",), (), ("max_tokens",)),
+    ),
     "too deep": (json.loads('{"error":' * 20 + '{"param": "seed"}' + "}" * 20), NOTHING),
 }  # fmt: skip
 
@@ -66,3 +115,23 @@ def test_the_wanted_name_is_a_key_of_its_own_where_it_is_sent() -> None:
 def test_a_name_is_mentioned_as_a_whole_word() -> None:
     assert mentions(b'use "max_completion_tokens"', "max_completion_tokens")
     assert not mentions(b"max_completion_tokens_total", "max_completion_tokens")
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (b'data: {"error": {"param": "seed"}}\n\ndata: [DONE]\n\n', b' {"error": {"param": "seed"}}'),
+        (
+            b'event: error\r\ndata:{"object": "error", "message": "seed"}\r\n\r\n',
+            b'{"object": "error", "message": "seed"}',
+        ),
+        (b'{"error": "unknown field seed"}', b'{"error": "unknown field seed"}'),
+        (b'data: {"error": null, "choices": []}\n\n', b""),
+        (b'{"choices": []}', b""),
+        (b"<html>error</html>", b""),
+        (b"data: \xff\n\n", b""),
+        (b"", b""),
+    ],
+)
+def test_an_error_in_place_of_an_answer_is_read_as_a_refusal(body: bytes, error: bytes) -> None:
+    assert error_in(body) == error
