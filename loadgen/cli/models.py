@@ -58,7 +58,7 @@ def models(
         if write is not None:
             raise InputError(f"--write {write} with --probe: cards, or what servers do? leave one of them out")
         if url and scenario is None and not model:
-            model = [_only_model_at(url, header)]
+            model = [_only_model_at(url, header, _ready_s(None, ready))]
         asked = ScenarioOptions(scenario=scenario, url=url, model=model, probe=True, header=header, ready=ready)
         _print_probes(asked, "json" if as_json else "text")
         return
@@ -83,9 +83,11 @@ def models(
         print_text(cards_text(cards, screen()))
 
 
-def _only_model_at(urls: list[str], header: list[str] | None) -> str:
+def _only_model_at(urls: list[str], header: list[str] | None, ready_s: float) -> str:
     """The model that is meant where an address alone is given. Raises InputError where several are listed there."""
-    cards, problems = asyncio.run(list_cards(_places(None, urls, header), _tell_on_terminal))
+    cards, problems = asyncio.run(
+        list_cards(_places(None, urls, header), _tell_on_terminal, ready_s=ready_s, note=tell)
+    )
     if problems or not cards:
         raise TargetError(problems[0] if problems else "no model is listed there")
     names = tuple(dict.fromkeys(card.id for card in cards))

@@ -242,7 +242,7 @@ def test_where_nothing_listens_it_is_said() -> None:
     with Server(NOT_FOUND) as server:
         url = server.url
     for words in (("models", "--url", url), ("models", "--url", url, "--probe")):
-        ended = loadgen(*words)
+        ended = loadgen(*words, "--ready", "0")
         assert ended.returncode == 3
         assert f"nothing listens at 127.0.0.1:{server.port}" in ended.stderr
         assert "list any model" not in ended.stderr
@@ -253,6 +253,14 @@ def test_a_probe_of_an_address_asks_its_only_model() -> None:
         ended = loadgen("models", "--url", at(server, "/v3"), "--probe", "--json")
     assert ended.returncode == 0, ended.stderr
     assert [card["id"] for card in json.loads(ended.stdout)] == ["only"]
+
+
+def test_a_probe_of_an_address_waits_until_its_server_is_ready() -> None:
+    answers = iter([whole("503 Service Unavailable", b"Loading model")])
+    with Server(streamed("a", "b"), get=lambda _: next(answers, listing("only"))) as server:
+        ended = loadgen("models", "--url", server.url, "--probe", "--json")
+    assert ended.returncode == 0, ended.stderr
+    assert "the server is still loading (status 503); waiting up to 60 s" in ended.stderr
 
 
 def test_a_probe_of_an_address_with_several_models_asks_which() -> None:
