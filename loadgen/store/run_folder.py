@@ -255,8 +255,11 @@ def runs_of(folder: Path) -> list[Path]:
 
 def run_folder_at(path: Path) -> Path:
     """The run folder that a path names: itself, or a scenario's newest. Raises InputError where there is none."""
-    if (path / MANIFEST).is_file():
-        return path
+    try:
+        if (path / MANIFEST).is_file():
+            return path
+    except OSError as error:  # a folder of somebody else
+        raise _unreadable(path, error) from error
     newest = runs_of(path)
     if newest:
         return newest[-1]
@@ -306,4 +309,10 @@ def _read_lines(path: Path, kind: type[Line]) -> tuple[list[Line], int]:
                     torn += 1
     except FileNotFoundError:
         pass
+    except OSError as error:  # of somebody else, or on a disk that fails
+        raise _unreadable(path, error) from error
     return records, torn
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path}: cannot be read ({error.strerror or error}); fix that, or name another run")

@@ -1,5 +1,8 @@
 """The run folder: what is written is read back, whatever cut it short; and no run writes into another's."""
 
+import errno
+import os
+import shutil
 import stat
 import sys
 from datetime import UTC, datetime
@@ -350,3 +353,23 @@ def test_a_cache_in_a_home_that_nobody_has_is_one_line(monkeypatch: pytest.Monke
 def test_without_a_home_there_is_no_calibration_and_nothing_to_say_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, "~nobody-of-this-name/cache")
     assert stored() == Stored()
+
+
+@pytest.mark.parametrize("name", [run_folder.MANIFEST, run_folder.REQUESTS, run_folder.STAGES])
+def test_a_file_of_a_run_that_cannot_be_read_is_one_line(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(Path(__file__).parents[2] / "data" / "runs" / "closed", folder)
+    (folder / name).unlink()
+    (folder / name).mkdir()  # whoever tries it: root may read every file
+    with pytest.raises(InputError) as caught:
+        run_folder.read(folder)
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_run_in_a_folder_of_somebody_else_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(InputError, match="cannot be read \\(Permission denied\\); fix that, or name another run"):
+        run_folder.run_folder_at(tmp_path)
