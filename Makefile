@@ -64,6 +64,7 @@ bench: $(DEV)
 	$(PY) benchmarks/accuracy.py $(ARGS)
 	$(PY) benchmarks/pacing.py
 	$(PY) benchmarks/coverage.py --quick
+	$(PY) benchmarks/compare.py --quick
 	$(PY) benchmarks/large_report.py
 
 readme: $(RUN)

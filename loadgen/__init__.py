@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from loadgen.analysis.summarize import summarize
     from loadgen.analysis.summary import Summary
-    from loadgen.api import plan_of, run
+    from loadgen.api import compare, plan_of, run
+    from loadgen.decisions.compare.comparison import Comparison
     from loadgen.errors import ExitCode, InputError, LoadgenError, TargetError
     from loadgen.plan.plan import Plan, digest
     from loadgen.report.console import console
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from loadgen.store.run_folder import read as read_run
 
 __all__ = [
+    "Comparison",
     "ExitCode",
     "InputError",
     "LoadedScenario",
@@ -33,6 +35,7 @@ __all__ = [
     "Scenario",
     "Summary",
     "TargetError",
+    "compare",
     "console",
     "digest",
     "load_scenario",
@@ -46,7 +49,8 @@ __all__ = [
 # Where each name lives: looked up when it is first asked for. Whoever wants one module of ours, such as a process that
 # only serves or only receives, does not wait for all of them.
 _HOMES = {
-    "api": ("plan_of", "run"),
+    "api": ("compare", "plan_of", "run"),
+    "decisions.compare.comparison": ("Comparison",),
     "errors": ("ExitCode", "InputError", "LoadgenError", "TargetError"),
     "analysis.summarize": ("summarize",),
     "plan.plan": ("Plan", "digest"),

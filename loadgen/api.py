@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -24,6 +25,9 @@ from loadgen.store import run_folder
 from loadgen.store.calibration import stored
 from loadgen.store.run_folder import Run
 from loadgen.wire.client import Client
+
+if TYPE_CHECKING:
+    from loadgen.decisions.compare.comparison import CompareSettings, Comparison
 
 RESULTS = Path("results")
 
@@ -133,3 +137,33 @@ def last_pace(results: Path, scenario: str) -> dict[StageKey, float]:
             if stage.throughput is not msgspec.UNSET and stage.throughput.requests_per_s
         }
     return {}
+
+
+def compare(
+    base: str | Path | Sequence[str | Path],
+    new: str | Path | Sequence[str | Path],
+    margin: float = 0.05,
+    *,
+    settings: "CompareSettings | None" = None,
+    results: Path = RESULTS,
+) -> "Comparison":
+    """Whether the runs of `new` are worse than those of `base`, and how sure that is.
+
+    base, new: a run folder, a merged folder, a scenario's folder (its newest run) or `baseline:NAME`; or several.
+    margin: what counts as the same, a share of one. settings: all else that can be asked, with its own margin. results:
+    where baselines and earlier runs are. Writes no file. Raises InputError for what is no run, and NotAlikeError for
+    runs that differ in what must be alike.
+    """
+    from loadgen.decisions.compare.comparison import (
+        CompareSettings,
+        compare_sides,
+    )  # here: a run need not wait for them
+    from loadgen.decisions.compare.sides import read_sides
+    from loadgen.decisions.compare.verdict import Limits
+
+    sides = read_sides(_paths(base), _paths(new), results=results)
+    return compare_sides(sides, settings or CompareSettings(limits=Limits(margin=margin)), results=results)
+
+
+def _paths(paths: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
+    return [paths] if isinstance(paths, str | Path) else paths

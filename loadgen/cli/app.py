@@ -24,6 +24,7 @@ VERBS: Final = {
     "scenarios": "List the scenarios that you can run.",
     "init": "Write a commented scenario to start from.",
     "report": "Make the reports of runs again, from their folders alone.",
+    "compare": "Say whether NEW is worse than BASE, and how sure that is.",
     "models": "Print the model cards of what the targets offer.",
     "calibrate": "Measure how far measurements on this machine can be trusted.",
     "mock": "Start a scripted server to test clients with.",

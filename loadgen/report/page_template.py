@@ -21,8 +21,17 @@ from loadgen.store.files import write_whole
 NAME: Final = "page.html"
 NOTES_SHOWN: Final = 6
 """Notes under a table; those beyond are folded away."""
-MARKS: Final = {"valid": "✓", "degraded": "!", "invalid": "✕", "skipped": "–"}
-"""By verdict, so that its color is not needed."""
+MARKS: Final = {
+    "valid": "✓",
+    "degraded": "!",
+    "invalid": "✕",
+    "skipped": "–",
+    "worse": "▲",
+    "better": "▼",
+    "same": "=",
+    "unknown": "?",
+}
+"""By verdict on a stage or on a figure, so that its color is not needed."""
 
 
 def page_template() -> Template:

@@ -24,8 +24,9 @@ PlotlyObject = dict[str, Any]
 """Whatever plotly.js takes for a trace, a layout or an axis."""
 
 ColumnKind = Literal["text", "number", "verdict", "prose"]
-"""How a column's cells are drawn. number: right-aligned. verdict: "valid", "degraded", "invalid" or "skipped", and more
-after a comma. prose: a sentence, which may take several lines."""
+"""How a column's cells are drawn. number: right-aligned. verdict: a verdict on a stage ("valid", "degraded", "invalid",
+"skipped") or on a figure ("worse", "better", "same", "unknown"), and more after a comma. prose: a sentence, which may
+take several lines."""
 
 
 class Column(Struct, frozen=True):

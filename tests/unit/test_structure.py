@@ -145,6 +145,7 @@ def test_statistics_know_no_sockets_and_the_wire_no_statistics() -> None:
 
 def test_the_public_names_are_exactly_these() -> None:
     assert sorted(loadgen.__all__) == [
+        "Comparison",
         "ExitCode",
         "InputError",
         "LoadedScenario",
@@ -155,6 +156,7 @@ def test_the_public_names_are_exactly_these() -> None:
         "Scenario",
         "Summary",
         "TargetError",
+        "compare",
         "console",
         "digest",
         "load_scenario",

@@ -1,0 +1,150 @@
+"""The verb `compare`: says whether the runs of NEW are worse than those of BASE, and how sure that is."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from loadgen.cli.options import RESULTS, Out, Output, OutputOptions, expand_options
+from loadgen.cli.streams import print_text, tell
+from loadgen.cli.terminal import screen, show_json
+from loadgen.decisions.compare.alike import NotAlikeError
+from loadgen.decisions.compare.comparison import CompareSettings, Comparison, compare_sides
+from loadgen.decisions.compare.figures import DEFAULT_METRICS, parse_metrics
+from loadgen.decisions.compare.files import write_comparison
+from loadgen.decisions.compare.markdown import comparison_markdown
+from loadgen.decisions.compare.sides import read_sides
+from loadgen.decisions.compare.verdict import Limits
+from loadgen.decisions.compare.words import difference_lines, more_lines, verdict_line
+from loadgen.errors import ExitCode, InputError
+from loadgen.report.console import lines_text
+from loadgen.store import files
+
+
+class CompareOptions(msgspec.Struct, frozen=True):
+    """What is asked of two sides. A flag is one field here and one line in `settings`."""
+
+    margin: Annotated[str, typer.Option("--margin", metavar="P%", help="What counts as the same.")] = "5%"
+    min_effect: Annotated[
+        str, typer.Option("--min-effect", metavar="P%", help="A smaller regression never fails the gate.")
+    ] = "2%"
+    alpha: Annotated[
+        str, typer.Option("--alpha", metavar="P%", help="How often a comparison of equal sides may say worse.")
+    ] = "5%"
+    noise: Annotated[
+        str | None,
+        typer.Option(
+            "--noise", metavar="P%", help="How far runs differ, where too few tell (default: learned, or 5%)."
+        ),
+    ] = None
+    metrics: Annotated[str | None, typer.Option("--metrics", metavar="LIST", help="E.g. ttft_p50,ttft_p95,rss.")] = None
+    stage: Annotated[
+        list[str] | None, typer.Option("--stage", metavar="LEVEL", help="Only this level, e.g. c4. Repeatable.")
+    ] = None
+    pair: Annotated[
+        list[str] | None,
+        typer.Option("--pair", metavar="BASE=NEW", help="Models that correspond though named differently. Repeatable."),
+    ] = None
+    anyway: Annotated[bool, typer.Option("--anyway", help="Compare what is not alike, and say so.")] = False
+
+    def settings(self) -> CompareSettings:
+        """What the flags ask. Raises InputError, which names the flag, for a value that cannot be read."""
+        return CompareSettings(
+            limits=Limits(
+                margin=parse_percent(self.margin, "--margin"),
+                min_effect=parse_percent(self.min_effect, "--min-effect", least=0.0),
+                alpha=parse_percent(self.alpha, "--alpha", most=0.5),
+            ),
+            noise=None if self.noise is None else parse_percent(self.noise, "--noise"),
+            metrics=DEFAULT_METRICS if self.metrics is None else parse_metrics(self.metrics),
+            levels=tuple(self.stage or ()),
+            pairs=tuple(_pair(text) for text in self.pair or ()),
+            unlike="accept" if self.anyway else "refuse",
+        )
+
+
+def parse_percent(text: str, flag: str, *, least: float = 1e-4, most: float = 1.0) -> float:
+    """A share of one, of "5%", "2.5 %" or "5". Raises InputError that names the flag."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?%?", text.strip(), re.ASCII)
+    share = float(match[1]) / 100 if match and len(match[1]) < 20 else -1.0
+    if not least <= share <= most:
+        raise InputError(f"{flag} {text}: not from {least * 100:g} % to {most * 100:g} %; write e.g. {flag} 5%")
+    return share
+
+
+def _pair(text: str) -> tuple[str, str]:
+    base, equals, new = text.partition("=")
+    if not (base and equals and new):
+        raise InputError(f"--pair {text}: not two models; write --pair BASE=NEW with the names that the runs use")
+    return base, new
+
+
+@expand_options
+def compare(
+    *,
+    base: Annotated[
+        str,
+        typer.Argument(
+            metavar="BASE", help="A run or merged folder, a scenario's folder (its newest run), or baseline:NAME."
+        ),
+    ],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The same, of what may be worse.")],
+    more_base: Annotated[
+        list[str] | None, typer.Option("--base", metavar="RUN", help="A further run of BASE. Repeatable.")
+    ] = None,
+    more_new: Annotated[
+        list[str] | None, typer.Option("--new", metavar="RUN", help="A further run of NEW. Repeatable.")
+    ] = None,
+    options: CompareOptions,
+    markdown: Annotated[
+        str | None, typer.Option("--markdown", metavar="PATH", help="Write Markdown for a pull request; -: print it.")
+    ] = None,
+    out: Out = RESULTS,
+    printing: OutputOptions,
+) -> None:
+    """Say whether NEW is worse than BASE, and how sure that is.
+
+    Exit code 1 only where a regression is shown.
+    """
+    settings = options.settings()
+    sides = read_sides((base, *(more_base or ())), (new, *(more_new or ())), results=out)
+    try:
+        comparison = compare_sides(sides, settings, results=out)
+    except NotAlikeError as refusal:
+        tell("loadgen: BASE and NEW are not alike; make them alike, or compare them --anyway:")
+        for each in refusal.differences:
+            tell(f"loadgen: {each.subject}: {each.base} in BASE, {each.new} in NEW")
+        raise typer.Exit(ExitCode.BAD_INPUT) from None
+    command = shlex.join(["loadgen", *sys.argv[1:]])
+    _print(comparison, printing.output, markdown, command)
+    written = write_comparison(comparison, sides, command)
+    if written.unwritten:
+        tell(f"loadgen: {written.folder}: not written: {', '.join(written.unwritten)} ({written.reason})")
+    elif printing.output == "text" and markdown != "-":
+        print_text(f"comparison: {written.folder / 'comparison.html'} (and comparison.md, comparison.json)\n")
+    if markdown is not None and markdown != "-":
+        _write_markdown(Path(markdown), comparison_markdown(comparison, command))
+    raise typer.Exit(ExitCode.GATE_FAILED if comparison.verdict == "worse" else ExitCode.DONE)
+
+
+def _print(comparison: Comparison, output: Output, markdown: str | None, command: str) -> None:
+    if output == "json":
+        show_json(msgspec.to_builtins(comparison))
+    elif markdown == "-":
+        print_text(comparison_markdown(comparison, command))
+    elif output == "text":
+        lines = [*difference_lines(comparison), verdict_line(comparison), *more_lines(comparison)]
+        print_text(lines_text(lines, screen()))
+
+
+def _write_markdown(path: Path, text: str) -> None:
+    try:
+        files.write_whole(path, text.encode())
+    except OSError as error:
+        raise InputError(
+            f"--markdown {path}: cannot be written ({error.strerror}); choose a file you may write"
+        ) from error

@@ -1,0 +1,39 @@
+"""Writes a comparison beside the first run of NEW: `comparison.json`, `comparison.md` and `comparison.html`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from msgspec import Struct
+
+from loadgen.decisions.compare.comparison import Comparison
+from loadgen.decisions.compare.document import comparison_document
+from loadgen.decisions.compare.markdown import comparison_markdown
+from loadgen.decisions.compare.sides import Sides
+from loadgen.report.html import html
+from loadgen.store import files
+
+
+class WrittenFiles(Struct, frozen=True):
+    """Where the files of a comparison are, as far as they could be written."""
+
+    folder: Path
+    unwritten: tuple[str, ...] = ()
+    reason: str = ""
+
+
+def write_comparison(comparison: Comparison, sides: Sides, command: str) -> WrittenFiles:
+    """Write a comparison into the folder of NEW's first run. command: that made it."""
+    folder = sides.new[0].folder
+    contents: dict[str, Callable[[], bytes]] = {
+        "comparison.json": lambda: files.json_document(comparison),
+        "comparison.md": lambda: comparison_markdown(comparison, command).encode(),
+        "comparison.html": lambda: html(comparison_document(comparison, sides)),
+    }
+    unwritten, reason = [], ""
+    for name, content in contents.items():
+        try:
+            files.write_whole(folder / name, content())
+        except OSError as error:
+            unwritten.append(name)
+            reason = error.strerror or str(error)
+    return WrittenFiles(folder, tuple(unwritten), reason)

@@ -1,0 +1,252 @@
+"""A comparison in words: what changed, what did not, and what it would take to know more. Pure."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from loadgen.decisions.compare.comparison import Comparison, Figure
+from loadgen.decisions.compare.verdict import BEYOND, Verdict
+from loadgen.report.format import UNKNOWN, format_duration, format_number, format_percent
+from loadgen.report.metric_names import DAGGER, metric_title
+from loadgen.stats.exchange import exchanges_of_runs
+
+MOST_NAMED: Final = 6
+"""Figures that a line names; the others are counted."""
+_TITLES: Final = {"goodput": "SLO met", "ok": "answered", "rss": "memory", "ttft_from_send": "TTFT from send"}
+_ASSUMED_HINT: Final = "repeat both sides 3 times or more to measure it, or give it with --noise"
+
+
+def figure_name(comparison: Comparison, figure: Figure) -> str:
+    """`TTFT p50 at 4 users`, or `TTFT p50, over all levels`; with the model in front where there are several."""
+    where = ", over all levels" if figure.level is None else f" at {level_text(figure.level)}"
+    return f"{_owner(comparison, figure)}{metric_text(figure.metric)}{where}"
+
+
+def marked_name(comparison: Comparison, figure: Figure) -> str:
+    """The same, with a dagger where a stage that it is of is degraded."""
+    name = model_text(figure)
+    is_degraded = any(each.model == name and figure.level in (each.level, None) for each in comparison.degraded)
+    return f"{figure_name(comparison, figure)} {DAGGER}" if is_degraded else figure_name(comparison, figure)
+
+
+def _owner(comparison: Comparison, figure: Figure) -> str:
+    several = len({each.model for each in comparison.figures}) > 1
+    return f"{model_text(figure)}: " if several else ""
+
+
+def model_text(figure: Figure) -> str:
+    base, new = figure.model
+    return base if base == new else f"{base} → {new}"
+
+
+def metric_text(metric: str) -> str:
+    """`TTFT p50` of `ttft_p50`, `tok/s` of `output_tokens_per_s`."""
+    name, _, percentile = metric.rpartition("_")
+    if metric in _TITLES or not percentile.startswith("p") or not percentile[1:2].isdigit():
+        return _TITLES[metric] if metric in _TITLES else metric_title(metric)
+    return f"{_TITLES[name] if name in _TITLES else metric_title(name)} {percentile}"
+
+
+def level_text(level: str) -> str:
+    """`4 users` of `c4`, `2.5 /s` of `r2.5`; other labels as they are."""
+    if users := re.fullmatch(r"c(\d+)", level):
+        return "1 user" if users[1] == "1" else f"{users[1]} users"
+    rate = re.fullmatch(r"r([\d.e+-]+)", level)
+    return f"{rate[1]} /s" if rate else level
+
+
+def change_text(figure: Figure) -> str:
+    """By how much NEW differs: `+9.8 %`, or `−2.1 points`."""
+    if figure.points is not None:
+        return f"{_signed(figure.points * 100)} points"
+    return f"{_percent(figure.ratio or 1.0)} %"
+
+
+def interval_text(figure: Figure) -> str:
+    """Its 95 % interval: `+6.1 to +13.6`, in the unit of the change."""
+    if figure.points_ci is not None:
+        return " to ".join(_signed(end * 100) for end in figure.points_ci)
+    return " to ".join(_percent(end) for end in figure.ratio_ci or (1.0, 1.0))
+
+
+def value_text(figure: Figure, value: float | None) -> str:
+    """A value of a figure with its unit."""
+    if value is None:
+        return UNKNOWN
+    match figure.unit:
+        case "ms":
+            return format_duration(value)
+        case "share":
+            return format_percent(value)
+        case "MiB":
+            return f"{format_number(value)} MiB"
+    return f"{format_number(value)} /s"
+
+
+def _percent(ratio: float) -> str:
+    return _signed((ratio - 1) * 100)
+
+
+def _signed(value: float) -> str:
+    if abs(value) >= 1000:
+        return f"{'+' if value > 0 else '−'}{abs(value):.3g}"
+    text = f"{abs(value):.1f}" if abs(value) < 99.95 else f"{abs(value):.0f}"
+    return "0" if float(text) == 0 else f"{'+' if value > 0 else '−'}{text}"
+
+
+def verdict_line(comparison: Comparison) -> str:
+    """The verdict, what it rests on first, and how many runs there were."""
+    sides = f"{_count(len(comparison.base))} against {len(comparison.new)}"
+    rest = [figure for figure in comparison.figures if figure.verdict == comparison.verdict]
+    match comparison.verdict:
+        case "worse" | "better" as word:
+            first = first_figure(rest)
+            named = f"{_owner(comparison, first)}{metric_text(first.metric)} {change_text(first)}"
+            where = "over all levels" if first.level is None else f"at {level_text(first.level)}"
+            return f"{word}: {named} ({interval_text(first)}), {where}; {sides}"
+        case "same":
+            return f"the same within {format_percent(comparison.margin)}: all {len(rest)} figures; {sides}"
+    return f"no difference detectable; {sides}"
+
+
+def _count(runs: int) -> str:
+    return "1 run" if runs == 1 else f"{runs} runs"
+
+
+def first_figure(figures: Sequence[Figure]) -> Figure:
+    """The figure to name first: over all levels if one is, and then the largest change."""
+    return max(figures, key=lambda figure: (figure.level is None and figure.points is None, size_of(figure)))
+
+
+def size_of(figure: Figure) -> float:
+    """How large a change is, whatever its direction."""
+    if figure.points is not None:
+        return abs(figure.points)
+    return abs((figure.ratio or 1.0) - 1)
+
+
+def more_lines(comparison: Comparison) -> list[str]:
+    """What stands below the verdict: the other figures by their verdicts, the limits of what is known, and doubts."""
+    return [*changed_lines(comparison), *context_lines(comparison)]
+
+
+def changed_lines(comparison: Comparison) -> list[str]:
+    """The figures that are worse and those that are better, but for the one that the verdict names."""
+    lines = []
+    for word in ("worse", "better"):
+        figures = _shortened([figure for figure in comparison.figures if figure.verdict == word])
+        title: str = word
+        if comparison.verdict == word:
+            first = first_figure(figures)
+            figures, title = [figure for figure in figures if figure is not first], f"{word} too"
+        lines += _line(title, _named(comparison, figures))
+    return lines
+
+
+def context_lines(comparison: Comparison) -> list[str]:
+    """What did not change, what is not known, and what the answer rests on."""
+    lines = []
+    if comparison.verdict != "same":
+        same = _grouped(comparison, "same")
+        lines += _line(f"the same within {format_percent(comparison.margin)}", same)
+    lines += _unknown_lines(comparison)
+    if comparison.worst_excluded is not None:
+        excluded = format_percent(max(comparison.worst_excluded, 0.0))
+        lines.append(f"nothing is worse by more than {excluded} (95 % sure; shares of requests aside)")
+    return [*lines, *noise_lines(comparison)]
+
+
+def _line(title: str, names: Iterable[str]) -> list[str]:
+    named = list(names)
+    if not named:
+        return []
+    more = [f"{len(named) - MOST_NAMED} more"] if len(named) > MOST_NAMED else []
+    return [f"{title}: {'; '.join([*named[:MOST_NAMED], *more])}"]
+
+
+def _shortened(figures: Sequence[Figure]) -> list[Figure]:
+    """Without the levels of a metric that stands there over all levels."""
+    means = {(figure.model, figure.metric) for figure in figures if figure.level is None}
+    return [each for each in figures if each.level is None or (each.model, each.metric) not in means]
+
+
+def _named(comparison: Comparison, figures: Sequence[Figure]) -> list[str]:
+    ordered = sorted(figures, key=lambda figure: (figure.level is not None, -size_of(figure)))
+    return [f"{figure_name(comparison, each)} {change_text(each)} ({interval_text(each)})" for each in ordered]
+
+
+def _grouped(comparison: Comparison, verdict: Verdict) -> list[str]:
+    """The metrics of which all figures have a verdict, and the single figures of others."""
+    names = []
+    for model, metric in dict.fromkeys((figure.model, figure.metric) for figure in comparison.figures):
+        own = [figure for figure in comparison.figures if (figure.model, figure.metric) == (model, metric)]
+        having = [figure for figure in own if figure.verdict == verdict]
+        if len(having) == len(own):
+            names.append(f"{_owner(comparison, own[0])}{metric_text(metric)}")
+        else:
+            names += [figure_name(comparison, figure) for figure in having]
+    return names
+
+
+def _unknown_lines(comparison: Comparison) -> list[str]:
+    """Each metric that is not known somewhere, once: over all levels where that is not known, else the first level."""
+    figures = []
+    for model, metric in dict.fromkeys((figure.model, figure.metric) for figure in comparison.figures):
+        own = [figure for figure in comparison.figures if (figure.model, figure.metric) == (model, metric)]
+        unknown = [figure for figure in own if figure.verdict == "unknown"]
+        figures += [next((each for each in unknown if each.level is None), unknown[0])] if unknown else []
+    named = [
+        f"{figure_name(comparison, each)} ({interval_text(each)} {'points' if each.points is not None else '%'})"
+        for each in figures
+    ]
+    needed = [each.runs_needed for each in figures if each.runs_needed is not None]
+    if not needed:
+        return _line("not known", named)
+    numbers = sorted(each for each in needed if isinstance(each, int))
+    ends: list[int | str] = [*numbers[:1], *numbers[1:][-1:], *([BEYOND] if len(numbers) < len(needed) else [])]
+    runs = " to ".join(dict.fromkeys(str(each) for each in (ends[0], ends[-1])))
+    (line,) = _line("not known", named)
+    return [f"{line}; {runs} runs a side would show {format_percent(comparison.margin)}"]
+
+
+def needed_text(comparison: Comparison, figure: Figure) -> str:
+    """How many runs would tell: `9 runs a side would show 5 %`."""
+    return f"{figure.runs_needed} runs a side would show {format_percent(comparison.margin)}"
+
+
+def runs_for(comparison: Comparison) -> int | None:
+    """How many runs a side can be exchanged in enough ways for the alpha that was asked; None where these can."""
+    if exchanges_of_runs(len(comparison.base), len(comparison.new)) * comparison.alpha >= 1 - 1e-9:
+        return None
+    return next(runs for runs in range(2, 100) if exchanges_of_runs(runs, runs) * comparison.alpha >= 1 - 1e-9)
+
+
+def noise_lines(comparison: Comparison) -> list[str]:
+    """How far runs differ and how that is known, where it decides; and what this comparison cannot show."""
+    lines = []
+    if comparison.design == "runs" and (needed := runs_for(comparison)) is not None:
+        sides = f"{_count(len(comparison.base))} against {len(comparison.new)}"
+        lines.append(f"{sides} cannot show anything at --alpha {format_percent(comparison.alpha)}; {needed} a side can")
+    sd = "" if comparison.noise.sd is None else f" {format_percent(comparison.noise.sd)}"
+    if comparison.design == "few":
+        match comparison.noise.source:
+            case "assumed":
+                lines.append(f"too few runs to see how far they differ: noise of{sd} assumed; {_ASSUMED_HINT}")
+            case "given":
+                lines.append(f"too few runs to see how far they differ: noise of{sd} given with --noise")
+            case source:
+                which = "these runs" if source == "repeats" else "earlier runs of the same work"
+                lines.append(f"few runs: they differ by{sd}, learned from {which}")
+    lines += [
+        f"{DAGGER} degraded: {each.model} at {level_text(each.level)} in {each.run} ({'; '.join(each.reasons)})"
+        for each in comparison.degraded
+    ]
+    for each in comparison.left_out:
+        name = each.model if each.level is None else f"{each.model} at {level_text(each.level)}"
+        lines.append(f"left out: {name}, {each.why}")
+    return lines
+
+
+def difference_lines(comparison: Comparison) -> list[str]:
+    """What should have been alike, a line each."""
+    return [f"not alike: {each.subject}: {each.base} in BASE, {each.new} in NEW" for each in comparison.unlike]
