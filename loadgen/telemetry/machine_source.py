@@ -5,11 +5,12 @@ nothing.
 """
 
 import contextlib
+import ipaddress
 import os
 import platform
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import psutil
 
@@ -109,6 +110,33 @@ def cpu_stat_paths(cgroup: str) -> list[str]:
     return [path.replace("//", "/") for path in paths]
 
 
+def upstreams_of(connections: Iterable[Any], pids: Collection[int]) -> set[int]:
+    """The processes that listen where some processes have a connection to a loopback address.
+
+    connections: of the whole machine, as psutil gives them.
+    """
+    listeners, ports = dict[int, int](), set[int]()
+    for connection in connections:
+        if connection.status == psutil.CONN_LISTEN and connection.pid:
+            listeners[connection.laddr.port] = connection.pid
+        is_out = connection.status == psutil.CONN_ESTABLISHED and connection.pid in pids
+        if is_out and is_loopback(connection.raddr.ip):
+            ports.add(connection.raddr.port)
+    return {listeners[port] for port in ports if port in listeners} - set(pids)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address, as the system prints it, is of this machine alone."""
+    return ipaddress.ip_address(address.removeprefix("::ffff:").partition("%")[0]).is_loopback
+
+
+def upstreams_by_psutil(pids: Collection[int]) -> set[int]:
+    """`upstreams_of` this machine; empty where we may not look."""
+    with contextlib.suppress(psutil.Error, OSError, RuntimeError):
+        return upstreams_of(psutil.net_connections(kind="tcp"), pids)
+    return set()
+
+
 class LinuxSource:
     """Reads /proc and /sys/fs/cgroup. root: where they are."""
 
@@ -131,6 +159,9 @@ class LinuxSource:
             return core_times_of(self._read("proc/stat"), self._ticks_per_s)
         except ValueError:
             return CoreTimes(0.0, 0.0)
+
+    def upstreams(self, pids: Collection[int]) -> set[int]:
+        return upstreams_by_psutil(pids)
 
     def shortages(self, server_pids: Sequence[int]) -> Shortages:
         memory = self._read("proc/pressure/memory")
@@ -202,6 +233,9 @@ class PsutilSource:
     def core_times(self) -> CoreTimes:
         times = psutil.cpu_times()
         return CoreTimes(times.user + times.system + getattr(times, "nice", 0.0), times.idle)
+
+    def upstreams(self, pids: Collection[int]) -> set[int]:
+        return upstreams_by_psutil(pids)
 
     def shortages(self, server_pids: Sequence[int]) -> Shortages:
         with contextlib.suppress(psutil.Error, OSError, RuntimeError):

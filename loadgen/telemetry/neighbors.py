@@ -94,6 +94,9 @@ class MachineSource(Protocol):
 
     def shortages(self, server_pids: Sequence[int]) -> Shortages: ...
 
+    def upstreams(self, pids: Collection[int]) -> set[int]:
+        """The processes on this machine that some processes are connected to, at a port where those listen."""
+
     def cpu_s(self, pids: Iterable[int]) -> float:
         """CPU time of some processes; one that is gone has none."""
 
@@ -279,6 +282,7 @@ class NeighborWatch:
     def start(self) -> None:
         """Begin. Reads every process of the machine: for before a measurement, not beside it."""
         self._processes = self._source.processes()
+        self._server_pids = self._with_upstreams()
         self._own, self._server = self._families(self._processes)
         self._shortages = self._source.shortages(self._server_pids)
         threads = self._source.threads(self._server)
@@ -308,7 +312,7 @@ class NeighborWatch:
         neighbors_cpu_s = rest_s if rest_s > there_s + TICKS_OFF * wall_s else there_s
         short = _shortages_between(self._shortages, self._source.shortages(self._server_pids))
         slowdown, source, host_slowdown = None, None, None
-        if server:
+        if server and self._with_upstreams() == self._server_pids:  # else a part of it was taken for a neighbor
             active_s = active_share * wall_s
             slowdown, source = slowdown_of(waited, neighbors_cpu_s, active_s, short.all_memory_s or 0.0)
             host_slowdown = host_slowdown_of(waited, neighbors_cpu_s, active_s)
@@ -326,6 +330,13 @@ class NeighborWatch:
             memory_pressure=_share(short.memory_s, wall_s),
             swapped_in_bytes=short.swapped_in_bytes,
         )
+
+    def _with_upstreams(self) -> tuple[int, ...]:
+        """A gateway's work is done by the server behind it, and so on: none of them is a neighbor."""
+        roots = self._server_pids
+        while roots and (more := self._source.upstreams(roots) - {*roots, os.getpid()}):
+            roots += tuple(sorted(more))
+        return roots
 
     def _families(self, processes: Processes) -> tuple[set[int], set[int]]:
         """Our own processes, and the server's: each of them only where the other does not have it."""

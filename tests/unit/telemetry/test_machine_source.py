@@ -3,7 +3,9 @@
 import contextlib
 import os
 import platform
+import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -20,6 +22,7 @@ from loadgen.telemetry.machine_source import (
     program_name,
     thread_of,
     throttled_s,
+    upstreams_of,
 )
 from loadgen.telemetry.neighbors import CoreTimes, ProcessTimes, Shortages, ThreadTimes
 
@@ -214,3 +217,31 @@ def test_this_very_process_is_seen_where_it_runs() -> None:
     assert source.processes()[os.getpid()].cpu_s > 0
     assert source.cpu_s([os.getpid(), 2**22 + 1]) > 0
     assert source.core_times().busy_s > 0
+
+
+def connection(pid: int | None, status: str, local: int, remote: tuple[str, int] | None = None) -> SimpleNamespace:
+    ends = SimpleNamespace(ip="127.0.0.1", port=local), remote and SimpleNamespace(ip=remote[0], port=remote[1])
+    return SimpleNamespace(pid=pid, status=status, laddr=ends[0], raddr=ends[1])
+
+
+def test_an_upstream_is_who_listens_where_a_process_is_connected_on_this_machine() -> None:
+    connections = [
+        connection(10, psutil.CONN_LISTEN, 4000),
+        connection(10, psutil.CONN_ESTABLISHED, 50001, ("127.0.0.1", 8080)),
+        connection(10, psutil.CONN_ESTABLISHED, 50002, ("::ffff:127.0.0.1", 8081)),
+        connection(10, psutil.CONN_ESTABLISHED, 50003, ("93.184.216.34", 8082)),
+        connection(10, psutil.CONN_CLOSE_WAIT, 50004, ("127.0.0.1", 8083)),
+        connection(10, psutil.CONN_ESTABLISHED, 50005, ("::1", 8084)),
+        connection(77, psutil.CONN_ESTABLISHED, 50006, ("127.0.0.1", 8085)),
+        *(connection(pid, psutil.CONN_LISTEN, port) for pid, port in ((20, 8080), (21, 8081), (22, 8082), (23, 8083))),
+        connection(None, psutil.CONN_LISTEN, 8084),
+        connection(25, psutil.CONN_LISTEN, 8085),
+    ]
+    assert upstreams_of(connections, {10}) == {20, 21}
+
+
+def test_this_machine_says_who_a_connected_process_is_connected_to() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
+        # Who listens is this process itself, which is no upstream of its own.
+        assert machine_source.machine_source().upstreams({os.getpid()}) == set()
+    assert machine_source.machine_source().upstreams(set()) == set()

@@ -69,6 +69,8 @@ class FakeMachine:
         self.of_threads: dict[ThreadId, ThreadTimes] = {(SERVER, SERVER): ThreadTimes(0, 0)}
         self.short = Shortages()
         self.skipped: list[Collection[ThreadId]] = []
+        self.connected: dict[int, int] = {}
+        """By process, the one that it sends requests on to."""
 
     def use(self, pid: int, cpu_s: float, *, waits_s: float = 0.0) -> None:
         was = self.table[pid]
@@ -90,6 +92,9 @@ class FakeMachine:
 
     def core_times(self) -> CoreTimes:
         return self.times
+
+    def upstreams(self, pids: Collection[int]) -> set[int]:
+        return {self.connected[pid] for pid in pids if pid in self.connected}
 
     def shortages(self, server_pids: Sequence[int]) -> Shortages:
         return self.short
@@ -320,3 +325,26 @@ def test_a_harness_that_the_server_s_program_has_started_is_not_the_server() -> 
     machine.pass_time(2.0)
     clock.advance_ns(2_000_000_000)
     assert watch.facts().neighbors_cpu_share == 0.0
+
+
+def test_the_server_behind_a_gateway_is_no_neighbor_however_many_gateways_there_are() -> None:
+    machine = FakeMachine()
+    gateway, backend = 4001, 4002
+    machine.table |= {gateway: process("nginx", 0.0), backend: process("llama-server", 0.0)}
+    machine.connected = {SERVER: gateway, gateway: backend, backend: os.getpid()}
+    facts = facts_of(machine, 10, (SERVER, 0.5, 0.5), (backend, 9.0))
+    assert (facts.slowdown, facts.neighbors_cpu_share, facts.busiest) == (0.0, 0.0, ())
+
+
+def test_where_a_gateway_finds_its_server_only_later_nothing_is_said_of_a_slowdown() -> None:
+    machine, clock = FakeMachine(), HandClock()
+    machine.table[STRANGER] = process("llama-server", 0.0)
+    watch = NeighborWatch(machine, clock, (SERVER,))
+    watch.start()
+    machine.connected = {SERVER: STRANGER}
+    machine.use(STRANGER, 9.0)
+    machine.use(SERVER, 0.5, waits_s=0.5)
+    machine.pass_time(10.0)
+    clock.advance_ns(10_000_000_000)
+    facts = watch.facts()
+    assert (facts.slowdown, facts.slowdown_source, facts.host_slowdown) == (None, None, None)
