@@ -1,6 +1,6 @@
-"""Is a stage to be believed? Facts in, a verdict out, with reasons in words. Knows no files and no terminal.
+"""The verdict on a stage, with its reasons in words, from the stage's evidence. Knows no files and no terminal.
 
-The lines are those of `docs/validity.md`: crossing one makes a stage `degraded`, crossing it grossly `invalid`.
+`docs/validity.md` lists the limits. A stage that crosses one is `degraded`, or `invalid` if it crosses it by far.
 """
 
 import math
@@ -19,17 +19,18 @@ from loadgen.record import MachineFacts
 Verdict = Literal["valid", "degraded", "invalid"]
 
 OFF: Final = 0.03
-"""By so much a number is called off: between what is sound (1 %) and what is wrong (5 %); benchmarks/verdicts.py."""
+"""A number is reported as off from this relative error on. It lies between a sound error (1 %) and a wrong one (5 %):
+see benchmarks/verdicts.py."""
 OFF_INVALID: Final = 0.25
 OFF_INVALID_MS: Final = 10.0
-"""What is off by less than this is not called invalid, however short the answers are."""
-HELD_BACK_MS: Final = 100.0
-"""Kernel stamps are true however late we read; a reader who is later than this may have held the server back, whose
-bytes then found the socket full."""
+"""A number that is off by less than this makes no stage invalid, however short the answers are."""
+LATE_READ_MS: Final = 100.0
+"""Kernel stamps are true however late we read. But when we read later than this, the socket's buffer may have been full
+and have made the server wait."""
 OWN_CPU: Final = 0.5
 OWN_CPU_INVALID: Final = 0.9
 GC_PAUSE_MS: Final = 1.0
-"""A shorter pause is not looked at."""
+"""A shorter pause is not judged."""
 ACHIEVED: Final = 0.99
 ACHIEVED_INVALID: Final = 0.9
 USERS: Final = 0.95
@@ -37,26 +38,26 @@ USERS_INVALID: Final = 0.8
 LITTLE: Final = 0.03
 LITTLE_INVALID: Final = 0.1
 SURE: Final = 1.6
-"""So many standard errors a sampled number is too high by chance in one of twenty."""
+"""By chance, a sampled number is too high by more than this many standard errors in one case of twenty."""
 SHARED: Final = 0.1
 BUSY: Final = 0.03
 BUSY_HOST: Final = 0.1
 BUSY_INVALID: Final = 0.25
-"""Of how much longer the server took because of its neighbors, and because of the host of a virtual machine, which
-takes a little from most of them; benchmarks/neighbors.py."""
+"""By how much neighbors, or the host of a virtual machine, may lengthen what the server did. A host takes a little time
+from most machines, so its limit is higher; benchmarks/neighbors.py."""
 NAMED_SHARE: Final = 0.01
-"""A cause of less than this is not named."""
+"""A cause with a smaller share than this is not named."""
 
 
 class Judgment(Struct, frozen=True):
-    """A verdict and what it rests on."""
+    """A verdict and its reasons."""
 
     verdict: Verdict
     reasons: tuple[Reason, ...]
 
 
 def judge(evidence: Evidence) -> Judgment:
-    """The verdict on a stage: invalid when any reason is fatal, degraded when there is any other."""
+    """The verdict on a stage: invalid if any reason is fatal, degraded if there are only others, else valid."""
     reasons = tuple(
         Reason(
             code=rule.code,
@@ -74,38 +75,41 @@ def judge(evidence: Evidence) -> Judgment:
 
 
 class Crossing(Struct, frozen=True):
-    """A line that was crossed: what was observed, and what the line is, in words with units."""
+    """A limit that was crossed: the observed value and the limit, in words with units."""
 
     observed: str
     limit: str
     fatal: bool = False
-    """Crossed grossly: the stage is not to be believed."""
+    """Crossed by so far that the stage is invalid."""
 
 
 class Rule(Struct, frozen=True):
-    """A reason not to believe a stage: when it holds, and what to do then."""
+    """A possible reason not to believe a stage: how to find whether it holds, and what to do if it does."""
 
     code: Code
     advice: str
     find: Callable[[Evidence], Sequence[Crossing]]
 
 
-def _above(value: float | None, limit: float, fatal: float, text: str, line: str) -> Sequence[Crossing]:
-    """Crossed by more than the limit, and grossly by more than `fatal`. text, line: templates of value and limit."""
+def _above(value: float | None, limit: float, fatal: float, text: str, limit_text: str) -> Sequence[Crossing]:
+    """A crossing if the value is above the limit, a fatal one if it is above `fatal`; none if the value is not known.
+
+    text, limit_text: templates of what was observed, with the value, and of the limit.
+    """
     if value is None or value <= limit:
         return ()
-    return (Crossing(text.format(value), line.format(limit), value > fatal),)
+    return (Crossing(text.format(value), limit_text.format(limit), value > fatal),)
 
 
-def _below(value: float | None, limit: float, fatal: float, text: str, line: str) -> Sequence[Crossing]:
-    """As `_above`, the other way round."""
+def _below(value: float | None, limit: float, fatal: float, text: str, limit_text: str) -> Sequence[Crossing]:
+    """As `_above`, but a crossing if the value is below the limit."""
     if value is None or value >= limit:
         return ()
-    return (Crossing(text.format(value), line.format(limit), value < fatal),)
+    return (Crossing(text.format(value), limit_text.format(limit), value < fatal),)
 
 
 def _off(effect: Effect | None, text: str) -> Sequence[Crossing]:
-    """A number that is off. text: a template of the number, and by how much it is off."""
+    """A crossing if a number is off by more than `OFF`. text: a template with the number and by how much it is off."""
     if effect is None or effect.share <= OFF:
         return ()
     by = f"{effect.share:.0%}"
@@ -135,7 +139,7 @@ def _gc_pause(evidence: Evidence) -> Sequence[Crossing]:
 
 
 def _achieved_rate(evidence: Evidence) -> Sequence[Crossing]:
-    crossings = _below(evidence.achieved_share, ACHIEVED, ACHIEVED_INVALID, "{:.1%} of the asked rate", "≥ {:.0%}")
+    crossings = _below(evidence.achieved_share, ACHIEVED, ACHIEVED_INVALID, "{:.1%} of the requested rate", "≥ {:.0%}")
     if evidence.achieved_at_best is None or evidence.achieved_at_best < ACHIEVED:
         return crossings
     return ()
@@ -159,7 +163,7 @@ def slowdown_of(machine: MachineFacts) -> float:
 
 
 def busy_text(machine: MachineFacts) -> str:
-    """What slowed the server, and by about how much, in words."""
+    """By about how much the server was slowed, and the causes, in words."""
     causes = [f"{neighbor.name} {neighbor.cpu_share:.0%}" for neighbor in machine.busiest]
     if not causes and machine.neighbors_cpu_share and (machine.slowdown or 0.0) > BUSY:
         causes = [f"programs that came and went {machine.neighbors_cpu_share:.0%}"]
@@ -168,7 +172,7 @@ def busy_text(machine: MachineFacts) -> str:
         text = _joined(text, f"the host of this virtual machine took {machine.steal_share:.0%} of a core")
     if (machine.memory_pressure or 0.0) >= NAMED_SHARE:
         text = _joined(text, f"memory was short for {machine.memory_pressure:.0%} of the time")
-    return f"what the server did took about {slowdown_of(machine):.0%} longer because of what else ran here ({text})"
+    return f"the server took about {slowdown_of(machine):.0%} longer because of other work on this machine ({text})"
 
 
 def _joined(text: str, more: str) -> str:
@@ -177,7 +181,7 @@ def _joined(text: str, more: str) -> str:
 
 def _stamp_lag(evidence: Evidence) -> Sequence[Crossing]:
     text = "bytes were read {:.1f} ms after they had arrived (p99)"
-    return _above(evidence.stamp_lag_p99_ms, HELD_BACK_MS, HELD_BACK_MS, text, "≤ {:g} ms")
+    return _above(evidence.stamp_lag_p99_ms, LATE_READ_MS, LATE_READ_MS, text, "≤ {:g} ms")
 
 
 def _littles_law(evidence: Evidence) -> Sequence[Crossing]:
@@ -190,56 +194,56 @@ def _littles_law(evidence: Evidence) -> Sequence[Crossing]:
 
 
 def _shared_reads(evidence: Evidence) -> Sequence[Crossing]:
-    if evidence.held_back is not None:  # which says more, and gives other advice
+    if evidence.held_back is not None:  # the reason `held_back` says more, and gives other advice
         return ()
     text = "{:.0%} of the tokens shared a read with the one before"
     return _above(evidence.shared_reads_share, SHARED, NEVER, text, "≤ {:.0%}")
 
 
-OWN_CORE: Final = "lower the load, or give the harness a core of its own"
+OWN_CORE: Final = "lower the load, or give loadgen a core of its own"
 USER_STAMPS: Final = "stamps are taken in user space here: lower the load, or measure from Linux"
 NEVER: Final = math.inf
-"""Of a line that is never crossed so grossly that a stage is not to be believed."""
+"""The `fatal` of a limit that never makes a stage invalid, by however much it is crossed."""
 
 RULES: Final = (
-    # Was the harness the bottleneck?
+    # Was loadgen the bottleneck?
     Rule("dispatch_slip", OWN_CORE, _dispatch_slip),
     Rule("loop_lag", USER_STAMPS, _loop_lag),
     Rule("stamp_lag", OWN_CORE, _stamp_lag),
     Rule(
         "own_cpu",
-        "lower the load, or run the harness on another machine",
-        lambda e: _above(e.cpu_share, OWN_CPU, OWN_CPU_INVALID, "the harness used {:.0%} of a core", "≤ {:.0%}"),
+        "lower the load, or run loadgen on another machine",
+        lambda e: _above(e.cpu_share, OWN_CPU, OWN_CPU_INVALID, "loadgen used {:.0%} of a core", "≤ {:.0%}"),
     ),
-    Rule("gc_pause", "run fewer requests a stage", _gc_pause),
+    Rule("gc_pause", "run fewer requests in a stage", _gc_pause),
     Rule(
         "clock_step",
-        "run again; keep the clock from being set while a run is on",
+        "run again, and prevent the clock from being set during the run",
         lambda e: _above(
             e.clock_steps if e.stamp_source == "kernel" or e.stamp_lag_max_ms is not None else 0,
             *(0, 0, "the wall clock was stepped {} times", "none"),
         ),
     ),
-    # Who else was there?
-    Rule("busy_machine", "close what else runs here, or wait until it is done, and run it again", _busy_machine),
-    # Was the load that was asked for there?
+    # Did other programs slow the server?
+    Rule("busy_machine", "close the other programs, or wait until they are done, and run it again", _busy_machine),
+    # Was the requested load applied?
     Rule(
         "shed",
         "raise max_in_flight, or take the shed requests as the answer: the server cannot keep up",
         lambda e: _above(e.shed, 0, NEVER, "{} requests were shed at the in-flight limit", "none"),
     ),
-    Rule("achieved_rate", "lower the rate, or give the harness a core of its own", _achieved_rate),
+    Rule("achieved_rate", "lower the rate, or give loadgen a core of its own", _achieved_rate),
     Rule(
         "achieved_users",
-        "answers are so short that our own turn between them counts: ask for more tokens, or use --workers",
+        "ask for more tokens, or use --workers: the answers are so short that loadgen's own time between them counts",
         lambda e: _below(
-            e.users_share, USERS, USERS_INVALID, "{:.1%} of the asked users were being answered", "≥ {:.0%}"
+            e.users_share, USERS, USERS_INVALID, "{:.1%} of the requested users were being answered", "≥ {:.0%}"
         ),
     ),
     Rule(
         "server_died",
-        "see the server's own last words; what it had answered until then is in the records",
-        lambda e: () if e.server_ended is None else (Crossing(e.server_ended, "a server that lives", fatal=True),),
+        "read the server's last output; the requests that it had answered are in the records",
+        lambda e: () if e.server_ended is None else (Crossing(e.server_ended, "a running server", fatal=True),),
     ),
     Rule(
         "worker_lost",
@@ -248,27 +252,27 @@ RULES: Final = (
     ),
     Rule(
         "beyond_calibration",
-        "lower the load, use --workers, or see with `loadgen calibrate` what this machine holds",
+        "lower the load, use --workers, or measure with `loadgen calibrate` what this machine can handle",
         lambda e: () if e.beyond is None else (Crossing(e.beyond, "what was calibrated"),),
     ),
     Rule(
         "littles_law",
-        "the records do not explain the load: run longer, or report it as a fault of the harness",
+        "the records do not explain the load: run longer, or report it as a bug of loadgen",
         _littles_law,
     ),
     Rule(
         "no_window",
-        "ask for more requests a level: at least three times the concurrency",
+        "ask for more requests at each level: at least three times the concurrency",
         lambda e: (
-            (Crossing("the asked-for load was never in force", "a steady window"),)
+            (Crossing("the requested load was never reached", "a steady window"),)
             if e.window_s is None and e.ok
             else ()
         ),
     ),
-    # Do the samples say what they seem to say?
+    # Do the samples mean what they seem to mean?
     Rule(
         "nothing_answered",
-        "see the outcomes, and the details in requests.jsonl",
+        "look at the outcomes, and at `detail` in requests.jsonl",
         lambda e: () if e.ok else (Crossing("no request was answered", "at least one", fatal=True),),
     ),
     Rule(
@@ -278,19 +282,19 @@ RULES: Final = (
     ),
     Rule(
         "never_steady",
-        "run longer or lower the load: what is shown depends on how long was measured",
+        "run longer or lower the load: the numbers depend on how long you measured",
         lambda e: () if e.unsteady is None else (Crossing(e.unsteady, "a series of TTFTs that settles"),),
     ),
     Rule(
         "shared_reads",
-        "read ITL as gaps between reads; TTFT and throughput are not touched",
+        "read ITL as gaps between reads; TTFT and throughput are not affected",
         _shared_reads,
     ),
     Rule(
         "held_back",
-        "something between the model and here collects the stream before it passes it on, such as a proxy or a gateway "
-        "that buffers (nginx: proxy_buffering off): turn that off, or ask the model's own server; E2E, token counts "
-        "and throughput are not touched",
+        "something between the model and loadgen buffers the stream, such as a proxy or a gateway: turn that off "
+        "(nginx: proxy_buffering off), or ask the model's own server; E2E, token counts "
+        "and throughput are not affected",
         lambda e: () if e.held_back is None else (Crossing(e.held_back, "at most half of the answers"),),
     ),
     Rule(
@@ -299,11 +303,12 @@ RULES: Final = (
         lambda e: _above(e.over_range, 0, 0, "{} values below 0 or beyond 1 h", "none"),
     ),
 )
-"""All reasons, in the order in which they are named. A new one is a line here and its code in `summary.Code`."""
+"""All rules, in the order in which reports name their reasons. A new one is an entry here and a code in
+`summary.Code`."""
 
 
 def validity(stage: StageData) -> Validity:
-    """Whether a stage is to be believed, in one run."""
+    """The verdict on a stage of one run, its reasons, and the evidence."""
     evidence = evidence_of(stage)
     judgment = judge(evidence)
     own = msgspec.convert(evidence, Self, from_attributes=True)

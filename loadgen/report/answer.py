@@ -1,4 +1,4 @@
-"""The answer of a run: how many users at once had the SLO met. Pure: a summary in, a sentence out."""
+"""The answer of a run: up to how many users at once the server met the SLO. Pure: a summary in, a sentence out."""
 
 import itertools
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from loadgen.report.format import format_duration
 from loadgen.report.metric_names import metric_title
 
 DEFAULT_ATTAINMENT: Final = 0.9
-"""The share of requests that must meet the SLO for a level to be called good, where the scenario sets no gate."""
+"""The share of requests that must meet the SLO at a level, if the scenario sets no gate."""
 
 
 def answer(summary: Summary) -> str | None:
-    """How many at once, in one sentence a model; None without an SLO or closed-loop levels."""
+    """Up to how many users at once the SLO was met, one sentence for each model; None without an SLO or a closed loop."""
     by_model: dict[str, list[StageSummary]] = {}
     for stage in summary.stages:
         if stage.load.is_closed and (stage.slo is not None or "slo" in stage.not_valid):
@@ -22,19 +22,19 @@ def answer(summary: Summary) -> str | None:
 
 
 def _answer_for(who: str, stages: Sequence[StageSummary]) -> str:
-    """The most users up to whom every level was believable, and had the asked share of requests within the SLO."""
+    """The highest level at and below which no stage is invalid and the required share of requests met the SLO."""
     ordered = sorted(stages, key=lambda stage: stage.load.concurrency or 0)
     slo = next((stage.slo for stage in stages if stage.slo is not None and stage.slo.slo), None)
     if slo is None or _share(ordered[0]) is None:
-        return f"{who}: how many users at once had the SLO met is not known: {ordered[0].not_valid['slo']}."
+        return f"{who}: it is not known with how many users at once the SLO was met: {ordered[0].not_valid['slo']}."
     limits = ", ".join(f"{metric_title(name)} ≤ {format_duration(limit)}" for name, limit in slo.slo.items())
     needed = slo.attainment or DEFAULT_ATTAINMENT
     share = f"at least {needed:.0%} of the requests met {limits}"
     good = [stage.load.concurrency for stage in itertools.takewhile(lambda stage: _is_good(stage, needed), ordered)]
     if not good:
-        return f"{who}: at no level that was played {share}."
+        return f"{who}: at no level of this run {share}."
     users = "one user at a time" if good[-1] == 1 else f"up to {good[-1]} users at once"
-    more = ", the most that was played" if len(good) == len(ordered) else ""
+    more = ", the highest level of this run" if len(good) == len(ordered) else ""
     return f"{who}: {share} with {users}{more}."
 
 

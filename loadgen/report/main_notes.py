@@ -1,4 +1,4 @@
-"""What the main table must not be read without: bounds, reasons, failures, skipped models. Pure."""
+"""The notes under the main table: bounds, the reasons of verdicts, failures, skipped models. Pure."""
 
 from typing import Final
 
@@ -9,20 +9,21 @@ from loadgen.report.section import known_percentiles, stage_name
 
 NOT_STREAMED: Final = "answers came whole (stream = false): no TTFT, ITL or TPOT is known, and no SLO on them is judged"
 CLOSED: Final = (
-    "closed loop: users wait for their answers, so a stall of the server shows in no more requests than there were "
-    "users, and no latency at a given rate of arrivals is bounded by these; for that, play an open loop (--rate)"
+    "closed loop: each user waits for an answer before asking again, so a stall of the server delays only as many "
+    "requests as there are users; to measure latencies at a fixed rate of arrivals, play an open loop (--rate)"
 )
 REPEATED: Final = (
-    "{count} runs of one plan: percentiles are those of a typical run, rates the mean of the runs, and each interval "
-    "comes from how the runs differ, however many requests they had"
+    "{count} runs of one plan: each percentile is that of a typical run, each rate the mean of the runs, and each "
+    "interval comes from the differences between the runs, not from their number of requests"
 )
-ITL_BOUND: Final = "≥ or – at ITL: the gaps of one request are alike; it takes more requests to make this percentile"
+ITL_BOUND: Final = "≥ or – at ITL: the gaps within one request resemble each other, so this percentile needs more requests"
 HIDDEN: Final = 1.1
-"""A TTFT p99 from the intended time that is so many times the one from the send hides something in the latter."""
+"""A note says how much the send hides if the TTFT p99 from the intended time is at least this many times the one from
+the send."""
 
 
 def main_notes(summary: Summary) -> tuple[str, ...]:
-    """Each note once; those of the whole run first, then those of each stage."""
+    """The notes on the whole run, then those on each stage; none of them twice."""
     notes = []
     if summary.incomplete:
         notes.append("incomplete: the run was cut short; what is shown is what was measured")
@@ -43,7 +44,7 @@ def main_notes(summary: Summary) -> tuple[str, ...]:
 
 
 def _itl_bound(summary: Summary) -> list[str]:
-    """Why an ITL p99 that some stage knows is a bound at others."""
+    """Why the ITL p99 is known at some stage and only a bound at another."""
     if "p99" not in known_percentiles(summary.stages, "itl_ms"):
         return []
     latencies = [latency for stage in summary.stages if (latency := stage.metric("itl_ms")) is not None]
@@ -66,7 +67,7 @@ def _stage_notes(stage: StageSummary) -> list[str]:
 
 
 def _daggers(stage: StageSummary, who: str) -> list[str]:
-    """What the daggers mean: a line a reason."""
+    """What the daggers mean: one line for each reason."""
     by_reason: dict[str, list[str]] = {}
     for metric, why in stage.not_valid.items():
         by_reason.setdefault(why, []).append(metric_title(metric))
@@ -74,28 +75,28 @@ def _daggers(stage: StageSummary, who: str) -> list[str]:
 
 
 def _failures(stage: StageSummary, where: str) -> list[str]:
-    """What failed, and what was asked again."""
+    """How many requests failed, and how many were retried."""
     if not isinstance(stage.requests, Requests):
         return []
     notes = []
     by_outcome = dict(stage.requests.by_outcome)
     stopped = by_outcome.pop("cancelled", 0)
     if stopped:
-        notes.append(f"{where}: {stopped} of {stage.requests.planned} were not sent or given up when the run ended")
+        notes.append(f"{where}: {stopped} of {stage.requests.planned} were given up or never sent, because the run was stopped")
     failed = stage.requests.failed - stopped
     if failed:
         named = ", ".join(f"{count} {name}" for name, count in by_outcome.items() if name != "ok")
         answered = 100 * stage.requests.ok // (stage.requests.ok + failed)
-        beyond = f"no latency beyond p{answered} is known" if answered else "hardly any latency is known"
-        notes.append(f"{where}: {named}; of all that were sent, {beyond}")
+        beyond = f"no latency above p{answered} is known" if answered else "hardly any latency is known"
+        notes.append(f"{where}: {named}; counting all requests that were sent, {beyond}")
     if stage.requests.retried:
-        retried = f"{stage.requests.retried} requests were asked again, {stage.requests.attempts} attempts in all"
-        notes.append(f"{where}: {retried}; the waits between them count in the latencies")
+        retried = f"{stage.requests.retried} requests were retried, {stage.requests.attempts} attempts in all"
+        notes.append(f"{where}: {retried}; the latencies include the waits between them")
     return notes
 
 
 def _hidden_by_send(stage: StageSummary, where: str) -> list[str]:
-    """What counting from the send would have hidden."""
+    """How much shorter the TTFT would look if it counted from the send."""
     due, sent = stage.metric("ttft_ms"), stage.metric("ttft_from_send_ms")
     if due is None or sent is None:
         return []
@@ -109,17 +110,17 @@ def _hidden_by_send(stage: StageSummary, where: str) -> list[str]:
 
 
 def _progress_of(until: Until) -> str:
-    """How far a stage came in what it waited for."""
+    """How precisely a stage with a stop rule came to know its percentile."""
     name = f"{until.metric.upper()} {until.percentile}"
     asked, count = f"±{100 * until.asked:.3g} %", f"{until.requests:,} answered requests"
     width = None if until.width is None else f"±{100 * until.width:.3g} %"
     at = f"{name} is known to {width} (asked: {asked})" if width else f"{name} is not bounded (asked: {asked})"
     if until.needed is None:
         return f"{'ended early: ' if until.early else ''}{at} after {count}"
-    return f"{at} after {count}, and no more were to be played: about {_about(until.needed)} would do"
+    return f"{at} after {count}, and the plan had no more: about {_about(until.needed)} would be enough"
 
 
 def _about(count: int) -> str:
-    """A number of which two digits are meant."""
+    """A number rounded up to two significant digits."""
     digits = max(0, len(str(count)) - 2)
     return f"{-(-count // 10**digits) * 10**digits:,}"

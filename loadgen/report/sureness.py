@@ -1,4 +1,4 @@
-"""How sure a run's numbers are: what its requests carry, and what it takes to know more. Pure: a sentence."""
+"""Which percentiles a run's requests suffice for, and how many requests the others take. Pure: a sentence."""
 
 import math
 from collections.abc import Sequence
@@ -10,19 +10,19 @@ from loadgen.stats.quantile import Floor, floor_of
 
 
 def sureness(summary: Summary) -> str | None:
-    """How many requests a level got, which percentiles they carry, and how many the others take; None where nothing was
-    answered."""
+    """How many answered requests each level has, which percentiles they suffice for, and how many the others take; None
+    if no request was answered."""
     answered = [stage for stage in summary.stages if _ok(stage)]
     if not answered:
         return None
     metric = "ttft_ms" if summary.streamed else "e2e_ms"
     lacking = {name: [stage for stage in answered if _is_unknown(stage, metric, name)] for name in SHOWN_PERCENTILES}
-    carried = [name for name, stages in lacking.items() if not stages]
-    where = "a level in each run" if summary.runs else "a level"
+    known = [name for name, stages in lacking.items() if not stages]
+    where = "at each level in each run" if summary.runs else "at each level"
     low, high = min(map(_ok, answered)), max(map(_ok, answered))
     count = f"{high:,}" if low == high else f"{low:,} to {high:,}"
-    carry = "answered request {} carries" if high == 1 else "answered requests {} carry"
-    text = f"{count} {carry.format(where)} {_joined(carried) or 'no percentile'}"
+    suffice = "answered request {} suffices for" if high == 1 else "answered requests {} suffice for"
+    text = f"{count} {suffice.format(where)} {_joined(known) or 'no percentile'}"
     floor: Floor = "strict" if summary.floor == "strict" else "contract"
     costs = [_cost(name, stages, floor) for name, stages in lacking.items() if stages]
     return f"{text}; it takes {', '.join(costs)}." if costs else f"{text}."
@@ -41,7 +41,7 @@ def _is_unknown(stage: StageSummary, metric: str, name: str) -> bool:
 
 
 def _cost(name: str, stages: Sequence[StageSummary], floor: Floor) -> str:
-    """How many requests make a percentile known, and about how long a level then takes."""
+    """How many requests a percentile takes, and about how long a level with as many takes."""
     needed = floor_of(float(name.removeprefix("p")), floor)
     rates = [stage.throughput.requests_per_s for stage in stages if isinstance(stage.throughput, Throughput)]
     times_s = [needed / rate for rate in rates if rate]

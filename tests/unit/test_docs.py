@@ -191,7 +191,7 @@ def test_every_reason_of_a_verdict_has_its_row_and_no_other_has() -> None:
             "busy_machine",
             tuple(f"{line * 100:g} %" for line in (validity.BUSY, validity.BUSY_HOST, validity.BUSY_INVALID)),
         ),
-        ("stamp_lag", (f"{validity.HELD_BACK_MS:g} ms",)),
+        ("stamp_lag", (f"{validity.LATE_READ_MS:g} ms",)),
         ("achieved_users", (f"{validity.USERS * 100:g} %", f"{validity.USERS_INVALID * 100:g} %")),
         ("own_cpu", (f"{validity.OWN_CPU * 100:g} %", f"{validity.OWN_CPU_INVALID * 100:g} %")),
         ("gc_pause", (f"{validity.GC_PAUSE_MS:g} ms", f"{validity.OFF * 100:g} %")),

@@ -286,7 +286,7 @@ def test_a_stage_that_spent_its_budget_says_about_how_many_requests_would_do() -
     assert told.width is not None
     assert told.reached is None
     assert told.needed == pytest.approx(100 * (told.width / 0.01) ** 2, rel=0.01)
-    assert note.endswith("would do")
+    assert note.endswith("would be enough")
     assert f"known to ±{100 * told.width:.3g} % (asked: ±1 %) after 100 answered requests" in note
 
 

@@ -165,7 +165,7 @@ def test_what_few_samples_of_requests_in_flight_differ_by_chance_breaks_no_law()
 
 def test_a_busy_machine_says_by_how_much_and_who() -> None:
     (reason,) = judged(machine=machine(0.12, neighbors_cpu_share=0.97)).reasons
-    slowed = "what the server did took about 12% longer because of what else ran here"
+    slowed = "the server took about 12% longer because of other work on this machine"
     assert reason.observed == f"{slowed} (cc1plus 97% of a core)"
     others = (Neighbor("a", 1.5), Neighbor("b", 0.2))
     several = MachineFacts(cores=2, slowdown=0.5, busiest=others, steal_share=0.18, host_slowdown=0.2)
@@ -197,7 +197,7 @@ def test_what_is_not_known_is_not_judged() -> None:
 
 def test_reasons_say_what_was_seen_and_the_line() -> None:
     (reason,) = judged(achieved_share=0.7512).reasons
-    assert (reason.observed, reason.limit) == ("75.1% of the asked rate", "≥ 99%")
+    assert (reason.observed, reason.limit) == ("75.1% of the requested rate", "≥ 99%")
     (reason,) = judged(shed=3).reasons
     assert (reason.observed, reason.limit) == ("3 requests were shed at the in-flight limit", "none")
 

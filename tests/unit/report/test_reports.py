@@ -172,13 +172,13 @@ def test_a_percentile_that_one_stage_knows_is_a_bound_at_those_that_do_not() -> 
         # 40 requests in 39.2 s: 368 take six minutes.
         (
             40,
-            "40 answered requests a level carry p50 and p90; it takes 72 for p95 (about 71 s), "
+            "40 answered requests at each level suffice for p50 and p90; it takes 72 for p95 (about 71 s), "
             "368 for p99 (about 6 min)",
         ),
-        (368, "368 answered requests a level carry p50, p90, p95 and p99"),
+        (368, "368 answered requests at each level suffice for p50, p90, p95 and p99"),
     ],
 )
-def test_one_line_says_what_the_requests_carry_and_what_it_takes_to_know_more(count: int, told: str) -> None:
+def test_one_line_says_which_percentiles_the_requests_suffice_for_and_what_it_takes_to_know_more(count: int, told: str) -> None:
     assert sureness(summarize(run_of(turns(count)))) == f"{told}."
     assert told in console(summarize(run_of(turns(count))), width=None)
 
@@ -186,7 +186,7 @@ def test_one_line_says_what_the_requests_carry_and_what_it_takes_to_know_more(co
 def test_it_says_how_many_requests_the_levels_got_where_they_differ() -> None:
     stages = [planned(40), planned(10, level="c2", load={"mode": "closed", "concurrency": 2})]
     told = sureness(summarize(run_of([*turns(40), *turns(10, level="c2")], stages))) or ""
-    assert told.startswith("10 to 40 answered requests a level carry p50; it takes 36 for p90 (")
+    assert told.startswith("10 to 40 answered requests at each level suffice for p50; it takes 36 for p90 (")
 
 
 def test_one_answered_request_is_no_plural() -> None:
@@ -221,7 +221,7 @@ def test_what_counting_from_the_send_would_have_hidden_stands_under_the_table() 
 def test_a_level_with_too_few_requests_to_bound_anything_shows_its_slowest_and_says_why() -> None:
     told = console(summarize(run_of(turns(5))))
     assert cells_of(told, "1 user")[:7] == ["1 user", "5/5", "–", "98 ms", "–", "50 ms", "–"]
-    assert "5 answered requests a level carry no percentile; it takes 6 for p50 (" in told
+    assert "5 answered requests at each level suffice for no percentile; it takes 6 for p50 (" in told
 
 
 def test_the_same_line_and_columns_are_in_markdown() -> None:
@@ -260,25 +260,25 @@ def test_reasons_failures_and_skipped_models_stand_under_the_table() -> None:
     run = mixed()
     notes = main_table(summarize(msgspec.structs.replace(run, torn=2))).notes
     assert "2 torn lines of the logs could not be read" in notes
-    failed = "m on t, 2 users: 1 timeout; of all that were sent, no latency beyond p"
+    failed = "m on t, 2 users: 1 timeout; counting all requests that were sent, no latency above p"
     assert [note for note in notes if note.startswith(failed)]
     assert "gone on t: skipped: connection refused" in notes
     closed, degraded = main_table(summarize(run_of(turns(368), seen=[facts(cpu_share=0.6)]))).notes
     assert closed.startswith("closed loop: ")
-    assert degraded.startswith("m on t, 1 user: degraded: the harness used 60% of a core (limit: ≤ 50%); ")
+    assert degraded.startswith("m on t, 1 user: degraded: loadgen used 60% of a core (limit: ≤ 50%); ")
 
 
 def test_what_a_stop_left_unplayed_is_no_failure() -> None:
     stopped = [turn(0), turn(1), *(turn(index, outcome="cancelled", detail="the run was stopped") for index in (2, 3))]
     notes = main_table(summarize(run_of(stopped, [planned(8)], state="interrupted"))).notes
-    assert "m on t, 1 user: 6 of 8 were not sent or given up when the run ended" in notes
+    assert "m on t, 1 user: 6 of 8 were given up or never sent, because the run was stopped" in notes
     assert not [note for note in notes if "beyond p" in note or "cancelled" in note]
 
 
 def test_where_nothing_was_answered_no_percentile_is_named() -> None:
     failed = [turn(index, outcome="timeout", detail="first token") for index in range(4)]
     notes = main_table(summarize(run_of(failed))).notes
-    assert "m on t, 1 user: 4 timeout; of all that were sent, hardly any latency is known" in notes
+    assert "m on t, 1 user: 4 timeout; counting all requests that were sent, hardly any latency is known" in notes
 
 
 @pytest.mark.parametrize(("bound", "cell"), [(49.9, "–"), (50.0, "≥ 50 ms"), (70.0, "≥ 70 ms")])
@@ -309,11 +309,11 @@ def test_the_answer_is_the_most_users_whose_slo_held() -> None:
     told = answer(summarize(mixed()))
     assert told == (
         "m on t: at least 90% of the requests met TTFT ≤ 98 ms, TPOT ≤ 60 ms with up to 2 users at once, "
-        "the most that was played."
+        "the highest level of this run."
     )
     missed = run_of(turns(4), scenario={"name": "x", "slo": {"ttft_ms": 1.0}})
     assert answer(summarize(missed)) == (
-        "m on t: at no level that was played at least 90% of the requests met TTFT ≤ 1 ms."
+        "m on t: at no level of this run at least 90% of the requests met TTFT ≤ 1 ms."
     )
 
 
