@@ -34,9 +34,9 @@ async def ask_or_recall(context: RunContext, index: int, served: Served, note: N
         return recall(served)
     note(f"asking what {served.card.alias} on {served.card.target} does")
     asked = await probe(
-        plan, index, served, context.client, clock=context.clock, stop_requested=lambda: context.stop.requested
+        plan, index, served, context.client, clock=context.clock, stop_requested=lambda: context.stop_signal.requested
     )
-    if context.stop.requested:  # less than what may be remembered of the same server already
+    if context.stop_signal.requested:  # less than what may be remembered of the same server already
         return asked
     # What cannot be remembered is still known for this run.
     try:

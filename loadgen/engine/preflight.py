@@ -89,7 +89,7 @@ class Preflight:
                 self._unready.add(address)
         served = await stack.enter_async_context(serve_model(model, self._on_progress))
         if served.adapter is not None:
-            stack.enter_context(context.stop.cancelling(served.adapter.abandon))
+            stack.enter_context(context.stop_signal.cancelling(served.adapter.abandon))
         return await check(context, index, served, wait, self._note) if scenario.preflight else Checked(served)
 
 

@@ -1,5 +1,7 @@
-"""Plays a plan against its targets and leaves a run folder: serves the models, and has each stage played. Knows neither
-HTTP nor which processes play."""
+"""Plays a plan against its targets and leaves a run folder: serves the models, and has a runner play each stage.
+
+Knows no HTTP, and not which processes play.
+"""
 
 import contextlib
 import functools
@@ -49,25 +51,25 @@ async def play_plan(
 ) -> Run:
     """Play a plan; returns the run as read back from its folder.
 
-    workers: processes that play it; 1 is this one alone. sinks: hear of the run beside its log and `progress`. client:
-    sends the requests of this process, and is opened and closed here.
+    workers: how many processes play it; 1 is this process alone. sinks: receive the records beside the log and
+    `progress`. client: sends the requests of this process; it is opened and closed here.
 
-    A model that cannot be used is skipped, and its stages say why. Raises InputError when the folder cannot be made,
-    and when so many workers cannot play the plan; FolderError when it can no longer be written, which ends the run.
-    Whatever was measured is on disk in every case.
+    A model that cannot be used is skipped, and its stages say why. Raises InputError if the folder cannot be made, or
+    if this number of workers cannot play the plan. Raises FolderError if the folder can no longer be written, which
+    ends the run. Whatever was measured is on disk in every case.
     """
     progress, stop = progress or Silence(), stop or StopSignal()
     workers = worker_count(plan, workers, cores=workers)
-    # Before the folder is made: a plan that this machine cannot hold open leaves nothing behind. And before workers
-    # are started, as they inherit the limit.
+    # Before the folder is made, so that a plan for which this machine has too few files leaves nothing behind; and
+    # before workers are started, which inherit the limit.
     sizing.allow_open_files(descriptors_of(plan, workers))
     started = utc_now()
     folder = run_folder.create(results, plan.scenario.name, started, digest(plan)[:8])
     async with contextlib.AsyncExitStack() as stack:
-        # The logs before the connections: a folder that cannot be written is known before anything is opened.
-        stages = stack.enter_context(contextlib.closing(StageLog(folder / run_folder.STAGES)))
+        # The logs come before the connections, so that a folder that cannot be written fails before anything is opened.
+        stage_log = stack.enter_context(contextlib.closing(StageLog(folder / run_folder.STAGES)))
         client = await stack.enter_async_context(client or Client())
-        # Behind the client on the stack: by the time that it closes, nobody can ask it to give anything up.
+        # Entered after the client and so left before it: nothing calls `abandon` on a client that is closed.
         stack.enter_context(stop.cancelling(client.abandon))
         context = RunContext(plan, client, clock, clock.now_ns(), stop, machine_source())
         stamp_source: StampSource = "kernel" if client.kernel and client.stamping else "user"
@@ -75,20 +77,20 @@ async def play_plan(
         manifest = ManifestWriter(folder, first)
         if (warning := power_warning(first.host)) is not None:
             progress.warn(warning)
-        # The logs come first: what any other sink is given is on disk already.
-        run_sinks: tuple[Sink, ...] = (stages, progress, *sinks)
+        # The logs come first, so that every record is on disk before another sink receives it.
+        run_sinks: tuple[Sink, ...] = (stage_log, progress, *sinks)
         make_runner: MakeStageRunner
         if workers == 1:
-            requests = stack.enter_context(contextlib.closing(RequestLog(folder / run_folder.REQUESTS)))
-            make_runner, run_sinks = functools.partial(LocalStageRunner, context), (requests, *run_sinks)
+            request_log = stack.enter_context(contextlib.closing(RequestLog(folder / run_folder.REQUESTS)))
+            make_runner, run_sinks = functools.partial(LocalStageRunner, context), (request_log, *run_sinks)
         else:
-            stack.callback(_join_parts, folder)  # when the workers have gone
+            stack.callback(_join_parts, folder)  # called when the workers have ended
             pool = await stack.enter_async_context(WorkerPool(workers, context, folder, progress.warn))
             make_runner = functools.partial(PooledStageRunner, pool)
         try:
             await _PlanRunner(context, make_runner, manifest, progress, run_sinks).play()
-        except BaseException:  # also of a sink, and a task that is canceled: the folder is not that of a run that is on
-            with contextlib.suppress(FolderError):  # perhaps it is only one of the logs that cannot grow
+        except BaseException:  # cancellation too: the manifest must not go on to say that the run is in progress
+            with contextlib.suppress(FolderError):  # it may be writable, although one of the logs is not
                 manifest.end("interrupted")
             raise
         manifest.end("interrupted" if stop.requested else "complete")
@@ -96,12 +98,12 @@ async def play_plan(
 
 
 def _join_parts(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # without room for the whole, the parts stay, and are read as they are
+    with contextlib.suppress(OSError):  # if the disk has no room for it, the logs of the workers stay, and are read
         run_folder.join_parts(folder)
 
 
 class _PlanRunner:
-    """Plays a plan group by group: serves the models of each, has its stages played, and lets the servers go."""
+    """Plays a plan group by group: serves the models of a group, has its stages played, and ends the servers."""
 
     def __init__(
         self,
@@ -119,7 +121,7 @@ class _PlanRunner:
         self._refused: dict[int, RefusedKeys] = {}
         """By the model's index in the plan."""
         self._preflight = Preflight(context, progress.warn, progress.work)
-        # Looking reads every process of the machine: not where nobody hears of it.
+        # The check reads every process of the machine, so it is left out if nobody would read the warning.
         is_heard = not isinstance(progress, Silence)
         self._busy_check = BusyCheck(context.machine, context.clock) if context.machine and is_heard else None
 
@@ -128,42 +130,42 @@ class _PlanRunner:
             await self._play_group(stages)
 
     async def _play_group(self, stages: tuple[Stage, ...]) -> None:
-        """Stages that share their models, which are served from the first of them to the last."""
+        """Play stages that share their models, which are served from the first of these stages to the last."""
         ready: dict[int, Served] = {}
         opened: list[Served] = []
         async with contextlib.AsyncExitStack() as stack:
             for index in stages[0].models:
-                if self._context.stop.requested:  # a model takes minutes to load, and would not be asked anything
+                if self._context.stop_signal.requested:  # a model may take minutes to load, and nothing would be sent
                     break
                 served = await self._open(index, stack)
                 if served is not None:
                     ready[index] = served
                     opened.append(served)
-            # A model whose server ends on the way leaves `ready`; what its answers showed until then still counts.
+            # A model whose server ends leaves `ready`. What its answers had shown until then still counts.
             begun, stage_answers = dict(ready), list[StreamAnswers]()
             for stage in stages:
                 usable = tuple(index for index in stage.models if index in ready)
                 if usable:
                     stage_answers.append(await self._play_stage(_only(stage, usable), ready))
                     await self._drop_dead_models(stage, ready)
-            # When all stages are over: what is asked now leaves traces in a server that no stage is to show.
+            # Probed after all stages, because a probe leaves traces in a server, which no stage may show.
             answers = merge_answers(stage_answers)
             for index, served in begun.items():
                 probe = None
-                if index in ready and not self._context.stop.requested:
+                if index in ready and not self._context.stop_signal.requested:
                     probe = await ask_or_recall(self._context, index, served, self._progress.note)
                 self._manifest.add_probe(served, with_streams(probe, answers.get(index, ())))
-        # Outside of the stack: what there is to say of an unload is known when it is done.
+        # After the stack has closed, because the facts of an unload are known when it is done.
         for served in opened:
             self._manifest.record_unload(served)
 
     async def _play_stage(self, stage: Stage, ready: dict[int, Served]) -> StreamAnswers:
-        """Have a stage played; returns what its first answers showed of their servers."""
+        """Have a stage played; returns what its first answers showed about their servers."""
         context = self._context
-        # Several models may be served by one process, which is to be counted once.
+        # One process may serve several models; it counts once.
         pids = tuple(dict.fromkeys(pid for index in stage.models if (pid := ready[index].pid) is not None))
-        # A signal of its own: the stop rule ends this stage, and the next one is played.
-        with context.stop.of_stage() as stop:
+        # The stage has a signal of its own, so that its stop rule ends this stage only.
+        with context.stop_signal.of_stage() as stop:
             stop_rule = stop_rule_sinks(context.plan, stage, stop, self._progress)
             warm_up_times = WarmUpTimes()
             sinks = Sinks((*self._sinks, warm_up_times, *stop_rule))
@@ -176,22 +178,23 @@ class _PlanRunner:
         return runner.answers()
 
     async def _open(self, index: int, stack: contextlib.AsyncExitStack) -> Served | None:
-        """Serve one model and see that it answers; None when it cannot be used, which is noted and ends nothing."""
+        """Serve one model and check that it answers. None if it cannot be used, which is recorded; the run goes on."""
         model = self._context.plan.models[index]
         target = target_name(model)
-        # A stack of its own, which joins the group's when the model serves: until then it can be undone by itself.
+        # A stack of its own, so that a start that fails can be undone alone. It joins the group's when the model
+        # serves.
         model_stack = contextlib.AsyncExitStack()
         try:
             self._progress.note(f"starting {model.name} on {target}")
-            # A start may be a download of hours: unlike an answer, it is not waited for once somebody wants an end.
-            opened = await self._context.stop.unless_requested(self._serve(index, model_stack))
+            # A start may be a download of hours. A stop interrupts it, while it lets answers in flight end.
+            opened = await self._context.stop_signal.unless_requested(self._serve(index, model_stack))
             if opened is None:
                 await model_stack.aclose()
                 return None
         except LoadgenError as error:
             self._progress.warn(f"skipped {model.name} on {target}: {error}")
             self._manifest.record_skip(target, model.name, error)
-            await model_stack.aclose()  # what was started for it does not wait for the others to end
+            await model_stack.aclose()  # at once, not at the end of the group
             return None
         except BaseException:
             await model_stack.aclose()
@@ -199,28 +202,28 @@ class _PlanRunner:
         await stack.enter_async_context(model_stack)
         served = opened.served
         self._manifest.add_card(served, opened.cold_start_ms)
-        # What is sent is then not what was planned, and runs that sent the same are to be known by it.
+        # Without the refused keys other bodies are sent than planned. The digest is of what is sent, so that it is
+        # equal for runs that send the same.
         self._refused[index] = served.refused_keys
         self._manifest.set_digest(digest(self._context.plan, self._refused))
         self._warn_if_busy(() if served.pid is None else (served.pid,))
         return served
 
     async def _serve(self, index: int, stack: contextlib.AsyncExitStack) -> Checked:
-        """A model that serves and answers."""
-        # The first chat loads what a server loads lazily, and its time is the cold start; keeping warm begins after it.
+        """Serve a model, check that it answers, and keep it warm."""
         checked = await self._preflight.open(index, stack)
-        # Only now, as a ping beside the first chat would be in the cold start that it times.
+        # Only after the first chat: its time is the cold start, which a ping beside it would lengthen.
         await stack.enter_async_context(keep_warm(self._context, index, checked.served))
         return checked
 
     def _warn_if_busy(self, server_pids: tuple[int, ...]) -> None:
-        """Say once whether others were busy while the first model was started, or else during its warm-up."""
+        """Warn once if other programs were busy while the first model was started, or else during its warm-up."""
         warning = None if self._busy_check is None else self._busy_check.warning(server_pids)
         if warning is not None:
             self._progress.warn(warning)
 
     async def _drop_dead_models(self, stage: Stage, ready: dict[int, Served]) -> None:
-        """Note which servers have ended of themselves during a stage; their models are not played any further."""
+        """Record which servers ended by themselves during a stage. Their models are not played any further."""
         for index in [index for index in stage.models if index in ready]:
             child = ready[index].child
             crash = None if child is None else await child.crash()
@@ -233,7 +236,7 @@ class _PlanRunner:
 
 
 def groups_of(plan: Plan) -> list[tuple[Stage, ...]]:
-    """Stages that share their models, in order: their servers stay up from the first to the last of them."""
+    """The stages grouped by their models, in order. Servers run from the first to the last stage of a group."""
     groups: dict[tuple[int, ...], list[Stage]] = {}
     for stage in plan.stages:
         groups.setdefault(stage.models, []).append(stage)
@@ -241,10 +244,10 @@ def groups_of(plan: Plan) -> list[tuple[Stage, ...]]:
 
 
 def _only(stage: Stage, models: tuple[int, ...]) -> Stage:
-    """A stage without the models that cannot be used: the others keep their requests, and their due times."""
+    """A stage with only the models that can be used. Their requests keep their prompts and due times."""
     if models == stage.models:
         return stage
-    # Not counted anew: the requests that are left keep their prompts and their moments, so that runs can be compared.
+    # The requests are selected, not planned anew, so that the run can be compared with others.
     positions = [at for at in range(stage.count or 0) if stage.models[at % len(stage.models)] in models]
     due = None if stage.due_ns is None else stage.due_ns[positions]
     count = None if stage.count is None else len(positions)

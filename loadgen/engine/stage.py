@@ -37,44 +37,45 @@ OPEN_LOOP_CONNECTIONS = 8
 
 
 class RunContext(Struct, frozen=True):
-    """What all stages share that one process plays."""
+    """What all stages share that are played in one process."""
 
     plan: Plan
     client: Client
     clock: Clock
     epoch_ns: int
-    """The run's beginning, on the clock; moments in records count from it."""
-    stop: StopSignal
+    """The run's beginning, on the clock. Moments in records count from it."""
+    stop_signal: StopSignal
     machine: MachineSource | None = None
-    """Tells who else is on the machine; None where nobody asks."""
+    """Reads what other programs on the machine do; None: nobody needs to know."""
 
 
 class StageRunner(Protocol):
-    """Plays one stage: `warm_up`, then `measure`. Tells the sinks of both.
+    """Plays one stage: `warm_up`, then `measure`. Passes the records of both to the sinks.
 
-    `LocalStageRunner` does so in this process; `PooledStageRunner` (loadgen/engine/workers/pool.py) has workers do it,
-    each with a `LocalStageRunner` of its own.
+    `LocalStageRunner` plays in this process. `PooledStageRunner` (workers/pool.py) has workers play, each with a
+    `LocalStageRunner` of its own.
     """
 
     async def warm_up(self) -> None:
         """Connect, and play the warm-up requests. Raises FolderError as soon as a record cannot be written."""
 
     async def measure(self, limits_ns: RequestLimits) -> None:
-        """Play the measured requests. limits_ns: how long one may take, by its model. Raises FolderError as `warm_up`
-        does: nothing more is sent."""
+        """Play the measured requests. limits_ns: how long one may take, by its model. Raises FolderError as soon as a
+        record cannot be written, and sends nothing more."""
 
     def answers(self) -> StreamAnswers:
-        """What the stage's first answers showed of their servers, when it is over."""
+        """What the stage's first answers showed about their servers. Known when the stage is over."""
         ...
 
 
 MakeStageRunner = Callable[[Stage, dict[int, Served], StopSignal, Sinks, tuple[int, ...]], StageRunner]
-"""Makes the runner of one stage, of: the stage; its models, by their index in the plan; the stage's own signal; who
-hears of it; and the processes of servers, whose CPU and memory go into the stage's facts."""
+"""Makes the runner of one stage. Its arguments: the stage; its served models, by their index in the plan; the stage's
+own stop signal; the sinks; and the processes of servers, whose CPU and memory go into the stage's facts."""
 
 
 class LocalStageRunner:
-    """Plays one stage, or one part of it, in this process; a `StageRunner`, and its players' `RequestRunner`."""
+    """Plays one stage, or one part of it, in this process. It is a `StageRunner`, and the `RequestRunner` of its
+    players."""
 
     def __init__(
         self,
@@ -85,39 +86,39 @@ class LocalStageRunner:
         sinks: Sinks,
         server_pids: tuple[int, ...] = (),
     ) -> None:
-        """Makes the bodies of all requests, once a prompt. The other arguments are those of `MakeStageRunner`."""
+        """Makes the body of every request, once for each prompt. The other arguments are those of `MakeStageRunner`."""
         self._context = context
         self._stage = stage
         self._served = served
         self._sinks = sinks
         self._answers = AnswerSampler()
         self._retrying = 0
-        """Requests that wait for their next attempt."""
-        # Made here, before anything is timed: encoding a body is to be part of no latency.
+        """How many requests wait for their next attempt."""
+        # Made before anything is timed, so that encoding a body is part of no latency.
         self._requests = _requests_of(context.plan, stage, served)
         models, level = context.plan.models, stage.level.label
         self._keys = {at: StageKey(target_name(models[at]), models[at].name, level) for at in stage.models}
-        # A model in this process takes its CPU from it; ours is then that of the thread that we are in.
+        # A model in this process uses the process's CPU time. Ours is then the CPU time of this thread alone.
         has_adapter = any(served[index].adapter is not None for index in stage.models)
         own_cpu_ns = thread_cpu_ns if has_adapter else process_cpu_ns
         self._observer = Observer(context.clock, self._in_flight, server_pids, own_cpu_ns, context.machine)
-        self.stop = stop
+        self.stop_signal = stop
 
     @property
     def clock(self) -> Clock:
         return self._context.clock
 
     @property
-    def run_stop(self) -> StopSignal:
-        return self._context.stop
+    def run_stop_signal(self) -> StopSignal:
+        return self._context.stop_signal
 
     async def warm_up(self) -> None:
         """Open about as many connections as the stage will need, and play its warm-up requests."""
-        # Sinks hear of the stage first: the warm-up's records are of it.
+        # Before the warm-up, whose records belong to the stage.
         stage = self._stage
-        self._sinks.start(start_of(self._context.plan, stage))
-        # As many as will be needed at once, so that the load does not begin with a herd of connections of our own.
-        # Of an open loop nobody knows how many: a few save the first requests their set-up.
+        self._sinks.start(stage_start(self._context.plan, stage))
+        # As many as the stage needs at once, so that the load does not begin with all users connecting together. How
+        # many an open loop needs is not known; a few spare its first requests the set-up.
         count = stage.users or min(stage.max_in_flight or OPEN_LOOP_CONNECTIONS, OPEN_LOOP_CONNECTIONS)
         for index in stage.models:
             served = self._served[index]
@@ -127,38 +128,38 @@ class LocalStageRunner:
             await WarmUp(stage, self).play()
 
     async def measure(self, limits_ns: RequestLimits, start_ns: int | None = None) -> None:
-        """Play the measured requests from a moment of the clock on (None: now); then the sinks are told of the stage's
-        facts, whatever ended it."""
+        """Play the measured requests from start_ns on (None: now), then pass the stage's facts to the sinks, whatever
+        ended the stage."""
         context, stage = self._context, self._stage
         for (model, prompt), request in self._requests.items():
             deadlines = msgspec.structs.replace(request.deadlines, request_ns=limits_ns[model])
             self._requests[model, prompt] = msgspec.structs.replace(request, deadlines=deadlines)
-        # After the warm-up and before the first request: CPU and lag are of the measured time alone.
+        # Started after the warm-up, so that CPU and lag are those of the measured time alone.
         self._observer.start()
         try:
             with ungroup_errors():
                 await measured_player(stage, self, self.clock.now_ns() if start_ns is None else start_ns).play()
         finally:
-            start = start_of(context.plan, stage)
+            start = stage_start(context.plan, stage)
             facts = await self._observer.stop(
                 epoch_ns=context.epoch_ns,
-                complete=not context.stop.requested,
+                complete=not context.stop_signal.requested,
                 models=start.models,
                 targets=start.targets,
                 level=start.level,
-                rule_met=self.stop.rule_met,
+                rule_met=self.stop_signal.rule_met,
             )
             self._sinks.stop(facts)
 
     def answers(self) -> StreamAnswers:
         return self._answers.answers()
 
-    async def play(self, planned: Planned, phase: Phase, intended_ns: int, held_ns: int = 0) -> Reply:
+    async def play_request(self, planned: Planned, phase: Phase, intended_ns: int, held_ns: int = 0) -> Reply:
         first = None
         for attempt in itertools.count():
-            # Read here, and not when it was due: between the two lies our lateness, which is reported.
+            # Dispatched now, not when it was due: the difference is our lateness, which is reported.
             reply = await self.send(planned, self.clock.now_ns())
-            # Of every attempt, though only the first was held back: which one counts is known at the end.
+            # Set on every attempt, although the limit delayed only the first: any of them may be the one that counts.
             if held_ns:
                 reply = msgspec.structs.replace(reply, held_ns=held_ns)
             first = first or reply
@@ -166,21 +167,23 @@ class LocalStageRunner:
             pause_ns = self._retry_pause_ns(planned, phase, reply)
             if pause_ns is None:
                 break
-            # At once, not when the request has ended: an attempt is on disk before the next one is made.
+            # Passed on at once, so that each attempt is on disk before the next one begins.
             self._sinks.retry(self._record(planned, phase, intended_ns, reply))
             await self._wait_to_retry(self.ended_ns(reply) + pause_ns)
-            # Nothing that the stage's own rule ends: a request that has begun is promised, with all of its attempts.
-            if self.run_stop.requested:
+            # Only the run's signal ends the attempts. The stage's own stop rule does not: a request that has begun is
+            # played to its end.
+            if self.run_stop_signal.requested:
                 reply = given_up(reply, self.clock.now_ns() - self._context.epoch_ns)
                 break
         self._sinks.record(self._record(planned, phase, intended_ns, reply))
         return reply
 
-    def skip(self, planned: Planned, phase: Phase, intended_ns: int, reply: Reply) -> None:
+    def skip_request(self, planned: Planned, phase: Phase, intended_ns: int, reply: Reply) -> None:
         self._sinks.record(self._record(planned, phase, intended_ns, reply))
 
     def ended_ns(self, reply: Reply) -> int:
-        # What a server does between the orderly end and the last byte is the server's time, not lateness of ours.
+        # The later of the two, because the time from the orderly end to the last byte is the server's, no lateness of
+        # ours.
         moments = [moment for moment in (reply.end_ns, reply.last_byte_ns) if moment is not None]
         return self._context.epoch_ns + max(moments) if moments else self.clock.now_ns()
 
@@ -192,7 +195,7 @@ class LocalStageRunner:
             adapter = self._served[planned.model].adapter
             assert adapter is not None
             return await adapter.send(request, dispatched_ns, epoch_ns=context.epoch_ns, keep_text=keep_text)
-        # The bytes are parsed when the answer has ended: while tokens arrive, only their stamps are taken.
+        # The bytes are parsed only now, after the end: while tokens arrive, only their stamps are taken.
         exchange = await context.client.send(request, dispatched_ns)
         reply, lags_ns = read_reply(
             exchange,
@@ -200,7 +203,7 @@ class LocalStageRunner:
             wall_offset_ns=self._observer.wall_offset_ns,
             keep_text=keep_text,
         )
-        # All that follows an answer runs on the loop that others wait for: it is kept short.
+        # Kept short, because other requests wait for the event loop meanwhile.
         self._observer.stamp_lags.record(lags_ns)
         self._answers.take(planned.model, exchange, reply)
         return reply
@@ -216,19 +219,20 @@ class LocalStageRunner:
         )
 
     def _retry_pause_ns(self, planned: Planned, phase: Phase, reply: Reply) -> int | None:
-        """How long after the end of an attempt the next one is made; None: it was the last."""
+        """How long after the end of an attempt the next one begins; None: it was the last."""
         scenario = self._context.plan.scenario
-        if self.run_stop.requested or is_last(scenario.retries, reply):
+        if self.run_stop_signal.requested or is_last(scenario.retries, reply):
             return None
-        # By chance of the scenario's seed, so that who is refused together does not come back together.
-        who = (planned.model, self._stage.level.label, phase, planned.index, reply.attempt)
-        return wait_ns(scenario.retries, reply, generator(scenario.seed, "retry", *who))
+        # Each request has jitter of its own from the scenario's seed, so that requests that failed together are not
+        # retried together.
+        attempt_key = (planned.model, self._stage.level.label, phase, planned.index, reply.attempt)
+        return wait_ns(scenario.retries, reply, generator(scenario.seed, "retry", *attempt_key))
 
     async def _wait_to_retry(self, until_ns: int) -> None:
-        # It holds its user or its place all the while, and so counts as in flight.
+        # The request keeps its user or its place meanwhile, so it counts as in flight.
         self._retrying += 1
         try:
-            await self.run_stop.sleep_until_ns(self.clock, until_ns)
+            await self.run_stop_signal.sleep_until_ns(self.clock, until_ns)
         finally:
             self._retrying -= 1
 
@@ -238,8 +242,8 @@ class LocalStageRunner:
         return self._context.client.in_flight + in_adapters + self._retrying
 
 
-def start_of(plan: Plan, stage: Stage) -> StageStart:
-    """What sinks are told of a stage, or of a part of it, when it begins."""
+def stage_start(plan: Plan, stage: Stage) -> StageStart:
+    """What sinks receive when a stage, or a part of it, begins."""
     models = [plan.models[index] for index in stage.models]
     return StageStart(
         models=tuple(model.name for model in models),
@@ -252,11 +256,11 @@ def start_of(plan: Plan, stage: Stage) -> StageStart:
 
 
 def _requests_of(plan: Plan, stage: Stage, served: dict[int, Served]) -> dict[tuple[int, int], ChatRequest | Question]:
-    """The requests of a stage by (model, prompt), ready to be sent: nothing of them is made while others are timed."""
-    # The requests of one prompt are equal byte for byte: a body is encoded once, however many of them there are.
+    """The requests of a stage by (model, prompt), complete, so that nothing is encoded while others are timed."""
+    # All requests with the same prompt are equal byte for byte, so each body is encoded once.
     requests: dict[tuple[int, int], ChatRequest | Question] = {}
     for model in stage.models:
-        # What the warm-up may take; the limit of the measured requests is known after it.
+        # The limit for the warm-up. The warm-up shows what the limit of the measured requests is.
         first_ns = first_limit_ns(plan.scenario.timeouts, served[model].test_chat_ns)
         deadlines = deadlines_of(plan.scenario.timeouts, first_ns)
         for prompt in range(stage.prompts):

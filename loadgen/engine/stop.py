@@ -1,4 +1,4 @@
-"""How a run, or one stage of it, is ended before its time: a signal of two levels that wakes whoever waits."""
+"""The signal that ends a run, or one stage of it, early. It has two levels, and wakes every task that waits on it."""
 
 import asyncio
 import contextlib
@@ -10,67 +10,67 @@ from loadgen.clock import Clock
 T = TypeVar("T")
 
 INTERRUPTIBLE_NS: Final = 20_000_000
-"""A wait longer than this can be cut short by a stop; a shorter one is not worth what that costs."""
+"""A stop can cut a longer wait short. For a shorter one that is not worth its cost."""
 
 StopLevel = Literal["drain", "cancel"]
-"""drain: no request begins any more, those in flight may end. cancel: those in flight are given up as well."""
+"""drain: no more requests begin, those in flight may end. cancel: those in flight are given up as well."""
 
 
 class StopSignal:
-    """The wish to end a run, which only ever grows: from none to drain, from drain to cancel.
+    """The request to end a run. Its level only rises: from None to drain, from drain to cancel.
 
-    A stage has a signal of its own (`of_stage`), which follows the run's and is drained when the stage's stop rule is
-    met: that ends this stage, and not the run.
+    Each stage has a signal of its own (`of_stage`). It follows the run's signal, and is also drained when the stage's
+    stop rule is met, which ends the stage and not the run.
     """
 
     def __init__(self) -> None:
         self.level: StopLevel | None = None
         self.rule_met = False
-        """The stage ends because its stop rule is met: what has not begun was never promised."""
+        """The stage ends because its stop rule is met: requests that have not begun then are not missing."""
         self._event = asyncio.Event()
         self._listeners: dict[object, Callable[[StopLevel], None]] = {}
-        """By a key each: thousands of waits come and go."""
+        """Each under a key of its own, so that thousands of waits can be added and removed cheaply."""
 
     @property
     def requested(self) -> bool:
         return self.level is not None
 
     def drain(self) -> None:
-        """Ask that no request begins any more."""
+        """Request that no more requests begin."""
         if self.level is None:
             self._raise_to("drain")
 
     def cancel(self) -> None:
-        """Ask that what is in flight is given up as well."""
+        """Request that those in flight are given up as well."""
         if self.level != "cancel":
             self._raise_to("cancel")
 
     def escalate(self) -> StopLevel:
-        """Ask for an end: the first time to drain, after that to cancel. Returns the level asked for."""
+        """Raise the level: the first call to drain, later ones to cancel. Returns the new level."""
         level: StopLevel = "cancel" if self.requested else "drain"
         self._raise_to(level)
         return level
 
     def meet_rule(self) -> None:
         """End this stage because its stop rule is met."""
-        self.rule_met = True  # first: what drain() wakes asks why
+        self.rule_met = True  # before drain(), which wakes tasks that read it
         self.drain()
 
     def _raise_to(self, level: StopLevel) -> None:
-        # The level first: a listener, or whoever wakes, looks at it. A copy, as a listener may leave when it is called.
+        # Set first, because listeners and the tasks that wake read it.
         self.level = level
         self._event.set()
-        # A copy: a listener that ends a wait may take itself out of the list.
+        # A copy, because a listener that ends a wait may remove itself.
         for listener in tuple(self._listeners.values()):
             listener(level)
 
     @contextlib.contextmanager
     def calling(self, listener: Callable[[StopLevel], None]) -> Iterator[None]:
-        """While the context lasts, call `listener` with each level that is reached; at once with one that is."""
+        """While the context lasts, call `listener` with each new level, and at once with the present one, if any."""
         key = object()
         self._listeners[key] = listener
         try:
-            # Who comes late must hear of it too: a stage begins after the person has asked, and sends nothing then.
+            # A listener may come after the stop: a stage that begins then must send nothing.
             if self.level is not None:
                 listener(self.level)
             yield
@@ -79,40 +79,40 @@ class StopSignal:
 
     @contextlib.contextmanager
     def cancelling(self, give_up: Callable[[], None]) -> Iterator[None]:
-        """While the context lasts, call `give_up` when what is in flight is to be given up."""
+        """While the context lasts, call `give_up` when the level becomes cancel."""
         with self.calling(lambda level: give_up() if level == "cancel" else None):
             yield
 
     @contextlib.contextmanager
     def of_stage(self) -> Iterator["StopSignal"]:
-        """The signal of one stage of the run that this is the signal of."""
+        """The signal of one stage, which follows this signal, the run's."""
         stage = StopSignal()
         with self.calling(stage._raise_to):
             yield stage
 
     async def wait(self) -> None:
-        """Until an end is asked for."""
+        """Wait until a stop is requested."""
         await self._event.wait()
 
     async def sleep_until_ns(self, clock: Clock, deadline_ns: int) -> None:
-        """Sleep until the deadline, or until an end is asked for."""
+        """Sleep until the deadline, or until a stop is requested."""
         if self.requested:
             return
-        # An interruptible wait costs a timeout and a listener, and is late by that; so short a one ends soon by itself.
+        # An interruptible wait costs a timeout and a listener, and ends later by that. A short one needs neither.
         if deadline_ns - clock.now_ns() <= INTERRUPTIBLE_NS:
             await clock.sleep_until_ns(deadline_ns)
             return
         await self.unless_requested(clock.sleep_until_ns(deadline_ns))
 
     async def unless_requested(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """What a piece of work returns; None, and the work is cancelled, when an end is asked for before it is done."""
-        # A timeout that has no deadline until an end is asked for: the work runs in the caller's own task, so what it
-        # raises arrives as it is, and nothing is left to be awaited.
+        """Await `work` and return its result. If a stop is requested before it is done, cancel it and return None."""
+        # A timeout whose deadline is set only when a stop is requested. The work runs in the caller's own task, so that
+        # its exceptions arrive unchanged and no task is left to be awaited.
         try:
             async with asyncio.timeout(None) as interruption:
 
                 def interrupt(_: StopLevel) -> None:
-                    # A cancel may follow the drain that has interrupted the work already.
+                    # A cancel may follow the drain that interrupted the work.
                     if not interruption.expired():
                         interruption.reschedule(asyncio.get_running_loop().time())
 

@@ -1,4 +1,4 @@
-"""The sink that ends a stage when its stop rule is met. Decides nothing itself."""
+"""The sink that ends a stage when its stop rule is met. `loadgen.analysis.stop_rule` decides when that is."""
 
 from collections.abc import Callable
 
@@ -19,16 +19,16 @@ class StopRuleSink(NullSink):
         self._monitor = monitor
 
     def record(self, record: Record) -> None:
-        # Those in flight when the rule was met still end: they are recorded, and change nothing that was decided.
+        # Requests that were in flight when the rule was met still end and are recorded; the decision stays.
         if not self._monitor.met:
             self._monitor.take(self._sample(record))
 
 
 def stop_rule_sinks(plan: Plan, stage: Stage, stop: StopSignal, progress: Progress) -> tuple[Sink, ...]:
-    """The sink that ends a stage early; none for a stage that is played to its end."""
+    """The sink that ends a stage early; none if the stage has no stop rule."""
     if stage.until is None:
         return ()
-    # One monitor for all processes: it is the whole stage that is to be known well, not each worker's part of it.
+    # One monitor for all processes, because the rule is about the whole stage, not about each worker's part of it.
     models = [plan.models[index] for index in stage.models]
     places = tuple((target_name(model), model.name) for model in models)
     monitor = StopRuleMonitor(stage.until, len(models), plan.scenario.floor, enough=stop.meet_rule, say=progress.known)

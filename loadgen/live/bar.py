@@ -1,4 +1,4 @@
-"""The sink that a person sees: progress on standard error while a run is on. Measures nothing."""
+"""The sink that draws a progress bar on standard error. Measures nothing."""
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -9,7 +9,7 @@ from loadgen.redact import printable
 
 
 class Bar(NullSink):
-    """Progress on standard error: a bar a stage on a terminal, nothing where there is none."""
+    """Progress on standard error: one bar for each stage on a terminal, nothing elsewhere."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
@@ -20,7 +20,7 @@ class Bar(NullSink):
             MofNCompleteColumn(),
             TimeElapsedColumn(),
         )
-        # Drawn four times a second and never more: on an edge device, the bar takes CPU from the model.
+        # Drawn only four times a second, because on an edge device the bar takes CPU from the model.
         self._progress = Progress(
             *columns, console=self._console, refresh_per_second=4, disable=not self._shown, transient=True
         )
@@ -45,7 +45,7 @@ class Bar(NullSink):
         self.note(text)
 
     def work(self, title: str, share: float | None) -> None:
-        """Something that takes a while before a stage: with a bar where it is known how much is done."""
+        """Work before a stage that takes a while, with a bar if it is known how much is done."""
         if share is None:
             self._end_work()
             self.note(title)
@@ -66,8 +66,8 @@ class Bar(NullSink):
         self.begin(f"{', '.join(stage.models)} {stage.level}{bound}", 0, stage.count)
 
     def begin(self, title: str, completed: int, total: int | None) -> None:
-        """Begin another bar, of which so much is done already."""
-        self._end_work()  # of a model that was skipped: its bar stands where the download stopped
+        """Begin another bar, of which `completed` is done already."""
+        self._end_work()  # if a model was skipped, the bar of its download is still there
         if self._task is not None:
             self._progress.remove_task(self._task)
         self._failed, self._title, self._known = 0, printable(title), ""

@@ -1,4 +1,4 @@
-"""Progress where there is no terminal to draw a bar on: a plain line a minute."""
+"""Progress without a terminal: one plain line a minute."""
 
 import contextlib
 import threading
@@ -12,14 +12,14 @@ PERIOD_S: Final = 60.0
 
 
 class ProgressLines(NullSink):
-    """What is done now and how far it is, as a line."""
+    """What is in progress and how much of it is done, as a line."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
-        """write: takes what a person is to read at once."""
+        """write: called with a line that the user must see at once."""
         self.warn = write
         self._doing = "starting"
         self._done: int | None = None
-        """What is counted; None where nothing is."""
+        """How many requests or steps are done; None if nothing is counted."""
         self._failed = 0
         self._total: int | None = None
         self._known = ""
@@ -62,7 +62,7 @@ class ProgressLines(NullSink):
 
 @contextlib.contextmanager
 def progress_lines(write: Callable[[str], None], period_s: float = PERIOD_S) -> Iterator[ProgressLines]:
-    """While the context lasts, a line a period is written, whatever else this process waits for."""
+    """While the context lasts, write one line each period, from a thread, so that nothing else delays it."""
     lines = ProgressLines(write)
     ended = threading.Event()
 

@@ -1,4 +1,4 @@
-"""What a run tells of its progress, and to whom. Knows no terminal."""
+"""What a run reports of its progress. Knows no terminal."""
 
 from typing import Protocol
 
@@ -6,26 +6,26 @@ from loadgen.live.sink import NullSink, Sink
 
 
 class Progress(Sink, Protocol):
-    """A sink that hears as well what happens between stages. Must not block."""
+    """A sink that is also called for what happens between stages. Its methods must not block."""
 
     def note(self, text: str) -> None:
-        """One line about what is done now, or what has gone wrong."""
+        """One line about what begins now, or what went wrong."""
 
     def warn(self, text: str) -> None:
-        """One line that a person is to read before the run goes on, on a terminal or not."""
+        """One line that the user must see at once, on a terminal or not."""
 
     def work(self, title: str, share: float | None) -> None:
-        """Something that takes a while before a stage. share: done so far, 0 to 1; None where it is not known."""
+        """Work before a stage that takes a while. share: how much of it is done, from 0 to 1; None if not known."""
 
     def begin(self, title: str, completed: int, total: int | None) -> None:
-        """Something that is counted begins, and so much of it is done already. A stage does so by `start`."""
+        """Work with a count begins, of which `completed` is done already. For a stage `start` is called instead."""
 
     def known(self, text: str) -> None:
-        """How precisely the percentile is known that the stage waits for, in words."""
+        """How precisely the percentile of the stage's stop rule is known, in words."""
 
 
 class Silence(NullSink):
-    """A progress that tells nobody."""
+    """A progress that shows nothing."""
 
     def note(self, text: str) -> None: ...
 

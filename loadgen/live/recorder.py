@@ -1,8 +1,8 @@
-"""The sink that folds records into counts and histograms, an interval each: what a run comes to, while it is on.
+"""The sink that adds records to counts and histograms of each interval, while the run is in progress.
 
-Its memory is bounded by the number of intervals, not by that of requests: a record is folded and let go. Whoever reads
-it (a dashboard, a page of metrics, the windows of a soak) takes `snapshot`; snapshots of several processes or machines
-merge exactly, as their histograms do.
+Its memory is bounded by the number of intervals, not by that of requests, because it keeps no record. A reader (a
+dashboard, a page of metrics, the windows of a soak) takes `snapshot`. Snapshots of several processes or machines merge
+exactly, as their histograms do.
 """
 
 from collections import Counter
@@ -20,14 +20,14 @@ from loadgen.stats.histogram import HIGHEST_NS, Histogram, buckets_of
 
 INTERVAL_NS: Final = 1_000_000_000
 MAX_INTERVALS: Final = 1440
-"""With more intervals in a stage, neighbors are merged in pairs, and each is twice as long from then on."""
+"""If a stage has more intervals, each two are merged into one, and intervals are twice as long from then on."""
 FOLD_EVERY: Final = 256
-"""So many records are folded at once: much cheaper than one by one, and never on the way of a single request."""
+"""How many records are added at once, which costs much less than adding each when its request ends."""
 RECORDED_METRICS: Final = ("ttft", "itl", "e2e")
 
 
 class IntervalSnapshot(Struct, frozen=True):
-    """What ended within one interval, of one model. A request belongs to the interval in which it ended, wholly."""
+    """The requests to one model that ended within one interval. All of a request counts in the interval of its end."""
 
     model: str
     target: str
@@ -78,7 +78,7 @@ class _StageRecording:
             self.fold()
 
     def fold(self) -> None:
-        """Put what is pending into its intervals."""
+        """Add the pending records to their intervals."""
         ok: list[Record] = []
         intervals: list[_Interval] = []
         for record in self._pending:
@@ -99,7 +99,7 @@ class _StageRecording:
             self._merge_neighbors()
 
     def _values_of(self, ok: list[Record]) -> dict[str, tuple[Ns, Ns]]:
-        """By metric, its values and which of the records each is of."""
+        """By metric: its values, and the index of the record to which each belongs."""
         starts = [metrics.start_of(record, origin=self._stage.latency_origin) for record in ok]
         firsts = [record.stamps_ns[0] if record.stamps_ns else None for record in ok]
         gaps = metrics.gaps_of(ok)
@@ -135,7 +135,7 @@ class Recorder(NullSink):
     """Folds the measured requests of all stages, each into intervals of its own."""
 
     def __init__(self, interval_ns: int = INTERVAL_NS, max_intervals: int = MAX_INTERVALS) -> None:
-        """interval_ns: of each stage's intervals to begin with. max_intervals: of one stage."""
+        """interval_ns: how long each stage's intervals are at first. max_intervals: how many a stage may have."""
         self._interval_ns = interval_ns
         self._max_intervals = max_intervals
         self._stages: list[_StageRecording] = []
@@ -148,12 +148,12 @@ class Recorder(NullSink):
             self._stages[-1].take(record)
 
     def snapshot(self) -> tuple[IntervalSnapshot, ...]:
-        """All intervals so far: by stage, and in it by target, model and time."""
+        """All intervals so far, by stage, and within it by target, model and time."""
         return tuple(interval for stage in self._stages for interval in stage.snapshot())
 
 
 def _differences(starts: Sequence[int | None], ends: Sequence[int | None]) -> tuple[Ns, Ns]:
-    """The differences of what is known, and where each stood."""
+    """The differences where both ends are known, and the index of each."""
     known = [
         (at, end - start)
         for at, (start, end) in enumerate(zip(starts, ends, strict=True))

@@ -1,4 +1,10 @@
-"""Who hears of a run while it is on. One sink a file; a sink sees the same records however many processes play."""
+"""Sinks receive the records of a run while it is in progress, the same records however many processes play.
+
+They are called in this order: `RequestLog` and `StageLog` (store/run_folder.py), the progress (live/bar.py,
+live/lines.py), the sinks that a program passed to `play_plan`, `WarmUpTimes` (engine/request_limits.py), and
+`StopRuleSink` (engine/stop_rule.py). In a worker: `RequestLog`, then `Updates` and `FactsHolder`
+(engine/workers/worker.py). live/recorder.py is one that a program may pass.
+"""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -13,36 +19,38 @@ class StageStart(Struct, frozen=True):
     """A stage that begins."""
 
     models: tuple[str, ...]
-    """Names of its models; beside each, in `targets`, where it is served."""
+    """The names of its models. `targets` has the target of each, in the same order."""
     targets: tuple[str, ...]
     level: str
     latency_origin: LatencyOrigin
-    """From when latencies count."""
+    """The moment from which latencies count."""
     count: int | None
-    """Measured requests of all models, at most; None where only time ends it."""
+    """The highest number of measured requests, of all models together; None if only time ends the stage."""
     duration_s: float | None
-    """How long requests may begin, s; None where only their number ends it."""
+    """For how long requests may begin, s; None if only their number ends the stage."""
 
 
 class Sink(Protocol):
-    """Hears of each stage: `start`, then its records as they end, then `stop`. Called from the event loop, between one
-    request and the next: it must not block."""
+    """Called for each stage: `start`, then `record` or `retry` for each attempt when it has ended, then `stop`.
+
+    The event loop makes the calls, between other requests, so they must not block.
+    """
 
     def start(self, stage: StageStart) -> None:
         """A stage begins, with its warm-up."""
 
     def record(self, record: Record) -> None:
-        """A request has ended, of the warm-up or measured. Where other processes play, some time after it did."""
+        """A request has ended, of the warm-up or measured. With workers, the call comes some time after that."""
 
     def retry(self, record: Record) -> None:
-        """An attempt has failed, and the request is tried again: it is heard of in `record` when it has ended."""
+        """An attempt has failed and will be retried. `record` follows when the request has ended."""
 
     def stop(self, facts: StageFacts) -> None:
         """The stage has ended, whatever ended it."""
 
 
 class NullSink:
-    """Hears nothing; for a sink to begin from that needs not all."""
+    """Does nothing. The base of sinks that need only some of the calls."""
 
     def start(self, stage: StageStart) -> None: ...
 
@@ -54,10 +62,10 @@ class NullSink:
 
 
 class Sinks:
-    """Several sinks as one, in their order.
+    """Calls several sinks in their order.
 
-    Raises a LoadgenError as a sink raised it, and SinkError for anything else: those after it are not called, but for
-    `stop`, which all of them hear before the first error is raised.
+    Raises a LoadgenError of a sink unchanged, and SinkError for any other exception. The sinks after it are then not
+    called, except for `stop`, with which all sinks are called before the first error is raised.
     """
 
     def __init__(self, sinks: Sequence[Sink]) -> None:

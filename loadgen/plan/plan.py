@@ -161,7 +161,8 @@ class Stage(Struct, frozen=True):
 
     @property
     def promised(self) -> bool:
-        """Whether all of its requests are to be sent; not where time ends a closed loop, or what is known ends it."""
+        """Whether every request of the stage gets a record, sent or not. False if time ends a closed loop, or if a stop
+        rule may end the stage: then requests that were not sent are not missing."""
         return self.count is not None and self.until is None and (self.due_ns is not None or self.duration_ns is None)
 
     def planned_of(self, model: int) -> int | None:

@@ -13,7 +13,8 @@ DEFAULT_ATTAINMENT: Final = 0.9
 
 
 def answer(summary: Summary) -> str | None:
-    """Up to how many users at once the SLO was met, one sentence for each model; None without an SLO or a closed loop."""
+    """Up to how many users at once the SLO was met, one sentence for each model; None without an SLO or a closed
+    loop."""
     by_model: dict[str, list[StageSummary]] = {}
     for stage in summary.stages:
         if stage.load.is_closed and (stage.slo is not None or "slo" in stage.not_valid):

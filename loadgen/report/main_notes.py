@@ -16,7 +16,9 @@ REPEATED: Final = (
     "{count} runs of one plan: each percentile is that of a typical run, each rate the mean of the runs, and each "
     "interval comes from the differences between the runs, not from their number of requests"
 )
-ITL_BOUND: Final = "≥ or – at ITL: the gaps within one request resemble each other, so this percentile needs more requests"
+ITL_BOUND: Final = (
+    "≥ or – at ITL: the gaps within one request resemble each other, so this percentile needs more requests"
+)
 HIDDEN: Final = 1.1
 """A note says how much the send hides if the TTFT p99 from the intended time is at least this many times the one from
 the send."""
@@ -82,7 +84,9 @@ def _failures(stage: StageSummary, where: str) -> list[str]:
     by_outcome = dict(stage.requests.by_outcome)
     stopped = by_outcome.pop("cancelled", 0)
     if stopped:
-        notes.append(f"{where}: {stopped} of {stage.requests.planned} were given up or never sent, because the run was stopped")
+        notes.append(
+            f"{where}: {stopped} of {stage.requests.planned} were given up or never sent, because the run was stopped"
+        )
     failed = stage.requests.failed - stopped
     if failed:
         named = ", ".join(f"{count} {name}" for name, count in by_outcome.items() if name != "ok")

@@ -1,4 +1,4 @@
-"""What several processes saw of one stage, as one. Pure: knows no process and no clock."""
+"""Merges the facts that several processes have of one stage. Pure: knows no process and no clock."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,25 +9,25 @@ from loadgen.record import StageFacts, WorkerFacts
 from loadgen.telemetry.observer import MOST_SAMPLES, TICK_NS
 
 
-def merge_facts(conductor: StageFacts, played: Sequence[StageFacts], workers: Sequence[WorkerFacts] = ()) -> StageFacts:
+def merge_facts(parent: StageFacts, played: Sequence[StageFacts], workers: Sequence[WorkerFacts] = ()) -> StageFacts:
     """The facts of a stage that several processes played.
 
-    conductor: of the process that started them; it played nothing, and it alone watched the servers. played: of each
-    worker that lived to say so. workers: all that took part.
+    parent: the facts of the parent process, which played nothing, and alone watched the servers. played: those of each
+    worker that was not lost. workers: all workers that took part.
 
-    From the earliest start to the latest end. Each lag is the worst worker's own figure, not that of all their samples
-    together: one process that is late spoils its part of the stage, however punctual the others are. cpu_share is the
-    highest of any one process, for the same reason. Reads add up; requests in flight add up at each moment of a common
-    grid. The stage is complete when all of its parts are, and no worker was lost.
+    The stage lasts from the earliest start to the latest end. Each lag is that of the worst worker, not that of all
+    samples together: a process that is late spoils its part of the stage, however punctual the others are. For the same
+    reason, cpu_share is the highest of any one process. Reads add up, and requests in flight add up at each moment of a
+    common grid. The stage is complete if all of its parts are, and no worker was lost.
     """
-    # The conductor's own lags are left out: it plays nothing, and being late there delays no request.
-    everyone = (conductor, *played)
+    # Without the parent's own lags: it plays nothing, so its lateness delays no request.
+    everyone = (parent, *played)
     # Not added up like the counts: a percentile of all samples would hide one bad process among many good ones.
     lags = {name: _worst(getattr(facts, name) for facts in played) for name in _LAGS}
     return msgspec.structs.replace(
-        conductor,
-        start_ns=min((facts.start_ns for facts in played), default=conductor.start_ns),
-        end_ns=max((facts.end_ns for facts in played), default=conductor.end_ns),
+        parent,
+        start_ns=min((facts.start_ns for facts in played), default=parent.start_ns),
+        end_ns=max((facts.end_ns for facts in played), default=parent.end_ns),
         complete=bool(played) and all(f.complete for f in everyone) and not any(worker.lost for worker in workers),
         cpu_share=max(facts.cpu_share for facts in everyone),
         stamped_reads=sum(facts.stamped_reads for facts in played),
@@ -53,21 +53,21 @@ def _worst(lags_ns: Iterable[int | None]) -> int | None:
 def in_flight_of(played: Sequence[StageFacts]) -> tuple[tuple[int, int], ...]:
     """Requests in flight in all processes together, on one evenly spaced grid of at most MOST_SAMPLES moments.
 
-    Each process counts with the last value that it sampled by then; with none before its first, and none after its end,
-    which it may reach while others go on.
+    At each moment, each process counts with the last value that it had sampled by then. It counts with none before its
+    first sample and after its end, which it may reach earlier than others.
     """
     sampled = [facts for facts in played if facts.in_flight_samples]
     if not sampled:
         return ()
     first = min(facts.in_flight_samples[0][0] for facts in sampled)
     last = max(facts.in_flight_samples[-1][0] for facts in sampled)
-    # Never finer than the samples themselves, and never more moments than one process would have kept.
+    # Not finer than the samples themselves, and with no more moments than one process would have sampled.
     step = max(TICK_NS, -(-(last - first + 1) // MOST_SAMPLES))
     grid = np.arange(first, last + 1, step, dtype=np.int64)
     total = np.zeros(len(grid), dtype=np.int64)
     for facts in sampled:
         moments, counts = np.array(facts.in_flight_samples, dtype=np.int64).T
-        # -1 stands for a moment before the first sample; `np.where` evaluates it all the same, and drops it.
+        # -1 stands for a moment before the first sample. `np.where` drops it, after it has indexed with it.
         at = np.searchsorted(moments, grid, side="right") - 1
         total += np.where((at >= 0) & (grid <= facts.end_ns), counts[at], 0)
     return tuple(zip(grid.tolist(), total.tolist(), strict=True))

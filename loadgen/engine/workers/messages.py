@@ -1,7 +1,7 @@
-"""What the process that conducts a run and its workers say to one another: JSON lines. Knows no process.
+"""The messages between the parent process and its workers, as JSON lines. Knows no process.
 
-Nothing is pickled. The lines go through a worker's standard input and output, so what is secret in them (a key in a
-server's headers) is in no file and on no command line.
+Nothing is pickled. The lines go through a worker's standard input and output, so that a secret in them, such as a key
+in a server's headers, is in no file and on no command line.
 """
 
 import base64
@@ -23,12 +23,12 @@ class StartWorker(Struct, frozen=True, tag=True):
     """The first line to a worker."""
 
     plan: Plan
-    """Its scenario and prompts; stages come later, one by one."""
+    """With its scenario and prompts, without its stages, which come later one by one."""
     epoch_ns: int
     """The run's beginning on the monotonic clock, which is one for all processes of a machine (CLOCK_MONOTONIC on
     Linux, mach time on macOS, the performance counter on Windows)."""
     log: str
-    """The file that its records go to."""
+    """The path of the file to which the worker writes its records."""
 
 
 class Prepare(Struct, frozen=True, tag=True):
@@ -43,21 +43,22 @@ class Go(Struct, frozen=True, tag=True):
     """Play the measured requests from a moment of the monotonic clock on; answered by `Done`."""
 
     at_ns: int
-    """A little ahead, so that all workers have read it by then."""
+    """A moment a little ahead, so that all workers have read the command by then."""
     limits_ns: RequestLimits
-    """How long a request may take, by its model: equal for all workers, whoever played the warm-up."""
+    """How long a request may take, by its model. The same for all workers, each of which saw only a part of the
+    warm-up."""
 
 
 class Drain(Struct, frozen=True, tag=True):
-    """Begin no more requests; those under way may end."""
+    """Begin no more requests; those in flight may end."""
 
 
 class StopRuleMet(Struct, frozen=True, tag=True):
-    """The stage's stop rule is met: begin no more of its requests. None of them is missed."""
+    """The stage's stop rule is met: begin no more of its requests. Those that were not sent get no record."""
 
 
 class CancelInFlight(Struct, frozen=True, tag=True):
-    """Give up what is under way."""
+    """Give up the requests in flight."""
 
 
 class Ready(Struct, frozen=True, tag=True):
@@ -65,27 +66,27 @@ class Ready(Struct, frozen=True, tag=True):
 
 
 class Update(Struct, frozen=True, tag=True):
-    """How far the part is, which the worker says once an interval, and that it is alive.
+    """How far the part is. A worker sends it once an interval, which also shows that it is alive.
 
-    The records themselves are in the worker's log, written before this is said: the conductor reads them there, so that
-    nothing is encoded twice, and no worker ever waits for who reads.
+    The records themselves are in the worker's log, written before the update is sent. The parent process reads them
+    there, so that nothing is encoded twice, and no worker waits for a reader.
     """
 
     log_bytes: int
-    """Size of the worker's log so far, all of whole lines."""
+    """Size of the worker's log so far, which has only complete lines."""
     retries: tuple[int, ...] = ()
-    """Which lines since the last update are of attempts that were not the last of their request; from 0."""
+    """Which lines since the last update, from 0, are attempts that were retried."""
 
 
 class Unwritable(Struct, frozen=True, tag=True):
     """The worker's last message: its log can no longer be written."""
 
     reason: str
-    """In one line, for the person."""
+    """One line for the user."""
 
 
 class Done(Struct, frozen=True, tag=True):
-    """The part has been played, and all of its records have been told of."""
+    """The part has been played, and updates have covered all of its records."""
 
     facts: StageFacts
     answers: StreamAnswers = {}
@@ -98,7 +99,7 @@ WorkerEvent = Ready | Update | Unwritable | Done
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Child):
-        return None  # only the process that started it can ask whether it lives
+        return None  # only the process that started the child can check on it
     if isinstance(value, np.ndarray):
         return value.astype("<i8").tobytes()  # sent as base64: a million due times are not parsed one by one
     raise NotImplementedError(f"{type(value)} is no part of a plan")
@@ -114,15 +115,15 @@ _events: msgspec.json.Decoder[WorkerEvent] = msgspec.json.Decoder(WorkerEvent)
 
 
 def line_of(message: Command | WorkerEvent) -> bytes:
-    """One line, with its end."""
+    """A message as one line, with its line end."""
     return _encoder.encode(message) + b"\n"
 
 
 def decode_command(line: bytes) -> Command:
-    """What a conductor's line says. Raises msgspec.MsgspecError."""
+    """The command in a line to a worker. Raises msgspec.MsgspecError."""
     return _commands.decode(line)
 
 
 def decode_event(line: bytes) -> WorkerEvent:
-    """What a worker's line says. Raises msgspec.MsgspecError."""
+    """The event in a line from a worker. Raises msgspec.MsgspecError."""
     return _events.decode(line)

@@ -1,8 +1,9 @@
-"""The conductor's side of several processes that play a run together: starts them, tells them when, merges what they
-saw. Plays nothing itself.
+"""The parent process's side of a worker pool: starts the workers, has them play each stage at the same moment, and
+merges their facts. Plays nothing itself.
 
-A worker that dies, or says nothing for too long, is lost: what it had written is kept, the others go on, and the next
-stage begins with a fresh one in its place. Whatever ends the conductor ends its workers: their standard input ends.
+A worker that dies, or sends nothing for too long, is lost: the records that it had written are kept, the others go on,
+and before the next stage a new worker takes its place. When the parent process ends, for whatever reason, the standard
+input of its workers ends, and they end as well.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from msgspec import Struct
 
 from loadgen.child import Child
 from loadgen.engine.request_limits import RequestLimits
-from loadgen.engine.stage import RunContext, start_of
+from loadgen.engine.stage import RunContext, stage_start
 from loadgen.engine.stop import StopLevel, StopSignal
 from loadgen.engine.workers.merge import merge_facts
 from loadgen.engine.workers.messages import (
@@ -43,27 +44,29 @@ from loadgen.targets.served import Served
 from loadgen.telemetry.observer import Observer
 
 LEAD_NS: Final = 50_000_000
-"""How far ahead of "go" a stage begins: time for every worker to hear it."""
+"""How long after `Go` a stage begins, so that every worker has read it by then."""
 SILENT_S: Final = 60.0
-"""A worker that says nothing for so long is lost; one that is alive says how far it is every second."""
+"""A worker that sends nothing for this long is lost. A live one sends an update every second."""
 POLLS: Final = 4
-"""In how many parts that time is waited for: a conductor that was stopped for an hour does not blame its workers."""
+"""SILENT_S is waited for in this many parts, so that a parent process that was itself suspended loses no worker."""
 SHUTDOWN_TIMEOUT_S: Final = 10.0
 
 
 class WorkerConfig(Struct, frozen=True):
-    """What all workers of a run are told at first, and where they leave their records."""
+    """What all workers of a run have in common."""
 
     plan: Plan
     epoch_ns: int
     """The run's beginning, on the clock."""
     folder: Path
+    """The run folder, in which each worker has a log of its own."""
     silent_s: float
-    """A worker that says nothing for so long is lost, s."""
+    """A worker that sends nothing for this many seconds is lost."""
 
 
 class WorkerHandle:
-    """One worker as the conductor sees it: its process, what it has said of a stage so far, and whether it is lost."""
+    """One worker as the parent process sees it: its process, what it has reported of the stage, and whether it is
+    lost."""
 
     def __init__(self, child: Child, log: LogReader, silent_s: float) -> None:
         self._child = child
@@ -71,18 +74,19 @@ class WorkerHandle:
         self._silent_s = silent_s
         self._sinks = Sinks(())
         self.requests = 0
-        """Measured requests of the stage that have ended, as far as it has said."""
+        """How many measured requests of the stage have ended, by its last update."""
         self.facts: StageFacts | None = None
         self.answers: StreamAnswers = {}
         self.lost: str | None = None
 
     @classmethod
     async def start(cls, config: WorkerConfig, serial: int) -> "WorkerHandle":
-        """Start a process, which is then told what it is for. serial: of the run's workers; no two share a log."""
+        """Start a worker's process and send it `StartWorker`. serial: its number among all workers of the run, which
+        names its log."""
         child = await Child.start(f"worker process {serial}", "loadgen.engine.workers")
         log = config.folder / part_name(serial)
         worker = cls(child, LogReader(log), config.silent_s)
-        # Stages come later, part by part: a worker has no use for the due times of the others.
+        # Without the stages: each part comes later, and a worker needs no due times of the other parts.
         plan = msgspec.structs.replace(config.plan, stages=())
         worker.send(StartWorker(plan, config.epoch_ns, str(log)))
         return worker
@@ -93,38 +97,38 @@ class WorkerHandle:
 
     @property
     def gone(self) -> bool:
-        """Whether it can play no further stage."""
+        """Whether the worker is lost or ending, and can play no further stage."""
         return self.lost is not None or self._child.output_ended
 
     def prepare(self, part: Stage, served: dict[int, Served], sinks: Sinks) -> None:
-        """Have it prepare its part of a stage. sinks: hear of that part's records."""
+        """Have the worker prepare its part of a stage. sinks: receive the records of that part."""
         self.requests, self.facts, self.answers, self._sinks = 0, None, {}, sinks
         self.send(Prepare(part, {index: served[index] for index in part.models}))
 
     def send(self, command: Command) -> None:
-        """Tell it something; one that has gone, in vain."""
+        """Send a command; does nothing if the worker is gone."""
         if not self.gone:
             self._child.send(line_of(command))
 
     async def wait_for(self, kind: type[Ready] | type[Done], on_update: Callable[[], None]) -> None:
-        """Wait until it says so, or is lost, and hand its records to the sinks meanwhile.
+        """Wait for an event of this kind, or until the worker is lost, and pass its records to the sinks meanwhile.
 
-        Raises FolderError when it cannot write what it plays, or we cannot read it.
+        Raises FolderError if the worker cannot write its log, or this process cannot read it.
         """
         polls = 0
         while self.lost is None:
             try:
                 line = await self._child.read_line(self._silent_s / POLLS)
             except TimeoutError:
-                # One long wait would run out while this process was stopped, though the worker had spoken meanwhile;
-                # of several short ones, the first after it reads what is there.
+                # One long wait would run out while this process was suspended, although the worker sent updates. With
+                # several short waits, the first one after the suspension reads those.
                 polls += 1
                 if polls == POLLS:
                     self._child.kill()
-                    self.lost = f"said nothing for {self._silent_s:g} s"
+                    self.lost = f"sent nothing for {self._silent_s:g} s"
                 continue
             polls = 0
-            if not line:  # its output has ended, and so has it
+            if not line:  # its output has ended: so has the worker
                 self.lost = await self._crash()
                 return
             event = decode_event(line)
@@ -140,7 +144,7 @@ class WorkerHandle:
                 return
 
     def _read_records(self, update: Update) -> None:
-        # The update says how far the log is whole: beyond that a line may be half written.
+        # Up to `log_bytes` the log has only complete lines; the line after that may be half written.
         retries = frozenset(update.retries)
         for position, record in enumerate(self._log.read_to(update.log_bytes)):
             if position in retries:
@@ -150,13 +154,13 @@ class WorkerHandle:
                 self._sinks.record(record)
 
     async def stop(self) -> None:
-        """Let it go: what it has written is there when this returns."""
+        """End the worker. Its log is complete when this returns."""
         self._log.close()
         await self._child.stop()
 
     async def _crash(self) -> str:
-        """How it has ended, of one whose output has; one that goes on without is killed."""
-        # Its output ends a little before it does, and only then is it known how.
+        """How a worker ended whose output has ended. One that still runs after that is killed."""
+        # A process ends a little after its output, and only then its exit code is known.
         await self._child.exit_code(SHUTDOWN_TIMEOUT_S)
         crash = await self._child.crash()
         if crash is None:
@@ -165,7 +169,7 @@ class WorkerHandle:
 
 
 class WorkerPool:
-    """The processes that play a run together. Use as `async with`: it starts them, and none is left behind."""
+    """The worker processes of a run. Use as `async with`, which starts them and ends them all."""
 
     def __init__(
         self,
@@ -176,7 +180,7 @@ class WorkerPool:
         *,
         silent_s: float = SILENT_S,
     ) -> None:
-        """note: told in words of a worker that was lost."""
+        """note: called with a line for the user when a worker is lost."""
         self.context = context
         self.note = note
         self._size = size
@@ -188,13 +192,13 @@ class WorkerPool:
         try:
             for _ in range(self._size):
                 self._workers.append(await self._start_worker())
-        except BaseException:  # __aexit__ is not called for what fails in here
+        except BaseException:  # Python does not call __aexit__ if __aenter__ raises
             await self.__aexit__()
             raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        # All of them, whatever one raises: none may be left behind.
+        # All of them are ended, even if ending one raises.
         results = await asyncio.gather(*(worker.stop() for worker in self._workers), return_exceptions=True)
         for failure in results:
             if failure is not None:
@@ -202,12 +206,12 @@ class WorkerPool:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """The processes that play now, or would play the next stage."""
+        """The processes of the current workers."""
         return tuple(worker.pid for worker in self._workers)
 
     async def workers_for(self, count: int) -> list[WorkerHandle]:
-        """So many workers that can play a stage: in the place of each that is lost, a fresh one."""
-        # Between two stages: in the middle of one, a fresh worker would begin a part that is half played.
+        """The first `count` workers, of which each that is gone was replaced by a new one."""
+        # Called between two stages. During a stage, a new worker would have to begin a part that is half played.
         for place, worker in enumerate(self._workers):
             if worker.gone:
                 await worker.stop()
@@ -215,7 +219,7 @@ class WorkerPool:
         return self._workers[:count]
 
     def parts_of(self, stage: Stage) -> list[Stage]:
-        """The parts of a stage, one a worker that takes part in it."""
+        """The parts of a stage, one for each worker that takes part in it."""
         return list(parts(stage, self._size))
 
     async def _start_worker(self) -> WorkerHandle:
@@ -224,7 +228,7 @@ class WorkerPool:
 
 
 class PooledStageRunner:
-    """Has the workers of a pool play one stage, all parts from one moment on; a `StageRunner`."""
+    """A `StageRunner` that has the workers of a pool play one stage, all parts beginning at the same moment."""
 
     def __init__(
         self,
@@ -242,44 +246,45 @@ class PooledStageRunner:
         self._served = served
         self._stop = stop
         self._sinks = sinks
-        # Requests in flight are known to the workers alone; what is watched here are the servers, and this process.
+        # Only the workers know the requests in flight. This observer measures the servers and this process.
         self._observer = Observer(pool.context.clock, lambda: 0, server_pids, machine=pool.context.machine)
         self._workers: list[WorkerHandle] = []
 
     async def warm_up(self) -> None:
         """Have each worker connect and play its part of the warm-up."""
-        self._sinks.start(start_of(self._context.plan, self._stage))
+        self._sinks.start(stage_start(self._context.plan, self._stage))
         shares = self._pool.parts_of(self._stage)
         self._workers = await self._pool.workers_for(len(shares))
-        # An end is passed on from here: a warm-up may take minutes.
+        # A stop is passed on during the warm-up too, which may take minutes.
         with self._stop.calling(self._pass_on):
             for worker, share in zip(self._workers, shares, strict=True):
                 worker.prepare(share, self._served, self._sinks)
             await self._wait_for_all(Ready)
 
     async def measure(self, limits_ns: RequestLimits) -> None:
-        """Have all workers play their part from one moment on; then the sinks are told of the stage's facts, whatever
-        ended it."""
+        """Have all workers play their parts from one moment on; then pass the stage's facts to the sinks, whatever
+        ended the stage."""
         self._observer.start()
         try:
             with self._stop.calling(self._pass_on):
-                # One moment for all, a little ahead: pipes and schedulers deliver at different times, and a stage whose
-                # parts begin apart is no stage of that many users.
+                # One moment for all, a little ahead, because each worker reads its line at a different time. If the
+                # parts began at different times, fewer users than planned would be active together.
                 go = Go(self._context.clock.now_ns() + LEAD_NS, limits_ns)
                 for worker in self._workers:
                     worker.send(go)
                 await self._wait_for_all(Done)
         finally:
-            start = start_of(self._context.plan, self._stage)
+            start = stage_start(self._context.plan, self._stage)
             own_facts = await self._observer.stop(
                 epoch_ns=self._context.epoch_ns,
-                complete=not self._context.stop.requested,
+                complete=not self._context.stop_signal.requested,
                 models=start.models,
                 targets=start.targets,
                 level=start.level,
                 rule_met=self._stop.rule_met,
             )
-            # A worker that was lost has no facts; what it had written counts, and `lost` says what is missing.
+            # A lost worker has no facts. The records that it had written count, and `lost` tells why others are
+            # missing.
             part_facts = [worker.facts for worker in self._workers if worker.facts]
             self._sinks.stop(merge_facts(own_facts, part_facts, [_facts_of(worker) for worker in self._workers]))
 
@@ -297,19 +302,20 @@ class PooledStageRunner:
         await worker.wait_for(kind, self._note_activity)
         if worker.lost and not was_lost:
             which = f"worker {place + 1} of {len(self._workers)}"
-            self._pool.note(f"{which} {worker.lost}; what it had written is kept, and the others go on")
+            self._pool.note(f"{which} {worker.lost}; the records that it had written are kept, and the others go on")
 
     def _note_activity(self) -> None:
-        # Others send, not our client; a model that is asked needs no keeping warm all the same.
+        # The workers send, not this process's client, so its last send is set here: it tells keep_warm.py to send no
+        # pings.
         self._context.client.last_sent_ns = self._context.clock.now_ns()
 
     def _pass_on(self, level: StopLevel) -> None:
-        """Tell the workers of an end that is asked for here."""
-        # A drain of the stage's own signal, and not of the run's, can only be its rule.
+        """Pass a stop on to the workers."""
+        # If the stage's signal is drained and the run's is not, the stage's stop rule is met.
         command: Command = StopRuleMet()
         if level == "cancel":
             command = CancelInFlight()
-        elif self._context.stop.requested:
+        elif self._context.stop_signal.requested:
             command = Drain()
         for worker in self._workers:
             worker.send(command)

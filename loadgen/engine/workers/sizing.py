@@ -1,4 +1,5 @@
-"""How many processes play a plan, and what each of them must be able to hold. Pure: knows no process and no socket."""
+"""How many processes play a plan, and how many files each of them must be able to open. Knows no process and no
+socket."""
 
 import contextlib
 import os
@@ -12,16 +13,17 @@ from loadgen.plan.plan import Plan, parts
 from loadgen.scenario import PYTHON_PREFIX
 
 STREAMS_PER_WORKER: Final = 500
-"""Concurrent streams that one process is trusted with where nothing was calibrated: at 20 tokens a second each, 10,000
-token events a second."""
+"""How many concurrent streams one process gets on a machine that was not calibrated. At 20 tokens a second each, these
+are 10,000 token events a second."""
 RESERVED_DESCRIPTORS: Final = 256
-"""File descriptors of a process beside its streams: logs, pipes, the event loop, connections that are being closed."""
+"""File descriptors that a process needs beside its streams: logs, pipes, the event loop, connections that are
+closing."""
 
 Workers = int | Literal["auto"]
 
 
 def parse_workers(text: str) -> Workers:
-    """What `--workers` says: a whole number, 1 or more, or "auto". Raises InputError."""
+    """The value of `--workers`: a whole number from 1 to 1024, or "auto". Raises InputError."""
     if text == "auto":
         return "auto"
     if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= 1024:
@@ -32,14 +34,14 @@ def parse_workers(text: str) -> Workers:
 def worker_count(plan: Plan, workers: Workers, cores: int, streams_per_worker: int = STREAMS_PER_WORKER) -> int:
     """How many processes play a plan.
 
-    "auto" takes one for every `streams_per_worker` concurrent streams of the plan's highest level (users, or
-    max_in_flight), and no more than there are cores: 1 up to 500 streams, 2 up to 1,000. An open loop without a limit
-    says nothing about its streams, and counts as none; nor can models in this process be shared. Never more are started
-    than some stage can be divided among.
+    "auto" takes one process for every `streams_per_worker` concurrent streams of the plan's highest level (its users,
+    or max_in_flight), and no more than there are cores: 1 up to 500 streams, 2 up to 1,000. An open loop without a
+    limit counts as no streams, because nobody knows how many it will have. A model in this process allows only this
+    process. Never are there more processes than some stage can be divided among.
 
-    Raises InputError where a number above 1 was asked for and a model is in this process.
+    Raises InputError if a number above 1 was asked for and a model is in this process.
     """
-    # A model in this process cannot be asked by another; a URL can be asked by any.
+    # Other processes cannot reach a model in this process; every process can reach a URL.
     inside = next((model for model in plan.models if (model.target or "").startswith(PYTHON_PREFIX)), None)
     if workers == "auto":
         highest = max((stage.streams or 0 for stage in plan.stages), default=0)
@@ -54,16 +56,16 @@ class Descriptors(Struct, frozen=True):
     """File descriptors that the busiest process of a plan needs."""
 
     streams: int
-    """Those that `required` is for."""
+    """How many streams `required` allows for."""
     required: int
-    """Without so many the plan cannot be played."""
+    """The plan cannot be played with fewer."""
     wished: int
-    """What an open loop without a limit may come to need."""
+    """How many an open loop without a limit may need at most."""
 
 
 def descriptors_of(plan: Plan, workers: int) -> Descriptors:
-    """What each of so many processes must be able to hold open."""
-    # One stage is played at a time, so the largest share of any of them is what a process must hold.
+    """How many files each process must be able to open, if `workers` processes play the plan."""
+    # One stage is played at a time, so a process needs what the largest part of any stage needs.
     shares = [part for stage in plan.stages for part in parts(stage, workers)[:1]]  # the first has the largest share
     known = max((part.streams or 0 for part in shares), default=0)
     possible = max((part.count or 0 for part in shares if part.streams is None), default=0)
@@ -71,8 +73,8 @@ def descriptors_of(plan: Plan, workers: int) -> Descriptors:
 
 
 def soft_limit_for(needs: Descriptors, soft: int, hard: int) -> int:
-    """The soft limit on open files that a plan is to be played with, never less than it is. Raises InputError when the
-    hard one is too low for what the plan requires."""
+    """The soft limit on open files with which to play a plan; never less than the present one. Raises InputError if the
+    hard limit is too low for what the plan requires."""
     if needs.required > hard:
         raise InputError(
             f"{needs.streams:,} streams in one process need {needs.required:,} open files, and the system's hard limit "
@@ -83,15 +85,15 @@ def soft_limit_for(needs: Descriptors, soft: int, hard: int) -> int:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """How many cores this process may run on."""
     granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return granted or 1
 
 
 def allow_open_files(needs: Descriptors) -> None:
-    """Raise the soft limit toward the hard one as far as is needed; processes that are started later inherit it.
+    """Raise the soft limit on open files as far as the plan needs. Processes that are started later inherit it.
 
-    Raises InputError when the hard limit is too low. Where the system has no such limit (Windows), does nothing.
+    Raises InputError if the hard limit is too low. Does nothing on Windows, which has no such limit.
     """
     if sys.platform == "win32":
         return
@@ -102,7 +104,8 @@ def allow_open_files(needs: Descriptors) -> None:
     soft, hard = (1 << 62 if limit == resource.RLIM_INFINITY else limit for limit in limits)
     wanted = soft_limit_for(needs, soft, hard)
     if wanted > soft:
-        # macOS names no hard limit and yet refuses what is above a limit of its kernel: then what is required must do.
+        # macOS reports no hard limit, yet refuses a soft limit above that of its kernel. Then `required` has to
+        # suffice.
         for limit in (wanted, needs.required):
             with contextlib.suppress(ValueError, OSError):
                 resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limits[1]))

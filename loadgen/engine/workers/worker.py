@@ -1,8 +1,8 @@
-"""A worker: plays its part of each stage in a process of its own, as it is told on standard input. Knows no terminal.
+"""A worker: the program of a child process that plays its part of each stage. Knows no terminal.
 
-`python -m loadgen.engine.workers`; started by `loadgen.engine.workers.pool`. It shares nothing with the others
-while it plays, keeps its records in a log of its own, ignores Ctrl-C (the conductor tells it what the person wants),
-and leaves when its standard input ends, whatever has become of the conductor.
+`loadgen.engine.workers.pool` starts it, as `python -m loadgen.engine.workers`, and sends it commands on its
+standard input. It shares nothing with other workers and writes its records to a log of its own. It ignores Ctrl-C,
+which the parent process passes on as a command, and ends when its standard input ends, even if the parent was killed.
 """
 
 import asyncio
@@ -48,22 +48,24 @@ from loadgen.wire.client import Client
 
 UPDATE_S: Final = 0.25
 ALIVE_EVERY: Final = 4
-"""Where nothing has ended, only every so many updates are sent: they say that we are alive."""
+"""While no request ends, only every fourth update is sent, to show that the worker is alive."""
 SHUTDOWN_TIMEOUT_S: Final = 5.0
-"""A worker that was left alone and has not ended in order after so long ends at once."""
+"""If the worker has not ended in order this long after its standard input ended, it ends at once."""
 
 Send = Callable[[WorkerEvent], None]
 
 
 class Updates(NullSink):
-    """The sink that tells the conductor of new records, once an interval; comes after the log that they are in."""
+    """The sink that tells the parent process, once an interval, how many records are in the log. It comes after the
+    log."""
 
     def __init__(self, log: RequestLog, send: Send) -> None:
         self._log = log
         self._send = send
         self._lines = 0
-        """Written since the last update, as `_retries` counts them."""
+        """How many lines were written since the last update."""
         self._retries: list[int] = []
+        """Which of these lines are attempts that were retried, from 0."""
 
     def record(self, record: Record) -> None:
         self._lines += 1
@@ -73,8 +75,8 @@ class Updates(NullSink):
         self._lines += 1
 
     def send(self) -> None:
-        """Send an update of all that is in the log."""
-        # The log comes before this sink, so that all records that were counted here are in it.
+        """Send an update about all records that are in the log."""
+        # The log comes before this sink, so it has every record that was counted here.
         update = Update(self._log.size, tuple(self._retries))
         self._lines, self._retries = 0, []
         self._send(update)
@@ -85,14 +87,14 @@ class Updates(NullSink):
         while True:
             await asyncio.sleep(UPDATE_S)
             silent += 1
-            # An update says nothing new while nothing ends, and yet a worker that says nothing for long is given up.
+            # While no request ends, an update has nothing new, but a worker that sends nothing for long counts as lost.
             if self._lines or silent >= ALIVE_EVERY:
                 silent = 0
                 self.send()
 
 
 class FactsHolder(NullSink):
-    """The sink that holds the facts of the part that has been played."""
+    """The sink that holds the facts of the last part."""
 
     def __init__(self) -> None:
         self.facts: StageFacts | None = None
@@ -102,7 +104,7 @@ class FactsHolder(NullSink):
 
 
 class Worker:
-    """Does as the conductor's commands say, part by part."""
+    """Carries out the commands of the parent process, part by part."""
 
     def __init__(self, start: StartWorker, client: Client, log: RequestLog, send: Send) -> None:
         for model in start.plan.models:
@@ -115,27 +117,27 @@ class Worker:
         self._stage_stop: StopSignal | None = None
 
     def take(self, command: Command) -> None:
-        """Take a command as it arrives: an end at once, what is to be played in its turn."""
+        """Take a command as it arrives: a stop takes effect at once, a part to play is queued."""
         match command:
-            # Ends do not queue: they are for what is being played now.
+            # Stops are not queued: they are for the part that is being played.
             case Prepare() | Go():
                 self._commands.put_nowait(command)
             case Drain():
-                self._context.stop.drain()
+                self._context.stop_signal.drain()
             case StopRuleMet():
-                # It may come after the part has ended by itself; the next one has a signal of its own.
+                # The part may have ended already; the next one has a signal of its own.
                 if self._stage_stop is not None:
                     self._stage_stop.meet_rule()
             case CancelInFlight():
-                self._context.stop.cancel()
+                self._context.stop_signal.cancel()
 
     async def play(self) -> None:
-        """Play parts, one after the other; never ends by itself."""
-        with self._context.stop.cancelling(self._context.client.abandon):
+        """Play parts, one after the other, until cancelled."""
+        with self._context.stop_signal.cancelling(self._context.client.abandon):
             while True:
                 prepare = await self._commands.get()
                 assert isinstance(prepare, Prepare)
-                with self._context.stop.of_stage() as self._stage_stop:
+                with self._context.stop_signal.of_stage() as self._stage_stop:
                     await self._play_part(prepare, self._stage_stop)
 
     async def _play_part(self, prepare: Prepare, stop: StopSignal) -> None:
@@ -144,25 +146,26 @@ class Worker:
         part = LocalStageRunner(self._context, prepare.stage, prepare.served, stop, sinks)
         async with Background(self._updates.send_regularly()):
             await part.warm_up()
-            # Between "go" and the first request there is no time to look at all that we have made so far; and frozen,
-            # the collector never looks at it again: a full collection in the middle of a stage stalls every stream.
+            # Collected now, because there is no time for it after `Go`. Frozen objects are never examined again, and a
+            # full collection in the middle of a stage would stall every stream.
             gc.collect()
             gc.freeze()
-            # The conductor waits for the slowest of us: what is sent before this is part of no measurement.
-            self._updates.send()  # first the records of the warm-up, by which requests are limited
+            # Measuring begins when every worker has sent `Ready`. The update goes first, because the parent process
+            # limits the measured requests by the records of the warm-up.
+            self._updates.send()
             self._send(Ready())
             go = await self._commands.get()
             assert isinstance(go, Go)
             await part.measure(go.limits_ns, go.at_ns)
         assert facts_holder.facts is not None
-        # The last records before the word that all have been told of.
+        # The last records first: `Done` says that all of them were reported.
         self._updates.send()
-        # Not where something else has ended the part: then it is not done.
+        # Not sent if an exception ended the part.
         self._send(Done(facts_holder.facts, part.answers()))
 
 
 async def work(start: StartWorker, send: Send, lines: BinaryIO) -> None:
-    """Do as the lines say until they end, and then raise CancelledError."""
+    """Carry out the commands in the lines until these end; then raise CancelledError."""
     with contextlib.closing(RequestLog(Path(start.log))) as log:
         async with Client() as client:
             worker = Worker(start, client, log, send)
@@ -171,8 +174,8 @@ async def work(start: StartWorker, send: Send, lines: BinaryIO) -> None:
 
 
 def _listen(lines: BinaryIO, take: Callable[[Command], None]) -> None:
-    """Hand every line to the event loop; at their end, cancel the task that called. In a thread of its own, which waits
-    in the system: pipes cannot be awaited on every platform."""
+    """Pass every line to the event loop, and cancel the calling task when the lines end. Reads in a thread, because
+    pipes cannot be awaited on every platform."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
 
@@ -181,7 +184,7 @@ def _listen(lines: BinaryIO, take: Callable[[Command], None]) -> None:
             for line in iter(lines.readline, b""):
                 loop.call_soon_threadsafe(take, decode_command(line))
             loop.call_soon_threadsafe(task.cancel)
-        # Nobody is left to stop us: a thread that never returns must not keep this process alive.
+        # The parent process is gone, so nothing else would end this one if a thread of it never returned.
         threading.Event().wait(SHUTDOWN_TIMEOUT_S)
         os._exit(1)
 
@@ -189,22 +192,22 @@ def _listen(lines: BinaryIO, take: Callable[[Command], None]) -> None:
 
 
 def main() -> None:
-    """Work for whoever started this process, as its standard input says."""
+    """Carry out the commands on standard input."""
     guard_tracebacks()
-    # A terminal sends Ctrl-C to every process of the group; the conductor alone knows what the first one means.
+    # A terminal sends Ctrl-C to every process of the group. Only the parent process decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Unbuffered: a line is with the conductor when it has been written, whatever becomes of us.
+    # Unbuffered, so that a line that was written has left this process even if it is killed.
     out = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whoever prints here does not break into our lines
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not get between our lines
 
     def send(event: WorkerEvent) -> None:
-        # Unbuffered, so that nothing lies in a buffer of ours when we are killed; a write may then be a short one.
+        # An unbuffered write may write only a part.
         rest = memoryview(line_of(event))
-        with contextlib.suppress(BrokenPipeError):  # nobody listens: then standard input ends as well
+        with contextlib.suppress(BrokenPipeError):  # the parent process is gone; standard input ends as well then
             while rest:
                 rest = rest[out.write(rest) :]
 
-    # Not `sys.stdin` itself: while a thread waits in it, the interpreter could not end.
+    # Not `sys.stdin` itself: the interpreter cannot end while a thread reads it.
     lines = os.fdopen(os.dup(sys.stdin.fileno()), "rb")
     first = lines.readline()
     if not first:

@@ -232,7 +232,7 @@ async def with_crew(
         pool = WorkerPool(2, context, folder, lambda _: None, silent_s=silent_s)
         async with pool, serve_url(plan.models[0], "t") as served:
             for before in befores:
-                runner = PooledStageRunner(pool, plan.stages[0], {0: served}, context.stop, Sinks((kept,)))
+                runner = PooledStageRunner(pool, plan.stages[0], {0: served}, context.stop_signal, Sinks((kept,)))
                 playing = asyncio.create_task(play(runner))
                 await asyncio.sleep(0)
                 await before(pool)
@@ -255,7 +255,7 @@ class FactsKept(NullSink):
 
 async def test_a_worker_that_says_nothing_for_long_is_ended_and_lost(tmp_path: Path) -> None:
     (told,) = await with_crew(tmp_path, stop_one, silent_s=1.0)
-    assert told.workers[0].lost == "said nothing for 1 s"
+    assert told.workers[0].lost == "sent nothing for 1 s"
     assert not told.complete
 
 
@@ -341,7 +341,7 @@ def written(folder: Path) -> int:
     return sum(log.read_bytes().count(b"\n") for log in folder.glob("results/*/*/requests*.jsonl"))
 
 
-async def test_when_the_conductor_is_killed_its_workers_go_and_every_ended_request_is_kept(tmp_path: Path) -> None:
+async def test_when_the_parent_process_is_killed_its_workers_go_and_every_ended_request_is_kept(tmp_path: Path) -> None:
     with Server((BEGIN, *every(0.03, say("a", "b")), END)) as server:
         process = await command(tmp_path, server.url)
         try:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from loadgen.engine.players import GONE_NS, REFUSED_PAUSE_NS
+from loadgen.engine.players import CONNECT_PAUSE_NS, GONE_NS
 from loadgen.engine.stop import INTERRUPTIBLE_NS, StopSignal
 from loadgen.live.sink import NullSink
 from loadgen.plan.plan import Level, Planned, Stage
@@ -329,11 +329,11 @@ def test_a_server_that_fails_at_once_gets_no_more_than_was_planned() -> None:
 
 def test_a_server_that_takes_no_connection_is_asked_four_times_a_second_and_after_ten_seconds_no_more() -> None:
     told = played(closed(2, 1000), Server(always(0), outcome="connect_error"))
-    assert told.lasted_ns == GONE_NS + REFUSED_PAUSE_NS
+    assert told.lasted_ns == GONE_NS + CONNECT_PAUSE_NS
     refused, cancelled = told.of("connect_error"), told.of("cancelled")
-    assert len(refused) == 2 * GONE_NS // REFUSED_PAUSE_NS + 1
+    assert len(refused) == 2 * GONE_NS // CONNECT_PAUSE_NS + 1
     assert len(refused) + len(cancelled) == 1000
-    assert {kept.reply.detail for kept in cancelled} == {"the server took no connection any more"}
+    assert {kept.reply.detail for kept in cancelled} == {"the server accepted no more connections"}
 
 
 def test_a_server_that_comes_back_within_ten_seconds_gets_all_of_its_requests() -> None:

@@ -1,4 +1,4 @@
-"""What conductor and workers say to one another arrives as it was said, arrays and all."""
+"""What parent process and workers send to one another arrives as it was sent, arrays and all."""
 
 import msgspec
 import numpy as np

@@ -17,7 +17,7 @@ from loadgen.analysis import metrics
 from loadgen.analysis.stage import split_by_attempt, stages_of
 from loadgen.analysis.summarize import summarize
 from loadgen.analysis.summary import Requests
-from loadgen.engine.retry import as_one, is_last, is_met, wait_ns
+from loadgen.engine.retry import as_one, is_last, is_retryable, wait_ns
 from loadgen.engine.stop import StopSignal
 from loadgen.live.sink import NullSink
 from loadgen.plan.plan import Level, Planned, Stage, digest, make_plan
@@ -68,12 +68,12 @@ def test_unless_told_otherwise_what_is_refused_is_asked_again_and_nothing_else(r
 
 
 def test_failures_are_named_by_outcome_by_status_or_by_its_first_digit() -> None:
-    assert is_met(("http_5xx",), refused(502))
-    assert not is_met(("http_5xx",), refused(429))
-    assert is_met(("http_4xx",), refused(429))
-    assert is_met(("http_error",), refused(418))
-    assert is_met(("truncated",), Reply(outcome="truncated", status=200))
-    assert not is_met(("http_503",), Reply(outcome="stream_error", status=503))
+    assert is_retryable(("http_5xx",), refused(502))
+    assert not is_retryable(("http_5xx",), refused(429))
+    assert is_retryable(("http_4xx",), refused(429))
+    assert is_retryable(("http_error",), refused(418))
+    assert is_retryable(("truncated",), Reply(outcome="truncated", status=200))
+    assert not is_retryable(("http_503",), Reply(outcome="stream_error", status=503))
 
 
 def test_there_are_so_many_attempts_more_and_then_no_other() -> None:

@@ -13,7 +13,7 @@ from loadgen.telemetry.observer import MOST_SAMPLES, TICK_NS
 from tests.records import MS, S, facts
 
 SERVER = ServerFacts(pid=7, cpu_share=1.5, rss_start_bytes=1, rss_peak_bytes=2)
-CONDUCTOR = facts(cpu_share=0.01, servers=(SERVER,), loop_lag_max_ns=9 * S, stamped_reads=0)
+PARENT = facts(cpu_share=0.01, servers=(SERVER,), loop_lag_max_ns=9 * S, stamped_reads=0)
 
 
 def sampled(*samples: tuple[int, int], end_ns: int) -> StageFacts:
@@ -23,40 +23,40 @@ def sampled(*samples: tuple[int, int], end_ns: int) -> StageFacts:
 def test_a_stage_is_as_long_as_its_longest_part_and_as_late_as_its_latest_worker() -> None:
     one = facts(start_ns=5, end_ns=20 * S, cpu_share=0.2, loop_lag_p99_ns=3 * MS, stamp_lag_max_ns=None, clock_steps=1)
     two = facts(start_ns=3, end_ns=10 * S, cpu_share=0.3, loop_lag_p99_ns=2 * MS, gc_pause_max_ns=4, stamped_reads=11)
-    told = merge_facts(CONDUCTOR, [one, two])
+    told = merge_facts(PARENT, [one, two])
     assert (told.start_ns, told.end_ns, told.cpu_share) == (3, 20 * S, 0.3)
-    assert (told.loop_lag_p99_ns, told.loop_lag_max_ns) == (3 * MS, one.loop_lag_max_ns), "not the conductor's"
+    assert (told.loop_lag_p99_ns, told.loop_lag_max_ns) == (3 * MS, one.loop_lag_max_ns), "not the parent's"
     assert told.stamp_lag_max_ns == two.stamp_lag_max_ns
     lags = [facts(loop_lags_ns=lags_ns) for lags_ns in ((1, 8), (2, 7), ())]
-    assert merge_facts(CONDUCTOR, lags).loop_lags_ns == (2, 8), "the worst worker's at each percentile"
+    assert merge_facts(PARENT, lags).loop_lags_ns == (2, 8), "the worst worker's at each percentile"
     assert (told.stamped_reads, told.gc_pause_max_ns, told.clock_steps) == (one.stamped_reads + 11, 4, 1)
     assert told.servers == (SERVER,)
     assert told.complete
 
 
-def test_a_conductor_that_works_harder_than_its_workers_is_not_hidden() -> None:
+def test_a_parent_that_works_harder_than_its_workers_is_not_hidden() -> None:
     assert merge_facts(facts(cpu_share=0.9), [facts(cpu_share=0.1)]).cpu_share == 0.9
 
 
-@pytest.mark.parametrize("whose", ["conductor", "worker"])
+@pytest.mark.parametrize("whose", ["parent", "worker"])
 def test_a_stage_is_complete_when_all_of_it_is(whose: str) -> None:
     cut = facts(complete=False)
     parts = [facts(), cut] if whose == "worker" else [facts(), facts()]
-    assert not merge_facts(cut if whose == "conductor" else facts(), parts).complete
+    assert not merge_facts(cut if whose == "parent" else facts(), parts).complete
 
 
 def test_a_lost_worker_leaves_the_stage_incomplete_and_the_others_count() -> None:
     lost = WorkerFacts(pid=1, requests=3, lost="was ended by SIGKILL")
-    told = merge_facts(CONDUCTOR, [facts(stamped_reads=5)], [lost, WorkerFacts(pid=2, requests=9, cpu_share=0.08)])
+    told = merge_facts(PARENT, [facts(stamped_reads=5)], [lost, WorkerFacts(pid=2, requests=9, cpu_share=0.08)])
     assert not told.complete
     assert told.stamped_reads == 5
     assert told.workers[0] == lost
 
 
 def test_when_all_are_lost_nothing_is_known_of_their_lateness() -> None:
-    told = merge_facts(CONDUCTOR, [], [WorkerFacts(pid=1, requests=0, lost="was ended by SIGKILL")])
+    told = merge_facts(PARENT, [], [WorkerFacts(pid=1, requests=0, lost="was ended by SIGKILL")])
     assert not told.complete
-    assert (told.start_ns, told.end_ns) == (CONDUCTOR.start_ns, CONDUCTOR.end_ns)
+    assert (told.start_ns, told.end_ns) == (PARENT.start_ns, PARENT.end_ns)
     assert (told.loop_lag_p99_ns, told.stamp_lag_p99_ns, told.in_flight_samples) == (None, None, ())
 
 
@@ -97,5 +97,5 @@ def test_of_steady_workers_the_mean_is_the_sum_of_theirs_on_an_even_grid(workers
 
 
 def test_facts_with_workers_are_read_back_as_they_were() -> None:
-    told = merge_facts(CONDUCTOR, [facts()], [WorkerFacts(pid=1, requests=0, lost="x")])
+    told = merge_facts(PARENT, [facts()], [WorkerFacts(pid=1, requests=0, lost="x")])
     assert msgspec.json.decode(msgspec.json.encode(told), type=StageFacts) == told

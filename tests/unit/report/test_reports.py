@@ -178,7 +178,9 @@ def test_a_percentile_that_one_stage_knows_is_a_bound_at_those_that_do_not() -> 
         (368, "368 answered requests at each level suffice for p50, p90, p95 and p99"),
     ],
 )
-def test_one_line_says_which_percentiles_the_requests_suffice_for_and_what_it_takes_to_know_more(count: int, told: str) -> None:
+def test_one_line_says_which_percentiles_the_requests_suffice_for_and_what_it_takes_to_know_more(
+    count: int, told: str
+) -> None:
     assert sureness(summarize(run_of(turns(count)))) == f"{told}."
     assert told in console(summarize(run_of(turns(count))), width=None)
 
@@ -191,13 +193,13 @@ def test_it_says_how_many_requests_the_levels_got_where_they_differ() -> None:
 
 def test_one_answered_request_is_no_plural() -> None:
     told = sureness(summarize(run_of(turns(1)))) or ""
-    assert told.startswith("1 answered request a level carries no percentile; it takes 6 for p50 (")
+    assert told.startswith("1 answered request at each level suffices for no percentile; it takes 6 for p50 (")
 
 
 def test_of_repeated_runs_it_counts_the_requests_of_each() -> None:
     runs = [run_of(turns(20), run_id=f"run{at}") for at in range(3)]
     told = sureness(merged(runs)) or ""
-    assert told.startswith("20 answered requests a level in each run carry p50; it takes 36 for p90 (")
+    assert told.startswith("20 answered requests at each level in each run suffice for p50; it takes 36 for p90 (")
 
 
 def test_where_nothing_was_answered_there_is_nothing_to_be_sure_of() -> None:
