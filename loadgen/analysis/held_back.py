@@ -1,8 +1,8 @@
-"""Whether a stage's tokens were held back on their way: a proxy that buffers turns a stream into a few lumps. Pure.
+"""Whether a stage's tokens were held back on their way, as by a proxy that buffers and turns a stream into lumps. Pure.
 
-What is held back arrives together, and late; but so does what a busy reader of ours picks up late, and what a fast
-server makes within one turn of our event loop. Three things tell them apart: how far apart the lumps are, how late our
-own event loop was, and, where the server tells it (`timings`), how long it generated.
+Tokens that were held back arrive together, and late. But so do tokens that our own event loop reads late, and tokens
+that a fast server makes within one iteration of that loop. Three things tell these apart: the time between the lumps,
+how late our event loop was, and how long the server says that it generated (`timings`).
 """
 
 from collections.abc import Sequence
@@ -17,63 +17,67 @@ from loadgen.record import Record
 from loadgen.stats.median import median
 
 MIN_EVENTS: Final = 3
-"""An answer of fewer token-bearing events says nothing, unless one has many tokens: two may come together anywhere."""
+"""An answer with fewer token-bearing events is not judged, unless it has many tokens, because two events may come
+together by chance."""
 TOGETHER_NS: Final = 250_000
-"""Events that follow one another so closely arrived together, in one read or in several: no model makes 4,000 a
-second in one stream."""
+"""Events with a smaller gap arrived together, in one read or in several: no model makes 4,000 a second in one
+stream."""
 AT_ONCE_NS: Final = 500_000
-"""A whole answer with a mean gap below this came at once."""
+"""An answer with a smaller mean gap came at once."""
 FIRST_LUMP: Final = 3
-"""So many events in the first arrival: the first of them waited for the others."""
+"""If the first arrival has at least this many events, the first of them waited for the others."""
 FEW_ARRIVALS: Final = 2
-"""All in so many arrivals: the first token alone and then the rest, or two halves."""
+"""An answer in at most this many arrivals came as the first token and then the rest, or as two halves."""
 LUMP: Final = 8
-"""Tokens an arrival, on average: more than a step of speculative decoding gives, and less than a buffer of 4 KiB."""
+"""With at least this many tokens an arrival, on average, an answer came in lumps. A step of speculative decoding gives
+fewer, a buffer of 4 KiB more."""
 APART_NS: Final = 10_000_000
-"""Lumps that follow one another more quickly are a reader's turns, not a buffer's."""
+"""Lumps with less time between them come from the iterations of a reader, not from a buffer."""
 LATENESS: Final = 4.0
-"""A reader whose median lag is L comes round every 2 L on average; twice that is still taken for its own doing."""
+"""A reader whose median lag is L reads every 2 L on average. Up to twice that time between lumps, the reader itself may
+have caused them."""
 COVERED: Final = 0.5
-"""Tokens that came within less than this share of the time in which the server says that it made them."""
+"""If the tokens arrived within a smaller share of the time in which the server says that it made them, they were held
+back."""
 MOST: Final = 0.5
-"""The share of a stage's answers above which its numbers are not what their names say."""
+"""If a larger share of a stage's answers was held back, its numbers do not mean what their names say."""
 
 
 class HeldBack(Struct, frozen=True):
-    """A stage most of whose answers were held back. tokens, arrivals and span_ns: their medians."""
+    """How most answers of a stage were held back. tokens, arrivals and span_ns are medians over those."""
 
     answers: int
-    """Those that were held back."""
+    """How many answers were held back."""
     judged: int
-    """Those with enough events to tell."""
+    """How many answers had enough events to be judged."""
     tokens: int
     arrivals: int
-    """In how many lumps they came."""
+    """In how many lumps the tokens came."""
     span_ns: int
-    """From the first event to the last."""
+    """The time from the first event to the last."""
 
 
 class _Answers(Struct, frozen=True):
-    """Of each answer that can be judged: how its events arrived."""
+    """How the events of each answer that can be judged arrived, in columns."""
 
     events: Ns
     tokens: Ns
-    """As many as there are events, where nobody knows how many of them were shown."""
+    """The tokens that were shown; as many as there are events, if their number is not known."""
     arrivals: Ns
     first: Ns
-    """Events of the first arrival."""
+    """How many events the first arrival has."""
     spans_ns: Ns
     generated_ns: Ns
-    """How long it took to generate, as the server says; 0 where it does not, or not of what was shown."""
+    """How long the server generated, by its own account; 0 if it gives none, or counts hidden tokens."""
 
 
 def held_back(
     records: Sequence[Record], gaps: Gaps, lag_ns: int | None, tokens: Sequence[int] | None = None
 ) -> HeldBack | None:
-    """How the tokens of a stage were held back; None where they were not, or nothing can be said.
+    """How the tokens of a stage were held back; None if they were not, or if no answer can be judged.
 
-    records: its ok requests, gaps: those of their token-bearing events. lag_ns: the median lag of our event loop.
-    tokens: how many each request showed, where none is hidden; None where that is not known.
+    records: the stage's ok requests. gaps: those between their token-bearing events. lag_ns: the median lag of our
+    event loop. tokens: how many tokens each request showed; None if some are hidden, or that is not known.
     """
     answers = _answers(records, gaps, tokens)
     if answers is None:
@@ -89,23 +93,24 @@ def held_back(
 
 
 def _is_held_back(answers: _Answers, late_ns: float) -> NDArray[np.bool_]:
-    """Of each answer, whether it was held back by somebody else. late_ns: what our own lateness explains."""
-    steps, arrivals, told_ns = answers.tokens - 1, answers.arrivals, answers.generated_ns
+    """For each answer, whether it was held back by something else than us. late_ns: the time between lumps that our own
+    lateness explains."""
+    steps, arrivals, generated_ns = answers.tokens - 1, answers.arrivals, answers.generated_ns
     together = 2 * arrivals < answers.tokens
     at_once = answers.spans_ns < AT_ONCE_NS * steps
     few = (arrivals <= FEW_ARRIVALS) & (answers.events >= MIN_EVENTS)
     lumps = (answers.first >= FIRST_LUMP) | few | (answers.tokens >= LUMP * arrivals)
     apart_ns = answers.spans_ns / np.maximum(1, arrivals - 1)
     in_lumps = together & ~at_once & lumps & (apart_ns >= max(APART_NS, late_ns))
-    # How long the server took is not known: as long as it must have, at the pace of the fastest.
-    all_at_once = together & at_once & (told_ns == 0) & (late_ns < AT_ONCE_NS * steps)
-    too_short = answers.spans_ns < COVERED * told_ns * steps / answers.tokens
-    held: NDArray[np.bool_] = in_lumps | all_at_once | (too_short & (late_ns < told_ns))
+    # If the server does not say how long it generated, it took at least as long as the fastest model would.
+    all_at_once = together & at_once & (generated_ns == 0) & (late_ns < AT_ONCE_NS * steps)
+    too_short = answers.spans_ns < COVERED * generated_ns * steps / answers.tokens
+    held: NDArray[np.bool_] = in_lumps | all_at_once | (too_short & (late_ns < generated_ns))
     return held
 
 
 def _answers(records: Sequence[Record], gaps: Gaps, tokens: Sequence[int] | None) -> _Answers | None:
-    """None where no answer has enough events to tell."""
+    """None if no answer has enough events to be judged."""
     events = np.fromiter((len(record.stamps_ns) for record in records), np.int64, len(records))
     shown = events if tokens is None else np.maximum(events, np.array(tokens, dtype=np.int64))
     judged = (events >= MIN_EVENTS) | ((events > 0) & (shown >= LUMP))
@@ -119,7 +124,7 @@ def _answers(records: Sequence[Record], gaps: Gaps, tokens: Sequence[int] | None
         far = gaps.values > TOGETHER_NS
         place = np.arange(len(far)) - np.repeat(starts, counts)
         arrivals[has_gaps] += np.add.reduceat(far.astype(np.int64), starts)
-        # The place of the first gap that parts two arrivals is the length of the first arrival, less one.
+        # The index of the first gap between two arrivals is the length of the first arrival minus one.
         first[has_gaps] = np.minimum.reduceat(np.where(far, place, np.repeat(counts, counts)), starts) + 1
         spans[has_gaps] = np.add.reduceat(gaps.values, starts)
     generated = (_generated_ns(record, n) for record, n, j in zip(records, shown.tolist(), judged, strict=True) if j)
@@ -134,8 +139,9 @@ def _answers(records: Sequence[Record], gaps: Gaps, tokens: Sequence[int] | None
 
 
 def _generated_ns(record: Record, shown: int) -> int:
-    """How long the server generated what it showed, by its own timings; 0 where it does not tell."""
+    """How long the server generated, ns, by its own timings; 0 if it gives none, or if they are not about what it
+    showed."""
     timings = record.timings
-    if timings is None or not shown <= 2 * timings.predicted_n <= 4 * shown:  # else it counts what is not shown
+    if timings is None or not shown <= 2 * timings.predicted_n <= 4 * shown:  # it counts tokens that were not shown
         return 0
     return round(timings.predicted_ms * 1e6)

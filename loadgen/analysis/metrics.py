@@ -1,6 +1,7 @@
-"""The definitions: from one stage's records to arrays of each metric. Pure; the formulas of `docs/metrics.md`.
+"""The metrics of requests and of their load, computed from one stage's records, with the formulas of `docs/metrics.md`.
 
-All arrays are int64 ns, of `ok` measured requests only, unless said otherwise.
+Pure. All arrays are int64 ns and have only `ok` measured requests, unless a function says otherwise. The rates of a
+stage are in `throughput.py`, its verdict in `validity.py`.
 """
 
 import itertools
@@ -24,7 +25,7 @@ FROM_SEND = ("ttft_from_send", "e2e_from_send")
 
 
 class Window(Struct, frozen=True):
-    """The steady window: from the first to the last moment at which the asked-for load was in force, ns of the run."""
+    """The steady window: from the first to the last moment at which the requested load was applied, ns of the run."""
 
     start_ns: int
     end_ns: int
@@ -38,7 +39,7 @@ class Window(Struct, frozen=True):
 
 
 def start_of(record: Record, *, origin: LatencyOrigin) -> int | None:
-    """From when a request's latency counts."""
+    """The moment from which a request's latency counts; None if it never came."""
     return record.sent_ns if origin == "sent" else record.intended_ns
 
 
@@ -96,15 +97,15 @@ def tpot_ns(record: Record) -> int | None:
 
 
 def speed_per_s(record: Record, *, origin: LatencyOrigin) -> float | None:
-    """Output tokens a second of the whole answer: output tokens / e2e; None where either is not known, or is 0."""
+    """Output tokens a second of the whole answer: output tokens / e2e; None if either is not known, or is 0."""
     took = _gap(start_of(record, origin=origin), record.end_ns)
     return record.output_tokens / took * 1e9 if record.output_tokens and took and took > 0 else None
 
 
 def flat_stamps(records: Sequence[Record]) -> tuple[Ns, Ns]:
-    """The stamps of all records in one array, a record's after those of the one before it; and how many each has.
+    """The stamps of all records in one array, record after record, and how many each record has.
 
-    One array, and no small one a record: a large run has ten million stamps.
+    It is one array and not one for each record, because a large run has ten million stamps.
     """
     lengths = np.fromiter((len(record.stamps_ns) for record in records), np.int64, count=len(records))
     flat = itertools.chain.from_iterable(map(operator.attrgetter("stamps_ns"), records))
@@ -114,7 +115,7 @@ def flat_stamps(records: Sequence[Record]) -> tuple[Ns, Ns]:
 class Gaps(Struct, frozen=True):
     """The gaps between the token-bearing events of some requests, pooled.
 
-    A large run keeps them for all of its stages, so that what can be made of few numbers again is not held.
+    A large run keeps these for all of its stages, so what can be computed again from a few numbers is not stored.
     """
 
     values: Ns
@@ -123,7 +124,7 @@ class Gaps(Struct, frozen=True):
 
     @property
     def owners(self) -> Ns:
-        """The request, by its position, that each gap is of."""
+        """For each gap, the position of its request."""
         return np.repeat(np.arange(len(self.counts), dtype=np.int64), self.counts)
 
 
@@ -133,7 +134,7 @@ def gaps_of(records: Sequence[Record]) -> Gaps:
 
 
 def gaps_between(stamps: Ns, lengths: Ns) -> Gaps:
-    """The gaps between stamps that stand as `flat_stamps` gives them."""
+    """The gaps between stamps, given as `flat_stamps` returns them."""
     return Gaps(np.diff(stamps)[_is_within_a_record(lengths)], np.maximum(lengths - 1, 0))
 
 
@@ -143,7 +144,7 @@ def gap_ends(stamps: Ns, lengths: Ns) -> Ns:
 
 
 def _is_within_a_record(lengths: Ns) -> NDArray[np.bool_]:
-    """Of the steps from each stamp to the next, which stay within one record."""
+    """For each step from one stamp to the next: whether both belong to one record."""
     within = np.ones(max(0, int(lengths.sum()) - 1), dtype=np.bool_)
     ends = np.cumsum(lengths[lengths > 0])
     within[ends[:-1] - 1] = False
@@ -151,12 +152,12 @@ def _is_within_a_record(lengths: Ns) -> NDArray[np.bool_]:
 
 
 def steady_window(records: Sequence[Record], *, concurrency: int | None, ramp_in_ns: int = 0) -> Window | None:
-    """When the asked-for load was in force; None when it never was.
+    """When the requested load was applied; None if it never was.
 
     records: all measured requests, of all models that share the load. ramp_in_ns: how long after the first user the
-    last one begins. In a closed loop of c users: from the c-th dispatch, and not before the ramp-in has ended
-    (everybody is there), to the first answer that ends after the last dispatch (somebody has nothing left to do). In an
-    open loop: from the first to the last due time; what came due after a stop was not asked for any more.
+    last one begins. In a closed loop of c users: from the c-th dispatch, but not before the end of the ramp-in (from
+    then on all users are active), to the first answer that ends after the last dispatch (from then on a user is idle).
+    In an open loop: from the first to the last due time, without requests that came due after a stop.
     """
     sent = sorted(
         (record for record in records if record.dispatched_ns is not None), key=lambda record: record.dispatched_ns or 0
@@ -169,16 +170,20 @@ def steady_window(records: Sequence[Record], *, concurrency: int | None, ramp_in
     ramped = min(record.intended_ns for record in sent) + ramp_in_ns
     start, last = max(sent[concurrency - 1].dispatched_ns or 0, ramped), sent[-1].dispatched_ns or 0
     ends = [record.end_ns for record in sent if record.end_ns is not None and record.end_ns > last]
-    # A window of the last dispatch alone, c requests each asked once, shows no turn of the loop.
+    # If c users sent one request each, the window would be the last dispatch alone, in which no user sends a second
+    # one.
     if not ends or (len(sent) == concurrency and concurrency > 1):
         return None
     return Window(start, min(ends)) if min(ends) > start else None
 
 
 def tokens_inside(records: Sequence[Record], window: Window) -> float:
-    """Output tokens that arrived inside a window. Where events carry several tokens and the server does not say which,
-    a request's tokens are spread over its events: for a count that is harmless, for gaps it would be invention. An
-    answer that came whole brought all of its tokens at its end."""
+    """How many output tokens arrived inside a window.
+
+    If events carry several tokens and the server does not say how many, a request's tokens are spread evenly over its
+    events. That is accurate enough for a count, though it would make up gaps. The tokens of an answer that was not
+    streamed arrived at its end.
+    """
     stamps, lengths = flat_stamps(records)
     inside = (stamps >= window.start_ns) & (stamps <= window.end_ns)
     begins = np.cumsum(lengths) - lengths
@@ -195,7 +200,8 @@ def tokens_inside(records: Sequence[Record], window: Window) -> float:
 
 
 def meets(record: Record, slo: Slo, *, origin: LatencyOrigin) -> bool:
-    """Whether a request met every SLO that is set. What is not `ok` met none; one token has no TPOT to miss."""
+    """Whether a request met every limit that is set. One that is not `ok` met none; one with a single token has no
+    TPOT, and so meets that limit."""
     if record.outcome != "ok":
         return False
     start = start_of(record, origin=origin)
@@ -212,8 +218,8 @@ def _is_within(value_ns: int | None, limit_ms: float | None) -> bool:
 
 
 def fluidity(records: Sequence[Record], slo: Slo, *, origin: LatencyOrigin) -> list[float]:
-    """Of each request, the share of tokens that arrived by start + TTFT SLO + i · TPOT SLO (Etalon's index). Requests
-    without tokens are left out; of all there is none without those two SLOs."""
+    """For each request, the share of tokens that arrived by start + TTFT SLO + i · TPOT SLO (Etalon's index). Requests
+    without tokens are left out. Empty without limits on both TTFT and TPOT."""
     started = [r for r in records if r.stamps_ns and start_of(r, origin=origin) is not None]
     if slo.ttft_ms is None or slo.tpot_ms is None or not started:
         return []
@@ -227,7 +233,8 @@ def fluidity(records: Sequence[Record], slo: Slo, *, origin: LatencyOrigin) -> l
 
 
 def in_flight_recorded(records: Sequence[Record], window: Window) -> float:
-    """Requests in flight, averaged over a window, as the records tell it (for Little's law against the sampler).
+    """The mean number of requests in flight in a window, computed from the records. Little's law compares it with the
+    sampler's.
 
     A request is in flight from its dispatch to the last byte of its answer.
     """
@@ -240,15 +247,17 @@ def in_flight_recorded(records: Sequence[Record], window: Window) -> float:
 
 
 def slips(records: Sequence[Record]) -> Ns:
-    """How late we dispatched each request, ascending. What the in-flight limit held back, was the plan's doing."""
+    """How late we dispatched each request, in ascending order. The time that the in-flight limit took does not
+    count."""
     late = [r.dispatched_ns - r.intended_ns - r.held_ns for r in records if r.dispatched_ns is not None]
     return np.sort(np.array(late, dtype=np.int64))
 
 
 def achieved_share(records: Sequence[Record]) -> float | None:
-    """Achieved over asked rate in an open loop, from what was dispatched and when; None below two requests.
+    """The achieved rate over the requested rate in an open loop, from the dispatches; None below two requests.
 
-    The rate over n gaps is n / (last − first); dispatching late throughout changes nothing, falling behind does.
+    The rate over n gaps is n / (last − first). It is the same if all requests are equally late, and lower if we fall
+    behind more and more.
     """
     sent = [(r.intended_ns, r.dispatched_ns) for r in records if r.dispatched_ns is not None]
     if len(sent) < 2:
@@ -268,12 +277,13 @@ def peak_events_per_s(records: Sequence[Record]) -> int:
 def server_rates(records: Sequence[Record]) -> ServerRates | None:
     """Prefill and decode rates by the server's own `timings`, and the same from our stamps, tokens a second.
 
-    Ours: prefilled tokens / service TTFT, and (output tokens − 1) / (t_n − t_1); both are sums over sums, so that long
-    requests weigh as they do on the server. None where the server sends no timings, or tokens piled up in our reads.
+    Ours are prefilled tokens / service TTFT, and (output tokens − 1) / (t_n − t_1). Both are sums over sums, so that
+    long requests weigh as they do on the server. None if the server sends no timings, or if tokens piled up in our
+    reads.
     """
     timed = [r for r in records if r.written_ns is not None and len(r.stamps_ns) > 1]
     timed = [r for r in timed if r.stamps_ns[-1] > r.stamps_ns[0] > (r.written_ns or 0)]
-    # Tokens that piled up in one read have the last one's stamp: such a request knows no rate of its own.
+    # Tokens that piled up in one read all have its stamp, so the decode rate of such a request is not known.
     timed = [r for r in timed if r.shared_reads <= PILED_UP * (len(r.stamps_ns) - 1)]
     timed = [r for r in timed if r.timings is not None and r.timings.prompt_ms > 0 and r.timings.predicted_ms > 0]
     if not timed:
@@ -290,10 +300,11 @@ def server_rates(records: Sequence[Record]) -> ServerRates | None:
 
 
 def prefilled_tokens(record: Record) -> int:
-    """The prompt tokens that the server worked on: without those of its cache. It sent `timings`.
+    """How many prompt tokens the server computed, without those from its cache. record: of a server that sent
+    `timings`.
 
-    llama.cpp's `prompt_n` counts just these. Where it and the cached tokens are more than the prompt has, it counts
-    the whole prompt.
+    llama.cpp's `prompt_n` counts exactly these. If it and the cached tokens together are more than the prompt has, it
+    counts the whole prompt.
     """
     cached = 0 if record.cached_tokens is UNSET else record.cached_tokens
     counted = 0 if record.timings is None else record.timings.prompt_n

@@ -1,4 +1,4 @@
-"""A run's records and facts, stage by stage, and what is computed of one stage in one run. Pure; knows no terminal."""
+"""A run's records and facts, sorted by stage, and what is computed from them for one stage. Pure; knows no terminal."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -28,28 +28,28 @@ from loadgen.store.run_folder import Run
 from loadgen.targets.probe.findings import shown_tokens
 
 LATENCIES: Final = (*METRICS, *metrics.FROM_SEND, "ttfc")
-"""All that a stage may have, in the order of the summary."""
+"""The names of all latencies that a stage may have, in the order of the summary."""
 
 RequestKey = tuple[StageKey, Phase, int]
 """The same for all attempts of a request."""
 
 
 class StageData(Struct, frozen=True, dict=True):
-    """One planned stage with the records and facts that belong to it, and what is computed of them: each once."""
+    """One planned stage with its records and facts, and what is computed from them, each once."""
 
     planned: PlannedStage
     measured: tuple[Record, ...]
-    """One record a request, that of its last attempt; so are the next two."""
+    """One record for each request, that of its last attempt. The next two fields are alike in this."""
     warmup: tuple[Record, ...]
     together: tuple[Record, ...]
     """The measured requests of all models that share the stage's load."""
     facts: StageFacts | None
     earlier: tuple[Record, ...] = ()
-    """The attempts of the measured requests before their last."""
+    """The attempts of the measured requests that were retried."""
     card: ServedModel | None = None
     """What is known of the model, if it was served."""
     slo: Slo = Slo()
-    """What is asked of each request, as far as such answers can meet or miss it."""
+    """The limits on each request, without those that such answers can neither meet nor miss."""
     thinks: bool = False
     """Whether the plan has users wait between an answer and the next question."""
     floor: Floor = "contract"
@@ -57,9 +57,9 @@ class StageData(Struct, frozen=True, dict=True):
     workers: int = 1
     """How many processes shared the stage."""
     budget: Budget | None = None
-    """What one process of this machine was calibrated for, if it was."""
+    """What one process was calibrated for on this machine, if it was."""
     until: StopRule | None = None
-    """What was to be known before the stage ended."""
+    """The stop rule of the stage, if it has one."""
 
     @property
     def latency_origin(self) -> LatencyOrigin:
@@ -67,7 +67,7 @@ class StageData(Struct, frozen=True, dict=True):
 
     @property
     def users(self) -> int | None:
-        """The users of a closed loop who should all be waiting for an answer at all times: without think time."""
+        """The users of a closed loop without think time, all of whom should wait for an answer at all times."""
         return None if self.thinks else self.planned.load.concurrency
 
     @property
@@ -82,7 +82,7 @@ class StageData(Struct, frozen=True, dict=True):
 
     @property
     def requests(self) -> int:
-        """How many were planned; where time bounds a closed loop, how many there were."""
+        """How many requests were planned. If time bounds a closed loop: how many there were."""
         return max(self.planned.planned or 0, len(self.measured))
 
     @cached_property
@@ -102,7 +102,7 @@ class StageData(Struct, frozen=True, dict=True):
 
     @cached_property
     def flags(self) -> MetricFlags:
-        """Which of its numbers do not mean what their name says."""
+        """Which numbers of this stage do not mean what their names say."""
         probe = None if self.card is None else self.card.known_probe
         lag_ns = None if self.facts is None else self.facts.loop_lag_p50_ns
         shows_all = probe is not None and probe.hidden_tokens == 0
@@ -111,7 +111,7 @@ class StageData(Struct, frozen=True, dict=True):
 
     @cached_property
     def values(self) -> dict[str, Ns]:
-        """By metric, the values that the ok requests have, and of itl the gaps; none where they would be wrong."""
+        """By metric, the values of the ok requests, and for itl the gaps. No values if they would be wrong."""
         arrays = {name: metrics.known(values) for name, values in self.each.items()} | {"itl": self.gaps.values}
         return {name: values[:0] if self._is_suppressed(name) else values for name, values in arrays.items()}
 
@@ -119,13 +119,13 @@ class StageData(Struct, frozen=True, dict=True):
         return f"{metric}_ms" in self.flags.nulled
 
     def samples(self, metric: str) -> Samples:
-        """The values of a metric, and of gaps the requests that they are of."""
+        """The values of a metric; gaps come with the requests to which they belong."""
         is_of_gaps = metric == "itl" and not self._is_suppressed(metric)
         return Samples(self.values[metric], self.gaps.owners if is_of_gaps else None)
 
     @cached_property
     def latencies(self) -> dict[str, Metric]:
-        """What this run says of each latency, by its name in the summary."""
+        """The statistics of each latency in this run, by its name in the summary."""
         first, visible = self.values["ttft"], self.values["ttfc"]
         left_out = () if len(visible) and not np.array_equal(first, visible) else ("ttfc",)
         names = [name for name in LATENCIES if name in self.values and name not in left_out]
@@ -143,7 +143,7 @@ class StageData(Struct, frozen=True, dict=True):
 
     @cached_property
     def histograms(self) -> dict[str, Histogram]:
-        """By metric; over-range values are counted in each."""
+        """A histogram for each metric, which also counts values out of its range."""
         by_metric = {name: Histogram() for name in METRICS}
         for name, histogram in by_metric.items():
             histogram.record(self.values[name])
@@ -151,7 +151,7 @@ class StageData(Struct, frozen=True, dict=True):
 
     @cached_property
     def window(self) -> Window | None:
-        """When the load that was asked for was in force."""
+        """The steady window: when the requested load was applied."""
         users, ramp_in_ns = self.planned.load.concurrency, self.planned.ramp_in_ns
         return metrics.steady_window(self.together, concurrency=users, ramp_in_ns=ramp_in_ns)
 
@@ -161,12 +161,12 @@ class StageData(Struct, frozen=True, dict=True):
 
     @property
     def steadiness(self) -> Steadiness | None:
-        """Whether its latencies settled inside the window."""
+        """Whether the latencies settled inside the window."""
         return self._steadiness[0]
 
     @property
     def steady_window(self) -> Window | None:
-        """The window from where the latencies had settled; all of it where they never did."""
+        """The part of the window after the latencies had settled; all of it if they never did."""
         return self._steadiness[1]
 
     @cached_property
@@ -180,7 +180,7 @@ class StageData(Struct, frozen=True, dict=True):
 
     @property
     def not_judged(self) -> str | None:
-        """Why some of the SLO cannot be judged; None where all of it can."""
+        """Why some of the SLO cannot be judged; None if all of it can."""
         return self._judged[1].get("slo")
 
     @property
@@ -198,9 +198,10 @@ class StageData(Struct, frozen=True, dict=True):
 
 
 def stages_of(run: Run, *, floor: Floor | None = None) -> list[StageData]:
-    """A run's records by planned stage, in the plan's order. Models that took turns share the load of their level.
+    """The stages of a run with their records, in the plan's order. Models that took turns share the load of their
+    level.
 
-    floor: how many samples a percentile needs; None: as many as the scenario says.
+    floor: how many samples a percentile needs; None: as the scenario says.
     """
     floor = floor or ("strict" if run.manifest.scenario.strict else "contract")
     until = run.manifest.scenario.until
@@ -236,7 +237,7 @@ def stages_of(run: Run, *, floor: Floor | None = None) -> list[StageData]:
 
 
 def split_by_attempt(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
-    """Records that count, one a request, and those of the attempts before; each in the order in which they are."""
+    """The records that count, one for each request, and those of earlier attempts; both keep their order."""
     highest: dict[RequestKey, int] = defaultdict(int)
     for record in records:
         if record.attempt:
@@ -254,7 +255,7 @@ def _request(record: Record) -> RequestKey:
 
 
 def _slo_of(scenario: Scenario) -> Slo:
-    """What a whole answer does not have, it can neither meet nor miss."""
+    """The SLO of a scenario. If answers are not streamed, it has no limits on TTFT and TPOT, which they do not have."""
     slo = scenario.slo
     return slo if scenario.sampling.stream else msgspec.structs.replace(slo, ttft_ms=None, tpot_ms=None)
 

@@ -1,7 +1,8 @@
-"""Whether enough is known of a stage to end it: looks at the percentile that was asked for, now and then, as requests
-end. Knows no socket, no process and no clock.
+"""When a stop rule is met: estimates its percentile now and then, as requests end. Knows no socket, no process and no
+clock.
 
-The looks, and why there are so few of them, are those of `loadgen.stats.quantile.is_settled`.
+Each estimate is called a look. `loadgen.stats.quantile.is_settled` says how many of them end a stage, and why they are
+few. `loadgen.engine.stop_rule` ends the stage.
 """
 
 import asyncio
@@ -31,113 +32,117 @@ FEWEST: Final = 30
 GROWTH: Final = 1.25
 AT_ONCE: Final = 500_000
 GAPS_AT_ONCE: Final = 20_000
-"""A look at more values, or gaps, takes 10 ms or longer: it is then taken in a thread, so that nothing is sent late."""
+"""A look at more values, or gaps, takes 10 ms or longer. It then runs in a thread, so that no request is sent late."""
 
 Sample = tuple[int, tuple[int, ...]]
-"""What an ok measured request tells a look: its model's place in the stage, and its numbers (`numbers_of`)."""
+"""One ok measured request: its model's place in the stage, and its numbers (`numbers_of`)."""
 
 
-def first_look(goal: StopRule, floor: Floor = "contract") -> int:
-    """At how many requests of a model the first look is: twice the percentile's floor, and 30 at least."""
-    return max(FEWEST, 2 * floor_of(goal.p, floor))
+def first_look(rule: StopRule, floor: Floor = "contract") -> int:
+    """After how many requests of a model the first look comes: twice the percentile's floor, at least 30."""
+    return max(FEWEST, 2 * floor_of(rule.p, floor))
 
 
-def earliest_end(goal: StopRule, floor: Floor = "contract") -> int:
-    """The fewest requests of a model after which a stage may end: two looks in a row."""
-    return math.ceil(first_look(goal, floor) * GROWTH)
+def earliest_end(rule: StopRule, floor: Floor = "contract") -> int:
+    """The smallest number of requests of a model after which a stage may end: it takes two looks."""
+    return math.ceil(first_look(rule, floor) * GROWTH)
 
 
 def reason_unreachable(plan: Plan) -> str | None:
-    """Why no stage of a plan can end early, whatever is measured; None where one can, or nothing was to end it."""
+    """Why no stage of a plan can end early, whatever is measured; None if one can, or if the plan has no stop rule."""
     bounded = [stage for stage in plan.stages if stage.until is not None and stage.count is not None]
     if not bounded or len(bounded) < len(plan.stages):
         return None
-    goal, most = bounded[0].until, max((stage.count or 0) // len(stage.models) for stage in bounded)
-    fewest = 0 if goal is None else earliest_end(goal, plan.scenario.floor)
+    rule, most = bounded[0].until, max((stage.count or 0) // len(stage.models) for stage in bounded)
+    fewest = 0 if rule is None else earliest_end(rule, plan.scenario.floor)
     if most >= fewest:
         return None
-    return f"until {goal}: no level ends early, it takes {fewest:,} requests at least, and {most:,} are the most here"
+    return f"until {rule}: no level can end early: that takes at least {fewest:,} requests, and a level has {most:,}"
 
 
-def estimate_for(samples: Samples, goal: StopRule, floor: Floor = "contract") -> Quantile:
-    """The goal's percentile, at the confidence that intervals need which decide when to stop."""
-    return quantiles_of(samples, (goal.p,), floor=floor, confidence=STOPPED_CONFIDENCE)[0]
+def estimate_for(samples: Samples, rule: StopRule, floor: Floor = "contract") -> Quantile:
+    """The rule's percentile, with an interval at the confidence that deciding when to stop needs."""
+    return quantiles_of(samples, (rule.p,), floor=floor, confidence=STOPPED_CONFIDENCE)[0]
 
 
-def needed(width: float | None, count: int, goal: StopRule, floor: Floor = "contract") -> int:
-    """About how many requests would reach the goal. width: the relative half width that `count` of them reached, which
-    shrinks with the square root of their number; None: nothing is known yet, and it takes two looks at least."""
-    more = GROWTH if width is None else (width / goal.within) ** 2
-    return max(earliest_end(goal, floor), math.ceil(count * more))
+def needed(width: float | None, count: int, rule: StopRule, floor: Floor = "contract") -> int:
+    """About how many requests would meet the rule.
+
+    width: the relative half-width after `count` requests, which shrinks with the square root of their number. None: it
+    is not known yet; then the estimate is for two looks.
+    """
+    more = GROWTH if width is None else (width / rule.within) ** 2
+    return max(earliest_end(rule, floor), math.ceil(count * more))
 
 
 def sampler(
-    goal: StopRule, who: Sequence[tuple[str, str]], *, origin: LatencyOrigin
+    rule: StopRule, models: Sequence[tuple[str, str]], *, origin: LatencyOrigin
 ) -> Callable[[Record], Sample | None]:
-    """What makes a sample of a record; None of one that is none. who: (target, model) of the stage, in its order."""
-    places = {pair: place for place, pair in enumerate(who)}
+    """A function that makes a sample of a record, or None if the record does not count. models: (target, model) of each
+    model of the stage, in its order."""
+    places = {pair: place for place, pair in enumerate(models)}
 
     def sample(record: Record) -> Sample | None:
         if record.phase != "measured" or record.outcome != "ok":
             return None
-        numbers = numbers_of(record, goal.metric, origin=origin)
+        numbers = numbers_of(record, rule.metric, origin=origin)
         return (places[record.target, record.model], numbers) if numbers else None
 
     return sample
 
 
 def numbers_of(record: Record, metric: str, *, origin: LatencyOrigin) -> tuple[int, ...]:
-    """The metric's value of one request, ns; of itl the arrivals of its tokens; empty where it has none."""
+    """The metric's value of one request, ns; for itl the arrivals of its tokens. Empty if the request has none."""
     if metric == "itl":
         return record.stamps_ns if len(record.stamps_ns) > 1 else ()
     return tuple(metrics.of_requests([record], origin=origin)[metric].tolist())
 
 
 class Series:
-    """The samples of one model as they come, and the looks that were taken at them."""
+    """The samples of one model so far, and the looks at them."""
 
-    def __init__(self, goal: StopRule, floor: Floor) -> None:
-        self._goal = goal
+    def __init__(self, rule: StopRule, floor: Floor) -> None:
+        self._rule = rule
         self._floor: Floor = floor
         self._numbers = array("q")
         self._lengths = array("q")
         self._looks: list[Quantile] = []
-        self._next = first_look(goal, floor)
+        self._next = first_look(rule, floor)
         self._looking = False
 
     def take(self, numbers: Sequence[int]) -> None:
-        """Of one request, as `numbers_of` has them."""
+        """Add the numbers of one request, from `numbers_of`."""
         self._numbers.extend(numbers)
         self._lengths.append(len(numbers))
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time to look: `begin`, then `estimate_for` wherever there is time for it, then `end`."""
+        """Whether the next look is due: call `begin`, then `look`, which may run in a thread, then `end`."""
         return not self._looking and not self.met and len(self._lengths) >= self._next
 
     @property
     def met(self) -> bool:
-        return is_settled(self._looks, self._goal.within)
+        return is_settled(self._looks, self._rule.within)
 
     @property
     def width(self) -> float | None:
-        """The relative half width at the last look; None where it was not known, or nobody has looked."""
+        """The relative half-width at the last look; None if it was not known then, or if there was no look."""
         return relative_half_width(self._looks[-1]) if self._looks else None
 
     @property
     def is_long(self) -> bool:
-        """Whether a look takes too long for an event loop on which requests are due."""
-        return len(self._numbers) > (GAPS_AT_ONCE if self._goal.metric == "itl" else AT_ONCE)
+        """Whether a look takes too long for the event loop that sends requests."""
+        return len(self._numbers) > (GAPS_AT_ONCE if self._rule.metric == "itl" else AT_ONCE)
 
     def begin(self) -> Samples:
-        """What is there, for a look at it."""
+        """Begin a look: returns a copy of the samples so far."""
         self._looking = True
         self._next = math.ceil(len(self._lengths) * GROWTH)
         numbers: Ns = np.array(self._numbers)
-        return gap_samples(numbers, np.array(self._lengths)) if self._goal.metric == "itl" else Samples(numbers)
+        return gap_samples(numbers, np.array(self._lengths)) if self._rule.metric == "itl" else Samples(numbers)
 
     def look(self, samples: Samples) -> Quantile:
-        return estimate_for(samples, self._goal, self._floor)
+        return estimate_for(samples, self._rule, self._floor)
 
     def end(self, look: Quantile) -> None:
         self._looking = False
@@ -145,28 +150,28 @@ class Series:
 
 
 class StopRuleMonitor:
-    """One stage that ends when enough is known of each of its models."""
+    """Watches one stage, whose stop rule is met when it is met for each of its models."""
 
     def __init__(
         self,
-        goal: StopRule,
+        rule: StopRule,
         models: int,
         floor: Floor,
         *,
         enough: Callable[[], None],
         say: Callable[[str], None],
     ) -> None:
-        """enough: called once. say: told in words how far it is, after each look."""
-        import scipy.special  # noqa: F401  now: in the middle of the stage its import would hold up what is sent
+        """enough: called once, when the rule is met. say: called after each look, with a text about the progress."""
+        import scipy.special  # noqa: F401  imported now, because in the middle of the stage it would delay requests
 
-        self._goal = goal
-        self._series = [Series(goal, floor) for _ in range(models)]
+        self._rule = rule
+        self._series = [Series(rule, floor) for _ in range(models)]
         self._enough = enough
         self._say = say
         self.met = False
 
     def take(self, sample: Sample | None) -> None:
-        """A request has ended; None: it tells nothing."""
+        """Add the sample of a request that has ended; None: it does not count."""
         if sample is None or self.met:
             return
         place, numbers = sample
@@ -190,9 +195,9 @@ class StopRuleMonitor:
 
     @property
     def words(self) -> str:
-        """How far it is, by the model that is furthest from it."""
-        goal = f"{self._goal.metric} {self._goal.percentile}"
+        """How precisely the percentile is known, for the model for which it is known least."""
+        percentile = f"{self._rule.metric} {self._rule.percentile}"
         widths = [series.width for series in self._series]
         worst = None if None in widths else max(width for width in widths if width is not None)
         reached = "not known yet" if worst is None else f"±{100 * worst:.2g} %"
-        return f"{goal} {reached} (asked: ±{100 * self._goal.within:.3g} %)"
+        return f"{percentile} {reached} (asked: ±{100 * self._rule.within:.3g} %)"

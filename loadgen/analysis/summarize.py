@@ -1,7 +1,7 @@
-"""Runs become their summary: of each stage what it says in one run, or in repeated runs of one plan. Pure.
+"""Computes the summary of a run, or of repeated runs of one plan. Pure.
 
-Every function takes a stage as it was in each run. Of one run it says what that run says; of several, outcomes, tokens
-and windows add up, and a verdict is the worst. Runs are what is independent then, not their requests.
+Every function takes a stage's `StageData` in each run. With several runs, outcomes, tokens and windows add up, the
+worst verdict counts, and intervals treat the runs as independent, not their requests.
 """
 
 from collections import Counter
@@ -56,15 +56,15 @@ OVER_RUNS: Final[dict[str, Callable[[Sequence[float]], float | None]]] = {
     "over_range": sum,
     "clock_steps": sum,
 }
-"""What several runs measured of themselves, by its name in `Self`: shares that should be high at their lowest, counts
-added up. All else is at its highest."""
+"""How to combine what several runs measured of themselves, by the field of `Self`: the lowest of shares that should be
+high, the sum of counts. The highest of any other field."""
 
 
 def summarize(run: Run, *, floor: Floor | None = None) -> Summary:
-    """The summary of a run as it was read from its folder; equal folders give equal summaries.
+    """The summary of a run that was read from its folder. Equal folders give equal summaries.
 
-    floor: how many samples a percentile needs, "strict" being as many as MLPerf asks for a published result; None: as
-    many as the scenario says.
+    floor: how many samples a percentile needs; "strict": as many as MLPerf requires for a published result; None: as
+    the scenario says.
     """
     return summary_of([run], [stages_of(run, floor=floor)])
 
@@ -72,17 +72,17 @@ def summarize(run: Run, *, floor: Floor | None = None) -> Summary:
 def merged(runs: Sequence[Run], *, floor: Floor | None = None) -> Summary:
     """The summary of two or more runs of one plan, in the order given.
 
-    A percentile is that of a typical run, and its interval comes from how the runs differ (`loadgen.stats.repeats`);
-    `p99_runs` has each run's own. Rates are means over the runs. For both, a run in which the stage was cut short is
-    passed over where two complete ones are there. Each reason of a verdict says in how many runs it was met. floor: as
-    in `summarize`. Raises InputError for runs that are not of one plan, or of which one is given twice.
+    A percentile is that of a typical run, and its interval comes from the differences between the runs
+    (`loadgen.stats.repeats`); `p99_runs` has each run's own value. Rates are means over the runs. Both leave out runs
+    in which the stage was cut short, if there are two complete ones. Each reason of a verdict says in how many runs it
+    holds. floor: as in `summarize`. Raises InputError if the runs are not of one plan, or if one is given twice.
     """
     same_plan.check_alike(runs)
     return summary_of(runs, [stages_of(run, floor=floor) for run in runs])
 
 
 def summary_of(runs: Sequence[Run], stages: Sequence[Sequence[StageData]]) -> Summary:
-    """The summary of one run, or of several of one plan. stages: of each run, by `stages_of`."""
+    """The summary of one run, or of several of one plan. stages: each run's, from `stages_of`."""
     first = runs[0].manifest
     strict = any(stage.floor == "strict" for stages_of_run in stages for stage in stages_of_run)
     floor: Floor = "strict" if strict else "contract"
@@ -102,7 +102,7 @@ def summary_of(runs: Sequence[Run], stages: Sequence[Sequence[StageData]]) -> Su
 
 
 def _stage(stages: Sequence[StageData], floor: Floor) -> StageSummary:
-    """One stage, as it was in each run. Where it was skipped in some, of the others."""
+    """The summary of one stage from its data in each run. Runs in which it was skipped are left out."""
     played = [stage for stage in stages if not stage.is_skipped]
     first = played[0] if played else stages[0]
     planned = first.planned
@@ -116,7 +116,7 @@ def _stage(stages: Sequence[StageData], floor: Floor) -> StageSummary:
     verdicts = [None if stage.is_skipped else validity(stage) for stage in stages]
     return msgspec.structs.replace(
         summary,
-        # Without what belongs to the whole run.
+        # Without the fields that belong to the whole run.
         card=None if first.card is None else msgspec.structs.replace(first.card, probe=UNSET, settings=UNSET),
         incomplete=any(stage.is_skipped or not stage.is_complete for stage in stages),
         requests=_requests(played),
@@ -135,8 +135,8 @@ def _stage(stages: Sequence[StageData], floor: Floor) -> StageSummary:
 
 
 def _compared(stages: Sequence[StageData]) -> list[StageData | None]:
-    """Each run's stage, as far as it is to be compared with the others: not where it was skipped, nor, where there are
-    two that were played to their end, where it was cut short."""
+    """Each run's stage if it is compared with the others, else None: if it was skipped, or if it was cut short and two
+    runs have it complete."""
     is_complete = [not stage.is_skipped and stage.is_complete for stage in stages]
     is_compared = is_complete if sum(is_complete) >= 2 else [not stage.is_skipped for stage in stages]
     return [stage if compared else None for stage, compared in zip(stages, is_compared, strict=True)]
@@ -156,7 +156,7 @@ def _window_s(stage: StageData) -> float | None:
 
 
 def _requests(stages: Sequence[StageData]) -> Requests:
-    """Counts that add up: what a killed run planned and has no record of counts as cancelled."""
+    """The counts of all runs added up. Requests that a killed run planned and has no record of count as cancelled."""
     counted = Counter(record.outcome for stage in stages for record in stage.measured)
     planned = sum(stage.requests for stage in stages)
     counted["cancelled"] += planned - counted.total()
@@ -173,12 +173,12 @@ def _requests(stages: Sequence[StageData]) -> Requests:
 
 
 def _was_made(record: Record) -> bool:
-    """Whether an attempt was made: not of what was shed, or stopped before its turn, first or later."""
+    """Whether the attempt of a record was made. It was not if the request was shed, or stopped before this attempt."""
     return (record.attempt_ns if record.attempt else record.dispatched_ns) is not None
 
 
 def _metrics(compared: Sequence[StageData | None], floor: Floor) -> dict[str, Metric]:
-    """Each latency that some run has: of those runs in which it has values."""
+    """Each latency that has values in some run, from the runs in which it has."""
     names = dict.fromkeys(name for stage in compared if stage is not None for name in stage.latencies)
     return {name: _metric(name, compared, floor) for name in names}
 
@@ -194,7 +194,7 @@ def _metric(name: str, compared: Sequence[StageData | None], floor: Floor) -> Me
 
 
 def _throughput(each: Sequence[Throughput | None], rates: dict[str, AcrossRuns]) -> Throughput:
-    """The means over the runs; of one run its rates, with the interval that its own requests give."""
+    """The means of the rates over the runs. For a single run: its rates, with the interval from its own requests."""
     if len(each) == 1 and each[0] is not None:
         return each[0]
     return Throughput(
@@ -203,7 +203,7 @@ def _throughput(each: Sequence[Throughput | None], rates: dict[str, AcrossRuns])
 
 
 def _tokens(stages: Sequence[StageData]) -> Tokens:
-    """Prompt tokens that one run does not know are known of none."""
+    """The tokens of all runs added up. If one run does not know its prompt tokens, the sum is not known."""
     records = [record for stage in stages for record in stage.ok]
     sources = {record.token_source for record in records}
     prompt = [_prompt_tokens(stage.ok) for stage in stages]
@@ -222,8 +222,8 @@ def _prompt_tokens(records: Sequence[Record]) -> int | None:
 
 
 def _attainment(stages: Sequence[StageData]) -> Attainment | None:
-    """How far the SLO was met, as far as it can be judged; None without one, or without a gate where nothing can be.
-    No gate is passed by what is not known."""
+    """How many requests met the SLO, as far as it can be judged. None without an SLO, and if none of it can be judged
+    and there is no gate. A gate is not passed if some of the SLO cannot be judged."""
     of_runs = [stage for stage in stages if stage.slo_limits_ms or (stage.not_judged and stage.slo.attainment)]
     if not of_runs:
         return None
@@ -260,8 +260,8 @@ def _weighted(pairs: Sequence[tuple[float, int]]) -> float | None:
 
 
 def _server(stages: Sequence[StageData]) -> ServerSummary | None:
-    """The server's side: its processes together, as we saw them, memory at its highest and CPU on average over the
-    runs; and its own timings beside ours."""
+    """What we measured of the server's processes together, with the highest memory and the mean CPU over the runs; and
+    its own timings beside ours."""
     runs = [stage.facts.servers for stage in stages if stage.facts is not None and stage.facts.servers]
     rates = metrics.server_rates([record for stage in stages for record in stage.ok])
     if not runs and rates is None:
@@ -282,7 +282,7 @@ def _mib(sizes: Iterable[int | None]) -> float | None:
 
 
 def _validity(each: Sequence[Validity]) -> Validity:
-    """Of each run whether it is to be believed; of all, what the worst says, and of machines, the one that neighbors
+    """The worst verdict of the runs, with the reasons of all, and the facts of the machine in the run that neighbors
     slowed most."""
     machines = [run.machine for run in each if run.machine is not UNSET]
     return Validity(
@@ -303,7 +303,8 @@ def _over_runs(name: str, values: Sequence[Any]) -> Any:
 
 
 def _reasons(each: Sequence[Sequence[Reason]]) -> tuple[Reason, ...]:
-    """Each reason once, as the run says it that has it at its worst; of several runs, in how many."""
+    """Each reason once, in the words of the run in which it is worst. With several runs, it says in how many it
+    holds."""
     if len(each) == 1:
         return tuple(each[0])
     by_code: dict[str, dict[int, Reason]] = {}
@@ -319,13 +320,13 @@ def _reasons(each: Sequence[Sequence[Reason]]) -> tuple[Reason, ...]:
 
 
 def _steadiness(stages: Sequence[StageData]) -> Steadiness | None:
-    """Of the run which settled least."""
+    """The steadiness of the run that settled least."""
     each = [stage.steadiness for stage in stages if stage.steadiness is not None]
     return max(each, key=lambda run: ((True, None, False).index(run.steady), run.warmed_after), default=None)
 
 
 def _not_valid(stages: Sequence[StageData]) -> dict[str, str]:
-    """By metric, the first run's words; and in how many runs, where it is not all of them."""
+    """By metric, why it is not valid, in the words of the first such run, and in how many runs, if not in all."""
     reasons: dict[str, str] = {}
     each = [stage.not_valid for stage in stages]
     for name in dict.fromkeys(name for not_valid in each for name in not_valid):
@@ -335,25 +336,25 @@ def _not_valid(stages: Sequence[StageData]) -> dict[str, str]:
 
 
 def _until(stages: Sequence[StageData]) -> Until | None:
-    """What a stage waited for: in the run that came least far."""
+    """What the stop rule of a stage came to, in the run that was furthest from meeting it."""
     each = [_until_in_run(stage, stage.until) for stage in stages if stage.until is not None]
     return max(each, key=lambda run: (run.reached is None, run.needed or 0, run.width or 0.0), default=None)
 
 
-def _until_in_run(stage: StageData, goal: StopRule) -> Until:
-    """By the interval in the summary, which was made for that."""
-    known = stage.latencies[f"{goal.metric}_ms"].percentile(goal.percentile)
-    width = relative_half_width(Quantile(goal.p, known.value, known.low, known.high))
+def _until_in_run(stage: StageData, rule: StopRule) -> Until:
+    """What the stop rule came to in one run, by the interval in the summary."""
+    known = stage.latencies[f"{rule.metric}_ms"].percentile(rule.percentile)
+    width = relative_half_width(Quantile(rule.p, known.value, known.low, known.high))
     early = stage.facts is not None and stage.facts.rule_met
-    # Where the requests ran out, nobody chose the moment by the width: it counts as it is.
-    reached = width is not None and (early or width <= goal.within)
+    # If the requests ran out, the width did not choose when to stop, so it counts as it is.
+    reached = width is not None and (early or width <= rule.within)
     return Until(
-        metric=goal.metric,
-        percentile=goal.percentile,
-        asked=goal.within,
+        metric=rule.metric,
+        percentile=rule.percentile,
+        asked=rule.within,
         reached=rounded(width) if reached else None,
         requests=len(stage.ok),
         early=early,
         width=rounded(width),
-        needed=None if reached else stop_rule.needed(width, len(stage.ok), goal, stage.floor),
+        needed=None if reached else stop_rule.needed(width, len(stage.ok), rule, stage.floor),
     )

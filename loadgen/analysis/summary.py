@@ -1,7 +1,7 @@
-"""What a run says: the shape of `summary.json`. Data only; making it is `loadgen.analysis.summarize`.
+"""The types of `summary.json`: data only. `loadgen.analysis.summarize` computes them.
 
-The file has a percentile as keys beside each other (`p99`, `p99_ci`); in here it is a `Percentile`. `summary_data` and
-`summary_from` lead from the one to the other.
+The file has a percentile as keys beside each other (`p99`, `p99_ci`); here it is a `Percentile`. `summary_data` and
+`summary_from` convert between the two.
 """
 
 from collections.abc import Iterable
@@ -22,26 +22,26 @@ class Percentile(Struct, frozen=True):
     """One percentile of a metric with its 95 % interval, ms."""
 
     value: float | None
-    """None where the samples do not bound it from above: then it is shown by `at_least`, or not at all."""
+    """None if the samples do not bound it from above. Then `at_least` is shown in its place, or nothing."""
     low: float | None = None
     high: float | None = None
-    """None exactly where the value is."""
+    """None exactly if the value is None."""
     runs: tuple[float | None, ...] | None = None
-    """Where runs are merged, each run's own; None for a run in which it is not known."""
+    """If runs are merged, each run's own value; None for a run in which it is not known."""
 
     @property
     def at_least(self) -> float | None:
-        """What stands in place of a value that is not known: the interval's lower end."""
+        """The lower end of the interval, if the value is not known: the percentile is at or above this."""
         return self.low if self.value is None else None
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Both ends of the interval; None where the value is not known."""
+        """Both ends of the interval; None if the value is not known."""
         return None if self.value is None or self.low is None or self.high is None else (self.low, self.high)
 
 
 class Metric(Struct, frozen=True):
-    """What is known of one latency, ms."""
+    """The statistics of one latency, ms."""
 
     count: int = 0
     mean: float | None = None
@@ -51,7 +51,7 @@ class Metric(Struct, frozen=True):
     """By name: p50, p90, …"""
 
     def percentile(self, name: str) -> Percentile:
-        """A percentile by its name; one that nobody computed is not known."""
+        """A percentile by its name; one that was not computed has no value."""
         return self.percentiles[name] if name in self.percentiles else Percentile(None)
 
 
@@ -65,18 +65,19 @@ class ServerRates(Struct, frozen=True):
 
 
 class ServerSummary(Struct, frozen=True):
-    """The server's side of a stage. Of its processes, all together: null is not known, a missing key not looked at."""
+    """What was measured of the server during a stage, of all its processes together. Null: not known; a missing key:
+    not measured."""
 
     rss_start_mib: float | UnsetType | None = UNSET
     rss_peak_mib: float | UnsetType | None = UNSET
     cpu_share: float | UnsetType | None = UNSET
-    """Of one core: 2.0 is two cores busy."""
+    """As a share of one core: 2.0 is two busy cores."""
     rates: ServerRates | UnsetType = UNSET
 
 
 class Requests(Struct, frozen=True):
-    """Measured requests: planned = ok + failed, always. failed: every other outcome. attempts: how often one of them
-    was sent, or tried to be; retried: those that more than one attempt was made of."""
+    """Counts of measured requests; planned = ok + failed, always. failed: all outcomes but ok. attempts: how many
+    attempts were made; retried: how many requests had more than one attempt."""
 
     planned: int
     ok: int
@@ -88,8 +89,9 @@ class Requests(Struct, frozen=True):
 
 
 class Throughput(Struct, frozen=True):
-    """Inside the steady window; null where there was none, or no SLO. Per-user: the median over requests of 1/TPOT; and
-    e2e_tokens_per_s that of output tokens / E2E, with its 95 % interval; both of all ok requests, window or not."""
+    """Rates inside the steady window; null without a window, or without an SLO for goodput. per_user_tokens_per_s: the
+    median over requests of 1/TPOT. e2e_tokens_per_s: the median of output tokens / E2E, with its 95 % interval. These
+    two are over all ok requests, inside the window or not."""
 
     output_tokens_per_s: float | None
     requests_per_s: float | None
@@ -100,8 +102,8 @@ class Throughput(Struct, frozen=True):
 
 
 class Tokens(Struct, frozen=True):
-    """Tokens of the ok requests. prompt: null where no answer told. source: "usage", "events", or "mixed". cached: of
-    the prompt's, those that the server took from a cache; no such key where no answer told."""
+    """Tokens of the ok requests. prompt: null if no answer says it. source: "usage", "events", or "mixed". cached: how
+    many prompt tokens came from a cache; the key is missing if no answer says it."""
 
     prompt: int | None
     output: int
@@ -112,8 +114,8 @@ class Tokens(Struct, frozen=True):
 class Effect(Struct, frozen=True, order=True):
     """A number that is off because of us.
 
-    share: by how much of what it would be (0.05: 5 %). number: its name in a report. by_ms: the same in ms; of a rate,
-    how long each request waited for us.
+    share: by how much, relative to the true value (0.05: 5 %). number: its name in a report. by_ms: by how much in ms;
+    for a rate, how long each request waited for us.
     """
 
     share: float
@@ -122,8 +124,8 @@ class Effect(Struct, frozen=True, order=True):
 
 
 class Self(Struct, frozen=True):
-    """Our own part in the numbers, and what the verdict rests on. Null: not measured, not of this kind of load, or of
-    fewer samples than such a percentile needs (`loadgen.stats.quantile.floor_of`)."""
+    """The measurements of ourselves, which decide the verdict. Null: not measured, of no meaning for this kind of load,
+    or with fewer samples than such a percentile needs (`loadgen.stats.quantile.floor_of`)."""
 
     dispatch_slip_p99_ms: float | None = None
     loop_lag_p99_ms: float | None = None
@@ -146,7 +148,7 @@ class Self(Struct, frozen=True):
     dispatch_slip_max_ms: float | None = None
     dispatch_slip_p99_ci_ms: tuple[float, float] | None = None
     dispatch_slip_p99_at_least_ms: float | None = None
-    """Where the p99 is not known, what it is not below."""
+    """If the p99 is not known: it is at or above this."""
     slip_effect: Effect | None = None
     """The number that is most off because requests left late."""
 
@@ -174,11 +176,11 @@ Code = Literal[
     "beyond_calibration",
     "busy_machine",
 ]
-"""Why a stage is not simply valid: the closed set."""
+"""The codes of all reasons for which a stage can be degraded or invalid."""
 
 
 class Reason(Struct, frozen=True):
-    """One line that was crossed. observed and limit in words with units; advice: what to do."""
+    """One limit that was crossed. observed and limit are in words with units; advice says what to do."""
 
     code: Code
     observed: str = field(name="seen")
@@ -189,21 +191,22 @@ class Reason(Struct, frozen=True):
 
 
 class Validity(Struct, frozen=True):
-    """Whether the stage is to be believed, and why not."""
+    """The verdict on a stage, its reasons, and the measurements behind it."""
 
     verdict: str
     reasons: tuple[Reason, ...]
     stamp_source: str
     self: Self
     machine: MachineFacts | UnsetType = UNSET
-    """Who else was on the machine; unset where nobody looked."""
+    """What other programs on the machine did; unset if that was not measured."""
 
 
 class Attainment(Struct, frozen=True):
-    """The SLO as far as it can be judged, and the share of planned requests that met all of that; null where none of it
-    can be. attainment: the share that the scenario asks for; passed: whether it was reached, and all of the SLO could
-    be judged; both null without a gate. fluidity: the mean over ok requests of the share
-    of tokens that came in time, and fluid_share: of requests with at least 0.9; null without SLOs on TTFT and TPOT."""
+    """slo: the limits that can be judged. share: the share of planned requests that met all of these; null if none can
+    be judged. attainment: the share that the scenario requires. passed: whether it was reached, and all of the SLO
+    could be judged. Both are null without a gate. fluidity: the mean, over ok requests, of the share of tokens that
+    came in time. fluid_share: the share of requests in which at least 0.9 did. Both are null without limits on TTFT and
+    TPOT."""
 
     slo: dict[str, float]
     met: int
@@ -215,11 +218,12 @@ class Attainment(Struct, frozen=True):
 
 
 class Until(Struct, frozen=True, kw_only=True):
-    """What a stage waited for: a percentile's 95 % interval with a relative half width of `asked` at most (0.05: ±5 %).
+    """What a stage's stop rule came to. It asks for a percentile's 95 % interval with a relative half-width of at most
+    `asked` (0.05: ±5 %).
 
-    reached: that half width at the end; null where the budget was spent before it was so narrow. early: whether that
-    ended the stage. width: the half width, reached or not; null where the interval has no two ends. requests: answered
-    ones, of which it is. needed: about how many would do; null where it was reached.
+    reached: the half-width at the end; null if the requests were used up before it was that narrow. early: whether the
+    rule ended the stage. width: the half-width, reached or not; null if the interval has no upper end. requests: how
+    many answered requests it comes from. needed: about how many would be enough; null if it was reached.
     """
 
     metric: str
@@ -233,8 +237,8 @@ class Until(Struct, frozen=True, kw_only=True):
 
 
 class AcrossRuns(Struct, frozen=True):
-    """A number over runs. values: of each, null where it is not known. mean: of those that know it; ci: its 95 %
-    interval by Student's t, null for fewer than two."""
+    """A number over runs. values: that of each run, null if it is not known. mean: over the runs that know it. ci: the
+    mean's 95 % interval by Student's t, null for fewer than two values."""
 
     values: tuple[float | None, ...]
     mean: float | None
@@ -242,8 +246,8 @@ class AcrossRuns(Struct, frozen=True):
 
 
 class Runs(Struct, frozen=True):
-    """A stage over repeated runs. played: in how many it was. verdicts: of each run, "skipped" where it was not played;
-    windows_s: of each, null without one. throughput: by the names of `Throughput`."""
+    """A stage over repeated runs. played: in how many runs it was played. verdicts: that of each run, or "skipped".
+    windows_s: the length of each run's window, null without one. throughput: by the names of `Throughput`."""
 
     played: int
     verdicts: tuple[str, ...]
@@ -252,9 +256,9 @@ class Runs(Struct, frozen=True):
 
 
 class Steadiness(Struct, frozen=True):
-    """Whether a stage's latencies settled. steady: null where there were too few requests to tell. why: "steady",
-    "too_few", "never_settles", or "drift". warmed_after: requests at the window's front that still warmed up. growth:
-    the median of the last third over that of the first, less 1."""
+    """Whether a stage's latencies settled. steady: null if there were too few requests to tell. why: "steady",
+    "too_few", "never_settles", or "drift". warmed_after: how many requests at the start of the window still warmed up.
+    growth: the median of the last third over that of the first, minus 1."""
 
     steady: bool | None
     why: str
@@ -263,10 +267,11 @@ class Steadiness(Struct, frozen=True):
 
 
 class StageSummary(Struct, frozen=True, kw_only=True):
-    """One stage of one model, as `summary.json` has it. reason: why it was skipped, and what can be done; problem: the
-    same in a word. card: what is known of the model. steadiness: null without a window, and where the load itself is
-    meant to change. not_valid: by metric, why it is not what its name says on this server; one that would be wrong is
-    null besides. until: what it waited for, if anything. runs: where it is of several."""
+    """One stage of one model, as in `summary.json`. reason: why it was skipped, and what can be done; problem: the same
+    as a code. card: the known facts about the model. steadiness: null without a window, and if the load itself is meant
+    to change. not_valid: by metric, why it does not mean what its name says on this server; a metric that would be
+    wrong is also null. until: what the stop rule came to, if the stage has one. runs: set if several runs are
+    merged."""
 
     model: str
     target: str
@@ -291,24 +296,24 @@ class StageSummary(Struct, frozen=True, kw_only=True):
     runs: Runs | None = None
 
     def metric(self, name: str) -> Metric | None:
-        """A metric by its name; None where the stage does not have it."""
+        """A metric by its name; None if the stage does not have it."""
         return None if self.metrics is UNSET or name not in self.metrics else self.metrics[name]
 
     @property
     def peak_mib(self) -> float | None:
-        """Resident memory of the server's processes at its highest; None where it is not known."""
+        """The highest resident memory of the server's processes; None if not known."""
         return None if self.server is None or self.server.rss_peak_mib is UNSET else self.server.rss_peak_mib
 
     @property
     def server_cpu_share(self) -> float | None:
-        """How many cores the server's processes kept busy; None where it is not known."""
+        """How many cores the server's processes kept busy; None if not known."""
         return None if self.server is None or self.server.cpu_share is UNSET else self.server.cpu_share
 
 
 class Summary(Struct, frozen=True, kw_only=True):
-    """What a run says. streamed: answers came token by token; else whole, and have no TTFT, ITL and TPOT. floor: how
-    many samples a percentile needs, by the "contract", or as many as a published result ("strict"). runs: the ids of
-    the runs that were merged; empty for a run."""
+    """The results of a run. streamed: whether answers came token by token; if not, they have no TTFT, ITL and TPOT.
+    floor: how many samples a percentile needs: as usual ("contract"), or as many as a published result needs
+    ("strict"). runs: the ids of the runs that were merged; empty for a single run."""
 
     schema: str
     scenario: str
@@ -324,8 +329,8 @@ class Summary(Struct, frozen=True, kw_only=True):
 
 
 def metric_data(metric: Metric) -> JsonObject:
-    """A metric as `summary.json` has it: count, mean, min, max; p50…: a number with p50_ci beside it, or null with
-    p50_at_least; of merged runs also p50_runs."""
+    """A metric as in `summary.json`: count, mean, min, max; for each percentile, as p50, a number with p50_ci beside
+    it, or null with p50_at_least. Merged runs also have p50_runs."""
     data: JsonObject = {"count": metric.count, "mean": metric.mean, "min": metric.min, "max": metric.max}
     for name, percentile in metric.percentiles.items():
         data[name] = percentile.value
@@ -339,7 +344,7 @@ def metric_data(metric: Metric) -> JsonObject:
 
 
 def _metric_from(data: JsonObject) -> JsonObject:
-    """The fields of the `Metric` that `metric_data` was made of."""
+    """The fields of a `Metric` from its form in `summary.json`: the inverse of `metric_data`."""
     names = [key for key in data if key.startswith("p") and "_" not in key]
     return {key: data[key] for key in ("count", "mean", "min", "max")} | {
         "percentiles": {name: _percentile_from(name, data) for name in names}
@@ -352,7 +357,7 @@ def _percentile_from(name: str, data: JsonObject) -> JsonObject:
 
 
 def summary_data(summary: Summary) -> JsonObject:
-    """A summary as `summary.json` has it, of plain values."""
+    """A summary as plain values, in the form of `summary.json`."""
     data: JsonObject = msgspec.to_builtins(summary)
     for stage, stage_data in zip(summary.stages, data["stages"], strict=True):
         if stage.metrics is not UNSET:
@@ -361,7 +366,7 @@ def summary_data(summary: Summary) -> JsonObject:
 
 
 def summary_from(raw: bytes) -> Summary:
-    """The summary in the text of a `summary.json`. Raises msgspec.MsgspecError for what is none."""
+    """The summary in the text of a `summary.json`. Raises msgspec.MsgspecError if the text is none."""
     data = msgspec.json.decode(raw)
     try:
         for stage in data["stages"]:
@@ -373,27 +378,27 @@ def summary_from(raw: bytes) -> Summary:
 
 
 def in_ms(ns: float | None) -> float | None:
-    """ns as a summary says it: ms, to a tenth of a µs."""
+    """ns in the unit of a summary: ms, rounded to a tenth of a µs."""
     return None if ns is None else round(ns / 1e6, 4)
 
 
 def rounded(value: float | None) -> float | None:
-    """A number as a summary says it: four digits behind the point."""
+    """A number rounded as in a summary: to four decimal places."""
     return None if value is None else round(value, 4)
 
 
 def total(values: Iterable[float | None]) -> float | None:
-    """The sum of the numbers that are known; None where none is."""
+    """The sum of the numbers that are known; None if none is."""
     known = [value for value in values if value is not None]
     return rounded(sum(known)) if known else None
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """The mean of the numbers that are known; None where none is."""
+    """The mean of the numbers that are known; None if none is."""
     known = [value for value in values if value is not None]
     return rounded(sum(known) / len(known)) if known else None
 
 
 def highest(values: Iterable[float | None]) -> float | None:
-    """The highest of the numbers that are known; None where none is."""
+    """The highest of the numbers that are known; None if none is."""
     return max((value for value in values if value is not None), default=None)

@@ -1,4 +1,4 @@
-"""What a model's server is asked beside its stages, or was asked before. Knows no stage and no run folder."""
+"""Probes a model's server outside its stages, or recalls an earlier probe of it. Knows no stage and no run folder."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -21,11 +21,11 @@ from loadgen.wire.client import Client
 
 
 async def ask_or_recall(context: RunContext, index: int, served: Served, note: Note) -> Probe | None:
-    """Ask a server what the scenario wants to know, and remember it; else what the same server was asked before, which
-    sends nothing. None where it was not asked.
+    """Probe a server if the scenario asks for it, and store the result. Else return the stored probe of the same
+    server, which sends nothing. None if it was never probed.
 
-    To be called after the model's stages: streams at once leave a server with memory that it did not have (Foundry
-    Local: a third more), and nothing of that is to be seen in a stage of one user.
+    Call it after the model's stages: parallel streams make a server use more memory from then on (Foundry Local: a
+    third more), and no stage may show that.
     """
     plan = context.plan
     if served.adapter is not None or not plan.scenario.sampling.stream:
@@ -36,9 +36,9 @@ async def ask_or_recall(context: RunContext, index: int, served: Served, note: N
     asked = await probe(
         plan, index, served, context.client, clock=context.clock, stop_requested=lambda: context.stop_signal.requested
     )
-    if context.stop_signal.requested:  # less than what may be remembered of the same server already
+    if context.stop_signal.requested:  # an incomplete probe must not replace a complete one
         return asked
-    # What cannot be remembered is still known for this run.
+    # If it cannot be stored, this run still has it.
     try:
         remember(served, asked)
     except (OSError, InputError) as error:
@@ -48,19 +48,19 @@ async def ask_or_recall(context: RunContext, index: int, served: Served, note: N
 
 
 class AskedServer(Struct, frozen=True):
-    """A model's server that was asked outside of a run."""
+    """A model's server that was probed outside a run."""
 
     card: ModelCard
     probe: Probe
 
 
 async def ask_servers(plan: Plan, note: Note, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[AskedServer]:
-    """Serve each of a plan's models in turn, and ask its server: the test chat, then the questions; plays no stage.
+    """Serve each of a plan's models in turn and probe its server, after the test chat. Plays no stage.
 
-    A model that cannot be used is noted, and the next one is asked.
+    A model that cannot be used is noted, and the next one is probed.
     """
     async with Client() as client:
-        # Outside of a run nothing is recorded: the beginning that moments count from is of no account.
+        # Outside a run there are no records, so the beginning from which moments count does not matter.
         context = RunContext(plan, client, clock, clock.now_ns(), StopSignal())
         preflight = Preflight(context, note, lambda text, share: note(text) if share is None else None)
         for index, model in enumerate(plan.models):

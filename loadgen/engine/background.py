@@ -20,7 +20,7 @@ class Background:
         self._task = asyncio.create_task(self._work)
 
     async def __aexit__(self, *_: object) -> None:
-        # Awaited too: when the block is over, the task is, and cannot log to what is closed by then.
+        # Awaited too, so that the task has ended when the block has, and cannot write to a log that is closed then.
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task

@@ -1,4 +1,4 @@
-"""Keeps a model from being put aside while nobody asks it anything. Measures nothing, and is in no record."""
+"""Keeps a server from unloading an idle model, by small requests. They are measured nowhere and have no records."""
 
 import asyncio
 import contextlib
@@ -23,10 +23,10 @@ async def keep_warm(context: RunContext, index: int, served: Served) -> AsyncIte
 async def _ping(context: RunContext, index: int, served: Served, every_ns: int) -> None:
     pings = served.unload_info.keep_warm_pings = 0
     while True:
-        # Nothing is sent beside a request: one in flight keeps the server awake, and a ping would be in its time.
+        # No ping beside a request: that keeps the server awake, and the ping would lengthen it.
         idle_ns = context.clock.now_ns() - context.client.last_sent_ns
         if idle_ns < every_ns or context.client.in_flight:
-            # Not more often than ten times a period: while requests run for long, there is nothing to do but wait.
+            # Checked at most ten times a period, because requests may be in flight for long.
             await asyncio.sleep(max(every_ns - idle_ns, every_ns // 10) / 1e9)
             continue
         await ping(context, index, served)

@@ -1,4 +1,4 @@
-"""The manifest of a run as it is played: on disk after each change, whole. Knows no requests."""
+"""Writes the manifest of a run, anew and complete after each change. Knows no requests."""
 
 import asyncio
 from pathlib import Path
@@ -22,7 +22,7 @@ from loadgen.telemetry import host
 
 
 class ManifestWriter:
-    """The manifest as it grows: on disk after each change, whole; FolderError where it cannot be written."""
+    """Holds the manifest and writes it after each change. Raises FolderError if it cannot be written."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self._folder = folder
@@ -30,7 +30,7 @@ class ManifestWriter:
         self._write()
 
     def add_card(self, served: Served, cold_start_ms: float | None) -> None:
-        """Note a model that serves. cold_start_ms: from the beginning of its loading to its first token."""
+        """Add a served model. cold_start_ms: from the beginning of its loading to its first token."""
         served_model = ServedModel(
             **msgspec.structs.asdict(served.card),
             startup_s=served.startup_s,
@@ -42,16 +42,16 @@ class ManifestWriter:
         self._update(models=(*self._manifest.models, served_model))
 
     def add_probe(self, served: Served, probe: Probe | None) -> None:
-        """Note what a model's server was seen to do; None: nothing."""
+        """Add the probe of a model's server; None: there is none."""
         if probe is not None:
             self._change_card(served, probe=probe)
 
     def record_unload(self, served: Served) -> None:
-        """Note what was seen as a model was let go."""
+        """Add the facts of a model's unloading."""
         self._change_card(served, **msgspec.to_builtins(served.unload_info))
 
     def _change_card(self, served: Served, **changes: Any) -> None:
-        # By name and not by place: models that were skipped have no card.
+        # By name, not by index, because skipped models have no card.
         changed = (served.card.target, served.card.alias)
         models = tuple(
             msgspec.structs.replace(card, **changes) if (card.target, card.alias) == changed else card
@@ -60,7 +60,7 @@ class ManifestWriter:
         self._update(models=models)
 
     def record_skip(self, target: str, model: str, error: LoadgenError) -> None:
-        """Note that a model could not be used, and why: its stages stand in the summary all the same."""
+        """Record that a model could not be used, and why. Its stages are in the summary all the same."""
         problem = error.problem if isinstance(error, TargetError) else "input"
         changes = {"skipped": str(error), "problem": problem}
         stages = tuple(
@@ -70,7 +70,7 @@ class ManifestWriter:
         self._update(stages=stages)
 
     def record_limits(self, plan: Plan, stage: Stage, limits_ns: RequestLimits) -> None:
-        """Note how long a measured request of a stage may take."""
+        """Record how long a measured request of a stage may take."""
         models = {(target_name(plan.models[index]), plan.models[index].name): index for index in stage.models}
         stages = tuple(
             msgspec.structs.replace(planned, request_limit_s=limits_ns[index] / 1e9)
@@ -81,8 +81,9 @@ class ManifestWriter:
         self._update(stages=stages)
 
     def record_server_exit(self, target: str, model: str, level: str, reason: str) -> None:
-        """Note that a model's server ended of itself at a level: that stage says so, those behind it are skipped."""
-        # A model's stages stand in the order in which they are played: those after the one at which it died are lost.
+        """Record that a model's server ended by itself at a level. That stage gets the reason, and later ones are
+        skipped."""
+        # The stages of a model are in the order in which they are played, so those after the level are never played.
         died = False
         stages = []
         for stage in self._manifest.stages:
@@ -95,7 +96,7 @@ class ManifestWriter:
         self._update(stages=tuple(stages))
 
     def set_digest(self, plan_digest: str) -> None:
-        """Note what the plan's digest is by what is sent."""
+        """Set the plan's digest to that of what is sent."""
         if plan_digest != self._manifest.plan_digest:
             self._update(plan_digest=plan_digest)
 
@@ -107,7 +108,7 @@ class ManifestWriter:
         self._write()
 
     def _write(self) -> None:
-        # Whole or not at all, after each change: a run that is killed leaves the last one that was true.
+        # Replaced as a whole, so that a run that is killed leaves the last complete manifest.
         try:
             files.write_json(self._folder / run_folder.MANIFEST, self._manifest)
         except OSError as error:
@@ -117,7 +118,7 @@ class ManifestWriter:
 def first_manifest(
     plan: Plan, folder: Path, started_utc: str, *, stamp_source: StampSource, workers: int = 1
 ) -> Manifest:
-    """What is known of a run before anything is sent. workers: processes that play it."""
+    """The manifest of a run before anything is sent. workers: how many processes play it."""
     stages = tuple(
         PlannedStage(
             model=plan.models[model].name,

@@ -1,4 +1,4 @@
-"""Before anything is timed: is the model there, and does it answer? And how a request to it is made."""
+"""Serves a model and checks that it answers, before anything is timed. Sends the test chat and single chats like it."""
 
 import contextlib
 import itertools
@@ -29,30 +29,31 @@ from loadgen.wire.refusal import OTHER_LIMIT, REFUSED, error_in, mentions, named
 from loadgen.wire.reply import read_reply
 
 Note = Callable[[str], None]
-"""Takes a line for the person."""
+"""Called with a line for the user."""
 
 
 class Checked(Struct, frozen=True):
-    """A model that answers."""
+    """A model that was checked to answer."""
 
     served: Served
-    """With the keys of the body that its server refuses."""
+    """It has the keys of the body that its server refuses."""
     first_token_ms: float | None = None
-    """From the test chat's dispatch to its first token, or to its end where answers come whole; None without one."""
+    """The time from the test chat's dispatch to its first token, or to its end if answers are not streamed; None
+    without a test chat."""
 
     @property
     def cold_start_ms(self) -> float | None:
-        """From the beginning of its loading to its first token; None where we did not load it."""
+        """The time from the beginning of the model's loading to its first token; None if we did not load it."""
         load_s, first_token_ms = self.served.load_s, self.first_token_ms
         return None if load_s is None or first_token_ms is None else load_s * 1e3 + first_token_ms
 
 
 class _ChatResult(Struct, frozen=True):
-    """What came of a chat outside of the plan."""
+    """The result of a chat outside of the plan."""
 
     reply: Reply
     body: bytes = b""
-    """The answer's."""
+    """The body of the answer."""
 
     @property
     def refusal(self) -> bytes:
@@ -67,22 +68,22 @@ class _ChatResult(Struct, frozen=True):
 
 
 class Preflight:
-    """Serves the models of a run or of a probe, and sees that each of them answers before it is used."""
+    """Serves the models of a run or of a probe, and checks that each answers before it is used."""
 
     def __init__(self, context: RunContext, note: Note, on_progress: OnProgress) -> None:
         self._context = context
         self._note = note
         self._on_progress = on_progress
         self._unready = set[str]()
-        """Addresses that were waited for in vain."""
+        """Addresses whose server did not become ready in time."""
 
     async def open(self, index: int, stack: contextlib.AsyncExitStack) -> Checked:
-        """Serve a model for as long as the stack lasts. Raises TargetError or InputError where it cannot be used."""
+        """Serve a model for as long as the stack lasts. Raises TargetError or InputError if it cannot be used."""
         context, scenario = self._context, self._context.plan.scenario
         model = context.plan.models[index]
         wait = ReadyWait(context.clock, scenario.timeouts.ready_s, f"{model.name} on {target_name(model)}", self._note)
         address = running_address(model)
-        # Several models may be served at one address: it is waited for once.
+        # Several models may be served at one address, which is waited for once.
         if scenario.preflight and address is not None and address not in self._unready:
             await wait_until_answered(address, headers_of(model), wait)
             if wait.in_vain:
@@ -94,10 +95,10 @@ class Preflight:
 
 
 async def check(context: RunContext, index: int, served: Served, wait: ReadyWait, note: Note) -> Checked:
-    """See that a model answers the test chat, without the keys that its server refuses.
+    """Check that a model answers the test chat, without the keys that its server refuses.
 
-    The chat is as the scenario's own, and like them asked again where the scenario says so. A server that says that it
-    is still loading is waited for. Raises TargetError.
+    The test chat has the keys of the scenario's chats, and is retried like them. If the server says that it is still
+    loading, this waits. Raises TargetError.
     """
     while True:
         accepted, answer = await _chat_as_accepted(context, index, served)
@@ -120,7 +121,7 @@ async def check(context: RunContext, index: int, served: Served, wait: ReadyWait
         note(f"{who} refuses {key}, which {instead}")
     if accepted.card.listed is False:
         _check_unlisted(accepted, answer.body, note)
-    # Where answers come whole there is no first token; then the whole is what one waits for after a cold start.
+    # If answers are not streamed, there is no first token; the cold start then ends with the whole answer.
     answered_ns = reply.stamps_ns[0] if reply.stamps_ns else reply.end_ns
     began_ns, ended_ns = reply.dispatched_ns or 0, reply.end_ns or 0
     accepted = msgspec.structs.replace(accepted, test_chat_ns=ended_ns - began_ns)
@@ -128,13 +129,13 @@ async def check(context: RunContext, index: int, served: Served, wait: ReadyWait
 
 
 async def _listed_anew(served: Served) -> Served:
-    """A model behind a URL with what its server says of it now."""
+    """A model behind a URL, with the present list of its server."""
     models = await ask_models(served.base_url, served.headers)
     return msgspec.structs.replace(served, models=models, card=card_in(models, served.card.alias, served.card.target))
 
 
 def _check_unlisted(served: Served, answer: bytes, note: Note) -> None:
-    """Say that a server does not list a model that it answers for. Raises TargetError where another model answered."""
+    """Note that a server does not list a model that it answers for. Raises TargetError if another model answered."""
     wanted, names = served.card.id, served.models.names
     other = substitute_for(wanted, names, answer)
     if other is not None:
@@ -150,7 +151,7 @@ async def ping(context: RunContext, index: int, served: Served) -> Reply:
 
 
 async def _test_chat(context: RunContext, index: int, served: Served) -> _ChatResult:
-    """The test chat, asked again as the scenario's requests are where they fail."""
+    """Send the test chat; it is retried like the scenario's requests if it fails."""
     retries = context.plan.scenario.retries
     for attempt in itertools.count():
         answer = await _chat(context, index, served, TEST_CHAT)
@@ -164,8 +165,8 @@ async def _test_chat(context: RunContext, index: int, served: Served) -> _ChatRe
 
 
 async def _chat_as_accepted(context: RunContext, index: int, served: Served) -> tuple[Served, _ChatResult]:
-    """The test chat, asked again without each key of ours that the server refuses; returns what it was sent to at last,
-    with those keys, and what came of it."""
+    """Send the test chat, and again without each key of ours that the server refuses. Returns the served model with
+    those keys, and the result of the last chat."""
     answer, needless = await _test_chat(context, index, served), set[str]()
     while True:
         named = named_keys(answer.refusal, _own_keys(context, index, served) - needless)
@@ -174,7 +175,7 @@ async def _chat_as_accepted(context: RunContext, index: int, served: Served) -> 
             return served, answer
         without = _without(served, removed, answer.refusal)
         again = await _test_chat(context, index, without)
-        # A sentence that mentions a key still when it is not sent any more lists what is allowed: it is sent again.
+        # If the refusal still mentions a key that was not sent, its sentence lists what is allowed. So that key stays.
         if not named.named and removed[0] in named_keys(again.refusal, {removed[0], OTHER_LIMIT}).mentioned:
             needless.add(removed[0])
         else:
@@ -182,13 +183,13 @@ async def _chat_as_accepted(context: RunContext, index: int, served: Served) -> 
 
 
 def _own_keys(context: RunContext, index: int, served: Served) -> set[str]:
-    """The keys of a request that may be tried without: ours, and no part of the question."""
+    """The keys of a request without which it may be tried: those that we add, except those of the question."""
     own = {*body_of(context.plan, Planned(model=index, index=0, prompt=0), served)}
     return own - {*context.plan.scenario.sampling.extra} - {"model", "messages", "stream", "tools"}
 
 
 def _without(served: Served, keys: tuple[str, ...], refusal: bytes) -> Served:
-    """A server that is not sent these keys any more, or, where it names one, another in place of the first."""
+    """The served model with these keys refused. `max_tokens` gets its newer name if the refusal has that name in it."""
     refused = dict(served.refused_keys)
     own_name = {other: key for key, other in refused.items() if other is not None}
     for key in keys:
@@ -203,13 +204,13 @@ def _without(served: Served, keys: tuple[str, ...], refusal: bytes) -> Served:
 async def _chat(
     context: RunContext, index: int, served: Served, text: str, changes: JsonObject | None = None
 ) -> _ChatResult:
-    """One chat outside of any plan; its reply's stamps count from its own dispatch."""
-    # Made as the plan's own are, but for the words: what is tried here is what will be sent.
+    """Send one chat outside of any plan. The stamps of its reply count from its own dispatch."""
+    # It has the keys of the plan's chats, so that what is tested is what will be sent.
     messages = [{"role": "user", "content": text}]
     body = body_of(
         context.plan, Planned(model=index, index=0, prompt=0), served, {"messages": messages, **(changes or {})}
     )
-    # The deadlines of tokens are no part of it: it may be what loads the model.
+    # Without deadlines for tokens, because this chat may be the one that loads the model.
     deadlines = Deadlines(request_ns=first_limit_ns(context.plan.scenario.timeouts, served.test_chat_ns))
     now = context.clock.now_ns()
     if served.adapter is not None:

@@ -1,4 +1,4 @@
-"""How long the requests of a stage may take where the scenario does not say: by what the stage's warm-up showed."""
+"""How long the requests of a stage may take if the scenario does not say: in proportion to the warm-up's answers."""
 
 from loadgen.live.sink import NullSink
 from loadgen.plan.plan import Plan, Stage
@@ -13,7 +13,7 @@ RequestLimits = dict[int, int]
 
 
 class WarmUpTimes(NullSink):
-    """The sink that holds how long the answers of a stage's warm-up took."""
+    """The sink that holds how long the slowest answer of a stage's warm-up took, for each model."""
 
     def __init__(self) -> None:
         self._longest_ns: dict[StageKey, int] = {}
@@ -21,14 +21,14 @@ class WarmUpTimes(NullSink):
     def record(self, record: Record) -> None:
         if record.phase != "warmup" or record.outcome not in ORDERLY or record.end_ns is None:
             return
-        # Of the attempt that was answered, as a limit is of an attempt.
+        # The time of the attempt that was answered, because a limit is for one attempt.
         began_ns = record.dispatched_ns if record.attempt_ns is None else record.attempt_ns
         took_ns = record.end_ns - (record.end_ns if began_ns is None else began_ns)
         self._longest_ns[record.stage_key] = max(took_ns, self._longest_ns.get(record.stage_key, 0))
 
     def limits(self, plan: Plan, stage: Stage, served: dict[int, Served]) -> RequestLimits:
-        """The limits of the stage's measured requests, when its warm-up is over. A model without an answer in it goes
-        by the test chat."""
+        """The limits of the stage's measured requests. Call it after the warm-up. A model that answered nothing in it
+        gets its limit from the test chat."""
         limits: RequestLimits = {}
         for index in stage.models:
             model = plan.models[index]

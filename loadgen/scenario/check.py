@@ -194,6 +194,6 @@ def _conflicts_of_until(until: str, *, stream: bool) -> Iterator[Problem]:
     wrong = mismatch(until)
     if wrong is not None:
         yield Problem("until", *wrong)
-    elif not stream and (goal := stop_rule_of(until)).metric in STREAMED:
-        message = f"an answer that comes whole (stream = false) has no {goal.metric}"
+    elif not stream and (rule := stop_rule_of(until)).metric in STREAMED:
+        message = f"an answer that comes whole (stream = false) has no {rule.metric}"
         yield Problem("until", message, "wait for e2e, or let the answers stream")

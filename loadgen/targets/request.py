@@ -1,4 +1,4 @@
-"""How a planned request becomes the request that a model's server is sent. Sends nothing."""
+"""Makes the request that is sent to a model's server from a planned request. Sends nothing."""
 
 from typing import Final
 
@@ -13,17 +13,17 @@ from loadgen.targets.served import Served
 from loadgen.wire.exchange import ChatRequest, Deadlines
 
 LIMIT_FACTOR: Final = 10
-"""An answer of a stage may take so many times as long as one before it: more users share the device, and some answers
-are longer."""
+"""A measured request may take this many times as long as the slowest answer before the stage, because more users share
+the device then, and some answers are longer."""
 LEAST_LIMIT_NS: Final = 60_000_000_000
 FIRST_LIMIT_NS: Final = 600_000_000_000
-"""While nothing has been answered: 128 tokens take so long at 0.2 tokens a second."""
+"""How long a request may take before anything was answered: as long as 128 tokens at 0.2 tokens a second."""
 
 
 def chat_request_of(served: Served, body: JsonObject, deadlines: Deadlines) -> ChatRequest:
-    """A body as `body_of` makes it for a model that is being served, ready to send."""
+    """The request with a body from `body_of`, ready to send to the server of a model."""
     streams = bool(body.get("stream", False))
-    if not streams:  # an answer that comes whole has no tokens to wait for
+    if not streams:  # tokens of an answer that is not streamed cannot be waited for
         deadlines = msgspec.structs.replace(deadlines, first_token_ns=None, next_token_ns=None)
     return ChatRequest(
         url=route_url(served.base_url, "chat/completions"),
@@ -35,9 +35,9 @@ def chat_request_of(served: Served, body: JsonObject, deadlines: Deadlines) -> C
 
 
 def first_limit_ns(timeouts: Timeouts, shown_ns: int | None = None) -> int:
-    """How long the test chat and the requests of a warm-up may take, which show how fast the device is.
+    """How long the test chat, or a request of the warm-up, may take.
 
-    shown_ns: what an answer took before, if there was one.
+    shown_ns: how long an earlier answer took, if there was one.
     """
     if timeouts.request_s is not None:
         return round(timeouts.request_s * 1e9)
@@ -45,15 +45,17 @@ def first_limit_ns(timeouts: Timeouts, shown_ns: int | None = None) -> int:
 
 
 def limit_ns(timeouts: Timeouts, shown_ns: int | None) -> int:
-    """How long a measured request may take: as the scenario says, else by what an answer took before (None: nothing
-    was answered yet)."""
+    """How long a measured request may take: as the scenario says, else in proportion to an earlier answer.
+
+    shown_ns: how long that took; None: nothing was answered yet.
+    """
     if timeouts.request_s is not None or shown_ns is None:
         return first_limit_ns(timeouts)
     return max(LEAST_LIMIT_NS, LIMIT_FACTOR * shown_ns)
 
 
 def limit_rule(timeouts: Timeouts) -> str:
-    """How long a measured request may take, in words, before anything was sent."""
+    """How long a measured request may take, in words, while nothing has been sent."""
     if timeouts.request_s is not None:
         return f"{timeouts.request_s:g} s"
     shown = "the longest answer of the level's warm-up, or of the test chat without one"
@@ -61,7 +63,8 @@ def limit_rule(timeouts: Timeouts) -> str:
 
 
 def deadlines_of(limits: Timeouts, request_ns: int) -> Deadlines:
-    """A scenario's timeouts in ns. request_ns: how long a request may take, which the scenario need not say."""
+    """A scenario's timeouts in ns. request_ns: how long a request may take, because the scenario may leave that
+    open."""
 
     def ns(seconds: float | None) -> int | None:
         return None if seconds is None else round(seconds * 1e9)
@@ -77,11 +80,11 @@ def deadlines_of(limits: Timeouts, request_ns: int) -> Deadlines:
 def body_of(
     plan: Plan, planned: Planned, served: Served | None = None, changes: JsonObject | None = None
 ) -> JsonObject:
-    """The request's JSON body, complete.
+    """The JSON body of a request, complete.
 
-    served: what serves the model, which has a name of its own for it, and may need further keys or refuse some; None
-    where that is not known. changes: keys of a chat outside of the plan, in place of the scenario's; None leaves one
-    out. What the scenario omits, or the server refuses, is left out of them too.
+    served: the served model; its server may know it by another name, need more keys, or refuse some. None: not known
+    yet. changes: keys of a chat outside of the plan, which replace the scenario's; one with the value None is left out.
+    Keys that the scenario omits or the server refuses are left out of `changes` too.
     """
     scenario, sampling = plan.scenario, plan.scenario.sampling
     prompt = plan.prompts[planned.prompt]
@@ -104,7 +107,7 @@ def body_of(
         if key in own:
             value = own.pop(key)
             own |= {} if other is None else {other: value}
-    # What a scenario says in words of its own goes before all that we say of ourselves, but for a chat's own changes.
+    # `sampling.extra` overrides our keys; `changes` override both.
     body = own | sampling.extra | {key: own[key] for key in changes or {} if key in own}
     limit = (changes or {}).get("max_tokens")
     return body if limit is None else body | {name: limit for name in TOKEN_LIMITS if name in sampling.extra}

@@ -1,18 +1,20 @@
-"""Reads runs of events that differ in one string only, without parsing each. Knows no socket, no clock and no choices.
+"""Reads runs of events that differ only in one string, without parsing each. Knows no socket, no clock and no choices.
 
-Operations. `pattern_of` an event that was parsed; `run_of` the events after it that have this pattern.
+Operations. `pattern_of` gives the pattern of an event that was parsed. `run_of` reads the events after it that have
+this pattern.
 
-Goals. What comes out is exactly what parsing each event would give; where that is not certain, a run ends, and nothing
-is lost but time. A token costs a fraction of a microsecond: no Python code runs for each.
+Goals. The result is exactly what parsing each event would give. Where that is not certain, the run ends, which costs
+only time. A token costs a fraction of a microsecond, because no Python code runs for each token.
 
-Plan. Servers stream a token an event, and nearly always an event is the one before it but for its text. So once one has
-been parsed, the next ones are compared with it byte for byte: where all but the text is the same, all but the text
-means the same. A window of data is split at what stands between two texts, all at once, and looked through for what
-cannot be inside a JSON string; a larger window follows for as long as all of it was of the run.
+Plan. Servers stream one token in an event, and nearly every event differs from the one before it only in its text. So
+once an event has been parsed, the next ones are compared with it byte for byte. If all bytes but those of the text are
+equal, they mean the same. A window of data is split, in one call, at the bytes that stand between two texts, and
+checked for bytes that cannot be inside a JSON string. If all of the window belonged to the run, a larger window
+follows.
 
-Warning. A text may contain what looks like the end of an event. It cannot contain a bare quote: so a part is taken only
-when it is the inside of one string from end to end, and the last one of a window, which may be cut short, is read by
-itself.
+Warning. A text may contain bytes that look like the end of an event, but it cannot contain a bare quote. So a part is
+accepted only if it is the inside of one string from end to end. The last part of a window, which may be cut short, is
+read separately.
 """
 
 import json
@@ -24,23 +26,23 @@ from msgspec import Struct
 
 _QUOTE: Final = b'"'
 _BACKSLASH: Final = b"\\"
-_TO_STRING: Final = (b':"', b': "')  # what is between a name and its string, as everybody writes it
+_TO_STRING: Final = (b':"', b': "')  # the bytes between a name and its string, in the two usual spellings
 _NOT_PLAIN: Final = b'"\\' + bytes(range(32))  # bytes that a string has only in an escape, or not at all
-_INSIDE: Final = re.compile(rb'(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9A-Fa-f]{4})+')  # of a string that is not empty
-_WINDOW_BYTES: Final = 8192  # looked through at first; twice as many each time that all of it was of the run
+_INSIDE: Final = re.compile(rb'(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9A-Fa-f]{4})+')  # a string that is not empty
+_WINDOW_BYTES: Final = 8192  # the first window; each next one is twice as large
 
 
 class Pattern(Struct, frozen=True, gc=False):
-    """An event, with its field name and its blank line, without the one string in which those of its run differ."""
+    """The bytes of an event, from its field name to its blank line, without the one string that differs."""
 
     prefix: bytes
-    """Up to the string, with its opening quote."""
+    """The bytes up to the string, with its opening quote."""
     suffix: bytes
-    """From the string's closing quote on."""
+    """The bytes from the string's closing quote on."""
 
 
 class ShapeRun(Struct, frozen=True, gc=False):
-    """The events that follow one."""
+    """Events with the same pattern that follow one another."""
 
     text: str
     """Their strings, joined."""
@@ -49,9 +51,9 @@ class ShapeRun(Struct, frozen=True, gc=False):
 
 
 def pattern_of(event: bytes, key: str, text: str) -> Pattern | None:
-    """The pattern of an event, whole, in which the string of `key` is `text`.
+    """The pattern of a complete event in which the string of `key` is `text`.
 
-    None when it is not certain which bytes are that string: the event has escapes, or the key stands in it twice.
+    None if it is not certain which bytes are that string: the event has escapes, or has the key twice.
     """
     name = f'"{key}"'.encode()
     if _BACKSLASH in event or event.count(name) != 1:
@@ -70,7 +72,7 @@ def pattern_of(event: bytes, key: str, text: str) -> Pattern | None:
 
 
 def run_of(pattern: Pattern, data: bytes, at: int) -> ShapeRun:
-    """The events from `at` on that have the pattern. data: valid UTF-8. Their strings are not empty."""
+    """The events from `at` on that have the pattern and a string that is not empty. data: valid UTF-8."""
     prefix, suffix = pattern.prefix, pattern.suffix
     separator, size = suffix + prefix, len(prefix) + len(suffix)
     texts: list[bytes] = []
@@ -79,10 +81,11 @@ def run_of(pattern: Pattern, data: bytes, at: int) -> ShapeRun:
     while data.startswith(prefix, at):
         start = at + len(prefix)
         parts = data[start : start + window].split(separator)
-        sound = _how_many_are_sound(parts, len(parts) - 1)  # the last one may be cut short
+        sound = _count_sound(parts, len(parts) - 1)  # without the last one, which may be cut short
         texts += parts[:sound]
         ends += [at := at + len(text) + size for text in parts[:sound]]
-        # One more, by itself: the window's last, or one whose text has the separator in it, and so was cut apart.
+        # One more event is read separately: the window's last, or one that was split because its text has the
+        # separator.
         start = at + len(prefix)
         stop = _end_of_string(data, start)
         if stop <= start or not data.startswith(suffix, stop):
@@ -90,16 +93,17 @@ def run_of(pattern: Pattern, data: bytes, at: int) -> ShapeRun:
         texts.append(data[start:stop])
         at = stop + len(suffix)
         ends.append(at)
-        if sound < len(parts) - 1:  # the parts no longer begin where events do
+        if sound < len(parts) - 1:  # the remaining parts do not begin where events do
             break
         window *= 2
     return ShapeRun(_unquoted(b"".join(texts)), ends)
 
 
-def _how_many_are_sound(texts: list[bytes], most: int) -> int:
-    """How many of the first are the insides of strings, each by itself, and not empty."""
-    # Plain bytes need no look at each: joined, they are plain exactly when all of them are. Escapes are not so, as one
-    # may be cut in two by a border.
+def _count_sound(texts: list[bytes], most: int) -> int:
+    """How many of the first `most` texts, up to the first that is not, are each the inside of a JSON string and not
+    empty."""
+    # Plain texts can be checked together: joined they are plain exactly if each is. Texts with escapes cannot, because
+    # a border between two texts may cut an escape.
     if b"" not in texts and _is_plain(b"".join(texts[:most])):
         return most
     for index in range(most):
@@ -113,7 +117,7 @@ def _is_plain(inside: bytes) -> bool:
 
 
 def _end_of_string(data: bytes, start: int) -> int:
-    """Where the closing quote is of a string whose inside begins at `start`; -1 when it is no sound one."""
+    """Where the closing quote of a string is whose inside begins at `start`; -1 if it is no valid string."""
     stop = data.find(_QUOTE, start)
     if stop < 0 or _is_plain(data[start:stop]):
         return stop

@@ -1,4 +1,4 @@
-"""What the JSON of a chat completion is made of: choices, text, counts, errors. Knows no stream and no body."""
+"""Reads the parts of a chat completion's JSON: choices, text, counts, errors. Knows no stream and no body."""
 
 import json
 from typing import Any, Final, TypeGuard
@@ -13,7 +13,7 @@ _MAX_MS: Final = 1e15  # neither infinity nor NaN passes
 
 
 def parse_object(data: bytes) -> JsonObject | None:
-    """The JSON object that `data` is; None when it is none."""
+    """`data` parsed as a JSON object; None if it is none."""
     try:
         chunk = orjson.loads(data)
     except orjson.JSONDecodeError:
@@ -22,7 +22,7 @@ def parse_object(data: bytes) -> JsonObject | None:
 
 
 def _parse_surrogates(data: bytes) -> Any:
-    """Parses JSON with lone surrogates, which orjson refuses.
+    """Parse JSON with lone surrogates, which orjson rejects.
 
     Servers that keep text in UTF-16 cut an emoji in two: `\\ud83d` ends an event, `\\ude00` begins the next.
     """
@@ -37,7 +37,7 @@ def _reject_constant(name: str) -> None:
 
 
 def mend(text: str) -> str:
-    """`text` with surrogate pairs made one character, and lone ones U+FFFD; so that it encodes."""
+    """`text` with each surrogate pair as one character, and lone surrogates as U+FFFD, so that it can be encoded."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -54,7 +54,8 @@ def first_choice(choices: object) -> JsonObject | None:
 
 
 def joined_parts(content: object) -> str:
-    """The text of a content that is a list of parts, `{"type": "text", "text": …}` or plain strings; else empty."""
+    """The text of a content that is a list of parts, `{"type": "text", "text": …}` or plain strings; empty for
+    others."""
     if not isinstance(content, list):
         return ""
     texts = (part.get("text") if isinstance(part, dict) else part for part in content)
@@ -62,7 +63,7 @@ def joined_parts(content: object) -> str:
 
 
 def has_hidden_text(delta: JsonObject) -> bool:
-    """Whether it bears reasoning, or the arguments of a tool call."""
+    """Whether a delta or message has reasoning, or the arguments of a tool call."""
     for key in ("reasoning_content", "reasoning"):
         reasoning = delta.get(key)
         if reasoning and isinstance(reasoning, str):
@@ -78,10 +79,10 @@ def is_count(value: object) -> TypeGuard[int]:
 
 
 def cached_tokens_of(usage: object, timings: object) -> int | None:
-    """How many of the prompt's tokens came out of the server's cache; None where it does not say.
+    """How many of the prompt's tokens came out of the server's cache; None if it does not say.
 
-    By `usage`: `prompt_tokens_details.cached_tokens` (OpenAI, vLLM, SGLang, llama.cpp), `prompt_cache_hit_tokens`
-    (DeepSeek) or `cached_tokens` (Moonshot); else by llama.cpp's `timings`: `cache_n`.
+    From `usage`: `prompt_tokens_details.cached_tokens` (OpenAI, vLLM, SGLang, llama.cpp), `prompt_cache_hit_tokens`
+    (DeepSeek) or `cached_tokens` (Moonshot); else from llama.cpp's `timings`: `cache_n`.
     """
     usage, timings = (part if isinstance(part, dict) else {} for part in (usage, timings))
     details = usage.get("prompt_tokens_details")
@@ -95,7 +96,7 @@ def cached_tokens_of(usage: object, timings: object) -> int | None:
 
 
 def timings_of(timings: object) -> ServerTimings | None:
-    """llama.cpp's timings; None when they are not all there, or not what they should be."""
+    """llama.cpp's timings; None if one of the four is missing or invalid."""
     if not isinstance(timings, dict):
         return None
     prompt_n, prompt_ms = timings.get("prompt_n"), timings.get("prompt_ms")
@@ -110,7 +111,7 @@ def _is_duration(value: object) -> TypeGuard[float]:
 
 
 def error_of(chunk: JsonObject, event: str) -> str | None:
-    """The message of a chunk that may be an error; None when it is not (`"error": null`)."""
+    """The error message of a chunk; None if it is no error (`"error": null`)."""
     error = chunk.get("error")
     if not error:
         if event != "error" and chunk.get("object") != "error":
@@ -126,6 +127,6 @@ def error_of(chunk: JsonObject, event: str) -> str | None:
 
 
 def one_line(text: str) -> str:
-    """At most 300 characters of `text`, in one line, none of which a terminal obeys."""
+    """At most 300 characters of `text`, in one line, without control characters."""
     printable = "".join(char if char.isprintable() else " " for char in text[: 4 * _ERROR_CHARS])
     return " ".join(printable.split())[:_ERROR_CHARS].rstrip()

@@ -1,29 +1,31 @@
 """Decodes one streamed OpenAI chat completion: a body in, one Completion out. Knows no socket and no clock.
 
-Operations. `decode` a body; or `feed` a `Decoder` what has come so far, look at it, and take its `result` at the end.
+Operations. `decode` a body. Or `feed` a `Decoder` as the bytes arrive, read its properties, and take its `result` at
+the end.
 
-Goals. Whatever the bytes, no exception: what is wrong with them is in the Completion. However a body is split into
-feeds, the result is the same. A token costs a few hundred nanoseconds where events differ in their text only.
+Goals. No bytes raise an exception: the Completion says what is wrong with them. The result is the same however a body
+is split into feeds. A token costs a few hundred nanoseconds if events differ only in their text.
 
 The rules, where servers differ:
 
-- A token-bearing event is one whose choice has generated text, not empty: content, reasoning (`reasoning_content` or
-  `reasoning`), or a tool call's arguments. It counts once, however many of them it has.
-- Of several choices (n > 1), the first with index 0, or with none, counts; the others are another answer.
-- A chunk with a `delta` is read from it, even an empty one; `message` counts only where there is no `delta`, in a
-  stream that had none so far (Foundry Local 1.x sends both, and a last `message` may repeat the whole answer).
-- **The orderly end** is the first event with a finish reason, whatever its word, else `[DONE]`. Up to `[DONE]`, later
-  events may still tell usage and timings; text, errors and broken bytes behind the end count for nothing. So
-  `error` and `malformed`, where set, came before any orderly end, and every token at or before it.
-- A last event without its blank line counts when it is whole: `[DONE]`, or a JSON object. Otherwise it was cut off.
-- `data` must be a JSON object, except when it is empty or the event has a type of its own (`event: ping`).
+- A token-bearing event is one whose choice has generated text that is not empty: content, reasoning
+  (`reasoning_content` or `reasoning`), or a tool call's arguments. It counts once, however many of them it has.
+- If there are several choices (n > 1), the first one with index 0, or without an index, counts; the others are other
+  answers.
+- A chunk is read from its `delta`, even if that is empty. `message` counts only in a chunk without a `delta`, in a
+  stream that had none so far. (Foundry Local 1.x sends both, and a last `message` may repeat the whole answer.)
+- **The orderly end** is the first event with a finish reason, whatever that is, else `[DONE]`. Until `[DONE]`, later
+  events may still have usage and timings. Text, errors and broken bytes after the orderly end are ignored. So `error`
+  and `malformed` are only set by events before it, and every token comes before or with it.
+- A last event without its blank line counts if it is complete: `[DONE]`, or a JSON object. Else it was cut off.
+- `data` must be a JSON object, unless it is empty or the event has a type of its own (`event: ping`).
 
-Plan. There are three ways to an event, each slower and more general. A run of events that differ in one string is read
-by `chat_fast_path`, without parsing any. A block that is one `data` line is cut out here and parsed. Anything else goes
-through the splitter of `sse`.
+Plan. Events are read in one of three ways, each slower and more general than the one before. `chat_fast_path` reads a
+run of events that differ in one string, without parsing them. An event that is one `data` line is cut out here and
+parsed. Any other goes through the splitter of `sse`.
 
-Warning. The ways must agree, to the byte: a change of a rule is a change of all three. `tests/unit/wire/test_chat.py`
-and `tests/fuzz` hold them against each other.
+Warning. The three ways must agree to the byte, so a change of a rule is a change of all three.
+`tests/unit/wire/test_chat.py` and `tests/fuzz` compare them with each other.
 """
 
 import hashlib
@@ -51,49 +53,49 @@ _DONE: Final = b"[DONE]"
 _DATA: Final = b"data: "
 _TEXT_KEYS: Final = ("content", "reasoning_content", "reasoning")
 _MAX_MISSES: Final = 3
-"""After so many events that no event with their pattern followed, none is looked for: each is of its own kind."""
+"""After this many events in a row whose pattern the next event did not have, patterns are no longer tried."""
 
 
 class _OnlyText(Struct, frozen=True, gc=False):
-    """The only text that a token-bearing event has."""
+    """The text of a token-bearing event that has no other text."""
 
     key: str
-    """Of the delta, whose value it is."""
+    """The key of the delta under which the text is."""
     text: str
     count: int | None
     """Output tokens so far, as the event's own usage counts them."""
 
 
 class Completion(Struct, frozen=True):
-    """What one body says. Offsets are into the body, exclusive (see `loadgen.wire.sse`), and never decrease."""
+    """The content of one body. Offsets are into the body, exclusive (see `loadgen.wire.sse`), and never decrease."""
 
     events: int
     """Events of any kind; 0 for a body that is no event stream."""
     token_ends: list[int]
     """Where each token-bearing event ends."""
     first_visible: int | None
-    """The index into `token_ends` of the first with visible content; None when none has."""
+    """The index in `token_ends` of the first event with visible content; None if there is none."""
     text: str
     """The visible content, joined; lone surrogates become U+FFFD."""
     text_sha256: str
-    """Of the text's UTF-8, in hex."""
+    """The hash of the text's UTF-8, in hex."""
     tokens_per_event: list[int] | None
-    """Output tokens of each token-bearing event, by the usage that it carried; the first has all tokens up to it,
-    hidden ones too. None when one carried none, or the counts fall or stay 0."""
+    """Output tokens of each token-bearing event, from its own `usage`. The first has all tokens up to it, also hidden
+    ones. None if an event has no usage, or if the counts fall or stay 0."""
     prompt_tokens: int | None
-    """By the last usage that has it; None when none has."""
+    """From the last `usage` that has it; None if none has."""
     cached_tokens: int | None
-    """Of the prompt, by the last usage or timings that have it; None when none has."""
+    """How many tokens of the prompt were cached, from the last `usage` or `timings` that has it; None if none has."""
     output_tokens: int | None
-    """By the last usage that has it; None when none has."""
+    """From the last `usage` that has it; None if none has."""
     finish_reason: str | None
-    """The first one, in the server's word; None without."""
+    """The first one, as the server spells it; None if there is none."""
     done: bool
-    """There was a `[DONE]`."""
+    """Whether there was a `[DONE]`."""
     end_offset: int | None
-    """Where the event ends that made the orderly end; None without one."""
+    """Where the event of the orderly end ends; None without an orderly end."""
     timings: ServerTimings | None
-    """llama.cpp's, the last; None elsewhere."""
+    """The last timings of llama.cpp; None from other servers."""
     error: str | None
     """The first error event's message, one line of at most 300 characters."""
     malformed: str | None
@@ -101,14 +103,14 @@ class Completion(Struct, frozen=True):
 
 
 class _Tokens:
-    """The token-bearing events so far: each attribute but `first_visible` has, or may have, an entry for every one."""
+    """The token-bearing events so far."""
 
     __slots__ = ("counts", "ends", "first_visible", "texts")
 
     def __init__(self) -> None:
         self.ends: list[int] = []
         self.counts: list[int | None] = []  # output tokens so far, as each event's own usage counts them
-        self.texts: list[str] = []  # visible ones, to be joined at the end: of several events, or of one, or of none
+        self.texts: list[str] = []  # the visible text in pieces; one piece may be that of several events
         self.first_visible: int | None = None
 
 
@@ -127,12 +129,12 @@ class _Statements:
         self.timings: ServerTimings | None = None
         self.finish_reason: str | None = None
         self.done = False
-        self.end: int | None = None  # of the event that made the orderly end
+        self.end: int | None = None  # where the event of the orderly end ends
         self.error: str | None = None
         self.malformed: str | None = None
 
     def take_usage(self, usage: object) -> int | None:
-        """Read the counts of a `usage`; returns that of output tokens."""
+        """Read the counts in a `usage`; returns that of the output tokens."""
         if not isinstance(usage, dict):
             return None
         prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
@@ -143,21 +145,21 @@ class _Statements:
         self.output_tokens = output
         return output
 
-    def refuse(self, number: int, reason: str) -> None:
-        """The event of that number, from 1, is none; behind the orderly end nobody minds."""
+    def add_malformed(self, number: int, reason: str) -> None:
+        """Note that event `number`, from 1, is malformed. Ignored after the orderly end."""
         if self.malformed is None and self.end is None:
             self.malformed = f"event {number}: {reason}"
 
 
 def decode(body: bytes) -> Completion:
-    """Decodes a whole body. Never raises: whatever is wrong with the bytes is in the Completion."""
+    """Decode a whole body. Never raises: the Completion says what is wrong with the bytes."""
     decoder = Decoder()
     decoder.feed(body)
     return decoder.result()
 
 
 class Decoder:
-    """Decodes a body fed in pieces: any split of it gives what `decode` gives of the whole."""
+    """Decodes a body that is fed in pieces. Any split of a body gives the result of `decode`."""
 
     __slots__ = (
         "_closed",
@@ -177,8 +179,8 @@ class Decoder:
         self._events = 0
         self._tokens = _Tokens()
         self._statements = _Statements()
-        self._has_delta = False  # from then on a `message` is a repetition
-        self._misses = 0  # events in a row whose pattern the next one did not have
+        self._has_delta = False  # True once a `delta` has come: a `message` after it only repeats
+        self._misses = 0  # how many events in a row had a pattern that the next one did not have
 
     @property
     def tokens(self) -> int:
@@ -187,7 +189,7 @@ class Decoder:
 
     @property
     def orderly(self) -> bool:
-        """The orderly end has come: nothing that the connection does can spoil this answer."""
+        """Whether the orderly end has come. After it, nothing that the connection does changes the outcome."""
         return self._statements.end is not None
 
     @property
@@ -196,10 +198,10 @@ class Decoder:
         return self._statements.error
 
     def feed(self, data: bytes) -> None:
-        """Takes the next bytes of the body. Bytes cannot make it raise; feeding after `result` is a RuntimeError."""
+        """Take the next bytes of the body. No bytes make it raise. Raises RuntimeError after `result` was called."""
         if self._closed:
             raise RuntimeError("the body has ended: result() was called")
-        # In the middle of an event, only the splitter knows how it began.
+        # In the middle of an event, only the splitter has its beginning.
         if self._splitter.between_events and (plain := self._take_plain(data)):
             self._splitter.skip(plain)
             data = data[plain:]
@@ -210,22 +212,22 @@ class Decoder:
         except EventTooLong as too_long:
             for event in too_long.events:
                 self._take(event)
-            self._statements.refuse(self._events + 1, str(too_long))
+            self._statements.add_malformed(self._events + 1, str(too_long))
             return
         for event in events:
             self._take(event)
 
     def result(self) -> Completion:
-        """The body has ended: what it says. May be called again."""
+        """The content of the body, which has ended. May be called again."""
         if not self._closed:
             self._closed = True
             tail = self._splitter.finish()
-            if self._events or tail is not None:  # a body that is no event stream at all is not for us to judge
+            if self._events or tail is not None:  # the caller judges a body that is no event stream at all
                 self._check_utf8(self._events + 1)
             if tail is not None and (tail.data.strip() == _DONE or parse_object(tail.data) is not None):
                 self._take(tail)
         tokens, statements = self._tokens, self._statements
-        # Joined before they are mended: servers cut an emoji in two, and a half by itself would be lost.
+        # Joined before surrogates are mended, because servers cut an emoji in two, and each half alone would be lost.
         text = mend("".join(tokens.texts))
         return Completion(
             events=self._events,
@@ -246,12 +248,12 @@ class Decoder:
         )
 
     def _take_plain(self, data: bytes) -> int:
-        """Takes the events that `data` begins with and that are one `data` line each; returns their bytes.
+        """Take the first events of `data` as long as each is one `data` line; returns how many bytes they are.
 
-        The splitter would find the same ones, and `_take` the same in them: this is a faster way to it.
+        The splitter would cut out the same events, more slowly.
         """
         complete = data.rfind(b"\n\n") + 2
-        # The splitter says where bad UTF-8 is, and what is too long; so data that may be either is left to it.
+        # Data with bad UTF-8, or that may be too long, is left to the splitter, which reports where that is.
         if complete < 2 or len(data) > self._max_event_bytes or not _is_utf8(data[:complete]):
             return 0
         at, offset = 0, self._splitter.offset
@@ -270,7 +272,8 @@ class Decoder:
         return at
 
     def _take_run(self, like: _OnlyText, data: bytes, start: int, at: int, offset: int) -> int:
-        """Takes the events from `at` on that are like the one from `start` to there; returns where they end."""
+        """Take the events from `at` on that differ only in their text from the one between `start` and `at`; returns
+        where they end."""
         pattern = pattern_of(data[start:at], like.key, like.text)
         if pattern is None:
             return at
@@ -282,13 +285,13 @@ class Decoder:
         self._events += len(run.ends)
         tokens = self._tokens
         tokens.ends += [offset + end for end in run.ends] if offset else run.ends
-        tokens.counts += [like.count] * len(run.ends)  # the same bytes but for the text, and so the same usage
+        tokens.counts += [like.count] * len(run.ends)  # they differ only in their text, so their usage is the same
         if like.key == "content":
             tokens.texts.append(run.text)
         return run.ends[-1]
 
     def _take(self, event: SseEvent) -> _OnlyText | None:
-        """Takes an event; returns the text that makes it a token-bearing one, if it is the only one in it."""
+        """Take an event. Returns its text if it is token-bearing and has no other text."""
         self._events += 1
         statements = self._statements
         if statements.done:
@@ -306,7 +309,7 @@ class Decoder:
         if chunk is None:
             self._take_unparsed(event)
             return None
-        # Usage and timings before the end is looked at: servers send them in an event of their own behind it.
+        # Usage and timings are read even after the orderly end, because servers send them in a last event of their own.
         usage = chunk.get("usage")
         count = None if usage is None else statements.take_usage(usage)
         if "timings" in chunk:
@@ -321,14 +324,14 @@ class Decoder:
         return self._take_choice(chunk.get("choices"), count, event.end)
 
     def _take_unparsed(self, event: SseEvent) -> None:
-        """An event that is no JSON object: an error in plain words, an empty one, one of another type, or a fault."""
+        """Take an event that is no JSON object. It is an error as plain text, empty, of another type, or malformed."""
         statements = self._statements
         if statements.end is not None:
             return
         if event.event == "error":
             statements.error = statements.error or one_line(event.data.decode("utf-8", "replace")) or "an error event"
         elif event.data.strip() and event.event == "message":
-            statements.refuse(self._events, "not a JSON object")
+            statements.add_malformed(self._events, "not a JSON object")
 
     def _take_choice(self, choices: object, count: int | None, end: int) -> _OnlyText | None:
         choice = first_choice(choices)
@@ -361,11 +364,11 @@ class Decoder:
     def _check_utf8(self, number: int) -> None:
         bad_at = self._splitter.not_utf8_at
         if bad_at is not None:
-            self._statements.refuse(number, f"not UTF-8 at byte {bad_at}")
+            self._statements.add_malformed(number, f"not UTF-8 at byte {bad_at}")
 
 
 def _only_text(delta: JsonObject, visible: str, count: int | None) -> _OnlyText | None:
-    """The only text that a delta has, with its key and its event's count; None when it has another, or in parts."""
+    """The text of a delta that has only one, with its key and the event's count. None if it has several, or parts."""
     texts = [(key, text) for key in _TEXT_KEYS if isinstance(text := delta.get(key), str) and text]
     if len(texts) != 1 or (visible and texts[0][0] != "content"):
         return None
@@ -383,7 +386,7 @@ def _is_utf8(data: bytes) -> bool:
 
 
 def _differences(counts: list[int | None]) -> list[int] | None:
-    """Tokens by event from cumulative counts; None when one is missing, or they fall, or stay 0."""
+    """The tokens of each event, from cumulative counts. None if a count is missing, or if they fall or stay 0."""
     tokens: list[int] = []
     before = 0
     for count in counts:

@@ -1,9 +1,9 @@
-"""Reads one chat completion that came whole, as a JSON body. Knows no socket, no clock and no stream.
+"""Decodes one chat completion that was not streamed: a JSON body. Knows no socket and no clock.
 
-- The first choice with index 0, or with none, counts, as in a stream; its `message` bears the text.
-- A complete JSON object with choices is the orderly end: nothing that the connection does afterwards spoils it.
-- An `error` in an object without choices is an error, whatever the status says.
-- Without `usage`, nobody has counted the tokens: they are not known.
+- The first choice with index 0, or without an index, counts, as in a stream; its `message` has the text.
+- A complete JSON object with choices is the orderly end: what the connection does afterwards changes no outcome.
+- An `error` in an object without choices is an error, whatever the status.
+- Without `usage`, the number of tokens is not known.
 """
 
 import hashlib
@@ -27,36 +27,36 @@ from loadgen.wire.chat_json import (
 
 
 class WholeAnswer(Struct, frozen=True, kw_only=True):
-    """What one body says."""
+    """The content of one body."""
 
     answers: bool = False
-    """It is a chat completion, complete."""
+    """Whether it is a complete chat completion."""
     speaks: bool = False
-    """Some of it was generated: content, reasoning or a tool call."""
+    """Whether it has generated content, reasoning or a tool call."""
     text: str = ""
     """The visible content; lone surrogates become U+FFFD."""
     text_sha256: str | None = None
-    """Of the text's UTF-8, in hex."""
+    """The hash of the text's UTF-8, in hex."""
     prompt_tokens: int | None = None
-    """By usage; None without."""
+    """From `usage`; None without it."""
     cached_tokens: int | None = None
-    """Of the prompt, by usage or timings; None without."""
+    """How many tokens of the prompt were cached, from `usage` or `timings`; None without them."""
     output_tokens: int | None = None
-    """By usage; None without."""
+    """From `usage`; None without it."""
     finish_reason: str | None = None
-    """In the server's word; None without."""
+    """As the server spells it; None without it."""
     timings: ServerTimings | None = None
-    """llama.cpp's."""
+    """The timings of llama.cpp; None from other servers."""
     error: str | None = None
     """The server's own message, one line of at most 300 characters."""
     cut: bool = False
-    """The JSON breaks off."""
+    """Whether the JSON breaks off."""
     malformed: str | None = None
-    """What is wrong with the bytes otherwise."""
+    """What else is wrong with the bytes."""
 
 
 def decode_whole(body: bytes) -> WholeAnswer:
-    """Reads a whole body. Never raises: whatever is wrong with the bytes is in the answer."""
+    """Decode a whole body. Never raises: the answer says what is wrong with the bytes."""
     data = body.removeprefix(b"\xef\xbb\xbf").strip()
     completion = parse_object(data)
     if completion is None:
@@ -92,13 +92,13 @@ def _count(value: Any) -> int | None:
 
 
 def _broken(data: bytes) -> WholeAnswer:
-    """A body that is no JSON object: broken off, or something else."""
+    """The answer of a body that is no JSON object: it breaks off, or is malformed."""
     if not data:
         return WholeAnswer(cut=True)
     try:
         data.decode()
     except UnicodeDecodeError as error:
-        # A character that the end of the body cuts is no fault of the bytes: the body breaks off.
+        # If the body ends within a character, it breaks off; its bytes are not malformed.
         if error.end < len(data) or error.reason != "unexpected end of data":
             return WholeAnswer(malformed=f"not UTF-8 at byte {error.start}")
         return WholeAnswer(cut=data.startswith(b"{"), malformed=None if data.startswith(b"{") else "not JSON")

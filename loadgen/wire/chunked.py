@@ -1,8 +1,8 @@
-"""Takes the chunked framing off a body: raw bytes in, body bytes out. Knows no socket, no clock and no events.
+"""Removes the chunked framing of a body: raw bytes in, body bytes out. Knows no socket, no clock and no events.
 
-It takes plain framing only (RFC 9112, 7.1): sizes in hex, chunk extensions of plain words, no trailers. Whatever is
-not that, malformed or merely unusual, makes it `odd`, and from there on it says nothing: a whole HTTP parser is to
-judge the raw bytes. What it does accept, such a parser accepts too, and reads as the same body.
+It reads plain framing only (RFC 9112, 7.1): sizes in hex, chunk extensions of plain words, no trailers. Any other
+framing, malformed or only unusual, makes it `odd`. It reads nothing after that, and a complete HTTP parser has to judge
+the raw bytes. Such a parser accepts all that this accepts, and reads the same body.
 """
 
 import re
@@ -10,15 +10,17 @@ from array import array
 from typing import Final
 
 MAX_LINE_BYTES: Final = 256
-"""The longest line of a chunk's size, with its extensions, that is still taken for plain."""
+"""The longest line with a chunk's size and its extensions that counts as plain."""
 
 _CRLF: Final = b"\r\n"
-_SIZES: Final = {f"{size:x}".encode(): size for size in range(1, 1024)}  # those of most chunks of a stream of tokens
+_SIZES: Final = {
+    f"{size:x}".encode(): size for size in range(1, 1024)
+}  # the sizes of most chunks in a stream of tokens
 _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,12})(?:;[0-9A-Za-z_-]+(?:=[0-9A-Za-z_-]+)?)*")
 
 
 _AT_ONCE: Final = 256
-"""Reads that are tried as one: where one of them is not plain, only so many are gone through one by one."""
+"""How many reads are tried together. If one of them is not plain, these are read one by one."""
 
 
 def _one_chunk_each(reads: list[bytes]) -> list[bytes] | None:
@@ -29,34 +31,34 @@ def _one_chunk_each(reads: list[bytes]) -> list[bytes] | None:
         return None
     lengths = list(map(len, pieces))
     framed = [len(read) - 4 for read in reads]
-    # A chunk's data may hold a CRLF of its own, and the pieces of different reads still add up: so each read is held
-    # against its own size line and its own length.
+    # If the data of a chunk has a CRLF, the pieces of different reads may still add up. So each read is compared with
+    # its own size line and its own length.
     plain = lengths == list(map(_SIZES.get, sizes)) and framed == list(map(int.__add__, lengths, map(len, sizes)))
     return pieces if plain else None
 
 
 class Dechunker:
-    """Dechunks one body, fed read by read. Time and memory are linear in the bytes fed."""
+    """Removes the framing of one body, which is fed read by read. Time and memory are linear in the bytes fed."""
 
     __slots__ = ("_left", "_pending", "bytes_beyond", "ends", "odd", "over", "pieces")
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []  # the body so far
         self.ends = array("q")  # how many bytes of the body there were after each read
-        self.over = False  # the last chunk has come, and the blank line that ends it
-        self.bytes_beyond = 0  # raw bytes fed beyond that
-        self.odd = False  # the framing is not plain: see the module
+        self.over = False  # True once the last chunk has come, with the blank line that ends it
+        self.bytes_beyond = 0  # how many raw bytes came after that
+        self.odd = False  # True once the framing is not plain: see the module
         self._pending = b""  # the beginning of a size line, or of the last chunk
-        self._left = 0  # of a chunk that has begun: its bytes to come, and the two of its line end
+        self._left = 0  # how many bytes of the present chunk are still to come, with the two of its line end
 
     def feed(self, reads: list[bytes]) -> None:
-        """Take in what the next reads brought."""
-        if reads and not reads[0]:  # nothing of the body: the head came alone, or the other end has closed
+        """Add the next reads."""
+        if reads and not reads[0]:  # an empty read: the head came alone, or the other end has closed
             self.ends.append(self.ends[-1] if self.ends else 0)
             reads = reads[1:]
         for start in range(0, len(reads), _AT_ONCE):
             some = reads[start : start + _AT_ONCE]
-            # One whole chunk a read is how a token comes; the last read of a body has its end as well.
+            # A token usually comes as one complete chunk in one read. The last read of a body also has its end.
             plain = _one_chunk_each(some[:-1]) if len(some) > 1 and self._is_between_chunks() else None
             if plain is None:
                 self._feed_each(some)
@@ -97,9 +99,8 @@ class Dechunker:
         self._pending = data[at:] if not self.over else b""
 
     def _begin_chunk(self, data: bytes, at: int) -> tuple[int, int] | None:
-        """The size of the chunk that begins at `at`, and where its data does; of the last one, where all ends.
-
-        None when that is not all there, or odd.
+        """The size of the chunk that begins at `at`, and where its data begins. For the last chunk: 0, and where the
+        body ends. None if the bytes so far are incomplete, or odd.
         """
         line_end = data.find(_CRLF, at, at + MAX_LINE_BYTES)
         if line_end < 0:
@@ -123,7 +124,7 @@ class Dechunker:
         return None
 
     def _finish_chunk(self, data: bytes, at: int) -> int:
-        """Takes what there is of a chunk that has begun; returns where in `data` the next thing begins."""
+        """Take the bytes of the present chunk that are in `data`; returns where in `data` they end."""
         take = min(self._left - 2, len(data) - at)
         if take > 0:
             self.pieces.append(data[at : at + take])

@@ -1,7 +1,7 @@
-"""Which keys of a request a server names as it refuses it: by the body of its answer. Pure.
+"""Finds which keys of a request a server refuses, in the body of its answer. Pure.
 
-OpenAI's servers put the name into `param`, FastAPI's into `loc`, others into a sentence. A name in a sentence is only a
-guess, as the sentence may list what is allowed.
+OpenAI's servers put the key's name into `param`, FastAPI's into `loc`, others into a sentence. A name in a sentence is
+only a guess, because the sentence may list what is allowed.
 """
 
 import re
@@ -14,7 +14,7 @@ from msgspec import Struct
 from loadgen.wire.chat_json import error_of, parse_object
 
 REFUSED: Final = frozenset({400, 422})
-"""Statuses by which a server refuses what a body says."""
+"""Statuses with which a server refuses a request for its body."""
 _NAME_FIELDS: Final = ("param", "loc", "field", "parameter")
 _TEXT_FIELDS: Final = ("message", "msg", "detail", "error", "errors", "title", "description", "reason", "body")
 _CODE_FIELDS: Final = ("code", "type")
@@ -47,10 +47,10 @@ _MAX_DEPTH: Final = 8
 
 
 class NamedKeys(Struct, frozen=True):
-    """What a refusal names."""
+    """The keys that a refusal names."""
 
     named: tuple[str, ...]
-    """In a field that is there for names: all of them are refused."""
+    """Keys in a field for names, such as `param`. All of them are refused."""
     mentioned: tuple[str, ...]
     """In a sentence, in its order, where no field names one."""
     values: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ def error_in(body: bytes) -> bytes:
 
 
 def mentions(body: bytes, key: str) -> bool:
-    """Whether a refusal has this name in it anywhere."""
+    """Whether the body of a refusal has this name anywhere."""
     return re.search(rb"(?<!\w)%b(?!\w)" % key.encode(), body) is not None
 
 
@@ -136,7 +136,7 @@ def _names_in(content: Any) -> Iterator[str]:
     if isinstance(content, str) and content:
         yield content
     elif isinstance(content, list):
-        # FastAPI's path begins with where it looked; ["body"] alone is the whole body, and names nothing.
+        # FastAPI's path begins with "body", the place in the request. ["body"] alone names no key.
         yield from (part for part in content if isinstance(part, str) and part != "body")
 
 

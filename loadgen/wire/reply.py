@@ -1,7 +1,7 @@
 """Reads an ended exchange: raw bytes and stamps become a `Reply` with one stamp a token and one outcome. Pure.
 
-An answer that was asked for whole has no stamps of tokens: it ends with its last byte, and its tokens are those of
-`usage`, or not known.
+An answer that was not streamed has no stamps of tokens. It ends with its last byte, and the number of its tokens comes
+from `usage`, or is not known.
 """
 
 import re
@@ -26,28 +26,29 @@ from loadgen.wire.receiver import Columns, columns_of
 
 DETAIL_CHARS: Final = 300
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
-_EARLIEST_NS: Final = 1_000_000  # a kernel's stamp that is later than ours by so much cannot be right
-_LATEST_NS: Final = 60_000_000_000
+_MAX_EARLY_NS: Final = 1_000_000  # a kernel's stamp that is later than ours by more than this cannot be right
+_MAX_LATE_NS: Final = 60_000_000_000  # nor can one that is earlier than ours by more than this
 _WHOLE_BODY_STARTS: Final = (b"{", b"[", b"<")
 
 
 class ArrivalTimes:
-    """When each byte of a body had arrived, ns on the run's clock. Kernel stamps where every read has one.
+    """When each byte of a body had arrived, ns on the run's clock. By kernel stamps if every read has a valid one.
 
-    In plain Python: for so few numbers numpy costs more, and most of all where it is called seldom.
+    Here a kernel stamp of the wall clock becomes a moment of the run. In plain Python, because numpy costs more for so
+    few numbers.
     """
 
     def __init__(self, reads: Sequence[tuple[int, int, int]] | Columns, epoch_ns: int, wall_offset_ns: int) -> None:
         self._offsets, user, wall = reads if isinstance(reads, Columns) else columns_of(reads)
-        # A stamp from after we had the bytes, or from long before, is of a wall clock that was stepped meanwhile. One
-        # spoils them all: stamps from two clocks would make gaps between tokens that never were.
+        # A stamp from after we had the bytes, or from long before, comes from a wall clock that was stepped meanwhile.
+        # Then no kernel stamp of this body is used: stamps of two clocks would make up gaps between tokens.
         lags = [user_ns - wall_ns + wall_offset_ns for user_ns, wall_ns in zip(user, wall, strict=True)]
-        sound = bool(lags) and min(wall) > 0 and min(lags) > -_EARLIEST_NS and max(lags) < _LATEST_NS
+        sound = bool(lags) and min(wall) > 0 and min(lags) > -_MAX_EARLY_NS and max(lags) < _MAX_LATE_NS
         self.source: StampSource = "kernel" if sound else "user"
         self.lags_ns: NDArray[np.int64] = np.array(array("q", lags if sound else ()))
         if sound:
-            # Within the tolerance a kernel's stamp may be later than ours. Ours is then the better one: the bytes had
-            # come when we had them.
+            # Within the tolerance a kernel's stamp may be later than ours. Then ours is used, because the bytes had
+            # arrived when we had them.
             self._arrived = [
                 user_ns - epoch_ns - (lag if lag > 0 else 0) for user_ns, lag in zip(user, lags, strict=True)
             ]
@@ -60,15 +61,16 @@ class ArrivalTimes:
         return self._arrived[-1] if self._arrived else None
 
     def at(self, ends: list[int]) -> tuple[list[int], int]:
-        """Arrival of what ends at each body offset, and how many came in the same read as the one before.
+        """When the events that end at these body offsets had arrived, and how many of them came in the same read as the
+        one before. ends: offsets that never decrease.
 
-        ends: they never decrease. The stamp is of the read that brought the last byte.
+        An event has the stamp of the read that brought its last byte.
         """
         offsets, arrived = self._offsets, self._arrived
         if not arrived or not ends:
             return [], 0
         first = bisect_left(offsets, ends[0])
-        if list(offsets[first : first + len(ends)]) == ends:  # each came with a read of its own, as they mostly do
+        if list(offsets[first : first + len(ends)]) == ends:  # the usual case: each event came in a read of its own
             return arrived[first : first + len(ends)], 0
         stamps: list[int] = []
         shared, before, read, last = 0, -1, 0, len(offsets) - 1
@@ -81,12 +83,12 @@ class ArrivalTimes:
 
 
 class _Answer(Struct, frozen=True, kw_only=True):
-    """What an answer says, streamed or whole: the fields of its `Reply` that are not of the connection."""
+    """The content of an answer, streamed or not: the fields of its `Reply` that do not come from the connection."""
 
     outcome: Outcome
     detail: str | None
     end_offset: int | None
-    """Where in the body its orderly end ends; None without one."""
+    """The body offset at which its orderly end ends; None without an orderly end."""
     first_visible_ns: int | None = None
     stamps_ns: tuple[int, ...] = ()
     tokens_per_event: tuple[int, ...] | None = None
@@ -97,7 +99,7 @@ class _Answer(Struct, frozen=True, kw_only=True):
     token_source: TokenSource
     finish_reason: str | None
     text: str | None
-    """None where nothing was generated; the empty text may be of hidden tokens."""
+    """None if nothing was generated. It is empty if all tokens are hidden."""
     text_sha256: str | None
     timings: ServerTimings | None
 
@@ -105,7 +107,7 @@ class _Answer(Struct, frozen=True, kw_only=True):
 def read_reply(
     exchange: Exchange, *, epoch_ns: int, wall_offset_ns: int, keep_text: bool = False
 ) -> tuple[Reply, NDArray[np.int64]]:
-    """What came of an exchange, and how late (ns) user space saw each read that the kernel had stamped.
+    """The reply of an exchange, and how much later (ns) user space saw each read than the kernel stamped it.
 
     epoch_ns: the run's beginning on the monotonic clock. wall_offset_ns: see `loadgen.clock.wall_offset_ns`.
     """
@@ -117,7 +119,7 @@ def read_reply(
     def on_run(moment_ns: int | None) -> int | None:
         return None if moment_ns is None else moment_ns - epoch_ns
 
-    # An orderly end is when it arrived; what the connection did afterwards took the user no time.
+    # The answer ends when its orderly end arrived. The user does not wait for what the connection does after it.
     orderly_end = arrivals.at([answer.end_offset])[0] if answer.end_offset is not None else []
     began = [moment for moment in (sending.connect_start_ns, sending.first_write_ns) if moment is not None]
     reply = Reply(
@@ -193,7 +195,7 @@ def _whole(exchange: Exchange, body: bytes) -> _Answer:
 
 
 def outcome_of(exchange: Exchange, completion: Completion, body: bytes) -> tuple[Outcome, str | None]:
-    """How a request ended, and a line about it. First what the answer says, then what the connection did."""
+    """How a request ended, and a line about it. What the answer says decides before what the connection did."""
     failure, status = exchange.failure, exchange.response.status
     if status is not None and status >= 400:
         return "http_error", _http_detail(exchange, body)
@@ -201,7 +203,7 @@ def outcome_of(exchange: Exchange, completion: Completion, body: bytes) -> tuple
         return "stream_error", completion.error
     if completion.malformed is not None:
         return "malformed", completion.malformed
-    if completion.end_offset is not None:  # after an orderly end, nothing that the connection does spoils it
+    if completion.end_offset is not None:  # after an orderly end, a failure of the connection does not count
         return ("ok", None) if completion.token_ends else ("empty", "an orderly end, and no token before it")
     if failure is not None:
         return failure.outcome, failure.detail
@@ -211,7 +213,7 @@ def outcome_of(exchange: Exchange, completion: Completion, body: bytes) -> tuple
 
 
 def outcome_of_whole(exchange: Exchange, answer: WholeAnswer, body: bytes) -> tuple[Outcome, str | None]:
-    """How a request for a whole answer ended, and a line about it; in the order of `outcome_of`."""
+    """How a request that was not streamed ended, and a line about it. Decided in the same order as `outcome_of`."""
     failure, status = exchange.failure, exchange.response.status
     if status is not None and status >= 400:
         return "http_error", _http_detail(exchange, body)
@@ -252,8 +254,8 @@ def _retry_after_s(exchange: Exchange) -> float | None:
 
 
 def retry_after_s(value: str, now: datetime) -> float | None:
-    """What the value of a Retry-After asks to wait: seconds, or until a date (RFC 9110, 10.2.3), 0 for one that is
-    past; None where it asks what nobody understands."""
+    """How long a Retry-After header asks to wait, s. It has seconds or a date (RFC 9110, 10.2.3); a past date gives 0.
+    None if the value is neither."""
     value = value.strip()
     if _SECONDS.fullmatch(value):
         return float(value)
@@ -275,6 +277,7 @@ def _connect_ns(start_ns: int | None, end_ns: int | None) -> int | None:
 
 
 def _last_byte_ns(exchange: Exchange, arrivals: ArrivalTimes, epoch_ns: int) -> int | None:
-    """When the body was over: its last byte, or our letting go of a connection that the server keeps open after it."""
+    """When the body was over: when its last byte arrived, or when we gave up a connection that the server kept open
+    after the orderly end."""
     let_go = exchange.failure is not None and exchange.failure.outcome == "ok"
     return exchange.ended_ns - epoch_ns if let_go and exchange.ended_ns is not None else arrivals.last_ns

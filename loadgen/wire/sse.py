@@ -2,14 +2,14 @@
 
 The rules are the WHATWG EventSource ones (HTML standard, "Parsing an event stream"): lines end in LF, CRLF or CR; one
 leading byte-order mark is skipped; a line that begins with a colon is a comment; a blank line dispatches the event if
-it had a `data` line. `id` and `retry` are read over like unknown fields, because nothing here reconnects.
+it had a `data` line. `id` and `retry` are ignored like unknown fields, because nothing here reconnects.
 
-**Where an event ends.** `SseEvent.end` is the offset just past the first byte of the line end that makes the blank
-line: an event is complete at that byte, and a receiver need not wait for more. For LF that is the LF; for CRLF it is
-the CR, since the LF behind it may come in a later read, or never (a lone CR is a line end too). So `end` is a fact
-about the body, and no way of splitting the body moves it.
+**Where an event ends.** `SseEvent.end` is the offset just after the first byte of the line end that makes the blank
+line. The event is complete at that byte, and a receiver need not wait for more. For LF that byte is the LF. For CRLF it
+is the CR, since the LF after it may come in a later read, or never (a lone CR is a line end too). So `end` does not
+depend on how the body is split.
 
-This is the general way. Events that are all alike are cut faster in `chat_stream.Decoder` and `chat_fast_path`.
+This is the general splitter. `chat_stream.Decoder` and `chat_fast_path` read events that are all alike faster.
 """
 
 import codecs
@@ -23,7 +23,7 @@ MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 _BOM: Final = b"\xef\xbb\xbf"
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 # A line end, the first byte of the next one (group 1: the event is complete here), and the LF that may belong to it.
-# Atomic, lest the CR of a CRLF be taken for one line end and its LF for a second.
+# The group is atomic, so that the CR of a CRLF never counts as one line end and its LF as a second.
 _BLANK_LINE: Final = re.compile(rb"(?>\r\n|\n|\r)([\r\n])(?:(?<=\r)\n)?")
 _SEAM_BYTES: Final = 2  # the longest beginning of a blank line that does not complete it: CRLF
 
@@ -36,16 +36,16 @@ class SseEvent(Struct, frozen=True, gc=False):
     end: int
     """The offset in the body, 0-based and exclusive, of the byte that completed it (see the module)."""
     event: str = "message"
-    """Its type, "message" when it names none."""
+    """The event's type; "message" if it has none."""
 
 
 class EventTooLong(Exception):  # noqa: N818 - a fact about the body, not an error of the caller's
-    """An event took more than the allowed bytes, complete or not; the splitter takes no more."""
+    """An event has more than the allowed bytes, complete or not. The splitter reads no further."""
 
     def __init__(self, start: int, max_event_bytes: int, events: list[SseEvent]) -> None:
         super().__init__(f"an event at byte {start} is longer than {max_event_bytes} bytes")
         self.start = start  # the offset of its first byte
-        self.events = events  # those that this feed completed before it
+        self.events = events  # the events before it that this feed completed
 
 
 class Splitter:
@@ -60,17 +60,18 @@ class Splitter:
         self._max_event_bytes = max_event_bytes
         self._pending = bytearray()  # the unfinished event
         self._start = 0  # the offset in the body of its first byte
-        self._after_cr = False  # the last byte fed was a blank line's CR: an LF now is the rest of that line end
+        self._after_cr = False  # the last byte fed was a blank line's CR, so an LF now is the rest of that line end
         self._failed = False
-        self._utf8: codecs.IncrementalDecoder | None = None  # made when it is needed, which may be never
+        self._utf8: codecs.IncrementalDecoder | None = None  # made when it is first needed
         self._fed = 0
         self._not_utf8_at: int | None = None
 
     @property
     def not_utf8_at(self) -> int | None:
-        """The offset of the first byte fed that cannot be UTF-8, comments and all; None when there is none.
+        """The offset of the first byte that is not UTF-8, even in a comment; None if there is none.
 
-        The standard would replace it, so it stops nothing here. A character cut by the end of the body is none.
+        The standard replaces such bytes, so the splitter goes on. A character that is cut by the end of the body does
+        not count.
         """
         return self._not_utf8_at
 
@@ -82,11 +83,11 @@ class Splitter:
 
     @property
     def offset(self) -> int:
-        """The offset in the body of the first byte of the event that is unfinished, or is to come."""
+        """The offset in the body at which the unfinished event, or the next one, begins."""
         return self._start
 
     def skip(self, size: int) -> None:
-        """So many bytes were read elsewhere, between events: whole events, in UTF-8."""
+        """Skip bytes that were read elsewhere. They must be complete events in UTF-8, and come between events."""
         self._start += size
         self._fed += size
 
