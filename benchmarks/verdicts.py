@@ -282,7 +282,7 @@ def main() -> None:
     parser.add_argument("--stages", type=int, default=1000, help="of each kind")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    print("| stages | sound | of them called, before | now | off by 5 % or more | of them not called, before | now |")
+    print("| stages | sound | degraded, before | now | off by 5 % or more | not degraded, before | now |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     for name, (play, codes) in KINDS.items():
         chance = np.random.default_rng(arguments.seed)

@@ -1,4 +1,4 @@
-"""A run by prompt: what each prompt took at each stage, and which of its requests were unusual. Pure."""
+"""The latencies of each prompt at each stage, and how many of its requests were outliers. Pure."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from loadgen.store.run_folder import Run
 
 
 class ValueRange(Struct, frozen=True):
-    """Of the values that were measured, in ms. The median is the sample's: it claims nothing of others."""
+    """The range of measured values, ms. The median is that of these values, no estimate for others."""
 
     min: float
     median: float
@@ -26,8 +26,8 @@ class ValueRange(Struct, frozen=True):
 class PromptRow(Struct, frozen=True, kw_only=True):
     """One prompt at one stage: measured requests only.
 
-    ttft, e2e: of the ok ones; None without any. output_tokens: their median; None where nobody counted. outliers: how
-    many of them have a TTFT or an E2E that lies far from the stage's others (`loadgen.stats.outlier`).
+    ttft, e2e: those of the ok requests; None if there is none. output_tokens: their median; None if not counted.
+    outliers: how many of them have a TTFT or an E2E far from the stage's others (`loadgen.stats.outlier`).
     """
 
     stage: PlannedStage
@@ -41,8 +41,8 @@ class PromptRow(Struct, frozen=True, kw_only=True):
 
 
 def rows_by_prompt(run: Run, stages: Sequence[StageData] | None = None) -> tuple[PromptRow, ...]:
-    """A row for each stage and prompt that was asked, in the plan's order of both. stages: of the run, if they are
-    there already."""
+    """A row for each stage and each prompt that was sent in it, in the plan's order. stages: those of the run, if they
+    were made already."""
     order = [prompt.id for prompt in run.manifest.prompts]
     return tuple(row for stage in (stages_of(run) if stages is None else stages) for row in _rows(stage, order))
 
@@ -74,7 +74,7 @@ def _rows(stage: StageData, order: Sequence[str]) -> list[PromptRow]:
 
 
 def _outliers(stage: StageData) -> NDArray[np.bool_]:
-    """Which of a stage's ok requests are outliers among them: by TTFT, or by E2E, where each of them has one."""
+    """Which of a stage's ok requests are outliers, by TTFT or by E2E. A metric counts only if every request has it."""
     marks = np.zeros(len(stage.ok), dtype=np.bool_)
     for name in ("ttft", "e2e"):
         if len(stage.values[name]) == len(stage.ok):

@@ -1,4 +1,4 @@
-"""What a verdict rests on: what was measured of ourselves and of the machine, and what came of the stage. Pure."""
+"""The evidence for a verdict: the measurements of ourselves and of the machine, and the results of the stage. Pure."""
 
 import math
 from typing import Any, Final
@@ -17,58 +17,58 @@ from loadgen.stats.quantile import estimate, floor_of
 from loadgen.store.calibration import beyond
 
 TELLING_NS: Final = 200_000_000
-"""A stage that was shorter, such as one that was stopped before its first request, says nothing of a share of CPU."""
+"""In a shorter stage, such as one that was stopped before its first request, the share of CPU means nothing."""
 
 FEWEST_SAMPLES: Final = 100
-"""So many looks at the requests in flight tell their number."""
+"""How many samples of the requests in flight their mean needs."""
 
 TELLING_WINDOW_S: Final = 2.0
-"""In a shorter window, one user's turn may be all that there is."""
+"""A shorter window may have only one request of a user in it."""
 
 
 class InFlight(Struct, frozen=True):
-    """Requests in flight at the moments at which the sampler looked, on average: as it saw them, and by the records."""
+    """The mean number of requests in flight at the sampler's moments: as it sampled them, and by the records."""
 
     sampled: float
     recorded: float
     error: float
-    """The standard error of their difference, as a share of what was sampled: of so many looks that differ, by chance
-    as many would have differed the other way."""
+    """The standard error of their difference, as a share of the sampled number. Samples that differ from the records by
+    one could, by chance, have differed in the other direction."""
 
 
 class Evidence(Self, frozen=True, kw_only=True):
-    """What a verdict rests on: what was measured of ourselves, and what came of the stage. None is not known, and not
-    judged."""
+    """The evidence for a verdict: the measurements of ourselves, and the results of the stage. None is not known, and
+    not judged."""
 
     stamp_source: str
     ok: int
-    """Requests that were answered."""
+    """How many requests were answered."""
     complete: bool = True
     lag_effect: Effect | None = None
-    """The number that is most off because the event loop was late, where stamps are taken in user space."""
+    """The number that is most off because the event loop was late. Only with user stamps."""
     pause_effect: Effect | None = None
-    """The number that one pause of the garbage collector may have changed, where stamps are taken in user space."""
+    """The number that one pause of the garbage collector may have changed. Only with user stamps."""
     achieved_at_best: float | None = None
     """The achieved share without the one request whose lateness counts most against it."""
     in_flight: InFlight | None = None
-    """As the sampler saw it, and by the records at the same moments."""
+    """The requests in flight as sampled, and by the records at the same moments."""
     machine: MachineFacts | None = None
     shed: int = 0
     window_s: float | None = None
     unsteady: str | None = None
-    """How the series of TTFTs never settled."""
+    """In what way the series of TTFTs did not settle."""
     server_ended: str | None = None
-    """How the server ended of itself."""
+    """How the server ended by itself."""
     lost_workers: tuple[str, ...] = ()
-    """What became of each worker that died."""
+    """How each lost worker was lost."""
     beyond: str | None = None
-    """By how much the load was above what this machine was calibrated for."""
+    """By how much the load was above that for which this machine was calibrated."""
     held_back: str | None = None
     """How tokens were held back on their way."""
 
 
 def evidence_of(stage: StageData) -> Evidence:
-    """What the verdict on a stage rests on, from its records and facts."""
+    """The evidence for the verdict on a stage, from its records and facts."""
     window = stage.steady_window
     recorded = metrics.in_flight_recorded(stage.together, window) if window else None
     sources = {record.stamp_source for record in stage.measured if record.stamps_ns or record.outcome == "ok"}
@@ -98,7 +98,7 @@ def evidence_of(stage: StageData) -> Evidence:
 
 
 def _slips(stage: StageData) -> dict[str, Any]:
-    """The percentiles of the dispatch slip, with the floors and the interval that any percentile has."""
+    """The percentiles of the dispatch slip, with the same floors and intervals as any percentile."""
     late = metrics.slips(stage.measured)
     p50, p90, p99 = estimate(late, (50.0, 90.0, 99.0))
     is_known = p99.low is not None and p99.high is not None
@@ -113,7 +113,7 @@ def _slips(stage: StageData) -> dict[str, Any]:
 
 
 def _with_facts(evidence: Evidence, stage: StageData, facts: StageFacts) -> Evidence:
-    """With what the harness saw of itself, and of the machine, while the stage ran."""
+    """The evidence with the facts that loadgen measured of itself and of the machine during the stage."""
     is_telling = facts.end_ns - facts.start_ns >= TELLING_NS
     is_user = evidence.stamp_source == "user"
     return msgspec.structs.replace(
@@ -135,27 +135,27 @@ def _with_facts(evidence: Evidence, stage: StageData, facts: StageFacts) -> Evid
 
 
 def _users_share(stage: StageData, window: Window | None, recorded: float | None) -> float | None:
-    """Of the users of a closed loop, how many were being answered on average; None in a window that is too short."""
+    """The share of a closed loop's users that were being answered, on average; None if the window is too short."""
     if window is None or recorded is None or stage.users is None or window.length_s < TELLING_WINDOW_S:
         return None
     return recorded / stage.users
 
 
 def _lost(facts: StageFacts) -> tuple[str, ...]:
-    """What became of each worker that died."""
+    """How each lost worker was lost, in words."""
     workers = facts.workers
     numbered = enumerate(workers, start=1)
     return tuple(f"process {at} of {len(workers)}: {worker.lost}" for at, worker in numbered if worker.lost is not None)
 
 
 def _beyond(stage: StageData) -> str | None:
-    """By how much the load was more than this machine was calibrated for."""
+    """By how much the load was above that for which this machine was calibrated, in words."""
     streams = max((count for _, count in stage.facts.in_flight_samples), default=None) if stage.facts else None
     return beyond(stage.budget, metrics.peak_events_per_s(stage.together), streams, stage.workers)
 
 
 def _in_flight(stage: StageData, window: Window | None) -> InFlight | None:
-    """None below a hundred samples in the window."""
+    """None if the window has fewer than a hundred samples."""
     if stage.facts is None or window is None:
         return None
     inside = [sample for sample in stage.facts.in_flight_samples if window.holds(sample[0])]

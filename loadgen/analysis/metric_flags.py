@@ -1,6 +1,6 @@
-"""Which of a stage's numbers do not mean what their name says on this server, and why. Pure.
+"""Which of a stage's numbers do not mean what their names say on this server, and why. Pure.
 
-The records decide, the probe explains: a mark stands where the stage's own answers bear it out.
+The records decide and the probe explains: a number is flagged only if the stage's own answers show the reason.
 """
 
 from collections.abc import Sequence
@@ -16,30 +16,30 @@ from loadgen.store.manifest import Probe
 from loadgen.targets.probe.findings import shown_tokens
 
 PACKED: Final = 1.25
-"""Tokens a token-bearing event from which on an event is not a token."""
+"""From this many tokens per token-bearing event on, an event does not count as a token."""
 COUNTED: Final = ("output_tokens_per_s", "per_user_tokens_per_s", "e2e_tokens_per_s", "tpot_ms")
-"""What is computed from the number of output tokens."""
+"""The numbers that are computed from the number of output tokens."""
 CACHED: Final = 0.1
-"""The share of a stage's prompt tokens from a cache above which its TTFT is not that of prompts that are new."""
+"""If a larger share of a stage's prompt tokens came from a cache, its TTFT is not that of new prompts."""
 FIRST: Final = ("ttft_ms", "service_ttft_ms", "ttft_from_send_ms", "ttfc_ms")
-"""What is computed from when the first tokens arrived."""
+"""The numbers that are computed from the arrival of the first tokens."""
 PACED: Final = (*FIRST, "tpot_ms", "itl_ms", "per_user_tokens_per_s")
-"""What is computed from when tokens arrived."""
+"""The numbers that are computed from the arrival of tokens."""
 
 
 class MetricFlags(Struct, frozen=True):
-    """not_valid: by metric, as the summary names it, why it is not what its name says. nulled: those that would be
-    wrong, not only different: they are null."""
+    """not_valid: by metric, as the summary names it, why it does not mean what its name says. nulled: those of them
+    that would be wrong, not only different; the summary has null for them."""
 
     not_valid: dict[str, str]
     nulled: frozenset[str] = frozenset()
     held_back: HeldBack | None = None
-    """How the tokens were held back on their way; None where they were not."""
+    """How the tokens were held back on their way; None if they were not."""
 
 
 def metric_flags(records: Sequence[Record], probe: Probe | None, held_back: HeldBack | None = None) -> MetricFlags:
-    """The marks of a stage. records: its ok measured requests. probe: None when the server was not probed. held_back:
-    how its tokens were held back, if they were."""
+    """The flags of a stage. records: its ok measured requests. probe: None if the server was not probed. held_back: how
+    its tokens were held back; None if they were not."""
     streamed = [record for record in records if record.stamps_ns]
     counted = [record for record in streamed if record.token_source == "usage"]
     bare = len(streamed) - len(counted)
@@ -69,8 +69,8 @@ def metric_flags(records: Sequence[Record], probe: Probe | None, held_back: Held
 
 
 def judged(slo: Slo, flags: MetricFlags) -> tuple[Slo, dict[str, str]]:
-    """The SLO that can be judged, and the marks of what is judged by it: a latency that is not known is neither met
-    nor missed."""
+    """The limits of an SLO that can be judged, and the reasons why others cannot: if a latency is not known, its limit
+    is neither met nor missed."""
     unknown = [name for name in ("ttft_ms", "tpot_ms") if getattr(slo, name) is not None and name in _unjudged(flags)]
     if not unknown:
         return slo, {}
@@ -82,12 +82,12 @@ def judged(slo: Slo, flags: MetricFlags) -> tuple[Slo, dict[str, str]]:
 
 
 def _unjudged(flags: MetricFlags) -> frozenset[str]:
-    """The latencies that meet or miss no SLO."""
+    """The latencies whose SLO cannot be judged."""
     return flags.nulled if flags.held_back is None else flags.nulled | {"ttft_ms"}
 
 
 def in_words(held_back: HeldBack) -> str:
-    """How the tokens of a stage came."""
+    """How the tokens of a stage arrived, in words."""
     arrivals = "1 arrival" if held_back.arrivals == 1 else f"{held_back.arrivals} arrivals"
     came = f"{held_back.tokens} tokens in {arrivals} within {held_back.span_ns / 1e6:.3g} ms (medians)"
     return f"tokens were held back in {held_back.answers} of {held_back.judged} answers: {came}"
@@ -114,9 +114,10 @@ def _in_one_read(streamed: Sequence[Record]) -> dict[str, str]:
 
 
 def _cached(records: Sequence[Record]) -> str | None:
-    """What a stage's TTFT owes to the server's cache; None where that is little, or the server says nothing of it."""
+    """How much of a stage's prompts came from the server's cache; None if it was little, or if the server does not
+    say."""
     reported = [(record, record.cached_tokens) for record in records if record.cached_tokens is not UNSET]
-    # Some servers mention a cache only where it has answered: who says nothing of it has prompt tokens all the same.
+    # Some servers mention their cache only if it was used, so the prompt tokens of all requests count.
     prompt = sum(record.prompt_tokens for record in records if record.prompt_tokens is not None)
     if not any(record.prompt_tokens is not None for record, _ in reported):
         prompt = sum(count + (record.timings.prompt_n if record.timings else 0) for record, count in reported)

@@ -1,8 +1,8 @@
-"""What our own lateness does to the numbers that are shown: which one is off, and by how much. Pure.
+"""Which of the numbers that are shown our own lateness makes wrong, and by how much. Pure.
 
-In a closed loop latencies count from the send, and a late send is in none of them; it takes away load, and so
-throughput. In an open loop latencies count from when a request was due, and a late send is in all of them. Where stamps
-are taken in user space, an event loop that is late is in them too.
+In a closed loop, latencies count from the send, so a late send lengthens none of them. But it lowers the load, and so
+the throughput. In an open loop, latencies count from when a request was due, so a late send lengthens all of them. With
+user stamps, an event loop that is late lengthens them too.
 """
 
 import math
@@ -19,14 +19,14 @@ from loadgen.stats.quantile import Quantile, estimate, floor_of
 
 SHOWN: Final = (50.0, 90.0, 95.0, 99.0, 99.9)
 BOUNDS: Final = (50.0, 90.0, 99.0)
-"""Percentiles that stand in the main table, as a bound where the samples give no more."""
+"""The percentiles in the main table, which shows a bound if the samples give no value."""
 THROUGHPUT: Final = "throughput"
 TICK_NS: Final = 20_000_000
-"""How often the event loop's lag is taken (`loadgen.telemetry.observer`)."""
+"""How often the event loop's lag is measured (`loadgen.telemetry.observer`)."""
 
 
 def slip_effect(stage: StageData) -> Effect | None:
-    """What dispatching late does to a stage: to the number that is off most. None where nothing was dispatched."""
+    """The number of a stage that late dispatches make most wrong. None if nothing was dispatched."""
     if stage.latency_origin == "sent":
         return _lost_rate(stage)
     return max(_late_latencies(stage), default=None)
@@ -37,8 +37,8 @@ def _slip_ns(record: Record) -> int:
 
 
 def _lost_rate(stage: StageData) -> Effect | None:
-    """A closed loop: the share of its users' time in the window in which they waited for us before they asked. None
-    where there are too few requests for a median, or no throughput is shown."""
+    """How much throughput a closed loop lost: the share of its users' time in the window in which they waited for us
+    before they asked. None if there are too few requests for a median, or if no throughput is shown."""
     sent = [record for record in stage.together if record.dispatched_ns is not None]
     window, users = stage.steady_window, stage.planned.load.concurrency
     if len(sent) < floor_of(50.0) or window is None or not users:
@@ -49,12 +49,12 @@ def _lost_rate(stage: StageData) -> Effect | None:
 
 
 def _inside(window: Window, start_ns: int, end_ns: int) -> int:
-    """How much of the time from start to end lies in a window."""
+    """How much of the time from start to end is in a window."""
     return max(0, min(end_ns, window.end_ns) - max(start_ns, window.start_ns))
 
 
 def _late_latencies(stage: StageData) -> Iterable[Effect]:
-    """An open loop: each percentile that is shown beside what it would be without our lateness."""
+    """By how much each shown percentile of an open loop differs from what it would be without our lateness."""
     late = np.fromiter(map(_slip_ns, stage.ok), np.int64, len(stage.ok))
     for name, title in (("ttft", "TTFT"), ("e2e", "E2E")):
         shown = stage.each[name]
@@ -74,7 +74,7 @@ def _changes(title: str, shown: Ns, without: Ns, stage: StageData) -> Iterable[E
 
 
 def _shown_number(quantile: Quantile) -> float | None:
-    """A percentile, or the bound that stands in its place."""
+    """A percentile's value, or the bound that is shown in its place."""
     return quantile.low if quantile.value is None else quantile.value
 
 
@@ -107,7 +107,7 @@ def _lags_in(stage: StageData, facts: StageFacts, name: str) -> Iterable[Effect]
         shown = percentile.low if percentile.value is None else percentile.value
         if shown is None:
             continue
-        # A bound stands at a lower rank than the percentile that it stands for.
+        # A bound is the value at a lower rank than that of its percentile.
         at = p if percentile.value is not None else 100 * float(np.searchsorted(values, shown * 1e6)) / len(values)
         spread, lag_spread = max(0.0, shown - middle), max(0.0, _lag_ms(facts, at) - _lag_ms(facts, 50.0))
         would_be = max(1e-6, middle - usual) + math.sqrt(max(0.0, spread**2 - lag_spread**2))
@@ -122,7 +122,7 @@ def _lag_ms(facts: StageFacts, p: float) -> float:
 
 
 def pause_effect(pause_ms: float | None, measured: Mapping[str, Metric]) -> Effect | None:
-    """What one pause of ours does where stamps are taken in user space: to the slowest gap, or the slowest answer."""
+    """What one pause of ours does to the slowest gap, or to the slowest answer. Only with user stamps."""
     for metric, title in (("itl_ms", "slowest ITL"), ("e2e_ms", "slowest E2E")):
         slowest = measured[metric].max if metric in measured else None
         if pause_ms and slowest:
@@ -132,13 +132,13 @@ def pause_effect(pause_ms: float | None, measured: Mapping[str, Metric]) -> Effe
 
 
 def ticks_of(facts: StageFacts) -> int:
-    """How often the event loop's lag was taken."""
+    """How often the event loop's lag was measured."""
     return max(0, facts.end_ns - facts.start_ns) // TICK_NS
 
 
 def achieved_share_at_best(records: Sequence[Record]) -> float | None:
-    """As `metrics.achieved_share`, without the request that would make it better to leave out: that a single one was
-    late at the end, or the first one was early, is no falling behind. None below three requests."""
+    """As `metrics.achieved_share`, but without the one request that lowers it most: if only the last request was late,
+    or the first was early, the load did not fall behind. None below three requests."""
     sent = sorted((r.intended_ns, r.dispatched_ns) for r in records if r.dispatched_ns is not None)
     if len(sent) < 3:
         return None

@@ -1,4 +1,4 @@
-"""Whether runs are repeats of one plan, and what differs where they are not. Pure; knows no requests."""
+"""Whether runs are repeats of one plan, and what differs if they are not. Pure; knows no requests."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -10,13 +10,13 @@ from loadgen.store.manifest import Manifest
 from loadgen.store.run_folder import Run
 
 MATTERS: Final = ("load", "prompts", "sampling", "system", "models", "slo", "until", "seed", "warmup_requests", "order")
-"""Keys of a scenario that are looked through first, when two runs are not of one plan."""
+"""The keys of a scenario that are compared first if two runs are not of one plan."""
 ASIDE: Final = ("name", "description", "keep_text", "probe", "strict")
-"""Keys that decide nothing of what is sent and when."""
+"""Keys that do not influence what is sent and when."""
 
 
 def check_alike(runs: Sequence[Run]) -> None:
-    """Raises InputError unless these are two or more runs of one plan, judged by one SLO."""
+    """Check that these are two or more runs of one plan, with the same SLO. Raises InputError if they are not."""
     first = runs[0]
     if len(runs) < 2:
         raise InputError(f"{first.folder}: one run is not merged with itself; give two or more")
@@ -31,7 +31,7 @@ def check_alike(runs: Sequence[Run]) -> None:
 
 
 def difference(first: Manifest, second: Manifest) -> str | None:
-    """What keeps two runs from being repeats of one another, in words; None where nothing does."""
+    """Why two runs are no repeats of one another, in words; None if they are."""
     slos = (first.scenario.slo, second.scenario.slo)
     where = [tuple(stage.key for stage in manifest.stages) for manifest in (first, second)]
     if first.plan_digest == second.plan_digest and slos[0] == slos[1] and where[0] == where[1]:

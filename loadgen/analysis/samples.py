@@ -1,4 +1,4 @@
-"""Values of a latency, ns, and what is said of them, ms: percentiles with their intervals. Pure."""
+"""Makes the statistics of a latency, ms, from its values, ns: percentiles with their intervals. Pure."""
 
 import math
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ class Samples(Struct, frozen=True):
 
     values: Ns
     owners: Ids | None = None
-    """Of gaps between tokens, the request that each is of."""
+    """For gaps between tokens: the request of each."""
     moments: Ids | None = None
-    """Of gaps, the slice of time that each fell into (`loadgen.stats.quantile.moments_of`)."""
+    """For gaps: the slice of time of each (`loadgen.stats.quantile.moments_of`)."""
 
 
 def gap_samples(stamps: Ns, lengths: Ns) -> Samples:
-    """The gaps between stamps that stand as `flat_stamps` of `loadgen.analysis.metrics` gives them."""
+    """The gaps between stamps, given as `loadgen.analysis.metrics.flat_stamps` returns them."""
     gaps = metrics.gaps_between(stamps, lengths)
     return Samples(gaps.values, gaps.owners, moments_of(metrics.gap_ends(stamps, lengths), gaps.values))
 
@@ -35,7 +35,7 @@ def gap_samples(stamps: Ns, lengths: Ns) -> Samples:
 def quantiles_of(
     samples: Samples, ps: Sequence[float], *, floor: Floor, confidence: float = CONFIDENCE
 ) -> tuple[Quantile, ...]:
-    """Percentiles, uncertain as the requests are different."""
+    """Percentiles, whose intervals come from the differences between the requests."""
     if samples.owners is None:
         return estimate(np.sort(samples.values), ps, floor=floor, confidence=confidence)
     owners, moments = samples.owners, samples.moments
@@ -43,14 +43,14 @@ def quantiles_of(
 
 
 def metric_of_run(samples: Samples, *, floor: Floor) -> Metric:
-    """What one run says of a metric."""
+    """The statistics of a metric in one run."""
     quantiles = quantiles_of(samples, PERCENTILES, floor=floor)
     return _metric(samples.values, {f"p{quantile.p:g}": percentile_of(quantile) for quantile in quantiles})
 
 
 def metric_of_runs(samples: Sequence[Samples | None], *, floor: Floor) -> Metric:
-    """What several runs say of a metric together, uncertain as the runs are different. samples: of each run, None of
-    one that is not compared; two runs or more have values."""
+    """The statistics of a metric over several runs, whose intervals come from the differences between the runs.
+    samples: those of each run; None: the run is not compared. At least two runs must have values."""
     known = [(place, of_run) for place, of_run in enumerate(samples) if of_run is not None and of_run.values.size]
     pooled = np.concatenate([of_run.values for _, of_run in known])
     owners = [of_run.owners for _, of_run in known if of_run.owners is not None]
@@ -70,7 +70,7 @@ def metric_of_runs(samples: Sequence[Samples | None], *, floor: Floor) -> Metric
 
 
 def percentile_of(quantile: Quantile | Repeated, *, runs: tuple[float | None, ...] | None = None) -> Percentile:
-    """A percentile in ms; without a value, and by its lower end alone, where its interval has no finite upper end."""
+    """A percentile in ms. If its interval has no finite upper end, it has no value, only the lower end."""
     bounded = quantile.high is not None and math.isfinite(quantile.high)
     value, high = (quantile.value, quantile.high) if bounded else (None, None)
     return Percentile(in_ms(value), in_ms(quantile.low), in_ms(high), runs)

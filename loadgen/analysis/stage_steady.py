@@ -1,4 +1,4 @@
-"""Where a stage had warmed up, and whether it ever settled. Pure; the test itself is in `loadgen.stats.steady`."""
+"""Whether a stage's latencies settled, and from when on. Pure; the test itself is in `loadgen.stats.steady`."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -14,17 +14,17 @@ from loadgen.record import LatencyOrigin, Record
 from loadgen.stats.steady import warm_until
 
 CHANGING: Final = ("ramp", "trace")
-"""Loads that are not meant to be the same from beginning to end."""
+"""Loads that change on purpose during a stage."""
 
 
 def steadiness_of(
     records: Sequence[Record], load: StageLoad, window: Window | None
 ) -> tuple[Steadiness | None, Window | None]:
-    """Whether the latencies of a stage settled inside its window, and the window from where they had.
+    """Whether the latencies of a stage settled inside its window, and the part of the window after that.
 
-    records: the measured requests of all models that share the load. Looked at are the TTFTs (where answers came whole:
-    the E2Es) of the ok ones dispatched inside the window, in the order of dispatch. Without a window, and of a load
-    that is meant to change, there is nothing to say: None, and the window as it was.
+    records: the measured requests of all models that share the load. The test takes the TTFTs (the E2Es if answers are
+    not streamed) of the ok requests that were dispatched inside the window, in the order of dispatch. Without a window,
+    or if the load changes on purpose, it returns None and the window unchanged.
     """
     if window is None or load.mode in CHANGING:
         return None, window
@@ -56,7 +56,7 @@ def _series(records: Sequence[Record], origin: LatencyOrigin, window: Window) ->
 
 
 def in_words(steadiness: Steadiness | None) -> str | None:
-    """What is wrong with a stage that did not settle; None with one that did, or of which it cannot be told."""
+    """In what way a stage did not settle, in words; None if it did, or if that cannot be told."""
     if steadiness is None or steadiness.steady is not False:
         return None
     if steadiness.growth is None:

@@ -1,4 +1,4 @@
-"""Tokens and requests a second: of one run, and over repeated runs. Pure."""
+"""Tokens and requests a second, goodput among them, of one run and over repeated runs. Pure."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ RATES: Final = tuple(name for name in Throughput.__struct_fields__ if not name.e
 
 
 def throughput_of_run(stage: StageData) -> Throughput:
-    """A stage's rates in one run; None of those that would be wrong on its server."""
+    """A stage's rates in one run. Those that would be wrong on its server are None."""
     window = stage.steady_window
     tpots = sorted(1e9 / value for record in stage.ok if (value := metrics.tpot_ns(record)))
     answer_speed, interval = _answer_speed(stage)
@@ -44,7 +44,7 @@ def throughput_of_run(stage: StageData) -> Throughput:
 
 
 def _answer_speed(stage: StageData) -> tuple[float | None, tuple[float, float] | None]:
-    """Median over ok requests of output tokens / e2e, and its 95 % interval where there are enough of them."""
+    """The median over ok requests of output tokens / e2e, and its 95 % interval if there are enough requests."""
     origin = stage.latency_origin
     speeds = sorted(speed for record in stage.ok if (speed := metrics.speed_per_s(record, origin=origin)) is not None)
     if not speeds:
@@ -55,7 +55,7 @@ def _answer_speed(stage: StageData) -> tuple[float | None, tuple[float, float] |
 
 
 def rates_over_runs(each: Sequence[Throughput | None]) -> dict[str, AcrossRuns]:
-    """By name, a stage's rates in each run; None of a run that is not compared."""
+    """By name, a stage's rates over the runs. each: the rates in each run; None: the run is not compared."""
     return {name: over([None if rates is None else getattr(rates, name) for rates in each]) for name in RATES}
 
 

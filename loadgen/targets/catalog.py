@@ -1,4 +1,4 @@
-"""The models that the targets can serve, as cards. Asks, and measures nothing."""
+"""Lists the models that the targets can serve, as cards. Measures nothing."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -32,10 +32,10 @@ async def list_cards(
     note: Callable[[str], None] = lambda _: None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> tuple[list[ModelCard], list[str]]:
-    """The cards of all models that these models' targets offer, each target asked once; and a line for each that
-    could not be asked. Raises InputError when the environment's key cannot be had.
+    """The cards of all models that these models' targets offer, and a line for each target that could not be asked.
+    Each target is asked once. Raises InputError if the API key in the environment cannot be read.
 
-    ready_s: how long a server that runs already is waited for where it is not ready; note: is told so.
+    ready_s: how long to wait for a running server that is not ready. note: called with a line about that.
     """
     for model in models:
         headers_of(model)
@@ -60,7 +60,7 @@ async def list_cards(
 
 
 def default_models() -> list[Model]:
-    """Models whose targets are asked when nobody says which: Foundry Local, where it runs or is installed, and the
+    """Models whose targets are asked if the user names none: Foundry Local, if it is running or installed, and the
     embedded server."""
     with contextlib.suppress(InputError):
         if endpoint_of(FoundryLocal()) is None and sdk_major() is None:
@@ -91,7 +91,7 @@ def _embedded_card(model: Model) -> ModelCard:
 
 
 def model_list_of(cards: Sequence[ModelCard]) -> tuple[ListedModel, ...]:
-    """The cards as `models.json` has them; of two with the same alias, the first."""
+    """The cards in the form of `models.json`; only the first of two with the same alias."""
     models: dict[str, ListedModel] = {}
     for card in cards:
         more = {

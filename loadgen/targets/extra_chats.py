@@ -1,4 +1,4 @@
-"""The chats that a run sends beside the requests of its stages: what they ask, and how many. Sends nothing."""
+"""Lists the chats that a run sends beside the requests of its stages, for `loadgen plan`. Sends nothing."""
 
 from typing import Final, Literal
 
@@ -13,11 +13,11 @@ PING: Final = "Hi."
 
 
 class ProbeQuestion(Struct, frozen=True):
-    """Something that a server is asked for, to see whether it does it."""
+    """One thing that a probe tests a server for."""
 
     name: str
     chats: int
-    """At most: some are left out where an answer has told enough, or the server is too slow for them."""
+    """The highest number of chats. Some are left out if an answer has shown enough, or if the server is too slow."""
     asks: str
 
 
@@ -30,11 +30,11 @@ QUESTIONS: Final = (
         "closing a stream", 3, "does the server stop generating? One chat where it says how many it works on"
     ),
 )
-"""What a probe asks, in this order (`loadgen.targets.probe.probe`)."""
+"""The questions of a probe, in their order (`loadgen.targets.probe.probe`)."""
 
 
 def questions_for(scenario: Scenario, model: Model) -> tuple[ProbeQuestion, ...]:
-    """What a model's server is asked after its stages: only streams of a server can be looked at."""
+    """The questions for a model's server after its stages; none for an adapter, or if answers are not streamed."""
     in_process = model.url is None and (model.target or "").startswith(PYTHON_PREFIX)
     return QUESTIONS if scenario.probe and scenario.sampling.stream and not in_process else ()
 
@@ -46,12 +46,12 @@ class ExtraChats(Struct, frozen=True):
     served_by: str
     when: Literal["before its stages", "while it is idle", "after its stages"]
     chats: int | None
-    """At most; None: as often as the model is idle."""
+    """The highest number of chats; None: as often as the model is idle."""
     asks: str
 
 
 def extra_chats(plan: Plan) -> tuple[ExtraChats, ...]:
-    """All that a run of a plan sends beside its stages, model by model. A model that is not played is sent nothing."""
+    """All chats that a run of a plan sends beside its stages, model by model. A model that is not played gets none."""
     scenario, listed = plan.scenario, list[ExtraChats]()
     played = {index for stage in plan.stages for index in stage.models}
     for index, model in enumerate(plan.models):

@@ -8,28 +8,28 @@ _NAMED_MODEL: Final = re.compile(rb'"model"\s*:\s*"((?:[^"\\]|\\.)*)"')
 
 
 def is_listed(wanted: str, names: Collection[str]) -> bool:
-    """Whether a name is among those that a server lists. Some list a model without the version by which they take it
-    (Foundry Local 1.x), or with a tag that nobody has to say (Ollama); of two versions, neither is the other. A gateway
-    (LiteLLM) lists `openai/*` for all names that begin so."""
+    """Whether a server lists a name. Some servers list a model without the version that a request has (Foundry Local
+    1.x), or with a tag that a request may leave out (Ollama). Two different versions do not match. A gateway (LiteLLM)
+    lists `openai/*` for all names that begin so."""
     if wanted in names or any(_covers(name, wanted) for name in names):
         return True
-    if "/" in wanted.rpartition(":")[2]:  # a colon of a path, as in C:/models/x, parts no version
+    if "/" in wanted.rpartition(":")[2]:  # the colon is part of a path, as in C:/models/x, and begins no version
         return False
     return wanted.partition(":")[0] in names or wanted in {name.partition(":")[0] for name in names}
 
 
 def _covers(pattern: str, wanted: str) -> bool:
-    """Whether a listed name is a pattern that a name fits. Only its stars stand for something."""
+    """Whether a listed name is a pattern that a name matches. Only `*` is special in it."""
     if "*" not in pattern:
         return False
     return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), wanted, re.DOTALL) is not None
 
 
 def substitute_for(wanted: str, names: Collection[str], answer: bytes) -> str | None:
-    """The other listed model that an answer says it is of; None where it names the one that was asked for, or none.
+    """Another listed model that the answer names as its own; None if it names the requested one, or none.
 
-    answer: the body of a chat with a model that is not listed. A model that a list leaves out may well be there; but
-    one that is not there is often answered by whatever is loaded, which would be measured under a wrong name.
+    answer: the body of a chat with a model that is not listed. Such a model may exist all the same. But if it does not,
+    many servers answer with the model that is loaded, which would be measured under a wrong name.
     """
     named = _NAMED_MODEL.search(answer)
     if named is None:

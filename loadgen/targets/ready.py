@@ -1,6 +1,6 @@
-"""Waits for a server that is not ready yet: nobody listens there, or it answers that it is still loading.
+"""Waits for a server that is not ready yet: no process listens there, or it answers that it is still loading.
 
-Measures nothing. What a model's server says to a request for its list of models is enough to tell, whatever its path.
+Measures nothing. It requests the server's list of models, whose answer tells enough even if the path is wrong.
 """
 
 import errno
@@ -16,24 +16,25 @@ from loadgen.targets.tls import speaks_tls
 from loadgen.wire.redirects import trace_redirects
 
 LOADING: Final = frozenset({502, 503, 504})
-"""Statuses of a server that loads its model, or of a gateway whose server does. A 404 is none: it is what a wrong path
-or a wrong name is answered with, and those do not mend themselves."""
+"""Statuses of a server that is loading its model, or of a gateway whose server is. 404 is not among them: it means a
+wrong path or name, for which waiting does not help."""
 FIRST_PAUSE_S: Final = 0.25
 LONGEST_PAUSE_S: Final = 2.0
 _TIMEOUT_S: Final = 10.0
 _NOBODY: Final = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, 10061, 10054})
-"""Of a connection that is refused or reset: nobody listens, or only somebody who would pass it on (Docker)."""
+"""Errors of a connection that is refused or reset: no server listens, or only a proxy of one (Docker)."""
 
 
 class ReadyWait:
     """The wait for one server: how long it may last in all, and the pauses in it."""
 
     def __init__(self, clock: Clock, ready_s: float, who: str, note: Callable[[str], None]) -> None:
-        """ready_s: at most so long, from the first answer that says that it is not ready. note: is told once."""
+        """ready_s: how long to wait at most, from the first answer that says that it is not ready. note: called once,
+        with a line for the user."""
         self.began_ns: int | None = None
-        """When it was first seen not to be ready; None: it was not."""
+        """When the server was first found not to be ready; None: it was ready."""
         self.in_vain = False
-        """The time is over, and it is not ready."""
+        """True if the time is over and the server is not ready."""
         self._clock = clock
         self._ready_s = ready_s
         self._who = who
@@ -41,7 +42,7 @@ class ReadyWait:
         self._pause_s = FIRST_PAUSE_S
 
     async def pause(self, why: str, at_least_s: float = 0.0) -> bool:
-        """Wait before the server is asked again; False: it is not to be asked again. why: what it answered."""
+        """Wait before the server is asked again; False if the time is over. why: what it answered."""
         now_ns = self._clock.now_ns()
         if self.began_ns is None:
             self.began_ns = now_ns
@@ -57,16 +58,15 @@ class ReadyWait:
 
 
 async def wait_until_answered(url: str, headers: dict[str, str], wait: ReadyWait) -> None:
-    """Return as soon as a server answers with something else than that it loads, or the time is over. Never raises for
-    what a server does: whoever uses it next meets it, and can say more."""
+    """Wait until a server answers anything else than that it is loading, or until the time is over. Never raises for
+    what a server does: the next request meets the same, and can report more about it."""
     while (why := await why_not_ready(url, headers)) is not None:
         if not await wait.pause(why):
             return
 
 
 async def why_not_ready(url: str, headers: dict[str, str]) -> str | None:
-    """Why a server cannot be asked yet, in words; None where it can be, or where waiting would not help. url: its base,
-    where its models are listed."""
+    """Why a server is not ready yet, in words; None if it is, or if waiting would not help. url: its base URL."""
     try:
         async with (
             aiohttp.ClientSession(
@@ -76,7 +76,7 @@ async def why_not_ready(url: str, headers: dict[str, str]) -> str | None:
         ):
             return _loading(response.status) if response.status in LOADING else None
     except aiohttp.ServerDisconnectedError:
-        # A server that wants TLS hangs up on who asks without; that does not mend itself.
+        # A server that wants TLS closes connections without it, for which waiting does not help.
         return None if await speaks_tls(url) else "nobody answers there yet"
     except (aiohttp.ClientError, OSError, ValueError) as error:
         reason = getattr(error, "os_error", error)
@@ -86,7 +86,7 @@ async def why_not_ready(url: str, headers: dict[str, str]) -> str | None:
 
 
 def why_not_ready_by(reply: Reply) -> str | None:
-    """As `why_not_ready`, by what a chat came to."""
+    """As `why_not_ready`, by the reply to a chat."""
     return _loading(reply.status) if reply.outcome == "http_error" and reply.status in LOADING else None
 
 

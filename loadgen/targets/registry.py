@@ -1,4 +1,4 @@
-"""Which target serves a model: the one place that knows them all. Each is imported when a model of it is served."""
+"""Finds the target that serves a model. Only this module knows all targets; each is imported when it is needed."""
 
 from contextlib import AbstractAsyncContextManager
 
@@ -8,8 +8,8 @@ from loadgen.targets.served import OnProgress, Served
 
 
 def target_name(model: Model) -> str:
-    """How records and reports name where a model is served: `llamacpp`, `foundry`, a URL's host, port and
-    base path, or an adapter's class."""
+    """The name of a model's target in records and reports: `llamacpp`, `foundry`, a URL's host, port and base path, or
+    an adapter's class."""
     if model.url is not None:
         return place_name(model.url)
     if (model.target or "").startswith(PYTHON_PREFIX):
@@ -20,8 +20,8 @@ def target_name(model: Model) -> str:
 
 
 def running_address(model: Model) -> str | None:
-    """The base address of a server that runs already, whoever started it; None where a model's server is started here.
-    Raises InputError where the environment names one that is no address."""
+    """The base URL of a server that is already running; None if loadgen starts the model's server. Raises InputError if
+    the environment names one that is no URL."""
     if model.url is not None:
         return base_url(model.url)
     if model.target != FOUNDRY:

@@ -1,4 +1,5 @@
-"""What a target hands over once it serves a model: where to send, and the model's card. Knows no measurement."""
+"""What a target returns for a model that it serves: where to send requests, and the model's card. Knows no
+measurement."""
 
 from collections.abc import Callable, Mapping
 
@@ -11,30 +12,30 @@ from loadgen.store.manifest import ModelCard
 from loadgen.targets.adapter.in_process import InProcess
 
 OnProgress = Callable[[str, float | None], None]
-"""Is called with what a target is doing, and how much of it is done (0 to 1; None where that is not known)."""
+"""Called with what a target is doing, and how much of it is done (0 to 1; None if not known)."""
 
 
 class UnloadInfo(Struct, kw_only=True, omit_defaults=True):
-    """What became of a model that is no longer served. Filled while and after it is; what is None is not known."""
+    """Facts about the end of a model's serving, filled in during and after it. None: not known."""
 
     keep_warm_pings: int | None = None
-    """How often it was asked for a token so that it stays loaded."""
+    """How many pings kept it loaded."""
     unload_s: float | None = None
     """How long it took to unload."""
     unload_error: str | None = None
     """Why it was not unloaded."""
     abandoned_calls: int | None = None
-    """Calls of an adapter that had not come back; while there are any, nothing is unloaded."""
+    """How many calls of an adapter had not returned. If there are any, the model is not unloaded."""
 
 
 class ModelList(Struct, frozen=True):
-    """What a server answers when it is asked for its models."""
+    """A server's answer to the request for its list of models."""
 
     entries: tuple[JsonObject, ...] = ()
     status: int | None = None
-    """None: no answer came."""
+    """The answer's status; None: no answer came."""
     error: str | None = None
-    """Why there are no entries, in one line; None where there are some."""
+    """Why there are no entries, in one line; None if there are some."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -49,32 +50,32 @@ def _aliases(entry: JsonObject) -> list[object]:
 
 
 class Served(Struct, frozen=True, kw_only=True):
-    """A model that is being served."""
+    """A served model."""
 
     base_url: str
-    """Of the API, as `loadgen.scenario.urls.base_url` makes it. Empty where an adapter answers."""
+    """The base URL of the API, from `loadgen.scenario.urls.base_url`. Empty if an adapter answers."""
     card: ModelCard
     models: ModelList = ModelList()
-    """What the server lists, as far as it was asked."""
+    """The server's list of models; empty if it was not requested."""
     adapter: InProcess | None = None
-    """The model in this process, in place of a server."""
+    """The model in this process; None if a server has it."""
     headers: dict[str, str] = {}
     extra: JsonObject = {}
-    """What the body of every request needs here."""
+    """Keys that the body of every request needs for this target."""
     refused_keys: dict[str, str | None] = {}
-    """Keys of the body that the server refused, each with the key that is sent in its place (None: none is)."""
+    """Keys of the body that the server refused, each with the key that is sent in its place, or None."""
     test_chat_ns: int | None = None
-    """How long the test chat took, from its dispatch to the end of its answer; None without one."""
+    """How long the test chat took, from its dispatch to the end of its answer; None without a test chat."""
     pid: int | None = None
-    """The process that it runs in, where we may look at that."""
+    """The server's process; None if it is not known, or may not be measured."""
     startup_s: float | None = None
-    """From the start of the process until it served."""
+    """The time from the start of the process until it served."""
     load_s: float | None = None
-    """The model's part of `startup_s`."""
+    """The part of `startup_s` in which the model was loaded."""
     keep_warm_s: float | None = None
-    """After so long without a request it is asked for one token. None: never."""
+    """After this long without a request a ping is sent; None: never."""
     settings: Mapping[str, str | int | None] = {}
-    """How the server was started."""
+    """The settings with which the server was started."""
     child: Child | None = None
-    """The server's process, where we have started it."""
+    """The server's process, if loadgen started it."""
     unload_info: UnloadInfo = msgspec.field(default_factory=UnloadInfo)
