@@ -65,8 +65,7 @@ class ServerRates(Struct, frozen=True):
 
 
 class ServerSummary(Struct, frozen=True):
-    """What was measured of the server during a stage, of all its processes together. Null: not known; a missing key:
-    not measured."""
+    """All processes of the server together, during a stage. Null: not known; a missing key: not measured."""
 
     rss_start_mib: float | UnsetType | None = UNSET
     rss_peak_mib: float | UnsetType | None = UNSET
@@ -89,9 +88,8 @@ class Requests(Struct, frozen=True):
 
 
 class Throughput(Struct, frozen=True):
-    """Rates inside the steady window; null without a window, or without an SLO for goodput. per_user_tokens_per_s: the
-    median over requests of 1/TPOT. e2e_tokens_per_s: the median of output tokens / E2E, with its 95 % interval. These
-    two are over all ok requests, inside the window or not."""
+    """Rates inside the steady window; null without one. Goodput needs an SLO. Medians over all ok requests, in the
+    window or not: per_user_tokens_per_s of 1/TPOT, e2e_tokens_per_s, with its interval, of output tokens / E2E."""
 
     output_tokens_per_s: float | None
     requests_per_s: float | None
@@ -205,8 +203,7 @@ class Attainment(Struct, frozen=True):
     """slo: the limits that can be judged. share: the share of planned requests that met all of these; null if none can
     be judged. attainment: the share that the scenario requires. passed: whether it was reached, and all of the SLO
     could be judged. Both are null without a gate. fluidity: the mean, over ok requests, of the share of tokens that
-    came in time. fluid_share: the share of requests in which at least 0.9 did. Both are null without limits on TTFT and
-    TPOT."""
+    came in time. fluid_share: the share of requests with at least 0.9. Both need limits on TTFT and TPOT."""
 
     slo: dict[str, float]
     met: int
@@ -218,8 +215,7 @@ class Attainment(Struct, frozen=True):
 
 
 class Until(Struct, frozen=True, kw_only=True):
-    """What a stage's stop rule came to. It asks for a percentile's 95 % interval with a relative half-width of at most
-    `asked` (0.05: ±5 %).
+    """What a stage's stop rule came to: a percentile with a relative half-width of at most `asked` (0.05: ±5 %).
 
     reached: the half-width at the end; null if the requests were used up before it was that narrow. early: whether the
     rule ended the stage. width: the half-width, reached or not; null if the interval has no upper end. requests: how

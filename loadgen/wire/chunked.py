@@ -13,9 +13,8 @@ MAX_LINE_BYTES: Final = 256
 """The longest line with a chunk's size and its extensions that counts as plain."""
 
 _CRLF: Final = b"\r\n"
-_SIZES: Final = {
-    f"{size:x}".encode(): size for size in range(1, 1024)
-}  # the sizes of most chunks in a stream of tokens
+# The sizes of most chunks in a stream of tokens.
+_SIZES: Final = {f"{size:x}".encode(): size for size in range(1, 1024)}
 _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,12})(?:;[0-9A-Za-z_-]+(?:=[0-9A-Za-z_-]+)?)*")
 
 

@@ -1,4 +1,4 @@
-"""What a stage's own streamed answers show of their server, beside what they say. Sends nothing; knows no plan."""
+"""What a stage's own streamed answers show about their server. Sends nothing; knows no plan."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -11,35 +11,35 @@ from loadgen.wire.chat_stream import decode
 from loadgen.wire.exchange import Exchange
 
 SAMPLED_ANSWERS: Final = 8
-"""So many of a model's first answers in a stage are looked into: what a server sends does not change with every one."""
+"""How many of a model's first answers in a stage are examined. More would hardly show anything else."""
 MAX_BODY_BYTES: Final = 256 << 10
-"""Longer bodies are passed over, so that what is held stays small."""
+"""Longer bodies are left out, so that the sampler needs little memory."""
 
 
 class StreamAnswer(Struct, frozen=True):
-    """One streamed answer that came to an orderly end, with tokens or without."""
+    """One streamed answer with an orderly end, with tokens or without."""
 
     wait_ns: int | None
-    """From the request's last byte to the first token; None where either is not known."""
+    """The time from the request's last byte to the first token; None if either is not known."""
     events: int
-    """Events that bear tokens."""
+    """How many events have tokens."""
     output_tokens: int | None
     token_source: TokenSource
     finish_reason: str | None
     characters: int
-    """Of the visible text."""
+    """The length of the visible text."""
     traits: Traits
 
 
 ORDERLY: Final = frozenset({"ok", "empty"})
-"""Outcomes of an answer that came to an orderly end, with tokens or without."""
+"""Outcomes of an answer with an orderly end, with tokens or without."""
 
 StreamAnswers = dict[int, tuple[StreamAnswer, ...]]
 """By the model's index in the plan."""
 
 
 def stream_answer(reply: Reply, traits: Traits, characters: int) -> StreamAnswer:
-    """What a streamed answer shows. reply: with an orderly end."""
+    """The `StreamAnswer` of a reply, which must have an orderly end."""
     wait_ns = reply.stamps_ns[0] - reply.written_ns if reply.stamps_ns and reply.written_ns is not None else None
     return StreamAnswer(
         wait_ns=wait_ns,
@@ -62,17 +62,17 @@ def merge_answers(parts: Iterable[StreamAnswers]) -> StreamAnswers:
 
 
 class AnswerSampler:
-    """Holds the bodies of a stage's first answers while it is played, and reads them when it is over.
+    """Keeps the bodies of a stage's first answers while it is played, and parses them when it is over.
 
-    A body is bytes that are there already: holding on to it costs a reference, reading it a millisecond, which is
-    nothing to do on the event loop while others wait for their tokens.
+    Keeping a body costs only a reference. Parsing it takes a millisecond, for which other requests would wait if it
+    were done on the event loop during the stage.
     """
 
     def __init__(self) -> None:
         self._held: dict[int, list[tuple[Reply, bytes]]] = {}
 
     def take(self, model: int, exchange: Exchange, reply: Reply) -> None:
-        """Hold on to a reply and its body, if it is one of the model's first that tell something."""
+        """Keep a reply and its body, if it is one of the model's first answers with an orderly end."""
         held = self._held.setdefault(model, [])
         if len(held) >= SAMPLED_ANSWERS or not exchange.request.streams or reply.outcome not in ORDERLY:
             return
@@ -81,7 +81,7 @@ class AnswerSampler:
             held.append((reply, body))
 
     def answers(self) -> StreamAnswers:
-        """What they show, by model. To be called when the stage is over."""
+        """What the answers show, by model. Call it when the stage is over."""
         return {model: tuple(_read(reply, body) for reply, body in held) for model, held in self._held.items() if held}
 
 

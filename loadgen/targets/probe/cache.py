@@ -1,7 +1,7 @@
-"""What servers were asked before, kept in the user's cache so that later runs can quote it. Sends nothing.
+"""Stores the probes of servers in the user's cache, so that later runs can quote them. Sends nothing.
 
-One small file for each server and model, replaced as a whole: writers of different ones never meet, and of two that
-write the same one the last wins.
+Each server and model has one small file, which is replaced as a whole. If two processes write the same one, the last
+wins.
 """
 
 import hashlib
@@ -25,14 +25,14 @@ FOLDER: Final = "probes"
 
 
 class ServerIdentity(Struct, frozen=True):
-    """By what it is known that a server and its model are the same as before."""
+    """What must be equal for a server and its model to count as the same as before."""
 
     address: str
-    """Without user, password and query; of a server that we start, which has another port each time, its kind."""
+    """The address without user, password and query. For a server that we start, whose port changes, its kind."""
     model: str
-    """Its id, as the server names it."""
+    """The model's id, as the server names it."""
     settings: dict[str, str | int | None]
-    """Its version, and how it was started, where we start it; empty of others, which do not say."""
+    """The version and settings of a server that we start; empty for others, which do not report them."""
 
 
 class RememberedProbe(Struct, frozen=True):
@@ -44,14 +44,14 @@ class RememberedProbe(Struct, frozen=True):
 
 
 def identity_of(served: Served) -> ServerIdentity:
-    """Who is asked."""
+    """The identity of a served model."""
     address = served.card.target if served.child is not None else redact_url(served.base_url)
     return ServerIdentity(address, served.card.id, dict(served.settings))
 
 
 def remember(served: Served, probe: Probe) -> None:
-    """Keep what a server was asked for, if it told anything. Raises OSError where it cannot be kept,
-    InputError where no place for it is known."""
+    """Store the probe of a server, if it has findings. Raises OSError if it cannot be stored, InputError if there is no
+    cache folder."""
     asked = asked_part(probe)
     if asked is None:
         return
@@ -61,7 +61,7 @@ def remember(served: Served, probe: Probe) -> None:
 
 
 def recall(served: Served) -> Probe | None:
-    """What the same server was asked for before, with its date; None where there is nothing that can be read."""
+    """The stored probe of the same server, with its date; None if there is none that can be read."""
     server = identity_of(served)
     try:
         remembered = msgspec.json.decode(_path(server).read_bytes(), type=RememberedProbe)

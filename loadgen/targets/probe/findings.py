@@ -1,6 +1,6 @@
-"""What a server does, judged from a few of its answers: replies and stamps in, findings out. Pure; sends nothing.
+"""Judges what a server does from a few of its answers: replies and stamps in, findings out. Pure; sends nothing.
 
-Every finding has a third value, None: it could not be told. Nothing here is assumed of a server from its name.
+A finding is None if it could not be told. Nothing is assumed about a server from its name.
 """
 
 import itertools
@@ -20,11 +20,12 @@ from loadgen.targets.probe.answers import ORDERLY, StreamAnswer, stream_answer
 from loadgen.targets.probe.traits import Traits
 
 SLOWED: Final = 1.25
-"""Company that makes an answer less than this much slower cannot be told from none."""
+"""If other streams make an answer slower by less than this factor, that cannot be told from chance."""
 WHOLE_TOKEN_CHARS: Final = 2.0
-"""English has about four characters a token. With so many of them for each token counted, all tokens were shown."""
+"""English has about four characters a token. If an answer shows at least this many for each counted token, it shows all
+tokens."""
 TOO_FEW_CHARS: Final = 1.0
-"""With fewer, some that were counted were not shown."""
+"""If an answer shows fewer characters for each counted token, some tokens were not shown."""
 _GAUGE: Final = re.compile(
     rb"^\S*(?:requests_processing|num_requests_running|num_running_reqs)(?:\{\S*\})? (\S+)", re.M
 )
@@ -34,11 +35,11 @@ SHOWN: Final = (
     *("usage_in_stream", "role_event", "keep_alives", "waited_ms", "tokens_per_event"),
     *("reasoning_in_stream", "hidden_tokens"),
 )
-"""The findings that every streamed answer bears on. The others have to be asked for."""
+"""The findings that any streamed answer shows. The others need a probe."""
 
 
 class ProbeAnswer(Struct, frozen=True):
-    """One answer of a probe: the reply with its text, and what its body showed beside it."""
+    """One answer to a probe: the reply with its text, and the traits of its body."""
 
     reply: Reply
     traits: Traits
@@ -49,29 +50,29 @@ class ProbeAnswer(Struct, frozen=True):
 
     @property
     def ended(self) -> bool:
-        """Whether it came to an orderly end, with tokens or without."""
+        """Whether it has an orderly end, with tokens or without."""
         return self.reply.outcome in ORDERLY
 
     @property
     def stream(self) -> StreamAnswer:
-        """What it shows of its server, as an answer of a stage would."""
+        """What it shows about its server, as an answer of a stage would."""
         return stream_answer(self.reply, self.traits, len(self.text))
 
     @property
     def took_ns(self) -> int | None:
-        """From the request to the last token."""
+        """The time from the request to the last token."""
         reply = self.reply
         return reply.stamps_ns[-1] - reply.written_ns if reply.stamps_ns and reply.written_ns is not None else None
 
     @property
     def streamed_ns(self) -> int | None:
-        """From the first token to the last; None where that is no time."""
+        """The time from the first token to the last; None if that is zero."""
         stamps = self.reply.stamps_ns
         return stamps[-1] - stamps[0] if len(set(stamps)) > 1 else None
 
 
 def of_streams(answers: Sequence[StreamAnswer]) -> Probe | None:
-    """The findings that every streamed answer bears on, whoever asked for it; None of no answer."""
+    """The findings that any streamed answer shows, of a stage or of a probe; None without answers."""
     if not answers:
         return None
     waits_ns = [answer.wait_ns for answer in answers if answer.wait_ns is not None]
@@ -88,7 +89,7 @@ def of_streams(answers: Sequence[StreamAnswer]) -> Probe | None:
 
 
 def with_streams(asked: Probe | None, answers: Sequence[StreamAnswer]) -> Probe | None:
-    """What a server's own answers in a run show, beside what it was asked for; None where there is neither."""
+    """The findings from a server's answers in a run together with those of a probe; None without both."""
     shown = of_streams(answers)
     if asked is None or shown is None:
         return asked or shown
@@ -96,12 +97,12 @@ def with_streams(asked: Probe | None, answers: Sequence[StreamAnswer]) -> Probe 
 
 
 def was_asked(probe: Probe) -> bool:
-    """Whether a server was asked, whatever came of it. Older manifests do not say when."""
+    """Whether a server was probed, with any result. Older manifests do not say when."""
     return probe.asked_utc is not None or probe.took_s is not None or asked_part(probe) is not None
 
 
 def asked_part(probe: Probe) -> Probe | None:
-    """A probe without what any answer shows: what it was for. None where nothing of that came to be known."""
+    """A probe without the findings that any answer shows. None if it has no others."""
     known = (
         probe.honors_max_tokens,
         probe.honors_stop,
@@ -115,7 +116,8 @@ def asked_part(probe: Probe) -> Probe | None:
 
 
 def tokens_per_event(answers: Sequence[StreamAnswer]) -> float | None:
-    """Output tokens by `usage` over token-bearing events; the end token has no event. None without either."""
+    """Output tokens by `usage` over token-bearing events. The end token, which has no event, is left out. None without
+    `usage` or events."""
     counted = [answer for answer in answers if answer.token_source == "usage" and answer.events]
     events = sum(answer.events for answer in counted)
     tokens = sum(_shown_tokens(answer.output_tokens, answer.events, answer.finish_reason) for answer in counted)
@@ -123,7 +125,7 @@ def tokens_per_event(answers: Sequence[StreamAnswer]) -> float | None:
 
 
 def shown_tokens(reply: ReplyFields) -> int:
-    """Output tokens without the end token, which `usage` may count and no event bears."""
+    """Output tokens without the end token, which `usage` may count but no event has."""
     return _shown_tokens(reply.output_tokens, len(reply.stamps_ns), reply.finish_reason)
 
 
@@ -133,16 +135,18 @@ def _shown_tokens(output_tokens: int | None, events: int, finish_reason: str | N
 
 
 def most_hidden_tokens(answers: Sequence[StreamAnswer]) -> int | None:
-    """The most tokens that one answer hid. None where none is known to have hidden any, and one may have."""
+    """The highest number of tokens that one answer hid. None if no answer is known to have hidden any, but one may
+    have."""
     hidden = [hidden_tokens(answer) for answer in answers if answer.token_source == "usage"]
     most = max((count for count in hidden if count is not None), default=None)
     return most if most or None not in hidden else None
 
 
 def hidden_tokens(answer: StreamAnswer) -> int | None:
-    """Output tokens that `usage` counts and no event showed; None when that cannot be told from packed events.
+    """How many output tokens `usage` counts and no event showed. None if events may carry several tokens instead.
 
-    By the server's own count of reasoning where it has one and shows none; else by the characters that were shown.
+    Taken from the server's own count of reasoning if it has one and shows none; else estimated from the characters that
+    were shown.
     """
     if answer.token_source != "usage" or answer.output_tokens is None:
         return None
@@ -158,7 +162,7 @@ def hidden_tokens(answer: StreamAnswer) -> int | None:
 
 
 def honors_max_tokens(answer: ProbeAnswer, limit: int) -> bool | None:
-    """None when the answer ended by itself before the limit."""
+    """Whether an answer stopped at the limit; None if it ended by itself before that."""
     tokens = answer.reply.output_tokens
     if not answer.ended or tokens is None:
         return None
@@ -168,9 +172,9 @@ def honors_max_tokens(answer: ProbeAnswer, limit: int) -> bool | None:
 
 
 def stop_word(text: str) -> str | None:
-    """A word of an answer at which the same answer can be asked to stop: the first after a quarter of it.
+    """A word of an answer that can be its stop word in a second request: the first one after a quarter of the answer.
 
-    None when there is none. The last word is never taken: it may be cut off.
+    None if there is none. The last word is never taken, because it may be cut off.
     """
     for match in list(re.finditer(r"\w{2,}", text))[:-1]:
         if match.start() >= max(1, len(text) // 4) and text.find(match[0]) == match.start():
@@ -179,7 +183,8 @@ def stop_word(text: str) -> str | None:
 
 
 def honors_stop(plain: str, word: str, stopped: ProbeAnswer) -> bool | None:
-    """Whether the answer that was to stop at a word of `plain`, the same answer without, did. None: it was another."""
+    """Whether `stopped`, the answer to a request with the stop word, ended there. plain: the answer without it. None:
+    the two answers differ."""
     if stopped.reply.status == 400:
         return False
     if not stopped.ended:
@@ -193,7 +198,8 @@ def honors_stop(plain: str, word: str, stopped: ProbeAnswer) -> bool | None:
 
 
 def honors_seed(once: ProbeAnswer, again: ProbeAnswer, other: ProbeAnswer) -> bool | None:
-    """once, again: with one seed; other: with another; all at temperature 1. None: all alike, or no text."""
+    """Whether equal seeds gave equal answers, at temperature 1. once, again: with one seed; other: with another. None:
+    all answers are alike, or have no text."""
     if once.reply.status == 400:
         return False
     if not all(answer.reply.outcome == "ok" and answer.text for answer in (once, again, other)):
@@ -204,21 +210,24 @@ def honors_seed(once: ProbeAnswer, again: ProbeAnswer, other: ProbeAnswer) -> bo
 
 
 def pace_per_s(answer: ProbeAnswer) -> float | None:
-    """Token-bearing events a second, from the first to the last; None below two moments."""
+    """Token-bearing events a second, from the first to the last; None if all came at one moment."""
     length_ns = answer.streamed_ns
     return None if length_ns is None else (len(answer.reply.stamps_ns) - 1) / length_ns * 1e9
 
 
 def most_parallel(answers: Sequence[ProbeAnswer]) -> int | None:
-    """The most streams that were between their first and their last token at one moment; None without such streams."""
+    """The highest number of streams that were between their first and their last token at the same moment; None without
+    such streams."""
     return max((depth for _, _, depth in _depths(answers)), default=None)
 
 
 def scaling(alone: Sequence[ProbeAnswer], together: Sequence[ProbeAnswer]) -> float | None:
-    """Token-bearing events a second of all streams, while the most of them ran, over those of one stream alone.
+    """The speed of all streams together, while the most of them ran, over that of one stream alone, in token-bearing
+    events a second.
 
-    1: they take turns at the same work. As many as ran: they do not disturb each other. alone: the median of them
-    counts. None where nothing ran side by side for long enough to have brought two events a stream.
+    1 means that they take turns at the same work; the number of streams means that they do not slow each other. alone:
+    answers to single streams, of which the median counts. None if no streams ran together for long enough to bring two
+    events each.
     """
     paces = [pace for answer in alone if (pace := pace_per_s(answer)) is not None]
     most = most_parallel(together)
@@ -232,7 +241,7 @@ def scaling(alone: Sequence[ProbeAnswer], together: Sequence[ProbeAnswer]) -> fl
 
 
 def _depths(answers: Sequence[ProbeAnswer]) -> list[tuple[int, int, int]]:
-    """From when to when how many streams were between their first and their last token."""
+    """(from, to, how many streams were between their first and their last token) for each span of time."""
     ran = [answer.reply.stamps_ns for answer in answers if len(set(answer.reply.stamps_ns)) > 1]
     edges = sorted({moment for stamps in ran for moment in (stamps[0], stamps[-1])})
     spans = []
@@ -244,11 +253,11 @@ def _depths(answers: Sequence[ProbeAnswer]) -> list[tuple[int, int, int]]:
 
 
 def stops_when_closed(*, alone_ns: float, company_ns: float | None, after_ns: float, left_ns: float) -> bool | None:
-    """Whether a closed stream was generated no further, from how long the same short answer took each time.
+    """Whether the server stopped generating a long stream that was closed, from the times of a short answer.
 
-    alone_ns: with no other stream. company_ns: beside the long one; None: the server does one at a time, and an answer
-    would have waited for the rest of the long one, left_ns. after_ns: sent when the long one had been closed. None when
-    company does not slow this server.
+    alone_ns: without another stream. company_ns: beside the long stream; None: the server does one at a time, so the
+    answer would have waited for the rest of the long one, left_ns. after_ns: sent after the long stream was closed.
+    None if other streams do not slow this server.
     """
     if company_ns is None:
         return after_ns < alone_ns + left_ns / 2 if left_ns > alone_ns else None
@@ -258,7 +267,7 @@ def stops_when_closed(*, alone_ns: float, company_ns: float | None, after_ns: fl
 
 
 def busy_slots(body: bytes) -> int | None:
-    """How many slots work, by llama.cpp's `/slots`; None when the body is not that."""
+    """How many slots are busy, by llama.cpp's `/slots`; None if the body is something else."""
     try:
         slots = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -268,7 +277,7 @@ def busy_slots(body: bytes) -> int | None:
 
 
 def busy_requests(body: bytes) -> int | None:
-    """How many requests run, by `/metrics` of llama.cpp, vLLM or SGLang; None when it does not say."""
+    """How many requests are running, by `/metrics` of llama.cpp, vLLM or SGLang; None if it does not say."""
     gauges = _GAUGE.findall(body)
     try:
         return round(sum(map(float, gauges))) if gauges else None

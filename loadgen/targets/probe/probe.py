@@ -1,7 +1,7 @@
-"""Asks a server what it does, in a handful of short chats: the sending part of `targets.probe.findings`.
+"""Sends the few short chats of a probe, which `targets.probe.findings` judges.
 
-Nothing that happens here makes a run fail: a probe stores what it knows, and a note about what it does not. It is
-bounded by time; on a server so slow that a question does not fit any more, the question is left out, and noted.
+No error here makes a run fail: a probe returns what it found, and notes about the rest. Its time is limited. If a
+server is so slow that a question does not fit in, the question is left out, with a note.
 """
 
 import asyncio
@@ -31,34 +31,34 @@ from loadgen.wire.redirects import single_session
 from loadgen.wire.reply import read_reply
 
 BUDGET_S: Final = 20.0
-"""All of a probe. An edge device at a few tokens a second gets no further than the first questions."""
+"""The longest time of a probe. With a few tokens a second, it suffices for the first questions only."""
 TOKENS: Final = 16
-"""Of each short answer: so few that a probe stays quick, so many that two answers at temperature 1 differ."""
+"""The length of a short answer: quickly generated, but long enough that two answers at temperature 1 differ."""
 LONG_S: Final = 2.0
-"""How long the stream that is closed would go on, by the pace of the short ones, within the limits below."""
+"""How long the stream that is closed would last, at the pace of the short ones, within the limits below."""
 LONG_TOKENS: Final = (64, 1024)
 FIRST_TOKENS: Final = 4
-"""So many tokens of it are read before it is closed."""
+"""How many tokens of it are read before it is closed."""
 STOP_WITHIN_S: Final = 0.5
-"""Within so long a server must have let go of a closed stream."""
+"""A server that stops on close must have ended the stream within this time."""
 POLL_EVERY_S: Final = 0.025
 IDLE_POLLS: Final = 8
 PLAIN: Final = "Write a long story about a lighthouse keeper."
-"""Asked for short answers and for the long one: whose beginning, greedy, is then known not to end by itself."""
+"""The prompt of the short answers and of the long one, which begins like them, greedy, and so does not end early."""
 SUBJECTS: Final = ("ship", "forest", "teacher", "river", "robot", "garden", "storm", "village")
-"""Sent at once, a stream each: no two of them have a prompt, and with it a cached prefix, in common."""
+"""The subjects of streams that are sent at once, so that no two have a prompt, and so a cached prefix, in common."""
 STREAMS: Final = len(SUBJECTS)
 MAX_BYTES: Final = 1 << 20
-"""What is read of a counter's page, or of a long stream before its first tokens."""
+"""How much of a counter's page, or of a long stream before its first tokens, is read at most."""
 COUNTERS: Final = (("/slots", judge.busy_slots), ("/metrics", judge.busy_requests))
 
 
-class _Abandoned(Exception):  # noqa: N818 - not an error: the person has had enough
-    """The person wanted an end, or gave up what was in flight."""
+class _Abandoned(Exception):  # noqa: N818 - not an error: the user stopped the run
+    """The user stopped the run, or gave up what was in flight."""
 
 
 class Asker(Struct, frozen=True):
-    """Who is asked, and until when, ns on the clock."""
+    """The model that is probed, with what is needed to send to it, and until when (ns on the clock)."""
 
     plan: Plan
     index: int
@@ -73,14 +73,14 @@ class Asker(Struct, frozen=True):
 
 
 class Findings:
-    """What a probe knows so far."""
+    """What a probe has found so far."""
 
     def __init__(self) -> None:
         self.probe = Probe()
         self._notes: list[str] = []
 
     def show(self, answers: Sequence[ProbeAnswer]) -> None:
-        """Judge by all answers so far what every answer shows."""
+        """Update, from all answers so far, the findings that any answer shows."""
         self.probe = with_streams(self.probe, [answer.stream for answer in answers if answer.ended]) or self.probe
 
     def add(self, **findings: bool | int | float | str | None) -> None:
@@ -103,10 +103,10 @@ async def probe(
     budget_s: float = BUDGET_S,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> Probe:
-    """What the server of a model does. Never raises for what a server does; takes about budget_s at most.
+    """Probe the server of a model. Never raises for what a server does; takes about budget_s at most.
 
-    index: the model's, among the plan's. stop_requested: whether somebody wants an end: then no further chat is sent.
-    The server must serve the model, and be idle but for us.
+    index: that of the model in the plan. stop_requested: returns True if the user stops the run; then no more chats are
+    sent. The server must serve the model, and must have no other requests.
     """
     findings, asked = Findings(), utc_now()
     began_ns = clock.now_ns()
@@ -125,7 +125,7 @@ async def probe(
 
 
 async def _ask_all(asker: Asker, findings: Findings) -> None:
-    """The questions, in an order in which each may use what the ones before have told."""
+    """Ask all questions, in an order in which each can use the answers to earlier ones."""
     if not _is_sent(asker, "max_tokens") and not {*TOKEN_LIMITS} & {*asker.plan.scenario.sampling.extra}:
         findings.note("not asked: requests go without max_tokens, so no answer would be short")
         return
@@ -149,7 +149,7 @@ async def _ask_all(asker: Asker, findings: Findings) -> None:
 
 
 def _is_affordable(asker: Asker, plain: ProbeAnswer, answers: int, question: str, findings: Findings) -> bool:
-    """Whether so many more answers fit in what is left of the time, each as long as the first one took."""
+    """Whether the time that is left suffices for this many more answers, if each takes as long as the first."""
     if answers * (plain.took_ns or 0) <= asker.left_ns():
         return True
     findings.note(f"{question}: left out, the server is too slow to ask in time")
@@ -157,7 +157,7 @@ def _is_affordable(asker: Asker, plain: ProbeAnswer, answers: int, question: str
 
 
 async def _ask_sampling(asker: Asker, plain: ProbeAnswer, findings: Findings) -> list[ProbeAnswer]:
-    """Does it honor `stop` and `seed`? Returns the answers."""
+    """Find whether the server honors `stop` and `seed`. Returns the answers."""
     answers = []
     word = judge.stop_word(plain.text)
     if not _is_sent(asker, "stop"):
@@ -176,7 +176,7 @@ async def _ask_sampling(asker: Asker, plain: ProbeAnswer, findings: Findings) ->
 
 
 async def _ask_parallel(asker: Asker, alone: list[ProbeAnswer], findings: Findings) -> None:
-    """How many streams run at once, and do they get more done together than one after the other?"""
+    """Find how many streams run at once, and whether they are faster together than one after another."""
     together = await asyncio.gather(*(_chat(asker, f"Tell me about a {subject}.", TOKENS) for subject in SUBJECTS))
     findings.show([*alone, *together])
     findings.add(
@@ -190,7 +190,7 @@ async def _ask_parallel(asker: Asker, alone: list[ProbeAnswer], findings: Findin
 
 
 async def _ask_closing(asker: Asker, alone: list[ProbeAnswer], findings: Findings) -> None:
-    """Does closing a stream stop its generation? By the server's own count where it has one, else by the clock."""
+    """Find whether closing a stream stops its generation: by the server's own count if it has one, else by time."""
     paces = sorted(pace for answer in alone if (pace := judge.pace_per_s(answer)) is not None)
     full = [answer for answer in alone if answer.reply.output_tokens == TOKENS]
     if not paces or not full:
@@ -217,34 +217,34 @@ async def _ask_closing(asker: Asker, alone: list[ProbeAnswer], findings: Finding
             closed = _judge_by_clock(full, company, await _chat(asker, PLAIN, TOKENS), left_ns)
     findings.add(stops_on_close=closed.stops, stops_on_close_by=closed.by, stopped_after_ms=closed.after_ms)
     if closed.stops is False:
-        await asyncio.sleep(min(left_ns, asker.left_ns(), LONG_S * 1e9) / 1e9)  # let it run out, in nobody's way
+        await asyncio.sleep(min(left_ns, asker.left_ns(), LONG_S * 1e9) / 1e9)  # until it has ended
 
 
 class Closing(Struct, frozen=True):
-    """Whether a server stops when a stream is closed."""
+    """Whether a server stops generating a stream that is closed."""
 
     stops: bool | None = None
     by: str | None = None
-    """How that was told, or why not."""
+    """By what that was found, or why it was not."""
     after_ms: float | None = None
-    """By the server's own count."""
+    """After how long it stopped, by the server's own count."""
 
 
 class BusyCounter(Struct, frozen=True):
-    """A path of a server that says how many requests it works on."""
+    """A path of a server whose page says how many requests it works on."""
 
     path: str
     read: Callable[[bytes], int | None]
     idle: int
-    """What it said before the long stream."""
+    """The count before the long stream."""
 
 
 async def _idle_counters(asker: Asker, session: aiohttp.ClientSession) -> list[BusyCounter]:
-    """The counters that a server keeps, before it is asked for the long stream."""
+    """The counters of a server, read before the long stream is requested."""
     clock, counters = asker.clock, []
     for path, read in COUNTERS:
         idle = await _busy(asker, session, path, read)
-        for _ in range(IDLE_POLLS):  # what we asked before may be ended and not yet put away
+        for _ in range(IDLE_POLLS):  # the server may still count an earlier request that has just ended
             if not idle:
                 break
             await clock.sleep_until_ns(clock.now_ns() + round(POLL_EVERY_S * 1e9))
@@ -257,7 +257,7 @@ async def _idle_counters(asker: Asker, session: aiohttp.ClientSession) -> list[B
 async def _counter_that_shows(
     asker: Asker, session: aiohttp.ClientSession, counters: list[BusyCounter], long: "_LongStream"
 ) -> BusyCounter | None:
-    """The counter that shows the long stream while it runs; None where none does."""
+    """The counter that shows the long stream while it runs; None if none does."""
     for counter in counters:
         busy = await _busy(asker, session, counter.path, counter.read)
         if long.runs() and busy is not None and busy > counter.idle:
@@ -268,7 +268,7 @@ async def _counter_that_shows(
 async def _judge_by_counter(
     asker: Asker, session: aiohttp.ClientSession, counter: BusyCounter, left_ns: float
 ) -> Closing:
-    """Whether the server is as idle as before, soon after the long stream has been closed."""
+    """Find, by a counter, whether the server is as idle as before soon after the long stream was closed."""
     clock, limit_ns = asker.clock, round(min(STOP_WITHIN_S * 1e9, left_ns / 2))
     closed_ns = clock.now_ns()
     while clock.now_ns() - closed_ns <= limit_ns:
@@ -283,10 +283,10 @@ async def _judge_by_counter(
 def _judge_by_clock(
     alone: list[ProbeAnswer], company: ProbeAnswer | None, after: ProbeAnswer, left_ns: float
 ) -> Closing:
-    """By how long a short answer takes: alone, beside the long stream, and then when the long one has been closed.
+    """Find whether the long stream stopped, by the times of a short answer alone, beside it, and after it was closed.
 
-    company: None where streams take turns, and it would have waited for the end of the long one. Answers are timed from
-    the first token to the last, which company slows most; where they take turns, from the request.
+    company: the answer beside the long stream; None if streams take turns, so that it would have waited. Answers are
+    timed from the first token to the last, which other streams slow most; if they take turns, from the request.
     """
 
     def length_ns(answer: ProbeAnswer) -> int | None:
@@ -305,7 +305,7 @@ def _judge_by_clock(
 
 
 class _LongStream:
-    """A long stream that is being read no further."""
+    """A long stream of which only the first tokens are read."""
 
     def __init__(self, response: aiohttp.ClientResponse | None) -> None:
         self._response = response
@@ -328,7 +328,7 @@ class _LongStream:
         return self._decoder.orderly
 
     def runs(self) -> bool:
-        """Whether it has begun, and not ended by itself, by all that has arrived."""
+        """Whether it has begun and, by what has arrived, not ended by itself."""
         if self._response is None or self._response.content.exception() is not None:
             return False
         self._decoder.feed(self._response.content.read_nowait())
@@ -337,7 +337,7 @@ class _LongStream:
 
 @contextlib.asynccontextmanager
 async def _long_stream(asker: Asker, session: aiohttp.ClientSession, tokens: int) -> AsyncIterator[_LongStream]:
-    """A long stream whose first tokens have been read; it is closed as the context ends."""
+    """A long stream whose first tokens were read. It is closed when the context ends."""
     request = _request_of(asker, PLAIN, tokens, {})
     headers = {"Content-Type": "application/json", "Accept": "text/event-stream", **request.headers}
     response = None
@@ -349,14 +349,14 @@ async def _long_stream(asker: Asker, session: aiohttp.ClientSession, tokens: int
         yield long
     finally:
         if response is not None:
-            response.close()  # the connection with it: the rest of the answer is not wanted
+            response.close()  # closes the connection too, so that the rest of the answer is not read
             await asyncio.sleep(0)
 
 
 async def _busy(
     asker: Asker, session: aiohttp.ClientSession, path: str, read: Callable[[bytes], int | None]
 ) -> int | None:
-    """How many requests a server says that it works on; None when it does not say."""
+    """How many requests a server works on, by its own count; None if it does not say."""
     parts = urlsplit(asker.served.base_url)
     url = urlunsplit((parts.scheme, parts.netloc, parts.path.removesuffix("/v1") + path, "", ""))
     with contextlib.suppress(aiohttp.ClientError, OSError):
@@ -366,7 +366,7 @@ async def _busy(
 
 
 def _request_of(asker: Asker, text: str, tokens: int, more: JsonObject) -> ChatRequest:
-    """A chat of the probe's own: streamed, greedy, and with nothing of the scenario's sampling but its extra keys."""
+    """A chat of the probe: streamed, greedy, and without the scenario's sampling, except its extra keys."""
     own: JsonObject = {
         "messages": [{"role": "user", "content": text}],
         "stream": True,
@@ -380,14 +380,14 @@ def _request_of(asker: Asker, text: str, tokens: int, more: JsonObject) -> ChatR
 
 
 def _is_sent(asker: Asker, key: str) -> bool:
-    """Whether requests have a key of ours, by whatever name: what is not sent cannot be honored."""
+    """Whether requests have a key of ours, by any name. A key that is not sent cannot be honored."""
     instead = asker.served.refused_keys.get(key, key)
     return instead is not None and key not in asker.plan.scenario.sampling.omit
 
 
 async def _chat(asker: Asker, text: str, tokens: int, **more: Any) -> ProbeAnswer:
-    """One short chat: its reply, with what its body showed. Raises _Abandoned when somebody gave it up or wants an
-    end."""
+    """Send one short chat; returns its reply with the traits of its body. Raises _Abandoned if the user stopped the run
+    or gave the chat up."""
     if asker.stop_requested():
         raise _Abandoned
     now = asker.clock.now_ns()
