@@ -1,4 +1,5 @@
-"""What goes along when a server sends a request somewhere else: nothing that was meant for the server alone."""
+"""Removes headers from a request that is redirected to another server: those that were meant for the first one
+alone."""
 
 from types import SimpleNamespace
 from typing import Final
@@ -11,7 +12,8 @@ _FOR_ANYBODY: Final = frozenset(("accept", "accept-encoding", "content-type", "c
 
 
 def trace_redirects() -> aiohttp.TraceConfig:
-    """Has aiohttp leave a person's own headers behind at the border of a server; by itself it knows `Authorization`."""
+    """Hooks that remove the user's own headers when a redirect leads to another server. aiohttp by itself removes only
+    `Authorization`."""
     config = aiohttp.TraceConfig()
 
     async def redirect(
@@ -32,7 +34,7 @@ def trace_redirects() -> aiohttp.TraceConfig:
 
 
 def single_session(timeout_s: float) -> aiohttp.ClientSession:
-    """A session for a question or two outside of what is measured, each to be answered within so long."""
+    """A session for single requests that are not measured. timeout_s: how long each of them may take."""
     return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout_s), trace_configs=[trace_redirects()])
 
 

@@ -1,4 +1,4 @@
-"""A model's download: how far it is, a few tries, a clear end when nothing arrives. Knows no runtime and no output."""
+"""Downloads a model: reports progress, retries, and ends if nothing arrives. Knows no runtime and no output."""
 
 import inspect
 import re
@@ -16,7 +16,7 @@ _SIGNATURE_END: Final = re.compile(r">? (?:const )?")
 
 
 class CannotServe(Exception):  # noqa: N818  it names a finding, not a fault of ours
-    """Why a model cannot be used. kind: one of a closed set. remedy: what a person can do."""
+    """A model cannot be used. kind: one of a closed set. remedy: what the user can do."""
 
     def __init__(self, kind: str, message: str, remedy: str) -> None:
         super().__init__(message)
@@ -24,8 +24,8 @@ class CannotServe(Exception):  # noqa: N818  it names a finding, not a fault of 
 
 
 def download(variant: Any, send: Send, *, stall_s: float, tries: int, pause_s: float = _PAUSE_S) -> None:
-    """Fetch a variant into the cache, unless it is there. pause_s: before the second try; it doubles. Raises
-    CannotServe after the last."""
+    """Download a variant into the cache, unless it is there. pause_s: the pause before the second try; each next one is
+    twice as long. Raises CannotServe if the last try fails."""
     if variant.is_cached:
         return
     problem: str | None = None
@@ -41,7 +41,7 @@ def download(variant: Any, send: Send, *, stall_s: float, tries: int, pause_s: f
 
 
 class _Attempt:
-    """One try, in a thread that may never come back: the runtime looks at `cancel` only when something arrives."""
+    """One try, in a thread that may never return, because the runtime checks `cancel` only when something arrives."""
 
     def __init__(self, send: Send, stall_s: float) -> None:
         self._send = send
@@ -52,7 +52,7 @@ class _Attempt:
         self._error: BaseException | None = None
 
     def run(self, variant: Any) -> str | None:
-        """What went wrong; None when the variant is there."""
+        """Download a variant; returns what went wrong, or None."""
         threading.Thread(target=self._work, args=(variant.download,), daemon=True).start()
         while not self._done.is_set():
             if not self._moved.wait(self._stall_s):
@@ -65,32 +65,32 @@ class _Attempt:
         try:
             more = {"cancel_event": self._cancel} if "cancel_event" in inspect.signature(fetch).parameters else {}
             fetch(self._on_progress, **more)
-        except BaseException as error:  # noqa: BLE001  whatever it is, `run` returns it
+        except BaseException as error:  # noqa: BLE001  `run` returns every error
             self._error = error
         finally:
             self._done.set()
             self._moved.set()
 
     def _on_progress(self, percent: float) -> None:
-        # The same number over and over is the runtime's way of saying that it waits: nothing has moved.
+        # The runtime repeats the same number while it waits, which is no progress.
         self._calls += 1
         if percent == self._percent or self._cancel.is_set():
             return
         self._percent = percent
         self._moved.set()
-        # Its threads overtake one another; a bar does not go back.
+        # The runtime's threads may report out of order, and the bar must not go back.
         if (rounded := round(float(percent), 1)) > self._sent_percent:
             self._sent_percent = rounded
             self._send(DownloadProgress(rounded))
 
     def _describe_stall(self) -> str:
         text = f"nothing arrived for {self._stall_s:g} s"
-        # It says 0 again and again while it waits for another process that has the model's folder locked.
+        # The runtime repeats 0 while another process has locked the model's folder.
         return f"{text}; is another program downloading it?" if self._calls > 2 and not self._percent else text
 
 
 def describe_error(error: BaseException) -> str:
-    """An error in one line, without the place in the runtime's source that it begins with."""
+    """An error in one line, without the source location with which the runtime begins it."""
     text = " ".join(str(error).split())
     place = _SOURCE_LINE.match(text)
     if place is not None:
@@ -99,7 +99,7 @@ def describe_error(error: BaseException) -> str:
 
 
 def _after_signature(text: str) -> str:
-    """What follows a C++ signature, which ends where its outermost brackets close before a space."""
+    """The text after a C++ signature, which ends where its outermost brackets close before a space."""
     depth = 0
     for at, letter in enumerate(text):
         depth += {"(": 1, ")": -1}.get(letter, 0)

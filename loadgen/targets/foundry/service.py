@@ -1,9 +1,10 @@
-"""Foundry Local's runtime and its web service, as a process of its own: `python -m loadgen.targets.foundry.service`.
+"""The program of the child process that runs Foundry Local's runtime and its web service; target.py starts it.
 
-The runtime is a native library: here it cannot disturb our stamps, and when it dies it does not take a run along.
-Speaks JSON lines: on standard output what happened (`event`), on standard input what to do (`unload`). Ends when its
-standard input is closed: at once while it downloads or loads; afterwards it unloads, stops the web service and lets the
-runtime go first. So nothing outlives whoever started it, not even one that was killed.
+The runtime is a native library. In a process of its own it cannot disturb our stamps, and if it crashes, the run goes
+on. `python -m loadgen.targets.foundry.service` writes events as JSON lines to standard output, and reads commands
+(`unload`) from standard input. It ends when its standard input is closed: at once while it downloads or loads; after
+that it first unloads the model and stops the web service. So it ends with the process that started it, even if that was
+killed.
 
 Works with foundry-local-sdk 2.x and 1.x, which differ in what a configuration takes and in whether there is a `close`.
 """
@@ -41,12 +42,12 @@ from loadgen.targets.foundry.events import (
 
 APP_NAME: Final = "loadgen"
 STALL_S: Final = 60.0
-"""A download that has not moved for so long has stalled."""
+"""A download without progress for this long has stalled."""
 TRIES: Final = 3
 
 
 class EventWriter:
-    """Writes events to standard output as it was before the native library could write to it."""
+    """Writes events to the original standard output, to which the native library cannot write."""
 
     def __init__(self) -> None:
         sys.stdout.flush()
@@ -61,7 +62,7 @@ class EventWriter:
 
 
 class CommandReader:
-    """The lines of standard input. Its end is the end of this process, at once until `serving` is set."""
+    """Reads standard input. When that ends, this process ends: at once, as long as `serving` is not set."""
 
     def __init__(self, lines: TextIO) -> None:
         self._lines = lines
@@ -79,18 +80,18 @@ class CommandReader:
         self._commands.put(None)
 
     def receive(self) -> str | None:
-        """The next command; None when the parent has gone."""
+        """The next command; None if the parent process has ended."""
         return self._commands.get()
 
 
 def configuration(arguments: argparse.Namespace, sdk: Any) -> Any:
-    """The SDK's configuration, with what this version of it takes. Raises CannotServe where it takes no catalog and
-    one is asked for."""
+    """The SDK's configuration, with the keys that its version accepts. Raises CannotServe if a catalog is requested
+    that it does not accept."""
     takes = inspect.signature(sdk.Configuration.__init__).parameters
     if arguments.catalog and "catalog_urls" not in takes:
         text = f"foundry-local-sdk {sdk_version() or ''} asks the public catalog alone"
         raise CannotServe("runtime", text, "install foundry-local-sdk 2, or leave `catalog` out")
-    levels = getattr(sdk, "LogLevel", None) or sdk.logging_helper.LogLevel  # 1.x does not show it
+    levels = getattr(sdk, "LogLevel", None) or sdk.logging_helper.LogLevel  # 1.x does not export it
     wanted: JsonObject = {
         "app_name": APP_NAME,
         "app_data_dir": arguments.app_data,
@@ -105,8 +106,8 @@ def configuration(arguments: argparse.Namespace, sdk: Any) -> Any:
 
 
 def catalogs(arguments: argparse.Namespace) -> list[str]:
-    """The catalogs to ask. With --no-catalog one on loopback that has nothing: models laid out in a cache are listed
-    only where no catalog can be fetched, and a 404 is the quickest no."""
+    """The catalogs to use. With --no-catalog, one on loopback that answers 404: the runtime lists the models in its
+    cache only if it can fetch no catalog, and a 404 is the fastest failure."""
     return [_no_catalog_url()] if arguments.no_catalog else list(arguments.catalog)
 
 
@@ -151,7 +152,7 @@ def _version(identifier: str) -> int:
 
 
 def _on_device(variants: list[Any], name: str, device: str | None) -> list[Any]:
-    """Those that run on a device, all when none is asked for. Raises CannotServe when there are none."""
+    """The variants for a device, or all if none is requested. Raises CannotServe if there are none."""
     matching = [variant for variant in variants if device is None or device_of(variant) == device.upper()]
     if not matching:
         have = ", ".join(sorted({device_of(variant) or "?" for variant in variants}))
@@ -161,18 +162,18 @@ def _on_device(variants: list[Any], name: str, device: str | None) -> list[Any]:
 
 
 def variants_of(model: Any) -> list[Any]:
-    """A model's variants, itself where it is its only one."""
+    """A model's variants; the model itself if it has no others."""
     return list(model.variants) or [model]
 
 
 def device_of(variant: Any) -> str | None:
-    """CPU, GPU or NPU; None where the catalog does not say."""
+    """CPU, GPU or NPU; None if the catalog does not say."""
     runtime = variant.info.runtime
     return None if runtime is None or runtime.device_type is None else str(runtime.device_type.value)
 
 
 def card_of_variant(variant: Any) -> VariantCard:
-    """What the catalog says of a variant."""
+    """The card of a variant, from the catalog."""
     info = variant.info
     runtime = info.runtime
     return VariantCard(
@@ -191,7 +192,7 @@ def card_of_variant(variant: Any) -> VariantCard:
 
 
 def load(variant: Any) -> float:
-    """Load a variant; seconds. Raises CannotServe with the likely reason."""
+    """Load a variant; returns how many seconds it took. Raises CannotServe with the likely reason."""
     began = now_ns()
     try:
         variant.load()
@@ -204,7 +205,7 @@ def load(variant: Any) -> float:
 
 
 def start(arguments: argparse.Namespace, sdk: Any, send: Send) -> tuple[Any, Any]:
-    """The manager with its web service up, and the loaded variant."""
+    """Start the web service and load the variant; returns the manager and the variant."""
     wanted = configuration(arguments, sdk)
     try:
         sdk.FoundryLocalManager.initialize(wanted)
@@ -237,7 +238,7 @@ def sdk_version() -> str | None:
 
 
 def stop(manager: Any, variant: Any, send: Send) -> None:
-    """Leave nothing behind, in order; a step that fails does not keep the next from being taken."""
+    """Unload the model and stop the service. If a step fails, the next ones are still taken."""
     steps: list[Callable[[], object]] = []
     if variant is not None:
         steps += [lambda: unload(variant, send), manager.stop_web_service]
@@ -291,15 +292,15 @@ def main() -> int:
         code = 0
     except CannotServe as error:
         events.send(StartFailed(error.kind, str(error), error.remedy))
-    except Exception as error:  # noqa: BLE001  whatever it is, the parent must get it as one line
+    except Exception as error:  # noqa: BLE001  the parent process gets every error as one line
         text = f"{type(error).__name__}: {describe_error(error)}"
         events.send(StartFailed("runtime", text, "see the runtime's logs"))
     finally:
-        # After a start that failed there is no manager to stop: a download that hangs would keep it from closing.
+        # If the start failed, the manager is not closed, because a download that hangs would block that.
         if manager is not None:
             stop(manager, variant, events.send)
         events.send(ProcessEnds())
-        # The native library's own threads may hang an orderly exit; there is nothing left to do.
+        # Ended at once, because threads of the native library may block an orderly exit.
         os._exit(code)
 
 

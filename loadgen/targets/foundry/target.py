@@ -1,7 +1,7 @@
-"""Foundry Local as a target: started here and stopped again, or attached to where it runs already.
+"""Foundry Local as a target: loadgen starts and stops it, or uses a service that is already running.
 
-The runtime lives in a process of its own (`loadgen.targets.foundry.service`). With `FOUNDRY_LOCAL_ENDPOINT`, or an
-`endpoint` in the scenario, nothing is started and no SDK is needed: that service is used as it is and left alone.
+The runtime that loadgen starts runs in a child process (`loadgen.targets.foundry.service`). With
+`FOUNDRY_LOCAL_ENDPOINT`, or an `endpoint` in the scenario, nothing is started or stopped, and no SDK is needed.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ INSTALL: Final = "run `pip install 'loadgen[foundry]'`, or set FOUNDRY_LOCAL_END
 
 
 def endpoint_of(options: FoundryLocal) -> str | None:
-    """Where a service runs already, ending in /v1; None when one is to be started. Raises InputError for what is no
+    """The base URL of a running service, ending in /v1; None if loadgen has to start one. Raises InputError if it is no
     URL."""
     from_environment = os.environ.get(ENDPOINT_VARIABLE, "").strip()
     address = from_environment or options.endpoint
@@ -87,7 +87,7 @@ def sdk_major() -> int | None:
 
 
 def _old_sdk_endpoint() -> str | None:
-    """The service of a 0.x SDK, which wraps the `foundry` command: used as a URL, its life is that command's."""
+    """The URL of the service of a 0.x SDK, which wraps the `foundry` command. That command starts and stops it."""
     if (sdk_major() is not None and sdk_major() != 0) or importlib.util.find_spec("foundry_local") is None:
         return None
     module = importlib.import_module("foundry_local")
@@ -101,7 +101,7 @@ def _old_sdk_endpoint() -> str | None:
 
 @contextlib.asynccontextmanager
 async def _attach(model: Model, url: str) -> AsyncIterator[Served]:
-    """A service that runs already: nothing of it is started, and nothing stopped."""
+    """A model of a running service, which is neither started nor stopped."""
     entries = await _entries_of(url)
     options = model.foundry or FoundryLocal()
     entry = find_entry(model.name, entries, options.device)
@@ -146,22 +146,22 @@ class _LoadedModel(Struct, frozen=True):
     identifier: str
     load_s: float | None = None
     loaded_as: str | None = None
-    """The name that we had it loaded by; None where it was loaded before we came."""
+    """The name by which loadgen had it loaded; None if it was loaded before."""
 
 
 async def _load_model(root: str, alias: str, identifier: str) -> _LoadedModel:
-    """Have a service that runs already load a model, unless it has, or cannot be asked to. Raises TargetError."""
+    """Have a running service load a model, unless it is loaded, or the service cannot do so. Raises TargetError."""
     before = await _loaded_ids(root)
     if before is None or identifier in before:
         return _LoadedModel(identifier)
     first_error = ""
-    for name in dict.fromkeys((alias, identifier)):  # 2.x goes by the alias alone, 1.x by the id
+    for name in dict.fromkeys((alias, identifier)):  # 2.x knows only the alias, 1.x the id
         try:
             load_s = await _time_get(f"{root}/models/load/{quote(name)}", START_S)
         except TargetError as error:
             first_error = first_error or str(error)
             continue
-        # The service may take another variant than the first that it lists, and that one may have been there before.
+        # The service may load another variant than the first that it lists, and that one may have been loaded before.
         after = await _loaded_ids(root) or []
         new = [loaded_id for loaded_id in after if loaded_id not in before]
         if new or identifier in after:
@@ -173,13 +173,13 @@ async def _load_model(root: str, alias: str, identifier: str) -> _LoadedModel:
 
 
 async def _loaded_ids(root: str) -> list[str] | None:
-    """The ids of the models that a service has loaded; None where it does not say."""
+    """The ids of the models that a service has loaded; None if it does not say."""
     ids = await any_json_of(f"{root}/models/loaded")
     return [str(loaded_id) for loaded_id in ids] if isinstance(ids, list) else None
 
 
 async def _time_get(url: str, within_s: float) -> float:
-    """Ask a service for something that takes a while; seconds until it was done. Raises TargetError."""
+    """Send a GET that may take long; returns how many seconds it took. Raises TargetError."""
     began_ns = now_ns()
     timeout = aiohttp.ClientTimeout(total=within_s)
     try:
@@ -194,10 +194,10 @@ async def _time_get(url: str, within_s: float) -> float:
 
 
 def find_entry(name: str, entries: list[JsonObject], device: str | None = None) -> JsonObject | None:
-    """The entry of `/v1/models` that a name means: its id, its id without the version, or an alias that begins it.
+    """The entry of `/v1/models` for a name: an id, an id without its version, or an alias with which an id begins.
 
-    device: an alias means only a variant for this device. Of several, the shortest id is meant: phi-4 is not
-    phi-4-mini.
+    device: an alias then matches only variants for this device. If several match, the one with the shortest id counts:
+    phi-4 is not phi-4-mini.
     """
     wanted = name.lower()
     by_id = [(str(entry.get("id", "")).lower(), entry) for entry in entries]
@@ -214,7 +214,7 @@ def _without_version(identifier: str) -> str:
 
 
 async def _pid_of(root: str) -> int | None:
-    """The service's process, where the service says which it is and it is on this machine."""
+    """The service's process; None if the service does not say which it is, or is on another machine."""
     pid = (await json_of(f"{root}/status")).get("pid")
     return pid if isinstance(pid, int) and urlsplit(root).hostname in {"127.0.0.1", "localhost", "::1"} else None
 
@@ -246,7 +246,8 @@ async def _start(model: Model, options: FoundryLocal, on_progress: OnProgress) -
 
 
 async def _cache_of(options: FoundryLocal, on_progress: OnProgress) -> str | None:
-    """The folder of models, with the embedded one in it where that is asked for; None is the runtime's own."""
+    """The folder of models, with the bundled model in it if the scenario asks for that. None: the runtime's own
+    folder."""
     if not options.embedded:
         return options.cache
     on_progress("preparing the embedded model for Foundry Local", None)
@@ -269,9 +270,9 @@ def _flags(model: Model, options: FoundryLocal, cache: str | None) -> Mapping[st
 
 
 async def _wait_until_serving(child: Child, name: str, within_s: float, on_progress: OnProgress) -> ServingModel:
-    """The child's event that it serves. What it cannot do becomes a TargetError with its remedy.
+    """Wait for the child's event that it serves. If it cannot serve, raises TargetError with the remedy.
 
-    within_s: between two of its events: longer than a download may stand still.
+    within_s: the longest time between two of its events; it must exceed the time for which a download may stall.
     """
     while True:
         match await child.receive(_EVENTS, within_s):
@@ -292,7 +293,7 @@ def _error_of(failure: StartFailed) -> TargetError:
 
 
 async def _unload(child: Child) -> float | None:
-    """Have the model unloaded; seconds, or None when the child did not say."""
+    """Have the model unloaded; returns how many seconds it took, or None if the child did not say."""
     child.send(b"unload\n")
     with contextlib.suppress(TargetError):
         while True:
@@ -310,7 +311,7 @@ def _card(alias: str, card: VariantCard) -> ModelCard:
 
 
 async def list_foundry_cards(options: FoundryLocal, on_progress: OnProgress) -> list[ModelCard]:
-    """The cards of all models that Foundry Local offers here. Raises TargetError."""
+    """The cards of all models that Foundry Local offers for this machine. Raises TargetError."""
     endpoint = endpoint_of(options) or _old_sdk_endpoint()
     if endpoint is not None:
         return [card_of(str(entry.get("id")), TARGET, entry) for entry in await _entries_of(endpoint)]
