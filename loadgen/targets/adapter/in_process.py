@@ -1,8 +1,8 @@
-"""Asks an adapter that lives in this process, and stamps what it yields. Knows no scenario and no statistics.
+"""Calls an adapter in this process, and stamps the chunks that it yields. Knows no scenario and no statistics.
 
-An ordinary `generate` runs in a thread of its own: each chunk is stamped there, the moment it is there, and the event
-loop learns of the answer only when it is over. So neither can hold up the other, but for the interpreter's lock. An
-asynchronous `generate` runs in the event loop, and is stamped there.
+An ordinary `generate` runs in a thread of its own. Each chunk is stamped in that thread as soon as it is yielded, and
+the event loop hears of the answer only at its end. So neither delays the other, except through the interpreter's lock.
+An asynchronous `generate` runs in the event loop, and is stamped there.
 """
 
 import asyncio
@@ -26,21 +26,21 @@ from loadgen.wire.exchange import Deadlines, Failure
 CHECK_NS: Final = 50_000_000
 """How often an answer with a deadline for each token is checked."""
 SWITCH_S: Final = 0.0005
-"""For how long Python may keep the interpreter's lock while another thread waits for it to stamp a chunk."""
+"""How long a thread may keep the interpreter's lock while another waits for it to stamp a chunk."""
 SHUTDOWN_TIMEOUT_S: Final = 5.0
-"""How long calls that were given up may take to come back before the model is unloaded."""
+"""How long calls that were given up may take to return before the model is unloaded."""
 _NOT_SAMPLING: Final = ("model", "messages", "stream", "stream_options")
 
 
 class Question(Struct, frozen=True):
-    """What `generate` is asked."""
+    """The arguments of `generate`."""
 
     messages: list[JsonObject]
     sampling: JsonObject
-    """As an OpenAI request names it: max_tokens, temperature, seed, …"""
+    """With the keys of an OpenAI request: max_tokens, temperature, seed, …"""
     deadlines: Deadlines
     streams: bool = True
-    """The answer's chunks count one by one; else it is taken as a whole, whose chunks have no stamps."""
+    """True if each chunk of the answer has a stamp; False if the answer counts as not streamed."""
 
 
 def question_of(body: JsonObject, deadlines: Deadlines) -> Question:
@@ -53,7 +53,7 @@ def question_of(body: JsonObject, deadlines: Deadlines) -> Question:
 
 
 class _Call:
-    """One call of `generate`: written where that runs, read in the event loop."""
+    """One call of `generate`. The thread in which it runs writes this; the event loop reads it."""
 
     __slots__ = ("called_ns", "chunks", "dispatched_ns", "done", "exhausted_ns", "failure", "given_up", "over", "task")
 
@@ -72,16 +72,16 @@ class _Call:
         self.failure = Failure(outcome, detail)
 
     def is_given_up(self) -> bool:
-        """Whether nobody listens any more."""
+        """Whether loadgen has stopped listening."""
         return self.given_up is not None
 
     def finish(self) -> None:
-        """Wake who waits for the answer. In the event loop."""
+        """Wake the task that waits for the answer. Called in the event loop."""
         if not self.done.done():
             self.done.set_result(None)
 
     def give_up(self, outcome: Outcome, detail: str) -> None:
-        """Stop listening. The one who generates learns of it with the next chunk."""
+        """Stop listening. The generating thread notices that at its next chunk."""
         if not self.over and self.given_up is None:
             self.given_up = Failure(outcome, detail)
             if self.task is not None:
@@ -89,7 +89,7 @@ class _Call:
             self.finish()
 
     def answer(self) -> AdapterAnswer:
-        """All that has come of it by now."""
+        """The results so far."""
         ended_ns, chunks = now_ns(), self.chunks.copy()  # a thread may still add to it
         given_up = self.given_up
         return AdapterAnswer(
@@ -103,7 +103,7 @@ class _Call:
 
 
 class InProcess:
-    """An adapter that has been loaded. Made and used in one event loop."""
+    """A loaded adapter. Made and used in one event loop."""
 
     def __init__(self, adapter: Any, workers: WorkerThreads) -> None:
         self._generate: Callable[..., Any] = adapter.generate
@@ -115,12 +115,12 @@ class InProcess:
 
     @property
     def in_flight(self) -> int:
-        """Questions that are being answered now."""
+        """How many requests are being answered now."""
         return len(self._in_flight)
 
     @property
     def running(self) -> int:
-        """Calls that have not come back, given up or not."""
+        """How many calls have not returned, given up or not."""
         return self._workers.busy + len(self._tasks)
 
     def abandon(self) -> None:
@@ -129,7 +129,7 @@ class InProcess:
             call.give_up("cancelled", "stopped by the person")
 
     async def leave(self) -> int:
-        """Give what was given up the time to come back; returns how many calls have not."""
+        """Wait a while for calls that were given up to return; returns how many have not."""
         if self.in_loop:
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=SHUTDOWN_TIMEOUT_S)
@@ -141,7 +141,7 @@ class InProcess:
         return self.running
 
     async def send(self, question: Question, dispatched_ns: int, *, epoch_ns: int, keep_text: bool = False) -> Reply:
-        """Ask, and wait for the answer's end, whatever that is. Never raises for what an adapter does."""
+        """Call `generate`, and wait for the answer's end, whatever ends it. Never raises for what an adapter does."""
         call = _Call(dispatched_ns, asyncio.get_running_loop().create_future())
         self._in_flight.add(call)
         try:
@@ -170,7 +170,7 @@ class InProcess:
             call.finish()
 
     def _listen(self, call: _Call, question: Question) -> None:
-        """In a thread: take an answer to its end, and stamp its chunks."""
+        """Read an answer to its end, and stamp its chunks. Runs in a thread."""
         try:
             messages = copy.deepcopy(question.messages)  # an adapter may change them, and the next request has them too
             if call.is_given_up():
@@ -191,7 +191,7 @@ class InProcess:
                     call.chunks.append((stamp_ns, chunk))
                 call.exhausted_ns = now_ns()
             finally:
-                # A generator that is given up is closed at once, and not when somebody collects garbage: it may hold
+                # A generator that is given up is closed at once, not when garbage is collected, because it may occupy
                 # the model's only slot.
                 if hasattr(chunks, "close"):
                     chunks.close()
@@ -201,7 +201,7 @@ class InProcess:
             call.over = True
 
     async def _listen_in_loop(self, call: _Call, question: Question) -> None:
-        """In the event loop: take an answer to its end, and stamp its chunks."""
+        """Read an answer to its end, and stamp its chunks. Runs in the event loop."""
         try:
             messages = copy.deepcopy(question.messages)
             call.called_ns = now_ns()
@@ -232,7 +232,7 @@ class InProcess:
             call.finish()
 
     async def _count(self, reply: Reply) -> Reply:
-        """The reply with its tokens counted by the adapter, where nothing that it yielded says how many."""
+        """The reply with its tokens counted by the adapter, if no chunk says how many there are."""
         if self._count_tokens is None or reply.token_source != "events" or not isinstance(reply.text, str):
             return reply
         count: Any = None
@@ -247,7 +247,7 @@ class InProcess:
 
 
 async def call_adapter(workers: WorkerThreads, function: Callable[..., Any], *given: Any, **more: Any) -> Any:
-    """What a function of an adapter returns: an asynchronous one in the loop, any other in a thread."""
+    """Call a function of an adapter and return its result: an asynchronous one in the loop, any other in a thread."""
     if inspect.iscoroutinefunction(function):
         return await function(*given, **more)
     returned = await workers.call(lambda: function(*given, **more))
@@ -256,7 +256,7 @@ async def call_adapter(workers: WorkerThreads, function: Callable[..., Any], *gi
 
 @contextlib.contextmanager
 def short_switches() -> Iterator[None]:
-    """While the context lasts, a thread that waits for the interpreter's lock gets it ten times as soon."""
+    """While the context lasts, a thread that waits for the interpreter's lock gets it ten times sooner."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(min(before, SWITCH_S))
     try:
@@ -272,7 +272,7 @@ def error_line(error: BaseException) -> str:
 
 
 async def _until_over(call: _Call, limits: Deadlines) -> None:
-    """Wait until an answer is over, or its deadline has passed: then it is given up."""
+    """Wait until an answer is over. Give it up if its deadline passes."""
     while not call.done.done():
         due_ns, waited_for = _due(call, limits)
         wait_ns = due_ns - now_ns()
@@ -285,7 +285,7 @@ async def _until_over(call: _Call, limits: Deadlines) -> None:
 
 
 def _due(call: _Call, limits: Deadlines) -> tuple[int, str]:
-    """When the next deadline passes, and what is late then."""
+    """When the next deadline passes, and what the request waits for then."""
     last_ns = call.chunks[-1][0] if call.chunks else None
     stage = "first token" if last_ns is None else "next token"
     waited_for = f"waiting for {stage}, request deadline {limits.request_ns / 1e9:g} s"

@@ -1,6 +1,6 @@
 """A model in this process, through an adapter that a user wrote: imported, loaded, and unloaded again.
 
-`docs/adapters.md` is the contract with its author. The adapter is the user's code: whatever it does wrong becomes one
+`docs/adapters.md` is the contract with its author. The adapter is the user's code, so each of its faults becomes one
 line that says what to correct, and never an error of ours.
 """
 
@@ -27,7 +27,7 @@ SKETCH: Final = "def generate(self, messages, **sampling): yield text"
 
 
 def class_name(target: str) -> str:
-    """How records name an adapter: `Adapter` of `python:package.module:Adapter`."""
+    """The name of an adapter in records: `Adapter` of `python:package.module:Adapter`."""
     return target.rpartition(":")[2]
 
 
@@ -62,7 +62,7 @@ async def serve_adapter(model: Model, on_progress: OnProgress) -> AsyncIterator[
 
 @contextlib.contextmanager
 def importable(folder: str | None) -> Iterator[None]:
-    """While the context lasts, modules are looked for in a folder first."""
+    """While the context lasts, Python looks for modules in this folder first."""
     if folder is None:
         yield
         return
@@ -76,9 +76,9 @@ def importable(folder: str | None) -> Iterator[None]:
 
 
 def resolve(target: str, folder: str | None = None) -> Any:
-    """The adapter that `python:package.module:Adapter` means, made and looked at; its module is imported.
+    """Import, make and check the adapter that `python:package.module:Adapter` names.
 
-    folder: named in complaints. A class, or any other callable without `generate`, is called without arguments.
+    folder: named in error messages. A class, or any other callable without `generate`, is called without arguments.
     Raises InputError.
     """
     name, _, path = target.removeprefix(PYTHON_PREFIX).partition(":")
@@ -123,7 +123,7 @@ def _classes(namespace: Any) -> list[str]:
 
 
 def _check(adapter: Any, target: str) -> None:
-    """Whether it has what an adapter needs, before anything is loaded."""
+    """Check, before anything is loaded, that an object has what an adapter needs. Raises InputError."""
     name = class_name(target)
     if not hasattr(adapter, "generate"):
         raise InputError(f"{target}: {name} has no generate; write `{SKETCH}`")
@@ -133,7 +133,7 @@ def _check(adapter: Any, target: str) -> None:
 
 
 async def _load(adapter: Any, model: Model, workers: WorkerThreads) -> float | None:
-    """Load the model; seconds, or None where there is nothing to load."""
+    """Load the model; returns how many seconds it took, or None if there is nothing to load."""
     target, name = model.target or "", class_name(model.target or "")
     if not hasattr(adapter, "load"):
         if model.options:
@@ -153,7 +153,7 @@ async def _load(adapter: Any, model: Model, workers: WorkerThreads) -> float | N
 
 
 async def _card(adapter: Any, model: Model, workers: WorkerThreads) -> ModelCard:
-    """The model's card: what the adapter says of it, or nothing but its name."""
+    """The model's card, as the adapter describes it; else only its name."""
     target, name = model.target or "", class_name(model.target or "")
     described: Any = {}
     if hasattr(adapter, "card"):
@@ -175,7 +175,7 @@ async def _card(adapter: Any, model: Model, workers: WorkerThreads) -> ModelCard
 
 
 async def _unload(adapter: Any, in_process: InProcess, workers: WorkerThreads, info: UnloadInfo) -> None:
-    """Unload, where nothing runs any more; `info` says what became of that."""
+    """Unload the model, if no call is running. The result is in `info`."""
     in_process.abandon()
     running = await in_process.leave()
     if running:  # to unload beneath a native call may end this process, and the run with it

@@ -1,7 +1,7 @@
-"""Threads for calls that block: each does one at a time, and none keeps the program from ending. Knows no model.
+"""Threads for blocking calls. Each makes one call at a time, and none keeps the program from ending. Knows no model.
 
-Not an executor of the standard library: the interpreter waits for those at its exit, and a call that never comes back
-would keep it.
+This is no executor of the standard library, because the interpreter waits for those at its exit, and so would never end
+if a call never returned.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ Job = Callable[[], None]
 
 
 class WorkerThreads:
-    """As many threads as there are calls at once. One that has come back is used again, the last one first, so that
-    what a library keeps for each thread (its own pool of threads, for example) is made once."""
+    """As many threads as there are parallel calls. A thread whose call has returned is used again, the latest first, so
+    that what a library keeps for each thread, such as a pool of its own, is made once."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -30,11 +30,12 @@ class WorkerThreads:
 
     @property
     def busy(self) -> int:
-        """Calls that have not come back."""
+        """How many calls have not returned."""
         return self._busy
 
     def start(self, job: Job, then: Job) -> None:
-        """Do a job in a thread, and `then` there too, when the thread is free for the next. Neither may raise.
+        """Run a job in a thread, and then `then` in the same thread, which is free for other jobs by then. Neither may
+        raise.
 
         Raises RuntimeError when the system has no more threads.
         """
@@ -53,7 +54,8 @@ class WorkerThreads:
         inbox.put((job, then))
 
     async def call(self, function: Callable[[], T]) -> T:
-        """What a function returns or raises, from a thread. Given up, the thread goes on, and nobody hears of it."""
+        """Call a function in a thread and return its result. If this is cancelled, the thread goes on, and its result
+        is dropped."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         outcome: list[T | BaseException] = []
