@@ -164,10 +164,11 @@ def slowed(trials: Sequence[Trial]) -> list[Slowed]:
 
 def report(trials: Sequence[Trial]) -> str:
     known = slowed(trials)
-    lines = ["| neighbors | stages | token longer | answer longer | said | named |", "|---|---:|---:|---:|---:|---:|"]
+    heads = "neighbors | stages | tokens took longer by | answers took longer by | estimated slow-down"
+    lines = [f"| {heads} | share of stages degraded |", "|---|---:|---:|---:|---:|---:|"]
     for kind in sorted({(each.trial.count, each.trial.duty) for each in known}):
         of_kind = [each for each in known if (each.trial.count, each.trial.duty) == kind]
-        who = f"{kind[0]} × {kind[1]} %" if kind[0] else "nobody"
+        who = f"{kind[0]} × {kind[1]} %" if kind[0] else "none"
         shares = [np.median([getattr(each, name) for each in of_kind]) for name in ("token", "answer", "claimed")]
         named = np.mean([each.is_named for each in of_kind])
         lines.append(f"| {who} | {len(of_kind)} | {' | '.join(f'{share:.1%}' for share in shares)} | {named:.0%} |")
