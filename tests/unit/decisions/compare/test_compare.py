@@ -240,10 +240,10 @@ def test_an_invalid_stage_is_refused_with_its_reason_and_a_degraded_one_is_marke
     with pytest.raises(NotAlikeError) as refused:
         compare([base], [invalid])
     assert [each.subject for each in refused.value.differences] == ["tiny at c1", "tiny at c4"]
-    assert refused.value.differences[0].new == ("invalid: the harness used 97% of a core (20260102T030105Z-0123abcd)")
+    assert refused.value.differences[0].new == ("invalid: loadgen used 97% of a core (20260102T030105Z-0123abcd)")
     comparison = compare([base], [write_run(tmp_path / "c", 2, own_cpu=0.8)])
     assert [(each.model, each.level) for each in comparison.degraded] == [("tiny", "c1"), ("tiny", "c4")]
-    assert comparison.degraded[0].reasons == ("the harness used 80% of a core",)
+    assert comparison.degraded[0].reasons == ("loadgen used 80% of a core",)
     assert marked_name(comparison, figure(comparison, "ttft_p50", "c1")) == "TTFT p50 at 1 user †"
     assert any(line.startswith("† degraded: tiny at 1 user in 2026") for line in context_lines(comparison))
 
