@@ -66,9 +66,9 @@ def table_lines(table: Table, screen: Screen) -> Iterator[str]:
 
 def wrap(text: str, width: int | None, indent: str = "") -> list[str]:
     """A text in lines of at most so many columns, broken between words; those after the first begin with the indent.
-    Blanks that the text begins with stand before each line."""
-    if width is None:
-        return [text]
+    Blanks that the text begins with stand before each line. A text that fits stays as it is, with what it aligns."""
+    if width is None or (cell_len(text) <= width and "\n" not in text):
+        return [text.rstrip()]
     lead = text[: len(text) - len(text.lstrip())]
     lines, line, indent = [], lead, lead + indent
     for word in text.split():

@@ -463,7 +463,7 @@ def test_what_was_beyond_the_budget_is_a_phrase() -> None:
 
 
 def run(*args: str) -> Any:
-    return CliRunner().invoke(app, ["calibrate", *args])
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, ["calibrate", *args])
 
 
 @pytest.fixture
