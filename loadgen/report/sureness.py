@@ -20,9 +20,12 @@ def sureness(summary: Summary) -> str | None:
     known = [name for name, stages in lacking.items() if not stages]
     where = "at each level in each run" if summary.runs else "at each level"
     low, high = min(map(_ok, answered)), max(map(_ok, answered))
-    count = f"{high:,}" if low == high else f"{low:,} to {high:,}"
-    suffice = "answered request {} suffices for" if high == 1 else "answered requests {} suffice for"
-    text = f"{count} {suffice.format(where)} {_joined(known) or 'no percentile'}"
+    if low == high:
+        suffice = "answered request {} suffices for" if high == 1 else "answered requests {} suffice for"
+        text = f"{high:,} {suffice.format(where)} {_joined(known) or 'no percentile'}"
+    else:
+        is_known = f"{_joined(known) or 'no percentile'} {'are' if len(known) > 1 else 'is'} known at every level"
+        text = f"{low:,} to {high:,} answered requests {where}: {is_known}"
     floor: Floor = "strict" if summary.floor == "strict" else "contract"
     costs = [_cost(name, stages, floor) for name, stages in lacking.items() if stages]
     return f"{text}; it takes {', '.join(costs)}." if costs else f"{text}."
