@@ -188,7 +188,9 @@ def test_one_line_says_which_percentiles_the_requests_suffice_for_and_what_it_ta
 def test_it_says_how_many_requests_the_levels_got_where_they_differ() -> None:
     stages = [planned(40), planned(10, level="c2", load={"mode": "closed", "concurrency": 2})]
     told = sureness(summarize(run_of([*turns(40), *turns(10, level="c2")], stages))) or ""
-    assert told.startswith("10 to 40 answered requests at each level: p50 is known at every level; it takes 36 for p90 (")
+    assert told.startswith(
+        "10 to 40 answered requests at each level: p50 is known at every level; it takes 36 for p90 ("
+    )
 
 
 def test_one_answered_request_is_no_plural() -> None:
