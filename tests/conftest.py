@@ -8,6 +8,9 @@ import os
 import pytest
 from hypothesis import is_hypothesis_test, settings
 
+# What a test reads is as wide as it is, also under a runner that tells its workers how wide its terminal is.
+os.environ.pop("COLUMNS", None)
+
 settings.register_profile("steady", derandomize=True, deadline=None)
 settings.register_profile("explore", derandomize=False, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
