@@ -105,13 +105,12 @@ def _lags_in(stage: StageData, facts: StageFacts, name: str) -> Iterable[Effect]
     for p in BOUNDS:
         percentile = metric.percentile(f"p{p:g}")
         shown = percentile.low if percentile.value is None else percentile.value
-        if shown is None:
-            continue
-        # A bound is the value at a lower rank than that of its percentile.
-        at = p if percentile.value is not None else 100 * float(np.searchsorted(values, shown * 1e6)) / len(values)
-        spread, lag_spread = max(0.0, shown - middle), max(0.0, _lag_ms(facts, at) - _lag_ms(facts, 50.0))
-        would_be = max(1e-6, middle - usual) + math.sqrt(max(0.0, spread**2 - lag_spread**2))
-        yield Effect(round(shown / would_be - 1, 4), f"{name.upper()} p{p:g}", round(shown - would_be, 4))
+        if shown is not None:
+            # A bound is the value at a lower rank than that of its percentile.
+            at = p if percentile.value is not None else 100 * float(np.searchsorted(values, shown * 1e6)) / len(values)
+            spread, lag_spread = max(0.0, shown - middle), max(0.0, _lag_ms(facts, at) - _lag_ms(facts, 50.0))
+            would_be = max(1e-6, middle - usual) + math.sqrt(max(0.0, spread**2 - lag_spread**2))
+            yield Effect(round(shown / would_be - 1, 4), f"{name.upper()} p{p:g}", round(shown - would_be, 4))
 
 
 def _lag_ms(facts: StageFacts, p: float) -> float:
