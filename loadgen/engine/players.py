@@ -140,21 +140,22 @@ class ClosedLoop:
         stage, runner, clock = self._stage, self._runner, self._runner.clock
         signal = self._done
         # A user whose next request would come after the end of the stage ends at once.
-        while self._until_ns is None or ready_ns < self._until_ns:
+        while not self._is_over(ready_ns):
             await signal.sleep_until_ns(clock, ready_ns)
-            if self._is_closed() or (stage.count is not None and self._taken >= stage.count):
+            is_taken = stage.count is not None and self._taken >= stage.count
+            if is_taken or self._is_stopped() or self._is_over(clock.now_ns()):
                 self._done.drain()
                 return
             # No await between the check and the increment, so two users cannot take the same request.
             planned = stage.request(self._taken)
             self._taken += 1
-            if self._taken == stage.count:
+            if self._taken == stage.count or self._is_over(clock.now_ns()):
                 self._done.drain()
             # The request is taken before the wait for the rate limit, so that requests keep the order of the plan.
             if self._rate_limit is not None:
                 in_time = await self._wait_for_rate_limit(self._rate_limit)
                 ready_ns = clock.now_ns()  # the limit is part of the plan, so its wait does not count as lateness
-                if not in_time or self._is_closed():
+                if not in_time or self._is_stopped():
                     self._rate_limited.append(planned)
                     return
             reply = await runner.play_request(planned, "measured", ready_ns)
@@ -170,7 +171,8 @@ class ClosedLoop:
         """Wait until the limit lets a request through or a stop is requested. False if the stage's time is over
         before."""
         acquired = self._runner.stop_signal.unless_requested(limit.acquire())  # type: ignore[no-untyped-call]
-        left_s = None if self._until_ns is None else (self._until_ns - self._runner.clock.now_ns()) / 1e9
+        is_due = self._until_ns is None or self._taken <= self._stage.min_count
+        left_s = None if is_due or self._until_ns is None else (self._until_ns - self._runner.clock.now_ns()) / 1e9
         try:
             async with asyncio.timeout(left_s):
                 await acquired
@@ -178,11 +180,13 @@ class ClosedLoop:
             return False
         return True
 
-    def _is_closed(self) -> bool:
-        """Whether no more requests may begin."""
-        if self._runner.stop_signal.requested or self._backoff.server_gone:
-            return True
-        return self._until_ns is not None and self._runner.clock.now_ns() >= self._until_ns
+    def _is_stopped(self) -> bool:
+        """Whether no more requests may begin, whatever the time."""
+        return self._runner.stop_signal.requested or self._backoff.server_gone
+
+    def _is_over(self, at_ns: int) -> bool:
+        """Whether time bounds the stage, is over at a moment, and enough requests have begun."""
+        return self._until_ns is not None and at_ns >= self._until_ns and self._taken >= self._stage.min_count
 
 
 class OpenLoop:

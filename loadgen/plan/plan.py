@@ -104,6 +104,9 @@ class Stage(Struct, frozen=True):
     """How many requests of an open loop may be under way; None: any number."""
     max_requests_per_s: int | None = None
     """How many requests of a closed loop may begin in a second; None: any number."""
+    min_count: int = 0
+    """How many measured requests of a closed loop's models together begin even when `duration_ns` is over: whole rounds
+    of its users, since with fewer some would leave while others still ask, and the load would not be the level's."""
     at_limit: Literal["shed", "queue"] = "shed"
     """What becomes of a request that comes due when `max_in_flight` others are under way."""
     until: StopRule | None = None
@@ -209,6 +212,7 @@ def _part(stage: Stage, part: int, part_count: int) -> Stage:
         ramp_in_ns=shard(stage.ramp_in_ns),
         max_in_flight=size(stage.max_in_flight),
         max_requests_per_s=size(stage.max_requests_per_s),
+        min_count=part_size(stage.min_count, part, part_count),
         part=part,
         part_count=part_count,
     )
@@ -314,6 +318,7 @@ def _closed_stage(scenario: Scenario, load: Closed, level: Level, models: tuple[
         think_ns=thinks,
         ramp_in_ns=arrivals.ramp_in_ns(users, ramp_in_s),
         max_requests_per_s=load.max_requests_per_s,
+        min_count=-((load.min_requests or 0) * len(models) // -users) * users,
         until=_stop_rule(scenario),
     )
 
@@ -359,6 +364,7 @@ def digest(plan: Plan, refused: Mapping[int, RefusedKeys] | None = None) -> str:
         bounds = [stage.count, stage.duration_ns, stage.warmup, stage.max_in_flight, stage.max_requests_per_s]
         # What came later enters only where it is used: a plan that does without has the digest that it always had.
         later = [*([stage.at_limit] if stage.at_limit != "shed" else []), *([stage.until] if stage.until else [])]
+        later += [["at least", stage.min_count]] if stage.min_count else []
         add([stage.level, stage.models, bounds, *later])
         for offsets in (stage.due_ns, stage.think_ns, stage.ramp_in_ns):
             sha256.update(b"-" if offsets is None else np.ascontiguousarray(offsets, dtype="<i8").tobytes())

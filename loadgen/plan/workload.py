@@ -65,7 +65,8 @@ def _level_digest(stage: Stage) -> str:
         None if column is None else hashlib.sha256(np.ascontiguousarray(column, dtype="<i8").tobytes()).hexdigest()
         for column in (stage.due_ns, stage.think_ns, stage.ramp_in_ns)
     ]
-    return _sha256([stage.level, len(stage.models), bounds, offsets])
+    least = [["at least", stage.min_count]] if stage.min_count else []
+    return _sha256([stage.level, len(stage.models), bounds, offsets, *least])
 
 
 def _sha256(value: object) -> str:

@@ -111,7 +111,11 @@ def _expected(stage: Stage, model: Model, pace: Pace) -> str:
     if stage.count is not None and reached:
         seconds = stage.count / reached
         return f"{format_minutes(min(seconds, bound_s or seconds))} (as last time)"
-    return "as long as the answers take" if bound_s is None else f"at most {format_minutes(bound_s)}"
+    return (
+        "as long as the answers take"
+        if bound_s is None
+        else f"{'about' if stage.min_count else 'at most'} {format_minutes(bound_s)}"
+    )
 
 
 def plan_data(plan: Plan) -> dict[str, Any]:

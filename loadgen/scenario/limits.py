@@ -14,6 +14,7 @@ YEAR_S: Final = 366 * 86_400.0
 LIMITS: Final[dict[str, int]] = {
     "concurrency": 100_000,
     "requests": 10_000_000,
+    "min_requests": 10_000_000,
     "warmup_requests": 10_000_000,
     "max_in_flight": 10_000_000,
     "max_requests_per_s": 10_000_000,

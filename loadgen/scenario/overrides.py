@@ -244,6 +244,7 @@ def _length(load: RawTable, flags: dict[str, str], overrides: Overrides) -> Chan
         if overrides.requests is None:
             load.pop("requests", None)
         load["duration_s"] = overrides.duration_s
+        load.pop("min_requests", None)  # who says for how long means no longer
         flags["load.duration_s"] = flag
     return load, flags
 

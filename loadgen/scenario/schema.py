@@ -78,6 +78,7 @@ EXAMPLES: dict[type[Struct], dict[str, str]] = {
         "concurrency": "[1, 2, 4, 8]",
         "requests": "16",
         "duration_s": "30.0",
+        "min_requests": "6",
         "think_time": "{ mean_s = 2.0 }",
         "ramp_in_s": "1.0",
         "max_requests_per_s": "5",

@@ -141,6 +141,8 @@ class Closed(_Part, frozen=True, tag_field="mode", tag="closed"):
     """Measured requests a model and level."""
     duration_s: PositiveFloat | None = None
     """Or as many as start within so many seconds (both: whichever comes first; neither: 16 requests)."""
+    min_requests: PositiveInt | None = None
+    """But at least so many, and whole rounds of the users, of each model at each level, though `duration_s` is over."""
     think_time: ThinkTime = ThinkTime()
     """Between an answer and the next question."""
     ramp_in_s: NonNegativeFloat | None = None

@@ -156,6 +156,7 @@ def closed(
     models: tuple[int, ...] = (0,),
     warmup: int = 0,
     ceiling_per_s: int | None = None,
+    min_count: int = 0,
 ) -> Stage:
     return Stage(
         level=Level(f"c{users}", "closed", concurrency=users),
@@ -167,6 +168,7 @@ def closed(
         think_ns=None if think_ns is None else np.array(think_ns, dtype=np.int64),
         ramp_in_ns=np.array([0] * users if ramp_in_ns is None else ramp_in_ns, dtype=np.int64),
         max_requests_per_s=ceiling_per_s,
+        min_count=min_count,
     )
 
 
@@ -283,6 +285,30 @@ def test_nothing_starts_at_the_very_end_of_a_duration() -> None:
 def test_of_a_bound_on_requests_and_a_duration_the_first_to_come_holds(count: int, sent: int) -> None:
     told = played(closed(1, count, duration_ns=450 * MS), Server(always(100 * MS)))
     assert told.outcomes() == ["ok"] * sent
+
+
+@pytest.mark.parametrize(("count", "sent"), [(100, 6), (None, 6), (4, 4)])
+def test_the_fewest_requests_begin_though_time_is_over_and_no_more_than_that(count: int | None, sent: int) -> None:
+    stage = closed(1, count, duration_ns=250 * MS, min_count=6)
+    told = played(stage, Server(always(100 * MS)))
+    assert told.server.moments_ns == [index * 100 * MS for index in range(sent)]
+    assert told.outcomes() == ["ok"] * sent
+
+
+def test_the_fewest_requests_are_those_of_all_users_together_and_thinkers_are_not_waited_for() -> None:
+    thinks_ns = [0, 0, 0, 3_600 * S]
+    told = played(closed(2, None, think_ns=thinks_ns, duration_ns=S, min_count=4), Server(always(900 * MS)))
+    assert told.outcomes() == ["ok"] * 4
+    assert told.lasted_ns == 1_800 * MS
+    late = played(closed(2, None, think_ns=[3_600 * S, 0, 0], duration_ns=S, min_count=4), Server(always(900 * MS)))
+    assert late.outcomes() == ["ok"] * 4
+    assert late.lasted_ns == 2_700 * MS
+
+
+def test_the_fewest_requests_wait_for_the_rate_limit_though_time_is_over() -> None:
+    told = played(closed(1, 100, duration_ns=S, ceiling_per_s=1, min_count=3), Server(always(10 * MS)))
+    assert told.outcomes() == ["ok"] * 3
+    assert told.lasted_ns > S
 
 
 def test_a_level_ends_with_its_last_answer_whoever_still_thinks() -> None:

@@ -55,6 +55,7 @@ def stages(draw: st.DrawFn) -> Stage:
         draw(st.integers(1, 12)),
         draw(st.none() | st.integers(0, 40)),
         max_requests_per_s=draw(st.none() | st.integers(1, 9)),
+        min_count=draw(st.integers(0, 9)),
         think_ns=None if thinks is None else np.array(thinks, dtype=np.int64),
         **rest,
     )
@@ -88,6 +89,7 @@ def test_the_parts_together_are_exactly_the_whole(stage: Stage, workers: int) ->
 @given(stages(), st.integers(1, 8))
 def test_users_limits_and_beginnings_are_dealt_out_and_nobody_gets_none(stage: Stage, workers: int) -> None:
     divided = parts(stage, workers)
+    assert sum(part.min_count for part in divided) == stage.min_count
     for name in ("users", "max_in_flight", "max_requests_per_s"):
         whole, shares = getattr(stage, name), [getattr(part, name) for part in divided]
         if whole is None:

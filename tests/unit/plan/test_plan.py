@@ -338,6 +338,15 @@ def test_plans_that_differ_in_anything_that_is_sent_have_digests_of_their_own() 
     assert len(set(found.values())) == len(found)
 
 
+@pytest.mark.parametrize(("users", "models", "fewest"), [(1, 1, 6), (2, 1, 6), (4, 1, 8), (8, 1, 8), (4, 2, 12)])
+def test_the_fewest_requests_are_whole_rounds_of_the_users(users: int, models: int, fewest: int) -> None:
+    load = Closed(concurrency=(users,), duration_s=6.0, min_requests=6)
+    (stage,) = planned(load, models=TWO[:models], order="interleaved").stages
+    assert stage.min_count == fewest
+    (bare,) = planned(Closed(concurrency=(users,), duration_s=6.0), models=TWO[:1]).stages
+    assert bare.min_count == 0
+
+
 def test_order_concurrency_think_time_ramp_in_and_ceiling_are_in_the_digest() -> None:
     loads = [
         Closed(concurrency=(2,), requests=4),
@@ -345,6 +354,7 @@ def test_order_concurrency_think_time_ramp_in_and_ceiling_are_in_the_digest() ->
         Closed(concurrency=(2,), requests=4, think_time=ThinkTime(1.0)),
         Closed(concurrency=(2,), requests=4, ramp_in_s=3.0),
         Closed(concurrency=(2,), requests=4, max_requests_per_s=9),
+        Closed(concurrency=(2,), requests=4, min_requests=3),
         Closed(concurrency=(2,), requests=4, duration_s=9.0),
         Closed(concurrency=(2,), duration_s=9.0),
     ]

@@ -52,6 +52,7 @@ def test_who_serves_it_and_what_is_kept_of_it_are_none_of_the_work(changes: dict
         {"until": "ttft_p50:5%"},
         {"load": Closed(concurrency=(1, 4), requests=9)},
         {"load": Closed(concurrency=(1, 4), requests=8, max_requests_per_s=5)},
+        {"load": Closed(concurrency=(1, 4), requests=8, min_requests=5)},
         {"load": Closed(concurrency=(1, 4), requests=8, ramp_in_s=3.0)},
         {"load": Poisson(rates_per_s=(1.0,), requests=8)},
         {"prompts": (Prompt("p1", "Hello."), Prompt("p2", "Name a flower."))},
