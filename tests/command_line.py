@@ -5,6 +5,7 @@ limits, or what it imports.
 """
 
 import io
+import os
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from subprocess import CompletedProcess
@@ -28,3 +29,13 @@ def run_command(*arguments: object) -> CompletedProcess[str]:
         app.main()
     assert isinstance(ended.value.code, int)
     return CompletedProcess(words, int(ended.value.code), out.getvalue(), err.getvalue())
+
+
+SETTINGS = ("LOADGEN_", "OPENAI_", "BENCH_", "FOUNDRY_", "SSL_")
+"""What the variables begin with that change what the command does."""
+
+
+def without_settings(patch: pytest.MonkeyPatch) -> None:
+    """Take away what the person who runs the tests has set."""
+    for name in [name for name in os.environ if name.startswith(SETTINGS)]:
+        patch.delenv(name)

@@ -176,8 +176,8 @@ def _kind_of(text: str, suffix: str) -> str:
     start = text.lstrip()
     if suffix not in _KINDS and not start.startswith(("[", "{")):
         return ".txt"
-    whole = _json_of(text)
-    if isinstance(whole, list) or (isinstance(whole, dict) and (suffix == ".json" or "prompts" in whole)):
+    value = _json_of(text)
+    if isinstance(value, list) or (isinstance(value, dict) and (suffix == ".json" or "prompts" in value)):
         return ".json"
     if isinstance(_json_of(start.partition("\n")[0]), dict | str):
         return ".jsonl"

@@ -2,13 +2,13 @@
 said where nothing can be."""
 
 import json
-import os
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 
 from tests.command_line import run_command as loadgen
+from tests.command_line import without_settings
 from tests.integration.server import Choice, Script, Send, Served, Server, head, streamed, whole
 
 NOT_FOUND = whole("404 Not Found", b'{"error": {"message": "Not Found"}}')
@@ -18,9 +18,7 @@ PAGE = whole("200 OK", b"<!doctype html><title>Hello</title>", type="text/html")
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in list(os.environ):
-        if name.startswith(("LOADGEN_", "OPENAI_", "BENCH_", "FOUNDRY_")):
-            monkeypatch.delenv(name)
+    without_settings(monkeypatch)
     monkeypatch.setenv("LOADGEN_CACHE_DIR", str(tmp_path / "cache"))
 
 

@@ -7,7 +7,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from tests.command_line import run_command
+from tests.command_line import run_command, without_settings
 from tests.integration.server import Script, Served, Server, streamed, whole
 
 KEY = "gateway-s3cret-0123"
@@ -19,9 +19,7 @@ LISTED = whole("200 OK", b'{"data": [{"id": "m"}]}')
 @pytest.fixture(autouse=True)
 def _with_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in list(os.environ):
-        if name.startswith(("LOADGEN_", "OPENAI_", "BENCH_", "FOUNDRY_")):
-            monkeypatch.delenv(name)
+    without_settings(monkeypatch)
     monkeypatch.setenv("LOADGEN_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("GATEWAY_KEY", KEY)
 

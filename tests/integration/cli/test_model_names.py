@@ -3,14 +3,13 @@
 import csv
 import html
 import json
-import os
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from loadgen.report.hlog import read_interval_log
-from tests.command_line import run_command
+from tests.command_line import run_command, without_settings
 from tests.integration.server import Server, streamed, whole
 
 NAMES: Final = (
@@ -37,9 +36,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
     folder = tmp_path_factory.mktemp("names")
     listed = whole("200 OK", json.dumps({"data": [{"id": name} for name in NAMES]}).encode())
     with pytest.MonkeyPatch.context() as patch, Server(streamed("a", "b"), get=lambda _: listed) as server:
-        for name in list(os.environ):
-            if name.startswith(("LOADGEN_", "OPENAI_", "BENCH_", "FOUNDRY_")):
-                patch.delenv(name)
+        without_settings(patch)
         patch.setenv("LOADGEN_CACHE_DIR", str(folder / "cache"))
         models = [f"--model={name}" for name in NAMES]
         flags = ("--requests", "1", "--warmup", "0", "--set", "probe=false", "--out", folder)

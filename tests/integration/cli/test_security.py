@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from loadgen.cli import app
+from tests.command_line import without_settings
 from tests.integration.server import Script, Served, Server, streamed, whole
 
 KEY = "sk-Xk3jQ9vTz8Lp2Wm7Ab"
@@ -26,9 +27,7 @@ KEY = "sk-Xk3jQ9vTz8Lp2Wm7Ab"
 @pytest.fixture(autouse=True)
 def _with_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in list(os.environ):
-        if name.startswith(("LOADGEN_", "OPENAI_", "BENCH_", "FOUNDRY_")):
-            monkeypatch.delenv(name)
+    without_settings(monkeypatch)
     monkeypatch.setenv("LOADGEN_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("LOADGEN_API_KEY", KEY)
 

@@ -13,15 +13,13 @@ from typing import Any
 
 import pytest
 
-from tests.command_line import run_command
+from tests.command_line import run_command, without_settings
 
 
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in list(os.environ):
-        if name.startswith(("LOADGEN_", "OPENAI_", "BENCH_", "FOUNDRY_", "SSL_")):
-            monkeypatch.delenv(name)
+    without_settings(monkeypatch)
     monkeypatch.setenv("LOADGEN_CACHE_DIR", str(tmp_path / "cache"))
 
 

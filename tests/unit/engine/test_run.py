@@ -1,9 +1,9 @@
 """A whole run in virtual time: two models, and a retry, from the plan to the records, without a socket."""
 
 import itertools
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,63 +16,27 @@ from loadgen.record import Record, StageFacts
 from loadgen.scenario import Closed, Constant, Load, Model, Retries, Scenario
 from loadgen.scenario.file import LoadedScenario
 from loadgen.store.run_folder import Run, read
-from loadgen.wire.client import Client
-from loadgen.wire.exchange import ChatRequest, Exchange
-from tests.virtual import START_NS, VirtualClock, run
+from tests.virtual import run
+from tests.virtual_client import CLOCK, MS, Answer, ScriptedClient, stream
 
-MS = 1_000_000
-CLOCK = VirtualClock()
 TOKEN_NS = {"fast": 10 * MS, "slow": 40 * MS}
 TOKENS = 3
 
 
-class VirtualClient(Client):
-    """Servers behind the client: each answers with a token every so often, and refuses the requests it is told to."""
+class VirtualClient(ScriptedClient):
+    """Servers that answer with a token every so often, and refuse the requests they are told to."""
 
     def __init__(self, refused: Sequence[tuple[str, int]] = ()) -> None:
         """refused: (model, which of its requests), counted from 0 with the preflight's."""
-        super().__init__()
-        self.sent: list[tuple[str, int]] = []
-        """Model, and when its request came, ns from the run's beginning."""
+        super().__init__(self._answer_of)
         self._refused = set(refused)
-        self._in_flight = 0
 
-    async def __aenter__(self) -> Client:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        pass
-
-    @property
-    def in_flight(self) -> int:
-        return self._in_flight
-
-    async def open_connections(self, url: str, count: int, headers: dict[str, str]) -> None:
-        pass
-
-    async def send(self, request: ChatRequest, dispatched_ns: int) -> Exchange:
-        exchange, model = Exchange(request, dispatched_ns), json.loads(request.body)["model"]
-        number = sum(name == model for name, _ in self.sent)
-        self.sent.append((model, CLOCK.now_ns() - START_NS))
-        self._in_flight += 1
-        exchange.stamps.record_write(CLOCK.now_ns())
-        exchange.response.status = 503 if (model, number) in self._refused else 200
-        exchange.response.content_type = "text/event-stream"
-        for piece in [b"busy"] if exchange.response.status == 503 else stream():
-            await CLOCK.sleep_until_ns(CLOCK.now_ns() + TOKEN_NS[model])
-            exchange.response.append(piece)
-            exchange.stamps.record_read(len(exchange.body()), CLOCK.now_ns(), 0)
-        self._in_flight -= 1
-        exchange.ended_ns = CLOCK.now_ns()
-        return exchange
-
-
-def stream() -> list[bytes]:
-    """The events of one answer: its tokens, and with the last of them the end."""
-    events = [json.dumps({"choices": [{"index": 0, "delta": {"content": "word "}}]}) for _ in range(TOKENS)]
-    end = json.dumps({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-    pieces = [f"data: {event}\n\n".encode() for event in events]
-    return [*pieces[:-1], pieces[-1] + f"data: {end}\n\ndata: [DONE]\n\n".encode()]
+    def _answer_of(self, body: dict[str, Any], _: int) -> Answer:
+        model = body["model"]
+        number = sum(earlier["model"] == model for earlier in self.bodies)
+        if (model, number) in self._refused:
+            return Answer((b"busy",), 503, gap_ns=TOKEN_NS[model])
+        return stream(*["word "] * TOKENS, gap_ns=TOKEN_NS[model])
 
 
 def plan_of(load: Load, folder: Path) -> Plan:
@@ -141,7 +105,7 @@ def test_a_run_of_two_models_plays_in_virtual_time_and_a_refused_request_is_retr
     assert [after.intended_ns - before.intended_ns for before, after in itertools.pairwise(slow)] == [
         TOKENS * 40 * MS
     ] * 2
-    assert [len(client.sent), len(heard.records), len(heard.retries)] == [11, 8, 1]
+    assert [len(client.requests), len(heard.records), len(heard.retries)] == [11, 8, 1]
     assert [facts.complete for facts in heard.facts] == [True, True]
     assert [facts.end_ns - facts.start_ns for facts in heard.facts] == [1_100 * MS, TOKENS * 3 * 40 * MS]
 

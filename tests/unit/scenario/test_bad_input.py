@@ -34,6 +34,7 @@ from loadgen.scenario.schema import EXAMPLES, example_value
 from loadgen.scenario.validate import convert
 from loadgen.store.manifest import SCHEMA
 from loadgen.targets.request import deadlines_of, first_limit_ns
+from tests.command_line import without_settings
 
 SECRET = "sk-Xk3jQ9vTz8Lp2Wm7"
 SMALLEST: dict[str, Any] = {"name": "x", "prompts": ["Say hello."]}
@@ -43,9 +44,7 @@ AT = ("--url", "http://127.0.0.1:9/v1", "--model", "m")
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in list(os.environ):
-        if name.startswith(("LOADGEN_", "OPENAI_", "BENCH_", "FOUNDRY_")):
-            monkeypatch.delenv(name)
+    without_settings(monkeypatch)
     Path("x.toml").write_text('name = "x"\nprompts = ["Say hello."]\n', encoding="utf-8")
 
 
