@@ -10,7 +10,7 @@ from msgspec import UNSET
 from loadgen.clock import utc_now
 from loadgen.engine.request_limits import RequestLimits
 from loadgen.errors import LoadgenError, TargetError
-from loadgen.plan.plan import Plan, Stage, digest
+from loadgen.plan.plan import Plan, RefusedKeys, Stage, digest
 from loadgen.plan.workload import workload_of
 from loadgen.record import StampSource
 from loadgen.store import files, run_folder
@@ -58,6 +58,11 @@ class ManifestWriter:
             for card in self._manifest.models
         )
         self._update(models=models)
+
+    def add_stage(self, plan: Plan, refused: dict[int, RefusedKeys]) -> None:
+        """Add the last stage of a plan, which was chosen while the run goes. refused: as `digest` takes it."""
+        changes = {"plan_digest": digest(plan, refused), "workload": workload_of(plan)}
+        self._update(stages=(*self._manifest.stages, *_planned_stages(plan, plan.stages[-1])), **changes)
 
     def record_skip(self, target: str, model: str, error: LoadgenError) -> None:
         """Record that a model could not be used, and why. Its stages are in the summary all the same."""
@@ -119,19 +124,7 @@ def first_manifest(
     plan: Plan, folder: Path, started_utc: str, *, stamp_source: StampSource, workers: int = 1
 ) -> Manifest:
     """The manifest of a run before anything is sent. workers: how many processes play it."""
-    stages = tuple(
-        PlannedStage(
-            model=plan.models[model].name,
-            target=target_name(plan.models[model]),
-            level=stage.level.label,
-            load=stage.level.load(),
-            planned=stage.planned_of(model),
-            warmup=stage.warmup,
-            ramp_in_ns=0 if stage.ramp_in_ns is None else int(stage.ramp_in_ns[-1]),
-        )
-        for stage in plan.stages
-        for model in stage.models
-    )
+    stages = tuple(planned for stage in plan.stages for planned in _planned_stages(plan, stage))
     calibration = stored().calibration
     prompts = tuple(PromptFacts(p.id, len(p.text), p.key_points) for p in plan.prompts)
     return Manifest(
@@ -152,3 +145,19 @@ def first_manifest(
         workload=workload_of(plan),
         measurement_epoch=MEASUREMENT_EPOCH,
     )
+
+
+def _planned_stages(plan: Plan, stage: Stage) -> list[PlannedStage]:
+    """A stage as the manifest has it: once for each of its models."""
+    return [
+        PlannedStage(
+            model=plan.models[model].name,
+            target=target_name(plan.models[model]),
+            level=stage.level.label,
+            load=stage.level.load(),
+            planned=stage.planned_of(model),
+            warmup=stage.warmup,
+            ramp_in_ns=0 if stage.ramp_in_ns is None else int(stage.ramp_in_ns[-1]),
+        )
+        for model in stage.models
+    ]

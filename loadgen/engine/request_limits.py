@@ -13,7 +13,7 @@ RequestLimits = dict[int, int]
 
 
 class WarmUpTimes(NullSink):
-    """The sink that holds how long the slowest answer of a stage's warm-up took, for each model."""
+    """The sink that holds how long the slowest answer of each stage's warm-up took, for each model."""
 
     def __init__(self) -> None:
         self._longest_ns: dict[StageKey, int] = {}
@@ -27,12 +27,17 @@ class WarmUpTimes(NullSink):
         self._longest_ns[record.stage_key] = max(took_ns, self._longest_ns.get(record.stage_key, 0))
 
     def limits(self, plan: Plan, stage: Stage, served: dict[int, Served]) -> RequestLimits:
-        """The limits of the stage's measured requests. Call it after the warm-up. A model that answered nothing in it
-        gets its limit from the test chat."""
+        """The limits of the stage's measured requests. Call it after the warm-up. A stage without a warm-up has the
+        limits of those before it; a model that answered in no warm-up gets its limit from the test chat."""
         limits: RequestLimits = {}
         for index in stage.models:
             model = plan.models[index]
-            key = StageKey(target_name(model), model.name, stage.level.label)
-            shown_ns = self._longest_ns.get(key, served[index].test_chat_ns)
+            target, name, level = target_name(model), model.name, stage.level.label
+            shown = [
+                longest_ns
+                for key, longest_ns in self._longest_ns.items()
+                if (key.target, key.model) == (target, name) and (key.level == level or not stage.warmup)
+            ]
+            shown_ns = max(shown, default=served[index].test_chat_ns)
             limits[index] = limit_ns(plan.scenario.timeouts, shown_ns)
         return limits

@@ -17,8 +17,8 @@ from loadgen.engine.manifest_writer import ManifestWriter, first_manifest
 from loadgen.engine.preflight import Checked, Preflight
 from loadgen.engine.request_limits import WarmUpTimes
 from loadgen.engine.stage import LocalStageRunner, MakeStageRunner, RunContext
+from loadgen.engine.stage_source import MakeStageSources, StageSource, planned_sources
 from loadgen.engine.stop import StopSignal
-from loadgen.engine.stop_rule import stop_rule_sinks
 from loadgen.engine.workers import sizing
 from loadgen.engine.workers.pool import PooledStageRunner, WorkerPool
 from loadgen.engine.workers.sizing import descriptors_of, worker_count
@@ -48,11 +48,15 @@ async def play_plan(
     sinks: Sequence[Sink] = (),
     clock: Clock = SYSTEM_CLOCK,
     client: Client | None = None,
+    choose: MakeStageSources | None = None,
+    folder_prefix: str = "",
 ) -> Run:
     """Play a plan; returns the run as read back from its folder.
 
     workers: how many processes play it; 1 is this process alone. sinks: receive the records beside the log and
-    `progress`. client: sends the requests of this process; it is opened and closed here.
+    `progress`. client: sends the requests of this process; it is opened and closed here. choose: makes the sources of
+    stages that are chosen while the run goes, of which none may need more streams than the plan's; the plan's own
+    stages are then not played. folder_prefix: begins the name of the run folder.
 
     A model that cannot be used is skipped, and its stages say why. Raises InputError if the folder cannot be made, or
     if this number of workers cannot play the plan. Raises FolderError if the folder can no longer be written, which
@@ -64,7 +68,9 @@ async def play_plan(
     # before workers are started, which inherit the limit.
     sizing.allow_open_files(descriptors_of(plan, workers))
     started = utc_now()
-    folder = run_folder.create(results, plan.scenario.name, started, digest(plan)[:8])
+    if choose is not None:
+        plan = msgspec.structs.replace(plan, stages=())
+    folder = run_folder.create(results, plan.scenario.name, started, digest(plan)[:8], folder_prefix)
     async with contextlib.AsyncExitStack() as stack:
         # The logs come before the connections, so that a folder that cannot be written fails before anything is opened.
         stage_log = stack.enter_context(contextlib.closing(StageLog(folder / run_folder.STAGES)))
@@ -88,7 +94,8 @@ async def play_plan(
             pool = await stack.enter_async_context(WorkerPool(workers, context, folder, progress.warn))
             make_runner = functools.partial(PooledStageRunner, pool)
         try:
-            await _PlanRunner(context, make_runner, manifest, progress, run_sinks).play()
+            sources = planned_sources(plan, progress) if choose is None else choose(context, folder)
+            await _PlanRunner(context, make_runner, manifest, progress, run_sinks).play(sources)
         except BaseException:  # cancellation too: the manifest must not go on to say that the run is in progress
             with contextlib.suppress(FolderError):  # it may be writable, although one of the logs is not
                 manifest.end("interrupted")
@@ -103,7 +110,7 @@ def _join_parts(folder: Path) -> None:
 
 
 class _PlanRunner:
-    """Plays a plan group by group: serves the models of a group, has its stages played, and ends the servers."""
+    """Plays the stages of one source after another: serves its models, has its stages played, and ends the servers."""
 
     def __init__(
         self,
@@ -118,6 +125,8 @@ class _PlanRunner:
         self._manifest = manifest
         self._progress = progress
         self._sinks = tuple(sinks)
+        self._stages = context.plan.stages
+        """Those that are known so far."""
         self._refused: dict[int, RefusedKeys] = {}
         """By the model's index in the plan."""
         self._preflight = Preflight(context, progress.warn, progress.work)
@@ -125,29 +134,32 @@ class _PlanRunner:
         is_heard = not isinstance(progress, Silence)
         self._busy_check = BusyCheck(context.machine, context.clock) if context.machine and is_heard else None
 
-    async def play(self) -> None:
-        for stages in groups_of(self._context.plan):
-            await self._play_group(stages)
+    async def play(self, sources: Sequence[StageSource]) -> None:
+        for source in sources:
+            await self._play_source(source)
 
-    async def _play_group(self, stages: tuple[Stage, ...]) -> None:
+    async def _play_source(self, source: StageSource) -> None:
         """Play stages that share their models, which are served from the first of these stages to the last."""
         ready: dict[int, Served] = {}
         opened: list[Served] = []
         async with contextlib.AsyncExitStack() as stack:
-            for index in stages[0].models:
+            for index in source.models:
                 if self._context.stop_signal.requested:  # a model may take minutes to load, and nothing would be sent
                     break
-                served = await self._open(index, stack)
+                served = await self._open(index, stack, source)
                 if served is not None:
                     ready[index] = served
                     opened.append(served)
             # A model whose server ends leaves `ready`. What its answers had shown until then still counts.
             begun, stage_answers = dict(ready), list[StreamAnswers]()
-            for stage in stages:
+            warm_up_times = WarmUpTimes()
+            while (stage := source.next_stage()) is not None:
                 usable = tuple(index for index in stage.models if index in ready)
                 if usable:
-                    stage_answers.append(await self._play_stage(_only(stage, usable), ready))
-                    await self._drop_dead_models(stage, ready)
+                    self._add_stage(stage)
+                    played = self._play_stage(_only(stage, usable), ready, source, warm_up_times)
+                    stage_answers.append(await played)
+                    await self._drop_dead_models(stage, ready, source)
             # Probed after all stages, because a probe leaves traces in a server, which no stage may show.
             answers = merge_answers(stage_answers)
             for index, served in begun.items():
@@ -159,16 +171,22 @@ class _PlanRunner:
         for served in opened:
             self._manifest.record_unload(served)
 
-    async def _play_stage(self, stage: Stage, ready: dict[int, Served]) -> StreamAnswers:
+    def _add_stage(self, stage: Stage) -> None:
+        """Add a stage that was chosen while the run goes to what is known of the run."""
+        if not any(stage is known for known in self._stages):
+            self._stages += (stage,)
+            self._manifest.add_stage(msgspec.structs.replace(self._context.plan, stages=self._stages), self._refused)
+
+    async def _play_stage(
+        self, stage: Stage, ready: dict[int, Served], source: StageSource, warm_up_times: WarmUpTimes
+    ) -> StreamAnswers:
         """Have a stage played; returns what its first answers showed about their servers."""
         context = self._context
         # One process may serve several models; it counts once.
         pids = tuple(dict.fromkeys(pid for index in stage.models if (pid := ready[index].pid) is not None))
         # The stage has a signal of its own, so that its stop rule ends this stage only.
         with context.stop_signal.of_stage() as stop:
-            stop_rule = stop_rule_sinks(context.plan, stage, stop, self._progress)
-            warm_up_times = WarmUpTimes()
-            sinks = Sinks((*self._sinks, warm_up_times, *stop_rule))
+            sinks = Sinks((*self._sinks, warm_up_times, *source.sinks(stage, stop)))
             runner = self._make_runner(stage, ready, stop, sinks, pids)
             await runner.warm_up()
             self._warn_if_busy(pids)
@@ -177,7 +195,7 @@ class _PlanRunner:
             await runner.measure(limits_ns)
         return runner.answers()
 
-    async def _open(self, index: int, stack: contextlib.AsyncExitStack) -> Served | None:
+    async def _open(self, index: int, stack: contextlib.AsyncExitStack, source: StageSource) -> Served | None:
         """Serve one model and check that it answers. None if it cannot be used, which is recorded; the run goes on."""
         model = self._context.plan.models[index]
         target = target_name(model)
@@ -194,6 +212,7 @@ class _PlanRunner:
         except LoadgenError as error:
             self._progress.warn(f"skipped {model.name} on {target}: {error}")
             self._manifest.record_skip(target, model.name, error)
+            source.lose_model(index, str(error))
             await model_stack.aclose()  # at once, not at the end of the group
             return None
         except BaseException:
@@ -205,7 +224,9 @@ class _PlanRunner:
         # Without the refused keys other bodies are sent than planned. The digest is of what is sent, so that it is
         # equal for runs that send the same.
         self._refused[index] = served.refused_keys
-        self._manifest.set_digest(digest(self._context.plan, self._refused))
+        self._manifest.set_digest(
+            digest(msgspec.structs.replace(self._context.plan, stages=self._stages), self._refused)
+        )
         self._warn_if_busy(() if served.pid is None else (served.pid,))
         return served
 
@@ -222,7 +243,7 @@ class _PlanRunner:
         if warning is not None:
             self._progress.warn(warning)
 
-    async def _drop_dead_models(self, stage: Stage, ready: dict[int, Served]) -> None:
+    async def _drop_dead_models(self, stage: Stage, ready: dict[int, Served], source: StageSource) -> None:
         """Record which servers ended by themselves during a stage. Their models are not played any further."""
         for index in [index for index in stage.models if index in ready]:
             child = ready[index].child
@@ -232,15 +253,8 @@ class _PlanRunner:
                 model = self._context.plan.models[index]
                 self._progress.warn(f"{model.name} on {target_name(model)}: {reason}")
                 self._manifest.record_server_exit(target_name(model), model.name, stage.level.label, reason)
+                source.lose_model(index, reason)
                 del ready[index]
-
-
-def groups_of(plan: Plan) -> list[tuple[Stage, ...]]:
-    """The stages grouped by their models, in order. Servers run from the first to the last stage of a group."""
-    groups: dict[tuple[int, ...], list[Stage]] = {}
-    for stage in plan.stages:
-        groups.setdefault(stage.models, []).append(stage)
-    return [tuple(group) for group in groups.values()]
 
 
 def _only(stage: Stage, models: tuple[int, ...]) -> Stage:

@@ -111,6 +111,11 @@ class Stage(Struct, frozen=True):
     """What becomes of a request that comes due when `max_in_flight` others are under way."""
     until: StopRule | None = None
     """Ends the stage early; `count` and `duration_ns` are then the most that is played."""
+    visit: int = 0
+    """Which stage of its level this is, from 1, if stages are chosen while the run goes. Such a stage may be ended
+    early. 0: the stage was planned before the run."""
+    first_prompt: int = 0
+    """The prompt of its first measured request."""
     part: int = 0
     """Which part of the stage this is."""
     part_count: int = 1
@@ -139,7 +144,7 @@ class Stage(Struct, frozen=True):
         return Planned(
             model=self.models[turn],
             index=index,
-            prompt=index % self.prompts,
+            prompt=(self.first_prompt + index) % self.prompts,
             due_ns=None if self.due_ns is None else int(self.due_ns[position]),
             think_ns=0 if self.think_ns is None else int(self.think_ns[position_in_stage % len(self.think_ns)]),
         )
@@ -164,9 +169,10 @@ class Stage(Struct, frozen=True):
 
     @property
     def promised(self) -> bool:
-        """Whether every request of the stage gets a record, sent or not. False if time ends a closed loop, or if a stop
-        rule may end the stage: then requests that were not sent are not missing."""
-        return self.count is not None and self.until is None and (self.due_ns is not None or self.duration_ns is None)
+        """Whether every request of the stage gets a record, sent or not. False if time ends a closed loop, or if the
+        stage may be ended early: then requests that were not sent are not missing."""
+        is_open_ended = self.count is None or self.until is not None or self.visit > 0
+        return not is_open_ended and (self.due_ns is not None or self.duration_ns is None)
 
     def planned_of(self, model: int) -> int | None:
         """Measured requests of the undivided stage to one of its models; None where it is not `promised`."""
@@ -235,7 +241,7 @@ def make_plan(scenario: Scenario, prompts: tuple[Prompt, ...], trace_ns: NDArray
     everyone = tuple(range(len(scenario.models)))
     groups = [everyone] if scenario.order == "interleaved" else [(model,) for model in everyone]
     stages = tuple(
-        _stage(scenario, level, group, len(prompts), trace_ns) for group in groups for level in levels(scenario.load)
+        stage_of(scenario, level, group, len(prompts), trace_ns) for group in groups for level in levels(scenario.load)
     )
     return Plan(scenario=scenario, prompts=prompts, stages=stages)
 
@@ -260,9 +266,10 @@ def levels(load: Load) -> Iterator[Level]:
                 yield Level(label=f"r{rate:g}", mode=mode, rate_per_s=rate)
 
 
-def _stage(
-    scenario: Scenario, level: Level, models: tuple[int, ...], prompts: int, trace_ns: NDArray[np.int64] | None
+def stage_of(
+    scenario: Scenario, level: Level, models: tuple[int, ...], prompts: int, trace_ns: NDArray[np.int64] | None = None
 ) -> Stage:
+    """The stage of one level of the scenario's load. prompts: how many there are. trace_ns: as `make_plan` takes it."""
     load, seed = scenario.load, scenario.seed
     if isinstance(load, Closed):
         return _closed_stage(scenario, load, level, models, prompts)
@@ -365,6 +372,7 @@ def digest(plan: Plan, refused: Mapping[int, RefusedKeys] | None = None) -> str:
         # What came later enters only where it is used: a plan that does without has the digest that it always had.
         later = [*([stage.at_limit] if stage.at_limit != "shed" else []), *([stage.until] if stage.until else [])]
         later += [["at least", stage.min_count]] if stage.min_count else []
+        later += [["visit", stage.visit, stage.first_prompt]] if stage.visit else []
         add([stage.level, stage.models, bounds, *later])
         for offsets in (stage.due_ns, stage.think_ns, stage.ramp_in_ns):
             sha256.update(b"-" if offsets is None else np.ascontiguousarray(offsets, dtype="<i8").tobytes())

@@ -66,7 +66,8 @@ def _level_digest(stage: Stage) -> str:
         for column in (stage.due_ns, stage.think_ns, stage.ramp_in_ns)
     ]
     least = [["at least", stage.min_count]] if stage.min_count else []
-    return _sha256([stage.level, len(stage.models), bounds, offsets, *least])
+    visit = [["visit", stage.visit, stage.first_prompt]] if stage.visit else []
+    return _sha256([stage.level, len(stage.models), bounds, offsets, *least, *visit])
 
 
 def _sha256(value: object) -> str:

@@ -21,6 +21,8 @@ from loadgen.store.manifest import SCHEMA, Manifest, manifest_from
 MANIFEST: Final = "manifest.json"
 REQUESTS: Final = "requests.jsonl"
 STAGES: Final = "stages.jsonl"
+SEARCH_PREFIX: Final = "capacity-"
+"""What the name of a folder begins with that a search has left."""
 PARTS: Final = "requests.w*.jsonl"
 """The logs of workers, while a run is on; joined at its end."""
 READ_BYTES: Final = 1 << 20
@@ -42,12 +44,12 @@ class Run(Struct, frozen=True):
     torn: int = 0
 
 
-def create(results: Path, scenario: str, started: datetime, tag: str) -> Path:
-    """Make a new folder `results/<scenario>/<UTC time>-<tag>`; two runs never share one.
+def create(results: Path, scenario: str, started: datetime, tag: str, prefix: str = "") -> Path:
+    """Make a new folder `results/<scenario>/<prefix><UTC time>-<tag>`; two runs never share one.
 
     Raises InputError when it cannot be made.
     """
-    stem = f"{started:%Y%m%dT%H%M%SZ}-{tag}"
+    stem = f"{prefix}{started:%Y%m%dT%H%M%SZ}-{tag}"
     parent = results / scenario
     for attempt in range(1, 1000):
         folder = parent / (stem if attempt == 1 else f"{stem}-{attempt}")
@@ -248,7 +250,9 @@ def _timed(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
 def runs_of(folder: Path) -> list[Path]:
     """The run folders in a scenario's folder, oldest first."""
     try:
-        return sorted(path for path in folder.iterdir() if (path / MANIFEST).is_file())
+        folders = [path for path in folder.iterdir() if (path / MANIFEST).is_file()]
+        # The name of a search has a word before its time.
+        return sorted(folders, key=lambda path: (path.name.removeprefix(SEARCH_PREFIX), path.name))
     except OSError:
         return []
 

@@ -1,0 +1,60 @@
+"""Which stages a run plays: those of its plan, or those that are chosen while the run goes. Knows no socket."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from loadgen.engine.stage import RunContext
+from loadgen.engine.stop import StopSignal
+from loadgen.engine.stop_rule import stop_rule_sinks
+from loadgen.live.progress import Progress
+from loadgen.live.sink import Sink
+from loadgen.plan.plan import Plan, Stage
+
+
+class StageSource(Protocol):
+    """Gives the stages of models that are served together, from the first of these stages to the last."""
+
+    @property
+    def models(self) -> tuple[int, ...]:
+        """The models' indices into the plan's models."""
+
+    def next_stage(self) -> Stage | None:
+        """The stage to play now, or None after the last one. Called again when that stage has ended."""
+
+    def sinks(self, stage: Stage, stop: StopSignal) -> tuple[Sink, ...]:
+        """Sinks for this stage alone. They may end it early with `stop.meet_rule()`."""
+
+    def lose_model(self, model: int, reason: str) -> None:
+        """A model could not be served, or its server has ended by itself. Its stages are not played any further."""
+
+
+MakeStageSources = Callable[[RunContext, Path], Sequence[StageSource]]
+"""Makes the sources of a run whose stages are chosen while it goes, for its context and its folder."""
+
+
+class PlannedStages:
+    """The stages of a plan that share their models. Each may have a stop rule."""
+
+    def __init__(self, plan: Plan, stages: Sequence[Stage], progress: Progress) -> None:
+        self.models = stages[0].models
+        self._plan = plan
+        self._progress = progress
+        self._stages = iter(stages)
+
+    def next_stage(self) -> Stage | None:
+        return next(self._stages, None)
+
+    def sinks(self, stage: Stage, stop: StopSignal) -> tuple[Sink, ...]:
+        return stop_rule_sinks(self._plan, stage, stop, self._progress)
+
+    def lose_model(self, model: int, reason: str) -> None:
+        """Nothing: a stage without a model that can be used is passed over."""
+
+
+def planned_sources(plan: Plan, progress: Progress) -> list[StageSource]:
+    """The stages of a plan, grouped by their models, in order."""
+    groups: dict[tuple[int, ...], list[Stage]] = {}
+    for stage in plan.stages:
+        groups.setdefault(stage.models, []).append(stage)
+    return [PlannedStages(plan, group, progress) for group in groups.values()]

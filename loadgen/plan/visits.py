@@ -1,0 +1,71 @@
+"""Stages that are chosen while a run goes: one uninterrupted visit of a level. Knows no clock."""
+
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from loadgen.plan.plan import Level, Stage, stage_of
+from loadgen.plan.rng import generator
+from loadgen.scenario import Closed, Load, RatedLoad, Scenario
+
+SHORTEST_S: Final = 0.001
+"""A visit for which no time is left is still planned; it then sends next to nothing."""
+
+
+class Visits:
+    """Makes the visits of one model's levels. Their seeds follow from the scenario's, the level and the visit's
+    number, so that a search that chooses the same levels sends the same requests."""
+
+    def __init__(self, scenario: Scenario, prompts: int, model: int) -> None:
+        """prompts: how many the plan has. model: the index into the plan's models."""
+        self._scenario = scenario
+        self._prompts = prompts
+        self._model = model
+
+    def visit(self, level: float, number: int, *, seconds: float, warmup: int = 0, burst: int = 0) -> Stage:
+        """The visit with this number, from 1, of a level: users of a closed loop, or requests per second.
+
+        seconds: for how long its requests may begin. warmup: requests before the measured ones. burst: measured
+        requests of an open loop that come due at its beginning, before those of the rate.
+        """
+        label = visit_label(self._scenario.load, level, number)
+        rng = generator(self._scenario.seed, "visit", label)
+        load = at_level(self._scenario.load, level, max(seconds, SHORTEST_S))
+        # A seed of its own, because a second visit with the same arrivals would not be new evidence.
+        scenario = msgspec.structs.replace(
+            self._scenario, load=load, seed=int(rng.integers(1 << 32)), warmup_requests=warmup, until=None
+        )
+        stage = stage_of(scenario, _level_of(load, level, label), (self._model,), self._prompts)
+        stage = msgspec.structs.replace(stage, visit=number, first_prompt=int(rng.integers(self._prompts)))
+        if stage.due_ns is None or not burst:
+            return stage
+        due_ns = np.concatenate([np.zeros(burst, np.int64), stage.due_ns])
+        return msgspec.structs.replace(stage, due_ns=due_ns, count=len(due_ns))
+
+
+def visit_label(load: Load, level: float, number: int) -> str:
+    """The name of a visit: `c6` or `r1.25`, and `c6.2` or `r1.25.2` when the level is visited again."""
+    name = f"c{level:g}" if isinstance(load, Closed) else f"r{level:g}"
+    if number == 1:
+        return name
+    # `r1.2` would be another rate.
+    return f"{name}{'' if isinstance(load, Closed) or '.' in name else '.0'}.{number}"
+
+
+def at_level(load: Load, level: float, seconds: float) -> Closed | RatedLoad:
+    """A load at one level alone, bounded by time alone. Raises ValueError for a load without levels."""
+    if isinstance(load, Closed):
+        return msgspec.structs.replace(
+            load, concurrency=(round(level),), requests=None, min_requests=None, duration_s=seconds
+        )
+    if isinstance(load, RatedLoad):
+        return msgspec.structs.replace(load, rates_per_s=(level,), requests=None, duration_s=seconds)
+    raise ValueError(f"a load of {type(load).__name__} has no levels")
+
+
+def _level_of(load: Closed | RatedLoad, level: float, label: str) -> Level:
+    if isinstance(load, Closed):
+        return Level(label=label, mode="closed", concurrency=round(level))
+    mode = type(load).__name__.lower()
+    return Level(label=label, mode=mode, rate_per_s=level, burstiness=getattr(load, "burstiness", None))
