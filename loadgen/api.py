@@ -17,7 +17,7 @@ from loadgen.live.progress import Progress, Silence
 from loadgen.live.sink import Sink
 from loadgen.plan.arrivals import trace_ns
 from loadgen.plan.plan import Plan, make_plan
-from loadgen.plan.prompts import load_prompts
+from loadgen.plan.prompts import read_prompts
 from loadgen.record import StageKey
 from loadgen.scenario import Ramp, Scenario, Trace
 from loadgen.scenario.file import LoadedScenario, is_file, read_text
@@ -35,9 +35,9 @@ RESULTS = Path("results")
 def plan_of(loaded: LoadedScenario) -> Plan:
     """The plan of a scenario: reads its prompts and its trace. Raises InputError when one of them is wrong."""
     scenario = loaded.scenario
-    prompts = load_prompts(scenario, loaded.folder, loaded.where)
+    read = read_prompts(scenario, loaded.folder, loaded.where)
     if loaded.rounds is not None:
-        scenario = _with_requests(scenario, loaded.rounds * len(prompts))
+        scenario = _with_requests(scenario, loaded.rounds * len(read.prompts))
     load = scenario.load
     offsets = None
     if isinstance(load, Trace):
@@ -45,7 +45,7 @@ def plan_of(loaded: LoadedScenario) -> Plan:
         if not is_file(path):
             raise InputError(f"{loaded.where}: load.file: there is no {path}; it is relative to the scenario's folder")
         offsets = trace_ns(read_text(path), str(path), load.speed, load.requests)
-    return make_plan(scenario, prompts, offsets)
+    return msgspec.structs.replace(make_plan(scenario, read.prompts, offsets), notes=read.notes)
 
 
 def _with_requests(scenario: Scenario, requests: int) -> Scenario:

@@ -6,7 +6,7 @@ import typer
 
 from loadgen import api
 from loadgen.cli.options import RESULTS, Out, ScenarioOptions, expand_options
-from loadgen.cli.streams import print_text
+from loadgen.cli.streams import print_text, tell
 from loadgen.cli.terminal import screen, show_json
 from loadgen.report.plan_text import plan_data, plan_table
 
@@ -23,5 +23,7 @@ def plan(
     if as_json:
         show_json(plan_data(planned))
     else:
+        for note in planned.notes:
+            tell(f"loadgen: {note}")
         pace = api.last_pace(out, planned.scenario.name)
         print_text(plan_table(planned, pace, screen()))

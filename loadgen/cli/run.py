@@ -81,7 +81,7 @@ def _warn(plan: Plan, workers: Workers) -> None:
     """Say where a plan goes beyond what this machine was calibrated for, and where it cannot come to what it is for."""
     calibration = stored()
     notes = [line for line in (calibration.note, reason_unreachable(plan)) if line]
-    for line in (*notes, *warnings_for(plan, calibration.calibration, api.processes_of(plan, workers))):
+    for line in (*plan.notes, *notes, *warnings_for(plan, calibration.calibration, api.processes_of(plan, workers))):
         tell(f"loadgen: {line}")
 
 

@@ -230,6 +230,8 @@ class Plan(Struct, frozen=True):
     scenario: Scenario
     prompts: tuple[Prompt, ...]
     stages: tuple[Stage, ...]
+    notes: tuple[str, ...] = ()
+    """What a person should know of how it was made, such as rows of a file that are no prompts: a line each."""
 
     @property
     def models(self) -> tuple[Model, ...]:

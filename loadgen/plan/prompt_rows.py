@@ -1,7 +1,8 @@
-"""The prompts in JSON: rows as this program and others write them. Opens no file.
+"""The rows of a file of prompts, as this program and others write them. Opens no file.
 
-A row is a text, or an object with a text (`text`, `prompt`), a recorded chat (`messages`), or a conversation as
-ShareGPT has it (`conversations`), whose first human turn is asked. What else it holds is for other programs.
+A row is a text, or an object with a text, a recorded chat or a conversation under one of `KEYS`. What else it holds is
+for other programs. A row that has such a key and nothing in it that a person asks (an empty cell, a conversation in
+which only the model speaks) is no mistake of whoever uses the data set: it has no text here, and is skipped.
 """
 
 from collections.abc import Iterator
@@ -17,24 +18,31 @@ from loadgen.scenario import InlinePrompt
 from loadgen.scenario.problem import Source
 from loadgen.scenario.validate import convert
 
-_TEXT_KEYS: Final = ("text", "prompt")
-_CHAT_KEYS: Final = ("messages",)
-_CONVERSATION_KEYS: Final = ("conversations", "conversation")
-_ROW_KEYS: Final = (_CHAT_KEYS, _CONVERSATION_KEYS, _TEXT_KEYS)
-"""What says most first: data sets have a recorded chat and, beside it, its first question."""
+TEXT_KEYS: Final = ("prompt", "instruction", "question", "text", "content", "query", "input")
+KEYS: Final = ("messages", "conversations", "conversation", TEXT_KEYS[0], "turns", *TEXT_KEYS[1:])
+"""The first that is given counts. What says most comes first: data sets have a recorded chat and, beside it, its first
+question; or an instruction, and beside it a `text` of the whole exchange, for training."""
+_OTHER_NAMES: Final = {"prompt": "text", "conversations": "conversation"}
+"""Two names of the same thing: where both are given, they must agree."""
+_ADDITIONS: Final = {"instruction": ("input", "context"), "question": ("context",)}
+"""What an instruction or a question is about, in a column of its own (Alpaca, Dolly, SQuAD)."""
+_REQUEST: Final = "body"
+"""Under this key, a file for OpenAI's batches has the request."""
 _POINTS_KEYS: Final = ("key_points", "expected_aspects", "expected_facets", "aspects", "facets")
 _CONTENT_KEYS: Final = frozenset(("content", "tool_calls", "function_call"))
 """A message has one of these at least; the last is the older form of a call."""
-_HUMANS: Final = frozenset(("human", "user"))
+_HUMANS: Final = frozenset(("human", "user", "prompter"))
 _EXAMPLE: Final = '{"text": "Say hello."}'
 _MESSAGE: Final = '{"role": "user", "content": "Say hello."}'
+_TURN: Final = '{"from": "human", "value": "Say hello."}'
 
 
 class RowOfFile(Struct, frozen=True):
     """One prompt of a file, before it has an id of its own."""
 
     text: str
-    """What the user says; of a recorded chat, the text of its last turn of the user."""
+    """What the user says; of a recorded chat, the text of its last turn of the user. Empty: the row has nothing to
+    ask."""
     id: str | None = None
     key_points: tuple[str, ...] = ()
     messages: tuple[JsonObject, ...] = ()
@@ -43,8 +51,12 @@ class RowOfFile(Struct, frozen=True):
     """The tools that were offered in it."""
 
 
-def rows_of_lines(text: str, where: str) -> Iterator[tuple[RowOfFile, str, int]]:
-    """The rows of a text with a JSON value a line, each with its place and its number. Raises InputError."""
+PlacedRow = tuple[RowOfFile, str, int]
+"""A row, where it stands, for messages, and its number there."""
+
+
+def rows_of_lines(text: str, where: str) -> Iterator[PlacedRow]:
+    """The rows of a text with a JSON value a line. Raises InputError."""
     # Split at line feeds alone: JSON may hold the other separators that Python knows.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
@@ -52,7 +64,7 @@ def rows_of_lines(text: str, where: str) -> Iterator[tuple[RowOfFile, str, int]]
             yield _row_of(_decoded(line, place), place, "not an object; write one a line, such as"), place, number
 
 
-def rows_of_document(text: str, where: str) -> Iterator[tuple[RowOfFile, str, int]]:
+def rows_of_document(text: str, where: str) -> Iterator[PlacedRow]:
     """The rows of a JSON document: a list, an object with one under `prompts`, or a single row. Raises InputError."""
     hint = 'write a list, such as ["Say hello."]'
     try:
@@ -60,7 +72,7 @@ def rows_of_document(text: str, where: str) -> Iterator[tuple[RowOfFile, str, in
     except (msgspec.DecodeError, RecursionError) as error:
         raise InputError(f"{where}: not JSON: {escape_control(str(error))}; {hint}") from None
     listed = raw.get("prompts") if isinstance(raw, dict) else raw
-    if listed is None and any(key in raw for keys in _ROW_KEYS for key in keys):
+    if listed is None and any(key in raw for key in (*KEYS, _REQUEST)):
         listed = [raw]
     if not isinstance(listed, list) or not listed:
         raise InputError(f"{where}: no list of prompts in it; {hint}")
@@ -79,43 +91,82 @@ def _decoded(line: str, place: str) -> Any:
 
 def _row_of(item: Any, place: str, otherwise: str) -> RowOfFile:
     if isinstance(item, str):
-        return RowOfFile(item)
+        return RowOfFile(item.strip())
     if not isinstance(item, dict):
         raise InputError(f"{place}: {otherwise} {_EXAMPLE}")
-    key = next(filter(None, (_only_key(item, keys, place) for keys in _ROW_KEYS)), None)
-    if key is None:
+    return row_of_object(item, place)
+
+
+def row_of_object(item: JsonObject, place: str) -> RowOfFile:
+    """The prompt of an object. place: where it stands, for messages. Raises InputError."""
+    request = item.get(_REQUEST)
+    if isinstance(request, dict) and not any(key in item for key in KEYS):
+        id_of_request = _text_id(item.get("custom_id")) or _text_id(item.get("id"))
+        return msgspec.structs.replace(_row_of_columns(request, place), id=id_of_request)
+    return _row_of_columns(item, place)
+
+
+def _row_of_columns(item: JsonObject, place: str) -> RowOfFile:
+    key = next((key for key in KEYS if item.get(key) is not None), None)
+    if key is None and not any(key in item for key in KEYS):
         raise InputError(f"{place}: text: missing; write it as text, prompt, messages or conversations")
+    other = _OTHER_NAMES.get(key or "")
+    if key is not None and other is not None and item.get(other) not in (None, item[key]):
+        raise InputError(f"{place}: {other} and {key} are both given; leave one out")
+    row = RowOfFile("") if key is None else _row_under(key, item, place)
+    if not row.text.strip():
+        return RowOfFile("")
+    own_id = _text_id(item.get("id")) or (_text_id(item.get("question_id")) if key == "turns" else None)
+    return msgspec.structs.replace(row, id=own_id, key_points=_key_points_of(item, row.text, place))
+
+
+def _row_under(key: str, item: JsonObject, place: str) -> RowOfFile:
+    """What is asked by what stands under one of the keys."""
     value = item[key]
-    points_key = _only_key(item, _POINTS_KEYS, place)
-    points: Any = [] if points_key is None else item[points_key]
-    points = [points] if isinstance(points, str) else points
-    row = RowOfFile("")
-    if key in _CONVERSATION_KEYS:
-        value = _first_human_turn(value, key, place)
-    elif key in _CHAT_KEYS or isinstance(value, list):
-        row = _chat_of(value, key, item.get("tools"), place)
-        value = row.text
-    # By way of the prompt's own type, for its complaints: about a text that is none, or points that are no list.
-    entry = convert({"text": value, "key_points": points}, InlinePrompt, Source(place))
-    return msgspec.structs.replace(row, text=entry.text, id=_id_of(item), key_points=entry.key_points)
+    match key:
+        case "messages":
+            return _chat_of(value, key, item.get("tools"), place)
+        case "conversations" | "conversation":
+            return _asked(_first_human_turn(value, key, place), place)
+        case "turns":
+            is_texts = isinstance(value, list) and value and all(isinstance(turn, str) for turn in value)
+            return _asked(value[0] if is_texts else _first_human_turn(value, key, place), place)
+        case "content" if str(item.get("role", "user")).lower() not in _HUMANS:
+            return RowOfFile("")
+        case "content" if isinstance(value, list):
+            return _chat_of([{"role": "user", "content": value}], key, item.get("tools"), place)
+        case _ if isinstance(value, list):
+            return _chat_of(value, key, item.get("tools"), place)
+        case _:
+            added = (item.get(column) for column in _ADDITIONS.get(key, ()))
+            texts = [text.strip() for text in added if isinstance(text, str) and text.strip()]
+            return _asked("\n\n".join((value.strip(), *texts)) if isinstance(value, str) else value, place)
 
 
-def _only_key(item: JsonObject, keys: tuple[str, ...], place: str) -> str | None:
-    """The key of a row that is given; None without any. Raises InputError where two say different things."""
-    given = [key for key in keys if item.get(key) is not None]
+def _asked(text: Any, place: str) -> RowOfFile:
+    """A row that asks a text. By way of the prompt's own type, for its complaints about what is none."""
+    is_blank = isinstance(text, str) and not text.strip()
+    return RowOfFile("" if is_blank else convert({"text": text}, InlinePrompt, Source(place)).text.strip())
+
+
+def _key_points_of(item: JsonObject, text: str, place: str) -> tuple[str, ...]:
+    given = [key for key in _POINTS_KEYS if item.get(key) is not None]
     if len(given) > 1 and item[given[0]] != item[given[1]]:
         raise InputError(f"{place}: {given[0]} and {given[1]} are both given; leave one out")
-    return given[0] if given else None
+    points = item[given[0]] if given else []
+    points = [points] if isinstance(points, str) else points
+    return convert({"text": text, "key_points": points}, InlinePrompt, Source(place)).key_points
 
 
-def _id_of(item: JsonObject) -> str | None:
-    number = item.get("id")
-    is_id = isinstance(number, str | int) and not isinstance(number, bool) and str(number).strip()
-    return str(number) if is_id else None
+def _text_id(value: object) -> str | None:
+    is_id = isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip()
+    return str(value) if is_id else None
 
 
 def _chat_of(messages: Any, key: str, tools: Any, place: str) -> RowOfFile:
-    if not isinstance(messages, list) or not messages:
+    if messages == []:
+        return RowOfFile("")
+    if not isinstance(messages, list):
         raise InputError(f"{place}: {key}: no list of messages; write e.g. [{_MESSAGE}]")
     for i, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str) or not message["role"]:
@@ -129,7 +180,7 @@ def _chat_of(messages: Any, key: str, tools: Any, place: str) -> RowOfFile:
         raise InputError(f"{place}: tools: no list of objects; write them as the API has them, or leave them out")
     texts = [_text_of(message.get("content")) for message in messages if message["role"] == "user"]
     text = next((text for text in reversed(texts) if text.strip()), "")
-    return RowOfFile(text or "(a recorded chat)", messages=tuple(messages), tools=tuple(tools or ()))
+    return RowOfFile(text.strip() or "(a recorded chat)", messages=tuple(messages), tools=tuple(tools or ()))
 
 
 def _text_of(content: Any) -> str:
@@ -141,9 +192,12 @@ def _text_of(content: Any) -> str:
 
 
 def _first_human_turn(turns: Any, key: str, place: str) -> Any:
+    """What a person says first; empty where only the model speaks."""
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise InputError(f'{place}: {key}: no list of turns; write e.g. [{{"from": "human", "value": "Say hello."}}]')
+        raise InputError(f"{place}: {key}: no list of turns; write e.g. [{_TURN}]")
     for turn in turns:
         if str(turn.get("from", turn.get("role", ""))).lower() in _HUMANS:
-            return turn.get("value", turn.get("content"))
-    raise InputError(f"{place}: {key}: no turn of a human in it; leave this row out")
+            text = turn.get("value", turn.get("content"))
+            if not isinstance(text, str) or text.strip():
+                return text
+    return ""

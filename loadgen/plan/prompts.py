@@ -4,6 +4,7 @@ Knows no clock, no socket and no model: reads text, from the scenario itself or 
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +14,8 @@ from msgspec import Struct
 
 from loadgen.errors import InputError
 from loadgen.plan import rng
-from loadgen.plan.prompt_rows import RowOfFile, rows_of_document, rows_of_lines
+from loadgen.plan.prompt_rows import PlacedRow, rows_of_document, rows_of_lines
+from loadgen.plan.prompt_tables import is_table, rows_of_table
 from loadgen.record import JsonObject
 from loadgen.scenario import InlinePrompt, PromptFiles, Scenario
 from loadgen.scenario.file import STANDARD_INPUT, is_file, is_folder, is_pipe, parse_toml, read_piped_text, read_text
@@ -22,7 +24,18 @@ from loadgen.scenario.validate import convert
 
 MAX_BYTES: Final = 32 << 20
 """Of one file of prompts; and twice that of all of them together, since they are held in memory."""
-_KINDS = (".toml", ".txt", ".md", ".jsonl", ".json")
+_LINES: Final = (".jsonl", ".ndjson", ".jsonlines")
+_TABLES: Final = (".csv", ".tsv")
+_TEXTS: Final = (".txt", ".md")
+_KINDS: Final = (".toml", *_TEXTS, *_LINES, ".json", *_TABLES)
+_ADVICE: Final = {
+    **dict.fromkeys(
+        (".gz", ".bz2", ".xz", ".zst", ".zip"), "unpack it first, or pipe what it holds to --prompts-file -"
+    ),
+    **dict.fromkeys((".parquet", ".arrow", ".xlsx", ".xls", ".ods", ".numbers"), "save it as .csv or .jsonl"),
+}
+"""What to do with files of prompts that are no text."""
+LONGEST_ID: Final = 80
 
 
 class Prompt(Struct, frozen=True):
@@ -44,11 +57,28 @@ class _PlacedPrompt(Struct, frozen=True):
     """A prompt, and where it stands, for the message that another one has its id."""
 
     prompt: Prompt
+    """Its id may be that of another, unless it stands in the file."""
     place: str
+    given_id: str | None
+    """The id as it stands in the file, or the file's name; None where it is made of the row's number."""
+
+
+class LoadedPrompts(Struct, frozen=True):
+    """The prompts of a scenario, as its files have them."""
+
+    prompts: tuple[Prompt, ...]
+    """At least one, in the order in which they are taken; ids are unique."""
+    notes: tuple[str, ...] = ()
+    """A line for each file of which rows were skipped."""
 
 
 def load_prompts(scenario: Scenario, folder: Path, where: str) -> tuple[Prompt, ...]:
-    """The scenario's prompts, at least one, in the order in which they are taken; ids are unique.
+    """The prompts alone, as in `read_prompts`."""
+    return read_prompts(scenario, folder, where).prompts
+
+
+def read_prompts(scenario: Scenario, folder: Path, where: str) -> LoadedPrompts:
+    """The scenario's prompts, from itself or from files.
 
     folder: what the scenario's paths are relative to. where: the scenario's file, for messages. Raises InputError for
     whatever keeps a prompt from being sent: no file, an empty one, one that is not UTF-8, an id that stands twice, …
@@ -58,9 +88,9 @@ def load_prompts(scenario: Scenario, folder: Path, where: str) -> tuple[Prompt, 
         case PromptFiles() as files:
             return _from_files(files, folder, source, scenario.seed)
         case str(text):
-            return (Prompt("p1", _not_blank(text, "prompts", source)),)
+            return LoadedPrompts((Prompt("p1", _not_blank(text, "prompts", source)),))
         case listed:
-            return _inline(listed, source)
+            return LoadedPrompts(_inline(listed, source))
 
 
 def messages(prompt: Prompt, system: str | None) -> list[JsonObject]:
@@ -87,33 +117,56 @@ def _inline(listed: tuple[str | InlinePrompt, ...], source: Source) -> tuple[Pro
     return tuple(prompts)
 
 
-def _from_files(files: PromptFiles, folder: Path, source: Source, seed: int) -> tuple[Prompt, ...]:
+def _from_files(files: PromptFiles, folder: Path, source: Source, seed: int) -> LoadedPrompts:
     if "{text}" not in files.template:
         raise input_error(source, Problem("prompts.template", "does not say where the text goes", "put {text} into it"))
-    by_id: dict[str, _PlacedPrompt] = {}
+    placed: list[_PlacedPrompt] = []
+    notes: list[str] = []
     length = 0
     for path in _matching(files.files, folder, source):
-        for item in _in_file(path):
-            name = item.prompt.id
+        for item in _in_file(path, files, notes):
             length += len(item.prompt.text) + sum(map(_size_of, (item.prompt.messages, item.prompt.tools)))
             if length > 2 * MAX_BYTES:
                 hint = "name fewer, or shorten them"
                 raise InputError(f"{path}: with it, the prompts are more than {MAX_BYTES >> 19} MiB of text; {hint}")
-            if name in by_id:
-                hint = "give each an id of its own"
-                raise InputError(f'{item.place}: the id "{name}" is that of {by_id[name].place} too; {hint}')
             if item.prompt.messages and files.template != "{text}":
                 hint = "leave the template out"
                 raise InputError(f"{item.place}: a recorded chat is sent as it is, and has no text to wrap; {hint}")
-            by_id[name] = item
+            placed.append(item)
     prompts = [
-        msgspec.structs.replace(item.prompt, text=files.template.replace("{text}", item.prompt.text))
-        for item in by_id.values()
+        msgspec.structs.replace(prompt, text=files.template.replace("{text}", prompt.text))
+        for prompt in _with_unique_ids(placed)
     ]
     if files.order == "shuffled":
         order = rng.generator(seed, "prompts").permutation(len(prompts))
         prompts = [prompts[int(i)] for i in order]
-    return tuple(prompts)
+    return LoadedPrompts(tuple(prompts), tuple(notes))
+
+
+def _with_unique_ids(placed: list[_PlacedPrompt]) -> list[Prompt]:
+    """The prompts in their order. An id that was made here, of a number or of one that no id can be, gives way to those
+    that stand in the files. Raises InputError where two prompts were given the same."""
+    place_of: dict[str, str] = {}
+    for item in placed:
+        if item.given_id is None:
+            continue
+        if item.given_id in place_of:
+            twice = f'the id "{item.prompt.id}" is that of {place_of[item.given_id]} too'
+            raise InputError(f"{item.place}: {twice}; give each an id of its own")
+        place_of[item.given_id] = item.place
+    taken = {item.prompt.id for item in placed if item.given_id == item.prompt.id}
+    tries = Counter[str]()
+    prompts = []
+    for item in placed:
+        name = item.prompt.id
+        if item.given_id != name:
+            while name in taken:
+                tries[item.prompt.id] += 1
+                suffix = f"-{tries[item.prompt.id] + 1}"
+                name = item.prompt.id[: LONGEST_ID - len(suffix)] + suffix
+            taken.add(name)
+        prompts.append(msgspec.structs.replace(item.prompt, id=name))
+    return prompts
 
 
 def _matching(pattern: str, folder: Path, source: Source) -> list[Path]:
@@ -131,7 +184,8 @@ def _matching(pattern: str, folder: Path, source: Source) -> list[Path]:
     for path in paths:
         if path.suffix.lower() not in _KINDS:
             problem = f'"{path.name}" is not of a kind that holds prompts'
-            raise input_error(source, Problem("prompts.files", problem, f"use {', '.join(_KINDS)}"))
+            advice = _ADVICE.get(path.suffix.lower(), f"use {', '.join(_KINDS)}")
+            raise input_error(source, Problem("prompts.files", problem, advice))
     return paths
 
 
@@ -149,8 +203,9 @@ def _globbed(pattern: str, folder: Path, source: Source) -> list[Path]:
     return [match for match in matches if is_file(match) and not match.name.startswith(".")]
 
 
-def _in_file(path: Path) -> Iterator[_PlacedPrompt]:
-    """The prompts of one file or pipe, at least one, without surrounding white space."""
+def _in_file(path: Path, files: PromptFiles, notes: list[str]) -> Iterator[_PlacedPrompt]:
+    """The prompts of one file or pipe, at least one, without surrounding white space. notes: gets a line if rows of it
+    are skipped."""
     text = read_piped_text(MAX_BYTES) if str(path) == STANDARD_INPUT else read_text(path, MAX_BYTES)
     name = "standard input" if str(path) == STANDARD_INPUT else str(path)
     stem = "stdin" if str(path) == STANDARD_INPUT else path.stem
@@ -159,29 +214,39 @@ def _in_file(path: Path) -> Iterator[_PlacedPrompt]:
     match _kind_of(text, path.suffix.lower()):
         case ".toml":
             entry = convert(parse_toml(text, name), InlinePrompt, Source(name))
-            yield _placed_prompt(entry, _slug(stem), name)
+            yield _placed_prompt(entry, stem, name)
         case ".jsonl":
-            yield from _of_rows(rows_of_lines(text, name), stem)
+            yield from _of_rows(rows_of_lines(text, name), stem, name, notes)
         case ".json":
-            yield from _of_rows(rows_of_document(text, name), stem)
+            yield from _of_rows(rows_of_document(text, name), stem, name, notes)
+        case ".csv":
+            yield from _of_rows(rows_of_table(text, name), stem, name, notes)
+        case _ if files.text_files == "one_per_line":
+            for number, line in enumerate(text.split("\n"), start=1):
+                if line.strip():
+                    yield _PlacedPrompt(Prompt(_slug(f"{stem}-{number}"), line.strip()), f"{name}: line {number}", None)
         case _:
-            yield _placed_prompt(InlinePrompt(text=text), _slug(stem), name)
+            yield _placed_prompt(InlinePrompt(text=text), stem, name)
 
 
 def _kind_of(text: str, suffix: str) -> str:
     """The kind of a file, by its name; of what comes without a name, what it looks like. Whether JSON is one document
     or a row a line is seen from the text in any case: programs write either under either name."""
-    if suffix in (".toml", ".txt", ".md"):
+    if suffix == ".toml" or suffix in _TEXTS:
         return suffix
+    if suffix in _TABLES:
+        return ".csv"
     start = text.lstrip()
     if suffix not in _KINDS and not start.startswith(("[", "{")):
-        return ".txt"
+        return ".csv" if is_table(text) else ".txt"
     value = _json_of(text)
     if isinstance(value, list) or (isinstance(value, dict) and (suffix == ".json" or "prompts" in value)):
         return ".json"
     if isinstance(_json_of(start.partition("\n")[0]), dict | str):
         return ".jsonl"
-    return suffix if suffix in _KINDS else ".json" if start.startswith("[") else ".jsonl"
+    if suffix not in _KINDS:
+        return ".json" if start.startswith("[") else ".jsonl"
+    return ".jsonl" if suffix in _LINES else ".json"
 
 
 def _json_of(text: str) -> Any:
@@ -192,27 +257,40 @@ def _json_of(text: str) -> Any:
         return None
 
 
-def _of_rows(rows: Iterable[tuple[RowOfFile, str, int]], stem: str) -> Iterator[_PlacedPrompt]:
+def _of_rows(rows: Iterable[PlacedRow], stem: str, name: str, notes: list[str]) -> Iterator[_PlacedPrompt]:
+    count, skipped = 0, list[str]()
     for row, place, number in rows:
-        name = _slug(f"{stem}-{number}") if row.id is None else _slug(row.id)
-        text = _not_blank(row.text, "text", Source(place)).strip()
-        yield _PlacedPrompt(Prompt(name, text, row.key_points, row.messages, row.tools), place)
+        count += 1
+        if not row.text:
+            skipped.append(place.removeprefix(f"{name}: "))
+            continue
+        made_id = _slug(f"{stem}-{number}" if row.id is None else row.id)
+        yield _PlacedPrompt(Prompt(made_id, row.text, row.key_points, row.messages, row.tools), place, row.id)
+    if count == len(skipped):
+        where = f"in any of its {count} rows" if count > 1 else "in its only row" if count else "below its first line"
+        raise InputError(f"{name}: nobody asks anything {where}; write a text into it")
+    if skipped:
+        verb = "is" if len(skipped) == 1 else "are"
+        first = skipped[0] if len(skipped) == 1 else f"the first: {skipped[0]}"
+        notes.append(f"{name}: {len(skipped)} of {count} rows {verb} skipped, as nobody asks anything there ({first})")
 
 
 def _size_of(items: tuple[JsonObject, ...]) -> int:
     return len(msgspec.json.encode(items)) if items else 0
 
 
-def _placed_prompt(entry: InlinePrompt, default_id: str, place: str) -> _PlacedPrompt:
+def _placed_prompt(entry: InlinePrompt, stem: str, place: str) -> _PlacedPrompt:
+    """The only prompt of a file, which has the file's name unless it has an id of its own."""
     text = _not_blank(entry.text, "text", Source(place)).strip()
-    return _PlacedPrompt(Prompt(entry.id or default_id, text, entry.key_points), place)
+    name = entry.id or _slug(stem)
+    return _PlacedPrompt(Prompt(name, text, entry.key_points), place, name)
 
 
 def _slug(stem: str) -> str:
-    """A file's name as an id: what an id cannot hold becomes a hyphen."""
-    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:80]
+    """A name as an id: what an id cannot hold becomes a hyphen."""
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:LONGEST_ID]
     # A name with nothing that an id can hold, such as one in Chinese: its letters by number, so that it stays itself.
-    return slug or f"u{'-'.join(f'{ord(char):x}' for char in stem)}"[:80]
+    return slug or f"u{'-'.join(f'{ord(char):x}' for char in stem)}"[:LONGEST_ID]
 
 
 def _not_blank(text: str, key: str, source: Source) -> str:

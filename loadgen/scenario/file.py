@@ -173,6 +173,9 @@ STANDARD_INPUT: Final = "-"
 _DESCRIPTORS: Final = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))
 MAX_BYTES: Final = 128 << 20
 """No file that a person names is read beyond this: a trace of ten million offsets is about as long."""
+_GZIP: Final = b"\x1f\x8b"
+_UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
+"""How such files begin; PowerShell writes UTF-16 where `>` redirects."""
 
 
 def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
@@ -199,6 +202,10 @@ def read_piped_text(max_bytes: int = MAX_BYTES) -> str:
 
 
 def _text_of(data: bytes, path: str) -> str:
+    if data.startswith(_GZIP):
+        raise InputError(f"{path}: compressed with gzip; unpack it first")
+    if data.startswith(_UTF_16) and b"\0" in data:
+        raise InputError(f"{path}: line 1: not UTF-8 but UTF-16; save it as UTF-8")
     if (place := data.find(b"\0")) >= 0:
         line = data[:place].count(b"\n") + 1
         raise InputError(f"{path}: line {line}: not UTF-8 text (a byte 0x00); save it as UTF-8")

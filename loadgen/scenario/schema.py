@@ -62,7 +62,12 @@ EXAMPLES: dict[type[Struct], dict[str, str]] = {
         "until": '"ttft_p99:5%"',
     },
     InlinePrompt: {"text": '"Say hello."', "id": '"hello"', "key_points": '["a greeting"]'},
-    PromptFiles: {"files": '"prompts/*.txt"', "template": '"Summarize: {text}"', "order": '"shuffled"'},
+    PromptFiles: {
+        "files": '"prompts/*.txt"',
+        "template": '"Summarize: {text}"',
+        "order": '"shuffled"',
+        "text_files": '"one_per_line"',
+    },
     Sampling: {
         "max_tokens": "48",
         "temperature": "0.7",

@@ -64,11 +64,14 @@ class PromptFiles(_Part, frozen=True):
 
     files: Annotated[str, Meta(min_length=1)]
     """A path or a glob, relative to the scenario file; .toml (keys text, id, key_points), .txt or .md (the text),
-    .jsonl (a prompt a line), .json (a list of them): texts, or objects with text, messages or conversations."""
+    .jsonl or .ndjson (a prompt a line), .json (a list of them): texts, or objects with text, messages, question, …;
+    .csv or .tsv (a column called prompt, question, …)."""
     template: str = "{text}"
     """What is sent; `{text}` stands for the file's text."""
     order: Literal["shuffled", "listed"] = "shuffled"
     """"shuffled" by the scenario's seed, or as "listed" (by name)."""
+    text_files: Literal["one_prompt", "one_per_line"] = "one_prompt"
+    """Whether a .txt or .md file, or a text from a pipe, is one prompt, or holds one per line."""
 
 
 BodyKey = Literal[

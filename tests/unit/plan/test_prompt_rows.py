@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from loadgen import api
 from loadgen.errors import InputError
 from loadgen.plan.plan import digest, make_plan
-from loadgen.plan.prompts import Prompt, load_prompts, messages
+from loadgen.plan.prompts import Prompt, load_prompts, messages, read_prompts
 from loadgen.scenario import PromptFiles, Scenario
+from loadgen.scenario.file import LoadedScenario
 from loadgen.scenario.overrides import Overrides
 from loadgen.scenario.resolve import resolve_scenario
 from loadgen.targets.request import body_of
@@ -167,21 +169,20 @@ def test_of_a_conversation_the_first_human_turn_is_asked(kind: str) -> None:
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ({"question": "a"}, "text: missing; write it as text, prompt, messages or conversations"),
+        ({"title": "a"}, "text: missing; write it as text, prompt, messages or conversations"),
+        ({"body": "a"}, "text: missing; write it as text, prompt, messages or conversations"),
+        ({"body": {"model": "m"}}, "text: missing; write it as text, prompt, messages or conversations"),
         ({"prompt": 3}, 'text: 3 is a whole number, not a text; write e.g. text = "Say hello."'),
-        ({"prompt": " "}, 'text: no text in it; write a prompt, such as "Say hello."'),
+        ({"question": 3}, 'text: 3 is a whole number, not a text; write e.g. text = "Say hello."'),
         ({"prompt": "a", "text": "b"}, "text and prompt are both given; leave one out"),
-        ({"messages": []}, "messages: no list of messages; write e.g. [{"),
+        ({"turns": "a"}, "turns: no list of turns; write e.g. [{"),
+        ({"turns": [3]}, "turns: no list of turns; write e.g. [{"),
         ({"messages": "a"}, "messages: no list of messages; write e.g. [{"),
         ({"messages": [USER, "a"]}, "messages[1]: no message with a role; write e.g. {"),
         ({"messages": [{"content": "a"}]}, "messages[0]: no message with a role; write e.g. {"),
         ({"messages": [{"role": "user"}]}, "messages[0]: neither content nor tool_calls in it; write e.g. {"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content: neither a text nor a list of parts;"),
         ({"messages": [USER], "tools": "f"}, "tools: no list of objects;"),
-        (
-            {"conversations": [{"from": "gpt", "value": "a"}]},
-            "conversations: no turn of a human in it; leave this row out",
-        ),
         ({"conversations": ["a"]}, "conversations: no list of turns; write e.g. [{"),
         ({"conversations": [{"from": "human"}]}, "text: "),
         (3, "write"),
@@ -204,6 +205,241 @@ def test_a_recorded_chat_takes_no_template() -> None:
         listed(written([{"messages": [USER]}], "jsonl"), template="Say: {text}")
 
 
+# --- rows as data sets have them --------------------------------------------------------------------------------------
+
+PARTS_ROW = {"content": PARTS["content"]}
+SHAPES: dict[str, tuple[dict[str, Any], str, str]] = {
+    "MT-bench": ({"question_id": 81, "category": "writing", "turns": ["One?", "Two?"], "reference": []}, "One?", "81"),
+    "turns with roles": (
+        {"turns": [{"role": "system", "content": "S"}, {"role": "user", "content": "One?"}]},
+        "One?",
+        "",
+    ),
+    "Alpaca": ({"instruction": "Sort.", "input": "3 1 2", "output": "1 2 3"}, "Sort.\n\n3 1 2", ""),
+    "Alpaca without an input": ({"instruction": "Sort.", "input": "", "output": "x"}, "Sort.", ""),
+    "Alpaca with the text of the training": (
+        {"instruction": "Sort.", "input": " ", "output": "x", "text": "Below is an instruction: Sort. x"},
+        "Sort.",
+        "",
+    ),
+    "Dolly": ({"instruction": "Who?", "context": "Ada wrote it.", "response": "Ada"}, "Who?\n\nAda wrote it.", ""),
+    "SQuAD": ({"id": "5733", "question": "Who?", "context": "Ada.", "answers": {"text": []}}, "Who?\n\nAda.", "5733"),
+    "HotpotQA": ({"question": "Who?", "context": {"title": []}, "answer": "Ada"}, "Who?", ""),
+    "GSM8K": ({"question": "How many?", "answer": "3"}, "How many?", ""),
+    "OpenOrca": ({"system_prompt": "S", "question": "Why?", "response": "R"}, "Why?", ""),
+    "a prompt beside the question that it was made of": (
+        {"prompt": "Answer: why?", "question": "Why?"},
+        "Answer: why?",
+        "",
+    ),
+    "MS MARCO": ({"query_id": 1, "query": "Why?", "passages": []}, "Why?", ""),
+    "LongBench": ({"input": "Why?", "length": 3}, "Why?", ""),
+    "evals": ({"input": [SYSTEM, USER], "ideal": "Rayleigh."}, "Why is the sky blue?", ""),
+    "content": ({"content": "One?", "source": "x"}, "One?", ""),
+    "content in parts": (PARTS_ROW, "What is this?", ""),
+    "a message": ({"role": "user", "content": "One?"}, "One?", ""),
+    "OASST": ({"conversation": [{"role": "prompter", "content": "One?"}]}, "One?", ""),
+    "a batch for OpenAI": (
+        {
+            "custom_id": "r-1",
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": {"model": "x", "messages": [USER]},
+        },
+        "Why is the sky blue?",
+        "r-1",
+    ),
+    "a batch of completions": ({"custom_id": "r-2", "body": {"prompt": "One?", "max_tokens": 3}}, "One?", "r-2"),
+    "a batch of responses": ({"custom_id": "r-3", "body": {"input": "One?"}}, "One?", "r-3"),
+}
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl", "ndjson"])
+@pytest.mark.parametrize(("row", "text", "name"), SHAPES.values(), ids=SHAPES)
+def test_a_row_of_a_data_set_asks_what_a_person_asks_in_it(
+    row: dict[str, Any], text: str, name: str, kind: str
+) -> None:
+    (prompt, _) = listed(written([row, "Last?"], kind))
+    assert prompt.text == text
+    assert prompt.id == (name or "f-1")
+
+
+def test_the_request_of_a_batch_is_sent_with_its_tools() -> None:
+    body = {"messages": [SYSTEM, USER], "tools": TOOLS}
+    (prompt,) = listed(written([{"custom_id": "r", "body": body}], "json"))
+    assert (prompt.messages, prompt.tools) == ((SYSTEM, USER), tuple(TOOLS))
+
+
+def test_a_content_in_parts_is_sent_in_parts() -> None:
+    (prompt,) = listed(written([PARTS_ROW], "json"))
+    assert prompt.messages == (PARTS,)
+
+
+NOTHING_ASKED: list[Any] = [
+    {"conversations": [{"from": "gpt", "value": "a"}]},
+    {"conversations": [{"from": "human", "value": " "}, {"from": "gpt", "value": "a"}]},
+    {"conversations": []},
+    {"messages": []},
+    {"turns": []},
+    {"turns": ["", "Two?"]},
+    {"prompt": " "},
+    {"prompt": None, "text": None},
+    {"instruction": "", "input": "3 1 2"} | {"input": ""},
+    {"role": "assistant", "content": "a"},
+    {"body": {"messages": []}},
+    "",
+]
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl"])
+@pytest.mark.parametrize("row", NOTHING_ASKED, ids=json.dumps)
+def test_a_row_in_which_nobody_asks_anything_is_skipped_and_counted(kind: str, row: Any) -> None:
+    asked = scenario(written([row, "Two?"], kind))
+    read = read_prompts(asked, Path(), "x.toml")
+    assert [(prompt.id, prompt.text) for prompt in read.prompts] == [("f-3" if kind == "jsonl" else "f-2", "Two?")]
+    place = "line 1" if kind == "jsonl" else "prompt 1"
+    assert read.notes == (f"f.{kind}: 1 of 2 rows is skipped, as nobody asks anything there ({place})",)
+    with pytest.raises(InputError, match=rf"f\.{kind}: nobody asks anything in its only row; write a text into it"):
+        listed(written([row], kind))
+
+
+def test_of_several_skipped_rows_the_first_is_named_and_without_any_nothing_is_said() -> None:
+    files = scenario(written(["One?", *NOTHING_ASKED], "json"))
+    (note,) = read_prompts(files, Path(), "x.toml").notes
+    assert note == "f.json: 12 of 13 rows are skipped, as nobody asks anything there (the first: prompt 2)"
+    assert read_prompts(scenario(written(["One?"], "json")), Path(), "x.toml").notes == ()
+    with pytest.raises(InputError, match=r"f\.json: nobody asks anything in any of its 12 rows"):
+        listed(written(NOTHING_ASKED, "json"))
+
+
+def test_the_plan_carries_what_was_skipped_and_its_digest_does_not() -> None:
+    files = [scenario(written(rows, "json")) for rows in (["One?", ""], ["One?"])]
+    Path("f.json").write_text('["One?", ""]', "utf-8")
+    with_blank = api.plan_of(LoadedScenario(files[0], None, Path(), "x.toml"))
+    Path("f.json").write_text('["One?"]', "utf-8")
+    without = api.plan_of(LoadedScenario(files[1], None, Path(), "x.toml"))
+    assert (len(with_blank.notes), without.notes) == (1, ())
+    assert digest(with_blank) == digest(without)
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+TABLES: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
+    "a comma between cells": ("f.csv", "id,prompt\n7,One?\n8,Two?\n", [("7", "One?"), ("8", "Two?")]),
+    "a byte-order mark and Windows line ends": (
+        "f.csv",
+        "\ufeffprompt\r\nOne?\r\n\r\nTwo?\r\n",
+        [("f-2", "One?"), ("f-4", "Two?")],
+    ),
+    "semicolons": ("f.csv", "act;Prompt\nPoet;Write, and sing.\n", [("f-2", "Write, and sing.")]),
+    "tabs": ("f.tsv", 'prompt\tanswer\nSay "hello".\tHi\n', [("f-2", 'Say "hello".')]),
+    "tabs in .csv": ("f.csv", "prompt\tn\nOne, two?\t1\n", [("f-2", "One, two?")]),
+    "quotes, and a text of several lines": (
+        "f.csv",
+        'n,prompt\n1,"Say ""hello"",\nthen stop."\n2,Two?\n',
+        [("f-2", 'Say "hello",\nthen stop.'), ("f-4", "Two?")],
+    ),
+    "an instruction and its input": ("f.csv", "instruction,input,output\nSort.,3 1,x\n", [("f-2", "Sort.\n\n3 1")]),
+    "a column that no cell can hold": ("f.csv", 'question,messages\nWhy?,"[{}]"\n', [("f-2", "Why?")]),
+    "rows that end early, and cells too many that are empty": (
+        "f.csv",
+        "prompt,n,m\nOne?\nTwo?,2,3,,\n",
+        [("f-2", "One?"), ("f-3", "Two?")],
+    ),
+    "an empty line first": ("f.csv", "\nprompt\nOne?\n", [("f-3", "One?")]),
+    "capital letters": ("F.CSV", "PROMPT\nOne?\n", [("F-2", "One?")]),
+}
+
+
+@pytest.mark.parametrize(("name", "text", "prompts"), TABLES.values(), ids=TABLES)
+def test_a_table_has_a_prompt_a_row(name: str, text: str, prompts: list[tuple[str, str]]) -> None:
+    Path(name).write_bytes(text.encode())
+    assert [(prompt.id, prompt.text) for prompt in listed(name)] == prompts
+
+
+def test_a_cell_may_hold_key_points_and_an_empty_one_is_skipped() -> None:
+    Path("f.csv").write_text("prompt,aspects\nOne?,memory\n ,speed\n", "utf-8")
+    read = read_prompts(scenario("f.csv"), Path(), "x.toml")
+    assert read.prompts == (Prompt("f-2", "One?", ("memory",)),)
+    assert read.notes == ("f.csv: 1 of 2 rows is skipped, as nobody asks anything there (line 3)",)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("name,n\na,1\n", "f.csv: the first line names no column of prompts; name one prompt, instruction, question, "),
+        ("One?\nTwo?\n", "f.csv: the first line names no column of prompts; "),
+        ("prompt,n\nOne, two?,1\n", "f.csv: line 2: 3 cells, and the first line names 2 columns; put a text that has"),
+        ("prompt,prompt\na,b\n", "f.csv: two columns are called prompt; rename one of them"),
+        ('n,prompt\n1,a\n2,"b\n', "f.csv: line 3: not a table: unexpected end of data; put a text with a quote into"),
+        ('prompt\n"a" b\n', "f.csv: line 2: not a table: "),
+        ("prompt\n", "f.csv: nobody asks anything below its first line; write a text into it"),
+        ("prompt,n\n,1\n", "f.csv: nobody asks anything in its only row; write a text into it"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_one_line(text: str, says: str) -> None:
+    Path("f.csv").write_text(text, "utf-8")
+    with pytest.raises(InputError) as caught:
+        listed("f.csv")
+    assert str(caught.value).startswith(says), str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# --- texts ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["f.txt", "f.md"])
+def test_a_text_file_is_one_prompt_or_holds_one_per_line(name: str) -> None:
+    Path(name).write_bytes("\ufeffOne?\r\n\r\n  Two?\u2028\r\n".encode())
+    assert [prompt.text for prompt in listed(name)] == ["One?\r\n\r\n  Two?"]
+    prompts = listed(name, text_files="one_per_line")
+    assert [(prompt.id, prompt.text) for prompt in prompts] == [("f-1", "One?"), ("f-3", "Two?")]
+
+
+# --- ids --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rows", "ids"),
+    [
+        pytest.param(["a", {"text": "b", "id": "f-1"}, "c"], ["f-1-2", "f-1", "f-3"], id="an id like a generated one"),
+        pytest.param([{"text": "a", "id": "a b"}, {"text": "b", "id": "a/b"}], ["a-b", "a-b-2"], id="alike once made"),
+        pytest.param([{"text": "a", "id": "a b"}, {"text": "b", "id": "a-b"}], ["a-b-2", "a-b"], id="alike as given"),
+        pytest.param(
+            [{"text": "a", "id": "é"}, {"text": "b", "id": "ue9"}, {"text": "c", "id": "ue9-2"}],
+            ["ue9-3", "ue9", "ue9-2"],
+            id="a letter by number",
+        ),
+        pytest.param(
+            [{"text": "a", "id": "x" * 90 + "1"}, {"text": "b", "id": "x" * 90 + "2"}],
+            ["x" * 80, "x" * 78 + "-2"],
+            id="alike for 80 characters",
+        ),
+        pytest.param([{"text": "a", "id": 1}, {"text": "b", "id": "1 "}], ["1", "1-2"], id="a number and a text"),
+        pytest.param(["a", "a"], ["f-1", "f-2"], id="the same text twice"),
+    ],
+)
+def test_no_two_prompts_share_an_id(rows: list[Any], ids: list[str]) -> None:
+    assert [prompt.id for prompt in listed(written(rows, "json"))] == ids
+
+
+def test_rows_of_a_file_with_a_long_name_have_ids_of_their_own() -> None:
+    name = f"{'x' * 100}.json"
+    Path(name).write_text('["a", "b", "c"]', "utf-8")
+    ids = [prompt.id for prompt in listed(name)]
+    assert (len(set(ids)), {len(each) for each in ids}) == (3, {80})
+
+
+def test_the_id_of_a_file_goes_before_that_of_a_row_in_another() -> None:
+    Path("a.json").write_text('["One?", "Two?"]', "utf-8")
+    Path("a-2.txt").write_text("Three?", "utf-8")
+    assert [(prompt.id, prompt.text) for prompt in listed("a*")] == [
+        ("a-2", "Three?"),
+        ("a-1", "One?"),
+        ("a-2-2", "Two?"),
+    ]
+
+
 # --- from a pipe ------------------------------------------------------------------------------------------------------
 
 
@@ -215,6 +451,10 @@ def test_a_recorded_chat_takes_no_template() -> None:
         ('["One?", "Two?"]', ["One?", "Two?"]),
         ('{"prompts": ["One?"]}', ["One?"]),
         ("One?\nOr two?\n", ["One?\nOr two?"]),
+        ("id,prompt\n7,One?\n8,Two?\n", ["One?", "Two?"]),
+        ("prompt\tn\r\nOne?\t1\r\n", ["One?"]),
+        ("A question, or two:\nOne?\n", ["A question, or two:\nOne?"]),
+        ("Hello, prompt\n", ["Hello, prompt"]),
     ],
 )
 @pytest.mark.parametrize("path", ["-", "/dev/stdin"])

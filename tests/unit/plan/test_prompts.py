@@ -154,10 +154,24 @@ MISTAKES: list[tuple[dict[str, str | bytes], str, str]] = [
     ),
     ({"p/a.txt": "A"}, "p", 's/x.toml: prompts.files: "p" is a folder; write "p/*.txt"'),
     (
-        {"a.csv": "A"},
-        "a.csv",
-        's/x.toml: prompts.files: "a.csv" is not of a kind that holds prompts; use .toml, .txt, .md, .jsonl, .json',
+        {"a.yaml": "A"},
+        "a.yaml",
+        's/x.toml: prompts.files: "a.yaml" is not of a kind that holds prompts; use .toml, .txt, .md, .jsonl, .ndjson, '
+        ".jsonlines, .json, .csv, .tsv",
     ),
+    (
+        {"a.jsonl.gz": b"\x1f\x8b\x08"},
+        "a.jsonl.gz",
+        's/x.toml: prompts.files: "a.jsonl.gz" is not of a kind that holds prompts; unpack it first, or pipe what it '
+        "holds to --prompts-file -",
+    ),
+    (
+        {"a.parquet": b"PAR1"},
+        "a.parquet",
+        's/x.toml: prompts.files: "a.parquet" is not of a kind that holds prompts; save it as .csv or .jsonl',
+    ),
+    ({"a.jsonl": b"\x1f\x8b\x08\x00"}, "a.jsonl", "{s}a.jsonl: compressed with gzip; unpack it first"),
+    ({"a.txt": "Hi.".encode("utf-16")}, "a.txt", "{s}a.txt: line 1: not UTF-8 but UTF-16; save it as UTF-8"),
     ({"a.txt": " \n"}, "a.txt", "{s}a.txt: empty; write a prompt into it, or leave it out"),
     ({"a.jsonl": "\n"}, "a.jsonl", "{s}a.jsonl: empty; write a prompt into it, or leave it out"),
     ({"a.txt": b"x\n\nca\xe9"}, "a.txt", "{s}a.txt: line 3: not UTF-8 (byte 0xe9); save it as UTF-8"),

@@ -119,6 +119,7 @@ def test_a_plan_as_data_has_every_request_and_its_due_time() -> None:
                 "asks": "test chat: Say hello.",
             }
         ],
+        "notes": [],
     }
     orjson.dumps(plan_data(plan))
 
