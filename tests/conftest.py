@@ -4,9 +4,12 @@ HYPOTHESIS_PROFILE=explore pytest tests/unit     looks for new examples
 """
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import is_hypothesis_test, settings
+
+from tests import garbage
 
 # What a test reads is as wide as it is, also under a runner that tells its workers how wide its terminal is.
 os.environ.pop("COLUMNS", None)
@@ -24,3 +27,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if is_hypothesis_test(getattr(item, "obj", None)):
             item.add_marker("slow")
+
+
+def pytest_collection_finish() -> None:
+    garbage.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _garbage() -> Iterator[None]:
+    """What the tests of a module leave behind is collected with the module."""
+    yield
+    garbage.collect()

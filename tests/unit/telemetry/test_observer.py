@@ -10,6 +10,7 @@ import pytest
 from loadgen.record import StageFacts
 from loadgen.telemetry import observer
 from loadgen.telemetry.observer import MOST_SAMPLES, STEP_NS, TICK_NS, Observer
+from tests.garbage import unfreeze
 from tests.virtual import START_NS, VirtualClock, run
 
 S = 1_000_000_000
@@ -71,7 +72,10 @@ def test_a_stepped_wall_clock_is_counted_once_a_step_and_a_slow_drift_is_not(mon
     assert observed(3, stall=drift).clock_steps == 0
 
 
-def test_the_garbage_collector_is_off_while_a_stage_runs_and_on_again_after_it() -> None:
+def test_the_garbage_collector_is_off_while_a_stage_runs_and_on_again_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gc, "unfreeze", unfreeze)
     enabled: list[bool] = []
     before = len(gc.callbacks)
     observed(2, stall=lambda: enabled.append(gc.isenabled()))
