@@ -4,15 +4,12 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
 
 import pytest
 
-import loadgen
 from loadgen.store.manifest import MEASUREMENT_EPOCH
+from tests.sources import PACKAGE, modules, nodes_of
 
-PACKAGE = Path(loadgen.__file__).parent
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 EMPTY_NAMES = {"told", "found", "one", "what", "seen", "made"}
@@ -21,22 +18,22 @@ VAGUE_NAMES = EMPTY_NAMES | {"mine", "kept", "whole", "behind"}
 """Names that are right now and then, and mostly are not."""
 
 
-@cache
-def trees() -> dict[str, ast.Module]:
-    """Every module of the package."""
-    return {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text("utf-8")) for path in PACKAGE.rglob("*.py")}
+def nodes() -> Iterator[tuple[str, ast.AST]]:
+    """Every node of the package, and the module in which it is."""
+    for module, path in modules().items():
+        for node in nodes_of(path):
+            yield module, node
 
 
 def functions() -> Iterator[tuple[str, Function]]:
-    for module, tree in trees().items():
-        for node in ast.walk(tree):
-            if isinstance(node, Function):
-                yield f"{module}:{node.lineno} {node.name}", node
+    for module, node in nodes():
+        if isinstance(node, Function):
+            yield f"{module}:{node.lineno} {node.name}", node
 
 
-def defined_names(tree: ast.AST) -> Iterator[str]:
-    """Every name that a tree gives to something: variables, arguments, attributes, functions and classes."""
-    for node in ast.walk(tree):
+def defined_names() -> Iterator[str]:
+    """Every name that the package gives to something: variables, arguments, attributes, functions and classes."""
+    for _, node in nodes():
         if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
             yield node.id if isinstance(node, ast.Name) else node.attr
         elif isinstance(node, ast.arg):
@@ -100,11 +97,11 @@ def test_few_values_are_untyped_tables() -> None:
 
 
 def texts() -> dict[str, str]:
-    return {module: (PACKAGE / module).read_text("utf-8") for module in trees()}
+    return {module: path.read_text("utf-8") for module, path in modules().items()}
 
 
 def test_names_say_what_the_thing_is() -> None:
-    names = Counter(name.lstrip("_") for tree in trees().values() for name in defined_names(tree))
+    names = Counter(name.lstrip("_") for name in defined_names())
     assert {name: names[name] for name in EMPTY_NAMES if names[name]} == {}
     assert sum(names[name] for name in VAGUE_NAMES) / names.total() <= 0.02
 
@@ -112,21 +109,21 @@ def test_names_say_what_the_thing_is() -> None:
 def test_no_class_holds_more_than_10_attributes() -> None:
     wide = {
         f"{module}: {node.name}": len(attributes_of(node))
-        for module, tree in trees().items()
-        if not module.startswith("mock/")
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ClassDef) and len(attributes_of(node)) > 10
+        for module, node in nodes()
+        if not module.startswith("mock/") and isinstance(node, ast.ClassDef) and len(attributes_of(node)) > 10
     }
     assert wide == {}
 
 
+def makes_a_clock(node: ast.AST) -> bool:
+    match node:
+        case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)):
+            return name.endswith("SystemClock")
+    return False
+
+
 def test_clocks_are_made_at_the_entrances_alone() -> None:
-    makers = {
-        module
-        for module, tree in trees().items()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("SystemClock")
-    }
+    makers = {module for module, node in nodes() if makes_a_clock(node)}
     assert {module for module in makers if not re.match(r"cli/|.*__main__\.py$|clock\.py$", module)} == set()
 
 
@@ -134,10 +131,9 @@ def test_no_tag_is_written_outside_the_page_template() -> None:
     tag = re.compile(r"</?[a-z]+[ >]")
     written = {
         f"{module}:{node.lineno}"
-        for module, tree in trees().items()
+        for module, node in nodes()
         if module.startswith("report/")
-        for node in ast.walk(tree)
-        if isinstance(node, ast.JoinedStr)
+        and isinstance(node, ast.JoinedStr)
         and any(isinstance(part, ast.Constant) and tag.search(str(part.value)) for part in node.values)
     }
     assert written == set()

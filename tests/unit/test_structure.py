@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 
 import loadgen
-
-PACKAGE = Path(loadgen.__file__).parent
+from tests import sources
+from tests.sources import PACKAGE, nodes_of, tree_of
 
 ORDER = (
     {"errors"},
@@ -35,12 +35,7 @@ def module_name(path: Path) -> str:
 
 @cache
 def modules() -> dict[str, Path]:
-    return {module_name(path): path for path in PACKAGE.rglob("*.py")}
-
-
-@cache
-def tree_of(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+    return {module_name(path): path for path in sources.modules().values()}
 
 
 @cache
@@ -48,7 +43,7 @@ def imports_of(path: Path) -> set[str]:
     """The modules of ours that a file imports, wherever in it; of a package with a face, the face."""
     known = modules()
     imported = set()
-    for node in ast.walk(tree_of(path)):
+    for node in nodes_of(path):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "loadgen":
             base = node.module.removeprefix("loadgen").removeprefix(".")
             names = [f"{base}.{alias.name}".removeprefix(".") for alias in node.names]
@@ -124,7 +119,7 @@ def test_the_package_has_few_entries() -> None:
 
 def test_no_class_name_is_defined_in_two_modules() -> None:
     defined = Counter(
-        node.name for path in modules().values() for node in ast.walk(tree_of(path)) if isinstance(node, ast.ClassDef)
+        node.name for path in modules().values() for node in nodes_of(path) if isinstance(node, ast.ClassDef)
     )
     assert [name for name, count in defined.items() if count > 1] == []
 
@@ -133,7 +128,7 @@ def test_statistics_know_no_sockets_and_the_wire_no_statistics() -> None:
     for name, path in modules().items():
         top = {
             (node.module or "").split(".")[0] if isinstance(node, ast.ImportFrom) else alias.name.split(".")[0]
-            for node in ast.walk(tree_of(path))
+            for node in nodes_of(path)
             if isinstance(node, ast.Import | ast.ImportFrom)
             for alias in node.names
         }
@@ -175,6 +170,7 @@ def test_files_stay_readable() -> None:
 
 
 SPAWNS = {"create_subprocess_exec", "create_subprocess_shell", "Popen"}
+TASKS = {"create_task", "ensure_future"}
 OWNERS = {
     ("child", "Child"),
     ("engine.background", "Background"),
@@ -184,49 +180,49 @@ OWNERS = {
 """Classes that start tasks of their own: each keeps them in an attribute, and awaits them where it ends."""
 
 
-def calls_of(source: str) -> list[tuple[str, str, str]]:
-    """The class, or empty, in which each call stands; whose method is called, or empty; and its name."""
+def starts_in(tree: ast.AST) -> list[tuple[str, str, str]]:
+    """Each call that starts a process or a task: the class, or empty, in which it stands; whose method is called, or
+    empty; and its name."""
     calls = []
 
     def visit(node: ast.AST, owner: str) -> None:
         owner = node.name if isinstance(node, ast.ClassDef) else owner
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            calls.append((owner, ast.unparse(node.func.value), node.func.attr))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            calls.append((owner, "", node.func.id))
+        match node:
+            case ast.Call(func=ast.Attribute(attr=name, value=receiver)) if name in SPAWNS | TASKS:
+                calls.append((owner, ast.unparse(receiver), name))
+            case ast.Call(func=ast.Name(id=name)) if name in SPAWNS | TASKS:
+                calls.append((owner, "", name))
         for child in ast.iter_child_nodes(node):
             visit(child, owner)
 
-    visit(ast.parse(source), "")
+    visit(tree, "")
     return calls
 
 
-def unowned_tasks(name: str, source: str) -> list[str]:
+def unowned_tasks(name: str, tree: ast.AST) -> list[str]:
     """Where a module starts a task outside of a group (which is called one) and of a class that owns its tasks."""
     return [
         f"{name}.{owner}: {receiver}.{function}"
-        for owner, receiver, function in calls_of(source)
-        if function in {"create_task", "ensure_future"}
-        and not receiver.endswith("group")
-        and (name, owner) not in OWNERS
+        for owner, receiver, function in starts_in(tree)
+        if function in TASKS and not receiver.endswith("group") and (name, owner) not in OWNERS
     ]
 
 
 def test_processes_are_started_in_one_place() -> None:
-    calls = [(name, call[2]) for name, path in modules().items() for call in calls_of(path.read_text(encoding="utf-8"))]
+    calls = [(name, call[2]) for name, path in modules().items() for call in starts_in(tree_of(path))]
     assert [name for name, function in calls if function in SPAWNS] == ["child"]
 
 
 def test_every_task_is_awaited_by_a_group_or_by_its_owner() -> None:
-    sources = {name: path.read_text(encoding="utf-8") for name, path in modules().items()}
-    assert [task for name, source in sources.items() for task in unowned_tasks(name, source)] == []
+    assert [task for name, path in modules().items() for task in unowned_tasks(name, tree_of(path))] == []
     for name, owner in OWNERS:
-        assert any((owner, "create_task") == (call[0], call[2]) for call in calls_of(sources[name])), owner
+        starts = starts_in(tree_of(modules()[name]))
+        assert any((owner, "create_task") == (start[0], start[2]) for start in starts), owner
 
 
 def test_a_task_that_nobody_owns_would_be_noticed() -> None:
-    assert unowned_tasks("a", "class B:\n    def c(self): asyncio.create_task(d())") == ["a.B: asyncio.create_task"]
-    assert unowned_tasks("a", "asyncio.get_running_loop().create_task(d())\ngroup.create_task(d())") == [
-        "a.: asyncio.get_running_loop().create_task"
-    ]
-    assert unowned_tasks("child", "class Child:\n    def c(self): asyncio.create_task(d())") == []
+    in_class = ast.parse("class B:\n    def c(self): asyncio.create_task(d())")
+    assert unowned_tasks("a", in_class) == ["a.B: asyncio.create_task"]
+    alone = ast.parse("asyncio.get_running_loop().create_task(d())\ngroup.create_task(d())")
+    assert unowned_tasks("a", alone) == ["a.: asyncio.get_running_loop().create_task"]
+    assert unowned_tasks("child", ast.parse("class Child:\n    def c(self): asyncio.create_task(d())")) == []

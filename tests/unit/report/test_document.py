@@ -20,6 +20,7 @@ from loadgen.report.section import Section
 from loadgen.store.run_folder import Run
 from tests import report_runs
 from tests.records import MS, facts, planned, run_of, turn
+from tests.sources import nodes_of
 
 Contents = dict[str, list[list[str]]]
 """By the title of a section, "" for the headline: the cells of each row of its tables, and each item of its lists."""
@@ -225,7 +226,7 @@ def test_no_tag_is_put_together_in_python() -> None:
     """The template engine escapes what it draws; a tag in an f-string would go past it."""
     tag = re.compile(r"</?[a-z]")
     for path in Path(loadgen.report.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes_of(path):
             if isinstance(node, ast.JoinedStr):
                 texts = [part.value for part in node.values if isinstance(part, ast.Constant)]
                 assert not any(tag.search(str(text)) for text in texts), f"{path}:{node.lineno}"
