@@ -24,6 +24,8 @@ from msgspec import Struct
 
 _SO_TIMESTAMPNS: Final = 35
 _START_S: Final = 20.0
+_TLS_HANDSHAKE: Final = b"\x16"
+"""How a client begins that speaks TLS."""
 
 
 class Send(Struct, frozen=True):
@@ -270,6 +272,8 @@ class Server:
 
         while b"\r\n\r\n" not in pending:
             pending += await more()
+            if pending.startswith(_TLS_HANDSHAKE):
+                raise EOFError  # as real servers do, which know at once that it is no HTTP
         top, _, rest = pending.partition(b"\r\n\r\n")
         first, *lines = top.decode("latin-1").split("\r\n")
         method, path, _ = first.split(" ", 2)

@@ -19,7 +19,7 @@ STOPPED_S = 0.2
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGSTOP")
 def test_a_slow_consumer_calls_its_own_run_invalid(tmp_path: Path) -> None:
-    load = ("--concurrency", "8", "--requests", "48", "--set", "probe=false", "--quiet", "--out", str(tmp_path))
+    load = ("--concurrency", "8", "--requests", "24", "--set", "probe=false", "--quiet", "--out", str(tmp_path))
     with MockProcess(SCRIPT) as server:
         command = [sys.executable, "-m", "loadgen", "run", "--url", server.url, "--model", "mock", *load]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -35,7 +35,7 @@ def test_a_slow_consumer_calls_its_own_run_invalid(tmp_path: Path) -> None:
             process.wait(10)
     (stage,) = msgspec.json.decode((run_folder(tmp_path, "adhoc") / "summary.json").read_bytes())["stages"]
     assert process.returncode == 1
-    assert stage["requests"]["ok"] == 48
+    assert stage["requests"]["ok"] == 24
     assert stage["validity"]["verdict"] == "invalid"
     fatal = {reason["code"] for reason in stage["validity"]["reasons"] if reason["fatal"]}
     assert "stamp_lag" in fatal

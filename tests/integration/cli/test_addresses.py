@@ -223,7 +223,7 @@ def test_an_answer_of_another_model_is_not_taken_for_the_one_that_was_asked_for(
 )
 def test_why_a_server_lists_no_model_is_said(get: Choice, says: str) -> None:
     with Server(NOT_FOUND, get=get) as server:
-        ended = loadgen("models", "--url", server.url)
+        ended = loadgen("models", "--url", server.url, "--ready", "0")
     assert ended.returncode == 3
     assert f"{server.url}/models" in ended.stderr
     assert says in text(ended)
