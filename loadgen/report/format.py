@@ -73,7 +73,7 @@ def format_load(load: StageLoad) -> str:
     """A load as its stage's row begins: `4 users`, `5 /s poisson`."""
     match load:
         case StageLoad(mode="closed", concurrency=int(users)):
-            return f"{users} user" if users == 1 else f"{users} users"
+            return format_count(users, "user")
         case StageLoad(mode="ramp", from_per_s=float(low), to_per_s=float(high)):
             return f"{low:g} → {high:g} /s"
         case StageLoad(mode="gamma", rate_per_s=float(rate), burstiness=float(burstiness)):
@@ -89,6 +89,11 @@ def format_bytes(count: int | None) -> str:
     if count is None:
         return UNKNOWN
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def format_count(count: int, noun: str) -> str:
+    """A number of things: `1 stage`, `2 stages`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def format_minutes(seconds: float) -> str:

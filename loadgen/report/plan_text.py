@@ -8,7 +8,7 @@ import msgspec
 from loadgen.plan.plan import Plan, Stage, digest
 from loadgen.record import StageKey
 from loadgen.report.console import lines_text, table_text
-from loadgen.report.format import format_load, format_minutes
+from loadgen.report.format import format_count, format_load, format_minutes
 from loadgen.report.section import Column, Row, Table
 from loadgen.report.text_table import Screen
 from loadgen.scenario import Model
@@ -26,15 +26,23 @@ Pace = Mapping[StageKey, float]
 def plan_table(plan: Plan, pace: Pace, screen: Screen) -> str:
     """One row a stage and model: how many, when, to which model, tokens at most, expected length; then the digest."""
     table = Table(COLUMNS, tuple(Row(_cells(plan, stage, model, pace)) for stage, model in _parts(plan)))
-    counts = [stage.count for stage in plan.stages]
-    total = f"{sum(count for count in counts if count)}" + ("+" if None in counts else "")
-    lines = [f"{total} requests in {len(plan.stages)} stages, {len(plan.prompts)} prompts, seed {plan.scenario.seed}"]
+    lines = [f"{_total(plan)}, {format_count(len(plan.prompts), 'prompt')}, seed {plan.scenario.seed}"]
     rule = next((stage.until for stage in plan.stages if stage.until is not None), None)
     if rule is not None:
         lines.append(f"until {rule}: each level ends as soon as that is known, or all of its requests are played")
     lines.append(f"a request may take {limit_rule(plan.scenario.timeouts)}")
     lines += [*_beside_the_stages(plan), f"digest {digest(plan)}"]
     return table_text(table, "", screen) + lines_text(lines, screen)
+
+
+def _total(plan: Plan) -> str:
+    """How many requests in all: exactly, at most, or at least."""
+    stages = format_count(len(plan.stages), "stage")
+    if any(stage.count is None for stage in plan.stages):
+        least = sum(stage.min_count if stage.count is None else stage.count for stage in plan.stages)
+        return f"at least {format_count(least, 'request')} in {stages}" if least else stages
+    most = format_count(sum(stage.count or 0 for stage in plan.stages), "request")
+    return f"{'' if all(stage.promised for stage in plan.stages) else 'at most '}{most} in {stages}"
 
 
 def _beside_the_stages(plan: Plan) -> Iterator[str]:
@@ -88,8 +96,15 @@ def _how_many(stage: Stage, planned: int | None) -> str:
         return str(planned)
     if stage.until is not None:
         return "until known" if stage.count is None else f"at most {stage.count // len(stage.models)}"
-    each = None if stage.count is None else stage.count // len(stage.models)
-    return "as many as start in time" if each is None else f"at most {each}, as many as start in time"
+    least, most = (
+        stage.min_count // len(stage.models),
+        None if stage.count is None else stage.count // len(stage.models),
+    )
+    if most is None:
+        bounds = f"at least {least}, " if least else ""
+    else:
+        bounds = f"{least} to {most}, " if least else f"at most {most}, "
+    return f"{bounds}as many as start in time"
 
 
 def _due(stage: Stage) -> str:
@@ -111,11 +126,9 @@ def _expected(stage: Stage, model: Model, pace: Pace) -> str:
     if stage.count is not None and reached:
         seconds = stage.count / reached
         return f"{format_minutes(min(seconds, bound_s or seconds))} (as last time)"
-    return (
-        "as long as the answers take"
-        if bound_s is None
-        else f"{'about' if stage.min_count else 'at most'} {format_minutes(bound_s)}"
-    )
+    if bound_s is None:
+        return "as long as the answers take"
+    return f"at {'least' if stage.min_count else 'most'} {format_minutes(bound_s)}"
 
 
 def plan_data(plan: Plan) -> dict[str, Any]:
@@ -130,6 +143,7 @@ def plan_data(plan: Plan) -> dict[str, Any]:
                 "models": [plan.models[model].name for model in stage.models],
                 "warmup": stage.warmup,
                 "requests": stage.count,
+                "min_requests": stage.min_count,
                 "duration_s": None if stage.duration_ns is None else stage.duration_ns / 1e9,
                 "until": plan.scenario.until,
                 "tokens_at_most": None if stage.count is None or limit is None else stage.count * limit,

@@ -43,7 +43,7 @@ def test_a_plan_is_told_by_stage_with_its_digest() -> None:
     assert planned_rows(plan) == [
         "model | served by | load | requests | warm-up | tokens at most | due | expected length",
         "m | llamacpp | 2 /s constant | 5 | 1 | 640 | 0.00, 0.50, 1.00, … 2.00 s | about 2 s",
-        "5 requests in 1 stages, 2 prompts, seed 1",
+        "5 requests in 1 stage, 2 prompts, seed 1",
         f"a request may take {LIMIT}",
         "before the stages: 1 test chat",
         f"digest {digest(plan)}",
@@ -68,6 +68,11 @@ def test_a_limit_of_the_scenarios_own_is_told_as_it_is() -> None:
             "1 user | at most 5, as many as start in time | 1 | 128 each | when the last answer has ended "
             "| at most about 2 min",
         ),
+        (
+            Closed((4,), duration_s=6.0, requests=12, min_requests=6),
+            "4 users | 8 to 12, as many as start in time | 1 | 128 each "
+            "| when the last answer has ended | at least about 6 s",
+        ),
         (Constant((0.5,), requests=2), "0.5 /s constant | 2 | 1 | 256 | 0.00, 2.00 s | about 2 s"),
         (Ramp(0.0, 2.0, 3.0), "0 → 2 /s | 3 | 1 | 384 | 0.00, 1.73, 2.45 s | about 3 s"),
     ],
@@ -82,8 +87,17 @@ def test_the_length_of_a_closed_loop_is_that_of_the_last_run_if_there_was_one() 
     assert planned_rows(plan_of(Closed(requests=60, duration_s=30.0)), pace)[1].endswith("| about 30 s (as last time)")
 
 
-def test_how_many_in_all_is_open_where_time_bounds_a_stage() -> None:
-    assert "0+ requests in 1 stages, 2 prompts, seed 1" in planned_rows(plan_of(Closed(duration_s=5.0)))
+@pytest.mark.parametrize(
+    ("load", "line"),
+    [
+        (Closed(duration_s=5.0), "1 stage, 2 prompts, seed 1"),
+        (Closed((4,), duration_s=5.0, min_requests=6), "at least 8 requests in 1 stage, 2 prompts, seed 1"),
+        (Closed((1, 4), duration_s=5.0, requests=12), "at most 24 requests in 2 stages, 2 prompts, seed 1"),
+        (Closed((1,), requests=1), "1 request in 1 stage, 2 prompts, seed 1"),
+    ],
+)
+def test_how_many_in_all_is_exact_or_a_bound(load: Load, line: str) -> None:
+    assert line in planned_rows(plan_of(load))
 
 
 def test_a_plan_as_data_has_every_request_and_its_due_time() -> None:
@@ -100,6 +114,7 @@ def test_a_plan_as_data_has_every_request_and_its_due_time() -> None:
                 "models": ["m"],
                 "warmup": 2,
                 "requests": 3,
+                "min_requests": 0,
                 "duration_s": None,
                 "until": None,
                 "tokens_at_most": 384,
