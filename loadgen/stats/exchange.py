@@ -57,6 +57,12 @@ def effects_of_blocks(differences: Figures) -> Effects:
     return Effects(differences.mean(0), differences.std(0, ddof=1) / math.sqrt(count), count - 1)
 
 
+def spread_in_blocks(differences: Figures) -> Figures:
+    """Standard deviation of each figure over the runs of one block. differences: as in `effects_of_blocks`."""
+    spread: Figures = differences.std(0, ddof=1) / math.sqrt(2)
+    return spread
+
+
 def exchanges_of_runs(base: int, new: int) -> int:
     """In how many ways so many runs can be dealt to both sides."""
     return math.comb(base + new, base)
@@ -117,14 +123,28 @@ def runs_needed(spread: float, effect: float, figures: int, *, alpha: float = 0.
     spread: standard deviation of a figure over runs. None above `MAX_RUNS`. By the shifted t distribution in place of
     the noncentral one, and α / √figures for a family of figures that move together: an approximation, for advice.
     """
+    counts = range(3, MAX_RUNS + 1)
+    reached = (count for count in counts if effect >= spread * _reach(count, 2 * count - 2, figures, alpha, power))
+    return next(reached, None)
+
+
+def blocks_needed(spread: float, effect: float, figures: int, *, alpha: float = 0.05, power: float = 0.8) -> int | None:
+    """The same in blocks of two runs. spread: standard deviation of a figure over the runs of one block, which is that
+    of the differences within blocks / √2."""
+    counts = range(fewest_blocks(alpha), MAX_RUNS + 1)
+    return next((count for count in counts if effect >= spread * _reach(count, count - 1, figures, alpha, power)), None)
+
+
+def fewest_blocks(alpha: float) -> int:
+    """How many blocks can be swapped in enough ways for a p-value of alpha: 5 for 5 %."""
+    return next(count for count in range(2, 100) if exchanges_of_blocks(count) * alpha >= 1 - 1e-9)
+
+
+def _reach(count: int, degrees: int, figures: int, alpha: float, power: float) -> float:
+    """The smallest effect that so many runs a side show, in standard deviations of a run."""
     from scipy.special import stdtrit
 
-    for count in range(3, MAX_RUNS + 1):
-        degrees = 2 * count - 2
-        needed = stdtrit(degrees, 1 - alpha / math.sqrt(figures)) + stdtrit(degrees, power)
-        if effect >= spread * math.sqrt(2 / count) * float(needed):
-            return count
-    return None
+    return math.sqrt(2 / count) * float(stdtrit(degrees, 1 - alpha / math.sqrt(figures)) + stdtrit(degrees, power))
 
 
 def _deals(a: int, b: int, rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from loadgen.decisions.compare.alike import Degraded, Difference, NotAlikeError, degraded_stages, differences
 from loadgen.decisions.compare.figures import DEFAULT_METRICS, GOODPUT, FigureKey, FigureTable, Unit, table_of
-from loadgen.decisions.compare.noise import Noise, noise_of_runs, run_spread
+from loadgen.decisions.compare.noise import Noise, noise_of_blocks, noise_of_runs, run_spread
 from loadgen.decisions.compare.pairs import LeftOut, PairedModel, paired_models
 from loadgen.decisions.compare.sides import Sides
 from loadgen.decisions.compare.verdict import (
@@ -19,6 +19,7 @@ from loadgen.decisions.compare.verdict import (
     Limits,
     RunEvidence,
     Verdict,
+    evidence_of_blocks,
     evidence_of_few,
     evidence_of_runs,
     judged_figures,
@@ -29,6 +30,8 @@ from loadgen.plan.rng import generator
 from loadgen.stats.exchange import MIN_EXCHANGES, exchanges_of_runs
 
 SCHEMA: Final = "loadgen.comparison/1"
+MIN_BLOCKS: Final = 2
+"""A single block says nothing of how blocks differ: it is one run against one."""
 
 
 class CompareSettings(Struct, frozen=True, kw_only=True):
@@ -70,7 +73,7 @@ class Figure(Struct, frozen=True, kw_only=True):
     p_better: float
     verdict: Verdict
     runs_needed: int | str | None
-    """Where it is unknown: how many runs a side would show a difference as large as the margin."""
+    """Where it is unknown: how many runs a side, or blocks, would show a difference as large as the margin."""
     base_runs: tuple[float, ...]
     """Each run's, in the order of the runs' ids; over all levels as ratios to the mean of BASE."""
     new_runs: tuple[float, ...]
@@ -142,6 +145,8 @@ def _evidence(
     table: FigureTable, sides: Sides, models: Sequence[PairedModel], noise: float | None, results: Path
 ) -> tuple[RunEvidence, Noise]:
     base, new = len(sides.base), len(sides.new)
+    if sides.arrangement == "blocks" and base >= MIN_BLOCKS:
+        return evidence_of_blocks(table, base), noise_of_blocks(table, base)
     are_runs = all(run.stages is not None for run in sides.runs)
     if are_runs and exchanges_of_runs(base, new) >= MIN_EXCHANGES:
         return evidence_of_runs(table, base), noise_of_runs(table, base)

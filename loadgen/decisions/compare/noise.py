@@ -14,7 +14,7 @@ from loadgen.decisions.compare.figures import FigureKey, FigureTable, log_odds, 
 from loadgen.decisions.compare.pairs import PairedModel
 from loadgen.decisions.compare.sides import ComparedRun, Sides, read_summarized
 from loadgen.errors import InputError
-from loadgen.stats.exchange import Figures
+from loadgen.stats.exchange import Figures, spread_in_blocks
 from loadgen.store import run_folder
 
 ASSUMED_SD: Final = 0.05
@@ -70,14 +70,26 @@ def noise_of_runs(table: FigureTable, base: int) -> Noise:
     return _learned(table, [table.scaled[:base], table.scaled[base:]], "repeats").noise
 
 
+def noise_of_blocks(table: FigureTable, base: int) -> Noise:
+    """The noise within blocks, which has no part of what drifts from block to block. base: as in
+    `loadgen.decisions.compare.verdict.evidence_of_blocks`."""
+    spread = spread_in_blocks(table.scaled[base:] - table.scaled[:base])
+    return Noise(_mean_of_relative(table, spread), "repeats", base - 1)
+
+
 def _learned(table: FigureTable, groups: Sequence[Figures], source: Literal["repeats", "earlier"]) -> RunSpread:
     squares = sum(((group - group.mean(0)) ** 2).sum(0) for group in groups)
     degrees = sum(len(group) - 1 for group in groups)
     sd: Figures = np.sqrt(squares / degrees)
-    relative = sd[~table.is_share]
-    mean = float(np.sqrt((relative**2).mean())) if relative.size else None
+    mean = _mean_of_relative(table, sd)
     least = np.where(table.is_share, 0.0, LEAST_OF_MEAN * (mean or 0.0))
     return RunSpread(np.maximum(sd, least), degrees, Noise(mean, source, degrees))
+
+
+def _mean_of_relative(table: FigureTable, sd: Figures) -> float | None:
+    """Root mean square over all figures but shares."""
+    relative = sd[~table.is_share]
+    return float(np.sqrt((relative**2).mean())) if relative.size else None
 
 
 def _same_for_all(table: FigureTable, noise: float) -> Figures:

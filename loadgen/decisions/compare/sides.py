@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 from msgspec import UNSET, Struct
@@ -42,11 +42,17 @@ class ComparedRun(Struct, frozen=True):
         return tuple(stage for stage in self.summary.stages if stage.status == "played")
 
 
+Arrangement = Literal["apart", "blocks"]
+"""How the runs of both sides were played: each by itself; or in blocks of two, one of each side, next to each other."""
+
+
 class Sides(Struct, frozen=True):
     """What is compared: runs of each side in the order in which they were started."""
 
     base: tuple[ComparedRun, ...]
     new: tuple[ComparedRun, ...]
+    arrangement: Arrangement = "apart"
+    """In blocks, run i of BASE and run i of NEW are of one block."""
 
     @property
     def runs(self) -> tuple[ComparedRun, ...]:
@@ -68,13 +74,13 @@ def read_sides(base: Sequence[str | Path], new: Sequence[str | Path], *, results
     for paths in (base, new):
         runs = []
         for folder in (folder for path in paths for folder in _run_folders(path, results)):
-            run = _read(folder)
+            run = read_compared(folder)
             if (twice := read.get(run.run_id)) is not None:
                 raise InputError(f"{folder}: the same run as {twice.folder} ({run.run_id}); give each run once")
             read[run.run_id] = run
             runs.append(run)
         sides.append(tuple(sorted(runs, key=lambda run: run.manifest.started_utc)))
-    return Sides(*sides)
+    return Sides(sides[0], sides[1])
 
 
 def _run_folders(path: str | Path, results: Path) -> list[Path]:
@@ -97,7 +103,8 @@ def _run_folders(path: str | Path, results: Path) -> list[Path]:
     return folders
 
 
-def _read(folder: Path) -> ComparedRun:
+def read_compared(folder: Path) -> ComparedRun:
+    """One run with its records. Raises InputError for what is no run, and for a run without an answer."""
     run = run_folder.read(folder)
     if not run_folder.logs_of(folder) and (folder / SUMMARY).is_file():
         summary, by_key = _read_summary(folder / SUMMARY), None

@@ -14,8 +14,9 @@ from loadgen.stats import exchange
 from loadgen.stats.exchange import Effects, Figures
 
 Verdict = Literal["worse", "better", "same", "unknown"]
-Design = Literal["runs", "few"]
-"""Of what chance is judged: by exchanging runs, or by errors that are known otherwise."""
+Design = Literal["runs", "blocks", "few"]
+"""How chance is judged: by exchanging runs, by swapping the two runs of each block, or by errors that are known
+otherwise."""
 
 MIN_POINTS: Final = 0.01
 """A smaller difference of shares never fails the gate."""
@@ -58,7 +59,8 @@ class JudgedFigure(Struct, frozen=True):
     p_worse: float
     p_better: float
     runs_needed: int | str | None
-    """Runs a side that would probably show a difference as large as the margin; None unless it is unknown."""
+    """Runs a side, or blocks, that would probably show a difference as large as the margin; None unless it is
+    unknown."""
     worst: float
     """By how much it is worse at most, 95 % sure: a share of one."""
 
@@ -73,6 +75,19 @@ def evidence_of_runs(table: FigureTable, base: int) -> RunEvidence:
         exchange.p_higher_of_runs(of_base, of_new, generator(1, "compare")),
         exchange.p_higher_of_runs(-of_base, -of_new, generator(1, "compare")),
         effects.error / math.sqrt(1 / len(of_base) + 1 / len(of_new)),
+    )
+
+
+def evidence_of_blocks(table: FigureTable, base: int) -> RunEvidence:
+    """By swapping the two runs of each block. base: how many blocks there are, each of run i of BASE and run i of
+    NEW."""
+    differences = table.scaled[base:] - table.scaled[:base]
+    return RunEvidence(
+        "blocks",
+        exchange.effects_of_blocks(differences),
+        exchange.p_higher_of_blocks(differences, generator(1, "compare")),
+        exchange.p_higher_of_blocks(-differences, generator(1, "compare")),
+        exchange.spread_in_blocks(differences),
     )
 
 
@@ -164,8 +179,9 @@ class _Scale:
 def _runs_needed(table: FigureTable, evidence: RunEvidence, limits: Limits, i: int) -> int | str | None:
     if table.keys[i].unit == "share":
         return None
+    needed = exchange.blocks_needed if evidence.design == "blocks" else exchange.runs_needed
     spread, margin = float(evidence.spread[i]), math.log1p(limits.margin)
-    return exchange.runs_needed(spread, margin, len(table.keys), alpha=limits.alpha) or BEYOND
+    return needed(spread, margin, len(table.keys), alpha=limits.alpha) or BEYOND
 
 
 def overall(verdicts: Sequence[Verdict]) -> Verdict:

@@ -8,7 +8,7 @@ from loadgen.decisions.compare.comparison import Comparison, Figure
 from loadgen.decisions.compare.verdict import BEYOND, Verdict
 from loadgen.report.format import UNKNOWN, format_duration, format_number, format_percent
 from loadgen.report.metric_names import DAGGER, metric_title
-from loadgen.stats.exchange import exchanges_of_runs
+from loadgen.stats.exchange import exchanges_of_runs, fewest_blocks
 
 MOST_NAMED: Final = 6
 """Figures that a line names; the others are counted."""
@@ -96,7 +96,7 @@ def _signed(value: float) -> str:
 
 def verdict_line(comparison: Comparison) -> str:
     """The verdict, what it rests on first, and how many runs there were."""
-    sides = f"{_count(len(comparison.base))} against {len(comparison.new)}"
+    sides = sides_text(comparison)
     rest = [figure for figure in comparison.figures if figure.verdict == comparison.verdict]
     match comparison.verdict:
         case "worse" | "better" as word:
@@ -107,6 +107,13 @@ def verdict_line(comparison: Comparison) -> str:
         case "same":
             return f"the same within {format_percent(comparison.margin)}: all {len(rest)} figures; {sides}"
     return f"no difference detectable; {sides}"
+
+
+def sides_text(comparison: Comparison) -> str:
+    """How many runs there were: `5 runs against 5`, or `6 blocks of two runs`."""
+    if comparison.design == "blocks":
+        return f"{len(comparison.base)} blocks of two runs"
+    return f"{_count(len(comparison.base))} against {len(comparison.new)}"
 
 
 def _count(runs: int) -> str:
@@ -127,7 +134,16 @@ def size_of(figure: Figure) -> float:
 
 def more_lines(comparison: Comparison) -> list[str]:
     """What stands below the verdict: the other figures by their verdicts, the limits of what is known, and doubts."""
-    return [*changed_lines(comparison), *context_lines(comparison)]
+    return [*changed_lines(comparison), *context_lines(comparison), *_asked_lines(comparison)]
+
+
+def _asked_lines(comparison: Comparison) -> list[str]:
+    """What differs between two variants: all else of them is alike."""
+    if comparison.design != "blocks":
+        return []
+    allowed = [each for each in comparison.differences if each.allowed]
+    named = (f"{each.subject} ({each.base} in BASE, {each.new} in NEW)" for each in allowed)
+    return _line("what differs", named) or ["nothing differs: NEW is the same as BASE"]
 
 
 def changed_lines(comparison: Comparison) -> list[str]:
@@ -206,16 +222,24 @@ def _unknown_lines(comparison: Comparison) -> list[str]:
     ends: list[int | str] = [*numbers[:1], *numbers[1:][-1:], *([BEYOND] if len(numbers) < len(needed) else [])]
     runs = " to ".join(dict.fromkeys(str(each) for each in (ends[0], ends[-1])))
     (line,) = _line("not known", named)
-    return [f"{line}; {runs} runs a side would show {format_percent(comparison.margin)}"]
+    return [f"{line}; {runs} {_unit(comparison)} would show {format_percent(comparison.margin)}"]
 
 
 def needed_text(comparison: Comparison, figure: Figure) -> str:
     """How many runs would tell: `9 runs a side would show 5 %`."""
-    return f"{figure.runs_needed} runs a side would show {format_percent(comparison.margin)}"
+    return f"{figure.runs_needed} {_unit(comparison)} would show {format_percent(comparison.margin)}"
+
+
+def _unit(comparison: Comparison) -> str:
+    return "blocks" if comparison.design == "blocks" else "runs a side"
 
 
 def runs_for(comparison: Comparison) -> int | None:
-    """How many runs a side can be exchanged in enough ways for the alpha that was asked; None where these can."""
+    """How many runs a side, or blocks, can be exchanged in enough ways for the alpha that was asked; None where these
+    can."""
+    if comparison.design == "blocks":
+        fewest = fewest_blocks(comparison.alpha)
+        return fewest if len(comparison.base) < fewest else None
     if exchanges_of_runs(len(comparison.base), len(comparison.new)) * comparison.alpha >= 1 - 1e-9:
         return None
     return next(runs for runs in range(2, 100) if exchanges_of_runs(runs, runs) * comparison.alpha >= 1 - 1e-9)
@@ -224,9 +248,10 @@ def runs_for(comparison: Comparison) -> int | None:
 def noise_lines(comparison: Comparison) -> list[str]:
     """How far runs differ and how that is known, where it decides; and what this comparison cannot show."""
     lines = []
-    if comparison.design == "runs" and (needed := runs_for(comparison)) is not None:
-        sides = f"{_count(len(comparison.base))} against {len(comparison.new)}"
-        lines.append(f"{sides} cannot show anything at --alpha {format_percent(comparison.alpha)}; {needed} a side can")
+    if comparison.design != "few" and (needed := runs_for(comparison)) is not None:
+        enough = f"{needed} can" if comparison.design == "blocks" else f"{needed} a side can"
+        alpha = format_percent(comparison.alpha)
+        lines.append(f"{sides_text(comparison)} cannot show anything at --alpha {alpha}; {enough}")
     sd = "" if comparison.noise.sd is None else f" {format_percent(comparison.noise.sd)}"
     if comparison.design == "few":
         match comparison.noise.source:

@@ -10,14 +10,17 @@ from hypothesis import strategies as st
 from loadgen.plan.rng import generator
 from loadgen.stats.exchange import (
     MAX_EXCHANGES,
+    blocks_needed,
     effects_of_blocks,
     effects_of_runs,
     exchanges_of_blocks,
     exchanges_of_runs,
+    fewest_blocks,
     p_higher_of_blocks,
     p_higher_of_errors,
     p_higher_of_runs,
     runs_needed,
+    spread_in_blocks,
 )
 
 
@@ -101,3 +104,25 @@ def test_more_spread_and_more_figures_ask_for_more_runs_up_to_a_limit() -> None:
     assert few is not None and more is not None
     assert 3 <= few < more
     assert runs_needed(0.5, math.log(1.05), 30) is None
+
+
+def test_blocks_need_as_many_swaps_as_alpha_asks_for() -> None:
+    assert [fewest_blocks(alpha) for alpha in (0.5, 0.05, 1 / 32, 0.01)] == [2, 5, 5, 7]
+    assert blocks_needed(0.0001, math.log(1.05), 30) == 5
+    assert blocks_needed(0.0001, math.log(1.05), 30, alpha=0.01) == 7
+
+
+def test_as_many_blocks_as_runs_a_side_are_needed_and_a_few_more_for_fewer_degrees() -> None:
+    effect = math.log(1.05)
+    for spread in (0.02, 0.03, 0.05):
+        runs, blocks = runs_needed(spread, effect, 30), blocks_needed(spread, effect, 30)
+        assert runs is not None and blocks is not None
+        assert runs < blocks <= runs + 3
+    assert blocks_needed(0.5, effect, 30) is None
+
+
+def test_the_spread_in_blocks_is_that_of_a_run_without_what_its_block_has_in_common() -> None:
+    rng = generator(1, "blocks")
+    drift = np.linspace(0, 5, 4000)[:, None]
+    base, new = (drift + rng.normal(0, 0.03, (4000, 2)) for _ in range(2))
+    assert spread_in_blocks(new - base) == pytest.approx([0.03, 0.03], rel=0.05)
