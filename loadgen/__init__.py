@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from loadgen.analysis.summarize import summarize
     from loadgen.analysis.summary import Summary
-    from loadgen.api import compare, plan_of, run
+    from loadgen.api import compare, plan_of, repeat, run, versus
     from loadgen.decisions.compare.comparison import Comparison
+    from loadgen.decisions.versus.play import PlayedBlocks
     from loadgen.errors import ExitCode, InputError, LoadgenError, TargetError
     from loadgen.plan.plan import Plan, digest
     from loadgen.report.console import console
@@ -31,6 +32,7 @@ __all__ = [
     "LoadgenError",
     "Overrides",
     "Plan",
+    "PlayedBlocks",
     "Run",
     "Scenario",
     "Summary",
@@ -41,16 +43,19 @@ __all__ = [
     "load_scenario",
     "plan_of",
     "read_run",
+    "repeat",
     "run",
     "summarize",
+    "versus",
     "write_reports",
 ]
 
 # Where each name lives: looked up when it is first asked for. Whoever wants one module of ours, such as a process that
 # only serves or only receives, does not wait for all of them.
 _HOMES = {
-    "api": ("compare", "plan_of", "run"),
+    "api": ("compare", "plan_of", "repeat", "run", "versus"),
     "decisions.compare.comparison": ("Comparison",),
+    "decisions.versus.play": ("PlayedBlocks",),
     "errors": ("ExitCode", "InputError", "LoadgenError", "TargetError"),
     "analysis.summarize": ("summarize",),
     "plan.plan": ("Plan", "digest"),

@@ -166,7 +166,7 @@ def printable(text: str) -> str:
 def redact_url(text: str) -> str:
     """The text without the user, password and query of an address in it, be it one without its http."""
     text = re.sub(r"://\S*@", "://…@", text)
-    text = re.sub(r"(?<=--url )(?!\w+://)\S*@", "…@", text)
+    text = re.sub(r"(?<=-url )(?!\w+://)\S*@", "…@", text)
     text = re.sub(r"(?<![^\s\"'=])[^\s\"'=@]*:(?!//)[^\s\"'@]*@", "…@", text)
     return re.sub(r"(://[^\s?]*|(?<![^\s\"'=])[^\s?\"']*[:/][^\s?\"']*)\?[^\s\"]*[^\s\":;]", r"\1?…", text)
 

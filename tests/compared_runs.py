@@ -7,10 +7,13 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from loadgen.decisions.versus.order import block_orders
+from loadgen.decisions.versus.pairs import PAIRS, Block, Pairs
 from loadgen.plan.plan import make_plan
 from loadgen.plan.prompts import Prompt
 from loadgen.plan.workload import workload_of
 from loadgen.record import Record
+from loadgen.store import files
 from loadgen.store.manifest import MEASUREMENT_EPOCH, Manifest
 from loadgen.store.run_folder import Run
 from tests import records, report_runs
@@ -49,6 +52,21 @@ def write_run(
 def write_side(folder: Path, factors: Sequence[float], *, first: int, **changes: Any) -> list[Path]:
     """A run of each factor; returns their folders. first: number of the first run."""
     return [write_run(folder / f"run{first + i}", first + i, f, **changes) for i, f in enumerate(factors)]
+
+
+def write_blocks(folder: Path, base: Sequence[float], new: Sequence[float], **changes: Any) -> Path:
+    """Two variants in blocks, a run of each factor; returns the folder that has both. changes: of the runs of B."""
+    blocks = []
+    for i, (a, b) in enumerate(zip(base, new, strict=True)):
+        ids = [f"20260102T03{number:02d}05Z-0123abcd" for number in (2 * i, 2 * i + 1)]
+        write_run(folder / ids[0], 2 * i, a)
+        write_run(folder / ids[1], 2 * i + 1, b, **changes)
+        blocks.append(Block(*ids))
+    both = folder / f"{blocks[0].a}-ab{len(blocks)}"
+    both.mkdir()
+    orders = block_orders(len(blocks), 1)
+    files.write_json(both / PAIRS, Pairs(order=orders, blocks=tuple(blocks), versus={"models[0].name": "b"}))
+    return both
 
 
 def _level(users: int, rounds: int, factor: float, model: str, rng: np.random.Generator) -> list[Record]:

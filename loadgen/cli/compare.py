@@ -17,9 +17,10 @@ from loadgen.decisions.compare.comparison import CompareSettings, Comparison, co
 from loadgen.decisions.compare.figures import DEFAULT_METRICS, parse_metrics
 from loadgen.decisions.compare.files import write_comparison
 from loadgen.decisions.compare.markdown import comparison_markdown
-from loadgen.decisions.compare.sides import read_sides
+from loadgen.decisions.compare.sides import Sides
 from loadgen.decisions.compare.verdict import Limits
 from loadgen.decisions.compare.words import difference_lines, more_lines, verdict_line
+from loadgen.decisions.versus.sides import read_sides_of, with_pairs_of
 from loadgen.errors import ExitCode, InputError
 from loadgen.report.console import lines_text
 from loadgen.store import files
@@ -89,10 +90,14 @@ def compare(
     base: Annotated[
         str,
         typer.Argument(
-            metavar="BASE", help="A run or merged folder, a scenario's folder (its newest run), or baseline:NAME."
+            metavar="BASE",
+            help="A run, merged or --versus folder, a scenario's folder (its newest run), or baseline:NAME.",
         ),
     ],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="The same, of what may be worse.")],
+    new: Annotated[
+        str | None,
+        typer.Argument(metavar="NEW", help="The same, of what may be worse; not for a folder of `run --versus`."),
+    ] = None,
     more_base: Annotated[
         list[str] | None, typer.Option("--base", metavar="RUN", help="A further run of BASE. Repeatable.")
     ] = None,
@@ -108,37 +113,50 @@ def compare(
 ) -> None:
     """Say whether NEW is worse than BASE, and how sure that is.
 
-    Exit code 1 only where a regression is shown.
+    Exit code 1 only where a regression is shown. A folder of `run --versus` has both sides: BASE alone is enough.
     """
     settings = options.settings()
-    sides = read_sides((base, *(more_base or ())), (new, *(more_new or ())), results=out)
+    further = (*([] if new is None else [new]), *(more_new or ()))
+    sides = read_sides_of((base, *(more_base or ())), further, results=out)
     try:
-        comparison = compare_sides(sides, settings, results=out)
+        comparison = compare_sides(sides, with_pairs_of(sides, settings), results=out)
     except NotAlikeError as refusal:
-        tell("loadgen: BASE and NEW are not alike; make them alike, or compare them --anyway:")
-        for each in refusal.differences:
-            tell(f"loadgen: {each.subject}: {each.base} in BASE, {each.new} in NEW")
+        list_unlike(refusal)
         raise typer.Exit(ExitCode.BAD_INPUT) from None
     command = shlex.join(["loadgen", *sys.argv[1:]])
-    _print(comparison, printing.output, markdown, command)
-    written = write_comparison(comparison, sides, command)
-    if written.unwritten:
-        tell(f"loadgen: {written.folder}: not written: {', '.join(written.unwritten)} ({written.reason})")
-    elif printing.output == "text" and markdown != "-":
-        print_text(f"comparison: {written.folder / 'comparison.html'} (and comparison.md, comparison.json)\n")
+    folder = sides.new[0].folder if sides.arrangement == "apart" else Path(base)
+    if markdown == "-" and printing.output != "json":
+        print_text(comparison_markdown(comparison, command))
+        show_comparison(comparison, sides, folder, "nothing", command)
+    else:
+        show_comparison(comparison, sides, folder, printing.output, command)
     if markdown is not None and markdown != "-":
         _write_markdown(Path(markdown), comparison_markdown(comparison, command))
     raise typer.Exit(ExitCode.GATE_FAILED if comparison.verdict == "worse" else ExitCode.DONE)
 
 
-def _print(comparison: Comparison, output: Output, markdown: str | None, command: str) -> None:
-    if output == "json":
-        show_json(msgspec.to_builtins(comparison))
-    elif markdown == "-":
-        print_text(comparison_markdown(comparison, command))
+def list_unlike(refusal: NotAlikeError) -> None:
+    """What differs though it must not, a line each."""
+    tell("loadgen: BASE and NEW are not alike; make them alike, or compare them --anyway:")
+    for each in refusal.differences:
+        tell(f"loadgen: {each.subject}: {each.base} in BASE, {each.new} in NEW")
+
+
+def show_comparison(comparison: Comparison, sides: Sides, folder: Path, output: Output, command: str) -> None:
+    """Print a comparison, and keep its files in a folder. command: that made it."""
+    match output:
+        case "json":
+            show_json(msgspec.to_builtins(comparison))
+        case "text":
+            lines = [*difference_lines(comparison), verdict_line(comparison), *more_lines(comparison)]
+            print_text(lines_text(lines, screen()))
+        case "nothing":
+            pass
+    written = write_comparison(comparison, sides, folder, command)
+    if written.unwritten:
+        tell(f"loadgen: {written.folder}: not written: {', '.join(written.unwritten)} ({written.reason})")
     elif output == "text":
-        lines = [*difference_lines(comparison), verdict_line(comparison), *more_lines(comparison)]
-        print_text(lines_text(lines, screen()))
+        print_text(f"comparison: {written.folder / 'comparison.html'} (and comparison.md, comparison.json)\n")
 
 
 def _write_markdown(path: Path, text: str) -> None:

@@ -12,11 +12,13 @@ import typer
 from msgspec import Struct
 
 from loadgen.cli.streams import tell
+from loadgen.errors import InputError
 from loadgen.scenario.file import LoadedScenario
 from loadgen.scenario.headers import parse_header
 from loadgen.scenario.overrides import Overrides, parse_duration_s, parse_levels, parse_rates, parse_ready_s
 from loadgen.scenario.resolve import resolve_scenario
 from loadgen.scenario.types import RawTable
+from loadgen.scenario.variant import VariantFlags
 
 RESULTS: Final = Path("results")
 """Where run folders go unless `--out` says otherwise."""
@@ -128,10 +130,14 @@ class ScenarioOptions(Struct, frozen=True):
             ),
         )
 
-    def load(self, output: Output) -> LoadedScenario:
-        """The scenario as flags, list files and the environment change it; says which variables do, to people."""
+    def load(self, output: Output, variant: VariantFlags | None = None) -> LoadedScenario:
+        """The scenario as flags, list files and the environment change it; says which variables do, to people.
+
+        variant: what makes it the second of two variants.
+        """
+        overrides = msgspec.structs.replace(self.overrides(), variant=variant)
         loaded, notes = resolve_scenario(
-            self.scenario, self.overrides(), models_file=self.models_file, prompts_file=self.prompts_file
+            self.scenario, overrides, models_file=self.models_file, prompts_file=self.prompts_file
         )
         if output == "text":
             for note in notes:
@@ -141,6 +147,53 @@ class ScenarioOptions(Struct, frozen=True):
     def with_setting(self, setting: str) -> "ScenarioOptions":
         """The same options and one more `--set`."""
         return msgspec.structs.replace(self, settings=[*(self.settings or ()), setting])
+
+
+class RepeatOptions(Struct, frozen=True):
+    """How often a plan is played, and what else in alternation with it."""
+
+    repeats: Annotated[
+        int | None,
+        typer.Option("--repeats", metavar="N", min=1, help="Play the plan N times, and merge the runs."),
+    ] = None
+    rest: Annotated[str | None, typer.Option("--rest", metavar="5s", help="Wait this long between runs.")] = None
+    versus: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--versus",
+            metavar="KEY=VALUE",
+            help="Play the scenario and, in alternation, the same with this key set; compare. Repeatable.",
+        ),
+    ] = None
+    versus_url: Annotated[
+        str | None, typer.Option("--versus-url", metavar="URL", help="The same: with its models at another address.")
+    ] = None
+    versus_model: Annotated[
+        str | None, typer.Option("--versus-model", metavar="NAME", help="The same: with another model.")
+    ] = None
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="With --versus: compare even what is asked of A and B differently.")
+    ] = False
+
+    @property
+    def rest_s(self) -> float:
+        return 0.0 if self.rest is None else parse_duration_s(self.rest, "--rest")
+
+    @property
+    def variant(self) -> VariantFlags | None:
+        """What the second variant has otherwise; None where there is one variant alone. Raises InputError."""
+        rest_s = self.rest_s
+        if self.versus is None and self.versus_url is None and self.versus_model is None:
+            if self.anyway:
+                raise InputError("--anyway: there is one variant alone; add --versus KEY=VALUE, or leave it out")
+            if rest_s and (self.repeats or 1) < 2:
+                raise InputError(f"--rest {self.rest}: there is one run alone; add --repeats N, or leave it out")
+            return None
+        if self.repeats is not None and self.repeats < 2:
+            raise InputError(
+                f"--repeats {self.repeats} with --versus: a block of two runs shows nothing; play 5 or more"
+            )
+        return VariantFlags(tuple(self.versus or ()), self.versus_url, self.versus_model)
 
 
 class OutputOptions(Struct, frozen=True):

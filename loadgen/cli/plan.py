@@ -5,9 +5,13 @@ from typing import Annotated
 import typer
 
 from loadgen import api
-from loadgen.cli.options import RESULTS, Out, ScenarioOptions, expand_options
+from loadgen.cli.options import RESULTS, Out, Output, RepeatOptions, ScenarioOptions, expand_options
 from loadgen.cli.streams import print_text, tell
 from loadgen.cli.terminal import screen, show_json
+from loadgen.cli.variants import plans_of_variants
+from loadgen.decisions.versus.order import BLOCKS
+from loadgen.decisions.versus.words import variant_data, variant_lines
+from loadgen.report.console import lines_text
 from loadgen.report.plan_text import plan_data, plan_table
 
 
@@ -15,15 +19,26 @@ from loadgen.report.plan_text import plan_data, plan_table
 def plan(
     *,
     options: ScenarioOptions,
+    repetition: RepeatOptions,
     out: Out = RESULTS,
     as_json: Annotated[bool, typer.Option("--json", help="Print every request with its due time, as JSON.")] = False,
 ) -> None:
     """Print what would be sent and when, and send nothing."""
-    planned = api.plan_of(options.load("json" if as_json else "text"))
+    output: Output = "json" if as_json else "text"
+    variant = repetition.variant
+    if variant is None:
+        planned = api.plan_of(options.load(output))
+        repeats = repetition.repeats or 1
+        lines, more = ([f"all of it {repeats} times"] if repeats > 1 else []), {}
+    else:
+        planned, new = plans_of_variants(options, variant, repetition, output)
+        blocks = repetition.repeats or BLOCKS
+        lines = list(variant_lines(planned, new, blocks))
+        more = {"versus": variant_data(planned, new, blocks)}
     if as_json:
-        show_json(plan_data(planned))
+        show_json(plan_data(planned) | more)
     else:
         for note in planned.notes:
             tell(f"loadgen: {note}")
         pace = api.last_pace(out, planned.scenario.name)
-        print_text(plan_table(planned, pace, screen()))
+        print_text(plan_table(planned, pace, screen()) + lines_text(lines, screen()))

@@ -11,10 +11,19 @@ import typer
 from msgspec import UNSET
 
 from loadgen import api
-from loadgen.analysis.stop_rule import reason_unreachable
 from loadgen.analysis.summary import StageSummary, Summary
+from loadgen.cli.before_run import warn_before_run
 from loadgen.cli.interrupt import interruptible
-from loadgen.cli.options import RESULTS, Out, Output, OutputOptions, ScenarioOptions, Strict, expand_options
+from loadgen.cli.options import (
+    RESULTS,
+    Out,
+    Output,
+    OutputOptions,
+    RepeatOptions,
+    ScenarioOptions,
+    Strict,
+    expand_options,
+)
 from loadgen.cli.streams import tell
 from loadgen.cli.terminal import progress_on_terminal
 from loadgen.decisions.baseline import baseline_folder, keep_baseline, why_not_kept
@@ -22,7 +31,6 @@ from loadgen.engine.stop import StopSignal
 from loadgen.engine.workers.sizing import Workers, parse_workers
 from loadgen.errors import ExitCode, InputError
 from loadgen.plan.plan import Plan
-from loadgen.store.calibration import stored, warnings_for
 from loadgen.store.run_folder import Run
 
 MOST_FAILED: Final = 0.5
@@ -38,9 +46,7 @@ def run(
         str,
         typer.Option("--workers", metavar="N|auto", help="Processes that play the plan; auto: as many as it needs."),
     ] = "1",
-    repeats: Annotated[
-        int, typer.Option("--repeats", metavar="N", min=1, help="Play the plan N times, and merge the runs.")
-    ] = 1,
+    repetition: RepeatOptions,
     strict: Strict = False,
     baseline: Annotated[
         str | None, typer.Option("--baseline", metavar="NAME", help="Keep the results in DIR/baselines/NAME.")
@@ -50,16 +56,22 @@ def run(
 ) -> None:
     """Play a scenario, write a run folder, print the table."""
     output = printing.output
-    if baseline is not None and repeats > 1:
-        raise InputError(
-            f"--baseline {baseline} with --repeats {repeats}: a baseline is one run; leave one of them out"
-        )
+    variant = repetition.variant
+    if baseline is not None and (variant is not None or (repetition.repeats or 1) > 1):
+        other = "--versus" if variant is not None else f"--repeats {repetition.repeats}"
+        raise InputError(f"--baseline {baseline} with {other}: a baseline is one run; leave one of them out")
+    if strict:
+        options = options.with_setting("strict=true")
+    if variant is not None:
+        from loadgen.cli.run_versus import run_versus
+
+        raise typer.Exit(run_versus(options, variant, repetition, out, parse_workers(workers), output))
     baseline_place = None if baseline is None else baseline_folder(out, baseline, force=force)
     processes = parse_workers(workers)
-    plan = api.plan_of((options.with_setting("strict=true") if strict else options).load(output))
+    plan = api.plan_of(options.load(output))
     if output == "text":
-        _warn(plan, processes)
-    played, interrupted = asyncio.run(_play(plan, out, processes, repeats, output))
+        warn_before_run(plan, processes)
+    played, interrupted = asyncio.run(_play(plan, out, processes, repetition, output))
     from loadgen.cli.report import print_summary
     from loadgen.report.files import write_merged
 
@@ -77,16 +89,8 @@ def run(
     raise typer.Exit(code)
 
 
-def _warn(plan: Plan, workers: Workers) -> None:
-    """Say where a plan goes beyond what this machine was calibrated for, and where it cannot come to what it is for."""
-    calibration = stored()
-    notes = [line for line in (calibration.note, reason_unreachable(plan)) if line]
-    for line in (*plan.notes, *notes, *warnings_for(plan, calibration.calibration, api.processes_of(plan, workers))):
-        tell(f"loadgen: {line}")
-
-
 async def _play(
-    plan: Plan, out: Path, workers: Workers, repeats: int, output: Output
+    plan: Plan, out: Path, workers: Workers, repetition: RepeatOptions, output: Output
 ) -> tuple[list[tuple[Summary, Path]], bool]:
     """The summary and the folder of each run, and whether somebody wanted an end."""
     stop = StopSignal()
@@ -98,7 +102,16 @@ async def _play(
         played.append((write_reports(run.folder), run.folder))
 
     with progress_on_terminal(output) as progress, interruptible(stop, output):
-        await api.repeat(plan, repeats, results=out, workers=workers, progress=progress, stop=stop, ended=ended)
+        await api.repeat(
+            plan,
+            repetition.repeats or 1,
+            results=out,
+            workers=workers,
+            progress=progress,
+            stop=stop,
+            rest_s=repetition.rest_s,
+            ended=ended,
+        )
     return played, stop.requested
 
 

@@ -15,7 +15,16 @@ from loadgen.plan.workload import workload_of
 from loadgen.record import StampSource
 from loadgen.store import files, run_folder
 from loadgen.store.calibration import quote_of, stored
-from loadgen.store.manifest import MEASUREMENT_EPOCH, SCHEMA, Manifest, PlannedStage, Probe, PromptFacts, ServedModel
+from loadgen.store.manifest import (
+    MEASUREMENT_EPOCH,
+    SCHEMA,
+    Manifest,
+    Placement,
+    PlannedStage,
+    Probe,
+    PromptFacts,
+    ServedModel,
+)
 from loadgen.targets.registry import target_name
 from loadgen.targets.served import Served
 from loadgen.telemetry import host
@@ -121,9 +130,16 @@ class ManifestWriter:
 
 
 def first_manifest(
-    plan: Plan, folder: Path, started_utc: str, *, stamp_source: StampSource, workers: int = 1
+    plan: Plan,
+    folder: Path,
+    started_utc: str,
+    *,
+    stamp_source: StampSource,
+    workers: int = 1,
+    placement: Placement | None = None,
 ) -> Manifest:
-    """The manifest of a run before anything is sent. workers: how many processes play it."""
+    """The manifest of a run before anything is sent. workers: how many processes play it. placement: of a run of one of
+    two variants."""
     stages = tuple(planned for stage in plan.stages for planned in _planned_stages(plan, stage))
     calibration = stored().calibration
     prompts = tuple(PromptFacts(p.id, len(p.text), p.key_points) for p in plan.prompts)
@@ -144,6 +160,8 @@ def first_manifest(
         git_commit=host.git_commit(Path(__file__).parent),
         workload=workload_of(plan),
         measurement_epoch=MEASUREMENT_EPOCH,
+        variant=None if placement is None else placement.variant,
+        block=None if placement is None else placement.block,
     )
 
 

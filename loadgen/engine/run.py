@@ -28,6 +28,7 @@ from loadgen.live.sink import Sink, Sinks
 from loadgen.plan.plan import Plan, RefusedKeys, Stage, digest
 from loadgen.record import StampSource
 from loadgen.store import run_folder
+from loadgen.store.manifest import Placement
 from loadgen.store.run_folder import RequestLog, Run, StageLog
 from loadgen.targets.probe.answers import StreamAnswers, merge_answers
 from loadgen.targets.probe.findings import with_streams
@@ -50,13 +51,15 @@ async def play_plan(
     client: Client | None = None,
     choose: MakeStageSources | None = None,
     folder_prefix: str = "",
+    placement: Placement | None = None,
 ) -> Run:
     """Play a plan; returns the run as read back from its folder.
 
     workers: how many processes play it; 1 is this process alone. sinks: receive the records beside the log and
     `progress`. client: sends the requests of this process; it is opened and closed here. choose: makes the sources of
     stages that are chosen while the run goes, of which none may need more streams than the plan's; the plan's own
-    stages are then not played. folder_prefix: begins the name of the run folder.
+    stages are then not played. folder_prefix: begins the name of the run folder. placement: of the run, if it is one of
+    two variants'.
 
     A model that cannot be used is skipped, and its stages say why. Raises InputError if the folder cannot be made, or
     if this number of workers cannot play the plan. Raises FolderError if the folder can no longer be written, which
@@ -79,7 +82,9 @@ async def play_plan(
         stack.enter_context(stop.cancelling(client.abandon))
         context = RunContext(plan, client, clock, clock.now_ns(), stop, machine_source())
         stamp_source: StampSource = "kernel" if client.kernel and client.stamping else "user"
-        first = first_manifest(plan, folder, started.isoformat(), stamp_source=stamp_source, workers=workers)
+        first = first_manifest(
+            plan, folder, started.isoformat(), stamp_source=stamp_source, workers=workers, placement=placement
+        )
         manifest = ManifestWriter(folder, first)
         if (warning := power_warning(first.host)) is not None:
             progress.warn(warning)

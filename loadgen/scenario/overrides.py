@@ -17,6 +17,7 @@ from loadgen.redact import redact_url
 from loadgen.scenario import FOUNDRY, Scenario
 from loadgen.scenario.problem import any_of, key_path, suggestion, toml_text
 from loadgen.scenario.types import RawTable
+from loadgen.scenario.variant import VariantFlags, variant_models
 
 _RATED = ("constant", "poisson", "gamma")
 _NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
@@ -46,7 +47,9 @@ class Overrides(Struct, frozen=True):
     until: str | None = None
     """See `loadgen.scenario.stop_rule`."""
     set: tuple[str, ...] = ()
-    """Each "dotted.key=value", applied last."""
+    """Each "dotted.key=value", applied last but for `variant`."""
+    variant: VariantFlags | None = None
+    """What makes it the second of two variants; None: it is not."""
 
     headers: tuple[tuple[str, str | RawTable], ...] = ()
     """Name and value of each, as a scenario writes them; see `loadgen.scenario.headers.parse_header`."""
@@ -109,12 +112,23 @@ def apply(raw: RawTable, overrides: Overrides) -> Changed:
             del headers[other]
         headers[name] = header
         flags["headers"] = flags[key_path("headers", name)] = f"--header {name}"
-    for setting in overrides.set:
-        key, value = _setting(setting)
-        _assign(changed, _steps(key, setting), value, f"--set {setting}")
-        flags = {k: flag for k, flag in flags.items() if not re.match(rf"{re.escape(key)}[.\[]", k)}
-        flags[key] = f"--set {setting}"
+    flags = _set_keys(changed, flags, "--set", overrides.set)
+    if overrides.variant is not None:
+        own = [] if overrides.urls else raw.get("models") or _default_models()
+        models = changed.get("models") or _default_models()
+        changed["models"], model_flags = variant_models(models, own, overrides.variant)
+        flags = _set_keys(changed, flags | model_flags, "--versus", overrides.variant.set)
     return changed, flags
+
+
+def _set_keys(changed: RawTable, flags: dict[str, str], name: str, settings: Sequence[str]) -> dict[str, str]:
+    """Set dotted keys in place. name: of the flag. Returns which flag set which key, these included."""
+    for setting in settings:
+        flag = f"{name} {setting}"
+        key, value = _setting(setting, flag)
+        _assign(changed, _steps(key, flag), value, flag)
+        flags = {k: other for k, other in flags.items() if not re.match(rf"{re.escape(key)}[.\[]", k)} | {key: flag}
+    return flags
 
 
 def _prompts(overrides: Overrides) -> tuple[Any, str]:
@@ -257,13 +271,11 @@ def _listed(rates: tuple[float, ...]) -> str:
     return ",".join(f"{rate:g}" for rate in rates)
 
 
-def _setting(setting: str) -> tuple[str, Any]:
-    """(key, value) of `key=value`: the value as TOML has it, else the text itself."""
+def _setting(setting: str, flag: str) -> tuple[str, Any]:
+    """(key, value) of `key=value`: the value as TOML has it, else the text itself. flag: as it was written."""
     key, equals, text = setting.partition("=")
     if not equals or not key.strip():
-        raise InputError(
-            f"--set {redact_url(setting)}: not a setting; write dotted.key=value, such as sampling.max_tokens=64"
-        )
+        raise InputError(f"{redact_url(flag)}: not a setting; write dotted.key=value, such as sampling.max_tokens=64")
     try:
         parsed = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
@@ -271,12 +283,11 @@ def _setting(setting: str) -> tuple[str, Any]:
     return key.strip(), parsed["value"] if len(parsed) == 1 else text
 
 
-def _steps(key: str, setting: str) -> list[str | int]:
+def _steps(key: str, flag: str) -> list[str | int]:
     """`models[1].url` as ["models", 1, "url"]."""
     if not re.fullmatch(r"[\w-]+(?:\.[\w-]+|\[[0-9]{1,4}\])*", key):
         raise InputError(
-            f"--set {redact_url(setting)}: {toml_text(key)} is not a key; write dotted.key=value, "
-            "such as models[0].name=NAME"
+            f"{redact_url(flag)}: {toml_text(key)} is not a key; write dotted.key=value, such as models[0].name=NAME"
         )
     return [int(step[1:-1]) if step[0] == "[" else step for step in re.findall(r"[\w-]+|\[[0-9]+\]", key)]
 

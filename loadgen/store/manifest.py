@@ -1,7 +1,7 @@
 """The manifest: the circumstances of a run, as `manifest.json` has them. Data, and reading it back."""
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -167,6 +167,18 @@ class PlannedStage(Struct, frozen=True):
         return StageKey(self.target, self.model, self.level)
 
 
+Variant = Literal["A", "B"]
+"""Which of two variants that were played in alternation a run is of: A is the scenario as it is."""
+
+
+class Placement(Struct, frozen=True):
+    """Where a run stands among those of two variants."""
+
+    variant: Variant
+    block: int
+    """From 1; a block that was played again keeps its number."""
+
+
 class Manifest(Struct, frozen=True, kw_only=True):
     """The circumstances of a run."""
 
@@ -194,6 +206,10 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """What its plan asks, whoever serves it; None in manifests that were written before it was kept."""
     measurement_epoch: int | None = None
     """By which definitions it was measured: see `MEASUREMENT_EPOCH`; None as in `workload`."""
+    variant: Variant | None = None
+    """Where two variants were played in alternation: which of them it is of."""
+    block: int | None = None
+    """And in which block of two runs, from 1."""
 
     def card(self, target: str, model: str) -> ServedModel | None:
         """The card of a model that was served; None of one that was not."""

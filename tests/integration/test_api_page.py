@@ -23,7 +23,7 @@ def test_every_public_name_has_its_place_in_the_table() -> None:
 def test_the_examples_play_as_they_stand(tmp_path: Path) -> None:
     """All in one process that begins with the name FOLDER, as a reader would fill it in: the newest run's."""
     examples = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-    assert len(examples) == 5
+    assert len(examples) == 6
     (tmp_path / "scenarios").symlink_to(ROOT / "scenarios")
     newest = "from pathlib import Path\nFOLDER = sorted(Path('results/smoke').iterdir())[-1]\n"
     examples[2] = newest + examples[2]
@@ -36,4 +36,5 @@ def test_the_examples_play_as_they_stand(tmp_path: Path) -> None:
     assert "6/6" in result.stdout
     assert re.search(r"^r\S+ \d+ \[\d", result.stdout, re.MULTILINE)
     assert re.search(r"^(same|unknown|worse|better)$", result.stdout, re.MULTILINE)
+    assert re.search(r"^(complete \d blocks|complete \d few)$", result.stdout, re.MULTILINE)
     assert re.search(r"^mock c[12] \d+\.\d+ \w+$", result.stdout, re.MULTILINE)

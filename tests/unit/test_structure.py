@@ -147,6 +147,7 @@ def test_the_public_names_are_exactly_these() -> None:
         "LoadgenError",
         "Overrides",
         "Plan",
+        "PlayedBlocks",
         "Run",
         "Scenario",
         "Summary",
@@ -157,8 +158,10 @@ def test_the_public_names_are_exactly_these() -> None:
         "load_scenario",
         "plan_of",
         "read_run",
+        "repeat",
         "run",
         "summarize",
+        "versus",
         "write_reports",
     ]
     assert all(hasattr(loadgen, name) for name in loadgen.__all__)

@@ -1,4 +1,4 @@
-"""Writes a comparison beside the first run of NEW: `comparison.json`, `comparison.md` and `comparison.html`."""
+"""Writes a comparison into a folder: `comparison.json`, `comparison.md` and `comparison.html`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +21,8 @@ class WrittenFiles(Struct, frozen=True):
     reason: str = ""
 
 
-def write_comparison(comparison: Comparison, sides: Sides, command: str) -> WrittenFiles:
-    """Write a comparison into the folder of NEW's first run. command: that made it."""
-    folder = sides.new[0].folder
+def write_comparison(comparison: Comparison, sides: Sides, folder: Path, command: str) -> WrittenFiles:
+    """Write a comparison into a folder: that of NEW's first run, or that of both variants. command: that made it."""
     contents: dict[str, Callable[[], bytes]] = {
         "comparison.json": lambda: files.json_document(comparison),
         "comparison.md": lambda: comparison_markdown(comparison, command).encode(),

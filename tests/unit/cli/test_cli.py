@@ -18,7 +18,9 @@ from loadgen.scenario.overrides import Overrides
 from tests.cli_page import PAGE, help_of, page_text
 
 CLI = Path(options.__file__).parent
-NO_VERBS = {"__init__", "app", "interrupt", "options", "streams", "terminal"}
+NO_VERBS = {
+    *("__init__", "app", "before_run", "interrupt", "options", "run_versus", "streams", "terminal", "variants"),
+}
 
 
 def test_every_verb_has_the_file_of_its_name_and_every_other_file_is_known() -> None:
@@ -120,7 +122,7 @@ def test_the_completion_that_is_shown_is_of_loadgen_however_it_was_called(tmp_pa
     ("words", "completions"),
     [
         ("loadgen re", ["report"]),
-        ("loadgen run --re", ["--requests", "--ready", "--repeats"]),
+        ("loadgen run --re", ["--requests", "--ready", "--repeats", "--rest"]),
         ("loadgen s", ["scenarios", "serve"]),
     ],
 )

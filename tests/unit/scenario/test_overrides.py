@@ -12,6 +12,7 @@ from loadgen.errors import InputError
 from loadgen.scenario import Closed, Constant, Gamma, Poisson, Ramp, Scenario, Trace
 from loadgen.scenario.file import load_scenario
 from loadgen.scenario.overrides import Overrides, apply, parse_duration_s, parse_levels, parse_rates
+from loadgen.scenario.variant import VariantFlags
 
 HEAD = 'name = "x"\nprompts = ["Say hello."]\n'
 MODELS = 'models = [{ name = "small" }, { name = "large", url = "http://h/v1" }]\n'
@@ -286,6 +287,72 @@ def test_urls_and_models_pair_up_in_order(
     scenario = play(CLOSED, urls=urls, models=models)
     assert [(model.name, model.url) for model in scenario.models] == pairs
     assert [model.target for model in scenario.models] == ["openai" if url else "llamacpp" for _, url in pairs]
+
+
+URL: dict[str, Any] = {"urls": ("http://g/v1",), "models": ("a",)}
+FOUNDRY_LOCAL = f'{HEAD}models = [{{ name = "phi", target = "foundry", foundry = {{ device = "cpu" }} }}]'
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "variant", "models"),
+    [
+        (HEAD, URL, {"url": "http://h/v1"}, [("a", "openai", "http://h/v1")]),
+        (HEAD, URL, {"model": "b"}, [("b", "openai", "http://g/v1")]),
+        (HEAD, URL, {"model": "b", "url": "http://h/v1"}, [("b", "openai", "http://h/v1")]),
+        (HEAD, URL, {"set": ("models[0].name=b",)}, [("b", "openai", "http://g/v1")]),
+        (HEAD, {}, {"url": "http://h/v1"}, [("smollm2-135m", "openai", "http://h/v1")]),
+        (HEAD, {}, {"set": ("models[0].llamacpp.threads=1",)}, [("smollm2-135m", "llamacpp", None)]),
+        (HEAD, {}, {"set": ("models=[{name='c', url='http://h/v1'}]",)}, [("c", "openai", "http://h/v1")]),
+        (CLOSED, {"models": ("small",)}, {"model": "large"}, [("large", "openai", "http://h/v1")]),
+        (CLOSED, {"models": ("large",)}, {"model": "small"}, [("small", "llamacpp", None)]),
+        (CLOSED, {"models": ("large",)}, {"model": "other"}, [("other", "openai", "http://h/v1")]),
+        (
+            CLOSED,
+            {},
+            {"url": "http://g/v1"},
+            [("small", "openai", "http://g/v1"), ("large", "openai", "http://g/v1")],
+        ),
+        (FOUNDRY_LOCAL, {}, {"model": "qwen"}, [("qwen", "foundry", None)]),
+    ],
+)
+def test_the_second_variant_has_another_address_another_model_or_any_key(
+    text: str, flags: dict[str, Any], variant: dict[str, Any], models: list[tuple[str, str, str | None]]
+) -> None:
+    second = play(text, **flags, variant=VariantFlags(**variant))
+    assert [(model.name, model.target, model.url) for model in second.models] == models
+    first = play(text, **flags)
+    assert {key: getattr(second, key) for key in second.__struct_fields__ if key != "models"} == {
+        key: getattr(first, key) for key in first.__struct_fields__ if key != "models"
+    }
+
+
+def test_a_model_at_another_address_keeps_its_headers() -> None:
+    text = f'{HEAD}models = [{{ name = "a", url = "http://g/v1", headers = {{ x-team = "eval" }} }}]'
+    (model,) = play(text, variant=VariantFlags(url="http://h/v1")).models
+    assert (model.url, model.headers) == ("http://h/v1", {"x-team": "eval"})
+
+
+@pytest.mark.parametrize(
+    ("text", "variant", "line"),
+    [
+        (HEAD, {"set": ("speed",)}, "--versus speed: not a setting; write dotted.key=value, such as "),
+        (HEAD, {"set": ("=1",)}, "--versus =1: not a setting; write dotted.key=value, such as "),
+        (HEAD, {"set": ("a b=1",)}, '--versus a b=1: "a b" is not a key; '),
+        (HEAD, {"set": ("sed=1",)}, "--versus sed=1: sed: unknown key `sed`; did you mean `seed`?"),
+        (HEAD, {"set": ("models[1].name=b",)}, "--versus models[1].name=b: models has no [1] in this scenario; "),
+        (HEAD, {"set": ("models[0].llamacpp.threads=x",)}, "--versus models[0].llamacpp.threads=x: "),
+        (HEAD, {"set": ("models[0].llamacpp.gguf=no.gguf",)}, "--versus models[0].llamacpp.gguf=no.gguf: "),
+        (HEAD, {"url": "nowhere at all"}, "--versus-url nowhere at all: models[0].url: "),
+        (CLOSED, {"model": "other"}, "--versus-model other: 2 models are played; say which one it replaces, "),
+        (HEAD, {"model": "other"}, "--versus-model other: the scenario has no model of that name, it has smollm2-135m"),
+    ],
+    ids=str,
+)
+def test_a_complaint_about_the_second_variant_names_its_flag(text: str, variant: dict[str, Any], line: str) -> None:
+    with pytest.raises(InputError) as caught:
+        play(text, variant=VariantFlags(**variant))
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_scenario_without_models_has_the_default_one_to_pick() -> None:

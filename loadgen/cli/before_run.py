@@ -1,0 +1,16 @@
+"""What a person is told before a plan is played: where it goes beyond what this machine was calibrated for."""
+
+from loadgen import api
+from loadgen.analysis.stop_rule import reason_unreachable
+from loadgen.cli.streams import tell
+from loadgen.engine.workers.sizing import Workers
+from loadgen.plan.plan import Plan
+from loadgen.store.calibration import stored, warnings_for
+
+
+def warn_before_run(plan: Plan, workers: Workers) -> None:
+    """Say where a plan goes beyond what this machine was calibrated for, and where it cannot come to what it is for."""
+    calibration = stored()
+    notes = [line for line in (calibration.note, reason_unreachable(plan)) if line]
+    for line in (*plan.notes, *notes, *warnings_for(plan, calibration.calibration, api.processes_of(plan, workers))):
+        tell(f"loadgen: {line}")

@@ -1,0 +1,97 @@
+"""`run` with `--versus`: plays two variants in alternation, then prints and keeps how B compares with A."""
+
+import asyncio
+import shlex
+import sys
+from pathlib import Path
+
+from loadgen import api
+from loadgen.analysis.summary import Summary
+from loadgen.cli.before_run import warn_before_run
+from loadgen.cli.compare import list_unlike, show_comparison
+from loadgen.cli.interrupt import interruptible
+from loadgen.cli.options import Output, RepeatOptions, ScenarioOptions
+from loadgen.cli.streams import tell
+from loadgen.cli.terminal import progress_on_terminal
+from loadgen.cli.variants import plans_of_variants
+from loadgen.decisions.compare.alike import NotAlikeError
+from loadgen.decisions.compare.comparison import CompareSettings, compare_sides
+from loadgen.decisions.versus.order import BLOCKS
+from loadgen.decisions.versus.play import PlayedBlocks
+from loadgen.decisions.versus.sides import read_block_sides, with_pairs_of
+from loadgen.decisions.versus.words import variant_lines
+from loadgen.engine.stop import StopSignal
+from loadgen.engine.workers.sizing import Workers
+from loadgen.errors import ExitCode
+from loadgen.plan.plan import Plan
+from loadgen.report.files import write_reports
+from loadgen.scenario.variant import VariantFlags
+from loadgen.store.run_folder import Run
+
+
+def run_versus(
+    options: ScenarioOptions,
+    variant: VariantFlags,
+    repetition: RepeatOptions,
+    out: Path,
+    workers: Workers,
+    output: Output,
+) -> ExitCode:
+    """Play both variants, compare B with A, and return how the command ends."""
+    base, new = plans_of_variants(options, variant, repetition, output)
+    blocks = repetition.repeats or BLOCKS
+    if output == "text":
+        warn_before_run(base, workers)
+        for line in variant_lines(base, new, blocks):
+            tell(f"loadgen: {line}")
+    played, interrupted = asyncio.run(_play(base, new, blocks, repetition, out, workers, output))
+    for line in played.skipped:
+        tell(f"loadgen: {line}")
+    code = _compare(played, blocks, repetition, out, output)
+    if interrupted:
+        return ExitCode.INTERRUPTED
+    return ExitCode.NO_TARGET if played.ended == "no_target" else code
+
+
+async def _play(
+    base: Plan, new: Plan, blocks: int, repetition: RepeatOptions, out: Path, workers: Workers, output: Output
+) -> tuple[PlayedBlocks, bool]:
+    """What was played, and whether somebody wanted an end."""
+    stop = StopSignal()
+
+    def summarized(run: Run) -> Summary:
+        return write_reports(run.folder)
+
+    with progress_on_terminal(output) as progress, interruptible(stop, output):
+        played = await api.versus(
+            base,
+            new,
+            blocks,
+            rest_s=repetition.rest_s,
+            unlike="accept",  # it has been checked
+            results=out,
+            workers=workers,
+            progress=progress,
+            stop=stop,
+            summarized=summarized,
+        )
+    return played, stop.requested
+
+
+def _compare(played: PlayedBlocks, blocks: int, repetition: RepeatOptions, out: Path, output: Output) -> ExitCode:
+    whole = len(played.pairs.blocks)
+    if whole < blocks:
+        reasons = dict.fromkeys(run.why for run in played.pairs.unused)
+        tell(f"loadgen: {whole} of {blocks} blocks can be compared ({'; '.join(reasons)})")
+    if not whole:
+        return ExitCode.GATE_FAILED
+    sides = read_block_sides(played.folder)
+    settings = CompareSettings(unlike="accept" if repetition.anyway else "refuse")
+    try:
+        comparison = compare_sides(sides, with_pairs_of(sides, settings), results=out)
+    except NotAlikeError as refusal:
+        list_unlike(refusal)
+        tell(f"loadgen: what was played is kept: `loadgen compare {played.folder} --anyway` compares it")
+        return ExitCode.BAD_INPUT
+    show_comparison(comparison, sides, played.folder, output, shlex.join(["loadgen", *sys.argv[1:]]))
+    return ExitCode.GATE_FAILED if comparison.verdict == "worse" else ExitCode.DONE

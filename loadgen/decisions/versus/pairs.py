@@ -1,0 +1,115 @@
+"""`pairs.json`: which runs of two variants were played in which block. Data, writing it and reading it back."""
+
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from loadgen.decisions.versus.order import BlockOrder
+from loadgen.errors import InputError
+from loadgen.store import files, run_folder
+from loadgen.store.manifest import Variant
+
+SCHEMA: Final = "loadgen.pairs/1"
+PAIRS: Final = "pairs.json"
+
+
+class Block(Struct, frozen=True):
+    """The ids of two runs that were played next to each other, one of each variant."""
+
+    a: str
+    b: str
+
+
+class UnusedRun(Struct, frozen=True):
+    """A run that is in no block, as its block was played again or was never whole."""
+
+    run: str
+    variant: Variant
+    block: int
+    """From 1."""
+    why: str
+
+
+class Pairs(Struct, frozen=True, kw_only=True):
+    """What was played of two variants so far."""
+
+    schema: str = SCHEMA
+    order: tuple[BlockOrder, ...]
+    """Of each block, those that are still to be played included."""
+    blocks: tuple[Block, ...] = ()
+    """The whole ones; their runs stand beside the folder of this file."""
+    versus: dict[str, Any]
+    """What B has otherwise than A, by the scenario's key; null: B does not have that key."""
+    unused: tuple[UnusedRun, ...] = ()
+
+
+class PairsLog:
+    """Keeps `pairs.json`: written after each run, so that a kill leaves the blocks that were whole by then."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        self.pairs = pairs
+        self.asked = len(pairs.order)
+        """How many blocks are to be played."""
+        self.folder: Path | None = None
+        """`<first run>-ab<blocks>`; None before the first run."""
+
+    def begin(self, run: Path) -> None:
+        """Make the folder beside a run's, if there is none yet. Raises FolderError where that cannot be."""
+        if self.folder is not None:
+            return
+        folder = run.with_name(f"{run.name}-ab{self.asked}")
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise run_folder.no_longer_written(run, error) from error
+        self.folder = folder
+        self._write()
+
+    def add_block(self, block: Block) -> None:
+        """A block was played to its end."""
+        self._update(blocks=(*self.pairs.blocks, block))
+
+    def add_unused(self, runs: tuple[UnusedRun, ...]) -> None:
+        """Runs of a block that is not whole."""
+        if runs:
+            self._update(unused=(*self.pairs.unused, *runs))
+
+    def drop_block(self) -> None:
+        """The block that was played last is not played again."""
+        whole = len(self.pairs.blocks)
+        self._update(order=(*self.pairs.order[:whole], *self.pairs.order[whole + 1 :]))
+
+    def _update(self, **changes: Any) -> None:
+        self.pairs = msgspec.structs.replace(self.pairs, **changes)
+        self._write()
+
+    def _write(self) -> None:
+        assert self.folder is not None
+        try:
+            files.write_json(self.folder / PAIRS, self.pairs)
+        except OSError as error:
+            raise run_folder.no_longer_written(self.folder, error) from error
+
+
+def has_pairs(path: str | Path) -> bool:
+    """Whether a path is a folder of two variants."""
+    try:
+        return (Path(path) / PAIRS).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def read_pairs(folder: Path) -> Pairs:
+    """Read `pairs.json` of a folder. Raises InputError where there is none, or none that can be read."""
+    path = folder / PAIRS
+    try:
+        pairs = msgspec.json.decode(path.read_bytes(), type=Pairs)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give a folder that --versus made") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not the blocks of two variants ({error}); is the folder damaged?") from error
+    if pairs.schema != SCHEMA:
+        raise InputError(f"{path}: schema is {pairs.schema!r}, this loadgen reads {SCHEMA!r}; use the other version")
+    return pairs

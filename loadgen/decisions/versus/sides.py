@@ -1,0 +1,77 @@
+"""The two sides of a comparison of variants: A is BASE, B is NEW, and their runs correspond by block."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from loadgen.decisions.compare.comparison import CompareSettings
+from loadgen.decisions.compare.pairs import served_by
+from loadgen.decisions.compare.sides import ComparedRun, Sides, read_compared, read_sides
+from loadgen.decisions.versus.pairs import PAIRS, has_pairs, read_pairs
+from loadgen.errors import InputError
+from loadgen.scenario import Model
+from loadgen.store import run_folder
+from loadgen.targets.registry import target_name
+
+
+def read_sides_of(base: Sequence[str | Path], new: Sequence[str | Path], *, results: Path) -> Sides:
+    """The sides that paths name: as `read_sides`; without `new`, `base` is a single folder that `--versus` made.
+
+    Raises InputError, as both do.
+    """
+    if not new:
+        if len(base) != 1:
+            raise InputError(f"{base[-1]}: a further run of BASE, and none of NEW; give NEW")
+        return read_block_sides(base[0])
+    for path in (*base, *new):
+        if has_pairs(path):
+            raise InputError(f"{path}: has both sides, which are compared with each other; give it alone")
+    return read_sides(base, new, results=results)
+
+
+def read_block_sides(folder: str | Path) -> Sides:
+    """The runs of the whole blocks in a folder that `--versus` made.
+
+    Raises InputError where it has no `pairs.json` or no whole block, or where one of its runs is gone.
+    """
+    folder = Path(folder)
+    if not has_pairs(folder):
+        raise InputError(f"{folder}: one side alone, as it has no {PAIRS}; give NEW too, or a folder of --versus")
+    pairs = read_pairs(folder)
+    if not pairs.blocks:
+        raise InputError(f"{folder}: no block was played to its end: nothing to compare; play it again")
+    parent = folder.resolve().parent
+    for run_id in (run_id for block in pairs.blocks for run_id in (block.a, block.b)):
+        if not (parent / run_id / run_folder.MANIFEST).is_file():
+            raise InputError(f"{folder}: a run of its blocks is gone, {parent / run_id}; put it back")
+    base, new = (
+        tuple(read_compared(parent / run_id) for run_id in ids)
+        for ids in zip(*((block.a, block.b) for block in pairs.blocks), strict=True)
+    )
+    return Sides(base, new, "blocks")
+
+
+def with_pairs_of(sides: Sides, settings: CompareSettings) -> CompareSettings:
+    """The settings, with the models that correspond in two variants where nobody said which."""
+    if settings.pairs or sides.arrangement != "blocks":
+        return settings
+    return msgspec.structs.replace(settings, pairs=corresponding_models(sides))
+
+
+def corresponding_models(sides: Sides) -> tuple[tuple[str, str], ...]:
+    """The models of A and B that correspond though their names or targets differ: those at the same place in the
+    scenario, as far as both were played."""
+    base, new = sides.base[0], sides.new[0]
+    models = zip(base.manifest.scenario.models, new.manifest.scenario.models, strict=False)
+    return tuple(
+        (_full_name(a), _full_name(b)) for a, b in models if a != b and _was_played(base, a) and _was_played(new, b)
+    )
+
+
+def _full_name(model: Model) -> str:
+    return f"{model.name}@{target_name(model)}"
+
+
+def _was_played(run: ComparedRun, model: Model) -> bool:
+    return (target_name(model), model.name) in served_by(run)
