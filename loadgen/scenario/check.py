@@ -22,6 +22,7 @@ from loadgen.scenario import (
 )
 from loadgen.scenario.headers import conflicts_of_headers
 from loadgen.scenario.limits import over_limit
+from loadgen.scenario.objective import STREAMED_LATENCIES, limits_ms, mismatch_of_objective, objective_of, twice
 from loadgen.scenario.problem import Problem, key_path
 from loadgen.scenario.stop_rule import STREAMED, mismatch, stop_rule_of
 from loadgen.scenario.urls import CREDENTIALS, KEY_HINT, mismatch_of_address, mismatch_of_endpoint, place_name
@@ -188,6 +189,23 @@ def _conflicts_of_slo(slo: Slo, *, stream: bool) -> Iterator[Problem]:
     elif slo.attainment is not None and not stream and (slo.ttft_ms, slo.tpot_ms) != (None, None):
         message = "a gate on TTFT or TPOT, which an answer that comes whole (stream = false) does not have"
         yield Problem("slo.attainment", message, "set e2e_ms alone, leave the gate out, or let the answers stream")
+    yield from _conflicts_of_objectives(slo, stream=stream)
+
+
+def _conflicts_of_objectives(slo: Slo, *, stream: bool) -> Iterator[Problem]:
+    for i, text in enumerate(slo.objectives):
+        key = f"slo.objectives[{i}]"
+        if (wrong := mismatch_of_objective(text)) is not None:
+            yield Problem(key, *wrong)
+            continue
+        objective = objective_of(text)
+        if objective.metric == "goodput" and not limits_ms(slo):
+            yield Problem(key, "every limit of slo at once, and it has none", "add e.g. ttft_ms = 2000.0 to slo")
+        elif objective.metric in STREAMED_LATENCIES and not stream:
+            message = f"an answer that comes whole (stream = false) has no {objective.metric}"
+            yield Problem(key, message, "ask for e2e, or let the answers stream")
+        elif twice([objective_of(other) for other in slo.objectives[: i + 1]]) is not None:
+            yield Problem(key, "the same share of the same metric is asked for twice", "leave one out")
 
 
 def _conflicts_of_until(until: str, *, stream: bool) -> Iterator[Problem]:

@@ -141,7 +141,13 @@ EXAMPLES: dict[type[Struct], dict[str, str]] = {
         "max_backoff_s": "30.0",
         "jitter": "0.2",
     },
-    Slo: {"ttft_ms": "2000.0", "tpot_ms": "150.0", "e2e_ms": "10000.0", "attainment": "0.95"},
+    Slo: {
+        "ttft_ms": "2000.0",
+        "tpot_ms": "150.0",
+        "e2e_ms": "10000.0",
+        "attainment": "0.95",
+        "objectives": '["ttft_p95=2s", "ok=99%"]',
+    },
 }
 """Every table of the format, and for each of its keys a value as it is written in TOML."""
 

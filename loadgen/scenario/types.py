@@ -339,8 +339,10 @@ class Slo(_Part, frozen=True):
     e2e_ms: PositiveFloat | None = None
     """At most, each request."""
     attainment: Annotated[float, Meta(gt=0, le=1)] | None = None
-    """A gate: exit code 1 when in some stage a smaller share of the planned requests met all of them (0 < share ≤ 1;
-    none: no gate)."""
+    """A gate: exit code 1 when a smaller share of some stage's planned requests met all of them (none: no gate)."""
+    objectives: tuple[str, ...] = ()
+    """What must hold in `loadgen capacity`: METRIC_pNN=TIME (ttft, ttfc, tpot, itl, e2e), ok=PERCENT%, goodput=PERCENT%
+    (none: the limits of this table, for `attainment` of the requests, or 90 %)."""
 
 
 class Scenario(_Part, frozen=True):

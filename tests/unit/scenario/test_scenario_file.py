@@ -123,6 +123,20 @@ COMPLAINTS = {
     "slo = { attainment = 0.9 }": (
         "slo.attainment: a share of what? no target is set; add e.g. ttft_ms = 2000.0 to slo"
     ),
+    "slo = { objectives = ['ok=99%', 'ttft_p95=2'] }": (
+        'slo.objectives[1]: "ttft_p95=2": the time has no unit; write ttft_p95=2s or ttft_p95=2ms'
+    ),
+    "slo = { objectives = ['ok=100%'] }": "slo.objectives[0]: ok=100% can be missed but never shown; use ok=99%",
+    "slo = { objectives = ['goodput=95%'] }": (
+        "slo.objectives[0]: every limit of slo at once, and it has none; add e.g. ttft_ms = 2000.0 to slo"
+    ),
+    "slo = { objectives = ['ok=99%', 'ok=99%'] }": (
+        "slo.objectives[1]: the same share of the same metric is asked for twice; leave one out"
+    ),
+    "sampling = { stream = false }\nslo = { objectives = ['itl_p95=50ms'] }": (
+        "slo.objectives[0]: an answer that comes whole (stream = false) has no itl; ask for e2e, "
+        "or let the answers stream"
+    ),
     "sampling = { extra = { model = 1 } }": "sampling.extra.model: every request has it already; leave it out",
     "sampling = { extra = { stream = false } }": (
         "sampling.extra.stream: it has a key of its own; write it as sampling.stream"

@@ -1,0 +1,253 @@
+"""Which level to play next, and when to end. Guesses choose; only evidence claims. Pure: knows no clock and no server.
+
+A search first brackets the capacity by short visits, doubling and then halving. Then it works at the pair of claims
+(this level holds, that one does not) that lie closest together among those which the rest of the budget pays for.
+"""
+
+import math
+from typing import Final
+
+import numpy as np
+
+from loadgen.decisions.capacity.evidence import Floats
+from loadgen.decisions.capacity.known import Known
+from loadgen.decisions.capacity.search import (
+    End,
+    PlayVisit,
+    Purpose,
+    SearchSettings,
+    SearchState,
+    Shown,
+    StopReason,
+)
+from loadgen.decisions.capacity.visit import Visit
+
+WITHIN_USERS: Final = 2
+"""Levels of users that lie no farther apart are near enough, whatever share of them that is."""
+FIRST_LOOK: Final = 8
+LOOK_GROWTH: Final = 1.15
+"""A visit is looked at after FIRST_LOOK requests, or one of each user, and then after each 15 % more."""
+FIRST_USERS_WHO_THINK: Final = 4
+BURST_ROUNDS: Final = 3
+STREAMS_UNKNOWN: Final = 8
+"""A visit of an open loop begins with BURST_ROUNDS times the streams served at once, STREAMS_UNKNOWN while that is not
+known, because queues that begin empty flatter."""
+_BRACKET_SHARE: Final = 0.25
+_PAID_FROM: Final = (0.3, 0.6)
+"""What share of the rest of the budget a pair of claims may cost: until both ends are shown, and then."""
+_MIN_GOAL: Final = 12
+
+
+def next_step(state: SearchState, settings: SearchSettings) -> PlayVisit | End:
+    """Which level to play next and for how long, or why the search is over."""
+    return _Choice(Known(state, settings), None).next_step()
+
+
+def shown(state: SearchState, settings: SearchSettings) -> Shown:
+    """The highest level shown to hold and the lowest shown not to."""
+    return Known(state, settings).shown
+
+
+class VisitLooks:
+    """The looks at one visit while it is played: after so many counted requests each, whether it should end.
+
+    A visit whose goal is reached goes on without a break where its level is also what should be played next.
+    """
+
+    def __init__(self, state: SearchState, settings: SearchSettings, step: PlayVisit) -> None:
+        """state: without this visit. step: what `next_step` chose."""
+        self._state = state
+        self._settings = settings
+        self._level = step.level
+        self._goal = step.requests
+        self.next_at = max(FIRST_LOOK, int(step.level) if settings.search == "users" else 0)
+        """How many counted requests the next look takes."""
+
+    def should_stop(self, visit: Visit) -> bool:
+        """Whether the visit, as far as it has come, should end. Before `next_at` requests only the budget ends it."""
+        state = self._state.with_visit(visit)
+        if state.spent_s >= self._settings.budget_s:
+            return True
+        if visit.requests < self.next_at:
+            return False
+        self.next_at = int(visit.requests * LOOK_GROWTH) + 1
+        known = Known(state, self._settings)
+        if known.is_shown(self._level):
+            return True
+        if visit.requests < self._goal:
+            return False
+        step = _Choice(known, self._level).next_step()
+        if isinstance(step, End) or step.level != self._level:
+            return True
+        self._goal = visit.requests + step.requests
+        return False
+
+
+class _Choice:
+    """Chooses by what is known. Levels are places, as in `Known`."""
+
+    def __init__(self, known: Known, going_on: float | None) -> None:
+        """going_on: the level of a visit that has not ended."""
+        self._known = known
+        self._going_on = going_on
+        self._steps = known.steps
+        self._settings = known.settings
+        self._left_s = known.settings.budget_s - known.state.spent_s
+
+    def next_step(self) -> PlayVisit | End:
+        known = self._known
+        low, high = known.ends
+        if reason := self._reason_to_end(low, high):
+            return End(reason)
+        last = known.state.visits[-1] if known.state.visits else None
+        if last is not None and last.doubt == "client" and last.level in self._steps:
+            return self._step(known.place(last.level), _MIN_GOAL, "again")
+        if not known.levels:
+            return self._step(self._first(), self._few(self._first(), 1), "bracket")
+        return self._bracket() or self._show(low, high)
+
+    def _reason_to_end(self, low: int, high: int) -> StopReason | None:
+        top, is_cut = len(self._steps), self._known.cut is not None
+        if high == 0 and top:
+            return "bottom"
+        if low == top - 1:
+            return "client" if is_cut else "top"
+        if self._left_s <= 0:
+            return "budget"
+        if low < 0 or high == top:
+            return None
+        if high - low == 1:
+            return "shown"
+        within, gap = self._settings.within, self._steps[high] - self._steps[low]
+        is_near = within is not None and gap <= max(self._least_gap, within * self._steps[low])
+        return "within" if is_near else None
+
+    @property
+    def _is_of_users(self) -> bool:
+        return self._settings.search == "users"
+
+    @property
+    def _least_gap(self) -> float:
+        return WITHIN_USERS if self._is_of_users else 0.0
+
+    def _first(self) -> int:
+        settings = self._settings
+        first = FIRST_USERS_WHO_THINK if settings.think_s else 1.0
+        return self._known.place(settings.from_level or (first if self._is_of_users else settings.first_rate))
+
+    def _few(self, at: int, rounds: int) -> int:
+        """How many requests a short visit takes. rounds: 1 while everything is met, then 2."""
+        users = int(self._steps[at]) if self._is_of_users else 0
+        return max(4, users) if rounds == 1 else max(16, 2 * users)
+
+    def _bracket(self) -> PlayVisit | None:
+        """The next short visit, doubling and then halving; None where the bracket is narrow enough."""
+        known, steps, top = self._known, self._steps, len(self._steps) - 1
+        is_good = {at: known.looks_good(at) for at in known.levels}
+        bad = min((at for at in is_good if not is_good[at]), default=None)
+        good = max((at for at in is_good if is_good[at] and (bad is None or at < bad)), default=None)
+        rounds = 1 if bad is None else 2
+        if bad is None:
+            assert good is not None
+            if good == top:
+                return None
+            at = min(int(np.searchsorted(steps, 2 * steps[good])), top)
+        elif good is None:
+            if bad == 0:
+                return None
+            at = min(known.place(steps[bad] / 2), bad - 1)
+        else:
+            gap = steps[bad] - steps[good]
+            if bad - good <= 1 or gap <= max(self._least_gap, _BRACKET_SHARE * steps[good]):
+                return None
+            at = (good + bad) // 2
+        missing = self._few(at, rounds) - (known.levels[at].evidence.requests if at in known.levels else 0)
+        return self._step(at, missing, "bracket") if missing > 0 else None
+
+    def _show(self, low: int, high: int) -> PlayVisit:
+        """Work at one of the two claims that lie closest together among the pairs that can be paid for.
+
+        The cheaper of the two, but first that of which nothing is shown; for half of what it should cost, so that the
+        guess behind it is made again meanwhile.
+        """
+        top = len(self._steps)
+        holds, fails = self._costs(low, high)
+        lower, upper = self._closest_pair(low, high, holds, fails)
+        claims: list[tuple[float, int, Purpose]] = [
+            (float(holds[lower - low]), lower, "holds"),
+            (float(fails[upper - low]), upper, "fails"),
+        ]
+        claims = [claim for claim in claims if 0 < claim[0] < math.inf]
+        if not claims:
+            claims = [(float(holds[at - low]), at, "holds") for at in range(low + 1, high)]
+            claims += [(float(fails[at - low]), at, "fails") for at in range(low + 1, high)]
+        lacking: dict[Purpose, bool] = {"holds": low < 0, "fails": high == top}
+        urgent = lacking["holds"] != lacking["fails"]
+        cost, at, purpose = min(claims, key=lambda claim: (urgent and not lacking[claim[2]], claim[0]))
+        if math.isinf(cost):  # nothing will be shown wherever one looks, so anywhere in the middle will do
+            return self._step((low + 1 + high) // 2, _MIN_GOAL, purpose)
+        return self._step(at, max(math.ceil(cost * self._known.nearest(at).rate / 2), _MIN_GOAL), purpose)
+
+    def _closest_pair(self, low: int, high: int, holds: Floats, fails: Floats) -> tuple[int, int]:
+        """The places of the pair of claims that lie closest together among those that can be paid for; of equally close
+        ones the cheapest. What is near enough is not brought nearer."""
+        both_shown = low >= 0 and high < len(self._steps)
+        sizes = self._sizes(low, high)
+        apart = np.log(sizes[None, :] / sizes[:, None])
+        if self._settings.within is not None:
+            near = np.maximum(self._least_gap, self._settings.within * sizes)[:, None]
+            apart = np.where(sizes[None, :] - sizes[:, None] <= near, 0.0, apart)
+        cost = holds[:, None] + fails[None, :]
+        allowed = np.triu(cost <= self._left_s * _PAID_FROM[both_shown], 1)
+        allowed[0, -1] = True
+        nearest = np.where(allowed & (apart <= apart[allowed].min() + 1e-9), cost, np.inf)
+        if np.isinf(nearest).all():
+            return low, high
+        lower, upper = np.unravel_index(int(np.argmin(nearest)), nearest.shape)
+        return low + int(lower), low + int(upper)
+
+    def _sizes(self, low: int, high: int) -> Floats:
+        """The levels from one place to another; below the lowest half of it, above the highest its double."""
+        levels = [self._steps[0] / 2, *self._steps, 2 * self._steps[-1]]
+        return np.asarray(levels[low + 1 : high + 2], float)
+
+    def _costs(self, low: int, high: int) -> tuple[Floats, Floats]:
+        """About how many seconds each claim takes, of all places from low to high; infinite where it will not come.
+
+        Requests still needed ≈ (ln wanted − ln E + 1) / KL(likely share, asked share) × inflation.
+        """
+        known, settings = self._known, self._settings
+        holds, fails = np.full(high - low + 1, np.inf), np.full(high - low + 1, np.inf)
+        holds[0] = fails[-1] = 0.0
+        if high - low < 2:
+            return holds, fails
+        shares = np.asarray(settings.shares)
+        likely = np.minimum(known.likely(np.asarray(self._steps[low + 1 : high], float)), 1 - 1e-9)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            pull = likely * np.log(likely / shares) + (1 - likely) * np.log((1 - likely) / (1 - shares))
+            of_holds = np.where(likely > shares, 1 / pull, np.inf)
+            of_fails = np.where(likely < shares, 1 / pull, np.inf)
+        for row, at in enumerate(range(low + 1, high)):
+            near, level = known.nearest(at), known.levels.get(at)
+            least = settings.floor(self._steps[at]) - (0 if level is None else level.evidence.requests)
+            gained = (0.0, 0.0) if level is None else (level.evidence.log_holds, level.evidence.log_fails)
+            beside = 0 if self._steps[at] == self._going_on else self._left_out(at)
+            for_holds = float(of_holds[row].max()) * (known.wanted - gained[0] + 1) * near.inflation
+            for_fails = float(of_fails[row].min()) * (known.wanted - gained[1] + 1) * near.inflation
+            holds[at - low] = (max(for_holds, least, 1) + beside) / near.rate
+            fails[at - low] = (max(for_fails, least, 1) + beside) / near.rate
+        return holds, fails
+
+    def _left_out(self, at: int) -> int:
+        """How many requests of a new visit are not counted."""
+        return int(self._steps[at]) if self._is_of_users else self._burst
+
+    @property
+    def _burst(self) -> int:
+        if self._is_of_users:
+            return 0
+        streams = max((visit.streams or 0 for visit in self._known.state.visits), default=0)
+        return BURST_ROUNDS * (streams or STREAMS_UNKNOWN)
+
+    def _step(self, at: int, requests: int, purpose: Purpose) -> PlayVisit:
+        return PlayVisit(self._steps[at], requests, self._left_s, purpose, self._burst)

@@ -1,0 +1,189 @@
+"""What the visits of a search show: the evidence of each level, and the ends between which the capacity lies. Pure."""
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+from msgspec import Struct
+
+from loadgen.decisions.capacity.evidence import Floats, LevelEvidence, ObjectiveCounts, evidence_of, log_wanted
+from loadgen.decisions.capacity.levels import MAX_USERS, RATES, rate_levels, user_levels
+from loadgen.decisions.capacity.likely import likely_shares
+from loadgen.decisions.capacity.search import SearchSettings, SearchState, Shown
+from loadgen.decisions.capacity.visit import Visit
+
+CLIENT_LIMITED: Final = 2
+"""A level of which so many visits in a row were limited by loadgen itself ends the way up."""
+
+
+class PlayedLevel(Struct, frozen=True):
+    """What the judged visits of one level add up to."""
+
+    evidence: LevelEvidence
+    log_holds: float
+    """The most that it was after any visit: what was shown stays shown."""
+    log_fails: float
+    rate: float
+    """Requests a second."""
+    inflation: float
+    settles: bool
+    """Whether the latencies of some visit settled, and the server kept up with it."""
+
+
+class Known:
+    """What follows from the visits so far. Levels are places in `steps`; -1 and len(steps) stand for none."""
+
+    def __init__(self, state: SearchState, settings: SearchSettings) -> None:
+        self.state = state
+        self.settings = settings
+        self.wanted = log_wanted(settings.confidence)
+        self.cut = client_limit(state)
+        """The lowest level at which loadgen itself was the limit; None: none is known."""
+        self.steps = self._playable_levels()
+        by_level: dict[float, list[Visit]] = {}
+        for visit in state.visits:
+            by_level.setdefault(visit.level, []).append(visit)
+        self.levels = {
+            at: level
+            for at, step in enumerate(self.steps)
+            if step in by_level and (level := played_level(by_level[step], settings)) is not None
+        }
+
+    def _playable_levels(self) -> list[float]:
+        """All levels from the lowest to the highest, without those at which loadgen itself was the limit."""
+        settings, visited = self.settings, {visit.level for visit in self.state.visits}
+        if settings.search == "users":
+            levels = user_levels(settings.from_level or 1.0, settings.to_level or MAX_USERS, visited)
+        else:
+            levels = rate_levels(settings.from_level or RATES[0], settings.to_level or RATES[1], visited)
+        return levels if self.cut is None else [level for level in levels if level < self.cut]
+
+    @cached_property
+    def ends(self) -> tuple[int, int]:
+        """The highest place shown to hold below the lowest one shown not to, and that one."""
+        high = min((at for at in self.levels if self.is_shown_to_fail(at)), default=len(self.steps))
+        return max((at for at in self.levels if at < high and self.is_shown_to_hold(at)), default=-1), high
+
+    @property
+    def shown(self) -> Shown:
+        low, high = self.ends
+        above = [self.steps[at] for at in sorted(self.levels) if at > high and self.is_shown_to_hold(at)]
+        return Shown(
+            holds=self.steps[low] if low >= 0 else None,
+            fails=self.steps[high] if high < len(self.steps) else None,
+            not_monotone=tuple(above),
+        )
+
+    def is_shown(self, level: float) -> bool:
+        """Whether it is shown that a level holds, or that it does not."""
+        at = self.place(level)
+        return at in self.levels and (self.is_shown_to_hold(at) or self.is_shown_to_fail(at))
+
+    def is_shown_to_hold(self, at: int) -> bool:
+        """If the opposite is shown as well, neither is."""
+        level = self.levels[at]
+        return level.log_holds >= self.wanted > level.log_fails
+
+    def is_shown_to_fail(self, at: int) -> bool:
+        level = self.levels[at]
+        return level.log_fails >= self.wanted > level.log_holds
+
+    @property
+    def capacity(self) -> float | None:
+        """The highest level between the ends whose likely share meets every objective; what is shown to hold at least.
+        None: none is known."""
+        low, high = self.ends
+        holds = self.steps[low] if low >= 0 else None
+        if not self.levels:
+            return holds
+        last = self.steps[high] if high < len(self.steps) else math.nextafter(self.steps[max(self.levels)], math.inf)
+        levels = np.array([level for level in self._finest if (holds or 0) <= level < last], float)
+        if not len(levels):
+            return holds
+        is_good = (self.likely(levels) >= np.asarray(self.settings.shares)).all(1)
+        return float(levels[is_good].max()) if is_good.any() else holds
+
+    @property
+    def _finest(self) -> Sequence[float]:
+        """All levels that may be the capacity: every number of users."""
+        if self.settings.search == "rate" or not self.steps:
+            return self.steps
+        return [float(users) for users in range(math.ceil(self.steps[0]), int(self.steps[-1]) + 1)]
+
+    def place(self, level: float) -> int:
+        """The highest place that is not above a level, or the lowest there is."""
+        return max(0, int(np.searchsorted(self.steps, level, "right")) - 1)
+
+    def nearest(self, at: int) -> PlayedLevel:
+        """What is known of the nearest level that was played; there is one."""
+        return self.levels[min(self.levels, key=lambda other: abs(other - at))]
+
+    def likely(self, levels: Floats) -> Floats:
+        """The likely share at some levels, levels × objectives. Some level was played."""
+        played = sorted(self.levels)
+        counts = [[each.counts for each in self.levels[at].evidence.objectives] for at in played]
+        return likely_shares([self.steps[at] for at in played], counts, self.settings.shares, levels)
+
+    def looks_good(self, at: int) -> bool:
+        """More likely than not: half a miss is forgiven, as one miss of twelve tells little."""
+        level = self.levels[at]
+        counts = [each.counts for each in level.evidence.objectives]
+        return level.log_holds >= self.wanted or (
+            level.settles
+            and all(
+                each.missed - 0.5 <= (each.met + each.missed) * (1 - share)
+                for each, share in zip(counts, self.settings.shares, strict=True)
+            )
+        )
+
+
+def client_limit(state: SearchState) -> float | None:
+    """The lowest level at which loadgen itself was the limit in CLIENT_LIMITED visits in a row, the last ones."""
+    in_a_row: dict[float, int] = {}
+    for visit in state.visits:
+        in_a_row[visit.level] = in_a_row.get(visit.level, 0) + 1 if visit.doubt == "client" else 0
+    return min((level for level, count in in_a_row.items() if count >= CLIENT_LIMITED), default=None)
+
+
+def played_level(visits: Sequence[Visit], settings: SearchSettings) -> PlayedLevel | None:
+    """What the judged visits of one level add up to; None without any."""
+    judged = [visit for visit in visits if visit.is_judged and visit.requests]
+    if not judged:
+        return None
+    level, shares = judged[0].level, settings.shares
+    evidences = [
+        evidence_of(
+            level,
+            sum(visit.requests for visit in judged[:count]),
+            settings.floor(level),
+            [counts_of(judged[:count], objective) for objective in range(len(shares))],
+            shares,
+        )
+        for count in range(1, len(judged) + 1)
+    ]
+    seconds = sum(visit.seconds for visit in judged)
+    return PlayedLevel(
+        evidence=evidences[-1],
+        log_holds=max(evidence.log_holds for evidence in evidences),
+        log_fails=max(evidence.log_fails for evidence in evidences),
+        rate=sum(visit.played for visit in judged) / max(seconds, 1e-9),
+        inflation=max(max(visit.inflation) for visit in judged),
+        settles=any(visit.doubt is None for visit in judged),
+    )
+
+
+def counts_of(visits: Sequence[Visit], objective: int) -> ObjectiveCounts:
+    """How many requests of some visits to one level met an objective. objective: its place."""
+    effective = [
+        (visit.met[objective] / visit.inflation[objective], visit.missed[objective] / visit.inflation[objective])
+        for visit in visits
+    ]
+    return ObjectiveCounts(
+        met=sum(visit.met[objective] for visit in visits),
+        missed=sum(visit.missed[objective] for visit in visits),
+        hits=sum(hits for hits, _ in effective),
+        misses=sum(misses for _, misses in effective),
+        hits_for_holds=sum(hits for visit, (hits, _) in zip(visits, effective, strict=True) if visit.doubt is None),
+    )

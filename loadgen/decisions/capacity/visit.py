@@ -1,0 +1,196 @@
+"""One visit to a level, from its records: how many requests met each objective, and what that is worth. Pure.
+
+The first round is left out: as many requests as there are users; of an open loop the burst, and then the front that
+MSER-5 cuts off. The rest counts in the order of dispatch, up to the first request that is not decided yet. What has
+ended so far would flatter: slow requests are missing in that.
+"""
+
+from array import array
+from collections.abc import Sequence
+from typing import Final, Literal
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from loadgen.decisions.capacity.evidence import Bools, Floats, inflation
+from loadgen.decisions.capacity.objective import ObjectiveVerdict, verdict_of
+from loadgen.plan.plan import StageLoad, part_size
+from loadgen.record import Record
+from loadgen.scenario import Slo
+from loadgen.scenario.objective import Objective
+from loadgen.stats.steady import warm_until
+
+Doubt = Literal["client", "busy_machine", "drift", "behind"]
+"""Why a visit does not count in full. `client`, `busy_machine`: loadgen itself, or other programs, were in the way, and
+it is not judged. `drift`: latencies never settled; `behind`: too few of the requests that came due had ended. These two
+are no evidence that a level holds."""
+
+ENDED_OF_DUE: Final = 0.95
+"""An open loop of which a smaller share of what came due has ended falls behind."""
+_CODES: Final[dict[ObjectiveVerdict, int]] = {"met": 0, "missed": 1, "not_applicable": 2, "undecided": 3}
+_MET, _MISSED, _UNDECIDED = 0, 1, 3
+
+
+class Visit(Struct, frozen=True, kw_only=True):
+    """One uninterrupted stage at one level."""
+
+    level: float
+    """Users, or requests a second."""
+    label: str
+    """Of its stage in the run folder: c6, or c6.2 when the level is visited again."""
+    requests: int
+    """How many requests count."""
+    met: tuple[int, ...]
+    """How many of these met each objective."""
+    missed: tuple[int, ...]
+    """How many did not; a request to which an objective does not apply is in neither."""
+    inflation: tuple[float, ...]
+    """Of each objective: how many neighboring requests count for one, at least 1."""
+    seconds: float
+    """How long it took, warm-up included."""
+    played: int
+    """How many measured requests ended in all."""
+    streams: int | None = None
+    """The most answers between first token and end at one moment; None where answers do not stream."""
+    doubt: Doubt | None = None
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether it says anything of the server."""
+        return self.doubt not in {"client", "busy_machine"}
+
+
+class VisitTally:
+    """Takes the records of a visit as its requests end, in any order, and adds them up when asked."""
+
+    def __init__(self, objectives: Sequence[Objective], load: StageLoad, slo: Slo, workers: int = 1) -> None:
+        """load: of the visit's stage. slo: the limits of `goodput`. workers: how many processes play the stage."""
+        self._objectives = tuple(objectives)
+        self._load = load
+        self._slo = slo
+        self._workers = max(1, min(workers, load.concurrency or workers))
+        self._moments = array("q")
+        """Of each request: index, start, first token, end, due; -1 where there is none."""
+        self._verdicts = array("b")
+        self._slowness = array("d")
+
+    def take(self, record: Record) -> None:
+        """Add the last attempt of a request. Warm-up does not count, nor what was never sent because of a stop."""
+        is_cut = record.outcome == "cancelled" and record.dispatched_ns is None and self._load.is_closed
+        if record.phase != "measured" or is_cut:
+            return
+        start = record.intended_ns if record.dispatched_ns is None else record.dispatched_ns
+        first = record.stamps_ns[0] if record.stamps_ns else -1
+        end = -1 if record.end_ns is None else record.end_ns
+        self._moments.extend((record.index, start, first, end, record.intended_ns))
+        for objective in self._objectives:
+            judged = verdict_of(objective, record, origin=self._load.latency_origin, slo=self._slo)
+            self._verdicts.append(_CODES[judged.verdict])
+            self._slowness.append(judged.slowness)
+
+    @property
+    def counted_at_most(self) -> int:
+        """How many requests count at the very most: looks before that many are needless."""
+        return len(self._moments) // 5
+
+    def visit(self, *, level: float, label: str, seconds: float, doubt: Doubt | None = None) -> Visit:
+        """The visit as far as its requests have ended. doubt: that which is known already."""
+        width = len(self._objectives)
+        moments = np.array(self._moments, np.int64).reshape(-1, 5)
+        order = np.lexsort((moments[:, 0], moments[:, 1]))
+        moments = moments[order]
+        verdicts = np.array(self._verdicts, np.int8).reshape(-1, width)[order]
+        slowness = np.array(self._slowness).reshape(-1, width)[order]
+        decided = self._decided(moments, verdicts)
+        first = self._left_out(moments, slowness, decided)
+        counted, slow = verdicts[first:decided], slowness[first:decided]
+        if doubt is None and not self._load.is_closed:
+            doubt = _doubt_of_open_loop(moments, slow, first, decided)
+        return Visit(
+            level=level,
+            label=label,
+            requests=len(counted),
+            met=tuple((counted == _MET).sum(0).tolist()),
+            missed=tuple((counted == _MISSED).sum(0).tolist()),
+            inflation=tuple(_inflation_of(counted[:, j], slow[:, j]) for j in range(width)),
+            seconds=seconds,
+            played=int((moments[:, 3] >= 0).sum()),
+            streams=most_at_once(moments[:, 2], moments[:, 3]),
+            doubt=doubt,
+        )
+
+    def _decided(self, moments: NDArray[np.int64], verdicts: NDArray[np.int8]) -> int:
+        """How many requests, in the order of dispatch, there are before the first that is not decided."""
+        undecided = np.flatnonzero((verdicts == _UNDECIDED).any(1))
+        reach = min(self._reaches(moments), default=-1)
+        begun = int(np.searchsorted(moments[:, 1], reach, "right"))
+        return min(begun, int(undecided[0])) if len(undecided) else begun
+
+    def _reaches(self, moments: NDArray[np.int64]) -> list[int]:
+        """For each process: when it dispatched the last request before which none is open. A process takes its
+        requests in order, so that a gap is a request that has not ended."""
+        users, workers = self._load.concurrency, self._workers
+        index = moments[:, 0]
+        place = index if users is None else index % users
+        part = place % workers
+        turn = index // workers
+        if users is not None:
+            sizes = np.array([part_size(users, k, workers) for k in range(workers)])
+            turn = index // users * sizes[part] + place // workers
+        reaches = []
+        for k in range(workers):
+            own = np.flatnonzero(part == k)
+            own = own[np.argsort(turn[own])]
+            unbroken = int((turn[own] == np.arange(len(own))).sum())
+            reaches.append(int(moments[own[unbroken - 1], 1]) if unbroken else -1)
+        return reaches
+
+    def _left_out(self, moments: NDArray[np.int64], slowness: Floats, decided: int) -> int:
+        """How many requests at the front do not count."""
+        if self._load.concurrency is not None:
+            return min(self._load.concurrency, decided)
+        burst = min(burst_of(moments[:, 4]), decided)
+        if decided - burst == 0 or slowness.shape[1] == 0:
+            return burst
+        return burst + warm_until(_finite(slowness[burst:decided, 0])).truncated
+
+
+def burst_of(due_ns: NDArray[np.int64]) -> int:
+    """How many requests came due at once as an open loop began; 0 if the first came alone."""
+    count = int((due_ns == due_ns.min()).sum()) if len(due_ns) else 0
+    return count if count > 1 else 0
+
+
+def most_at_once(first_ns: NDArray[np.int64], end_ns: NDArray[np.int64]) -> int | None:
+    """The most answers that were between their first token and their end at one moment; None without tokens."""
+    streamed = (first_ns >= 0) & (end_ns >= first_ns)
+    begins, ends = np.sort(first_ns[streamed]), np.sort(end_ns[streamed])
+    if not len(begins):
+        return None
+    return int((np.arange(1, len(begins) + 1) - np.searchsorted(ends, begins, "right")).max())
+
+
+def _inflation_of(verdicts: NDArray[np.int8], slowness: Floats) -> float:
+    applies = verdicts <= _MISSED
+    missed: Bools = verdicts[applies] == _MISSED
+    return inflation(slowness[applies], missed)
+
+
+def _doubt_of_open_loop(moments: NDArray[np.int64], slow: Floats, first: int, decided: int) -> Doubt | None:
+    """Whether an open loop falls behind, or its latencies never settle."""
+    if decided - first < 2:
+        return None
+    start, end = int(moments[first, 4]), int(moments[decided - 1, 4])
+    ended = int(((moments[:, 3] >= start) & (moments[:, 3] <= end)).sum())
+    if ended < ENDED_OF_DUE * (decided - first):
+        return "behind"
+    return "drift" if warm_until(_finite(slow[:, 0])).steady is False else None
+
+
+def _finite(slowness: Floats) -> Floats:
+    """With failed requests as slow as the slowest: a trend of ranks has no use for infinity."""
+    finite = slowness[np.isfinite(slowness)]
+    most = float(finite.max()) if len(finite) else 0.0
+    values: Floats = np.minimum(slowness, most)
+    return values

@@ -1,0 +1,175 @@
+"""A visit from its records: what counts, in which order, up to where, and what it is worth."""
+
+import random
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import structs
+
+from loadgen.decisions.capacity.visit import Visit, VisitTally, most_at_once
+from loadgen.plan.plan import StageLoad
+from loadgen.record import Record
+from loadgen.scenario import Slo
+from loadgen.scenario.objective import objective_of
+from tests.records import MS, record, unsent
+
+OBJECTIVES = (objective_of("ttft_p90=1s"), objective_of("ok=99%"))
+
+
+def asked(index: int, at_ms: float, ttft_ms: float = 100.0, **changes: object) -> Record:
+    """A request that was sent at a moment, with two tokens 100 ms apart."""
+    start = round(at_ms * MS)
+    first = start + round(ttft_ms * MS)
+    answered = record(
+        index=index,
+        intended_ns=start,
+        dispatched_ns=start,
+        sent_ns=start,
+        written_ns=start,
+        stamps_ns=(first, first + 100 * MS),
+        end_ns=first + 100 * MS,
+        output_tokens=2,
+    )
+    return structs.replace(answered, **changes)
+
+
+def visit_of(records: Iterable[Record], load: StageLoad, workers: int = 1) -> Visit:
+    tally = VisitTally(OBJECTIVES, load, Slo(), workers)
+    for each in records:
+        tally.take(each)
+    return tally.visit(level=float(load.concurrency or load.rate_per_s or 0), label="c2", seconds=10.0)
+
+
+def users(count: int) -> StageLoad:
+    return StageLoad("closed", concurrency=count)
+
+
+def rate(per_s: float) -> StageLoad:
+    return StageLoad("poisson", rate_per_s=per_s)
+
+
+def test_the_first_round_is_left_out() -> None:
+    visit = visit_of([asked(i, 1000 * i, 2000 if i < 2 else 100) for i in range(10)], users(2))
+    assert (visit.requests, visit.met, visit.missed) == (8, (8, 8), (0, 0))
+    assert visit.played == 10
+
+
+def test_warm_up_and_what_was_never_sent_do_not_count() -> None:
+    records = [asked(i, 1000 * i) for i in range(6)]
+    extra = [asked(6, 7000, phase="warmup"), unsent("cancelled", index=6)]
+    assert visit_of([*records, *extra], users(1)) == visit_of(records, users(1))
+
+
+@given(order=st.permutations(range(30)))
+def test_the_order_in_which_records_come_changes_nothing(order: list[int]) -> None:
+    records = [asked(i, 500 * i, 1500 if i % 7 == 0 else 100 + i) for i in range(30)]
+    assert visit_of([records[i] for i in order], users(3)) == visit_of(records, users(3))
+
+
+def test_an_open_request_ends_what_counts_until_its_limit_has_passed() -> None:
+    records = [asked(i, 1000 * i) for i in range(10)]
+    still = {"outcome": "cancelled", "stamps_ns": (), "first_visible_ns": None}
+    records[5] = structs.replace(asked(5, 5000), **still, end_ns=5900 * MS)
+    assert visit_of(records, users(1)).requests == 4
+    records[5] = structs.replace(records[5], end_ns=6001 * MS)
+    visit = visit_of(records, users(1))
+    assert (visit.requests, visit.missed) == (4, (0, 0))  # its TTFT is missed, but `ok` is not decided
+    tally = VisitTally(OBJECTIVES[:1], users(1), Slo())
+    for each in records:
+        tally.take(each)
+    visit = tally.visit(level=1.0, label="c1", seconds=1.0)
+    assert (visit.requests, visit.missed) == (9, (1,))
+
+
+def test_a_request_without_a_record_ends_what_counts() -> None:
+    """Requests are taken in order, so that a gap is one that has not ended. A slow one would else be missing."""
+    records = [asked(i, 1000 * i) for i in range(12) if i != 6]
+    assert visit_of(records, users(2)).requests == 4
+    assert visit_of([each for each in records if each.index != 0], users(2)).requests == 0
+
+
+def test_with_several_processes_each_takes_its_own_requests_in_order() -> None:
+    """Of 3 users with 2 processes, one plays users 0 and 2, the other user 1: one may be far ahead of the other."""
+    load = users(3)
+    fast = [asked(index, 100 * place, 10) for place, index in enumerate([0, 2, 3, 5, 6, 8, 9, 11])]
+    slow = [asked(index, 350 * place, 10) for place, index in enumerate([1, 4])]
+    # The second process's third request was not dispatched before 350 ms, so that what began by then is complete.
+    assert visit_of([*fast, *slow], load, workers=2).requests == 6 - 3
+    assert visit_of([*fast, *slow], load, workers=1).requests == 7 - 3
+    gap = [each for each in fast if each.index != 3]
+    assert visit_of([*gap, *slow], load, workers=2).requests == 3 - 3
+
+
+def test_failures_are_misses_and_the_slowest() -> None:
+    records = [asked(i, 1000 * i, outcome="http_error" if i % 5 == 0 else "ok") for i in range(1, 41)]
+    records = [asked(0, 0), *records]
+    visit = visit_of(records, users(1))
+    assert (visit.met, visit.missed) == ((32, 32), (8, 8))
+
+
+def test_an_objective_that_applies_to_no_request_counts_none() -> None:
+    tally = VisitTally((objective_of("tpot_p90=1s"),), users(1), Slo())
+    for i in range(20):
+        tally.take(structs.replace(asked(i, 1000 * i), output_tokens=1))
+    visit = tally.visit(level=1.0, label="c1", seconds=20.0)
+    assert (visit.requests, visit.met, visit.missed, visit.inflation) == (19, (0,), (0,), (1.0,))
+
+
+def test_slow_spells_inflate() -> None:
+    spell = [asked(i, 1000 * i, 900 if 40 <= i < 80 else 100 + i % 3) for i in range(160)]
+    assert visit_of(spell, users(1)).inflation[0] > 5
+    mixed = list(range(160))
+    random.Random(1).shuffle(mixed)
+    at_random = [asked(i, 1000 * i, 900 if mixed[i] < 40 else 100 + i % 3) for i in range(160)]
+    assert visit_of(at_random, users(1)).inflation[0] < 2
+
+
+def test_streams_are_counted_between_first_token_and_end() -> None:
+    visit = visit_of([asked(i, 30 * i, 50) for i in range(12)], users(4))
+    assert visit.streams == 4  # each streams for 100 ms, one every 30 ms
+    assert most_at_once(np.array([-1, 5]), np.array([3, -1])) is None
+    assert most_at_once(np.array([0, 10]), np.array([10, 20])) == 1
+
+
+def test_a_burst_at_the_start_of_an_open_loop_is_left_out() -> None:
+    burst = [asked(i, 0, 100 + 50 * i) for i in range(24)]
+    rest = [asked(24 + i, 500 * (i + 1), 100 + 7 * (i % 5)) for i in range(200)]
+    visit = visit_of([*burst, *rest], rate(2.0))
+    assert 195 <= visit.requests <= 200
+    assert visit.doubt is None
+
+
+def test_an_open_loop_that_falls_behind_is_in_doubt() -> None:
+    behind = [asked(i, 500 * i, 100 + 60 * i) for i in range(300)]
+    assert visit_of(behind, rate(2.0)).doubt == "behind"
+
+
+def test_an_open_loop_whose_latencies_drift_is_in_doubt() -> None:
+    rng = np.random.default_rng(1)
+    drifts = [asked(i, 500 * i, 100 + 2 * i + 40 * rng.random()) for i in range(300)]
+    assert visit_of(drifts, rate(2.0)).doubt == "drift"
+    steady = [asked(i, 500 * i, 100 + 40 * rng.random()) for i in range(300)]
+    assert visit_of(steady, rate(2.0)).doubt is None
+
+
+def test_shed_requests_are_misses() -> None:
+    records = [asked(i, 500 * i) if i % 2 else unsent("shed", index=i, intended_ns=500 * i * MS) for i in range(100)]
+    visit = visit_of(records, rate(2.0))
+    assert sum(visit.missed) >= 2 * 40
+
+
+def test_a_visit_of_which_nothing_has_ended_counts_nothing() -> None:
+    for load in (users(4), rate(1.0)):
+        visit = visit_of([], load)
+        assert (visit.requests, visit.met, visit.missed, visit.played, visit.streams) == (0, (0, 0), (0, 0), 0, None)
+    assert visit_of([asked(0, 0)], rate(1.0)).requests == 1
+
+
+@pytest.mark.parametrize("doubt", ["client", "busy_machine"])
+def test_a_visit_in_which_we_were_in_the_way_is_not_judged(doubt: str) -> None:
+    tally = VisitTally(OBJECTIVES, users(1), Slo())
+    visit = tally.visit(level=1.0, label="c1", seconds=1.0, doubt=doubt)  # type: ignore[arg-type]
+    assert not visit.is_judged
