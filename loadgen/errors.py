@@ -10,6 +10,7 @@ sink. Any other exception is a bug of ours.
 """
 
 from enum import IntEnum
+from pathlib import Path
 
 
 class ExitCode(IntEnum):
@@ -41,6 +42,10 @@ class FolderError(LoadgenError):
     """A run folder can no longer be written: a full disk, or the folder is gone. What is in it is kept."""
 
     exit_code = ExitCode.BAD_INPUT
+
+    def __init__(self, message: str, folder: Path) -> None:
+        super().__init__(message)
+        self.folder = folder
 
 
 class SinkError(Exception):

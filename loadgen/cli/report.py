@@ -10,7 +10,7 @@ from loadgen.cli.options import Output, Strict
 from loadgen.cli.streams import print_text, tell
 from loadgen.cli.terminal import screen, show_json
 from loadgen.report.console import report_text
-from loadgen.report.files import make_merged, make_reports
+from loadgen.report.files import Reports, make_merged, make_reports
 from loadgen.report.sections.server_behavior import WHAT_SERVERS_DO
 from loadgen.stats.quantile import Floor
 from loadgen.store import run_folder
@@ -39,21 +39,27 @@ def report(
         show_json(built_in if len(reports) > 1 else built_in[0])
     for each in reports:
         if not as_json:
-            print_text(report_text(each.summary, screen()))
-        if each.unwritten:
-            tell(f"loadgen: {each.folder}: not written: {', '.join(each.unwritten)} ({each.reason})")
-        elif not as_json:
-            _print_place(each.folder)
+            print_summary(each.summary, "text")
+        tell_place(each, "json" if as_json else "text")
 
 
-def print_summary(summary: Summary, folder: Path, output: Output) -> None:
-    """The table of a run, and where its reports are; or the summary as JSON."""
-    if output == "json":
-        show_json(summary_data(summary))
-        return
-    if output == "text":
-        print_text(report_text(summary, screen()))
-    _print_place(folder)
+def print_summary(summary: Summary, output: Output) -> None:
+    """The table of a run; or its summary as JSON."""
+    match output:
+        case "json":
+            show_json(summary_data(summary))
+        case "text":
+            print_text(report_text(summary, screen()))
+        case "nothing":
+            pass
+
+
+def tell_place(reports: Reports, output: Output) -> None:
+    """Where the reports are; or, on standard error, which of them could not be written."""
+    if reports.unwritten:
+        tell(f"loadgen: {reports.folder}: not written: {', '.join(reports.unwritten)} ({reports.reason})")
+    elif output != "json":
+        _print_place(reports.folder)
 
 
 def _print_place(folder: Path) -> None:

@@ -4,11 +4,12 @@ What makes and prints the reports is imported when there is something to report:
 """
 
 import asyncio
+import contextlib
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
 from loadgen import api
 from loadgen.analysis.summary import StageSummary, Summary
@@ -29,9 +30,13 @@ from loadgen.cli.terminal import progress_on_terminal
 from loadgen.decisions.baseline import baseline_folder, keep_baseline, why_not_kept
 from loadgen.engine.stop import StopSignal
 from loadgen.engine.workers.sizing import Workers, parse_workers
-from loadgen.errors import ExitCode, InputError
+from loadgen.errors import ExitCode, FolderError, InputError, LoadgenError
 from loadgen.plan.plan import Plan
+from loadgen.store import run_folder
 from loadgen.store.run_folder import Run
+
+if TYPE_CHECKING:
+    from loadgen.report.files import Reports
 
 MOST_FAILED: Final = 0.5
 """A stage of which a greater share of the requests failed is no measurement of the server, gate or not."""
@@ -71,54 +76,90 @@ def run(
     plan = api.plan_of(options.load(output))
     if output == "text":
         warn_before_run(plan, processes)
-    played, interrupted = asyncio.run(_play(plan, out, processes, repetition, output))
-    from loadgen.cli.report import print_summary
-    from loadgen.report.files import write_merged
-
-    summary, folder = played[0] if len(played) == 1 else write_merged([folder for _, folder in played])
-    print_summary(summary, folder, output)
+    played = asyncio.run(_play(plan, out, processes, repetition, output))
+    reports = _print(played, output)
     if baseline_place is not None:
-        _keep_baseline(*played[0], baseline_place)
-    if output == "nothing":
-        for line in skipped_lines(summary):
-            tell(f"loadgen: {line}")
-    code = ExitCode.INTERRUPTED if interrupted else exit_code(summary)
+        _keep_baseline(reports, baseline_place)
+    if played.failure is not None:
+        raise played.failure
+    code = ExitCode.INTERRUPTED if played.interrupted else exit_code(reports.summary)
     if code == ExitCode.GATE_FAILED:
-        for line in failures(summary):
+        for line in failures(reports.summary):
             tell(f"loadgen: exit {code:d}: {line}")
-    raise typer.Exit(code)
+    raise typer.Exit(ExitCode.BAD_INPUT if code == ExitCode.DONE and reports.unwritten else code)
 
 
-async def _play(
-    plan: Plan, out: Path, workers: Workers, repetition: RepeatOptions, output: Output
-) -> tuple[list[tuple[Summary, Path]], bool]:
-    """The summary and the folder of each run, and whether somebody wanted an end."""
+class _Played(Struct, frozen=True):
+    """What became of the runs that were asked for."""
+
+    runs: tuple[Run, ...]
+    """Those that have measured something."""
+    reports: tuple["Reports", ...]
+    """Of each of them, as far as they could be written."""
+    interrupted: bool
+    """Whether somebody wanted an end."""
+    failure: LoadgenError | None
+    """Why a run could not be written to its end, or the next one could not begin."""
+
+
+def _print(played: _Played, output: Output) -> "Reports":
+    """Print the results of what was played, be it only a part, and return them. Raises its failure where that is all
+    there is."""
+    from loadgen.cli.report import print_summary, tell_place
+    from loadgen.report.files import merged_reports_of
+
+    if not played.runs and played.failure is not None:
+        raise played.failure
+    reports = played.reports[0] if len(played.runs) == 1 else merged_reports_of(played.runs)
+    print_summary(reports.summary, output)
+    if played.failure is None or not reports.unwritten:  # else the failure says it all
+        tell_place(reports, output)
+    if output == "nothing":
+        for line in skipped_lines(reports.summary):
+            tell(f"loadgen: {line}")
+    return reports
+
+
+async def _play(plan: Plan, out: Path, workers: Workers, repetition: RepeatOptions, output: Output) -> _Played:
+    """Play the plan so many times, as far as that goes."""
     stop = StopSignal()
-    played: list[tuple[Summary, Path]] = []
+    runs: list[Run] = []
+    reports: list[Reports] = []
+    failure: LoadgenError | None = None
 
     def ended(run: Run) -> None:
-        from loadgen.report.files import write_reports
+        from loadgen.report.files import reports_of
 
-        played.append((write_reports(run.folder), run.folder))
+        runs.append(run)
+        reports.append(reports_of(run))
 
     with progress_on_terminal(output) as progress, interruptible(stop, output):
-        await api.repeat(
-            plan,
-            repetition.repeats or 1,
-            results=out,
-            workers=workers,
-            progress=progress,
-            stop=stop,
-            rest_s=repetition.rest_s,
-            ended=ended,
-        )
-    return played, stop.requested
+        try:
+            await api.repeat(
+                plan,
+                repetition.repeats or 1,
+                results=out,
+                workers=workers,
+                progress=progress,
+                stop=stop,
+                rest_s=repetition.rest_s,
+                ended=ended,
+            )
+        except FolderError as error:
+            failure = error
+            with contextlib.suppress(InputError):  # where nothing is left to read
+                run = run_folder.read(error.folder)
+                if any(record.phase == "measured" for record in run.records):
+                    ended(run)
+        except LoadgenError as error:
+            failure = error
+    return _Played(tuple(runs), tuple(reports), stop.requested, failure)
 
 
-def _keep_baseline(summary: Summary, folder: Path, place: Path) -> None:
-    why_not = why_not_kept(summary)
+def _keep_baseline(reports: "Reports", place: Path) -> None:
+    why_not = "its reports could not be written" if reports.unwritten else why_not_kept(reports.summary)
     if why_not is None:
-        keep_baseline(folder, place)
+        keep_baseline(reports.folder, place)
     tell(f"baseline: {place}" if why_not is None else f"no baseline was kept: {why_not}")
 
 

@@ -11,6 +11,7 @@ from loadgen.cli.before_run import warn_before_run
 from loadgen.cli.compare import list_unlike, show_comparison
 from loadgen.cli.interrupt import interruptible
 from loadgen.cli.options import Output, RepeatOptions, ScenarioOptions
+from loadgen.cli.report import tell_place
 from loadgen.cli.streams import tell
 from loadgen.cli.terminal import progress_on_terminal
 from loadgen.cli.variants import plans_of_variants
@@ -24,7 +25,7 @@ from loadgen.engine.stop import StopSignal
 from loadgen.engine.workers.sizing import Workers
 from loadgen.errors import ExitCode
 from loadgen.plan.plan import Plan
-from loadgen.report.files import write_reports
+from loadgen.report.files import reports_of
 from loadgen.scenario.variant import VariantFlags
 from loadgen.store.run_folder import Run
 
@@ -60,7 +61,10 @@ async def _play(
     stop = StopSignal()
 
     def summarized(run: Run) -> Summary:
-        return write_reports(run.folder)
+        reports = reports_of(run)
+        if reports.unwritten:  # they are needed no more: what is compared are the records
+            tell_place(reports, output)
+        return reports.summary
 
     with progress_on_terminal(output) as progress, interruptible(stop, output):
         played = await api.versus(

@@ -22,6 +22,7 @@ from loadgen.report.markdown import markdown
 from loadgen.report.section import ReportData
 from loadgen.stats.quantile import Floor
 from loadgen.store import files, run_folder
+from loadgen.store.run_folder import Run
 
 
 class Reports(Struct, frozen=True):
@@ -43,7 +44,11 @@ def make_reports(folder: Path, *, floor: Floor | None = None) -> Reports:
     """
     if (folder / "summary.json").exists() and not run_folder.logs_of(folder):
         raise InputError(f"{folder}: its requests were not kept, as in a baseline; read its report.md")
-    run = run_folder.read(folder)
+    return reports_of(run_folder.read(folder), floor=floor)
+
+
+def reports_of(run: Run, *, floor: Floor | None = None) -> Reports:
+    """As `make_reports`, of a run that was read already: its folder may be gone by now."""
     stages = stages_of(run, floor=floor)
     summary = summary_of([run], [stages])
     data = report_data(summary, [run], [stages])
@@ -51,7 +56,7 @@ def make_reports(folder: Path, *, floor: Floor | None = None) -> Reports:
         "prompts.csv": lambda: prompts_csv(summary, data.prompts).encode(),
         "histograms.hlog": lambda: histogram_log(data).encode(),
     }
-    return _write(folder, data, more)
+    return _write(run.folder, data, more)
 
 
 def write_reports(folder: Path, *, floor: Floor | None = None) -> Summary:
@@ -64,11 +69,15 @@ def make_merged(folders: Sequence[Path], *, floor: Floor | None = None) -> Repor
     be written, in a folder beside the first of them. floor: as in `make_reports`. Raises InputError for what is no run,
     and for runs of several plans.
     """
-    runs = [run_folder.read(folder) for folder in folders]
+    return merged_reports_of([run_folder.read(folder) for folder in folders], floor=floor)
+
+
+def merged_reports_of(runs: Sequence[Run], *, floor: Floor | None = None) -> Reports:
+    """As `make_merged`, of runs that were read already."""
     same_plan.check_alike(runs)
     stages = [stages_of(run, floor=floor) for run in runs]
     summary = summary_of(runs, stages)
-    first = folders[0] if folders[0].name not in {"", ".."} else folders[0].resolve()
+    first = runs[0].folder if runs[0].folder.name not in {"", ".."} else runs[0].folder.resolve()
     folder = _merged_folder(first.parent, summary)
     summary = msgspec.structs.replace(summary, run_id=folder.name)
     return _write(folder, report_data(summary, runs, stages), {})
@@ -106,7 +115,7 @@ def _all_written(reports: Reports, again: str) -> Reports:
     if reports.unwritten:
         missing = "no report" if "report.md" in reports.unwritten else "not every report"
         complaint = f"{missing} could be written ({reports.reason}); the records are kept: fix that, then `{again}`"
-        raise FolderError(f"{reports.folder}: {complaint} makes it")
+        raise FolderError(f"{reports.folder}: {complaint} makes it", reports.folder)
     return reports
 
 

@@ -70,12 +70,12 @@ def no_longer_written(folder: Path, error: OSError) -> FolderError:
     """Why a run ends that could not write to its folder any more, in one line that says how to fix it."""
     if error.errno in _GONE:
         why = "is gone: it was removed or moved while the run was on; run again, and leave it there until the end"
-        return FolderError(f"{folder}: {why}")
+        return FolderError(f"{folder}: {why}", folder)
     saved = "what was measured until then is kept"
     if error.errno in _NO_SPACE:
-        return FolderError(f"{folder}: no space left on the device; {saved}; free some space and run again")
+        return FolderError(f"{folder}: no space left on the device; {saved}; free some space and run again", folder)
     reason = error.strerror or error
-    return FolderError(f"{folder}: cannot be written any more ({reason}); {saved}; fix that and run again")
+    return FolderError(f"{folder}: cannot be written any more ({reason}); {saved}; fix that and run again", folder)
 
 
 @contextlib.contextmanager
@@ -185,6 +185,11 @@ class LogReader:
         self._file: BinaryIO | None = None
         self._decode = msgspec.json.Decoder(Record).decode
         self._at = 0
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self._path.parent
 
     def read_to(self, size: int) -> Iterator[Record]:
         """The records that have not been read yet of the log's first `size` bytes, which end with a line."""

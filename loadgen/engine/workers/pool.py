@@ -137,7 +137,7 @@ class WorkerHandle:
                     self._read_records(event)
                     on_update()
                 case Unwritable():
-                    raise FolderError(event.reason)
+                    raise FolderError(event.reason, self._log.folder)
                 case Done():
                     self.facts, self.answers = event.facts, event.answers
             if isinstance(event, kind):

@@ -6,9 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,7 +20,7 @@ from loadgen.errors import FolderError
 from loadgen.live.progress import Silence
 from loadgen.record import Record
 from loadgen.report.files import write_reports
-from loadgen.store import run_folder
+from loadgen.store import files, run_folder
 from tests.command_line import run_command
 from tests.integration.engine.test_session import SCENARIO, closed, counted, loadgen, measured, scenario
 from tests.integration.server import Script, Served, Server, streamed
@@ -45,14 +47,15 @@ OF_THE_MACHINE = ("this machine ",)
 """What a run says of a machine that is busy or on battery: nothing that these tests decide."""
 
 
-def ended(*command: object) -> tuple[int, str]:
-    """The exit code of a command and what it said on standard error; none of its processes is left behind."""
+def ended(*command: object) -> tuple[int, str, str]:
+    """The exit code of a command, what it printed, and what it said on standard error; none of its processes is left
+    behind."""
     before = psutil.Process().children(recursive=True)
     done = run_command(*command)
     left = [child for child in psutil.Process().children(recursive=True) if child not in before]
     assert [child for child in left if child.status() != psutil.STATUS_ZOMBIE] == []
     lines = [line for line in done.stderr.splitlines(keepends=True) if not line.startswith(OF_THE_MACHINE)]
-    return done.returncode, "".join(lines)
+    return done.returncode, done.stdout, "".join(lines)
 
 
 @contextmanager
@@ -79,7 +82,7 @@ def test_a_log_that_cannot_grow_ends_the_run_with_one_line_and_keeps_what_was_me
 ) -> None:
     results = tmp_path / "results"
     with no_file_longer_than(ROOM_BYTES):
-        code, told = ended("run", described(tmp_path, server), "--out", results, "--workers", workers)
+        code, printed, told = ended("run", described(tmp_path, server), "--out", results, "--workers", workers)
     folder = the_run(results)
     reason = os.strerror(errno.EFBIG)
     kept = "what was measured until then is kept"
@@ -88,6 +91,8 @@ def test_a_log_that_cannot_grow_ends_the_run_with_one_line_and_keeps_what_was_me
     asked = len(server.chats)
     assert 30 < asked < 400, "nothing more was sent"
     run = run_folder.read(folder)
+    assert f"{len(measured(run))}/400" in printed, "the table of what was measured"
+    assert "report.html" not in printed
     assert run.manifest.state == "interrupted"
     assert asked - 10 <= len(run.records) <= asked
     assert 1 <= run.torn <= int(workers)
@@ -120,11 +125,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_ends_the_run_with_one_line_and_a_report_can_be_made_once_there_is_room(
     workers: str, server: Server, small_disk: Path, tmp_path: Path
 ) -> None:
-    code, told = ended("run", described(tmp_path, server), "--out", small_disk, "--workers", workers)
+    code, printed, told = ended("run", described(tmp_path, server), "--out", small_disk, "--workers", workers)
     folder = the_run(small_disk)
     kept = "what was measured until then is kept; free some space and run again"
     assert (code, told) == (2, f"loadgen: {folder}: no space left on the device; {kept}\n")
     assert 20 < len(run_folder.read(folder).records) < len(server.chats) + 1 < 400
+    assert f"{len(measured(run_folder.read(folder)))}/400" in printed
 
     with pytest.raises(FolderError) as caught:
         write_reports(folder)
@@ -149,12 +155,73 @@ def test_a_folder_that_is_removed_ends_the_run_with_one_line(workers: str, tmp_p
         return PLAIN
 
     with Server(choose) as server:
-        code, told = ended("run", described(tmp_path, server), "--out", results, "--workers", workers)
+        code, printed, told = ended("run", described(tmp_path, server), "--out", results, "--workers", workers)
     (folder,) = gone
     why = "is gone: it was removed or moved while the run was on; run again, and leave it there until the end"
-    assert (code, told) == (2, f"loadgen: {folder}: {why}\n")
+    assert (code, printed, told) == (2, "", f"loadgen: {folder}: {why}\n")
     assert len(server.chats) < 400
     assert not results.exists()
+
+
+ALL_REPORTS = "summary.json, summary.csv, prompts.csv, histograms.hlog, report.md, report.html"
+
+
+@pytest.fixture
+def no_room_for_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that has room for the records and the manifest, and for nothing else."""
+    write_whole = files.write_whole
+
+    def write(path: Path, data: bytes | Iterable[bytes]) -> None:
+        if path.name != "manifest.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_whole(path, data)
+
+    monkeypatch.setattr(files, "write_whole", write)
+
+
+def short_run(server: Server, results: Path) -> tuple[object, ...]:
+    usual = ("--requests", "3", "--warmup", "0", "--set", "load.ramp_in_s=0", "--no-preflight")
+    return ("run", "--url", server.url, "--model", "m", *usual, "--out", results)
+
+
+@pytest.mark.usefixtures("no_room_for_reports")
+@pytest.mark.parametrize("flags", [(), ("--json",), ("--quiet",), ("--repeats", "2"), ("--baseline", "b")], ids=str)
+def test_a_run_whose_reports_do_not_fit_prints_them_and_says_which_are_missing(
+    flags: tuple[str, ...], server: Server, tmp_path: Path
+) -> None:
+    code, printed, told = ended(*short_run(server, tmp_path), *flags)
+    lines = told.splitlines()
+    (merged, *runs) = sorted(tmp_path.glob("*/*/"), key=lambda folder: not folder.name.endswith("-x2"))
+    names = "summary.json, summary.csv, report.md, report.html" if runs else ALL_REPORTS
+    assert f"loadgen: {merged}: not written: {names} (No space left on device)" in lines
+    assert code == (1 if any("exit 1" in line for line in lines) else 2)
+    kind = "json" if printed.startswith("{") else "text" if "TTFT" in printed else "nothing"
+    assert kind == {"--json": "json", "--quiet": "nothing"}.get("".join(flags[:1]), "text")
+    assert "report.html" not in printed
+    if "--baseline" in flags:
+        assert "no baseline was kept: its reports could not be written" in lines
+        assert not (tmp_path / "baselines").exists()
+
+
+def test_of_repeats_that_cannot_go_on_the_runs_that_were_played_are_printed(server: Server, tmp_path: Path) -> None:
+    numbers = count()
+    make_folder = run_folder.create
+
+    def create(results: Path, *more: Any) -> Path:
+        return make_folder(results if next(numbers) < 2 else Path("/dev/null"), *more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_folder, "create", create)
+        code, printed, told = ended(*short_run(server, tmp_path), "--repeats", "3")
+    assert (code, told.count("\n")) == (2, 1)
+    assert told.startswith("loadgen: /dev/null/")
+    assert "2 runs of one plan" in printed
+    assert "-x2/report.html" in printed
+
+
+def test_the_first_run_that_cannot_begin_prints_nothing(server: Server) -> None:
+    code, printed, told = ended(*short_run(server, Path("/dev/null")))
+    assert (code, printed, told.count("\n")) == (2, "", 1)
 
 
 async def played(*arguments: str) -> tuple[int | None, str]:

@@ -119,14 +119,17 @@ def test_any_other_reason_is_told_in_the_system_s_words() -> None:
 
 
 def test_however_many_tasks_met_it_there_is_one_error() -> None:
-    met = [FolderError("first"), FolderError("second")]
+    met = [FolderError("first", Path()), FolderError("second", Path())]
     group = ExceptionGroup("", [ExceptionGroup("", met), met[1]])
     with pytest.raises(FolderError, match="first"), ungroup_errors():
         raise group
 
 
 def test_what_is_a_fault_of_ours_is_not_hidden_behind_it() -> None:
-    for group in (ExceptionGroup("", [FolderError("full"), ValueError("ours")]), ExceptionGroup("", [ValueError()])):
+    for group in (
+        ExceptionGroup("", [FolderError("full", Path()), ValueError("ours")]),
+        ExceptionGroup("", [ValueError()]),
+    ):
         with pytest.raises(ExceptionGroup) as caught, ungroup_errors():
             raise group
         assert caught.value is group
@@ -144,7 +147,7 @@ async def _stop_with(error: Exception) -> None:
 
 def test_one_that_a_task_met_ends_the_others() -> None:
     with pytest.raises(FolderError, match="full"), ungroup_errors():
-        asyncio.run(_stop_with(FolderError("full")))
+        asyncio.run(_stop_with(FolderError("full", Path())))
 
 
 def test_a_worker_s_last_word_arrives_as_it_was_said() -> None:
