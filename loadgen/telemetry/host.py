@@ -90,18 +90,17 @@ def clock(loop: asyncio.AbstractEventLoop) -> ClockFacts:
 
 def git_commit(folder: Path) -> str | None:
     """The commit of the checkout that holds a folder, with `+changes` when it is not clean; None outside of one."""
+    # Not `describe --dirty`, which writes to the index, and leaves it locked where it is killed as it does.
+    command = ["git", "--no-optional-locks", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+changes", "--abbrev=12", "--exclude=*"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
+        status = subprocess.run(command, cwd=folder, capture_output=True, timeout=5, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    return described.stdout.strip() or None
+    commit = re.search(rb"^# branch\.oid ([0-9a-f]{12})", status, re.MULTILINE)
+    if commit is None:  # nothing has been committed yet
+        return None
+    is_changed = re.search(rb"^[^#]", status, re.MULTILINE) is not None
+    return commit[1].decode() + ("+changes" if is_changed else "")
 
 
 def _cpu_model() -> str | None:
