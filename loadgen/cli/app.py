@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from loadgen.cli.signals import handled_by, hang_ups
 from loadgen.cli.streams import NARROWEST, guarded_streams, print_text, tell
 from loadgen.errors import ExitCode, LoadgenError
 from loadgen.redact import guard_tracebacks
@@ -117,7 +118,7 @@ def main() -> NoReturn:
 def _run_verb() -> int:
     """Do what the command line says; the exit code."""
     try:
-        with _sigterm_interrupts():
+        with _hang_ups_interrupt():
             code = app(prog_name=_program_name(sys.argv[1:]), standalone_mode=False, **_narrow_help())
     except LoadgenError as error:
         tell(f"loadgen: {error}")
@@ -135,10 +136,10 @@ def _run_verb() -> int:
 
 
 @contextlib.contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """While the context lasts, SIGTERM ends the command, and what it has started, as Ctrl-C does.
+def _hang_ups_interrupt() -> Iterator[None]:
+    """While the context lasts, SIGTERM and SIGHUP end the command, and what it has started, as Ctrl-C does.
 
-    A verb that has something to finish takes both signals over (`loadgen.cli.interrupt`).
+    A verb that has something to finish takes all of them over (`loadgen.cli.interrupt`).
     """
 
     def interrupt(*_: object) -> None:
@@ -150,11 +151,8 @@ def _sigterm_interrupts() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # where no handler can be set
         yield
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
+    with handled_by(interrupt, hang_ups()):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _narrow_help() -> dict[str, int]:

@@ -32,9 +32,9 @@ def calibrate(
         _print(_stored(), printing.output)
         return
     calibration = _measure(QUICK if quick else USUAL, printing.output)
+    _print(calibration, printing.output)  # first: it may be that it cannot be kept
     place = usual_place()
     keep(calibration, place)
-    _print(calibration, printing.output)
     if printing.output != "json":
         print_text(f"kept in {place}\n")
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a run is on."""
+"""Ctrl-C, SIGTERM and SIGHUP while a run is on."""
 
 import asyncio
 import contextlib
@@ -7,19 +7,19 @@ from collections.abc import Iterator
 from types import FrameType
 
 from loadgen.cli.options import Output
+from loadgen.cli.signals import handled_by, hang_ups
 from loadgen.cli.streams import tell
 from loadgen.engine.stop import StopSignal
 
 
 @contextlib.contextmanager
 def interruptible(stop: StopSignal, output: Output) -> Iterator[None]:
-    """While the context lasts, Ctrl-C (and SIGTERM) ends the run.
+    """While the context lasts, Ctrl-C (and SIGTERM and SIGHUP) ends the run.
 
     The first sends no new request and waits for those in flight. The second gives those up, and restores Python's own
     handler, so that a third raises KeyboardInterrupt.
     """
     loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def ask() -> None:
         second = stop.escalate() == "cancel"
@@ -34,10 +34,5 @@ def interruptible(stop: StopSignal, output: Output) -> Iterator[None]:
     def on_signal(_: int, __: FrameType | None) -> None:
         loop.call_soon_threadsafe(ask)
 
-    for number in before:
-        signal.signal(number, on_signal)
-    try:
+    with handled_by(on_signal, (signal.SIGINT, *hang_ups())):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -5,13 +5,13 @@ import ipaddress
 import math
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final
 
 import msgspec
 import typer
 
+from loadgen.cli.signals import handled_by, hang_ups
 from loadgen.cli.streams import print_text, tell
 from loadgen.errors import InputError
 from loadgen.mock import Account, Freeze, Script, ServerStop, Truth, parse_fault, serve
@@ -120,7 +120,7 @@ def _serve(script: Script, host: str, port: int, truth: Path | None, *, force: b
     tune_process()
     with contextlib.ExitStack() as held:
         stop = held.enter_context(ServerStop())
-        held.enter_context(_stopping(stop))
+        held.enter_context(handled_by(lambda *_: stop.request(), (signal.SIGINT, *hang_ups())))
         log: list[BinaryIO] = []
 
         def started(url: str) -> None:
@@ -151,19 +151,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-@contextlib.contextmanager
-def _stopping(stop: ServerStop) -> Iterator[None]:
-    """While the context lasts, Ctrl-C and SIGTERM stop the server."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, lambda *_: stop.request())
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _freeze(text: str) -> Freeze:

@@ -19,7 +19,8 @@ from tests.cli_page import PAGE, help_of, page_text
 
 CLI = Path(options.__file__).parent
 NO_VERBS = {
-    *("__init__", "app", "before_run", "interrupt", "options", "run_versus", "streams", "terminal", "variants"),
+    *("__init__", "app", "before_run", "interrupt", "options", "run_versus", "signals", "streams", "terminal"),
+    "variants",
 }
 
 
