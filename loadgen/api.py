@@ -61,7 +61,7 @@ def plan_of(loaded: LoadedScenario, *, like: Plan | None = None) -> Plan:
 def _with_requests(scenario: Scenario, requests: int) -> Scenario:
     load = scenario.load
     if isinstance(load, Ramp):
-        raise InputError('BENCH_ROUNDS: a "ramp" load ends after its seconds; unset it, or play another load')
+        raise InputError('BENCH_ROUNDS: a "ramp" load ends after its duration; unset it, or play another load')
     changes = {"requests": requests} if isinstance(load, Trace) else {"requests": requests, "duration_s": None}
     return msgspec.structs.replace(scenario, load=msgspec.structs.replace(load, **changes))
 

@@ -123,7 +123,7 @@ def _in_file(path: Path) -> str:
 
 def _fit(key: str, where: str) -> str:
     if not re.fullmatch(r"[\x21-\x7e]+", key):
-        message = "it has a space, a line break or a sign beyond ASCII in it, which no key has"
+        message = "a key may not have spaces, line breaks or non-ASCII characters"
         raise InputError(f"{where}: {message}; set the key alone")
     return key
 

@@ -116,7 +116,7 @@ def mock(
 
 def _serve(script: Script, host: str, port: int, truth: Path | None, *, force: bool) -> Account:
     if truth is not None and truth.exists() and not force:
-        raise InputError(f"--truth {truth}: it is there already; choose another name, or add --force")
+        raise InputError(f"--truth {truth}: it already exists; choose another name, or add --force")
     tune_process()
     with contextlib.ExitStack() as held:
         stop = held.enter_context(ServerStop())

@@ -67,7 +67,7 @@ def models(
             f"--model {model[0]}: all models are listed; add --probe to ask this one's server what it does"
         )
     if write is not None and write.exists() and not force:
-        raise InputError(f"--write {write}: it is there already; choose another name, or add --force")
+        raise InputError(f"--write {write}: it already exists; choose another name, or add --force")
     places, ready_s = _places(scenario, url or [], header), _ready_s(scenario, ready)
     cards, problems = asyncio.run(list_cards(places, _tell_on_terminal, ready_s=ready_s, note=tell))
     for problem in problems:

@@ -24,7 +24,7 @@ def baseline_folder(results: Path, name: str, *, force: bool) -> Path:
         raise InputError(f"--baseline {name}: not a name; use letters, digits and . _ -, such as before-update")
     folder = results / FOLDER / name
     if folder.exists() and not force:
-        raise InputError(f"--baseline {name}: {folder} is there already; choose another name, or add --force")
+        raise InputError(f"--baseline {name}: {folder} already exists; choose another name, or add --force")
     return folder
 
 

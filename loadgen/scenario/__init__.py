@@ -1,4 +1,4 @@
-"""What to run: the scenario, its file and all that may change it. The types of the format are named here."""
+"""The scenario: its types, its file, and the flags and variables that change it. This module exports the types."""
 
 from loadgen.scenario.header_types import HeaderFromEnvironment, Headers
 from loadgen.scenario.types import (

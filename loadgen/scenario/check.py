@@ -1,6 +1,6 @@
-"""What no single type can say of a scenario: keys that must agree with each other, and addresses that must be usable.
+"""Checks that types cannot express: keys that must agree with each other, and addresses that must be usable.
 
-Opens no file; every complaint names one key.
+Opens no file; every problem names one key.
 """
 
 import re
@@ -34,24 +34,24 @@ _KEY_NAMES = re.compile(
     re.IGNORECASE,
 )
 _MODEL_TOKEN_NAMES = re.compile(r"(?!(?:.*[_-])?(?:access|auth|api|bearer)[_-]?token).*token", re.IGNORECASE)
-"""Names that end in `token` and may be of a model's token as well as of a service's."""
+"""Names that end in `token`: they may mean a token of the model (`eos_token`) or an API token."""
 _CREDENTIAL = re.compile(r"(?=.*[0-9])[A-Za-z0-9_.=+/~-]{16,}")
 _WINDOWS_DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
 
 
 def first_conflict(scenario: Scenario) -> Problem | None:
-    """The first thing in a well-typed scenario that cannot be meant, or None."""
+    """The first problem in a scenario whose types are right, or None."""
     return next(_conflicts(scenario), None)
 
 
 def target_of(model: Model) -> str:
-    """The model's target: as written, else "openai" where there is a url, "foundry" with its options, or "llamacpp"."""
+    """The model's target. The default is "openai" with a url, "foundry" with its options, and otherwise "llamacpp"."""
     return model.target or ("openai" if model.url is not None else "foundry" if model.foundry else "llamacpp")
 
 
 def _conflicts(scenario: Scenario) -> Iterator[Problem]:
     if scenario.name.endswith(".") or _WINDOWS_DEVICES.fullmatch(scenario.name):
-        yield Problem("name", f'"{scenario.name}" cannot name a folder on every system', "choose another")
+        yield Problem("name", f'"{scenario.name}" is not a valid folder name on every system', "choose another")
     yield from over_limit(scenario)
     for i, model in enumerate(scenario.models):
         yield from _conflicts_of_model(model, f"models[{i}]")
@@ -59,7 +59,7 @@ def _conflicts(scenario: Scenario) -> Iterator[Problem]:
             if _identity(model) == _identity(other):
                 yield Problem(f"models[{i}]", f"the same model as models[{j}]", "leave one out, or rename it")
     if scenario.headers and all(model.url is None for model in scenario.models):
-        yield Problem("headers", "headers are for endpoints, and no model has a url", "leave them out, or add a url")
+        yield Problem("headers", "only endpoints get headers, and no model has a url", "leave them out, or add a url")
     yield from conflicts_of_headers(scenario.headers, "headers")
     yield from _conflicts_of_load(scenario.load)
     yield from _conflicts_of_sampling(scenario.sampling)
@@ -71,14 +71,14 @@ def _conflicts(scenario: Scenario) -> Iterator[Problem]:
 def _conflicts_of_sampling(sampling: Sampling) -> Iterator[Problem]:
     yield from _keys_within(sampling.extra, "sampling.extra", f"leave it out, and {KEY_HINT}", _is_secret_of_body)
     for key in sampling.extra:
-        if key in sampling.omit:  # said twice: ours is not wanted, and this one is
+        if key in sampling.omit:  # the scenario replaces our key with its own
             continue
         if key in _OWN_KEYS:
             yield Problem(f"sampling.extra.{key}", "every request has it already", "leave it out")
         elif key in _SAMPLING_KEYS:
-            yield Problem(f"sampling.extra.{key}", "it has a key of its own", f"write it as sampling.{key}")
+            yield Problem(f"sampling.extra.{key}", "sampling has its own key for it", f"write it as sampling.{key}")
     if "stream" in sampling.omit and sampling.stream and "stream" not in sampling.extra:
-        message = "a request without `stream` is answered whole, and the scenario wants streams"
+        message = "without `stream`, a server does not stream, and the scenario expects streams"
         yield Problem("sampling.omit", message, "write stream = false as well")
 
 
@@ -88,17 +88,17 @@ def is_adapter(model: Model) -> bool:
 
 
 def _identity(model: Model) -> tuple[str, str | None, str]:
-    """What its records are told by: of an adapter, the class."""
+    """The values that distinguish a model's records from those of another; an adapter counts by its class."""
     return target_of(model).rpartition(":")[2], model.url and place_name(model.url), model.name
 
 
 def _conflicts_of_adapter(model: Model, key: str) -> Iterator[Problem]:
     for name in ("options", "python_path"):
         if getattr(model, name) and not is_adapter(model):
-            message = "it is for an adapter, and the model is served elsewhere"
+            message = "only an adapter uses it, and the model is served elsewhere"
             yield Problem(f"{key}.{name}", message, f'leave it out, or write target = "{ADAPTER}"')
     yield from _keys_within(
-        model.options, f"{key}.options", "leave it out: the adapter can ask the environment", _is_secret
+        model.options, f"{key}.options", "leave it out; the adapter can read it from the environment", _is_secret
     )
 
 
@@ -106,7 +106,7 @@ def _conflicts_of_model(model: Model, key: str) -> Iterator[Problem]:
     target = target_of(model)
     yield from _conflicts_of_adapter(model, key)
     if target != "openai" and model.url is not None:
-        where = "asks an adapter in this process" if is_adapter(model) else "starts a server of its own"
+        where = "calls an adapter in this process" if is_adapter(model) else "starts a server of its own"
         message = f'target "{target}" {where}'
         yield Problem(f"{key}.url", message, 'leave url out, or write target = "openai"')
     if target == "openai" and model.url is None:
@@ -114,7 +114,7 @@ def _conflicts_of_model(model: Model, key: str) -> Iterator[Problem]:
     elif target == "openai" and model.url is not None and (wrong := mismatch_of_endpoint(model.url)):
         yield _of_address(f"{key}.url", *wrong)
     if model.headers and target != "openai":
-        message = "headers are for an endpoint, and the model is served elsewhere"
+        message = "only an endpoint gets headers, and the model is served elsewhere"
         yield Problem(f"{key}.headers", message, "leave them out")
     yield from conflicts_of_headers(model.headers, f"{key}.headers")
     if model.llamacpp is not None and target != "llamacpp":
@@ -154,20 +154,20 @@ def _conflicts_of_load(load: Load) -> Iterator[Problem]:
 
 
 def _twice(levels: Sequence[float], key: str) -> Iterator[Problem]:
-    labels = [f"{level:g}" for level in levels]  # as stages are named: what differs less cannot be told apart
+    labels = [f"{level:g}" for level in levels]  # the labels of stages: levels with equal labels are one level
     for i, label in enumerate(labels):
         if label in labels[:i]:
-            yield Problem(f"{key}[{i}]", f"{label} stands there twice", "leave one out")
+            yield Problem(f"{key}[{i}]", f"{label} is listed twice", "leave one out")
 
 
 def _keys_within(
     table: Mapping[str, Any], path: str, hint: str, is_secret: Callable[[str, str], bool]
 ) -> Iterator[Problem]:
-    """Keys of services, by their names: what stands in a scenario is written into every run folder."""
+    """Values that look like API keys: everything in a scenario is written into every run folder."""
     for name, value in table.items():
         where = key_path(path, name)
         if isinstance(value, str) and value and is_secret(name, value):
-            yield Problem(where, "a key in a scenario ends up in files", hint, is_secret=True)
+            yield Problem(where, "a secret in a scenario would be written to files", hint, is_secret=True)
         elif isinstance(value, Mapping):
             yield from _keys_within(value, where, hint, is_secret)
 
@@ -177,7 +177,7 @@ def _is_secret(name: str, _: str) -> bool:
 
 
 def _is_secret_of_body(name: str, value: str) -> bool:
-    """Also tells apart the tokens of a model (`eos_token`, `stop_token`), which bodies may well have."""
+    """As `_is_secret`, but lets a body have tokens of the model (`eos_token`, `stop_token`)."""
     if not _is_secret(name, value):
         return False
     return not _MODEL_TOKEN_NAMES.fullmatch(name) or _CREDENTIAL.fullmatch(value) is not None
@@ -185,10 +185,10 @@ def _is_secret_of_body(name: str, value: str) -> bool:
 
 def _conflicts_of_slo(slo: Slo, *, stream: bool) -> Iterator[Problem]:
     if slo.attainment is not None and (slo.ttft_ms, slo.tpot_ms, slo.e2e_ms) == (None, None, None):
-        yield Problem("slo.attainment", "a share of what? no target is set", "add e.g. ttft_ms = 2000.0 to slo")
+        yield Problem("slo.attainment", "no limit is set that requests could meet", "add e.g. ttft_ms = 2000.0 to slo")
     elif slo.attainment is not None and not stream and (slo.ttft_ms, slo.tpot_ms) != (None, None):
-        message = "a gate on TTFT or TPOT, which an answer that comes whole (stream = false) does not have"
-        yield Problem("slo.attainment", message, "set e2e_ms alone, leave the gate out, or let the answers stream")
+        message = "the gate needs TTFT or TPOT, which answers that are not streamed (stream = false) do not have"
+        yield Problem("slo.attainment", message, "set only e2e_ms, leave the gate out, or set stream = true")
     yield from _conflicts_of_objectives(slo, stream=stream)
 
 
@@ -200,10 +200,10 @@ def _conflicts_of_objectives(slo: Slo, *, stream: bool) -> Iterator[Problem]:
             continue
         objective = objective_of(text)
         if objective.metric == "goodput" and not limits_ms(slo):
-            yield Problem(key, "every limit of slo at once, and it has none", "add e.g. ttft_ms = 2000.0 to slo")
+            yield Problem(key, "goodput needs the limits of slo, and none is set", "add e.g. ttft_ms = 2000.0 to slo")
         elif objective.metric in STREAMED_LATENCIES and not stream:
-            message = f"an answer that comes whole (stream = false) has no {objective.metric}"
-            yield Problem(key, message, "ask for e2e, or let the answers stream")
+            message = f"answers that are not streamed (stream = false) have no {objective.metric}"
+            yield Problem(key, message, "use e2e, or set stream = true")
         elif twice([objective_of(other) for other in slo.objectives[: i + 1]]) is not None:
             yield Problem(key, "the same share of the same metric is asked for twice", "leave one out")
 
@@ -213,5 +213,5 @@ def _conflicts_of_until(until: str, *, stream: bool) -> Iterator[Problem]:
     if wrong is not None:
         yield Problem("until", *wrong)
     elif not stream and (rule := stop_rule_of(until)).metric in STREAMED:
-        message = f"an answer that comes whole (stream = false) has no {rule.metric}"
-        yield Problem("until", message, "wait for e2e, or let the answers stream")
+        message = f"answers that are not streamed (stream = false) have no {rule.metric}"
+        yield Problem("until", message, "use e2e, or set stream = true")

@@ -1,7 +1,7 @@
-"""Variables of the environment that change what is played, as Foundry Local's workshop names them.
+"""The environment variables that change a scenario, with the names that Foundry Local's workshop uses.
 
-They go below the flags and above the scenario file: a flag that says the same thing has the last word. Knows no file;
-`loadgen.scenario.overrides` applies what is found here.
+They override the scenario file, and a flag for the same key overrides them. Opens no file; `loadgen.scenario.overrides`
+applies the values.
 """
 
 import re
@@ -24,15 +24,15 @@ _SETTINGS: Final = {
     PROMPT: ("prompts",),
     STREAM: ("sampling", "sampling.stream"),
 }
-"""What a `--set` of that key says instead."""
+"""By variable, the keys for which a flag or a `--set` overrides it."""
 _TRUE: Final = ("1", "true", "yes", "on")
 _FALSE: Final = ("0", "false", "no", "off")
 
 
 def with_environment(given: Overrides, variables: Mapping[str, str]) -> tuple[Overrides, tuple[str, ...]]:
-    """The flags, and below them what the variables say; and a line for a person about each that has its way.
+    """The flags, completed by the variables; and a line for the user about each variable that had an effect.
 
-    An empty variable is not set. Raises InputError, one line that names the variable, for a value that is none.
+    An empty variable counts as not set. Raises InputError, one line that names the variable, for an invalid value.
     """
     values = {name: "" if _is_set(given, keys) else variables.get(name, "").strip() for name, keys in _SETTINGS.items()}
     notes = []
@@ -49,13 +49,13 @@ def with_environment(given: Overrides, variables: Mapping[str, str]) -> tuple[Ov
         rounds = _rounds(values[ROUNDS])
         if given.requests is None and given.duration_s is None:
             changes["rounds"] = rounds
-            notes.append(f"{ROUNDS} is set: asks each prompt {rounds} times, of each model at each level")
+            notes.append(f"{ROUNDS} is set: sends each prompt {rounds} times to each model at each level")
     if values[PROMPT] and given.prompts_file is None:
         changes["prompt"] = values[PROMPT]
-        notes.append(f"{PROMPT} is set: asks {toml_text(values[PROMPT])} and nothing else")
+        notes.append(f"{PROMPT} is set: sends only {toml_text(values[PROMPT])}")
     if values[STREAM]:
         changes["stream"] = _truth(values[STREAM])
-        notes.append(f"{STREAM} is set: answers {'stream' if changes['stream'] else 'come whole'}")
+        notes.append(f"{STREAM} is set: answers {'are streamed' if changes['stream'] else 'are not streamed'}")
     return msgspec.structs.replace(given, **changes), tuple(notes)
 
 
@@ -72,7 +72,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _rounds(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
-        raise InputError(f"{ROUNDS}={text}: not a number of rounds, 1 or more; write e.g. {ROUNDS}=3")
+        raise InputError(f"{ROUNDS}={text}: not a number of rounds of 1 or more; write e.g. {ROUNDS}=3")
     return int(text)
 
 

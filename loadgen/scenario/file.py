@@ -1,6 +1,6 @@
-"""Scenario files: found by path or name, read, changed by flags, checked, and typed; or one InputError.
+"""Finds a scenario file by path or name, reads it, applies flags, and checks and types it; or raises one InputError.
 
-Knows no clock and no socket, and reads no prompts: those are `loadgen.plan.prompts`.
+Knows no clock and no socket. Prompts are read by `loadgen.plan.prompts`.
 """
 
 import importlib.resources
@@ -26,7 +26,7 @@ from loadgen.scenario.types import RawTable
 from loadgen.scenario.validate import convert
 
 SCENARIOS: Final = Path("scenarios")
-"""Where scenarios are looked for by name, in the current folder."""
+"""The folder, in the current one, that is searched for a scenario of a name."""
 
 _ADHOC: RawTable = {
     "name": "adhoc",
@@ -41,62 +41,62 @@ class LoadedScenario(Struct, frozen=True):
 
     scenario: Scenario
     path: Path | None
-    """The file; None for the built-in one."""
+    """The file; None for the built-in scenario."""
     folder: Path
-    """What the paths in it are relative to."""
+    """The folder that the paths in the scenario are relative to."""
     where: str
-    """What to call it in a message."""
+    """The name of the scenario in a message."""
     rounds: int | None = None
-    """As many requests as prompts times this, in place of the load's own count; None leaves it."""
+    """If given, the number of requests is the number of prompts times this, and not the load's own."""
 
 
 def load_scenario(path: str | Path, overrides: Overrides | None = None) -> LoadedScenario:
-    """The scenario in a file, or of a name (see `find_scenario`), as the flags change it.
+    """The scenario of a path or a name (see `find_scenario`), with the flags applied.
 
     Each model's target is filled in, and its `llamacpp.gguf` and `python_path` are absolute. Raises InputError,
-    one line, for whatever is wrong; nothing has been sent by then.
+    one line, if anything is wrong; nothing has been sent by then.
     """
     file = find_scenario(path)
     raw = parse_toml(read_text(file), str(file))
-    # On its own first: a mistake in the file is the file's, and the flags may rely on its shape.
+    # Check the file without the flags first: its mistakes must be reported as its own, and flags need a valid table.
     convert(raw, Scenario, Source(str(file)))
     return _loaded(raw, file, file.parent, str(file), overrides)
 
 
 def no_file_scenario(overrides: Overrides) -> LoadedScenario:
-    """The built-in scenario, short questions, as the flags change it. Paths are relative to where we are.
+    """The built-in scenario, short questions, with the flags applied. Paths are relative to the current folder.
 
-    It has so many questions that no stage asks one twice, nor one of its warm-up, as long as there are enough of them:
-    a server may answer what it has met before from a cache.
+    As long as there are enough questions, a stage and its warm-up ask none of them twice, because a server may answer a
+    repeated question from a cache.
     """
-    # Names without an address are Foundry Local's: nothing else here could know them.
+    # Names without an address belong to Foundry Local: no other target could resolve them.
     own = {"models": [{"name": "unnamed", "target": "foundry"}]} if overrides.listed else {}
     loaded = _loaded(_ADHOC | own, None, Path(), "the built-in scenario", overrides)
-    if loaded.rounds is not None:  # which ask each question several times
+    if loaded.rounds is not None:  # rounds ask each question several times
         return loaded
     load, warmup = loaded.scenario.load, loaded.scenario.warmup_requests
     requests = None if isinstance(load, Ramp) else load.requests
-    # Where only time bounds a stage, nobody knows how many it will ask.
+    # If only time bounds a stage, the number of its requests is not known beforehand.
     count = len(QUESTIONS) if requests is None else max(len(FIRST), requests + warmup)
     questions = list(QUESTIONS[:count])
     return _loaded(_ADHOC | own | {"prompts": questions}, None, Path(), "the built-in scenario", overrides)
 
 
 def find_scenario(name: str | Path) -> Path:
-    """The file of that path; or, for a bare name, the one in scenarios/ here, in the current folder, or among those
-    that we bring along.
+    """The file at that path; or, for a bare name, the file in scenarios/, in the current folder, or among the scenarios
+    that come with loadgen.
 
-    Raises InputError that names the nearest there is.
+    Raises InputError that names the most similar name.
     """
     if not str(name).strip():
-        raise InputError("an empty name is no scenario; `loadgen scenarios` lists what there is")
+        raise InputError("the name is empty; `loadgen scenarios` lists all scenarios")
     path = Path(name)
     if is_file(path):
         return path
     known = scenario_names()
     bare = path.name.removesuffix(".toml")
     if str(path) in (bare, f"{bare}.toml"):
-        # A name may end in .toml itself: that of the file a.toml.toml is a.toml.
+        # A name may end in .toml itself: the name of the file a.toml.toml is a.toml.
         for candidate in dict.fromkeys((bare, path.name)):
             here = Path(f"{candidate}.toml")
             if is_file(here) and known.get(candidate, here).parent != SCENARIOS:
@@ -107,16 +107,16 @@ def find_scenario(name: str | Path) -> Path:
         raise InputError(f"{name}: a folder, not a scenario; name a .toml file in it")
     guess = suggestion(bare, list(known))
     hint = f"did you mean {guess}? " if guess else ""
-    raise InputError(f"{name}: no such scenario; {hint}`loadgen scenarios` lists what there is")
+    raise InputError(f"{name}: no such scenario; {hint}`loadgen scenarios` lists all scenarios")
 
 
 def scenario_names() -> dict[str, Path]:
-    """Name -> file of the scenarios under scenarios/ in the current folder and of those that we bring, by name."""
+    """Name -> file of the scenarios in the current folder's scenarios/ and of those that come with loadgen, by name."""
     package = Path(str(importlib.resources.files("loadgen")))
     files: list[Path] = []
-    # In the installed package; in the checkout that it was installed from; here. The nearer one wins.
+    # In the installed package; in the checkout that it was installed from; in the current folder. The last one wins.
     for folder in (package / "bundled" / "scenarios", package.parent / "scenarios", SCENARIOS):
-        # No folder and no pipe, which would be waited for. A link to nothing stays: reading it says what is wrong.
+        # No folders, and no pipes, because reading one would block. A broken link stays: reading it reports the error.
         files += sorted(file for file in folder.glob("*.toml") if is_file(file) or not file.exists())
     return dict(sorted({file.stem: file for file in files}.items()))
 
@@ -128,11 +128,11 @@ class ScenarioEntry(Struct, frozen=True):
     path: str
     description: str
     problem: str | None = None
-    """Why its file cannot be read, in one line."""
+    """One line that says why its file cannot be read."""
 
 
 def list_scenarios() -> list[ScenarioEntry]:
-    """All that can be played by name. A file that is no TOML is listed with what is wrong; its keys are not checked."""
+    """All scenarios that can be played by name. A file that is not TOML has a `problem`; keys are not checked."""
     entries = []
     for name, path in scenario_names().items():
         description, problem = "", None
@@ -145,7 +145,7 @@ def list_scenarios() -> list[ScenarioEntry]:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file. A path that the system cannot even take (too long, a loop of links) is none."""
+    """Whether there is such a file. A path that the system refuses (too long, a loop of links) is not a file."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -153,7 +153,7 @@ def is_file(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is such a folder; as `is_file`."""
+    """Whether there is such a folder; otherwise as `is_file`."""
     try:
         return path.is_dir()
     except (OSError, ValueError):
@@ -161,7 +161,7 @@ def is_folder(path: Path) -> bool:
 
 
 def is_pipe(path: Path) -> bool:
-    """Whether something is piped in at a path (`/dev/stdin`, `<(…)` of a shell), be it a file; as `is_file`."""
+    """Whether the path is a pipe or a redirected file (`/dev/stdin`, `<(…)` of a shell); otherwise as `is_file`."""
     try:
         return path.is_fifo() or path.is_char_device() or (path.is_file() and path.parent in _DESCRIPTORS)
     except (OSError, ValueError):
@@ -169,17 +169,17 @@ def is_pipe(path: Path) -> bool:
 
 
 STANDARD_INPUT: Final = "-"
-"""In place of a file of prompts: what is piped in."""
+"""In place of a file of prompts, it means standard input."""
 _DESCRIPTORS: Final = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))
 MAX_BYTES: Final = 128 << 20
-"""No file that a person names is read beyond this: a trace of ten million offsets is about as long."""
+"""The largest file that is read; a trace of ten million offsets is about as long."""
 _GZIP: Final = b"\x1f\x8b"
 _UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
-"""How such files begin; PowerShell writes UTF-16 where `>` redirects."""
+"""How such files begin; PowerShell writes UTF-16 when `>` redirects."""
 
 
 def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
-    """The text of a UTF-8 file, without a byte-order mark. Raises InputError, with the line of bytes that are not."""
+    """The text of a UTF-8 file, without a byte-order mark. Raises InputError, with the line that is not UTF-8."""
     try:
         with path.open("rb") as file:
             data = file.read(max_bytes + 1) if os.fstat(file.fileno()).st_size <= max_bytes else None
@@ -192,7 +192,7 @@ def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
 
 
 def read_piped_text(max_bytes: int = MAX_BYTES) -> str:
-    """The text that is piped in on standard input; as `read_text`."""
+    """The text on standard input; otherwise as `read_text`."""
     if sys.stdin is None or sys.stdin.isatty():
         raise InputError("standard input: nothing is piped in; pipe a file into it, or name one")
     data = sys.stdin.buffer.read(max_bytes + 1)
@@ -226,7 +226,7 @@ def parse_toml(text: str, where: str) -> RawTable:
         message, _, place = str(error).rpartition(" (at ")
         lines = text.splitlines() or [""]
         position = re.match(r"line (\d+), column (\d+)", place)
-        # A text ends after its last line: that is the one to fix.
+        # An error at the end of the text is past its last line: report the last line.
         row, column = (int(position[1]), f", column {position[2]}") if position else (len(lines), "")
         line = lines[min(row, len(lines)) - 1].strip()
         said = _IN_WORDS.get(message, message) if isinstance(error, tomllib.TOMLDecodeError) else "a number too long"
@@ -234,8 +234,8 @@ def parse_toml(text: str, where: str) -> RawTable:
 
 
 _IN_WORDS = {
-    "Invalid value": "not a value (texts stand in double quotes)",
-    "Cannot overwrite a value": "the key stands there twice",
+    "Invalid value": "not a value (put text in double quotes)",
+    "Cannot overwrite a value": "the key is given twice",
     "Invalid statement": "neither key = value nor [table]",
 }
 
@@ -254,7 +254,7 @@ def _loaded(raw: RawTable, path: Path | None, folder: Path, where: str, override
 
 
 def _resolved(model: Model, shared: Headers, key: str, folder: Path, source: Source) -> Model:
-    """The model with its target filled in, its weights found, and the headers that all endpoints share."""
+    """The model with its target filled in, the absolute path of its weights, and the headers of all endpoints."""
     llamacpp = model.llamacpp
     if llamacpp is not None and llamacpp.gguf is not None:
         gguf = (folder / llamacpp.gguf).absolute()

@@ -1,4 +1,4 @@
-"""Headers of a person's own, as a scenario has them."""
+"""The types of the user's own headers in a scenario."""
 
 from typing import Annotated
 
@@ -6,13 +6,13 @@ from msgspec import Meta, Struct
 
 
 class HeaderFromEnvironment(Struct, frozen=True, forbid_unknown_fields=True):
-    """The value of a header that a variable of the environment holds. It is a secret: sent, and never written."""
+    """The value of a header, held by an environment variable. It is a secret: loadgen sends it but never writes it."""
 
     env: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z", description="The name of a variable.")]
-    """The variable."""
+    """The name of the variable."""
     prefix: str = ""
-    """What stands before it in the header."""
+    """The text before the value in the header."""
 
 
 Headers = dict[str, str | HeaderFromEnvironment]
-"""By name."""
+"""The headers by name."""

@@ -1,6 +1,6 @@
-"""How large a number of a scenario may be: beyond that no machine could hold the plan, or no clock count to its end.
+"""The largest numbers that a scenario may have. With larger ones, a plan would not fit in memory, or a run never end.
 
-Knows the types of a scenario, and nothing of what is done with them.
+Knows the types of a scenario, but not what they are used for.
 """
 
 from collections.abc import Iterator
@@ -23,18 +23,18 @@ LIMITS: Final[dict[str, int]] = {
     "threads": 1024,
     "prefill_threads": 1024,
 }
-"""By the name of the key. A stage of more requests would not fit in memory, nor more users than there are ports; 256 is
-what llama.cpp can do at once."""
+"""The limit by the name of the key. More requests would not fit in memory; more users would need more ports than there
+are; llama.cpp can serve 256 streams at once."""
 _CELLS: Final = 2**31 - 1
 
 
 def over_limit(table: Struct, path: str = "") -> Iterator[Problem]:
-    """What in a table, or in those within it, is beyond its ceiling. path: the table's dotted key."""
+    """The values in a table, or in a nested one, that exceed their limit. path: the table's dotted key."""
     for key in table.__struct_fields__:
         yield from _of_value(key, getattr(table, key), key_path(path, key))
     slots, context = (getattr(table, key, 0) for key in ("slots", "context_tokens"))
     if slots * context > _CELLS:
-        message = f"{context:,} tokens of each of {slots} slots are more than llama.cpp can count"
+        message = f"{slots} slots of {context:,} tokens each are more than llama.cpp can handle"
         yield Problem(key_path(path, "context_tokens"), message, "lower one of them")
 
 

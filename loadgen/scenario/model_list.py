@@ -1,4 +1,4 @@
-"""`models.json`: models by name, and what is known of each. Read and written; knows no target and no network."""
+"""Reads and writes `models.json`: models by name, with the known facts about each. Knows no target and no network."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ _EXAMPLE = '["qwen2.5-0.5b"] or {"qwen2.5-0.5b": {"capabilities": ["chat"], "siz
 class ListedModel(Struct, frozen=True, omit_defaults=True):
     """One model of a list.
 
-    capabilities: words, as their author chose them. size_mb: on disk, MiB. more: whatever else its card says.
+    capabilities: words, as the catalog gives them. size_mb: size on disk in MiB. more: all other keys of the card.
     """
 
     alias: str
@@ -30,9 +30,9 @@ class ListedModel(Struct, frozen=True, omit_defaults=True):
 
 
 def read_model_list(path: Path) -> tuple[ListedModel, ...]:
-    """The models of a file, at least one: a list of names or of cards, or an object name -> card.
+    """The models of a file, at least one. The file is a list of names or cards, or an object name -> card.
 
-    Either may stand under a key `models`. Raises InputError, one line, for whatever else it is.
+    Either may be under a key `models`. Raises InputError, one line, for anything else.
     """
     text = read_text(path)
     try:
@@ -52,12 +52,12 @@ def read_model_list(path: Path) -> tuple[ListedModel, ...]:
     names = [model.alias for model in entries]
     for name in names:
         if names.count(name) > 1:
-            raise InputError(f"{path}: {escape_control(name)} stands there twice; leave one out")
+            raise InputError(f"{path}: {escape_control(name)} is listed twice; leave one out")
     return tuple(entries)
 
 
 def model_list_text(models: Iterable[ListedModel]) -> bytes:
-    """The file: an object alias -> card, as `read_model_list` reads it."""
+    """The text of the file: an object alias -> card, as `read_model_list` reads it."""
     cards = {model.alias: _card(model) for model in models}
     return orjson.dumps(cards, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
@@ -71,7 +71,7 @@ def _of_item(item: Any, place: str) -> ListedModel:
     if isinstance(item, dict):
         name = next((item[key] for key in _NAME_KEYS if isinstance(item.get(key), str)), None)
         if name is None:
-            raise InputError(f'{place}: without a name; write e.g. {{"alias": "qwen2.5-0.5b"}}')
+            raise InputError(f'{place}: it has no name; write e.g. {{"alias": "qwen2.5-0.5b"}}')
         return _of_card(name, {key: value for key, value in item.items() if key != "alias"}, place)
     if not isinstance(item, str):
         raise InputError(f'{place}: neither a name nor a card; write e.g. "qwen2.5-0.5b"')
@@ -82,17 +82,19 @@ def _of_card(name: str, card: Any, place: str) -> ListedModel:
     if not name.strip():
         raise InputError(f"{place}: an empty name; write the model's alias")
     if not isinstance(card, Mapping):
-        raise InputError(f'{place}: its card is no object; write e.g. {{"capabilities": ["chat"], "size_mb": 822}}')
-    more = {"license" if key == "licence" else key: value for key, value in card.items()}  # older lists spell it so
+        raise InputError(f'{place}: its card is not an object; write e.g. {{"capabilities": ["chat"], "size_mb": 822}}')
+    more = {
+        "license" if key == "licence" else key: value for key, value in card.items()
+    }  # older lists use the British spelling
     capabilities, size = more.pop("capabilities", None) or (), more.pop("size_mb", None)
     words = split_words(capabilities) if isinstance(capabilities, str) else capabilities
     if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
-        raise InputError(f'{place}: capabilities is no list of texts; write e.g. ["chat", "tools"]')
+        raise InputError(f'{place}: capabilities is not a list of texts; write e.g. ["chat", "tools"]')
     if size is not None and (isinstance(size, bool) or not isinstance(size, int | float)):
-        raise InputError(f"{place}: size_mb is no number; write e.g. 822")
+        raise InputError(f"{place}: size_mb is not a number; write e.g. 822")
     return ListedModel(name.strip(), tuple(words), None if size is None else float(size), more)
 
 
 def split_words(text: str) -> tuple[str, ...]:
-    """The words of "chat, tools"; a model's catalog entry may say it so."""
+    """The words of "chat, tools", a form that a catalog entry may use."""
     return tuple(word for part in text.replace(";", ",").split(",") if (word := part.strip()))

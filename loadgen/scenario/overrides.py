@@ -1,6 +1,6 @@
-"""What the command line's flags change in a scenario: a raw TOML table in, a changed one out, and which flag did it.
+"""Applies the command line's flags to a scenario: from a raw TOML table to a changed one, and which flag set which key.
 
-Knows no files: whatever a flag writes is checked afterwards, as if the file had said it.
+Opens no file. The values that flags set are checked afterwards, as if they were in the file.
 """
 
 import copy
@@ -27,9 +27,9 @@ class Overrides(Struct, frozen=True):
     """The flags that change a scenario. Empty or None: the flag was not given."""
 
     urls: tuple[str, ...] = ()
-    """Pair up with `models` in order: one url serves several models, one model is played at each url."""
+    """They pair up with `models` in order; a single url is used for all models, a single model for all urls."""
     models: tuple[str, ...] = ()
-    """Without urls, these are picked among the scenario's own."""
+    """Without urls, these are selected from the scenario's own models."""
     concurrency: tuple[int, ...] = ()
     rates_per_s: tuple[float, ...] = ()
     arrivals: str | None = None
@@ -39,11 +39,11 @@ class Overrides(Struct, frozen=True):
     duration_s: float | None = None
     warmup: int | None = None
     seed: int | None = None
-    """Of schedules and order, not the sampling's."""
+    """The seed of schedules and order, not that of the sampling."""
     timeout_s: float | None = None
-    """Of the whole request."""
+    """The deadline of a whole request."""
     ready_s: float | None = None
-    """For a server that is not ready; 0: it is not waited for."""
+    """How long to wait for a server that is not ready; 0: do not wait."""
     until: str | None = None
     """See `loadgen.scenario.stop_rule`."""
     set: tuple[str, ...] = ()
@@ -54,29 +54,29 @@ class Overrides(Struct, frozen=True):
     headers: tuple[tuple[str, str | RawTable], ...] = ()
     """Name and value of each, as a scenario writes them; see `loadgen.scenario.headers.parse_header`."""
 
-    # What comes from a list file or the environment.
+    # The following come from a list file or the environment.
     listed: tuple[str, ...] = ()
     """Models by name; see `models_named`."""
     listed_by: str = ""
-    """What lists them, for a message."""
+    """The flag or variable that lists them, for a message."""
     prompts_file: str | None = None
     """An absolute path."""
     prompt: str | None = None
-    """The only one."""
+    """The only prompt to send."""
     rounds: int | None = None
-    """Requests a prompt, of each model at each level."""
+    """How many times each model at each level gets each prompt."""
     stream: bool | None = None
     """Whether answers stream."""
 
 
 Changed = tuple[RawTable, dict[str, str]]
-"""A raw table, and for each dotted key that a flag set, that flag as it was written."""
+"""A raw table, and for each dotted key that a flag set, the flag as it was written."""
 
 
 def apply(raw: RawTable, overrides: Overrides) -> Changed:
-    """The raw scenario as the flags change it, and which flag set which key. `raw` is of the right shape, and kept.
+    """The raw scenario with the flags applied, and which flag set which key. `raw` must be valid; it is not changed.
 
-    Raises InputError where flags contradict each other or the scenario.
+    Raises InputError if flags contradict each other or the scenario.
     """
     changed = copy.deepcopy(raw)
     flags: dict[str, str] = {}
@@ -143,15 +143,15 @@ def _models(own: list[RawTable], overrides: Overrides) -> tuple[list[RawTable], 
     if not urls:
         return _picked(own, names)
     if not names:
-        raise InputError(f"--url {redact_url(urls[0])}: which model? add --model NAME, as the server calls it")
+        hint = "add --model NAME, with the server's name for it"
+        raise InputError(f"--url {redact_url(urls[0])}: no model is named; {hint}")
     if len(urls) == 1:
         urls *= len(names)
     elif len(names) == 1:
         names *= len(urls)
     if len(urls) != len(names):
-        raise InputError(
-            f"--url: {len(urls)} addresses for {len(names)} models; give one --model for each --url, or one of either"
-        )
+        hint = "give one --model for each --url, or only one --url, or only one --model"
+        raise InputError(f"--url: {len(urls)} addresses for {len(names)} models; {hint}")
     flags: dict[str, str] = {}
     for i, (url, name) in enumerate(zip(urls, names, strict=True)):
         flags |= {f"models[{i}]": f"--url {url} --model {name}"}
@@ -160,7 +160,7 @@ def _models(own: list[RawTable], overrides: Overrides) -> tuple[list[RawTable], 
 
 
 def _default_models() -> list[RawTable]:
-    """What a scenario without models means."""
+    """The models of a scenario that names none."""
     models = Scenario(name="default", prompts="-").models
     return [{"name": model.name, "target": model.target} for model in models]
 
@@ -172,7 +172,7 @@ def _picked(own: list[RawTable], names: tuple[str, ...]) -> tuple[list[RawTable]
     for name in names:
         if name not in known:
             guess = suggestion(name, known)
-            hint = f"did you mean {guess}?" if guess else f"it has {', '.join(known)}; or say where with --url"
+            hint = f"did you mean {guess}?" if guess else f"it has {', '.join(known)}; or give its address with --url"
             raise InputError(f"--model {name}: the scenario has no model of that name; {hint}")
         for model in own:
             if model["name"] == name:
@@ -229,24 +229,25 @@ def _open_load(load: RawTable, overrides: Overrides) -> Changed:
 
 
 def _arrivals(text: str | None) -> tuple[str | None, float | None]:
-    """(mode, burstiness) that `--arrivals` names."""
+    """(mode, burstiness) of a value of `--arrivals`."""
     if text is None or text in ("constant", "poisson"):
         return text, None
     name, _, shape = text.partition(":")
     if name != "gamma":
-        raise InputError(f"--arrivals {text}: no such process; write constant, poisson or gamma:B, such as gamma:0.5")
+        hint = "write constant, poisson or gamma:B, such as gamma:0.5"
+        raise InputError(f"--arrivals {text}: unknown arrival process; {hint}")
     if not re.fullmatch(_NUMBER, shape) or not 0 < float(shape) < math.inf:
-        raise InputError(f"--arrivals {text}: gamma needs its burstiness, a number above 0; write e.g. gamma:0.5")
+        raise InputError(f"--arrivals {text}: gamma needs a burstiness above 0; write e.g. gamma:0.5")
     return "gamma", float(shape)
 
 
 def _length(load: RawTable, flags: dict[str, str], overrides: Overrides) -> Changed:
-    """The load with the asked number of requests or seconds; one of them alone replaces the other."""
+    """The load with the requested number of requests or seconds; one of them alone replaces the other."""
     load = dict(load)
     if overrides.requests is not None:
         flag = f"--requests {overrides.requests}"
         if load["mode"] == "ramp":
-            raise InputError(f'{flag}: load.requests: a "ramp" load ends after its seconds; use --duration instead')
+            raise InputError(f'{flag}: load.requests: a "ramp" load ends after its duration; use --duration instead')
         if overrides.duration_s is None:
             load.pop("duration_s", None)
         load["requests"] = overrides.requests
@@ -258,7 +259,7 @@ def _length(load: RawTable, flags: dict[str, str], overrides: Overrides) -> Chan
         if overrides.requests is None:
             load.pop("requests", None)
         load["duration_s"] = overrides.duration_s
-        load.pop("min_requests", None)  # who says for how long means no longer
+        load.pop("min_requests", None)  # a stage must not last longer than --duration
         flags["load.duration_s"] = flag
     return load, flags
 
@@ -272,7 +273,7 @@ def _listed(rates: tuple[float, ...]) -> str:
 
 
 def _setting(setting: str, flag: str) -> tuple[str, Any]:
-    """(key, value) of `key=value`: the value as TOML has it, else the text itself. flag: as it was written."""
+    """(key, value) of `key=value`: the value read as TOML, or otherwise the text itself. flag: for a message."""
     key, equals, text = setting.partition("=")
     if not equals or not key.strip():
         raise InputError(f"{redact_url(flag)}: not a setting; write dotted.key=value, such as sampling.max_tokens=64")
@@ -293,7 +294,7 @@ def _steps(key: str, flag: str) -> list[str | int]:
 
 
 def _assign(raw: RawTable, steps: list[str] | list[str | int], value: Any, flag: str) -> None:
-    """Sets the value in place; tables that are not there yet are made, lists are not."""
+    """Sets the value in place. Creates missing tables, but not missing lists."""
     node: Any = raw
     done = ""
     for i, step in enumerate(steps):
@@ -302,7 +303,7 @@ def _assign(raw: RawTable, steps: list[str] | list[str | int], value: Any, flag:
             if not isinstance(node, list) or step >= len(node):
                 raise InputError(f"{redact_url(flag)}: {done} has no [{step}] in this scenario; set the whole list")
         elif not isinstance(node, dict):
-            kind = "a list; say which, as in" if isinstance(node, list) else "not a table, so it has no"
+            kind = "a list; name one entry, as in" if isinstance(node, list) else "not a table, so it has no"
             raise InputError(
                 f"{redact_url(flag)}: {done} is {kind} {done}{'[0]' if isinstance(node, list) else ''}.{step}"
             )
@@ -311,7 +312,7 @@ def _assign(raw: RawTable, steps: list[str] | list[str | int], value: Any, flag:
         elif isinstance(step, int):
             node = node[step]
         else:
-            # A scenario that says nothing of its load means a closed one, and a flag may change part of that.
+            # A scenario without a load has a closed one, and a flag may change part of it.
             empty: Any = [] if isinstance(steps[i + 1], int) else {"mode": "closed"} if step == "load" else {}
             node = node.setdefault(step, empty)
         done += f"[{step}]" if isinstance(step, int) else f".{step}" if done else step
@@ -327,7 +328,7 @@ def parse_duration_s(text: str, flag: str = "--duration") -> float:
 
 
 def parse_ready_s(text: str, flag: str = "--ready") -> float:
-    """As `parse_duration_s`, and 0 as well."""
+    """As `parse_duration_s`, but 0 is allowed."""
     return 0.0 if text.strip() == "0" else parse_duration_s(text, flag)
 
 
@@ -353,15 +354,16 @@ _PLACE: Final = ("target", "url", "foundry")
 
 
 def models_named(own: Sequence[RawTable], names: Sequence[str], label: str) -> list[RawTable]:
-    """The models of these names, in their order. label: what gave them, for a complaint.
+    """The models of these names, in their order. label: the flag or variable that names them, for an error message.
 
-    A name that the scenario has is that model. Any other is served where the scenario's own are served, when that is
-    one place that can serve more than one model: an endpoint, or Foundry Local. Else Foundry Local serves it: a name
-    that is only a name cannot stand for the weights of an embedded server.
+    If the scenario has a model of a name, the name means that model. Otherwise, if all of the scenario's models are
+    served in one place that can serve several models (an endpoint, or Foundry Local), the named model is served there.
+    In all other cases Foundry Local serves it, because a name alone does not say which weights an embedded server
+    should load.
     """
     twice = [name for i, name in enumerate(names) if name in names[:i]]
     if twice:
-        raise InputError(f"{label}: {any_of(twice[:1])} stands there twice; leave one out")
+        raise InputError(f"{label}: {any_of(twice[:1])} is listed twice; leave one out")
     models: list[RawTable] = []
     for name in names:
         same_name = [model for model in own if model.get("name") == name]
@@ -378,6 +380,6 @@ def _common_place(own: Sequence[RawTable]) -> RawTable:
         return place
     if place.get("target") != FOUNDRY and "foundry" not in place:
         return {"target": FOUNDRY}
-    # The embedded model is one model; others come from the catalog.
+    # Foundry Local's embedded model is a single model; all others come from the catalog.
     options = {key: value for key, value in place.get("foundry", {}).items() if key != "embedded"}
     return {"target": FOUNDRY, **({"foundry": options} if options else {})}

@@ -1,6 +1,6 @@
-"""What is wrong with something that a person wrote, as one line: where, which key, what is wrong, what would be right.
+"""The form of an error message about input: one line with the place, the key, what is wrong, and how to fix it.
 
-Knows no format: what is wrong with a scenario is found by `loadgen.scenario.validate` and `loadgen.scenario.file`.
+Knows no format: `loadgen.scenario.validate` and `loadgen.scenario.file` find what is wrong with a scenario.
 """
 
 import difflib
@@ -14,12 +14,12 @@ from loadgen.redact import escape_control, redact_url
 
 
 class Source(Struct, frozen=True):
-    """Where values were written."""
+    """The file and the flags that values come from."""
 
     file: str
-    """As a person knows it."""
+    """The file's name for a message."""
     flags: dict[str, str] = {}
-    """By dotted key, the flag that set it."""
+    """The flag that set a key, by dotted key."""
 
 
 class Problem(Struct, frozen=True):
@@ -29,13 +29,13 @@ class Problem(Struct, frozen=True):
     """Dotted and indexed, as in `models[1].url`; empty for the file as a whole."""
     message: str
     hint: str
-    """What would be right."""
+    """How to fix it."""
     is_secret: bool = False
-    """What was written there is not repeated."""
+    """Whether the value is a secret, which the message must not repeat."""
 
 
 def input_error(source: Source, problem: Problem) -> InputError:
-    """The complaint as an error: `<file or flag>: <key>: <what>; <mend>`. What an address may hide is masked."""
+    """The problem as an error: `<file or flag>: <key>: <message>; <hint>`, with credentials in addresses masked."""
     place = _place(source, problem.key)
     place = re.sub(r"(--set [^=]*)=.*", r"\1", place, flags=re.DOTALL) if problem.is_secret else place
     words = [place, problem.key, f"{problem.message}; {problem.hint}"]
@@ -43,7 +43,7 @@ def input_error(source: Source, problem: Problem) -> InputError:
 
 
 def toml_text(value: object) -> str:
-    """A value as TOML writes it, shortened; a table or a list by its kind alone."""
+    """A value as TOML writes it, shortened; "a table" or "a list" in place of its contents."""
     match value:
         case bool():
             return str(value).lower()
@@ -69,18 +69,18 @@ def suggestion(word: str, known: Sequence[str]) -> str | None:
 
 
 def key_path(path: str, key: str) -> str:
-    """The dotted key of `key` in the table at `path`; quoted where TOML would have to."""
+    """The dotted key of `key` in the table at `path`; quoted if TOML requires it."""
     name = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else f'"{key}"'
     return f"{path}.{name}" if path else name
 
 
 def _place(source: Source, key: str) -> str:
-    """The flag that set the key or a table around it; else the file."""
+    """The flag that set the key or a table that contains it; otherwise the file."""
     prefix = key
     while prefix:
         if prefix in source.flags:
             return source.flags[prefix]
         prefix = prefix[: max(prefix.rfind("."), prefix.rfind("["), 0)]
-    if key.startswith("load."):  # missing, or out of place, since a flag changed the kind of load
+    if key.startswith("load."):  # a flag that changed the mode may be why the key is missing or out of place
         return source.flags.get("load.mode", source.file)
     return source.file

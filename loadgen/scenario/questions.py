@@ -1,4 +1,4 @@
-"""The built-in questions: short, alike in length, and so many that a stage seldom has to ask one twice. Pure data."""
+"""The built-in questions: short, similar in length, and enough that a stage seldom repeats one. Pure data."""
 
 from typing import Final
 
@@ -46,10 +46,10 @@ _THINGS: Final = (
 
 
 def _question(number: int) -> str:
-    """Neighbors differ in their form and in their thing; each pair comes once, as 25 and 43 have no common divisor."""
+    """Consecutive questions differ in form and in thing. Each pair comes once, as 25 and 43 have no common divisor."""
     round_, form = divmod(number, len(_FORMS))
     return _FORMS[form].format(_THINGS[(round_ + number) % len(_THINGS)])
 
 
 QUESTIONS: Final = (*FIRST, *map(_question, range(len(_FORMS) * len(_THINGS))))
-"""All different. The first ones stand as they are; the others are as many as there are forms and things."""
+"""All different: the questions of `FIRST`, then each form with each thing."""

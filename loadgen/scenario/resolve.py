@@ -1,4 +1,4 @@
-"""What a person asked for, from flags, list files and the environment together: one loaded scenario. Sends nothing."""
+"""Joins the scenario file, the flags, the list files and the environment variables into one scenario. Sends nothing."""
 
 import os
 from collections.abc import Mapping
@@ -31,10 +31,10 @@ def resolve_scenario(
     prompts_file: Path | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> tuple[LoadedScenario, tuple[str, ...]]:
-    """The scenario to play, and a line for a person about each variable that changes it.
+    """The scenario to play, and a line for the user about each environment variable that changed it.
 
-    name: of a scenario, or None for the built-in one, which needs --url, or a model for Foundry Local. variables: the
-    environment's. Raises InputError, one line, for whatever is wrong.
+    name: the name of a scenario, or None for the built-in one, which needs --url, or a model for Foundry Local.
+    variables: those of the environment. Raises InputError, one line, if anything is wrong.
     """
     variables = os.environ if variables is None else variables
     given = _with_files(flags, models_file, prompts_file)
@@ -42,18 +42,18 @@ def resolve_scenario(
     endpoint = variables.get(ENDPOINT, "").strip()
     loaded = load_scenario(name, given) if name is not None else _without_scenario(given, endpoint)
     for model in loaded.scenario.models:
-        if model.url is not None:  # a key that cannot be had is known before anything is played
+        if model.url is not None:  # report a missing key or secret before anything is played
             api_key(variables)
             header_values(model.headers, variables)
     if endpoint and any(model.target == "foundry" for model in loaded.scenario.models):
         if wrong := mismatch_of_endpoint(endpoint):
             raise InputError(redact_url(f"{ENDPOINT}: {wrong[0]}; {wrong[1]}"))
-        notes = (*notes, f"{ENDPOINT} is set: Foundry Local is the one at {redact_url(endpoint)}")
+        notes = (*notes, f"{ENDPOINT} is set: uses the Foundry Local at {redact_url(endpoint)}")
     return loaded, notes
 
 
 def resolve_model(name: str, gguf: Path | None, slots: int) -> Model:
-    """The model that the embedded server is to serve for others. Raises InputError that names the flag."""
+    """The model that `loadgen serve` serves. Raises InputError that names the flag."""
     options = {"slots": slots, **({} if gguf is None else {"gguf": str(gguf)})}
     raw = {"name": "serve", "prompts": "-", "models": [{"name": name, "target": "llamacpp", "llamacpp": options}]}
     flags = {"models[0].name": f"--model {name}", "models[0].llamacpp.slots": f"--slots {slots}"}
@@ -88,7 +88,7 @@ def _without_scenario(given: Overrides, endpoint: str) -> LoadedScenario:
     if not endpoint:
         raise InputError("run: neither SCENARIO nor --url was given; name a scenario, or --url URL --model NAME")
     if not given.models:
-        hint = f"add --model NAME, or set {MODELS} (`loadgen models` lists what is there)"
-        raise InputError(f"{ENDPOINT} is set: which model? {hint}")
+        hint = f"add --model NAME, or set {MODELS} (`loadgen models` lists the models)"
+        raise InputError(f"{ENDPOINT} is set, but no model is named; {hint}")
     label = " ".join(f"--model {name}" for name in given.models)
     return no_file_scenario(msgspec.structs.replace(given, models=(), listed=given.models, listed_by=label))

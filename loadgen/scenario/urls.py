@@ -1,4 +1,4 @@
-"""Which API an address means, and what is wrong with one that a person wrote. Knows no network, repeats no password."""
+"""Finds the API that an address means, and what is wrong with an address. Knows no network, repeats no password."""
 
 import ipaddress
 import re
@@ -8,27 +8,27 @@ from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
 
 from loadgen.redact import is_secret_name, looks_secret
 
-CREDENTIALS: Final = "credentials in an address end up in files"
+CREDENTIALS: Final = "credentials in an address would be written to files"
 EXAMPLE: Final = 'write e.g. "http://localhost:8080/v1"'
 KEY_HINT: Final = "set LOADGEN_API_KEY"
 DEFAULT_PATH: Final = "/v1"
-"""The base path that is tried where an address has none."""
+"""The base path for an address without one."""
 Kind = Literal["endpoint", "address"]
-"""An endpoint is the base of an API, and may be written in short; an address is a whole URL."""
+"""An endpoint is the base of an API, and may be abbreviated; an address is a complete URL."""
 
 _ROUTE: Final = re.compile(r"/(?:chat/completions|completions|responses|embeddings|models)/*\Z")
 _FOUNDRY_ROUTE: Final = re.compile(r"/(?:openai/(?:status|models|loadedmodels)|status|models/loaded)/*\Z")
-"""What Foundry Local's own tools print as the place of its service; its API is at /v1 of the same server."""
+"""The paths that Foundry Local's own tools print for its service; the API is at /v1 of the same server."""
 _NOT_IN_HOST: Final = re.compile(r"[\s\\<>\"{}|^`]")
 _PORT: Final = re.compile(r":?([0-9]+)/*")
 
 
 def base_url(address: str) -> str:
-    """The base of the API that a usable address means: its routes are added to it by `route_url`.
+    """The base URL of the API that a usable address means; `route_url` adds routes to it.
 
-    The path stays as it is written; where there is none, it is /v1. An address of a route, `…/chat/completions` or
-    `…/models`, means the base above it, and what Foundry Local prints as its place (`…/openai/status`) the API there. A
-    port, or a host near by with a port, is enough; then it is http.
+    The path stays as it is written; if there is none, it becomes /v1. The address of a route, `…/chat/completions` or
+    `…/models`, means the base above it, and the address that Foundry Local prints (`…/openai/status`) means its API. A
+    port, or a nearby host with a port, is enough, and means http.
     """
     parts = _split(address)
     path = quote(parts.path, safe=string.punctuation)
@@ -43,35 +43,35 @@ def base_url(address: str) -> str:
 
 
 def service_url(address: str) -> str:
-    """The base of the API of a Foundry Local service at an address: it is always at /v1."""
+    """The base URL of the API of a Foundry Local service, which is always at /v1."""
     base = base_url(address).partition("?")[0]
     return base if base.endswith(DEFAULT_PATH) else f"{base}{DEFAULT_PATH}"
 
 
 def place_name(address: str) -> str:
-    """What records and reports call the server at an address: its host and port, and the base path unless it is /v1."""
+    """The name of a server in records and reports: its host and port, and its base path unless that is /v1."""
     parts = urlsplit(base_url(address))
     return f"{parts.netloc.rpartition('@')[2]}{parts.path.removesuffix(DEFAULT_PATH) and parts.path}"
 
 
 def route_url(base: str, route: str) -> str:
-    """The address of a route of an API. A query of the base (Azure's `?api-version=`) belongs to each of them."""
+    """The URL of a route of an API. A query of the base (Azure's `?api-version=`) is part of each route's URL."""
     place, mark, query = base.partition("?")
     return f"{place}/{route}{mark}{query}"
 
 
 def mismatch_of_endpoint(url: str) -> tuple[str, str] | None:
-    """(message, hint) where `base_url` can make no base of it, or where it holds a credential; else None."""
+    """(message, hint) if `base_url` cannot use the address, or if it contains a credential; otherwise None."""
     return _mismatch(url, "endpoint")
 
 
 def mismatch_of_address(url: str) -> tuple[str, str] | None:
-    """(message, hint) where it is no http or https address, or holds a password; else None."""
+    """(message, hint) if it is not an http or https address, or contains a password; otherwise None."""
     return _mismatch(url, "address")
 
 
 def _split(address: str) -> SplitResult:
-    """The parts of an address, its scheme filled in. Raises ValueError for a port that is no number, and the like."""
+    """The parts of an address, with its scheme filled in. Raises ValueError for an invalid port and the like."""
     address = address.strip(" ")
     if port := _PORT.fullmatch(address):
         return urlsplit(f"http://127.0.0.1:{port[1]}")
@@ -91,7 +91,7 @@ def _mismatch(url: str, kind: Kind) -> tuple[str, str] | None:
         usable = usable and (kind == "endpoint" or " " not in url)
         right = _corrected(parts, kind)
         is_near = _is_near(parts)
-    except ValueError:  # a port that is no number, or a bracket too few
+    except ValueError:  # an invalid port, or a missing bracket
         return no_address
     hint = f'write "{right}"'
     if "@" in parts.netloc or ("@" in url and "://" not in url):
@@ -110,7 +110,7 @@ def _mismatch(url: str, kind: Kind) -> tuple[str, str] | None:
 
 
 def _is_near(parts: SplitResult) -> bool:
-    """Whether it names a port of this machine or of one near by: there, an address without a scheme is plain http."""
+    """Whether it names a port of this machine or of a nearby one; such an address without a scheme means http."""
     host = parts.hostname or ""
     if parts.port is None:
         return False
@@ -126,7 +126,7 @@ def _holds_secret(query: str) -> bool:
 
 
 def _corrected(parts: SplitResult, kind: Kind) -> str:
-    """The address as it should be: http or https, and without credentials and query."""
+    """The address in its right form: http or https, without credentials and query."""
     scheme = parts.scheme if parts.scheme in ("http", "https") else "http"
     host = parts.netloc.rpartition("@")[2] or "localhost:8080"
     if parts.port is None and host.endswith(":"):

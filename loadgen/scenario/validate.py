@@ -1,6 +1,6 @@
-"""From raw TOML or JSON to typed values, with every misfit named by its exact key and by what would fit.
+"""Converts raw TOML or JSON to typed values, or reports the exact key of a wrong value and an example of a right one.
 
-Knows the types of a scenario and nothing of their meaning; opens no file.
+Knows the types of a scenario, but not their meaning; opens no file.
 """
 
 import math
@@ -21,23 +21,23 @@ T = TypeVar("T")
 
 
 def convert(raw: Any, table: type[T], source: Source) -> T:
-    """The raw value as a `table` (a struct's type). A whole number will do where a float is asked; nothing else bends.
+    """The raw value as a `table` (a struct's type). A whole number is accepted for a float; no other type is converted.
 
-    Raises InputError with the first complaint.
+    Raises InputError with the first problem.
     """
     if problem := first_problem(raw, table):
         raise input_error(source, problem)
     try:
         return msgspec.convert(raw, table, strict=True)
-    except msgspec.ValidationError as error:  # we found nothing; then say at least what msgspec says
+    except msgspec.ValidationError as error:  # our own walk missed it, so show msgspec's message
         raise input_error(source, Problem("", str(error), "fix the value")) from None
 
 
 def first_problem(raw: Any, table: type[Any]) -> Problem | None:
     """The first thing wrong with `raw` as a value of the type `table`, or None.
 
-    Stricter than msgspec, since all of it ends in JSON: no infinities, no dates, integers of 64 bits, and texts that
-    UTF-8 can carry.
+    Stricter than msgspec, because all values are later written as JSON: no infinities, no dates, only 64-bit integers,
+    and only texts that UTF-8 can encode.
     """
     kind = _type_info(table)  # type: ignore[arg-type]  # to mypy, a class is not hashable
     return next(_problems(raw, kind, "", ""), None)
@@ -45,12 +45,12 @@ def first_problem(raw: Any, table: type[Any]) -> Problem | None:
 
 @cache
 def _type_info(table: type[Any]) -> inspect.Type:
-    """What msgspec knows of a type; it looks at every nested one, which takes longer than all that is done with it."""
+    """msgspec's description of a type. Cached, because msgspec visits every nested type, which is slow."""
     return inspect.type_info(table)
 
 
 def _problems(value: Any, kind: inspect.Type, path: str, example: str) -> Iterator[Problem]:
-    """What is wrong with a value. example: the whole `key = value` that would be right, or empty."""
+    """Everything wrong with a value. example: a complete `key = value` that would be right, or empty."""
     match kind:
         case inspect.UnionType():
             yield from _problems_of_union(value, kind, path, example)
@@ -71,7 +71,7 @@ def _problems(value: Any, kind: inspect.Type, path: str, example: str) -> Iterat
 
 
 def _problems_of_table(value: RawTable, kind: inspect.StructType, path: str) -> Iterator[Problem]:
-    """Unknown keys first: a misspelled key is why another is missing."""
+    """Unknown keys come first, because a misspelled key is often why another is missing."""
     fields = {field.name: field for field in kind.fields}
     for key in value:
         if key not in fields and key != kind.tag_field:
@@ -85,7 +85,7 @@ def _problems_of_table(value: RawTable, kind: inspect.StructType, path: str) -> 
 
 
 def _problems_of_union(value: Any, kind: inspect.UnionType, path: str, example: str) -> Iterator[Problem]:
-    """Against the one member that the value means to be: by its mode, or by its kind."""
+    """Compares the value with one member of the union: the one of its mode, or of its kind."""
     members = [member for member in kind.types if not isinstance(member, inspect.NoneType)]
     modes = {str(member.tag): member for member in members if isinstance(member, inspect.StructType) and member.tag}
     if modes and isinstance(value, dict):
@@ -104,7 +104,7 @@ def _problems_of_union(value: Any, kind: inspect.UnionType, path: str, example: 
 
 def _problems_of_scalar(value: Any, kind: inspect.Type, path: str, example: str) -> Iterator[Problem]:
     bare = _bare(kind)
-    # Python counts booleans as integers; nobody else does.
+    # In Python a boolean is an integer; in TOML it is not.
     if not isinstance(value, _PYTHON_TYPES[type(bare)]) or (isinstance(value, bool) and bare != inspect.BoolType()):
         yield _mismatch(value, kind, path, example)
         return
@@ -114,7 +114,7 @@ def _problems_of_scalar(value: Any, kind: inspect.Type, path: str, example: str)
             known = [str(word) for word in bare.values]
             guess = suggestion(str(value), known)
             hint = f'did you mean "{guess}"?' if guess else f"write {any_of(known)}"
-            yield Problem(path, f"{toml_text(value)} is none of the choices", hint)
+            yield Problem(path, f"{toml_text(value)} is not one of the choices", hint)
     elif isinstance(bare, inspect.StrType):
         yield from _problems_of_text(value, kind, path, example)
     elif not _accepts(kind, value):
@@ -134,20 +134,20 @@ def _problems_of_text(value: str, kind: inspect.Type, path: str, example: str) -
             yield _none_of(value, allowed.removeprefix("One of ").rstrip("."), path)
             return
         rule = f"use {allowed[:1].lower()}{allowed[1:].rstrip('.')}, e.g. {example}"
-        yield Problem(path, f"{toml_text(value)} has a character that cannot stand there", rule)
+        yield Problem(path, f"{toml_text(value)} has a character that is not allowed", rule)
 
 
 def _none_of(value: str, known: str, path: str) -> Problem:
-    """A text that is none of the choices in a list of words, the last of which may be a form that others fill in."""
+    """A text that is not one of the listed words. A word with a colon is a form to fill in, such as python:MODULE."""
     words = re.split(r", (?:or )?", known)
     form = next((word for word in words if ":" in word and value.startswith(word[: word.index(":") + 1])), None)
     guess = form or suggestion(value, words)
     hint = f'write "{form}"' if form else f'did you mean "{guess}"?' if guess else "write one of them"
-    return Problem(path, f"{toml_text(value)} is none of {known}", hint)
+    return Problem(path, f"{toml_text(value)} is not one of {known}", hint)
 
 
 def _problems_for_json(value: Any, path: str) -> Iterator[Problem]:
-    """What JSON could not carry, at any depth."""
+    """Everything that JSON cannot represent, at any depth."""
     match value:
         case dict():
             for key, item in value.items():
@@ -161,7 +161,7 @@ def _problems_for_json(value: Any, path: str) -> Iterator[Problem]:
                 yield Problem(path, "a text that is not Unicode", "write it in UTF-8")
         case int():  # and booleans
             if not -(2**63) <= value < 2**63:
-                yield Problem(path, f"{toml_text(value)} is too large", "use an integer of 64 bits")
+                yield Problem(path, f"{toml_text(value)} is too large", "use a 64-bit integer")
         case float():
             if not math.isfinite(value):
                 yield Problem(path, f"{toml_text(value)} is not a finite number", "write a number")
@@ -186,10 +186,10 @@ def _wrong_mode(load: RawTable, modes: Sequence[str]) -> tuple[str, str]:
 
 
 def _unknown(key: str, kind: inspect.StructType) -> tuple[str, str]:
-    """What is wrong with a key that the table does not have, and where it may belong."""
+    """The message and hint for a key that the table does not have: where it may belong, or how it may be spelled."""
     here = [*([kind.tag_field] if kind.tag_field else []), *(field.name for field in kind.fields)]
     message = f"unknown key `{key}`" + (f' in mode "{kind.tag}"' if kind.tag else "")
-    # A key that is right elsewhere is out of place; any other is misspelled, first of all for one that stands here.
+    # A key that exists elsewhere is out of place. Any other is misspelled, most likely for a key of this table.
     anywhere = _places() if kind.cls is not InlinePrompt else {}
     guess = None if key in anywhere else suggestion(key, here)
     if guess:
@@ -235,7 +235,7 @@ def _kind_of(value: object) -> str:
 
 
 def _wanted(kind: inspect.Type) -> str:
-    """What would fit, in words."""
+    """The values that would be right, in words."""
     bare = _bare(kind)
     match bare:
         case inspect.UnionType():
@@ -265,7 +265,7 @@ def _bounds(kind: inspect.IntType | inspect.FloatType) -> str:
 
 @cache
 def _places() -> dict[str, list[tuple[str, str]]]:
-    """Every key of a scenario by its name, as (mode or "", dotted key)."""
+    """By the name of a key, all places of a scenario that have it, as (mode or "", dotted key)."""
     places: dict[str, list[tuple[str, str]]] = {}
     for name, mode, path in _keys(_type_info(Scenario), ""):
         places.setdefault(name, []).append((mode, path))

@@ -64,9 +64,9 @@ def test_a_key_comes_from_a_variable_or_from_a_file_that_a_variable_names(tmp_pa
         (None, "cannot be read (No such file or directory); name a file that holds the key"),
         (b"", "empty; write the key into it, and nothing else"),
         (b" \n", "empty; write the key into it, and nothing else"),
-        (b"one two", "it has a space, a line break or a sign beyond ASCII in it, which no key has; set the key alone"),
-        (b"one\ntwo", "it has a space, a line break or a sign beyond ASCII in it"),
-        (b"caf\xc3\xa9", "it has a space, a line break or a sign beyond ASCII in it"),
+        (b"one two", "a key may not have spaces, line breaks or non-ASCII characters; set the key alone"),
+        (b"one\ntwo", "a key may not have spaces, line breaks or non-ASCII characters"),
+        (b"caf\xc3\xa9", "a key may not have spaces, line breaks or non-ASCII characters"),
         (b"x" * 9000, "more than 8192 bytes, so not a key"),
     ],
 )

@@ -124,12 +124,12 @@ def test_a_key_that_was_sent_and_refused_is_not_asked_for(monkeypatch: pytest.Mo
             ("run", "--url", "http://h/v1", "--model", "m", "--header", "api-key: sk-1"),
             "--header api-key: headers.api-key:",
         ),
-        (("run", "--url", "http://h/v1", "--model", "m", "--header", "Host: a"), "has this header already"),
+        (("run", "--url", "http://h/v1", "--model", "m", "--header", "Host: a"), "loadgen sets this header itself"),
         (("run", "--url", "http://h/v1", "--model", "m", "--header", "x: $NO_SUCH_THING"), "NO_SUCH_THING: not set"),
         (("run", "smoke", "--header", "x-a: b"), "no model has a url"),
-        (("models", "--header", "x-a: b"), "headers are for endpoints"),
+        (("models", "--header", "x-a: b"), "only endpoints get headers"),
         (("models", "--url", "http://h/v1", "--header", "api-key: sk-1"), "--header: a key in a scenario"),
-        (("plan", *AT, "--header", "nonsense"), "--header: no name and no colon"),
+        (("plan", *AT, "--header", "nonsense"), "--header: not of the form NAME: VALUE"),
     ],
 )
 def test_a_header_that_cannot_be_meant_is_one_line(words: tuple[str, ...], says: str) -> None:

@@ -117,7 +117,7 @@ def test_an_endpoint_and_models_are_enough_and_no_sdk_is_imported(endpoint: str,
     done = loadgen("run", "--warmup", "0", **variables, BENCH_PROMPT="Why local?")
     assert done.returncode == 0, done.stderr
     assert "BENCH_MODELS is set: plays phi-4-mini, qwen2.5-0.5b" in done.stderr
-    assert f"FOUNDRY_LOCAL_ENDPOINT is set: Foundry Local is the one at {endpoint}" in done.stderr
+    assert f"FOUNDRY_LOCAL_ENDPOINT is set: uses the Foundry Local at {endpoint}" in done.stderr
     assert "phi-4-mini on foundry" in (next(tmp_path.glob("results/adhoc/*/report.md"))).read_text(encoding="utf-8")
     asked = [(body["model"], body["messages"][-1]["content"]) for body in measured()]
     assert asked == [(MODELS[0], "Why local?")] * 2 + [(MODELS[1], "Why local?")] * 2
@@ -178,7 +178,7 @@ def test_a_baseline_is_kept_once_and_only_of_a_whole_run(
     assert kept == {"manifest.json", "summary.json", "summary.csv", "report.md"}
     count = len(Foundry.asked)
     again = loadgen(*first)
-    assert (again.returncode, "is there already" in again.stderr) == (2, True)
+    assert (again.returncode, "already exists" in again.stderr) == (2, True)
     assert len(Foundry.asked) == count, "nothing is played for a baseline that cannot be kept"
     assert loadgen(*first, "--force").returncode == 0
     gone = loadgen(*first[:4], "nobody", "--baseline", "second")

@@ -477,7 +477,7 @@ def test_the_command_serves_until_ctrl_c_and_leaves_the_truth(tmp_path: Path) ->
         (("--itl", "50"), "loadgen: --itl 50: '50' is not a time"),
         (("--freeze", "8s"), "loadgen: --freeze 8s: it needs when and for how long; write e.g. --freeze 8s:2s"),
         (("--queue", "3"), "loadgen: --queue 3: nobody waits where there is no end of slots"),
-        (("--truth", "."), "loadgen: --truth .: it is there already; choose another name"),
+        (("--truth", "."), "loadgen: --truth .: it already exists; choose another name"),
         (("--slots", "0"), "loadgen: Invalid value for '--slots'"),
         (("--prefill-rate", "0"), "loadgen: --prefill-rate 0: not above 0"),
     ],

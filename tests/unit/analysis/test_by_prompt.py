@@ -191,7 +191,7 @@ def test_a_baseline_is_what_a_run_said_without_its_requests(tmp_path: Path) -> N
 
 def test_a_baseline_is_not_replaced_unless_that_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "baselines" / "before").mkdir(parents=True)
-    with pytest.raises(InputError, match="is there already; choose another name, or add --force"):
+    with pytest.raises(InputError, match="already exists; choose another name, or add --force"):
         baseline_folder(tmp_path, "before", force=False)
     assert baseline_folder(tmp_path, "before", force=True).is_dir()
 

@@ -89,7 +89,7 @@ def test_a_wrong_goal_is_one_line_that_names_the_flag_and_the_mend(text: str, me
 def test_what_a_whole_answer_does_not_have_is_not_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
     path.write_text('name = "x"\nprompts = ["Say hello."]\nuntil = "itl_p50:5%"\n[sampling]\nstream = false\n')
-    with pytest.raises(InputError, match=r"x\.toml: until: an answer that comes whole .* has no itl; wait for e2e"):
+    with pytest.raises(InputError, match=r"x\.toml: until: answers that are not streamed .* have no itl; use e2e"):
         load_scenario(str(path))
     assert load_scenario(str(path), Overrides(until="e2e_p50:5%")).scenario.until == "e2e_p50:5%"
 

@@ -178,7 +178,7 @@ MISTAKES: list[tuple[dict[str, str | bytes], str, str]] = [
     (
         {"a.toml": 'id = "a"\ntext = hi'},
         "a.toml",
-        "{s}a.toml: line 2, column 8: not TOML: not a value (texts stand in double quotes); fix `text = hi`",
+        "{s}a.toml: line 2, column 8: not TOML: not a value (put text in double quotes); fix `text = hi`",
     ),
     (
         {"a.toml": 'text = "a"\nkeypoints = []'},
@@ -195,7 +195,7 @@ MISTAKES: list[tuple[dict[str, str | bytes], str, str]] = [
     (
         {"a.toml": 'text = "a"\nid = "a b"'},
         "a.toml",
-        '{s}a.toml: id: "a b" has a character that cannot stand there; use letters, digits and . _ -, beginning with a '
+        '{s}a.toml: id: "a b" has a character that is not allowed; use letters, digits and . _ -, beginning with a '
         'letter or a digit, e.g. id = "hello"',
     ),
     (

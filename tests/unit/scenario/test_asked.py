@@ -73,21 +73,21 @@ def test_bench_rounds_ask_each_prompt_so_often_of_each_model_at_each_level() -> 
     assert made.scenario.load == Closed(concurrency=(1, 2), requests=15)
     asked_of = [made.stages[0].request(position).prompt for position in range(15)]
     assert [asked_of.count(prompt) for prompt in range(3)] == [5, 5, 5]
-    assert notes == ("BENCH_ROUNDS is set: asks each prompt 5 times, of each model at each level",)
+    assert notes == ("BENCH_ROUNDS is set: sends each prompt 5 times to each model at each level",)
 
 
 def test_bench_prompt_is_the_only_prompt() -> None:
     made, notes = asked({"BENCH_PROMPT": "Why local?", "BENCH_ROUNDS": "5"})
     assert [prompt.text for prompt in made.prompts] == ["Why local?"]
     assert made.scenario.load == Closed(concurrency=(1, 2), requests=5)
-    assert notes[1] == 'BENCH_PROMPT is set: asks "Why local?" and nothing else'
+    assert notes[1] == 'BENCH_PROMPT is set: sends only "Why local?"'
 
 
 @pytest.mark.parametrize(("text", "stream"), [("0", False), ("1", True), ("False", False), ("TRUE", True)])
 def test_bench_stream_says_whether_answers_stream(text: str, stream: bool) -> None:
     made, notes = asked({"BENCH_STREAM": text}, set=(f"sampling.temperature={0.5}",))
     assert made.scenario.sampling.stream is stream
-    assert notes == (f"BENCH_STREAM is set: answers {'stream' if stream else 'come whole'}",)
+    assert notes == (f"BENCH_STREAM is set: answers {'are streamed' if stream else 'are not streamed'}",)
 
 
 @pytest.mark.parametrize(
@@ -111,12 +111,12 @@ def test_a_flag_goes_before_its_variable(variable: dict[str, str], flags: dict[s
     ("variables", "line"),
     [
         ({"BENCH_MODELS": ","}, "BENCH_MODELS=,: no model in it; write e.g. BENCH_MODELS=phi-4-mini,qwen2.5-0.5b"),
-        ({"BENCH_MODELS": "a,a"}, 'BENCH_MODELS=a,a: "a" stands there twice; leave one out'),
+        ({"BENCH_MODELS": "a,a"}, 'BENCH_MODELS=a,a: "a" is listed twice; leave one out'),
         (
             {"BENCH_MODELS": "a\tb"},
-            r'BENCH_MODELS=a\tb: models[0].name: "a\tb" has a character that cannot stand there',
+            r'BENCH_MODELS=a\tb: models[0].name: "a\tb" has a character that is not allowed',
         ),
-        ({"BENCH_ROUNDS": "0"}, "BENCH_ROUNDS=0: not a number of rounds, 1 or more; write e.g. BENCH_ROUNDS=3"),
+        ({"BENCH_ROUNDS": "0"}, "BENCH_ROUNDS=0: not a number of rounds of 1 or more; write e.g. BENCH_ROUNDS=3"),
         ({"BENCH_ROUNDS": "two"}, "BENCH_ROUNDS=two: not a number of rounds"),
         ({"BENCH_STREAM": "maybe"}, "BENCH_STREAM=maybe: neither yes nor no; write BENCH_STREAM=1 or BENCH_STREAM=0"),
     ],
@@ -130,7 +130,7 @@ def test_a_value_that_is_none_is_one_line_that_names_the_variable(variables: dic
 def test_rounds_have_no_meaning_for_a_ramp_and_bound_a_trace() -> None:
     ramp = ('load={ mode="ramp", from_per_s=0, to_per_s=1, duration_s=5 }',)
     Path("ramp.toml").write_text(f'name = "x"\nprompts = ["a"]\n{ramp[0].replace("=", " = ", 1)}', encoding="utf-8")
-    assert refusal({"BENCH_ROUNDS": "2"}, "ramp.toml").startswith('BENCH_ROUNDS: a "ramp" load ends after its seconds')
+    assert refusal({"BENCH_ROUNDS": "2"}, "ramp.toml").startswith('BENCH_ROUNDS: a "ramp" load ends after its duration')
     Path("times.txt").write_text("0\n1\n2\n3\n", encoding="utf-8")
     Path("trace.toml").write_text(
         'name = "x"\nprompts = ["a"]\nload = { mode = "trace", file = "times.txt" }', encoding="utf-8"
@@ -185,7 +185,7 @@ def test_with_an_endpoint_and_models_no_scenario_is_needed(variables: dict[str, 
     made, notes = asked(variables, None, **flags)
     assert places(made) == [("phi-4-mini", "foundry", None), ("smollm2-135m", "foundry", None)]
     assert made.scenario.name == "adhoc"
-    assert notes[-1] == "FOUNDRY_LOCAL_ENDPOINT is set: Foundry Local is the one at http://host:5273/v1"
+    assert notes[-1] == "FOUNDRY_LOCAL_ENDPOINT is set: uses the Foundry Local at http://host:5273/v1"
 
 
 def test_a_models_file_is_enough_too() -> None:
@@ -194,7 +194,9 @@ def test_a_models_file_is_enough_too() -> None:
 
 
 def test_an_endpoint_without_a_model_asks_for_one() -> None:
-    assert refusal(ENDPOINT, None).startswith("FOUNDRY_LOCAL_ENDPOINT is set: which model? add --model NAME, or set")
+    assert refusal(ENDPOINT, None).startswith(
+        "FOUNDRY_LOCAL_ENDPOINT is set, but no model is named; add --model NAME, or set"
+    )
     assert refusal({}, None).startswith("run: neither SCENARIO nor --url was given")
 
 
@@ -205,7 +207,7 @@ def test_an_endpoint_is_not_mentioned_where_nobody_uses_it() -> None:
 def test_what_an_address_hides_is_refused_and_not_said() -> None:
     with pytest.raises(InputError) as caught:
         asked({"FOUNDRY_LOCAL_ENDPOINT": "http://me:secret@host/v1", "BENCH_MODELS": "a"}, None)
-    said = "credentials in an address end up in files"
+    said = "credentials in an address would be written to files"
     assert str(caught.value) == f'FOUNDRY_LOCAL_ENDPOINT: {said}; write "http://host/v1", and set LOADGEN_API_KEY'
 
 

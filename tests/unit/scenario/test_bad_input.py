@@ -229,12 +229,12 @@ def test_slots_and_their_context_together_must_be_countable() -> None:
     raw = SMALLEST | {"models": [{"name": "a", "llamacpp": {"slots": 256, "context_tokens": 10_000_000}}]}
     line = complaint_of(raw)
     assert line is not None
-    one_line(line, "models[0].llamacpp.context_tokens: 10,000,000 tokens of each of 256 slots")
+    one_line(line, "models[0].llamacpp.context_tokens: 256 slots of 10,000,000 tokens each")
 
 
 def test_levels_that_would_have_one_name_are_one_too_many() -> None:
     line = complaint_of(SMALLEST | {"load": {"mode": "poisson", "rates_per_s": [1.0000001, 1.0000002]}})
-    assert line == "x.toml: load.rates_per_s[1]: 1 stands there twice; leave one out"
+    assert line == "x.toml: load.rates_per_s[1]: 1 is listed twice; leave one out"
 
 
 # --- anything at all --------------------------------------------------------------------------------------------------
@@ -546,10 +546,10 @@ COMMANDS: list[tuple[str, str]] = [
     ("run x.toml --rate 1 --concurrency 2", "--concurrency 2 with --rate 1"),
     ("run x.toml --arrivals poisson", "--arrivals poisson: a"),
     ("run x.toml --arrivals poison --rate 1", "constant, poisson or gamma:B"),
-    ("run x.toml --rate 1,1", "stands there twice"),
-    ("run x.toml --concurrency 2,2", "stands there twice"),
+    ("run x.toml --rate 1,1", "is listed twice"),
+    ("run x.toml --concurrency 2,2", "is listed twice"),
     ("run x.toml --model a --models-file models.json", "two lists of models"),
-    ("run x.toml --url http://h/v1", "which model?"),
+    ("run x.toml --url http://h/v1", "no model is named"),
     ("run --url http://a/v1 --url http://b/v1 --model a --model b --model c", "2 addresses for 3 models"),
     ("run --url http://a/v1 --model a --model a", "leave one out"),
     ("run x.toml --baseline a/b", "--baseline a/b: not a name"),

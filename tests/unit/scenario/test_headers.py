@@ -41,21 +41,21 @@ def test_a_flag_that_is_no_header_is_refused_and_not_repeated(text: str) -> None
 @pytest.mark.parametrize(
     ("headers", "says"),
     [
-        ({"api-key": SECRET}, "a key in a scenario ends up in files"),
-        ({"Ocp-Apim-Subscription-Key": "a"}, "a key in a scenario ends up in files"),
-        ({"Cookie": "a=b"}, "a key in a scenario ends up in files"),
-        ({"x-thing": SECRET}, "a key in a scenario ends up in files"),
-        ({"x-thing": "Bearer abc"}, "a key in a scenario ends up in files"),
-        ({"Host": "a"}, "every request has this header already"),
-        ({"content-length": "1"}, "every request has this header already"),
-        ({"Transfer-Encoding": HeaderFromEnvironment("A")}, "every request has this header already"),
-        ({"x\r\ny": "a"}, "cannot name a header"),
-        ({"x y": "a"}, "cannot name a header"),
-        ({"": "a"}, "cannot name a header"),
-        ({"x": "a\r\nHost: b"}, "no line breaks"),
-        ({"x": "caf\xe9"}, "nothing beyond ASCII"),
-        ({"x": HeaderFromEnvironment("A", "B\n")}, "no line breaks"),
-        ({"X-A": "1", "x-a": "2"}, "the same header stands there twice"),
+        ({"api-key": SECRET}, "a secret in a scenario would be written to files"),
+        ({"Ocp-Apim-Subscription-Key": "a"}, "a secret in a scenario would be written to files"),
+        ({"Cookie": "a=b"}, "a secret in a scenario would be written to files"),
+        ({"x-thing": SECRET}, "a secret in a scenario would be written to files"),
+        ({"x-thing": "Bearer abc"}, "a secret in a scenario would be written to files"),
+        ({"Host": "a"}, "loadgen sets this header itself"),
+        ({"content-length": "1"}, "loadgen sets this header itself"),
+        ({"Transfer-Encoding": HeaderFromEnvironment("A")}, "loadgen sets this header itself"),
+        ({"x\r\ny": "a"}, "is not a valid header name"),
+        ({"x y": "a"}, "is not a valid header name"),
+        ({"": "a"}, "is not a valid header name"),
+        ({"x": "a\r\nHost: b"}, "may not have line breaks"),
+        ({"x": "caf\xe9"}, "non-ASCII characters"),
+        ({"x": HeaderFromEnvironment("A", "B\n")}, "may not have line breaks"),
+        ({"X-A": "1", "x-a": "2"}, "the same header is given twice"),
     ],
 )
 def test_a_header_that_cannot_be_sent_or_kept_is_one_problem(headers: Headers, says: str) -> None:
@@ -85,7 +85,9 @@ def test_a_value_comes_from_the_environment_and_is_hidden_from_then_on(monkeypat
     assert redact_keys("it said s3cr3t-x.") == "it said ***."
 
 
-@pytest.mark.parametrize(("value", "says"), [(None, "not set"), ("  ", "not set"), ("a\nb", "a line break")])
+@pytest.mark.parametrize(
+    ("value", "says"), [(None, "not set"), ("  ", "not set"), ("a\nb", "may not have line breaks")]
+)
 def test_a_variable_that_no_header_can_carry_is_named(value: str | None, says: str) -> None:
     variables = {} if value is None else {"OF_A_TEST": value}
     with pytest.raises(InputError, match=f"^OF_A_TEST: .*{says}"):

@@ -100,27 +100,27 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         GAMMA,
         {"arrivals": "uniform"},
-        "--arrivals uniform: no such process; write constant, poisson or gamma:B, such as gamma:0.5",
+        "--arrivals uniform: unknown arrival process; write constant, poisson or gamma:B, such as gamma:0.5",
     ),
     (
         GAMMA,
         {"arrivals": "gamma"},
-        "--arrivals gamma: gamma needs its burstiness, a number above 0; write e.g. gamma:0.5",
+        "--arrivals gamma: gamma needs a burstiness above 0; write e.g. gamma:0.5",
     ),
     (
         GAMMA,
         {"arrivals": "gamma:0"},
-        "--arrivals gamma:0: gamma needs its burstiness, a number above 0; write e.g. gamma:0.5",
+        "--arrivals gamma:0: gamma needs a burstiness above 0; write e.g. gamma:0.5",
     ),
     (
         RAMP,
         {"arrivals": "gamma:2"},
-        '--arrivals gamma:2: load.arrivals: "gamma" is none of the choices; write "constant" or "poisson"',
+        '--arrivals gamma:2: load.arrivals: "gamma" is not one of the choices; write "constant" or "poisson"',
     ),
     (
         RAMP,
         {"requests": 7},
-        '--requests 7: load.requests: a "ramp" load ends after its seconds; use --duration instead',
+        '--requests 7: load.requests: a "ramp" load ends after its duration; use --duration instead',
     ),
     (
         TRACE,
@@ -128,17 +128,21 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         '--duration 7s: load.duration_s: a "trace" load ends with its file; use --requests instead',
     ),
     # models
-    (CLOSED, {"urls": ("http://h/v1",)}, "--url http://h/v1: which model? add --model NAME, as the server calls it"),
+    (
+        CLOSED,
+        {"urls": ("http://h/v1",)},
+        "--url http://h/v1: no model is named; add --model NAME, with the server's name for it",
+    ),
     (
         CLOSED,
         {"urls": ("http://g/v1", "http://h/v1"), "models": ("a", "b", "c")},
-        "--url: 2 addresses for 3 models; give one --model for each --url, or one of either",
+        "--url: 2 addresses for 3 models; give one --model for each --url, or only one --url, or only one --model",
     ),
     (CLOSED, {"models": ("larg",)}, "--model larg: the scenario has no model of that name; did you mean large?"),
     (
         CLOSED,
         {"models": ("other",)},
-        "--model other: the scenario has no model of that name; it has small, large; or say where with --url",
+        "--model other: the scenario has no model of that name; it has small, large; or give its address with --url",
     ),
     (
         CLOSED,
@@ -153,7 +157,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         CLOSED,
         {"urls": ("http://h/v1",), "models": ("a\nb",)},
-        '--model a\\nb: models[0].name: "a\\nb" has a character that cannot stand there; use any text on one line that '
+        '--model a\\nb: models[0].name: "a\\nb" has a character that is not allowed; use any text on one line that '
         'is not blank, e.g. name = "smollm2-135m"',
     ),
     # values
@@ -163,7 +167,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         "--concurrency 0: load.concurrency[0]: 0 is not a whole number of 1 or more; "
         "write e.g. concurrency = [1, 2, 4, 8]",
     ),
-    (CLOSED, {"concurrency": (2, 2)}, "--concurrency 2,2: load.concurrency[1]: 2 stands there twice; leave one out"),
+    (CLOSED, {"concurrency": (2, 2)}, "--concurrency 2,2: load.concurrency[1]: 2 is listed twice; leave one out"),
     (
         CLOSED,
         {"rates_per_s": (-1.0,)},
@@ -232,7 +236,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         {"set": ("models[0].name=c",)},
         "--set models[0].name=c: models has no [0] in this scenario; set the whole list",
     ),
-    (CLOSED, {"set": ("models.name=c",)}, "--set models.name=c: models is a list; say which, as in models[0].name"),
+    (
+        CLOSED,
+        {"set": ("models.name=c",)},
+        "--set models.name=c: models is a list; name one entry, as in models[0].name",
+    ),
     (HEAD, {"set": ("name.x=1",)}, "--set name.x=1: name is not a table, so it has no name.x"),
     (HEAD, {"set": ("name=\udcff",)}, "--set name=\\udcff: name: a text that is not Unicode; write it in UTF-8"),
 ]

@@ -71,7 +71,7 @@ COMPLAINTS = {
     ),
     # out of range
     "seed = -1": "seed: -1 is not a whole number of 0 or more; write e.g. seed = 1",
-    "seed = 9223372036854775808": "seed: 9223372036854775808 is too large; use an integer of 64 bits",
+    "seed = 9223372036854775808": "seed: 9223372036854775808 is too large; use a 64-bit integer",
     "[sampling]\ntemperature = 3": "sampling.temperature: 3 is not a number from 0 to 2; write e.g. temperature = 0.7",
     "[sampling]\ntop_p = 0": "sampling.top_p: 0 is not a number above 0 and at most 1; write e.g. top_p = 0.95",
     "[load]\nmode = 'poisson'\nrates_per_s = [1, -1]": (
@@ -82,19 +82,19 @@ COMPLAINTS = {
         "load.concurrency: an empty list; give at least one, such as concurrency = [1, 2, 4, 8]"
     ),
     'models = [{ name = "a\\tb" }]': (
-        'models[0].name: "a\\tb" has a character that cannot stand there; use any text on one line that is not blank, '
+        'models[0].name: "a\\tb" has a character that is not allowed; use any text on one line that is not blank, '
         'e.g. name = "smollm2-135m"'
     ),
     "models = [{ name = ' ' }]": (
-        'models[0].name: " " has a character that cannot stand there; use any text on one line that is not blank, '
+        'models[0].name: " " has a character that is not allowed; use any text on one line that is not blank, '
         'e.g. name = "smollm2-135m"'
     ),
     # missing
     "models = [{}]": 'models[0].name: missing; add name = "smollm2-135m"',
     "[load]\nmode = 'gamma'\nrates_per_s = [1]": "load.burstiness: missing; add burstiness = 0.5",
     # choices
-    "order = 'interleavd'": 'order: "interleavd" is none of the choices; did you mean "interleaved"?',
-    "order = 'x'": 'order: "x" is none of the choices; write "interleaved" or "one_after_another"',
+    "order = 'interleavd'": 'order: "interleavd" is not one of the choices; did you mean "interleaved"?',
+    "order = 'x'": 'order: "x" is not one of the choices; write "interleaved" or "one_after_another"',
     "load = {}": f"load.mode: missing; add mode = {MODES}",
     "load = { mode = 'spike' }": f'load.mode: unknown mode "spike"; the modes are {MODES}',
     "load = { mode = 'poison' }": (f'load.mode: unknown mode "poison"; did you mean "poisson"? the modes are {MODES}'),
@@ -116,54 +116,55 @@ COMPLAINTS = {
     "[load]\nmode = 'ramp'\nfrom_per_s = 0\nto_per_s = 0\nduration_s = 9": (
         "load.to_per_s: both rates are 0, so nothing would be sent; write e.g. to_per_s = 5.0"
     ),
-    "[load]\nmode = 'closed'\nconcurrency = [1, 2, 1]": "load.concurrency[2]: 1 stands there twice; leave one out",
+    "[load]\nmode = 'closed'\nconcurrency = [1, 2, 1]": "load.concurrency[2]: 1 is listed twice; leave one out",
     "[load]\nmode = 'gamma'\nburstiness = 1\nrates_per_s = [2, 2.0]": (
-        "load.rates_per_s[1]: 2 stands there twice; leave one out"
+        "load.rates_per_s[1]: 2 is listed twice; leave one out"
     ),
     "slo = { attainment = 0.9 }": (
-        "slo.attainment: a share of what? no target is set; add e.g. ttft_ms = 2000.0 to slo"
+        "slo.attainment: no limit is set that requests could meet; add e.g. ttft_ms = 2000.0 to slo"
     ),
     "slo = { objectives = ['ok=99%', 'ttft_p95=2'] }": (
         'slo.objectives[1]: "ttft_p95=2": the time has no unit; write ttft_p95=2s or ttft_p95=2ms'
     ),
     "slo = { objectives = ['ok=100%'] }": "slo.objectives[0]: ok=100% can be missed but never shown; use ok=99%",
     "slo = { objectives = ['goodput=95%'] }": (
-        "slo.objectives[0]: every limit of slo at once, and it has none; add e.g. ttft_ms = 2000.0 to slo"
+        "slo.objectives[0]: goodput needs the limits of slo, and none is set; add e.g. ttft_ms = 2000.0 to slo"
     ),
     "slo = { objectives = ['ok=99%', 'ok=99%'] }": (
         "slo.objectives[1]: the same share of the same metric is asked for twice; leave one out"
     ),
     "sampling = { stream = false }\nslo = { objectives = ['itl_p95=50ms'] }": (
-        "slo.objectives[0]: an answer that comes whole (stream = false) has no itl; ask for e2e, "
-        "or let the answers stream"
+        "slo.objectives[0]: answers that are not streamed (stream = false) have no itl; use e2e, or set stream = true"
     ),
     "sampling = { extra = { model = 1 } }": "sampling.extra.model: every request has it already; leave it out",
     "sampling = { extra = { stream = false } }": (
-        "sampling.extra.stream: it has a key of its own; write it as sampling.stream"
+        "sampling.extra.stream: sampling has its own key for it; write it as sampling.stream"
     ),
     "sampling = { stream = false }\nslo = { ttft_ms = 1, attainment = 0.9 }": (
-        "slo.attainment: a gate on TTFT or TPOT, which an answer that comes whole (stream = false) does not have; "
-        "set e2e_ms alone, leave the gate out, or let the answers stream"
+        "slo.attainment: the gate needs TTFT or TPOT, which answers that are not streamed (stream = false) do not have"
+        "; set only e2e_ms, leave the gate out, or set stream = true"
     ),
-    "sampling = { extra = { seed = 2 } }": "sampling.extra.seed: it has a key of its own; write it as sampling.seed",
-    'sampling = { omit = ["sead"] }': 'sampling.omit[0]: "sead" is none of the choices; did you mean "seed"?',
+    "sampling = { extra = { seed = 2 } }": (
+        "sampling.extra.seed: sampling has its own key for it; write it as sampling.seed"
+    ),
+    'sampling = { omit = ["sead"] }': 'sampling.omit[0]: "sead" is not one of the choices; did you mean "seed"?',
     'sampling = { omit = ["stream"] }': (
-        "sampling.omit: a request without `stream` is answered whole, and the scenario wants streams; "
+        "sampling.omit: without `stream`, a server does not stream, and the scenario expects streams; "
         "write stream = false as well"
     ),
     'sampling = { extra = { eos_token = "SECRET0123456789abc" } }': (
-        f"sampling.extra.eos_token: a key in a scenario ends up in files; leave it out, and {KEY_HINT}"
+        f"sampling.extra.eos_token: a secret in a scenario would be written to files; leave it out, and {KEY_HINT}"
     ),
     'sampling = { extra = { access_token = "x" } }': (
-        f"sampling.extra.access_token: a key in a scenario ends up in files; leave it out, and {KEY_HINT}"
+        f"sampling.extra.access_token: a secret in a scenario would be written to files; leave it out, and {KEY_HINT}"
     ),
     "sampling = { extra = { a = [{ b = 2024-05-01 }] } }": (
         "sampling.extra.a[0].b: 2024-05-01 is a date or a time, which JSON does not have; put it in quotes"
     ),
     # not TOML
-    "x = hello": "line 3, column 5: not TOML: not a value (texts stand in double quotes); fix `x = hello`",
+    "x = hello": "line 3, column 5: not TOML: not a value (put text in double quotes); fix `x = hello`",
     "just words": "line 3, column 6: not TOML: Expected '=' after a key in a key/value pair; fix `just words`",
-    "name = 'y'": "line 3: not TOML: the key stands there twice; fix `name = 'y'`",
+    "name = 'y'": "line 3: not TOML: the key is given twice; fix `name = 'y'`",
     f"x = {'1' * 5000}": f"line 3: not TOML: a number too long; fix `x = {'1' * 56}`",
     f"x = {'[' * 5000}": "nested too deeply; use fewer brackets",
 }
@@ -225,10 +226,10 @@ def test_a_mistake_is_one_line_with_file_key_and_mend(text: str, line: str) -> N
         ),
         (
             'name = "a b"\nprompts = "x"',
-            'name: "a b" has a character that cannot stand there; use letters, digits and . _ -, beginning with a '
+            'name: "a b" has a character that is not allowed; use letters, digits and . _ -, beginning with a '
             'letter or a digit, e.g. name = "my-scenario"',
         ),
-        ('name = "nul"\nprompts = "x"', 'name: "nul" cannot name a folder on every system; choose another'),
+        ('name = "nul"\nprompts = "x"', 'name: "nul" is not a valid folder name on every system; choose another'),
         (f'name = "{"x" * 81}"\nprompts = "x"', "name: a text of 81 characters; use 80 at most"),
     ],
 )
@@ -274,7 +275,7 @@ def test_a_complaint_never_repeats_a_credential(url: str) -> None:
 
 def test_credentials_belong_in_the_environment() -> None:
     line = complaint_about(f"{SMALLEST}models = [{{ name = 'a', url = 'http://me:pw@h:80/v1' }}]")
-    what = "credentials in an address end up in files"
+    what = "credentials in an address would be written to files"
     assert line == f'x.toml: models[0].url: {what}; write "http://h:80/v1", and set LOADGEN_API_KEY'
 
 
@@ -372,7 +373,7 @@ def test_a_name_that_is_not_there_is_guessed_among_those_that_are(name: str) -> 
         write(SMALLEST, f"scenarios/{there}.toml")
     with pytest.raises(InputError) as caught:
         find_scenario(name)
-    assert str(caught.value) == f"{name}: no such scenario; did you mean mine? `loadgen scenarios` lists what there is"
+    assert str(caught.value) == f"{name}: no such scenario; did you mean mine? `loadgen scenarios` lists all scenarios"
     assert {"mine", "other"} <= set(scenario_names())
 
 
@@ -551,5 +552,5 @@ def test_a_file_that_cannot_be_read_is_an_input_error() -> None:
 
 @pytest.mark.parametrize("name", ["", " "])
 def test_an_empty_name_is_said_to_be_one(name: str) -> None:
-    with pytest.raises(InputError, match="an empty name is no scenario; `loadgen scenarios` lists"):
+    with pytest.raises(InputError, match="the name is empty; `loadgen scenarios` lists"):
         load_scenario(name)

@@ -94,9 +94,9 @@ def test_every_key_has_its_help_and_its_example_fits(table: type[Struct], key: s
 
 
 def test_help_is_the_text_under_the_field() -> None:
-    assert help_of(Ramp)["duration_s"] == "Seconds from the one to the other"
-    assert help_of(Ramp)["from_per_s"] == help_of(Ramp)["to_per_s"] == "Requests a second, not both 0"
-    assert help_of(Sampling)["temperature"] == "0 is greedy"
+    assert help_of(Ramp)["duration_s"] == "Seconds from the first rate to the last"
+    assert help_of(Ramp)["from_per_s"] == "The first rate in requests per second; one of the two rates is above 0"
+    assert help_of(Sampling)["temperature"] == "The sampling temperature; 0 is greedy"
 
 
 def test_keys_as_in_constant_have_its_help() -> None:
@@ -105,9 +105,7 @@ def test_keys_as_in_constant_have_its_help() -> None:
 
 
 def test_a_table_is_described_by_its_first_paragraph() -> None:
-    assert summary_of(Sampling) == (
-        "How the model is asked to generate. The defaults are repeatable: greedy, with a seed."
-    )
+    assert summary_of(Sampling) == ("How the model generates. The defaults are repeatable: greedy, with a seed.")
 
 
 def test_nothing_in_the_schema_is_null_since_toml_has_none(schema: dict[str, Any]) -> None:

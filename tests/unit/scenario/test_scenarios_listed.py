@@ -82,7 +82,7 @@ def test_a_name_that_is_none_is_guessed_and_the_list_is_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = complaint(capsys, monkeypatch, "run", "smok")
-    assert said == "loadgen: smok: no such scenario; did you mean smoke? `loadgen scenarios` lists what there is\n"
+    assert said == "loadgen: smok: no such scenario; did you mean smoke? `loadgen scenarios` lists all scenarios\n"
 
 
 @pytest.mark.parametrize("folder", [None, "scenarios"])
@@ -117,7 +117,7 @@ def test_what_it_only_suggests_is_right_too() -> None:
 def test_no_file_is_written_over(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     Path("my.toml").write_text("mine", encoding="utf-8")
     said = complaint(capsys, monkeypatch, "init", "my")
-    assert said == "loadgen: init: my.toml is there already; choose another name\n"
+    assert said == "loadgen: init: my.toml already exists; choose another name\n"
     assert Path("my.toml").read_text(encoding="utf-8") == "mine"
 
 

@@ -43,27 +43,27 @@ def complaint(folder: Path, model: str) -> str:
     [
         (
             "{ name = 'm', target = 'foo' }",
-            'models[0].target: "foo" is none of llamacpp, foundry, openai, or python:package.module:Adapter; '
+            'models[0].target: "foo" is not one of llamacpp, foundry, openai, or python:package.module:Adapter; '
             "write one of them",
         ),
         (
             "{ name = 'm', target = 'founrdy' }",
-            'models[0].target: "founrdy" is none of llamacpp, foundry, openai, or python:package.module:Adapter; '
+            'models[0].target: "founrdy" is not one of llamacpp, foundry, openai, or python:package.module:Adapter; '
             'did you mean "foundry"?',
         ),
         (
             "{ name = 'm', target = 'python:module' }",
-            'models[0].target: "python:module" is none of llamacpp, foundry, openai, or python:package.module:Adapter; '
-            'write "python:package.module:Adapter"',
+            'models[0].target: "python:module" is not one of llamacpp, foundry, openai, or '
+            'python:package.module:Adapter; write "python:package.module:Adapter"',
         ),
         (
             "{ name = 'm', target = 'python:a:B', url = 'http://h/v1' }",
-            'models[0].url: target "python:a:B" asks an adapter in this process; '
+            'models[0].url: target "python:a:B" calls an adapter in this process; '
             'leave url out, or write target = "openai"',
         ),
         (
             "{ name = 'm', options = { a = 1 } }",
-            "models[0].options: it is for an adapter, and the model is served elsewhere; "
+            "models[0].options: only an adapter uses it, and the model is served elsewhere; "
             'leave it out, or write target = "python:package.module:Adapter"',
         ),
         (

@@ -101,14 +101,14 @@ def test_a_card_tells_capabilities_size_and_what_else_it_says(tmp_path: Path) ->
         ("{", "models.json: not JSON: "),
         ("3", "models.json: no models in it; write e.g. "),
         ([], "models.json: no models in it"),
-        ({"a": 3}, "models.json: a: its card is no object"),
+        ({"a": 3}, "models.json: a: its card is not an object"),
         ([3], "models.json: model 1: neither a name nor a card"),
-        ([{}], "models.json: model 1: without a name"),
-        (["a", "a"], "models.json: a stands there twice; leave one out"),
+        ([{}], "models.json: model 1: it has no name"),
+        (["a", "a"], "models.json: a is listed twice; leave one out"),
         ([" "], "models.json: model 1: an empty name"),
-        ({"a": {"capabilities": [1]}}, "models.json: a: capabilities is no list of texts"),
-        ({"a": {"size_mb": "big"}}, "models.json: a: size_mb is no number"),
-        ({"a": {"size_mb": True}}, "models.json: a: size_mb is no number"),
+        ({"a": {"capabilities": [1]}}, "models.json: a: capabilities is not a list of texts"),
+        ({"a": {"size_mb": "big"}}, "models.json: a: size_mb is not a number"),
+        ({"a": {"size_mb": True}}, "models.json: a: size_mb is not a number"),
     ],
 )
 def test_a_mistake_in_the_models_is_one_line(tmp_path: Path, value: Any, line: str) -> None:
@@ -175,5 +175,5 @@ def test_a_name_that_the_scenario_has_is_that_model_in_the_order_of_the_list() -
 
 
 def test_a_name_that_is_listed_twice_is_a_mistake_of_the_list() -> None:
-    with pytest.raises(InputError, match='--x: "a" stands there twice'):
+    with pytest.raises(InputError, match='--x: "a" is listed twice'):
         models_named([OWN], ["a", "a"], "--x")
