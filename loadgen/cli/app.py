@@ -21,14 +21,14 @@ from loadgen.redact import guard_tracebacks
 
 VERBS: Final = {
     "run": "Play a scenario, write a run folder, print the table.",
-    "plan": "Print what would be sent and when, and send nothing.",
+    "plan": "Print every request and when it is due, and send nothing.",
     "scenarios": "List the scenarios that you can run.",
     "init": "Write a commented scenario to start from.",
     "report": "Make the reports of runs again, from their folders alone.",
     "compare": "Say whether NEW is worse than BASE, and how sure that is.",
-    "models": "Print the model cards of what the targets offer.",
+    "models": "Print the model cards of the targets.",
     "calibrate": "Measure how far measurements on this machine can be trusted.",
-    "mock": "Start a scripted server to test clients with.",
+    "mock": "Start a scripted server for testing clients.",
     "serve": "Start the embedded server, print its URL, stop on Ctrl-C.",
 }
 """Each verb and what it does. `loadgen.cli.VERB` has a function of that name, whose docstring begins with that line; it
@@ -110,7 +110,7 @@ def main() -> NoReturn:
         code = _run_verb()
         failure = streams.output_failure()
         if failure is not None:
-            tell(f"loadgen: not all could be printed ({failure}); what a run measured is in its folder")
+            tell(f"loadgen: the output is incomplete ({failure}); the measurements of a run are in its folder")
             code = code or ExitCode.BAD_INPUT
     sys.exit(code)
 

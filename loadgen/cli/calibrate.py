@@ -28,7 +28,7 @@ def calibrate(
     """
     if show:
         if quick:
-            raise InputError("--show: measures nothing, so it cannot be quick; leave one of --show and --quick out")
+            raise InputError("--show: it measures nothing, so --quick does not apply; leave one of them out")
         _print(_stored(), printing.output)
         return
     calibration = _measure(QUICK if quick else USUAL, printing.output)
@@ -36,7 +36,7 @@ def calibrate(
     place = usual_place()
     keep(calibration, place)
     if printing.output != "json":
-        print_text(f"kept in {place}\n")
+        print_text(f"stored in {place}\n")
 
 
 def _stored() -> Calibration:
@@ -55,7 +55,7 @@ def _measure(loads: tuple[LoadStep, ...], output: Output) -> Calibration:
 
             return calibrate_machine(loads, progress)
     except KeyboardInterrupt:
-        tell("loadgen: stopped; what was stored before is as it was")
+        tell("loadgen: stopped; the stored calibration is unchanged")
         raise
 
 

@@ -29,7 +29,9 @@ from loadgen.store import files
 class CompareOptions(msgspec.Struct, frozen=True):
     """What is asked of two sides. A flag is one field here and one line in `settings`."""
 
-    margin: Annotated[str, typer.Option("--margin", metavar="P%", help="What counts as the same.")] = "5%"
+    margin: Annotated[
+        str, typer.Option("--margin", metavar="P%", help="Changes up to this size count as the same.")
+    ] = "5%"
     min_effect: Annotated[
         str, typer.Option("--min-effect", metavar="P%", help="A smaller regression never fails the gate.")
     ] = "2%"
@@ -38,19 +40,19 @@ class CompareOptions(msgspec.Struct, frozen=True):
     ] = "5%"
     noise: Annotated[
         str | None,
-        typer.Option(
-            "--noise", metavar="P%", help="How far runs differ, where too few tell (default: learned, or 5%)."
-        ),
+        typer.Option("--noise", metavar="P%", help="Run-to-run noise, for too few runs (default: learned, or 5%)."),
     ] = None
     metrics: Annotated[str | None, typer.Option("--metrics", metavar="LIST", help="E.g. ttft_p50,ttft_p95,rss.")] = None
     stage: Annotated[
-        list[str] | None, typer.Option("--stage", metavar="LEVEL", help="Only this level, e.g. c4. Repeatable.")
+        list[str] | None, typer.Option("--stage", metavar="LEVEL", help="Compare only this level, e.g. c4. Repeatable.")
     ] = None
     pair: Annotated[
         list[str] | None,
-        typer.Option("--pair", metavar="BASE=NEW", help="Models that correspond though named differently. Repeatable."),
+        typer.Option("--pair", metavar="BASE=NEW", help="Two models with different names to compare. Repeatable."),
     ] = None
-    anyway: Annotated[bool, typer.Option("--anyway", help="Compare what is not alike, and say so.")] = False
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Compare runs that are not alike, and list the differences.")
+    ] = False
 
     def settings(self) -> CompareSettings:
         """What the flags ask. Raises InputError, which names the flag, for a value that cannot be read."""
@@ -96,7 +98,7 @@ def compare(
     ],
     new: Annotated[
         str | None,
-        typer.Argument(metavar="NEW", help="The same, of what may be worse; not for a folder of `run --versus`."),
+        typer.Argument(metavar="NEW", help="The runs to judge, in one of these forms; not with a --versus folder."),
     ] = None,
     more_base: Annotated[
         list[str] | None, typer.Option("--base", metavar="RUN", help="A further run of BASE. Repeatable.")
@@ -106,14 +108,15 @@ def compare(
     ] = None,
     options: CompareOptions,
     markdown: Annotated[
-        str | None, typer.Option("--markdown", metavar="PATH", help="Write Markdown for a pull request; -: print it.")
+        str | None, typer.Option("--markdown", metavar="PATH", help="Write Markdown for a pull request; - prints it.")
     ] = None,
     out: Out = RESULTS,
     printing: OutputOptions,
 ) -> None:
     """Say whether NEW is worse than BASE, and how sure that is.
 
-    Exit code 1 only where a regression is shown. A folder of `run --versus` has both sides: BASE alone is enough.
+    The exit code is 1 only if a regression is shown. A folder of `run --versus` has both sides, so give it as BASE
+    alone.
     """
     settings = options.settings()
     further = (*([] if new is None else [new]), *(more_new or ()))
@@ -137,7 +140,7 @@ def compare(
 
 def list_unlike(refusal: NotAlikeError) -> None:
     """What differs though it must not, a line each."""
-    tell("loadgen: BASE and NEW are not alike; make them alike, or compare them --anyway:")
+    tell("loadgen: BASE and NEW are not alike; make them alike, or compare them with --anyway:")
     for each in refusal.differences:
         tell(f"loadgen: {each.subject}: {each.base} in BASE, {each.new} in NEW")
 

@@ -9,7 +9,7 @@ from loadgen.scenario.starter import write_starter
 
 
 def init(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name: letters, digits and . _ -")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the scenario: letters, digits and . _ -")],
 ) -> None:
     """Write a commented scenario to start from.
 

@@ -25,7 +25,9 @@ def interruptible(stop: StopSignal, output: Output) -> Iterator[None]:
         second = stop.escalate() == "cancel"
         if output == "text":
             next_step = (
-                "giving up what is in flight" if second else "waiting for what is in flight; once more to give it up"
+                "giving up the requests in flight"
+                if second
+                else "waiting for the requests in flight; press Ctrl-C again to give them up"
             )
             tell(f"loadgen: stopping: {next_step}")
         if second:

@@ -40,7 +40,8 @@ def mock(
         int | None, typer.Option("--slots", metavar="N", min=1, help="Parallel streams (default: any number).")
     ] = None,
     queue: Annotated[
-        int | None, typer.Option("--queue", metavar="N", min=0, help="Requests that may wait for a slot; beyond: 503.")
+        int | None,
+        typer.Option("--queue", metavar="N", min=0, help="Requests that may wait for a slot; further ones get a 503."),
     ] = None,
     retry_after: Annotated[
         int, typer.Option("--retry-after", metavar="S", min=0, help="Retry-After of a 503 or 429, in seconds.")
@@ -50,7 +51,7 @@ def mock(
     ] = 0.0,
     prefill_rate: Annotated[
         float | None,
-        typer.Option("--prefill-rate", metavar="N", help="Prompt words per second; their time precedes --ttft."),
+        typer.Option("--prefill-rate", metavar="N", help="Prompt words per second; this time is added to --ttft."),
     ] = None,
     tokens_per_event: Annotated[
         int, typer.Option("--tokens-per-event", metavar="N", min=1, help="Tokens sent as one event.")
@@ -65,23 +66,23 @@ def mock(
     keepalive: Annotated[
         str | None, typer.Option("--keepalive-comments", metavar="250ms", help="Send comments until the first token.")
     ] = None,
-    close: Annotated[bool, typer.Option("--close", help="No chunked encoding: the connection closes.")] = False,
+    close: Annotated[bool, typer.Option("--close", help="Close connections instead of chunked encoding.")] = False,
     freeze: Annotated[
         list[str] | None,
-        typer.Option("--freeze", metavar="AT:FOR", help="AT after the first chat, stop for FOR. Repeatable."),
+        typer.Option("--freeze", metavar="AT:FOR", help="Stop for the time FOR, AT after the first chat. Repeatable."),
     ] = None,
     fault: Annotated[list[str] | None, typer.Option("--fault", metavar="FAULT", help=FAULT_HELP)] = None,
     model: Annotated[
-        list[str] | None, typer.Option("--model", metavar="NAME", help="What /v1/models lists. Repeatable.")
+        list[str] | None, typer.Option("--model", metavar="NAME", help="A model that /v1/models lists. Repeatable.")
     ] = None,
-    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 0,
+    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 0,
     truth: Annotated[
         Path | None, typer.Option("--truth", metavar="PATH", help="Log what was really sent, one line per chat.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Start a scripted server to test clients with.
+    """Start a scripted server for testing clients.
 
     It prints its URL, and stops on Ctrl-C. D is a time, a number, or one of normal:MEAN:DEVIATION,
     lognormal:MEDIAN:SIGMA, uniform:LOW:HIGH and exp:MEAN.
@@ -89,7 +90,7 @@ def mock(
     if prefill_rate is not None and not 0 < prefill_rate < math.inf:
         raise InputError(f"--prefill-rate {prefill_rate:g}: not above 0; write e.g. --prefill-rate 500")
     if queue is not None and slots is None:
-        raise InputError(f"--queue {queue}: nobody waits where there is no end of slots; add e.g. --slots 4")
+        raise InputError(f"--queue {queue}: no request waits unless --slots is given; add e.g. --slots 4")
     script = Script(
         seed=seed,
         ttft_s=parse_times(ttft, "--ttft"),
@@ -130,7 +131,7 @@ def _serve(script: Script, host: str, port: int, truth: Path | None, *, force: b
             sys.stdout.flush()
             tell("scripted server; Ctrl-C stops it")
             if not _is_loopback(host):
-                tell("others on the network can reach it, and it asks nobody who they are")
+                tell("others on the network can reach the server, and it has no authentication")
 
         def ended(request: Truth) -> None:
             for file in log:
@@ -156,14 +157,14 @@ def _is_loopback(host: str) -> bool:
 def _freeze(text: str) -> Freeze:
     at, colon, length = text.partition(":")
     if not colon:
-        raise InputError(f"--freeze {text}: it needs when and for how long; write e.g. --freeze 8s:2s")
+        raise InputError(f"--freeze {text}: it needs a start and a length; write e.g. --freeze 8s:2s")
     return Freeze(parse_time_s(at, "--freeze", text), parse_time_s(length, "--freeze", text))
 
 
 def account_text(account: Account) -> str:
     """What a server did, in a few lines for a person."""
     left = [f"{account.refused} refused by a full queue"] if account.refused else []
-    left += [f"{account.gone} left by their client"] if account.gone else []
+    left += [f"{account.gone} abandoned by their client"] if account.gone else []
     chats = f"{account.chats} {'chat' if account.chats == 1 else 'chats'}"
     chats += f" ({', '.join(left)})" if left else ""
     lines = [f"{chats}, {account.tokens} tokens, {account.others} other requests, {account.connections} connections"]
@@ -171,7 +172,9 @@ def account_text(account: Account) -> str:
         lines.append("faults: " + ", ".join(f"{word} ×{times}" for word, times in sorted(account.faults.items())))
     middle, high, most = (account.slip_ms(p) for p in (50, 99, 100))
     if middle is not None and high is not None and most is not None:
-        lines.append(f"late by its own schedule: p50 {middle:.2f} ms, p99 {high:.2f} ms, at most {most:.2f} ms")
+        late = f"p50 {middle:.2f} ms, p99 {high:.2f} ms, at most {most:.2f} ms"
+        lines.append(f"late relative to its own schedule: {late}")
         if high > LATE_MS:
-            lines.append("so it did not keep it; give it fewer streams or tokens a second, or a core of its own")
+            hint = "give it fewer streams, fewer tokens per second, or a core of its own"
+            lines.append(f"so it did not keep its schedule; {hint}")
     return "\n".join(lines)

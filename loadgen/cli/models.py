@@ -30,7 +30,7 @@ from loadgen.targets.diagnosis import shown_names
 
 def models(
     scenario: Annotated[
-        str | None, typer.Argument(metavar="SCENARIO", help="Ask this scenario's targets: a path, or a name.")
+        str | None, typer.Argument(metavar="SCENARIO", help="Ask the targets of this scenario: a path or a name.")
     ] = None,
     url: Annotated[
         list[str] | None,
@@ -39,9 +39,7 @@ def models(
     model: Annotated[
         list[str] | None, typer.Option("--model", help="With --probe: only this model. Repeatable.")
     ] = None,
-    probe: Annotated[
-        bool, typer.Option("--probe", help="Test what each model's server does: up to 17 chats per model.")
-    ] = False,
+    probe: Annotated[bool, typer.Option("--probe", help="Test each model's server: up to 17 chats per model.")] = False,
     header: Header = None,
     ready: Ready = None,
     write: Annotated[
@@ -50,13 +48,14 @@ def models(
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the cards as JSON.")] = False,
 ) -> None:
-    """Print the model cards of what the targets offer.
+    """Print the model cards of the targets.
 
     The targets are those of a scenario or those at a URL; without either, Foundry Local and the embedded server.
     """
     if probe:
         if write is not None:
-            raise InputError(f"--write {write} with --probe: cards, or what servers do? leave one of them out")
+            message = "a command writes the cards or probes the servers, not both"
+            raise InputError(f"--write {write} with --probe: {message}; leave one of them out")
         if url and scenario is None and not model:
             model = [_only_model_at(url, header, _ready_s(None, ready))]
         asked = ScenarioOptions(scenario=scenario, url=url, model=model, probe=True, header=header, ready=ready)
@@ -64,7 +63,7 @@ def models(
         return
     if model:
         raise InputError(
-            f"--model {model[0]}: all models are listed; add --probe to ask this one's server what it does"
+            f"--model {model[0]}: without --probe, all models are listed; add --probe to test the server of this one"
         )
     if write is not None and write.exists() and not force:
         raise InputError(f"--write {write}: it already exists; choose another name, or add --force")
@@ -93,13 +92,13 @@ def _only_model_at(urls: list[str], header: list[str] | None, ready_s: float) ->
     names = tuple(dict.fromkeys(card.id for card in cards))
     if len(names) > 1:
         where = redact_url(f"--probe --url {urls[0]}")
-        raise InputError(f"models {where}: which model? add --model NAME: {shown_names(names)}")
+        raise InputError(f"models {where}: several models are listed; add --model NAME: {shown_names(names)}")
     return names[0]
 
 
 def _print_probes(options: ScenarioOptions, output: Output) -> None:
     if options.scenario is None and not options.url and not options.model:
-        raise InputError("models --probe: whom to ask? name a SCENARIO, or --url URL --model NAME")
+        raise InputError("models --probe: no target is named; name a SCENARIO, or --url URL --model NAME")
     plan = api.plan_of(options.load(output))
     asked = asyncio.run(_asked(plan))
     if not asked:
@@ -128,7 +127,7 @@ def _places(scenario: str | None, urls: list[str], header: list[str] | None) -> 
     if urls:
         if scenario is not None:
             both = redact_url(f"both {scenario} and --url {urls[0]}")
-            raise InputError(f"models: {both} say whom to ask; leave one of them out")
+            raise InputError(f"models: {both} name targets; leave one of them out")
         own = msgspec.convert(dict(headers), Headers)
         places = [Model(name="any", target="openai", url=url, headers=own) for url in dict.fromkeys(urls)]
         problem = first_conflict(Scenario(name="models", prompts="-", models=tuple(places)))
@@ -140,7 +139,7 @@ def _places(scenario: str | None, urls: list[str], header: list[str] | None) -> 
         return list(load_scenario(scenario, Overrides(headers=headers)).scenario.models)
     if headers:
         raise InputError(
-            f"--header {headers[0][0]}: headers are for endpoints; add --url URL, or a scenario that has one"
+            f"--header {headers[0][0]}: only endpoints get headers; add --url URL, or name a scenario with one"
         )
     return default_models()
 

@@ -29,7 +29,8 @@ Strict = Annotated[
 ]
 
 Ready = Annotated[
-    str | None, typer.Option("--ready", metavar="60s", help="How long to wait for a server that is not ready; 0: not.")
+    str | None,
+    typer.Option("--ready", metavar="60s", help="How long to wait for a server that is not ready; 0 does not wait."),
 ]
 
 Output = Literal["text", "json", "nothing"]
@@ -92,7 +93,7 @@ class ScenarioOptions(Struct, frozen=True):
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the scenario. Repeatable.")
     ] = None
     probe: Annotated[
-        bool, typer.Option("--probe", help="Test what each server does, after its stages: up to 16 chats per model.")
+        bool, typer.Option("--probe", help="After the stages, test each server: up to 16 chats per model.")
     ] = False
     ready: Ready = None
     no_preflight: Annotated[

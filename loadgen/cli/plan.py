@@ -23,7 +23,7 @@ def plan(
     out: Out = RESULTS,
     as_json: Annotated[bool, typer.Option("--json", help="Print every request with its due time, as JSON.")] = False,
 ) -> None:
-    """Print what would be sent and when, and send nothing."""
+    """Print every request and when it is due, and send nothing."""
     output: Output = "json" if as_json else "text"
     variant = repetition.variant
     if variant is None:

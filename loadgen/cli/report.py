@@ -29,7 +29,7 @@ def report(
 ) -> None:
     """Make the reports of runs again, from their folders alone.
 
-    Prints their tables too.
+    It also prints their tables.
     """
     folders = [run_folder.run_folder_at(path) for path in runs]
     floor: Floor | None = "strict" if strict else None
@@ -63,7 +63,7 @@ def tell_place(reports: Reports, output: Output) -> None:
 
 
 def _print_place(folder: Path) -> None:
-    asked = f", section “{WHAT_SERVERS_DO}”: what --probe asked" if _has_probe(folder) else ""
+    asked = f", section “{WHAT_SERVERS_DO}”: the findings of --probe" if _has_probe(folder) else ""
     print_text(f"report: {folder / 'report.html'} (and report.md){asked}\n")
 
 

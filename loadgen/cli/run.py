@@ -49,7 +49,7 @@ def run(
     out: Out = RESULTS,
     workers: Annotated[
         str,
-        typer.Option("--workers", metavar="N|auto", help="Processes that play the plan; auto: as many as it needs."),
+        typer.Option("--workers", metavar="N|auto", help="Processes that play the plan; auto chooses the number."),
     ] = "1",
     repetition: RepeatOptions,
     strict: Strict = False,
@@ -186,9 +186,9 @@ def _failures_of(stage: StageSummary) -> list[str]:
         outcomes = ", ".join(f"{count} {name}" for name, count in requests.by_outcome.items() if name != "ok")
         reasons.append(f"{requests.failed} of {requests.planned} requests failed ({outcomes})")
     if slo is not None and slo.passed is False:
-        share = "it was not judged" if slo.share is None else f"{slo.share:.1%} of the requests met it"
+        share = "it was not judged" if slo.share is None else f"{slo.share:.1%} of them did"
         why = f" ({stage.not_valid['slo']})" if "slo" in stage.not_valid else ""
-        reasons.append(f"the SLO was to be met by {slo.attainment:.1%}, and {share}{why}")
+        reasons.append(f"{slo.attainment:.1%} of the requests must meet the SLO, and {share}{why}")
     if stage.validity is not UNSET and stage.validity.verdict == "invalid":
         fatal = [reason for reason in stage.validity.reasons if reason.fatal]
         advice = "; ".join(dict.fromkeys(reason.advice for reason in fatal))

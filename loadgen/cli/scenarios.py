@@ -32,7 +32,7 @@ def scenarios(
     elif entries:
         print_text(scenarios_text(entries, screen()))
     else:
-        tell("there are none; `loadgen init NAME` writes one to begin with")
+        tell("there are no scenarios; `loadgen init NAME` writes one to start from")
 
 
 def scenarios_text(entries: list[ScenarioEntry], screen: "Screen") -> str:

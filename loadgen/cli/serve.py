@@ -18,7 +18,7 @@ from loadgen.targets.llamacpp.target import serve_llamacpp
 def serve(
     model: Annotated[str, typer.Option("--model", help="Name that the server gives its model.")] = "smollm2-135m",
     gguf: Annotated[Path | None, typer.Option("--gguf", help="A model file (default: SmolLM2-135M).")] = None,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 0,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 0,
     slots: Annotated[int, typer.Option("--slots", min=1, help="Parallel streams.")] = 4,
 ) -> None:
     """Start the embedded server, print its URL, stop on Ctrl-C."""

@@ -43,12 +43,12 @@ def make_reports(folder: Path, *, floor: Floor | None = None) -> Reports:
     floor: how many samples a percentile needs; None: as many as the scenario says. Raises InputError for no run.
     """
     if (folder / "summary.json").exists() and not run_folder.logs_of(folder):
-        raise InputError(f"{folder}: its requests were not kept, as in a baseline; read its report.md")
+        raise InputError(f"{folder}: the requests of this run were not kept, as in a baseline; read its report.md")
     return reports_of(run_folder.read(folder), floor=floor)
 
 
 def reports_of(run: Run, *, floor: Floor | None = None) -> Reports:
-    """As `make_reports`, of a run that was read already: its folder may be gone by now."""
+    """As `make_reports`, for a run that has already been read. Its folder may be gone by now."""
     stages = stages_of(run, floor=floor)
     summary = summary_of([run], [stages])
     data = report_data(summary, [run], [stages])
@@ -114,8 +114,8 @@ def _all_written(reports: Reports, again: str) -> Reports:
     """again: the command that makes them once they can be written."""
     if reports.unwritten:
         missing = "no report" if "report.md" in reports.unwritten else "not every report"
-        complaint = f"{missing} could be written ({reports.reason}); the records are kept: fix that, then `{again}`"
-        raise FolderError(f"{reports.folder}: {complaint} makes it", reports.folder)
+        complaint = f"{missing} could be written ({reports.reason}), but the records are kept; fix that"
+        raise FolderError(f"{reports.folder}: {complaint}, then run `{again}`", reports.folder)
     return reports
 
 
@@ -127,7 +127,7 @@ def _merged_folder(parent: Path, summary: Summary) -> Path:
             folder.mkdir(exist_ok=True)
         if _runs_of(folder) in ((), summary.runs):
             return folder
-    raise InputError(f"{parent}: a thousand merged reports are there already; remove some")
+    raise InputError(f"{parent}: there are already a thousand merged reports; remove some")
 
 
 def _runs_of(folder: Path) -> tuple[str, ...]:

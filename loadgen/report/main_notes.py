@@ -7,7 +7,9 @@ from loadgen.report.format import format_duration
 from loadgen.report.metric_names import DAGGER, metric_title
 from loadgen.report.section import known_percentiles, stage_name
 
-NOT_STREAMED: Final = "answers came whole (stream = false): no TTFT, ITL or TPOT is known, and no SLO on them is judged"
+NOT_STREAMED: Final = (
+    "answers were not streamed (stream = false), so no TTFT, ITL or TPOT is known, and no SLO on them is judged"
+)
 CLOSED: Final = (
     "closed loop: each user waits for an answer before asking again, so a stall of the server delays only as many "
     "requests as there are users; to measure latencies at a fixed rate of arrivals, play an open loop (--rate)"
@@ -28,7 +30,7 @@ def main_notes(summary: Summary) -> tuple[str, ...]:
     """The notes on the whole run, then those on each stage; none of them twice."""
     notes = []
     if summary.incomplete:
-        notes.append("incomplete: the run was cut short; what is shown is what was measured")
+        notes.append("incomplete: the run was cut short, and this report covers only what was measured until then")
     if summary.torn_lines:
         notes.append(f"{summary.torn_lines} torn lines of the logs could not be read")
     if not summary.streamed:
@@ -121,7 +123,7 @@ def _progress_of(until: Until) -> str:
     at = f"{name} is known to {width} (asked: {asked})" if width else f"{name} is not bounded (asked: {asked})"
     if until.needed is None:
         return f"{'ended early: ' if until.early else ''}{at} after {count}"
-    return f"{at} after {count}, and the plan had no more: about {_about(until.needed)} would be enough"
+    return f"{at} after {count}, and the plan had no more requests; about {_about(until.needed)} would be enough"
 
 
 def _about(count: int) -> str:

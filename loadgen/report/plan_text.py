@@ -29,7 +29,8 @@ def plan_table(plan: Plan, pace: Pace, screen: Screen) -> str:
     lines = [f"{_total(plan)}, {format_count(len(plan.prompts), 'prompt')}, seed {plan.scenario.seed}"]
     rule = next((stage.until for stage in plan.stages if stage.until is not None), None)
     if rule is not None:
-        lines.append(f"until {rule}: each level ends as soon as that is known, or all of its requests are played")
+        ends = "each level ends as soon as the percentile is known this precisely, or after all of its requests"
+        lines.append(f"until {rule}: {ends}")
     lines.append(f"a request may take {limit_rule(plan.scenario.timeouts)}")
     lines += [*_beside_the_stages(plan), f"digest {digest(plan)}"]
     return table_text(table, "", screen) + lines_text(lines, screen)
@@ -48,10 +49,10 @@ def _total(plan: Plan) -> str:
 def _beside_the_stages(plan: Plan) -> Iterator[str]:
     """What else is sent, or may be: a line for each reason."""
     if plan.scenario.retries.attempts:
-        yield f"each request is asked again up to {plan.scenario.retries.attempts} times where it fails"
+        yield f"a failed request is sent again up to {plan.scenario.retries.attempts} times"
     listed = extra_chats(plan)
     before = sum(extra.chats or 0 for extra in listed if extra.when == "before its stages")
-    test_chats = {0: "no test chat", 1: "1 test chat"}.get(before, f"{before} test chats, one a model")
+    test_chats = {0: "no test chat", 1: "1 test chat"}.get(before, f"{before} test chats, one per model")
     yield f"before the stages: {test_chats}"
     for extra in listed:
         if extra.when == "while it is idle":
@@ -60,7 +61,7 @@ def _beside_the_stages(plan: Plan) -> Iterator[str]:
     if asked:
         chats = sum(question.chats for question in QUESTIONS)
         names = ", ".join(f"{model.name} on {served_by}" for model, served_by in asked)
-        yield f"after the stages of each model: up to {chats} chats that ask what its server does ({names})"
+        yield f"after the stages of each model: up to {chats} chats that test its server ({names})"
         yield from (f"  {question.chats} {question.name}: {question.asks}" for question in QUESTIONS)
 
 

@@ -272,4 +272,4 @@ class NotAlikeError(InputError):
     def __init__(self, unlike: Sequence[Difference]) -> None:
         self.differences = tuple(unlike)
         lines = "; ".join(f"{each.subject}: {each.base}, {each.new}" for each in unlike)
-        super().__init__(f"BASE and NEW are not alike: {lines}; make them alike, or compare them --anyway")
+        super().__init__(f"BASE and NEW are not alike: {lines}; make them alike, or compare them with --anyway")

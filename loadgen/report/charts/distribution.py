@@ -76,7 +76,7 @@ def _ttft_chart(stages: Sequence[ReportStage], number: int, suffix: str) -> Char
     else:
         drawn["xaxis"]["rangemode"] = "tozero"
     traces = _traces(curves, factor, name, scale)
-    note = "The share of answered requests whose first token came within a time. Further left is faster."
+    note = "The share of answered requests whose first token came within the time on the axis. Further left is faster."
     if shown_limit is not None:
         draw_limit(drawn, traces, "x", shown_limit * factor, f"SLO ≤ {format_duration(limit)}")
     note += mark_note(stages, "ttft_ms")
@@ -93,7 +93,8 @@ def _itl_chart(stages: Sequence[ReportStage], number: int, suffix: str) -> Chart
     axis = log_axis(low_ms, _range_ms(curves)[1])
     drawn = layout(axis | {"title": {"text": "gap between tokens (ms, log scale)"}}, _share_axis("gaps"))
     traces = _traces(curves, 1.0, "ms", "log")
-    note = "The share of gaps between a stream's tokens up to a length. A tail to the right is stutter."
+    note = "The share of gaps between a stream's tokens that are no longer than the time on the axis. "
+    note += "A tail to the right is stutter."
     zeros = max(_count_hidden(gaps) / len(gaps) for _, gaps in curves)
     if zeros > 0:
         note += f" Up to {format_percent(zeros)} of the gaps are 0 (two tokens in one read), left of the axis."

@@ -61,7 +61,9 @@ def ttft_chart(stages: Sequence[ReportStage]) -> Chart | None:
                 continue
             traces += [*_known(own_stages, percentile, look, factor), *_bounded(own_stages, percentile, look, factor)]
     bounded = any(trace["marker"]["symbol"] == "triangle-up-open" for trace in traces)
-    note = "Bars are 95 % intervals." + (" △ ≥: a lower bound; the true value is there or above." if bounded else "")
+    note = "Bars are 95 % intervals." + (
+        " △ ≥ marks a lower bound: the true value is there or above." if bounded else ""
+    )
     if any(stage.is_invalid for stage in stages):
         note += " Faded: the stage is invalid."
     if drawn_limit is not None:
@@ -210,7 +212,9 @@ def throughput_chart(stages: Sequence[ReportStage]) -> Chart | None:
     if not traces:
         return None
     drawn = layout(level_axis(stages), {"title": {"text": "output tokens per second"}, "rangemode": "tozero"})
-    note = "All together: inside the steady window. Each user: the median pace of a stream once it has begun."
+    note = (
+        "All together: tokens inside the steady window. Each user: the median rate of a stream after its first token."
+    )
     note += mark_note(stages, "per_user_tokens_per_s")
     return Chart(id="chart-throughput", title="Throughput", note=note, traces=tuple(traces), layout=drawn)
 

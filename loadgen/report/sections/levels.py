@@ -21,5 +21,5 @@ def _start_note(stages: Sequence[ReportStage]) -> str | None:
     if kinds == {True}:
         return "A request's time counts from when it was sent."
     if kinds == {False}:
-        return "In this open loop a request's time counts from when it was due, so waiting for our turn is in it."
+        return "In this open loop, a request's time counts from when it was due, and includes any wait before the send."
     return None

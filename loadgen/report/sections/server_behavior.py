@@ -9,12 +9,9 @@ from loadgen.store.manifest import Probe, ServedModel
 from loadgen.targets.probe.findings import was_asked
 
 WHAT_SERVERS_DO: Final = "What this server does"
-UNDECIDED: Final = "could not be told"
+UNDECIDED: Final = "could not be determined"
 NOT_ASKED: Final = "not asked"
-HOW_TO_ASK: Final = (
-    "max_tokens, stop, seed, parallel streams and closing a stream have to be asked for, which --probe does after the "
-    "stages"
-)
+HOW_TO_ASK: Final = "--probe also tests max_tokens, stop, seed, parallel streams and closing a stream, after the stages"
 YES_OR_NO: Final = {None: UNDECIDED, True: "yes", False: "no"}
 
 
@@ -49,9 +46,9 @@ def _describe_shown(probe: Probe) -> dict[str, str]:
         "sends usage in a stream": YES_OR_NO[probe.usage_in_stream],
         "sends a role event": YES_OR_NO[probe.role_event],
         "keep-alives before the first token": _describe_keep_alives(probe),
-        "tokens an event": UNDECIDED if probe.tokens_per_event is None else format_number(probe.tokens_per_event),
-        "shows reasoning as such": YES_OR_NO[probe.reasoning_in_stream],
-        "tokens counted and not shown": UNDECIDED if probe.hidden_tokens is None else str(probe.hidden_tokens),
+        "tokens per event": UNDECIDED if probe.tokens_per_event is None else format_number(probe.tokens_per_event),
+        "sends reasoning in a stream": YES_OR_NO[probe.reasoning_in_stream],
+        "tokens counted but not shown": UNDECIDED if probe.hidden_tokens is None else str(probe.hidden_tokens),
     }
 
 
@@ -64,8 +61,8 @@ def _describe_asked(probe: Probe) -> dict[str, str]:
         "streams in parallel": _describe_parallel(probe),
         "their speed together": UNDECIDED if probe.scaling is None else f"{format_number(probe.scaling)} × that of one",
         "a closed stream stops generation": _describe_stop(probe),
-        "asked on": UNKNOWN if probe.asked_utc is None else probe.asked_utc[:10],
-        "asking took": UNKNOWN if probe.took_s is None else f"{probe.took_s:.1f} s",
+        "probed on": UNKNOWN if probe.asked_utc is None else probe.asked_utc[:10],
+        "the probe took": UNKNOWN if probe.took_s is None else f"{probe.took_s:.1f} s",
     }
     return findings if was_asked(probe) else dict.fromkeys(findings, NOT_ASKED)
 
@@ -81,7 +78,7 @@ def _describe_parallel(probe: Probe) -> str:
     if probe.parallel_streams is None or probe.parallel_asked is None:
         return UNDECIDED
     least = "at least " if probe.parallel_streams >= probe.parallel_asked else ""
-    return f"{least}{probe.parallel_streams} of {probe.parallel_asked} that were asked at once"
+    return f"{least}{probe.parallel_streams} of {probe.parallel_asked} requested at once"
 
 
 def _describe_stop(probe: Probe) -> str:

@@ -16,7 +16,7 @@ COLUMNS: Final = (
     Column("ours"),
 )
 NOTE: Final = (
-    "Ours is from stamps: prompt tokens over service TTFT (which waits for a free slot, too), and tokens over gaps."
+    "Our rates come from stamps: prompt tokens / service TTFT (with the wait for a free slot), and tokens / gaps."
 )
 
 
@@ -30,4 +30,4 @@ def server_rates(data: ReportData) -> Section | None:
     if not rows:
         return None
     table = Table(COLUMNS, tuple(rows), notes=(NOTE,))
-    return Section(title="The server's own account", anchor="server-rates", tables=(table,))
+    return Section(title="The server's own timings", anchor="server-rates", tables=(table,))

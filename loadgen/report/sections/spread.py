@@ -10,4 +10,4 @@ def spread(data: ReportData) -> Section | None:
     if not charts:
         return None
     pooled = ("The requests of all runs together.",) if data.summary.runs else ()
-    return Section(title="How they are spread", anchor="spread", paragraphs=pooled, charts=tuple(charts))
+    return Section(title="How latencies are spread", anchor="spread", paragraphs=pooled, charts=tuple(charts))

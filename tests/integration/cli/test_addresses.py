@@ -265,4 +265,7 @@ def test_a_probe_of_an_address_with_several_models_asks_which() -> None:
     with serving("/v1", "a", "b") as server:
         ended = loadgen("models", "--url", server.url, "--probe")
     assert (ended.returncode, server.chats) == (2, [])
-    assert ended.stderr == f"loadgen: models --probe --url {server.url}: which model? add --model NAME: a, b\n"
+    assert (
+        ended.stderr
+        == f"loadgen: models --probe --url {server.url}: several models are listed; add --model NAME: a, b\n"
+    )

@@ -136,7 +136,7 @@ def test_while_nothing_is_in_flight_a_run_ends_at_once_with_what_it_has(
         watcher.join()
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
-    assert "loadgen: stopping: waiting for what is in flight" in done.stderr
+    assert "loadgen: stopping: waiting for the requests in flight" in done.stderr
     assert states(tmp_path) == ["interrupted"]
     assert "TTFT" in done.stdout
 

@@ -467,7 +467,7 @@ def test_the_command_serves_until_ctrl_c_and_leaves_the_truth(tmp_path: Path) ->
     assert [(t.number, t.output_tokens, t.fault) for t in lines] == [(1, 5, None), (2, 2, "fin:2")]
     assert "2 chats, 7 tokens" in told
     assert "faults: fin:2 ×1" in told
-    assert "late by its own schedule: p50 " in told
+    assert "late relative to its own schedule: p50 " in told
 
 
 @pytest.mark.parametrize(
@@ -475,8 +475,8 @@ def test_the_command_serves_until_ctrl_c_and_leaves_the_truth(tmp_path: Path) ->
     [
         (("--fault", "fin@sometimes"), "loadgen: --fault fin@sometimes: 'sometimes' does not say which requests"),
         (("--itl", "50"), "loadgen: --itl 50: '50' is not a time"),
-        (("--freeze", "8s"), "loadgen: --freeze 8s: it needs when and for how long; write e.g. --freeze 8s:2s"),
-        (("--queue", "3"), "loadgen: --queue 3: nobody waits where there is no end of slots"),
+        (("--freeze", "8s"), "loadgen: --freeze 8s: it needs a start and a length; write e.g. --freeze 8s:2s"),
+        (("--queue", "3"), "loadgen: --queue 3: no request waits unless --slots is given"),
         (("--truth", "."), "loadgen: --truth .: it already exists; choose another name"),
         (("--slots", "0"), "loadgen: Invalid value for '--slots'"),
         (("--prefill-rate", "0"), "loadgen: --prefill-rate 0: not above 0"),

@@ -439,7 +439,10 @@ async def test_models_probe_of_a_server_that_is_not_there_is_exit_3(capsys: pyte
 
 @pytest.mark.parametrize(
     ("flags", "says"),
-    [((), "whom to ask?"), (("--url", "http://h/v1", "--model", "m", "--write", "x.json"), "leave one of them out")],
+    [
+        ((), "no target is named"),
+        (("--url", "http://h/v1", "--model", "m", "--write", "x.json"), "leave one of them out"),
+    ],
 )
 async def test_models_probe_that_cannot_be_understood_is_exit_2(
     flags: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]

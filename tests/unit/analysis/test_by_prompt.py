@@ -219,6 +219,6 @@ def test_reports_are_not_made_again_from_a_baseline(tmp_path: Path) -> None:
     folder = tmp_path / "baselines" / "x"
     keep_baseline(run, folder)
     before = (folder / "summary.json").read_bytes()
-    with pytest.raises(InputError, match="its requests were not kept"):
+    with pytest.raises(InputError, match="the requests of this run were not kept"):
         write_reports(folder)
     assert (folder / "summary.json").read_bytes() == before

@@ -199,7 +199,7 @@ def test_a_strict_summary_asks_for_the_samples_of_a_published_result() -> None:
     assert (summarize(run).floor, summarize(run, floor="strict").floor) == ("contract", "strict")
     asked = run_of(turns(400), scenario={"name": "x", "seed": 1, "strict": True})
     assert summarize(asked).floor == "strict"
-    assert "662 for p99" in (sureness(summarize(asked)) or "")
+    assert "p99 takes 662" in (sureness(summarize(asked)) or "")
 
 
 def growing(count: int, by_ms: float) -> list[Record]:

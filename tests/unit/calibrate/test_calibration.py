@@ -484,7 +484,7 @@ def test_where_nothing_is_kept_there_is_nothing_to_show(place: Path) -> None:
     assert "no calibration is stored; run `loadgen calibrate`" in str(run("--show").exception)
     place.write_text("{")
     assert "damaged" in str(run("--show").exception)
-    assert "leave one of --show and --quick out" in str(run("--show", "--quick").exception)
+    assert "so --quick does not apply" in str(run("--show", "--quick").exception)
 
 
 @pytest.mark.parametrize(("args", "courses"), [((), USUAL), (("--quick",), QUICK)])
@@ -495,7 +495,7 @@ def test_what_was_measured_is_printed_and_kept(
     monkeypatch.setattr(calibrate, "calibrate_machine", lambda asked, _: found if asked == courses else None)
     told = run(*args).stdout
     assert conclusion(found)[-1] in told
-    assert f"kept in {place}" in told
+    assert f"stored in {place}" in told
     assert stored() == calibration.Stored(calibration=found)
 
 
@@ -508,7 +508,7 @@ def test_after_an_interruption_what_was_kept_before_is_as_it_was(place: Path, mo
     before = place.read_bytes()
     told = run()
     assert told.exit_code != 0
-    assert "what was stored before is as it was" in told.stderr
+    assert "the stored calibration is unchanged" in told.stderr
     assert place.read_bytes() == before
 
 

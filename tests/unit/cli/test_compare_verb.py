@@ -93,7 +93,7 @@ def test_what_is_not_alike_is_listed_a_line_each_and_ends_with_2(tmp_path: Path)
     result = run_command("compare", base, new)
     assert (result.returncode, result.stdout) == (ExitCode.BAD_INPUT, "")
     assert result.stderr.splitlines() == [
-        "loadgen: BASE and NEW are not alike; make them alike, or compare them --anyway:",
+        "loadgen: BASE and NEW are not alike; make them alike, or compare them with --anyway:",
         "loadgen: sampling.max_tokens: 128 in BASE, 7 in NEW",
         "loadgen: workers: 1 in BASE, 2 in NEW",
     ]

@@ -67,7 +67,7 @@ def test_an_attempt_that_failed_is_no_failed_request() -> None:
 def test_a_gate_that_failed_says_by_how_much() -> None:
     scenario = {"slo": {"ttft_ms": 1.0, "attainment": 0.9}}
     (line,) = failures(summary_of(answered(20, 0), scenario=scenario))
-    assert line == "m on t, 1 user: the SLO was to be met by 90.0%, and 0.0% of the requests met it"
+    assert line == "m on t, 1 user: 90.0% of the requests must meet the SLO, and 0.0% of them did"
 
 
 def test_a_gate_that_could_not_be_judged_says_why() -> None:

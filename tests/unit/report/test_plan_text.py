@@ -156,11 +156,11 @@ TWO = (
 def test_what_is_sent_beside_the_stages_is_said_by_its_reason() -> None:
     plan = plan_of(Closed(requests=2), models=TWO, probe=True, retries=Retries(attempts=2))
     lines = planned_rows(plan)
-    begin = lines.index("each request is asked again up to 2 times where it fails")
+    begin = lines.index("a failed request is sent again up to 2 times")
     assert lines[begin + 1 : -1] == [
-        "before the stages: 3 test chats, one a model",
+        "before the stages: 3 test chats, one per model",
         "while w on foundry is idle: keep-warm: one token after every 20 s without a request",
-        "after the stages of each model: up to 16 chats that ask what its server does (m on llamacpp, w on foundry)",
+        "after the stages of each model: up to 16 chats that test its server (m on llamacpp, w on foundry)",
         "1 max_tokens: does an answer end at the limit?",
         "1 stop: does the same answer end at a word of it?",
         "3 seed: does one seed give the same answer twice, and another seed another?",

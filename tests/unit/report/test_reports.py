@@ -172,10 +172,10 @@ def test_a_percentile_that_one_stage_knows_is_a_bound_at_those_that_do_not() -> 
         # 40 requests in 39.2 s: 368 take six minutes.
         (
             40,
-            "40 answered requests at each level suffice for p50 and p90; it takes 72 for p95 (about 71 s), "
-            "368 for p99 (about 6 min)",
+            "Each level has 40 answered requests, enough for p50 and p90; p95 takes 72 (about 71 s), "
+            "p99 takes 368 (about 6 min)",
         ),
-        (368, "368 answered requests at each level suffice for p50, p90, p95 and p99"),
+        (368, "Each level has 368 answered requests, enough for p50, p90, p95 and p99"),
     ],
 )
 def test_one_line_says_which_percentiles_the_requests_suffice_for_and_what_it_takes_to_know_more(
@@ -188,20 +188,18 @@ def test_one_line_says_which_percentiles_the_requests_suffice_for_and_what_it_ta
 def test_it_says_how_many_requests_the_levels_got_where_they_differ() -> None:
     stages = [planned(40), planned(10, level="c2", load={"mode": "closed", "concurrency": 2})]
     told = sureness(summarize(run_of([*turns(40), *turns(10, level="c2")], stages))) or ""
-    assert told.startswith(
-        "10 to 40 answered requests at each level: p50 is known at every level; it takes 36 for p90 ("
-    )
+    assert told.startswith("Each level has 10 to 40 answered requests; p50 is known at every level; p90 takes 36 (")
 
 
 def test_one_answered_request_is_no_plural() -> None:
     told = sureness(summarize(run_of(turns(1)))) or ""
-    assert told.startswith("1 answered request at each level suffices for no percentile; it takes 6 for p50 (")
+    assert told.startswith("Each level has 1 answered request, too few for any percentile; p50 takes 6 (")
 
 
 def test_of_repeated_runs_it_counts_the_requests_of_each() -> None:
     runs = [run_of(turns(20), run_id=f"run{at}") for at in range(3)]
     told = sureness(merged(runs)) or ""
-    assert told.startswith("20 answered requests at each level in each run suffice for p50; it takes 36 for p90 (")
+    assert told.startswith("Each level of each run has 20 answered requests, enough for p50; p90 takes 36 (")
 
 
 def test_where_nothing_was_answered_there_is_nothing_to_be_sure_of() -> None:
@@ -225,12 +223,12 @@ def test_what_counting_from_the_send_would_have_hidden_stands_under_the_table() 
 def test_a_level_with_too_few_requests_to_bound_anything_shows_its_slowest_and_says_why() -> None:
     told = console(summarize(run_of(turns(5))))
     assert cells_of(told, "1 user")[:7] == ["1 user", "5/5", "–", "98 ms", "–", "50 ms", "–"]
-    assert "5 answered requests at each level suffice for no percentile; it takes 6 for p50 (" in told
+    assert "Each level has 5 answered requests, too few for any percentile; p50 takes 6 (" in told
 
 
 def test_the_same_line_and_columns_are_in_markdown() -> None:
     text = markdown_of(run_of(turns(40)))
-    assert "368 for p99" in text
+    assert "p99 takes 368" in text
     assert "| TTFT p90 | TTFT slowest |" in text
 
 
@@ -368,7 +366,7 @@ def test_nothing_that_a_server_says_is_markup_in_a_report() -> None:
     heads = re.findall(r"^#+ .*", bare, re.MULTILINE)
     assert [head for head in heads if head.startswith("## ")] == [
         "## How many at once",
-        "## How they are spread",
+        "## How latencies are spread",
         "## When each request waited and streamed",
         "## Can these numbers be believed?",
         "## Latencies",

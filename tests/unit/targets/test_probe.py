@@ -548,8 +548,8 @@ def test_the_table_says_when_a_server_was_asked_and_which_was_not() -> None:
     table = server_table(cards_of(a=asked, b=Probe(role_event=True)))
     assert table is not None
     rows = {row.cells[0]: row.cells[1:] for row in table.rows}
-    assert rows["asked on"] == ("2026-11-30", NOT_ASKED)
-    assert rows["asking took"] == ("2.5 s", NOT_ASKED)
+    assert rows["probed on"] == ("2026-11-30", NOT_ASKED)
+    assert rows["the probe took"] == ("2.5 s", NOT_ASKED)
     assert rows["honors seed"] == ("yes", NOT_ASKED)
     assert rows["sends a role event"] == (UNDECIDED, "yes")
 
@@ -568,7 +568,7 @@ def test_the_table_of_what_servers_do_says_what_could_not_be_told() -> None:
     rows = {row.cells[0]: row.cells[1:] for row in table.rows}
     assert rows["sends usage in a stream"] == ("yes", UNDECIDED)
     assert rows["honors seed"] == ("no", UNDECIDED)
-    assert rows["streams in parallel"] == ("at least 8 of 8 that were asked at once", UNDECIDED)
+    assert rows["streams in parallel"] == ("at least 8 of 8 requested at once", UNDECIDED)
     assert [column.title for column in table.columns] == ["", "a on t", "b on t"]
     assert table.notes == ("a on t: a note",)
 
