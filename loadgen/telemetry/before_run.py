@@ -1,4 +1,4 @@
-"""What a person is to know of the machine before a run: that it is busy already, runs on battery, or saves power."""
+"""Warnings about the machine before a run: it is already busy, runs on battery, or saves power."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -10,13 +10,13 @@ from loadgen.telemetry.host import Host
 from loadgen.telemetry.neighbors import MachineSource, busiest, family_of, neighbors_between
 
 BUSY_CPU: Final = 0.2
-"""From this share of a core on, others are worth a line."""
+"""From this share of a core on, a line warns about other programs."""
 SHORTEST_S: Final = 0.1
-"""A system counts CPU time in hundredths of a second: in less than this, it shows little."""
+"""A shorter time shows little, because a system counts CPU time in hundredths of a second."""
 
 
 class BusyCheck:
-    """Looks at who uses the machine from now on, until `warning`."""
+    """Observes the use of the machine from now on, until `warning`."""
 
     def __init__(self, source: MachineSource, clock: Clock) -> None:
         self._source = source
@@ -26,7 +26,7 @@ class BusyCheck:
         self._is_over = False
 
     def warning(self, server_pids: Sequence[int]) -> str | None:
-        """One line where others are busy; None where they are not, too little time has passed, or it was said."""
+        """One line if other programs are busy; None if they are not, if it is too early to tell, or the second time."""
         wall_s = (self._clock.now_ns() - self._start_ns) / 1e9
         if self._is_over or wall_s < SHORTEST_S:
             return None
@@ -38,16 +38,16 @@ class BusyCheck:
 
 
 def busy_warning(cpu_share: float, neighbors: Iterable[Neighbor]) -> str | None:
-    """One line for so much CPU of others, of one core; None where it is too little."""
+    """One line if other programs use this share of a core; None if the share is too small."""
     if cpu_share < BUSY_CPU:
         return None
     names = ", ".join(f"{neighbor.name} {neighbor.cpu_share:.0%}" for neighbor in neighbors)
     who = f" ({names})" if names else ""
-    return f"this machine is busy already: other programs use {cpu_share:.0%} of a core{who}, which may slow the server"
+    return f"this machine is already busy: other programs use {cpu_share:.0%} of a core{who}, which may slow the server"
 
 
 def power_warning(host: Host) -> str | None:
-    """One line where the machine runs on battery or saves power."""
+    """One line if the machine runs on battery or saves power."""
     states = []
     if host.power is not None and host.power.startswith("battery"):
         states.append(f"runs on {host.power}")

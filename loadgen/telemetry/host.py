@@ -1,4 +1,4 @@
-"""The circumstances of a run: machine, system, versions. A result without them cannot be compared with another."""
+"""The circumstances of a run: machine, system, versions. Results can be compared only if these are known."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ VERSIONED: Final = ("loadgen", "aiohttp", "hdrhistogram", "msgspec", "numpy", "o
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of ourselves and of what touches the measurement; what is not installed is left out."""
+    """The versions of Python, of loadgen and of the packages that affect a measurement, if they are installed."""
     versions = {"python": platform.python_version()}
     for name in VERSIONED:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -28,19 +28,19 @@ def versions() -> dict[str, str]:
 
 
 def _version_of(package: str) -> str:
-    """The version that a package's metadata begin with; the rest of them, its whole readme too, takes long to parse."""
+    """The version at the start of a package's metadata. Parsing all of it, including its readme, would be slow."""
     metadata = importlib.metadata.distribution(package).read_text("METADATA") or ""
     head = re.search(r"^Version: *(\S+)", metadata.partition("\n\n")[0], re.MULTILINE)
     return head[1] if head else importlib.metadata.version(package)
 
 
 class Host(Struct, frozen=True, kw_only=True):
-    """The machine and its system. None is not known. Names no host and no user."""
+    """The machine and its system; None if a value is not known. Contains no name of a host or a user."""
 
     cpu: str | None = None
     cores: int | None = None
     cores_usable: int | None = None
-    """Those that this process may run on."""
+    """The number of cores that this process may run on."""
     memory_mib: int | None = None
     system: str | None = None
     kernel: str | None = None
@@ -48,13 +48,13 @@ class Host(Struct, frozen=True, kw_only=True):
     power: str | None = None
     """ "mains", or "battery 80 %"."""
     governor: str | None = None
-    """Who sets the clock rate of the first core (Linux)."""
+    """The governor of the first core's clock rate (Linux)."""
     power_saving: str | None = None
-    """The mode in which the machine saves power, if it is in one."""
+    """The power-saving mode of the machine, if it is in one."""
 
 
 class ClockFacts(Struct, frozen=True, kw_only=True):
-    """The monotonic clock behind every `_ns`, and the event loop in which it is read."""
+    """The monotonic clock of every `_ns` value, and the event loop in which it is read."""
 
     implementation: str | None = None
     resolution_ns: float | None = None
@@ -62,7 +62,7 @@ class ClockFacts(Struct, frozen=True, kw_only=True):
 
 
 def host() -> Host:
-    """CPU, cores, memory, system, kernel, power. What cannot be known is None. Names no host and no user."""
+    """CPU, cores, memory, system, kernel and power of this machine."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return Host(
         cpu=_cpu_model(),
@@ -79,7 +79,7 @@ def host() -> Host:
 
 
 def clock(loop: asyncio.AbstractEventLoop) -> ClockFacts:
-    """The monotonic clock behind every `_ns`, and the event loop it is read in."""
+    """The monotonic clock of every `_ns` value, and the event loop in which it is read."""
     info = time.get_clock_info("perf_counter")
     return ClockFacts(
         implementation=info.implementation,
@@ -89,8 +89,8 @@ def clock(loop: asyncio.AbstractEventLoop) -> ClockFacts:
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit of the checkout that holds a folder, with `+changes` when it is not clean; None outside of one."""
-    # Not `describe --dirty`, which writes to the index, and leaves it locked where it is killed as it does.
+    """The commit of the checkout around a folder, with `+changes` if it is not clean; None outside a checkout."""
+    # Not `describe --dirty`: it writes to the index, and leaves the index locked if it is killed meanwhile.
     command = ["git", "--no-optional-locks", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
     try:
         status = subprocess.run(command, cwd=folder, capture_output=True, timeout=5, check=True).stdout
@@ -139,9 +139,9 @@ def _power_saving() -> str | None:
 def power_saving_of(
     profile: str | None, governor: str | None, driver: str | None, preference: str | None
 ) -> str | None:
-    """In which mode a Linux machine saves power, from what /sys says; None where it does not.
+    """The power-saving mode of a Linux machine, from values in /sys; None if it does not save power.
 
-    With drivers that choose the clock rate by themselves, the governor `powersave` is the ordinary one.
+    If the driver chooses the clock rate by itself, `powersave` is the normal governor and not a power-saving mode.
     """
     if profile in ("low-power", "quiet"):
         return f"platform profile {profile}"
@@ -151,14 +151,14 @@ def power_saving_of(
 
 
 def _battery_saver() -> bool:
-    """Windows: GetSystemPowerStatus, whose fourth byte is 1 while the battery saver is on."""
+    """Whether the battery saver of Windows is on: the fourth byte of GetSystemPowerStatus is then 1."""
     status = (ctypes.c_ubyte * 12)()
     library = getattr(ctypes, "windll", None)
     return library is not None and bool(library.kernel32.GetSystemPowerStatus(status)) and status[3] == 1
 
 
 def _pmset() -> str:
-    """What macOS says of its power settings; empty where it does not."""
+    """The power settings that macOS prints; empty on other systems."""
     try:
         return subprocess.run(["pmset", "-g"], capture_output=True, text=True, timeout=2, check=True).stdout
     except (OSError, subprocess.SubprocessError):

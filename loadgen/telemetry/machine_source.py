@@ -1,7 +1,7 @@
-"""Reads what `loadgen.telemetry.neighbors` computes with: on Linux from /proc and control groups, elsewhere by psutil.
+"""Reads the input of `loadgen.telemetry.neighbors`: on Linux from /proc and control groups, elsewhere through psutil.
 
-What is not there, or may not be read, is left out; nothing here raises for it. Texts are parsed by functions that read
-nothing.
+Values that do not exist or may not be read are left out, and raise nothing. The functions that parse texts read no
+files.
 """
 
 import contextlib
@@ -28,11 +28,11 @@ from loadgen.telemetry.neighbors import (
 )
 
 NAME_CHARS: Final = 40
-"""A program's name is cut at so many characters: some write their arguments into it."""
+"""The longest name of a program that is kept, because some programs write their arguments into their name."""
 
 
 def machine_source() -> MachineSource:
-    """What reads this system."""
+    """The source that reads this system."""
     return LinuxSource() if platform.system() == "Linux" else PsutilSource()
 
 
@@ -42,9 +42,9 @@ def usable_cores() -> int:
 
 
 def program_name(text: str) -> str:
-    """The name of a program without a path before it or arguments behind it, safe to print.
+    """The name of a program without its path and arguments, safe to print.
 
-    What Linux calls `kworker/0:1-events` is `kworker`; `tmux: server` is `tmux`.
+    `kworker/0:1-events` becomes `kworker`, and `tmux: server` becomes `tmux`.
     """
     text = text.strip()
     base = re.split(r"[/\\]", text)[-1] if re.match(r"[/\\]|\w:[/\\]", text) else text.partition("/")[0]
@@ -52,12 +52,12 @@ def program_name(text: str) -> str:
 
 
 def process_of(stat: str, ticks_per_s: int) -> ProcessTimes:
-    """A process from the text of /proc/PID/stat. Raises ValueError where it is none. Source: proc_pid_stat(5)."""
+    """A process from the text of /proc/PID/stat. Raises ValueError for any other text. Source: proc_pid_stat(5)."""
     head, _, rest = stat.rpartition(")")
     fields = rest.split()
     if len(fields) < 20:
         raise ValueError(f"not the state of a process: {stat[:40]!r}")
-    # From the third field on; a name may hold blanks and brackets of its own.
+    # The fields from the third on. Search from the right, because a name may contain blanks and brackets.
     cpu_s = (int(fields[11]) + int(fields[12])) / ticks_per_s
     return ProcessTimes(program_name(head.partition("(")[2]), int(fields[1]), float(fields[19]), cpu_s)
 
@@ -77,21 +77,21 @@ def core_times_of(stat: str, ticks_per_s: int) -> CoreTimes:
 def thread_of(schedstat: str) -> ThreadTimes:
     """A thread from the text of its schedstat: ns that it ran, ns that it waited for a core, how often it ran.
 
-    Raises ValueError where it is none. Source: Documentation/scheduler/sched-stats.rst.
+    Raises ValueError for any other text. Source: Documentation/scheduler/sched-stats.rst.
     """
     run_ns, wait_ns, _ = schedstat.split()
     return ThreadTimes(int(run_ns), int(wait_ns))
 
 
 def pressure_s(text: str, line: str) -> float | None:
-    """Seconds so far from the text of /proc/pressure/…; line: "some" or "full". None where there is no such line."""
+    """Seconds so far from the text of /proc/pressure/…; line: "some" or "full". None if there is no such line."""
     total = re.search(rf"^{line} .*\btotal=(\d+)", text, re.MULTILINE)
     return int(total[1]) / 1e6 if total else None
 
 
 def throttled_s(text: str) -> float | None:
     """Seconds so far in which a control group was throttled, from the text of its cpu.stat (version 2 counts µs,
-    version 1 ns); None where it does not say."""
+    version 1 counts ns); None if the text does not say."""
     for name, per_s in (("throttled_usec", 1e6), ("throttled_time", 1e9)):
         if value := re.search(rf"^{name} (\d+)", text, re.MULTILINE):
             return int(value[1]) / per_s
@@ -99,7 +99,7 @@ def throttled_s(text: str) -> float | None:
 
 
 def cpu_stat_paths(cgroup: str) -> list[str]:
-    """Where the cpu.stat of a process may be, from the text of its /proc/PID/cgroup."""
+    """The possible paths of a process's cpu.stat, from the text of its /proc/PID/cgroup."""
     paths = []
     for line in cgroup.splitlines():
         _, controllers, path = line.split(":", 2)
@@ -111,9 +111,9 @@ def cpu_stat_paths(cgroup: str) -> list[str]:
 
 
 def upstreams_of(connections: Iterable[Any], pids: Collection[int]) -> set[int]:
-    """The processes that listen where some processes have a connection to a loopback address.
+    """The processes that listen at a loopback address to which any of `pids` is connected.
 
-    connections: of the whole machine, as psutil gives them.
+    connections: those of the whole machine, as psutil returns them.
     """
     listeners, ports = dict[int, int](), set[int]()
     for connection in connections:
@@ -126,25 +126,25 @@ def upstreams_of(connections: Iterable[Any], pids: Collection[int]) -> set[int]:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address, as the system prints it, is of this machine alone."""
+    """Whether an address, as the system prints it, is a loopback address."""
     return ipaddress.ip_address(address.removeprefix("::ffff:").partition("%")[0]).is_loopback
 
 
 def upstreams_by_psutil(pids: Collection[int]) -> set[int]:
-    """`upstreams_of` this machine; empty where we may not look."""
+    """`upstreams_of` for this machine; empty if we may not read its connections."""
     with contextlib.suppress(psutil.Error, OSError, RuntimeError):
         return upstreams_of(psutil.net_connections(kind="tcp"), pids)
     return set()
 
 
 class LinuxSource:
-    """Reads /proc and /sys/fs/cgroup. root: where they are."""
+    """Reads /proc and /sys/fs/cgroup. root: the folder that contains them."""
 
     def __init__(self, root: str = "/") -> None:
         self._root = root
         self._ticks_per_s = os.sysconf("SC_CLK_TCK")
         self._page_bytes = os.sysconf("SC_PAGE_SIZE")
-        self._tells_waits = bool(self._read("proc/self/schedstat"))  # a kernel may be built without
+        self._tells_waits = bool(self._read("proc/self/schedstat"))  # a kernel may be built without it
         self.cores = usable_cores()
 
     def processes(self) -> Processes:
@@ -201,11 +201,11 @@ class LinuxSource:
 
     def _entries(self, path: str) -> list[str]:
         with contextlib.suppress(OSError):
-            return os.listdir(self._root + path)  # noqa: PTH208  half a second's look reads many: no objects for each
+            return os.listdir(self._root + path)  # noqa: PTH208  reads many entries: do not make an object for each
         return []
 
     def _read(self, path: str) -> str:
-        """The text of a file; empty where it cannot be read."""
+        """The text of a file; empty if it cannot be read."""
         try:
             with open(self._root + path, "rb", buffering=0) as file:  # noqa: PTH123  as above
                 return file.read().decode("utf-8", "replace")
@@ -214,7 +214,7 @@ class LinuxSource:
 
 
 class PsutilSource:
-    """Reads by psutil: Windows and macOS, which do not tell for how long a thread waited."""
+    """Reads through psutil, for Windows and macOS, which do not report how long a thread waited."""
 
     def __init__(self) -> None:
         self.cores = usable_cores()
@@ -227,7 +227,7 @@ class PsutilSource:
                 processes[process.pid] = ProcessTimes(
                     program_name(process.name()), process.ppid(), process.create_time(), times.user + times.system
                 )
-        # What Windows calls its idle process has used all the time that nobody else has.
+        # The idle process of Windows accounts for all time that no other process used.
         return {pid: process for pid, process in processes.items() if process.name != "System Idle Process"}
 
     def core_times(self) -> CoreTimes:

@@ -1,13 +1,14 @@
-"""Who else was on the machine while a stage ran, and for how long the server waited because of them. Reads nothing by
-itself: a `MachineSource` does (`loadgen.telemetry.machine_source`), and all that is computed here is pure.
+"""Estimates how much neighbors slowed the server during a stage. A neighbor is a process that is neither ours nor the
+server's. This module reads nothing itself: a `MachineSource` reads the system (`loadgen.telemetry.machine_source`), and
+everything that is computed here is pure.
 
-How much longer the server took is estimated from the first of these that the system tells:
+The slow-down is estimated from the first of these that the system offers:
 
-1. `run_delay` (Linux): for how long the server's threads were ready to run and waited for a core. Part of that wait is
-   our own doing, and part that of the server's other threads: neighbors are charged with their share of the CPU that
-   was taken beside the server's busiest threads, and never with more than the CPU time that they had.
-2. `idle_cores` (everywhere else): the neighbors' CPU time beyond what the cores were idle, as far as the server's
-   threads did not have theirs.
+1. `run_delay` (Linux): how long the server's threads were ready to run and waited for a core. We cause part of that
+   wait, and the server's other threads cause another part. The neighbors' part is their share of the CPU time that was
+   used beside the server's busiest threads, but never more than the CPU time that the neighbors used.
+2. `idle_cores` (all other systems): the neighbors' CPU time minus the idle time of the cores. It counts only up to the
+   CPU time that the server's threads could have used but did not get.
 """
 
 import math
@@ -22,38 +23,40 @@ from loadgen.clock import Clock
 from loadgen.record import MachineFacts, Neighbor, SlowdownSource
 
 BUSIEST: Final = 3
-"""So many neighbors are named at most."""
+"""At most this many neighbors are named."""
 READ_BESIDE: Final = 16
-"""So many of a server's threads, those that have run longest, are read while a stage runs, and all that are new: some
-servers have hundreds that do nothing, and each costs 10 to 20 µs."""
+"""How many of a server's threads, those that have run longest, are read during a stage; new threads are read too. All
+others are read only at the start and the end, because some servers have hundreds of threads that do nothing, and each
+takes 10 to 20 µs to read."""
 TICKS_OFF: Final = 0.25
-"""Of a core: how far a machine's total, counted by ticks, may be off."""
+"""The possible error of the machine's total CPU time, which is counted in ticks, as a share of one core."""
 NAMED_CPU: Final = 0.01
-"""Who used less than this share of a core is not named."""
+"""A neighbor that used less than this share of a core is not named."""
 
 
 class ProcessTimes(Struct, frozen=True):
-    """A process at some moment. name: of its program, without path and arguments. cpu_s: CPU time that it has used."""
+    """A process at one moment. name: the name of its program, without path and arguments. cpu_s: the CPU time that it
+    has used so far."""
 
     name: str
     parent: int
     started: float
-    """Tells a process from an earlier one of the same id; its unit is the system's own."""
+    """When it started, in the system's own unit; it distinguishes a process from an earlier one with the same id."""
     cpu_s: float
 
 
 class ThreadTimes(Struct, frozen=True):
-    """For how long a thread has run, and for how long it was ready to run and waited for a core, ns."""
+    """How long a thread has run, and how long it was ready to run but waited for a core, ns."""
 
     run_ns: int
     wait_ns: int
 
 
 class CoreTimes(Struct, frozen=True):
-    """CPU time of all cores together since the system began, s. None: the system does not tell.
+    """CPU time of all cores together since the system started, s. None: the system does not report it.
 
-    busy: in programs and in the kernel on their behalf, without interrupts. steal: taken by the host of this virtual
-    machine.
+    busy: time in programs, and in the kernel on their behalf, without interrupts. steal: time that the host of this
+    virtual machine took.
     """
 
     busy_s: float
@@ -62,10 +65,11 @@ class CoreTimes(Struct, frozen=True):
 
 
 class Shortages(Struct, frozen=True):
-    """What the system was short of, so far. None: the system does not tell.
+    """Shortages of CPU and memory since the system started. None: the system does not report it.
 
-    cpu_s, memory_s: how long some task waited for it; all_memory_s: how long all that were not idle did. throttled_s:
-    how long the server's group of processes was kept from running by its own limit. swapped_in_bytes: read from swap.
+    cpu_s, memory_s: how long at least one task waited for CPU or memory. all_memory_s: how long all tasks that were not
+    idle waited for memory. throttled_s: how long a limit kept the server's control group from running.
+    swapped_in_bytes: bytes read from swap.
     """
 
     cpu_s: float | None = None
@@ -77,39 +81,39 @@ class Shortages(Struct, frozen=True):
 
 Processes = Mapping[int, ProcessTimes]
 ThreadId = tuple[int, int]
-"""Of a process, and of a thread in it."""
+"""The ids of a process and of a thread in it."""
 Threads = Mapping[ThreadId, ThreadTimes]
 
 
 class MachineSource(Protocol):
-    """What a system tells of itself."""
+    """Reads the state of the machine from the system."""
 
     @property
     def cores(self) -> int: ...
 
     def processes(self) -> Processes:
-        """All processes that may be looked at. Takes milliseconds."""
+        """All processes that we may read. Takes milliseconds."""
 
     def core_times(self) -> CoreTimes: ...
 
     def shortages(self, server_pids: Sequence[int]) -> Shortages: ...
 
     def upstreams(self, pids: Collection[int]) -> set[int]:
-        """The processes on this machine that some processes are connected to, at a port where those listen."""
+        """The processes on this machine that listen at a port to which any of `pids` is connected."""
 
     def cpu_s(self, pids: Iterable[int]) -> float:
-        """CPU time of some processes; one that is gone has none."""
+        """The CPU time of some processes together; a process that has ended counts as 0."""
 
     def threads(self, pids: Iterable[int], skip: Collection[ThreadId] = ()) -> Threads | None:
-        """The threads of some processes; None where the system does not tell for how long they waited."""
+        """The threads of some processes; None if the system does not report how long threads waited."""
 
 
 class Waited(Struct, frozen=True):
-    """What a stage's server and its surroundings did during some time, s of wall time or of CPU time.
+    """The activity of the server, of us and of the cores over some time, in s of wall time or of CPU time.
 
-    stalled_s: how long at least one of the server's threads waited for a core. crowding_s: CPU time of the server's
-    threads beyond as many of them as there are cores, which the others wait for. taken_s: CPU time of neighbors that
-    the server missed, by the cores that were idle.
+    stalled_s: how long at least one of the server's threads waited for a core. crowding_s: the CPU time of the server's
+    threads other than its busiest ones (as many as there are cores), which make the busiest ones wait. taken_s: the CPU
+    time of neighbors that the server would have used, judged by the idle time of the cores.
     """
 
     wall_s: float = 0.0
@@ -122,7 +126,7 @@ class Waited(Struct, frozen=True):
 
 
 class Look(Struct, frozen=True):
-    """The state of the machine at one moment of a stage, as far as it can be read beside a measurement."""
+    """The state of the machine at one moment of a stage, with only the parts that are cheap to read during a stage."""
 
     at_s: float
     own_cpu_s: float
@@ -146,7 +150,7 @@ def family_of(roots: Iterable[int], processes: Processes) -> set[int]:
 
 
 def waited_between(before: Look, after: Look, cores: int) -> Waited:
-    """What happened between two looks."""
+    """The activity between two looks."""
     wall_s = max(1e-9, after.at_s - before.at_s)
     own_s, server_s = after.own_cpu_s - before.own_cpu_s, after.server_cpu_s - before.server_cpu_s
     core_times = _core_times_between(before.core_times, after.core_times)
@@ -154,7 +158,8 @@ def waited_between(before: Look, after: Look, cores: int) -> Waited:
     if before.threads is not None and after.threads is not None:
         stalled_s, crowding_s = _stalled_between(before.threads, after.threads, wall_s, cores)
     neighbors_s = max(0.0, core_times.busy_s - own_s - server_s)
-    # A thread that has a core to itself uses all of it: what is missing to whole cores is what it may have waited for.
+    # A busy thread with a core of its own uses all of that core. So the server may have missed the time that is lacking
+    # to a whole number of cores.
     missed_s = math.ceil(server_s / wall_s) * wall_s - server_s
     taken_s = max(0.0, min(neighbors_s, missed_s) - core_times.idle_s)
     return Waited(wall_s, own_s, server_s, core_times, stalled_s, crowding_s, taken_s)
@@ -168,16 +173,17 @@ def _core_times_between(before: CoreTimes, after: CoreTimes) -> CoreTimes:
 def _stalled_between(
     before: Threads, after: Threads, wall_s: float, cores: int, busiest_s: float = 0.0
 ) -> tuple[float, float]:
-    """How long the server stood still because threads of it waited, and the CPU time of its threads beyond that of as
-    many as there are cores.
+    """Two values: how long the server stood still because some of its threads waited for a core, and the CPU time of
+    its threads other than the busiest ones (as many as there are cores).
 
-    Threads that compute a token together wait for the one that waits: each counts as if it waited independently of the
-    others, but only as far as it was as active as the busiest one. A thread that hands tokens on now and then, or helps
-    with prompts alone, does not hold up the others when it waits. busiest_s: what a thread that is not here was active.
+    Threads that compute a token together all wait for the one that waits. The waits are combined as if they were
+    independent. The wait of a thread is weighted by its activity relative to the busiest thread, because a thread that
+    only hands tokens on, or helps only with prompts, holds up no other thread. busiest_s: the least activity of the
+    busiest thread, in case that thread is not among these.
     """
     runs_s, waits_s = [], []
     for key, times in after.items():
-        start = before.get(key, ThreadTimes(0, 0))  # one that is new began within
+        start = before.get(key, ThreadTimes(0, 0))  # a new thread started in between
         runs_s.append(max(0, times.run_ns - start.run_ns) / 1e9)
         waits_s.append(max(0, times.wait_ns - start.wait_ns) / 1e9)
     busiest_s = max(busiest_s, *(run_s + wait_s for run_s, wait_s in zip(runs_s, waits_s, strict=True)), 1e-9)
@@ -189,7 +195,7 @@ def _stalled_between(
 
 
 def together(first: Waited, second: Waited) -> Waited:
-    """What happened in two times, one after the other."""
+    """The activity over two consecutive times."""
     a, b = first.core_times, second.core_times
     stolen = b.steal_s if a.steal_s is None else a.steal_s if b.steal_s is None else a.steal_s + b.steal_s
     stalled = [value for value in (first.stalled_s, second.stalled_s) if value is not None]
@@ -205,7 +211,7 @@ def together(first: Waited, second: Waited) -> Waited:
 
 
 def with_idle_threads(waited: Waited, before: Threads, after: Threads | None) -> Waited:
-    """With what threads waited that were read at the start and at the end alone."""
+    """The activity, with the waits of the threads that are read only at the start and the end added."""
     if waited.stalled_s is None or after is None or waited.wall_s <= 0:
         return waited
     read = {key: times for key, times in after.items() if key in before}
@@ -215,8 +221,8 @@ def with_idle_threads(waited: Waited, before: Threads, after: Threads | None) ->
 
 
 def neighbors_between(before: Processes, after: Processes, ours: set[int]) -> dict[str, float]:
-    """CPU time of the processes that are not ours, by program, the busiest first, s. ours: processes that are no
-    neighbors. One that began in between counts as a whole; one that ended does not count."""
+    """The CPU time of neighbors by program, the busiest first, s. ours: the processes that are not neighbors. A process
+    that started in between counts fully; one that ended does not count."""
     by_name: dict[str, float] = {}
     for pid, process in after.items():
         if pid in ours:
@@ -231,9 +237,9 @@ def neighbors_between(before: Processes, after: Processes, ours: set[int]) -> di
 def slowdown_of(
     waited: Waited, neighbors_cpu_s: float, active_s: float, all_memory_s: float = 0.0
 ) -> tuple[float, SlowdownSource]:
-    """By how much neighbors lengthened what the server did (0.05: 5 %), and from what that is known.
+    """By how much neighbors lengthened the server's work (0.05: 5 %), and how that was estimated.
 
-    active_s: how long the server had something to do. all_memory_s: how long nobody could run for want of memory.
+    active_s: how long the server had work to do. all_memory_s: how long no process could run because memory was short.
     """
     source: SlowdownSource = "idle_cores"
     stalled_s = waited.taken_s
@@ -246,9 +252,9 @@ def slowdown_of(
 
 
 def host_slowdown_of(waited: Waited, neighbors_cpu_s: float, active_s: float) -> float | None:
-    """By how much the host of this virtual machine lengthened what the server did: by what it took, in proportion to
-    the CPU time that was the server's, and from all cores at once that the server kept busy. None where the system does
-    not tell."""
+    """By how much the host of this virtual machine lengthened the server's work; None if the system does not report
+    what the host took. The server lost a part of that time in proportion to its share of the CPU time. The loss is
+    divided by the number of cores that the server kept busy, because they lose time in parallel."""
     if waited.core_times.steal_s is None:
         return None
     ran_s = waited.server_cpu_s + waited.own_cpu_s + neighbors_cpu_s
@@ -257,16 +263,16 @@ def host_slowdown_of(waited: Waited, neighbors_cpu_s: float, active_s: float) ->
 
 
 def _longer(lost_s: float, active_s: float) -> float:
-    """What took so long, less what was lost, took by so much longer because of that."""
+    """The lost time as a share of the rest of the active time: by how much the loss lengthened the work."""
     lost_s = min(lost_s, 0.99 * active_s)
     return lost_s / (active_s - lost_s) if active_s > 0 else 0.0
 
 
 class NeighborWatch:
-    """Looks at the machine around a stage: `start`, `sample` now and then, and `facts` at the end."""
+    """Observes the machine during a stage: `start`, then `sample` now and then, and `facts` at the end."""
 
     def __init__(self, source: MachineSource, clock: Clock, server_pids: Sequence[int] = ()) -> None:
-        """server_pids: the server's processes on this machine; empty where it is elsewhere, or is not known."""
+        """server_pids: the server's processes on this machine; empty if it runs elsewhere, or is not known."""
         self._source = source
         self._clock = clock
         self._server_pids = tuple(server_pids)
@@ -275,12 +281,12 @@ class NeighborWatch:
         self._server: set[int] = set()
         self._shortages = Shortages()
         self._idle_threads: Threads = {}
-        """Those that are read at the start and at the end alone."""
+        """The threads that are read only at the start and the end."""
         self._last: Look | None = None
         self._waited = Waited()
 
     def start(self) -> None:
-        """Begin. Reads every process of the machine: for before a measurement, not beside it."""
+        """Begin. Reads every process of the machine, so call it before a measurement and not during one."""
         self._processes = self._source.processes()
         self._server_pids = self._with_upstreams()
         self._own, self._server = self._families(self._processes)
@@ -291,28 +297,29 @@ class NeighborWatch:
         self._last, self._waited = self._look(), Waited()
 
     def sample(self) -> None:
-        """Look at the server's threads and at the cores: cheap enough for beside a measurement."""
+        """Read the server's threads and the cores. Cheap enough to do during a measurement."""
         if self._last is not None:
             look = self._look()
             self._waited = together(self._waited, waited_between(self._last, look, self._source.cores))
             self._last = look
 
     def facts(self, active_share: float = 1.0) -> MachineFacts:
-        """What was seen since `start`. active_share: of the time, how much of it the server had something to do."""
+        """The facts since `start`. active_share: the share of the time in which the server had work to do."""
         self.sample()
         processes = self._source.processes()
         own, server = self._families(processes)
         waited = with_idle_threads(self._waited, self._idle_threads, self._source.threads(self._server))
         wall_s = max(1e-9, waited.wall_s)
         used_s = neighbors_between(self._processes, processes, own | server)
-        # The sum of those that are still there lacks who has ended. What is left of the machine's total lacks nobody,
-        # but is counted by ticks, which may be off by a tenth of a core and more where programs run in bursts.
+        # The sum over the processes that still exist lacks those that have ended. The rest of the machine's total lacks
+        # none of them, but it is counted in ticks, which may be off by a tenth of a core or more if programs run in
+        # bursts. So the rest counts only if it is clearly larger.
         rest_s = waited.core_times.busy_s - waited.own_cpu_s - waited.server_cpu_s
         there_s = sum(used_s.values())
         neighbors_cpu_s = rest_s if rest_s > there_s + TICKS_OFF * wall_s else there_s
         short = _shortages_between(self._shortages, self._source.shortages(self._server_pids))
         slowdown, source, host_slowdown = None, None, None
-        if server and self._with_upstreams() == self._server_pids:  # else a part of it was taken for a neighbor
+        if server and self._with_upstreams() == self._server_pids:  # otherwise a part of it counted as a neighbor
             active_s = active_share * wall_s
             slowdown, source = slowdown_of(waited, neighbors_cpu_s, active_s, short.all_memory_s or 0.0)
             host_slowdown = host_slowdown_of(waited, neighbors_cpu_s, active_s)
@@ -332,16 +339,18 @@ class NeighborWatch:
         )
 
     def _with_upstreams(self) -> tuple[int, ...]:
-        """A gateway's work is done by the server behind it, and so on: none of them is a neighbor."""
+        """The server's processes and those that they are connected to. The server behind a gateway does the gateway's
+        work, so it is not a neighbor."""
         roots = self._server_pids
         while roots and (more := self._source.upstreams(roots) - {*roots, os.getpid()}):
             roots += tuple(sorted(more))
         return roots
 
     def _families(self, processes: Processes) -> tuple[set[int], set[int]]:
-        """Our own processes, and the server's: each of them only where the other does not have it."""
+        """Our own processes and the server's, without overlap: if one family started the other, the latter keeps its
+        own."""
         own, server = family_of((os.getpid(),), processes), family_of(self._server_pids, processes)
-        if os.getpid() in server and os.getpid() not in self._server_pids:  # the server's program has started us
+        if os.getpid() in server and os.getpid() not in self._server_pids:  # the server's program started us
             return own, server - own
         return own - server, server
 
@@ -357,7 +366,7 @@ class NeighborWatch:
 
 
 def busiest(used_s: Mapping[str, float], wall_s: float) -> tuple[Neighbor, ...]:
-    """Who used most. used_s: CPU time by program, the busiest first."""
+    """The neighbors that used the most CPU. used_s: CPU time by program, the busiest first."""
     shares = ((name, cpu_s / wall_s) for name, cpu_s in list(used_s.items())[:BUSIEST])
     return tuple(Neighbor(name, round(share, 4)) for name, share in shares if share >= NAMED_CPU)
 

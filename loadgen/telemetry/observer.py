@@ -1,7 +1,8 @@
-"""Watches ourselves and the server's process while a stage runs: facts only, judged elsewhere. Knows no requests.
+"""Observes our own process and the server's during a stage. It only records facts; `analysis` judges them. Knows no
+requests.
 
-Everything here is sampled beside the measurement and may not disturb it: one task wakes every 20 ms, another looks at
-the processes every half second.
+Sampling runs during the measurement and must not disturb it: a task wakes every 20 ms, and reads the processes every
+half second.
 """
 
 import asyncio
@@ -20,16 +21,16 @@ from loadgen.stats.histogram import Histogram
 from loadgen.telemetry.neighbors import MachineSource, NeighborWatch
 
 TICK_NS: Final = 20_000_000
-"""How often the event loop is asked to wake us."""
+"""How often the observer's task asks the event loop to wake it."""
 PROCESS_EVERY_TICKS: Final = 25
-"""So seldom the processes and the wall clock are looked at."""
+"""After this many ticks, the processes and the wall clock are read again."""
 TIMER_SLACK_NS: Final = 16_000_000 if sys.platform == "win32" else 1_500_000
-"""How late a sleeper of an event loop wakes though nobody holds it up: epoll and kqueue count whole milliseconds, and
-the timer of Windows ticks 64 times a second."""
+"""How late an undisturbed event loop may wake a task: epoll and kqueue count whole milliseconds, and the timer of
+Windows ticks 64 times per second."""
 MOST_SAMPLES: Final = 4096
-"""Of requests in flight, however long the stage is."""
+"""The largest number of samples of requests in flight, however long the stage is."""
 STEP_NS: Final = 1_000_000
-"""The wall clock moved against the monotonic one by more than this: somebody stepped it."""
+"""If the wall clock moved against the monotonic one by more than this, it was stepped."""
 
 
 class Observer:
@@ -43,13 +44,14 @@ class Observer:
         own_cpu_ns: Callable[[], int] = process_cpu_ns,
         machine: MachineSource | None = None,
     ) -> None:
-        """in_flight: how many requests are under way now. server_pids: processes to look at. own_cpu_ns: CPU time that
-        is ours, so far. machine: tells who else is on the machine; None: nobody looks."""
+        """in_flight: returns the number of requests in flight. server_pids: the processes to observe. own_cpu_ns:
+        returns the CPU time that we have used. machine: reads the state of the machine; None: neighbors are not
+        observed."""
         self._clock = clock
         self._own_cpu = _OwnCpu(clock, own_cpu_ns)
         self._loop_lags = Histogram()
         self.stamp_lags = Histogram()
-        """User stamp minus kernel stamp of each read; filled by whoever reads."""
+        """User stamp minus kernel stamp of each read; the code that reads appends to it."""
         self._in_flight = _InFlightSamples(in_flight)
         self._collector = _GarbageCollector(clock)
         self._wall_clock = _WallClock()
@@ -60,11 +62,11 @@ class Observer:
 
     @property
     def wall_offset_ns(self) -> int:
-        """The wall clock minus the monotonic one, as of the last look."""
+        """The wall clock minus the monotonic one, when they were last read."""
         return self._wall_clock.offset_ns
 
     def start(self) -> None:
-        """Begin: collect and freeze what is there, and keep the collector off until `stop`."""
+        """Begin: collect garbage, freeze the remaining objects, and turn the collector off until `stop`."""
         self._collector.start()
         if self._neighbors is not None:
             self._neighbors.start()
@@ -75,7 +77,7 @@ class Observer:
         self._task = asyncio.get_running_loop().create_task(self._watch())
 
     async def stop(self, *, epoch_ns: int, complete: bool, **identity: Any) -> StageFacts:
-        """End, and say what was seen. identity: models, targets and level of the stage."""
+        """End, and return the facts. identity: models, targets and level of the stage."""
         end_ns, cpu_share = self._own_cpu.stop()
         if self._task is not None:
             self._task.cancel()
@@ -114,11 +116,12 @@ class Observer:
             due_ns += TICK_NS
             await asyncio.sleep(max(0, due_ns - self._clock.now_ns()) / 1e9)
             now = self._clock.now_ns()
-            # A stall is as many late ticks as came due in it: as one of a thousand, no percentile would show it.
+            # A stall counts once for each tick that came due in it; a single sample among a thousand would be in no
+            # percentile.
             self._loop_lags.record(np.arange(max(0, now - due_ns), -1, -TICK_NS, dtype=np.int64))
             self._in_flight.sample(tick, now)
             if now > due_ns + TICK_NS:
-                due_ns = now  # after a stall, do not sample twenty times at once
+                due_ns = now  # do not catch up on all missed ticks at once
             tick += 1
             if tick % PROCESS_EVERY_TICKS == 0:
                 self._wall_clock.check()
@@ -129,7 +132,7 @@ class Observer:
 
 
 class _OwnCpu:
-    """CPU that we took ourselves, and the moments between which we took it."""
+    """Our own CPU time, and the times between which it was used."""
 
     def __init__(self, clock: Clock, cpu_ns: Callable[[], int]) -> None:
         self._clock = clock
@@ -141,13 +144,13 @@ class _OwnCpu:
         self.start_ns, self._cpu_start_ns = self._clock.now_ns(), self._cpu_ns()
 
     def stop(self) -> tuple[int, float]:
-        """The end, ns on the clock, and the share of one core that we took until then."""
+        """The end, ns on the clock, and the share of one core that we used until then."""
         end_ns, cpu_ns = self._clock.now_ns(), self._cpu_ns() - self._cpu_start_ns
         return end_ns, cpu_ns / max(1, end_ns - self.start_ns)
 
 
 class _InFlightSamples:
-    """How many requests were under way, evenly sampled, in bounded memory."""
+    """Evenly spaced samples of the number of requests in flight, in bounded memory."""
 
     def __init__(self, in_flight: Callable[[], int]) -> None:
         self._in_flight = in_flight
@@ -159,19 +162,19 @@ class _InFlightSamples:
         if tick % self._every_ticks:
             return
         self.samples.append((now_ns, self._in_flight()))
-        if len(self.samples) > MOST_SAMPLES:  # a long stage: half as often from now on, and so far
+        if len(self.samples) > MOST_SAMPLES:  # a long stage: drop every second sample, and sample half as often
             del self.samples[1::2]
             self._every_ticks *= 2
 
     @property
     def active_share(self) -> float:
-        """Of the time, how much of it any request was under way; all of it where none was ever seen to be."""
+        """The share of the samples with a request in flight; 1 if there was none in any sample."""
         busy = sum(count > 0 for _, count in self.samples)
         return busy / len(self.samples) if busy else 1.0
 
 
 class _GarbageCollector:
-    """Python's collector, kept off while a stage runs; and its longest pause, should somebody else call it."""
+    """Keeps Python's garbage collector off during a stage, and records the longest pause if other code calls it."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -198,7 +201,7 @@ class _GarbageCollector:
 
 
 class _WallClock:
-    """How far the wall clock is from the monotonic one, and how often somebody stepped it."""
+    """The offset of the wall clock from the monotonic one, and how often the wall clock was stepped."""
 
     def __init__(self) -> None:
         self.offset_ns = wall_offset_ns()
@@ -221,7 +224,7 @@ def _spread(histogram: Histogram) -> tuple[int | None, int | None, int | None]:
 
 
 class _ServerWatch:
-    """CPU and memory of one process and its children, as far as we may look."""
+    """CPU and memory of one process and its children, as far as we may read them."""
 
     def __init__(self, process: psutil.Process, clock: Clock) -> None:
         self._process = process
@@ -240,7 +243,7 @@ class _ServerWatch:
         return None
 
     def start(self) -> None:
-        # Looked up once: finding children reads every process of the machine, which takes too long beside a run.
+        # Look them up once: finding children reads every process of the machine, which takes too long during a run.
         with contextlib.suppress(psutil.Error):
             self._family = [self._process, *self._process.children(recursive=True)]
         self._start_ns = self._clock.now_ns()

@@ -60,8 +60,8 @@ def test_a_line_a_period_is_written_while_nothing_else_happens() -> None:
 def test_a_warning_does_not_wait_for_the_minute() -> None:
     written: list[str] = []
     with progress_lines(written.append) as lines:
-        lines.warn("this machine is busy already")
-        assert written == ["this machine is busy already"]
+        lines.warn("this machine is already busy")
+        assert written == ["this machine is already busy"]
 
 
 @pytest.mark.parametrize("name", ["FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS"])

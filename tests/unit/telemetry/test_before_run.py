@@ -24,7 +24,7 @@ def warning_of(
 
 def test_a_machine_that_others_use_is_said_to_be_busy_and_by_whom() -> None:
     assert warning_of({STRANGER: 0.9}) == (
-        "this machine is busy already: other programs use 90% of a core (cc1plus 90%), which may slow the server"
+        "this machine is already busy: other programs use 90% of a core (cc1plus 90%), which may slow the server"
     )
 
 
