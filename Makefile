@@ -13,11 +13,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Tests start many processes; without it, each of them compiles all of loadgen again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup setup-dev load test check lint gateways fuzz bench readme clean
+.PHONY: help setup setup-dev load capacity test check lint gateways fuzz bench readme clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make load SCENARIO=summarizer   play a scenario (ARGS="--requests 80" for more)'
+	@echo 'make capacity SCENARIO=capacity  how many users this device carries (ARGS="--budget 5m")'
 	@echo 'make setup                      only set up: afterwards .venv/bin/loadgen is there'
 	@echo 'make test                       all tests, with a real engine in them (COVERAGE=1: and what of loadgen they run)'
 	@echo 'make check                      format, lint, types, and the quick unit tests'
@@ -33,6 +34,9 @@ setup-dev: $(DEV)
 
 load: $(RUN)
 	@$(PY) -m loadgen run "$(SCENARIO)" $(ARGS)
+
+capacity: $(RUN)
+	@$(PY) -m loadgen capacity "$(SCENARIO)" $(ARGS)
 
 # Two at a time: what waits for a scripted server, then what keeps a real engine busy.
 test: $(DEV)

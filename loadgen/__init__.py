@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from loadgen.analysis.summarize import summarize
     from loadgen.analysis.summary import Summary
-    from loadgen.api import compare, plan_of, repeat, run, versus
+    from loadgen.api import capacity, compare, plan_of, repeat, run, versus
+    from loadgen.decisions.capacity.files import Capacity
+    from loadgen.decisions.capacity.request import CapacitySettings
     from loadgen.decisions.compare.comparison import Comparison
     from loadgen.decisions.versus.play import PlayedBlocks
     from loadgen.errors import ExitCode, InputError, LoadgenError, TargetError
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from loadgen.store.run_folder import read as read_run
 
 __all__ = [
+    "Capacity",
+    "CapacitySettings",
     "Comparison",
     "ExitCode",
     "InputError",
@@ -37,6 +41,7 @@ __all__ = [
     "Scenario",
     "Summary",
     "TargetError",
+    "capacity",
     "compare",
     "console",
     "digest",
@@ -53,7 +58,9 @@ __all__ = [
 # Where each name lives: looked up when it is first asked for. Whoever wants one module of ours, such as a process that
 # only serves or only receives, does not wait for all of them.
 _HOMES = {
-    "api": ("compare", "plan_of", "repeat", "run", "versus"),
+    "api": ("capacity", "compare", "plan_of", "repeat", "run", "versus"),
+    "decisions.capacity.files": ("Capacity",),
+    "decisions.capacity.request": ("CapacitySettings",),
     "decisions.compare.comparison": ("Comparison",),
     "decisions.versus.play": ("PlayedBlocks",),
     "errors": ("ExitCode", "InputError", "LoadgenError", "TargetError"),

@@ -29,6 +29,9 @@ from loadgen.wire.client import Client
 
 if TYPE_CHECKING:
     from loadgen.analysis.summary import Summary
+    from loadgen.decisions.capacity.files import Capacity
+    from loadgen.decisions.capacity.request import CapacitySettings
+    from loadgen.decisions.capacity.resume import EarlierSearch
     from loadgen.decisions.compare.comparison import CompareSettings, Comparison
     from loadgen.decisions.versus.play import PlayedBlocks
 
@@ -241,3 +244,47 @@ def compare(
 
 def _paths(paths: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
     return [paths] if isinstance(paths, str | Path) else paths
+
+
+async def capacity(
+    scenario: LoadedScenario,
+    objectives: Sequence[str] = (),
+    budget_s: float = 600.0,
+    *,
+    settings: "CapacitySettings | None" = None,
+    earlier: "EarlierSearch | None" = None,
+    results: Path = RESULTS,
+    workers: Workers = 1,
+    progress: Progress | None = None,
+    stop: StopSignal | None = None,
+    sinks: Sequence[Sink] = (),
+    clock: Clock = SYSTEM_CLOCK,
+    client: Client | None = None,
+) -> "Capacity":
+    """Search the most users, or the highest rate, at which the objectives hold; the answer with its run folder, in
+    which all reports are.
+
+    objectives: such as "ttft_p95=2s"; empty: as the scenario says. budget_s: the most time played, for each model.
+    settings: all that can be asked, these two included, which are then not looked at. earlier: a search to go on with
+    (`loadgen.decisions.capacity.resume.read_earlier`). The rest is as in `run`. Raises InputError for what cannot be
+    searched.
+    """
+    # Here: a run need not wait for them.
+    from loadgen.decisions.capacity.files import make_search_reports
+    from loadgen.decisions.capacity.play import play_search
+    from loadgen.decisions.capacity.request import CapacitySettings, request_of, searchable
+
+    asked = settings or CapacitySettings(objectives=tuple(objectives), budget_s=budget_s)
+    plan = plan_of(searchable(scenario, asked))
+    request = request_of(plan, asked, where=scenario.where, earlier=earlier)
+    folder = await play_search(
+        request,
+        results,
+        workers=processes_of(request.plan, workers),
+        progress=progress,
+        stop=stop,
+        sinks=sinks,
+        clock=clock,
+        client=client,
+    )
+    return make_search_reports(folder, request.forecasts)

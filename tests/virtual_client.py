@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Final
 
 from msgspec import Struct
@@ -54,6 +55,8 @@ class ScriptedClient(Client):
         super().__init__()
         self.requests: list[ChatRequest] = []
         self.sent_at_ns: list[int] = []
+        self.turn: AbstractAsyncContextManager[Any] = nullcontext()
+        """What a request waits for before its answer begins, such as one of so many slots."""
         self._answer = answer
         self._in_flight = 0
 
@@ -93,8 +96,12 @@ class ScriptedClient(Client):
             await CLOCK.sleep_until_ns(CLOCK.now_ns() + answer.gap_ns)
             exchange.failure = answer.failure
             return
-        response = exchange.response
         exchange.stamps.record_write(CLOCK.now_ns())
+        async with self.turn:
+            await self._stream(exchange, answer, until_ns)
+
+    async def _stream(self, exchange: Exchange, answer: Answer, until_ns: int) -> None:
+        response = exchange.response
         response.status, response.retry_after = answer.status, answer.retry_after
         response.content_type = "text/event-stream" if answer.status == 200 else "application/json"
         for piece in answer.pieces:

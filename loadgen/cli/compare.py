@@ -12,6 +12,9 @@ import typer
 from loadgen.cli.options import RESULTS, Out, Output, OutputOptions, expand_options
 from loadgen.cli.streams import print_text, tell
 from loadgen.cli.terminal import screen, show_json
+from loadgen.decisions.capacity.compare import compare_searches, comparison_lines, comparison_text
+from loadgen.decisions.capacity.files import is_search
+from loadgen.decisions.capacity.resume import read_earlier
 from loadgen.decisions.compare.alike import NotAlikeError
 from loadgen.decisions.compare.comparison import CompareSettings, Comparison, compare_sides
 from loadgen.decisions.compare.figures import DEFAULT_METRICS, parse_metrics
@@ -75,7 +78,8 @@ def parse_percent(text: str, flag: str, *, least: float = 1e-4, most: float = 1.
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?%?", text.strip(), re.ASCII)
     share = float(match[1]) / 100 if match and len(match[1]) < 20 else -1.0
     if not least <= share <= most:
-        raise InputError(f"{flag} {text}: not from {least * 100:g} % to {most * 100:g} %; write e.g. {flag} 5%")
+        example = "5%" if least <= 0.05 else "95%"
+        raise InputError(f"{flag} {text}: not from {least * 100:g} % to {most * 100:g} %; write e.g. {flag} {example}")
     return share
 
 
@@ -119,6 +123,8 @@ def compare(
     alone.
     """
     settings = options.settings()
+    if new is not None and is_search(Path(base)) and is_search(Path(new)):
+        raise typer.Exit(_compare_searches(Path(base), Path(new), settings, printing.output, markdown))
     further = (*([] if new is None else [new]), *(more_new or ()))
     sides = read_sides_of((base, *(more_base or ())), further, results=out)
     try:
@@ -136,6 +142,32 @@ def compare(
     if markdown is not None and markdown != "-":
         _write_markdown(Path(markdown), comparison_markdown(comparison, command))
     raise typer.Exit(ExitCode.GATE_FAILED if comparison.verdict == "worse" else ExitCode.DONE)
+
+
+def _compare_searches(
+    base: Path, new: Path, settings: CompareSettings, output: Output, markdown: str | None
+) -> ExitCode:
+    """Compare two searches of `loadgen capacity`, print it, and keep its files beside NEW."""
+    try:
+        comparison = compare_searches(read_earlier(base), read_earlier(new), settings.unlike)
+    except NotAlikeError as refusal:
+        list_unlike(refusal)
+        return ExitCode.BAD_INPUT
+    text = comparison_text(comparison, shlex.join(["loadgen", *sys.argv[1:]]))
+    if output == "json":
+        show_json(msgspec.to_builtins(comparison))
+    elif markdown == "-":
+        print_text(text)
+    elif output == "text":
+        print_text(lines_text(comparison_lines(comparison), screen()))
+    for path, content in (("comparison.json", files.json_document(comparison)), ("comparison.md", text.encode())):
+        try:
+            files.write_whole(new / path, content)
+        except OSError as error:
+            tell(f"loadgen: {new / path}: not written ({error.strerror})")
+    if markdown is not None and markdown != "-":
+        _write_markdown(Path(markdown), text)
+    return ExitCode.GATE_FAILED if comparison.verdict == "worse" else ExitCode.DONE
 
 
 def list_unlike(refusal: NotAlikeError) -> None:

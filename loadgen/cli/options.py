@@ -208,6 +208,13 @@ class OutputOptions(Struct, frozen=True):
         return "json" if self.as_json else "nothing" if self.quiet else "text"
 
 
+class LeaveOut:
+    """Beside a struct of options in an annotation: fields that are no options of the verb, and keep their defaults."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = frozenset(names)
+
+
 def expand_options(verb: Callable[..., None]) -> Callable[..., None]:
     """A verb that takes structs of options, as the parser wants it: each field of theirs is a parameter of its own."""
     structs: dict[str, type[Struct]] = {}
@@ -215,16 +222,18 @@ def expand_options(verb: Callable[..., None]) -> Callable[..., None]:
     hints = get_type_hints(verb, include_extras=True)
     for parameter in inspect.signature(verb).parameters.values():
         kind = hints[parameter.name]
-        if isinstance(kind, type) and issubclass(kind, Struct):
-            structs[parameter.name] = kind
-            parameters += _parameters_of(kind)
+        struct = getattr(kind, "__origin__", kind)
+        if isinstance(struct, type) and issubclass(struct, Struct):
+            structs[parameter.name] = struct
+            beside = (each for each in getattr(kind, "__metadata__", ()) if isinstance(each, LeaveOut))
+            parameters += _parameters_of(struct, next(beside, LeaveOut()))
         else:
             parameters.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
 
     @functools.wraps(verb)
     def expanded(**values: Any) -> None:
         groups = {
-            name: kind(**{field: values.pop(field) for field in kind.__struct_fields__})
+            name: kind(**{field: values.pop(field) for field in kind.__struct_fields__ if field in values})
             for name, kind in structs.items()
         }
         verb(**groups, **values)
@@ -234,10 +243,11 @@ def expand_options(verb: Callable[..., None]) -> Callable[..., None]:
     return expanded
 
 
-def _parameters_of(kind: type[Struct]) -> list[inspect.Parameter]:
+def _parameters_of(kind: type[Struct], left_out: LeaveOut) -> list[inspect.Parameter]:
     hints = get_type_hints(kind, include_extras=True)
     defaults = dict(zip(kind.__struct_fields__, kind.__struct_defaults__, strict=True))
     return [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=hints[name])
         for name in kind.__struct_fields__
+        if name not in left_out.names
     ]

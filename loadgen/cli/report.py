@@ -33,7 +33,7 @@ def report(
     """
     folders = [run_folder.run_folder_at(path) for path in runs]
     floor: Floor | None = "strict" if strict else None
-    reports = [make_merged(folders, floor=floor)] if merge else [make_reports(each, floor=floor) for each in folders]
+    reports = [make_merged(folders, floor=floor)] if merge else [_make(each, floor) for each in folders]
     if as_json:
         built_in = [summary_data(each.summary) for each in reports]
         show_json(built_in if len(reports) > 1 else built_in[0])
@@ -41,6 +41,13 @@ def report(
         if not as_json:
             print_summary(each.summary, "text")
         tell_place(each, "json" if as_json else "text")
+
+
+def _make(folder: Path, floor: Floor | None) -> Reports:
+    """The reports of one run; those of a search begin with its answer."""
+    from loadgen.decisions.capacity.files import is_search, make_search_reports  # `run` need not wait for them
+
+    return make_search_reports(folder, floor=floor).reports if is_search(folder) else make_reports(folder, floor=floor)
 
 
 def print_summary(summary: Summary, output: Output) -> None:

@@ -15,7 +15,7 @@ from loadgen.analysis.summarize import summary_of
 from loadgen.analysis.summary import Summary, summary_data, summary_from
 from loadgen.errors import FolderError, InputError
 from loadgen.report.csv import csv_text, prompts_csv
-from loadgen.report.document import make_document, report_data
+from loadgen.report.document import Document, make_document, report_data
 from loadgen.report.hlog import Interval, interval_log, tag
 from loadgen.report.html import html
 from loadgen.report.markdown import markdown
@@ -47,8 +47,13 @@ def make_reports(folder: Path, *, floor: Floor | None = None) -> Reports:
     return reports_of(run_folder.read(folder), floor=floor)
 
 
-def reports_of(run: Run, *, floor: Floor | None = None) -> Reports:
-    """As `make_reports`, for a run that has already been read. Its folder may be gone by now."""
+def reports_of(
+    run: Run, *, floor: Floor | None = None, opening: Callable[[Document], Document] | None = None
+) -> Reports:
+    """As `make_reports`, for a run that has already been read. Its folder may be gone by now.
+
+    opening: puts in front of report.md and report.html what is known of the run beside its summary.
+    """
     stages = stages_of(run, floor=floor)
     summary = summary_of([run], [stages])
     data = report_data(summary, [run], [stages])
@@ -56,7 +61,7 @@ def reports_of(run: Run, *, floor: Floor | None = None) -> Reports:
         "prompts.csv": lambda: prompts_csv(summary, data.prompts).encode(),
         "histograms.hlog": lambda: histogram_log(data).encode(),
     }
-    return _write(run.folder, data, more)
+    return _write(run.folder, data, more, opening)
 
 
 def write_reports(folder: Path, *, floor: Floor | None = None) -> Summary:
@@ -90,9 +95,14 @@ def write_merged(folders: Sequence[Path], *, floor: Floor | None = None) -> tupl
     return reports.summary, reports.folder
 
 
-def _write(folder: Path, data: ReportData, more: dict[str, Callable[[], bytes]]) -> Reports:
+def _write(
+    folder: Path,
+    data: ReportData,
+    more: dict[str, Callable[[], bytes]],
+    opening: Callable[[Document], Document] | None = None,
+) -> Reports:
     """Write the files of a report and some more, by name, each if it can be."""
-    document = make_document(data)
+    document = make_document(data) if opening is None else opening(make_document(data))
     contents: dict[str, Callable[[], bytes]] = {
         "summary.json": lambda: files.json_document(summary_data(data.summary)),
         "summary.csv": lambda: csv_text(data.summary).encode(),

@@ -140,6 +140,8 @@ def test_statistics_know_no_sockets_and_the_wire_no_statistics() -> None:
 
 def test_the_public_names_are_exactly_these() -> None:
     assert sorted(loadgen.__all__) == [
+        "Capacity",
+        "CapacitySettings",
         "Comparison",
         "ExitCode",
         "InputError",
@@ -152,6 +154,7 @@ def test_the_public_names_are_exactly_these() -> None:
         "Scenario",
         "Summary",
         "TargetError",
+        "capacity",
         "compare",
         "console",
         "digest",

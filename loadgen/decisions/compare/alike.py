@@ -18,7 +18,8 @@ from loadgen.plan.plan import digest, make_plan
 from loadgen.plan.prompts import load_prompts
 from loadgen.plan.workload import Workload, work_keys, workload_of
 from loadgen.scenario import PromptFiles, Trace
-from loadgen.store.manifest import Manifest
+from loadgen.store.manifest import Manifest, ModelCard
+from loadgen.telemetry.host import Host
 
 MEMORY_TOLERANCE: Final = 1.02
 """The same machine does not always report the same memory."""
@@ -144,7 +145,11 @@ def _limits(run: ComparedRun) -> dict[str, float | None]:
 
 def machine_of(run: ComparedRun) -> Facts:
     """What decides how fast the machine of a run is, as far as its manifest says."""
-    host = run.manifest.host
+    return machine_facts(run.manifest.host)
+
+
+def machine_facts(host: Host) -> Facts:
+    """What decides how fast a machine is, as far as it is known."""
     major = (host.kernel or "").partition(".")[0]
     facts = {
         "CPU": host.cpu,
@@ -156,6 +161,11 @@ def machine_of(run: ComparedRun) -> Facts:
         "power profile": host.power_saving or host.governor,
     }
     return {name: UNKNOWN if value is None else str(value) for name, value in facts.items()}
+
+
+def is_same_machine_fact(name: str, before: str, after: str) -> bool:
+    """Whether two machines are alike in one of their `machine_facts`."""
+    return before == after or (name == "memory" and _same_memory((before, after)))
 
 
 def _same_memory(values: Sequence[str]) -> bool:
@@ -243,10 +253,15 @@ def _asked_about(run: ComparedRun) -> Facts:
             table["url"] = f"{parts.scheme}://{parts.netloc}{parts.path}"
         facts |= _flat({f"models[{i}]": table})
     for card in manifest.models:
-        names = _CARD_FACTS if len(manifest.models) == 1 else ()
-        facts |= {f"model's {name}": _text(value) for name in names if (value := getattr(card, name)) is not None}
+        known = card_facts(card) if len(manifest.models) == 1 else {}
+        facts |= {f"model's {name}": value for name, value in known.items()}
     facts |= {f"version of {name}": version for name, version in manifest.versions.items() if name != "python"}
     return facts | {"git commit": manifest.git_commit or UNKNOWN, "kernel": manifest.host.kernel or UNKNOWN}
+
+
+def card_facts(card: ModelCard) -> Facts:
+    """What is known of a model itself, whoever serves it."""
+    return {name: _text(value) for name in _CARD_FACTS if (value := getattr(card, name)) is not None}
 
 
 def _flat(table: Mapping[str, Any], path: str = "") -> Facts:

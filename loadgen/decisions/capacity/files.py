@@ -1,0 +1,178 @@
+"""The files of a search: capacity.json, written after each visit, and the reports, made of the run folder alone.
+
+What a search shows is computed anew from the records of its visits. Of the play itself capacity.json alone knows what
+was asked, why it stopped, and which earlier searches it went on with.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from loadgen.analysis.stage import stages_of
+from loadgen.decisions.capacity.answer import SCHEMA, CapacityFile, ModelAnswer, answer_of
+from loadgen.decisions.capacity.charts import VisitSpan
+from loadgen.decisions.capacity.document import with_search
+from loadgen.decisions.capacity.forecast import ForecastRequest, forecasts_of
+from loadgen.decisions.capacity.played import PlayedVisit, played_visit
+from loadgen.decisions.capacity.search import SearchSettings
+from loadgen.errors import InputError
+from loadgen.record import StageKey
+from loadgen.report.files import Reports, reports_of
+from loadgen.scenario.objective import objective_of
+from loadgen.stats.quantile import Floor
+from loadgen.store import files, run_folder
+from loadgen.store.run_folder import Run
+
+CAPACITY: Final = "capacity.json"
+
+
+class Capacity(Struct, frozen=True):
+    """A search as read back from its folder, and its reports as far as they could be written."""
+
+    answer: CapacityFile
+    """What capacity.json has."""
+    reports: Reports
+
+    @property
+    def folder(self) -> Path:
+        return self.reports.folder
+
+
+class CapacityWriter:
+    """Holds capacity.json and writes it whole after each change. Raises FolderError if it cannot be written."""
+
+    def __init__(self, folder: Path, capacity: CapacityFile) -> None:
+        self._folder = folder
+        self._capacity = capacity
+        self._write()
+
+    def put(self, place: int, model: ModelAnswer) -> None:
+        """The answer for one model as it is now. place: its place among the models."""
+        models = list(self._capacity.models)
+        models[place] = model
+        spent_s = round(sum(each.spent_s for each in models), 3)
+        self._capacity = msgspec.structs.replace(self._capacity, models=tuple(models), spent_s=spent_s)
+        self._write()
+
+    def _write(self) -> None:
+        try:
+            files.write_json(self._folder / CAPACITY, self._capacity)
+        except OSError as error:
+            raise run_folder.no_longer_written(self._folder, error) from error
+
+
+def is_search(folder: Path) -> bool:
+    """Whether a run folder is that of a search."""
+    return (folder / CAPACITY).is_file()
+
+
+def read_capacity(folder: Path) -> CapacityFile:
+    """The capacity.json of a run folder. Raises InputError where there is none that this version can read."""
+    path = folder / CAPACITY
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{folder}: no search ({CAPACITY}: {error.strerror}); give one of `loadgen capacity`"
+        ) from error
+    try:
+        capacity = msgspec.json.decode(raw, type=CapacityFile)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); is the folder damaged?") from error
+    if capacity.schema != SCHEMA:
+        raise InputError(f"{path}: schema is {capacity.schema!r}, this loadgen reads {SCHEMA!r}; use the other one")
+    return capacity
+
+
+def search_folder_at(path: Path) -> Path:
+    """The folder of a search that a path names: itself, or the newest of a scenario's. Raises InputError."""
+    if is_search(path):
+        return path
+    newest = [folder for folder in run_folder.runs_of(path) if is_search(folder)]
+    if newest:
+        return newest[-1]
+    raise InputError(f"{path}: no search; give a folder that has a {CAPACITY}, such as results/SCENARIO/capacity-…")
+
+
+def runs_of_search(folder: Path, capacity: CapacityFile) -> list[Run]:
+    """The runs whose visits count, oldest first: those that were resumed, and this one. Raises InputError."""
+    runs = []
+    for run_id in capacity.resumed:
+        earlier = folder.resolve().parent / run_id
+        if not earlier.is_dir():
+            raise InputError(f"{folder}: it goes on with {run_id}, which is gone; put that folder back beside it")
+        runs.append(run_folder.read(earlier))
+    return [*runs, run_folder.read(folder)]
+
+
+def settings_of(model: ModelAnswer, capacity: CapacityFile) -> SearchSettings:
+    """What was asked of a model, as far as its answer depends on that."""
+    levels = [level.level for level in model.levels]
+    return SearchSettings(
+        objectives=tuple(objective_of(objective.objective) for objective in model.objectives),
+        search=model.search,
+        from_level=min(levels, default=None),
+        to_level=max(levels, default=None),
+        budget_s=capacity.budget_s,
+        confidence=capacity.confidence,
+        think_s=model.think_s,
+    )
+
+
+def visits_of(runs: Sequence[Run], model: str, target: str, settings: SearchSettings) -> list[PlayedVisit]:
+    """The visits of a model that had ended, in the order in which they were played."""
+    stages = [stage for run in runs for stage in stages_of(run)]
+    own = [stage for stage in stages if (stage.planned.model, stage.planned.target) == (model, target)]
+    return [played_visit(stage, settings) for stage in own if stage.facts is not None]
+
+
+def make_search_reports(folder: Path, asked: ForecastRequest | None = None, *, floor: Floor | None = None) -> Capacity:
+    """Make capacity.json and all reports of a search again, from its folder.
+
+    asked: what to forecast; None: what was forecast before. floor: as `reports_of` takes it. Raises InputError for
+    what is no search, and where a search that it went on with is gone.
+    """
+    capacity = read_capacity(folder)
+    runs = runs_of_search(folder, capacity)
+    models = tuple(_answer_again(model, capacity, runs, asked) for model in capacity.models)
+    capacity = msgspec.structs.replace(capacity, models=models)
+    spans = [_spans(runs[-1], model) for model in models]
+    reports = reports_of(runs[-1], floor=floor, opening=partial(with_search, capacity=capacity, visits=spans))
+    try:
+        files.write_json(folder / CAPACITY, capacity)
+    except OSError as error:
+        unwritten = (CAPACITY, *reports.unwritten)
+        reports = msgspec.structs.replace(reports, unwritten=unwritten, reason=error.strerror or str(error))
+    return Capacity(capacity, reports)
+
+
+def _answer_again(
+    model: ModelAnswer, capacity: CapacityFile, runs: Sequence[Run], asked: ForecastRequest | None
+) -> ModelAnswer:
+    settings = settings_of(model, capacity)
+    visits = visits_of(runs, model.model, model.target, settings)
+    if asked is None:
+        fleets = [each.fleet.users for each in model.forecasts if each.fleet is not None]
+        asked = ForecastRequest(tuple(each.think_s for each in model.forecasts), fleets[0] if fleets else None)
+    forecasts = forecasts_of(visits, settings, asked)
+    return answer_of(visits, settings, model.stopped, model=model.model, target=model.target, forecasts=forecasts)
+
+
+def _spans(run: Run, model: ModelAnswer) -> list[VisitSpan]:
+    """When each visit of a model was played in a run."""
+    counts: dict[StageKey, int] = {}
+    for record in run.records:
+        if record.phase == "measured":
+            counts[record.stage_key] = counts.get(record.stage_key, 0) + 1
+    spans = []
+    for planned in run.manifest.stages:
+        facts = next((each for each in run.facts if planned.key in each.keys), None)
+        if facts is not None and (planned.model, planned.target) == (model.model, model.target):
+            level = float(planned.load.concurrency or planned.load.rate_per_s or 0)
+            start_s, end_s = facts.start_ns / 1e9, facts.end_ns / 1e9
+            spans.append(VisitSpan(level, planned.level, start_s, end_s, counts.get(planned.key, 0)))
+    return spans

@@ -1,0 +1,284 @@
+"""Plays a search: has each visit chosen, plays it, and writes what is known after it. Measures nothing itself.
+
+The servers of a model run from its first visit to its last. Each visit is a stage of one run folder, so that what was
+played can be reported, and the search resumed, whatever ends it.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from loadgen.analysis.stage import StageData, stages_of
+from loadgen.clock import SYSTEM_CLOCK, Clock
+from loadgen.decisions.capacity.answer import CapacityFile, answer_of
+from loadgen.decisions.capacity.choose import VisitLooks, next_step
+from loadgen.decisions.capacity.evidence import requests_to_show
+from loadgen.decisions.capacity.files import CapacityWriter
+from loadgen.decisions.capacity.played import PlayedVisit, played_visit, state_of
+from loadgen.decisions.capacity.request import SearchRequest
+from loadgen.decisions.capacity.search import End, PlayVisit, StopReason
+from loadgen.decisions.capacity.visit import Visit, VisitTally
+from loadgen.decisions.capacity.words import format_time, progress_words
+from loadgen.engine.run import play_plan
+from loadgen.engine.stage import RunContext
+from loadgen.engine.stage_source import StageSource
+from loadgen.engine.stop import StopSignal
+from loadgen.live.progress import Progress, Silence
+from loadgen.live.sink import NullSink, Sink
+from loadgen.plan.plan import Stage
+from loadgen.plan.visits import Visits
+from loadgen.record import Record, StageFacts
+from loadgen.store.manifest import manifest_from
+from loadgen.store.run_folder import MANIFEST, SEARCH_PREFIX, Run
+from loadgen.targets.registry import target_name
+from loadgen.wire.client import Client
+
+REFUSED_AT_END: Final = 3
+"""If so many connections, and one of each user, were refused at the end of a visit, its server is gone."""
+
+
+class VisitWatch(NullSink):
+    """The sink of one visit: keeps its records, looks at them as requests end, and ends the visit when the search has
+    seen enough."""
+
+    def __init__(
+        self,
+        step: PlayVisit,
+        tally: VisitTally,
+        looks: VisitLooks,
+        stop: StopSignal,
+        clock: Clock,
+        say: Callable[[Visit], None],
+    ) -> None:
+        """stop: the stage's own. say: called after each look, with the visit so far."""
+        self.records: list[Record] = []
+        self.facts: StageFacts | None = None
+        self._step = step
+        self._tally = tally
+        self._looks = looks
+        self._stop = stop
+        self._clock = clock
+        self._say = say
+        self._began_ns = clock.now_ns()
+
+    def record(self, record: Record) -> None:
+        self.records.append(record)
+        if record.phase != "measured":
+            return
+        self._tally.take(record)
+        seconds = (self._clock.now_ns() - self._began_ns) / 1e9
+        if self._stop.requested:
+            return
+        if seconds >= self._step.seconds:
+            self._stop.meet_rule()
+        elif self._tally.counted_at_most >= self._looks.next_at:
+            next_at = self._looks.next_at
+            visit = self._tally.visit(level=self._step.level, label=record.level, seconds=seconds)
+            if self._looks.should_stop(visit):
+                self._stop.meet_rule()
+            if self._looks.next_at != next_at or self._stop.requested:
+                self._say(visit)
+
+    def retry(self, record: Record) -> None:
+        self.records.append(record)
+
+    def stop(self, facts: StageFacts) -> None:
+        self.facts = facts
+
+
+class SearchContext(Struct, frozen=True):
+    """What the models of a search share while it is played."""
+
+    request: SearchRequest
+    run: RunContext
+    folder: Path
+    writer: CapacityWriter
+    progress: Progress
+    workers: int
+
+
+class ModelSearch:
+    """The `StageSource` of one model: its stages are visits, each chosen when the one before it has ended."""
+
+    def __init__(self, context: SearchContext, place: int) -> None:
+        """place: the model's, in the plan."""
+        request = context.request
+        self.models = (place,)
+        self._context = context
+        self._played = [thinned(played) for played in _earlier_visits(request, place)]
+        # The time that earlier searches took was theirs.
+        budget_s = request.settings.budget_s + state_of(self._played).spent_s
+        self._settings = msgspec.structs.replace(request.settings, budget_s=budget_s)
+        self._visits = Visits(request.plan.scenario, len(request.plan.prompts), place)
+        self._step: PlayVisit | None = None
+        self._watch: VisitWatch | None = None
+        self._warmup = request.plan.scenario.warmup_requests
+        self._lost = False
+
+    def next_stage(self) -> Stage | None:
+        if self._step is None:
+            self._check_model()
+        self._end_visit()
+        step = self._choose()
+        if isinstance(step, End):
+            self._write(step.reason)
+            return None
+        self._write("interrupted")  # so it stays if nobody is left to write another reason
+        self._step = step
+        number = 1 + sum(played.visit.level == step.level for played in self._played)
+        warmup, self._warmup = self._warmup, 0  # a server that was warmed up once stays warm
+        return self._visits.visit(step.level, number, seconds=step.seconds, warmup=warmup, burst=step.burst)
+
+    def sinks(self, stage: Stage, stop: StopSignal) -> tuple[Sink, ...]:
+        assert self._step is not None
+        context, scenario = self._context, self._context.request.plan.scenario
+        state = state_of(self._played)
+        tally = VisitTally(self._settings.objectives, stage.level.load(), scenario.slo, context.workers)
+        looks = VisitLooks(state, self._settings, self._step)
+        self._watch = VisitWatch(self._step, tally, looks, stop, context.run.clock, self._say)
+        return (self._watch,)
+
+    def lose_model(self, model: int, reason: str) -> None:
+        self._lost = True
+
+    def _choose(self) -> PlayVisit | End:
+        if self._lost:
+            return End("target_lost")
+        if self._context.run.stop_signal.requested:
+            return End("interrupted")
+        return next_step(state_of(self._played), self._settings)
+
+    def _end_visit(self) -> None:
+        """Add the visit that has been played, if one was, to what is known."""
+        watch, self._watch = self._watch, None
+        if watch is None or watch.facts is None:
+            return
+        played = played_visit(self._stage_of(watch.records, watch.facts), self._settings)
+        if not self._played:
+            self._warn_if_short(played)
+        self._played.append(thinned(played))
+        refused = max(REFUSED_AT_END, played.stage.planned.load.concurrency or 0)
+        tail = watch.records[-refused:]
+        is_gone = len(tail) == refused and all(record.outcome == "connect_error" for record in tail)
+        self._lost = self._lost or is_gone
+
+    def _stage_of(self, records: Sequence[Record], facts: StageFacts) -> StageData:
+        """The visit as the stage that it is in the run folder."""
+        manifest = manifest_from((self._context.folder / MANIFEST).read_bytes())
+        planned = tuple(stage for stage in manifest.stages if stage.key in facts.keys)
+        manifest = msgspec.structs.replace(manifest, stages=planned)
+        (stage,) = stages_of(Run(self._context.folder, manifest, tuple(records), (facts,)))
+        return stage
+
+    def _write(self, stopped: StopReason) -> None:
+        model = self._context.request.plan.models[self.models[0]]
+        answer = answer_of(self._played, self._settings, stopped, model=model.name, target=target_name(model))
+        self._context.writer.put(self.models[0], answer)
+
+    def _say(self, visit: Visit) -> None:
+        state = state_of(self._played).with_visit(visit)
+        self._context.progress.known(progress_words(visit, state, self._settings))
+
+    def _warn_if_short(self, played: PlayedVisit) -> None:
+        """Say so where the budget is too short to show the objectives, at one request at a time."""
+        e2e_ns = played.stage.values["e2e"]
+        if not e2e_ns.size:
+            return
+        settings = self._settings
+        each_s = float(e2e_ns.mean()) / 1e9
+        needed = {share: requests_to_show(share, settings.confidence) for share in settings.shares}
+        most = max(needed, key=lambda share: needed[share])
+        if each_s * needed[most] > settings.budget_s - state_of(self._played).spent_s:
+            self._context.progress.warn(
+                f"to show a share of {100 * most:g} % takes {needed[most]} requests of a level without a miss: at "
+                f"{each_s:.3g} s each {format_time(each_s * needed[most])}, and the budget is "
+                f"{format_time(settings.budget_s)}"
+            )
+
+    def _check_model(self) -> None:
+        """Raise InputError if the model that is served is not that of the search which is resumed."""
+        earlier = self._context.request.earlier
+        if earlier is None or self._lost:
+            return
+        model = self._context.request.plan.models[self.models[0]]
+        manifest = manifest_from((self._context.folder / MANIFEST).read_bytes())
+        target = target_name(model)
+        earlier.check_card(target, model.name, manifest.card(target, model.name))
+
+
+async def play_search(
+    request: SearchRequest,
+    results: Path,
+    *,
+    workers: int = 1,
+    progress: Progress | None = None,
+    stop: StopSignal | None = None,
+    sinks: Sequence[Sink] = (),
+    clock: Clock = SYSTEM_CLOCK,
+    client: Client | None = None,
+) -> Path:
+    """Play a search; returns its run folder, with capacity.json in it and without reports.
+
+    The arguments are those of `loadgen.engine.run.play_plan`, which raises the same errors.
+    """
+    progress = progress or Silence()
+
+    def choose(context: RunContext, folder: Path) -> list[StageSource]:
+        import scipy.special  # noqa: F401  imported now, because in the middle of a visit it would delay requests
+
+        shared = SearchContext(request, context, folder, _writer(request, folder), progress, workers)
+        return [ModelSearch(shared, place) for place in range(len(request.plan.models))]
+
+    run = await play_plan(
+        request.plan,
+        results,
+        workers=workers,
+        progress=progress,
+        stop=stop,
+        sinks=sinks,
+        clock=clock,
+        client=client,
+        choose=choose,
+        folder_prefix=SEARCH_PREFIX,
+    )
+    return run.folder
+
+
+def _writer(request: SearchRequest, folder: Path) -> CapacityWriter:
+    """The writer of a search in which nothing has been played yet."""
+    settings, earlier = request.settings, request.earlier
+    models = tuple(
+        answer_of(_earlier_visits(request, place), settings, "interrupted", model=model.name, target=target_name(model))
+        for place, model in enumerate(request.plan.models)
+    )
+    capacity = CapacityFile(
+        run_id=folder.name,
+        resumed=() if earlier is None else earlier.run_ids,
+        confidence=settings.confidence,
+        budget_s=settings.budget_s,
+        spent_s=round(sum(model.spent_s for model in models), 3),
+        models=models,
+    )
+    return CapacityWriter(folder, capacity)
+
+
+def _earlier_visits(request: SearchRequest, place: int) -> list[PlayedVisit]:
+    if request.earlier is None:
+        return []
+    model = request.plan.models[place]
+    return request.earlier.visits(model.name, target_name(model), request.settings)
+
+
+def thinned(played: PlayedVisit) -> PlayedVisit:
+    """A visit with only so much of its records as an answer takes: an hour of them must fit in memory."""
+    records = tuple(_thin(record) for record in played.stage.measured)
+    stage = msgspec.structs.replace(played.stage, measured=records, together=records, warmup=(), earlier=())
+    return msgspec.structs.replace(played, stage=stage)
+
+
+def _thin(record: Record) -> Record:
+    ends = record.stamps_ns[:: max(1, len(record.stamps_ns) - 1)]
+    return msgspec.structs.replace(record, stamps_ns=ends, tokens_per_event=None, text=msgspec.UNSET)

@@ -1,0 +1,102 @@
+"""An earlier search, to go on with or to compare: its visits count, if what is asked, and of whom, is the same."""
+
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from loadgen.decisions.capacity.answer import CapacityFile
+from loadgen.decisions.capacity.files import read_capacity, runs_of_search, search_folder_at, visits_of
+from loadgen.decisions.capacity.played import PlayedVisit
+from loadgen.decisions.capacity.search import SearchSettings
+from loadgen.decisions.compare.alike import Facts, card_facts, is_same_machine_fact, machine_facts
+from loadgen.errors import InputError
+from loadgen.plan.plan import Plan
+from loadgen.plan.workload import work_keys, workload_of
+from loadgen.scenario import Scenario
+from loadgen.scenario.objective import limits_ms
+from loadgen.store.manifest import MEASUREMENT_EPOCH, ServedModel
+from loadgen.store.run_folder import Run
+from loadgen.telemetry.host import host
+
+_CHOSEN = ("concurrency", "rates_per_s", "requests", "duration_s", "min_requests")
+"""Keys of a load that a search chooses by itself."""
+
+
+class EarlierSearch(Struct, frozen=True):
+    """A search that was played, and the earlier ones that it went on with itself."""
+
+    folder: Path
+    capacity: CapacityFile
+    runs: tuple[Run, ...]
+    """Oldest first; the last is its own."""
+
+    @property
+    def run_ids(self) -> tuple[str, ...]:
+        return (*self.capacity.resumed, self.capacity.run_id)
+
+    @property
+    def facts(self) -> Facts:
+        """What must be alike for two searches to be about the same."""
+        manifest = self.runs[-1].manifest
+        facts: Facts = {}
+        for model in self.capacity.models[:1]:  # all of them were asked the same
+            facts["objectives"] = ", ".join(objective.objective for objective in model.objectives)
+            facts |= _facts_of_search(model.search, model.think_s)
+        facts |= _facts_of_work(manifest.scenario, "" if manifest.workload is None else manifest.workload.prompts)
+        facts["measurement epoch"] = str(manifest.measurement_epoch)
+        return facts | machine_facts(manifest.host)
+
+    def visits(self, model: str, target: str, settings: SearchSettings) -> list[PlayedVisit]:
+        """What was played of a model, in order."""
+        return visits_of(self.runs, model, target, settings)
+
+    def check(self, plan: Plan, settings: SearchSettings) -> None:
+        """Raise InputError, one line, where the search of this plan is another one, with all that differs."""
+        prompts = workload_of(msgspec.structs.replace(plan, stages=())).prompts
+        now: Facts = {"objectives": ", ".join(objective.text for objective in settings.objectives)}
+        now |= _facts_of_search(settings.search, settings.think_s) | _facts_of_work(plan.scenario, prompts)
+        now["measurement epoch"] = str(MEASUREMENT_EPOCH)
+        unlike = unlike_facts(self.facts, now | machine_facts(host()))
+        if unlike:
+            raise self._refusal("; ".join(f"{name}: {before} then, {after} now" for name, before, after in unlike))
+
+    def check_card(self, target: str, model: str, card: ServedModel | None) -> None:
+        """Raise InputError where a model is not the one of the earlier search. card: as it is served now."""
+        before = self.runs[-1].manifest.card(target, model)
+        if card is None or before is None:
+            return
+        then, now = card_facts(before), card_facts(card)
+        for name in then:
+            if name in now and then[name] != now[name]:
+                raise self._refusal(f"{model}'s {name}: {then[name]} then, {now[name]} now")
+
+    def _refusal(self, reasons: str) -> InputError:
+        return InputError(f"--resume {self.folder}: another search: {reasons}; leave --resume out to begin a new one")
+
+
+def read_earlier(path: Path) -> EarlierSearch:
+    """The search that a path names. Raises InputError for what is none."""
+    folder = search_folder_at(path)
+    capacity = read_capacity(folder)
+    return EarlierSearch(folder, capacity, tuple(runs_of_search(folder, capacity)))
+
+
+def unlike_facts(before: Facts, after: Facts) -> list[tuple[str, str, str]]:
+    """The facts that differ, each with both values."""
+    names = dict.fromkeys((*before, *after))
+    pairs = [(name, before.get(name, "not set"), after.get(name, "not set")) for name in names]
+    return [pair for pair in pairs if not is_same_machine_fact(*pair)]
+
+
+def _facts_of_search(search: str, think_s: float) -> Facts:
+    return {"levels": search, **({"think time": f"{think_s:g} s"} if search == "users" else {})}
+
+
+def _facts_of_work(scenario: Scenario, prompts: str) -> Facts:
+    """What is asked of a model: the prompts, the work's keys, and the load without its levels."""
+    load = msgspec.to_builtins(scenario.load)
+    keys = {f"load.{key}": value for key, value in load.items() if key not in _CHOSEN}
+    keys |= {**work_keys(scenario), "slo": limits_ms(scenario.slo)}
+    named = {name: msgspec.json.encode(value, order="deterministic").decode() for name, value in keys.items()}
+    return {"prompts": f"digest {prompts[:8]}", **named}

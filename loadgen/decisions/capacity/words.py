@@ -1,0 +1,273 @@
+"""The answer of a search in words: what is shown, what limited, when it ended, and what follows. Pure."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from loadgen.decisions.capacity.answer import CapacityFile, LevelAnswer, ModelAnswer, ObjectiveAnswer
+from loadgen.decisions.capacity.choose import shown
+from loadgen.decisions.capacity.forecast import ForecastAnswer
+from loadgen.decisions.capacity.limit import LimitFigures
+from loadgen.decisions.capacity.search import SearchSettings, SearchState
+from loadgen.decisions.capacity.visit import Doubt, Visit
+from loadgen.report.format import UNKNOWN, format_duration, format_number, format_percent
+from loadgen.scenario.objective import objective_of
+
+_STALL_SHARE: Final = 3
+"""A stall that comes less often than once in the time played at `holds`, divided by this, may not have been seen."""
+
+
+def format_time(seconds: float) -> str:
+    """A time as people say it: `42 s`, `4 min 10 s`, `1 h 20 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        minutes, rest = divmod(whole, 60)
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, rest = divmod(round(seconds / 60), 60)
+    return f"{hours} h {rest} min" if rest else f"{hours} h"
+
+
+def format_level(level: float, search: str) -> str:
+    """`1 user`, `5 users`, or `1.25 requests per second`."""
+    if search == "users":
+        return f"{level:g} user" if level == 1 else f"{level:g} users"
+    return f"{level:.4g} requests per second"
+
+
+def objective_words(text: str) -> str:
+    """What requests met: `within ttft_p95 = 2 s`, or `met ok = 99 %`. text: the objective's."""
+    objective = objective_of(text)
+    name, _, value = objective.text.partition("=")
+    if objective.limit_ms is not None:
+        return f"within {name} = {format_duration(objective.limit_ms)}"
+    return f"met {name} = {value.removesuffix('%')} %"
+
+
+def answer_line(model: ModelAnswer, confidence: float) -> str:
+    """The first line: how many users, and how sure that is."""
+    sure, search, between = f"{format_percent(confidence)} sure", model.search, _between(model)
+    match model.holds, model.fails:
+        case float(holds), float(fails):
+            capacity = format_level(model.capacity or holds, search)
+            claims = f"{_number(holds)} {_hold(holds)} and that {_number(fails)} {_do(fails)} not"
+            return f"{capacity}: {sure} that {claims}{between}"
+        case float(holds), None:
+            return f"at least {format_level(holds, search)}: {sure} that {_number(holds)} {_hold(holds)}{between}"
+        case None, float(fails):
+            claim = f"{_number(fails)} {_do(fails)} not hold"
+            return f"fewer than {format_level(fails, search)}: {sure} that {claim}{between}"
+    return f"not known: no level is shown to hold, and none is shown not to{between}"
+
+
+def limit_line(model: ModelAnswer) -> str:
+    """The second line: what limited, and why the search ended."""
+    limit = limit_words(model)
+    return f"{limit}. {stopped_words(model)}" if limit else stopped_words(model)
+
+
+def limit_words(model: ModelAnswer) -> str | None:
+    """What limited the server at the levels that do not hold, with its figures; None where nothing did."""
+    limit = model.limit
+    binding = f" ({limit.binding} is missed first)" if limit.binding else ""
+    match model.limited_by:
+        case None:
+            return None
+        case "queue":
+            streams = limit.served_at_once
+            served = (
+                ""
+                if streams is None
+                else f": {streams} {'streams are' if streams != 1 else 'stream is'} served at once"
+            )
+            return f"limited by the queue{served}{_waiting(limit)}{binding}"
+        case "errors":
+            return f"limited by the server's errors: {_error_words(limit)}"
+        case "memory":
+            return f"limited by memory: {limit.reason or 'the machine ran out of it'}"
+        case "client":
+            return f"limited by loadgen itself: {limit.reason or 'its own measurements say so'}"
+        case "prefill":
+            return f"limited by the time to work through prompts (prefill){binding}"
+        case "decode":
+            return f"limited by the time to write tokens (decode){binding}"
+
+
+def _waiting(limit: LimitFigures) -> str:
+    share = limit.waiting_share
+    return "" if share is None else f"; {format_percent(share)} of what TTFT grew by is waiting"
+
+
+def _error_words(limit: LimitFigures) -> str:
+    status = "" if limit.status is None else f" {limit.status}"
+    detail = f" ({limit.detail})" if limit.detail else ""
+    return f"{limit.outcome}{status}{detail}, {format_percent(limit.share)} of the misses"
+
+
+def stopped_words(model: ModelAnswer) -> str:
+    """Why the search of a model ended, and after how long."""
+    spent = f"after {format_time(model.spent_s)}"
+    match model.stopped:
+        case "shown":
+            return f"Stopped: neighboring levels are shown, {spent}"
+        case "within":
+            gap = (model.fails or 0) - (model.holds or 0)
+            return f"Stopped: within {format_level(gap, model.search)}, {spent}"
+        case "budget":
+            return f"Stopped: the budget is spent, {spent}; more time (--resume) would tell more"
+        case "top":
+            return f"Stopped: the highest level that may be played holds (--to), {spent}"
+        case "bottom":
+            return f"Stopped: the lowest level that may be played does not hold (--from), {spent}"
+        case "client":
+            return f"Stopped: loadgen itself was the limit, so no higher level is played, {spent}"
+        case "target_lost":
+            return f"Stopped: the server was lost, {spent}"
+        case "interrupted":
+            return f"Stopped: interrupted, {spent}; --resume goes on"
+
+
+def throughput_line(model: ModelAnswer) -> str | None:
+    """The third line: the highest throughput, and from which level on it hardly grows."""
+    rates = [level for level in model.levels if level.requests_per_s]
+    if not rates:
+        return None
+    most = max(rates, key=lambda level: level.requests_per_s or 0.0)
+    tokens = f" and {format_number(most.output_tokens_per_s)} output tokens/s" if most.output_tokens_per_s else ""
+    line = f"throughput: up to {format_number(most.requests_per_s)} requests/s{tokens}"
+    saturates, knee = model.throughput.saturates_at, model.throughput.knee
+    if saturates is not None:
+        line += f"; 95 % of it from {format_level(saturates, model.search)} on"
+    if knee is not None and model.search == "users":
+        line += f"; knee at {format_number(knee)} users"
+    return line
+
+
+def forecast_line(forecast: ForecastAnswer) -> str:
+    """A forecast in words, or why there is none."""
+    think = f"forecast for users who think {format_time(forecast.think_s)}"
+    if forecast.think_s == 0:
+        think = "forecast for users who do not think"
+    if forecast.users is None:
+        return f"{think}: {forecast.why_not or 'not known'}"
+    low, high = forecast.users_ci or (forecast.users, forecast.users)
+    line = f"{think}: {forecast.users:g} users a device (95 % interval {low:g} to {high:g})"
+    fleet = forecast.fleet
+    if fleet is None:
+        return line
+    devices = [f"{fleet.devices} for sure" if fleet.devices is not None else "not known for sure"]
+    if fleet.devices_at_best is not None:
+        devices.append(f"{fleet.devices_at_best} at best")
+    if fleet.devices_random is not None:
+        devices.append(f"{fleet.devices_random} with random routing")
+    return f"{line}; devices for {fleet.users} users: {', '.join(devices)}"
+
+
+def notes_of(model: ModelAnswer) -> list[str]:
+    """What the answer cannot tell, and what is odd about it."""
+    notes = []
+    if model.not_monotone:
+        names = ", ".join(map(_number, model.not_monotone))
+        lower = f"{_number(model.fails or 0)}, which is shown not to"
+        notes.append(f"not monotone: shown to hold above {lower}: {names}; the lower claim stands")
+    held = next((level for level in model.levels if level.level == model.holds), None)
+    if held is not None:
+        rare = format_time(held.seconds / _STALL_SHARE)
+        notes.append(
+            f"{format_level(held.level, model.search)} were played for {format_time(held.seconds)}: a stall of the "
+            f"server that comes less often than once in {rare} may not have been seen"
+        )
+    for level in model.levels:
+        if level.doubts:
+            which = "not judged" if level.state == "not_judged" else "some of its visits do not count"
+            why = ", ".join(_DOUBTS[doubt] for doubt in level.doubts)
+            notes.append(f"{format_level(level.level, model.search)}: {which}: {why}")
+    return notes
+
+
+_DOUBTS: Final[dict[Doubt, str]] = {
+    "client": "loadgen itself was in the way",
+    "busy_machine": "other programs were in the way",
+    "drift": "its latencies never settled",
+    "behind": "fewer requests ended than came due",
+}
+
+
+def lines_of_model(model: ModelAnswer, confidence: float) -> list[str]:
+    """The answer of a model, line by line."""
+    more = (throughput_line(model), *(forecast_line(forecast) for forecast in model.forecasts))
+    return [answer_line(model, confidence), limit_line(model), *(line for line in more if line)]
+
+
+def lines_of(capacity: CapacityFile) -> list[str]:
+    """The answers of all models, each named where there are several."""
+    lines = []
+    for model in capacity.models:
+        first, *more = lines_of_model(model, capacity.confidence)
+        name = f"{model.model} on {model.target}: " if len(capacity.models) > 1 else ""
+        lines += [name + first, *more]
+    return lines
+
+
+def share_text(objective: ObjectiveAnswer) -> str:
+    """A share with its 95 % interval: `97.8 % (96–99)`."""
+    if objective.share is None:
+        return UNKNOWN
+    if objective.share_ci is None:
+        return format_percent(objective.share)
+    low, high = (f"{100 * end:.3g}" for end in objective.share_ci)
+    return f"{format_percent(objective.share)} ({low}–{high})"
+
+
+def worst_objective(level: LevelAnswer) -> ObjectiveAnswer | None:
+    """The objective that a level is nearest to missing, or misses by most."""
+    known = [each for each in level.objectives if each.share is not None]
+    return max(known, key=lambda each: each.log_fails, default=None)
+
+
+def _between(model: ModelAnswer) -> str:
+    """The levels of which nothing is shown between what is, in brackets."""
+    low, high = model.holds or 0.0, model.fails or float("inf")
+    undecided = [level for level in model.levels if low < level.level < high and level.state == "undecided"]
+    if not undecided:
+        return ""
+    return f" ({'; '.join(_undecided(level) for level in _closest(undecided, model.capacity))})"
+
+
+def _closest(levels: Iterable[LevelAnswer], capacity: float | None) -> list[LevelAnswer]:
+    """At most two levels, those closest to the capacity, in order."""
+    near = sorted(levels, key=lambda level: abs(level.level - (capacity or 0.0)))[:2]
+    return sorted(near, key=lambda level: level.level)
+
+
+def _undecided(level: LevelAnswer) -> str:
+    worst = worst_objective(level)
+    if worst is None:
+        return f"{_number(level.level)}: undecided"
+    share = format_percent(worst.share)
+    return f"{_number(level.level)}: undecided, {share} of {level.requests} requests {objective_words(worst.objective)}"
+
+
+def _number(level: float) -> str:
+    return f"{level:.4g}"
+
+
+def _hold(level: float) -> str:
+    return "holds" if level == 1 else "hold"
+
+
+def _do(level: float) -> str:
+    return "does" if level == 1 else "do"
+
+
+def progress_words(visit: Visit, state: SearchState, settings: SearchSettings) -> str:
+    """How far a search is: the visit so far, what is shown, and what is left of the budget."""
+    shares = [
+        f"{format_percent(met / (met + missed))} met {objective.text}"
+        for objective, met, missed in zip(settings.objectives, visit.met, visit.missed, strict=True)
+        if met + missed
+    ]
+    ends = shown(state, settings)
+    known = [f"{_number(level)} {word}" for level, word in ((ends.holds, "holds"), (ends.fails, "fails")) if level]
+    left = f"{format_time(max(0.0, settings.budget_s - state.spent_s))} left"
+    return " · ".join([*shares, f"shown: {', '.join(known)}" if known else "nothing shown yet", left])
