@@ -1,8 +1,8 @@
-"""When requests come due: seeded arrival processes as arrays of offsets. Knows no clock, no prompt and no file.
+"""The due times of requests: seeded arrival processes as arrays of offsets. Knows no clock, no prompt and no file.
 
-An offset is in whole ns from its stage's start; arrays are int64, not falling, and ≥ 0. Deadlines are absolute: what
-happens to one request never moves the next one. Random gaps are rounded to ns before they are added up, so the
-sums are exact, and a schedule drawn in pieces is the schedule drawn at once.
+An offset is a whole number of ns from the start of its stage. Arrays are int64, in ascending order, and ≥ 0. Due times
+are absolute: a late request never shifts the next one. Random gaps are rounded to ns before they are added up, so the
+sums are exact, and a schedule that is drawn in pieces equals the schedule that is drawn at once.
 """
 
 import math
@@ -20,13 +20,13 @@ from loadgen.plan.rng import generator
 from loadgen.scenario import Closed, Constant, Gamma, Poisson, RatedLoad, ThinkTime
 
 DEFAULT_REQUESTS = 16
-"""Requests of a stage whose load names neither `requests` nor `duration_s`."""
+"""The number of requests of a stage whose load names neither `requests` nor `duration_s`."""
 
 MAX_REQUESTS = 10_000_000
 """A stage with more is refused: its plan would not fit in memory."""
 
 LONGEST_NS = 366 * 86_400 * 10**9
-"""A year. No offset is later (it is cut to this), so int64 cannot overflow; a schedule that gets there is refused."""
+"""A year. Later offsets are cut to this value, so int64 cannot overflow; a schedule that reaches it is refused."""
 
 _BLOCK = 4096
 
@@ -36,8 +36,8 @@ Offsets = npt.NDArray[np.int64]
 def constant_ns(rate_per_s: float, count: int) -> Offsets:
     """`count` arrivals, one every 1/rate seconds; the first at 0.
 
-    Offset i is i/rate rounded to the nearest ns, with no error that grows with i. The rate is the decimal that prints
-    it: at 0.1/s the period is 10 s exactly, not that of the nearest binary fraction.
+    Offset i is i/rate rounded to the nearest ns, so the error does not grow with i. The rate is the decimal that it
+    prints as: at 0.1/s the period is exactly 10 s, and not that of the nearest binary fraction.
     """
     return _spaced_ns(10**9 / _exact(rate_per_s), count)
 
@@ -64,13 +64,13 @@ def ramp_ns(
     arrivals: Literal["constant", "poisson"],
     rng: np.random.Generator,
 ) -> Offsets:
-    """The arrivals before `duration_s` while the rate goes linearly from `from_per_s` to `to_per_s`.
+    """The arrivals before `duration_s` while the rate changes linearly from `from_per_s` to `to_per_s`.
 
-    With Λ(t) the requests expected by t (the rate's integral), "constant" puts arrival k = 0, 1, 2, … where Λ(t) = k:
-    the first at 0, even where the rate is 0 there, and with from = to the schedule is `constant_ns`. "poisson" puts
-    arrival k where Λ(t) is the sum of k + 1 unit exponentials (inversion; Çinlar, Introduction to Stochastic
-    Processes, 1975, ch. 4). Only "poisson" draws from `rng`. Both rates 0: no arrivals. Raises InputError when more
-    than MAX_REQUESTS are expected, and for a duration of more than a year.
+    Λ(t) is the expected number of requests by t (the integral of the rate). "constant" puts arrival k = 0, 1, 2, … at
+    the time when Λ(t) = k. The first is at 0, even if the rate is 0 there, and with from = to the schedule is that of
+    `constant_ns`. "poisson" puts arrival k at the time when Λ(t) is the sum of k + 1 unit exponentials (inversion;
+    Çinlar, Introduction to Stochastic Processes, 1975, ch. 4). Only "poisson" draws from `rng`. If both rates are 0,
+    there are no arrivals. Raises InputError if more than MAX_REQUESTS are expected, or the duration is above a year.
     """
     end_ns = _end_ns(duration_s)
     total = (_exact(from_per_s) + _exact(to_per_s)) / 2 * _exact(duration_s)
@@ -89,11 +89,11 @@ def ramp_ns(
 
 
 def trace_ns(text: str, where: str, speed: float = 1.0, limit: int | None = None) -> Offsets:
-    """The offsets that `text` lists, one in seconds a line, divided by `speed`.
+    """The offsets that `text` lists, one per line, in seconds, divided by `speed`.
 
-    Blank lines and lines that begin with # are passed over. limit: the first so many only, and what follows is not
-    read (None: all). where: what the text is, for messages. Raises InputError, with the line, at an offset that is
-    malformed, negative, not finite, more than a year, or less than the one before, and when there is none.
+    Blank lines and lines that start with # are skipped. limit: how many offsets to read (None: all). where: the name of
+    the text, for messages. Raises InputError, with the line, if an offset is malformed, negative, not finite, above a
+    year, or less than the one before, and if there is no offset.
     """
     offsets_s: list[float] = []
     number, last = 0, 0.0
@@ -116,10 +116,11 @@ def trace_ns(text: str, where: str, speed: float = 1.0, limit: int | None = None
 def arrivals_ns(load: RatedLoad, rate_per_s: float, seed: int) -> Offsets:
     """The arrivals of one stage of an open loop, at one of the load's rates.
 
-    With `load.requests`, that many; with `load.duration_s`, those due strictly before it (there may be none); with
-    both, what ends first; with neither, DEFAULT_REQUESTS. A larger `requests` or `duration_s` appends and changes
-    nothing that was there. Streams differ by seed, mode and rate. Raises InputError for more than MAX_REQUESTS, for a
-    duration of more than a year, and when the last of `requests` would come due later than that.
+    With `load.requests`, there are that many arrivals; with `load.duration_s`, those due strictly before it (maybe
+    none); with both, the limit that is reached first applies; with neither, there are DEFAULT_REQUESTS. A larger
+    `requests` or `duration_s` only appends arrivals. The random stream depends on seed, mode and rate. Raises
+    InputError for more than MAX_REQUESTS, for a duration above a year, and if the last of `requests` would come due
+    later.
     """
     limit = DEFAULT_REQUESTS if load.duration_s is None else MAX_REQUESTS + 1
     if load.requests is not None:
@@ -147,7 +148,7 @@ def arrivals_ns(load: RatedLoad, rate_per_s: float, seed: int) -> Offsets:
 
 
 def think_times_ns(think: ThinkTime, count: int, rng: np.random.Generator) -> Offsets:
-    """`count` waits of a user between an answer and the next question: durations, not offsets; a year at most each.
+    """`count` waits of a user between an answer and the next request: durations, not offsets; at most a year each.
 
     Only "exponential" draws from `rng`.
     """
@@ -156,22 +157,21 @@ def think_times_ns(think: ThinkTime, count: int, rng: np.random.Generator) -> Of
 
 
 def default_ramp_in_s(load: Closed, users: int) -> float:
-    """Over how many seconds the first requests of `users` users are spread when `load.ramp_in_s` is None.
-
-    1 s, or the mean think time when that is longer; 0 with one user.
+    """The time in seconds over which the users' first requests are spread if `load.ramp_in_s` is None: 1 s, or the mean
+    think time if that is longer; 0 with one user.
     """
     return 0.0 if users == 1 else max(1.0, load.think_time.mean_s)
 
 
 def ramp_in_ns(users: int, ramp_in_s: float) -> Offsets:
-    """When each user of a closed loop asks first: user u at u · ramp_in_s / users, so the first at 0."""
+    """The time of each user's first request in a closed loop: user u asks at u · ramp_in_s / users, the first at 0."""
     return _spaced_ns(_exact(ramp_in_s) * 10**9 / users, users)
 
 
 def shard(offsets: Offsets, k: int, n: int) -> Offsets:
-    """Every n-th offset from the k-th on, a view, 0 ≤ k < n: what worker k of n plays.
+    """The offsets that worker k of n plays, 0 ≤ k < n: every n-th from the k-th on, as a view.
 
-    Together the n shards are all offsets. Raises ValueError for a k outside its range.
+    Together, the n shards contain every offset once. Raises ValueError for a k outside its range.
     """
     if not 0 <= k < n:
         raise ValueError(f"shard {k} of {n}")
@@ -179,12 +179,12 @@ def shard(offsets: Offsets, k: int, n: int) -> Offsets:
 
 
 def _exact(value: float) -> Fraction:
-    """The decimal that prints the value: what a person wrote in the file."""
+    """The decimal that the value prints as, which is the number in the scenario file."""
     return Fraction(str(value))
 
 
 def _end_ns(duration_s: float) -> int:
-    # Up: a whole ns is before the end exactly when it is less than this.
+    # Round up: a whole ns is before the end exactly if it is less than this.
     end_ns = math.ceil(_exact(duration_s) * 10**9)
     if end_ns > LONGEST_NS:
         raise InputError(f"load.duration_s: {duration_s:g} s is more than a year; lower it")
@@ -198,8 +198,8 @@ def _too_many() -> InputError:
 
 
 def _spaced_ns(period_ns: Fraction, count: int) -> Offsets:
-    # i times the whole part is exact in int64; the rest is below 1 ns, so its float product is off by less than 1e-8 ns
-    # at i = 1e7, where i · 1e9 as a float would already be rounded to 2 ns.
+    # i times the whole part is exact in int64. The rest is below 1 ns, so its float product is off by less than 1e-8 ns
+    # at i = 1e7, while i · 1e9 as a float would already be rounded to 2 ns.
     index = np.arange(count, dtype=np.int64)
     whole_ns = min(math.floor(period_ns), LONGEST_NS)
     below = np.floor(index * float(period_ns - math.floor(period_ns)) + 0.5).astype(np.int64)
@@ -209,20 +209,20 @@ def _spaced_ns(period_ns: Fraction, count: int) -> Offsets:
 
 
 def _gaps_ns(gaps: npt.NDArray[np.float64], mean_ns: float) -> Offsets:
-    finite = min(mean_ns, sys.float_info.max)  # 0 times infinity would be no gap at all
+    finite = min(mean_ns, sys.float_info.max)  # 0 times infinity would not be a number
     with np.errstate(over="ignore"):
         return np.minimum(np.rint(gaps * finite), LONGEST_NS).astype(np.int64)
 
 
 def _accumulated_ns(gaps: npt.NDArray[np.float64], rate_per_s: float) -> Offsets:
     steps = _gaps_ns(gaps, 1e9 / rate_per_s)
-    # The integer sum is exact but may wrap; the float sum says where it would have.
+    # The integer sum is exact but may wrap around; the float sum shows where.
     past = np.cumsum(steps, dtype=np.float64) >= LONGEST_NS
     return np.where(past, np.int64(LONGEST_NS), np.minimum(np.cumsum(steps), LONGEST_NS))
 
 
 def _drawn_ns(draw: Callable[[int], Offsets], end_ns: int, limit: int) -> Offsets:
-    """The first arrivals before `end_ns`, `limit` at most, of a process that `draw` continues by so many."""
+    """The first arrivals before `end_ns`, at most `limit`. draw: continues the process by a number of arrivals."""
     parts = [np.empty(0, np.int64)]
     last, drawn = 0, 0
     while last < end_ns and drawn < limit:
@@ -234,10 +234,10 @@ def _drawn_ns(draw: Callable[[int], Offsets], end_ns: int, limit: int) -> Offset
 
 
 def _ramp_time(start: float, stop: float, share: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """At what share of a linear ramp's time the given share of its requests is reached, both in [0, 1].
+    """The share of a linear ramp's time at which the given share of its requests is reached, both in [0, 1].
 
-    The rate's square is linear in the count: v² = a² (1 - u) + b² u, and t = u (a + b) / (a + v). No term cancels,
-    whether a = b or either is 0, as it would in the quadratic formula.
+    The square of the rate is linear in the count: v² = a² (1 - u) + b² u, and t = u (a + b) / (a + v). Unlike in the
+    quadratic formula, no terms cancel if a = b or one of them is 0.
     """
     top = max(start, stop)
     a, b = start / top, stop / top

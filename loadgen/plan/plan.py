@@ -1,4 +1,4 @@
-"""The plan: schedule × prompts as data. What is due when, to which model, before anything is sent. Knows no clock."""
+"""The plan as data: every request with its due time, prompt and model, before anything is sent. Knows no clock."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -17,11 +17,11 @@ from loadgen.scenario import Closed, Gamma, Load, Model, Ramp, RatedLoad, Sampli
 from loadgen.scenario.stop_rule import StopRule, stop_rule_of
 
 THINK_CYCLE = 65_536
-"""Think times drawn for a closed loop that is bounded by time alone; then they repeat."""
+"""How many think times are drawn for a closed loop that only time bounds; after them, they repeat."""
 
 
 class StageLoad(Struct, frozen=True, omit_defaults=True):
-    """The load of one stage as manifest and summary say it: the mode and its own numbers. Rates are a second."""
+    """The load of one stage as in the manifest and the summary: the mode and its numbers. Rates are per second."""
 
     mode: str
     concurrency: Annotated[int, Meta(ge=1)] | None = None
@@ -32,7 +32,7 @@ class StageLoad(Struct, frozen=True, omit_defaults=True):
 
     @property
     def is_closed(self) -> bool:
-        """Whether it is so many users, each of whom waits for an answer before asking again."""
+        """Whether this is a closed loop."""
         return self.mode == "closed"
 
     @property
@@ -41,22 +41,22 @@ class StageLoad(Struct, frozen=True, omit_defaults=True):
 
 
 class Level(Struct, frozen=True, omit_defaults=True):
-    """The load of one stage. A mode has its own numbers; the others are None."""
+    """The load of one stage. Numbers that do not belong to its mode are None."""
 
     label: str
-    """Names the level in records and file names: `c8`, `r2.5`."""
+    """The name of the level in records and file names: `c8`, `r2.5`."""
     mode: str
     concurrency: int | None = None
-    """Users of a closed loop."""
+    """The number of users of a closed loop."""
     rate_per_s: float | None = None
     burstiness: float | None = None
     from_per_s: float | None = None
-    """The rate at which a ramp begins."""
+    """The first rate of a ramp."""
     to_per_s: float | None = None
-    """The rate at which it ends."""
+    """The last rate of a ramp."""
 
     def load(self) -> StageLoad:
-        """As manifest and summary say it: without the label."""
+        """The load as in the manifest and the summary, without the label."""
         return msgspec.convert(self, StageLoad, from_attributes=True)
 
 
@@ -64,62 +64,61 @@ class Planned(Struct, frozen=True):
     """One request."""
 
     model: int
-    """Index into the plan's models."""
+    """The index into the plan's models."""
     index: int
-    """Within its model, level and phase."""
+    """The number of the request within its model, level and phase."""
     prompt: int
-    """Index into the plan's prompts."""
+    """The index into the plan's prompts."""
     due_ns: int | None = None
-    """From the stage's start; None in a closed loop."""
+    """The due time, from the stage's start; None in a closed loop."""
     think_ns: int = 0
-    """The pause after its answer."""
+    """The think time after its answer."""
 
 
 class Stage(Struct, frozen=True):
-    """One level, played by one model, or by several that take turns; or one part of it, which one of several processes
-    plays.
+    """One level played with one model, or with several that take turns; or the part of it that one worker plays.
 
-    Part k of n (see `parts`) numbers its own requests from 0: `count`, `due_ns`, `ramp_in_ns` and the limits are the
-    part's; `level`, `models`, `warmup`, `think_ns` and `duration_ns` remain those of the stage.
+    Part k of n (see `parts`) numbers its own requests from 0. Its `count`, `due_ns`, `ramp_in_ns` and limits are those
+    of the part; `level`, `models`, `warmup`, `think_ns` and `duration_ns` are those of the stage.
     """
 
     level: Level
     models: tuple[int, ...]
     """Indices into the plan's models."""
     warmup: int
-    """Requests a model before the measured ones."""
+    """The number of warm-up requests per model."""
     prompts: int
-    """How many prompts the plan has."""
+    """The number of prompts in the plan."""
     count: int | None
-    """Measured requests of all its models together; None: as many as start within `duration_ns`."""
+    """Measured requests of all models together; None: as many as start within `duration_ns`."""
     duration_ns: int | None
-    """How long requests may start; None: until all have."""
+    """How long requests may start; None: until all have started."""
     due_ns: NDArray[np.int64] | None = None
-    """When each request of an open loop is due, from the stage's start, by position; None in a closed loop."""
+    """The due time of each request of an open loop, from the stage's start, by position; None in a closed loop."""
     think_ns: NDArray[np.int64] | None = None
-    """Pauses after answers, by position in the stage, in a cycle; None: no pauses."""
+    """Think times by position in the stage, repeated in a cycle; None: no think time."""
     ramp_in_ns: NDArray[np.int64] | None = None
-    """When each user of a closed loop asks first, from the stage's start."""
+    """The time of each user's first request in a closed loop, from the stage's start."""
     max_in_flight: int | None = None
-    """How many requests of an open loop may be under way; None: any number."""
+    """How many requests of an open loop may be in flight; None: any number."""
     max_requests_per_s: int | None = None
-    """How many requests of a closed loop may begin in a second; None: any number."""
+    """How many requests of a closed loop may start per second; None: any number."""
     min_count: int = 0
-    """How many measured requests of a closed loop's models together begin even when `duration_ns` is over: whole rounds
-    of its users, since with fewer some would leave while others still ask, and the load would not be the level's."""
+    """How many measured requests of a closed loop, of all models together, start even if `duration_ns` is over. Each
+    user sends the same number of them; otherwise some users would stop early, and the load would be below the level."""
     at_limit: Literal["shed", "queue"] = "shed"
-    """What becomes of a request that comes due when `max_in_flight` others are under way."""
+    """What happens to a request that comes due when `max_in_flight` is reached."""
     until: StopRule | None = None
-    """Ends the stage early; `count` and `duration_ns` are then the most that is played."""
+    """Ends the stage early; `count` and `duration_ns` then set the maximum that is played."""
     visit: int = 0
-    """Which stage of its level this is, from 1, if stages are chosen while the run goes. Such a stage may be ended
-    early. 0: the stage was planned before the run."""
+    """The number of this stage among those of its level, from 1, if stages are chosen during the run. Such a stage may
+    be ended early. 0: the stage was planned before the run."""
     first_prompt: int = 0
     """The prompt of its first measured request."""
     part: int = 0
-    """Which part of the stage this is."""
+    """The number of this part of the stage."""
     part_count: int = 1
-    """Among how many processes it is divided."""
+    """The number of parts into which the stage is divided."""
 
     @property
     def latency_origin(self) -> LatencyOrigin:
@@ -127,18 +126,18 @@ class Stage(Struct, frozen=True):
 
     @property
     def users(self) -> int | None:
-        """Users of a closed loop that are played here; None in an open loop."""
+        """The number of users of a closed loop in this part; None in an open loop."""
         if self.due_ns is not None:
             return None
         return part_size(self.level.concurrency or 1, self.part, self.part_count)
 
     @property
     def streams(self) -> int | None:
-        """How many streams a stage, or a part of one, may hold at once; None where only the server decides."""
+        """The maximum number of streams at once in this part; None if only the server limits it."""
         return self.users or self.max_in_flight
 
     def request(self, position: int) -> Planned:
-        """The measured request at a position of what is played here: models take turns, prompts go round."""
+        """The measured request at a position of this part. Models take turns, and prompts repeat in a cycle."""
         position_in_stage = self._position_in_stage(position)
         index, turn = divmod(position_in_stage, len(self.models))
         return Planned(
@@ -150,32 +149,32 @@ class Stage(Struct, frozen=True):
         )
 
     def _position_in_stage(self, position: int) -> int:
-        """Where in the stage a position of this part is. Of an open loop, each n-th request; of a closed one, position
-        p belongs to user p % c, and user u to part u % n, so that requests are divided as users are."""
+        """The position in the stage for a position of this part. In an open loop, a part has every n-th request. In a
+        closed loop, position p belongs to user p % c, and user u to part u % n, so requests are divided like users."""
         users = self.users or 1
         every = self.part_count if self.due_ns is not None else self.level.concurrency or 1
         return position // users * every + self.part + position % users * self.part_count
 
     def warmup_request(self, position: int) -> Planned:
-        """The warm-up request at a position of those that are played here. Prompts are taken from the end, so that no
-        prompt is met twice at once."""
+        """The warm-up request at a position of this part. Its prompt comes from the end of the list, so that the first
+        measured requests do not repeat it."""
         index, turn = divmod(self.part + position * self.part_count, len(self.models))
         return Planned(model=self.models[turn], index=index, prompt=(self.prompts - 1 - index) % self.prompts)
 
     @property
     def warmup_count(self) -> int:
-        """Warm-up requests that are played here, of all models together."""
+        """The number of warm-up requests in this part, of all models together."""
         return part_size(self.warmup * len(self.models), self.part, self.part_count)
 
     @property
     def promised(self) -> bool:
         """Whether every request of the stage gets a record, sent or not. False if time ends a closed loop, or if the
-        stage may be ended early: then requests that were not sent are not missing."""
+        stage may end early: then a request that was not sent does not count as missing."""
         is_open_ended = self.count is None or self.until is not None or self.visit > 0
         return not is_open_ended and (self.due_ns is not None or self.duration_ns is None)
 
     def planned_of(self, model: int) -> int | None:
-        """Measured requests of the undivided stage to one of its models; None where it is not `promised`."""
+        """The measured requests of the undivided stage to one of its models; None if the stage is not `promised`."""
         if self.count is None or not self.promised:
             return None
         turn = self.models.index(model)
@@ -183,15 +182,15 @@ class Stage(Struct, frozen=True):
 
 
 def part_size(count: int, part: int, part_count: int) -> int:
-    """How many of `count` things, dealt out in turn, part number `part` of `part_count` gets."""
+    """How many of `count` things part number `part` of `part_count` gets if they are handed out in turn."""
     return (count - part + part_count - 1) // part_count
 
 
 def parts(stage: Stage, workers: int) -> tuple[Stage, ...]:
-    """A stage divided among so many processes: together they hold each request once, as it was planned.
+    """The parts of a stage for a number of processes. Together, they have each request once, as it was planned.
 
-    There are no more parts than the stage has users, requests or places within its limits, so that none gets 0 of
-    them; the parts' limits add up to the stage's. ValueError for a stage that is itself a part.
+    There are no more parts than the stage has users, requests or places within its limits, so that no part gets 0 of
+    them. The limits of the parts add up to those of the stage. ValueError for a stage that is itself a part.
     """
     if stage.part_count != 1:
         raise ValueError("a part of a stage is not divided again")
@@ -225,13 +224,14 @@ def _part(stage: Stage, part: int, part_count: int) -> Stage:
 
 
 class Plan(Struct, frozen=True):
-    """The requests of a run: stages in the order in which they are played. Chats beside them: `targets.extra_chats`."""
+    """The requests of a run: its stages, in the order in which they are played. `targets.extra_chats` lists the chats
+    outside the stages."""
 
     scenario: Scenario
     prompts: tuple[Prompt, ...]
     stages: tuple[Stage, ...]
     notes: tuple[str, ...] = ()
-    """What a person should know of how it was made, such as rows of a file that are no prompts: a line each."""
+    """Lines for the user about how the plan was made, such as skipped rows of a file of prompts."""
 
     @property
     def models(self) -> tuple[Model, ...]:
@@ -271,7 +271,7 @@ def levels(load: Load) -> Iterator[Level]:
 def stage_of(
     scenario: Scenario, level: Level, models: tuple[int, ...], prompts: int, trace_ns: NDArray[np.int64] | None = None
 ) -> Stage:
-    """The stage of one level of the scenario's load. prompts: how many there are. trace_ns: as `make_plan` takes it."""
+    """The stage of one level of the scenario's load. prompts: the number of prompts. trace_ns: as in `make_plan`."""
     load, seed = scenario.load, scenario.seed
     if isinstance(load, Closed):
         return _closed_stage(scenario, load, level, models, prompts)
@@ -300,7 +300,7 @@ def stage_of(
 
 
 def _rated_due_ns(load: RatedLoad, level: Level, seed: int, models: int) -> NDArray[np.int64]:
-    """`requests` counts per model; the rate is that of all models of the stage together."""
+    """The due times of a rated level. `requests` is per model; the rate is that of all models of the stage together."""
     if level.rate_per_s is None:
         raise ValueError("a rated level has a rate")
     requests = load.requests if load.requests or load.duration_s else arrivals.DEFAULT_REQUESTS
@@ -341,19 +341,19 @@ def _ns(seconds: float | None) -> int | None:
 
 
 RefusedKeys = Mapping[str, str | None]
-"""Keys of the request body that a server refuses, each with the key that is sent in its place; None: none is."""
+"""The keys of the request body that a server refuses, each with the key that is sent in its place, or None."""
 
 
 def _sent_of(prompt: Prompt) -> list[object]:
-    """What a prompt's request says."""
+    """The parts of a prompt that its request contains."""
     return [prompt.id, prompt.text, *([prompt.messages, prompt.tools] if prompt.messages else [])]
 
 
 def digest(plan: Plan, refused: Mapping[int, RefusedKeys] | None = None) -> str:
-    """SHA-256 of all that decides what is sent and when; equal for equal plans, on every platform.
+    """SHA-256 of everything that decides what is sent and when; equal for equal plans, on every platform.
 
-    Where a model is served does not enter (the same plan may be played against two servers); its name does. refused:
-    by the model's index, what its server turned out to refuse, which is then not sent.
+    The name of a model enters, but not its address, because the same plan may be played against two servers. refused:
+    by the index of a model, the keys that its server refuses, which are then not sent.
     """
     sha256 = hashlib.sha256()
 
@@ -371,7 +371,7 @@ def digest(plan: Plan, refused: Mapping[int, RefusedKeys] | None = None) -> str:
         add(["retries", plan.scenario.retries])
     for stage in plan.stages:
         bounds = [stage.count, stage.duration_ns, stage.warmup, stage.max_in_flight, stage.max_requests_per_s]
-        # What came later enters only where it is used: a plan that does without has the digest that it always had.
+        # Newer features enter only if they are used, so that older plans keep their digest.
         later = [*([stage.at_limit] if stage.at_limit != "shed" else []), *([stage.until] if stage.until else [])]
         later += [["at least", stage.min_count]] if stage.min_count else []
         later += [["visit", stage.visit, stage.first_prompt]] if stage.visit else []
@@ -383,7 +383,7 @@ def digest(plan: Plan, refused: Mapping[int, RefusedKeys] | None = None) -> str:
 
 
 def _used(sampling: Sampling) -> msgspec.Raw:
-    """A sampling as JSON, in the order of its fields: without `omit`, which came later, where nothing is left out."""
+    """A sampling as JSON, in the order of its fields. `omit` is a newer field, and enters only if it is not empty."""
     names = [name for name in sampling.__struct_fields__ if name != "omit" or sampling.omit]
     pairs = [(name, msgspec.json.encode(getattr(sampling, name), order="deterministic")) for name in names]
     return msgspec.Raw(b"{" + b",".join(b'"%b":%b' % (name.encode(), value) for name, value in pairs) + b"}")

@@ -1,4 +1,4 @@
-"""The one source of chance: a generator for a seed and a purpose, so that no two uses share a stream."""
+"""The only source of random numbers: a generator for each seed and purpose, so that no two uses share a stream."""
 
 import hashlib
 
@@ -6,10 +6,10 @@ import numpy as np
 
 
 def generator(seed: int, *purpose: str | int) -> np.random.Generator:
-    """A numpy generator that depends on `seed` and on `purpose` alone.
+    """A numpy generator that depends only on `seed` and `purpose`.
 
-    Equal arguments give equal streams on every platform; different purposes give independent ones. The purpose
-    is hashed (SHA-256) into the entropy of numpy's `SeedSequence`, so adding a use never shifts another.
+    Equal arguments give equal streams on every platform; different purposes give independent streams. The purpose
+    is hashed (SHA-256) into the entropy of numpy's `SeedSequence`, so a new use never shifts another one.
     """
     text = "\x1f".join(str(part) for part in purpose)
     digest = hashlib.sha256(text.encode()).digest()

@@ -1,6 +1,6 @@
-"""What a plan asks of a server, whoever and wherever it is: what two runs must have in common to be compared. Pure.
+"""The work of a plan, independent of the server: two runs must have the same work to be compared. Pure.
 
-The digest of a plan (`loadgen.plan.plan.digest`) is for repeats: the models' names enter it, timeouts do not.
+The digest of a plan (`loadgen.plan.plan.digest`) is for repeats: it includes the names of the models, but no timeouts.
 """
 
 import hashlib
@@ -15,18 +15,18 @@ from loadgen.plan.prompts import Prompt
 from loadgen.scenario import Scenario
 
 WORK_KEYS = ("system", "order", "sampling", "warmup_requests", "timeouts", "retries", "until")
-"""Keys of a scenario that say what is asked beside the prompts and the load."""
+"""The keys of a scenario that belong to the work, in addition to the prompts and the load."""
 
 
 class Workload(Struct, frozen=True):
     """The work of a plan as SHA-256 digests."""
 
     digest: str
-    """Of all of it: prompts, levels, and what the scenario's other keys say of the requests."""
+    """The digest of the whole work: prompts, levels, and the other keys of the scenario that affect the requests."""
     prompts: str
-    """Of the prompts' texts, in the order in which they are taken."""
+    """The digest of the prompts' texts, in the order in which they are used."""
     levels: dict[str, str]
-    """Of each level by its label: its schedule, think times, limits and counts."""
+    """The digest of each level, by its label: schedule, think times, limits and counts."""
 
 
 def workload_of(plan: Plan) -> Workload:
@@ -39,9 +39,9 @@ def workload_of(plan: Plan) -> Workload:
 
 
 def work_keys(scenario: Scenario) -> dict[str, object]:
-    """The work's keys of a scenario as plain values, without those that decide nothing.
+    """The keys of a scenario that belong to the work, as plain values, without those that have no effect.
 
-    How long a server is waited for is none of the work, nor is the order of models where there is one.
+    The time to wait for a server does not belong to the work, nor does the order of the models if there is only one.
     """
     keys: dict[str, object] = {name: msgspec.to_builtins(getattr(scenario, name)) for name in WORK_KEYS}
     timeouts = keys["timeouts"]
@@ -59,7 +59,7 @@ def _prompts_digest(prompts: Iterable[Prompt]) -> str:
 
 
 def _level_digest(stage: Stage) -> str:
-    # `until` and the warm-up are keys of the scenario, which say more than a digest.
+    # `until` and the warm-up are compared as keys of the scenario, because a difference in a key can be named.
     bounds = [stage.count, stage.duration_ns, stage.max_in_flight, stage.max_requests_per_s, stage.at_limit]
     offsets = [
         None if column is None else hashlib.sha256(np.ascontiguousarray(column, dtype="<i8").tobytes()).hexdigest()

@@ -1,6 +1,6 @@
-"""Whether a binomial probability is as small as asked: exactly for few samples, by scipy for many.
+"""Checks whether a binomial probability is at most a given value: exactly for few samples, through scipy for many.
 
-A short run then needs no scipy, which takes longer to import than all else that a run begins with.
+A short run therefore does not import scipy, which takes longer to import than everything else at the start of a run.
 """
 
 import math
@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Final
 
 MOST_SUMMED: Final = 64
-"""Up to so many samples the probabilities are summed in whole numbers."""
+"""Up to this many samples, probabilities are summed exactly, as whole numbers."""
 
 
 def few_at_most(k: int, n: int, share: Fraction, tail: Fraction) -> bool:
@@ -32,6 +32,6 @@ def few_above(k: int, n: int, share: Fraction, tail: Fraction) -> bool:
 
 
 def _ways_at_most(k: int, n: int, share: Fraction) -> int:
-    """P(Bin(n, share) ≤ k) times the n-th power of the share's denominator, a whole number."""
+    """P(Bin(n, share) ≤ k) times the n-th power of the share's denominator, which is a whole number."""
     hit, miss = share.numerator, share.denominator - share.numerator
     return sum(math.comb(n, i) * hit**i * miss ** (n - i) for i in range(k + 1))

@@ -1,7 +1,8 @@
 """Counts of durations in HdrHistogram's buckets, recorded in batches; knows no record, no clock and no file.
 
-The layout and the V2 codec are the `hdrhistogram` package's, so that every HdrHistogram tool reads what this writes.
-Recording and quantiles are ours: its own path takes a value at a time and its rank is not the nearest rank.
+The layout and the V2 codec are those of the `hdrhistogram` package, so that every HdrHistogram tool can read the
+output. Recording and quantiles are implemented here, because the package records one value at a time, and its
+percentile is not the nearest rank.
 """
 
 import binascii
@@ -43,10 +44,10 @@ _EDGES_NS.flags.writeable = False
 
 
 class Histogram:
-    """How many durations fell into each bucket, with the exact count, sum, minimum and maximum beside.
+    """How many durations fell into each bucket, and the exact count, sum, minimum and maximum.
 
-    Buckets are 512 ns wide up to 1.05 ms and within 1e-3 of the value above. Guards: counts, an int64 array that only
-    ever grows, in step with the exact figures; `over_range` counts what no bucket took.
+    Buckets are 512 ns wide up to 1.05 ms, and narrower than 1e-3 of their value above. Guards: `counts` is an int64
+    array that only grows, in step with the exact figures; `over_range` counts the values that fit in no bucket.
     """
 
     __slots__ = ("_count", "_counts", "_max_ns", "_min_ns", "_over_range", "_sum_ns")
@@ -67,22 +68,22 @@ class Histogram:
 
     @property
     def over_range(self) -> int:
-        """How many values were negative or above HIGHEST_NS, and so are in no other figure."""
+        """How many values were negative or above HIGHEST_NS; no other figure includes them."""
         return self._over_range
 
     @property
     def sum_ns(self) -> int:
-        """The sum of the recorded values, exact; of a decoded histogram that of its buckets' midpoints."""
+        """The exact sum of the recorded values; for a decoded histogram, the sum of its buckets' midpoints."""
         return self._sum_ns
 
     @property
     def min_ns(self) -> int | None:
-        """The smallest recorded value, exact; of a decoded histogram its bucket's lowest; None when empty."""
+        """The exact smallest recorded value; for a decoded histogram, the lowest of its bucket; None if empty."""
         return self._min_ns
 
     @property
     def max_ns(self) -> int | None:
-        """The largest recorded value, exact; of a decoded histogram its bucket's highest; None when empty."""
+        """The exact largest recorded value; for a decoded histogram, the highest of its bucket; None if empty."""
         return self._max_ns
 
     @property
@@ -93,7 +94,8 @@ class Histogram:
         return view
 
     def __eq__(self, other: object) -> bool:
-        """Equal counts in every bucket; the exact figures, which no encoding keeps, are not compared."""
+        """Whether the counts of all buckets are equal. The exact figures do not count, because no encoding keeps
+        them."""
         return bool(np.array_equal(self._counts, other._counts)) if isinstance(other, Histogram) else NotImplemented
 
     def __repr__(self) -> str:
@@ -102,7 +104,7 @@ class Histogram:
     def record(self, values_ns: NDArray[np.int64]) -> int:
         """Add durations in ns; returns how many were negative or above HIGHEST_NS and are only in `over_range`.
 
-        values_ns: any shape, may be empty. TypeError when they are not signed integers (a NaN must not become one).
+        values_ns: any shape, may be empty. TypeError if they are not signed integers (a NaN must not become a number).
         """
         flat = np.asarray(values_ns).reshape(-1).astype(np.int64, casting="safe", copy=False)
         over = sum(self._record_batch(flat[start : start + _BATCH]) for start in range(0, flat.size, _BATCH))
@@ -131,7 +133,7 @@ class Histogram:
             self._max_ns = high if self._max_ns is None else max(self._max_ns, high)
 
     def merge(self, other: "Histogram") -> None:
-        """Add all that `other` holds, `over_range` included: exactly as if its values had been recorded here."""
+        """Add all counts of `other`, including `over_range`, exactly as if its values had been recorded here."""
         self._counts += other._counts
         self._count += other._count
         self._over_range += other._over_range
@@ -154,7 +156,7 @@ class Histogram:
         ranks = [rank(p, self._count) for p in ps]
         buckets = np.searchsorted(np.cumsum(self._counts), ranks)
         tops = (_EDGES_NS[buckets + 1] - 1).tolist()
-        # The first of the sorted samples is known exactly; so is the last, which the clamp gives.
+        # The first of the sorted samples is known exactly. The last is too, because of the clamp.
         return tuple(
             self._min_ns if r == 1 else min(max(top, self._min_ns), self._max_ns)
             for r, top in zip(ranks, tops, strict=True)
@@ -173,7 +175,7 @@ class Histogram:
     def decode(cls, text: str) -> Self:
         """The histogram that `encode` wrote, with equal counts; min, max and sum are those of the buckets.
 
-        InputError when the text is no V2 compressed histogram, or one with another range or precision than ours.
+        InputError if the text is not a V2 compressed histogram, or has another range or precision than ours.
         """
         histogram = cls()
         histogram._set_counts(_decode_counts(text))
@@ -181,7 +183,7 @@ class Histogram:
 
     @classmethod
     def of_buckets(cls, counts: Mapping[int, int]) -> Self:
-        """The histogram with so many values in each bucket (`buckets_of`); min, max and sum are of the buckets."""
+        """The histogram with these counts by bucket (`buckets_of`); min, max and sum are those of the buckets."""
         histogram, dense = cls(), np.zeros(_LENGTH, dtype=np.int64)
         for bucket, count in counts.items():
             dense[bucket] = count
@@ -213,7 +215,7 @@ def _decode_counts(text: str) -> NDArray[np.int64]:
         payload = HdrHistogramEncoder.decode(text)
         header = payload.payload
         layout = (header.lowest_trackable_value, header.highest_trackable_value, header.significant_figures)
-        # Before the counts are read: they are laid out as the header says, and no array is made that it asks for.
+        # Check the header before reading the counts, so that it cannot make us allocate a huge array.
         if layout != (LOWEST_NS, HIGHEST_NS, DIGITS) or header.normalizing_index_offset:
             raise InputError(
                 f"a histogram of {layout[0]}..{layout[1]} with {layout[2]} digits cannot be read: "

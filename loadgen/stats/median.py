@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 
 def median(values: Sequence[float] | NDArray[np.int64] | NDArray[np.float64]) -> float:
-    """The middle value, or the mean of the two middle ones; ValueError where there is none.
+    """The middle value, or the mean of the two middle ones; ValueError if there are no values.
 
-    `np.median` is the same, and imports numpy's masked arrays for it, which costs a short run more than its reports.
+    `np.median` gives the same, but imports numpy's masked arrays, which takes longer than the reports of a short run.
     """
     numbers = np.asarray(values)
     if not numbers.size:

@@ -1,10 +1,9 @@
-"""Exact quantiles of raw samples and how far they can be trusted; knows no histogram, no record and no unit.
+"""Exact quantiles of raw samples, and their intervals; knows no histogram, no record and no unit.
 
-A percentile `p` is a number of percent, read as the decimal it prints as: 99.9 is 999/1000, not the binary fraction
-beside it, because `ceil(p / 100 * n)` in floats is off by one for ordinary (p, n), e.g. p99.9 of 1,000 samples.
+A percentile `p` is a number of percent, read as the decimal that it prints as: 99.9 is 999/1000, and not the nearest
+binary fraction. With floats, `ceil(p / 100 * n)` would be off by one for common values, such as p99.9 of 1,000 samples.
 
-scipy is imported where it computes: a run imports this module long before its first interval, and scipy takes longer
-to import than all else that a run begins with.
+The functions that use scipy import it themselves, because its import would delay the start of a run.
 """
 
 import math
@@ -27,22 +26,22 @@ Floor = Literal["contract", "strict"]
 
 CONFIDENCE: Final = 0.95
 STOPPED_CONFIDENCE: Final = 0.96
-"""What intervals are asked for when their width decides when to stop: about 95 % of them then hold."""
+"""The confidence of intervals whose width decides when to stop; about 95 % of them then cover the truth."""
 MIN_CLUSTERS: Final = 6
-"""A two-sided 95 % interval of a median takes six independent units: 2 · 0.5⁶ ≤ 0.05 < 2 · 0.5⁵."""
+"""A two-sided 95 % interval of a median needs six independent units: 2 · 0.5⁶ ≤ 0.05 < 2 · 0.5⁵."""
 CARRIERS: Final = 12.0
 CENTRAL_CARRIERS: Final = 8.0
-"""How many clusters, in effect, must make up the thin side of a percentile; fewer do between p25 and p75."""
+"""The effective number of clusters beyond a percentile that it needs; between p25 and p75, fewer are enough."""
 _SLICE_GAPS: Final = 20
 _MOST_SLICES: Final = 50
 
 
 class Quantile(Struct, frozen=True):
-    """A percentile and its two-sided interval (95 %, unless asked otherwise), in the unit of the samples.
+    """A percentile and its two-sided interval (95 % by default), in the unit of the samples.
 
-    p: percent. value: the nearest-rank percentile; None when the interval has no upper end, and then it must not be
-    shown as a number. low: the interval's lower end, the "at least" bound when value is None; None when nothing bounds
-    it from below. high: the interval's upper end, None exactly when value is. From integers all are ints.
+    p: percent. value: the nearest-rank percentile; None if the interval has no upper end, as it must not be shown then.
+    low: the lower end of the interval, and the "at least" bound if value is None; None if there is no lower bound.
+    high: the upper end of the interval; None exactly if value is None. If the samples are integers, all three are ints.
     """
 
     p: float
@@ -81,8 +80,8 @@ def nearest_rank(sorted_values: Values, p: float) -> float:
 def samples_needed(p: float, confidence: float = CONFIDENCE) -> int:
     """How many samples give a percentile's two-sided interval an upper end: the smallest n with (p/100)ⁿ ≤ (1−c)/2.
 
-    At 95 %: p50 6, p90 36, p95 72, p99 368, p99.9 3,688. p and confidence lie strictly inside 0..100 and 0..1;
-    ValueError otherwise. Below that n even the sample's maximum may lie under the percentile too often.
+    At 95 %: p50 6, p90 36, p95 72, p99 368, p99.9 3,688. p and confidence must be strictly inside 0..100 and 0..1;
+    ValueError otherwise. With fewer samples, even their maximum lies below the percentile too often.
     """
     return _floor(share_of(p), tail_of(confidence))
 
@@ -91,9 +90,9 @@ def samples_needed(p: float, confidence: float = CONFIDENCE) -> int:
 def order_statistic_interval(p: float, n: int, confidence: float = CONFIDENCE) -> tuple[int | None, int | None]:
     """1-based ranks (lower, upper) of the order statistics that enclose a percentile, whatever the distribution.
 
-    lower: the largest l with P(X₍ₗ₎ ≤ q) ≥ 1 − (1−c)/2; None when not even the minimum is low enough, which happens for
-    small p (p1 below 368 samples) as it does at the other end for large. upper: the smallest u with P(X₍ᵤ₎ ≥ q) ≥
-    1 − (1−c)/2; None when not even the maximum is high enough. n may be 0: (None, None). ValueError as in
+    lower: the largest l with P(X₍ₗ₎ ≤ q) ≥ 1 − (1−c)/2; None if not even the minimum is low enough, as for a small p
+    (p1 below 368 samples). upper: the smallest u with P(X₍ᵤ₎ ≥ q) ≥ 1 − (1−c)/2; None if not even the maximum is high
+    enough. n may be 0: (None, None). ValueError as in
     `samples_needed`. Source: David & Nagaraja, Order Statistics (2003), 7.1: the number of samples below q is
     binomial (n, p/100).
     """
@@ -103,17 +102,18 @@ def order_statistic_interval(p: float, n: int, confidence: float = CONFIDENCE) -
         # P(X₍ₗ₎ ≤ q) = 1 − P(Bin ≤ l−1): as many ranks as there are k with P(Bin ≤ k) ≤ t.
         lower = bisect_left(range(n), True, key=lambda k: not few_at_most(k, n, share, tail))
     if n >= _floor(share, tail):
-        # P(X₍ᵤ₎ ≥ q) = P(Bin ≤ u−1): the first k with P(Bin > k) ≤ t. The complement keeps its digits near 1. The last
-        # k is known to do, by the floor, and is not asked, lest rounding say otherwise.
+        # P(X₍ᵤ₎ ≥ q) = P(Bin ≤ u−1): the first k with P(Bin > k) ≤ t. The complement keeps its digits near 1. The floor
+        # guarantees the last k, so it is not checked: a rounding error could reject it.
         upper = bisect_left(range(n - 1), True, key=lambda k: few_above(k, n, share, tail)) + 1
     return lower or None, upper
 
 
 def strict_samples_needed(p: float) -> int:
-    """The stricter floor, for results to be published: p90 64, p95 130, p99 662, p99.9 6,636.
+    """The stricter floor, for published results: p90 64, p95 130, p99 662, p99.9 6,636.
 
-    The smallest n of which two lie above the percentile with 99 % confidence, P(Bin(n, 1 − p/100) ≤ 1) ≤ 0.01, so that
-    the second largest does not understate it. p strictly inside 0..100. Source: MLPerf LoadGen, early stopping.
+    It is the smallest n for which, with 99 % confidence, at least two samples lie above the percentile:
+    P(Bin(n, 1 − p/100) ≤ 1) ≤ 0.01. The second largest sample then does not understate it. p must be strictly inside
+    0..100. Source: MLPerf LoadGen, early stopping.
     """
     from scipy.special import bdtr
 
@@ -122,7 +122,7 @@ def strict_samples_needed(p: float) -> int:
 
 
 def floor_of(p: float, floor: Floor = "contract") -> int:
-    """How many independent samples show a percentile as a number, by the contract's floor or the strict one."""
+    """How many independent samples a percentile needs to be shown as a number, by the usual floor or the strict one."""
     match floor:
         case "contract":
             return samples_needed(p)
@@ -133,12 +133,12 @@ def floor_of(p: float, floor: Floor = "contract") -> int:
 
 @lru_cache(maxsize=1024)
 def fractional_ranks(p: float, n: float, confidence: float = CONFIDENCE) -> tuple[float | None, float | None]:
-    """Real ranks (lower, upper) that leave exactly (1−c)/2 outside on each side; of n samples, which may be no integer.
+    """Real ranks (lower, upper) that leave exactly (1−c)/2 outside on each side. n need not be an integer.
 
-    The share of the distribution below the r-th of n is Beta(r, n + 1 − r); r is taken as real. None where the minimum
-    or the maximum is not far enough out, so that ⌊lower⌋ and ⌈upper⌉ are what `order_statistic_interval` says.
-    Source: Hutson, Calculating nonparametric confidence intervals for quantiles using fractional order statistics,
-    Journal of Applied Statistics 26 (1999), 343–353.
+    The share of the distribution below the r-th of n samples is Beta(r, n + 1 − r), with r taken as real. An end is
+    None if the minimum or the maximum is not far enough out, so that ⌊lower⌋ and ⌈upper⌉ agree with
+    `order_statistic_interval`. Source: Hutson, Calculating nonparametric confidence intervals for quantiles using
+    fractional order statistics, Journal of Applied Statistics 26 (1999), 343–353.
     """
     from scipy.special import betainc
 
@@ -165,11 +165,12 @@ def estimate(
     """Percentiles of independent samples, each with its interval, whatever the distribution.
 
     sorted_values: ascending, may be empty (value, low and high are then None). ps: percent, strictly inside 0..100.
-    floor: from how many samples a percentile is a number; a confidence above 95 % does not move it, and ends at the
-    maximum where its own upper end would be beyond. Integers in, ints out: ends are rounded outward by less than 1.
+    floor: the floor that a percentile needs to be a number. A confidence above 95 % does not raise it; an upper end
+    beyond the maximum is set to the maximum. Integers in, ints out: ends are rounded outward by less than 1.
 
-    Ends lie between order statistics (`fractional_ranks`): the plain ones cover up to 98.5 % of the time. Among equal
-    neighbors nothing lies between, and the outer plain one is taken; so is it for a bound that stands alone.
+    The ends are interpolated between order statistics (`fractional_ranks`), because intervals of plain order statistics
+    cover up to 98.5 %. Between equal neighbors there is nothing to interpolate, and the outer one is the end. It is
+    also the end if the bound has no value beside it.
     """
     n = sorted_values.size
     quantiles = []
@@ -186,18 +187,19 @@ def estimate(
 
 
 def relative_half_width(quantile: Quantile) -> float | None:
-    """(high − low) / 2 / value; None where one of them is not known, or the value is not above 0."""
+    """(high − low) / 2 / value; None if one of them is not known, or the value is not above 0."""
     if quantile.value is None or quantile.low is None or quantile.high is None or quantile.value <= 0:
         return None
     return (quantile.high - quantile.low) / 2 / quantile.value
 
 
 def is_settled(looks: Sequence[Quantile], within: float) -> bool:
-    """Whether a percentile is known well enough to stop measuring: at two looks in a row.
+    """Whether a percentile is known precisely enough to stop measuring: its interval is narrow in two looks in a row.
 
-    looks: the percentile at each look so far, at STOPPED_CONFIDENCE, each look at a quarter more samples than the one
-    before, and the first at twice `floor_of` and 30 or more. within: the relative half width asked for, 0.05 for ±5 %.
-    One look is not enough: an interval is narrow first where the percentile is too low by chance (docs/intervals.md).
+    looks: the percentile at each look so far, at STOPPED_CONFIDENCE. The first look has twice `floor_of` samples and at
+    least 30, and each later look a quarter more than the one before. within: the largest relative half-width, 0.05 for
+    ±5 %. One look is not enough, because the first narrow interval is often narrow only because the percentile is too
+    low by chance (docs/intervals.md).
     """
     widths = [relative_half_width(look) for look in looks[-2:]]
     return len(widths) == 2 and all(width is not None and width <= within for width in widths)
@@ -212,27 +214,27 @@ def estimate_clustered(
     floor: Floor = "contract",
     confidence: float = CONFIDENCE,
 ) -> tuple[Quantile, ...]:
-    """Percentiles of samples that come in clusters (the gaps of a request), with intervals that know it.
+    """Percentiles of samples that come in clusters (the gaps of a request), with intervals that allow for that.
 
-    values and cluster_ids: equally long, in any order; ids are arbitrary integers. moments: for each value the slice
-    of time that it fell into (`moments_of`), so that a stall of the whole server, which hits several requests at once,
-    is not taken for several. ps: percent, strictly inside 0..100. Integers in, ints out. ValueError when lengths
-    differ.
+    values and cluster_ids: equally long, in any order; ids are arbitrary integers. moments: for each value, the slice
+    of time that it falls into (`moments_of`), so that a stall of the whole server, which affects several requests at
+    once, counts once. ps: percent, strictly inside 0..100. Integers in, ints out. ValueError if lengths differ.
 
-    The samples count as n / (design effect) independent ones. The design effect is the variance of the share at or
-    below the percentile under resampling of whole clusters with replacement, in closed form (what a bootstrap of
-    requests gives with endlessly many replicates), over its variance were they independent; with moments, also what
-    different clusters share within a slice and from one to the next. The outer end takes the mean of it at the
-    percentile and half-way to the median, because the clusters that make a tail are few and tell too little of
-    themselves. A t quantile with as many degrees of freedom as there are carriers less one widens both ends; carriers
-    are the clusters that make up the thin side, (Σe)² / Σe² of e samples beyond the percentile each, or half as many
-    slices as do, if fewer. Ranks are those of `fractional_ranks` for that many samples.
+    The samples count as n / (design effect) independent ones. The design effect is a ratio of two variances of the
+    share of samples at or below the percentile: the variance under resampling of whole clusters with replacement, in
+    closed form (a bootstrap of requests with infinitely many replicates), divided by the variance for independent
+    samples. With moments, the first variance includes the covariance of different clusters within a slice and between
+    neighboring slices. The outer end uses the mean of the design effects at the percentile and half-way to the median,
+    because the clusters in the tail are few, and the design effect there is uncertain. A t quantile widens both ends;
+    its degrees of freedom are the number of carriers minus one. Carriers are the effective number of clusters beyond
+    the percentile, (Σe)² / Σe² for e samples beyond it per cluster, or half the effective number of slices beyond it if
+    that is smaller. The ranks are those of `fractional_ranks` for the effective number of samples.
 
-    value and high are None below `floor` in independent samples, or below CARRIERS (CENTRAL_CARRIERS between p25 and
-    p75); low then takes the larger design effect. With fewer than MIN_CLUSTERS clusters nothing is shown at all. Shown
-    intervals cover 93 to 97 %; resampled percentiles, tried before, covered 75 to 88 (docs/intervals.md).
-    Sources: Korn & Graubard, Survey Methodology 24 (1998), 193–201; Woodruff, JASA 47 (1952), 635–646; two-way:
-    Cameron, Gelbach & Miller, JBES 29 (2011), 238–249.
+    value and high are None if the effective number of samples is below `floor`, or the number of carriers is below
+    CARRIERS (CENTRAL_CARRIERS between p25 and p75); low then uses the larger design effect. With fewer than
+    MIN_CLUSTERS clusters nothing is shown at all. Shown intervals cover 93 to 97 %; resampled percentiles, an earlier
+    method, covered 75 to 88 % (docs/intervals.md). Sources: Korn & Graubard, Survey Methodology 24 (1998), 193–201;
+    Woodruff, JASA 47 (1952), 635–646; two-way: Cameron, Gelbach & Miller, JBES 29 (2011), 238–249.
     """
     if values.size != cluster_ids.size or (moments is not None and moments.size != values.size):
         raise ValueError(f"{values.size} values but {cluster_ids.size} cluster ids")
@@ -243,16 +245,15 @@ def estimate_clustered(
     if moments is not None:
         slices = _grouped(moments[order])
         groups += [slices] if slices.sizes.size > 1 else []
-    # Of ten million values, what is not used any more is let go: here, and by whoever passes it and holds it no longer.
+    # With ten million values, memory matters: arrays that are no longer used are released here and by the caller.
     del order, cluster_ids, moments
     return tuple(_of_clusters(ordered, groups, p, floor_of(p, floor), confidence) for p in ps)
 
 
 def moments_of(arrived: Values, values: Values) -> Ids:
-    """The slice of time of each gap, for `estimate_clustered`: 20 median gaps long, and 1/50 of the whole or more.
+    """The slice of time of each gap, for `estimate_clustered`: 20 median gaps long, and at least 1/50 of the whole.
 
-    arrived: when each gap ended, in the unit of values. Long enough that what slows the whole server falls into one
-    slice and the next, short enough that there are many.
+    arrived: when each gap ended, in the unit of values. A stall of the whole server falls into one or two slices.
     """
     if not values.size:
         return np.empty(0, dtype=np.int64)
@@ -263,7 +264,7 @@ def moments_of(arrived: Values, values: Values) -> Ids:
 
 
 def _between(ordered: Values, position: float, *, down: bool) -> float:
-    """What lies at a real rank, 1..n: between two samples; of integers and of ties, the outer."""
+    """The value at a real rank, 1..n, interpolated between two samples; for integers and ties, the outer sample."""
     below = int(position)
     above = min(below + 1, ordered.size) if position > below else below
     a, b = ordered[below - 1].item(), ordered[above - 1].item()
@@ -280,7 +281,7 @@ def _between(ordered: Values, position: float, *, down: bool) -> float:
 
 
 class _Groups(Struct, frozen=True):
-    """Which group (0..) each sample is of, samples ascending, and how many samples each group has."""
+    """The group (0..) of each sample, samples ascending, and the number of samples in each group."""
 
     of: Ids
     sizes: Ids
@@ -328,7 +329,7 @@ def _of_clusters(ordered: Values, groups: Sequence[_Groups], p: float, needed: i
 
 
 def _at_or_below(ordered: Values, share: float) -> NDArray[np.float64]:
-    """1 for each sample below a percentile, 0 above, and among its equals what makes the mean exactly `share`."""
+    """1 for each sample below a percentile, 0 for each above, and the weight that makes the mean `share` for ties."""
     target = share * ordered.size
     at = ordered[min(ordered.size, max(1, math.ceil(target))) - 1]
     first, last = np.searchsorted(ordered, at, side="left"), np.searchsorted(ordered, at, side="right")
@@ -349,12 +350,12 @@ def _design_effect(below: NDArray[np.float64], groups: Sequence[_Groups], share:
 
 
 def _in_time(apart: NDArray[np.float64], clusters: _Groups, slices: _Groups) -> float:
-    """What different clusters share within a slice of time, and from one to the next: sums of products of theirs."""
+    """The covariance of different clusters within and between neighboring slices of time, as sums of products."""
     count = slices.sizes.size
     all_of_slice = _sums(slices.of, apart)
-    # A column more, always 0, keeps the last slice of a cluster apart from the first of the next.
+    # An additional column, always 0, separates the last slice of a cluster from the first of the next.
     table = _sums(clusters.of * (count + 1) + slices.of, apart)
-    # Of few slices the overall mean takes away more than one degree of freedom, as their neighbors count too.
+    # With few slices, the overall mean costs more than one degree of freedom, because neighboring slices count too.
     together = _squares(all_of_slice) + 2 * float(np.sum(all_of_slice[1:] * all_of_slice[:-1]))
     alone = _squares(table) + 2 * float(np.sum(table[1:] * table[:-1]))
     return together * count / max(1, count - 3) - alone
@@ -382,7 +383,7 @@ def share_of(p: float) -> Fraction:
 
 
 def tail_of(confidence: float) -> Fraction:
-    """What a two-sided interval leaves on each side. ValueError unless strictly inside 0..1."""
+    """The probability that a two-sided interval leaves on each side. ValueError unless strictly inside 0..1."""
     level = _decimal(confidence)
     if not 0 < level < 1:
         raise ValueError(f"a confidence lies between 0 and 1, ends excluded, not {confidence}")

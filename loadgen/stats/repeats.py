@@ -1,4 +1,4 @@
-"""Percentiles over repeated runs, as uncertain as the runs are different; knows no record and no unit."""
+"""Percentiles over repeated runs, with intervals from the differences between runs; knows no record and no unit."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,8 @@ from loadgen.stats.quantile import (
 
 
 class Repeated(Struct, frozen=True):
-    """A percentile over repeated runs: that of a typical run, the geometric mean of theirs, and its interval.
+    """A percentile over repeated runs: the geometric mean of the runs' percentiles, which is that of a typical run, and
+    its interval.
 
     p: percent. value, low, high: as in `Quantile`, but always floats. runs: each run's own nearest-rank percentile, in
     the order of their ids. pooled: the nearest-rank percentile of all samples together, which has no interval here.
@@ -43,15 +44,16 @@ def estimate_repeated(
     floor: Floor = "contract",
     confidence: float = CONFIDENCE,
 ) -> tuple[Repeated, ...]:
-    """Percentiles over N ≥ 2 repeated runs, whose differences alone make the interval: N − 1 degrees of freedom.
+    """Percentiles over N ≥ 2 repeated runs. The intervals come only from the differences between runs, with N − 1
+    degrees of freedom.
 
-    values, run_ids, request_ids: equally long, in any order; request_ids where a request has several values (gaps).
-    The logarithms of the runs' percentiles (of the percentiles, where one is not above 0), each median-unbiased, get
-    Student's interval: what is alike inside a run, requests or a warm cache, needs no model of its own. For two or
-    three runs it is honest and wide: 9.0 and 2.5 of their standard deviations each way. value and high are None unless
-    every run by itself shows the percentile. Why the typical run's and not the pooled one's: docs/intervals.md.
-    ValueError when lengths differ, or for fewer than two runs.
-    Source: Hyndman & Fan, The American Statistician 50 (1996), 361–365, definition 8, for the percentile of a run.
+    values, run_ids, request_ids: equally long, in any order; request_ids are needed if a request has several values
+    (gaps). The interval is Student's, over the logarithms of the runs' median-unbiased percentiles (over the
+    percentiles themselves if one is not above 0). It needs no model of the dependence within a run, such as a warm
+    cache. With two or three runs it is correct but wide: 9.0 and 2.5 standard deviations each way. value and high are
+    None unless every run by itself shows the percentile. docs/intervals.md says why this is the percentile of a typical
+    run, and not that of all runs pooled. ValueError if lengths differ, or for fewer than two runs. Source: Hyndman &
+    Fan, The American Statistician 50 (1996), 361–365, definition 8, for the percentile of a run.
     """
     if values.size != run_ids.size or (request_ids is not None and request_ids.size != values.size):
         raise ValueError(f"{values.size} values but {run_ids.size} run ids")
@@ -91,7 +93,7 @@ def _student(each: Sequence[float], confidence: float) -> tuple[float, float, fl
         -float(stdtrit(scale.size - 1, float(tail_of(confidence)))) * float(scale.std(ddof=1)) / math.sqrt(scale.size)
     )
     ends = float(scale.mean()) + np.array([0.0, -reach, reach])
-    # A gap so wide that it overflows is one that says nothing: its end is infinite, not an error.
+    # An interval may be so wide that its end overflows. Such an end is infinite, and not an error.
     with np.errstate(over="ignore"):
         value, low, high = (np.exp(ends) if min(each) > 0 else ends).tolist()
     return value, low, high

@@ -1,8 +1,8 @@
-"""Whether a measured series settles, and where; knows no record and no unit.
+"""Finds whether a measured series settles, and where; knows no record and no unit.
 
-Two looks, because neither alone will do: MSER-5 finds where a warm-up ends, and a test of trend finds what does not
-end, such as the TTFT of an open loop that asks more than the server can do. Both see only ranks, so that one stall of
-seconds among milliseconds is one large value and not the whole series.
+Two methods are combined, because neither is enough alone. MSER-5 finds the end of a warm-up. A test of trend finds
+series that never settle, such as the TTFT of an open loop whose rate is too high for the server. Both use only ranks,
+so that one stall of seconds among milliseconds is just one large value.
 """
 
 from typing import Final, Literal
@@ -18,26 +18,26 @@ Scores = NDArray[np.float64]
 Why = Literal["steady", "too_few", "never_settles", "drift"]
 
 BATCH: Final = 5
-"""The 5 of MSER-5: values are averaged in fives before a truncation point is sought."""
+"""The 5 of MSER-5: values are averaged in groups of five before the truncation point is sought."""
 FEWEST: Final = 30
-"""Fewer values show no trend that autocorrelation could not make as well."""
+"""In a shorter series, autocorrelation could explain any trend."""
 NOTABLE: Final = 0.05
-"""A trend that moves the level by less is none, however sure it is: with thousands of values any is."""
+"""A trend that changes the level by less does not count, because with thousands of values any trend is significant."""
 _KEPT: Final = 5
-"""Batches that every truncation leaves: the variance of fewer is small by chance (White, Cobb & Spratt 2000)."""
+"""How many batches every truncation leaves; the variance of fewer is small by chance (White, Cobb & Spratt 2000)."""
 _MOST_CORRELATED: Final = 0.97
 _SURE: Final = 0.005
 _LIKELY: Final = 0.025
 _HINTED: Final = 0.1
-"""What each tail may hold for a trend to be sure, likely, or hinted at."""
+"""The probability in each tail for a trend to be sure, likely, or hinted at."""
 
 
 class Steady(Struct, frozen=True):
     """Whether and from where a series is steady.
 
-    steady: None when there are too few values to say. why: the finding in one word. truncated: how many values at the
-    front are the warm-up, and share: of all; both are the best guess even where nothing settles. growth: the median of
-    the last third of the rest over that of its first third, less 1; None where that is not defined.
+    steady: None if there are too few values to decide. why: the finding in one word. truncated: how many values at the
+    start are the warm-up; share: the same as a share of all values. Both are the best guess even if nothing settles.
+    growth: the median of the last third of the rest divided by that of its first third, minus 1; None if undefined.
     """
 
     steady: bool | None
@@ -48,17 +48,17 @@ class Steady(Struct, frozen=True):
 
 
 def warm_until(values: Series, order: Series | None = None) -> Steady:
-    """Where a series has warmed up, and whether it is steady from there.
+    """The length of a series' warm-up, and whether the series is steady after it.
 
-    values: what was measured, finite, e.g. TTFT by request, or tokens by slice of time. order: what to sort them by,
-    e.g. the time of dispatch; None when they are in order. ValueError when the lengths differ.
+    values: the measured series, finite, such as the TTFT of each request. order: the values to sort it by, such as the
+    time of dispatch; None if it is in order. ValueError if the lengths differ.
 
-    The front that MSER-5 cuts off is the one with the least standard error of the mean of the rest, sought in the first
-    half. "never_settles": over the whole series the least one is in the last half, and the series likely trends and
-    what is left of it hints at going on the same way. The latter is ours: MSER alone says so of 10 to 25 % of steady
-    series of 60 to 300 values. "drift": what is left surely trends, or the whole surely does and what is left likely
-    goes on the same way. Neither is said where the level moves by less than NOTABLE.
-    What false alarms and power come of it stands in docs/intervals.md.
+    MSER-5 cuts the start of the series where the mean of the rest has the smallest standard error, within the first
+    half. "never_settles": over the whole series, the smallest standard error is in the last half, and the series likely
+    has a trend, and the rest hints at a trend in the same direction. The conditions on trends are our addition, because
+    MSER alone rejects 10 to 25 % of steady series of 60 to 300 values. "drift": the rest surely has a trend; or the
+    whole surely has one, and the rest likely one in the same direction. Neither applies if the level changes by less
+    than NOTABLE. docs/intervals.md has the rates of false alarms and the power.
     Sources: White, Simulation 69 (1997), 323–334; White, Cobb & Spratt, WSC 2000, 755–760.
     """
     if order is not None and order.size != values.size:
@@ -75,7 +75,7 @@ def warm_until(values: Series, order: Series | None = None) -> Steady:
     over_all, left = trend(series), trend(rest)
     goes_on = over_all.t * left.t > 0
     why: Why = "steady"
-    if not notable:  # of whatever shape, a level that moves so little is one
+    if not notable:  # a level that changes so little counts as constant
         why = "steady"
     elif int(np.argmin(errors)) > half and goes_on and over_all.beyond(_LIKELY) and left.beyond(_HINTED):
         why = "never_settles"
@@ -93,8 +93,9 @@ class Trend(Struct, frozen=True):
     def beyond(self, tail: float) -> bool:
         """Whether |t| is beyond Student's (1 − tail) quantile.
 
-        Degrees of freedom: a third of the effective values less 3. The third is measured, not derived: with all of them
-        a series of 30 at φ = 0.8 alarms 7 % of the time in place of 1, since φ itself is estimated too low.
+        The degrees of freedom are a third of the effective values, minus 3. The factor of a third was found by
+        simulation: without it, a series of 30 values at φ = 0.8 gives 7 % false alarms instead of 1 %, because φ itself
+        is estimated too low.
         """
         from scipy.special import stdtrit  # here, as in `loadgen.stats.quantile`
 
@@ -102,10 +103,10 @@ class Trend(Struct, frozen=True):
 
 
 def trend(series: Series) -> Trend:
-    """The trend of the ranks of a series over its order, as strong as autocorrelation lets it be.
+    """The trend of the ranks of a series over its order, with an allowance for autocorrelation.
 
-    The slope is least squares; its variance that of an AR(1) process with the residuals' first autocorrelation φ,
-    raised by (2 + 4φ)/n for what detrending takes from it, and kept in 0..0.97. At least 3 values.
+    The slope is by least squares. Its variance is that of an AR(1) process with the residuals' first autocorrelation φ,
+    which is raised by (2 + 4φ)/n to correct for detrending, and kept in 0..0.97. At least 3 values.
     """
     n = series.size
     scores, at = _scores(series), np.arange(n) - (n - 1) / 2
@@ -122,8 +123,8 @@ def trend(series: Series) -> Trend:
 
 
 def _scores(series: Series) -> Scores:
-    """Ranks as shares, 0 to 1; equals share their mean rank."""
-    # Not `scipy.stats.rankdata`: to import that package takes longer than all else that a command begins with.
+    """Ranks as shares, 0 to 1; equal values get their mean rank."""
+    # Not `scipy.stats.rankdata`: importing that package takes longer than everything else at the start of a command.
     _, place, counts = np.unique(series, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[place.reshape(-1)]
     scores: Scores = (ranks - 0.5) / series.size
@@ -131,7 +132,7 @@ def _scores(series: Series) -> Scores:
 
 
 def _standard_errors(scores: Scores) -> Scores:
-    """MSER of the batch means by how many batches are cut off: Σ(z − mean)² / kept², for each that leaves _KEPT."""
+    """The MSER statistic by the number of batches that are cut off: Σ(z − mean)² / kept², as long as _KEPT remain."""
     count = scores.size // BATCH
     batches = scores[: count * BATCH].reshape(count, BATCH).mean(axis=1)
     remaining = np.arange(count, 0, -1)
@@ -142,6 +143,6 @@ def _standard_errors(scores: Scores) -> Scores:
 
 
 def _growth(rest: Series) -> float | None:
-    third = rest.size // 3  # 5 at least: no more than half of FEWEST values or more are cut off
+    third = rest.size // 3  # at least 5, because at most half of FEWEST or more values are cut off
     first, last = median(rest[:third]), median(rest[-third:])
     return last / first - 1 if first > 0 else None

@@ -1,5 +1,5 @@
-"""What this machine's own measurements can be trusted with: the result of `loadgen calibrate`, where it is kept, and
-what a plan is warned of. Plays nothing.
+"""The result of `loadgen calibrate`: how far this machine's measurements can be trusted, where the result is stored,
+and the warnings for a plan that exceeds it. Plays nothing.
 """
 
 import math
@@ -23,7 +23,7 @@ AGAIN: Final = "run `loadgen calibrate` again"
 
 
 class ErrorSpread(Struct, frozen=True):
-    """Sizes of errors: nearest-rank percentiles and the largest, µs."""
+    """The distribution of absolute errors: nearest-rank percentiles and the largest, µs."""
 
     p50_us: float
     p99_us: float
@@ -31,17 +31,20 @@ class ErrorSpread(Struct, frozen=True):
 
 
 class Step(Struct, frozen=True, kw_only=True):
-    """One load that was played, and what was seen of ourselves in it.
+    """One load that was played, and our measurements of ourselves in it.
 
-    series: whether streams or token rates were growing. pace: whether the streams' tokens came at moments of their own
-        or all at once. itl_ms: of each stream. answers: that were asked for; wrong: of them, not as they were sent.
-    events: token events that were compared. events_per_s: in the middle half of them.
-    kernel, user: arrival stamps against the moment just before the server's send; kernel is None without such stamps.
-    service_ttft, itl: as a run would report them, ITL only between tokens that had a read of their own.
-    shared_share: of the tokens that were sent half a gap or more after the one before, how many we read together.
-    cpu_us_per_event: CPU time of this process, all told. cpu_share: of one core, at events_per_s.
-    loop_lag_p99_ms: as in a run; None when nothing was seen. stretch: how long the streams took by the server's
-        schedule, as a multiple of it (median): above 1, the server was late, which is no error of ours.
+    series: whether the number of streams or the token rate was growing. pace: whether each stream had its own token
+        times, or all streams the same. itl_ms: the ITL of each stream. answers: how many were requested; wrong: how
+        many of them were not received as they were sent.
+    events: how many token events were compared. events_per_s: their rate in the middle half.
+    kernel, user: the errors of the arrival stamps, relative to the moment just before the server's send; kernel is None
+        if there are no kernel stamps.
+    service_ttft, itl: the errors of these metrics as a run reports them; ITL only between tokens with their own read.
+    shared_share: the share of tokens that we read together with the token before, although they were sent half a gap or
+        more after it.
+    cpu_us_per_event: the total CPU time of this process per event. cpu_share: its share of one core at events_per_s.
+    loop_lag_p99_ms: as in a run; None if it was not measured. stretch: the time that the streams took, as a multiple of
+        the server's schedule (median). Above 1, the server was late, which is not an error of ours.
     """
 
     series: Literal["streams", "rates"]
@@ -69,35 +72,37 @@ class Step(Struct, frozen=True, kw_only=True):
 
 
 class ErrorBand(Struct, frozen=True):
-    """The stamp error at its worst over the steps within the budget; None where no step was, or without such stamps."""
+    """The worst stamp errors over the steps within the budget; None if there is no such step, or no such stamps."""
 
     kernel: ErrorSpread | None
     user: ErrorSpread | None
 
 
 class Limit(Struct, frozen=True):
-    """The most that was reached. at_least: something else gave out first, or nothing did: there may be more."""
+    """The highest value that was reached. at_least: the true limit may be higher, because it was not our process that
+    reached its limit first."""
 
     value: float
     at_least: bool
 
 
 class Ceiling(Struct, frozen=True):
-    """What one process of ours can receive at all."""
+    """The highest load that one of our processes can receive at all."""
 
     events_per_s: Limit
     streams: Limit
 
 
 class Budget(Struct, frozen=True):
-    """What one process of ours can receive within the lines of a valid stage. 0: not even the least load was."""
+    """The highest load that one of our processes can receive within the limits of a valid stage. 0: even the lowest
+    load exceeded a limit."""
 
     events_per_s: float
     streams: int
 
 
 class Machine(Struct, frozen=True, kw_only=True):
-    """What a calibration holds for. Any other machine, system or version needs one of its own."""
+    """The machine, system and versions for which a calibration is valid."""
 
     cpu: str | None
     cores_usable: int | None
@@ -109,10 +114,10 @@ class Machine(Struct, frozen=True, kw_only=True):
 
 
 class Calibration(Struct, frozen=True, kw_only=True):
-    """The whole result.
+    """The complete result.
 
-    cpu_us_per_event: of the busiest step within the budget; None where no step was. busy_share: of all cores, what
-    others used just before: a machine that was not quiet can do more than is said here.
+    cpu_us_per_event: that of the busiest step within the budget; None if there is none. busy_share: the share of all
+    cores that other programs used just before; on a quiet machine, higher loads may be possible.
     """
 
     schema: str
@@ -127,7 +132,7 @@ class Calibration(Struct, frozen=True, kw_only=True):
 
 
 class CalibrationQuote(Struct, frozen=True, kw_only=True):
-    """What a manifest says of a calibration: all but the machine, which it has already, and the single steps."""
+    """The part of a calibration that a manifest has: all but the single steps, and the machine, which it has anyway."""
 
     schema: str
     made_utc: str
@@ -139,7 +144,7 @@ class CalibrationQuote(Struct, frozen=True, kw_only=True):
 
 
 class Stored(Struct, frozen=True):
-    """What was found where calibrations are kept. note: why it cannot be used, and how to fix that."""
+    """The stored calibration, if it can be used. note: why it cannot be used, and how to fix that."""
 
     calibration: Calibration | None = None
     note: str | None = None
@@ -160,31 +165,31 @@ def this_machine() -> Machine:
 
 
 def usual_place() -> Path:
-    """Where this user's calibration is kept."""
+    """The path at which this user's calibration is stored."""
     return user_cache_folder() / FILE
 
 
 def keep(calibration: Calibration, path: Path) -> None:
-    """Write it, whole or not at all. Raises InputError where nothing can be written."""
+    """Store a calibration, completely or not at all. Raises InputError if the file cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, calibration)
     except OSError as error:
         reason = error.strerror or error
         raise InputError(
-            f"{path}: the calibration cannot be kept there ({reason}); set LOADGEN_CACHE_DIR to a folder that can be "
+            f"{path}: the calibration cannot be stored there ({reason}); set LOADGEN_CACHE_DIR to a folder that can be "
             "written"
         ) from error
 
 
 def stored(path: Path | None = None, machine: Machine | None = None) -> Stored:
-    """The calibration that holds here, or none and why: no note where there never was one. Never raises.
+    """The calibration that is valid here, or none and the reason; no reason if none was ever stored. Never raises.
 
-    path: the usual place by default. machine: that it must be for, by default this one.
+    path: by default the usual place. machine: the machine that it must be valid for, by default this one.
     """
     try:
         path = path or usual_place()
-    except InputError:  # a user without a home folder has never kept one
+    except InputError:  # a user without a home folder cannot have stored one
         return Stored()
     try:
         raw = path.read_bytes()
@@ -207,15 +212,16 @@ def stored(path: Path | None = None, machine: Machine | None = None) -> Stored:
 
 
 def quote_of(calibration: Calibration) -> CalibrationQuote:
-    """What a manifest says of it."""
+    """The part of a calibration that a manifest has."""
     return msgspec.convert(calibration, CalibrationQuote, from_attributes=True)
 
 
 def warnings_for(plan: Plan, calibration: Calibration | None, workers: int) -> list[str]:
-    """What a person should know before a plan goes beyond what this machine was calibrated for: one line each.
+    """One line for each quantity in which a plan exceeds the calibration of this machine.
 
-    workers: processes that will play it. Token events are known beforehand of an open loop whose answers stream: at
-    most rate × max_tokens. Without a calibration nothing is said, nor of models that answer in this process.
+    workers: how many processes will play the plan. The number of token events is known beforehand only for an open loop
+    whose answers are streamed: at most rate × max_tokens. There are no warnings without a calibration, or for models
+    that answer in this process.
     """
     inside = all((model.target or "").startswith(PYTHON_PREFIX) for model in plan.models)
     if calibration is None or inside:
@@ -239,8 +245,8 @@ def warnings_for(plan: Plan, calibration: Calibration | None, workers: int) -> l
 
 
 def peak_rate_per_s(stage: Stage) -> float:
-    """The requests a second of an open-loop stage, where they are most; of a trace, in its busiest second. 0 for a
-    closed loop, whose rate is the server's."""
+    """The highest rate of an open-loop stage, in requests per second; for a trace, that of its busiest second. 0 for a
+    closed loop, because the server decides its rate."""
     level = stage.level
     stated = [rate for rate in (level.rate_per_s, level.from_per_s, level.to_per_s) if rate is not None]
     if stated or stage.due_ns is None:
@@ -250,9 +256,9 @@ def peak_rate_per_s(stage: Stage) -> float:
 
 
 def beyond(budget: Budget | None, events_per_s: float | None, streams: int | None, workers: int) -> str | None:
-    """By how much what was received was more than this machine was calibrated for, in words; None when it was not.
+    """In words, by how much a load exceeded the calibration of this machine; None if it did not.
 
-    events_per_s, streams: at their peak; None is not known. workers: processes that shared them.
+    events_per_s, streams: the peak values; None if not known. workers: how many processes shared the load.
     """
     if budget is None:
         return None
@@ -266,7 +272,7 @@ def beyond(budget: Budget | None, events_per_s: float | None, streams: int | Non
 
 
 def _hint(quantity: str, asked: float, each: float, workers: int, cores: int) -> str:
-    """each: what one process is good for."""
+    """each: the budget of one process."""
     enough = math.ceil(asked / each) if each else 0
     if workers < enough <= cores:
         return f"lower {quantity}, share it out with --workers {enough}, or calibrate again"

@@ -34,6 +34,6 @@ def write_json(path: Path, value: object) -> None:
 
 
 def json_document(value: object) -> bytes:
-    """A value as indented JSON, as our files have it."""
+    """A value as indented JSON, in the form that our files have."""
     built_in = msgspec.to_builtins(value)
     return orjson.dumps(built_in, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)

@@ -1,4 +1,4 @@
-"""The manifest: the circumstances of a run, as `manifest.json` has them. Data, and reading it back."""
+"""The manifest: the circumstances of a run, as in `manifest.json`. Data, and a function that reads it."""
 
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -17,8 +17,8 @@ from loadgen.telemetry.host import ClockFacts, Host
 JsonObject = dict[str, Any]
 SCHEMA: Final = "loadgen.manifest/1"
 MEASUREMENT_EPOCH: Final = 17
-"""How many changes have moved a number so far: the entries under "Measurement" in CHANGELOG.md, which a test counts.
-Runs of two epochs are not compared."""
+"""How many changes have moved a number so far: the number of entries under "Measurement" in CHANGELOG.md, which a test
+compares. Runs of different epochs are not compared."""
 
 _RENAMED: Final = {
     "licence": "license",
@@ -26,65 +26,65 @@ _RENAMED: Final = {
     "honours_stop": "honors_stop",
     "honours_seed": "honors_seed",
 }
-"""Keys of a model card, and of the probe in it, as older manifests spell them."""
+"""Keys of a model card and its probe as older manifests spell them, and as they are spelled now."""
 
 
 class Probe(Struct, frozen=True, kw_only=True):
-    """What one server does; None: it could not be told, or was not asked."""
+    """The findings about one server; None: it could not be determined, or was not asked."""
 
     usage_in_stream: bool | None = None
-    """Whether it counts tokens in a stream where it is asked to."""
+    """Whether a stream has token counts if the request asks for them."""
     role_event: bool | None = None
-    """Whether it sends the role in an event of its own before the first token."""
+    """Whether an event with the role comes before the first token."""
     keep_alives: int | None = None
-    """The most comment lines in one wait for a first token."""
+    """The largest number of comment lines before a first token."""
     waited_ms: float | None = None
-    """The longest such wait."""
+    """The longest wait for a first token."""
     tokens_per_event: float | None = None
-    """Output tokens a token-bearing event, end tokens left out."""
+    """Output tokens per token-bearing event, without end tokens."""
     reasoning_in_stream: bool | None = None
-    """Whether it shows reasoning as such."""
+    """Whether a stream contains reasoning."""
     hidden_tokens: int | None = None
-    """The most output tokens of one answer that `usage` counts and no event showed."""
+    """The largest number of output tokens of one answer that `usage` counts and no event showed."""
     honors_max_tokens: bool | None = None
     honors_stop: bool | None = None
     honors_seed: bool | None = None
-    """Whether these keys of a request do what they say."""
+    """Whether the server honors these keys of a request."""
     parallel_streams: int | None = None
-    """How many streams were under way at one moment, of `parallel_asked`."""
+    """The largest number of streams that ran at the same moment, out of `parallel_asked`."""
     parallel_asked: int | None = None
     scaling: float | None = None
-    """Token-bearing events a second of all streams, while so many ran, over those of one."""
+    """The rate of token-bearing events of all streams together, while that many ran, divided by that of one stream."""
     stops_on_close: bool | None = None
-    """Whether a stream that is closed is generated no further."""
+    """Whether the server stops generating when a stream is closed."""
     stops_on_close_by: str | None = None
-    """How that was told, or why not."""
+    """How that was determined, or why it was not."""
     stopped_after_ms: float | None = None
-    """By the server's own account."""
+    """How long it took to stop, by the server's own report."""
     took_s: float | None = None
-    """How long asking took."""
+    """How long the probe took."""
     asked_utc: str | None = None
-    """When it was asked, which may be before the run that quotes it; None: it was not."""
+    """When the server was probed, which may be before the run that quotes it; None if it was not."""
     notes: tuple[str, ...] = ()
-    """What went wrong as it was asked, or was left out."""
+    """What went wrong during the probe, or was left out."""
 
 
 class ModelCard(Struct, frozen=True, kw_only=True):
-    """What is known of a model. None is not known, and not shown."""
+    """The known facts about a model. None means not known, and is not shown."""
 
     alias: str
     """The name that the scenario uses."""
     id: str
     """The name that the server uses."""
     target: str
-    """As `loadgen.targets.registry.target_name` says it."""
+    """The name of the target (`loadgen.targets.registry.target_name`)."""
     size_bytes: int | None = None
-    """On disk."""
+    """The size on disk."""
     license: str | None = None
     context_tokens: int | None = None
     """The longest prompt and answer together, as served."""
     parameters: int | None = None
-    """How many weights it has."""
+    """The number of weights."""
     quantization: str | None = None
     publisher: str | None = None
     device: str | None = None
@@ -92,43 +92,44 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     execution_provider: str | None = None
     """ONNX Runtime's name for the code that runs the model on that device."""
     task: str | None = None
-    """What it is made for: `chat-completion`."""
+    """The task that the model is made for: `chat-completion`."""
     cached: bool | None = None
-    """Whether it is on this device already."""
+    """Whether it is already on this device."""
     capabilities: str | None = None
     """Words that its publisher chose, separated by commas or semicolons."""
     listed: bool | UnsetType = UNSET
-    """Whether an endpoint's list of models has it; missing where there is no list, or it was not asked for."""
+    """Whether an endpoint's list of models has it; missing if there is no list, or the list was not requested."""
     source: str | None = None
-    """Who said all this: `/v1/models`, `GGUF`, `foundry-local-sdk`, or an adapter."""
+    """Where these facts come from: `/v1/models`, `GGUF`, `foundry-local-sdk`, or an adapter."""
 
 
 class ServedModel(ModelCard, frozen=True, kw_only=True):
-    """A model that was served in a run: its card, how it was started and let go, and what its server was seen to do."""
+    """A model that was served in a run: its card, how it was started and unloaded, and the findings about its
+    server."""
 
     startup_s: float | None = None
     """From the start of the server's process until it served."""
     load_s: float | None = None
-    """The model's part of `startup_s`."""
+    """The part of `startup_s` in which the model was loaded."""
     settings: dict[str, object] | UnsetType = UNSET
-    """How the server was started."""
+    """The settings with which the server was started."""
     cold_start_ms: float | None = None
-    """From the beginning of its loading to its first token."""
+    """From the start of its loading to its first token."""
     refused_keys: dict[str, str | None] | UnsetType = UNSET
-    """Keys of the request body that the server refused in the test chat, each with the key that is sent in its place
-    (None: none is)."""
+    """The keys of the request body that the server refused in the test chat, each with the key that is sent in its
+    place, or None."""
     probe: Probe | UnsetType = UNSET
     keep_warm_pings: int | UnsetType = UNSET
-    """Requests for one token that kept it from being put aside."""
+    """How many one-token requests kept the runtime from unloading the model."""
     abandoned_calls: int | UnsetType = UNSET
-    """Calls into an adapter that still ran when it was let go; it was not unloaded then."""
+    """How many calls into an adapter had not returned at the end; the model was then not unloaded."""
     unload_s: float | UnsetType | None = UNSET
     unload_error: str | UnsetType = UNSET
     """Why it was not unloaded."""
 
     @property
     def known_probe(self) -> Probe | None:
-        """What its server was seen to do; None where nobody looked."""
+        """The findings about its server; None if there are none."""
         return None if self.probe is UNSET else self.probe
 
 
@@ -138,29 +139,29 @@ class PromptFacts(Struct, frozen=True):
     id: str
     characters: int = 0
     key_points: tuple[str, ...] = ()
-    """What a good answer names."""
+    """The points that a good answer mentions."""
 
 
 class PlannedStage(Struct, frozen=True):
-    """One stage of one model, as the manifest says it."""
+    """One stage of one model, as the manifest has it."""
 
     model: str
     target: str
     level: str
     load: StageLoad
     planned: int | None
-    """Measured requests; None when time bounds a closed loop."""
+    """The number of measured requests; None if time bounds a closed loop."""
     warmup: int
     skipped: str | None = None
-    """Why the model could not be used, if so."""
+    """Why the model could not be used; None if it could."""
     problem: str | None = None
-    """The same in a word."""
+    """The reason in one word."""
     ramp_in_ns: int = 0
-    """How long after the first user of a closed loop the last one begins."""
+    """In a closed loop, the time from the start of the first user to the start of the last."""
     request_limit_s: float | None = None
-    """After how long a measured request was given up, s; None where none was played."""
+    """The time limit of a measured request, s; None if none was played."""
     server_ended: str | None = None
-    """How the model's server ended of itself during the stage, if it did."""
+    """How the model's server ended by itself during the stage; None if it did not."""
 
     @property
     def key(self) -> StageKey:
@@ -168,11 +169,11 @@ class PlannedStage(Struct, frozen=True):
 
 
 Variant = Literal["A", "B"]
-"""Which of two variants that were played in alternation a run is of: A is the scenario as it is."""
+"""The variant of a run, if two were played in alternation; A is the unchanged scenario."""
 
 
 class Placement(Struct, frozen=True):
-    """Where a run stands among those of two variants."""
+    """The place of a run among the runs of two variants."""
 
     variant: Variant
     block: int
@@ -199,27 +200,27 @@ class Manifest(Struct, frozen=True, kw_only=True):
     host: Host
     git_commit: str | None = None
     workers: int = 1
-    """The processes that played it."""
+    """The number of processes that played the run."""
     calibration: CalibrationQuote | None = None
-    """How far this machine is to be trusted; None where no calibration holds."""
+    """The calibration of this machine; None if none is valid."""
     workload: Workload | None = None
-    """What its plan asks, whoever serves it; None in manifests that were written before it was kept."""
+    """The work that the plan asks for, whichever server answers; None in manifests of older versions."""
     measurement_epoch: int | None = None
-    """By which definitions it was measured: see `MEASUREMENT_EPOCH`; None as in `workload`."""
+    """The definitions by which the run was measured: see `MEASUREMENT_EPOCH`; None in manifests of older versions."""
     variant: Variant | None = None
-    """Where two variants were played in alternation: which of them it is of."""
+    """If two variants were played in alternation, the variant of this run."""
     block: int | None = None
-    """And in which block of two runs, from 1."""
+    """If two variants were played in alternation, the block of this run, from 1."""
 
     def card(self, target: str, model: str) -> ServedModel | None:
-        """The card of a model that was served; None of one that was not."""
+        """The card of a model; None if it was not served."""
         return next((card for card in self.models if (card.target, card.alias) == (target, model)), None)
 
 
 def manifest_from(raw: bytes) -> Manifest:
-    """The manifest in the text of a `manifest.json`, by any version that wrote this schema.
+    """The manifest in the text of a `manifest.json`, written by any version with this schema.
 
-    Raises msgspec.MsgspecError or UnicodeDecodeError for what is none.
+    Raises msgspec.MsgspecError or UnicodeDecodeError for any other text.
     """
     data = msgspec.json.decode(raw, type=JsonObject)
     cards = data.get("models")
@@ -231,7 +232,7 @@ def manifest_from(raw: bytes) -> Manifest:
 
 
 def _check_texts(manifest: Manifest) -> None:
-    """Raise msgspec.ValidationError for a text of the right type that its readers could not parse."""
+    """Raise msgspec.ValidationError for a text that has the right type but cannot be parsed later."""
     try:
         datetime.fromisoformat(manifest.started_utc).timestamp()
     except (ValueError, OverflowError) as error:
@@ -242,7 +243,7 @@ def _check_texts(manifest: Manifest) -> None:
 
 
 def _readable(card: JsonObject) -> JsonObject:
-    """A model card with its keys as they are spelled now, without a probe that we cannot read."""
+    """A model card with its keys in their current spelling, and without a probe that cannot be read."""
     card = _renamed(card)
     try:
         probe = None if card.get("probe") is None else msgspec.convert(_renamed(card["probe"]), Probe)

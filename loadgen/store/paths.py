@@ -1,4 +1,4 @@
-"""Where this program keeps what it makes for itself. Knows no run."""
+"""The folder in which loadgen keeps files for its own use. Knows no run."""
 
 import os
 import sys
@@ -11,9 +11,9 @@ CACHE_VARIABLE: Final = "LOADGEN_CACHE_DIR"
 
 
 def user_cache_folder() -> Path:
-    """Where what can be made again is kept: LOADGEN_CACHE_DIR, else `loadgen` in the system's place for caches.
+    """The folder for files that can be made again: LOADGEN_CACHE_DIR, or `loadgen` in the system's folder for caches.
 
-    Raises InputError where that depends on a home folder and none is known, as in a container whose user has no name.
+    Raises InputError if that depends on a home folder and none is known, as in a container whose user has no name.
     """
     try:
         return _user_cache_folder()

@@ -22,11 +22,11 @@ MANIFEST: Final = "manifest.json"
 REQUESTS: Final = "requests.jsonl"
 STAGES: Final = "stages.jsonl"
 SEARCH_PREFIX: Final = "capacity-"
-"""What the name of a folder begins with that a search has left."""
+"""The prefix of the name of a search's folder."""
 PARTS: Final = "requests.w*.jsonl"
-"""The logs of workers, while a run is on; joined at its end."""
+"""The logs of workers during a run; they are joined at its end."""
 READ_BYTES: Final = 1 << 20
-"""So much of a log is read at once while it is being written."""
+"""How much of a log is read at once while it is being written."""
 
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
@@ -45,9 +45,9 @@ class Run(Struct, frozen=True):
 
 
 def create(results: Path, scenario: str, started: datetime, tag: str, prefix: str = "") -> Path:
-    """Make a new folder `results/<scenario>/<prefix><UTC time>-<tag>`; two runs never share one.
+    """Make a new folder `results/<scenario>/<prefix><UTC time>-<tag>`; two runs never share a folder.
 
-    Raises InputError when it cannot be made.
+    Raises InputError if the folder cannot be made.
     """
     stem = f"{prefix}{started:%Y%m%dT%H%M%SZ}-{tag}"
     parent = results / scenario
@@ -63,11 +63,11 @@ def create(results: Path, scenario: str, started: datetime, tag: str, prefix: st
         except OSError as error:
             reason = error.strerror or error
             raise InputError(f"{folder}: cannot be made ({reason}); give a folder you may write with --out") from error
-    raise InputError(f"{parent}: a thousand runs of this second are there already; give another --out")
+    raise InputError(f"{parent}: there are already a thousand runs of this second; give another --out")
 
 
 def no_longer_written(folder: Path, error: OSError) -> FolderError:
-    """Why a run ends that could not write to its folder any more, in one line that says how to fix it."""
+    """The error of a run that can no longer write to its folder, in one line that says how to fix it."""
     if error.errno in _GONE:
         why = "is gone: it was removed or moved while the run was on; run again, and leave it there until the end"
         return FolderError(f"{folder}: {why}", folder)
@@ -80,7 +80,7 @@ def no_longer_written(folder: Path, error: OSError) -> FolderError:
 
 @contextlib.contextmanager
 def ungroup_errors() -> Iterator[None]:
-    """Let a FolderError or a SinkError leave a group of tasks by itself, however many of them met it: one is enough."""
+    """Raise a FolderError or a SinkError by itself and not in a group, even if several tasks of a group raised one."""
     try:
         yield
     except BaseExceptionGroup as group:
@@ -94,16 +94,16 @@ def ungroup_errors() -> Iterator[None]:
 
 
 class Log:
-    """An append-only file of JSON lines; a line is with the system as soon as it is written, whatever becomes of us.
+    """An append-only file of JSON lines. Each line is handed to the system at once, so it survives if we are killed.
 
-    Raises FolderError where it cannot be opened or written: a full disk, or a folder that is gone.
+    Raises FolderError if the file cannot be opened or written: a full disk, or a folder that is gone.
     """
 
     def __init__(self, path: Path) -> None:
         self._folder = path.parent
         self._encode = msgspec.json.Encoder().encode
         self.size = 0
-        """Bytes that were written here."""
+        """How many bytes this object has written."""
         try:
             self._file = path.open("ab", buffering=0)
         except OSError as error:
@@ -113,9 +113,9 @@ class Log:
         line = redact_key_bytes(self._encode(value)) + b"\n"
         rest = memoryview(line)
         try:
-            while rest:  # of what a disk still has room for, a part is written, and only the rest is refused
+            while rest:  # a disk that is almost full accepts a part, and refuses only the rest
                 rest = rest[self._file.write(rest) :]
-            if os.fstat(self._file.fileno()).st_nlink == 0:  # removed: it takes all we write, and nobody can read it
+            if os.fstat(self._file.fileno()).st_nlink == 0:  # a removed file accepts bytes that nobody can read
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         except OSError as error:
             raise no_longer_written(self._folder, error) from error
@@ -126,18 +126,19 @@ class Log:
 
 
 class RequestLog:
-    """The sink that keeps a run's records, each attempt a line: on disk before anybody else hears of it."""
+    """The sink that writes a run's records, one line per attempt. It comes first, so that other sinks get a record only
+    after it is on disk."""
 
     def __init__(self, path: Path) -> None:
         self._log = Log(path)
 
     @property
     def size(self) -> int:
-        """Bytes that have been written, all of whole lines."""
+        """How many bytes have been written; they end with a complete line."""
         return self._log.size
 
     def start(self, stage: object) -> None:
-        """Nothing: a record says itself of which stage it is."""
+        """Does nothing, because each record names its stage."""
 
     def record(self, record: Record) -> None:
         self._log.append(record)
@@ -146,26 +147,26 @@ class RequestLog:
         self._log.append(record)
 
     def stop(self, facts: StageFacts) -> None:
-        """Nothing: facts have a log of their own."""
+        """Does nothing, because facts have their own log."""
 
     def close(self) -> None:
         self._log.close()
 
 
 class StageLog:
-    """The sink that keeps the facts of a run's stages, each a line."""
+    """The sink that writes the facts of a run's stages, one line per stage."""
 
     def __init__(self, path: Path) -> None:
         self._log = Log(path)
 
     def start(self, stage: object) -> None:
-        """Nothing: there are no facts yet."""
+        """Does nothing, because there are no facts yet."""
 
     def record(self, record: Record) -> None:
-        """Nothing: records have a log of their own."""
+        """Does nothing, because records have their own log."""
 
     def retry(self, record: Record) -> None:
-        """Nothing, as in `record`."""
+        """Does nothing, as `record`."""
 
     def stop(self, facts: StageFacts) -> None:
         self._log.append(facts)
@@ -175,9 +176,9 @@ class StageLog:
 
 
 class LogReader:
-    """Reads the records of a log that another process writes, as far as that says it is written.
+    """Reads the records of a log that another process writes, up to the size that this process reports.
 
-    Raises FolderError where the log cannot be read: then the folder is gone, or its disk.
+    Raises FolderError if the log cannot be read, because the folder or its disk is gone.
     """
 
     def __init__(self, path: Path) -> None:
@@ -192,7 +193,7 @@ class LogReader:
         return self._path.parent
 
     def read_to(self, size: int) -> Iterator[Record]:
-        """The records that have not been read yet of the log's first `size` bytes, which end with a line."""
+        """The records in the log's first `size` bytes that have not been read yet. These bytes end with a line."""
         rest = b""
         while self._at < size:
             *lines, rest = (rest + self._read(size - self._at)).split(b"\n")
@@ -208,7 +209,7 @@ class LogReader:
             if self._file is None:
                 self._file = self._path.open("rb", buffering=0)
             chunk = self._file.read(min(size, READ_BYTES))
-            if not chunk:  # shorter than it was: somebody has cut it off
+            if not chunk:  # the file is shorter than reported: it was truncated
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         except OSError as error:
             raise no_longer_written(self._path.parent, error) from error
@@ -217,13 +218,14 @@ class LogReader:
 
 
 def part_name(serial: int) -> str:
-    """The log of one worker; serial: of all that were started for the run, so that no two share one."""
+    """The name of a worker's log. serial: the number of the worker among all that the run started, so that no two
+    workers share a log."""
     return f"requests.w{serial}.jsonl"
 
 
 def join_parts(folder: Path) -> None:
-    """Make the run's log of requests of those of its workers, in the order in which requests ended. Cut short, it
-    leaves either all the parts or the whole; with a whole one there, remaining parts say nothing new."""
+    """Join the logs of a run's workers into its log of requests, in the order in which requests ended. If it is
+    interrupted, either all parts remain or the joined log exists; any remaining parts are then duplicates."""
     parts = sorted(folder.glob(PARTS))
     if not parts and (folder / REQUESTS).exists():
         return
@@ -237,16 +239,16 @@ def join_parts(folder: Path) -> None:
 
 
 def logs_of(folder: Path) -> list[Path]:
-    """Where the records of a run are: in its log; in those of its workers, as long as they have not been joined."""
+    """The files with the records of a run: its log, or the logs of its workers if they have not been joined yet."""
     return [folder / REQUESTS] if (folder / REQUESTS).exists() else sorted(folder.glob(PARTS))
 
 
 def _timed(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """The lines of one log, each with the moment at which its request ended, or was due where it was never sent."""
+    """The lines of one log, each with the time at which its request ended, or was due if it was never sent."""
     decoder = msgspec.json.Decoder(_Ended)
     moment_ns = 0
     for line in lines:
-        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):  # a torn one is kept, to be counted
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):  # a torn line is kept, to be counted
             ended = decoder.decode(line)
             moment_ns = ended.intended_ns if ended.end_ns is None else ended.end_ns
         yield moment_ns, line if line.endswith(b"\n") else line + b"\n"
@@ -263,7 +265,7 @@ def runs_of(folder: Path) -> list[Path]:
 
 
 def run_folder_at(path: Path) -> Path:
-    """The run folder that a path names: itself, or a scenario's newest. Raises InputError where there is none."""
+    """The run folder that a path names: itself, or the newest of a scenario. Raises InputError if there is none."""
     try:
         if (path / MANIFEST).is_file():
             return path
@@ -272,16 +274,17 @@ def run_folder_at(path: Path) -> Path:
     newest = runs_of(path)
     if newest:
         return newest[-1]
-    raise InputError(f"{path}: no run folder; give one that has a {MANIFEST}, such as those under results/")
+    raise InputError(f"{path}: not a run folder; give a folder with a {MANIFEST}, such as those under results/")
 
 
 def read(folder: Path) -> Run:
-    """Read a run folder, complete or not. Raises InputError when it is none, or of another version."""
+    """Read a run folder, complete or not. Raises InputError if it is not a run folder, or is of another version."""
     manifest_path = folder / MANIFEST
     try:
         raw = manifest_path.read_bytes()
     except OSError as error:
-        raise InputError(f"{folder}: no run folder ({MANIFEST}: {error.strerror}); give one under results/") from error
+        message = f"not a run folder ({MANIFEST}: {error.strerror})"
+        raise InputError(f"{folder}: {message}; give one under results/") from error
     try:
         schema = msgspec.json.decode(raw, type=_Schema).schema
         if schema != SCHEMA:
@@ -305,7 +308,7 @@ class _Ended(Struct, frozen=True):
 
 
 def _read_lines(path: Path, kind: type[Line]) -> tuple[list[Line], int]:
-    """The lines of a log, and how many could not be read: a killed run may leave a torn last one."""
+    """The lines of a log, and how many could not be read, because a killed run may leave a torn last line."""
     decoder = msgspec.json.Decoder(kind)
     records: list[Line] = []
     torn = 0
@@ -318,7 +321,7 @@ def _read_lines(path: Path, kind: type[Line]) -> tuple[list[Line], int]:
                     torn += 1
     except FileNotFoundError:
         pass
-    except OSError as error:  # of somebody else, or on a disk that fails
+    except OSError as error:  # a file of somebody else, or a disk that fails
         raise _unreadable(path, error) from error
     return records, torn
 

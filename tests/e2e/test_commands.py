@@ -187,7 +187,7 @@ def test_a_killed_run_keeps_its_records_and_takes_its_server_along(
         (("run", "tiny.toml", "--concurrency", "0"), "--concurrency"),
         (("run", "tiny.toml", "--bogus"), "--bogus"),
         (("frobnicate",), "frobnicate"),
-        (("report", "nowhere"), "no run folder"),
+        (("report", "nowhere"), "not a run folder"),
     ],
 )
 def test_a_wrong_word_gets_one_line_and_exit_code_2(

@@ -119,7 +119,7 @@ def test_what_is_not_alike_is_listed_a_line_each_and_ends_with_2(tmp_path: Path)
         (["--stage", "c9"], "--stage c9: no run has it"),
         (["--pair", "tiny"], "--pair tiny: not two models"),
         (["--pair", "tiny=huge"], "--pair: huge was not played in NEW"),
-        (["--base", "nowhere"], "nowhere: no run folder"),
+        (["--base", "nowhere"], "nowhere: not a run folder"),
     ],
     ids=str,
 )

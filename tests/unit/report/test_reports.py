@@ -115,7 +115,7 @@ def test_a_run_without_a_single_record_has_reports_too(tmp_path: Path) -> None:
 
 
 def test_no_run_no_reports(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no run folder"):
+    with pytest.raises(InputError, match="not a run folder"):
         write_reports(tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -603,8 +603,8 @@ COMMANDS: list[tuple[str, str]] = [
     ("run x.toml --prompts-file nowhere", "--prompts-file nowhere"),
     ("run x.toml --out x.toml", "--out"),
     ("report", "RUN..."),
-    ("report nowhere", "nowhere: no run folder"),
-    ("report x.toml", "x.toml: no run folder"),
+    ("report nowhere", "nowhere: not a run folder"),
+    ("report x.toml", "x.toml: not a run folder"),
     ("dance", "dance"),
     ("--bogus", "--bogus"),
 ]
@@ -663,7 +663,7 @@ def test_a_manifest_that_is_a_folder_is_no_run(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("r/manifest.json").mkdir(parents=True)
-    assert "r: no run folder" in said(capsys, monkeypatch, "report", "r")
+    assert "r: not a run folder" in said(capsys, monkeypatch, "report", "r")
 
 
 # --- what is masked ---------------------------------------------------------------------------------------------------

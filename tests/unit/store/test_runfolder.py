@@ -122,7 +122,7 @@ def test_a_line_has_the_keys_that_are_promised(tmp_path: Path) -> None:
 def test_what_is_not_a_run_folder_is_said_to_be_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for path in (tmp_path, tmp_path / "nowhere", tmp_path / "file"):
-        assert complaint(path).startswith(f"{path}: no run folder (manifest.json: ")
+        assert complaint(path).startswith(f"{path}: not a run folder (manifest.json: ")
         assert complaint(path).endswith("give one under results/")
 
 

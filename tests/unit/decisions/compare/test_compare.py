@@ -269,7 +269,7 @@ def test_a_run_that_was_killed_is_refused(tmp_path: Path) -> None:
     [
         (["run0"], ["run0"], r"run0: the same run as \S+run0"),
         (["run0", "run0"], ["run1"], r"the same run as"),
-        (["run0"], ["nothing"], r"nothing: no run folder"),
+        (["run0"], ["nothing"], r"nothing: not a run folder"),
         (["run0"], ["other-levels"], r"no level in common: BASE has tiny at c1, c4, NEW has tiny at c2"),
         (["run0"], ["unanswered"], r"none of its requests was answered"),
         (["run0"], ["gone-x2"], r"merged of a run that is gone"),
