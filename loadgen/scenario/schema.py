@@ -8,6 +8,7 @@ import inspect
 import json
 import textwrap
 import tomllib
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,7 @@ def summary_of(table: type[Struct]) -> str:
     return " ".join((inspect.getdoc(table) or "").split("\n\n")[0].split())
 
 
+@cache
 def help_of(table: type[Struct]) -> dict[str, str]:
     """The help for each key of a table: the docstring of its field; if a kind of load has none, that of `Constant`."""
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(table))).body

@@ -77,6 +77,7 @@ def nearest_rank(sorted_values: Values, p: float) -> float:
     return value
 
 
+@lru_cache(maxsize=256)
 def samples_needed(p: float, confidence: float = CONFIDENCE) -> int:
     """How many samples give a percentile's two-sided interval an upper end: the smallest n with (p/100)ⁿ ≤ (1−c)/2.
 
@@ -390,7 +391,6 @@ def tail_of(confidence: float) -> Fraction:
     return (1 - level) / 2
 
 
-@lru_cache(maxsize=256)
 def _floor(share: Fraction, tail: Fraction) -> int:
     return max(1, math.ceil(math.log(tail) / _log(share)))
 

@@ -27,6 +27,8 @@ PROCESS_EVERY_TICKS: Final = 25
 TIMER_SLACK_NS: Final = 16_000_000 if sys.platform == "win32" else 1_500_000
 """How late an undisturbed event loop may wake a task: epoll and kqueue count whole milliseconds, and the timer of
 Windows ticks 64 times per second."""
+LAGS_AT_ONCE: Final = 256
+"""So many ticks' lags are added to their histogram at once, which takes much less CPU than each by itself."""
 MOST_SAMPLES: Final = 4096
 """The largest number of samples of requests in flight, however long the stage is."""
 STEP_NS: Final = 1_000_000
@@ -49,7 +51,7 @@ class Observer:
         observed."""
         self._clock = clock
         self._own_cpu = _OwnCpu(clock, own_cpu_ns)
-        self._loop_lags = Histogram()
+        self._loop_lags = _LoopLags()
         self.stamp_lags = Histogram()
         """User stamp minus kernel stamp of each read; the code that reads appends to it."""
         self._in_flight = _InFlightSamples(in_flight)
@@ -85,8 +87,9 @@ class Observer:
                 await self._task
         self._wall_clock.check()
         self._collector.stop()
-        lag50, lag99, lag_max = _spread(self._loop_lags)
-        lags_ns = [self._loop_lags.quantile_ns(p) for p in LAG_PERCENTILES] if self._loop_lags.count else []
+        loop_lags = self._loop_lags.histogram()
+        lag50, lag99, lag_max = _spread(loop_lags)
+        lags_ns = [loop_lags.quantile_ns(p) for p in LAG_PERCENTILES] if loop_lags.count else []
         stamp50, stamp99, stamp_max = _spread(self.stamp_lags)
         return StageFacts(
             start_ns=self._own_cpu.start_ns - epoch_ns,
@@ -116,9 +119,7 @@ class Observer:
             due_ns += TICK_NS
             await asyncio.sleep(max(0, due_ns - self._clock.now_ns()) / 1e9)
             now = self._clock.now_ns()
-            # A stall counts once for each tick that came due in it; a single sample among a thousand would be in no
-            # percentile.
-            self._loop_lags.record(np.arange(max(0, now - due_ns), -1, -TICK_NS, dtype=np.int64))
+            self._loop_lags.record(max(0, now - due_ns))
             self._in_flight.sample(tick, now)
             if now > due_ns + TICK_NS:
                 due_ns = now  # do not catch up on all missed ticks at once
@@ -129,6 +130,27 @@ class Observer:
                     server.sample()
                 if self._neighbors is not None:
                     self._neighbors.sample()
+
+
+class _LoopLags:
+    """How late the event loop woke us, at each tick that was due."""
+
+    def __init__(self) -> None:
+        self._folded = Histogram()
+        self._new_ns: list[int] = []
+
+    def record(self, late_ns: int) -> None:
+        # A stall counts once for each tick that came due in it; a single sample among a thousand would be in no
+        # percentile.
+        self._new_ns.extend(range(late_ns, -1, -TICK_NS))
+        if len(self._new_ns) >= LAGS_AT_ONCE:
+            self.histogram()
+
+    def histogram(self) -> Histogram:
+        """All lags so far."""
+        self._folded.record(np.array(self._new_ns, dtype=np.int64))
+        self._new_ns = []
+        return self._folded
 
 
 class _OwnCpu:

@@ -4,6 +4,7 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 
@@ -25,10 +26,11 @@ def nodes() -> Iterator[tuple[str, ast.AST]]:
             yield module, node
 
 
-def functions() -> Iterator[tuple[str, Function]]:
-    for module, node in nodes():
-        if isinstance(node, Function):
-            yield f"{module}:{node.lineno} {node.name}", node
+@cache
+def functions() -> tuple[tuple[str, Function], ...]:
+    return tuple(
+        (f"{module}:{node.lineno} {node.name}", node) for module, node in nodes() if isinstance(node, Function)
+    )
 
 
 def defined_names() -> Iterator[str]:

@@ -21,6 +21,8 @@ from loadgen.stats.exchange import Figures
 RESAMPLES: Final = 500
 MIN_BLOCK: Final = 10
 """Requests of one block at least: those that follow each other are alike."""
+AT_ONCE: Final = 1_000_000
+"""Values of so many resamples are looked at in one step."""
 MOST_DRAWN: Final = 100_000_000
 """Values that one bootstrap may look at; beyond it the interval of the percentile is taken."""
 _WIDTH_OF_95: Final = 3.92
@@ -109,10 +111,12 @@ class Resamples:
         ascending = np.argsort(values, kind="stable")
         ordered, owners = values[ascending], owners[ascending]
         drawn = np.empty(RESAMPLES)
-        for i, counts in enumerate(self._counts):
-            cumulated = np.cumsum(counts[owners])
-            rank = math.ceil(percent / 100 * cumulated[-1])
-            drawn[i] = ordered[min(int(np.searchsorted(cumulated, max(rank, 1))), len(ordered) - 1)]
+        step = max(1, AT_ONCE // values.size)
+        for start in range(0, RESAMPLES, step):
+            cumulated = np.cumsum(self._counts[start : start + step, owners], axis=1)
+            ranks = np.maximum(np.ceil(percent / 100 * cumulated[:, -1]), 1)
+            places = (cumulated < ranks[:, None]).sum(axis=1)
+            drawn[start : start + step] = ordered[np.minimum(places, len(ordered) - 1)]
         return float(np.log(drawn[drawn > 0]).std(ddof=1)) if (drawn > 0).sum() > 1 else None
 
 

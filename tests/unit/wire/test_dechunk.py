@@ -38,8 +38,8 @@ def dechunked(reads: list[bytes], *, each: bool = False) -> Dechunker:
 
 @pytest.mark.parametrize("each", [False, True], ids=["at once", "each as it comes"])
 def test_chunks_of_one_byte_take_no_piece_each(each: bool) -> None:
-    reads = [chunk(b"x") * 1000] * 300
-    assert dechunked(reads, each=each).pieces == [b"x" * 1000] * 300
+    reads = [chunk(b"x") * 1000] * 30
+    assert dechunked(reads, each=each).pieces == [b"x" * 1000] * 30
 
 
 @pytest.mark.parametrize("each", [False, True], ids=["at once", "each as it comes"])
