@@ -14,6 +14,7 @@ from loadgen.decisions.capacity.answer import ModelAnswer
 from loadgen.decisions.capacity.files import CAPACITY, Capacity, make_search_reports, read_capacity
 from loadgen.decisions.capacity.request import CapacitySettings
 from loadgen.decisions.capacity.resume import read_earlier
+from loadgen.decisions.capacity.words import limit_line, notes_of
 from loadgen.engine.stop import StopSignal
 from loadgen.errors import ExitCode, InputError, SinkError
 from loadgen.live.progress import Silence
@@ -22,8 +23,8 @@ from loadgen.record import Record
 from loadgen.scenario import Closed, Constant, Load, Model, Ramp, Sampling, Scenario, Slo, Timeouts
 from loadgen.scenario.file import LoadedScenario
 from loadgen.store.run_folder import read
-from tests.virtual import run
-from tests.virtual_client import CLOCK, MS, Answer, ScriptedClient, no_connection, stream
+from tests.virtual import VirtualLoop, run
+from tests.virtual_client import CLOCK, MS, Answer, ScriptedClient, no_connection, refuse, stream
 
 SLOTS: Final = 4
 TOKENS: Final = 6
@@ -283,3 +284,39 @@ def test_the_limits_of_a_scenario_are_an_objective(tmp_path: Path) -> None:
     found = search(tmp_path, asked(objectives=(), highest=4.0), scenario=played)
     assert [each.objective for each in model_of(found).objectives] == ["goodput=95%"]
     assert model_of(found).holds == 4
+
+
+class StandsStill(NullSink):
+    """Stops this process for 3 s at a time, several times in one visit, as a laptop that is closed would."""
+
+    def __init__(self, level: str) -> None:
+        self._level = level
+        self._ended = 0
+
+    def record(self, record: Record) -> None:
+        self._ended += record.level == self._level
+        if record.level == self._level and self._ended % 5 == 0:
+            loop = asyncio.get_running_loop()
+            assert isinstance(loop, VirtualLoop)
+            loop.now_ns += 3_000 * MS
+
+
+def test_a_client_that_stands_still_while_it_searches_lowers_no_capacity(tmp_path: Path) -> None:
+    found = search(tmp_path, asked(within=None), sinks=(StandsStill("c8"),))
+    model = model_of(found)
+    assert (model.holds, model.fails) == (HOLDS, HOLDS + 1)
+    stalled = next(level for level in model.levels if "c8" in level.visits)
+    assert stalled.doubts == ("client",)
+    assert "8 users: some of its visits do not count: loadgen itself was in the way" in notes_of(model)
+
+
+def test_a_server_that_refuses_what_is_too_much_is_limited_by_its_errors(tmp_path: Path) -> None:
+    def answer(_: dict[str, Any], __: int) -> Answer:
+        return refuse(503, {"error": "the queue is full"}) if client.in_flight >= 6 else fine
+
+    fine = stream(*["word "] * TOKENS, gap_ns=400 * MS)
+    client = SlotsClient(answer)
+    model = model_of(search(tmp_path, asked(objectives=("ok=90%",), within=None), client))
+    assert (model.holds, model.fails, model.limited_by) == (6, 7, "errors")
+    assert (model.limit.outcome, model.limit.status) == ("http_error", 503)
+    assert "limited by the server's errors: http_error 503" in limit_line(model)

@@ -1,0 +1,149 @@
+"""The verb capacity: its exit codes, what it prints and writes, wrong flags; and two searches compared."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from loadgen.decisions.capacity.answer import CapacityFile
+from loadgen.decisions.capacity.files import CAPACITY
+from loadgen.store import files
+from tests.command_line import run_command
+from tests.unit.decisions.capacity.test_play import HOLDS, asked, search
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a search that has shown that 8 users hold and that 9 do not."""
+    return search(tmp_path_factory.mktemp("searched"), asked(within=None)).folder
+
+
+def other_search(folder: Path, place: Path, **ends: float | None) -> Path:
+    """A copy of a search with another answer."""
+    place.mkdir()
+    for name in ("manifest.json", "requests.jsonl", "stages.jsonl"):
+        (place / name).write_bytes((folder / name).read_bytes())
+    capacity = msgspec.json.decode((folder / CAPACITY).read_bytes(), type=CapacityFile)
+    (model,) = capacity.models
+    models = (msgspec.structs.replace(model, **ends),)
+    files.write_json(place / CAPACITY, msgspec.structs.replace(capacity, run_id=place.name, models=models))
+    return place
+
+
+def test_a_search_is_shown_again_and_no_line_is_wider_than_the_terminal(
+    searched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = run_command("capacity", "--show", searched)
+    lines = shown.stdout.splitlines()
+    assert shown.returncode == 0
+    assert lines[0] == "8 users: 95 % sure that 8 hold and that 9 do not"
+    assert lines[1].startswith("limited by the queue: 4 streams are served at once")
+    assert any(line.split()[:2] == ["8", "holds"] for line in lines)
+    assert any(line.split()[:4] == ["9", "does", "not", "hold"] for line in lines)
+    assert max(map(len, lines[:-1])) <= 80
+    assert lines[-1].startswith("report: ")
+
+
+@pytest.mark.parametrize(("required", "code"), [(HOLDS, 0), (HOLDS + 1, 1)])
+def test_a_gate_needs_that_it_is_shown(searched: Path, required: int, code: int) -> None:
+    shown = run_command("capacity", "--show", searched, "--require", required, "--quiet")
+    assert shown.returncode == code
+    wanted = "" if code == 0 else "loadgen: exit 1: m on m.invalid: --require 9: it is not shown that 9 users hold\n"
+    assert shown.stderr == wanted
+
+
+def test_json_is_the_file_and_nothing_else(searched: Path) -> None:
+    shown = run_command("capacity", "--show", searched, "--json")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert json.loads(shown.stdout) == json.loads((searched / CAPACITY).read_text(encoding="utf-8"))
+
+
+def test_new_forecasts_are_answered_and_kept(searched: Path, tmp_path: Path) -> None:
+    folder = other_search(searched, tmp_path / "capacity-copy")
+    shown = run_command("capacity", "--show", folder, "--forecast", "10s", "--fleet", "200")
+    assert shown.returncode == 0
+    assert "forecast for users who think 10 s" in shown.stdout
+    before = (folder / CAPACITY).read_bytes()
+    (forecast,) = json.loads(before)["models"][0]["forecasts"]
+    assert forecast["think_s"] == 10.0
+    assert run_command("capacity", "--show", folder).returncode == 0
+    assert (folder / CAPACITY).read_bytes() == before
+
+
+def test_the_reports_of_a_search_are_made_again_as_those_of_any_run(searched: Path) -> None:
+    before = (searched / "report.md").read_bytes()
+    made = run_command("report", searched)
+    assert made.returncode == 0
+    assert "8 users" in made.stdout
+    assert (searched / "report.md").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--slo", "ok=99%", "--from", "9", "--to", "3"], "--from 9 --to 3: nothing lies between them"),
+        (["--slo", "ok=99%", "--budget", "10s"], "--budget 10s: nothing can be shown in less than 30 s"),
+        (["--slo", "ok=99%", "--users", "--rate"], "--users and --rate: a search has levels of one kind"),
+        (["--slo", "ok=99%", "--exact", "--within", "5%"], "--exact and --within 5%: how near is near enough?"),
+        (["--slo", "ok=99%", "--confidence", "70%"], "--confidence 70%: not from 80 % to 99.9 %"),
+        (["--slo", "ok=99%", "--require", "many"], "--require many: not a level above 0"),
+        (["--slo", "ok=99%", "--from", "2.5"], "--from 2.5: users come whole"),
+        (["--slo", "ok=99%", "--rate", "--think", "5s"], "--think: only users think"),
+        (["--slo", "ok=100%"], "ok=100% can be missed but never shown; use ok=99%"),
+        (["--slo", "ttft_p95=2"], "the time has no unit"),
+        (["--slo", "speed_p95=2s"], 'unknown metric "speed"'),
+        ([], "capacity: what must hold?"),
+        (["--slo", "ok=99%", "--resume", "nowhere"], "nowhere: no search; give a folder that has a capacity.json"),
+        (["--show", "nowhere"], "--show plays nothing; leave SCENARIO and --resume out"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_nothing_is_begun(
+    flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scenario = tmp_path / "asks.toml"
+    scenario.write_text('name = "asks"\nprompts = ["Hi."]\n', encoding="utf-8")
+    refused = run_command("capacity", scenario, *flags)
+    assert refused.returncode == 2
+    (line,) = refused.stderr.splitlines()
+    assert message in line
+    assert [path.name for path in tmp_path.iterdir()] == ["asks.toml"]
+
+
+def test_what_is_no_search_cannot_be_shown(tmp_path: Path) -> None:
+    refused = run_command("capacity", "--show", tmp_path)
+    assert refused.returncode == 2
+    assert "no search; give a folder that has a capacity.json" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("ends", "verdict", "code"),
+    [
+        ({"holds": 5.0, "fails": 8.0}, "worse: NEW is shown not to hold 8 users, which BASE is shown to hold", 1),
+        ({"holds": 9.0, "fails": 12.0}, "better: NEW is shown to hold 9 users, which BASE is shown not to hold", 0),
+        ({"holds": 7.0, "fails": 9.0}, "no difference detectable", 0),
+        ({"holds": None, "fails": None}, "no difference detectable", 0),
+    ],
+)
+def test_two_searches_are_compared_by_what_they_show(
+    searched: Path, tmp_path: Path, ends: dict[str, float | None], verdict: str, code: int
+) -> None:
+    new = other_search(searched, tmp_path / "capacity-new", **ends)
+    compared = run_command("compare", searched, new)
+    assert compared.returncode == code
+    assert compared.stdout.startswith(f"{verdict}: m: BASE (8 holds, 9 does not); NEW ")
+    kept = json.loads((new / "comparison.json").read_text(encoding="utf-8"))
+    assert kept["verdict"] == verdict.partition(":")[0].replace("no difference detectable", "unknown")
+    assert (new / "comparison.md").read_text(encoding="utf-8").startswith(f"**{verdict}")
+
+
+def test_searches_about_different_things_are_not_compared_unless_anyway(searched: Path, tmp_path: Path) -> None:
+    new = other_search(searched, tmp_path / "capacity-new", holds=5.0, fails=8.0, think_s=3.0)
+    refused = run_command("compare", searched, new)
+    assert refused.returncode == 2
+    assert "think time: 0 s in BASE, 3 s in NEW" in refused.stderr
+    anyway = run_command("compare", searched, new, "--anyway", "--markdown", "-")
+    assert anyway.returncode == 1
+    assert "think time: 0 s in BASE, 3 s in NEW" in anyway.stdout
