@@ -109,7 +109,7 @@ def _in_one_read(streamed: Sequence[Record]) -> dict[str, str]:
     # Gaps between reads are left where some answers have them.
     names = ("tpot_ms", "per_user_tokens_per_s", *(("itl_ms",) if count == len(several) else ()))
     return dict.fromkeys(
-        names, f"all tokens of {count} of {len(several)} answers came in one read, which has one stamp"
+        names, f"in {count} of {len(several)} answers, all tokens came in one read, which has one stamp"
     )
 
 
@@ -128,14 +128,14 @@ def _cached(records: Sequence[Record]) -> str | None:
 
 
 def _hidden(ratio: float) -> dict[str, str]:
-    counted = f"the server counts {ratio:.3g} tokens for each one it shows: reasoning is hidden"
+    counted = f"the server counts {ratio:.3g} tokens for each token that it shows, so reasoning is hidden"
     return {
-        "ttft_ms": f"has the hidden reasoning in it; {counted}",
-        "service_ttft_ms": f"has the hidden reasoning in it; {counted}",
+        "ttft_ms": f"includes hidden reasoning; {counted}",
+        "service_ttft_ms": f"includes hidden reasoning; {counted}",
         "tpot_ms": f"not known; {counted}",
         "per_user_tokens_per_s": f"not known; {counted}",
-        "output_tokens_per_s": f"not the speed of what a user sees; {counted}",
-        "e2e_tokens_per_s": f"not the speed of what a user sees; {counted}",
+        "output_tokens_per_s": f"counts tokens that no user sees; {counted}",
+        "e2e_tokens_per_s": f"counts tokens that no user sees; {counted}",
     }
 
 
@@ -145,5 +145,5 @@ def _packed(ratio: float, probe: Probe | None, *, all_told: bool) -> dict[str, s
         return not_valid | {
             "tpot_ms": f"a little too short: the first event has several tokens ({ratio:.3g} on average)"
         }
-    why = f"usage counts {ratio:.3g} tokens for each event: several an event, or some that are not shown"
+    why = f"usage counts {ratio:.3g} tokens for each event, so events have several tokens, or some tokens are not shown"
     return not_valid | dict.fromkeys(COUNTED, why)

@@ -119,22 +119,22 @@ def _off(effect: Effect | None, text: str) -> Sequence[Crossing]:
 
 def _dispatch_slip(evidence: Evidence) -> Sequence[Crossing]:
     if evidence.slip_effect is not None and evidence.slip_effect.number == THROUGHPUT:
-        return _off(
-            evidence.slip_effect, "{number} is up to {share} too low: users waited {ms} for us before each request"
-        )
-    return _off(evidence.slip_effect, "{number} is up to {share} ({ms}) too high: requests left late")
+        text = "{number} is up to {share} too low, because users waited {ms} for loadgen before each request"
+        return _off(evidence.slip_effect, text)
+    return _off(evidence.slip_effect, "{number} is up to {share} ({ms}) too high, because requests left late")
 
 
 def _loop_lag(evidence: Evidence) -> Sequence[Crossing]:
     effect = evidence.lag_effect if evidence.stamp_source == "user" else None
-    return _off(effect, "{number} is up to {share} ({ms}) too high: the event loop was late, and so were its stamps")
+    text = "{number} is up to {share} ({ms}) too high, because the event loop and its stamps were late"
+    return _off(effect, text)
 
 
 def _gc_pause(evidence: Evidence) -> Sequence[Crossing]:
     if (evidence.gc_pause_max_ms or 0.0) <= GC_PAUSE_MS or evidence.stamp_source == "kernel":
         return ()
     effect = evidence.pause_effect
-    crossings = _off(effect, "the {number} may be {share} ({ms}) too high: garbage was collected meanwhile")
+    crossings = _off(effect, "the {number} may be {share} ({ms}) too high, because garbage was collected meanwhile")
     return [msgspec.structs.replace(crossing, fatal=False) for crossing in crossings]
 
 
@@ -196,12 +196,12 @@ def _littles_law(evidence: Evidence) -> Sequence[Crossing]:
 def _shared_reads(evidence: Evidence) -> Sequence[Crossing]:
     if evidence.held_back is not None:  # the reason `held_back` says more, and gives other advice
         return ()
-    text = "{:.0%} of the tokens shared a read with the one before"
+    text = "{:.0%} of the tokens shared a read with the token before"
     return _above(evidence.shared_reads_share, SHARED, NEVER, text, "≤ {:.0%}")
 
 
 OWN_CORE: Final = "lower the load, or give loadgen a core of its own"
-USER_STAMPS: Final = "stamps are taken in user space here: lower the load, or measure from Linux"
+USER_STAMPS: Final = "lower the load, or measure from Linux, where the kernel takes the stamps"
 NEVER: Final = math.inf
 """The `fatal` of a limit that never makes a stage invalid, by however much it is crossed."""
 
@@ -247,7 +247,7 @@ RULES: Final = (
     ),
     Rule(
         "worker_lost",
-        "its requests count as cancelled, and the load was smaller than asked: run it again",
+        "its requests count as cancelled, and the load was lower than planned; run it again",
         lambda e: [Crossing(lost, "none", fatal=True) for lost in e.lost_workers],
     ),
     Rule(
@@ -257,7 +257,7 @@ RULES: Final = (
     ),
     Rule(
         "littles_law",
-        "the records do not explain the load: run longer, or report it as a bug of loadgen",
+        "the records do not explain the load; run longer, or report it as a bug in loadgen",
         _littles_law,
     ),
     Rule(

@@ -163,17 +163,17 @@ class RepeatOptions(Struct, frozen=True):
         typer.Option(
             "--versus",
             metavar="KEY=VALUE",
-            help="Play the scenario and, in alternation, the same with this key set; compare. Repeatable.",
+            help="Also play a variant with this key set, in alternation, and compare. Repeatable.",
         ),
     ] = None
     versus_url: Annotated[
-        str | None, typer.Option("--versus-url", metavar="URL", help="The same: with its models at another address.")
+        str | None, typer.Option("--versus-url", metavar="URL", help="As --versus, with the models at another address.")
     ] = None
     versus_model: Annotated[
-        str | None, typer.Option("--versus-model", metavar="NAME", help="The same: with another model.")
+        str | None, typer.Option("--versus-model", metavar="NAME", help="As --versus, with another model.")
     ] = None
     anyway: Annotated[
-        bool, typer.Option("--anyway", help="With --versus: compare even what is asked of A and B differently.")
+        bool, typer.Option("--anyway", help="With --versus: compare variants that do not do the same work.")
     ] = False
 
     @property

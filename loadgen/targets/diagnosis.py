@@ -43,7 +43,7 @@ async def chat_error(served: Served, reply: Reply) -> TargetError:
     text = f"it does not answer the test chat: {reply.outcome}{status}: {detail}"
     lower = detail.lower()
     if "memory" in lower or "bad_alloc" in lower:
-        remedy = "unload other models, or take a smaller variant"
+        remedy = "unload other models, or use a smaller variant"
         return TargetError(text, problem="out_of_memory", remedy=remedy)
     moved = await _moved_error(base, served.headers) if _may_be_redirected(base, reply) else None
     if moved is not None:
@@ -53,7 +53,7 @@ async def chat_error(served: Served, reply: Reply) -> TargetError:
         if known is not None:
             return known
     if reply.outcome == "timeout":
-        return TargetError(text, problem="cold", remedy="is the model still loading? warm it, then run again")
+        return TargetError(text, problem="cold", remedy="the model may still be loading; warm it up, then run again")
     if reply.status in {401, 403}:
         return TargetError(text, problem="no_key", remedy=_remedy_of_refusal(served.headers))
     models = served.models
@@ -62,9 +62,9 @@ async def chat_error(served: Served, reply: Reply) -> TargetError:
     if _is_wrong_path(reply, models):
         return await _path_error(base, served.headers, f"http_error{status}" if status else reply.outcome)
     if reply.status == 404 or (reply.status in REFUSED and _NO_MODEL.search(detail)):
-        remedy = "ask for a model that the server lists"
+        remedy = "use a model that the server lists"
         if models.names:
-            remedy = f"ask for one of those that the server lists: {shown_names(models.names)}"
+            remedy = f"use one of the models that the server lists: {shown_names(models.names)}"
         return TargetError(text, problem="not_in_catalog", remedy=remedy)
     return TargetError(text, remedy=_remedy_of_refused_body(reply))
 
@@ -75,16 +75,16 @@ def _remedy_of_refused_body(reply: Reply) -> str:
     if named.values:
         key = named.values[0]
         how = "with --max-tokens, or as sampling.max_tokens" if key == "max_tokens" else f"as sampling.{key}"
-        return f"the server takes {key}, but not with this value: set another, {how}"
+        return f"the server accepts {key}, but not this value; set another one {how}"
     if reply.status == 429:
-        return 'wait until it takes requests again, or have them sent again: [retries] with on = ["http_429"]'
+        return 'wait until the server accepts requests again, or retry them: [retries] with on = ["http_429"]'
     keys = [key for key in (*named.named, *named.mentioned) if key in _MAY_BE_LEFT_OUT]
     if keys == ["stream"] or (reply.outcome == "not_streamed" and '"choices"' in (reply.detail or "")):
-        return "ask for whole answers: --set sampling.stream=false"
+        return "turn off streaming: --set sampling.stream=false"
     if keys:
-        return f"go without what it does not take: --set 'sampling.omit={json.dumps(keys)}'"
+        return f"leave out the keys that it refuses: --set 'sampling.omit={json.dumps(keys)}'"
     if reply.status in REFUSED:
-        return "try the same chat with curl; keys that the server does not take can be left out (sampling.omit)"
+        return "try the same chat with curl; sampling.omit leaves out keys that the server refuses"
     return "try the same chat with curl, and look at the server's log"
 
 
@@ -96,7 +96,7 @@ async def models_error(base: str, headers: dict[str, str], models: ModelList) ->
         known = await _connection_error(base, "connect_error", detail)
         if known is not None:
             return known
-        return TargetError(f"{url} does not answer: {detail}", problem="no_service", remedy="is the server well?")
+        return TargetError(f"{url} does not answer: {detail}", problem="no_service", remedy="look at the server's log")
     moved = await _moved_error(base, headers) if models.status in {401, 403, 404, 405} else None
     if moved is not None:
         return moved
@@ -117,8 +117,8 @@ def shown_names(names: tuple[str, ...]) -> str:
 def _remedy_of_refusal(headers: dict[str, str]) -> str:
     """What to do if the server requires a key."""
     if any(name.lower() == "authorization" or redact_keys(value) != value for name, value in headers.items()):
-        return "the key that was sent is refused: is it the right one for this server?"
-    return "set LOADGEN_API_KEY to the key that this server wants, or send the header that it asks for with --header"
+        return "the server refused the key; check that it is the right one for this server"
+    return "set LOADGEN_API_KEY to a key for this server, or send the header that it requires with --header"
 
 
 # The connection
@@ -135,13 +135,13 @@ async def _connection_error(base: str, outcome: str, detail: str) -> TargetError
         message = f"{parts.netloc} does not speak TLS ({outcome}: {cause})"
         return TargetError(message, problem="no_service", remedy=f"write {redact_url(_with_scheme(base, 'http'))}")
     if any(sign in detail.lower() for sign in _NO_HOST):
-        message = f"no host is known by the name {parts.hostname} ({outcome}: {cause})"
-        return TargetError(message, problem="no_service", remedy="check how it is written, or write its IP address")
+        message = f"no host has the name {parts.hostname} ({outcome}: {cause})"
+        return TargetError(message, problem="no_service", remedy="check the spelling, or write its IP address")
     if "Connect call failed" in detail or "refused" in detail.lower():
         message = f"nothing listens at {parts.netloc} ({outcome}: {cause})"
         return TargetError(message, problem="no_service", remedy="is the server running there?")
     if parts.scheme == "http" and await speaks_tls(base):
-        message = f"{parts.netloc} speaks TLS, and was asked without ({outcome}: {cause})"
+        message = f"{parts.netloc} speaks TLS, but the address says http ({outcome}: {cause})"
         return TargetError(message, problem="no_service", remedy=f"write {redact_url(_with_scheme(base, 'https'))}")
     if outcome == "connect_error":
         message = f"{place} cannot be reached ({outcome}: {cause})"
@@ -152,7 +152,8 @@ async def _connection_error(base: str, outcome: str, detail: str) -> TargetError
 def _certificate_error(place: str, host: str, cause: str) -> TargetError:
     lower = cause.lower()
     if "mismatch" in lower or "not valid for" in lower:
-        message, remedy = f"the certificate of {place} is for another name than {host}", "write the name that it is for"
+        message = f"the certificate of {place} is for another name than {host}"
+        remedy = "use the name in the certificate"
     elif "expired" in lower:
         message, remedy = f"the certificate of {place} has expired", "renew it, or set the clock of this machine"
     elif "not yet valid" in lower:
@@ -167,8 +168,8 @@ def _remedy_of_distrust() -> str:
     if not file:
         return f"name the file with its issuer's certificate: {CERTIFICATES}=ca.pem"
     if not Path(file).is_file():
-        return f"{CERTIFICATES} names {file}, which is no file: name the one with its issuer's certificate"
-    return f"the certificates in {CERTIFICATES}={file} do not include its issuer's: add that"
+        return f"{CERTIFICATES} names {file}, which is not a file; name the file with its issuer's certificate"
+    return f"the certificates in {CERTIFICATES}={file} do not include its issuer's; add it"
 
 
 def _cause(detail: str) -> str:
@@ -215,7 +216,7 @@ async def _moved_error(base: str, headers: dict[str, str]) -> TargetError | None
     shown = redact_keys(redact_url(other))
     message = f"{redact_url(base)} redirects to {shown}, and a chat loses its body or its key on the way"
     is_api = urlsplit(target).path.rstrip("/").endswith("/models")
-    remedy = f"write {shown}" if is_api else "that is no API: write the address behind the login or the proxy"
+    remedy = f"write {shown}" if is_api else "that is no API; write the API's address behind the login or the proxy"
     return TargetError(message, problem="wrong_path", remedy=remedy)
 
 
@@ -225,11 +226,11 @@ async def _path_error(base: str, headers: dict[str, str], cause: str) -> TargetE
     place, _, query = base.partition("?")
     parts = urlsplit(place)
     root = f"{parts.scheme}://{parts.netloc}"
-    remedy = f"write the base path that the server has, such as {root}/v3, or set up its API at {parts.path or '/'}"
+    remedy = f"write the server's base path, such as {root}/v3, or serve its API at {parts.path or '/'}"
     for path in _USUAL_PATHS:
         other = f"{root}{path}" + (f"?{query}" if query else "")
         if other != base and (await ask_models(other, headers)).entries:
-            remedy = f"the API of this server is at {redact_url(other)}: write {redact_url(other)}"
+            remedy = f"write {redact_url(other)}, which is the API of this server"
             break
-    message = f"{redact_url(base)} is not the base of an OpenAI-compatible API ({cause}): the path is wrong"
+    message = f"{redact_url(base)} is not the base path of an OpenAI-compatible API ({cause}); the path is wrong"
     return TargetError(message, problem="wrong_path", remedy=remedy)

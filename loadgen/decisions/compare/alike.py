@@ -122,7 +122,7 @@ def workload_in(manifest: Manifest) -> Workload | str:
         return manifest.workload
     scenario = manifest.scenario
     if isinstance(scenario.prompts, PromptFiles) or isinstance(scenario.load, Trace):
-        return "not kept by that version, and its prompts or its trace stand in files"
+        return "not kept by that version, and its prompts or its trace are in files"
     try:
         plan = make_plan(scenario, load_prompts(scenario, Path(), manifest.run_id))
     except InputError as error:
@@ -134,7 +134,7 @@ def workload_in(manifest: Manifest) -> Workload | str:
         if (card := cards.get(model.name)) is not None and card.refused_keys is not UNSET
     }
     if manifest.plan_digest not in (digest(plan), digest(plan, refused)):
-        return "not kept by that version, which planned other requests than this one would"
+        return "not kept by that version, whose plan differs from that of this version"
     return workload_of(plan)
 
 

@@ -101,9 +101,7 @@ def _run_by_run(comparison: Comparison) -> Section | None:
     charts = run_charts(comparison)
     if not charts:
         return None
-    paragraph = (
-        "Each run, in the order in which the runs were started. A slope across both sides is a machine that drifts."
-    )
+    paragraph = "Each run, in the order in which the runs were started. A slope across both sides means a drift."
     return Section(title="Run by run", anchor="runs", paragraphs=(paragraph,), charts=charts)
 
 

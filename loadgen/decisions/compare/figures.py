@@ -87,7 +87,7 @@ def parse_metrics(text: str) -> tuple[str, ...]:
         latency = _LATENCY.fullmatch(name)
         if name not in DEFAULT_METRICS and (latency is None or latency[2] not in _PERCENTILE_NAMES):
             known = f"ttft, itl, tpot or e2e with _{', _'.join(_PERCENTILE_NAMES)}, {RATE}, {GOODPUT}, {OK}, {MEMORY}"
-            raise InputError(f"--metrics {text}: {name!r} is no metric; there are {known}")
+            raise InputError(f"--metrics {text}: {name!r} is not a metric; the metrics are {known}")
     return tuple(dict.fromkeys(names))
 
 
@@ -109,7 +109,7 @@ def table_of(sides: Sides, models: Sequence[PairedModel], metrics: Sequence[str]
                     columns.append(known)
                     counts.append([_planned(stage) if key.unit == "share" else 0.0 for stage in stages])
     if not keys:
-        raise InputError(f"no run shows any of {', '.join(metrics)} that the others show too; name others by --metrics")
+        raise InputError(f"not every run shows one of {', '.join(metrics)}; name others with --metrics")
     values_array, requests = np.array(columns).T, np.array(counts).T
     return _with_means(keys, values_array, _scaled(keys, values_array, requests), requests)
 

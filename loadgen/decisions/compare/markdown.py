@@ -29,7 +29,7 @@ LONGEST_CELL: Final = 200
 LONGEST_LINE: Final = 1_500
 MARKS: Final = {"worse": "❌", "better": "🎉", "same": "✅", "unknown": "❔"}
 _DETAILS: Final = ("<details>", "</details>", "<summary>", "</summary>")
-_CUT: Final = "… and {} more rows, which stand in comparison.json"
+_CUT: Final = "… and {} more rows, which are in comparison.json"
 
 
 def comparison_markdown(comparison: Comparison, command: str) -> str:

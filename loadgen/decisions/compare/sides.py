@@ -113,7 +113,8 @@ def read_compared(folder: Path) -> ComparedRun:
         summary, by_key = summary_of([run], [stages]), {stage.planned.key: stage for stage in stages}
     compared = ComparedRun(folder, run.manifest, summary, by_key)
     if not any(stage.requests is not UNSET and stage.requests.ok for stage in compared.played):
-        raise InputError(f"{folder}: none of its requests was answered: nothing to compare; give another run")
+        message = "none of its requests was answered, so there is nothing to compare"
+        raise InputError(f"{folder}: {message}; give another run")
     return compared
 
 

@@ -168,7 +168,7 @@ def context_lines(comparison: Comparison) -> list[str]:
     lines += _unknown_lines(comparison)
     if comparison.worst_excluded is not None:
         excluded = format_percent(max(comparison.worst_excluded, 0.0))
-        lines.append(f"nothing is worse by more than {excluded} (95 % sure; shares of requests aside)")
+        lines.append(f"nothing is worse by more than {excluded} (95 % confidence, except for shares of requests)")
     return [*lines, *noise_lines(comparison)]
 
 
@@ -256,12 +256,12 @@ def noise_lines(comparison: Comparison) -> list[str]:
     if comparison.design == "few":
         match comparison.noise.source:
             case "assumed":
-                lines.append(f"too few runs to see how far they differ: noise of{sd} assumed; {_ASSUMED_HINT}")
+                lines.append(f"too few runs to measure the run-to-run noise, so{sd} is assumed; {_ASSUMED_HINT}")
             case "given":
-                lines.append(f"too few runs to see how far they differ: noise of{sd} given with --noise")
+                lines.append(f"too few runs to measure the run-to-run noise, so{sd} is used, as given with --noise")
             case source:
                 which = "these runs" if source == "repeats" else "earlier runs of the same work"
-                lines.append(f"few runs: they differ by{sd}, learned from {which}")
+                lines.append(f"few runs: the run-to-run noise{sd} is that of {which}")
     lines += [
         f"{DAGGER} degraded: {each.model} at {level_text(each.level)} in {each.run} ({'; '.join(each.reasons)})"
         for each in comparison.degraded

@@ -22,11 +22,11 @@ def read_sides_of(base: Sequence[str | Path], new: Sequence[str | Path], *, resu
     """
     if not new:
         if len(base) != 1:
-            raise InputError(f"{base[-1]}: a further run of BASE, and none of NEW; give NEW")
+            raise InputError(f"{base[-1]}: a further run of BASE, but none of NEW; give NEW")
         return read_block_sides(base[0])
     for path in (*base, *new):
         if has_pairs(path):
-            raise InputError(f"{path}: has both sides, which are compared with each other; give it alone")
+            raise InputError(f"{path}: it has both sides; give it alone")
     return read_sides(base, new, results=results)
 
 
@@ -37,10 +37,10 @@ def read_block_sides(folder: str | Path) -> Sides:
     """
     folder = Path(folder)
     if not has_pairs(folder):
-        raise InputError(f"{folder}: one side alone, as it has no {PAIRS}; give NEW too, or a folder of --versus")
+        raise InputError(f"{folder}: only one side, because it has no {PAIRS}; give NEW too, or a folder of --versus")
     pairs = read_pairs(folder)
     if not pairs.blocks:
-        raise InputError(f"{folder}: no block was played to its end: nothing to compare; play it again")
+        raise InputError(f"{folder}: no block was completed, so there is nothing to compare; play it again")
     parent = folder.resolve().parent
     for run_id in (run_id for block in pairs.blocks for run_id in (block.a, block.b)):
         if not (parent / run_id / run_folder.MANIFEST).is_file():

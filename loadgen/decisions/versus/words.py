@@ -15,7 +15,7 @@ ALPHA: Final = 0.05
 def variant_lines(base: Plan, new: Plan, blocks: int) -> Iterator[str]:
     """How many blocks are played in which order, what B has otherwise, and what so few blocks cannot show."""
     orders = block_orders(blocks, base.scenario.seed)
-    yield f"{blocks} blocks of two runs, A as it is and B, in this order: {' '.join(orders)}"
+    yield f"{blocks} blocks of two runs, A (unchanged) and B (the variant), in this order: {' '.join(orders)}"
     yield keys_line(changed_keys(base.scenario, new.scenario))
     fewest = fewest_blocks(ALPHA)
     if blocks < fewest:

@@ -143,7 +143,7 @@ async def _load(adapter: Any, model: Model, workers: WorkerThreads) -> float | N
     try:
         await call_adapter(workers, adapter.load, model.name, **model.options)
     except MemoryError as error:
-        remedy = "unload other models, or take a smaller variant"
+        remedy = "unload other models, or use a smaller variant"
         raise TargetError(f"{name}.load: {error_line(error)}", problem="out_of_memory", remedy=remedy) from error
     except Exception as error:
         problem = "out_of_memory" if "memory" in str(error).lower() else "load_failed"

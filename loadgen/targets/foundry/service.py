@@ -199,7 +199,7 @@ def load(variant: Any) -> float:
     except Exception as error:
         text = describe_error(error)
         if "memory" in text.lower() or "bad_alloc" in text.lower():
-            raise CannotServe("out_of_memory", text, "unload other models, or take a smaller variant") from error
+            raise CannotServe("out_of_memory", text, "unload other models, or use a smaller variant") from error
         raise CannotServe("load_failed", text, "remove it from the cache and download it again") from error
     return (now_ns() - began) / 1e9
 

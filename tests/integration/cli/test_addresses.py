@@ -120,7 +120,7 @@ def test_where_no_route_is_one_the_path_is_called_wrong(everywhere: Script) -> N
             assert ended.returncode == 3
             said = text(ended)
             assert "the path is wrong" in said
-            assert f"write the base path that the server has, such as {at(server, '/v3')}" in said
+            assert f"write the server's base path, such as {at(server, '/v3')}" in said
             assert "ask for a model" not in said
             assert "curl" not in said
 
@@ -129,7 +129,7 @@ def test_where_the_api_is_elsewhere_the_right_base_is_named() -> None:
     with serving("/v3") as server:
         for ended in (play(at(server, "/v1")), loadgen("models", "--url", at(server, ""))):
             assert ended.returncode == 3
-            assert f"the API of this server is at {at(server, '/v3')}: write" in text(ended)
+            assert f"write {at(server, '/v3')}, which is the API of this server" in text(ended)
 
 
 @pytest.mark.parametrize("status", ["301 Moved Permanently", "302 Found", "308 Permanent Redirect"])
@@ -163,7 +163,7 @@ def test_where_a_server_redirects_to_a_login_that_is_not_advised() -> None:
     with Server(whole("401 Unauthorized", b"who?"), get=get) as server:
         ended = play(server.url)
     assert ended.returncode == 3
-    assert "that is no API: write the address behind the login or the proxy" in text(ended)
+    assert "that is no API; write the API's address behind the login or the proxy" in text(ended)
 
 
 def test_a_404_that_speaks_of_the_model_is_not_of_the_path() -> None:
@@ -198,7 +198,7 @@ def test_a_listed_model_that_does_not_answer_is_not_played() -> None:
     with Server(missing, get=lambda _: listing("m", "n")) as server:
         ended = play(server.url)
     assert ended.returncode == 3
-    assert "ask for one of those that the server lists: m, n" in text(ended)
+    assert "use one of the models that the server lists: m, n" in text(ended)
 
 
 def test_an_answer_of_another_model_is_not_taken_for_the_one_that_was_asked_for() -> None:
@@ -217,7 +217,7 @@ def test_an_answer_of_another_model_is_not_taken_for_the_one_that_was_asked_for(
         (lambda _: listing(), "does not list any model: its list of models is empty; load a model there first"),
         (lambda _: whole("200 OK", b'{"a": 1}'), "does not list any model: it answers with JSON that is no list"),
         (lambda _: whole("200 OK", b"hello", type="text/plain"), "does not list any model: it answers with no JSON"),
-        (lambda _: whole("401 Unauthorized", b"who?"), "status 401: who?; set LOADGEN_API_KEY to the key"),
+        (lambda _: whole("401 Unauthorized", b"who?"), "status 401: who?; set LOADGEN_API_KEY to a key"),
         (lambda _: whole("503 Service Unavailable", b""), "does not list any model: status 503; look at the server's"),
     ],
 )

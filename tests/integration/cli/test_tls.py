@@ -82,7 +82,7 @@ def test_a_certificate_that_is_not_trusted_says_where_to_name_its_issuer(
             assert "name the file with its issuer's certificate: SSL_CERT_FILE=ca.pem" in said
             assert "is the server running" not in said
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "gone.pem"))
-        assert "gone.pem, which is no file: name the one with" in said_of(f"https://{place}/v1")[1]
+        assert "gone.pem, which is not a file; name the file with" in said_of(f"https://{place}/v1")[1]
 
 
 def test_a_certificate_for_another_name_says_so(tmp_path: Path) -> None:
@@ -107,5 +107,5 @@ def test_a_server_that_wants_tls_is_not_waited_for(tmp_path: Path) -> None:
     own = certificate(tmp_path, "own", "-days", "2", "-addext", "subjectAltName=IP:127.0.0.1")
     with serving(own) as place:
         for said in said_of(f"http://{place}/v1"):
-            assert f"{place} speaks TLS, and was asked without" in said
+            assert f"{place} speaks TLS, but the address says http" in said
             assert f"write https://{place}/v1" in said

@@ -139,7 +139,7 @@ def test_a_stream_that_was_not_held_back_is_not_marked(stamps: tuple[int, ...], 
 def test_an_answer_in_one_read_was_not_held_back_and_has_no_pace(count: int, lag_ms: float) -> None:
     stage = stage_of(answers(lumps(count, every_ms=0)), lag_ms)
     assert set(stage.not_valid) == {"tpot_ms", "itl_ms", "per_user_tokens_per_s"}
-    assert "all tokens of 20 of 20 answers came in one read" in stage.not_valid["tpot_ms"]
+    assert "in 20 of 20 answers, all tokens came in one read" in stage.not_valid["tpot_ms"]
     assert codes(stage) == ["shared_reads"]
     assert isinstance(stage.metrics, dict)
     assert stage.metrics["tpot_ms"].count == stage.metrics["itl_ms"].count == 0
@@ -157,7 +157,7 @@ def test_the_gaps_of_other_answers_stay_where_most_came_in_one_read(in_one_read:
 def test_a_gate_on_the_pace_of_answers_in_one_read_fails() -> None:
     stage, attained = slo_of(lumps(2, every_ms=0), tpot_ms=500.0, attainment=0.5)
     assert attained == Attainment({}, 0, None, 0.5, False)
-    assert "TPOT is not judged: all tokens of 20 of 20 answers" in stage.not_valid["slo"]
+    assert "TPOT is not judged: in 20 of 20 answers, all tokens" in stage.not_valid["slo"]
 
 
 def test_tokens_that_share_reads_of_a_busy_reader_still_say_so() -> None:

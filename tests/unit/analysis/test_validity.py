@@ -181,9 +181,11 @@ def test_a_busy_machine_says_by_how_much_and_who() -> None:
 
 def test_a_slip_says_which_number_is_off_by_how_much() -> None:
     (reason,) = judged(slip_effect=Effect(0.062, "TTFT p99", 3.218)).reasons
-    assert reason.observed == "TTFT p99 is up to 6% (3.22 ms) too high: requests left late"
+    assert reason.observed == "TTFT p99 is up to 6% (3.22 ms) too high, because requests left late"
     (reason,) = judged(slip_effect=throughput(0.04)).reasons
-    assert reason.observed == "throughput is up to 4% too low: users waited 11 ms for us before each request"
+    assert (
+        reason.observed == "throughput is up to 4% too low, because users waited 11 ms for loadgen before each request"
+    )
 
 
 def test_without_an_answer_there_is_no_complaint_about_the_window_too() -> None:

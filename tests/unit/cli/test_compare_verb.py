@@ -113,9 +113,9 @@ def test_what_is_not_alike_is_listed_a_line_each_and_ends_with_2(tmp_path: Path)
         (["--alpha", "90%"], "--alpha 90%: not from"),
         (["--noise", "-3%"], "--noise -3%: not from"),
         (["--min-effect", "200%"], "--min-effect 200%: not from"),
-        (["--metrics", "ttft_p50,speed"], "--metrics ttft_p50,speed: 'speed' is no metric"),
-        (["--metrics", "ttft_p51"], "'ttft_p51' is no metric"),
-        (["--metrics", "itl_p99.9"], "no run shows any of itl_p99.9"),
+        (["--metrics", "ttft_p50,speed"], "--metrics ttft_p50,speed: 'speed' is not a metric"),
+        (["--metrics", "ttft_p51"], "'ttft_p51' is not a metric"),
+        (["--metrics", "itl_p99.9"], "not every run shows one of itl_p99.9"),
         (["--stage", "c9"], "--stage c9: no run has it"),
         (["--pair", "tiny"], "--pair tiny: not two models"),
         (["--pair", "tiny=huge"], "--pair: huge was not played in NEW"),
@@ -148,7 +148,7 @@ def test_markdown_of_many_figures_fits_a_comment_and_keeps_its_command(sides: li
     assert len(text) <= MAX_CHARACTERS
     assert text.endswith("\n```sh\nloadgen compare a b\n```\n")
     assert text.count("<details>") == text.count("</details>") == 1
-    assert "more rows, which stand in comparison.json" in text
+    assert "more rows, which are in comparison.json" in text
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the gate is a script of bash")

@@ -65,7 +65,7 @@ def test_plan_shows_the_order_of_the_blocks_and_what_is_otherwise_in_b() -> None
     result = run_command("plan", "two.toml", "--versus", OTHER)
     assert result.returncode == ExitCode.DONE
     assert result.stdout.splitlines()[-2:] == [
-        f"6 blocks of two runs, A as it is and B, in this order: {' '.join(block_orders(6, 1))}",
+        f"6 blocks of two runs, A (unchanged) and B (the variant), in this order: {' '.join(block_orders(6, 1))}",
         "B: models[0].name is n",
     ]
     few = run_command("plan", "two.toml", "--versus-model", "n", "--repeats", 4)

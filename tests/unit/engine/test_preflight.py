@@ -159,14 +159,14 @@ def test_an_error_behind_a_token_refuses_no_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("answer", "remedy"),
     [
-        (param("max_tokens", "max_tokens is too large: 48"), "the server takes max_tokens, but not with this value"),
+        (param("max_tokens", "max_tokens is too large: 48"), "the server accepts max_tokens, but not this value"),
         (param("stream", "'stream' is not supported"), "--set sampling.stream=false"),
         (Answer((b'{"choices": [{"message": {"content": "hi"}}]}',)), "--set sampling.stream=false"),
         (refuse(500, {"error": "got an unexpected keyword argument 'seed'"}), "--set 'sampling.omit=[\"seed\"]'"),
         (refuse(429, {"error": "Rate limit reached"}), '[retries] with on = ["http_429"]'),
-        (refuse(400, {"error": "Bad Request"}), "(sampling.omit)"),
-        (refuse(400, {"error": {"message": 'model "m" not found'}}), "ask for a model that the server lists"),
-        (param("model", "Invalid model identifier"), "ask for a model that the server lists"),
+        (refuse(400, {"error": "Bad Request"}), "sampling.omit leaves out keys that the server refuses"),
+        (refuse(400, {"error": {"message": 'model "m" not found'}}), "use a model that the server lists"),
+        (param("model", "Invalid model identifier"), "use a model that the server lists"),
     ],
 )
 def test_what_cannot_be_sent_is_said_with_what_to_change(tmp_path: Path, answer: Answer, remedy: str) -> None:

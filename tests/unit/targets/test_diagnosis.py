@@ -25,7 +25,7 @@ def verify(reason: str, quote: str = "'") -> str:
         (
             verify("Hostname mismatch, certificate is not valid for 'h'.", '"'),
             "is for another name than h (connect_error: certificate verify failed: Hostname mismatch, certificate is "
-            "not valid for 'h'.); write the name that it is for",
+            "not valid for 'h'.); use the name in the certificate",
         ),
         (verify("IP address mismatch, certificate is not valid for '1.2.3.4'.", '"'), "is for another name than h"),
         (
@@ -37,8 +37,8 @@ def verify(reason: str, quote: str = "'") -> str:
             "h:443 does not speak TLS",
         ),
         ("Cannot connect to host h:443 ssl:True [Connect call failed ('1.2.3.4', 443)]", "nothing listens at h:443"),
-        ("Cannot connect to host h:443 ssl:True [Name or service not known]", "no host is known by the name h"),
-        ("Cannot connect to host h:443 ssl:True [getaddrinfo failed]", "no host is known by the name h"),
+        ("Cannot connect to host h:443 ssl:True [Name or service not known]", "no host has the name h"),
+        ("Cannot connect to host h:443 ssl:True [getaddrinfo failed]", "no host has the name h"),
     ],
 )
 def test_an_error_of_a_connection_is_said_with_what_to_do(

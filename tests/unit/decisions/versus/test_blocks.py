@@ -94,16 +94,16 @@ def test_the_command_compares_a_folder_alone_and_keeps_the_comparison_in_it(tmp_
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["run"], "run: one side alone, as it has no pairs.json; give NEW too, or a folder of --versus"),
-        (["both", "run"], "both: has both sides, which are compared with each other; give it alone"),
-        (["run", "both"], "both: has both sides"),
-        (["both", "--base", "run"], "a further run of BASE, and none of NEW; give NEW"),
-        (["both", "--new", "run"], "both: has both sides"),
-        (["empty"], "empty: no block was played to its end: nothing to compare; play it again"),
+        (["run"], "run: only one side, because it has no pairs.json; give NEW too, or a folder of --versus"),
+        (["both", "run"], "both: it has both sides; give it alone"),
+        (["run", "both"], "both: it has both sides"),
+        (["both", "--base", "run"], "a further run of BASE, but none of NEW; give NEW"),
+        (["both", "--new", "run"], "both: it has both sides"),
+        (["empty"], "empty: no block was completed, so there is nothing to compare; play it again"),
         (["gone"], "gone: a run of its blocks is gone, "),
         (["torn"], "pairs.json: not the blocks of two variants ("),
         (["other"], "pairs.json: schema is 'loadgen.pairs/9', this loadgen reads 'loadgen.pairs/1'"),
-        (["nowhere"], "nowhere: one side alone"),
+        (["nowhere"], "nowhere: only one side"),
     ],
     ids=str,
 )

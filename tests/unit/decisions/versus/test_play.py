@@ -160,7 +160,7 @@ def test_no_more_blocks_are_played_again_than_were_asked_for(tmp_path: Path) -> 
     assert sum(name == "A" for name, _ in alternation.runs) == 3 + 3
     data = file_of(played)
     assert (data["blocks"], data["order"], played.ended) == ([], [], "complete")
-    with pytest.raises(InputError, match=r"no block was played to its end"):
+    with pytest.raises(InputError, match=r"no block was completed"):
         api.compare(played.folder)
 
 

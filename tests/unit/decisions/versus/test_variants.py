@@ -77,7 +77,7 @@ def test_variants_of_another_name_are_refused_as_their_runs_would_lie_apart() ->
 def test_what_few_blocks_cannot_show_is_said_before() -> None:
     base, new = plan(BASE), plan(BASE, models=(Model(name="n", target="llamacpp"),))
     few = list(variant_lines(base, new, 4))
-    assert few[0].startswith("4 blocks of two runs, A as it is and B, in this order: ")
+    assert few[0].startswith("4 blocks of two runs, A (unchanged) and B (the variant), in this order: ")
     assert few[1:] == ["B: models[0].name is n", "4 blocks cannot show a regression; --repeats 5 can"]
     assert len(list(variant_lines(base, new, 5))) == 2
     assert list(variant_lines(base, base, 6))[1] == "B is the same as A"
