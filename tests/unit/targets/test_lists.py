@@ -58,7 +58,7 @@ def test_one_aspect_may_stand_without_a_list_and_an_id_be_a_number_or_a_phrase(t
         ([{"id": "a"}], "prompts.json: prompt 1: text: missing; write it as text, prompt, messages or "),
         ([{"text": "a", "prompt": "b"}], "prompts.json: prompt 1: text and prompt are both given; leave one out"),
         ([{"text": "a", "aspects": [1]}], "prompts.json: prompt 1: key_points[0]: 1 is a whole number, not a text"),
-        (["a", " "], "prompts.json: prompt 2: text: no text in it"),
+        ([" "], "prompts.json: nobody asks anything in its only row; write a text into it"),
         ([{"text": "a", "id": "x"}, {"text": "b", "id": "x"}], 'prompt 2: the id "x" is that of '),
     ],
 )
