@@ -11,30 +11,34 @@ The two other ways are what others do: doubling and halving with one minute a le
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from msgspec import Struct
+from msgspec import Struct, structs
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.queues import Queue, Request, closed, opened, record_of, shares_met
 from loadgen.decisions.capacity.choose import VisitLooks, next_step
 from loadgen.decisions.capacity.known import Known
-from loadgen.decisions.capacity.search import PlayVisit, SearchSettings, SearchState, StopReason
+from loadgen.decisions.capacity.search import PlayVisit, SearchKind, SearchSettings, SearchState, StopReason
 from loadgen.decisions.capacity.visit import Visit, VisitTally
 from loadgen.plan.plan import StageLoad
 from loadgen.scenario import Slo
 from loadgen.scenario.objective import Objective, objective_of
 
 BUDGET_S: Final = 600.0
-SEARCHES: Final = 60
+SEARCHES: Final = {"users": 60, "rate": 40}
+"""Of each queue. The open loops take longer to simulate."""
 QUICK_SEARCHES: Final = 6
 WRONG: Final = 0.05
 NEAR_WHERE_DONE: Final = 0.95
+CHOICE_MS: Final = 50.0
+LOOK_MS: Final = 5.0
 TRUTH_REQUESTS: Final = 40_000
 COLUMNS: Final = {"ttft": 0, "tpot": 1, "e2e": 2}
 Play = Callable[[float, int, np.random.Generator], Iterator[Request]]
@@ -48,14 +52,14 @@ class World(Struct, frozen=True):
     objectives: tuple[str, ...]
     between: tuple[float, float]
     """Levels of which the lower one holds and the higher one does not."""
-    search: str = "users"
+    search: SearchKind = "users"
     first_rate: float = 1.0
 
     @property
     def settings(self) -> SearchSettings:
         return SearchSettings(
             objectives=tuple(map(objective_of, self.objectives)),
-            search="users" if self.search == "users" else "rate",
+            search=self.search,
             budget_s=BUDGET_S,
             think_s=self.queue.think_s,
             first_rate=self.first_rate,
@@ -297,21 +301,50 @@ HEAD: Final = (
 
 
 def speed() -> tuple[str, list[str]]:
-    """How long a choice takes at 512 levels, and a look at 5,000 requests; CPU time, the best of five."""
-    return "", []
+    """How much CPU time a choice takes at 512 levels, and a look at 5,000 requests: the best of five."""
+    settings = SearchSettings(objectives=(objective_of("ttft_p95=2s"), objective_of("ok=99%")))
+    of_rates = structs.replace(settings, search="rate", from_level=0.05, to_level=0.05 * 1.025**511)
+    state = SearchState((*(_visit(0.1 * 2**k, 40) for k in range(10)), _visit(60.0, 8)))  # bracketed, nothing shown
+    tally = VisitTally(settings.objectives, StageLoad("closed", concurrency=8), Slo())
+    for index, request in enumerate(islice(closed(Queue(slots=8), 8, np.random.default_rng(1)), 5008)):
+        tally.take(record_of(request, index, StageLoad("closed", concurrency=8)))
+    looks = VisitLooks(state, settings, PlayVisit(8.0, 10**6, BUDGET_S, "holds"))
+    choice_ms = _best_ms(lambda: next_step(state, of_rates))
+    look_ms = _best_ms(lambda: looks.should_stop(tally.visit(level=8.0, label="c8", seconds=1.0)))
+    levels = len(Known(state, of_rates).steps)
+    line = f"Choosing among {levels} levels takes {choice_ms:.1f} ms, a look at 5,000 requests {look_ms:.1f} ms of CPU."
+    outside = [f"a choice takes {choice_ms:.1f} ms (line: {CHOICE_MS:.0f})"] if choice_ms > CHOICE_MS else []
+    outside += [f"a look takes {look_ms:.1f} ms (line: {LOOK_MS:.0f})"] if look_ms > LOOK_MS else []
+    return line, outside
+
+
+def _visit(level: float, met: int) -> Visit:
+    counts, missed = (met, met), (40 - met, 0)
+    return Visit(
+        level=level, label="", requests=40, met=counts, missed=missed, inflation=(1.0, 1.0), seconds=5.0, played=40
+    )
+
+
+def _best_ms(function: Callable[[], object]) -> float:
+    times = []
+    for _ in range(5):
+        start = time.process_time()
+        function()
+        times.append(time.process_time() - start)
+    return 1e3 * min(times)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few searches of each queue, under a minute")
-    parser.add_argument("--searches", type=int, help=f"searches of each queue (default: {SEARCHES})")
+    parser.add_argument("--searches", type=int, help="searches of each queue (default: 60, of open loops 40)")
     parser.add_argument("--only", help="only queues whose name has this in it")
     arguments = parser.parse_args()
-    searches = arguments.searches or (QUICK_SEARCHES if arguments.quick else SEARCHES)
     outside = []
-    print(f"{searches} searches a row, {BUDGET_S:.0f} s each at most, confidence 95 %.\n\n{HEAD}", flush=True)
+    print(HEAD, flush=True)
     for world in WORLDS:
         if arguments.only is None or arguments.only in world.name:
+            searches = QUICK_SEARCHES if arguments.quick else arguments.searches or SEARCHES[world.search]
             line, problems = line_of(world, searches)
             print(line, flush=True)
             outside += problems

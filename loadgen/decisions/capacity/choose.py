@@ -32,10 +32,14 @@ BURST_ROUNDS: Final = 3
 STREAMS_UNKNOWN: Final = 8
 """A visit of an open loop begins with BURST_ROUNDS times the streams served at once, STREAMS_UNKNOWN while that is not
 known, because queues that begin empty flatter."""
+INFLATION_OF_RATE: Final = 8.0
+"""What the inflation of a rate is taken to be at least where the cost of a claim is guessed."""
 _BRACKET_SHARE: Final = 0.25
 _PAID_FROM: Final = (0.3, 0.6)
 """What share of the rest of the budget a pair of claims may cost: until both ends are shown, and then."""
 _MIN_GOAL: Final = 12
+_FEW: Final = {"users": (4, 16), "rate": (16, 32)}
+"""How many requests a short visit takes at least, while everything is met and afterwards."""
 
 
 def next_step(state: SearchState, settings: SearchSettings) -> PlayVisit | End:
@@ -137,8 +141,8 @@ class _Choice:
 
     def _few(self, at: int, rounds: int) -> int:
         """How many requests a short visit takes. rounds: 1 while everything is met, then 2."""
-        users = int(self._steps[at]) if self._is_of_users else 0
-        return max(4, users) if rounds == 1 else max(16, 2 * users)
+        least, users = _FEW[self._settings.search][rounds - 1], int(self._steps[at]) if self._is_of_users else 0
+        return max(least, rounds * users)
 
     def _bracket(self) -> PlayVisit | None:
         """The next short visit, doubling and then halving; None where the bracket is narrow enough."""
@@ -186,17 +190,15 @@ class _Choice:
         cost, at, purpose = min(claims, key=lambda claim: (urgent and not lacking[claim[2]], claim[0]))
         if math.isinf(cost):  # nothing will be shown wherever one looks, so anywhere in the middle will do
             return self._step((low + 1 + high) // 2, _MIN_GOAL, purpose)
-        return self._step(at, max(math.ceil(cost * self._known.nearest(at).rate / 2), _MIN_GOAL), purpose)
+        half = math.ceil(cost * self._known.nearest(at).rate / 2)
+        return self._step(at, max(half, _MIN_GOAL, self._settings.least_of_visit), purpose)
 
     def _closest_pair(self, low: int, high: int, holds: Floats, fails: Floats) -> tuple[int, int]:
         """The places of the pair of claims that lie closest together among those that can be paid for; of equally close
-        ones the cheapest. What is near enough is not brought nearer."""
+        ones the cheapest."""
         both_shown = low >= 0 and high < len(self._steps)
         sizes = self._sizes(low, high)
         apart = np.log(sizes[None, :] / sizes[:, None])
-        if self._settings.within is not None:
-            near = np.maximum(self._least_gap, self._settings.within * sizes)[:, None]
-            apart = np.where(sizes[None, :] - sizes[:, None] <= near, 0.0, apart)
         cost = holds[:, None] + fails[None, :]
         allowed = np.triu(cost <= self._left_s * _PAID_FROM[both_shown], 1)
         allowed[0, -1] = True
@@ -232,8 +234,9 @@ class _Choice:
             least = settings.floor(self._steps[at]) - (0 if level is None else level.evidence.requests)
             gained = (0.0, 0.0) if level is None else (level.evidence.log_holds, level.evidence.log_fails)
             beside = 0 if self._steps[at] == self._going_on else self._left_out(at)
-            for_holds = float(of_holds[row].max()) * (known.wanted - gained[0] + 1) * near.inflation
-            for_fails = float(of_fails[row].min()) * (known.wanted - gained[1] + 1) * near.inflation
+            inflation = max(near.inflation, 1.0 if self._is_of_users else INFLATION_OF_RATE)
+            for_holds = float(of_holds[row].max()) * (known.wanted - gained[0] + 1) * inflation
+            for_fails = float(of_fails[row].min()) * (known.wanted - gained[1] + 1) * inflation
             holds[at - low] = (max(for_holds, least, 1) + beside) / near.rate
             fails[at - low] = (max(for_fails, least, 1) + beside) / near.rate
         return holds, fails
@@ -246,8 +249,9 @@ class _Choice:
     def _burst(self) -> int:
         if self._is_of_users:
             return 0
-        streams = max((visit.streams or 0 for visit in self._known.state.visits), default=0)
-        return BURST_ROUNDS * (streams or STREAMS_UNKNOWN)
+        # The first visit tells it, if its burst was more than could be served at once. Later bursts tell no more.
+        known = (visit.streams for visit in self._known.state.visits if visit.streams and visit.streams < visit.burst)
+        return BURST_ROUNDS * next(known, STREAMS_UNKNOWN)
 
     def _step(self, at: int, requests: int, purpose: Purpose) -> PlayVisit:
         return PlayVisit(self._steps[at], requests, self._left_s, purpose, self._burst)

@@ -45,8 +45,10 @@ class ObjectiveCounts(Struct, frozen=True):
     hits: float = 0.0
     """Effective: how many independent requests those that met it are worth."""
     misses: float = 0.0
-    hits_for_holds: float = 0.0
-    """Of `hits`, those that are evidence that the level holds."""
+    for_holds: tuple[float, float] = (0.0, 0.0)
+    """The effective hits and misses that count where it is asked whether the level holds."""
+    for_fails: tuple[float, float] = (0.0, 0.0)
+    """The same where it is asked whether it does not."""
 
 
 class ObjectiveEvidence(Struct, frozen=True):
@@ -114,8 +116,8 @@ def evidence_of(
     objectives = tuple(
         ObjectiveEvidence(
             each,
-            log_holds(each.hits_for_holds, each.misses, share),
-            log_fails(each.hits, each.misses, share),
+            log_holds(*each.for_holds, share),
+            log_fails(*each.for_fails, share),
         )
         for each, share in zip(counts, shares, strict=True)
     )

@@ -6,14 +6,23 @@ from functools import cached_property
 from typing import Final
 
 import numpy as np
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from loadgen.decisions.capacity.evidence import Floats, LevelEvidence, ObjectiveCounts, evidence_of, log_wanted
+from loadgen.decisions.capacity.evidence import (
+    MIN_REQUESTS_OF_RATE,
+    Floats,
+    LevelEvidence,
+    ObjectiveCounts,
+    evidence_of,
+    log_wanted,
+)
 from loadgen.decisions.capacity.levels import MAX_USERS, RATES, rate_levels, user_levels
 from loadgen.decisions.capacity.likely import likely_shares
 from loadgen.decisions.capacity.search import SearchSettings, SearchState, Shown
-from loadgen.decisions.capacity.visit import Visit
+from loadgen.decisions.capacity.visit import RISING, Visit
 
+ALIKE: Final = 1.1
+"""Rates within this factor of each other have queues that are about as slow."""
 CLIENT_LIMITED: Final = 2
 """A level of which so many visits in a row were limited by loadgen itself ends the way up."""
 
@@ -42,8 +51,9 @@ class Known:
         self.cut = client_limit(state)
         """The lowest level at which loadgen itself was the limit; None: none is known."""
         self.steps = self._playable_levels()
+        visits = alike(state.visits) if settings.search == "rate" else state.visits
         by_level: dict[float, list[Visit]] = {}
-        for visit in state.visits:
+        for visit in visits:
             by_level.setdefault(visit.level, []).append(visit)
         self.levels = {
             at: level
@@ -147,6 +157,20 @@ def client_limit(state: SearchState) -> float | None:
     return min((level for level, count in in_a_row.items() if count >= CLIENT_LIMITED), default=None)
 
 
+def alike(visits: Sequence[Visit]) -> list[Visit]:
+    """The visits to rates, each with the largest inflation of any long visit to a level within ALIKE of its own.
+
+    Queues of an open loop change slowly near its limit. A visit that happened to meet none tells nothing of how slowly.
+    """
+    long = [visit for visit in visits if visit.is_judged and visit.requests >= MIN_REQUESTS_OF_RATE]
+    changed = []
+    for visit in visits:
+        near = [other.inflation for other in long if 1 / ALIKE <= other.level / visit.level <= ALIKE]
+        inflation = tuple(map(max, zip(visit.inflation, *near, strict=True)))
+        changed.append(structs.replace(visit, inflation=inflation))
+    return changed
+
+
 def played_level(visits: Sequence[Visit], settings: SearchSettings) -> PlayedLevel | None:
     """What the judged visits of one level add up to; None without any."""
     judged = [visit for visit in visits if visit.is_judged and visit.requests]
@@ -158,7 +182,7 @@ def played_level(visits: Sequence[Visit], settings: SearchSettings) -> PlayedLev
             level,
             sum(visit.requests for visit in judged[:count]),
             settings.floor(level),
-            [counts_of(judged[:count], objective) for objective in range(len(shares))],
+            [counts_of(judged[:count], objective, settings) for objective in range(len(shares))],
             shares,
         )
         for count in range(1, len(judged) + 1)
@@ -169,21 +193,33 @@ def played_level(visits: Sequence[Visit], settings: SearchSettings) -> PlayedLev
         log_holds=max(evidence.log_holds for evidence in evidences),
         log_fails=max(evidence.log_fails for evidence in evidences),
         rate=sum(visit.played for visit in judged) / max(seconds, 1e-9),
-        inflation=max(max(visit.inflation) for visit in judged),
-        settles=any(visit.doubt is None for visit in judged),
+        inflation=max(1.0, *(max(visit.inflation) for visit in judged)),
+        settles=any(visit.doubt not in RISING for visit in judged),
     )
 
 
-def counts_of(visits: Sequence[Visit], objective: int) -> ObjectiveCounts:
-    """How many requests of some visits to one level met an objective. objective: its place."""
-    effective = [
-        (visit.met[objective] / visit.inflation[objective], visit.missed[objective] / visit.inflation[objective])
-        for visit in visits
-    ]
+def counts_of(visits: Sequence[Visit], objective: int, settings: SearchSettings) -> ObjectiveCounts:
+    """How many requests of some judged visits to one level met an objective. objective: its place.
+
+    Short visits to a rate say nothing of the long run, since the queue they begin with is of our making. Hits of a
+    visit that drifts do not speak for holding, nor misses of one that still drains against it.
+    """
+    hits = [visit.met[objective] / visit.inflation[objective] for visit in visits]
+    misses = [visit.missed[objective] / visit.inflation[objective] for visit in visits]
+    counts = [visit.requests >= settings.least_of_visit for visit in visits]
+    rises = [visit.doubt in RISING for visit in visits]
+    falls = [visit.doubt == "drains" for visit in visits]
     return ObjectiveCounts(
         met=sum(visit.met[objective] for visit in visits),
         missed=sum(visit.missed[objective] for visit in visits),
-        hits=sum(hits for hits, _ in effective),
-        misses=sum(misses for _, misses in effective),
-        hits_for_holds=sum(hits for visit, (hits, _) in zip(visits, effective, strict=True) if visit.doubt is None),
+        hits=sum(hits),
+        misses=sum(misses),
+        for_holds=(
+            sum(h for h, is_long, rising in zip(hits, counts, rises, strict=True) if is_long and not rising),
+            sum(m for m, is_long in zip(misses, counts, strict=True) if is_long),
+        ),
+        for_fails=(
+            sum(h for h, is_long in zip(hits, counts, strict=True) if is_long),
+            sum(m for m, is_long, falling in zip(misses, counts, falls, strict=True) if is_long and not falling),
+        ),
     )

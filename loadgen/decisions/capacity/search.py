@@ -43,6 +43,11 @@ class SearchSettings(Struct, frozen=True, kw_only=True):
     def shares(self) -> tuple[float, ...]:
         return tuple(objective.share for objective in self.objectives)
 
+    @property
+    def least_of_visit(self) -> int:
+        """A visit of fewer counted requests is no evidence."""
+        return MIN_REQUESTS_OF_RATE if self.search == "rate" else 0
+
     def floor(self, level: float) -> int:
         """Below so many counted requests nothing is claimed of a level."""
         return max(MIN_REQUESTS, MIN_ROUNDS * int(level)) if self.search == "users" else MIN_REQUESTS_OF_RATE

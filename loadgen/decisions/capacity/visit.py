@@ -1,10 +1,11 @@
 """One visit to a level, from its records: how many requests met each objective, and what that is worth. Pure.
 
-The first round is left out: as many requests as there are users; of an open loop the burst, and then the front that
-MSER-5 cuts off. The rest counts in the order of dispatch, up to the first request that is not decided yet. What has
-ended so far would flatter: slow requests are missing in that.
+The first round is left out: as many requests as there are users. Of an open loop it is what came until the burst was
+over, and then the front that MSER-5 cuts off. The rest counts in the order of dispatch, up to the first request that is
+not decided yet. What has ended so far would flatter: slow requests are missing in that.
 """
 
+import math
 from array import array
 from collections.abc import Sequence
 from typing import Final, Literal
@@ -13,18 +14,20 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from loadgen.decisions.capacity.evidence import Bools, Floats, inflation
+from loadgen.decisions.capacity.evidence import MIN_REQUESTS_OF_RATE, Bools, Floats, inflation
 from loadgen.decisions.capacity.objective import ObjectiveVerdict, verdict_of
 from loadgen.plan.plan import StageLoad, part_size
 from loadgen.record import Record
 from loadgen.scenario import Slo
 from loadgen.scenario.objective import Objective
-from loadgen.stats.steady import warm_until
+from loadgen.stats.steady import trend, warm_until
 
-Doubt = Literal["client", "busy_machine", "drift", "behind"]
+Doubt = Literal["client", "busy_machine", "drift", "behind", "drains"]
 """Why a visit does not count in full. `client`, `busy_machine`: loadgen itself, or other programs, were in the way, and
-it is not judged. `drift`: latencies never settled; `behind`: too few of the requests that came due had ended. These two
-are no evidence that a level holds."""
+it is not judged. `drift`: latencies never settled; `behind`: too few of the requests that came due had ended; these two
+are no evidence that a level holds. `drains`: latencies fall, since the burst at the beginning has not been worked off;
+this is no evidence that a level does not hold."""
+RISING: Final[frozenset[Doubt | None]] = frozenset({"drift", "behind"})
 
 ENDED_OF_DUE: Final = 0.95
 """An open loop of which a smaller share of what came due has ended falls behind."""
@@ -51,6 +54,8 @@ class Visit(Struct, frozen=True, kw_only=True):
     """How long it took, warm-up included."""
     played: int
     """How many measured requests ended in all."""
+    burst: int = 0
+    """Of an open loop: how many requests came due at once as it began."""
     streams: int | None = None
     """The most answers between first token and end at one moment; None where answers do not stream."""
     doubt: Doubt | None = None
@@ -116,6 +121,7 @@ class VisitTally:
             inflation=tuple(_inflation_of(counted[:, j], slow[:, j]) for j in range(width)),
             seconds=seconds,
             played=int((moments[:, 3] >= 0).sum()),
+            burst=0 if self._load.is_closed else burst_of(moments[:, 4]),
             streams=most_at_once(moments[:, 2], moments[:, 3]),
             doubt=doubt,
         )
@@ -150,10 +156,12 @@ class VisitTally:
         """How many requests at the front do not count."""
         if self._load.concurrency is not None:
             return min(self._load.concurrency, decided)
-        burst = min(burst_of(moments[:, 4]), decided)
-        if decided - burst == 0 or slowness.shape[1] == 0:
-            return burst
-        return burst + warm_until(_finite(slowness[burst:decided, 0])).truncated
+        burst = burst_of(moments[:, 4])
+        first = burst
+        if burst:  # until it is over, requests wait for what no user asked
+            first = int(np.searchsorted(moments[:, 1], moments[:burst, 3].max(), "right"))
+        first = min(first, decided)
+        return first if first == decided else first + warm_until(_finite(slowness[first:decided, 0])).truncated
 
 
 def burst_of(due_ns: NDArray[np.int64]) -> int:
@@ -183,9 +191,14 @@ def _doubt_of_open_loop(moments: NDArray[np.int64], slow: Floats, first: int, de
         return None
     start, end = int(moments[first, 4]), int(moments[decided - 1, 4])
     ended = int(((moments[:, 3] >= start) & (moments[:, 3] <= end)).sum())
-    if ended < ENDED_OF_DUE * (decided - first):
+    due = decided - first
+    chance = 2 * math.sqrt(due) * max(0.0, 1 - due / MIN_REQUESTS_OF_RATE)  # few requests fall behind by chance
+    if ended < ENDED_OF_DUE * due - chance:
         return "behind"
-    return "drift" if warm_until(_finite(slow[:, 0])).steady is False else None
+    steady = warm_until(_finite(slow[:, 0]))
+    if steady.steady is not False:
+        return None
+    return "drift" if trend(_finite(slow[:, 0])).t > 0 else "drains"
 
 
 def _finite(slowness: Floats) -> Floats:

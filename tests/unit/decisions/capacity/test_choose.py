@@ -216,7 +216,43 @@ def test_hits_of_a_visit_that_drifts_do_not_show_that_a_rate_holds() -> None:
     assert shown(state(visit(2.0, 400)), RATES).holds == 2.0
     assert shown(state(visit(2.0, 0, 400, doubt="drift")), RATES).fails == 2.0
     # Its misses count.
-    assert shown(state(visit(2.0, 260), visit(2.0, 0, 40, doubt="drift")), RATES).holds is None or True
+    assert (
+        shown(state(visit(2.0, 260), visit(2.0, 150, 60, doubt="drift")), RATES).holds == 2.0
+    )  # as it was shown before
+    assert shown(state(visit(2.0, 150, 60, doubt="drift"), visit(2.0, 260)), RATES).holds is None
+
+
+def test_misses_of_a_visit_that_still_drains_do_not_show_that_a_rate_fails() -> None:
+    assert shown(state(visit(2.0, 0, 400, doubt="drains")), RATES).fails is None
+    assert shown(state(visit(2.0, 0, 400)), RATES).fails == 2.0
+    assert shown(state(visit(2.0, 400, doubt="drains")), RATES).holds == 2.0
+
+
+def test_short_visits_to_a_rate_add_up_to_no_evidence() -> None:
+    short = visit(2.0, 0, 100)
+    assert shown(state(short, short, short), RATES).fails is None
+    assert shown(state(visit(2.0, 150), visit(2.0, 150)), RATES).holds is None
+    assert step_after(visit(1.0, 200), short, settings=RATES).requests >= 16
+
+
+def test_a_rate_whose_neighbor_has_a_slow_queue_is_taken_to_have_one() -> None:
+    slow = structs.replace(visit(2.1, 150, 60), inflation=(20.0,))
+    assert shown(state(visit(2.0, 400)), RATES).holds == 2.0
+    assert shown(state(visit(2.0, 400), slow), RATES).holds is None
+    far = structs.replace(slow, level=2.5)
+    assert shown(state(visit(2.0, 400), far), RATES).holds == 2.0
+    assert shown(state(visit(5, 60), structs.replace(visit(5.0, 2, 1), inflation=(20.0,))), USERS).holds == 5
+
+
+def test_the_burst_is_three_times_what_is_served_at_once() -> None:
+    assert step_after(settings=RATES).burst == 24
+    known = structs.replace(visit(1.0, 16), streams=4, burst=24)
+    assert step_after(known, settings=RATES).burst == 12
+    grown = structs.replace(visit(2.0, 16), streams=30, burst=12)
+    assert step_after(known, grown, settings=RATES).burst == 12
+    unlimited = structs.replace(visit(1.0, 16), streams=24, burst=24)
+    assert step_after(unlimited, settings=RATES).burst == 24
+    assert step_after().burst == 0
 
 
 def test_a_rate_claims_nothing_below_200_requests() -> None:

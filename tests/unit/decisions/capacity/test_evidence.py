@@ -79,7 +79,7 @@ def test_a_claim_that_is_false_at_its_edge_is_rarely_shown_however_often_one_loo
     """Ville: at most one series in 40 ever reaches 40, looking after each 15 % more."""
     rng, shown, series = np.random.default_rng(1), 0, 1000
     looks = [8]
-    while looks[-1] < 2000:
+    while looks[-1] < 1000:
         looks.append(int(looks[-1] * 1.15) + 1)
     for _ in range(series):
         hits = np.cumsum(rng.random(looks[-1]) < share)
@@ -134,8 +134,13 @@ def test_the_slowest_quarter_is_found_among_ties_and_failures() -> None:
     assert not is_slow(np.full(8, 3.0)).any()
 
 
+def counted(met: int, missed: int) -> ObjectiveCounts:
+    both = (float(met), float(missed))
+    return ObjectiveCounts(met, missed, *both, both, both)
+
+
 def test_a_level_holds_by_all_objectives_and_fails_by_any() -> None:
-    good, bad = ObjectiveCounts(100, 0, 100.0, 0.0, 100.0), ObjectiveCounts(50, 50, 50.0, 50.0, 50.0)
+    good, bad = counted(100, 0), counted(50, 50)
     both = evidence_of(4.0, 100, 24, [good, bad], [0.9, 0.9])
     assert both.log_holds == pytest.approx(log_holds(50, 50, 0.9))
     assert both.log_fails == pytest.approx(np.logaddexp(log_fails(100, 0, 0.9), log_fails(50, 50, 0.9)) - math.log(2))
@@ -144,13 +149,13 @@ def test_a_level_holds_by_all_objectives_and_fails_by_any() -> None:
 
 
 def test_nothing_is_claimed_below_the_floor() -> None:
-    counts = ObjectiveCounts(0, 23, 0.0, 23.0, 0.0)
+    counts = counted(0, 23)
     assert evidence_of(8.0, 23, 24, [counts], [0.9]).log_fails == 0.0
     assert evidence_of(8.0, 24, 24, [counts], [0.9]).log_fails > log_wanted(0.95)
 
 
-def test_hits_of_visits_in_doubt_are_no_evidence_that_a_level_holds() -> None:
-    counts = ObjectiveCounts(200, 0, 200.0, 0.0, 0.0)
+def test_each_claim_has_the_counts_that_speak_to_it() -> None:
+    counts = ObjectiveCounts(200, 0, 200.0, 0.0, for_holds=(0.0, 0.0), for_fails=(200.0, 0.0))
     level = evidence_of(4.0, 200, 200, [counts], [0.9])
     assert level.log_holds == 0.0
     assert level.log_fails == pytest.approx(log_fails(200, 0, 0.9))

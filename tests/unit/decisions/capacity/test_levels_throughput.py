@@ -9,7 +9,7 @@ from loadgen.decisions.capacity.throughput import LevelRates, fit_usl, throughpu
 
 
 def counts(hits: float, misses: float) -> list[ObjectiveCounts]:
-    return [ObjectiveCounts(int(hits), int(misses), hits, misses, hits)]
+    return [ObjectiveCounts(int(hits), int(misses), hits, misses)]
 
 
 def likely(played: dict[float, tuple[float, float]], *levels: float) -> list[float]:

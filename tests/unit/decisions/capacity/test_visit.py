@@ -136,10 +136,22 @@ def test_streams_are_counted_between_first_token_and_end() -> None:
 
 def test_a_burst_at_the_start_of_an_open_loop_is_left_out() -> None:
     burst = [asked(i, 0, 100 + 50 * i) for i in range(24)]
-    rest = [asked(24 + i, 500 * (i + 1), 100 + 7 * (i % 5)) for i in range(200)]
+    rng = np.random.default_rng(3)
+    rest = [asked(24 + i, 500 * (i + 1), 100 + 40 * rng.random()) for i in range(200)]
     visit = visit_of([*burst, *rest], rate(2.0))
-    assert 195 <= visit.requests <= 200
-    assert visit.doubt is None
+    assert 100 <= visit.requests <= 198  # the last of the burst ended after 1.35 s
+    assert (visit.doubt, visit.burst) == (None, 24)
+
+
+def test_a_queue_that_still_drains_is_in_doubt() -> None:
+    rng = np.random.default_rng(1)
+    drains = [asked(i, 500 * i, 900 - 2 * i + 40 * rng.random()) for i in range(300)]
+    assert visit_of(drains, rate(2.0)).doubt == "drains"
+
+
+def test_few_requests_fall_behind_by_chance() -> None:
+    lumpy = [asked(i, 500 * i, 100 if i < 12 else 3000) for i in range(20)]
+    assert visit_of(lumpy, rate(2.0)).doubt is None
 
 
 def test_an_open_loop_that_falls_behind_is_in_doubt() -> None:
