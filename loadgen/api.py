@@ -276,6 +276,8 @@ async def capacity(
 
     asked = settings or CapacitySettings(objectives=tuple(objectives), budget_s=budget_s)
     plan = plan_of(searchable(scenario, asked))
+    if earlier is not None:
+        earlier.check_place(results / plan.scenario.name)
     request = request_of(plan, asked, where=scenario.where, earlier=earlier)
     folder = await play_search(
         request,

@@ -145,6 +145,8 @@ def capacity(
     if code == ExitCode.GATE_FAILED and output != "json":
         for line in failures(searched.answer, required):
             tell(f"loadgen: exit {code:d}: {line}")
+    if code == ExitCode.NO_TARGET and output == "nothing":
+        tell("loadgen: exit 3: no model could be searched; without --quiet it is said why")
     raise typer.Exit(code)
 
 

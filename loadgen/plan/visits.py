@@ -11,6 +11,8 @@ from loadgen.scenario import Closed, Load, RatedLoad, Scenario
 
 SHORTEST_S: Final = 0.001
 """A visit for which no time is left is still planned; it then sends next to nothing."""
+MOST_ARRIVALS: Final = 1_000_000
+"""About so many requests of an open loop are planned at most: no visit needs more, and each takes memory."""
 
 
 class Visits:
@@ -60,6 +62,7 @@ def at_level(load: Load, level: float, seconds: float) -> Closed | RatedLoad:
             load, concurrency=(round(level),), requests=None, min_requests=None, duration_s=seconds
         )
     if isinstance(load, RatedLoad):
+        seconds = min(seconds, MOST_ARRIVALS / level)
         return msgspec.structs.replace(load, rates_per_s=(level,), requests=None, duration_s=seconds)
     raise ValueError(f"a load of {type(load).__name__} has no levels")
 

@@ -4,6 +4,7 @@ The servers of a model run from its first visit to its last. Each visit is a sta
 played can be reported, and the search resumed, whatever ends it.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -27,7 +28,7 @@ from loadgen.engine.stage import RunContext
 from loadgen.engine.stage_source import StageSource
 from loadgen.engine.stop import StopSignal
 from loadgen.live.progress import Progress, Silence
-from loadgen.live.sink import NullSink, Sink
+from loadgen.live.sink import NullSink, Sink, StageStart
 from loadgen.plan.plan import Stage
 from loadgen.plan.visits import Visits
 from loadgen.record import Record, StageFacts
@@ -36,6 +37,8 @@ from loadgen.store.run_folder import MANIFEST, SEARCH_PREFIX, Run
 from loadgen.targets.registry import target_name
 from loadgen.wire.client import Client
 
+SHORTEST_VISIT_S: Final = 1.0
+"""What is left of a budget that is shorter than this is not played."""
 REFUSED_AT_END: Final = 3
 """If so many connections, and one of each user, were refused at the end of a visit, its server is gone."""
 
@@ -51,9 +54,9 @@ class VisitWatch(NullSink):
         looks: VisitLooks,
         stop: StopSignal,
         clock: Clock,
-        say: Callable[[Visit], None],
+        say: Callable[[Visit | None], None],
     ) -> None:
-        """stop: the stage's own. say: called after each look, with the visit so far."""
+        """stop: the stage's own. say: called as the visit begins, and after each look with the visit so far."""
         self.records: list[Record] = []
         self.facts: StageFacts | None = None
         self._step = step
@@ -63,6 +66,9 @@ class VisitWatch(NullSink):
         self._clock = clock
         self._say = say
         self._began_ns = clock.now_ns()
+
+    def start(self, stage: StageStart) -> None:
+        self._say(None)
 
     def record(self, record: Record) -> None:
         self.records.append(record)
@@ -130,7 +136,8 @@ class ModelSearch:
         self._step = step
         number = 1 + sum(played.visit.level == step.level for played in self._played)
         warmup, self._warmup = self._warmup, 0  # a server that was warmed up once stays warm
-        return self._visits.visit(step.level, number, seconds=step.seconds, warmup=warmup, burst=step.burst)
+        seconds = math.floor(10 * step.seconds) / 10  # it is shown to people
+        return self._visits.visit(step.level, number, seconds=seconds, warmup=warmup, burst=step.burst)
 
     def sinks(self, stage: Stage, stop: StopSignal) -> tuple[Sink, ...]:
         assert self._step is not None
@@ -149,7 +156,8 @@ class ModelSearch:
             return End("target_lost")
         if self._context.run.stop_signal.requested:
             return End("interrupted")
-        return next_step(state_of(self._played), self._settings)
+        step = next_step(state_of(self._played), self._settings)
+        return End("budget") if isinstance(step, PlayVisit) and step.seconds < SHORTEST_VISIT_S else step
 
     def _end_visit(self) -> None:
         """Add the visit that has been played, if one was, to what is known."""
@@ -178,9 +186,8 @@ class ModelSearch:
         answer = answer_of(self._played, self._settings, stopped, model=model.name, target=target_name(model))
         self._context.writer.put(self.models[0], answer)
 
-    def _say(self, visit: Visit) -> None:
-        state = state_of(self._played).with_visit(visit)
-        self._context.progress.known(progress_words(visit, state, self._settings))
+    def _say(self, visit: Visit | None) -> None:
+        self._context.progress.known(progress_words(visit, state_of(self._played), self._settings))
 
     def _warn_if_short(self, played: PlayedVisit) -> None:
         """Say so where the budget is too short to show the objectives, at one request at a time."""

@@ -61,6 +61,13 @@ class EarlierSearch(Struct, frozen=True):
         if unlike:
             raise self._refusal("; ".join(f"{name}: {before} then, {after} now" for name, before, after in unlike))
 
+    def check_place(self, parent: Path) -> None:
+        """Raise InputError where the folder of the new search, below `parent`, would not lie beside the earlier one."""
+        own = self.folder.resolve().parent
+        if own != parent.resolve():
+            why = f"the new folder goes to {parent}, and must lie beside the earlier one, in {own}"
+            raise InputError(f"--resume {self.folder}: {why}; give the same scenario and --out")
+
     def check_card(self, target: str, model: str, card: ServedModel | None) -> None:
         """Raise InputError where a model is not the one of the earlier search. card: as it is served now."""
         before = self.runs[-1].manifest.card(target, model)

@@ -260,13 +260,16 @@ def _do(level: float) -> str:
     return "does" if level == 1 else "do"
 
 
-def progress_words(visit: Visit, state: SearchState, settings: SearchSettings) -> str:
-    """How far a search is: the visit so far, what is shown, and what is left of the budget."""
+def progress_words(visit: Visit | None, state: SearchState, settings: SearchSettings) -> str:
+    """How far a search is: the visit so far, what is shown, and what is left of the budget. state: without the visit;
+    None: it has only begun."""
+    counts = () if visit is None else zip(settings.objectives, visit.met, visit.missed, strict=True)
     shares = [
         f"{format_percent(met / (met + missed))} met {objective.text}"
-        for objective, met, missed in zip(settings.objectives, visit.met, visit.missed, strict=True)
+        for objective, met, missed in counts
         if met + missed
     ]
+    state = state if visit is None else state.with_visit(visit)
     ends = shown(state, settings)
     known = [f"{_number(level)} {word}" for level, word in ((ends.holds, "holds"), (ends.fails, "fails")) if level]
     left = f"{format_time(max(0.0, settings.budget_s - state.spent_s))} left"

@@ -100,3 +100,9 @@ def test_the_digests_tell_visits_apart() -> None:
     plans = [Plan(scenario, prompts, (visits.visit(4.0, number, seconds=1),)) for number in (1, 2)]
     assert digest(plans[0]) != digest(plans[1])
     assert workload_of(plans[0]).digest != workload_of(plans[1]).digest
+
+
+def test_a_rate_that_a_fast_server_carries_is_planned_for_as_long_as_memory_lasts() -> None:
+    stage = visits_of(Constant((1.0,))).visit(100_000.0, 1, seconds=3600)
+    assert stage.count == 1_000_000
+    assert stage.duration_ns == 10_000_000_000

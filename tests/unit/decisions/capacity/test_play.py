@@ -111,6 +111,7 @@ def test_the_capacity_of_four_slots_is_found_and_shown_again_byte_for_byte(tmp_p
     assert played.manifest.state == "complete"
     assert [record.phase for record in played.records].count("warmup") == 1
     assert (found.folder / "report.md").read_text(encoding="utf-8").count("8 users: 95 % sure that 8 hold") == 1
+    assert heard.words[0] == "nothing shown yet · 15 min left"
     assert heard.words[-1].startswith("100 % met ttft_p95=2.9s · 100 % met ok=90% · shown: 8 holds, 9 fails · ")
     names = [CAPACITY, "report.md", "report.html", "summary.json"]
     before = [(found.folder / name).read_bytes() for name in names]
@@ -195,7 +196,9 @@ def test_another_search_is_not_resumed_and_what_differs_is_said(tmp_path: Path) 
     elsewhere = msgspec.structs.replace(earlier, runs=(msgspec.structs.replace(earlier.runs[-1], manifest=manifest),))
     with pytest.raises(InputError, match="CPU: another then, "):
         search(tmp_path, short, earlier=elsewhere)
-    assert len(list(tmp_path.glob("searched/*"))) == 1, "nothing was begun"
+    with pytest.raises(InputError, match="must lie beside the earlier one, in "):
+        search(tmp_path / "other", short, earlier=earlier)
+    assert len(list(tmp_path.glob("**/capacity-*"))) == 1, "nothing was begun"
 
 
 def test_a_model_that_was_exchanged_is_not_resumed(tmp_path: Path) -> None:
