@@ -1,12 +1,12 @@
-"""What a person must act on, one line each: what is wrong, where, and how to fix it.
+"""Errors that the user must act on. Each is one line: what is wrong, where, and how to fix it.
 
     LoadgenError            exit code
     ├── InputError          2   a file, a key, a flag or an environment variable is wrong; nothing was sent
     ├── FolderError         2   a run folder can no longer be written; what was measured until then is kept
     └── TargetError         3   no target could be used
 
-A request that failed is data (`loadgen.record.Outcome`), never one of these. A `SinkError` is a bug of whoever wrote a
-sink. Any other exception is a bug of ours.
+A failed request is data (`loadgen.record.Outcome`) and never one of these errors. A `SinkError` is a bug in a sink. Any
+other exception is a bug in loadgen.
 """
 
 from enum import IntEnum
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 class ExitCode(IntEnum):
-    """What the process returns. The closed set of the command line's contract."""
+    """The exit codes of the command line; there are no others."""
 
     DONE = 0
     GATE_FAILED = 1
@@ -24,7 +24,7 @@ class ExitCode(IntEnum):
 
 
 class LoadgenError(Exception):
-    """A person must act. `str(error)` is one line without a trailing newline."""
+    """The user must act. `str(error)` is one line without a trailing newline."""
 
     exit_code: ExitCode = ExitCode.BAD_INPUT
 
@@ -57,7 +57,7 @@ class SinkError(Exception):
 
 
 class TargetError(LoadgenError):
-    """A server or a model cannot be used. problem: one word of a closed set; remedy: what a person can do."""
+    """A server or a model cannot be used. problem: one word of a closed set; remedy: how to fix it."""
 
     exit_code = ExitCode.NO_TARGET
 

@@ -1,4 +1,4 @@
-"""The keys that the environment holds: read here, and blotted out wherever they turn up. Knows no request and no run.
+"""Reads the API keys of the environment, and masks them in every text. Knows no request and no run.
 
 A key comes from a variable, or from a file that a variable names; never from a scenario, a flag or a run folder.
 """
@@ -24,9 +24,9 @@ VARIABLE: Final = "LOADGEN_API_KEY"
 FILE_VARIABLE: Final = "LOADGEN_API_KEY_FILE"
 OTHER_VARIABLE: Final = "OPENAI_API_KEY"
 SHORTEST_CHARS: Final = 16
-"""Shorter keys are placeholders ("none", "ollama"), and words that an answer may well contain: they are not blotted."""
+"""Shorter keys are not masked. They are placeholders ("none", "ollama"), and any answer may contain such words."""
 SHORTEST_PROTECTED_CHARS: Final = 6
-"""Of a variable that a person named as a secret. Shorter ones are too common in any text to be blotted."""
+"""The shortest value that is masked if the user named its variable as a secret. Shorter ones occur in any text."""
 MAX_BYTES: Final = 8192
 BLOT: Final = "***"
 _protected: Final[set[str]] = set()
@@ -39,10 +39,11 @@ _SECRET_NAME: Final = re.compile(
 
 
 def api_key(variables: Mapping[str, str]) -> str | None:
-    """The key to send: that of LOADGEN_API_KEY or of the file that LOADGEN_API_KEY_FILE names, else OPENAI_API_KEY.
+    """The key to send: from LOADGEN_API_KEY, from the file that LOADGEN_API_KEY_FILE names, or from OPENAI_API_KEY.
 
-    White space around it is no part of it; an empty variable is not set. Raises InputError, which names the variable
-    or the file and never the key, when the file cannot be read, both are set, or a header cannot carry the key.
+    Surrounding white space is removed, and an empty variable counts as not set. Raises InputError, which names the
+    variable or the file but never the key, if the file cannot be read, both variables are set, or a header cannot carry
+    the key.
     """
     own, file = (variables.get(name, "").strip() for name in (VARIABLE, FILE_VARIABLE))
     if own and file:
@@ -56,31 +57,31 @@ def api_key(variables: Mapping[str, str]) -> str | None:
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a header or a parameter of that name bears a secret, as far as names tell: `api-key`, `Cookie`, `sig`."""
+    """Whether the name of a header or a parameter suggests a secret: `api-key`, `Cookie`, `sig`."""
     return _SECRET_NAME.fullmatch(name) is not None
 
 
 def looks_secret(value: str) -> bool:
-    """Whether a value looks like a key, whatever it is called: a long run of letters and digits, or credentials."""
+    """Whether a value looks like a key, under any name: a long run of letters and digits, or credentials."""
     return _OPAQUE.search(value) is not None or re.match(r"(?:bearer|basic)\s+\S", value, re.IGNORECASE) is not None
 
 
 def protect_variable(name: str) -> None:
-    """From now on, treat the value of a variable of the environment as a key: blot it out wherever it turns up."""
+    """From now on, mask the value of an environment variable as an API key is masked."""
     _protected.add(name)
 
 
 def redact_keys(text: str) -> str:
-    """A text without the keys of the environment, in whatever case, also as JSON, HTML and URLs write them."""
+    """A text with the keys of the environment masked, in any case, and also in the forms of JSON, HTML and URLs."""
     wanted = _search()
-    # Few texts have one: whether any does is found out without a regular expression.
+    # Few texts contain a key, so a fast check comes before the regular expression.
     if wanted is None or not any(form in text.lower() for form in wanted[0]):
         return text
     return wanted[1].sub(BLOT, text)
 
 
 def redact_key_bytes(data: bytes) -> bytes:
-    """As `redact_keys`, of bytes in an encoding that ASCII is a part of."""
+    """As `redact_keys`, for bytes in an encoding that extends ASCII."""
     wanted = _search()
     if wanted is None or not any(form.encode() in data.lower() for form in wanted[0]):
         return data
@@ -88,7 +89,7 @@ def redact_key_bytes(data: bytes) -> bytes:
 
 
 def guard_tracebacks() -> None:
-    """Have what nobody catches, in a thread or a task either, shown without keys: for a process of its own."""
+    """Mask keys in the traceback of every uncaught exception, also in threads and tasks. For processes of our own."""
 
     def show(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is not SystemExit:
@@ -96,7 +97,7 @@ def guard_tracebacks() -> None:
 
     sys.excepthook = show
     threading.excepthook = lambda failure: show(failure.exc_type, failure.exc_value, failure.exc_traceback)
-    if logging.lastResort is not None:  # where asyncio says what became of a task
+    if logging.lastResort is not None:  # asyncio reports the exception of a task there
         logging.lastResort.setFormatter(_WithoutKeys())
 
 
@@ -129,7 +130,7 @@ def _fit(key: str, where: str) -> str:
 
 
 def _search() -> tuple[tuple[str, ...], re.Pattern[str]] | None:
-    """What to look for: lower-case forms of all keys that are set, and the pattern of them all; None without any."""
+    """The lower-case forms of all keys that are set, and one pattern for all of them; None if no key is set."""
     values = tuple(os.environ.get(name, "") for name in (VARIABLE, FILE_VARIABLE, OTHER_VARIABLE))
     return _search_for(values, tuple(os.environ.get(name, "").strip() for name in sorted(_protected)))
 
@@ -139,7 +140,7 @@ def _search_for(values: tuple[str, ...], protected: tuple[str, ...]) -> tuple[tu
     own, file, other = (value.strip() for value in values)
     keys = [own, other]
     if file:
-        with contextlib.suppress(InputError):  # one that cannot be read is never sent either
+        with contextlib.suppress(InputError):  # a key that cannot be read is never sent
             keys.append(_in_file(Path(file)))
     keys = [key for key in keys if len(key) >= SHORTEST_CHARS]
     keys += [key for key in protected if len(key) >= SHORTEST_PROTECTED_CHARS]
@@ -157,14 +158,14 @@ def _forms(key: str) -> set[str]:
 
 
 def printable(text: str) -> str:
-    """Text without our key and without control characters, those included that turn the direction of writing: what a
-    server sent must not steer the terminal, nor show what it is not."""
+    """Text with keys masked and control characters replaced, including those that change the direction of writing, so
+    that text from a server cannot control the terminal or disguise itself."""
     safe = redact_keys(text)
     return safe if safe.isprintable() else "".join(sign if sign.isprintable() else "\ufffd" for sign in safe)
 
 
 def redact_url(text: str) -> str:
-    """The text without the user, password and query of an address in it, be it one without its http."""
+    """The text without the user, password and query of any address in it, even one without `http://`."""
     text = re.sub(r"://\S*@", "://…@", text)
     text = re.sub(r"(?<=-url )(?!\w+://)\S*@", "…@", text)
     text = re.sub(r"(?<![^\s\"'=])[^\s\"'=@]*:(?!//)[^\s\"'@]*@", "…@", text)

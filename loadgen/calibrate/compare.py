@@ -1,4 +1,4 @@
-"""What we report of a load against what was sent, token by token. Pure: knows no socket and no clock."""
+"""Compares our report of a load with what was sent, token by token. Pure: knows no socket and no clock."""
 
 from collections.abc import Sequence
 
@@ -20,52 +20,52 @@ class ReceivedAnswer(Struct, frozen=True, kw_only=True):
     """One answer as a run would report it. All `_ns` on the clock of the server's truth."""
 
     number: int | None
-    """Of the request, as the answer's text says it; None where it says none."""
+    """The number of the request, from the text of the answer; None if the text has none."""
     ok: bool
     source: StampSource
     stamps_ns: Ns
-    """Of each token, as reported."""
+    """The stamp of each token, as reported."""
     user_ns: Ns
-    """The same by user stamps."""
+    """The user stamp of each token."""
     reads: NDArray[np.intp]
-    """Which read brought each token."""
+    """The index of the read that brought each token."""
     written_ns: int
     """When the request was written."""
     text_sha256: str | None
 
 
 class PlayedStep(Struct, frozen=True):
-    """One load of a step, played."""
+    """One load of a step that was played."""
 
     step: LoadStep
     streams: int
-    """At once; one of the step's."""
+    """The number of streams at once; one of the numbers of the step."""
     by_server: tuple[tuple[ReceivedAnswer, ...], ...]
-    """The answers that each server gave."""
+    """The answers of each server."""
     facts: StageFacts
-    """About ourselves meanwhile."""
+    """Our measurements of ourselves during the load."""
 
     @property
     def answers(self) -> list[ReceivedAnswer]:
-        """Of all servers."""
+        """The answers of all servers."""
         return [answer for answers in self.by_server for answer in answers]
 
 
 class _Errors(Struct, frozen=True):
-    """Of one answer, ns: reported minus true."""
+    """The errors of one answer, ns: reported minus true."""
 
     kernel: Ns
     user: Ns
     service_ttft: Ns
     itl: Ns
     shared: int
-    """Tokens that were sent apart, and shared a read with the one before."""
+    """How many tokens shared a read with the token before, although they were sent at least half a gap after it."""
     apart: int
-    """Tokens that were sent apart."""
+    """How many tokens were sent at least half a gap after the token before."""
 
 
 class Observation(Struct, frozen=True):
-    """What can be said of a load before it is known what was sent: the names are those of `Step`."""
+    """The values of a load that are known without the server's log; the names are those of `Step`."""
 
     events_per_s: float
     cpu_us_per_event: float
@@ -73,11 +73,11 @@ class Observation(Struct, frozen=True):
     loop_lag_p99_ms: float | None
     stretch: float
     merged_share: float
-    """Of the tokens, how many were read together with the one before, whatever the reason."""
+    """The share of tokens that were read together with the token before, for any reason."""
 
 
 def observe(played: PlayedStep) -> Observation:
-    """A load by our own account."""
+    """The values of a load by our own measurements."""
     answers, facts = played.answers, played.facts
     events = max(1, sum(len(answer.stamps_ns) for answer in answers))
     rate = events_per_s(answers, played.step.ramp_in_of(played.streams))
@@ -94,7 +94,7 @@ def observe(played: PlayedStep) -> Observation:
 
 
 def compare(played: PlayedStep, truths: Sequence[dict[int, Truth]]) -> Step:
-    """A load with its errors. truths: by each server, its requests by their numbers."""
+    """A load with its errors. truths: for each server, its log of requests by their numbers."""
     step, observation = played.step, observe(played)
     half_gap_ns = round(step.itl_ms * 0.5e6)
     errors: list[_Errors] = []
@@ -129,20 +129,20 @@ def compare(played: PlayedStep, truths: Sequence[dict[int, Truth]]) -> Step:
 
 
 def events_per_s(answers: Sequence[ReceivedAnswer], ramp_in_s: float) -> float:
-    """Token events a second while all streams were there: from the ramp-in's end until the first user was through."""
+    """Token events per second while all streams ran: from the end of the ramp-in until the first user was done."""
     stamps = (
         np.sort(np.concatenate([answer.stamps_ns for answer in answers])) if answers else np.empty(0, dtype=np.int64)
     )
     if not len(stamps):
         return 0.0
-    # Over that time alone: while users come and go, the rate says how they were started and not what we can read.
+    # Only over that time, because before and after it the rate depends on how users start and end.
     begin, end = stamps[0] + round(ramp_in_s * 1e9), stamps[-1] - round(ramp_in_s * 1e9)
     inside = int(np.searchsorted(stamps, end) - np.searchsorted(stamps, begin))
     return inside / float(end - begin) * 1e9 if end > begin else 0.0
 
 
 def stretch(answers: Sequence[ReceivedAnswer], itl_ms: float) -> float:
-    """How long an answer's tokens took to come, as a multiple of what was scheduled; the median. 0 without any."""
+    """The time that an answer's tokens took, as a multiple of the scheduled time; the median. 0 without answers."""
     taken = [
         (answer.stamps_ns[-1] - answer.stamps_ns[0]) / ((len(answer.stamps_ns) - 1) * itl_ms * 1e6)
         for answer in answers
@@ -159,8 +159,8 @@ def _errors(answer: ReceivedAnswer, sent: Truth, half_gap_ns: int) -> _Errors:
     true = np.array(sent.stamps_ns, dtype=np.int64)
     error = answer.stamps_ns - true
     with_before = np.diff(answer.reads) == 0
-    # A gap is in error by what its two stamps are; a token that shared a read has no stamp of its own, and is counted
-    # apart: it would add the same error a second time.
+    # The error of a gap comes from its two stamps. A token that shared a read has no stamp of its own, so it is counted
+    # separately; otherwise the same error would count twice.
     alone = ~(np.append(False, with_before) | np.append(with_before, False))
     apart = np.diff(true) >= half_gap_ns
     reported_ttft = answer.stamps_ns[:1] - answer.written_ns
@@ -175,7 +175,7 @@ def _errors(answer: ReceivedAnswer, sent: Truth, half_gap_ns: int) -> _Errors:
 
 
 def spread(errors_ns: Sequence[Ns]) -> ErrorSpread | None:
-    """Of errors of either sign, their sizes; None without any."""
+    """The distribution of the absolute errors; None without errors."""
     sizes = np.sort(np.abs(np.concatenate(errors_ns))) if errors_ns else np.empty(0, dtype=np.int64)
     if not sizes.size:
         return None

@@ -1,4 +1,5 @@
-"""What the steps of a calibration come to: error band, ceiling, budget. Pure: the rules of `docs/calibration.md`."""
+"""Derives error band, ceiling and budget from the steps of a calibration, by the rules of `docs/calibration.md`.
+Pure."""
 
 from collections.abc import Sequence
 from typing import Final, Literal
@@ -8,21 +9,22 @@ from loadgen.calibrate.compare import Observation
 from loadgen.store.calibration import SCHEMA, Budget, Calibration, Ceiling, ErrorBand, ErrorSpread, Limit, Machine, Step
 
 LOOP_LAG_MS: Final = 5.0
-"""Where stamps are taken in user space, the event loop's lag is in every one of them."""
+"""The limit with user stamps, each of which contains the event loop's lag."""
 LATE_READS_MS: Final = 20.0
 LATE_READS_INVALID_MS: Final = 100.0
-"""Kernel stamps are true however late we read; but a reader who is so late sends late, and lets tokens pile up."""
+"""The limit with kernel stamps. They are true however late we read, but a reader that is this late also sends late, and
+lets tokens pile up."""
 STAMP_ERROR_MS: Final = 1.0
 STRETCH: Final = 1.1
-"""Streams that took so many times their schedule were not served as they were to be."""
+"""If streams took this many times as long as scheduled, the server did not keep its schedule."""
 MERGED: Final = 0.01
-"""With more tokens than that in shared reads, the error is no longer that of a stamp at p99."""
+"""If a larger share of the tokens shared a read, the p99 of the error is no longer that of a stamp."""
 
 Line = Literal["answers", "stamps", "cpu", "lag", "shared"]
 
 
 def crossed(step: Step) -> tuple[Line, ...]:
-    """The lines that a step is beyond; it is within the budget when there are none."""
+    """The limits that a step exceeds; it is within the budget if there are none."""
     lag_line = LATE_READS_MS if step.kernel is not None else LOOP_LAG_MS
     is_beyond: dict[Line, bool] = {
         "answers": step.wrong > 0 or step.events == 0,
@@ -35,19 +37,19 @@ def crossed(step: Step) -> tuple[Line, ...]:
 
 
 def is_disturbed(observation: Observation) -> bool:
-    """Whether something else may have been in our way, as CPU was left: a load that is worth a second try."""
+    """Whether something else may have disturbed a load, because CPU was left; such a load is played again."""
     lag = observation.loop_lag_p99_ms or 0.0
     return observation.cpu_share <= OWN_CPU and (lag > LATE_READS_MS or observation.merged_share > MERGED)
 
 
 def is_too_much(observation: Observation) -> bool:
-    """Whether a larger load could tell nothing more: we are spent, or the servers cannot keep their schedule."""
+    """Whether a larger load is pointless, because we are at our limit, or the servers cannot keep their schedule."""
     lag = observation.loop_lag_p99_ms or 0.0
     return observation.cpu_share > OWN_CPU_INVALID or lag > LATE_READS_INVALID_MS or observation.stretch > STRETCH
 
 
 def is_spent(step: Step) -> bool:
-    """Whether we, and not the server, could do no more: no CPU was left, or tokens piled up before us."""
+    """Whether our process, and not the server, was at its limit: no CPU was left, or tokens piled up."""
     return step.cpu_share > OWN_CPU_INVALID or step.shared_share > SHARED
 
 
@@ -69,7 +71,7 @@ def conclude(steps: Sequence[Step], machine: Machine, made_utc: str, busy_share:
 
 
 def _worst(spreads: Sequence[ErrorSpread | None]) -> ErrorSpread | None:
-    """The largest of each percentile: no step was worse."""
+    """The largest value of each percentile over all steps."""
     known = [spread for spread in spreads if spread is not None]
     if not known:
         return None
@@ -88,20 +90,20 @@ def _ceiling(steps: Sequence[Step]) -> Ceiling:
 
 
 def _streams_budget(steps: Sequence[Step]) -> int:
-    """The most streams that were within the lines at either pace."""
+    """The largest number of streams within the limits at both paces."""
     growing = [step for step in steps if step.series == "streams"]
     return _highest([step for step in growing if not crossed(step)], growing)
 
 
 def _highest(good: Sequence[Step], played: Sequence[Step]) -> int:
-    """The most streams of the good steps, at the pace at which they are fewest; 0 where there are none."""
+    """The largest number of streams of the good steps, at the pace where it is smaller; 0 if there are none."""
     paces = {step.pace for step in played}
     return min((max((step.streams for step in good if step.pace == pace), default=0) for pace in paces), default=0)
 
 
 def _events_budget(steps: Sequence[Step]) -> float:
-    """The highest rate that was within the lines; between it and the next one of its series, where CPU alone stopped
-    that, up to where CPU would have reached its line."""
+    """The highest rate within the limits. If the next rate of the series exceeded only the CPU limit, the rate at which
+    CPU would have reached that limit, by interpolation."""
     within = [step for step in steps if not crossed(step)]
     best = max((step.events_per_s for step in within), default=0.0)
     rates = [step for step in steps if step.series == "rates"]

@@ -1,4 +1,4 @@
-"""Plays the loads of a calibration: scripted servers in processes of their own, and our client as a run has it."""
+"""Plays the loads of a calibration, with scripted servers in separate processes and the client of a real run."""
 
 import asyncio
 import contextlib
@@ -34,26 +34,26 @@ from loadgen.wire.exchange import ChatRequest, Exchange
 
 PROMPT: Final = Prompt("calibrate", "Say what you always say.")
 LIMIT_NS: Final = 60_000_000_000
-"""How long an answer of the scripted server may take: many times as long as it is made to."""
+"""The time limit of an answer, which is many times its scheduled length."""
 BUSY_S: Final = 0.5
-"""For how long it is measured, before anything is played, how busy others keep the machine."""
+"""How long the CPU use of other programs is measured before anything is played."""
 SECOND_CHANCES: Final = 2
 """How many loads may be played again in one calibration."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is played now, how many loads have been, and of how many."""
+"""Called with the current load in words, the number of loads that have been played, and the number of all loads."""
 
 
 def silent(load: str, done: int, of: int) -> None:
-    """Progress that nobody looks at."""
+    """Progress that shows nothing."""
 
 
 def calibrate(load_steps: tuple[LoadStep, ...], progress: Progress = silent) -> Calibration:
-    """Play all loads, and say what they come to. Blocks, and runs event loops of its own."""
+    """Play all loads and derive the result. Blocks, and runs its own event loops."""
     load_steps = at_most(load_steps, _max_streams(load_steps))
     count = sum(len(step.streams) for step in load_steps)
     steps: list[Step] = []
-    # Before anything of ours runs, and so of others alone.
+    # Measured before anything of ours runs, so that it covers only other programs.
     busy_share = round(psutil.cpu_percent(BUSY_S) / 100, 3)
     before, chances = 0, iter(range(SECOND_CHANCES))
     for step in load_steps:
@@ -67,11 +67,11 @@ def calibrate(load_steps: tuple[LoadStep, ...], progress: Progress = silent) -> 
 
 
 class ExchangeRecorder(Client):
-    """A client that keeps every exchange: a run's records have one stamp a token, and not the other one."""
+    """A client that keeps every exchange, because a record has only one of the two stamps of a token."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.exchanges: dict[int, Exchange] = {}  # by when it was dispatched, as a record has it too
+        self.exchanges: dict[int, Exchange] = {}  # by the time of dispatch, which a record has too
 
     async def send(self, request: ChatRequest, dispatched_ns: int) -> Exchange:
         exchange = self.exchanges[dispatched_ns] = await super().send(request, dispatched_ns)
@@ -93,7 +93,7 @@ class Answers(NullSink):
 
 
 def _max_streams(load_steps: Sequence[LoadStep]) -> int:
-    """How many streams, of those that are wanted, this process may hold open."""
+    """How many of the requested streams this process may keep open."""
     for streams in sorted({count for step in load_steps for count in step.streams}, reverse=True):
         needed = streams + RESERVED_DESCRIPTORS
         with contextlib.suppress(InputError):
@@ -103,9 +103,9 @@ def _max_streams(load_steps: Sequence[LoadStep]) -> int:
 
 
 def _play_step(step: LoadStep, chances: Iterator[int], progress: Callable[[str, int], None]) -> Iterator[Step]:
-    """Play a step's loads until one of them is too much; compare them when the servers have said what they sent.
+    """Play the loads of a step until one of them is too much, and compare them with the servers' logs.
 
-    chances: for loads that something else has disturbed.
+    chances: how many loads may be played again because something else disturbed them.
     """
     played: list[PlayedStep] = []
     with contextlib.ExitStack() as stack:
@@ -125,7 +125,7 @@ def _play_step(step: LoadStep, chances: Iterator[int], progress: Callable[[str, 
 
 
 async def _play(step: LoadStep, streams: int, urls: Sequence[str]) -> PlayedStep:
-    """One load, as the stage of a run that it would be, down to the log."""
+    """Play one load in the same way as a stage of a run, including the log."""
     models = tuple(Model(name=f"mock-{number}", target="openai", url=url) for number, url in enumerate(urls))
     scenario = Scenario(
         name="calibrate", prompts=PROMPT.text, models=models, sampling=Sampling(max_tokens=step.tokens_of(streams))
@@ -167,7 +167,7 @@ async def _play(step: LoadStep, streams: int, urls: Sequence[str]) -> PlayedStep
 
 
 def _received(record: Record, exchange: Exchange | None) -> ReceivedAnswer:
-    """A record, and what its exchange knows beside it."""
+    """A record, together with the stamps of its exchange."""
     answer = ReceivedAnswer(
         number=None,
         ok=record.outcome == "ok",
@@ -183,7 +183,7 @@ def _received(record: Record, exchange: Exchange | None) -> ReceivedAnswer:
     completion = exchange.completion()
     offsets, user_ns, _ = np.array(exchange.stamps.reads, dtype=np.int64).reshape(-1, 3).T
     reads = np.minimum(np.searchsorted(offsets, completion.token_ends), len(offsets) - 1)
-    # The scripted server begins each answer with the request's number, so that its account can be found.
+    # The scripted server begins each answer with the request's number, so that its log entry can be found.
     first = completion.text.split(maxsplit=1)[:1]
     return msgspec.structs.replace(
         answer,

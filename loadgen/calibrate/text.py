@@ -1,4 +1,4 @@
-"""A calibration for people: the table of its steps, and three lines that say what they come to. Pure."""
+"""A calibration as text: the table of its steps, and three lines with the result. Pure."""
 
 from typing import Final
 
@@ -15,7 +15,7 @@ WHY: Final[dict[Line, str]] = {
     "lag": "lag",
     "shared": "shared",
 }
-"""What a step that is beyond a line says."""
+"""The word for each limit that a step may exceed."""
 BUSY: Final = 0.1
 WIDE: Final = 150
 TEXT: Final = ("pace", "beyond")
@@ -27,7 +27,7 @@ LONG: Final = (
 
 
 def calibration_text(calibration: Calibration, screen: Screen) -> str:
-    """All of it: the table of its steps, and what they come to."""
+    """The complete text: the table of the steps, and the result."""
     heads = LONG if screen.width is None or screen.width >= WIDE else SHORT
     cells = [_cells(step) for step in calibration.steps]
     rows = tuple(Row(tuple(row[head] for head in heads)) for row in cells)
@@ -37,7 +37,7 @@ def calibration_text(calibration: Calibration, screen: Screen) -> str:
 
 
 def conclusion(calibration: Calibration) -> list[str]:
-    """Error band, ceiling and budget, a line each; and what is to be said about it."""
+    """One line each for error band, ceiling and budget, and further notes."""
     ceiling, budget = calibration.ceiling, calibration.budget
     cost = calibration.cpu_us_per_event
     spent = "" if cost is None else f", at {cost:.1f} µs of CPU each"

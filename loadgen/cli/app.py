@@ -1,4 +1,4 @@
-"""The command line: the verbs, and what becomes of an error. What a verb does is in the module of its name."""
+"""The command line: the verbs, and the handling of errors. Each verb has a module of its name."""
 
 import atexit
 import contextlib
@@ -32,18 +32,18 @@ VERBS: Final = {
     "mock": "Start a scripted server for testing clients.",
     "serve": "Start the embedded server, print its URL, stop on Ctrl-C.",
 }
-"""Each verb and what it does. `loadgen.cli.VERB` has a function of that name, whose docstring begins with that line; it
-is imported when the verb is used, so that none waits for what the others need."""
+"""Each verb and its description. `loadgen.cli.VERB` has a function of that name, whose docstring begins with the
+description. The module is imported when the verb is used, so that no verb waits for the imports of another."""
 
 _STYLE: Final[dict[str, Any]] = {"rich_markup_mode": None, "pretty_exceptions_enable": False}
 _PARSER_NARROWEST: Final = 52
-"""The parser sets help in no fewer columns by itself."""
+"""The smallest width that the parser uses for help by itself."""
 _UsageError: Any = typer.BadParameter.__base__
-"""What the parser raises for a wrong command line; typer exports only this descendant of it."""
+"""The parser's exception for a wrong command line; typer exports only a subclass of it."""
 
 
 class VerbCommands(Mapping[str, Any]):
-    """The parser's command of each verb, made of the verb's module when it is asked for."""
+    """The parser's command of each verb, made from the verb's module on first use."""
 
     def __getitem__(self, name: str) -> Any:
         if name not in VERBS:
@@ -63,7 +63,7 @@ class VerbCommands(Mapping[str, Any]):
 
 
 class VerbGroup(TyperGroup):
-    """All verbs: their help is a list that needs none of their modules."""
+    """The group of all verbs. Its help is a list that imports no verb's module."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -75,7 +75,7 @@ class VerbGroup(TyperGroup):
 
 
 def _function_of(verb: str) -> Callable[..., None]:
-    """The function of a verb, of a module that is imported now."""
+    """The function of a verb; imports its module."""
     from loadgen.wire.fast_imports import fast_imports  # `ssl` is more than help needs
 
     with fast_imports():
@@ -103,8 +103,8 @@ def loadgen(
 
 
 def main() -> NoReturn:
-    """The entry point. Whatever a person must act on is one line on standard error."""
-    # The interpreter looks for garbage once more before it ends, through all modules: as long as numpy takes to import.
+    """The entry point. An error that the user must act on is one line on standard error."""
+    # Before it ends, the interpreter collects garbage in all modules, which takes as long as importing numpy.
     atexit.register(gc.freeze)
     with guarded_streams() as streams:
         guard_tracebacks()
@@ -117,7 +117,7 @@ def main() -> NoReturn:
 
 
 def _run_verb() -> int:
-    """Do what the command line says; the exit code."""
+    """Run the command line; returns the exit code."""
     try:
         with _hang_ups_interrupt():
             code = app(prog_name=_program_name(sys.argv[1:]), standalone_mode=False, **_narrow_help())
@@ -138,7 +138,7 @@ def _run_verb() -> int:
 
 @contextlib.contextmanager
 def _hang_ups_interrupt() -> Iterator[None]:
-    """While the context lasts, SIGTERM and SIGHUP end the command, and what it has started, as Ctrl-C does.
+    """While the context lasts, SIGTERM and SIGHUP end the command and its child processes, as Ctrl-C does.
 
     A verb that has something to finish takes all of them over (`loadgen.cli.interrupt`).
     """
@@ -157,13 +157,13 @@ def _hang_ups_interrupt() -> Iterator[None]:
 
 
 def _narrow_help() -> dict[str, int]:
-    """The width of help on a terminal that is narrower than the parser thinks possible."""
+    """The width of help on a terminal that is narrower than the parser's minimum."""
     columns = shutil.get_terminal_size().columns
     return {"terminal_width": max(columns, NARROWEST)} if columns < _PARSER_NARROWEST else {}
 
 
 def _program_name(arguments: list[str]) -> str | None:
-    """What a shell is to complete, also where the flag was given to `python -m loadgen`: a completion of those words
-    would take the place of the one that the shell has for `python`. None: as the program was called."""
+    """The program name for shell completion. For `python -m loadgen`, a completion of the called name would replace the
+    shell's completion for `python`. None: the name by which the program was called."""
     completion = any(argument.startswith(("--install-completion", "--show-completion")) for argument in arguments)
     return "loadgen" if completion else None

@@ -1,4 +1,4 @@
-"""The verb `calibrate`: plays known schedules, prints how far this machine is to be trusted, and keeps it."""
+"""The verb `calibrate`: plays known schedules, prints how far this machine can be trusted, and stores the result."""
 
 from typing import Annotated
 

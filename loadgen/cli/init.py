@@ -1,4 +1,4 @@
-"""The verb `init`: a commented scenario to begin with."""
+"""The verb `init`: writes a commented scenario to start from."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP while a run is on."""
+"""Ctrl-C, SIGTERM and SIGHUP during a run."""
 
 import asyncio
 import contextlib
@@ -16,8 +16,8 @@ from loadgen.engine.stop import StopSignal
 def interruptible(stop: StopSignal, output: Output) -> Iterator[None]:
     """While the context lasts, Ctrl-C (and SIGTERM and SIGHUP) ends the run.
 
-    The first sends no new request and waits for those in flight. The second gives those up, and restores Python's own
-    handler, so that a third raises KeyboardInterrupt.
+    After the first, no request is sent, and the run waits for those in flight. The second gives them up, and restores
+    Python's own handler, so that a third raises KeyboardInterrupt.
     """
     loop = asyncio.get_running_loop()
 

@@ -1,4 +1,4 @@
-"""The verb `mock`: flags become a script, the scripted server plays it until Ctrl-C, and says what it did."""
+"""The verb `mock`: makes a script from the flags, plays it until Ctrl-C, and prints what the server did."""
 
 import contextlib
 import ipaddress
@@ -20,7 +20,7 @@ from loadgen.mock.fault import KINDS
 from loadgen.mock.process import tune_process
 
 LATE_MS: Final = 1.0
-"""A server whose events are later than this, at p99, has not kept its schedule."""
+"""If the p99 lateness of a server's events is above this, it did not keep its schedule."""
 
 FAULT_HELP: Final = (
     f"KIND[:PARAM][@WHEN], repeatable. KIND: {', '.join(KINDS)}. WHEN: 2% of the requests, #7, #5-8 or #every:10; "
@@ -162,7 +162,7 @@ def _freeze(text: str) -> Freeze:
 
 
 def account_text(account: Account) -> str:
-    """What a server did, in a few lines for a person."""
+    """The totals of a server, in a few lines."""
     left = [f"{account.refused} refused by a full queue"] if account.refused else []
     left += [f"{account.gone} abandoned by their client"] if account.gone else []
     chats = f"{account.chats} {'chat' if account.chats == 1 else 'chats'}"

@@ -1,4 +1,4 @@
-"""The verb `models`: asks what the targets offer, prints it, and writes it as `models.json`."""
+"""The verb `models`: prints the model cards of the targets, and writes them as `models.json`."""
 
 import asyncio
 import sys
@@ -83,7 +83,7 @@ def models(
 
 
 def _only_model_at(urls: list[str], header: list[str] | None, ready_s: float) -> str:
-    """The model that is meant where an address alone is given. Raises InputError where several are listed there."""
+    """The only model at an address. Raises InputError if several are listed there."""
     cards, problems = asyncio.run(
         list_cards(_places(None, urls, header), _tell_on_terminal, ready_s=ready_s, note=tell)
     )
@@ -116,7 +116,7 @@ async def _asked(plan: Plan) -> list[AskedServer]:
 
 
 def _ready_s(scenario: str | None, flag: str | None) -> float:
-    """How long a server is waited for: as the flag says, else the scenario."""
+    """How long to wait for a server: as the flag says, otherwise as the scenario says."""
     if flag is not None:
         return parse_ready_s(flag)
     return Timeouts().ready_s if scenario is None else load_scenario(scenario).scenario.timeouts.ready_s

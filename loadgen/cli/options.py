@@ -1,4 +1,4 @@
-"""The options that several verbs share, each group a struct, and what their values mean."""
+"""The options that several verbs share, each group as a struct, and the parsing of their values."""
 
 import functools
 import inspect
@@ -21,7 +21,7 @@ from loadgen.scenario.types import RawTable
 from loadgen.scenario.variant import VariantFlags
 
 RESULTS: Final = Path("results")
-"""Where run folders go unless `--out` says otherwise."""
+"""The default folder for run folders."""
 
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where run folders go.")]
 Strict = Annotated[
@@ -34,7 +34,7 @@ Ready = Annotated[
 ]
 
 Output = Literal["text", "json", "nothing"]
-"""What a verb prints: a text for people, JSON alone, or as little as it can."""
+"""What a verb prints: text for readers, only JSON, or as little as possible."""
 
 
 Header = Annotated[
@@ -44,12 +44,12 @@ Header = Annotated[
 
 
 def headers_of_flags(flags: list[str] | None) -> tuple[tuple[str, str | RawTable], ...]:
-    """The headers that flags name, as a scenario writes them. Raises InputError."""
+    """The headers of the flags, in the form of a scenario. Raises InputError."""
     return tuple(parse_header(flag, os.environ) for flag in flags or ())
 
 
 class ScenarioOptions(Struct, frozen=True):
-    """Which scenario, and what to change in it. A flag is one field here and one line in `overrides`."""
+    """The scenario, and the changes to it. A flag is one field here and one line in `overrides`."""
 
     scenario: Annotated[str | None, typer.Argument(metavar="SCENARIO", help="A path, or a name under scenarios/.")] = (
         None
@@ -108,7 +108,7 @@ class ScenarioOptions(Struct, frozen=True):
     ] = None
 
     def overrides(self) -> Overrides:
-        """What the flags change. Raises InputError, which names the flag, for a value that cannot be read."""
+        """The changes of the flags. Raises InputError, which names the flag, for a value that cannot be parsed."""
         return Overrides(
             urls=tuple(self.url or ()),
             models=tuple(self.model or ()),
@@ -216,7 +216,7 @@ class LeaveOut:
 
 
 def expand_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """A verb that takes structs of options, as the parser wants it: each field of theirs is a parameter of its own."""
+    """A verb that takes structs of options, in the form that the parser needs: each of their fields is a parameter."""
     structs: dict[str, type[Struct]] = {}
     parameters: list[inspect.Parameter] = []
     hints = get_type_hints(verb, include_extras=True)

@@ -1,4 +1,4 @@
-"""The verb `report`: makes the reports of run folders again; and how a summary is printed."""
+"""The verb `report`: makes the reports of run folders again. Also prints summaries for other verbs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -51,7 +51,7 @@ def _make(folder: Path, floor: Floor | None) -> Reports:
 
 
 def print_summary(summary: Summary, output: Output) -> None:
-    """The table of a run; or its summary as JSON."""
+    """Print the table of a run, or its summary as JSON."""
     match output:
         case "json":
             show_json(summary_data(summary))
@@ -62,7 +62,7 @@ def print_summary(summary: Summary, output: Output) -> None:
 
 
 def tell_place(reports: Reports, output: Output) -> None:
-    """Where the reports are; or, on standard error, which of them could not be written."""
+    """Print the path of the reports; and on standard error, which of them could not be written."""
     if reports.unwritten:
         tell(f"loadgen: {reports.folder}: not written: {', '.join(reports.unwritten)} ({reports.reason})")
     elif output != "json":
@@ -75,7 +75,7 @@ def _print_place(folder: Path) -> None:
 
 
 def _has_probe(folder: Path) -> bool:
-    """Whether a server of this run was asked what it does."""
+    """Whether a server of this run was probed."""
     try:
         manifest = manifest_from((folder / MANIFEST).read_bytes())
     except OSError:  # a merged report has none

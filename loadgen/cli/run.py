@@ -1,6 +1,7 @@
 """The verb `run`: plays a scenario, writes the run folder and its reports, prints the table.
 
-What makes and prints the reports is imported when there is something to report: the first request does not wait for it.
+The modules that make and print reports are imported when there is something to report, so that the first request does
+not wait for them.
 """
 
 import asyncio
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from loadgen.report.files import Reports
 
 MOST_FAILED: Final = 0.5
-"""A stage of which a greater share of the requests failed is no measurement of the server, gate or not."""
+"""If a larger share of a stage's requests failed, the exit code is 1, with or without a gate."""
 
 
 @expand_options
@@ -90,21 +91,21 @@ def run(
 
 
 class _Played(Struct, frozen=True):
-    """What became of the runs that were asked for."""
+    """The runs that were played, and how playing ended."""
 
     runs: tuple[Run, ...]
-    """Those that have measured something."""
+    """The runs that have measured something."""
     reports: tuple["Reports", ...]
-    """Of each of them, as far as they could be written."""
+    """The reports of each run, and which files could not be written."""
     interrupted: bool
-    """Whether somebody wanted an end."""
+    """Whether the user asked to stop."""
     failure: LoadgenError | None
-    """Why a run could not be written to its end, or the next one could not begin."""
+    """Why a run folder could not be written, or the next run could not begin; None if neither happened."""
 
 
 def _print(played: _Played, output: Output) -> "Reports":
-    """Print the results of what was played, be it only a part, and return them. Raises its failure where that is all
-    there is."""
+    """Print and return the results of everything that was played, even a part of a run. Raises the failure if nothing
+    was measured."""
     from loadgen.cli.report import print_summary, tell_place
     from loadgen.report.files import merged_reports_of
 
@@ -121,7 +122,7 @@ def _print(played: _Played, output: Output) -> "Reports":
 
 
 async def _play(plan: Plan, out: Path, workers: Workers, repetition: RepeatOptions, output: Output) -> _Played:
-    """Play the plan so many times, as far as that goes."""
+    """Play the plan `repeats` times, or until a run fails or the user stops."""
     stop = StopSignal()
     runs: list[Run] = []
     reports: list[Reports] = []
@@ -164,7 +165,7 @@ def _keep_baseline(reports: "Reports", place: Path) -> None:
 
 
 def exit_code(summary: Summary) -> ExitCode:
-    """3 when no model could be used; 1 when a gate failed, a stage is invalid, or most of its requests failed; else
+    """3 if no model could be used; 1 if a gate failed, a stage is invalid, or most of its requests failed; otherwise
     0."""
     if not any(stage.status == "played" for stage in summary.stages):
         return ExitCode.NO_TARGET
@@ -172,7 +173,7 @@ def exit_code(summary: Summary) -> ExitCode:
 
 
 def failures(summary: Summary) -> list[str]:
-    """Why a run is not simply done: of each stage that is to blame, a line."""
+    """One line for each stage that makes the exit code 1, with the reasons."""
     from loadgen.report.section import stage_name
 
     reasons = ((stage, _failures_of(stage)) for stage in summary.stages if stage.status == "played")
@@ -197,6 +198,6 @@ def _failures_of(stage: StageSummary) -> list[str]:
 
 
 def skipped_lines(summary: Summary) -> list[str]:
-    """Which models were not played, and why: a line each."""
+    """One line for each model that was not played, with the reason."""
     skipped = (stage for stage in summary.stages if stage.status == "skipped")
     return list(dict.fromkeys(f"skipped {stage.model} on {stage.target}: {stage.reason}" for stage in skipped))

@@ -1,4 +1,4 @@
-"""The verb `scenarios`: what there is to play."""
+"""The verb `scenarios`: lists the scenarios that can be played."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from loadgen.report.text_table import Screen
 
 NARROWEST_TEXT = 20
-"""A description is not set in fewer columns, however narrow the terminal is."""
+"""The smallest width of a description, however narrow the terminal is."""
 LONGEST_NAME = 32
-"""A longer name has a line to itself, so that one does not move the descriptions of all."""
+"""A longer name gets its own line, so that it does not move all descriptions to the right."""
 
 
 def scenarios(
@@ -36,7 +36,7 @@ def scenarios(
 
 
 def scenarios_text(entries: list[ScenarioEntry], screen: "Screen") -> str:
-    """A line for each scenario, or a few where its description is longer than the screen is wide."""
+    """One line for each scenario, or several if its description does not fit the width of the screen."""
     indent = min(max(len(screen.spelled(entry.name)) for entry in entries), LONGEST_NAME) + 2
     return "".join(f"{line}\n" for entry in entries for line in _entry_lines(entry, indent, screen))
 

@@ -1,4 +1,4 @@
-"""The verb `serve`: the embedded server for others to use."""
+"""The verb `serve`: starts the embedded server for other programs."""
 
 import asyncio
 import sys

@@ -1,7 +1,7 @@
-"""Standard input, output and error, which end no command whatever they are.
+"""Makes standard input, output and error safe, so that a faulty stream never ends a command.
 
-They may be missing (a daemon, pythonw), on a full disk, left by their reader, or in an encoding that lacks our signs:
-what a command measured and its exit code do not depend on it.
+A stream may be missing (a daemon, pythonw), on a full disk, abandoned by its reader, or in an encoding that lacks some
+characters. The measurements of a command and its exit code must not depend on that.
 """
 
 import codecs
@@ -17,32 +17,32 @@ from typing import Any, Final, TextIO
 from loadgen.redact import printable
 
 SPELLED: Final = "loadgen.spelled"
-"""The error handler of the streams: a sign that their encoding lacks is spelled."""
+"""The name of the streams' error handler, which spells characters that their encoding lacks."""
 
 NARROWEST: Final = 40
-"""Text is not set in fewer columns, however narrow the terminal is."""
+"""The smallest width of text, however narrow the terminal is."""
 NOT_READ: Final = {errno.EPIPE, errno.ECONNRESET, *((errno.EINVAL,) if os.name == "nt" else ())}
-"""The reader has read enough, as `head` does: no fault. Windows has another number for it."""
+"""The errors if the reader has read enough, as `head` does, which is not a fault. Windows has its own number for it."""
 
 
 def print_text(text: str) -> None:
-    """Text on standard output, as it is; it ends its own lines."""
+    """Write text to standard output, unchanged, without an additional line end."""
     sys.stdout.write(text)
 
 
 def tell(line: str) -> None:
-    """One line for people, on standard error."""
+    """Write one line for the user to standard error."""
     sys.stderr.write(f"{printable(line)}\n")
     sys.stderr.flush()
 
 
 class LossyOutput(io.RawIOBase):
-    """The bytes of a stream, which are dropped from the first that cannot be written."""
+    """Writes bytes to a stream; after the first error, it drops all further bytes."""
 
     def __init__(self, raw: io.RawIOBase) -> None:
         self._raw = raw
         self.failure: OSError | None = None
-        """Why no more was written."""
+        """Why writing stopped."""
 
     def writable(self) -> bool:
         return True
@@ -56,7 +56,7 @@ class LossyOutput(io.RawIOBase):
     def write(self, data: Any) -> int:
         if self.failure is None:
             try:
-                while (written := self._raw.write(data)) is None:  # a pipe that does not block, and is full
+                while (written := self._raw.write(data)) is None:  # a non-blocking pipe that is full
                     select.select([], [self._raw], [])
                 return written
             except OSError as error:
@@ -65,13 +65,13 @@ class LossyOutput(io.RawIOBase):
 
 
 class StandardStreams:
-    """What became of the standard streams while they were guarded."""
+    """The state of the standard streams while they are guarded."""
 
     def __init__(self, output: LossyOutput | None) -> None:
         self._output = output
 
     def output_failure(self) -> str | None:
-        """Why standard output is not all there, in words; None where it is, or where nobody reads on."""
+        """Why standard output is incomplete, in words; None if it is complete, or if its reader stopped reading."""
         sys.stdout.flush()
         failure = None if self._output is None else self._output.failure
         return None if failure is None or failure.errno in NOT_READ else failure.strerror or str(failure)
@@ -94,8 +94,8 @@ def guarded_streams() -> Iterator[StandardStreams]:
 
 
 def _open_missing() -> None:
-    """Give each standard stream that was closed when we began a file that holds nothing, lest a socket takes its place
-    and a child writes to it."""
+    """Replace each standard stream that was closed at the start by an empty file. Otherwise a socket could get its
+    descriptor, and a child could write to it."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
@@ -116,7 +116,7 @@ codecs.register_error(SPELLED, _spelled)
 
 
 def _guard(stream: TextIO) -> io.TextIOWrapper | None:
-    """The same stream, guarded; None where it is no file of the system's, as in a test."""
+    """The same stream, guarded; None if it is not a file of the system, as in a test."""
     buffer = getattr(stream, "buffer", None)
     raw = getattr(buffer, "raw", buffer)  # with PYTHONUNBUFFERED there is no buffer between
     if not isinstance(stream, io.TextIOWrapper) or not isinstance(raw, io.RawIOBase):

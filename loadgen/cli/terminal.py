@@ -1,6 +1,6 @@
-"""What a verb needs to know of the terminal, and the progress that it shows there.
+"""The properties of the terminal, and the progress that is shown there.
 
-What draws is imported when there is something to draw: the first request does not wait for it.
+The modules that draw are imported when there is something to draw, so that the first request does not wait for them.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def screen() -> "Screen":
-    """Standard output: as wide as the terminal is or COLUMNS says, and without end in a file or a pipe."""
+    """Standard output as a screen, with the width of the terminal or of COLUMNS; unlimited in a file or a pipe."""
     from loadgen.report.text_table import Screen
 
     is_terminal = sys.stdout.isatty()
@@ -34,7 +34,7 @@ def screen() -> "Screen":
 
 
 def show_json(value: Any) -> None:
-    """A value on standard output, as JSON."""
+    """Print a value as JSON on standard output."""
     from loadgen.report.console import json_text
 
     print_text(json_text(value, _encoding(sys.stdout)))
@@ -46,7 +46,7 @@ def _encoding(stream: TextIO) -> str:
 
 @contextlib.contextmanager
 def progress_on_terminal(output: Output) -> Iterator[Progress]:
-    """For people who look at standard error, a bar; where it is no terminal that can draw one, a line a minute."""
+    """A progress bar on standard error; one line per minute if it is not a terminal that can draw a bar."""
     if output != "text":
         yield Silence()
     elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":

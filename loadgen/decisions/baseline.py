@@ -1,6 +1,6 @@
-"""Baselines: what is kept of a run under version control, to be compared with later. Copies files, measures nothing.
+"""Baselines: the results of a run, kept under version control for later comparisons. Copies files, measures nothing.
 
-The requests themselves are not kept: a baseline is what a run said, and under which circumstances.
+A baseline has the results and the circumstances of a run, but not its requests.
 """
 
 import re
@@ -16,9 +16,9 @@ KEPT: Final = ("manifest.json", "summary.json", "summary.csv", "report.md")
 
 
 def baseline_folder(results: Path, name: str, *, force: bool) -> Path:
-    """Where a baseline goes: `<results>/baselines/<name>`. Makes nothing.
+    """The folder of a baseline: `<results>/baselines/<name>`. Does not make it.
 
-    Raises InputError for a name that cannot name a folder, and, without `force`, for one that is there already.
+    Raises InputError for an invalid name of a folder, and without `force` also if the folder exists.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", name) or name.endswith("."):
         raise InputError(f"--baseline {name}: not a name; use letters, digits and . _ -, such as before-update")
@@ -29,7 +29,8 @@ def baseline_folder(results: Path, name: str, *, force: bool) -> Path:
 
 
 def why_not_kept(summary: Summary) -> str | None:
-    """Why a run is no baseline; None when it can be one: complete, every model played, and no stage invalid."""
+    """Why a run cannot be a baseline; None if it can: it is complete, every model was played, and no stage is
+    invalid."""
     if summary.incomplete or any(stage.incomplete for stage in summary.stages):
         return "the run is incomplete"
     skipped = [stage.model for stage in summary.stages if stage.status == "skipped"]
@@ -40,7 +41,7 @@ def why_not_kept(summary: Summary) -> str | None:
 
 
 def keep_baseline(run: Path, folder: Path) -> None:
-    """Copy what is kept of a run folder, whose reports have been made. Raises InputError when it cannot be written."""
+    """Copy the files of a baseline from a run folder with its reports. Raises InputError if they cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in KEPT:

@@ -1,4 +1,4 @@
-"""A scripted server of streamed chats: known times, known faults, and a log of what it really did. Knows no client.
+"""A scripted server of streamed chats, with known times, known faults, and a log of what it sent. Knows no client.
 
 with MockProcess(Script(ttft_s=Constant(0.2), itl_s=Exponential(0.05), slots=4)) as server:
     ...                            # send requests to server.url

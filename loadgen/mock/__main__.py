@@ -1,4 +1,4 @@
-"""`python -m loadgen.mock`: the child that `MockProcess` starts and talks to. For people there is `loadgen mock`."""
+"""`python -m loadgen.mock`: the child process that `MockProcess` starts. The command for users is `loadgen mock`."""
 
 import sys
 

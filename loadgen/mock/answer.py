@@ -1,4 +1,4 @@
-"""One answer's state, and what it needs around it: a way out, a peer, a server. Knows no socket, and sends nothing."""
+"""The state of one answer, and the interfaces that it needs: a sender, a peer, a server. Knows no socket."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -20,14 +20,14 @@ NEVER: Final = -1
 
 
 class Sender(Protocol):
-    """The way out of one connection."""
+    """Sends the bytes of one connection."""
 
     def send(self, data: bytes) -> int:
         """SENT: the kernel has all of it. HELD: the rest waits until the client reads. BROKEN: the client is gone."""
         ...
 
     def close(self) -> None:
-        """No more will be sent: a FIN behind what is held."""
+        """Close the connection with a FIN after the bytes that are still held."""
         ...
 
     def reset(self) -> None:
@@ -36,7 +36,7 @@ class Sender(Protocol):
 
 
 class ServerState(Protocol):
-    """What all answers of a server have in common: `loadgen.mock.core.Core`."""
+    """The interface of the server to its answers; `loadgen.mock.core.Core` implements it."""
 
     script: Script
     now_ns: Callable[[], int]
@@ -122,6 +122,6 @@ class Answer:
         return "length" if self.tokens == self.chat.token_limit else "stop"
 
     def note_fault(self) -> None:
-        """Note in the truth that its fault has been played."""
+        """Note in the log of the truth that the fault has been played."""
         if self.fault is not None:
             self.truth.fault = self.fault.label

@@ -1,4 +1,4 @@
-"""What a chat request says, as far as the scripted server heeds it. Knows no HTTP and no time."""
+"""The parts of a chat request that the scripted server uses. Knows no HTTP and no time."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ class _Message(Struct):
 
 
 class Chat(Struct):
-    """What counts of a chat request; the rest of it is passed over."""
+    """The parts of a chat request that matter; all others are ignored."""
 
     messages: list[_Message]
     model: str = ""
@@ -29,7 +29,7 @@ class Chat(Struct):
 
     @property
     def token_limit(self) -> int | None:
-        """How many tokens the client wants at most."""
+        """The maximum number of tokens that the client requests."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
@@ -50,7 +50,7 @@ def _words(content: Any) -> int:
 
 
 def read_chat(body: bytes) -> Chat:
-    """Reads the body of a chat request. Raises InputError in words for the client."""
+    """Reads the body of a chat request. Raises InputError with a message for the client."""
     try:
         chat = msgspec.json.decode(body, type=Chat)
     except msgspec.ValidationError as error:

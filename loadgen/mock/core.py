@@ -1,8 +1,8 @@
-"""The scripted server but for its sockets: bytes and moments in, bytes and moments out. Knows no socket.
+"""The scripted server without its sockets: it takes bytes and times, and returns bytes and times.
 
-Each connection is a `Peer` with a `Sender`. The core is called with what came and who went; it sends through the
-senders, and returns when it wants to be called again. So it is tested in virtual time, with senders that only write
-down.
+Each connection is a `Peer` with a `Sender`. The core is called when bytes arrive and when clients leave. It sends
+through the senders, and returns the time at which it must be called again. Tests therefore run it in virtual time, with
+senders that only record.
 """
 
 import heapq
@@ -23,16 +23,16 @@ from loadgen.mock.truth import Account, Truth
 from loadgen.mock.wording import Framing
 
 STEPS_AT_ONCE: Final = 64
-"""How many steps are played before the core lets requests in again."""
+"""How many steps are played before the core accepts requests again."""
 CHAT: Final = "/v1/chat/completions"
 CLOSING: Final = Framing(chunked=False, keep_alive=False)
-"""The connection's end ends the answer."""
+"""The end of the connection is the end of the answer."""
 
 
 class Core:
-    """All that the server does. now_ns: its clock. created: seconds since 1970, what its answers say they were made at.
+    """The behavior of the server. now_ns: its clock. created: the creation time in its answers, in seconds since 1970.
 
-    on_end: is called with the truth of each chat request when it is over.
+    on_end: called with the truth of each chat request when the request is over.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Core:
         return peer
 
     def on_data(self, peer: Peer, data: bytes, arrived_ns: int) -> None:
-        """Bytes have come, the last of them at `arrived_ns`."""
+        """Bytes have arrived, the last of them at `arrived_ns`."""
         if peer.closing:
             return
         peer.requests.feed(data)
@@ -92,14 +92,15 @@ class Core:
             self._record_answer(answer)
 
     def on_writable(self, peer: Peer) -> None:
-        """The client has read all that was held back: its answer goes on, from now."""
+        """The client has read all held bytes, so its answer continues from now."""
         answer = peer.answer
         if answer is not None and answer.held_step_ns is not None:
             self._schedule(max(answer.held_step_ns, self.now_ns()), answer)
             answer.held_step_ns = None
 
     def run_due(self) -> int | None:
-        """Play the steps that are due, `STEPS_AT_ONCE` at most; returns when the next is. None: none waits for time."""
+        """Play the steps that are due, at most `STEPS_AT_ONCE`; returns when the next is due, or None if there is
+        none."""
         due, now_ns = self._due, self.now_ns
         for _ in range(STEPS_AT_ONCE):
             if not due or due[0][0] > now_ns():
@@ -110,8 +111,8 @@ class Core:
         return due[0][0] if due else None
 
     def begin_freeze(self) -> int | None:
-        """Begin the freeze that the script asks for now, and return when it ends; None where it asks for none. All that
-        is due is put off by as much."""
+        """Begin a freeze if the script has one now, and return when it ends; None if it has none. Everything that is
+        due is delayed by the length of the freeze."""
         now_ns = self.now_ns()
         if not self._freezes or now_ns < self._freezes[0][0]:
             return None
@@ -123,7 +124,7 @@ class Core:
         return self._freeze_end_ns
 
     def next_freeze_ns(self) -> int | None:
-        """When the next freeze begins; None when none is to come, or no chat has come yet to count from."""
+        """When the next freeze begins; None if there is none, or if no chat has arrived yet to count from."""
         return self._freezes[0][0] if self._freezes else None
 
     def account_so_far(self) -> Account:
@@ -134,16 +135,16 @@ class Core:
     # What answers ask
 
     def ns_per_gap_second(self) -> float:
-        """How long a second of a gap lasts now, ns: with each other stream, a little longer."""
+        """The length in ns of one second of a gap, which grows with each other stream."""
         slowdown = self.script.slowdown
         return 1e9 if not slowdown else 1e9 * (1 + slowdown * max(0, self._active - 1))
 
     def aligned_ns(self, due_ns: int) -> int:
-        """The moment itself; where tokens are sent at multiples of a time, the next of those."""
+        """The same time; or the next multiple of `together_s`, if tokens are sent only at those."""
         return due_ns if not self._tick_ns else -(-due_ns // self._tick_ns) * self._tick_ns
 
     def release(self, answer: Answer, then: Callable[[], None] | None = None) -> None:
-        """An answer is over. then: what is done to the connection, where it is not what the request asked for."""
+        """An answer is over. then: what to do with the connection, if not what the request asked for."""
         peer, truth = answer.peer, answer.truth
         answer.live = False
         peer.answer = None
@@ -183,7 +184,7 @@ class Core:
         self._on_end(truth)
 
     def _serve(self, peer: Peer, arrived_ns: int) -> None:
-        """Answer what has come whole, up to the first request whose answer takes time."""
+        """Answer the complete requests, up to the first one whose answer takes time."""
         while peer.answer is None and not peer.closing:
             try:
                 request = peer.requests.next_request()
@@ -246,7 +247,7 @@ class Core:
             self._refuse(peer, truth, framing, 400, str(error))
             return
         if chat.stream and not framing.chunked:
-            framing = CLOSING  # only the connection's end can end it
+            framing = CLOSING  # only the end of the connection can end this answer
         truth.model, truth.stream, truth.prompt_tokens = chat.model, bool(chat.stream), chat.prompt_words
         fault = choose_fault(script.faults, script.seed, number)
         if fault is not None and fault.kind in ("status", "html"):
@@ -265,7 +266,7 @@ class Core:
             self._start_answer(answer, max(truth.arrived_ns, self._freeze_end_ns))
 
     def _refuse(self, peer: Peer, truth: Truth, framing: Framing, status: int, reason: str) -> None:
-        """Answer at once, and not with a chat. 200 is a page where a chat should be."""
+        """Answer at once, with an error in place of a chat; for status 200, with an HTML page."""
         if status == 200:
             data = wording.response(200, wording.PAGE, framing, content_type="text/html; charset=utf-8")
         else:

@@ -1,4 +1,4 @@
-"""What a time or a length is drawn from: a constant or one of four distributions. Knows no request and no clock."""
+"""The distributions of times and lengths: a constant, or one of four others. Knows no request and no clock."""
 
 import math
 import re
@@ -12,10 +12,10 @@ from loadgen.errors import InputError
 from loadgen.plan.rng import generator
 
 _UNITS = {"us": (1, 1e6), "ms": (1, 1e3), "s": (1, 1), "m": (60, 1)}
-"""Seconds as (times, divided by): so 50us is 5e-05, and not the float before it."""
+"""Each unit in seconds, as (factor, divisor), so that 50us is exactly 5e-05 and not a neighboring float."""
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _BLOCK = 64
-"""Drawn at once: one value costs as much as all of them, and a long stream must not draw its whole length at once."""
+"""How many values are drawn at once: one draw costs about the same, but a long stream must not draw all at once."""
 
 
 class FixedTime(Struct, frozen=True, tag="constant"):
@@ -25,21 +25,21 @@ class FixedTime(Struct, frozen=True, tag="constant"):
 
 
 class Normal(Struct, frozen=True, tag="normal"):
-    """Normal, truncated at 0: what falls below is drawn again, which lifts the mean when `mean` is near 0."""
+    """Normal, truncated at 0: values below 0 are drawn again, which raises the mean if `mean` is near 0."""
 
     mean: float
     deviation: float
 
 
 class LogNormal(Struct, frozen=True, tag="lognormal"):
-    """`median` × e^(sigma · N(0, 1)): the shape of most waits, with its long tail to the right."""
+    """`median` × e^(sigma · N(0, 1)), with a long tail to the right, like most waits."""
 
     median: float
     sigma: float
 
 
 class Uniform(Struct, frozen=True, tag="uniform"):
-    """Evenly between the two."""
+    """Uniform between the two values."""
 
     low: float
     high: float
@@ -55,7 +55,7 @@ Distribution = FixedTime | Normal | LogNormal | Uniform | Exponential
 
 
 def values(distribution: Distribution, seed: int, *purpose: str | int) -> Iterator[float]:
-    """Values without end, each ≥ 0, that depend on the distribution, the seed and the purpose alone."""
+    """An endless stream of values ≥ 0 that depends only on the distribution, the seed and the purpose."""
     if isinstance(distribution, FixedTime):
         return repeat(distribution.value)
     return _draw(distribution, generator(seed, *purpose))
@@ -102,7 +102,7 @@ def parse_counts(text: str, flag: str) -> Distribution:
 def parse_time_s(part: str, flag: str, text: str | None = None) -> float:
     """Seconds of `200ms`, `1.5s`, `50us`, `2m`; 0 needs no unit. Raises InputError that names the flag.
 
-    text: all of what the flag was given, when `part` is a piece of it.
+    text: the complete value of the flag, if `part` is only a part of it.
     """
     match = re.fullmatch(rf"({_NUMBER})(us|ms|s|m)", part)
     if match is None and part != "0":
@@ -139,7 +139,7 @@ def _parse(text: str, flag: str, number: Callable[[str], float], example: str) -
 
 
 def mismatch(distribution: Distribution) -> str | None:
-    """What is wrong with the parameters, in words; None when nothing is."""
+    """What is wrong with the parameters, in words; None if they are valid."""
     numbers = [getattr(distribution, name) for name in distribution.__struct_fields__]
     if not all(math.isfinite(number) and number >= 0 for number in numbers):
         return "each number must be finite, and 0 or more"

@@ -1,4 +1,4 @@
-"""What a server can do wrong, and to which requests: the grammar of `--fault`, and the choice. Plays nothing itself."""
+"""The faults of a server, and which requests they affect: the grammar of `--fault`, and the choice. Plays nothing."""
 
 import re
 from typing import Final, Literal, get_args
@@ -27,17 +27,17 @@ Kind = Literal[
 ]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 AFTER: Final = frozenset({"reset", "fin", "stall", "cut-chunk", "malformed", "error-event"})
-"""Kinds that happen after so many token events: their parameter, 1 unless it is given."""
+"""The kinds whose parameter is the number of token events before the fault, by default 1."""
 
 
 class Share(Struct, frozen=True, tag="share"):
-    """Each request with this probability, from 0 to 1, by the script's seed and the request's number."""
+    """Each request with this probability, from 0 to 1, drawn from the script's seed and the request's number."""
 
     probability: float
 
 
 class Positions(Struct, frozen=True, tag="positions"):
-    """The chat requests from number `first` to number `last`, both included; the first of all is 1."""
+    """The chat requests with numbers from `first` to `last`, both included; the first request has number 1."""
 
     first: int
     last: int
@@ -53,24 +53,24 @@ When = Share | Positions | Every
 
 
 class Fault(Struct, frozen=True):
-    """One way to go wrong, and for which requests."""
+    """A kind of fault, and the requests that it affects."""
 
     kind: Kind
     parameter: float = 0
-    """Of `status` the code; of the kinds in AFTER how many token events come before; of `slow-headers` seconds; of
-    `split` in how many random pieces each frame is sent, 0 for every byte on its own; of the others 0."""
+    """For `status`, the code; for the kinds in AFTER, the number of token events before the fault; for `slow-headers`,
+    seconds; for `split`, the number of random pieces of each frame, or 0 for single bytes; for all others 0."""
     when: When = Share(1.0)
 
     @property
     def label(self) -> str:
-        """What the log of the truth calls it: `fin:3`, `status:429`, `no-done`."""
+        """The name of the fault in the log of the truth: `fin:3`, `status:429`, `no-done`."""
         if self.kind == "slow-headers":
             return f"{self.kind}:{self.parameter:g}s"
         return f"{self.kind}:{self.parameter:g}" if self.parameter or self.kind in AFTER else self.kind
 
 
 def choose_fault(faults: tuple[Fault, ...], seed: int, number: int) -> Fault | None:
-    """The fault of a request: of those that apply to it, the first in the list."""
+    """The fault of a request: the first in the list that applies to it."""
     return next((fault for index, fault in enumerate(faults) if _applies(fault.when, seed, index, number)), None)
 
 
@@ -85,7 +85,7 @@ def _applies(when: When, seed: int, index: int, number: int) -> bool:
 
 
 def parse_fault(text: str) -> Fault:
-    """A fault of `KIND[:PARAM][@WHEN]`, such as `fin:3@2%` or `status:503@#5-8`. Raises InputError, with the remedy."""
+    """The fault of a text `KIND[:PARAM][@WHEN]`, such as `fin:3@2%` or `status:503@#5-8`. Raises InputError."""
     fault, at, when = text.strip().partition("@")
     kind, colon, parameter = fault.partition(":")
     if kind not in KINDS:

@@ -1,7 +1,7 @@
-"""The scripted server in a process of its own, so that it shares no lock and no garbage with whom it is to test.
+"""The scripted server in a separate process, so that it shares no lock and no garbage collector with the client.
 
-The child is `python -m loadgen.mock`: it reads one line with what to serve, prints one line with its URL (or what was
-wrong), serves until its standard input ends, and then writes its account to its standard output.
+The child is `python -m loadgen.mock`. It reads one line with the script, prints one line with its URL (or an error),
+serves until its standard input ends, and then writes its account to its standard output.
 """
 
 import asyncio
@@ -25,14 +25,14 @@ from loadgen.mock.truth import Account, Truth
 
 START_S: Final = 60.0
 STOP_S: Final = 30.0
-"""The server's account of a million tokens is written and read within this."""
+"""The time limit for writing and reading the account of the server, which suffices for a million tokens."""
 _PR_SET_TIMERSLACK: Final = 29
 
 T = TypeVar("T")
 
 
 class ServeScript(Struct, frozen=True):
-    """The line that the child reads: what to serve, and where."""
+    """The line that the child reads: the script, and the address to serve it at."""
 
     script: Script
     host: str
@@ -40,16 +40,16 @@ class ServeScript(Struct, frozen=True):
 
 
 class Serving(Struct, frozen=True):
-    """The line that the child writes: the URL at which it serves, or the error that keeps it from serving."""
+    """The line that the child writes: its URL, or the error that prevents it from serving."""
 
     url: str = ""
     error: str | None = None
 
 
 class MockProcess:
-    """A scripted server in a child process. Use as `with`; `truth` and `account` are there once it has ended.
+    """A scripted server in a child process. Use it in a `with` statement; `truth` and `account` exist after it.
 
-    Raises InputError when the address cannot be had, RuntimeError when the child has died.
+    Raises InputError if the address is not available, and RuntimeError if the child has died.
     """
 
     def __init__(self, script: Script, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -60,7 +60,7 @@ class MockProcess:
 
     @property
     def truth(self) -> list[Truth]:
-        """What became of each chat request, in the order in which they ended."""
+        """The truth of each chat request, in the order in which they ended."""
         return self.account.requests
 
     @property
@@ -68,8 +68,8 @@ class MockProcess:
         return self._child.pid
 
     def __enter__(self) -> "MockProcess":
-        # The child is spoken to in an event loop of its own, in a thread that sleeps in between: the caller may have no
-        # event loop, one that is running, or several in turn.
+        # A thread with its own event loop talks to the child, because the caller may have no event loop, a running one,
+        # or several in turn.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mock")
         self._runner = asyncio.Runner()
         try:
@@ -125,7 +125,7 @@ class MockProcess:
 
 
 def serve_parent() -> int:
-    """The child's side. Returns its exit code."""
+    """The main function of the child. Returns its exit code."""
     order = msgspec.json.decode(sys.stdin.buffer.readline(), type=ServeScript)
     tune_process()
     with ServerStop() as stop:
@@ -151,10 +151,10 @@ def serve_parent() -> int:
 
 
 def tune_process() -> None:
-    """Make a process fit to keep a schedule: no collector's pauses, fine timers, as many files as are allowed."""
+    """Prepare a process for keeping a schedule: no garbage collection, fine timers, as many files as allowed."""
     gc.collect()
     gc.freeze()
-    gc.disable()  # answers and connections let go of each other as they end
+    gc.disable()  # answers and connections release each other when they end
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -164,4 +164,4 @@ def tune_process() -> None:
         with contextlib.suppress(OSError, AttributeError):
             import ctypes
 
-            ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)  # else a wait may take 50 µs more than was asked
+            ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)  # otherwise a wait may take 50 µs longer

@@ -27,37 +27,37 @@ class Script(Struct, frozen=True, kw_only=True):
     ttft_s: Distribution = FixedTime(0.2)
     """From the request's last byte (with a queue: from its slot) to the first token."""
     itl_s: Distribution = FixedTime(0.05)
-    """Each later gap."""
+    """The time from each token to the next."""
     tokens: Distribution = FixedTime(40)
-    """How many tokens an answer has, rounded, at least 1; the request's own limit cuts it."""
+    """The number of tokens in an answer, rounded, at least 1; the request's own limit may lower it."""
     together_s: float = 0.0
-    """Tokens are sent at multiples of this time only, those of all streams at once. 0: whenever they are due."""
+    """Tokens are sent only at multiples of this time, those of all streams at once. 0: each when it is due."""
     slots: int | None = None
     """Streams at a time; None: any number."""
     queue: int | None = None
-    """How many requests may wait for a slot; None: any number. One that finds slots and queue full gets a 503."""
+    """How many requests may wait for a slot; None: any number. If slots and queue are full, a request gets a 503."""
     retry_after_s: int = 1
-    """How long a 503 or 429 says to wait."""
+    """The `Retry-After` of a 503 or 429, in seconds."""
     slowdown: float = 0.0
     """By how much each other stream in progress lengthens a gap, as a share of it."""
     prefill_per_s: float | None = None
-    """Words of the prompt a second, added to the first token's time; None: they cost nothing."""
+    """Prompt words per second, which delay the first token; None: no delay."""
     tokens_per_event: int = 1
-    """How many tokens are sent as one event, at the last one's time."""
+    """How many tokens are sent as one event, at the time of the last one."""
     role_event: bool = True
-    """Whether an event with the role, and no text, goes out with the headers."""
+    """Whether an event with the role and no text is sent with the headers."""
     usage: Literal["asked", "always", "never"] = "asked"
-    """When a stream says how many tokens it had."""
+    """When a stream has token counts."""
     keepalive_s: float = 0.0
-    """A comment is sent each so long until the first token; 0: none."""
+    """The interval of comments until the first token; 0: no comments."""
     close: bool = False
-    """Answers end with their connection, and are not sent in chunks."""
+    """Whether answers end with their connection, instead of being sent in chunks."""
     freezes: tuple[Freeze, ...] = ()
     """When the server stands still."""
     faults: tuple[Fault, ...] = ()
-    """What goes wrong; of those that apply to a request, the first counts."""
+    """The faults to play; the first that applies to a request counts."""
     models: tuple[str, ...] = ("mock",)
-    """What `/v1/models` lists. A chat may name any model."""
+    """The models that `/v1/models` lists. A chat may name any model."""
 
     def __post_init__(self) -> None:
         for name, minimum in (("slots", 1), ("queue", 0), ("tokens_per_event", 1), ("slowdown", 0), ("keepalive_s", 0)):

@@ -1,7 +1,7 @@
-"""The scripted server's sockets: one thread, one loop that waits for whichever comes first. Knows no chat and no fault.
+"""The sockets of the scripted server: one thread with one loop. Knows no chat and no fault.
 
-Tokens are small and many, so the way from a moment that is due to the kernel is kept short, and waits are as fine as
-`select` makes them: an epoll counts whole milliseconds, but is itself a file that `select` can wait for.
+Tokens are small and many, so the path from a due time to the kernel is kept short. Waits are as precise as those of
+`select`: an epoll counts whole milliseconds, but `select` can wait for the epoll itself.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from loadgen.mock.truth import Account, Truth
 _READ_BYTES: Final = 65536
 _SO_TIMESTAMPNS: Final = 35
 _LINGER_NS: Final = 2_000_000_000
-"""How long a client has to close a connection that we have closed; closing it with unread bytes would reset it."""
+"""How long a client may take to close a connection that we have closed; closing it with unread bytes would reset it."""
 _IDLE_S: Final = 3600.0
 _SELECTABLE: Final = 1024
 _RESET: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
@@ -34,7 +34,7 @@ _timespec: Final = struct.Struct("@ll").unpack_from
 
 
 class ServerStop:
-    """Asks a server to stop, from any thread or signal handler. Use as `with`."""
+    """Asks a server to stop, from any thread or signal handler. Use it in a `with` statement."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -67,11 +67,11 @@ def serve(
     on_start: Callable[[str], None] = lambda _: None,
     on_end: Callable[[Truth], None] | None = None,
 ) -> Account:
-    """Serve in this thread until `stop` is requested; returns what was done.
+    """Serve in this thread until `stop` is requested; returns the account.
 
-    port: 0 takes a free one. on_start: is called with the URL, which ends in /v1, once it can be reached. on_end: is
-    called with the truth of each chat request as it is over; without it, they are the account's `requests`. Raises
-    InputError when the address cannot be had.
+    port: 0 takes a free one. on_start: called with the URL, which ends in /v1, when the server can be reached. on_end:
+    called with the truth of each chat request when it is over; without it, the account's `requests` has them. Raises
+    InputError if the address is not available.
     """
     truths: list[Truth] = []
     core = Core(script, now_ns, int(utc_now().timestamp()), on_end or truths.append)
@@ -105,7 +105,7 @@ def _listener(host: str, port: int) -> socket.socket:
 
 
 class _Connection:
-    """One connection: the core sends through it, and it holds what the client does not read yet."""
+    """One connection. The core sends through it, and it holds the bytes that the client has not read yet."""
 
     __slots__ = ("_closing", "_held", "_loop", "_send", "peer", "socket")
 
@@ -144,7 +144,7 @@ class _Connection:
         self._loop.discard(self)
 
     def drain(self) -> bool:
-        """Send what is held, as far as it goes; whether all of it has gone."""
+        """Send held bytes, as many as possible; returns whether all of them were sent."""
         try:
             del self._held[: self._send(self._held)]
         except BlockingIOError:
@@ -159,8 +159,8 @@ class _Connection:
         return True
 
     def receive(self) -> tuple[bytes, int]:
-        """What has come, and when its last byte had reached this machine; raises OSError. No bytes: the client is
-        gone."""
+        """The bytes that have arrived, and when the last of them reached this machine; raises OSError. No bytes means
+        that the client is gone."""
         if sys.platform != "linux":
             return self.socket.recv(_READ_BYTES), now_ns()
         data, ancillary, _, _ = self.socket.recvmsg(_READ_BYTES, 64)
@@ -172,7 +172,7 @@ class _Connection:
 
 
 class _Loop:
-    """Waits for connections, bytes, room to send and moments, and hands each to the core."""
+    """Waits for connections, bytes, room to send and due times, and calls the core for each."""
 
     def __init__(self, core: Core, listener: socket.socket, stop: ServerStop) -> None:
         self._core, self._listener, self._stop = core, listener, stop
@@ -198,7 +198,7 @@ class _Loop:
             self._wait_and_dispatch(self._wait_s(next_ns))
 
     def close(self) -> None:
-        """The end: whoever is still there is cut off."""
+        """Close the server, and cut off all remaining clients."""
         for connection in list(self._connections):
             if connection.peer is not None:
                 self._core.cut_off(connection.peer)
@@ -222,7 +222,7 @@ class _Loop:
             self._connections.discard(connection)
             self._selector.unregister(connection.socket)
             connection.socket.close()
-            if not self._accepting:  # there is a file to spare again
+            if not self._accepting:  # a file descriptor is free again
                 self._accepting = True
                 self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
@@ -246,7 +246,7 @@ class _Loop:
             select.select([self._stop], (), (), left_ns / 1e9)
 
     def _drop_connections(self) -> None:
-        """Drop connections that broke as something was sent, and those that their client does not close."""
+        """Drop connections that broke during a send, and those that the client does not close."""
         while self.broken:
             self._drop(self.broken.pop())
         while self._lingering and self._lingering[0][0] <= now_ns():
@@ -266,7 +266,7 @@ class _Loop:
                 return
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE):
-                    self._selector.unregister(self._listener)  # else it would be ready again at once, and for ever
+                    self._selector.unregister(self._listener)  # otherwise it would be ready again at once, forever
                     self._accepting = False
                 return
             accepted.setblocking(False)
@@ -278,7 +278,7 @@ class _Loop:
             self._selector.register(accepted, selectors.EVENT_READ, partial(self._on_ready, connection))
 
     def _on_ready(self, connection: _Connection, mask: int) -> None:
-        """The client has sent something, or reads again what is sent to it."""
+        """The client has sent something, or is reading again."""
         if mask & selectors.EVENT_WRITE and connection in self._connections and connection.drain():
             self._selector.modify(connection.socket, selectors.EVENT_READ, partial(self._on_ready, connection))
             if connection.peer is not None:

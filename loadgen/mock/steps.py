@@ -1,7 +1,7 @@
-"""An answer, step by step: what is sent next, and when the step after it is due. Knows no socket.
+"""The steps of an answer: what each one sends, and when the next one is due. Knows no socket.
 
-A step is a function of the answer and the moment at which it was due. It sends, stamps, and returns the next moment;
-None when the answer is over, or waits for something other than time. Moments are absolute, so lateness does not add up.
+A step is a function of the answer and its due time. It sends, stamps, and returns the next due time; None if the answer
+is over, or waits for something other than time. Due times are absolute, so lateness does not add up.
 """
 
 import math
@@ -20,7 +20,7 @@ _MAX_DRAWN_GAPS: Final = 1 << 20
 
 
 def start(answer: Answer, base_ns: int) -> int | None:
-    """Begin an answer that has its slot: times count from `base_ns`. Returns when the next step is due."""
+    """Begin an answer that has its slot. Times count from `base_ns`. Returns when the next step is due."""
     script, fault, kind = answer.server.script, answer.fault, answer.fault_kind
     if fault is not None and kind == "slow-headers":
         answer.note_fault()
@@ -44,7 +44,7 @@ def start(answer: Answer, base_ns: int) -> int | None:
 
 
 def _plan_answer(answer: Answer) -> None:
-    """Decide how long the answer is, and at which event its fault comes."""
+    """Decide the length of the answer, and the event at which its fault comes."""
     fault, kind, batch = answer.fault, answer.fault_kind, answer.server.script.tokens_per_event
     if fault is None:
         answer.stop_at = answer.tokens
@@ -64,12 +64,12 @@ def _plan_answer(answer: Answer) -> None:
 
 
 def _next_event_ns(due_ns: int, answer: Answer) -> int:
-    """When the event after one that was due at `due_ns` is."""
+    """When the next event is due after one that was due at `due_ns`."""
     return answer.server.aligned_ns(due_ns + _gap_ns(answer, answer.batch))
 
 
 def _gap_ns(answer: Answer, tokens: int) -> int:
-    """The time of the answer's next `tokens` tokens after another, with as many streams as there are now."""
+    """The time for the answer's next `tokens` tokens, with the current number of streams."""
     server = answer.server
     gap_s = next(answer.gaps) if tokens == 1 else sum(islice(answer.gaps, tokens))
     return int(gap_s * server.ns_per_gap_second() + 0.5)
@@ -104,7 +104,7 @@ def send_comment(answer: Answer, due_ns: int) -> int | None:
 
 
 def send_token(answer: Answer, due_ns: int) -> int | None:
-    """Send a token event. The hot path: what is measured with this server is as fine as these lines are quick."""
+    """Send a token event. This is the hot path; its speed limits the precision of the server's stamps."""
     if answer.events == answer.fault_event:
         return answer.fault_step(answer, due_ns)
     server, truth, start, count = answer.server, answer.truth, answer.sent, answer.batch
@@ -117,7 +117,7 @@ def send_token(answer: Answer, due_ns: int) -> int | None:
     if sent == answer.stop_at:
         data += end_bytes(answer)
     if answer.split == NEVER:
-        stamp_ns = server.now_ns()  # and at once the send, with nothing in between
+        stamp_ns = server.now_ns()  # the send must follow at once, with nothing in between
         result = answer.sender.send(data)
     else:
         stamp_ns, result = send_split(answer, data, event_end)
@@ -155,7 +155,7 @@ def end_bytes(answer: Answer) -> bytes:
 
 
 def finish(answer: Answer, end_ns: int) -> None:
-    """The end is sent: the answer is over."""
+    """The end has been sent, so the answer is over."""
     if answer.fault_kind != "no-end":
         answer.truth.end_ns = end_ns
         answer.truth.finish_reason = answer.finish_reason
@@ -163,7 +163,7 @@ def finish(answer: Answer, end_ns: int) -> None:
 
 
 def send_split(answer: Answer, data: bytes, event_end: int) -> tuple[int, int]:
-    """Send in pieces. Returns the moment before the piece with byte `event_end - 1`, and what became of the send."""
+    """Send in pieces. Returns the time before the piece with byte `event_end - 1`, and the result of the send."""
     answer.note_fault()
     if answer.split == 0:
         cuts = list(range(1, len(data)))
@@ -202,12 +202,12 @@ def play_reset(answer: Answer, _: int) -> None:
 
 
 def play_stall(answer: Answer, _: int) -> None:
-    """Send nothing more, until the client goes. The slot stays taken."""
+    """Send nothing more until the client leaves. The slot stays taken."""
     answer.note_fault()
 
 
 def play_cut_chunk(answer: Answer, _: int) -> None:
-    """Send half of what the chunk's size promises, and a FIN."""
+    """Send half of the bytes that the chunk's size announces, and a FIN."""
     answer.note_fault()
     data = answer.framing.frame(answer.events_text.token(pieces_of(answer.number, answer.sent, 1)))
     answer.sender.send(data[: len(data) // 2])
@@ -215,7 +215,7 @@ def play_cut_chunk(answer: Answer, _: int) -> None:
 
 
 def play_malformed(answer: Answer, due_ns: int) -> int | None:
-    """Send an event whose JSON breaks off; then the stream goes on."""
+    """Send an event whose JSON breaks off; then the stream continues."""
     answer.note_fault()
     answer.sender.send(
         answer.framing.frame(answer.events_text.truncated_token(pieces_of(answer.number, answer.sent, 1)))
@@ -245,11 +245,11 @@ FAULT_STEPS: Final[dict[str | None, Step]] = {
 }
 
 
-# An answer that is no stream
+# An answer that is not streamed
 
 
 def send_complete(answer: Answer, due_ns: int) -> None:
-    """Send all of the answer at once, at the time of its last token; or play its fault in its place."""
+    """Send the complete answer at the time of its last token, or play its fault instead."""
     kind = answer.fault_kind
     if kind == "endless":
         play_stall(answer, due_ns)

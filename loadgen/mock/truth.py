@@ -1,4 +1,5 @@
-"""What the server did, by its own clock: one line a chat request, and an account of all. Knows no socket."""
+"""The log of what the server did, by its own clock: one line per chat request, and an account of all. Knows no
+socket."""
 
 import math
 
@@ -6,64 +7,65 @@ from msgspec import Struct, field
 
 
 class Truth(Struct, kw_only=True):
-    """One chat request and what became of it.
+    """One chat request and how it ended.
 
-    All `_ns` on `time.perf_counter_ns`: one clock for all processes here. A moment that is None did not happen.
+    All `_ns` values are on `time.perf_counter_ns`, the same clock in all processes of a machine. None means that the
+    event did not happen.
     """
 
     number: int
-    """Of the chat requests, from 1, in the order in which they were read."""
+    """The number of the chat request, from 1, in the order in which the server read them."""
     connection: int
     """The number of its connection, from 0."""
     nth: int
-    """Of the requests on that connection, from 0."""
+    """The number of the request on that connection, from 0."""
     model: str = ""
     """The model that it asked for."""
     stream: bool = False
     """Whether it asked for a stream."""
     prompt_tokens: int = 0
-    """Words of its messages."""
+    """The number of words in its messages."""
     status: int | None = None
-    """Of the answer; None when no headers were sent."""
+    """The status of the answer; None if no headers were sent."""
     arrived_ns: int
-    """When the request's last byte had reached this machine, by the kernel; where it does not say, read_ns."""
+    """When the request's last byte reached this machine, by the kernel's stamp; read_ns if there is none."""
     read_ns: int
-    """When the server had read it."""
+    """When the server had read the request."""
     began_ns: int | None = None
-    """When it had its slot; None when it was refused or left the queue."""
+    """When the request got its slot; None if it was refused or left the queue."""
     head_ns: int | None = None
     """Just before the send of the headers."""
     planned_ns: list[int] = []
-    """When each token event was due; for an answer that is no stream, one in all."""
+    """When each token event was due; an answer that is not streamed has one entry."""
     stamps_ns: list[int] = []
-    """Just before the send of the last byte of each."""
+    """Just before the send of the last byte of each token event."""
     held: int = 0
-    """How many of the events the client's slow reading kept back; they have their stamps from before."""
+    """How many events were delayed because the client read slowly; their stamps are from before the delay."""
     end_ns: int | None = None
     """Just before the send of the orderly end."""
     sent_ns: int | None = None
     """Just after the send of the last byte."""
     gone_ns: int | None = None
-    """When the client went before that."""
+    """When the client left before that."""
     finish_reason: str | None = None
-    """As the stream gave it."""
+    """The finish reason that the stream sent."""
     output_tokens: int = 0
-    """How many were sent."""
+    """The number of tokens that were sent."""
     text_sha256: str | None = None
     """Of their text, in UTF-8."""
     fault: str | None = None
-    """The one that was played, with its parameter; None without."""
+    """The fault that was played, with its parameter; None if there was none."""
     error: str | None = None
     """Why a request was refused."""
 
     @property
     def queue_ns(self) -> int | None:
-        """How long it waited for its slot, ns; None when it got none."""
+        """How long it waited for its slot, ns; None if it got none."""
         return None if self.began_ns is None else self.began_ns - self.arrived_ns
 
 
 class Account(Struct, kw_only=True):
-    """What a server did from its start to its end."""
+    """The totals of a server from its start to its end."""
 
     chats: int = 0
     """Chat requests."""
@@ -74,19 +76,20 @@ class Account(Struct, kw_only=True):
     tokens: int = 0
     """Tokens that were sent."""
     refused: int = 0
-    """Requests that a full queue turned away."""
+    """Requests that were refused because the queue was full."""
     gone: int = 0
-    """Clients that went before their answer's end."""
+    """Clients that left before the end of their answer."""
     faults: dict[str, int] = {}
-    """How often each was played."""
+    """How often each fault was played."""
     slips: dict[int, int] = {}
-    """How late token events were sent, by the server's own schedule: microseconds (of 1,024 ns) -> events. Those that
-    waited for a client to read are not among them."""
+    """The lateness of token events relative to the server's own schedule: microseconds (of 1,024 ns) -> events, without
+    those that waited for a client to read."""
     requests: list[Truth] = field(default_factory=list)
-    """The truth of each chat, where it was kept."""
+    """The truth of each chat, if it was kept."""
 
     def slip_ms(self, p: float) -> float | None:
-        """The p-th percentile of the lateness, ms, nearest-rank, within 2 µs; 100 is the largest. None without any."""
+        """The p-th percentile of the lateness, ms, nearest rank, within 2 µs; 100 is the maximum. None without
+        events."""
         events = sum(self.slips.values())
         rank = max(1, math.ceil(p / 100 * events))
         for late in sorted(self.slips):

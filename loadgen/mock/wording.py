@@ -1,4 +1,4 @@
-"""What the server sends, as bytes: heads, chunks, events, bodies, and the words of an answer. Knows no time."""
+"""The bytes that the server sends: heads, chunks, events, bodies, and the words of an answer. Knows no time."""
 
 import hashlib
 from http import HTTPStatus
@@ -15,7 +15,7 @@ WORDS: Final = (
     *("mike", "naïve", "oscar", "papa", "quebec", "romeo", "sierra", "tango", "uniform", "victor", "whisky", "x-ray"),
     *("yankee", "zulu", "café", "日本", "ελληνικά", "🙂", "1,024", "stop."),
 )
-"""Some take several bytes a character, so that a frame can be cut inside one. None needs escaping in JSON."""
+"""Some have characters of several bytes, so that a frame can be cut inside one. None needs escaping in JSON."""
 
 PIECES: Final = tuple(f" {word}".encode() for word in WORDS)
 DONE: Final = b"data: [DONE]\n\n"
@@ -26,10 +26,10 @@ PAGE: Final = b"<!doctype html><title>Bad gateway</title><h1>Something in betwee
 
 
 class Framing(Struct, frozen=True):
-    """How an answer ends, and what becomes of its connection."""
+    """How an answer ends, and whether its connection stays open."""
 
     chunked: bool
-    """The body ends with its last chunk; else with its length, or with the connection."""
+    """The body ends with its last chunk; otherwise with its length, or with the connection."""
     keep_alive: bool
     """The connection stays open."""
 
@@ -61,7 +61,7 @@ def response(
     method: str = "GET",
     content_type: str = "application/json",
 ) -> bytes:
-    """An answer that is no stream, head and body. method: of the request; to a HEAD the head alone is sent."""
+    """An answer that is not streamed, head and body. method: that of the request; a HEAD gets only the head."""
     try:
         phrase = HTTPStatus(status).phrase
     except ValueError:
@@ -111,7 +111,7 @@ def pieces_of(number: int, start: int, count: int) -> bytes:
 
 
 def text_sha256(number: int, tokens: int) -> str:
-    """Of the text of an answer's first `tokens` tokens."""
+    """The SHA-256 of the text of an answer's first `tokens` tokens."""
     if not tokens:
         return hashlib.sha256().hexdigest()
     rest = islice(cycle(PIECES), (number + 1) % len(PIECES), (number + 1) % len(PIECES) + tokens - 1)
@@ -122,11 +122,11 @@ class StreamEvents(Struct, frozen=True, gc=False):
     """The events of one streamed answer."""
 
     base: JsonObject
-    """What every event has: id, object, created, model."""
+    """The keys of every event: id, object, created, model."""
     before: bytes
-    """Of a token event, what comes before its text."""
+    """The bytes of a token event before its text."""
     after: bytes
-    """Of a token event, what comes after its text."""
+    """The bytes of a token event after its text."""
 
     def role(self) -> bytes:
         return self._event({"role": "assistant", "content": ""}, None)
@@ -149,7 +149,7 @@ class StreamEvents(Struct, frozen=True, gc=False):
 
 
 def stream_events(number: int, model: str, created: int) -> StreamEvents:
-    """The events of the answer to a request. created: seconds since 1970, as an answer says it."""
+    """The events of the answer to a request. created: the creation time in the answer, in seconds since 1970."""
     base = {"id": f"chatcmpl-{number}", "object": "chat.completion.chunk", "created": created, "model": model}
     mark = "\0"
     choice = {"index": 0, "delta": {"content": mark}, "finish_reason": None}
@@ -158,7 +158,7 @@ def stream_events(number: int, model: str, created: int) -> StreamEvents:
 
 
 def completion(number: int, model: str, created: int, text: bytes, reason: str, prompt: int, output: int) -> bytes:
-    """The body of an answer that is no stream."""
+    """The body of an answer that is not streamed."""
     message = {"role": "assistant", "content": text.decode()}
     return json_bytes(
         {

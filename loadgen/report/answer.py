@@ -46,5 +46,5 @@ def _is_good(stage: StageSummary, needed: float) -> bool:
 
 
 def _share(stage: StageSummary) -> float | None:
-    """The share of requests that met the SLO; None where it was not judged."""
+    """The share of requests that met the SLO; None if it was not judged."""
     return None if stage.slo is None else stage.slo.share

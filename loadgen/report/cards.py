@@ -14,7 +14,7 @@ _NUMBERS = ("size", "context")
 
 
 def cards_text(cards: Sequence[ModelCard], screen: Screen) -> str:
-    """One row a card. A column in which nothing is known is left out."""
+    """One row per card. Columns in which nothing is known are left out."""
     rows = [_row(card) for card in cards]
     keep = [i for i in range(len(_HEADS)) if any(row[i] != UNKNOWN for row in rows)]
     table = Table(
@@ -25,7 +25,7 @@ def cards_text(cards: Sequence[ModelCard], screen: Screen) -> str:
 
 
 def behavior_text(cards: Sequence[ServedModel], screen: Screen) -> str:
-    """What the servers of model cards do, as they were asked: a finding a row, a model a column."""
+    """The findings about the servers of model cards: one finding per row, one model per column."""
     table = server_table(cards)
     return "" if table is None else table_text(table, "servers", screen)
 

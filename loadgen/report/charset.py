@@ -1,4 +1,4 @@
-"""Our texts for an output whose encoding lacks some of our signs: cp1252 on Windows, ASCII on a bare console. Pure."""
+"""Spells our texts for an output whose encoding lacks some characters, such as cp1252 on Windows, or ASCII. Pure."""
 
 from typing import Final
 
@@ -24,18 +24,18 @@ _SPELLINGS: Final = {
     "’": "'",
     "\u00a0": " ",
 }
-"""What our own texts hold beyond ASCII."""
+"""The ASCII spelling of each non-ASCII character in our own texts."""
 
 
 def spell(text: str, encoding: str) -> str:
-    """The text with every sign that the encoding lacks written in ASCII; one that is not ours as `\\u4f60`."""
+    """The text with every character that the encoding lacks written in ASCII; characters of others as `\\u4f60`."""
     if encoding.lower().startswith("utf") or text.isascii():
         return text
     return "".join(sign if _has(encoding, sign) else spelling(sign) for sign in text)
 
 
 def spelling(sign: str) -> str:
-    """One sign in ASCII."""
+    """One character in ASCII."""
     return _SPELLINGS.get(sign) or sign.encode("ascii", "backslashreplace").decode()
 
 

@@ -17,7 +17,7 @@ WIDTH: Final = 150
 
 
 def console(summary: Summary, *, width: int | None = WIDTH, style: TerminalStyle = "plain") -> str:
-    """The main table of a run, its answer and its notes, at most `width` columns wide; None: as wide as they are."""
+    """The main table of a run, its answer and its notes, at most `width` columns wide; None: any width."""
     return report_text(summary, Screen(width, style))
 
 
@@ -35,7 +35,7 @@ def report_text(summary: Summary, screen: Screen) -> str:
 
 
 def table_text(table: Table, title: str, screen: Screen) -> str:
-    """Any table under its title, if it has one, and over its notes."""
+    """Any table with its title, if it has one, and its notes."""
     lines = [*(_wrapped(title, screen) if title else ()), *table_lines(table, screen)]
     return _joined([*lines, *(line for note in table.notes for line in _wrapped(f"· {note}", screen, indent="  "))])
 
@@ -54,11 +54,11 @@ def _joined(lines: Iterable[str]) -> str:
 
 
 def json_text(value: Any, encoding: str = "utf-8") -> str:
-    """A value as indented JSON that a terminal shows as it is: what it would obey is written as an escape, and for an
-    output that is not UTF-8 whatever is not ASCII."""
+    """A value as indented JSON that is safe for a terminal: control characters are written as escapes, and so are all
+    non-ASCII characters if the output is not UTF-8."""
     try:
         text = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
-    except TypeError:  # a file name that is no UTF-8, which only Python's own writes
+    except TypeError:  # a file name that is not UTF-8, which only Python's own encoder writes
         text = json.dumps(value, indent=2) + "\n"
     if encoding.lower().startswith("utf"):
         return re.sub(r"[^\x20-\x7e\n]", _escape_control, redact_keys(text))

@@ -1,4 +1,4 @@
-"""`summary.csv`, one row a model and level, and `prompts.csv`, one row a prompt of these. Pure."""
+"""`summary.csv`, one row per model and level, and `prompts.csv`, one row per model, level and prompt. Pure."""
 
 import csv
 import io
@@ -17,21 +17,21 @@ CsvRow = dict[str, CsvValue]
 LOAD_KEYS: Final = ("mode", "concurrency", "rate_per_s", "burstiness", "from_per_s", "to_per_s")
 PERCENTILES: Final = ("p50", "p90", "p95", "p99")
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-"""What a spreadsheet takes for the beginning of a formula; some take the wide forms of East Asian writing, too."""
+"""The characters with which a formula starts in a spreadsheet; some spreadsheets also accept the full-width forms."""
 
 
 def csv_text(summary: Summary) -> str:
-    """The whole of `summary.csv`; empty cells are not known. Lines end in LF."""
+    """The contents of `summary.csv`. An empty cell means not known. Lines end in LF."""
     return csv_of([_stage_row(summary, stage) for stage in summary.stages])
 
 
 def prompts_csv(summary: Summary, rows: Sequence[PromptRow]) -> str:
-    """The whole of `prompts.csv`; empty cells are not known. Lines end in LF."""
+    """The contents of `prompts.csv`. An empty cell means not known. Lines end in LF."""
     return csv_of([_prompt_row(summary, row) for row in rows])
 
 
 def csv_of(rows: Sequence[CsvRow]) -> str:
-    """Rows as CSV; the columns are the keys, in the order in which they first come. Lines end in LF."""
+    """Rows as CSV. The columns are the keys, in the order in which they first occur. Lines end in LF."""
     heads = list(dict.fromkeys(key for row in rows for key in row))
     out = io.StringIO()
     writer = csv.DictWriter(out, heads, restval="", lineterminator="\n")

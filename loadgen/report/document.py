@@ -1,8 +1,8 @@
-"""A report as data: the headline that every format begins with, and its sections. Pure; the renderers draw it.
+"""A report as data: the headline with which every format begins, and the sections. Pure; the renderers draw it.
 
 To add a section, write one file in `loadgen/report/sections/` with a function that makes a `Section` of the
-`ReportData`, or returns None where there is nothing to show, and add its line to `SECTIONS`, whose order is that of the
-report. `report.md` and `report.html` then both have it.
+`ReportData`, or returns None if there is nothing to show, and add the function to `SECTIONS`, which has the order of
+the report. `report.md` and `report.html` then both show it.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,7 +48,7 @@ SECTIONS: Final[tuple[Callable[[ReportData], Section | None], ...]] = (
     models,
     circumstances,
 )
-"""What stands under the main table, from top to bottom: pictures, the verdicts, and then the long tables."""
+"""The sections below the main table, from top to bottom: charts, the verdicts, and then the long tables."""
 
 FOOTER: Final = "Every number is in summary.json, every request in requests.jsonl, beside this report."
 FOOTER_OF_SEVERAL: Final = (
@@ -57,28 +57,28 @@ FOOTER_OF_SEVERAL: Final = (
 
 
 class Headline(Struct, frozen=True, kw_only=True):
-    """What comes first: what was played, how many at once, and the main table."""
+    """The start of a report: what was played, the answer, and the main table."""
 
     title: str
     """The scenario's name."""
     models: tuple[str, ...]
-    """Each model and who served it, once: `smollm2-135m on llamacpp`."""
+    """Each model with its target, once: `smollm2-135m on llamacpp`."""
     run_id: str
     runs: tuple[str, ...]
     """The ids of the runs that were merged; empty for one run."""
     started_utc: str
     incomplete: bool
     answer: str | None
-    """How many users at once had the SLO met; None without an SLO, or without a closed loop."""
+    """With how many users at once the SLO was met; None without an SLO, or without a closed loop."""
     sureness: str | None
-    """What the requests of a level carry, and what it takes to know more; None where nothing was answered."""
+    """Which percentiles the requests suffice for, and how many the others take; None if nothing was answered."""
     progress: str
     """How many of the planned stages were played."""
     table: Table
 
 
 class Document(Struct, frozen=True):
-    """A whole report."""
+    """A complete report."""
 
     headline: Headline
     sections: tuple[Section, ...]
@@ -105,10 +105,10 @@ def headline(summary: Summary) -> Headline:
 def report_data(
     summary: Summary, runs: Sequence[Run], stages: Sequence[Sequence[StageData]] | None = None
 ) -> ReportData:
-    """What the sections of a summary's report look at. runs: the one run that it is of, or those that were merged.
-    stages: of each run, if they are there already.
+    """The input of the sections of a summary's report. runs: the run of the summary, or the runs that were merged.
+    stages: the stages of each run, if they have already been computed.
 
-    Raises ValueError when the summary is not of these runs.
+    Raises ValueError if the summary is not that of these runs.
     """
     data_by_run = [stages_of(run) for run in runs] if stages is None else stages
     numbered = enumerate(zip(summary.stages, *data_by_run, strict=True))
@@ -124,7 +124,7 @@ def report_data(
 
 
 def make_document(data: ReportData) -> Document:
-    """The whole report; equal data give an equal document."""
+    """The complete report; equal data give an equal document."""
     sections = (make_section(data) for make_section in SECTIONS)
     return Document(
         headline=headline(data.summary),

@@ -26,21 +26,21 @@ from loadgen.store.run_folder import Run
 
 
 class Reports(Struct, frozen=True):
-    """The reports of a run, or of several that were merged, as far as they could be written."""
+    """The reports of a run or of several merged runs, and which of them could not be written."""
 
     summary: Summary
     folder: Path
     unwritten: tuple[str, ...] = ()
-    """Names of the files that could not be."""
+    """The names of the files that could not be written."""
     reason: str = ""
-    """Why they could not."""
+    """Why they could not be written."""
 
 
 def make_reports(folder: Path, *, floor: Floor | None = None) -> Reports:
     """Make `summary.json`, `summary.csv`, `prompts.csv`, `report.md`, `report.html` and `histograms.hlog` (again), as
     far as they can be written.
 
-    floor: how many samples a percentile needs; None: as many as the scenario says. Raises InputError for no run.
+    floor: how many samples a percentile needs; None: as the scenario says. Raises InputError for any other folder.
     """
     if (folder / "summary.json").exists() and not run_folder.logs_of(folder):
         raise InputError(f"{folder}: the requests of this run were not kept, as in a baseline; read its report.md")
@@ -65,7 +65,7 @@ def reports_of(
 
 
 def write_reports(folder: Path, *, floor: Floor | None = None) -> Summary:
-    """As `make_reports`; raises FolderError when one of the files cannot be written."""
+    """As `make_reports`, but raises FolderError if one of the files cannot be written."""
     return _all_written(make_reports(folder, floor=floor), f"loadgen report {folder}").summary
 
 
@@ -89,7 +89,7 @@ def merged_reports_of(runs: Sequence[Run], *, floor: Floor | None = None) -> Rep
 
 
 def write_merged(folders: Sequence[Path], *, floor: Floor | None = None) -> tuple[Summary, Path]:
-    """As `make_merged`; raises FolderError when one of the files cannot be written."""
+    """As `make_merged`, but raises FolderError if one of the files cannot be written."""
     again = f"loadgen report --merge {' '.join(map(str, folders))}"
     reports = _all_written(make_merged(folders, floor=floor), again)
     return reports.summary, reports.folder
@@ -101,7 +101,7 @@ def _write(
     more: dict[str, Callable[[], bytes]],
     opening: Callable[[Document], Document] | None = None,
 ) -> Reports:
-    """Write the files of a report and some more, by name, each if it can be."""
+    """Write the files of a report, and further files by name; skip those that cannot be written."""
     document = make_document(data) if opening is None else opening(make_document(data))
     contents: dict[str, Callable[[], bytes]] = {
         "summary.json": lambda: files.json_document(summary_data(data.summary)),
@@ -121,7 +121,7 @@ def _write(
 
 
 def _all_written(reports: Reports, again: str) -> Reports:
-    """again: the command that makes them once they can be written."""
+    """Raises FolderError if a file was not written. again: the command that makes the reports later."""
     if reports.unwritten:
         missing = "no report" if "report.md" in reports.unwritten else "not every report"
         complaint = f"{missing} could be written ({reports.reason}), but the records are kept; fix that"
@@ -130,7 +130,7 @@ def _all_written(reports: Reports, again: str) -> Reports:
 
 
 def _merged_folder(parent: Path, summary: Summary) -> Path:
-    """`<first run>-x<N>`, made if it can be; with a number after it where another choice of runs has that name."""
+    """The folder `<first run>-x<N>`, made if possible; with a number at its end if other runs have that name."""
     for attempt in range(1, 1000):
         folder = parent / (summary.run_id if attempt == 1 else f"{summary.run_id}-{attempt}")
         with contextlib.suppress(OSError):
@@ -148,7 +148,7 @@ def _runs_of(folder: Path) -> tuple[str, ...]:
 
 
 def histogram_log(data: ReportData) -> str:
-    """The interval log of a run: one interval a stage and metric, of its ok measured requests."""
+    """The interval log of a run: one interval per stage and metric, over the ok measured requests."""
     intervals = [interval for stage in data.stages for in_run in stage.runs for interval in _intervals(in_run)]
     return interval_log(datetime.fromisoformat(data.manifest.started_utc).timestamp(), intervals)
 

@@ -1,4 +1,4 @@
-"""Numbers as people read them. Pure; shared by every report so that they never differ."""
+"""Formats numbers for readers. Pure; all reports use it, so that they never differ."""
 
 from decimal import Decimal
 
@@ -18,7 +18,7 @@ def format_duration(ms: float | None) -> str:
 
 
 def format_number(value: float | None, digits: int = 3) -> str:
-    """A plain number with some significant digits, never in scientific notation."""
+    """A number with `digits` significant digits, never in scientific notation."""
     if value is None:
         return UNKNOWN
     if value == 0 or abs(value) >= 10 ** (digits - 1):
@@ -32,7 +32,7 @@ def format_percent(value: float | None) -> str:
 
 
 def format_percentile(metric: Metric, name: str) -> str:
-    """A percentile, or `≥` its lower bound where the samples do not bound it, or a dash where they say nothing."""
+    """A percentile; or `≥` and its lower bound if there are too few samples; or a dash if the bound says nothing."""
     value, bound = metric.percentile(name).value, lower_bound(metric, name)
     if value is not None:
         return format_duration(value)
@@ -40,7 +40,7 @@ def format_percentile(metric: Metric, name: str) -> str:
 
 
 def lower_bound(metric: Metric, name: str) -> float | None:
-    """What a percentile that is not known is not below; None where that says nothing, as the median is above it."""
+    """The lower bound of a percentile that is not known; None if it says nothing, because the median is above it."""
     percentile, median = metric.percentile(name), metric.percentile("p50")
     middle = median.at_least if median.value is None else median.value
     if percentile.value is not None or percentile.at_least is None:
@@ -49,7 +49,7 @@ def lower_bound(metric: Metric, name: str) -> float | None:
 
 
 def format_interval(metric: Metric, name: str) -> str:
-    """A percentile's 95 % interval, or nothing."""
+    """The 95 % interval of a percentile; empty if it has none."""
     percentile = metric.percentile(name)
     if percentile.value is None:
         return ""
@@ -57,20 +57,20 @@ def format_interval(metric: Metric, name: str) -> str:
 
 
 def format_range(low: float, high: float) -> str:
-    """Two durations with the unit once, if it is the same: 1.19–1.43 s."""
+    """A range of durations, with the unit only once if both have the same: 1.19–1.43 s."""
     first, last = format_duration(low), format_duration(high)
     number, _, unit = first.partition(" ")
     return f"{number}–{last}" if last.endswith(f" {unit}") else f"{first}–{last}"
 
 
 def format_with_interval(metric: Metric, name: str) -> str:
-    """A percentile, and its 95 % interval in brackets where it has one."""
+    """A percentile, with its 95 % interval in parentheses if it has one."""
     bounds = format_interval(metric, name)
     return f"{format_percentile(metric, name)} ({bounds})" if bounds else format_percentile(metric, name)
 
 
 def format_load(load: StageLoad) -> str:
-    """A load as its stage's row begins: `4 users`, `5 /s poisson`."""
+    """A load for the row of a stage: `4 users`, `5 /s poisson`."""
     match load:
         case StageLoad(mode="closed", concurrency=int(users)):
             return format_count(users, "user")
@@ -97,7 +97,7 @@ def format_count(count: int, noun: str) -> str:
 
 
 def format_minutes(seconds: float) -> str:
-    """About how long: `40 s`, `about 6 min`, `about 2.5 h`."""
+    """An approximate duration: `about 40 s`, `about 6 min`, `about 2.5 h`."""
     if seconds < 90:
         return f"about {max(1, round(seconds))} s"
     return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"

@@ -4,8 +4,8 @@
     #[BaseTime: <epoch seconds> (seconds since epoch)]
     Tag=<tag>,<start s since the base time>,<length s>,<max ms>,<V2 compressed histogram, base64>
 
-Values are ns. The base time is written because readers guess, from the distance to the start time, whether starts
-without one are absolute. Lines end in a bare newline; a file must be opened with `newline="\\n"` to keep that so.
+Values are ns. The base time is written because without it, readers guess from the start times whether they are
+absolute. Lines end in a bare newline, so open the file with `newline="\\n"`.
 """
 
 import math
@@ -21,14 +21,14 @@ from loadgen.stats.histogram import Histogram
 
 _INTERVAL_FORMAT = "[Tag=<tag>,]<start>,<length>,<max>,<histogram>"
 _LEGEND = '"StartTimestamp","Interval_Length","Interval_Max","Interval_Compressed_Histogram"'
-# What separates fields or lines for any reader: they split at commas, blanks, and their language's line ends.
+# The characters that separate fields or lines for some reader: commas, blanks, and the line ends of its language.
 _SEPARATORS = re.compile(r"[\s,\x00-\x1f\x7f-\x9f]")
 _UNSAFE = re.compile(rf"%|{_SEPARATORS.pattern}")
 _NUMBER = re.compile(r"\d+(\.\d*)?", re.ASCII)
 
 
 class Interval(Struct, frozen=True):
-    """One line of the log: what was measured under a tag during one stretch of time.
+    """One line of the log: the values of a tag during one interval of time.
 
     tag: from `tag`, or "" for none. start_s: seconds since the log's start time, 0 or more. length_s: 0 or more.
     """
@@ -40,10 +40,10 @@ class Interval(Struct, frozen=True):
 
 
 def tag(target: str, model: str, level: str, metric: str) -> str:
-    """`<target>/<model>/<level>/<metric>`, with each comma, blank, control character and percent sign as a URL has it
-    (`%20`); so is a slash of the target.
+    """`<target>/<model>/<level>/<metric>`, with commas, blanks, control characters and percent signs encoded as in URLs
+    (`%20`), and also slashes in the target.
 
-    Slashes of models stay: many have them (`org/name`). Different names have different tags.
+    Slashes in the model stay, because many models have them (`org/name`). Different names have different tags.
     """
     escaped = (_UNSAFE.sub(_percent_code, name) for name in (model, level, metric))
     return "/".join([_UNSAFE.sub(_percent_code, target).replace("/", "%2F"), *escaped])
@@ -54,7 +54,7 @@ def _percent_code(match: re.Match[str]) -> str:
 
 
 def interval_log(started_epoch_s: float, intervals: Iterable[Interval]) -> str:
-    """The whole log, its intervals sorted by start as the readers require (equal starts keep their order).
+    """The complete log, with its intervals sorted by start as readers require (equal starts keep their order).
 
     started_epoch_s: seconds since 1970, UTC. ValueError as in `header` and `line`.
     """
@@ -63,7 +63,7 @@ def interval_log(started_epoch_s: float, intervals: Iterable[Interval]) -> str:
 
 
 def header(started_epoch_s: float) -> str:
-    """The log's first lines, for one that grows by `line`. ValueError when the time is negative or not finite."""
+    """The first lines of a log to which `line` appends. ValueError if the time is negative or not finite."""
     seconds = _seconds(started_epoch_s, "start time")
     moment = datetime.fromtimestamp(started_epoch_s, UTC).isoformat(timespec="milliseconds")
     return (
@@ -76,9 +76,9 @@ def header(started_epoch_s: float) -> str:
 
 
 def line(interval: Interval) -> str:
-    """One interval with its newline. ValueError when a tag or a time is such that readers would misread the line.
+    """One interval with its newline. ValueError if a tag or a time would make readers misread the line.
 
-    Times keep microseconds. The maximum is the exact one, 0 when the histogram is empty.
+    Times are rounded to microseconds. The maximum is exact; it is 0 if the histogram is empty.
     """
     if _SEPARATORS.search(interval.tag):
         raise ValueError(f"a tag holds no comma, blank or control character: {interval.tag!r}")
@@ -90,9 +90,9 @@ def line(interval: Interval) -> str:
 
 
 def read_interval_log(text: str) -> list[Interval]:
-    """The intervals of a log, in its order, starts as they stand; comments and the legend are skipped.
+    """The intervals of a log, in its order, with unchanged starts; comments and the legend are skipped.
 
-    InputError names the line that is no interval, or whose histogram is not laid out as ours.
+    InputError names a line that is not an interval, or whose histogram has another layout than ours.
     """
     intervals = []
     for number, row in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
@@ -114,7 +114,7 @@ def read_interval_log(text: str) -> list[Interval]:
 
 
 def _seconds(value: float, name: str) -> str:
-    # Readers know only digits and a point: a sign or an exponent makes them skip the line silently.
+    # Readers accept only digits and a point. A sign or an exponent would make them skip the line silently.
     if not math.isfinite(value) or value < 0:
         raise ValueError(f"the {name} of an interval log is a finite number of seconds from 0 up, not {value}")
     return f"{value:.6f}"

@@ -1,7 +1,8 @@
-"""The report as one page that needs no network: draws a document, and decides nothing of what is in it. Pure.
+"""The report as one HTML page that needs no network. Draws a document and does not choose its contents. Pure.
 
-The page carries its style sheet, its script and plotly.js; a content policy with the digests of the scripts lets
-nothing else run, and nothing be fetched. `page.html` is its template, which `loadgen.report.page_template` makes ready.
+The page contains its style sheet, its script and plotly.js. A content security policy with the digests of the scripts
+prevents any other script from running, and any request. The template is `page.html`, which
+`loadgen.report.page_template` compiles.
 """
 
 import base64
@@ -18,8 +19,8 @@ from loadgen.report.section import Chart, PlotlyObject
 
 
 def html(document: Document) -> bytes:
-    """The whole of `report.html`; equal documents give equal bytes."""
-    # Here, lest every command pay for the import of the template engine.
+    """The contents of `report.html`; equal documents give equal bytes."""
+    # Imported here, so that no other command pays for the import of the template engine.
     from markupsafe import Markup
 
     from loadgen.report.page_template import page_template
@@ -50,14 +51,14 @@ def _scripts() -> list[bytes]:
 
 
 def _plotly_script() -> bytes:
-    """plotly.js as it lies in the package: all that we want of plotly, whose Python takes a while to import."""
+    """plotly.js as a file of the package. Only this file is needed, and importing plotly itself would be slow."""
     package = importlib.util.find_spec("plotly")
     assert package is not None and package.submodule_search_locations
     return (Path(package.submodule_search_locations[0]) / "package_data" / "plotly.min.js").read_bytes()
 
 
 def _policy(scripts: Sequence[bytes]) -> str:
-    """Our own scripts and nothing else. plotly.js sets styles in place, and makes pictures of charts as data."""
+    """A policy that allows only our own scripts. plotly.js needs inline styles, and images from data URLs."""
     digests = [base64.b64encode(hashlib.sha256(script).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
     rules = ("default-src 'none'", f"script-src {allowed}", "style-src 'unsafe-inline'", "img-src data: blob:")
@@ -69,7 +70,7 @@ def _resource(name: str) -> str:
 
 
 def _chart_data(charts: Sequence[Chart]) -> str:
-    """The charts as JSON that cannot end the element that it stands in."""
+    """The charts as JSON that cannot end the HTML element that contains it."""
     data: list[PlotlyObject] = [
         {"id": chart.id, "height": chart.height, "traces": chart.traces, "layout": chart.layout} for chart in charts
     ]

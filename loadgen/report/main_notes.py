@@ -48,7 +48,7 @@ def main_notes(summary: Summary) -> tuple[str, ...]:
 
 
 def _itl_bound(summary: Summary) -> list[str]:
-    """Why the ITL p99 is known at some stage and only a bound at another."""
+    """A note if the ITL p99 is known in some stage and only a bound in another."""
     if "p99" not in known_percentiles(summary.stages, "itl_ms"):
         return []
     latencies = [latency for stage in summary.stages if (latency := stage.metric("itl_ms")) is not None]
@@ -71,7 +71,7 @@ def _stage_notes(stage: StageSummary) -> list[str]:
 
 
 def _daggers(stage: StageSummary, who: str) -> list[str]:
-    """What the daggers mean: one line for each reason."""
+    """The meaning of the daggers, one line for each reason."""
     by_reason: dict[str, list[str]] = {}
     for metric, why in stage.not_valid.items():
         by_reason.setdefault(why, []).append(metric_title(metric))
@@ -116,7 +116,7 @@ def _hidden_by_send(stage: StageSummary, where: str) -> list[str]:
 
 
 def _progress_of(until: Until) -> str:
-    """How precisely a stage with a stop rule came to know its percentile."""
+    """How precisely the percentile of a stop rule is known at the end of a stage."""
     name = f"{until.metric.upper()} {until.percentile}"
     asked, count = f"±{100 * until.asked:.3g} %", f"{until.requests:,} answered requests"
     width = None if until.width is None else f"±{100 * until.width:.3g} %"

@@ -1,4 +1,4 @@
-"""The one table that answers "how many at once, at what tail". Pure; no format."""
+"""The main table of a report: one row per stage. Pure; no format."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -20,16 +20,16 @@ from loadgen.report.metric_names import marked, metric_title
 from loadgen.report.section import Column, Row, Table, known_percentiles
 
 SLOWEST: Final = "slowest"
-"""In place of a percentile of the tail: the longest that was measured, which is a bound on nothing."""
+"""The heading of the largest measured value, which replaces percentiles of the tail and bounds none of them."""
 INTERVAL: Final = "95 % CI"
 IF_DIFFERENT: Final = ("model", "served by")
-"""Columns that are left out where all rows are alike."""
+"""Columns that are left out if all rows are equal."""
 ALWAYS: Final = ("load", "ok", "TTFT p50", "TPOT p50", "E2E p50", "tok/s", "tok/s/user", "verdict")
-"""Columns that are shown even where no row knows anything."""
+"""Columns that are shown even if all of their cells are empty."""
 
 
 def main_table(summary: Summary) -> Table:
-    """One row a stage. A column in which nothing is known, or all is alike, is left out."""
+    """One row per stage. A column is left out if nothing in it is known, or all of its cells are equal."""
     described = [_describe(summary, stage) for stage in summary.stages]
     columns = [column for column in _columns(summary) if _is_worth_showing(column.title, described)]
     rows = (
@@ -40,8 +40,8 @@ def main_table(summary: Summary) -> Table:
 
 
 def tail_of(summary: Summary, metric: str) -> tuple[str, ...]:
-    """What is shown of a latency beyond its median: the percentiles that some stage knows, and the slowest request
-    where none knows p99."""
+    """The columns of a latency beyond its median: the percentiles that are known in some stage, and the slowest request
+    if p99 is known in none."""
     known = tuple(name for name in known_percentiles(summary.stages, metric) if name != "p50")
     return known if "p99" in known else (*known, SLOWEST)
 
@@ -81,7 +81,7 @@ def _is_invalid(stage: StageSummary) -> bool:
 
 
 def _describe(summary: Summary, stage: StageSummary) -> dict[str, str]:
-    """A stage's cells by heading."""
+    """The cells of a stage, by heading."""
     cells = dict.fromkeys((column.title for column in _columns(summary)), UNKNOWN)
     cells |= {"model": stage.model, "served by": stage.target, "load": format_load(stage.load), "verdict": "skipped"}
     if stage.metrics is UNSET or stage.requests is UNSET or stage.throughput is UNSET or stage.validity is UNSET:
@@ -89,7 +89,7 @@ def _describe(summary: Summary, stage: StageSummary) -> dict[str, str]:
     for name in ("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms"):
         cells |= _latency_cells(summary, stage, name, stage.metrics[name])
     rates = ["output_tokens_per_s", "per_user_tokens_per_s"]
-    if not summary.streamed:  # beside the pace of a stream it would be one number too many
+    if not summary.streamed:  # streamed runs show the pace of the stream instead
         rates.append("e2e_tokens_per_s")
     for rate in rates:
         cells[metric_title(rate)] = marked(stage, rate, format_number(getattr(stage.throughput, rate)))

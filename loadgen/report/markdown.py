@@ -1,4 +1,4 @@
-"""The report as Markdown: draws a document, and decides nothing of what is in it. Pure."""
+"""The report as Markdown. Draws a document and does not choose its contents. Pure."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,7 +10,7 @@ _SPECIAL = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_[]<>|#~&$"})
 
 
 def markdown(document: Document) -> str:
-    """The whole of `report.md`."""
+    """The contents of `report.md`."""
     blocks = [*_headline(document.headline)]
     for section in document.sections:
         blocks += _section(section)
@@ -19,12 +19,12 @@ def markdown(document: Document) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
+    """Text that Markdown shows literally, on one line."""
     return printable(text).translate(_SPECIAL)
 
 
 def _headline(headline: Headline) -> Iterable[list[str]]:
-    """Blocks of lines; between them an empty line is needed."""
+    """Blocks of lines, which must be separated by an empty line."""
     yield [f"# {escape(headline.title)}"]
     yield [_which_run(headline)]
     if headline.answer:
@@ -67,7 +67,7 @@ def _table(table: Table) -> Iterable[list[str]]:
 
 
 def _cells(row: Row) -> list[str]:
-    """Of an invalid row all is struck out."""
+    """The cells of a row; those of an invalid row are struck out."""
     cells = [escape(cell) for cell in row.cells]
     return [f"~~{cell}~~" for cell in cells] if row.invalid else cells
 

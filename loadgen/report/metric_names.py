@@ -1,11 +1,11 @@
-"""What reports call each metric, and how they mark one that is not what its name says on a server. Pure."""
+"""The names of metrics in reports, and the mark for a metric that is not what its name says on a server. Pure."""
 
 from typing import Final
 
 from loadgen.analysis.summary import StageSummary
 
 DAGGER: Final = "†"
-"""After a number that does not mean what its heading says on this server."""
+"""The mark after a number that does not mean what its heading says on this server."""
 _TITLES: Final = {
     "output_tokens_per_s": "tok/s",
     "per_user_tokens_per_s": "tok/s/user",
@@ -18,10 +18,10 @@ _TITLES: Final = {
 
 
 def metric_title(metric: str) -> str:
-    """The heading of a metric of `summary.json`: `TTFT` of `ttft_ms`, `tok/s` of `output_tokens_per_s`."""
+    """The heading of a metric of `summary.json`: `TTFT` for `ttft_ms`, `tok/s` for `output_tokens_per_s`."""
     return _TITLES[metric] if metric in _TITLES else metric.removesuffix("_ms").upper()
 
 
 def marked(stage: StageSummary, metric: str, cell: str) -> str:
-    """A cell, with a dagger where its metric is not valid on this server."""
+    """A cell, with a dagger if its metric is not valid on this server."""
     return f"{cell} {DAGGER}" if metric in stage.not_valid else cell

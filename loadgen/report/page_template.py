@@ -1,7 +1,7 @@
-"""The template of the report's page, compiled: every text in it is escaped, and none brings control characters.
+"""The compiled template of the report's page. It escapes every text, and removes control characters.
 
-To compile it takes longer than all the rest of a short run's report. It is kept compiled where Python keeps compiled
-modules, and by their rules: beside its source, unless PYTHONPYCACHEPREFIX and PYTHONDONTWRITEBYTECODE say otherwise.
+Compiling it takes longer than the rest of a short run's report, so the compiled form is stored like a compiled Python
+module: beside its source, unless PYTHONPYCACHEPREFIX and PYTHONDONTWRITEBYTECODE say otherwise.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from loadgen.store.files import write_whole
 
 NAME: Final = "page.html"
 NOTES_SHOWN: Final = 6
-"""Notes under a table; those beyond are folded away."""
+"""How many notes are shown under a table; the others are folded away."""
 MARKS: Final = {
     "valid": "✓",
     "degraded": "!",
@@ -31,7 +31,7 @@ MARKS: Final = {
     "same": "=",
     "unknown": "?",
 }
-"""By verdict on a stage or on a figure, so that its color is not needed."""
+"""The symbol for each verdict on a stage or a figure, for readers who do not see its color."""
 
 
 def page_template() -> Template:
@@ -51,13 +51,13 @@ def page_template() -> Template:
 
 
 class CompiledTemplate(BytecodeCache):
-    """Reads and writes the compiled template. Where neither can be done, the template is compiled each time."""
+    """Reads and writes the compiled template. If neither is possible, the template is compiled each time."""
 
     def __init__(self) -> None:
         self.path = Path(importlib.util.cache_from_source(str(Path(__file__).with_name(NAME))))
 
     def get_source_checksum(self, source: str) -> str:
-        """Of all that the compiled template is made from: its source, its settings above, and the compiler."""
+        """A checksum of everything that the compiled template depends on: source, settings and compiler."""
         made_by = [Path(path).stat().st_mtime_ns for path in (__file__, jinja2.compiler.__file__)]
         return super().get_source_checksum(f"{source}{made_by}")
 
@@ -74,11 +74,11 @@ class CompiledTemplate(BytecodeCache):
 
 
 def _without_controls(value: object) -> object:
-    """Text whose control characters cannot be seen does not reach the page; markup is ours, and stays."""
+    """A value without invisible control characters. Our own markup is unchanged."""
     return printable(value) if type(value) is str else value
 
 
 def _verdict_of(cell: str) -> str:
-    """The verdict that a cell begins with; it may go on after a comma."""
+    """The verdict at the start of a cell, up to a comma."""
     word = cell.partition(",")[0]
     return word if word in MARKS else "skipped"

@@ -1,4 +1,4 @@
-"""A plan as people read it, before anything is sent. Pure."""
+"""A plan as text, before anything is sent. Pure."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -20,11 +20,11 @@ TITLES: Final = ("model", "served by", "load", "requests", "warm-up", "tokens at
 COLUMNS: Final = tuple(Column(title, "text") for title in TITLES)
 
 Pace = Mapping[StageKey, float]
-"""Requests a second that an earlier run reached."""
+"""The rate, in requests per second, that an earlier run reached."""
 
 
 def plan_table(plan: Plan, pace: Pace, screen: Screen) -> str:
-    """One row a stage and model: how many, when, to which model, tokens at most, expected length; then the digest."""
+    """One row per stage and model: requests, due times, the maximum of tokens, the expected length. Then the digest."""
     table = Table(COLUMNS, tuple(Row(_cells(plan, stage, model, pace)) for stage, model in _parts(plan)))
     lines = [f"{_total(plan)}, {format_count(len(plan.prompts), 'prompt')}, seed {plan.scenario.seed}"]
     rule = next((stage.until for stage in plan.stages if stage.until is not None), None)
@@ -47,7 +47,7 @@ def _total(plan: Plan) -> str:
 
 
 def _beside_the_stages(plan: Plan) -> Iterator[str]:
-    """What else is sent, or may be: a line for each reason."""
+    """One line for each kind of chat or request that may be sent outside the stages."""
     if plan.scenario.retries.attempts:
         yield f"a failed request is sent again up to {plan.scenario.retries.attempts} times"
     listed = extra_chats(plan)

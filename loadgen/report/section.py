@@ -1,6 +1,6 @@
-"""What a report is made of, whatever draws it: sections of paragraphs, tables, facts and charts. Pure data; no format.
+"""The parts of a report in any format: sections of paragraphs, tables, facts and charts. Pure data; no format.
 
-Every text is plain: what a server, a file or a person chose stands in it as it came, and each renderer escapes it.
+Every text is plain. Text from a server, a file or the user is unchanged, and each renderer escapes it.
 """
 
 from collections.abc import Iterable
@@ -15,13 +15,13 @@ from loadgen.report.format import format_load
 from loadgen.store.manifest import Manifest
 
 HEIGHT: Final = 340
-"""The height of a chart, in pixels, where nothing else is said."""
+"""The default height of a chart, in pixels."""
 
 SHOWN_PERCENTILES: Final = ("p50", "p90", "p95", "p99")
-"""What reports show of a latency, as far as the samples of some stage carry it: see `known_percentiles`."""
+"""The percentiles that reports show, if the samples of some stage suffice: see `known_percentiles`."""
 
 PlotlyObject = dict[str, Any]
-"""Whatever plotly.js takes for a trace, a layout or an axis."""
+"""A trace, a layout or an axis of plotly.js."""
 
 ColumnKind = Literal["text", "number", "verdict", "prose"]
 """How a column's cells are drawn. number: right-aligned. verdict: a verdict on a stage ("valid", "degraded", "invalid",
@@ -30,13 +30,13 @@ take several lines."""
 
 
 class Column(Struct, frozen=True):
-    """A heading, and what stands under it."""
+    """A heading, and the kind of its cells."""
 
     title: str
     kind: ColumnKind = "number"
     rank: int = 0
-    """Where a terminal is too narrow for all, the columns of the highest rank are left out first; those of rank 0 are
-    always shown."""
+    """If a terminal is too narrow, the columns of the highest rank are left out first; those of rank 0 are always
+    shown."""
 
 
 class Row(Struct, frozen=True):
@@ -44,7 +44,7 @@ class Row(Struct, frozen=True):
 
     cells: tuple[str, ...]
     invalid: bool = False
-    """Its numbers are not to be believed: a renderer strikes them out."""
+    """Whether its numbers must not be believed; a renderer then strikes them out."""
 
 
 class Table(Struct, frozen=True):
@@ -63,7 +63,7 @@ class Fact(Struct, frozen=True):
 
 
 class LegendEntry(Struct, frozen=True):
-    """What a color of a section's charts means. color: a name of the style sheet."""
+    """The meaning of a color in a section's charts. color: a name in the style sheet."""
 
     color: str
     text: str
@@ -73,10 +73,10 @@ class Chart(Struct, frozen=True, kw_only=True):
     """One chart, as data in the shape of plotly.js (`loadgen.report.charts.figure`)."""
 
     id: str
-    """Of its element; the same in every report of the same run, and unique in it."""
+    """The id of its element; the same in every report of the same run, and unique in it."""
     title: str
     note: str
-    """What to know when reading it; may be empty."""
+    """A note on how to read it; may be empty."""
     traces: tuple[PlotlyObject, ...]
     layout: PlotlyObject
     height: int = HEIGHT
@@ -88,7 +88,7 @@ class Section(Struct, frozen=True, kw_only=True):
 
     title: str
     anchor: str
-    """Of its element, unique in a report."""
+    """The id of its element, unique in a report."""
     paragraphs: tuple[str, ...] = ()
     legend: tuple[LegendEntry, ...] = ()
     charts: tuple[Chart, ...] = ()
@@ -102,7 +102,7 @@ class ReportStage(Struct, frozen=True):
     """A stage that was played, of one model."""
 
     number: int
-    """Its place in the plan, from 0."""
+    """Its position in the plan, from 0."""
     summary: StageSummary
     runs: tuple[StageData, ...]
     """Its records in each run of the report, in the order of the runs."""
@@ -133,19 +133,19 @@ class ReportStage(Struct, frozen=True):
 
 
 class ReportData(Struct, frozen=True, kw_only=True):
-    """What a section may look at: a run, or several runs of one plan that were merged."""
+    """The input of a section: a run, or several merged runs of one plan."""
 
     summary: Summary
     manifest: Manifest
-    """Of the first run; of several, its state says whether all are complete."""
+    """The manifest of the first run. With several runs, its state says whether all are complete."""
     stages: tuple[ReportStage, ...]
-    """Those that were played, in the plan's order."""
+    """The stages that were played, in the order of the plan."""
     prompts: tuple[PromptRow, ...] = ()
-    """Of one run; empty for several."""
+    """The rows of one run; empty for several runs."""
 
 
 def known_percentiles(stages: Iterable[StageSummary], metric: str) -> tuple[str, ...]:
-    """The percentiles that at least one stage knows; the others are not shown, but the slowest request is."""
+    """The percentiles that are known in at least one stage. The others are not shown; the slowest request is."""
     known = [latency for stage in stages if (latency := stage.metric(metric)) is not None]
     return tuple(
         name for name in SHOWN_PERCENTILES if any(latency.percentile(name).value is not None for latency in known)
@@ -153,7 +153,7 @@ def known_percentiles(stages: Iterable[StageSummary], metric: str) -> tuple[str,
 
 
 def stage_name(stage: StageSummary) -> str:
-    """What a row about a stage begins with: `smollm2-135m on llamacpp, 4 users`."""
+    """The name of a stage in a row: `smollm2-135m on llamacpp, 4 users`."""
     return f"{stage.model} on {stage.target}, {format_load(stage.load)}"
 
 

@@ -1,8 +1,8 @@
-"""How a table fits a width: the one place that decides it. Pure: a table and a screen in, lines out.
+"""Fits a table into a width. Pure: takes a table and a screen, returns lines.
 
-No number and no heading is ever cut. Headings and sentences wrap between words. Where that is not enough, the table is
-turned, if all of its rows fit side by side: a line a heading. Else columns of a higher rank are left out, and a line
-names them; where even the others do not fit, the turned table is drawn in several blocks.
+No number and no heading is ever cut off. Headings and sentences wrap between words. If that is not enough, and all rows
+fit side by side, the table is turned: each heading becomes a line. Otherwise columns of a higher rank are left out, and
+a line names them. If even the remaining columns do not fit, the turned table is drawn in several blocks.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,11 +17,11 @@ from loadgen.report.charset import spell
 from loadgen.report.section import Column, Row, Table
 
 CROSS: Final = "✗"
-"""After each number of an invalid stage where no line can be drawn through it."""
+"""The mark after each number of an invalid stage if it cannot be struck out."""
 GAP: Final = 2
-"""Between two columns of a table."""
+"""The space between two columns of a table."""
 LONGEST_TEXT: Final = 24
-"""A longer cell of text may be wrapped, and a longer word of it, such as the path of a model, be broken."""
+"""A longer text cell may be wrapped, and a longer word in it, such as the path of a model, may be broken."""
 
 TerminalStyle = Literal["plain", "color"]
 _CODES: Final = {"bold": "\x1b[1m", "strike": "\x1b[9m"}
@@ -29,15 +29,15 @@ _END: Final = "\x1b[0m"
 
 
 class Screen(Struct, frozen=True):
-    """What a text is drawn for."""
+    """The output that a text is drawn for."""
 
     width: int | None = None
-    """Columns; None where there is no end of them, as in a file."""
+    """The number of columns; None if it is unlimited, as in a file."""
     style: TerminalStyle = "plain"
     encoding: str = "utf-8"
 
     def spelled(self, text: str) -> str:
-        """A text as this screen can show it, on one line, without what a terminal would obey."""
+        """A text in characters that this screen can show, on one line, without terminal control sequences."""
         return spell(printable(text), self.encoding)
 
     def styled(self, text: str, style: Literal["bold", "strike"]) -> str:
@@ -45,7 +45,7 @@ class Screen(Struct, frozen=True):
 
 
 def table_lines(table: Table, screen: Screen) -> Iterator[str]:
-    """The table without its notes; none of the lines is longer than the screen is wide, or ends in a blank."""
+    """The table without its notes. No line is wider than the screen, and none ends in a blank."""
     ready = _ready(table, screen)
     if screen.width is None:
         yield from _grid(ready, _natural_widths(ready), screen)
@@ -65,8 +65,8 @@ def table_lines(table: Table, screen: Screen) -> Iterator[str]:
 
 
 def wrap(text: str, width: int | None, indent: str = "") -> list[str]:
-    """A text in lines of at most so many columns, broken between words; those after the first begin with the indent.
-    Blanks that the text begins with stand before each line. A text that fits stays as it is, with what it aligns."""
+    """A text in lines of at most `width` columns, broken between words. Lines after the first start with the indent,
+    and all lines with the blanks at the start of the text. A text that fits is unchanged, with its inner alignment."""
     if width is None or (cell_len(text) <= width and "\n" not in text):
         return [text.rstrip()]
     lead = text[: len(text) - len(text.lstrip())]
@@ -89,7 +89,7 @@ def wrap(text: str, width: int | None, indent: str = "") -> list[str]:
 
 
 def _head(word: str, width: int) -> str:
-    """As much of a word as so many columns hold; one sign at least."""
+    """As much of a word as fits into `width` columns, but at least one character."""
     taken = 1
     while taken < len(word) and cell_len(word[: taken + 1]) <= width:
         taken += 1
@@ -97,7 +97,7 @@ def _head(word: str, width: int) -> str:
 
 
 def _ready(table: Table, screen: Screen) -> Table:
-    """The table with its texts as they are drawn."""
+    """The table with all texts in the form in which they are drawn."""
     columns = tuple(msgspec.structs.replace(column, title=screen.spelled(column.title)) for column in table.columns)
     cross = f" {CROSS}" if screen.style == "plain" else ""
     rows = tuple(
@@ -124,14 +124,15 @@ def _cells_of(table: Table, number: int) -> list[str]:
 
 
 def _natural_widths(table: Table) -> list[int]:
-    """What each column takes when nothing is wrapped."""
+    """The width of each column if nothing is wrapped."""
     return [
         max(map(cell_len, (column.title, *_cells_of(table, i))), default=0) for i, column in enumerate(table.columns)
     ]
 
 
 def _least_width(column: Column, cells: Sequence[str]) -> int:
-    """What a column takes at least: its longest heading word; its numbers, its short texts, the words of its prose."""
+    """The least width of a column: that of the longest word of its heading, its numbers, its short texts, and the words
+    of its prose."""
     texts = (word for cell in cells for word in cell.split()) if column.kind == "prose" else iter(cells)
     longest = max(map(cell_len, texts), default=0)
     words = max(map(cell_len, column.title.split()), default=0)
@@ -139,7 +140,7 @@ def _least_width(column: Column, cells: Sequence[str]) -> int:
 
 
 def _fit_widths(table: Table, width: int) -> list[int] | None:
-    """A width for each column so that all fit, the widest wishes first; None where they cannot."""
+    """A width for each column so that all fit, where the widest columns shrink first; None if they cannot fit."""
     natural = _natural_widths(table)
     widths = [_least_width(column, _cells_of(table, i)) for i, column in enumerate(table.columns)]
     spare = width - sum(widths) - GAP * (len(widths) - 1)
@@ -180,15 +181,15 @@ def _line(
 
 
 class _Block(Struct, frozen=True):
-    """Rows of a turned table that stand side by side."""
+    """Rows of a turned table that are drawn side by side."""
 
     rows: tuple[Row, ...]
     widths: tuple[int, ...]
-    """Of the headings, and of each row."""
+    """The widths of the headings and of each row."""
 
 
 def _turned(table: Table, blocks: Sequence[_Block], screen: Screen) -> Iterator[str]:
-    """The table with rows and columns exchanged, an empty line between two blocks."""
+    """The table with rows and columns exchanged, and an empty line between blocks."""
     for block in blocks:
         if block is not blocks[0]:
             yield ""
@@ -203,7 +204,7 @@ def _turned(table: Table, blocks: Sequence[_Block], screen: Screen) -> Iterator[
 
 
 def _label_width(table: Table, width: int) -> int:
-    """What the headings of a turned table take: they wrap where the numbers beside them need the room."""
+    """The width of the headings of a turned table. They wrap if the numbers beside them need the space."""
     titles = [column.title for column in table.columns]
     longest_cell = max(_least_width(column, _cells_of(table, i)) for i, column in enumerate(table.columns))
     longest_word = max((cell_len(word) for title in titles for word in title.split()), default=0)
@@ -211,7 +212,7 @@ def _label_width(table: Table, width: int) -> int:
 
 
 def _blocks(table: Table, width: int) -> list[_Block]:
-    """The rows in blocks, each of as many as there is room for."""
+    """The rows in blocks, as many in each as fit."""
     if not table.rows:
         return []
     label = _label_width(table, width)

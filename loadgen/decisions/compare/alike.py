@@ -1,6 +1,7 @@
-"""What differs between the runs of a comparison: what must be alike, and what may differ as it is what is asked. Pure.
+"""Finds the differences between the runs of a comparison: those that must not be, and those that may. Pure.
 
-A fact is a name and a value of each run, as text. Where the values differ, it is named with those of both sides.
+A fact has a name and, for each run, a value as text. If the values differ, the difference is named with both sides'
+values.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ NOT_SET: Final = "not set"
 UNKNOWN: Final = "not known"
 LONGEST_VALUE: Final = 60
 _LISTS_OF_LEVELS: Final = ("concurrency", "rates_per_s")
-"""Keys of a load that levels are left out or compared by one by one."""
+"""The keys of a load that list its levels, which are compared one by one."""
 _CARD_FACTS: Final = (
     "id",
     "size_bytes",
@@ -42,18 +43,18 @@ Facts = dict[str, str]
 
 
 class Difference(Struct, frozen=True):
-    """Something that is not the same in all runs."""
+    """A fact that is not the same in all runs."""
 
     subject: str = field(name="what")
     base: str
-    """The values of BASE's runs, each once."""
+    """The different values in BASE's runs, each once."""
     new: str
     allowed: bool
-    """Whether it may differ, as it is what a comparison asks about."""
+    """Whether it may differ, because it is the subject of the comparison."""
 
 
 def differences(sides: Sides, models: Sequence[PairedModel], *, with_goodput: bool) -> tuple[Difference, ...]:
-    """All that differs, in order: the work, the SLO, the machine, the measurement, belief; then what may differ."""
+    """All differences, in order: the work, the SLO, the machine, the measurement, validity; then those that may be."""
     levels = tuple(dict.fromkeys(level for model in models for level in model.levels))
     must: list[Difference] = _differences_of_work(sides, levels)
     if with_goodput:
@@ -83,7 +84,7 @@ def _joined(values: Iterable[str]) -> str:
 def _differences_of_work(sides: Sides, levels: Sequence[str]) -> list[Difference]:
     unlike = _differing(sides, lambda run: _flat(work_keys(run.manifest.scenario)), allowed=False)
     if len({run.manifest.plan_digest for run in sides.runs}) == 1:
-        return unlike  # the very same requests
+        return unlike  # the requests are identical
     works: dict[str, Workload] = {}
     unknown: dict[str, str] = {}
     for run in sides.runs:
@@ -92,7 +93,7 @@ def _differences_of_work(sides: Sides, levels: Sequence[str]) -> list[Difference
                 unknown[run.run_id] = reason
             case work:
                 works[run.run_id] = work
-    if unknown:  # of the same reason on both sides, it is not known all the same
+    if unknown:  # the work is not known, even if the reason is the same on both sides
         reasons = [[unknown.get(run.run_id, "known") for run in runs] for runs in (sides.base, sides.new)]
         return [*unlike, Difference("workload", _joined(reasons[0]), _joined(reasons[1]), allowed=False)]
 
@@ -110,14 +111,14 @@ def _differences_of_work(sides: Sides, levels: Sequence[str]) -> list[Difference
 
 
 def _load_keys(run: ComparedRun) -> Facts:
-    """What the schedule of a level comes from, but for the list of levels."""
+    """The keys that determine the schedule of a level, without the list of levels."""
     scenario = run.manifest.scenario
     load = msgspec.to_builtins(scenario.load)
     return _flat({"load": {key: load[key] for key in load if key not in _LISTS_OF_LEVELS}, "seed": scenario.seed})
 
 
 def workload_in(manifest: Manifest) -> Workload | str:
-    """What a run asked of its servers; of an older manifest computed anew from its scenario, or why it cannot be."""
+    """The work of a run; for an older manifest, computed from its scenario, or the reason why it cannot be."""
     if manifest.workload is not None:
         return manifest.workload
     scenario = manifest.scenario
@@ -144,7 +145,7 @@ def _limits(run: ComparedRun) -> dict[str, float | None]:
 
 
 def machine_of(run: ComparedRun) -> Facts:
-    """What decides how fast the machine of a run is, as far as its manifest says."""
+    """The facts in a manifest that decide the speed of the machine."""
     return machine_facts(run.manifest.host)
 
 
@@ -190,7 +191,7 @@ def _measurement(run: ComparedRun, levels: Sequence[str]) -> Facts:
 
 
 def _doubts(sides: Sides, models: Sequence[PairedModel]) -> list[Difference]:
-    """What is not to be believed: runs that did not end, and stages that are invalid."""
+    """Runs that did not end, and stages that are invalid."""
     unlike = []
     for run in sides.runs:
         if run.manifest.state != "complete" or run.summary.incomplete:
@@ -209,7 +210,7 @@ def _doubts(sides: Sides, models: Sequence[PairedModel]) -> list[Difference]:
 
 
 class Degraded(Struct, frozen=True):
-    """A stage that is compared though its numbers may be off."""
+    """A degraded stage that is compared."""
 
     run: str
     model: str
@@ -218,7 +219,7 @@ class Degraded(Struct, frozen=True):
 
 
 def degraded_stages(sides: Sides, models: Sequence[PairedModel]) -> tuple[Degraded, ...]:
-    """Stages with the verdict "degraded", and why."""
+    """The stages with the verdict "degraded", and their reasons."""
     degraded = []
     for model, i, run, level in _compared_stages(sides, models):
         stage = run.stage(model.key(i, level))
@@ -243,7 +244,7 @@ def _of_run(sides: Sides, run: ComparedRun, subject: str, value: str) -> Differe
 
 
 def _asked_about(run: ComparedRun) -> Facts:
-    """What may differ: models and how they are served, versions, the commit of loadgen's checkout."""
+    """The facts that may differ: models and how they are served, versions, the commit of loadgen's checkout."""
     manifest = run.manifest
     facts: Facts = {"scenario": manifest.scenario.name}
     for i, model in enumerate(manifest.scenario.models):
@@ -282,7 +283,7 @@ def _text(value: object) -> str:
 
 
 class NotAlikeError(InputError):
-    """Runs that differ in what must be alike."""
+    """Runs with differences that must not be."""
 
     def __init__(self, unlike: Sequence[Difference]) -> None:
         self.differences = tuple(unlike)

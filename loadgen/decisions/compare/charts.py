@@ -1,4 +1,4 @@
-"""The pictures of a comparison: a forest plot, and each run as a dot in the order of time. Pure data; knows no page."""
+"""The charts of a comparison: a forest plot, and each run as a dot in the order of time. Pure data; knows no page."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -16,13 +16,13 @@ COLORS: Final[dict[Verdict, str]] = {
     "unknown": "@unknown",
 }
 ROW: Final = 24
-"""Pixels of a row of the forest plot."""
+"""The height of a row of the forest plot, in pixels."""
 FAR: Final = 60.0
-"""Percent, or points, beyond which an interval is cut off at the edge of the plot."""
+"""The limit of the plot in percent or points; longer intervals are cut off at the edge."""
 
 
 def forest_charts(comparison: Comparison) -> tuple[Chart, ...]:
-    """A forest plot of each pair of models: a row a figure, grouped by metric."""
+    """A forest plot for each pair of models: one row per figure, grouped by metric."""
     models = list(dict.fromkeys(figure.model for figure in comparison.figures))
     charts = []
     for number, model in enumerate(models):
@@ -80,7 +80,7 @@ def _forest(comparison: Comparison, figures: Sequence[Figure], chart_id: str, ti
 
 
 def _places(figures: Sequence[Figure]) -> list[float]:
-    """Where each row stands, from the top: a gap between metrics."""
+    """The position of each row, from the top, with a gap between metrics."""
     places: list[float] = []
     for i, figure in enumerate(figures):
         step = 0.0 if i == 0 else 1.0 if figures[i - 1].metric == figure.metric else 1.6
@@ -136,12 +136,12 @@ def _rows(comparison: Comparison, rows: Sequence[tuple[Figure, float]], word: Ve
 
 
 def _symbol(word: Verdict) -> str:
-    """So that the color is not needed."""
+    """The symbol of a verdict, for readers who do not see its color."""
     return {"worse": "triangle-right", "better": "triangle-left", "same": "circle", "unknown": "circle-open"}[word]
 
 
 def run_charts(comparison: Comparison) -> tuple[Chart, ...]:
-    """Of each model, every run's figures as ratios to the mean of BASE, in the order of time."""
+    """For each model, the figures of every run as ratios to the mean of BASE, in the order of time."""
     if len(comparison.base) + len(comparison.new) < 3:
         return ()
     models = list(dict.fromkeys(figure.model for figure in comparison.figures))
@@ -156,7 +156,7 @@ def run_charts(comparison: Comparison) -> tuple[Chart, ...]:
 
 
 def _of_runs(figures: Sequence[Figure]) -> list[Figure]:
-    """The figures over all levels; where there is one level, those of that."""
+    """The figures over all levels; if there is only one level, the figures of that level."""
     ratios = [figure for figure in figures if figure.points is None]
     return [figure for figure in ratios if figure.level is None] or ratios
 

@@ -1,4 +1,4 @@
-"""A comparison as data, the shape of `comparison.json`, and making it of two sides. Reads nothing but earlier runs."""
+"""A comparison as data, in the form of `comparison.json`, and the function that makes it. Reads only earlier runs."""
 
 import math
 from collections.abc import Sequence
@@ -31,22 +31,22 @@ from loadgen.stats.exchange import MIN_EXCHANGES, exchanges_of_runs
 
 SCHEMA: Final = "loadgen.comparison/1"
 MIN_BLOCKS: Final = 2
-"""A single block says nothing of how blocks differ: it is one run against one."""
+"""A single block is one run against one, and does not show how blocks differ."""
 
 
 class CompareSettings(Struct, frozen=True, kw_only=True):
-    """What is asked of two sides, and by which limits it is judged."""
+    """The settings of a comparison: what to compare, and the limits."""
 
     limits: Limits = Limits()
     noise: float | None = None
-    """How far one run's figures differ from the next one's, where too few runs are compared to tell; None: learned."""
+    """The run-to-run noise, for too few runs to measure it; None: learned."""
     metrics: tuple[str, ...] = DEFAULT_METRICS
     levels: tuple[str, ...] = ()
-    """The only ones to compare; none: all."""
+    """The levels to compare; empty: all."""
     pairs: tuple[tuple[str, str], ...] = ()
-    """Models that correspond though their names differ, BASE's and NEW's."""
+    """Pairs of different names that correspond, in BASE and NEW."""
     unlike: Literal["refuse", "accept"] = "refuse"
-    """What becomes of sides that are not alike."""
+    """What to do with sides that are not alike."""
 
 
 class Figure(Struct, frozen=True, kw_only=True):
@@ -59,23 +59,23 @@ class Figure(Struct, frozen=True, kw_only=True):
     metric: str
     unit: Unit
     base: float | None
-    """Geometric mean over runs; of a share the mean; None over all levels of what has no mean."""
+    """Geometric mean over runs; for a share, the mean; None over all levels."""
     new: float | None
     ratio: float | None
-    """NEW over BASE; None of a share."""
+    """NEW divided by BASE; None for a share."""
     ratio_ci: tuple[float, float] | None
     """Its 95 % interval."""
     points: float | None
-    """NEW less BASE of a share (0.01: 1 point); None of anything else."""
+    """NEW minus BASE for a share (0.01: 1 point); None for all other figures."""
     points_ci: tuple[float, float] | None
     p_worse: float
-    """That chance alone would make NEW so much worse in any of all figures."""
+    """The probability that chance alone makes NEW this much worse in any of all figures."""
     p_better: float
     verdict: Verdict
     runs_needed: int | str | None
-    """Where it is unknown: how many runs a side, or blocks, would show a difference as large as the margin."""
+    """If the verdict is unknown: how many runs a side, or blocks, would show a difference as large as the margin."""
     base_runs: tuple[float, ...]
-    """Each run's, in the order of the runs' ids; over all levels as ratios to the mean of BASE."""
+    """The value of each run, in the order of the runs' ids; over all levels, its ratio to the mean of BASE."""
     new_runs: tuple[float, ...]
 
 
@@ -86,7 +86,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
     verdict: Verdict
     scenario: str
     base: tuple[str, ...]
-    """Ids of the runs, in the order in which they were started."""
+    """The ids of the runs, in the order in which they were started."""
     new: tuple[str, ...]
     design: Design
     alpha: float
@@ -96,21 +96,21 @@ class Comparison(Struct, frozen=True, kw_only=True):
     differences: tuple[Difference, ...]
     figures: tuple[Figure, ...]
     worst_excluded: float | None
-    """Nothing but shares is worse by more than this, 95 % sure; None without such a figure."""
+    """No figure other than a share is worse by more than this, with 95 % confidence; None without such a figure."""
     left_out: tuple[LeftOut, ...]
     degraded: tuple[Degraded, ...]
 
     @property
     def unlike(self) -> tuple[Difference, ...]:
-        """What should have been alike."""
+        """The differences that must not be."""
         return tuple(each for each in self.differences if not each.allowed)
 
 
 def compare_sides(sides: Sides, settings: CompareSettings, *, results: Path) -> Comparison:
-    """Compare NEW with BASE. results: where earlier runs are, from which noise is learned.
+    """Compare NEW with BASE. results: the folder with earlier runs, from which noise is learned.
 
-    Raises NotAlikeError where runs differ in what must be alike and the settings does not accept that; InputError where
-    there is nothing to compare.
+    Raises NotAlikeError if runs have differences that must not be and the settings do not accept them, and InputError
+    if there is nothing to compare.
     """
     models, left_out = paired_models(sides, settings.pairs, settings.levels)
     unlike = differences(sides, models, with_goodput=GOODPUT in settings.metrics)
@@ -182,7 +182,7 @@ def _figure(table: FigureTable, i: int, judged: JudgedFigure, sides: Sides, mode
 
 
 def _runs(table: FigureTable, i: int, base: int) -> list[float]:
-    """What each run shows; over all levels, its ratio to the mean of BASE."""
+    """The value of each run; over all levels, its ratio to the mean of BASE."""
     key = table.keys[i]
     if key.level is not None or key.unit == "share":
         return [float(value) for value in table.values[:, i]]
@@ -197,5 +197,5 @@ def _mean(values: Sequence[float], key: FigureKey) -> float:
 
 
 def _rounded(value: float) -> float:
-    """Six significant digits: more than anybody measures."""
+    """The value rounded to six significant digits, which is more than any measurement has."""
     return float(f"{value:.6g}")

@@ -1,4 +1,4 @@
-"""A comparison as the document of a page: verdict, forest plot, each run, what differs, all figures. Pure."""
+"""A comparison as the document of a page: verdict, forest plot, each run, the differences, all figures. Pure."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -22,7 +22,7 @@ from loadgen.report.format import format_percent
 from loadgen.report.section import Column, Row, Section, Table
 
 MAX_ROWS: Final = 12
-"""Rows of the table at the top of the page; all figures are in the one at its end."""
+"""The maximum number of rows in the table at the top of the page; the table at its end has all figures."""
 _COLUMNS = (
     Column("figure", "text"),
     Column("BASE"),

@@ -1,8 +1,8 @@
-"""What is compared of each run, as arrays: runs × figures, in which higher is worse. Pure.
+"""The figures of a comparison as arrays: runs × figures, in which higher is worse. Pure.
 
 A figure is a metric of a model at one level, or its mean over all levels. Times, rates and memory are logarithms, so
-that a difference is a ratio; shares are log odds of (count + ½), counted at the mean number of requests of all runs,
-lest a run of fewer requests have lower odds.
+that a difference is a ratio. Shares are log odds of (count + ½), counted at the mean number of requests of all runs, so
+that a run with fewer requests does not have lower odds.
 """
 
 import math
@@ -38,10 +38,10 @@ _PERCENTILE_NAMES: Final = tuple(f"p{p:g}" for p in PERCENTILES)
 
 
 class FigureKey(Struct, frozen=True):
-    """Which figure."""
+    """Identifies a figure."""
 
     model: int
-    """Index into the paired models."""
+    """The index into the paired models."""
     level: str | None
     """None: over all levels."""
     metric: str
@@ -60,7 +60,7 @@ class FigureKey(Struct, frozen=True):
 
     @property
     def sign(self) -> int:
-        """1 where more is worse, −1 where less is."""
+        """1 if more is worse, −1 if less is worse."""
         return -1 if self.unit in ("/s", "share") else 1
 
 
@@ -69,11 +69,11 @@ class FigureTable(Struct, frozen=True):
 
     keys: tuple[FigureKey, ...]
     values: Figures
-    """Runs × figures, in their units; of a figure over all levels, NaN."""
+    """Runs × figures, in their units; NaN for a figure over all levels."""
     scaled: Figures
-    """Runs × figures, in which higher is worse, and a difference is what is judged."""
+    """Runs × figures, on the scale on which differences are judged; higher is worse."""
     requests: Figures
-    """Runs × figures: the planned requests that a share is of; 0 elsewhere."""
+    """Runs × figures: the number of planned requests of a share; 0 for all other figures."""
 
     @property
     def is_share(self) -> NDArray[np.bool_]:
@@ -81,7 +81,7 @@ class FigureTable(Struct, frozen=True):
 
 
 def parse_metrics(text: str) -> tuple[str, ...]:
-    """The metrics of "ttft_p50,rss". Raises InputError for a name that is none."""
+    """The metrics of "ttft_p50,rss". Raises InputError for an unknown name."""
     names = tuple(part.strip() for part in text.split(","))
     for name in names:
         latency = _LATENCY.fullmatch(name)
@@ -94,7 +94,7 @@ def parse_metrics(text: str) -> tuple[str, ...]:
 def table_of(sides: Sides, models: Sequence[PairedModel], metrics: Sequence[str]) -> FigureTable:
     """Each metric that every run shows, at each level of each model, and then over all levels.
 
-    Raises InputError where no metric is shown by every run.
+    Raises InputError if no metric is shown by every run.
     """
     keys, columns, counts = [], [], []
     for place, model in enumerate(models):
@@ -115,7 +115,7 @@ def table_of(sides: Sides, models: Sequence[PairedModel], metrics: Sequence[str]
 
 
 def value_of(stage: StageSummary, metric: str) -> float | None:
-    """What a stage says of a metric: ms, tokens a second, a share or MiB; None where it shows nothing."""
+    """The value of a metric in a stage: ms, tokens per second, a share or MiB; None if the stage does not show it."""
     match metric:
         case "output_tokens_per_s":
             return None if stage.throughput is UNSET else stage.throughput.output_tokens_per_s
@@ -135,7 +135,7 @@ def _planned(stage: StageSummary | None) -> float:
 
 
 def log_odds(shares: Figures, requests: float) -> Figures:
-    """Log odds of a share of so many requests, half a request added on both sides."""
+    """The log odds of a share of `requests` requests, with half a request added on both sides."""
     odds: Figures = np.log((shares * requests + 0.5) / ((1 - shares) * requests + 0.5))
     return odds
 
@@ -150,7 +150,7 @@ def _scaled(keys: Sequence[FigureKey], values: Figures, requests: Figures) -> Fi
 
 
 def _with_means(keys: list[FigureKey], values: Figures, scaled: Figures, requests: Figures) -> FigureTable:
-    """The figures and, after each metric's levels where there are several, its mean over them."""
+    """The figures, and after each metric with several levels its mean over them."""
     places: dict[tuple[int, str], list[int]] = {}
     for i, key in enumerate(keys):
         places.setdefault((key.model, key.metric), []).append(i)

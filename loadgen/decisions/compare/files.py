@@ -14,7 +14,7 @@ from loadgen.store import files
 
 
 class WrittenFiles(Struct, frozen=True):
-    """Where the files of a comparison are, as far as they could be written."""
+    """The folder with the files of a comparison, and which of them could not be written."""
 
     folder: Path
     unwritten: tuple[str, ...] = ()
@@ -22,7 +22,8 @@ class WrittenFiles(Struct, frozen=True):
 
 
 def write_comparison(comparison: Comparison, sides: Sides, folder: Path, command: str) -> WrittenFiles:
-    """Write a comparison into a folder: that of NEW's first run, or that of both variants. command: that made it."""
+    """Write a comparison into a folder: that of NEW's first run, or that of both variants. command: the command line
+    that made the comparison."""
     contents: dict[str, Callable[[], bytes]] = {
         "comparison.json": lambda: files.json_document(comparison),
         "comparison.md": lambda: comparison_markdown(comparison, command).encode(),

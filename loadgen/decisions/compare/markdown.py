@@ -33,10 +33,10 @@ _CUT: Final = "… and {} more rows, which are in comparison.json"
 
 
 def comparison_markdown(comparison: Comparison, command: str) -> str:
-    """The whole of `comparison.md`. command: that made it, as somebody would type it."""
+    """The contents of `comparison.md`. command: the command line that made the comparison, ready to be typed."""
     tail = _fenced(command)
     lines = [*_head(comparison), *_changed(comparison)]
-    budget = MAX_CHARACTERS - len(tail) - 500  # for the lines that say what is left out
+    budget = MAX_CHARACTERS - len(tail) - 500  # room for the lines that say what is left out
     text = _joined(lines, budget)
     for block in (_all_figures(comparison), _differing(comparison)):
         text += _joined(block, budget - len(text))
@@ -66,7 +66,7 @@ def _runs(ids: Sequence[str]) -> str:
 
 
 def _changed(comparison: Comparison) -> Iterable[str]:
-    """What is worse or better, the largest change first."""
+    """The figures that are worse or better, the largest change first."""
     figures = [figure for figure in comparison.figures if figure.verdict in ("worse", "better")]
     if not figures:
         return
@@ -120,7 +120,7 @@ def _text(text: str, longest: int = LONGEST_CELL) -> str:
 
 
 def _fenced(command: str) -> str:
-    """A command in a fence that is longer than any within it."""
+    """A command in a fence that is longer than any fence in the command."""
     shown = printable(command)[: MAX_CHARACTERS // 4]
     fence = "```"
     while fence in shown:
@@ -129,7 +129,7 @@ def _fenced(command: str) -> str:
 
 
 def _joined(lines: Iterable[str], budget: int) -> str:
-    """Lines as far as there is room; where there is not, a row says how many are left out, and what was open ends."""
+    """As many lines as fit. If some do not fit, a row says how many are left out, and open elements are closed."""
     text, rest = "", list(lines)
     room = budget - len(_CUT) - len(_DETAILS[1]) - 20  # for the line that is added, with a number in it
     while rest and len(text) + len(rest[0]) + 1 <= room:

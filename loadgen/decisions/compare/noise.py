@@ -1,4 +1,4 @@
-"""How far one run's figures differ from the next one's, where too few runs are compared to tell. Reads summaries."""
+"""The run-to-run noise, for comparisons with too few runs to measure it. Reads summaries."""
 
 import contextlib
 import math
@@ -20,23 +20,23 @@ from loadgen.store import run_folder
 ASSUMED_SD: Final = 0.05
 """Six runs of the embedded server differed by 2.1 to 3.4 % in median latencies, by 5.2 % in tokens a second."""
 MIN_DEGREES: Final = 2
-"""From fewer degrees of freedom nothing is learned."""
+"""With fewer degrees of freedom, the noise is not learned."""
 LEAST_OF_MEAN: Final = 0.5
-"""No figure's noise is taken to be less than this part of the mean of all: a few runs may be equal by luck."""
+"""The noise of a figure is at least this part of the mean of all figures, because a few runs may be equal by luck."""
 MIN_EARLIER: Final = 3
 MAX_EARLIER: Final = 20
-"""The newest so many are read."""
+"""How many earlier runs are read, the newest first."""
 
 
 class Noise(Struct, frozen=True):
-    """How far a run's figures differ from the next one's."""
+    """How far the figures of one run differ from those of the next."""
 
     sd: float | None
-    """Root mean square over all figures but shares, as a share (0.03: 3 %); None where there are only shares."""
+    """Root mean square over all figures except shares, as a share (0.03: 3 %); None if there are only shares."""
     source: Literal["given", "repeats", "earlier", "assumed"]
-    """Said by `--noise`; the runs that are compared; these and earlier runs of the same work; nobody."""
+    """Where it comes from: `--noise`; the compared runs; these and earlier runs of the same work; an assumption."""
     degrees: int | None
-    """Of freedom; None where it is not learned."""
+    """Degrees of freedom; None if it is not learned."""
 
 
 class RunSpread(Struct, frozen=True):
@@ -44,14 +44,14 @@ class RunSpread(Struct, frozen=True):
 
     sd: Figures
     degrees: float
-    """Infinite where it is not learned."""
+    """Degrees of freedom; infinite if the noise is not learned."""
     noise: Noise
 
 
 def run_spread(
     table: FigureTable, sides: Sides, models: Sequence[PairedModel], given: float | None, results: Path
 ) -> RunSpread:
-    """The noise of each figure as it is given, else learned, else assumed. results: where earlier runs are."""
+    """The noise of each figure: as given, or learned, or assumed. results: the folder with earlier runs."""
     if given is not None:
         return RunSpread(_same_for_all(table, given), math.inf, Noise(given, "given", None))
     base = len(sides.base)
@@ -66,12 +66,12 @@ def run_spread(
 
 
 def noise_of_runs(table: FigureTable, base: int) -> Noise:
-    """The noise that repeats on both sides show. base: how many of the runs are BASE's."""
+    """The noise that the repeats of both sides show. base: the number of BASE's runs."""
     return _learned(table, [table.scaled[:base], table.scaled[base:]], "repeats").noise
 
 
 def noise_of_blocks(table: FigureTable, base: int) -> Noise:
-    """The noise within blocks, which has no part of what drifts from block to block. base: as in
+    """The noise within blocks, which does not include drift from block to block. base: as in
     `loadgen.decisions.compare.verdict.evidence_of_blocks`."""
     spread = spread_in_blocks(table.scaled[base:] - table.scaled[:base])
     return Noise(_mean_of_relative(table, spread), "repeats", base - 1)
@@ -87,13 +87,13 @@ def _learned(table: FigureTable, groups: Sequence[Figures], source: Literal["rep
 
 
 def _mean_of_relative(table: FigureTable, sd: Figures) -> float | None:
-    """Root mean square over all figures but shares."""
+    """Root mean square over all figures except shares."""
     relative = sd[~table.is_share]
     return float(np.sqrt((relative**2).mean())) if relative.size else None
 
 
 def _same_for_all(table: FigureTable, noise: float) -> Figures:
-    """Of a share, so many points in place of percent, as log odds."""
+    """The same noise for all figures; for a share, it means points instead of percent, converted to log odds."""
     sd = np.full(len(table.keys), noise)
     for i, key in enumerate(table.keys):
         if key.unit == "share":
@@ -106,7 +106,7 @@ def _same_for_all(table: FigureTable, noise: float) -> Figures:
 def _earlier_runs(
     table: FigureTable, sides: Sides, models: Sequence[PairedModel], results: Path
 ) -> Iterator[list[float]]:
-    """The figures of earlier runs of BASE's work, on its machine and its targets, that show all of them."""
+    """The figures of earlier runs with BASE's work, machine and targets, if a run shows all figures."""
     first = sides.base[0]
     compared = {run.run_id for run in sides.runs}
     folders = run_folder.runs_of(results / first.manifest.scenario.name)
@@ -141,7 +141,7 @@ def _figure(
 
 
 def _with_means(table: FigureTable, figures: Sequence[float]) -> list[float]:
-    """Figures at levels, with their means over levels where the table has them."""
+    """Figures at levels, with their means over levels if the table has them."""
     rest = iter(figures)
     by_metric: dict[tuple[int, str], list[float]] = {}
     row = []

@@ -1,4 +1,4 @@
-"""Which model of one run corresponds to which of another. Pure."""
+"""Finds the models of different runs that correspond. Pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ Served = tuple[str, str]
 
 
 class LeftOut(Struct, frozen=True):
-    """What is not compared, and why."""
+    """A model or a level that is not compared, and why."""
 
     model: str | None
     level: str | None
@@ -22,13 +22,13 @@ class LeftOut(Struct, frozen=True):
 
 
 class PairedModel(Struct, frozen=True):
-    """A model as each run calls it, and the levels that all runs played with it."""
+    """A model with its name in each run, and the levels that all runs played with it."""
 
     base: str
-    """Its name on the side of BASE."""
+    """Its name in BASE."""
     new: str
     served: tuple[Served, ...]
-    """In each run, in the order of `Sides.runs`."""
+    """The target and model in each run, in the order of `Sides.runs`."""
     levels: tuple[str, ...]
 
     @property
@@ -43,10 +43,11 @@ class PairedModel(Struct, frozen=True):
 def paired_models(
     sides: Sides, asked: Sequence[tuple[str, str]], levels: Sequence[str]
 ) -> tuple[tuple[PairedModel, ...], tuple[LeftOut, ...]]:
-    """The models that all runs have in common, each with its levels, and what only some runs have.
+    """The models that all runs have in common, each with its levels, and the models and levels that only some runs
+    have.
 
-    asked: names that correspond though they differ, BASE's and NEW's. levels: the only ones to compare; none: all.
-    Raises InputError where no level is in common, and for a name or a level that no run has.
+    asked: pairs of different names that correspond, in BASE and NEW. levels: the levels to compare; empty: all. Raises
+    InputError if no level is in common, and for a name or a level that no run has.
     """
     first = served_by(sides.base[0])
     partners = [

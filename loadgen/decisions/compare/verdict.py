@@ -1,4 +1,4 @@
-"""What is shown of each figure: worse, better, the same, or unknown and how many runs would tell. Pure."""
+"""The verdict on each figure: worse, better, the same, or unknown, and how many runs would decide. Pure."""
 
 import math
 from collections.abc import Sequence
@@ -15,21 +15,20 @@ from loadgen.stats.exchange import Effects, Figures
 
 Verdict = Literal["worse", "better", "same", "unknown"]
 Design = Literal["runs", "blocks", "few"]
-"""How chance is judged: by exchanging runs, by swapping the two runs of each block, or by errors that are known
-otherwise."""
+"""How chance is judged: by exchanging runs, by swapping the two runs of each block, or by given standard errors."""
 
 MIN_POINTS: Final = 0.01
 """A smaller difference of shares never fails the gate."""
 BEYOND: Final = f"more than {exchange.MAX_RUNS}"
 _ENDLESS: Final = 1_000_000_000
-"""Degrees of freedom at which Student's t is the normal distribution."""
+"""Degrees of freedom at which Student's t is practically the normal distribution."""
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """By which limits differences are judged; all are shares of one."""
+    """The limits by which differences are judged; all are shares of one."""
 
     margin: float = 0.05
-    """What counts as the same, and the effect that so many runs would show."""
+    """Changes up to this size count as the same; also the effect for which the number of needed runs is computed."""
     min_effect: float = 0.02
     """A smaller regression never fails the gate, however certain."""
     alpha: float = 0.05
@@ -37,11 +36,11 @@ class Limits(Struct, frozen=True, kw_only=True):
 
 
 class RunEvidence(Struct, frozen=True):
-    """What the runs say of all figures."""
+    """The evidence of the runs about all figures."""
 
     design: Design
     effects: Effects
-    """On the scale of `FigureTable.scaled`: above 0 is worse."""
+    """The effects on the scale of `FigureTable.scaled`; above 0 is worse."""
     p_worse: Figures
     p_better: Figures
     spread: Figures
@@ -49,24 +48,24 @@ class RunEvidence(Struct, frozen=True):
 
 
 class JudgedFigure(Struct, frozen=True):
-    """What is shown of one figure."""
+    """The result for one figure."""
 
     verdict: Verdict
     effect: float
-    """NEW to BASE: a ratio; of a share the difference in points of one."""
+    """NEW relative to BASE: a ratio; for a share, the difference as a share of one."""
     interval: tuple[float, float]
-    """95 %, of the effect."""
+    """The 95 % interval of the effect."""
     p_worse: float
     p_better: float
     runs_needed: int | str | None
     """Runs a side, or blocks, that would probably show a difference as large as the margin; None unless it is
     unknown."""
     worst: float
-    """By how much it is worse at most, 95 % sure: a share of one."""
+    """The largest amount by which it may be worse, with 95 % confidence, as a share of one."""
 
 
 def evidence_of_runs(table: FigureTable, base: int) -> RunEvidence:
-    """By exchanging runs between the sides. base: how many runs are BASE's, which are the first."""
+    """The evidence from exchanging runs between the sides. base: the number of BASE's runs, which come first."""
     of_base, of_new = table.scaled[:base], table.scaled[base:]
     effects = exchange.effects_of_runs(of_base, of_new)
     return RunEvidence(
@@ -79,8 +78,8 @@ def evidence_of_runs(table: FigureTable, base: int) -> RunEvidence:
 
 
 def evidence_of_blocks(table: FigureTable, base: int) -> RunEvidence:
-    """By swapping the two runs of each block. base: how many blocks there are, each of run i of BASE and run i of
-    NEW."""
+    """The evidence from swapping the two runs of each block. base: the number of blocks; block i has run i of BASE and
+    run i of NEW."""
     differences = table.scaled[base:] - table.scaled[:base]
     return RunEvidence(
         "blocks",
@@ -92,7 +91,7 @@ def evidence_of_blocks(table: FigureTable, base: int) -> RunEvidence:
 
 
 def evidence_of_few(table: FigureTable, base: int, within: Figures, spread: RunSpread) -> RunEvidence:
-    """By standard errors: those within runs, and how far runs differ. within: runs × figures."""
+    """The evidence from standard errors within runs, and from the noise between runs. within: runs × figures."""
     new = len(table.scaled) - base
     effect = table.scaled[base:].mean(0) - table.scaled[:base].mean(0)
     own = (within[:base] ** 2).sum(0) / base**2 + (within[base:] ** 2).sum(0) / new**2
@@ -108,7 +107,7 @@ def evidence_of_few(table: FigureTable, base: int, within: Figures, spread: RunS
 
 
 def judged_figures(table: FigureTable, base: int, evidence: RunEvidence, limits: Limits) -> tuple[JudgedFigure, ...]:
-    """What is shown of each figure of the table."""
+    """The result for each figure of the table."""
     reach95, reach90 = evidence.effects.reach(0.95), evidence.effects.reach(0.90)
     return tuple(
         _judged(table, base, evidence, limits, i, float(reach95[i]), float(reach90[i])) for i in range(len(table.keys))
@@ -143,7 +142,7 @@ def _judged(
 
 
 class _Scale:
-    """How a difference on the scale of a figure is shown: as a ratio, or of shares in points."""
+    """Converts a difference on the scale of a figure: to a ratio, or for shares to points."""
 
     def __init__(self, table: FigureTable, base: int, i: int) -> None:
         self._key = table.keys[i]
@@ -153,7 +152,7 @@ class _Scale:
         self._base = self._key.sign * float(table.scaled[:base, i].mean())
 
     def shown(self, difference: float) -> float:
-        """A difference as NEW to BASE: a ratio, or points."""
+        """A difference of NEW relative to BASE: a ratio, or points."""
         turned = self._key.sign * difference
         return _expit(self._base + turned) - _expit(self._base) if self._is_share else _exp(turned)
 
@@ -161,7 +160,7 @@ class _Scale:
         return self._points if self._is_share else self.shown(difference)
 
     def worse_by(self, difference: float) -> float:
-        """Logarithm of a ratio, or points; above 0 is worse."""
+        """The logarithm of a ratio, or points; above 0 is worse."""
         return -self._points if self._is_share else difference
 
     def least_effect(self, min_effect: float) -> float:
@@ -185,7 +184,7 @@ def _runs_needed(table: FigureTable, evidence: RunEvidence, limits: Limits, i: i
 
 
 def overall(verdicts: Sequence[Verdict]) -> Verdict:
-    """The verdict on the whole: worse if anything is, else better if anything is, else the same if everything is."""
+    """The verdict on all figures: worse if any is worse; otherwise better if any is better; the same if all are."""
     if "worse" in verdicts:
         return "worse"
     if "better" in verdicts:

@@ -1,6 +1,6 @@
-"""How far the figures of one run are from those that endless requests of the same run would give. Pure.
+"""The standard errors of one run's figures, relative to a run with infinitely many requests. Pure.
 
-That says nothing of how another run would come out: see `loadgen.decisions.compare.noise`.
+They do not say how another run would come out: see `loadgen.decisions.compare.noise`.
 """
 
 import math
@@ -20,20 +20,20 @@ from loadgen.stats.exchange import Figures
 
 RESAMPLES: Final = 500
 MIN_BLOCK: Final = 10
-"""Requests of one block at least: those that follow each other are alike."""
+"""The smallest block of requests, because consecutive requests resemble each other."""
 AT_ONCE: Final = 1_000_000
 """Values of so many resamples are looked at in one step."""
 MOST_DRAWN: Final = 100_000_000
-"""Values that one bootstrap may look at; beyond it the interval of the percentile is taken."""
+"""How many values one bootstrap may draw; with more values, the interval of the percentile is used instead."""
 _WIDTH_OF_95: Final = 3.92
 """Standard errors between the ends of a 95 % interval."""
 
 
 def errors_within(table: FigureTable, sides: Sides, models: Sequence[PairedModel], rng: np.random.Generator) -> Figures:
-    """Standard error of each figure within its run, on the scale of `FigureTable.scaled`: runs × figures.
+    """The standard error of each figure within its run, on the scale of `FigureTable.scaled`: runs × figures.
 
-    By a moving-block bootstrap over requests in the order of dispatch; of a baseline, which has no requests, from the
-    intervals of its percentiles. Source: Künsch, Annals of Statistics 17 (1989), 1217–1241.
+    They come from a moving-block bootstrap over requests in the order of dispatch; for a baseline, which has no
+    requests, from the intervals of its percentiles. Source: Künsch, Annals of Statistics 17 (1989), 1217–1241.
     """
     errors = np.zeros_like(table.scaled)
     for i, run in enumerate(sides.runs):
@@ -53,14 +53,14 @@ def errors_within(table: FigureTable, sides: Sides, models: Sequence[PairedModel
             elif key.metric != "rss":
                 errors[i, j] = _error(key, summary, draws[key.model, key.level])
     for j, key in enumerate(table.keys):
-        if key.level is None:  # levels of one run are played one after another, so their errors are independent
+        if key.level is None:  # the levels of a run are played one after another, so their errors are independent
             own = [k for k, other in enumerate(table.keys) if other.level and _same_metric(other, key)]
             errors[:, j] = np.sqrt((errors[:, own] ** 2).sum(1)) / len(own)
     return errors
 
 
 def error_of_share(share: float, requests: float) -> float:
-    """Standard error of the log odds of a share of so many requests."""
+    """The standard error of the log odds of a share of `requests` requests."""
     return math.sqrt(1 / (share * requests + 0.5) + 1 / ((1 - share) * requests + 0.5))
 
 
@@ -82,7 +82,7 @@ def _error(key: FigureKey, summary: StageSummary, resamples: "Resamples | None")
 
 
 class Resamples:
-    """How often each answered request of a stage stands in each resample."""
+    """How often each resample contains each answered request of a stage."""
 
     def __init__(self, data: StageData, rng: np.random.Generator) -> None:
         self._data = data
@@ -90,14 +90,14 @@ class Resamples:
         self._counts = resampled_counts(len(data.ok), max(2 * (data.planned.load.concurrency or 1), MIN_BLOCK), rng)
 
     def error_of_rate(self) -> float:
-        """Of the logarithm of tokens a second: of all tokens over the time that all answers took."""
+        """The standard error of the logarithm of tokens per second: all tokens divided by the time of all answers."""
         tokens = np.array([record.output_tokens or 0 for record in self._data.ok], float)[self._order]
         times = np.where((e2e := self._data.each["e2e"]) == MISSING, 0, e2e)[self._order].astype(float)
         rates = (self._counts @ tokens) / np.maximum(self._counts @ times, 1)
         return float(np.log(rates[rates > 0]).std(ddof=1)) if (rates > 0).sum() > 1 else 0.0
 
     def error_of_percentile(self, metric: str, percent: float) -> float | None:
-        """Of the logarithm of a percentile; None where there are too many values to draw them so often."""
+        """The standard error of the logarithm of a percentile; None if there are too many values for a bootstrap."""
         place = np.empty(len(self._order), np.int64)
         place[self._order] = np.arange(len(self._order))
         if metric == "itl":
@@ -121,7 +121,7 @@ class Resamples:
 
 
 def resampled_counts(requests: int, block: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """How often each of so many requests stands in each resample of moving blocks: resamples × requests."""
+    """How often each resample of moving blocks contains each request: resamples × requests."""
     block = min(block, requests)
     starts = rng.integers(0, requests - block + 1, (RESAMPLES, math.ceil(requests / block)))
     places = (starts[:, :, None] + np.arange(block)).reshape(RESAMPLES, -1)[:, :requests]

@@ -1,4 +1,4 @@
-"""A comparison in words: what changed, what did not, and what it would take to know more. Pure."""
+"""A comparison in words: what changed, what did not, and how many runs would show more. Pure."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -11,19 +11,19 @@ from loadgen.report.metric_names import DAGGER, metric_title
 from loadgen.stats.exchange import exchanges_of_runs, fewest_blocks
 
 MOST_NAMED: Final = 6
-"""Figures that a line names; the others are counted."""
+"""The maximum number of figures that a line names; the others are counted."""
 _TITLES: Final = {"goodput": "SLO met", "ok": "answered", "rss": "memory", "ttft_from_send": "TTFT from send"}
 _ASSUMED_HINT: Final = "repeat both sides 3 times or more to measure it, or give it with --noise"
 
 
 def figure_name(comparison: Comparison, figure: Figure) -> str:
-    """`TTFT p50 at 4 users`, or `TTFT p50, over all levels`; with the model in front where there are several."""
+    """`TTFT p50 at 4 users`, or `TTFT p50, over all levels`; with the model in front if there are several."""
     where = ", over all levels" if figure.level is None else f" at {level_text(figure.level)}"
     return f"{_owner(comparison, figure)}{metric_text(figure.metric)}{where}"
 
 
 def marked_name(comparison: Comparison, figure: Figure) -> str:
-    """The same, with a dagger where a stage that it is of is degraded."""
+    """As `figure_name`, with a dagger if a stage of the figure is degraded."""
     name = model_text(figure)
     is_degraded = any(each.model == name and figure.level in (each.level, None) for each in comparison.degraded)
     return f"{figure_name(comparison, figure)} {DAGGER}" if is_degraded else figure_name(comparison, figure)
@@ -40,7 +40,7 @@ def model_text(figure: Figure) -> str:
 
 
 def metric_text(metric: str) -> str:
-    """`TTFT p50` of `ttft_p50`, `tok/s` of `output_tokens_per_s`."""
+    """`TTFT p50` for `ttft_p50`, `tok/s` for `output_tokens_per_s`."""
     name, _, percentile = metric.rpartition("_")
     if metric in _TITLES or not percentile.startswith("p") or not percentile[1:2].isdigit():
         return _TITLES[metric] if metric in _TITLES else metric_title(metric)
@@ -48,7 +48,7 @@ def metric_text(metric: str) -> str:
 
 
 def level_text(level: str) -> str:
-    """`4 users` of `c4`, `2.5 /s` of `r2.5`; other labels as they are."""
+    """`4 users` for `c4`, `2.5 /s` for `r2.5`; other labels are unchanged."""
     if users := re.fullmatch(r"c(\d+)", level):
         return "1 user" if users[1] == "1" else f"{users[1]} users"
     rate = re.fullmatch(r"r([\d.e+-]+)", level)
@@ -56,14 +56,14 @@ def level_text(level: str) -> str:
 
 
 def change_text(figure: Figure) -> str:
-    """By how much NEW differs: `+9.8 %`, or `−2.1 points`."""
+    """The change of NEW: `+9.8 %`, or `−2.1 points`."""
     if figure.points is not None:
         return f"{_signed(figure.points * 100)} points"
     return f"{_percent(figure.ratio or 1.0)} %"
 
 
 def interval_text(figure: Figure) -> str:
-    """Its 95 % interval: `+6.1 to +13.6`, in the unit of the change."""
+    """The 95 % interval of a change: `+6.1 to +13.6`, in the unit of the change."""
     if figure.points_ci is not None:
         return " to ".join(_signed(end * 100) for end in figure.points_ci)
     return " to ".join(_percent(end) for end in figure.ratio_ci or (1.0, 1.0))
@@ -95,7 +95,7 @@ def _signed(value: float) -> str:
 
 
 def verdict_line(comparison: Comparison) -> str:
-    """The verdict, what it rests on first, and how many runs there were."""
+    """The verdict, the figure that decides it, and the number of runs."""
     sides = sides_text(comparison)
     rest = [figure for figure in comparison.figures if figure.verdict == comparison.verdict]
     match comparison.verdict:
@@ -110,7 +110,7 @@ def verdict_line(comparison: Comparison) -> str:
 
 
 def sides_text(comparison: Comparison) -> str:
-    """How many runs there were: `5 runs against 5`, or `6 blocks of two runs`."""
+    """The number of runs: `5 runs against 5`, or `6 blocks of two runs`."""
     if comparison.design == "blocks":
         return f"{len(comparison.base)} blocks of two runs"
     return f"{_count(len(comparison.base))} against {len(comparison.new)}"
@@ -121,24 +121,24 @@ def _count(runs: int) -> str:
 
 
 def first_figure(figures: Sequence[Figure]) -> Figure:
-    """The figure to name first: over all levels if one is, and then the largest change."""
+    """The figure to name first: one over all levels if there is one, and then the largest change."""
     return max(figures, key=lambda figure: (figure.level is None and figure.points is None, size_of(figure)))
 
 
 def size_of(figure: Figure) -> float:
-    """How large a change is, whatever its direction."""
+    """The size of a change, in either direction."""
     if figure.points is not None:
         return abs(figure.points)
     return abs((figure.ratio or 1.0) - 1)
 
 
 def more_lines(comparison: Comparison) -> list[str]:
-    """What stands below the verdict: the other figures by their verdicts, the limits of what is known, and doubts."""
+    """The lines below the verdict: the other figures by their verdicts, the limits of what is known, and doubts."""
     return [*changed_lines(comparison), *context_lines(comparison), *_asked_lines(comparison)]
 
 
 def _asked_lines(comparison: Comparison) -> list[str]:
-    """What differs between two variants: all else of them is alike."""
+    """The differences between two variants, which are alike otherwise."""
     if comparison.design != "blocks":
         return []
     allowed = [each for each in comparison.differences if each.allowed]
@@ -147,7 +147,7 @@ def _asked_lines(comparison: Comparison) -> list[str]:
 
 
 def changed_lines(comparison: Comparison) -> list[str]:
-    """The figures that are worse and those that are better, but for the one that the verdict names."""
+    """The figures that are worse and those that are better, except the one that the verdict names."""
     lines = []
     for word in ("worse", "better"):
         figures = _shortened([figure for figure in comparison.figures if figure.verdict == word])
@@ -160,7 +160,7 @@ def changed_lines(comparison: Comparison) -> list[str]:
 
 
 def context_lines(comparison: Comparison) -> list[str]:
-    """What did not change, what is not known, and what the answer rests on."""
+    """The figures that did not change, those that are not known, and the basis of the answer."""
     lines = []
     if comparison.verdict != "same":
         same = _grouped(comparison, "same")
@@ -181,7 +181,7 @@ def _line(title: str, names: Iterable[str]) -> list[str]:
 
 
 def _shortened(figures: Sequence[Figure]) -> list[Figure]:
-    """Without the levels of a metric that stands there over all levels."""
+    """The figures without the levels of a metric that is also there over all levels."""
     means = {(figure.model, figure.metric) for figure in figures if figure.level is None}
     return [each for each in figures if each.level is None or (each.model, each.metric) not in means]
 
@@ -192,7 +192,7 @@ def _named(comparison: Comparison, figures: Sequence[Figure]) -> list[str]:
 
 
 def _grouped(comparison: Comparison, verdict: Verdict) -> list[str]:
-    """The metrics of which all figures have a verdict, and the single figures of others."""
+    """The metrics all of whose figures have a verdict, and the single figures of other metrics with it."""
     names = []
     for model, metric in dict.fromkeys((figure.model, figure.metric) for figure in comparison.figures):
         own = [figure for figure in comparison.figures if (figure.model, figure.metric) == (model, metric)]
@@ -205,7 +205,8 @@ def _grouped(comparison: Comparison, verdict: Verdict) -> list[str]:
 
 
 def _unknown_lines(comparison: Comparison) -> list[str]:
-    """Each metric that is not known somewhere, once: over all levels where that is not known, else the first level."""
+    """Each metric that is not known somewhere, once: over all levels if that is not known, otherwise its first
+    level."""
     figures = []
     for model, metric in dict.fromkeys((figure.model, figure.metric) for figure in comparison.figures):
         own = [figure for figure in comparison.figures if (figure.model, figure.metric) == (model, metric)]
@@ -226,7 +227,7 @@ def _unknown_lines(comparison: Comparison) -> list[str]:
 
 
 def needed_text(comparison: Comparison, figure: Figure) -> str:
-    """How many runs would tell: `9 runs a side would show 5 %`."""
+    """How many runs would decide: `9 runs a side would show 5 %`."""
     return f"{figure.runs_needed} {_unit(comparison)} would show {format_percent(comparison.margin)}"
 
 
@@ -235,8 +236,7 @@ def _unit(comparison: Comparison) -> str:
 
 
 def runs_for(comparison: Comparison) -> int | None:
-    """How many runs a side, or blocks, can be exchanged in enough ways for the alpha that was asked; None where these
-    can."""
+    """How many runs a side, or blocks, have enough exchanges for the requested alpha; None if these runs have."""
     if comparison.design == "blocks":
         fewest = fewest_blocks(comparison.alpha)
         return fewest if len(comparison.base) < fewest else None
@@ -246,7 +246,7 @@ def runs_for(comparison: Comparison) -> int | None:
 
 
 def noise_lines(comparison: Comparison) -> list[str]:
-    """How far runs differ and how that is known, where it decides; and what this comparison cannot show."""
+    """The run-to-run noise and its source, if it matters; and what this comparison cannot show."""
     lines = []
     if comparison.design != "few" and (needed := runs_for(comparison)) is not None:
         enough = f"{needed} can" if comparison.design == "blocks" else f"{needed} a side can"
@@ -273,5 +273,5 @@ def noise_lines(comparison: Comparison) -> list[str]:
 
 
 def difference_lines(comparison: Comparison) -> list[str]:
-    """What should have been alike, a line each."""
+    """One line for each difference that must not be."""
     return [f"not alike: {each.subject}: {each.base} in BASE, {each.new} in NEW" for each in comparison.unlike]

@@ -26,14 +26,14 @@ from loadgen.report.format import format_duration, format_percent
 from loadgen.report.section import Chart, ReportStage
 
 MAX_STEPS: Final = 600
-"""Steps of one curve; beyond that it is thinned evenly in rank, with both ends in place."""
+"""The maximum number of steps of a curve; a longer one is thinned evenly in rank, and keeps both ends."""
 Curve = tuple[ReportStage, Ns]
 """A stage, and the values of one metric in it, ascending, in ns."""
 Scale = Literal["linear", "log"]
 
 
 def distribution_charts(stages: Sequence[ReportStage]) -> list[Chart]:
-    """For each model how its TTFTs and the gaps between its tokens are spread, one curve a level."""
+    """For each model, the distributions of its TTFTs and of the gaps between its tokens, one curve per level."""
     charts: list[Chart] = []
     models = by_model(stages)
     for number, (who, own_stages) in enumerate(models.items()):
@@ -44,7 +44,7 @@ def distribution_charts(stages: Sequence[ReportStage]) -> list[Chart]:
 
 
 def _curves(stages: Sequence[ReportStage], values_of: Callable[[StageData], Ns]) -> list[Curve]:
-    """The values of each stage in all runs; sorted here, once, for all that is read off them."""
+    """The values of each stage in all runs, sorted once for all later uses."""
     pooled = ((stage, _pooled([values_of(data) for data in stage.runs])) for stage in stages)
     return [(stage, np.sort(values)) for stage, values in pooled if len(values)]
 
@@ -109,7 +109,7 @@ def _is_withheld(stage: ReportStage, name: str) -> bool:
 
 
 def _count_hidden(ordered: Ns) -> int:
-    """How many of some values, ascending, a logarithmic axis cannot show: those that are not above 0."""
+    """How many of some ascending values a logarithmic axis cannot show, because they are not above 0."""
     return int(np.searchsorted(ordered, 0, side="right"))
 
 
@@ -145,14 +145,15 @@ def _traces(curves: Sequence[Curve], factor: float, name: str, scale: Scale) -> 
 
 
 def _shade(place: int, count: int) -> int:
-    """Spread the levels that there are over the whole ramp."""
+    """The color of a level, so that the levels are spread over the whole ramp of colors."""
     return round(place * (LEVEL_COLORS - 1) / (count - 1)) if count > 1 else LEVEL_COLORS // 2
 
 
 def steps(ordered: Ns, scale: Scale) -> tuple[list[int], list[float]]:
-    """The ECDF of some ns: where it steps, and its height from there on, beginning at the foot of its first step.
+    """The ECDF of some values in ns: the positions of its steps and the heights after them, from the foot of the first.
 
-    ordered: ascending, at least one. Of a logarithmic scale, what it cannot show is left out; the heights count it.
+    ordered: ascending, at least one value. On a logarithmic scale, values that it cannot show are left out, but the
+    heights count them.
     """
     last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
     xs, shares = ordered[last], (last + 1) / len(ordered)

@@ -1,7 +1,7 @@
-"""What all charts share: axes, colors and text in plotly.js's shape. Pure; knows no page.
+"""The parts that all charts share: axes, colors and text in plotly.js's form. Pure; knows no page.
 
-Colors are names that begin with `@`; the style sheet has a light and a dark value for each. Text that a server, a
-file or a person chose goes through `label`, since plotly.js reads a little markup.
+Colors are names that start with `@`; the style sheet has a light and a dark value for each. Text from a server, a file
+or the user must pass through `label`, because plotly.js interprets some markup.
 """
 
 import html
@@ -17,13 +17,13 @@ Trace = PlotlyObject
 Axis = PlotlyObject
 
 MODEL_COLORS: Final = 6
-"""Models have colors of their own, `@model0`…; the seventh shares the first's."""
+"""Each model has its own color, `@model0`…; the seventh model has the color of the first."""
 LEVEL_COLORS: Final = 8
-"""Levels have a ramp, `@level0`… from little load to much."""
+"""Levels have a ramp of colors, `@level0`…, from low to high load."""
 LOG_FROM: Final = 40.0
 """An axis whose values span more than this many times is logarithmic."""
 SLO_IN_SIGHT: Final = 4.0
-"""A limit more than so many times above everything measured would flatten a chart: it is stated, and not drawn."""
+"""A limit that is more than this many times above all measured values would flatten a chart, so a note states it."""
 _BREAK: Final = "<br>"
 _BOLD: Final = "<b>{}</b>"
 
@@ -37,37 +37,37 @@ def by_model(stages: Iterable[ReportStage]) -> dict[str, list[ReportStage]]:
 
 
 def label(text: str) -> str:
-    """Text that plotly.js shows as it is."""
+    """Text that plotly.js shows literally."""
     return html.escape(printable(text), quote=False)
 
 
 def hover_text(title: str, *lines: str) -> str:
-    """What stands beside a point when it is pointed at: a title in bold, what follows it on its line, and more lines.
+    """The text beside a point under the pointer: a title in bold, the rest of its line, and more lines.
 
-    All are `label`s already.
+    All texts have already passed through `label`.
     """
     return _BREAK.join([_BOLD.format(title) + "".join(lines[:1]), *lines[1:]])
 
 
 def stage_hover(stage: ReportStage, *lines: str) -> str:
-    """What a point of a stage says when it is pointed at."""
+    """The text beside a point of a stage under the pointer."""
     invalid = ["invalid: not to be believed"] if stage.is_invalid else []
     return hover_text(label(stage.load), f" · {label(stage.who)}", *lines, *invalid)
 
 
 def unit(values_ms: Sequence[float]) -> tuple[str, float]:
-    """The unit in which these ms are best read, and the factor to it: ms, or s from a second on."""
+    """The best unit for these values in ms, and the factor to convert them: ms, or s from one second on."""
     return ("s", 1e-3) if values_ms and max(values_ms) >= 1000 else ("ms", 1.0)
 
 
 def rounded(values: Iterable[float | None]) -> list[float | None]:
-    """Six significant digits, which no screen resolves, keep the page small."""
+    """The values rounded to six significant digits, which keeps the page small without a visible effect."""
     return [None if value is None else float(f"{value:.6g}") for value in values]
 
 
 def mark_note(stages: Sequence[ReportStage], metric: str) -> str:
-    """Why a metric is not what its name says in some of the stages, to be added to a chart's note; empty where it
-    is."""
+    """The reasons why a metric is not what its name says in some stages, for a chart's note; empty if there are
+    none."""
     reasons = dict.fromkeys(stage.summary.not_valid[metric] for stage in stages if metric in stage.summary.not_valid)
     return "".join(f" {DAGGER} {why}." for why in reasons)
 
@@ -79,7 +79,7 @@ def slo_ms(stages: Sequence[ReportStage], name: str) -> float | None:
 
 
 def layout(x: Axis, y: Axis) -> PlotlyObject:
-    """A plain chart: axes with quiet lines, the legend above, the page's own background."""
+    """The layout of a chart: axes with thin lines, the legend above, the background of the page."""
     quiet = {"gridcolor": "@grid", "linecolor": "@axis", "zeroline": False, "automargin": True, "ticks": "outside"}
     quiet |= {"tickcolor": "@axis"}
     return {
@@ -95,7 +95,7 @@ def layout(x: Axis, y: Axis) -> PlotlyObject:
 
 
 def log_axis(low: float, high: float) -> Axis:
-    """A logarithmic axis from `low` to `high`, both above 0, with whole numbers at its ticks rather than powers."""
+    """A logarithmic axis from `low` to `high`, both above 0, with whole numbers instead of powers at its ticks."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     steps = (1, 2, 5) if last - first <= 3 else (1,)
     ticks = [step * 10.0**power for power in range(first, last + 1) for step in steps]
@@ -103,14 +103,14 @@ def log_axis(low: float, high: float) -> Axis:
 
 
 def level_axis(stages: Sequence[ReportStage]) -> Axis:
-    """Levels side by side at 0, 1, 2…, in the plan's order, whatever kind of load they are."""
+    """Levels side by side at 0, 1, 2…, in the plan's order, for any kind of load."""
     by_level = {stage.level: stage for stage in stages}
     closed = [stage.is_closed for stage in stages]
     texts = [str(stage.summary.load.concurrency) if all(closed) else label(stage.load) for stage in by_level.values()]
-    # Where only some models' stages are invalid, their faded points say so.
+    # If the stages of only some models are invalid, their faded points show it.
     invalid = set(by_level) - {stage.level for stage in stages if not stage.is_invalid}
     title = "users at once" if all(closed) else "load" if any(closed) else "load (requests per second)"
-    # Never fewer than three places wide, lest a single level fill the chart.
+    # At least three places wide, so that a single level does not fill the chart.
     middle, half = (len(by_level) - 1) / 2, max(len(by_level), 3) / 2
     return {
         "tickmode": "array",
@@ -125,22 +125,22 @@ def level_axis(stages: Sequence[ReportStage]) -> Axis:
 
 
 def positions(stages: Sequence[ReportStage]) -> dict[str, int]:
-    """Where each level stands on the level axis."""
+    """The position of each level on the level axis."""
     return {level: place for place, level in enumerate(dict.fromkeys(stage.level for stage in stages))}
 
 
 def aside(index: int, count: int) -> float:
-    """How far to step aside from a level's place so that `count` marks do not hide each other."""
+    """The horizontal offset of a mark, so that the `count` marks of a level do not hide each other."""
     step = min(0.12, 0.7 / count)
     return round((index - (count - 1) / 2) * step, 4)
 
 
 def draw_limit(drawn: PlotlyObject, traces: list[Trace], axis: str, at: float, text: str) -> None:
-    """Draw a limit as a dashed line across a chart, and name it in the legend, where it covers nothing; axis: "x" or
-    "y", the one that it stands on."""
+    """Draw a limit as a dashed line across a chart, and name it in the legend. axis: "x" or "y", the axis of its
+    value."""
     other = "y" if axis == "x" else "x"
     ends = {f"{axis}0": at, f"{axis}1": at, f"{other}0": 0, f"{other}1": 1, f"{other}ref": "paper"}
     drawn["shapes"].append({"type": "line", "line": {"color": "@limit", "width": 1.5, "dash": "dash"}} | ends)
-    # A line of one point draws nothing, keeps the limit inside the axis, and has its place in the legend.
+    # A line of one point draws nothing, but it keeps the limit inside the axis and adds an entry to the legend.
     look = {"mode": "lines", "name": text, "line": {"color": "@limit", "width": 1.5, "dash": "dash"}}
     traces.append(look | {"hoverinfo": "skip", axis: [at], other: [0.5 if axis == "x" else 0]})

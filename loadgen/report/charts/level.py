@@ -1,4 +1,4 @@
-"""Charts by level: TTFT, throughput, and what the server's process used. Pure data; knows no page."""
+"""Charts by level: TTFT, throughput, and the memory and CPU of the server's process. Pure data; knows no page."""
 
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -29,14 +29,14 @@ from loadgen.report.format import format_duration, format_number, lower_bound
 from loadgen.report.section import Chart, PlotlyObject, ReportStage, known_percentiles
 
 SLOWEST: Final = "slowest"
-"""In place of a p90 that no stage knows."""
+"""The name of the slowest request, which replaces p90 if no stage knows it."""
 FADED: Final = 0.35
-"""Opacity of the points of an invalid stage."""
+"""The opacity of the points of an invalid stage."""
 
 
 def ttft_chart(stages: Sequence[ReportStage]) -> Chart | None:
-    """TTFT p50 and p90 by level with their intervals, the SLO as a line; None when nothing was answered. Where no stage
-    knows a p90, the slowest request."""
+    """TTFT p50 and p90 by level with their intervals, and the SLO as a line; None if nothing was answered. If no stage
+    knows p90, the slowest request replaces it."""
     tail = "p90" if "p90" in known_percentiles([stage.summary for stage in stages], "ttft_ms") else SLOWEST
     values = [value for stage in stages for name in ("p50", tail) for value in _known_ms(stage, name)]
     if not values:
@@ -75,7 +75,7 @@ def ttft_chart(stages: Sequence[ReportStage]) -> Chart | None:
 
 
 class _Look(Struct, frozen=True):
-    """How one line of a chart looks, and where its points are: at their level's place, a step aside."""
+    """The look of one line of a chart, and the offset of its points from the position of their level."""
 
     name: str
     color: str
@@ -87,7 +87,7 @@ class _Look(Struct, frozen=True):
 
 
 def _ttft(stage: ReportStage, percentile: str) -> Percentile:
-    """A percentile of a stage's TTFT; one that the summary does not have is not known."""
+    """A percentile of a stage's TTFT; it is not known if the summary does not have it."""
     return (stage.summary.metric("ttft_ms") or Metric()).percentile(percentile)
 
 
@@ -96,7 +96,7 @@ def _bound_ms(stage: ReportStage, percentile: str) -> float | None:
 
 
 def _known_ms(stage: ReportStage, percentile: str) -> list[float]:
-    """Whatever is known of a percentile: its value, its bound, its interval."""
+    """The known values of a percentile: its value, its bound, its interval."""
     if percentile == SLOWEST:
         return [slowest] if (slowest := _slowest_ms(stage)) is not None else []
     known, bound = _ttft(stage, percentile), _bound_ms(stage, percentile)
@@ -197,7 +197,7 @@ def _marker(stages: Sequence[ReportStage], color: str, symbol: str, size: int) -
 
 
 def throughput_chart(stages: Sequence[ReportStage]) -> Chart | None:
-    """Output tokens a second, of all users together and of one, by level; None when neither is known."""
+    """Output tokens per second by level, of all users together and of one; None if neither is known."""
     models, at = by_model(stages), positions(stages)
     traces: list[Trace] = []
     for index, (who, own_stages) in enumerate(models.items()):
@@ -240,7 +240,7 @@ def _rates(stages: Sequence[ReportStage], key: str, look: _Look, symbol: str) ->
 
 
 def server_charts(stages: Sequence[ReportStage]) -> list[Chart]:
-    """Peak memory and CPU of the server's process by level, each only where it is known."""
+    """Peak memory and CPU of the server's process by level, each only if it is known."""
     peaks = {stage.number: peak for stage in stages if (peak := stage.summary.peak_mib) is not None}
     shares = {stage.number: share for stage in stages if (share := stage.summary.server_cpu_share) is not None}
     memory = _server_bars(stages, peaks, "peak memory (MiB)", lambda value: f"peak {value:.0f} MiB resident")
@@ -260,7 +260,7 @@ def server_charts(stages: Sequence[ReportStage]) -> list[Chart]:
 def _server_bars(
     stages: Sequence[ReportStage], figures: dict[int, float], title: str, say: Callable[[float], str]
 ) -> tuple[tuple[Trace, ...], PlotlyObject] | None:
-    """figures: by the stage's number."""
+    """A bar chart by level. figures: the values by the number of the stage."""
     if not figures:
         return None
     models, at = by_model(stages), positions(stages)

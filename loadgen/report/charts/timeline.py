@@ -1,4 +1,4 @@
-"""Each request of a stage as a bar over time, in lanes, so that what ran at once is seen. Pure data; knows no page."""
+"""Each request of a stage as a bar over time, in lanes, which show the requests in flight. Pure data; knows no page."""
 
 import heapq
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from loadgen.report.section import Chart, PlotlyObject, ReportStage
 
 MAX_REQUESTS: Final = 300
 SAME_SCALE: Final = 5.0
-"""Timelines of one model share their scale while the longest lasts at most so many times the shortest."""
+"""The timelines of one model share a scale if the longest lasts at most this many times as long as the shortest."""
 DETAIL_CHARACTERS: Final = 160
 FLOOR_PX, LANE_PX, CEILING_PX = 96, 15, 440
 
 
 def timeline_charts(stages: Sequence[ReportStage]) -> list[Chart]:
-    """A timeline for each stage in which any request was measured. stages: of one run."""
+    """A timeline for each stage in which a request was measured. stages: those of one run."""
     charts = []
     models = by_model(stages)
     for own_stages in models.values():
@@ -38,24 +38,24 @@ def _data(stage: ReportStage) -> StageData:
 
 
 def _first_records(data: StageData) -> list[Record]:
-    """The first requests of a stage, by when they began."""
+    """The first requests of a stage, in the order in which they began."""
     return heapq.nsmallest(MAX_REQUESTS, data.measured, key=lambda record: (begin_ns(record), record.index))
 
 
 def begin_ns(record: Record) -> int:
-    """When a request was sent; of one that never was, when we began, or should have."""
+    """When a request was sent; if it never was, when it was dispatched or intended."""
     known = (record.sent_ns, record.dispatched_ns)
     return next((moment for moment in known if moment is not None), record.intended_ns)
 
 
 def finish_ns(record: Record) -> int:
-    """When a request ended; without an end, the last that is known of it."""
+    """When a request ended; if it has no end, its last known time."""
     known = [moment for moment in (record.end_ns, *record.stamps_ns[-1:]) if moment is not None]
     return max(begin_ns(record), *known) if known else begin_ns(record)
 
 
 def lanes(records: Sequence[Record]) -> list[int]:
-    """A lane for each request, from 1, the lowest that is free; as many lanes as ran at once at most.
+    """A lane for each request, from 1: the lowest that is free. There are as many lanes as requests ran at once.
 
     records: in the order in which they began.
     """
@@ -151,7 +151,7 @@ def _bars(parts: Sequence[tuple[Record, int, int, int]], zero_ns: int, name: str
 
 
 def _say(record: Record) -> str:
-    """What a bar says when pointed at."""
+    """The text beside a bar under the pointer."""
     lines = []
     if record.outcome != "ok":
         detail = f": {printable(record.detail)[:DETAIL_CHARACTERS]}" if record.detail else ""

@@ -1,4 +1,4 @@
-"""What each prompt took at each stage, with outliers marked. Pure; `prompts.csv` holds all of it."""
+"""How long each prompt took at each stage, with outliers marked. Pure; `prompts.csv` has the complete table."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -8,7 +8,7 @@ from loadgen.report.format import UNKNOWN, format_duration, format_load, format_
 from loadgen.report.section import Column, ReportData, Row, Section, Table
 
 MAX_ROWS: Final = 100
-"""A longer table is for a spreadsheet: the report keeps what is marked."""
+"""If the table is longer, the report shows only the marked rows; the rest is for a spreadsheet."""
 RULE: Final = (
     "An outlier's TTFT or E2E lies far from that of the stage's other requests: "
     "0.6745 · |x − median| / MAD above 3.5, among 5 or more."
@@ -22,14 +22,14 @@ COLUMNS: Final = (
 
 
 def by_prompt(data: ReportData) -> Section | None:
-    """None where nothing was measured, and of several runs."""
+    """None if nothing was measured, and for several runs."""
     if not data.prompts:
         return None
     return Section(title="By prompt", anchor="by-prompt", tables=(prompts_table(data.prompts),))
 
 
 def prompts_table(rows: Sequence[PromptRow]) -> Table:
-    """The table. Beyond 100 rows only those with an outlier or a failure, and a note about the rest."""
+    """The table. If it has more than 100 rows, only those with an outlier or a failure, and a note about the rest."""
     shown = list(rows) if len(rows) <= MAX_ROWS else [row for row in rows if row.outliers or row.failed]
     shown = shown[:MAX_ROWS]
     notes = [RULE]

@@ -1,4 +1,4 @@
-"""Under which circumstances a run was played: machine, versions, clock, plan. Pure."""
+"""The circumstances of a run: machine, versions, clock, plan. Pure."""
 
 from loadgen.report.section import Fact, ReportData, Section
 from loadgen.store.manifest import Manifest

@@ -1,6 +1,6 @@
-"""Which model is best at what, at the same load, as far as the samples show it. Pure.
+"""The best model for each measure at the same load, as far as the samples show it. Pure.
 
-A model is named only where its interval lies apart from that of every other; so a highlight is never a toss of a coin.
+A model is named only if its interval overlaps no other model's, so that chance alone cannot decide a highlight.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ NOTHING: Final = "no difference detectable at this n"
 
 
 class _Figure(Struct, frozen=True):
-    """A figure with its 95 % interval; low and high are None where the samples do not bound it."""
+    """A figure with its 95 % interval; low and high are None if the samples do not bound it."""
 
     value: float
     low: float | None
@@ -25,24 +25,24 @@ class _Figure(Struct, frozen=True):
 
 
 class _Measure(Struct, frozen=True):
-    """Something in which models are compared."""
+    """A measure by which models are compared."""
 
     title: str
     metric: str
-    """As `not_valid` names it."""
+    """The name of the metric in `not_valid`."""
     best: Literal["lowest", "highest"]
     read: Callable[[StageSummary], _Figure | None]
     show: Callable[[float | None], str]
 
 
 def highlights(data: ReportData) -> Section | None:
-    """None with one model, or where no two were played at the same level."""
+    """None with one model, or if no two models were played at the same level."""
     points = tuple(highlight_lines(data.summary))
     return Section(title="Highlights", anchor="highlights", points=points) if points else None
 
 
 def highlight_lines(summary: Summary) -> list[str]:
-    """A line for each level and measure at which two models or more can be compared."""
+    """One line for each level and measure for which two or more models can be compared."""
     lines = []
     for level in dict.fromkeys(stage.level for stage in summary.stages):
         played = [stage for stage in summary.stages if stage.level == level and stage.status == "played"]
@@ -120,7 +120,7 @@ _MEASURES: Final = (
 
 
 def _memory(stages: Sequence[StageSummary]) -> list[str]:
-    """What the processes were seen to hold at most: no sample, so no interval; named where the figures differ."""
+    """The sampled peak memory of the servers. It has no interval; a model is named if the figures differ."""
     peaks = [(peak, stage) for stage in stages if (peak := stage.peak_mib) is not None]
     if len(peaks) < len(stages):
         return []

@@ -1,4 +1,4 @@
-"""Every latency of every stage: each percentile that any of them knows, with its 95 % interval. Pure."""
+"""Every latency of every stage: each percentile that is known in any stage, with its 95 % interval. Pure."""
 
 from loadgen.analysis.summary import Metric, StageSummary
 from loadgen.report.format import format_duration, format_with_interval

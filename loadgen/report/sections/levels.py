@@ -1,4 +1,4 @@
-"""How many at once: first-token latency and throughput by level, as charts. Pure."""
+"""TTFT and throughput by level, as charts. Pure."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from loadgen.report.section import ReportData, ReportStage, Section
 
 
 def levels(data: ReportData) -> Section | None:
-    """None where nothing was answered."""
+    """None if nothing was answered."""
     charts = [chart for chart in (ttft_chart(data.stages), throughput_chart(data.stages)) if chart is not None]
     if not charts:
         return None
@@ -16,7 +16,7 @@ def levels(data: ReportData) -> Section | None:
 
 
 def _start_note(stages: Sequence[ReportStage]) -> str | None:
-    """From when a request's time counts; nothing where some stages are of a closed loop and some of an open one."""
+    """A note on the time from which latencies count; None if there are stages of both closed and open loops."""
     kinds = {stage.is_closed for stage in stages}
     if kinds == {True}:
         return "A request's time counts from when it was sent."

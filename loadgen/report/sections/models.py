@@ -1,4 +1,4 @@
-"""What is known of each model that was served, as a table: a model a row. Pure."""
+"""The known facts about each model that was served, as a table with one row per model. Pure."""
 
 from typing import Final
 
@@ -12,7 +12,7 @@ ALWAYS: Final = ("model", "served by", "id")
 
 
 def models(data: ReportData) -> Section:
-    """A column in which nothing is known is left out."""
+    """Columns in which nothing is known are left out."""
     described = [_describe(card) for card in data.manifest.models]
     if not described:
         return Section(title="Models", anchor="models", paragraphs=("No model was served.",))
@@ -25,7 +25,7 @@ def models(data: ReportData) -> Section:
 
 
 def _describe(card: ServedModel) -> dict[str, str]:
-    """What a model's card says, by heading."""
+    """The cells of a model's card, by heading."""
     settings = {} if card.settings is UNSET else card.settings
     return {
         "model": card.alias,

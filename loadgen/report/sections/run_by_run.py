@@ -1,4 +1,4 @@
-"""What each of several runs of one plan said, side by side. Pure."""
+"""The results of several runs of one plan, side by side. Pure."""
 
 from typing import Final
 
@@ -19,7 +19,7 @@ def run_by_run(data: ReportData) -> Section | None:
 
 
 def runs_table(summary: Summary) -> Table | None:
-    """One row a stage and number, one column a run; None for a summary of one run."""
+    """One row per stage and number, one column per run; None for a summary of one run."""
     if not summary.runs:
         return None
     heads = [Column("stage", "text"), Column("number", "text"), Column("all"), Column("95 % interval")]

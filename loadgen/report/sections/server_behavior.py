@@ -1,4 +1,4 @@
-"""What each server does, as its answers show it and as it was asked: a finding a row, a model a column. Pure."""
+"""The findings about each server, from answers and from the probe: a row per finding, a column per model. Pure."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -16,13 +16,13 @@ YES_OR_NO: Final = {None: UNDECIDED, True: "yes", False: "no"}
 
 
 def server_behavior(data: ReportData) -> Section | None:
-    """None where nothing is known of any server."""
+    """None if nothing is known about any server."""
     table = server_table(data.manifest.models)
     return None if table is None else Section(title=WHAT_SERVERS_DO, anchor="server-behavior", tables=(table,))
 
 
 def server_table(cards: Sequence[ServedModel]) -> Table | None:
-    """The table of a manifest's model cards; None where nothing is known of any server."""
+    """The table for the model cards of a manifest; None if nothing is known about any server."""
     probed = [(card, probe) for card in cards if (probe := card.known_probe) is not None]
     if not probed:
         return None
@@ -41,7 +41,7 @@ def server_table(cards: Sequence[ServedModel]) -> Table | None:
 
 
 def _describe_shown(probe: Probe) -> dict[str, str]:
-    """What any answer shows, by its title, in words."""
+    """The findings from the stages' answers, in words, by title."""
     return {
         "sends usage in a stream": YES_OR_NO[probe.usage_in_stream],
         "sends a role event": YES_OR_NO[probe.role_event],
@@ -53,7 +53,7 @@ def _describe_shown(probe: Probe) -> dict[str, str]:
 
 
 def _describe_asked(probe: Probe) -> dict[str, str]:
-    """What has to be asked for, by its title, in words."""
+    """The findings from the probe, in words, by title."""
     findings = {
         "honors max_tokens": YES_OR_NO[probe.honors_max_tokens],
         "honors stop": YES_OR_NO[probe.honors_stop],

@@ -1,4 +1,4 @@
-"""Prefill and decode rates by the server's own timings beside ours: two clocks on the same work. Pure."""
+"""Prefill and decode rates by the server's clock and by ours, for the same work. Pure."""
 
 from typing import Final
 
@@ -21,7 +21,7 @@ NOTE: Final = (
 
 
 def server_rates(data: ReportData) -> Section | None:
-    """None where no server sent timings."""
+    """None if no server sent timings."""
     rows = []
     for stage in data.summary.stages:
         if stage.server is not None and stage.server.rates is not UNSET:

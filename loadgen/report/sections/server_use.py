@@ -1,10 +1,10 @@
-"""What the server's process used: memory and CPU by level, as charts. Pure."""
+"""Memory and CPU of the server's process by level, as charts. Pure."""
 
 from loadgen.report.charts.level import server_charts
 from loadgen.report.section import ReportData, Section
 
 
 def server_use(data: ReportData) -> Section | None:
-    """None where the server was no process of this machine that we saw."""
+    """None if the server's process was not on this machine or not found."""
     charts = server_charts(data.stages)
     return Section(title="What the server used", anchor="server-use", charts=tuple(charts)) if charts else None

@@ -1,11 +1,11 @@
-"""How latencies are spread, beyond their percentiles, as charts. Pure."""
+"""The distributions of latencies, as charts. Pure."""
 
 from loadgen.report.charts.distribution import distribution_charts
 from loadgen.report.section import ReportData, Section
 
 
 def spread(data: ReportData) -> Section | None:
-    """None where nothing was answered."""
+    """None if nothing was answered."""
     charts = distribution_charts(data.stages)
     if not charts:
         return None

@@ -14,7 +14,7 @@ LEGEND: Final = (
 
 
 def timelines(data: ReportData) -> Section | None:
-    """None where no request was measured, and of several runs: each has its own in its own report."""
+    """None if no request was measured, and for several runs, because each run's own report has its timelines."""
     charts = [] if data.summary.runs else timeline_charts(data.stages)
     if not charts:
         return None

@@ -1,4 +1,4 @@
-"""Whether the numbers can be believed: each stage's verdict, and what was measured of ourselves. Pure."""
+"""The verdict on each stage, and our measurements of ourselves. Pure."""
 
 from typing import Final
 
@@ -65,5 +65,5 @@ def _row(stage: StageSummary) -> Row:
 
 
 def _percentile(value: float | None, at_least: float | None) -> str:
-    """A percentile, or its bound where the samples give no more."""
+    """A percentile, or its bound if there are too few samples."""
     return format_duration(value) if value is not None or at_least is None else f"≥ {format_duration(at_least)}"
