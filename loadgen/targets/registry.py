@@ -1,10 +1,13 @@
 """Finds the target that serves a model. Only this module knows all targets; each is imported when it is needed."""
 
 from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
 
 from loadgen.scenario import FOUNDRY, LLAMACPP, PYTHON_PREFIX, FoundryLocal, Model
 from loadgen.scenario.urls import base_url, place_name
-from loadgen.targets.served import OnProgress, Served
+
+if TYPE_CHECKING:  # who only names targets imports no client
+    from loadgen.targets.served import OnProgress, Served
 
 
 def target_name(model: Model) -> str:
@@ -31,7 +34,7 @@ def running_address(model: Model) -> str | None:
     return endpoint_of(model.foundry or FoundryLocal())
 
 
-def serve_model(model: Model, on_progress: OnProgress) -> AbstractAsyncContextManager[Served]:
+def serve_model(model: Model, on_progress: "OnProgress") -> "AbstractAsyncContextManager[Served]":
     """Serve a model for as long as the context lasts. Raises TargetError or InputError on entering."""
     if model.url is not None:
         from loadgen.targets.openai import serve_url

@@ -1,14 +1,16 @@
 """What a stage's own streamed answers show about their server. Sends nothing; knows no plan."""
 
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
 from loadgen.record import Reply, TokenSource
 from loadgen.targets.probe.traits import Traits, traits_of
 from loadgen.wire.chat_stream import decode
-from loadgen.wire.exchange import Exchange
+
+if TYPE_CHECKING:  # a report reads what was found, and imports no client
+    from loadgen.wire.exchange import Exchange
 
 SAMPLED_ANSWERS: Final = 8
 """How many of a model's first answers in a stage are examined. More would hardly show anything else."""
@@ -71,7 +73,7 @@ class AnswerSampler:
     def __init__(self) -> None:
         self._held: dict[int, list[tuple[Reply, bytes]]] = {}
 
-    def take(self, model: int, exchange: Exchange, reply: Reply) -> None:
+    def take(self, model: int, exchange: "Exchange", reply: Reply) -> None:
         """Keep a reply and its body, if it is one of the model's first answers with an orderly end."""
         held = self._held.setdefault(model, [])
         if len(held) >= SAMPLED_ANSWERS or not exchange.request.streams or reply.outcome not in ORDERLY:
