@@ -18,6 +18,7 @@ from loadgen.cli.variants import plans_of_variants
 from loadgen.decisions.compare.alike import NotAlikeError
 from loadgen.decisions.compare.comparison import CompareSettings, compare_sides
 from loadgen.decisions.versus.order import BLOCKS
+from loadgen.decisions.versus.pairs import PAIRS
 from loadgen.decisions.versus.play import PlayedBlocks
 from loadgen.decisions.versus.sides import read_block_sides, with_pairs_of
 from loadgen.decisions.versus.words import variant_lines
@@ -85,8 +86,9 @@ async def _play(
 def _compare(played: PlayedBlocks, blocks: int, repetition: RepeatOptions, out: Path, output: Output) -> ExitCode:
     whole = len(played.pairs.blocks)
     if whole < blocks:
-        reasons = dict.fromkeys(run.why for run in played.pairs.unused)
-        tell(f"loadgen: {whole} of {blocks} blocks can be compared ({'; '.join(reasons)})")
+        reasons = list(dict.fromkeys(run.why for run in played.pairs.unused)) or [played.ended]
+        more = f"; {len(reasons) - 1} more reasons in {played.folder / PAIRS}" if len(reasons) > 1 else ""
+        tell(f"loadgen: {whole} of {blocks} blocks can be compared ({reasons[0]}{more})")
     if not whole:
         return ExitCode.GATE_FAILED
     sides = read_block_sides(played.folder)

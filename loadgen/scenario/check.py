@@ -7,11 +7,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from loadgen.scenario import (
     ADAPTER,
     PYTHON_PREFIX,
     Closed,
     FoundryLocal,
+    LlamaCpp,
     Load,
     Model,
     Ramp,
@@ -25,6 +28,7 @@ from loadgen.scenario.limits import over_limit
 from loadgen.scenario.objective import STREAMED_LATENCIES, limits_ms, mismatch_of_objective, objective_of, twice
 from loadgen.scenario.problem import Problem, key_path
 from loadgen.scenario.stop_rule import STREAMED, mismatch, stop_rule_of
+from loadgen.scenario.types import RawTable
 from loadgen.scenario.urls import CREDENTIALS, KEY_HINT, mismatch_of_address, mismatch_of_endpoint, place_name
 
 _OWN_KEYS = ("model", "messages")
@@ -47,6 +51,16 @@ def first_conflict(scenario: Scenario) -> Problem | None:
 def target_of(model: Model) -> str:
     """The model's target. The default is "openai" with a url, "foundry" with its options, and otherwise "llamacpp"."""
     return model.target or ("openai" if model.url is not None else "foundry" if model.foundry else "llamacpp")
+
+
+def model_table(model: Model) -> RawTable:
+    """A model as a table, without the options that are at their defaults, whether they were written or not."""
+    table: RawTable = msgspec.to_builtins(model)
+    for key, options in (("llamacpp", LlamaCpp()), ("foundry", FoundryLocal())):
+        if table[key] is not None:
+            defaults = msgspec.to_builtins(options)
+            table[key] = {name: value for name, value in table[key].items() if value != defaults[name]}
+    return table
 
 
 def _conflicts(scenario: Scenario) -> Iterator[Problem]:

@@ -7,7 +7,6 @@ values.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import UNSET, Struct, field
@@ -18,7 +17,10 @@ from loadgen.errors import InputError
 from loadgen.plan.plan import digest, make_plan
 from loadgen.plan.prompts import load_prompts
 from loadgen.plan.workload import Workload, work_keys, workload_of
+from loadgen.redact import redact_url
 from loadgen.scenario import PromptFiles, Trace
+from loadgen.scenario.check import model_table
+from loadgen.scenario.urls import base_url
 from loadgen.store.manifest import Manifest, ModelCard
 from loadgen.telemetry.host import Host
 
@@ -248,10 +250,9 @@ def _asked_about(run: ComparedRun) -> Facts:
     manifest = run.manifest
     facts: Facts = {"scenario": manifest.scenario.name}
     for i, model in enumerate(manifest.scenario.models):
-        table = msgspec.to_builtins(model)
+        table = model_table(model)
         if model.url is not None:
-            parts = urlsplit(model.url)
-            table["url"] = f"{parts.scheme}://{parts.netloc}{parts.path}"
+            table["url"] = redact_url(base_url(model.url))
         facts |= _flat({f"models[{i}]": table})
     for card in manifest.models:
         known = card_facts(card) if len(manifest.models) == 1 else {}

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from loadgen.decisions.compare.alike import Degraded
 from loadgen.decisions.compare.comparison import Comparison, Figure
 from loadgen.decisions.compare.verdict import BEYOND, Verdict
 from loadgen.report.format import UNKNOWN, format_duration, format_number, format_percent
@@ -262,13 +263,23 @@ def noise_lines(comparison: Comparison) -> list[str]:
             case source:
                 which = "these runs" if source == "repeats" else "earlier runs of the same work"
                 lines.append(f"few runs: the run-to-run noise{sd} is that of {which}")
-    lines += [
-        f"{DAGGER} degraded: {each.model} at {level_text(each.level)} in {each.run} ({'; '.join(each.reasons)})"
-        for each in comparison.degraded
-    ]
+    lines += _degraded_lines(comparison)
     for each in comparison.left_out:
         name = each.model if each.level is None else f"{each.model} at {level_text(each.level)}"
         lines.append(f"left out: {name}, {each.why}")
+    return lines
+
+
+def _degraded_lines(comparison: Comparison) -> list[str]:
+    """The stages that are degraded, each level of a model once, with the reasons of the first run."""
+    by_stage: dict[tuple[str, str], list[Degraded]] = {}
+    for each in comparison.degraded:
+        by_stage.setdefault((each.model, each.level), []).append(each)
+    lines = []
+    for (model, level), runs in by_stage.items():
+        which = runs[0].run if len(runs) == 1 else f"{len(runs)} runs, such as {runs[0].run}"
+        reasons = "; ".join(runs[0].reasons)
+        lines.append(f"{DAGGER} degraded: {model} at {level_text(level)} in {which} ({reasons})")
     return lines
 
 

@@ -10,6 +10,7 @@ from loadgen.plan.plan import Plan
 from loadgen.plan.workload import workload_of
 from loadgen.redact import redact_url
 from loadgen.scenario import Scenario
+from loadgen.scenario.check import model_table
 
 _FREE_KEYS: Final = ("models", "description", "probe", "strict", "keep_text", "headers", "preflight")
 """Keys in which variants may differ: they change nothing of what is asked, nor how it is judged."""
@@ -19,7 +20,7 @@ _LONGEST_VALUE: Final = 60
 
 def changed_keys(base: Scenario, new: Scenario) -> dict[str, Any]:
     """What `new` has otherwise, by its dotted key (`models[0].url`); None: it does not have that key."""
-    before, after = (dict(_leaves("", msgspec.to_builtins(scenario))) for scenario in (base, new))
+    before, after = (_keys(scenario) for scenario in (base, new))
     keys = dict.fromkeys((*after, *before))
     return {key: _shown(after.get(key)) for key in keys if before.get(key) != after.get(key)}
 
@@ -29,7 +30,7 @@ def check_variants(base: Plan, new: Plan) -> None:
     differing = [key for key in changed_keys(base.scenario, new.scenario) if not key.startswith(_FREE_KEYS)]
     if workload_of(base).digest == workload_of(new).digest and base.scenario.slo == new.scenario.slo:
         return
-    before, after = (dict(_leaves("", msgspec.to_builtins(plan.scenario))) for plan in (base, new))
+    before, after = (_keys(plan.scenario) for plan in (base, new))
     named = "; ".join(
         f"{key} is {value_text(before.get(key))} in A and {value_text(after.get(key))} in B" for key in differing
     )
@@ -43,6 +44,12 @@ def check_name(base: Scenario, new: Scenario) -> None:
     """Check that the runs of both variants go into one folder. Raises InputError if they do not."""
     if base.name != new.name:
         raise InputError(f"--versus name={new.name}: the runs of both variants go into one folder; leave it out")
+
+
+def _keys(scenario: Scenario) -> dict[str, Any]:
+    """The values of a scenario by their dotted keys."""
+    table = msgspec.to_builtins(scenario)
+    return dict(_leaves("", table | {"models": [model_table(model) for model in scenario.models]}))
 
 
 def _leaves(path: str, value: object) -> Iterator[tuple[str, Any]]:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -98,16 +99,15 @@ def test_a_variant_without_a_server_ends_with_3_and_says_why(servers: tuple[str,
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
-def test_ctrl_c_in_the_second_block_compares_the_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
+def test_what_ends_the_second_block_leaves_the_first(number: signal.Signals) -> None:
     """The signal comes while the fifth chat is in flight: two runs of two chats are over by then."""
     process: list[subprocess.Popen[str]] = []
-    chats = 0
+    chats = count(1)
 
     def choose(_: Served) -> Answer:
-        nonlocal chats
-        chats += 1
-        if chats == 5:
-            process[0].send_signal(signal.SIGINT)
+        if next(chats) == 5:
+            process[0].send_signal(number)
         return streamed("a", "b")
 
     with Server(choose) as server:
@@ -115,9 +115,13 @@ def test_ctrl_c_in_the_second_block_compares_the_first(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "loadgen", *words, "--warmup", "0", "--versus-model", "n", "--repeats", "5"]
         process.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
         out, err = process[0].communicate(timeout=120)
-    assert process[0].returncode == ExitCode.INTERRUPTED, err
-    assert "loadgen: 1 of 5 blocks can be compared (" in err
+    folder = folder_of(5)
+    if number == signal.SIGINT:
+        assert process[0].returncode == ExitCode.INTERRUPTED, err
+        assert "loadgen: 1 of 5 blocks can be compared (" in err
+        assert (folder / "comparison.json").is_file()
+    else:
+        out = run_command("compare", folder).stdout
     assert "; 1 run against 1\n" in out
-    pairs = json.loads((folder_of(5) / "pairs.json").read_text("utf-8"))
-    assert len(pairs["blocks"]) == 1
-    assert (folder_of(5) / "comparison.json").is_file()
+    pairs = json.loads((folder / "pairs.json").read_text("utf-8"))
+    assert (len(pairs["blocks"]), len(pairs["order"])) == (1, 5)

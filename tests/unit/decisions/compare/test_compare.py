@@ -248,6 +248,29 @@ def test_an_invalid_stage_is_refused_with_its_reason_and_a_degraded_one_is_marke
     assert any(line.startswith("† degraded: tiny at 1 user in 2026") for line in context_lines(comparison))
 
 
+def test_a_level_that_is_degraded_in_many_runs_is_named_once(tmp_path: Path) -> None:
+    base = write_side(tmp_path, SPREAD, first=0)
+    new = write_side(tmp_path, SPREAD, first=10, own_cpu=0.8)
+    lines = [line for line in context_lines(compare(base, new)) if line.startswith("†")]
+    assert lines == [
+        f"† degraded: tiny at {users} in 3 runs, such as 20260102T031005Z-0123abcd (loadgen used 80% of a core)"
+        for users in ("1 user", "4 users")
+    ]
+
+
+def test_addresses_and_settings_that_differ_are_told_as_they_work(tmp_path: Path) -> None:
+    """A port means an address; and a setting that is written out at its default is none that differs."""
+    embedded = {"name": "tiny", "target": "llamacpp"}
+    base = write_run(tmp_path / "a", 0, scenario={"models": [embedded]})
+    new = write_run(tmp_path / "b", 1, scenario={"models": [embedded | {"llamacpp": {"threads": 1}}]})
+    other = write_run(tmp_path / "c", 2, scenario={"models": [{"name": "tiny", "url": "8081"}]})
+    assert {each.subject: each.new for each in compare([base], [new]).differences} == {
+        "models[0].llamacpp.threads": "1"
+    }
+    told = {each.subject: each.new for each in compare([base], [other]).differences}
+    assert told["models[0].url"] == "http://127.0.0.1:8081/v1"
+
+
 def test_an_alpha_that_the_exchanges_cannot_reach_is_said_to_be_out_of_reach(tmp_path: Path) -> None:
     base = write_side(tmp_path, SPREAD, first=0)
     new = write_side(tmp_path, [1.5 * each for each in SPREAD], first=10)

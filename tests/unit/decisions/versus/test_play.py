@@ -188,12 +188,13 @@ def test_runs_rest_between_each_other_and_not_before_the_first(tmp_path: Path) -
     assert all(100_000 * MS <= rest < 101_000 * MS for rest in rests)
 
 
-def test_a_stop_ends_the_run_and_leaves_the_whole_blocks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("level", ["drain", "cancel"])
+def test_a_stop_ends_the_run_and_leaves_the_whole_blocks(level: str, tmp_path: Path) -> None:
     alternation = Alternation(tmp_path)
 
     def answer(model: str) -> Answer:
         if len(alternation.runs) == 3:  # in the fourth run
-            alternation.stop.drain()
+            getattr(alternation.stop, level)()
         return stream("a ", "b ", gap_ns=GAP_NS[model])
 
     alternation.answer = answer

@@ -34,6 +34,7 @@ def plan(scenario: Scenario, **changes: Any) -> Plan:
             {"models": (Model(name="m", url="http://user:secret@a.invalid/v1"),)},
             {"models[0].url": "http://…@a.invalid/v1", "models[0].target": None},
         ),
+        ({"models": (Model(name="m", target="llamacpp", llamacpp=LlamaCpp()),)}, {}),
         ({"timeouts": msgspec.structs.replace(BASE.timeouts, ready_s=5.0)}, {"timeouts.ready_s": 5.0}),
     ],
     ids=str,
@@ -43,9 +44,8 @@ def test_variants_may_differ_in_whom_they_ask(changes: dict[str, Any], keys: dic
     check_variants(base, new)
     check_name(base.scenario, new.scenario)
     shown = changed_keys(base.scenario, new.scenario)
-    assert {key: shown[key] for key in keys} == keys
+    assert shown == keys
     assert "secret" not in str(shown) + keys_line(shown)
-    assert bool(shown) == bool(keys)
 
 
 @pytest.mark.parametrize(
