@@ -29,6 +29,11 @@ GAP_NS = {"a": 10 * MS, "b": 30 * MS}
 REQUESTS = 4
 
 
+@pytest.fixture(autouse=True)
+def _on_a_system_that_does_not_say_who_else_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loadgen.engine.run.machine_source", lambda: None)
+
+
 def variant(name: str, folder: Path) -> LoadedScenario:
     scenario = Scenario(
         name="two",
