@@ -7,7 +7,7 @@ import msgspec
 
 from loadgen.decisions.capacity.answer import CapacityFile, LevelAnswer, ModelAnswer
 from loadgen.decisions.capacity.charts import VisitSpan, asked_text, search_charts
-from loadgen.decisions.capacity.words import lines_of, lines_of_model, notes_of, share_text
+from loadgen.decisions.capacity.words import answer_line, lines_of_model, notes_of, share_text
 from loadgen.report.console import lines_text, table_text
 from loadgen.report.document import Document
 from loadgen.report.format import UNKNOWN, format_number
@@ -23,16 +23,15 @@ _STATES: Final = {"holds": "holds", "fails": "does not hold", "undecided": "unde
 
 def levels_table(model: ModelAnswer) -> Table:
     """One row a level: what is shown of it, and from what."""
-    first = "users" if model.search == "users" else "requests/s"
     columns = (
-        Column(first),
-        Column("shown", "text"),
+        Column("users" if model.search == "users" else "requests/s"),
         Column("requests", rank=1),
         *(Column(f"met {objective.objective}") for objective in model.objectives),
         Column("answers/s", rank=2),
         Column("tok/s", rank=2),
         Column("played", rank=3),
         Column("inflation", rank=4),
+        Column("shown", "text"),
     )
     return Table(columns, tuple(_row(level, len(model.objectives)) for level in model.levels), tuple(notes_of(model)))
 
@@ -42,29 +41,54 @@ def _row(level: LevelAnswer, objectives: int) -> Row:
     return Row(
         (
             f"{level.level:.4g}",
-            _STATES[level.state],
             str(level.requests),
             *(shares or [UNKNOWN] * objectives),
             format_number(level.requests_per_s),
             format_number(level.output_tokens_per_s),
             f"{level.seconds:.0f} s",
             f"{level.inflation:.3g}",
+            _STATES[level.state],
         )
     )
 
 
+def models_table(capacity: CapacityFile) -> Table:
+    """One row a model: how much it carries."""
+    columns = (
+        *(Column(title, "text") for title in ("model", "served by", "levels")),
+        *(Column(title) for title in ("holds", "capacity", "does not hold")),
+        Column("limited by", "text"),
+        Column("played"),
+        Column("stopped", "text"),
+    )
+    rows = (
+        Row(
+            (
+                *(model.model, model.target, model.search),
+                *(UNKNOWN if end is None else f"{end:.4g}" for end in (model.holds, model.capacity, model.fails)),
+                model.limited_by or UNKNOWN,
+                f"{model.spent_s:.0f} s",
+                model.stopped.replace("_", " "),
+            )
+        )
+        for model in capacity.models
+    )
+    return Table(columns, tuple(rows))
+
+
 def search_sections(capacity: CapacityFile, visits: Sequence[Sequence[VisitSpan]]) -> list[Section]:
     """A section of each model. visits: of each model, in the same order."""
-    sections = []
+    sections, several = [], len(capacity.models) > 1
     for number, (model, own) in enumerate(zip(capacity.models, visits, strict=True)):
-        title = f"Capacity of {model.model} on {model.target}" if len(capacity.models) > 1 else "Capacity"
+        _, *more = lines_of_model(model, capacity.confidence)  # where there is one model, the headline has them
+        title = f"Capacity of {model.model} on {model.target}" if several else "Capacity"
         sections.append(
             Section(
                 title=title,
-                anchor=f"capacity-{number}" if len(capacity.models) > 1 else "capacity",
-                paragraphs=(f"Asked: {asked_text(model)}.",),
+                anchor=f"capacity-{number}" if several else "capacity",
+                paragraphs=(f"Asked: {asked_text(model)}.", *(map(_sentence, more) if several else ())),
                 charts=search_charts(model, number, own),
-                tables=() if len(capacity.models) == 1 else (levels_table(model),),
+                tables=(levels_table(model),) if several else (),
             )
         )
     return sections
@@ -72,16 +96,20 @@ def search_sections(capacity: CapacityFile, visits: Sequence[Sequence[VisitSpan]
 
 def with_search(document: Document, capacity: CapacityFile, visits: Sequence[Sequence[VisitSpan]]) -> Document:
     """The report of a run, opened by the answer of its search. The run's own table comes after it, as a section."""
-    headline = document.headline
-    first, *more = lines_of(capacity) or ["no model was searched"]
-    table = levels_table(capacity.models[0]) if len(capacity.models) == 1 else headline.table
+    headline, models = document.headline, capacity.models
+    if len(models) == 1:
+        first, *more = lines_of_model(models[0], capacity.confidence)
+        table = levels_table(models[0])
+    else:
+        names = [f"{model.model} on {model.target}" for model in models]
+        lines = [answer_line(model, capacity.confidence) for model in models]
+        first, *more = [f"{name}: {line}" for name, line in zip(names, lines, strict=True)]
+        table = models_table(capacity)
     stages = Section(title="Every visit as a stage", anchor="stages", tables=(headline.table,))
-    own = search_sections(capacity, visits)
     opened = msgspec.structs.replace(
         headline, answer=first, sureness=" ".join(map(_sentence, more)) or None, table=table
     )
-    sections = (*own, *((stages,) if len(capacity.models) == 1 else ()), *document.sections)
-    return Document(headline=opened, sections=sections, footer=FOOTER)
+    return Document(opened, (*search_sections(capacity, visits), stages, *document.sections), FOOTER)
 
 
 def _sentence(line: str) -> str:
@@ -93,7 +121,10 @@ def search_text(capacity: CapacityFile, screen: Screen) -> str:
     parts = []
     for model in capacity.models:
         name = f"{model.model} on {model.target}"
-        title = f"{name} · {capacity.run_id}" if len(capacity.models) == 1 else name
-        parts.append(lines_text(lines_of_model(model, capacity.confidence), screen))
-        parts.append(table_text(levels_table(model), title, screen))
+        first, *more = lines_of_model(model, capacity.confidence)
+        if len(capacity.models) == 1:
+            title = f"{name} · {capacity.run_id}"
+        else:
+            title, first = "", f"{name}: {first}"
+        parts += [lines_text([first, *more], screen), table_text(levels_table(model), title, screen)]
     return "".join(parts)

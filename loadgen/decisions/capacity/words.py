@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Final
 
-from loadgen.decisions.capacity.answer import CapacityFile, LevelAnswer, ModelAnswer, ObjectiveAnswer
+from loadgen.decisions.capacity.answer import LevelAnswer, ModelAnswer, ObjectiveAnswer
 from loadgen.decisions.capacity.choose import shown
 from loadgen.decisions.capacity.forecast import ForecastAnswer
 from loadgen.decisions.capacity.limit import LimitFigures
@@ -197,16 +197,6 @@ def lines_of_model(model: ModelAnswer, confidence: float) -> list[str]:
     """The answer of a model, line by line."""
     more = (throughput_line(model), *(forecast_line(forecast) for forecast in model.forecasts))
     return [answer_line(model, confidence), limit_line(model), *(line for line in more if line)]
-
-
-def lines_of(capacity: CapacityFile) -> list[str]:
-    """The answers of all models, each named where there are several."""
-    lines = []
-    for model in capacity.models:
-        first, *more = lines_of_model(model, capacity.confidence)
-        name = f"{model.model} on {model.target}: " if len(capacity.models) > 1 else ""
-        lines += [name + first, *more]
-    return lines
 
 
 def share_text(objective: ObjectiveAnswer) -> str:

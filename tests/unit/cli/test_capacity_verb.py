@@ -40,8 +40,8 @@ def test_a_search_is_shown_again_and_no_line_is_wider_than_the_terminal(
     assert shown.returncode == 0
     assert lines[0] == "8 users: 95 % sure that 8 hold and that 9 do not"
     assert lines[1].startswith("limited by the queue: 4 streams are served at once")
-    assert any(line.split()[:2] == ["8", "holds"] for line in lines)
-    assert any(line.split()[:4] == ["9", "does", "not", "hold"] for line in lines)
+    assert any(line.split()[0] == "8" and line.endswith(" holds") for line in lines)
+    assert any(line.split()[0] == "9" and line.endswith(" does not hold") for line in lines)
     assert max(map(len, lines[:-1])) <= 80
     assert lines[-1].startswith("report: ")
 

@@ -11,6 +11,7 @@ import pytest
 from loadgen import api
 from loadgen.cli.capacity import exit_code, failures
 from loadgen.decisions.capacity.answer import ModelAnswer
+from loadgen.decisions.capacity.document import search_text
 from loadgen.decisions.capacity.files import CAPACITY, Capacity, make_search_reports, read_capacity
 from loadgen.decisions.capacity.request import CapacitySettings
 from loadgen.decisions.capacity.resume import read_earlier
@@ -20,6 +21,7 @@ from loadgen.errors import ExitCode, InputError, SinkError
 from loadgen.live.progress import Silence
 from loadgen.live.sink import NullSink
 from loadgen.record import Record
+from loadgen.report.text_table import Screen
 from loadgen.scenario import Closed, Constant, Load, Model, Ramp, Sampling, Scenario, Slo, Timeouts
 from loadgen.scenario.file import LoadedScenario
 from loadgen.store.run_folder import read
@@ -242,6 +244,11 @@ def test_models_are_searched_one_after_another_each_with_its_own_answer(tmp_path
     levels = [stage.model for stage in read(found.folder).manifest.stages]
     assert levels == sorted(levels, reverse=True), "the first is done before the second begins"
     assert found.answer.spent_s == pytest.approx(slow.spent_s + fast.spent_s)
+    text = search_text(found.answer, Screen(80))
+    assert "slow on slow.invalid: 8 users: 95 % sure that 8 hold and that 9 do not\n" in text
+    assert "fast on fast.invalid: at least 12 users: 95 % sure that 12 hold\n" in text
+    page = (found.folder / "report.md").read_text(encoding="utf-8")
+    assert "| slow | slow.invalid | users | 8 | 8 | 9 | queue |" in page
 
 
 def test_a_rate_is_searched_and_each_visit_begins_with_a_burst(tmp_path: Path) -> None:
