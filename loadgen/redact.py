@@ -73,6 +73,8 @@ def protect_variable(name: str) -> None:
 
 def redact_keys(text: str) -> str:
     """A text with the keys of the environment masked, in any case, and also in the forms of JSON, HTML and URLs."""
+    if len(text) < SHORTEST_PROTECTED_CHARS:
+        return text
     wanted = _search()
     # Few texts contain a key, so a fast check comes before the regular expression.
     if wanted is None or not any(form in text.lower() for form in wanted[0]):

@@ -5,6 +5,7 @@ HYPOTHESIS_PROFILE=explore pytest tests/unit     looks for new examples
 
 import os
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 from hypothesis import is_hypothesis_test, settings
@@ -27,6 +28,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if is_hypothesis_test(getattr(item, "obj", None)):
             item.add_marker("slow")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _runs_cost_little() -> Iterator[None]:
+    """Hundreds of runs need to ask git for the commit once, and need not wait until what they write is on the disk."""
+    from loadgen.telemetry import host
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(host, "git_commit", cache(host.git_commit))
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 def pytest_collection_finish() -> None:

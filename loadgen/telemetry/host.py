@@ -9,6 +9,7 @@ import platform
 import re
 import subprocess
 import time
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,7 @@ def versions() -> dict[str, str]:
     return versions
 
 
+@cache
 def _version_of(package: str) -> str:
     """The version at the start of a package's metadata. Parsing all of it, including its readme, would be slow."""
     metadata = importlib.metadata.distribution(package).read_text("METADATA") or ""
