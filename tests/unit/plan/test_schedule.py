@@ -153,6 +153,7 @@ def p_value(values: Any, distribution: str) -> float:
     return float(kstest(values, distribution).pvalue)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_poisson_arrivals_have_uniform_phase_and_exponential_gaps(seed: int) -> None:
     offsets = poisson_ns(40.0, MANY, generator(seed, "test"))
@@ -160,6 +161,7 @@ def test_poisson_arrivals_have_uniform_phase_and_exponential_gaps(seed: int) -> 
     assert p_value(np.diff(offsets) * 40.0 / 1e9, "expon") > 0.01
 
 
+@pytest.mark.slow
 def test_gamma_with_burstiness_one_has_exponential_gaps_and_with_two_has_not() -> None:
     gaps = [np.diff(gamma_ns(40.0, shape, MANY, generator(1, "test"))) * 40.0 / 1e9 for shape in (1.0, 2.0)]
     assert p_value(gaps[0], "expon") > 0.01

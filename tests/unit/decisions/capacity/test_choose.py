@@ -351,6 +351,7 @@ WORLDS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
 def test_a_search_claims_what_is_so_within_its_budget(world: World) -> None:
     truth = truth_of(world)
@@ -365,5 +366,6 @@ def test_a_search_claims_what_is_so_within_its_budget(world: World) -> None:
         assert not math.isnan(outcome.seconds)
 
 
+@pytest.mark.slow
 def test_a_search_is_the_same_when_it_is_repeated() -> None:
     assert search(WORLDS[0], 3) == search(WORLDS[0], 3)

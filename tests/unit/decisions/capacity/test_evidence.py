@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.integrate import quad
 
 from loadgen.decisions.capacity.evidence import (
     ObjectiveCounts,
@@ -30,6 +29,8 @@ COUNTS = st.floats(0, 400, allow_nan=False)
 def test_evidence_is_the_mean_likelihood_over_the_likelihood_at_the_edge(
     hits: float, misses: float, share: float
 ) -> None:
+    from scipy.integrate import quad
+
     def ratio(p: float) -> float:
         return float((p / share) ** hits * ((1 - p) / (1 - share)) ** misses)
 
@@ -73,6 +74,7 @@ def test_a_hit_speaks_for_holding_and_a_miss_against_it(hits: float, misses: flo
     assert log_fails(hits, misses + more, share) > log_fails(hits, misses, share) - 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.9, 0.95])
 @pytest.mark.parametrize("claim", [log_holds, log_fails])
 def test_a_claim_that_is_false_at_its_edge_is_rarely_shown_however_often_one_looks(claim, share) -> None:  # type: ignore[no-untyped-def]

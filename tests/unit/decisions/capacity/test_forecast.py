@@ -39,6 +39,7 @@ def true_users(queue: Queue, think_s: float, low: int, high: int) -> int:
     return low
 
 
+@pytest.mark.slow
 def test_users_who_think_are_forecast_from_levels_without_think_time(visits: list[PlayedVisit]) -> None:
     answer = forecast(visits, 10.0)
     truth = true_users(Queue(), 10.0, 8, 30)
@@ -49,6 +50,7 @@ def test_users_who_think_are_forecast_from_levels_without_think_time(visits: lis
     assert answer.why_not is None
 
 
+@pytest.mark.slow
 def test_what_would_see_more_in_flight_than_was_played_is_not_known(visits: list[PlayedVisit]) -> None:
     low = [visit for visit in visits if visit.visit.level <= 3]
     answer = forecast(low, 10.0)
@@ -77,6 +79,7 @@ def test_what_was_not_measured_is_refused(settings: SearchSettings, levels: tupl
         assert fleet is None or (answer.fleet is not None and answer.fleet.devices is None)
 
 
+@pytest.mark.slow
 def test_each_think_time_has_its_forecast_and_nothing_asked_is_nothing_said(visits: list[PlayedVisit]) -> None:
     assert forecasts_of(visits, SETTINGS, ForecastRequest()) == ()
     few, many = (forecast(visits, think_s).users for think_s in (2.0, 20.0))
