@@ -118,10 +118,14 @@ def _cached(records: Sequence[Record]) -> str | None:
     say."""
     reported = [(record, record.cached_tokens) for record in records if record.cached_tokens is not UNSET]
     # Some servers mention their cache only if it was used, so the prompt tokens of all requests count.
+    cached = sum(count for _, count in reported)
     prompt = sum(record.prompt_tokens for record in records if record.prompt_tokens is not None)
     if not any(record.prompt_tokens is not None for record, _ in reported):
-        prompt = sum(count + (record.timings.prompt_n if record.timings else 0) for record, count in reported)
-    cached = sum(count for _, count in reported)
+        prompt = cached + sum(record.timings.prompt_n for record, _ in reported if record.timings is not None)
+        if cached and prompt == cached:
+            return f"{cached:,} prompt tokens came from the server's cache, and it does not say of how many"
+    elif cached > prompt:  # Anthropic counts a prompt without what was in its cache
+        prompt += cached
     if cached <= CACHED * prompt:
         return None
     return f"{cached / prompt:.0%} of the prompt tokens came from the server's cache ({cached:,} of {prompt:,})"

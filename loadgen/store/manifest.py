@@ -16,7 +16,7 @@ from loadgen.telemetry.host import ClockFacts, Host
 
 JsonObject = dict[str, Any]
 SCHEMA: Final = "loadgen.manifest/1"
-MEASUREMENT_EPOCH: Final = 17
+MEASUREMENT_EPOCH: Final = 18
 """How many changes have moved a number so far: the number of entries under "Measurement" in CHANGELOG.md, which a test
 compares. Runs of different epochs are not compared."""
 

@@ -16,6 +16,35 @@ def parse_object(data: bytes) -> JsonObject | None:
     """`data` parsed as a JSON object; None if it is none."""
     try:
         chunk = orjson.loads(data)
+_LONG_BYTES: Final = 1 << 20
+_MAX_VALUES: Final = 1 << 19
+"""The most values in JSON that is longer than a MiB. An empty object in three bytes takes seventy."""
+TOO_MANY_VALUES: Final = f"JSON with more than {_MAX_VALUES:,} values"
+VISIBLE_KEYS: Final = ("content", "refusal")
+"""The keys of a delta under which a text for the user may be."""
+_REASONING_KEYS: Final = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks")
+"""The keys of a delta under which reasoning may be: as a text (DeepSeek, vLLM, Ollama), or in parts (OpenRouter,
+LiteLLM)."""
+_TEXT_KEYS: Final = (*VISIBLE_KEYS, *_REASONING_KEYS)
+"""The keys of a delta that make its event a token if they have a text."""
+_TEXT_FIELDS: Final = ("text", "thinking", "reasoning", "summary", "content")
+"""The keys of a part of reasoning under which its text may be."""
+_MAX_DEPTH: Final = 6
+"""Reasoning that is nested deeper is not looked into. Mistral's text is in the third list or object."""
+_CACHED_TOKENS: Final = (
+    ("usage", "prompt_tokens_details", "cached_tokens"),  # OpenAI, vLLM, SGLang, llama.cpp
+    ("usage", "input_tokens_details", "cached_tokens"),  # OpenAI's Responses
+    ("usage", "prompt_cache_hit_tokens"),  # DeepSeek
+    ("usage", "cached_tokens"),  # Moonshot
+    ("usage", "cache_read_input_tokens"),  # Anthropic
+    ("timings", "cache_n"),  # llama.cpp
+)
+"""Where servers say how many of a prompt's tokens came out of their cache; the first that has a count is believed."""
+
+
+def has_too_many_values(data: bytes) -> bool:
+    """Whether JSON has so many values that, parsed, it would take many times its bytes."""
+    return len(data) > _LONG_BYTES and data.count(b",") + data.count(b"[") + data.count(b"{") > _MAX_VALUES
     except orjson.JSONDecodeError:
         chunk = _parse_surrogates(data) if b"\\u" in data else None
     return chunk if isinstance(chunk, dict) else None
@@ -53,57 +82,110 @@ def first_choice(choices: object) -> JsonObject | None:
     return None
 
 
-def joined_parts(content: object) -> str:
-    """The text of a content that is a list of parts, `{"type": "text", "text": …}` or plain strings; empty for
-    others."""
+def visible_text(message: JsonObject) -> str:
+    """The text of a delta or message that a user reads: its content, as a text or as a list of parts, and its
+    refusal."""
+    content, refusal = message.get("content"), message.get("refusal")
+    text = content if isinstance(content, str) else _joined_parts(content)
+    return text + refusal if refusal and isinstance(refusal, str) else text
+
+
+def _joined_parts(content: object) -> str:
+    """The text of a content that is a list of parts, `{"type": "text", "text": …}` or plain strings, without those of
+    reasoning; empty for others."""
     if not isinstance(content, list):
         return ""
-    texts = (part.get("text") if isinstance(part, dict) else part for part in content)
+    texts: list[object] = []
+    for part in content:
+        if not isinstance(part, dict):
+            texts.append(part)
+        elif not _is_reasoning(part):
+            texts += (part.get("text"), part.get("refusal"))
     return "".join(text for text in texts if isinstance(text, str))
 
 
-def has_hidden_text(delta: JsonObject) -> bool:
-    """Whether a delta or message has reasoning, or the arguments of a tool call."""
-    for key in ("reasoning_content", "reasoning"):
-        reasoning = delta.get(key)
-        if reasoning and isinstance(reasoning, str):
-            return True
-    calls = delta.get("tool_calls")
-    functions = [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
-    functions.append(delta.get("function_call"))  # the older form
-    return any(isinstance(each, dict) and bool(each.get("arguments")) for each in functions)
+def only_text_of(delta: JsonObject, visible: str) -> tuple[str, str] | None:
+    """The text of a delta that has only one, behind its key. None if it has several, or if its visible text, which is
+    given, is in parts."""
+    texts = [(key, text) for key in _TEXT_KEYS if isinstance(text := delta.get(key), str) and text]
+    if len(texts) != 1:
+        return None
+    key, text = texts[0]
+    return (key, text) if visible == (text if key in VISIBLE_KEYS else "") else None
 
 
-def is_count(value: object) -> TypeGuard[int]:
-    return type(value) is int and 0 <= value <= _MAX_COUNT
+def has_hidden_text(message: JsonObject) -> bool:
+    """Whether a delta or message has generated something that is no text for the user: reasoning, speech, or the
+    arguments of a tool call."""
+    if has_reasoning(message):
+        return True
+    audio = message.get("audio")
+    if isinstance(audio, dict) and any(
+        isinstance(audio.get(key), str) and audio[key] for key in ("data", "transcript")
+    ):
+        return True
+    tool_calls = message.get("tool_calls")
+    calls = [call for call in tool_calls if isinstance(call, dict)] if isinstance(tool_calls, list) else []
+    functions = [message.get("function_call")]  # the older form
+    functions += (call.get(kind) for call in calls for kind in ("function", "custom"))
+    return any(isinstance(each, dict) and bool(each.get("arguments") or each.get("input")) for each in functions)
+
+
+def has_reasoning(message: JsonObject) -> bool:
+    """Whether a delta or message shows reasoning: under a key of its own, or as a part of the content."""
+    if any(_has_text(message[key], _MAX_DEPTH) for key in _REASONING_KEYS if key in message):
+        return True
+    content = message.get("content")
+    parts = content if isinstance(content, list) else ()
+    return any(isinstance(part, dict) and _is_reasoning(part) and _has_text(part, _MAX_DEPTH) for part in parts)
+
+
+def _is_reasoning(part: JsonObject) -> bool:
+    """Whether a part of a content is of reasoning: Mistral's `thinking`, others' `reasoning`."""
+    kind = part.get("type")
+    return isinstance(kind, str) and kind.startswith(("thinking", "reasoning"))
+
+
+def _has_text(value: object, depth: int) -> bool:
+    """Whether a reasoning has any text: it is one, or has one in its parts. Encrypted reasoning has none."""
+    if isinstance(value, str):
+        return bool(value)
+    if depth == 0:
+        return False
+    if isinstance(value, list):
+        return any(_has_text(item, depth - 1) for item in value)
+    return isinstance(value, dict) and any(_has_text(value[key], depth - 1) for key in _TEXT_FIELDS if key in value)
+
+
+def count_of(value: object) -> int | None:
+    """A count, also where it is written as a float (`12.0`); None if it is none."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and 0 <= value <= _MAX_COUNT else None
 
 
 def cached_tokens_of(usage: object, timings: object) -> int | None:
-    """How many of the prompt's tokens came out of the server's cache; None if it does not say.
+    """How many of the prompt's tokens came out of the server's cache, from the first of the known names that has a
+    count; None if the server does not say."""
+    said = {"usage": usage, "timings": timings}
+    return next((count for path in _CACHED_TOKENS if (count := count_of(_value_at(said, path))) is not None), None)
 
-    From `usage`: `prompt_tokens_details.cached_tokens` (OpenAI, vLLM, SGLang, llama.cpp), `prompt_cache_hit_tokens`
-    (DeepSeek) or `cached_tokens` (Moonshot); else from llama.cpp's `timings`: `cache_n`.
-    """
-    usage, timings = (part if isinstance(part, dict) else {} for part in (usage, timings))
-    details = usage.get("prompt_tokens_details")
-    counts = (
-        details.get("cached_tokens") if isinstance(details, dict) else None,
-        usage.get("prompt_cache_hit_tokens"),
-        usage.get("cached_tokens"),
-        timings.get("cache_n"),
-    )
-    return next((count for count in counts if is_count(count)), None)
+
+def _value_at(value: object, path: tuple[str, ...]) -> object:
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def timings_of(timings: object) -> ServerTimings | None:
     """llama.cpp's timings; None if one of the four is missing or invalid."""
     if not isinstance(timings, dict):
         return None
-    prompt_n, prompt_ms = timings.get("prompt_n"), timings.get("prompt_ms")
-    predicted_n, predicted_ms = timings.get("predicted_n"), timings.get("predicted_ms")
-    if is_count(prompt_n) and _is_duration(prompt_ms) and is_count(predicted_n) and _is_duration(predicted_ms):
-        return ServerTimings(prompt_n, float(prompt_ms), predicted_n, float(predicted_ms))
-    return None
+    prompt_n, predicted_n = count_of(timings.get("prompt_n")), count_of(timings.get("predicted_n"))
+    prompt_ms, predicted_ms = timings.get("prompt_ms"), timings.get("predicted_ms")
+    if prompt_n is None or predicted_n is None or not _is_duration(prompt_ms) or not _is_duration(predicted_ms):
+        return None
+    return ServerTimings(prompt_n, float(prompt_ms), predicted_n, float(predicted_ms))
 
 
 def _is_duration(value: object) -> TypeGuard[float]:

@@ -8,8 +8,9 @@ is split into feeds. A token costs a few hundred nanoseconds if events differ on
 
 The rules, where servers differ:
 
-- A token-bearing event is one whose choice has generated text that is not empty: content, reasoning
-  (`reasoning_content` or `reasoning`), or a tool call's arguments. It counts once, however many of them it has.
+- A token-bearing event is one whose choice has generated something that is not empty: content or a refusal, as a text
+  or in parts; reasoning, under a key of its own or as a part of the content; speech; or a tool call's arguments. It
+  counts once, however many of them it has. `chat_json` has the names.
 - If there are several choices (n > 1), the first one with index 0, or without an index, counts; the others are other
   answers.
 - A chunk is read from its `delta`, even if that is empty. `message` counts only in a chunk without a `delta`, in a
@@ -33,25 +34,28 @@ from typing import Final
 
 from msgspec import Struct
 
-from loadgen.record import JsonObject, ServerTimings
+from loadgen.record import ServerTimings
 from loadgen.wire.chat_fast_path import pattern_of, run_of
 from loadgen.wire.chat_json import (
+    TOO_MANY_VALUES,
+    VISIBLE_KEYS,
     cached_tokens_of,
+    count_of,
     error_of,
     first_choice,
     has_hidden_text,
-    is_count,
-    joined_parts,
+    has_too_many_values,
     mend,
     one_line,
+    only_text_of,
     parse_object,
     timings_of,
+    visible_text,
 )
 from loadgen.wire.sse import MAX_EVENT_BYTES, EventTooLong, Splitter, SseEvent
 
 _DONE: Final = b"[DONE]"
 _DATA: Final = b"data: "
-_TEXT_KEYS: Final = ("content", "reasoning_content", "reasoning")
 _MAX_MISSES: Final = 3
 """After this many events in a row whose pattern the next event did not have, patterns are no longer tried."""
 
@@ -137,12 +141,11 @@ class _Statements:
         """Read the counts in a `usage`; returns that of the output tokens."""
         if not isinstance(usage, dict):
             return None
-        prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        if is_count(prompt):
+        prompt, output = count_of(usage.get("prompt_tokens")), count_of(usage.get("completion_tokens"))
+        if prompt is not None:
             self.prompt_tokens = prompt
-        if not is_count(output):
-            return None
-        self.output_tokens = output
+        if output is not None:
+            self.output_tokens = output
         return output
 
     def add_malformed(self, number: int, reason: str) -> None:
@@ -286,7 +289,7 @@ class Decoder:
         tokens = self._tokens
         tokens.ends += [offset + end for end in run.ends] if offset else run.ends
         tokens.counts += [like.count] * len(run.ends)  # they differ only in their text, so their usage is the same
-        if like.key == "content":
+        if like.key in VISIBLE_KEYS:
             tokens.texts.append(run.text)
         return run.ends[-1]
 
@@ -345,8 +348,7 @@ class Decoder:
             delta = None if self._has_delta else choice.get("message")
         if isinstance(delta, dict):
             tokens = self._tokens
-            content = delta.get("content")
-            visible = content if isinstance(content, str) else joined_parts(content)
+            visible = visible_text(delta)
             if visible:
                 if tokens.first_visible is None:
                     tokens.first_visible = len(tokens.ends)
@@ -354,7 +356,8 @@ class Decoder:
             if visible or has_hidden_text(delta):
                 tokens.ends.append(end)
                 tokens.counts.append(count)
-                only = _only_text(delta, visible, count)
+                text = only_text_of(delta, visible)
+                only = None if text is None else _OnlyText(*text, count)
         reason = choice.get("finish_reason")
         if reason and isinstance(reason, str):
             self._statements.finish_reason = mend(reason)
@@ -365,14 +368,6 @@ class Decoder:
         bad_at = self._splitter.not_utf8_at
         if bad_at is not None:
             self._statements.add_malformed(number, f"not UTF-8 at byte {bad_at}")
-
-
-def _only_text(delta: JsonObject, visible: str, count: int | None) -> _OnlyText | None:
-    """The text of a delta that has only one, with its key and the event's count. None if it has several, or parts."""
-    texts = [(key, text) for key in _TEXT_KEYS if isinstance(text := delta.get(key), str) and text]
-    if len(texts) != 1 or (visible and texts[0][0] != "content"):
-        return None
-    return _OnlyText(*texts[0], count)
 
 
 def _is_utf8(data: bytes) -> bool:

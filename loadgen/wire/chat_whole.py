@@ -7,22 +7,23 @@
 """
 
 import hashlib
-from typing import Any
 
 import orjson
 from msgspec import Struct
 
 from loadgen.record import ServerTimings
 from loadgen.wire.chat_json import (
+    TOO_MANY_VALUES,
     cached_tokens_of,
+    count_of,
     error_of,
     first_choice,
     has_hidden_text,
-    is_count,
-    joined_parts,
+    has_too_many_values,
     mend,
     parse_object,
     timings_of,
+    visible_text,
 )
 
 
@@ -32,7 +33,7 @@ class WholeAnswer(Struct, frozen=True, kw_only=True):
     answers: bool = False
     """Whether it is a complete chat completion."""
     speaks: bool = False
-    """Whether it has generated content, reasoning or a tool call."""
+    """Whether anything was generated: content, a refusal, reasoning, speech or a tool call."""
     text: str = ""
     """The visible content; lone surrogates become U+FFFD."""
     text_sha256: str | None = None
@@ -67,8 +68,7 @@ def decode_whole(body: bytes) -> WholeAnswer:
     choice = first_choice(completion["choices"]) or {}
     message = choice.get("message")
     message = message if isinstance(message, dict) else {}
-    content = message.get("content")
-    visible = content if isinstance(content, str) else joined_parts(content)
+    visible = visible_text(message)
     text = mend(visible)
     speaks = bool(visible) or has_hidden_text(message)
     usage = completion.get("usage")
@@ -79,16 +79,12 @@ def decode_whole(body: bytes) -> WholeAnswer:
         speaks=speaks,
         text=text,
         text_sha256=hashlib.sha256(text.encode()).hexdigest() if speaks else None,
-        prompt_tokens=_count(usage.get("prompt_tokens")),
+        prompt_tokens=count_of(usage.get("prompt_tokens")),
         cached_tokens=cached_tokens_of(usage, completion.get("timings")),
-        output_tokens=_count(usage.get("completion_tokens")),
+        output_tokens=count_of(usage.get("completion_tokens")),
         finish_reason=mend(reason) if isinstance(reason, str) and reason else None,
         timings=timings_of(completion.get("timings")),
     )
-
-
-def _count(value: Any) -> int | None:
-    return value if is_count(value) else None
 
 
 def _broken(data: bytes) -> WholeAnswer:

@@ -190,6 +190,19 @@ CHUNKS: Final[dict[str, tuple[bytes, Says]]] = {
     "reasoning and content in one event": (delta(reasoning="hm", content="a") + token("b") + END, AB),
     "reasoning alone": (delta(reasoning_content="hm") + END, Says("ok", 1, "", "stop")),
     "reasoning that is null or empty": (delta(reasoning=None, reasoning_content="") + HI + END, AB),
+    "reasoning as a part of the content": (
+        delta(content=[{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}])
+        + delta(content=[{"type": "text", "text": "a"}])
+        + token("b")
+        + END,
+        Says("ok", 3, "ab", "stop"),
+    ),
+    "reasoning in details": (
+        delta(reasoning_details=[{"type": "reasoning.text", "text": "hm"}], content="") + HI + END,
+        Says("ok", 3, "ab", "stop"),
+    ),
+    "a refusal": (delta(refusal="a") + delta(refusal="b") + END, AB),
+    "speech": (delta(audio={"id": "audio_1", "data": "UklGRg=="}) + END, Says("ok", 1, "", "stop")),
     "arguments of a tool call": (
         calls(arguments='{"a"') + calls(arguments=": 1}") + delta("tool_calls") + DONE,
         Says("ok", 2, "", "tool_calls"),

@@ -5,7 +5,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from loadgen.wire.chat_json import first_choice, parse_object
+from loadgen.wire.chat_json import count_of, first_choice, has_reasoning, parse_object
 from loadgen.wire.sse import EventTooLong, Splitter, SseEvent
 
 _COMMENT: Final = re.compile(rb"(?:\A|\r\n|\n|\r):")
@@ -38,7 +38,7 @@ def traits_of(body: bytes, first_token_end: int | None) -> Traits:
         delta = delta if isinstance(delta, dict) else {}
         ahead = event.end < before or first_token_end is None
         role = role or (ahead and isinstance(delta.get("role"), str))
-        reasoning += any(isinstance(delta.get(key), str) and delta[key] for key in ("reasoning_content", "reasoning"))
+        reasoning += has_reasoning(delta)
         counted = _reasoning_tokens(chunk.get("usage"))
         tokens = tokens if counted is None else counted
     return Traits(role, len(_COMMENT.findall(body[:before])), reasoning, tokens)
@@ -56,5 +56,4 @@ def _events(body: bytes) -> list[SseEvent]:
 
 def _reasoning_tokens(usage: object) -> int | None:
     details = usage.get("completion_tokens_details") if isinstance(usage, dict) else None
-    tokens = details.get("reasoning_tokens") if isinstance(details, dict) else None
-    return tokens if type(tokens) is int and tokens >= 0 else None
+    return count_of(details.get("reasoning_tokens")) if isinstance(details, dict) else None

@@ -23,6 +23,13 @@ SAID: list[tuple[dict[str, Any], int | None]] = [
     ({"usage": COUNTS | {"prompt_tokens_details": {"cached_tokens": 0}}}, 0),
     ({"usage": COUNTS | {"prompt_cache_hit_tokens": 32, "prompt_cache_miss_tokens": 8}}, 32),
     ({"usage": COUNTS | {"cached_tokens": 16}}, 16),
+    ({"usage": COUNTS | {"input_tokens_details": {"cached_tokens": 24}}}, 24),
+    ({"usage": COUNTS | {"cache_read_input_tokens": 20, "cache_creation_input_tokens": 4}}, 20),
+    ({"usage": COUNTS | {"prompt_tokens_details": {"cached_tokens": 12.0}}}, 12),
+    ({"usage": COUNTS | {"prompt_cache_hit_tokens": 12.5, "cached_tokens": 8.0}}, 8),
+    ({"usage": COUNTS | {"cached_tokens": True, "cache_read_input_tokens": 1e300}}, None),
+    ({"timings": {"cache_n": 7.0}}, 7),
+    ({"usage": COUNTS | {"prompt_tokens_details": {}, "input_tokens_details": None, "cached_tokens": 3}}, 3),
     ({"timings": {"cache_n": 39, "prompt_n": 1, "prompt_ms": 5.0, "predicted_n": 2, "predicted_ms": 9.0}}, 39),
     ({"usage": COUNTS, "timings": {"cache_n": 39}}, 39),
     ({"usage": COUNTS | {"prompt_tokens_details": {"cached_tokens": 30}}, "timings": {"cache_n": 39}}, 30),
@@ -80,6 +87,17 @@ def test_without_usage_the_server_s_timings_say_how_long_prompts_were() -> None:
     timings = ServerTimings(prompt_n=10, prompt_ms=5.0, predicted_n=3, predicted_ms=100.0)
     records = [msgspec.structs.replace(record, prompt_tokens=None) for record in turns(30, timings=timings)]
     assert "75% of the prompt tokens" in stage_of(records).not_valid["ttft_ms"]
+
+
+def test_a_cache_whose_prompts_nobody_counts_is_said_without_a_share() -> None:
+    records = [msgspec.structs.replace(record, prompt_tokens=None) for record in turns(30)]
+    assert stage_of(records).not_valid["ttft_ms"].startswith("600 prompt tokens came from the server's cache, and it")
+
+
+@pytest.mark.parametrize(("prompt", "share"), [(0, "100%"), (10, "75%"), (30, "100%")])
+def test_a_server_that_counts_prompts_without_its_cache_has_no_share_above_all(prompt: int, share: str) -> None:
+    records = [msgspec.structs.replace(record, prompt_tokens=prompt) for record in turns(30)]
+    assert stage_of(records).not_valid["ttft_ms"].startswith(f"{share} of the prompt tokens")
 
 
 def test_an_answer_that_came_whole_is_marked_as_a_whole() -> None:

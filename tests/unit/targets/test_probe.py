@@ -96,6 +96,18 @@ def test_reasoning_is_counted_by_its_events_and_by_usage() -> None:
     assert (told.reasoning_events, told.reasoning_tokens) == (2, 3)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]},
+        {"reasoning_details": [{"type": "reasoning.text", "text": "hm"}]},
+        {"thinking": "hm"},
+    ],
+)
+def test_reasoning_is_counted_wherever_a_delta_has_it(fields: dict[str, Any]) -> None:
+    assert traits(event({"choices": [{"index": 0, "delta": fields}]}) + DONE).reasoning_events == 1
+
+
 def test_foundry_local_sends_a_role_event() -> None:
     assert traits((DATA / "foundry_v2.sse").read_bytes()).role_event
 

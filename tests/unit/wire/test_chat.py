@@ -117,6 +117,14 @@ def test_a_role_null_or_empty_content_is_no_token() -> None:
         chunk({"tool_calls": [None, {}, {"function": None}, {"function": {"name": "", "arguments": ""}}]}),
         chunk({"tool_calls": [{"index": 0, "id": "call_1", "function": {"name": "weather", "arguments": ""}}]}),
         chunk({"function_call": None}),
+        chunk({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": ""}]}]}),
+        chunk({"content": [{"type": "thinking"}, {"type": "thinking", "thinking": 7}]}),
+        chunk({"content": "", "refusal": None, "audio": None}),
+        chunk({"refusal": "", "audio": {"id": "audio_1", "expires_at": 7}}),
+        chunk({"refusal": ["no"], "audio": "x"}),
+        chunk({"reasoning_details": [{"type": "reasoning.encrypted", "data": "gAAA"}], "thinking": ""}),
+        chunk({"thinking_blocks": [{"type": "thinking", "signature": "x", "thinking": ""}]}),
+        chunk({"tool_calls": [{"type": "custom", "custom": {"name": "x", "input": ""}}]}),
     ],
 )
 def test_a_chunk_without_generated_text_is_passed_over(odd: object) -> None:
@@ -132,12 +140,58 @@ def test_content_in_the_finish_event_counts() -> None:
     assert completion.end_offset == completion.token_ends[-1]
 
 
-@pytest.mark.parametrize("key", ["reasoning_content", "reasoning"])
-def test_reasoning_is_a_token_but_not_visible(key: str) -> None:
-    completion = decode(event(chunk({key: "hm", "content": None})) + says("a") + FINISH)
+def thinks(*parts: object) -> dict[str, object]:
+    """Reasoning as a part of the content, as Mistral sends it."""
+    return {"type": "thinking", "thinking": list(parts)}
+
+
+@pytest.mark.parametrize(
+    "reasoning",
+    [
+        {"reasoning_content": "hm"},
+        {"reasoning": "hm"},
+        {"thinking": "hm"},
+        {"reasoning": [{"type": "text", "text": "hm"}]},
+        {"reasoning_details": [{"type": "reasoning.text", "text": "hm", "signature": None}]},
+        {"reasoning_details": [{"type": "reasoning.summary", "summary": "hm"}]},
+        {"reasoning": "hm", "reasoning_details": [{"type": "reasoning.text", "text": "hm"}]},
+        {"thinking_blocks": [{"type": "thinking", "thinking": "hm"}]},
+        {"content": [thinks({"type": "text", "text": "hm"})]},
+        {"content": [thinks("hm")]},
+        {"content": [{"type": "thinking", "thinking": "hm"}]},
+        {"content": [{"type": "reasoning", "text": "hm"}]},
+        {"content": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]}]},
+    ],
+)
+def test_reasoning_is_a_token_but_not_visible(reasoning: dict[str, object]) -> None:
+    completion = decode(event(chunk({"content": None, **reasoning})) + says("a") + FINISH)
     assert len(completion.token_ends) == 2
     assert completion.first_visible == 1
     assert completion.text == "a"
+
+
+def test_a_content_of_parts_is_visible_without_its_reasoning() -> None:
+    parts = [thinks({"type": "text", "text": "hm"}), {"type": "text", "text": "a"}]
+    completion = decode(says(parts[:1]) + says(parts) + says(parts[1:]) + FINISH)
+    assert (completion.text, completion.first_visible, len(completion.token_ends)) == ("aa", 1, 3)
+
+
+@pytest.mark.parametrize("delta", [{"refusal": "no"}, {"content": [{"type": "refusal", "refusal": "no"}]}])
+def test_a_refusal_is_what_the_user_reads(delta: dict[str, object]) -> None:
+    completion = decode(event(chunk({"content": None, **delta})) * 2 + FINISH)
+    assert (completion.text, completion.first_visible, len(completion.token_ends)) == ("nono", 0, 2)
+
+
+@pytest.mark.parametrize("audio", [{"id": "audio_1", "transcript": "a"}, {"data": "UklGRg=="}])
+def test_speech_is_a_token_but_no_text(audio: dict[str, object]) -> None:
+    completion = decode(event(chunk({"audio": audio})) + FINISH)
+    assert (completion.text, completion.first_visible, len(completion.token_ends)) == ("", None, 1)
+
+
+def test_reasoning_in_parts_that_are_nested_without_end_has_no_text_and_raises_nothing() -> None:
+    nested = b"[" * 900 + b'"hm"' + b"]" * 900
+    completion = decode(b'data: {"choices":[{"delta":{"reasoning":' + nested + b"}}]}\n\n" + says("a") + FINISH)
+    assert (completion.text, len(completion.token_ends), completion.malformed) == ("a", 1, None)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +200,7 @@ def test_reasoning_is_a_token_but_not_visible(key: str) -> None:
         {"tool_calls": [{"index": 0, "function": {"arguments": "{"}}]},
         {"tool_calls": [{"function": {"name": "", "arguments": {"a": 1}}}]},
         {"content": "", "tool_calls": [None, {"function": {"arguments": "{"}}]},
+        {"tool_calls": [{"type": "custom", "custom": {"input": "print"}}]},
         {"function_call": {"arguments": "{"}},
     ],
 )
@@ -214,6 +269,8 @@ def test_of_several_choices_the_one_with_index_0_counts() -> None:
         ([usage(3, None), usage(None, 2)], (3, 2)),
         ([usage(3, 2), usage("9", 9.5), usage(True, -1), usage(2**63, 2**80), [9], "9"], (3, 2)),
         ([usage(0, 0)], (0, 0)),
+        ([usage(3.0, 2.0)], (3, 2)),
+        ([usage(3, 2), usage(9.5, 1e300)], (3, 2)),
     ],
 )
 def test_the_last_usage_that_tells_a_count_wins(told: list[object], expected: tuple[object, object]) -> None:
@@ -493,7 +550,10 @@ def test_a_result_is_final() -> None:
 
 # Laws
 
-KEYS = ["choices", "delta", "message", "content", "reasoning", "tool_calls", "function", "name", "arguments", "index"]
+KEYS = [
+    *("choices", "delta", "message", "content", "reasoning", "tool_calls", "function", "name", "arguments", "index"),
+    *("type", "text", "thinking", "refusal", "audio", "reasoning_details"),
+]
 JSON = st.recursive(
     st.none()
     | st.booleans()
@@ -510,7 +570,10 @@ JSON = st.recursive(
     ),
     max_leaves=6,
 )
-TEXTS = st.sampled_from(["", "a", "é", "😀", "\ud83d"]) | JSON
+PARTS = st.sampled_from(
+    [[thinks({"type": "text", "text": "hm"})], [{"type": "text", "text": "a"}], [thinks("hm"), {"text": "a"}], []]
+)
+TEXTS = st.sampled_from(["", "a", "é", "😀", "\ud83d"]) | JSON | PARTS
 CHUNKS = st.one_of(
     st.builds(says, TEXTS, st.sampled_from([None, None, None, "stop"]) | JSON),
     st.builds(says, TEXTS, st.none(), usage=st.builds(usage, st.integers(0, 9), st.integers(0, 9)) | JSON),
@@ -585,16 +648,18 @@ def slowly(body: bytes, cuts: list[int]) -> Completion:
         return decode_in(body, cuts)
 
 
-def bare(text: str, key: str = "content", **more: object) -> bytes:
-    told = json.dumps(chunk({key: text}, **more), separators=(",", ":"), ensure_ascii=False)
+def bare(text: str, key: str = "content", beside: dict[str, object] | None = None, **more: object) -> bytes:
+    """An event as most servers write it. beside: what else its delta has."""
+    told = json.dumps(chunk({**(beside or {}), key: text}, **more), separators=(",", ":"), ensure_ascii=False)
     return b"data: " + told.encode("utf-8", "surrogatepass") + b"\n\n"
 
 
 RUNS = st.builds(
-    lambda texts, key, more: b"".join(bare(text, key, **more) for text in texts),
+    lambda texts, key, more, beside: b"".join(bare(text, key, beside, **more) for text in texts),
     st.lists(st.sampled_from([" a", "b", "é", '"', "\n", "\\", "", "\x7f"]) | st.text(max_size=3), max_size=8),
-    st.sampled_from(["content", "content", "reasoning_content", "reasoning"]),
+    st.sampled_from(["content", "content", "reasoning_content", "reasoning", "refusal", "thinking"]),
     st.sampled_from([{}, {"usage": None}, {"usage": usage(3, 2)}, {"error": "x"}, {"id": "content"}, {"created": 1}]),
+    st.sampled_from([{}, {}, {"content": [{"text": "a"}]}, {"refusal": "no"}, {"reasoning_details": [{"text": "hm"}]}]),
 )
 STREAMS = st.lists(RUNS | CHUNKS, max_size=6).map(b"".join)
 FAULTS = st.lists(

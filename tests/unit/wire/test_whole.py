@@ -52,6 +52,17 @@ def test_a_completion_tells_its_text_its_tokens_and_why_it_ended() -> None:
     assert (answer.error, answer.malformed, answer.cut) == (None, None, False)
 
 
+def test_counts_that_are_written_as_floats_are_counts() -> None:
+    answer = decoded(completion(usage={"prompt_tokens": 9.0, "completion_tokens": 3.0}))
+    assert (answer.prompt_tokens, answer.output_tokens) == (9, 3)
+
+
+def test_the_text_is_what_the_user_reads_without_reasoning() -> None:
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    assert decoded(message(content=[thought, {"type": "text", "text": "a"}])).text == "a"
+    assert decoded(message(content=None, refusal="no")).text == "no"
+
+
 def test_without_usage_nobody_has_counted_the_tokens() -> None:
     answer = decoded(completion(usage=None))
     assert (answer.speaks, answer.prompt_tokens, answer.output_tokens) == (True, None, None)
@@ -63,6 +74,10 @@ def test_without_usage_nobody_has_counted_the_tokens() -> None:
         {"content": "a"},
         {"content": [{"type": "text", "text": "a"}]},
         {"content": None, "reasoning_content": "hm"},
+        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]},
+        {"content": None, "reasoning_details": [{"type": "reasoning.text", "text": "hm"}]},
+        {"content": None, "refusal": "no"},
+        {"content": None, "audio": {"id": "audio_1", "data": "UklGRg==", "transcript": "a"}},
         {"content": None, "tool_calls": [{"function": {"name": "look", "arguments": "{}"}}]},
     ],
 )
