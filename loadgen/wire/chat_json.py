@@ -1,21 +1,21 @@
 """Reads the parts of a chat completion's JSON: choices, text, counts, errors. Knows no stream and no body."""
 
 import json
+import re
 from typing import Any, Final, TypeGuard
 
 import orjson
 
 from loadgen.record import JsonObject, ServerTimings
 
+_SURROGATES: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]|[\ud800-\udfff]")
+_LONE_SURROGATE: Final = re.compile(
+    rb"\\\\|\\u[dD][89aAbB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+)
+"""In JSON: a lone surrogate (group 1). What could be taken for one, an escaped backslash or a pair, has no group."""
 _ERROR_CHARS: Final = 300
 _MAX_COUNT: Final = 2**63 - 1
 _MAX_MS: Final = 1e15  # neither infinity nor NaN passes
-
-
-def parse_object(data: bytes) -> JsonObject | None:
-    """`data` parsed as a JSON object; None if it is none."""
-    try:
-        chunk = orjson.loads(data)
 _LONG_BYTES: Final = 1 << 20
 _MAX_VALUES: Final = 1 << 19
 """The most values in JSON that is longer than a MiB. An empty object in three bytes takes seventy."""
@@ -45,20 +45,41 @@ _CACHED_TOKENS: Final = (
 def has_too_many_values(data: bytes) -> bool:
     """Whether JSON has so many values that, parsed, it would take many times its bytes."""
     return len(data) > _LONG_BYTES and data.count(b",") + data.count(b"[") + data.count(b"{") > _MAX_VALUES
+
+
+def parse_object(data: bytes) -> JsonObject | None:
+    """`data` parsed as a JSON object; None if it is none, or has too many values."""
+    if has_too_many_values(data):
+        return None
+    try:
+        chunk = orjson.loads(data)
+        return chunk if isinstance(chunk, dict) else None
     except orjson.JSONDecodeError:
-        chunk = _parse_surrogates(data) if b"\\u" in data else None
+        pass  # and what follows comes after it, because the error holds all of the data as a text
+    chunk = _parse_surrogates(data) if b"\\u" in data else None
     return chunk if isinstance(chunk, dict) else None
 
 
 def _parse_surrogates(data: bytes) -> Any:
     """Parse JSON with lone surrogates, which orjson rejects.
 
-    Servers that keep text in UTF-16 cut an emoji in two: `\\ud83d` ends an event, `\\ude00` begins the next.
+    Servers that keep text in UTF-16 cut an emoji in two: `\\ud83d` ends an event, `\\ude00` begins the next. In long
+    JSON they become U+FFFD at once, because parsing it by `json` would take several times its memory.
     """
     try:
+        if len(data) > _LONG_BYTES:
+            return orjson.loads(_without_lone_surrogates(data))
         return json.loads(data, parse_constant=_reject_constant)
     except (ValueError, RecursionError):
         return None
+
+
+def _without_lone_surrogates(data: bytes) -> bytearray:
+    replaced = bytearray(data)
+    for match in _LONE_SURROGATE.finditer(data):
+        if match[1] is not None:
+            replaced[match.start(1) : match.end(1)] = rb"\ufffd"
+    return replaced
 
 
 def _reject_constant(name: str) -> None:
@@ -70,8 +91,16 @@ def mend(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        # One by one, and not by way of UTF-16: a long text would take several times its memory.
+        return _SURROGATES.sub(lambda match: _character_of(match[0]), text)
     return text
+
+
+def _character_of(surrogates: str) -> str:
+    if len(surrogates) == 1:
+        return "\ufffd"
+    high, low = map(ord, surrogates)
+    return chr(0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00))
 
 
 def first_choice(choices: object) -> JsonObject | None:

@@ -52,7 +52,7 @@ from loadgen.wire.chat_json import (
     timings_of,
     visible_text,
 )
-from loadgen.wire.sse import MAX_EVENT_BYTES, EventTooLong, Splitter, SseEvent
+from loadgen.wire.sse import MAX_EVENT_BYTES, EventTooLong, Splitter, SseEvent, windows_of
 
 _DONE: Final = b"[DONE]"
 _DATA: Final = b"data: "
@@ -204,6 +204,10 @@ class Decoder:
         """Take the next bytes of the body. No bytes make it raise. Raises RuntimeError after `result` was called."""
         if self._closed:
             raise RuntimeError("the body has ended: result() was called")
+        for window in windows_of(data):
+            self._take_window(window)
+
+    def _take_window(self, data: bytes) -> None:
         # In the middle of an event, only the splitter has its beginning.
         if self._splitter.between_events and (plain := self._take_plain(data)):
             self._splitter.skip(plain)
@@ -308,7 +312,7 @@ class Decoder:
             if statements.end is None:
                 statements.end = event.end
             return None
-        chunk = parse_object(data)
+        chunk = parse_object(data) if data else None
         if chunk is None:
             self._take_unparsed(event)
             return None
@@ -334,7 +338,8 @@ class Decoder:
         if event.event == "error":
             statements.error = statements.error or one_line(event.data.decode("utf-8", "replace")) or "an error event"
         elif event.data.strip() and event.event == "message":
-            statements.add_malformed(self._events, "not a JSON object")
+            reason = TOO_MANY_VALUES if has_too_many_values(event.data) else "not a JSON object"
+            statements.add_malformed(self._events, reason)
 
     def _take_choice(self, choices: object, count: int | None, end: int) -> _OnlyText | None:
         choice = first_choice(choices)

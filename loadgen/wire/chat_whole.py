@@ -59,6 +59,8 @@ class WholeAnswer(Struct, frozen=True, kw_only=True):
 def decode_whole(body: bytes) -> WholeAnswer:
     """Decode a whole body. Never raises: the answer says what is wrong with the bytes."""
     data = body.removeprefix(b"\xef\xbb\xbf").strip()
+    if has_too_many_values(data):
+        return WholeAnswer(malformed=TOO_MANY_VALUES)
     completion = parse_object(data)
     if completion is None:
         return _broken(data)

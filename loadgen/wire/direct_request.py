@@ -150,6 +150,9 @@ class DirectRequest:
             return await self._aiohttp_answer(connection)
         except BaseException:  # cancellation too: the rest of this answer must not be read as the next request's
             connection.close()
+            # An error that came through the future has this frame in its traceback, and the frame has the future:
+            # together they would hold the answer until the garbage collector comes.
+            read_by = None
             raise
 
     def _redirect_to_same_server(self, status: int, location: str) -> str | None:

@@ -115,6 +115,12 @@ class Response:
         return self._pieces
 
 
+    def release(self) -> None:
+        """Drop the bytes of a body that has ended and was joined. Its stamps stay."""
+        self._pieces = []
+        if self.stamps.raw_body is not None:
+            self.stamps.raw_body.release()
+
 class DecodingProgress:
     """What the watchdog has decoded of a stream that is still arriving. Not on the hot path."""
 
@@ -175,26 +181,25 @@ class Exchange:
     def body(self) -> bytes:
         """The body as far as it has arrived. Where the server repeats an API key of ours, asterisks replace it."""
         if self._body is None:
-            body = b"".join(self.response.pieces())
+            body = as_received = b"".join(self.response.pieces())
             for secret in secrets_of(self.request.headers):
                 body = body.replace(secret, b"*" * len(secret))
             if self.ended_ns is None:
                 return body
             self._body = body
         return self._body
+            if body != as_received:
+                self.progress.decoder = None  # it has decoded the key
+            elif self.progress.decoder is not None:
+                self.progress.update(self.response)
+            self.response.release()
 
     def completion(self) -> Completion:
         """The decoded body, once it has ended; an empty completion if the status is not 200."""
         if self.response.status != 200:
             return decode(b"")
-        if self.progress.decoder is None or self._repeats_the_key():
-            return decode(self.body())
-        return self.progress.update(self.response).result()  # most of it has been decoded already
-
-    def _repeats_the_key(self) -> bool:
-        secrets = secrets_of(self.request.headers)
-        body = b"".join(self.response.pieces()) if secrets else b""
-        return any(secret in body for secret in secrets)
+        body, decoder = self.body(), self.progress.decoder
+        return decode(body) if decoder is None else decoder.result()  # it has decoded all of it
 
     def give_up(self, outcome: Outcome, detail: str) -> None:
         """End the request from outside its own task. What has arrived stays in the exchange."""

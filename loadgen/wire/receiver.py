@@ -108,6 +108,11 @@ class RawBody:
             dechunker.feed(reads[fed:] if fed else reads)
         return dechunker
 
+    def release(self) -> None:
+        """Drop the bytes of the body, which has ended. The stamps of its reads stay."""
+        self.dechunked().pieces = []
+        self.reads = []
+
     def columns(self) -> Columns:
         """The reads of the body without its framing."""
         return Columns(self.dechunked().ends, self.user_ns, self._walls_ns())

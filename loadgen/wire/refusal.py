@@ -44,6 +44,7 @@ _OF_KEY: Final = re.compile(
 )
 _QUOTES: Final = frozenset("\"'`‘’“”")
 _MAX_DEPTH: Final = 8
+_MAX_BYTES: Final = 64 << 10
 
 
 class NamedKeys(Struct, frozen=True):
@@ -82,7 +83,10 @@ def named_keys(body: bytes, keys: Iterable[str]) -> NamedKeys:
 
 
 def error_in(body: bytes) -> bytes:
-    """The error that the body of an answer with status 200 is, or that an event of it is, as JSON; empty without."""
+    """The error that the body of an answer with status 200 is, or that an event of it is, as JSON; empty without, or if
+    the body is too long for one."""
+    if len(body) > _MAX_BYTES:
+        return b""
     for data in (body, *(line[len(b"data:") :] for line in body.splitlines() if line.startswith(b"data:"))):
         chunk = parse_object(data)
         if chunk is not None and error_of(chunk, "message") is not None:

@@ -14,12 +14,15 @@ This is the general splitter. `chat_stream.Decoder` and `chat_fast_path` read ev
 
 import codecs
 import re
+from collections.abc import Iterator
 from typing import Final
 
 from msgspec import Struct
 
-MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
+MAX_EVENT_BYTES: Final = 64 << 20
+"""More than one answer may have, so that the client cuts off an endless event as it does any endless answer."""
 
+_WINDOW_BYTES: Final = 1 << 18
 _BOM: Final = b"\xef\xbb\xbf"
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 # A line end, the first byte of the next one (group 1: the event is complete here), and the LF that may belong to it.
@@ -158,7 +161,7 @@ class Splitter:
             self._start = start + len(block) + len(blank_line)
             if block.startswith(b"data: ") and b"\n" not in block:  # nearly all are one line, and need no table
                 events.append(SseEvent(block[6:], end))
-            elif (event := _read_block(block, start, end)) is not None:
+            elif b"data" in block and (event := _read_block(block, start, end)) is not None:
                 events.append(event)
         return tail
 
@@ -199,18 +202,44 @@ class Splitter:
             raise EventTooLong(self._start, self._max_event_bytes, events)
 
 
+def windows_of(data: bytes) -> Iterator[bytes]:
+    """Cut data into pieces, so that not all of its events, which take many times their bytes, are in memory at once.
+
+    A piece ends where an event does, if there is such a place in it: the fast ways of reading begin only there.
+    """
+    start = 0
+    while len(data) - start > _WINDOW_BYTES:
+        end = data.rfind(b"\n\n", start, start + _WINDOW_BYTES) + 2
+        end = end if end > 1 else start + _WINDOW_BYTES
+        yield data[start:end]
+        start = end
+    yield data[start:]
+
+
 def _read_block(block: bytes, start: int, end: int) -> SseEvent | None:
     """The event that the lines of `block` make; None when none of them is a `data` line."""
     if start == 0 and block.startswith(_BOM):
         block = block[len(_BOM) :]
-    data: list[bytes] = []
+    data: bytearray | None = None  # and no list of lines: a long event of short lines would take many times its bytes
     event = b""
-    for line in _LINE_END.split(block):
+    for line in _lines_of(block):
         name, _, value = line.partition(b":")
         if name == b"data":
-            data.append(value.removeprefix(b" "))
+            if data is None:
+                data = bytearray()
+            else:
+                data += b"\n"
+            data += value.removeprefix(b" ")
         elif name == b"event":
             event = value.removeprefix(b" ")
-    if not data:
+    if data is None:
         return None
-    return SseEvent(b"\n".join(data), end, event.decode("utf-8", "replace") or "message")
+    return SseEvent(bytes(data), end, event.decode("utf-8", "replace") or "message")
+
+
+def _lines_of(block: bytes) -> Iterator[bytes]:
+    start = 0
+    for match in _LINE_END.finditer(block):
+        yield block[start : match.start()]
+        start = match.end()
+    yield block[start:]

@@ -240,7 +240,9 @@ class StampedHandler(ResponseHandler):
             self._current = payload
             body_bytes = payload.total_bytes
         stamps.record_read(body_bytes, user_ns, wall_ns)
-        if payload is not None and (body_bytes > ANSWER_BYTES or stamps.reads_so_far > ANSWER_READS):
+        if payload is not None and (
+            body_bytes > ANSWER_BYTES or stamps.reads_so_far > ANSWER_READS or _chunks_of(payload) > ANSWER_READS
+        ):
             self._cut_off_body(payload)
 
     def _give_encoded(self, data: bytes) -> None:
@@ -267,6 +269,11 @@ class StampedHandler(ResponseHandler):
         payload = self._payload
         if payload is not None and not payload.is_eof() and payload.exception() is None:
             payload.set_exception(aiohttp.ClientPayloadError(f"Response payload is not completed: {exc}"), exc)
+
+
+def _chunks_of(payload: StreamReader) -> int:
+    """How many chunks of a body aiohttp has buffered, each as an object of its own, however few its bytes."""
+    return len(getattr(payload, "_http_chunk_splits", None) or ())
 
 
 def kernel_stamps_available(loop: asyncio.AbstractEventLoop) -> bool:
