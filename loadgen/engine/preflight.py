@@ -103,12 +103,12 @@ async def check(context: RunContext, index: int, served: Served, wait: ReadyWait
     while True:
         accepted, answer = await _chat_as_accepted(context, index, served)
         reply = answer.reply
-        loading = None if served.adapter is not None else why_not_ready_by(reply)
+        loading = None if served.adapter is not None else why_not_ready_by(reply, answer.body)
         if loading is None or not await wait.pause(loading, reply.retry_after_s or 0.0):
             break
     if reply.outcome not in ORDERLY:
         if served.adapter is None:
-            raise await chat_error(served, reply)
+            raise await chat_error(served, reply, loading)
         remedy = f"call {served.card.target}.generate with this message, and see"
         raise TargetError(f"it does not answer the test chat: {reply.outcome}: {reply.detail}", remedy=remedy)
     who = f"{served.card.alias} on {served.card.target}"

@@ -17,6 +17,7 @@ from loadgen.scenario.urls import base_url, route_url
 from loadgen.targets.openai import ask_models
 from loadgen.targets.served import ModelList, Served
 from loadgen.targets.tls import speaks_tls
+from loadgen.wire.loading import says_loading
 from loadgen.wire.redirects import redirect_of
 from loadgen.wire.refusal import REFUSED, named_keys
 
@@ -33,11 +34,15 @@ _NO_MODEL: Final = re.compile(
 )
 _MAY_BE_LEFT_OUT: Final = frozenset(("stream", "stream_options", "temperature", "seed", "top_p", "cache_prompt"))
 _BODY_KEYS: Final = ("max_tokens", "stop", *_MAY_BE_LEFT_OUT)
+_REMEDY_OF_LOADING: Final = "wait longer (--ready), or look at the server's log"
 _MAX_NAMES: Final = 12
 
 
-async def chat_error(served: Served, reply: Reply) -> TargetError:
-    """Why a model cannot be used, whose server did not answer a chat."""
+async def chat_error(served: Served, reply: Reply, loading: str | None) -> TargetError:
+    """Why a model cannot be used, whose server did not answer a chat.
+
+    loading: what says that the server is still loading, although it was waited for; None if nothing says so.
+    """
     base, detail = served.base_url, reply.detail or ""
     status = f" {reply.status}" if reply.status else ""
     text = f"it does not answer the test chat: {reply.outcome}{status}: {detail}"
@@ -45,6 +50,8 @@ async def chat_error(served: Served, reply: Reply) -> TargetError:
     if "memory" in lower or "bad_alloc" in lower:
         remedy = "unload other models, or use a smaller variant"
         return TargetError(text, problem="out_of_memory", remedy=remedy)
+    if loading is not None:
+        return TargetError(f"{text}: {loading}", problem="cold", remedy=_REMEDY_OF_LOADING)
     moved = await _moved_error(base, served.headers) if _may_be_redirected(base, reply) else None
     if moved is not None:
         return moved
@@ -97,6 +104,9 @@ async def models_error(base: str, headers: dict[str, str], models: ModelList) ->
         if known is not None:
             return known
         return TargetError(f"{url} does not answer: {detail}", problem="no_service", remedy="look at the server's log")
+    if says_loading(detail.partition(": ")[2].encode()):
+        message = f"{url} does not list any model: {detail}"
+        return TargetError(message, problem="cold", remedy=_REMEDY_OF_LOADING)
     moved = await _moved_error(base, headers) if models.status in {401, 403, 404, 405} else None
     if moved is not None:
         return moved

@@ -1,4 +1,5 @@
-"""Waits for a server that is not ready yet: no process listens there, or it answers that it is still loading.
+"""Waits for a server that is not ready yet: no process listens there, or it answers that it is still loading, by its
+status or in words.
 
 Measures nothing. It requests the server's list of models, whose answer tells enough even if the path is wrong.
 """
@@ -12,15 +13,20 @@ import aiohttp
 from loadgen.clock import Clock
 from loadgen.record import Reply
 from loadgen.scenario.urls import route_url
+from loadgen.targets.probe.answers import ORDERLY
 from loadgen.targets.tls import speaks_tls
+from loadgen.wire.client import beginning_of
+from loadgen.wire.loading import says_loading
 from loadgen.wire.redirects import trace_redirects
 
 LOADING: Final = frozenset({502, 503, 504})
-"""Statuses of a server that is loading its model, or of a gateway whose server is. 404 is not among them: it means a
-wrong path or name, for which waiting does not help."""
+"""Statuses of a server that is loading its model, or of a gateway whose server is. 404 is not among them: unless the
+body says so, it means a wrong path or name, for which waiting does not help."""
 FIRST_PAUSE_S: Final = 0.25
 LONGEST_PAUSE_S: Final = 2.0
 _TIMEOUT_S: Final = 10.0
+_MAX_BYTES: Final = 128 << 10
+"""Of an answer. What says that the server is loading is shorter."""
 _NOBODY: Final = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, 10061, 10054})
 """Errors of a connection that is refused or reset: no server listens, or only a proxy of one (Docker)."""
 
@@ -74,7 +80,8 @@ async def why_not_ready(url: str, headers: dict[str, str]) -> str | None:
             ) as session,
             session.get(route_url(url, "models"), headers=headers) as response,
         ):
-            return _loading(response.status) if response.status in LOADING else None
+            body = b"" if response.status in LOADING else await beginning_of(response, _MAX_BYTES)
+            return _loading(response.status, body)
     except aiohttp.ServerDisconnectedError:
         # A server that wants TLS closes connections without it, for which waiting does not help.
         return None if await speaks_tls(url) else "nobody answers there yet"
@@ -85,10 +92,13 @@ async def why_not_ready(url: str, headers: dict[str, str]) -> str | None:
         return None
 
 
-def why_not_ready_by(reply: Reply) -> str | None:
-    """As `why_not_ready`, by the reply to a chat."""
-    return _loading(reply.status) if reply.outcome == "http_error" and reply.status in LOADING else None
+def why_not_ready_by(reply: Reply, body: bytes) -> str | None:
+    """As `why_not_ready`, by the reply to a chat and the body of the answer."""
+    if reply.status is None or reply.stamps_ns or reply.outcome in ORDERLY:
+        return None
+    return _loading(reply.status, body)
 
 
-def _loading(status: int | None) -> str:
-    return f"the server is still loading (status {status})"
+def _loading(status: int, body: bytes) -> str | None:
+    loads = status in LOADING or says_loading(body)
+    return f"the server is still loading (status {status})" if loads else None

@@ -19,6 +19,7 @@ from loadgen.scenario.file import LoadedScenario
 from loadgen.store.run_folder import Run
 from loadgen.targets.ready import ReadyWait, wait_until_answered, why_not_ready
 from loadgen.wire.exchange import Deadlines
+from tests.integration.server import Script, Server, whole
 from tests.virtual import START_NS, run
 from tests.virtual_client import CLOCK, MS, Answer, ScriptedClient, refuse, stream
 
@@ -249,11 +250,11 @@ def test_the_test_chat_is_asked_again_as_the_scenarios_requests_are(tmp_path: Pa
 # --- ready or not -----------------------------------------------------------------------------------------------------
 
 
-def loading_until(moment_s: float, status: int = 503) -> ScriptedClient:
+def loading_until(moment_s: float, status: int = 503, message: str = "Loading model") -> ScriptedClient:
     """A server that loads its model for so many seconds."""
     return ScriptedClient(
         lambda _body, _number: (
-            refuse(status, {"error": {"message": "Loading model"}})
+            refuse(status, {"error": {"message": message}})
             if CLOCK.now_ns() - START_NS < moment_s * 1e9
             else stream("Hello")
         )
@@ -272,6 +273,39 @@ def test_a_server_that_is_still_loading_is_waited_for_and_it_is_said(tmp_path: P
     assert len(client.requests) < 30, "it is not asked without a pause"
 
 
+LOADING: list[Answer] = [
+    refuse(404, {"error": {"message": "model is loading"}}),
+    refuse(404, b"The model is still loading, please wait."),
+    refuse(500, {"error": "Request failed: Error code: 503 - {'error': {'message': 'Loading model'}}"}),
+    refuse(429, {"message": "Model is currently being loaded"}),
+    refuse(400, {"detail": [{"msg": "Model m is not ready yet"}]}),
+    Answer((b'{"status": "loading"}',)),
+    Answer((b'{"error":{"message":"Loading model","type":"unavailable_error","code":503}}',)),
+    Answer((b'data: {"error":{"message":"Loading model","type":"unavailable_error","code":503}}\n\n',)),
+    Answer((b"Model is loading",)),
+]
+
+
+@pytest.mark.parametrize("stream_it", [True, False])
+@pytest.mark.parametrize("loading", LOADING)
+def test_a_server_that_says_so_in_words_is_waited_for_whatever_its_status_is(
+    tmp_path: Path, loading: Answer, stream_it: bool
+) -> None:
+    whole = Answer((b'{"choices": [{"message": {"content": "The model is loading."}}]}',))
+    client = ScriptedClient(lambda _, number: loading if number < 3 else stream("Hello") if stream_it else whole)
+    played, notes = play(client, tmp_path, sampling=Sampling(stream=stream_it))
+    assert [record.outcome for record in played.records] == ["ok"] * 4
+    assert notes[1] == f"m on m.invalid: the server is still loading (status {loading.status}); waiting up to 60 s"
+
+
+def test_what_says_that_it_loads_until_the_end_is_skipped_as_that(tmp_path: Path) -> None:
+    played, _ = play(ScriptedClient(lambda _body, _number: LOADING[0]), tmp_path)
+    skipped = played.manifest.stages[0].skipped or ""
+    assert skipped.endswith(
+        "the server is still loading (status 404); wait longer (--ready), or look at the server's log"
+    )
+
+
 @pytest.mark.parametrize(("ready_s", "chats"), [(0.0, 1), (5.0, 6)])
 def test_a_server_that_does_not_get_ready_in_time_is_skipped(tmp_path: Path, ready_s: float, chats: int) -> None:
     client = loading_until(1e9)
@@ -285,7 +319,7 @@ def test_a_server_that_does_not_get_ready_in_time_is_skipped(tmp_path: Path, rea
 
 @pytest.mark.parametrize("status", [404, 429, 500])
 def test_other_refusals_are_not_waited_for(tmp_path: Path, status: int) -> None:
-    client = loading_until(30.0, status)
+    client = loading_until(30.0, status, "No")
     play(client, tmp_path)
     assert len(client.requests) == 1
 
@@ -371,6 +405,24 @@ def test_where_nobody_ever_listens_it_is_given_up_after_the_time() -> None:
     wait = ready_wait(clock, notes)
     asyncio.run(wait_until_answered(f"http://127.0.0.1:{port}/v1", {}, wait))
     assert (len(notes), wait.in_vain, clock.now_ns()) == (1, True, 60_000 * MS)
+
+
+@pytest.mark.parametrize(
+    ("answer", "waits"),
+    [
+        (whole("404 Not Found", b'{"error": "model is loading"}'), True),
+        (whole("200 OK", b'{"status": "loading"}'), True),
+        (whole("200 OK", b'{"error":{"message":"Loading model","type":"unavailable_error","code":503}}'), True),
+        (whole("200 OK", b'{"object": "list", "data": [], "status": "loading"}'), True),
+        (whole("200 OK", b'{"data": [{"id": "m", "status": "loading"}]}'), False),
+        (whole("404 Not Found", b'{"error": "Not Found"}'), False),
+        (whole("200 OK", b"<title>Loading model</title>", type="text/html"), False),
+        (whole("503 Service Unavailable", b""), True),
+    ],
+)
+def test_a_list_of_models_that_says_so_is_waited_for_and_a_plain_404_is_not(answer: Script, waits: bool) -> None:
+    with Server(whole("200 OK", b"{}"), get=lambda _: answer) as server:
+        assert (asyncio.run(why_not_ready(server.url, {})) is not None) is waits
 
 
 def test_what_does_not_mend_itself_is_not_waited_for() -> None:
