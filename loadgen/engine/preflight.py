@@ -13,6 +13,7 @@ from loadgen.errors import TargetError
 from loadgen.plan.plan import Planned
 from loadgen.plan.rng import generator
 from loadgen.record import JsonObject, Reply
+from loadgen.redact import redact_keys, redact_url
 from loadgen.scenario.urls import route_url
 from loadgen.targets.adapter.in_process import question_of
 from loadgen.targets.diagnosis import chat_error, shown_names
@@ -25,6 +26,7 @@ from loadgen.targets.registry import running_address, serve_model, target_name
 from loadgen.targets.request import body_of, chat_request_of, first_limit_ns
 from loadgen.targets.served import OnProgress, Served
 from loadgen.wire.exchange import Deadlines
+from loadgen.wire.redirects import can_be_kept
 from loadgen.wire.refusal import OTHER_LIMIT, REFUSED, error_in, mentions, named_keys
 from loadgen.wire.reply import read_reply
 
@@ -54,6 +56,8 @@ class _ChatResult(Struct, frozen=True):
     reply: Reply
     body: bytes = b""
     """The body of the answer."""
+    redirected_to: str | None = None
+    """The address that answered, if the server redirected the chat there."""
 
     @property
     def refusal(self) -> bytes:
@@ -121,6 +125,8 @@ async def check(context: RunContext, index: int, served: Served, wait: ReadyWait
         note(f"{who} refuses {key}, which {instead}")
     if accepted.card.listed is False:
         _check_unlisted(accepted, answer.body, note)
+    if answer.redirected_to is not None:
+        accepted = _followed(accepted, answer.redirected_to, who, note)
     # If answers are not streamed, there is no first token; the cold start then ends with the whole answer.
     answered_ns = reply.stamps_ns[0] if reply.stamps_ns else reply.end_ns
     began_ns, ended_ns = reply.dispatched_ns or 0, reply.end_ns or 0
@@ -143,6 +149,17 @@ def _check_unlisted(served: Served, answer: bytes, note: Note) -> None:
         remedy = f"ask for one of them: {shown_names(names)}"
         raise TargetError(message, problem="not_in_catalog", remedy=remedy)
     note(f"{wanted} is not among the models that its server lists ({shown_names(names)}), and answers all the same")
+
+
+def _followed(served: Served, redirected_to: str, who: str, note: Note) -> Served:
+    """The served model with chats sent where its server redirects them, and a note about that. A redirect that cannot
+    be relied on, because it leads to another server or may be of this chat alone, is only noted."""
+    redirects = f"{who} redirects chats to {redact_keys(redact_url(redirected_to))}"
+    if not can_be_kept(route_url(served.base_url, "chat/completions"), redirected_to):
+        note(f"{redirects}: that takes a round trip, which is in every TTFT")
+        return served
+    note(f"{redirects}, where they are sent from now on")
+    return msgspec.structs.replace(served, chat_url=redirected_to)
 
 
 async def ping(context: RunContext, index: int, served: Served) -> Reply:
@@ -217,4 +234,4 @@ async def _chat(
         return _ChatResult(await served.adapter.send(question_of(body, deadlines), now, epoch_ns=now, keep_text=True))
     exchange = await context.client.send(chat_request_of(served, body, deadlines), now)
     reply = read_reply(exchange, epoch_ns=now, wall_offset_ns=0, keep_text=True)[0]
-    return _ChatResult(reply, exchange.body())
+    return _ChatResult(reply, exchange.body(), exchange.response.redirected_to)

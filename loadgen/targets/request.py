@@ -26,7 +26,7 @@ def chat_request_of(served: Served, body: JsonObject, deadlines: Deadlines) -> C
     if not streams:  # tokens of an answer that is not streamed cannot be waited for
         deadlines = msgspec.structs.replace(deadlines, first_token_ns=None, next_token_ns=None)
     return ChatRequest(
-        url=route_url(served.base_url, "chat/completions"),
+        url=served.chat_url or route_url(served.base_url, "chat/completions"),
         body=msgspec.json.encode(body),
         headers=served.headers,
         deadlines=deadlines,

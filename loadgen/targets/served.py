@@ -54,6 +54,8 @@ class Served(Struct, frozen=True, kw_only=True):
 
     base_url: str
     """The base URL of the API, from `loadgen.scenario.urls.base_url`. Empty if an adapter answers."""
+    chat_url: str | None = None
+    """Where the server redirects chats to, on the same server; None: they are answered where they are sent."""
     card: ModelCard
     models: ModelList = ModelList()
     """The server's list of models; empty if it was not requested."""

@@ -176,6 +176,8 @@ class Client:
             return
         async with await _post(session, request, headers) as answer:
             response = exchange.response
+            if answer.history:
+                response.redirected_to = str(answer.url)
             response.status = answer.status
             response.content_type = answer.content_type
             response.retry_after = answer.headers.get("Retry-After")
@@ -198,7 +200,7 @@ class Client:
             try:
                 answer = await direct_request.send(head, body, exchange.stamps, on_head)
             except Redirected as redirect:
-                url = redirect.url
+                url = exchange.response.redirected_to = redirect.url
                 continue
             # A `DirectAnswer` is complete: `Response.take_head` got its head, `exchange.stamps` its body and stamps.
             if isinstance(answer, AiohttpAnswer):

@@ -60,13 +60,14 @@ class Failure(Struct, frozen=True):
 class Response:
     """What has arrived of one answer, as raw bytes."""
 
-    __slots__ = ("_pieces", "content", "content_type", "retry_after", "stamps", "status")
+    __slots__ = ("_pieces", "content", "content_type", "redirected_to", "retry_after", "stamps", "status")
 
     def __init__(self, stamps: ReadStamps) -> None:
         self.stamps = stamps
         self.status: int | None = None  # None until the head has come
         self.content_type = ""
         self.retry_after: str | None = None
+        self.redirected_to: str | None = None  # the address that answered, if it is another than the request's
         self.content: aiohttp.StreamReader | None = None  # aiohttp's buffer; None while a `Receiver` reads the body
         self._pieces: list[bytes] = []  # what was taken from aiohttp's buffer so far
 
@@ -114,12 +115,12 @@ class Response:
                 self._pieces.append(piece)
         return self._pieces
 
-
     def release(self) -> None:
         """Drop the bytes of a body that has ended and was joined. Its stamps stay."""
         self._pieces = []
         if self.stamps.raw_body is not None:
             self.stamps.raw_body.release()
+
 
 class DecodingProgress:
     """What the watchdog has decoded of a stream that is still arriving. Not on the hot path."""
@@ -187,12 +188,12 @@ class Exchange:
             if self.ended_ns is None:
                 return body
             self._body = body
-        return self._body
             if body != as_received:
                 self.progress.decoder = None  # it has decoded the key
             elif self.progress.decoder is not None:
                 self.progress.update(self.response)
             self.response.release()
+        return self._body
 
     def completion(self) -> Completion:
         """The decoded body, once it has ended; an empty completion if the status is not 200."""

@@ -1,5 +1,5 @@
-"""Removes headers from a request that is redirected to another server: those that were meant for the first one
-alone."""
+"""Redirects: removes headers from a request that is sent on to another server, which were meant for the first one
+alone, and finds where a server redirects to."""
 
 from types import SimpleNamespace
 from typing import Final
@@ -36,6 +36,13 @@ def trace_redirects() -> aiohttp.TraceConfig:
 def single_session(timeout_s: float) -> aiohttp.ClientSession:
     """A session for single requests that are not measured. timeout_s: how long each of them may take."""
     return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout_s), trace_configs=[trace_redirects()])
+
+
+def can_be_kept(url: str, redirected_to: str) -> bool:
+    """Whether all requests to a URL may be sent to where one of them was redirected: it is on the same server, and its
+    query has nothing that may be of that request alone."""
+    asked, answered = URL(url), URL(redirected_to)
+    return asked.origin() == answered.origin() and asked.raw_query_string == answered.raw_query_string
 
 
 async def redirect_of(url: str, headers: dict[str, str]) -> str | None:

@@ -154,6 +154,41 @@ def test_where_a_server_redirects_elsewhere_that_address_is_to_be_written(
                 assert f"write {other.url}" in text(ended)
 
 
+@pytest.mark.parametrize("status", ["301 Moved Permanently", "307 Temporary Redirect", "308 Permanent Redirect"])
+def test_chats_are_sent_where_the_server_redirects_the_test_chat_to(status: str) -> None:
+    moved = whole(status, b"", "Location: /v1/chat/completions/")
+    with Server(
+        lambda request: streamed("a") if request.path.endswith("/") else moved, get=lambda _: listing("m")
+    ) as server:
+        ended = play(server.url)
+        assert played(ended), ended.stderr
+    assert [request.path for request in server.chats] == [
+        "/v1/chat/completions",
+        *["/v1/chat/completions/"] * 3,
+    ]
+    assert f"redirects chats to {server.url}/chat/completions/, where they are sent from now on" in text(ended)
+
+
+def test_a_redirect_that_may_be_of_one_chat_alone_is_followed_each_time_and_said() -> None:
+    moved = whole("307 Temporary Redirect", b"", "Location: /v1/chat/completions?session=1")
+    with Server(
+        lambda request: streamed("a") if "session" in request.path else moved, get=lambda _: listing("m")
+    ) as server:
+        ended = play(server.url)
+        assert played(ended), ended.stderr
+    assert len(server.chats) == 6
+    assert "that takes a round trip, which is in every TTFT" in text(ended)
+
+
+def test_a_redirect_to_another_server_is_said() -> None:
+    with Server(streamed("a")) as other:
+        moved = whole("307 Temporary Redirect", b"", f"Location: {other.url}/chat/completions")
+        with Server(moved, get=lambda _: listing("m")) as server:
+            ended = play(server.url)
+            assert played(ended), ended.stderr
+    assert f"redirects chats to {other.url}/chat/completions: that takes a round trip" in text(ended)
+
+
 def test_where_a_server_redirects_to_a_login_that_is_not_advised() -> None:
     login = whole("302 Found", b"", "Location: /login?next=%2Fv1%2Fmodels")
 
