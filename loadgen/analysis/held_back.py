@@ -25,7 +25,10 @@ stream."""
 AT_ONCE_NS: Final = 500_000
 """An answer with a smaller mean gap came at once."""
 FIRST_LUMP: Final = 3
-"""If the first arrival has at least this many events, the first of them waited for the others."""
+"""If the first arrival has at least this many events, and so have nearly all others, the first of them waited for the
+others. A first burst that a steady stream follows, or the uneven steps of speculative decoding, were not held back."""
+EVEN: Final = 0.8
+"""How large a share of the arrivals that is. The last one, which has what was left, does not count."""
 FEW_ARRIVALS: Final = 2
 """An answer in at most this many arrivals came as the first token and then the rest, or as two halves."""
 LUMP: Final = 8
@@ -55,6 +58,8 @@ class HeldBack(Struct, frozen=True):
     """In how many lumps the tokens came."""
     span_ns: int
     """The time from the first event to the last."""
+    is_estimated: bool = False
+    """The server counts no tokens, and their number was estimated from the length of the text."""
 
 
 class _Answers(Struct, frozen=True):
@@ -66,6 +71,8 @@ class _Answers(Struct, frozen=True):
     arrivals: Ns
     first: Ns
     """How many events the first arrival has."""
+    is_even: NDArray[np.bool_]
+    """Whether nearly all arrivals but the last have at least FIRST_LUMP events."""
     spans_ns: Ns
     generated_ns: Ns
     """How long the server generated, by its own account; 0 if it gives none, or counts hidden tokens."""
@@ -77,7 +84,7 @@ def held_back(
     """How the tokens of a stage were held back; None if they were not, or if no answer can be judged.
 
     records: the stage's ok requests. gaps: those between their token-bearing events. lag_ns: the median lag of our
-    event loop. tokens: how many tokens each request showed; None if some are hidden, or that is not known.
+    event loop. tokens: how many tokens each request showed, at least; None if nothing but its events tells.
     """
     answers = _answers(records, gaps, tokens)
     if answers is None:
@@ -89,7 +96,11 @@ def held_back(
     shown, arrivals, spans = (
         round(median(values[held])) for values in (answers.tokens, answers.arrivals, answers.spans_ns)
     )
-    return HeldBack(count, int(held.size), shown, arrivals, spans)
+    is_estimated = tokens is not None and any(
+        record.token_source == "events" and count > len(record.stamps_ns)
+        for record, count in zip(records, tokens, strict=True)
+    )
+    return HeldBack(count, int(held.size), shown, arrivals, spans, is_estimated)
 
 
 def _is_held_back(answers: _Answers, late_ns: float) -> NDArray[np.bool_]:
@@ -99,7 +110,7 @@ def _is_held_back(answers: _Answers, late_ns: float) -> NDArray[np.bool_]:
     together = 2 * arrivals < answers.tokens
     at_once = answers.spans_ns < AT_ONCE_NS * steps
     few = (arrivals <= FEW_ARRIVALS) & (answers.events >= MIN_EVENTS)
-    lumps = (answers.first >= FIRST_LUMP) | few | (answers.tokens >= LUMP * arrivals)
+    lumps = ((answers.first >= FIRST_LUMP) & answers.is_even) | few | (answers.tokens >= LUMP * arrivals)
     apart_ns = answers.spans_ns / np.maximum(1, arrivals - 1)
     in_lumps = together & ~at_once & lumps & (apart_ns >= max(APART_NS, late_ns))
     # If the server does not say how long it generated, it took at least as long as the fastest model would.
@@ -116,26 +127,42 @@ def _answers(records: Sequence[Record], gaps: Gaps, tokens: Sequence[int] | None
     judged = (events >= MIN_EVENTS) | ((events > 0) & (shown >= LUMP))
     if not judged.any():
         return None
-    arrivals, first, spans = np.ones(len(events), np.int64), events.copy(), np.zeros(len(events), np.int64)
+    arrivals, first, is_even = np.ones(len(events), np.int64), events.copy(), np.ones(len(events), np.bool_)
+    spans = np.zeros(len(events), np.int64)
     has_gaps = events > 1
     if has_gaps.any():
         counts = gaps.counts[has_gaps]
-        starts = np.cumsum(counts) - counts
-        far = gaps.values > TOGETHER_NS
-        place = np.arange(len(far)) - np.repeat(starts, counts)
-        arrivals[has_gaps] += np.add.reduceat(far.astype(np.int64), starts)
-        # The index of the first gap between two arrivals is the length of the first arrival minus one.
-        first[has_gaps] = np.minimum.reduceat(np.where(far, place, np.repeat(counts, counts)), starts) + 1
-        spans[has_gaps] = np.add.reduceat(gaps.values, starts)
+        arrivals[has_gaps], first[has_gaps], is_even[has_gaps] = _arrivals(gaps.values > TOGETHER_NS, counts)
+        spans[has_gaps] = np.add.reduceat(gaps.values, np.cumsum(counts) - counts)
     generated = (_generated_ns(record, n) for record, n, j in zip(records, shown.tolist(), judged, strict=True) if j)
     return _Answers(
         events=events[judged],
         tokens=shown[judged],
         arrivals=arrivals[judged],
         first=first[judged],
+        is_even=is_even[judged],
         spans_ns=spans[judged],
         generated_ns=np.fromiter(generated, np.int64),
     )
+
+
+def _arrivals(far: NDArray[np.bool_], counts: Ns) -> tuple[Ns, Ns, NDArray[np.bool_]]:
+    """For each answer of two events or more: in how many arrivals its events came, how many came in the first, and
+    whether nearly all arrivals but the last have at least FIRST_LUMP.
+
+    far: for each gap, whether it is one between two arrivals. counts: how many gaps each answer has.
+    """
+    # Of each event, whether an arrival begins with it: the first one of an answer, and each behind a wide gap.
+    begins = np.insert(far, np.cumsum(counts) - counts, True)
+    places = np.flatnonzero(begins)
+    sizes = np.diff(np.append(places, len(begins)))
+    owners = np.repeat(np.arange(len(counts)), counts + 1)[places]
+    arrivals = np.bincount(owners, minlength=len(counts))
+    firsts = np.cumsum(arrivals) - arrivals
+    large = sizes >= FIRST_LUMP
+    large[firsts + arrivals - 1] = False  # the last arrival is what was left, of whatever size
+    is_even = np.add.reduceat(large.astype(np.int64), firsts) >= EVEN * (arrivals - 1)
+    return arrivals, sizes[firsts], is_even
 
 
 def _generated_ns(record: Record, shown: int) -> int:

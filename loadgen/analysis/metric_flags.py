@@ -89,7 +89,8 @@ def _unjudged(flags: MetricFlags) -> frozenset[str]:
 def in_words(held_back: HeldBack) -> str:
     """How the tokens of a stage arrived, in words."""
     arrivals = "1 arrival" if held_back.arrivals == 1 else f"{held_back.arrivals} arrivals"
-    came = f"{held_back.tokens} tokens in {arrivals} within {held_back.span_ns / 1e6:.3g} ms (medians)"
+    tokens = f"{'about ' if held_back.is_estimated else ''}{held_back.tokens} tokens"
+    came = f"{tokens} in {arrivals} within {held_back.span_ns / 1e6:.3g} ms (medians)"
     return f"tokens were held back in {held_back.answers} of {held_back.judged} answers: {came}"
 
 
@@ -117,8 +118,8 @@ def _cached(records: Sequence[Record]) -> str | None:
     """How much of a stage's prompts came from the server's cache; None if it was little, or if the server does not
     say."""
     reported = [(record, record.cached_tokens) for record in records if record.cached_tokens is not UNSET]
-    # Some servers mention their cache only if it was used, so the prompt tokens of all requests count.
     cached = sum(count for _, count in reported)
+    # Some servers mention their cache only if it was used, so the prompt tokens of all requests count.
     prompt = sum(record.prompt_tokens for record in records if record.prompt_tokens is not None)
     if not any(record.prompt_tokens is not None for record, _ in reported):
         prompt = cached + sum(record.timings.prompt_n for record, _ in reported if record.timings is not None)

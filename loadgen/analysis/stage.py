@@ -25,7 +25,7 @@ from loadgen.stats.quantile import Floor
 from loadgen.store.calibration import Budget
 from loadgen.store.manifest import PlannedStage, ServedModel
 from loadgen.store.run_folder import Run
-from loadgen.targets.probe.findings import shown_tokens
+from loadgen.targets.probe.findings import least_tokens
 
 LATENCIES: Final = (*METRICS, *metrics.FROM_SEND, "ttfc")
 """The names of all latencies that a stage may have, in the order of the summary."""
@@ -105,8 +105,7 @@ class StageData(Struct, frozen=True, dict=True):
         """Which numbers of this stage do not mean what their names say."""
         probe = None if self.card is None else self.card.known_probe
         lag_ns = None if self.facts is None else self.facts.loop_lag_p50_ns
-        shows_all = probe is not None and probe.hidden_tokens == 0
-        tokens = [shown_tokens(record) for record in self.ok] if shows_all else None
+        tokens = None if probe is None else [least_tokens(record, probe) for record in self.ok]
         return metric_flags(self.ok, probe, held_back(self.ok, self.gaps, lag_ns, tokens))
 
     @cached_property

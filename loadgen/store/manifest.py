@@ -42,6 +42,8 @@ class Probe(Struct, frozen=True, kw_only=True):
     """The longest wait for a first token."""
     tokens_per_event: float | None = None
     """Output tokens per token-bearing event, without end tokens."""
+    characters_per_event: float | None = None
+    """Characters of visible text per token-bearing event."""
     reasoning_in_stream: bool | None = None
     """Whether a stream contains reasoning."""
     hidden_tokens: int | None = None

@@ -24,6 +24,10 @@ SLOWED: Final = 1.25
 WHOLE_TOKEN_CHARS: Final = 2.0
 """English has about four characters a token. If an answer shows at least this many for each counted token, it shows all
 tokens."""
+TOKEN_CHARS: Final = 4.0
+"""The usual number of characters in a token of English. Those of other languages are shorter."""
+LONG_EVENT_CHARS: Final = 16.0
+"""Events of at least this many characters, on average, are several tokens each."""
 TOO_FEW_CHARS: Final = 1.0
 """If an answer shows fewer characters for each counted token, some tokens were not shown."""
 _GAUGE: Final = re.compile(
@@ -33,7 +37,7 @@ _GAUGE: Final = re.compile(
 
 SHOWN: Final = (
     *("usage_in_stream", "role_event", "keep_alives", "waited_ms", "tokens_per_event"),
-    *("reasoning_in_stream", "hidden_tokens"),
+    *("characters_per_event", "reasoning_in_stream", "hidden_tokens"),
 )
 """The findings that any streamed answer shows. The others need a probe."""
 
@@ -83,6 +87,7 @@ def of_streams(answers: Sequence[StreamAnswer]) -> Probe | None:
         keep_alives=max(answer.traits.keep_alives for answer in answers),
         waited_ms=round(max(waits_ns) / 1e6, 1) if waits_ns else None,
         tokens_per_event=None if hidden is None or hidden > 0 else tokens_per_event(answers),
+        characters_per_event=characters_per_event(answers),
         reasoning_in_stream=any(answer.traits.reasoning_events for answer in answers),
         hidden_tokens=hidden,
     )
@@ -124,9 +129,28 @@ def tokens_per_event(answers: Sequence[StreamAnswer]) -> float | None:
     return round(tokens / events, 3) if events else None
 
 
+def characters_per_event(answers: Sequence[StreamAnswer]) -> float | None:
+    """Characters of visible text over token-bearing events; None without events."""
+    events = sum(answer.events for answer in answers)
+    return round(sum(answer.characters for answer in answers) / events, 3) if events else None
+
+
 def shown_tokens(reply: ReplyFields) -> int:
     """Output tokens without the end token, which `usage` may count but no event has."""
     return _shown_tokens(reply.output_tokens, len(reply.stamps_ns), reply.finish_reason)
+
+
+def least_tokens(reply: ReplyFields, probe: Probe) -> int:
+    """How many tokens an answer showed, as far as that is known: at least one an event.
+
+    They are counted by `usage`, if the server hides none. If it sends no `usage`, they are estimated from the length of
+    the text, but only if events are too long to be single tokens.
+    """
+    events = len(reply.stamps_ns)
+    if reply.token_source == "usage":
+        return shown_tokens(reply) if probe.hidden_tokens == 0 else events
+    characters = probe.characters_per_event or 0.0
+    return round(events * characters / TOKEN_CHARS) if characters >= LONG_EVENT_CHARS else events
 
 
 def _shown_tokens(output_tokens: int | None, events: int, finish_reason: str | None) -> int:

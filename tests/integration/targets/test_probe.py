@@ -271,6 +271,7 @@ SHOWN = {
     "keep_alives": 1,
     "tokens_per_event": 1.0,
     "reasoning_in_stream": False,
+    "characters_per_event": 4.0,
     "hidden_tokens": 0,
 }
 """What every answer of the honest server shows."""

@@ -23,6 +23,7 @@ from loadgen.report.markdown import markdown
 from loadgen.report.sections.highlights import highlight_lines
 from loadgen.store.manifest import Probe, ServedModel
 from loadgen.store.run_folder import Run
+from loadgen.targets.probe.findings import LONG_EVENT_CHARS, TOKEN_CHARS
 from tests.records import MS, facts, planned, run_of, turn
 
 PACED = {"ttft_ms", "service_ttft_ms", "itl_ms", "tpot_ms", "per_user_tokens_per_s"}
@@ -93,6 +94,9 @@ HELD_BACK = [
     pytest.param(lumps(*[34] * 3, 26, every_ms=680), id="a buffer of 8 KiB"),
     pytest.param(lumps(*[5] * 10, every_ms=100), id="a buffer of 1 KiB"),
     pytest.param(lumps(1, *[16] * 8, every_ms=320), id="the first token, then a buffer of 4 KiB"),
+    pytest.param(lumps(*[3, 3, 4] * 5, every_ms=100), id="a proxy that lets go every 100 ms, at 33 tokens a second"),
+    pytest.param(lumps(*[5, 6, 5, 5, 2, 5] * 4, every_ms=100), id="the same at 50 tokens a second, with a hitch"),
+    pytest.param(lumps(*[3] * 16, every_ms=100, within_ns=QUICK), id="the same, in a read each"),
 ]
 NOT_HELD_BACK = [
     pytest.param(steady(49, 5.0), 0.1, id="a steady stream"),
@@ -106,6 +110,13 @@ NOT_HELD_BACK = [
     pytest.param(lumps(1, every_ms=0), 0.1, id="one token"),
     pytest.param(lumps(1, 2, every_ms=40), 0.1, id="three tokens, of which two end the text"),
     pytest.param(lumps(*[1] * 20, 5, every_ms=20), 0.1, id="an end that is sent at once"),
+    pytest.param(lumps(4, *[1] * 45, every_ms=20), 0.1, id="a first burst, then a steady stream"),
+    pytest.param(lumps(4, 1, 1, 1, every_ms=20), 0.1, id="a first burst, then the few tokens that are left"),
+    pytest.param(lumps(4, *[2] * 20, every_ms=30), 0.1, id="a first burst, then two tokens at a time"),
+    pytest.param(lumps(4, *[1, 2, 3] * 8, every_ms=30), 0.1, id="a first burst, then speculative decoding"),
+    pytest.param(lumps(*[5, 1, 3, 4, 1, 2, 5, 1, 4] * 3, every_ms=35), 0.1, id="speculative decoding, uneven steps"),
+    pytest.param(lumps(1, *[4, 5, 3, 5, 1] * 5, every_ms=35), 0.1, id="speculative decoding that is mostly right"),
+    pytest.param(lumps(*[2] * 25, every_ms=100), 0.1, id="two tokens at a time"),
 ]
 
 
@@ -191,6 +202,29 @@ def test_many_tokens_in_an_event_were_held_back_where_none_is_hidden(
     stage = stage_of(answers(stamps, output_tokens=tokens), models=[msgspec.to_builtins(model)])
     assert ("held_back" in codes(stage)) is marked
     assert ("held back" in stage.not_valid.get("ttft_ms", "")) is marked
+
+
+@pytest.mark.parametrize(
+    ("stamps", "characters", "marked"),
+    [
+        pytest.param(steady(1, 0), 200.0, True, id="the whole text in one event"),
+        pytest.param(steady(1, 0), 20.0, False, id="one event of a few words"),
+        pytest.param(steady(1, 0), 4.0, False, id="one token"),
+        pytest.param(steady(2, 300), 100.0, True, id="the whole text in two events"),
+        pytest.param(steady(20, 100), 20.0, False, id="events of five tokens, steadily"),
+        pytest.param(steady(49, 20), 5.0, False, id="events of a token, steadily"),
+        pytest.param(steady(200, 0.83), 8.0, False, id="1,200 long tokens a second"),
+        pytest.param(lumps(4, *[1] * 12, every_ms=60), 18.0, False, id="a first burst, then events of several tokens"),
+        pytest.param(steady(1, 0), None, False, id="nobody looked"),
+    ],
+)
+def test_without_usage_the_length_of_the_text_tells_what_came_together(
+    stamps: tuple[int, ...], characters: float | None, marked: bool
+) -> None:
+    model = ServedModel(alias="m", id="m", target="t", probe=Probe(characters_per_event=characters))
+    stage = stage_of(answers(stamps, token_source="events"), models=[msgspec.to_builtins(model)])
+    assert ("held_back" in codes(stage)) is marked
+    assert (": about " in stage.not_valid.get("ttft_ms", "")) is marked
 
 
 def test_an_answer_that_came_whole_is_no_stream_that_was_held_back() -> None:
@@ -318,6 +352,8 @@ def test_the_lines_in_the_docs_are_those_of_the_program() -> None:
         *(f"at least {held_back.MIN_EVENTS} events", f"{held_back.FIRST_LUMP} events or more"),
         *(f"{held_back.FEW_ARRIVALS} arrivals at most", f"{held_back.LUMP} tokens to an arrival"),
         *(f"at least {held_back.APART_NS / 1e6:g} ms apart", f"{held_back.LATENESS:g} times its median lag"),
+        *(f"{held_back.EVEN:.0%} of the others", f"{TOKEN_CHARS:g} characters to a token"),
+        f"at least {LONG_EVENT_CHARS:g} characters each",
     )
     assert [line for line in lines if line not in section] == []
     assert held_back.COVERED == held_back.MOST == 0.5
