@@ -1,14 +1,17 @@
 """The built-in questions: as many as a stage needs, so that a server's cache answers none of them."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from loadgen.api import plan_of
 from loadgen.plan.plan import Plan, Stage, parts
-from loadgen.scenario.file import no_file_scenario
+from loadgen.scenario import PromptFiles
+from loadgen.scenario.file import load_scenario, no_file_scenario
 from loadgen.scenario.overrides import Overrides
 from loadgen.scenario.questions import FIRST, QUESTIONS
+from loadgen.scenario.starter import starter_text
 
 
 def plan(*, models: tuple[str, ...] = ("m",), **flags: Any) -> Plan:
@@ -62,6 +65,31 @@ def test_processes_that_share_a_stage_ask_nothing_twice() -> None:
     made = plan(requests=40, warmup=4, concurrency=(4,))
     texts = [text for part in parts(made.stages[0], 3) for text in asked(made, part)]
     assert len(texts) == len(set(texts)) == 44
+
+
+OURS = sorted((Path(__file__).parents[3] / "scenarios").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", OURS, ids=lambda path: path.stem)
+def test_no_stage_of_a_scenario_that_comes_along_asks_twice_what_it_need_not(path: Path) -> None:
+    made = plan_of(load_scenario(str(path)))
+    for stage in made.stages:
+        texts = asked(made, stage, stage.models[0])
+        if isinstance(
+            made.scenario.prompts, PromptFiles
+        ):  # there are sixteen transcripts, each of which takes its turn
+            counts = [texts.count(prompt.text) for prompt in made.prompts]
+            assert max(counts) - min(counts) <= 1
+        else:
+            assert len(set(texts)) == len(texts)
+
+
+def test_the_scenario_to_start_from_asks_nothing_twice(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(starter_text("mine"), encoding="utf-8")
+    made = plan_of(load_scenario(str(tmp_path / "mine.toml")))
+    for stage in made.stages:
+        texts = asked(made, stage)
+        assert len(set(texts)) == len(texts) == 13
 
 
 def test_prompts_of_one_s_own_take_their_place() -> None:
