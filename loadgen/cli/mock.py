@@ -18,6 +18,7 @@ from loadgen.mock import Account, Freeze, Script, ServerStop, Truth, parse_fault
 from loadgen.mock.distribution import parse_counts, parse_time_s, parse_times
 from loadgen.mock.fault import KINDS
 from loadgen.mock.process import tune_process
+from loadgen.report.format import format_count
 
 LATE_MS: Final = 1.0
 """If the p99 lateness of a server's events is above this, it did not keep its schedule."""
@@ -165,9 +166,10 @@ def account_text(account: Account) -> str:
     """The totals of a server, in a few lines."""
     left = [f"{account.refused} refused by a full queue"] if account.refused else []
     left += [f"{account.gone} abandoned by their client"] if account.gone else []
-    chats = f"{account.chats} {'chat' if account.chats == 1 else 'chats'}"
+    chats = format_count(account.chats, "chat")
     chats += f" ({', '.join(left)})" if left else ""
-    lines = [f"{chats}, {account.tokens} tokens, {account.others} other requests, {account.connections} connections"]
+    tokens, others = format_count(account.tokens, "token"), format_count(account.others, "other request")
+    lines = [f"{chats}, {tokens}, {others}, {format_count(account.connections, 'connection')}"]
     if account.faults:
         lines.append("faults: " + ", ".join(f"{word} ×{times}" for word, times in sorted(account.faults.items())))
     middle, high, most = (account.slip_ms(p) for p in (50, 99, 100))

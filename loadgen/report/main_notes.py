@@ -3,7 +3,7 @@
 from typing import Final
 
 from loadgen.analysis.summary import Requests, StageSummary, Summary, Until, Validity
-from loadgen.report.format import format_duration
+from loadgen.report.format import format_count, format_duration
 from loadgen.report.metric_names import DAGGER, metric_title
 from loadgen.report.section import known_percentiles, stage_name
 
@@ -32,7 +32,7 @@ def main_notes(summary: Summary) -> tuple[str, ...]:
     if summary.incomplete:
         notes.append("incomplete: the run was cut short, and this report covers only what was measured until then")
     if summary.torn_lines:
-        notes.append(f"{summary.torn_lines} torn lines of the logs could not be read")
+        notes.append(f"{format_count(summary.torn_lines, 'torn line')} of the logs could not be read")
     if not summary.streamed:
         notes.append(NOT_STREAMED)
     if summary.runs:
@@ -86,9 +86,8 @@ def _failures(stage: StageSummary, where: str) -> list[str]:
     by_outcome = dict(stage.requests.by_outcome)
     stopped = by_outcome.pop("cancelled", 0)
     if stopped:
-        notes.append(
-            f"{where}: {stopped} of {stage.requests.planned} were given up or never sent, because the run was stopped"
-        )
+        were = f"{stopped} of {stage.requests.planned} {'was' if stopped == 1 else 'were'}"
+        notes.append(f"{where}: {were} given up or never sent, because the run was stopped")
     failed = stage.requests.failed - stopped
     if failed:
         named = ", ".join(f"{count} {name}" for name, count in by_outcome.items() if name != "ok")
@@ -96,8 +95,10 @@ def _failures(stage: StageSummary, where: str) -> list[str]:
         beyond = f"no latency above p{answered} is known" if answered else "hardly any latency is known"
         notes.append(f"{where}: {named}; counting all requests that were sent, {beyond}")
     if stage.requests.retried:
-        retried = f"{stage.requests.retried} requests were retried, {stage.requests.attempts} attempts in all"
-        notes.append(f"{where}: {retried}; the latencies include the waits between them")
+        was = "was" if stage.requests.retried == 1 else "were"
+        retried = f"{format_count(stage.requests.retried, 'request')} {was} retried"
+        attempts = f"{stage.requests.attempts} attempts in all"
+        notes.append(f"{where}: {retried}, {attempts}; the latencies include the waits between them")
     return notes
 
 
@@ -117,8 +118,8 @@ def _hidden_by_send(stage: StageSummary, where: str) -> list[str]:
 
 def _progress_of(until: Until) -> str:
     """How precisely the percentile of a stop rule is known at the end of a stage."""
-    name = f"{until.metric.upper()} {until.percentile}"
-    asked, count = f"±{100 * until.asked:.3g} %", f"{until.requests:,} answered requests"
+    name = f"{metric_title(until.metric)} {until.percentile}"
+    asked, count = f"±{100 * until.asked:.3g} %", format_count(until.requests, "answered request")
     width = None if until.width is None else f"±{100 * until.width:.3g} %"
     at = f"{name} is known to {width} (asked: {asked})" if width else f"{name} is not bounded (asked: {asked})"
     if until.needed is None:

@@ -7,6 +7,11 @@ from loadgen.analysis.summary import StageSummary
 DAGGER: Final = "†"
 """The mark after a number that does not mean what its heading says on this server."""
 _TITLES: Final = {
+    "service_ttft": "service TTFT",
+    "ttft_from_send": "TTFT from the send",
+    "e2e_from_send": "E2E from the send",
+    "queue": "queue",
+    "connect": "connect",
     "output_tokens_per_s": "tok/s",
     "per_user_tokens_per_s": "tok/s/user",
     "e2e_tokens_per_s": "tok/s E2E",
@@ -19,7 +24,8 @@ _TITLES: Final = {
 
 def metric_title(metric: str) -> str:
     """The heading of a metric of `summary.json`: `TTFT` for `ttft_ms`, `tok/s` for `output_tokens_per_s`."""
-    return _TITLES[metric] if metric in _TITLES else metric.removesuffix("_ms").upper()
+    name = metric.removesuffix("_ms")
+    return _TITLES[name] if name in _TITLES else name.upper()
 
 
 def marked(stage: StageSummary, metric: str, cell: str) -> str:

@@ -237,7 +237,8 @@ def _without_an_end(exchange: Exchange, completion: Completion, body: bytes) -> 
     if not body:
         return "truncated", "the body was empty"
     if completion.token_ends:
-        return "truncated", f"the stream ended after {len(completion.token_ends)} tokens, without an orderly end"
+        tokens = "1 token" if len(completion.token_ends) == 1 else f"{len(completion.token_ends)} tokens"
+        return "truncated", f"the stream ended after {tokens}, without an orderly end"
     if b"data:" in body:
         return "truncated", "the stream ended before the first token, without an orderly end"
     return "malformed", f"not server-sent events: {_one_line(start)}"

@@ -76,10 +76,12 @@ def soft_limit_for(needs: Descriptors, soft: int, hard: int) -> int:
     """The soft limit on open files with which to play a plan; never less than the present one. Raises InputError if the
     hard limit is too low for what the plan requires."""
     if needs.required > hard:
+        streams = (
+            "1 stream in one process needs" if needs.streams == 1 else f"{needs.streams:,} streams in one process need"
+        )
         raise InputError(
-            f"{needs.streams:,} streams in one process need {needs.required:,} open files, and the system's hard limit "
-            f"is {hard:,}; raise it (ulimit -Hn), share the streams out (--workers), or lower load.concurrency or "
-            "load.max_in_flight"
+            f"{streams} {needs.required:,} open files, and the system's hard limit is {hard:,}; raise it (ulimit -Hn), "
+            "share the streams out (--workers), or lower load.concurrency or load.max_in_flight"
         )
     return max(soft, min(hard, needs.wished))
 

@@ -289,13 +289,13 @@ FAILURES: dict[str, tuple[Outcome, str, int, Script]] = {
     "a broken chunk": ("truncated", "", 2, (BEGIN, *every(0.08, say("a", "b")), PAUSE, Send(b"zz\r\nx\r\n"), Fin())),
     "the last chunk before the end": (
         "truncated",
-        "after 1 tokens, without an orderly end",
+        "after 1 token, without an orderly end",
         1,
         (BEGIN, *say("a"), PAUSE, Send(LAST_CHUNK)),
     ),
     "FIN ends a body without a length": (
         "truncated",
-        "after 1 tokens, without an orderly end",
+        "after 1 token, without an orderly end",
         1,
         (Send(b"HTTP/1.1 200 OK\r\n\r\n"), PAUSE, Send(token("a"), token=True), PAUSE, Fin()),
     ),

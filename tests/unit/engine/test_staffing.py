@@ -118,3 +118,8 @@ def test_a_hard_limit_that_is_too_low_is_named_with_the_need_and_the_mend() -> N
     told = str(caught.value)
     assert all(word in told for word in ("4,000", "4,256", "4,255", "ulimit -Hn", "--workers", "load.concurrency"))
     assert soft_limit_for(Descriptors(4_000, 4_256, 4_256), 1_024, 4_256) == 4_256
+
+
+def test_one_stream_is_singular() -> None:
+    with pytest.raises(InputError, match="1 stream in one process needs"):
+        soft_limit_for(Descriptors(1, 257, 257), 20, 20)

@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loadgen.analysis.metric_flags import COUNTED
+from loadgen.analysis.stage import LATENCIES
 from loadgen.analysis.summary import Metric, Percentile
 from loadgen.plan.plan import StageLoad
 from loadgen.report.format import (
     format_bytes,
+    format_count,
     format_duration,
     format_interval,
     format_load,
@@ -19,6 +22,7 @@ from loadgen.report.format import (
     format_percent,
     format_percentile,
 )
+from loadgen.report.metric_names import metric_title
 
 
 @pytest.mark.parametrize(
@@ -139,3 +143,18 @@ def test_a_size_is_in_mib_or_gib(count: int | None, told: str) -> None:
 )
 def test_a_length_is_told_about(seconds: float, told: str) -> None:
     assert format_minutes(seconds) == told
+
+
+def test_a_count_of_one_is_singular() -> None:
+    assert [format_count(number, "stage") for number in (0, 1, 2_000)] == ["0 stages", "1 stage", "2,000 stages"]
+
+
+@pytest.mark.parametrize(
+    "metric", [*(f"{name}_ms" for name in LATENCIES), *COUNTED, "goodput_requests_per_s", "prompt_tokens", "slo"]
+)
+def test_a_metric_is_called_by_words_and_not_by_its_key(metric: str) -> None:
+    assert "_" not in metric_title(metric)
+
+
+def test_the_service_ttft_is_called_so() -> None:
+    assert metric_title("service_ttft_ms") == metric_title("service_ttft") == "service TTFT"
