@@ -4,6 +4,7 @@ import asyncio
 import shlex
 import sys
 from pathlib import Path
+from typing import Final
 
 from loadgen import api
 from loadgen.analysis.summary import Summary
@@ -19,8 +20,8 @@ from loadgen.decisions.compare.alike import NotAlikeError
 from loadgen.decisions.compare.comparison import CompareSettings, compare_sides
 from loadgen.decisions.versus.order import BLOCKS
 from loadgen.decisions.versus.pairs import PAIRS
-from loadgen.decisions.versus.play import PlayedBlocks
-from loadgen.decisions.versus.sides import read_block_sides, with_pairs_of
+from loadgen.decisions.versus.play import EndReason, PlayedBlocks
+from loadgen.decisions.versus.sides import sides_of_blocks, with_pairs_of
 from loadgen.decisions.versus.words import variant_lines
 from loadgen.engine.stop import StopSignal
 from loadgen.engine.workers.sizing import Workers
@@ -29,6 +30,13 @@ from loadgen.plan.plan import Plan
 from loadgen.report.files import reports_of
 from loadgen.scenario.variant import VariantFlags
 from loadgen.store.run_folder import Run
+
+_WHY_ENDED: Final[dict[EndReason, tuple[str, ...]]] = {
+    "complete": (),
+    "interrupted": ("interrupted",),
+    "no_target": ("no model could be used",),
+    "failed": ("a folder could not be written",),
+}
 
 
 def run_versus(
@@ -50,6 +58,8 @@ def run_versus(
     for line in played.skipped:
         tell(f"loadgen: {line}")
     code = _compare(played, blocks, repetition, out, output)
+    if played.failure is not None:
+        raise played.failure
     if interrupted:
         return ExitCode.INTERRUPTED
     return ExitCode.NO_TARGET if played.ended == "no_target" else code
@@ -86,12 +96,12 @@ async def _play(
 def _compare(played: PlayedBlocks, blocks: int, repetition: RepeatOptions, out: Path, output: Output) -> ExitCode:
     whole = len(played.pairs.blocks)
     if whole < blocks:
-        reasons = list(dict.fromkeys(run.why for run in played.pairs.unused)) or [played.ended]
+        reasons = [*_WHY_ENDED[played.ended], *dict.fromkeys(run.why for run in played.pairs.unused)]
         more = f"; {len(reasons) - 1} more reasons in {played.folder / PAIRS}" if len(reasons) > 1 else ""
         tell(f"loadgen: {whole} of {blocks} blocks can be compared ({reasons[0]}{more})")
     if not whole:
         return ExitCode.GATE_FAILED
-    sides = read_block_sides(played.folder)
+    sides = sides_of_blocks(played.folder, played.pairs)
     settings = CompareSettings(unlike="accept" if repetition.anyway else "refuse")
     try:
         comparison = compare_sides(sides, with_pairs_of(sides, settings), results=out)

@@ -16,6 +16,7 @@ from loadgen.decisions.versus.order import BlockOrder, block_orders
 from loadgen.decisions.versus.pairs import Block, Pairs, PairsLog, UnusedRun
 from loadgen.decisions.versus.variants import changed_keys
 from loadgen.engine.stop import StopSignal
+from loadgen.errors import LoadgenError
 from loadgen.live.progress import Progress
 from loadgen.plan.plan import Plan
 from loadgen.record import StageKey
@@ -26,8 +27,9 @@ _VARIANTS: Final[dict[BlockOrder, tuple[Variant, Variant]]] = {"AB": ("A", "B"),
 
 PlayRun = Callable[[Plan, Placement], Awaitable[tuple[Run, Summary]]]
 """Plays one run to its end."""
-EndReason = Literal["complete", "interrupted", "no_target"]
-"""Why no more was played: every block was; somebody wanted an end; or a variant has no model that can be used."""
+EndReason = Literal["complete", "interrupted", "no_target", "failed"]
+"""Why no more was played: every block was; somebody wanted an end; a variant has no model that can be used; or a folder
+could not be made or written any more."""
 
 
 class PlayedBlocks(Struct, frozen=True):
@@ -39,6 +41,8 @@ class PlayedBlocks(Struct, frozen=True):
     ended: EndReason
     skipped: tuple[str, ...] = ()
     """Why no model could be used, where that was the end: a line each."""
+    failure: LoadgenError | None = None
+    """What failed, where that was the end."""
 
 
 async def play_blocks(
@@ -56,13 +60,25 @@ async def play_blocks(
 
     rest_s: between two runs. A block with a run that cannot be compared is played again, at most so many times in all
     as there are blocks. `pairs.json` is written after every run. Raises InputError or FolderError if a folder cannot be
-    made or written.
+    made or written before the first block is complete; later, that is how it ended.
     """
     orders = block_orders(blocks, base.scenario.seed)
     log = PairsLog(Pairs(order=orders, versus=changed_keys(base.scenario, new.scenario)))
     player = _BlockPlayer({"A": base, "B": new}, log, play, rest_s, clock, stop, progress)
-    replays = blocks
-    for number, order in enumerate(orders, 1):
+    try:
+        await _play_orders(player, log, progress)
+    except LoadgenError as error:
+        if log.folder is None or not log.pairs.blocks:
+            raise
+        return PlayedBlocks(log.folder, log.pairs, "failed", failure=error)
+    assert log.folder is not None  # the first run has made it
+    return PlayedBlocks(log.folder, log.pairs, player.ended, player.skipped)
+
+
+async def _play_orders(player: "_BlockPlayer", log: PairsLog, progress: Progress) -> None:
+    """Play a block of each order, again where it cannot be compared, until something ends it."""
+    replays = blocks = log.asked
+    for number, order in enumerate(log.pairs.order, 1):
         while not await player.play_block(number, order) and player.ended == "complete":
             if not replays:
                 log.drop_block()
@@ -70,9 +86,7 @@ async def play_blocks(
             replays -= 1
             progress.warn(f"block {number} of {blocks} is played again: {log.pairs.unused[-1].why}")
         if player.ended != "complete":
-            break
-    assert log.folder is not None  # the first run has made it
-    return PlayedBlocks(log.folder, log.pairs, player.ended, player.skipped)
+            return
 
 
 class _BlockPlayer:

@@ -8,7 +8,7 @@ import msgspec
 from loadgen.decisions.compare.comparison import CompareSettings
 from loadgen.decisions.compare.pairs import served_by
 from loadgen.decisions.compare.sides import ComparedRun, Sides, read_compared, read_sides
-from loadgen.decisions.versus.pairs import PAIRS, has_pairs, read_pairs
+from loadgen.decisions.versus.pairs import PAIRS, Pairs, has_pairs, read_pairs
 from loadgen.errors import InputError
 from loadgen.scenario import Model
 from loadgen.store import run_folder
@@ -38,7 +38,11 @@ def read_block_sides(folder: str | Path) -> Sides:
     folder = Path(folder)
     if not has_pairs(folder):
         raise InputError(f"{folder}: only one side, because it has no {PAIRS}; give NEW too, or a folder of --versus")
-    pairs = read_pairs(folder)
+    return sides_of_blocks(folder, read_pairs(folder))
+
+
+def sides_of_blocks(folder: Path, pairs: Pairs) -> Sides:
+    """The runs of the complete blocks, whose folders stand beside a folder. Raises InputError as `read_block_sides`."""
     if not pairs.blocks:
         raise InputError(f"{folder}: no block was completed, so there is nothing to compare; play it again")
     parent = folder.resolve().parent

@@ -16,7 +16,7 @@ from loadgen.analysis.summary import Reason, Summary
 from loadgen.decisions.versus.order import block_orders
 from loadgen.decisions.versus.play import PlayedBlocks
 from loadgen.engine.stop import StopSignal
-from loadgen.errors import InputError
+from loadgen.errors import FolderError, InputError
 from loadgen.live.progress import Silence
 from loadgen.scenario import Closed, Model, Scenario, Timeouts
 from loadgen.scenario.file import LoadedScenario
@@ -274,6 +274,23 @@ def test_what_kills_the_program_leaves_the_blocks_that_were_whole(tmp_path: Path
     assert len(data["blocks"]) == 2
     assert len(data["order"]) == 6
     assert api.compare(folder, results=tmp_path).base == tuple(block["a"] for block in data["blocks"])
+
+
+def test_a_folder_that_can_no_longer_be_written_leaves_the_blocks_that_were_complete(tmp_path: Path) -> None:
+    alternation = Alternation(tmp_path)
+
+    def lose(after: int) -> None:
+        if len(alternation.runs) == after:
+            raise FolderError("full", tmp_path)
+
+    alternation.after_run = lambda: lose(3)
+    played = alternation.play(4)
+    assert (played.ended, len(played.pairs.blocks), str(played.failure)) == ("failed", 1, "full")
+    assert len(file_of(played)["blocks"]) == 1
+    alternation.runs.clear()
+    alternation.after_run = lambda: lose(2)
+    with pytest.raises(FolderError):
+        alternation.play(4)
 
 
 def test_fewer_than_two_blocks_are_refused(tmp_path: Path) -> None:
