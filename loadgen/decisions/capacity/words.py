@@ -190,6 +190,7 @@ _DOUBTS: Final[dict[Doubt, str]] = {
     "busy_machine": "other programs were in the way",
     "drift": "its latencies never settled",
     "behind": "fewer requests ended than came due",
+    "drains": "the burst at its beginning was not yet worked off",
 }
 
 

@@ -1,0 +1,135 @@
+"""The answer of a search in words: every case that there is has its own."""
+
+from typing import Any, get_args
+
+import msgspec
+import pytest
+
+from loadgen.decisions.capacity.answer import LevelAnswer, LevelState, ModelAnswer, ObjectiveAnswer
+from loadgen.decisions.capacity.document import levels_table
+from loadgen.decisions.capacity.forecast import FleetAnswer, ForecastAnswer
+from loadgen.decisions.capacity.limit import LimitedBy, LimitFigures
+from loadgen.decisions.capacity.search import StopReason
+from loadgen.decisions.capacity.throughput import ThroughputAnswer
+from loadgen.decisions.capacity.visit import Doubt
+from loadgen.decisions.capacity.words import (
+    answer_line,
+    forecast_line,
+    format_level,
+    format_time,
+    limit_line,
+    notes_of,
+    stopped_words,
+    throughput_line,
+)
+
+
+def level(users: float, state: LevelState = "undecided", **changes: Any) -> LevelAnswer:
+    met = ObjectiveAnswer("ttft_p95=2s", 54, 4, 0.931034, (0.83, 0.98), -1.0, 0.5)
+    made = LevelAnswer(users, state, (f"c{users:g}",), 58, 90.0, 1.0, 1.5, 60.0, (met,))
+    return msgspec.structs.replace(made, **changes)
+
+
+def answer(**changes: Any) -> ModelAnswer:
+    keys: dict[str, Any] = {
+        "model": "m",
+        "target": "t",
+        "search": "users",
+        "think_s": 0.0,
+        "objectives": (),
+        "capacity": 5.0,
+        "holds": 5.0,
+        "fails": 7.0,
+        "stopped": "within",
+        "limited_by": "queue",
+        "limit": LimitFigures(served_at_once=4, binding="ttft_p95=2s"),
+        "levels": (level(5.0, "holds"), level(6.0), level(7.0, "fails")),
+        "throughput": ThroughputAnswer(4.0, 3.9),
+        "spent_s": 250.1,
+        **changes,
+    }
+    return ModelAnswer(**keys)
+
+
+def test_the_first_two_lines_are_those_of_the_page() -> None:
+    assert answer_line(answer(), 0.95) == (
+        "5 users: 95 % sure that 5 hold and that 7 do not (6: undecided, 93.1 % of 58 requests within ttft_p95 = 2 s)"
+    )
+    assert limit_line(answer(limit=LimitFigures(served_at_once=4))) == (
+        "limited by the queue: 4 streams are served at once. Stopped: within 2 users, after 4 min 10 s"
+    )
+    assert throughput_line(answer()) == (
+        "throughput: up to 1.5 requests/s and 60 output tokens/s; 95 % of it from 4 users on; knee at 3.9 users"
+    )
+
+
+@pytest.mark.parametrize(
+    ("ends", "line"),
+    [
+        ((5.0, 5.0, None), "at least 5 users: 95 % sure that 5 hold"),
+        ((None, None, 7.0), "fewer than 7 users: 95 % sure that 7 do not hold"),
+        ((None, None, None), "not known: no level is shown to hold, and none is shown not to"),
+        ((1.0, 1.0, 2.0), "1 user: 95 % sure that 1 holds and that 2 do not"),
+    ],
+)
+def test_what_is_not_shown_is_not_said(ends: tuple[float | None, ...], line: str) -> None:
+    capacity, holds, fails = ends
+    assert answer_line(answer(capacity=capacity, holds=holds, fails=fails, levels=()), 0.95) == line
+
+
+def test_of_many_undecided_levels_the_two_nearest_to_the_capacity_are_named() -> None:
+    levels = tuple(level(users) for users in (6.0, 7.0, 8.0, 9.0))
+    line = answer_line(answer(capacity=7.0, fails=10.0, levels=levels), 0.95)
+    assert line.startswith("7 users: ")
+    assert line.count("undecided") == 2
+    assert "(6: undecided" in line
+    assert "; 7: undecided" in line
+
+
+@pytest.mark.parametrize("reason", get_args(StopReason))
+def test_every_end_has_words(reason: StopReason) -> None:
+    assert stopped_words(answer(stopped=reason)).startswith("Stopped: ")
+
+
+@pytest.mark.parametrize("limit", get_args(LimitedBy))
+def test_every_limit_has_words(limit: LimitedBy) -> None:
+    figures = LimitFigures(outcome="http_error", status=503, share=0.9, detail="full", reason="why")
+    assert limit_line(answer(limited_by=limit, limit=figures)).startswith("limited by ")
+
+
+@pytest.mark.parametrize("doubt", get_args(Doubt))
+def test_every_doubt_has_words(doubt: Doubt) -> None:
+    levels = (level(5.0, "not_judged", doubts=(doubt,)),)
+    assert any(note.startswith("5 users: not judged: ") for note in notes_of(answer(levels=levels)))
+
+
+@pytest.mark.parametrize("state", get_args(LevelState))
+def test_every_state_has_its_cell(state: LevelState) -> None:
+    (row,) = levels_table(answer(levels=(level(5.0, state, objectives=()),))).rows
+    assert row.cells[-1]
+
+
+def test_a_level_that_is_shown_above_one_that_is_not_is_named() -> None:
+    (note,) = [each for each in notes_of(answer(not_monotone=(9.0,))) if each.startswith("not monotone")]
+    assert note == "not monotone: shown to hold above 7, which is shown not to: 9; the lower claim stands"
+
+
+def test_how_rare_a_stall_may_be_is_said() -> None:
+    assert "once in 30 s may not have been seen" in notes_of(answer())[0]
+
+
+def test_a_forecast_says_from_what_or_why_there_is_none() -> None:
+    fleet = FleetAnswer(200, 5, 5, 7)
+    assert forecast_line(ForecastAnswer(30.0, 41, (38, 43), None, fleet)) == (
+        "forecast for users who think 30 s: 41 users a device (95 % interval 38 to 43); devices for 200 users: "
+        "5 for sure, 5 at best, 7 with random routing"
+    )
+    assert forecast_line(ForecastAnswer(30.0, None, None, "play up to 12")) == (
+        "forecast for users who think 30 s: play up to 12"
+    )
+
+
+def test_levels_and_times_as_people_say_them() -> None:
+    assert [format_level(users, "users") for users in (1.0, 12.0)] == ["1 user", "12 users"]
+    assert format_level(1.25, "rate") == "1.25 requests per second"
+    assert [format_time(s) for s in (42.0, 60.0, 250.1, 4800.0)] == ["42 s", "1 min", "4 min 10 s", "1 h 20 min"]
