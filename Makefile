@@ -38,10 +38,11 @@ load: $(RUN)
 capacity: $(RUN)
 	@$(PY) -m loadgen capacity "$(SCENARIO)" $(ARGS)
 
-# Two at a time: what waits for a scripted server, then what keeps a real engine busy.
+# First what waits for scripted servers a third of its time, three at a time on two cores; then what keeps a real engine
+# busy, two at a time.
 test: $(DEV)
 ifeq ($(strip $(ARGS)),)
-	$(PY) -m pytest -n 2 --dist worksteal $(if $(COVERAGE),--cov --cov-report=) tests/unit tests/integration
+	$(PY) -m pytest -n 3 --dist worksteal $(if $(COVERAGE),--cov --cov-report=) tests/unit tests/integration
 	$(if $(COVERAGE),$(PY) -m tests.coverage_floor)
 	$(PY) -m pytest -n 2 --dist worksteal tests/e2e
 else

@@ -6,11 +6,16 @@ HYPOTHESIS_PROFILE=explore pytest tests/unit     looks for new examples
 import os
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
+from typing import Final
 
 import pytest
 from hypothesis import is_hypothesis_test, settings
 
 from tests import garbage
+from tests.order import in_parts
+
+UNIT: Final = Path(__file__).parent / "unit"
 
 # What a test reads is as wide as it is, also under a runner that tells its workers how wide its terminal is.
 os.environ.pop("COLUMNS", None)
@@ -22,12 +27,15 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The freeze first: it waits for 20 s, which is over by the time that the others are, and stays in one worker.
-    A law that hypothesis looks for exceptions to is slow, as the marker says."""
-    items.sort(key=lambda item: item.path.name != "test_freeze.py")
+    """Mark as slow what hypothesis looks for exceptions to, and put first what is slow or has a server, as
+    `tests.order` says."""
     for item in items:
         if is_hypothesis_test(getattr(item, "obj", None)):
             item.add_marker("slow")
+    short = [item for item in items if item.path.is_relative_to(UNIT) and item.get_closest_marker("slow") is None]
+    known = set(short)
+    long = [item for item in items if item not in known]
+    items[:] = in_parts(long, short, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 
 
 @pytest.fixture(scope="session", autouse=True)
