@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from loadgen.decisions.versus.order import BlockOrder
 from loadgen.errors import InputError
+from loadgen.scenario.file import is_file
 from loadgen.store import files, run_folder
 from loadgen.store.manifest import Variant
 
@@ -95,10 +96,7 @@ class PairsLog:
 
 def has_pairs(path: str | Path) -> bool:
     """Whether a path is a folder of two variants."""
-    try:
-        return (Path(path) / PAIRS).is_file()
-    except (OSError, ValueError):
-        return False
+    return is_file(Path(path) / PAIRS)
 
 
 def read_pairs(folder: Path) -> Pairs:

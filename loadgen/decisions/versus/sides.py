@@ -11,6 +11,7 @@ from loadgen.decisions.compare.sides import ComparedRun, Sides, read_compared, r
 from loadgen.decisions.versus.pairs import PAIRS, Pairs, has_pairs, read_pairs
 from loadgen.errors import InputError
 from loadgen.scenario import Model
+from loadgen.scenario.file import is_file
 from loadgen.store import run_folder
 from loadgen.targets.registry import target_name
 
@@ -47,7 +48,7 @@ def sides_of_blocks(folder: Path, pairs: Pairs) -> Sides:
         raise InputError(f"{folder}: no block was completed, so there is nothing to compare; play it again")
     parent = folder.resolve().parent
     for run_id in (run_id for block in pairs.blocks for run_id in (block.a, block.b)):
-        if not (parent / run_id / run_folder.MANIFEST).is_file():
+        if not is_file(parent / run_id / run_folder.MANIFEST):
             raise InputError(f"{folder}: a run of its blocks is gone, {parent / run_id}; put it back")
     base, new = (
         tuple(read_compared(parent / run_id) for run_id in ids)

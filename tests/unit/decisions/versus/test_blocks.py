@@ -101,6 +101,7 @@ def test_the_command_compares_a_folder_alone_and_keeps_the_comparison_in_it(tmp_
         (["both", "--new", "run"], "both: it has both sides"),
         (["empty"], "empty: no block was completed, so there is nothing to compare; play it again"),
         (["gone"], "gone: a run of its blocks is gone, "),
+        (["far"], "far: a run of its blocks is gone, "),
         (["torn"], "pairs.json: not the blocks of two variants ("),
         (["other"], "pairs.json: schema is 'loadgen.pairs/9', this loadgen reads 'loadgen.pairs/1'"),
         (["nowhere"], "nowhere: only one side"),
@@ -115,6 +116,7 @@ def test_bad_input_is_one_line(tmp_path: Path, arguments: list[str], words: str)
     for name, changed in (
         ("empty", json.dumps(pairs | {"blocks": []})),
         ("gone", text.replace("Z-0123abcd", "Z-gone")),
+        ("far", text.replace("Z-0123abcd", "Z" * 5000)),
         ("torn", text[: len(text) // 2]),
         ("other", text.replace("pairs/1", "pairs/9")),
     ):
