@@ -16,8 +16,12 @@ STREAMS_PER_WORKER: Final = 500
 """How many concurrent streams one process gets on a machine that was not calibrated. At 20 tokens a second each, these
 are 10,000 token events a second."""
 RESERVED_DESCRIPTORS: Final = 256
-"""File descriptors that a process needs beside its streams: logs, pipes, the event loop, connections that are
+"""File descriptors that a process gets beside its streams: logs, pipes, the event loop, connections that are
 closing."""
+LEAST_DESCRIPTORS: Final = 64
+"""The fewest with which it works: five times what a run of one stream has open beside it."""
+DESCRIPTORS_PER_WORKER: Final = 4
+"""What the process that starts a worker has open for it: its pipes and its log."""
 
 Workers = int | Literal["auto"]
 
@@ -69,20 +73,22 @@ def descriptors_of(plan: Plan, workers: int) -> Descriptors:
     shares = [part for stage in plan.stages for part in parts(stage, workers)[:1]]  # the first has the largest share
     known = max((part.streams or 0 for part in shares), default=0)
     possible = max((part.count or 0 for part in shares if part.streams is None), default=0)
-    return Descriptors(known, known + RESERVED_DESCRIPTORS, max(known, possible) + RESERVED_DESCRIPTORS)
+    pipes = DESCRIPTORS_PER_WORKER * workers if workers > 1 else 0
+    return Descriptors(known, max(known, pipes) + LEAST_DESCRIPTORS, max(known, possible, pipes) + RESERVED_DESCRIPTORS)
 
 
 def soft_limit_for(needs: Descriptors, soft: int, hard: int) -> int:
     """The soft limit on open files with which to play a plan; never less than the present one. Raises InputError if the
     hard limit is too low for what the plan requires."""
     if needs.required > hard:
-        streams = (
+        limit = f"{needs.required:,} open files, and the system's hard limit is {hard:,}; raise it (ulimit -Hn)"
+        if needs.required > needs.streams + LEAST_DESCRIPTORS:
+            raise InputError(f"the process that starts the workers needs {limit}, or start fewer (--workers)")
+        who = (
             "1 stream in one process needs" if needs.streams == 1 else f"{needs.streams:,} streams in one process need"
         )
-        raise InputError(
-            f"{streams} {needs.required:,} open files, and the system's hard limit is {hard:,}; raise it (ulimit -Hn), "
-            "share the streams out (--workers), or lower load.concurrency or load.max_in_flight"
-        )
+        hint = "share the streams out (--workers), or lower load.concurrency or load.max_in_flight"
+        raise InputError(f"{who} {limit}, {hint}")
     return max(soft, min(hard, needs.wished))
 
 

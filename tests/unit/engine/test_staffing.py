@@ -3,6 +3,8 @@
 import pytest
 
 from loadgen.engine.workers.sizing import (
+    DESCRIPTORS_PER_WORKER,
+    LEAST_DESCRIPTORS,
     RESERVED_DESCRIPTORS,
     STREAMS_PER_WORKER,
     Descriptors,
@@ -96,8 +98,23 @@ def test_a_model_in_this_process_is_not_shared() -> None:
 )
 def test_what_the_busiest_process_must_hold(load: Load, workers: int, required: int, wished: int) -> None:
     assert descriptors_of(plan_of(load), workers) == Descriptors(
-        required, required + RESERVED_DESCRIPTORS, wished + RESERVED_DESCRIPTORS
+        required, max(required, pipes(workers)) + LEAST_DESCRIPTORS, wished + RESERVED_DESCRIPTORS
     )
+
+
+def pipes(workers: int) -> int:
+    return DESCRIPTORS_PER_WORKER * workers if workers > 1 else 0
+
+
+def test_the_process_that_starts_many_workers_must_hold_their_pipes() -> None:
+    needs = descriptors_of(plan_of(Closed(concurrency=(1_000,), requests=4_000)), 1_000)
+    assert (needs.streams, needs.required) == (1, 4_000 + LEAST_DESCRIPTORS)
+    with pytest.raises(InputError, match=r"starts the workers needs 4,064 open files.* start fewer \(--workers\)"):
+        soft_limit_for(needs, 1_024, 4_063)
+
+
+def test_a_run_of_one_stream_needs_no_more_than_any_system_gives() -> None:
+    assert descriptors_of(plan_of(Closed(concurrency=(1,), requests=4)), 1).required < 256
 
 
 @pytest.mark.parametrize(
@@ -114,12 +131,12 @@ def test_the_limit_is_raised_as_far_as_it_helps(soft: int, hard: int, limit: int
 
 def test_a_hard_limit_that_is_too_low_is_named_with_the_need_and_the_mend() -> None:
     with pytest.raises(InputError) as caught:
-        soft_limit_for(Descriptors(4_000, 4_256, 4_256), 1_024, 4_255)
+        soft_limit_for(Descriptors(4_000, 4_064, 4_256), 1_024, 4_063)
     told = str(caught.value)
-    assert all(word in told for word in ("4,000", "4,256", "4,255", "ulimit -Hn", "--workers", "load.concurrency"))
-    assert soft_limit_for(Descriptors(4_000, 4_256, 4_256), 1_024, 4_256) == 4_256
+    assert all(word in told for word in ("4,000", "4,064", "4,063", "ulimit -Hn", "--workers", "load.concurrency"))
+    assert soft_limit_for(Descriptors(4_000, 4_064, 4_256), 1_024, 4_064) == 4_064
 
 
 def test_one_stream_is_singular() -> None:
     with pytest.raises(InputError, match="1 stream in one process needs"):
-        soft_limit_for(Descriptors(1, 257, 257), 20, 20)
+        soft_limit_for(Descriptors(1, 65, 257), 20, 20)
