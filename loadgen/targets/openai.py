@@ -19,6 +19,7 @@ from loadgen.scenario.urls import base_url, route_url
 from loadgen.store.manifest import ModelCard
 from loadgen.targets.listing import is_listed
 from loadgen.targets.served import ModelList, Served
+from loadgen.wire.chat_json import parse_value
 from loadgen.wire.client import beginning_of, describe
 from loadgen.wire.redirects import trace_redirects
 
@@ -143,8 +144,12 @@ async def _json_at(url: str, headers: dict[str, str] | None) -> _JsonAnswer:
     text = " ".join(redact_keys(body.decode("utf-8", "replace")).split())
     if status >= 400:
         return _JsonAnswer(status=status, error=f"status {status}: {text[:_ERROR_CHARS]}".rstrip(": "))
-    with contextlib.suppress(msgspec.MsgspecError):
-        return _JsonAnswer(_redact(msgspec.json.decode(body)), status)
+    if len(body) == _MAX_BYTES:
+        return _JsonAnswer(status=status, error=f"it answers with {_MAX_BYTES >> 20} MiB or more, which is not read")
+    value = parse_value(body)
+    if value is not None:
+        with contextlib.suppress(RecursionError):
+            return _JsonAnswer(_redact(value), status)
     kind = "a web page" if text.startswith("<") else "no JSON"
     return _JsonAnswer(status=status, error=f"it answers with {kind}: {text[:_ERROR_CHARS]}".rstrip(": "))
 

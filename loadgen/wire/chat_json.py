@@ -49,15 +49,19 @@ def has_too_many_values(data: bytes) -> bool:
 
 def parse_object(data: bytes) -> JsonObject | None:
     """`data` parsed as a JSON object; None if it is none, or has too many values."""
+    value = parse_value(data)
+    return value if isinstance(value, dict) else None
+
+
+def parse_value(data: bytes) -> Any:
+    """`data` parsed as JSON of any type; None if it is none, has too many values, or is nested too deeply."""
     if has_too_many_values(data):
         return None
     try:
-        chunk = orjson.loads(data)
-        return chunk if isinstance(chunk, dict) else None
+        return orjson.loads(data)
     except orjson.JSONDecodeError:
         pass  # and what follows comes after it, because the error holds all of the data as a text
-    chunk = _parse_surrogates(data) if b"\\u" in data else None
-    return chunk if isinstance(chunk, dict) else None
+    return _parse_surrogates(data) if b"\\u" in data else None
 
 
 def _parse_surrogates(data: bytes) -> Any:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-import msgspec
+from loadgen.wire.chat_json import parse_value
 
 _STATES: Final = re.compile(
     r"(?:model|server|engine)?[ _-]?(?:is[ _-])?(?:still[ _-])?"
@@ -56,9 +56,8 @@ def says_loading(body: bytes) -> bool:
 
 
 def _says(data: bytes) -> bool:
-    try:
-        value = msgspec.json.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    value = parse_value(data)
+    if value is None:
         return not data.startswith((b"{", b"[")) and _is_loading(data.decode("utf-8", "replace"))
     if isinstance(value, str):
         return _is_loading(value)

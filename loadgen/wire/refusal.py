@@ -8,15 +8,19 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-import msgspec
 from msgspec import Struct
 
-from loadgen.wire.chat_json import error_of, parse_object
+from loadgen.wire.chat_json import error_of, parse_object, parse_value
 
 REFUSED: Final = frozenset({400, 422})
 """Statuses with which a server refuses a request for its body."""
-_NAME_FIELDS: Final = ("param", "loc", "field", "parameter")
-_TEXT_FIELDS: Final = ("message", "msg", "detail", "error", "errors", "title", "description", "reason", "body")
+_NAME_FIELDS: Final = ("param", "loc", "field", "parameter", "additionalProperty")
+_TEXT_FIELDS: Final = (
+    *("message", "msg", "detail", "error", "errors", "title", "description", "reason", "body"),
+    *("details", "params", "violations"),
+)
+_NO_NAMES: Final = ("", "none", "null", "nil", "undefined")
+"""What stands in a field for names that has none: LiteLLM's `"param": "None"`."""
 _CODE_FIELDS: Final = ("code", "type")
 OTHER_LIMIT: Final = "max_completion_tokens"
 """The newer name of `max_tokens` in OpenAI's API."""
@@ -61,11 +65,7 @@ class NamedKeys(Struct, frozen=True):
 
 def named_keys(body: bytes, keys: Iterable[str]) -> NamedKeys:
     """Which of these keys the body of a refusal names."""
-    known = set(keys)
-    try:
-        value = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        value = None
+    known, value = set(keys), parse_value(body)
     names, texts = list[_Statement](), list[_Statement]()
     if isinstance(value, dict | list):
         _gather(value, names, texts, _MAX_DEPTH)
@@ -137,7 +137,7 @@ def _gather(value: Any, names: list[_Statement], texts: list[_Statement], depth:
 
 
 def _names_in(content: Any) -> Iterator[str]:
-    if isinstance(content, str) and content:
+    if isinstance(content, str) and content.lower() not in _NO_NAMES:
         yield content
     elif isinstance(content, list):
         # FastAPI's path begins with "body", the place in the request. ["body"] alone names no key.

@@ -73,6 +73,8 @@ def test_a_failure_to_load_and_all_else_is_none(said: Any) -> None:
         (b"<html><body>The app is loading...</body></html>", False),
         (b'{"status": "loading"', False),
         (b"", False),
+        (b"[" * 5_000 + b"]" * 5_000, False),
+        (b'{"error":' * 5_000 + b'"loading"' + b"}" * 5_000, False),
         (b"model is loading " + b"x" * 100_000, False),
     ],
 )

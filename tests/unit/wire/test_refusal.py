@@ -32,6 +32,15 @@ REFUSALS: dict[str, tuple[object, NamedKeys]] = {
     "at the top, as old vLLM": ({"object": "error", "message": "no", "param": "seed"}, in_field("seed")),
     "none in it, and words": ({"error": {"message": "Unknown field: seed", "param": None}}, in_words("seed")),
     "another in it, and words": ({"error": {"message": "max_tokens and messages", "param": "messages"}}, NOTHING),
+    "LiteLLM, which writes None": (
+        {"error": {"message": "x does not support parameters: ['seed'], for model=m", "type": "None", "param": "None"}},
+        in_words("seed"),
+    ),
+    "Ajv's additional property": (
+        {"error": "must NOT have additional properties", "params": {"additionalProperty": "seed"}},
+        in_field("seed"),
+    ),
+    "a list of details": ({"message": "no", "details": [{"field": "top_p", "issue": "unknown"}]}, in_field("top_p")),
     "FastAPI's loc": ({"detail": [{"loc": ["body", "stream_options"], "msg": "no"}]}, in_field("stream_options")),
     "several of them": (
         {"detail": [{"loc": ["body", "seed"], "msg": "no"}, {"loc": ["body", "top_p"], "msg": "no"}]},
@@ -105,6 +114,10 @@ REFUSALS: dict[str, tuple[object, NamedKeys]] = {
 def test_a_refusal_names_keys_in_a_field_or_in_words(what: str) -> None:
     body, expected = REFUSALS[what]
     assert named_keys(body if isinstance(body, bytes) else json.dumps(body).encode(), KEYS) == expected
+
+
+def test_a_refusal_that_is_nested_without_end_names_none_and_raises_nothing() -> None:
+    assert named_keys(b'{"error":' * 5_000 + b'"x"' + b"}" * 5_000, KEYS) == NOTHING
 
 
 def test_the_wanted_name_is_a_key_of_its_own_where_it_is_sent() -> None:
