@@ -1,7 +1,8 @@
 """Asks a server for answers, one after the other, and prints what each came to and how much memory it took.
 
-A process of its own, whose memory nothing else takes. `python -m tests.integration.wire.peak_memory URL MIB WORDS…`:
-MIB is how long an answer may be. Prints a JSON list of (outcome, detail, growth of the peak in MiB).
+A process of its own, whose memory nothing else takes. `python -m tests.integration.wire.peak_memory URL MIB COUNT
+WORDS…`: MIB is how long an answer may be, COUNT how many of each are asked for at once. Prints a JSON list of (outcome,
+detail, growth of the peak in MiB), of the last of each.
 """
 
 import asyncio
@@ -46,7 +47,7 @@ async def ask(client: Client, url: str, words: str) -> Reply:
     return read_reply(exchange, epoch_ns=0, wall_offset_ns=0, keep_text=True)[0]
 
 
-async def main(url: str, mib: str, *all_words: str) -> None:
+async def main(url: str, mib: str, count: str, *all_words: str) -> None:
     for module in (client_module, receiver, stamps):
         vars(module)["ANSWER_BYTES"] = int(mib) << 20
     rows = []
@@ -55,9 +56,10 @@ async def main(url: str, mib: str, *all_words: str) -> None:
     before = peak_mib()
     async with Client() as client:
         for words in all_words:
-            reply = await ask(client, url, words)
-            rows.append((reply.outcome, reply.detail, round(peak_mib() - before, 1)))
-            del reply
+            replies = await asyncio.gather(*(ask(client, url, words) for _ in range(int(count))))
+            reply, outcomes = replies[-1], sorted({reply.outcome for reply in replies})
+            rows.append((" and ".join(outcomes), reply.detail, round(peak_mib() - before, 1)))
+            del reply, replies
             await asyncio.sleep(0)  # the event loop drops the call that ended the answer, and with it the answer
             forget_peak()
     sys.stdout.buffer.write(msgspec.json.encode(rows))
