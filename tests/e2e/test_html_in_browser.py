@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from loadgen.analysis.summarize import summarize
+from loadgen.decisions.capacity.request import CapacitySettings
 from loadgen.report.document import make_document, report_data
 from loadgen.report.html import html
 from loadgen.store.run_folder import Run
 from tests import report_runs as runs
+from tests.unit.decisions.capacity.test_play import SLO, search
 
 pytestmark = pytest.mark.e2e
 
@@ -80,6 +82,15 @@ def test_every_chart_is_drawn_and_the_console_is_silent(tmp_path: Path) -> None:
     assert said == []
     assert list(drawn.svgs) == re.findall(r'class="chart" id="([\w-]+)"', page)
     assert len(drawn.svgs) > 10
+    assert all(drawn.svgs.values()), drawn.svgs
+
+
+def test_the_pictures_of_a_search_are_drawn_and_the_console_is_silent(tmp_path: Path) -> None:
+    searched = search(tmp_path / "results", CapacitySettings(objectives=SLO, highest=9.0, within=None, budget_s=300.0))
+    page = (searched.folder / "report.html").read_text(encoding="utf-8")
+    drawn, said = browse(page, tmp_path)
+    assert said == []
+    assert list(drawn.svgs)[:3] == ["chart-shares-0", "chart-rates-0", "chart-visits-0"]
     assert all(drawn.svgs.values()), drawn.svgs
 
 

@@ -12,6 +12,13 @@ from loadgen.decisions.capacity.visit import Doubt, Visit
 from loadgen.report.format import UNKNOWN, format_duration, format_number, format_percent
 from loadgen.scenario.objective import objective_of
 
+_DOUBTS: Final[dict[Doubt, str]] = {
+    "client": "loadgen itself was in the way",
+    "busy_machine": "other programs were in the way",
+    "drift": "its latencies never settled",
+    "behind": "fewer requests ended than came due",
+    "drains": "the burst at its beginning was not yet worked off",
+}
 _STALL_SHARE: Final = 3
 """A stall that comes less often than once in the time played at `holds`, divided by this, may not have been seen."""
 
@@ -32,7 +39,7 @@ def format_level(level: float, search: str) -> str:
     """`1 user`, `5 users`, or `1.25 requests per second`."""
     if search == "users":
         return f"{level:g} user" if level == 1 else f"{level:g} users"
-    return f"{level:.4g} requests per second"
+    return f"{level:.4g} {'request' if level == 1 else 'requests'} per second"
 
 
 def objective_words(text: str) -> str:
@@ -57,6 +64,9 @@ def answer_line(model: ModelAnswer, confidence: float) -> str:
         case None, float(fails):
             claim = f"{_number(fails)} {_do(fails)} not hold"
             return f"fewer than {format_level(fails, search)}: {sure} that {claim}{between}"
+    if model.levels and all(level.state == "not_judged" for level in model.levels):
+        doubts = dict.fromkeys(_DOUBTS[doubt] for level in model.levels for doubt in level.doubts)
+        return f"not known: no visit could be judged, because {' and '.join(doubts)}"
     return f"not known: no level is shown to hold, and none is shown not to{between}"
 
 
@@ -183,15 +193,6 @@ def notes_of(model: ModelAnswer) -> list[str]:
             why = ", ".join(_DOUBTS[doubt] for doubt in level.doubts)
             notes.append(f"{format_level(level.level, model.search)}: {which}: {why}")
     return notes
-
-
-_DOUBTS: Final[dict[Doubt, str]] = {
-    "client": "loadgen itself was in the way",
-    "busy_machine": "other programs were in the way",
-    "drift": "its latencies never settled",
-    "behind": "fewer requests ended than came due",
-    "drains": "the burst at its beginning was not yet worked off",
-}
 
 
 def lines_of_model(model: ModelAnswer, confidence: float) -> list[str]:

@@ -77,6 +77,13 @@ def test_what_is_not_shown_is_not_said(ends: tuple[float | None, ...], line: str
     assert answer_line(answer(capacity=capacity, holds=holds, fails=fails, levels=()), 0.95) == line
 
 
+def test_where_nothing_could_be_judged_it_is_said_why() -> None:
+    levels = (level(1.0, "not_judged", doubts=("busy_machine",)), level(2.0, "not_judged", doubts=("client",)))
+    assert answer_line(answer(capacity=None, holds=None, fails=None, levels=levels), 0.95) == (
+        "not known: no visit could be judged, because other programs were in the way and loadgen itself was in the way"
+    )
+
+
 def test_of_many_undecided_levels_the_two_nearest_to_the_capacity_are_named() -> None:
     levels = tuple(level(users) for users in (6.0, 7.0, 8.0, 9.0))
     line = answer_line(answer(capacity=7.0, fails=10.0, levels=levels), 0.95)
@@ -131,5 +138,5 @@ def test_a_forecast_says_from_what_or_why_there_is_none() -> None:
 
 def test_levels_and_times_as_people_say_them() -> None:
     assert [format_level(users, "users") for users in (1.0, 12.0)] == ["1 user", "12 users"]
-    assert format_level(1.25, "rate") == "1.25 requests per second"
+    assert [format_level(rate, "rate") for rate in (1.0, 1.25)] == ["1 request per second", "1.25 requests per second"]
     assert [format_time(s) for s in (42.0, 60.0, 250.1, 4800.0)] == ["42 s", "1 min", "4 min 10 s", "1 h 20 min"]
