@@ -75,6 +75,8 @@ class VisitTally:
         self._load = load
         self._slo = slo
         self._workers = max(1, min(workers, load.concurrency or workers))
+        self._beside = load.concurrency or 0
+        """How many requests did not count when they were last added up: left out, or not decided yet."""
         self._moments = array("q")
         """Of each request: index, start, first token, end, due; -1 where there is none."""
         self._verdicts = array("b")
@@ -96,8 +98,8 @@ class VisitTally:
 
     @property
     def counted_at_most(self) -> int:
-        """How many requests count at the very most: looks before that many are needless."""
-        return len(self._moments) // 5
+        """About how many requests count by now: a look before that would be needless."""
+        return max(0, len(self._moments) // 5 - self._beside)
 
     def visit(self, *, level: float, label: str, seconds: float, doubt: Doubt | None = None) -> Visit:
         """The visit as far as its requests have ended. doubt: that which is known already."""
@@ -110,6 +112,7 @@ class VisitTally:
         decided = self._decided(moments, verdicts)
         first = self._left_out(moments, slowness, decided)
         counted, slow = verdicts[first:decided], slowness[first:decided]
+        self._beside = len(moments) - len(counted)
         if doubt is None and not self._load.is_closed:
             doubt = _doubt_of_open_loop(moments, slow, first, decided)
         return Visit(

@@ -185,3 +185,13 @@ def test_a_visit_in_which_we_were_in_the_way_is_not_judged(doubt: str) -> None:
     tally = VisitTally(OBJECTIVES, users(1), Slo())
     visit = tally.visit(level=1.0, label="c1", seconds=1.0, doubt=doubt)  # type: ignore[arg-type]
     assert not visit.is_judged
+
+
+def test_a_look_is_needless_before_enough_requests_can_count() -> None:
+    tally = VisitTally(OBJECTIVES, users(4), Slo())
+    for i in range(10):
+        tally.take(asked(i, 100 * i))
+    assert tally.counted_at_most == 6
+    tally.take(asked(12, 1200))  # two are still open
+    assert tally.visit(level=4.0, label="c4", seconds=1.0).requests == 6
+    assert tally.counted_at_most == 6
