@@ -70,6 +70,7 @@ bench: $(DEV)
 	$(PY) benchmarks/pacing.py
 	$(PY) benchmarks/coverage.py --quick
 	$(PY) benchmarks/compare.py --quick
+	$(PY) benchmarks/capacity.py --quick
 	$(PY) benchmarks/large_report.py
 
 readme: $(RUN)
