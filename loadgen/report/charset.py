@@ -22,6 +22,16 @@ _SPELLINGS: Final = {
     "”": '"',
     "‘": "'",
     "’": "'",
+    "✓": "v",
+    "✕": "x",
+    "▼": "v",
+    "△": "^",
+    "←": "<-",
+    "❌": "x",
+    "✅": "=",
+    "🎉": "+",
+    "❔": "?",
+    "\ufffd": "?",
     "\u00a0": " ",
 }
 """The ASCII spelling of each non-ASCII character in our own texts."""
