@@ -196,7 +196,7 @@ def show_comparison(comparison: Comparison, sides: Sides, folder: Path, output: 
 
 def _write_markdown(path: Path, text: str) -> None:
     try:
-        files.write_whole(path, text.encode())
+        files.write_to(path, text.encode())
     except OSError as error:
         raise InputError(
             f"--markdown {path}: cannot be written ({error.strerror}); choose a file you may write"

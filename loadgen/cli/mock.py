@@ -5,6 +5,7 @@ import ipaddress
 import math
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final
 
@@ -123,11 +124,11 @@ def _serve(script: Script, host: str, port: int, truth: Path | None, *, force: b
     with contextlib.ExitStack() as held:
         stop = held.enter_context(ServerStop())
         held.enter_context(handled_by(lambda *_: stop.request(), (signal.SIGINT, *hang_ups())))
-        log: list[BinaryIO] = []
+        log = None if truth is None else _TruthLog(truth)
 
         def started(url: str) -> None:
-            if truth is not None:
-                log.append(held.enter_context(_opened(truth)))
+            if log is not None:
+                held.enter_context(log.open())
             print_text(f"{url}\n")
             sys.stdout.flush()
             tell("scripted server; Ctrl-C stops it")
@@ -135,17 +136,39 @@ def _serve(script: Script, host: str, port: int, truth: Path | None, *, force: b
                 tell("others on the network can reach the server, and it has no authentication")
 
         def ended(request: Truth) -> None:
-            for file in log:
-                file.write(msgspec.json.encode(request) + b"\n")
+            if log is not None:
+                log.append(request)
 
         return serve(script, host, port, stop=stop, on_start=started, on_end=ended)
 
 
-def _opened(path: Path) -> BinaryIO:
-    try:
-        return path.open("wb", buffering=0)  # a server that is killed leaves the lines that it has written
-    except OSError as error:
-        raise InputError(f"--truth {path}: cannot be written ({error.strerror}); choose another place") from error
+class _TruthLog:
+    """The file of --truth. One that can no longer be written ends no server, which others may be measuring."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """Raises InputError if the file cannot be written."""
+        try:
+            # Unbuffered, so that a server that is killed leaves the lines that it has written.
+            self._file = self._path.open("wb", buffering=0)
+        except OSError as error:
+            hint = "choose another place"
+            raise InputError(f"--truth {self._path}: cannot be written ({error.strerror}); {hint}") from error
+        with self._file:
+            yield
+
+    def append(self, request: Truth) -> None:
+        if self._file is None or self._file.closed:
+            return
+        try:
+            self._file.write(msgspec.json.encode(request) + b"\n")
+        except OSError as error:
+            self._file.close()
+            tell(f"loadgen: --truth {self._path}: cannot be written any more ({error.strerror}); the server goes on")
 
 
 def _is_loopback(host: str) -> bool:

@@ -22,7 +22,7 @@ from loadgen.scenario.check import first_conflict
 from loadgen.scenario.file import load_scenario
 from loadgen.scenario.model_list import model_list_text
 from loadgen.scenario.overrides import Overrides, parse_ready_s
-from loadgen.store.files import write_whole
+from loadgen.store.files import write_to
 from loadgen.store.manifest import ModelCard, ServedModel
 from loadgen.targets.catalog import default_models, list_cards, model_list_of
 from loadgen.targets.diagnosis import shown_names
@@ -151,7 +151,7 @@ def _tell_on_terminal(text: str, share: float | None) -> None:
 
 def _write(path: Path, cards: list[ModelCard]) -> None:
     try:
-        write_whole(path, model_list_text(model_list_of(cards)))
+        write_to(path, model_list_text(model_list_of(cards)))
     except OSError as error:
         raise InputError(f"--write {path}: cannot be written ({error.strerror}); choose another place") from error
     tell(f"wrote {path}")

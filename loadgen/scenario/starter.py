@@ -32,7 +32,12 @@ def write_starter(name: str) -> Path:
     path = (SCENARIOS if is_folder(SCENARIOS) else Path()) / f"{name}.toml"
     try:
         with path.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+            try:
+                file.write(text)
+                file.flush()
+            except OSError:  # half a scenario would be in the way of the next attempt
+                path.unlink(missing_ok=True)
+                raise
     except FileExistsError:
         raise InputError(f"init: {path} already exists; choose another name") from None
     except OSError as error:

@@ -28,6 +28,16 @@ def write_whole(path: Path, data: bytes | Iterable[bytes]) -> None:
         raise
 
 
+def write_to(path: Path, data: bytes) -> None:
+    """Write to a place that a person named: a file, or what a link leads to, whole or not at all; a device or a
+    pipe as it is, since it must not be replaced by a file."""
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            file.write(redact_key_bytes(data))
+    else:
+        write_whole(Path(os.path.realpath(path)), data)
+
+
 def write_json(path: Path, value: object) -> None:
     """Write a value as indented JSON, whole or not at all."""
     write_whole(path, json_document(value))
