@@ -132,7 +132,7 @@ async def repeat(
             if stop.requested:
                 break
         if repeats > 1:
-            progress.note(f"run {at + 1} of {repeats}")
+            progress.begin_run(f"run {at + 1} of {repeats}")
         played = await run(plan, results=results, workers=workers, progress=progress, stop=stop, sinks=sinks)
         runs.append(played)
         ended(played)

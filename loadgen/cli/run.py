@@ -6,6 +6,7 @@ not wait for them.
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -33,6 +34,7 @@ from loadgen.engine.stop import StopSignal
 from loadgen.engine.workers.sizing import Workers, parse_workers
 from loadgen.errors import ExitCode, FolderError, InputError, LoadgenError
 from loadgen.plan.plan import Plan
+from loadgen.record import StageKey
 from loadgen.store import run_folder
 from loadgen.store.run_folder import Run
 
@@ -83,9 +85,12 @@ def run(
         _keep_baseline(reports, baseline_place)
     if played.failure is not None:
         raise played.failure
+    lines = [*failures(reports.summary), *failures_in_runs(reports.summary, [each.summary for each in played.reports])]
     code = ExitCode.INTERRUPTED if played.interrupted else exit_code(reports.summary)
+    if code == ExitCode.DONE and lines:
+        code = ExitCode.GATE_FAILED
     if code == ExitCode.GATE_FAILED:
-        for line in failures(reports.summary):
+        for line in lines:
             tell(f"loadgen: exit {code:d}: {line}")
     raise typer.Exit(ExitCode.BAD_INPUT if code == ExitCode.DONE and reports.unwritten else code)
 
@@ -180,12 +185,37 @@ def failures(summary: Summary) -> list[str]:
     return [f"{stage_name(stage)}: {'; '.join(why)}" for stage, why in reasons if why]
 
 
+def failures_in_runs(merged: Summary, runs: Sequence[Summary]) -> list[str]:
+    """One line for each stage most of whose requests failed in one of several runs, unless they did in all together."""
+    from loadgen.report.section import stage_name
+
+    if len(runs) == 1:
+        return []
+    said = {_key_of(stage) for stage in merged.stages if _most_failed(stage)}
+    return [
+        f"{run.run_id}: {stage_name(stage)}: {why}"
+        for run in runs
+        for stage in run.stages
+        if _key_of(stage) not in said and (why := _most_failed(stage))
+    ]
+
+
+def _key_of(stage: StageSummary) -> StageKey:
+    return StageKey(stage.target, stage.model, stage.level)
+
+
+def _most_failed(stage: StageSummary) -> str:
+    """That more than half of a stage's requests failed; empty if they did not."""
+    requests = stage.requests
+    if stage.status != "played" or requests is UNSET or requests.failed <= MOST_FAILED * requests.planned:
+        return ""
+    outcomes = ", ".join(f"{count} {name}" for name, count in requests.by_outcome.items() if name != "ok")
+    return f"{requests.failed} of {requests.planned} requests failed ({outcomes})"
+
+
 def _failures_of(stage: StageSummary) -> list[str]:
-    reasons = []
-    requests, slo = stage.requests, stage.slo
-    if requests is not UNSET and requests.failed > MOST_FAILED * requests.planned:
-        outcomes = ", ".join(f"{count} {name}" for name, count in requests.by_outcome.items() if name != "ok")
-        reasons.append(f"{requests.failed} of {requests.planned} requests failed ({outcomes})")
+    reasons = [why] if (why := _most_failed(stage)) else []
+    slo = stage.slo
     if slo is not None and slo.passed is False:
         share = "it was not judged" if slo.share is None else f"{slo.share:.1%} of them did"
         why = f" ({stage.not_valid['slo']})" if "slo" in stage.not_valid else ""

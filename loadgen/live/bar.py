@@ -41,6 +41,9 @@ class Bar(NullSink):
         if self._shown:
             self._progress.console.print(printable(text), markup=False, highlight=False)
 
+    def begin_run(self, title: str) -> None:
+        self.note(title)
+
     def warn(self, text: str) -> None:
         self.note(text)
 

@@ -17,7 +17,11 @@ class ProgressLines(NullSink):
     def __init__(self, write: Callable[[str], None]) -> None:
         """write: called with a line that the user must see at once."""
         self.warn = write
+        self._run = ""
+        """Which of several runs is in progress."""
         self._doing = "starting"
+        self._warmed_up = 0
+        """How many warm-up requests of the stage have ended."""
         self._done: int | None = None
         """How many requests or steps are done; None if nothing is counted."""
         self._failed = 0
@@ -27,6 +31,9 @@ class ProgressLines(NullSink):
 
     def note(self, text: str) -> None:
         self._begin(text)
+
+    def begin_run(self, title: str) -> None:
+        self._run = title
 
     def work(self, title: str, share: float | None) -> None:
         self._begin(title)
@@ -40,7 +47,9 @@ class ProgressLines(NullSink):
         self.begin(f"{', '.join(stage.models)}, {stage.level}", 0, stage.count)
 
     def record(self, record: Record) -> None:
-        if record.phase == "measured":
+        if record.phase == "warmup":
+            self._warmed_up += 1
+        else:
             self._done = (self._done or 0) + 1
             self._failed += record.outcome != "ok"
 
@@ -48,16 +57,19 @@ class ProgressLines(NullSink):
         self._known = text
 
     def line(self, minutes: int) -> str:
-        """Such as `3 min: tiny, c4: 7 of 12, 1 failed`."""
+        """Such as `3 min: run 2 of 5: tiny, c4: 7 of 12, 1 failed`."""
         of_all = "" if self._total is None else f" of {self._total}"
         share = "" if self._share is None else f"{self._share:.0%}"
         counted = "" if self._done is None else f"{self._done}{of_all}"
-        parts = (share, counted, f"{self._failed} failed" if self._failed else "", self._known)
-        return ": ".join(part for part in (f"{minutes} min", self._doing, ", ".join(filter(None, parts))) if part)
+        warm_up = f"{self._warmed_up} in the warm-up" if self._warmed_up and not self._done else ""
+        parts = (share, counted, warm_up, f"{self._failed} failed" if self._failed else "", self._known)
+        texts = (f"{minutes} min", self._run, self._doing, ", ".join(filter(None, parts)))
+        return ": ".join(filter(None, texts))
 
     def _begin(self, title: str) -> None:
         self._doing = title
         self._done, self._failed, self._total, self._known, self._share = None, 0, None, "", None
+        self._warmed_up = 0
 
 
 @contextlib.contextmanager

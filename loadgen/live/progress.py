@@ -11,6 +11,9 @@ class Progress(Sink, Protocol):
     def note(self, text: str) -> None:
         """One line about what begins now, or what went wrong."""
 
+    def begin_run(self, title: str) -> None:
+        """One of several runs begins, such as "run 2 of 3"; what follows belongs to it."""
+
     def warn(self, text: str) -> None:
         """One line that the user must see at once, on a terminal or not."""
 
@@ -28,6 +31,8 @@ class Silence(NullSink):
     """A progress that shows nothing."""
 
     def note(self, text: str) -> None: ...
+
+    def begin_run(self, title: str) -> None: ...
 
     def warn(self, text: str) -> None: ...
 

@@ -124,7 +124,7 @@ class _BlockPlayer:
             ):  # the first run is played in any case, as by `run`
                 self.ended = "interrupted"
                 return self._reject(played, number, "interrupted")
-            self._progress.note(f"block {number} of {self._log.asked}: {variant}")
+            self._progress.begin_run(f"block {number} of {self._log.asked}: {variant}")
             run, summary = await self._play(self._plans[variant], Placement(variant, number))
             self._log.begin(run.folder)
             played[variant] = run.manifest.run_id

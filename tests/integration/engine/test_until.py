@@ -127,8 +127,8 @@ class Second(Silence):
         self._stop = stop
         self.notes: list[str] = []
 
-    def note(self, text: str) -> None:
-        self.notes.append(text)
+    def begin_run(self, title: str) -> None:
+        self.notes.append(title)
 
     def record(self, record: Record) -> None:
         if "run 2 of 3" in self.notes and record.phase == "measured":

@@ -2,14 +2,18 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from loadgen.analysis.summarize import summarize
 from loadgen.analysis.summary import Summary
-from loadgen.cli.run import exit_code, failures
+from loadgen.cli.run import exit_code, failures, failures_in_runs
 from loadgen.errors import ExitCode
 from loadgen.record import Outcome, Record
 from tests.records import MS, facts, planned, run_of, turn, unsent
+
+RUNS = {"first": (10, 0), "second": (3, 7), "third": (8, 2)}
+"""How many requests of each run were answered, and how many failed."""
 
 
 def answered(ok: int, failed: int, outcome: Outcome = "http_error") -> list[Record]:
@@ -77,6 +81,15 @@ def test_a_gate_that_could_not_be_judged_says_why() -> None:
     assert exit_code(summary) == ExitCode.GATE_FAILED
     (line,) = failures(summary)
     assert "it was not judged (TTFT is not judged: tokens were held back in 20 of 20 answers" in line
+
+
+def test_a_run_of_several_most_of_whose_requests_failed_is_named_whatever_the_others_hide() -> None:
+    runs = [msgspec.structs.replace(summary_of(answered(*counts)), run_id=name) for name, counts in RUNS.items()]
+    merged = summary_of(answered(26, 14))
+    assert failures(merged) == []
+    assert failures_in_runs(merged, runs) == ["second: m on t, 1 user: 7 of 10 requests failed (7 http_error)"]
+    assert failures_in_runs(summary_of(answered(9, 31)), runs) == [], "said of all of them"
+    assert failures_in_runs(runs[1], runs[1:2]) == [], "said of the only one"
 
 
 def test_where_nothing_was_played_there_was_no_target() -> None:

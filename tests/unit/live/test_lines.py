@@ -19,11 +19,24 @@ def test_a_line_says_what_is_played_and_how_far_it_is() -> None:
     assert lines.line(1) == "1 min: starting"
     lines.start(STAGE)
     lines.record(turn(0, phase="warmup"))
+    assert lines.line(2) == "2 min: m, c4: 0 of 12, 1 in the warm-up"
     for record in (turn(0), turn(1), turn(2, outcome="timeout", detail="first token")):
         lines.record(record)
     assert lines.line(3) == "3 min: m, c4: 3 of 12, 1 failed"
     lines.known("±12 %")
     assert lines.line(4) == "4 min: m, c4: 3 of 12, 1 failed, ±12 %"
+
+
+def test_a_line_says_which_of_several_runs_is_played() -> None:
+    lines = ProgressLines(lambda _: None)
+    lines.begin_run("run 2 of 3")
+    lines.note("starting m on t")
+    assert lines.line(1) == "1 min: run 2 of 3: starting m on t"
+    lines.start(STAGE)
+    assert lines.line(2) == "2 min: run 2 of 3: m, c4: 0 of 12"
+    lines.begin_run("run 3 of 3")
+    lines.work("loading m", 0.5)
+    assert lines.line(3) == "3 min: run 3 of 3: loading m: 50%"
 
 
 def test_a_line_says_how_much_of_other_work_is_done() -> None:

@@ -105,6 +105,9 @@ class _Lines(Silence):
     def note(self, text: str) -> None:
         self._lines.append(text)
 
+    def begin_run(self, title: str) -> None:
+        self._lines.append(title)
+
     def warn(self, text: str) -> None:
         self._lines.append(text)
 
