@@ -3,13 +3,16 @@
 import json
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from loadgen.__main__ import main
 from loadgen.cli.signals import hang_ups
 from loadgen.store import run_folder
 from tests.command_line import run_command
@@ -151,6 +154,22 @@ def test_a_command_that_measures_nothing_ends_at_once(name: str) -> None:
         done = run_command("models", "--url", server.url)
     assert (done.returncode, done.stdout) == (130, "")
     assert "Traceback" not in done.stderr
+
+
+class _Interrupted(MetaPathFinder):
+    """Ctrl-C is pressed while a module is imported."""
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name == "loadgen.cli.app":
+            raise KeyboardInterrupt
+
+
+def test_ctrl_c_while_the_command_is_imported_shows_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "loadgen.cli.app")
+    monkeypatch.setattr(sys, "meta_path", [_Interrupted(), *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
 
 
 def test_a_signal_that_somebody_has_ignored_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
