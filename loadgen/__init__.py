@@ -55,8 +55,8 @@ __all__ = [
     "write_reports",
 ]
 
-# Where each name lives: looked up when it is first asked for. Whoever wants one module of ours, such as a process that
-# only serves or only receives, does not wait for all of them.
+# The module of each name, which is imported when the name is first used. So a process that needs one module, such as a
+# process that only serves or only receives, does not wait for all of them.
 _HOMES = {
     "api": ("capacity", "compare", "plan_of", "repeat", "run", "versus"),
     "decisions.capacity.files": ("Capacity",),

@@ -1,4 +1,4 @@
-"""The few steps that the command line and a program share: a scenario becomes a plan, a plan becomes a run."""
+"""The steps that the command line and other programs share: from a scenario to a plan, and from a plan to a run."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -39,10 +39,9 @@ RESULTS = Path("results")
 
 
 def plan_of(loaded: LoadedScenario, *, like: Plan | None = None) -> Plan:
-    """The plan of a scenario: reads its prompts and its trace. Raises InputError when one of them is wrong.
+    """The plan of a scenario. Reads its prompts and its trace, and raises InputError if one of them is wrong.
 
-    like: a plan whose prompts are taken if this scenario has the same, so that they are read once: a pipe gives them no
-    second time.
+    like: a plan whose prompts are used again if this scenario has the same prompts. A pipe can be read only once.
     """
     scenario = loaded.scenario
     if like is not None and (like.scenario.prompts, like.scenario.seed) == (scenario.prompts, scenario.seed):
@@ -70,9 +69,9 @@ def _with_requests(scenario: Scenario, requests: int) -> Scenario:
 
 
 def processes_of(plan: Plan, workers: Workers) -> int:
-    """How many processes play a plan; "auto" trusts each with as many streams as this machine was calibrated for.
+    """How many processes play a plan. With "auto", each gets at most the streams for which this machine was calibrated.
 
-    Raises InputError where a number above 1 was asked for and a model is in this process.
+    Raises InputError if more than 1 was asked for and a model runs in this process.
     """
     calibration = stored().calibration
     calibrated = calibration.budget.streams if calibration is not None else 0
@@ -90,12 +89,12 @@ async def run(
     clock: Clock = SYSTEM_CLOCK,
     client: Client | None = None,
 ) -> Run:
-    """Play a scenario, or a plan that was made of one, and return its run folder with all records.
+    """Play a scenario, or a plan that was made from one, and return its run folder with all records.
 
-    results: where run folders go. workers: processes that play it, 1 being this one alone; "auto" takes as many as the
-    plan's streams ask for and the machine has cores. stop: ends it before its time. sinks: hear of its records as they
-    end. clock, client: those that this process plays with; by default the system's, and one that is made here. Raises
-    InputError before anything is sent when something is wrong with the input.
+    results: the folder for run folders. workers: the processes that play it. 1 means this process alone; "auto" takes
+    as many as the plan's streams need, at most the number of cores. stop: ends the run early. sinks: receive records as
+    requests end. clock, client: those of this process; by default the system's clock and a new client. Raises
+    InputError, before anything is sent, if the input is wrong.
     """
     plan = scenario if isinstance(scenario, Plan) else plan_of(scenario)
     size = processes_of(plan, workers)
@@ -116,10 +115,10 @@ async def repeat(
     rest_s: float = 0.0,
     ended: Callable[[Run], object] = lambda _: None,
 ) -> tuple[Run, ...]:
-    """Play a scenario so many times, each a whole run of its own: servers are started anew, and nothing is shared.
+    """Play a scenario `repeats` times. Each is a separate run, for which the servers are started again.
 
-    rest_s: how long to wait between two runs. ended: told of each run before the next one begins. When a stop is asked
-    for, or no model could be used, there are fewer runs than asked, and at least one. The rest is as in `run`;
+    rest_s: the pause between two runs. ended: called with each run before the next begins. If a stop is asked for, or
+    no model can be used, there are fewer runs, but at least one. The other arguments are those of `run`.
     `loadgen.analysis.summarize.merged` makes one summary of the runs.
     """
     plan = scenario if isinstance(scenario, Plan) else plan_of(scenario)
@@ -136,7 +135,7 @@ async def repeat(
         played = await run(plan, results=results, workers=workers, progress=progress, stop=stop, sinks=sinks)
         runs.append(played)
         ended(played)
-        await asyncio.sleep(0)  # an end that was asked for meanwhile is heard
+        await asyncio.sleep(0)  # so that a stop asked for meanwhile takes effect
         if stop.requested or all(stage.skipped for stage in played.manifest.stages):
             break
     return tuple(runs)
@@ -158,15 +157,16 @@ async def versus(
     clock: Clock = SYSTEM_CLOCK,
     client: Client | None = None,
 ) -> "PlayedBlocks":
-    """Play two variants in alternation, so that a machine that drifts is not taken for a difference: blocks of two
-    runs, one of each, in a balanced random order. Each run is one of its own, as in `run`.
+    """Play two variants in alternation, so that a drift of the machine does not look like a difference.
 
-    blocks: 2 or more; fewer than 5 cannot show a regression. rest_s: how long to wait between two runs. unlike: what
-    becomes of variants that ask for different work, or are judged by different limits. summarized: makes the summary of
-    a run that has ended; it may write the run's reports. The rest is as in `run`.
+    Each block has two runs, one of each variant, in a balanced random order. Each run is separate, as in `run`.
 
-    A block with a run that cannot be compared is played again. `compare` compares what is in the folder that the result
-    names. Raises InputError before anything is sent when something is wrong with the input.
+    blocks: 2 or more; fewer than 5 cannot show a regression. rest_s: the pause between two runs. unlike: whether
+    variants may ask for different work or be judged by different limits. summarized: makes the summary of a run that
+    has ended; it may write the run's reports. The other arguments are those of `run`.
+
+    A block with a run that cannot be compared is played again. `compare` compares the runs in the folder that the
+    result names. Raises InputError, before anything is sent, if the input is wrong.
     """
     from loadgen.analysis.summarize import summarize
     from loadgen.decisions.versus.play import play_blocks
@@ -200,7 +200,7 @@ async def versus(
 
 
 def last_pace(results: Path, scenario: str) -> dict[StageKey, float]:
-    """Requests a second by stage in the newest run of a scenario; empty without one."""
+    """Requests per second by stage in the newest run of a scenario; empty if there is none."""
     for folder in reversed(run_folder.runs_of(results / scenario)):
         try:
             summary = summary_from((folder / "summary.json").read_bytes())
@@ -224,16 +224,16 @@ def compare(
 ) -> "Comparison":
     """Whether the runs of `new` are worse than those of `base`, and how sure that is.
 
-    base, new: a run folder, a merged folder, a scenario's folder (its newest run) or `baseline:NAME`; or several.
-    Without `new`, `base` is the folder of two variants that `versus` has played. margin: what counts as the same, a
-    share of one. settings: all else that can be asked, with its own margin. results: where baselines and earlier runs
-    are. Writes no file. Raises InputError for what is no run, and NotAlikeError for runs that differ in what must be
-    alike.
+    base, new: one or several of these: a run folder, a merged folder, a scenario's folder (its newest run), or
+    `baseline:NAME`. Without `new`, `base` is the folder of two variants that `versus` has played. margin: the largest
+    difference that counts as none, as a share. settings: all settings, including a margin. results: the folder of
+    baselines and earlier runs. Writes no file. Raises InputError if a path is not a run, and NotAlikeError if the runs
+    differ in something that must be equal.
     """
     from loadgen.decisions.compare.comparison import (
         CompareSettings,
         compare_sides,
-    )  # here: a run need not wait for them
+    )  # imported here, so that a run does not wait for it
     from loadgen.decisions.compare.verdict import Limits
     from loadgen.decisions.versus.sides import read_sides_of, with_pairs_of
 
@@ -261,15 +261,15 @@ async def capacity(
     clock: Clock = SYSTEM_CLOCK,
     client: Client | None = None,
 ) -> "Capacity":
-    """Search the most users, or the highest rate, at which the objectives hold; the answer with its run folder, in
-    which all reports are.
+    """Search the most users, or the highest rate, at which the objectives hold. Return the answer and its run folder,
+    which has all reports.
 
-    objectives: such as "ttft_p95=2s"; empty: as the scenario says. budget_s: the most time played, for each model.
-    settings: all that can be asked, these two included, which are then not looked at. earlier: a search to go on with
-    (`loadgen.decisions.capacity.resume.read_earlier`). The rest is as in `run`. Raises InputError for what cannot be
-    searched.
+    objectives: such as "ttft_p95=2s"; empty: those of the scenario. budget_s: the most time played for each model.
+    settings: all settings; the two arguments before are then ignored. earlier: the search to resume
+    (`loadgen.decisions.capacity.resume.read_earlier`). The other arguments are those of `run`. Raises InputError if the
+    search is not possible.
     """
-    # Here: a run need not wait for them.
+    # Imported here, so that a run does not wait for it.
     from loadgen.decisions.capacity.files import make_search_reports
     from loadgen.decisions.capacity.play import play_search
     from loadgen.decisions.capacity.request import CapacitySettings, request_of, searchable

@@ -1,7 +1,8 @@
-"""A child process that we start, exchange lines with, and never leave behind; and why one has ended. Knows no engine.
+"""A child process that exchanges lines with us and never outlives us; and the reason why a child ended. Knows no
+engine.
 
 Every process that the program starts is a `Child`: servers, the scripted server, and workers. A child ends as soon as
-its standard input is closed. The system closes it when we end, however that comes about, so none outlives us.
+its standard input is closed. When we end, in whatever way, the system closes it, so no child outlives us.
 """
 
 import asyncio
@@ -22,21 +23,21 @@ from loadgen.errors import TargetError
 T = TypeVar("T")
 
 STOP_S: Final = 10.0
-"""A child whose input has been closed is killed after so long."""
+"""How long a child may take to end after its input was closed; then it is killed."""
 LINE_BYTES: Final = 64 << 20
 """The longest line that is read from a child."""
 LOG_BYTES: Final = 64 << 10
-"""How much is kept of a child's standard error: the end of it."""
+"""How many of the last bytes of a child's standard error are kept."""
 LOG_S: Final = 2.0
-"""How long the end of the standard error of a child that has ended is waited for."""
+"""How long to wait for the end of the standard error of a child that has ended."""
 CRASH_S: Final = 0.05
-"""The standard error of a child that dies is closed within this, once its connections are."""
+"""The longest time between the end of a dying child's connections and the end of its standard error."""
 EXIT_S: Final = 2.0
-"""A process that has closed what it had open is gone within this."""
+"""How long to wait for the exit of a process that has closed its files."""
 
 
 class Child:
-    """One child process. Closing its standard input is what tells it to end."""
+    """One child process. It ends when its standard input is closed."""
 
     def __init__(self, process: asyncio.subprocess.Process, name: str) -> None:
         self.name = name
@@ -55,10 +56,10 @@ class Child:
     ) -> "Child":
         """Run `python -m module --flag value …`.
 
-        name: what to call it in messages, "the embedded server". flags: as `arguments` takes them. environment:
-        variables beside those of this process.
+        name: its name in messages, such as "the embedded server". flags: as for `arguments`. environment: variables in
+        addition to those of this process.
         """
-        # In a process group of its own: a Ctrl-C in the terminal is for us, and the child must live while we drain.
+        # In its own process group: Ctrl-C in the terminal reaches only us, and the child lives while we drain.
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -84,18 +85,19 @@ class Child:
         return self._output.at_eof()
 
     def send(self, line: bytes) -> None:
-        """Write one line, with its end, to its standard input. A child that is gone takes none, which is no error."""
+        """Write one line, with its end, to its standard input. Does nothing if the child is gone."""
         with contextlib.suppress(OSError):
             self._input.write(line)
 
     async def read_line(self, within_s: float) -> bytes:
-        """The next line of its standard output, with its end; empty once the output has ended. Raises TimeoutError."""
+        """The next line of its standard output, with its end; empty after the end of the output. Raises
+        TimeoutError."""
         async with asyncio.timeout(within_s):
             return await self._output.readline()
 
     async def receive(self, decoder: msgspec.json.Decoder[T], within_s: float) -> T:
-        """The next line of its standard output, decoded. Raises TargetError when none comes in time, when it cannot be
-        decoded, or when the child has ended: a child that cannot start says so by ending."""
+        """The next line of its standard output, decoded. Raises TargetError if no line comes in time, if it cannot be
+        decoded, or if the child has ended, because a child that cannot start ends."""
         try:
             line = await self.read_line(within_s)
         except TimeoutError:
@@ -113,13 +115,14 @@ class Child:
             raise TargetError(f"{self.name} ended as it started ({details})", problem=problem) from None
 
     async def read_rest(self, within_s: float) -> bytes:
-        """Close its standard input, so that it ends, and return all that it still writes. Raises TimeoutError."""
+        """Close its standard input, so that it ends, and return everything that it still writes. Raises
+        TimeoutError."""
         self._input.close()
         async with asyncio.timeout(within_s):
             return await self._output.read()
 
     async def exit_code(self, within_s: float) -> int | None:
-        """Its return code, below 0 for a signal; None when it has not ended in time."""
+        """Its return code, below 0 for a signal; None if it has not ended in time."""
         try:
             async with asyncio.timeout(within_s):
                 return await self._process.wait()
@@ -127,14 +130,13 @@ class Child:
             return None
 
     async def crash_reason(self) -> str | None:
-        """Why it failed, as far as its standard error says so; of one that has ended, or is about to."""
+        """Why a child failed that has ended or is about to, from its standard error; None if that does not say."""
         await asyncio.wait({self._log_reader}, timeout=LOG_S)
         return crash_reason(self._log.decode("utf-8", "replace"))
 
     async def crash(self) -> str | None:
-        """How it ended, and why, where it has ended by itself: "has died (exit code 3)". None while it lives, which is
-        known within 50 ms."""
-        # Its standard error is closed as its connections are: who has seen one break off waits here for the other.
+        """How and why it ended by itself: "has died (exit code 3)"; None if it is alive. Takes up to 50 ms."""
+        # A dying child's connections and its standard error close at about the same time, so wait for the latter.
         await asyncio.wait({self._log_reader}, timeout=CRASH_S)
         if self._process.returncode is None and not self._log_reader.done():
             return None
@@ -151,7 +153,7 @@ class Child:
             self._process.kill()
 
     async def stop(self) -> None:
-        """End it: by closing its input, and when that takes too long, by force."""
+        """End it by closing its input; kill it if that takes too long."""
         self._input.close()
         if await self.exit_code(STOP_S) is None:
             self.kill()
@@ -171,15 +173,15 @@ class Child:
         return self._process.stdout
 
     async def _read_log(self) -> None:
-        """Keep the end of what it writes to its standard error, which must be read lest it waits for us."""
+        """Keep the last bytes of its standard error. It must be read, because the child would block otherwise."""
         assert self._process.stderr is not None
         while chunk := await self._process.stderr.read(LOG_BYTES):
             self._log = (self._log + chunk)[-LOG_BYTES:]
 
 
 def arguments(flags: Mapping[str, Any]) -> list[str]:
-    """Flags as a command line. A None leaves its flag out, a list repeats it, True gives it no value; a value
-    that looks like a flag is tied to its own."""
+    """Flags as a command line. None leaves a flag out, a list repeats it, and True gives it no value. A value that
+    looks like a flag is joined to its flag with `=`."""
     words: list[str] = []
     for flag, value in flags.items():
         if value is True:
@@ -192,8 +194,7 @@ def arguments(flags: Mapping[str, Any]) -> list[str]:
 
 
 def _oom_kills() -> int:
-    """How many processes of this machine Linux has killed for want of memory since it started; 0 where it does not
-    say."""
+    """How many processes Linux has killed on this machine because memory was short; 0 if it does not say."""
     with contextlib.suppress(OSError, ValueError):
         for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines():
             if line.startswith("oom_kill "):
@@ -214,7 +215,7 @@ _MAX_LINE_CHARS: Final = 1000
 
 
 def crash_reason(log: str) -> str | None:
-    """The line that says why, of a log that ends where its process did; None where none does.
+    """The line of a log that says why its process ended; None if there is no such line.
 
     Knows llama.cpp's log (`0.00.034.896 E llama_model_load: error loading model: …`), a C++ exception's last line, and
     a Python traceback's.
@@ -223,7 +224,7 @@ def crash_reason(log: str) -> str | None:
     for line in lines:
         if (match := _MEMORY.search(line)) is not None:
             return match[0].strip()[:_MAX_CHARS]
-    for line in lines:  # the first error is the cause; those that follow it are of the callers
+    for line in lines:  # the first error is the cause; later ones come from its callers
         if (match := _LOGGED_ERROR.match(line)) is not None:
             return _LOGGER_NAME.sub("", match[1].strip())[:_MAX_CHARS]
     for line in reversed(lines):
@@ -233,16 +234,16 @@ def crash_reason(log: str) -> str | None:
 
 
 def problem_of(reason: str | None) -> str:
-    """The kind of problem that a reason stands for, in one word."""
+    """The kind of problem for a reason, in one word."""
     if reason is None:
         return "runtime"
-    if _MEMORY.search(reason) or "Resource temporarily unavailable" in reason:  # there was none for a thread's stack
+    if _MEMORY.search(reason) or "Resource temporarily unavailable" in reason:  # no memory for a thread's stack
         return OUT_OF_MEMORY
     return "port" if "couldn't bind" in reason else "load_failed"
 
 
 def describe_exit(code: int) -> str:
-    """How a process ended, by its return code: below 0, by that signal."""
+    """How a process ended, by its return code; a code below 0 means a signal."""
     if code >= 0:
         return f"exit code {code}"
     with contextlib.suppress(ValueError):
@@ -251,9 +252,9 @@ def describe_exit(code: int) -> str:
 
 
 def crash_summary(code: int, log: str, oom_kills: int) -> str:
-    """How a child ended that should have gone on, without its name: "has died (exit code 3)".
+    """How a child ended that should not have ended, without its name: "has died (exit code 3)".
 
-    oom_kills: how many processes the system has killed for want of memory since it started.
+    oom_kills: how many processes the system has killed since the child started, because memory was short.
     """
     exit_text = describe_exit(code)
     reason = crash_reason(log)

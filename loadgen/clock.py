@@ -1,8 +1,8 @@
-"""The one place that reads a clock. Knows nothing of requests; everything else is handed a `Clock`.
+"""The only module that reads a clock. Knows no requests; all other code gets a `Clock`.
 
 Inside a run, time is an integer of nanoseconds on one monotonic clock (`time.perf_counter_ns`: CLOCK_MONOTONIC on
-Linux, the performance counter on Windows, mach time on macOS). The wall clock is read to date a run, and to convert
-the kernel's receive stamps, which are CLOCK_REALTIME.
+Linux, the performance counter on Windows, mach time on macOS). The wall clock is read only to date a run, and to
+convert the kernel's receive stamps, which are CLOCK_REALTIME.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 now_ns = time.perf_counter_ns
-"""The monotonic clock itself, for the hot path, where a method call is a cost; everything else takes a `Clock`."""
+"""The monotonic clock itself, for the hot path, in which a method call is too slow; all other code uses a `Clock`."""
 
 SPIN_NS = 1_500_000
-"""How long before a deadline `SystemClock` stops sleeping and yields instead where there is no `Timer`: an event loop's
-timers are late by up to this much (epoll counts whole milliseconds)."""
+"""How long before a deadline `SystemClock` stops sleeping and yields instead, if there is no `Timer`. An event loop's
+timers are late by up to this much, because epoll counts whole milliseconds."""
 
 
 class Clock(Protocol):
@@ -30,7 +30,7 @@ class Clock(Protocol):
     def now_ns(self) -> int: ...
 
     async def sleep_until_ns(self, deadline_ns: int) -> None:
-        """Return at `deadline_ns` or as soon as possible after it, never before. Past deadlines return at once."""
+        """Return at `deadline_ns` or as soon as possible after it, never before. Returns at once if it is past."""
         ...
 
 
@@ -54,14 +54,14 @@ class SystemClock:
 
 
 SYSTEM_CLOCK: Final = SystemClock()
-"""The one clock of a process, for whoever begins a run; all others are handed theirs."""
+"""The clock of this process, for the code that starts a run; all other code gets its clock as an argument."""
 
 
 def wall_offset_ns(tries: int = 5) -> int:
-    """CLOCK_REALTIME minus the monotonic clock, ns: subtract it from a kernel stamp to place it on our clock.
+    """CLOCK_REALTIME minus the monotonic clock, ns. Subtract it from a kernel stamp to convert the stamp to our clock.
 
-    Both are slewed alike, so the offset is constant until somebody steps the wall clock. The narrowest of `tries`
-    brackets is taken; its half-width, the error, is a fraction of a microsecond.
+    Both clocks are slewed alike, so the offset is constant until the wall clock is stepped. The narrowest of `tries`
+    brackets is used; its half-width, the error, is a fraction of a microsecond.
     """
     best_width, best_offset = 1 << 62, 0
     for _ in range(tries):
@@ -84,12 +84,12 @@ def process_cpu_ns() -> int:
 
 
 def cpu_of_process_ns(pid: int) -> int | None:
-    """CPU time of all threads of a process so far, ns, of those that have ended too; None where the system does not
-    tell (it is gone, or this is not Linux)."""
+    """The CPU time of all threads of a process so far, ns, including those that have ended; None if the process is
+    gone, or this is not Linux."""
     if sys.platform != "linux":
         return None
     try:
-        return time.clock_gettime_ns((~pid << 3) | 2)  # its clock of CPU time, as `clock_getcpuclockid(3)` makes it
+        return time.clock_gettime_ns((~pid << 3) | 2)  # its CPU-time clock, as made by `clock_getcpuclockid(3)`
     except OSError:
         return None
 
@@ -113,17 +113,17 @@ class _TimerSpec(ctypes.Structure):
 
 
 class Timer:
-    """Wakes the sleepers of one event loop at absolute moments, to a fraction of a millisecond: it is set to the
-    earliest of their deadlines.
+    """Wakes the tasks of one event loop at absolute times, to a fraction of a millisecond. It is always set to the
+    earliest deadline.
 
-    An event loop's own timers are late by up to a millisecond: epoll counts whole ones. A Linux timer descriptor
-    (`timerfd_create(2)`) counts nanoseconds, never rings early, and costs nothing while nothing is due. It runs on
-    CLOCK_MONOTONIC, which is `time.perf_counter_ns` there.
+    An event loop's own timers are late by up to a millisecond, because epoll counts whole milliseconds. A Linux timer
+    descriptor (`timerfd_create(2)`) counts nanoseconds, never fires early, and costs nothing while nothing is due. It
+    uses CLOCK_MONOTONIC, which is `time.perf_counter_ns` on Linux.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Raises OSError, AttributeError or NotImplementedError where there are no timer descriptors, or the loop
-        watches none."""
+        """Raises OSError, AttributeError or NotImplementedError if there are no timer descriptors, or the loop cannot
+        watch them."""
         self._set_time = _libc().timerfd_settime
         fd = int(_libc().timerfd_create(_CLOCK_MONOTONIC, _NONBLOCK_CLOEXEC))
         if fd < 0:
@@ -135,7 +135,7 @@ class Timer:
         loop.add_reader(fd, self._wake)
 
     def ring_at(self, deadline_ns: int) -> "asyncio.Future[None]":
-        """A future of the running loop that is done at a moment of CLOCK_MONOTONIC or soon after it, never before."""
+        """A future of the running loop that is done at a time of CLOCK_MONOTONIC or soon after it, never before."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         first = self._sleepers[0][0] if self._sleepers else None
         heapq.heappush(self._sleepers, (deadline_ns, next(self._order), future))
@@ -154,7 +154,7 @@ class Timer:
             future = heapq.heappop(self._sleepers)[2]
             if not future.done():
                 future.set_result(None)
-        while self._sleepers and self._sleepers[0][2].done():  # given up by who slept
+        while self._sleepers and self._sleepers[0][2].done():  # cancelled by the task that slept
             heapq.heappop(self._sleepers)
         if self._sleepers:
             self._set(self._sleepers[0][0])
@@ -170,7 +170,7 @@ _timers: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Timer | None]" = 
 
 
 def timer_of(loop: asyncio.AbstractEventLoop) -> Timer | None:
-    """The timer of a loop; None where there can be none: not on Linux, or a loop that watches no descriptors."""
+    """The timer of a loop; None if there can be none: not on Linux, or the loop cannot watch descriptors."""
     if loop not in _timers:
         _timers[loop] = _start_timer(loop)
     return _timers[loop]

@@ -1,4 +1,4 @@
-"""One immutable record a request, or attempt of it: what `requests.jsonl` holds. Knows no statistics and no socket."""
+"""The immutable record of one attempt of a request: a line of `requests.jsonl`. Knows no statistics and no socket."""
 
 from typing import Any, Literal
 
@@ -39,7 +39,8 @@ class StageKey(Struct, frozen=True, order=True):
 
 
 class ServerTimings(Struct, frozen=True):
-    """llama.cpp's own account of a request: tokens of the prompt and of the answer, and the time of each in ms."""
+    """The timings that llama.cpp sends for a request: tokens of the prompt and of the answer, and the time of each,
+    ms."""
 
     prompt_n: int
     prompt_ms: float
@@ -48,7 +49,7 @@ class ServerTimings(Struct, frozen=True):
 
 
 class ReplyFields(Struct, frozen=True, kw_only=True):
-    """What a `Reply` and a `Record` have in common: the result of one attempt of a request.
+    """The fields that a `Reply` and a `Record` share: the result of one attempt of a request.
 
     All `_ns` moments are on the run's monotonic clock; each is None if the request did not get that far.
     """
@@ -60,12 +61,12 @@ class ReplyFields(Struct, frozen=True, kw_only=True):
     dispatched_ns: int | None = None
     """When the engine began to send the request. A later attempt has that of the first attempt: the wait counts."""
     sent_ns: int | None = None
-    """When the client began to connect, if it needed a new connection; else when it wrote the request. A later attempt
-    has that of the first attempt."""
+    """When the client began to connect, if it needed a new connection; otherwise when it wrote the request. A later
+    attempt has that of the first attempt."""
     written_ns: int | None = None
     """When the last byte of the request was handed to the kernel."""
     held_ns: int = 0
-    """How long the plan's in-flight limit delayed a request that was due. That is no lateness of ours."""
+    """How long the plan's in-flight limit delayed a request that was due. This does not count as our own lateness."""
     attempt: int = 0
     """How many attempts of the same request there were before."""
     attempt_ns: int | None = None
@@ -84,7 +85,7 @@ class ReplyFields(Struct, frozen=True, kw_only=True):
     """How many tokens each event has; None unless the server counts them."""
     stamp_source: StampSource = "user"
     shared_reads: int = 0
-    """How many token-bearing events arrived in the same read as the one before. Their stamps are equal, so the gap
+    """How many token-bearing events arrived in the same read as the event before. Their stamps are equal, so the gap
     between them is not known."""
     prompt_tokens: int | None = None
     cached_tokens: int | UnsetType = UNSET
@@ -98,7 +99,7 @@ class ReplyFields(Struct, frozen=True, kw_only=True):
 
 
 class Reply(ReplyFields, frozen=True, kw_only=True):
-    """What came back for one attempt, from the client or from an adapter."""
+    """The result of one attempt, from the client or from an adapter."""
 
     retry_after_s: float | None = None
     """How long the head of the answer asks to wait before another attempt. Only the head counts, whatever the body
@@ -148,10 +149,10 @@ class ServerFacts(Struct, frozen=True):
 
 
 class WorkerFacts(Struct, frozen=True, kw_only=True):
-    """One of several processes that played a stage together, each a part of it.
+    """One of several processes that each played a part of a stage.
 
-    requests: measured ones of which it told before its end. cpu_share: of one core; None where it did not say. lost:
-    how it ended before its work did, in words; None where it did not.
+    requests: the measured requests that it reported before its end. cpu_share: of one core; None if it did not report
+    one. lost: how it ended before its work was done, in words; None if it did not.
     """
 
     pid: int
@@ -164,55 +165,56 @@ class Neighbor(Struct, frozen=True):
     """A program that is neither ours nor the server's. cpu_share: of one core, all its processes together."""
 
     name: str
-    """Of the program alone: its path and its arguments are nobody's business."""
+    """The name of the program, without its path and arguments, which are private."""
     cpu_share: float
 
 
 SlowdownSource = Literal["run_delay", "idle_cores"]
-"""From what a slow-down is known (`loadgen.telemetry.neighbors`): for how long the server's threads waited for a core,
-or how few cores were idle."""
+"""How a slow-down was estimated (`loadgen.telemetry.neighbors`): from the time for which the server's threads waited
+for a core, or from the idle time of the cores."""
 
 
 class MachineFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Who else was on the machine during a stage. None is not known. Shares: of the stage's time, or of one core."""
+    """The neighbors and the machine during a stage. None means not known. Shares are of the stage's time or of one
+    core."""
 
     cores: int
     neighbors_cpu_share: float | None = None
-    """CPU of everybody else, of one core (2.0: two cores busy)."""
+    """CPU of all neighbors, as a share of one core (2.0: two busy cores)."""
     busiest: tuple[Neighbor, ...] = ()
     slowdown: float | None = None
-    """By how much neighbors lengthened what the server did (0.05: 5 %); None where the server is not on this machine,
-    or is not known."""
+    """By how much neighbors lengthened the server's work (0.05: 5 %); None if the server is not on this machine, or not
+    known."""
     slowdown_source: SlowdownSource | None = None
     host_slowdown: float | None = None
-    """The same of the host of this virtual machine, which took CPU time from it."""
+    """By how much the host of this virtual machine lengthened the server's work."""
     server_wait_share: float | None = None
-    """How long at least one of the server's threads was ready to run and waited for a core, whoever ran there."""
+    """The share of the time in which a thread of the server was ready to run and waited for a core, for any reason."""
     steal_share: float | None = None
-    """What the host of this virtual machine took from it, of one core."""
+    """The CPU time that the host of this virtual machine took, as a share of one core."""
     throttled_share: float | None = None
-    """How long the server's processes were kept from running by the limit of their own group."""
+    """The share of the time in which the limit of the server's control group kept it from running."""
     cpu_pressure: float | None = None
-    """How long some task of the machine waited for a core."""
+    """The share of the time in which some task of the machine waited for a core."""
     memory_pressure: float | None = None
-    """How long some task of the machine waited for memory."""
+    """The share of the time in which some task of the machine waited for memory."""
     swapped_in_bytes: int | None = None
 
 
 LAG_PERCENTILES = (50.0, 75.0, 90.0, 95.0, 97.0, 98.0, 99.0, 99.5)
-"""Of the event loop's lag: those that stand for its distribution."""
+"""The percentiles that represent the distribution of the event loop's lag."""
 
 
 class StageFacts(Struct, frozen=True, kw_only=True):
-    """What was seen of ourselves while a stage's measured requests ran: a line of `stages.jsonl`.
+    """Our measurements of ourselves during the measured requests of a stage: a line of `stages.jsonl`.
 
-    models: its models' names. All `_ns` moments on the run's clock. loop_lag: how late the event loop woke a sleeper,
-    every 20 ms; a longer stall counts for each of the moments that it held up. stamp_lag: user stamp minus kernel stamp
-    of a read. cpu_share: of one core; of the event loop's thread alone where a model runs in this process.
-    in_flight_samples: (moment, requests in flight), evenly spaced, from a sampler that does not look at the records.
-    workers: the processes that played it, where it was not this one (`loadgen.engine.workers.merge`). machine: who else
-    ran there. loop_lags_ns: the lag at each of LAG_PERCENTILES; empty where none was taken. timer_slack_ns: how late
-    the timer alone may wake a sleeper: that is in loop_lag and in no stamp.
+    models: the names of its models. All `_ns` moments are on the run's clock. loop_lag: how late the event loop woke a
+    task, measured every 20 ms; a longer stall counts once for each 20 ms. stamp_lag: user stamp minus kernel stamp of a
+    read. cpu_share: of one core; only that of the event loop's thread if a model runs in this process.
+    in_flight_samples: (time, requests in flight), evenly spaced, from a sampler that does not use the records. workers:
+    the processes that played the stage, if it was not this one (`loadgen.engine.workers.merge`). machine: the neighbors
+    and the machine. loop_lags_ns: the lag at each of LAG_PERCENTILES; empty if it was not measured. timer_slack_ns: how
+    late the timer alone may wake a task; loop_lag contains this, but no stamp does.
     """
 
     models: tuple[str, ...]
@@ -235,16 +237,16 @@ class StageFacts(Struct, frozen=True, kw_only=True):
     servers: tuple[ServerFacts, ...] = ()
     workers: tuple[WorkerFacts, ...] = ()
     rule_met: bool = field(default=False, name="settled")
-    """It ended because its stop rule was met; `settled` in the file."""
+    """Whether it ended early; `settled` in the file."""
     machine: MachineFacts | None = None
     loop_lags_ns: tuple[int, ...] = ()
     timer_slack_ns: int = 1_500_000
 
     def __post_init__(self) -> None:
-        if len(self.models) != len(self.targets):  # a damaged line; decoding counts it as one that cannot be read
+        if len(self.models) != len(self.targets):  # a damaged line, which is then counted as unreadable
             raise ValueError(f"{len(self.models)} models of {len(self.targets)} targets")
 
     @property
     def keys(self) -> tuple[StageKey, ...]:
-        """The stages that were played together: one of each model."""
+        """The keys of the stages that were played together: one for each model."""
         return tuple(StageKey(*pair, self.level) for pair in zip(self.targets, self.models, strict=True))

@@ -1,4 +1,4 @@
-"""What a person is told before a plan is played: where it goes beyond what this machine was calibrated for."""
+"""The warnings that are printed before a plan is played."""
 
 from loadgen import api
 from loadgen.analysis.stop_rule import reason_unreachable
@@ -9,7 +9,7 @@ from loadgen.store.calibration import stored, warnings_for
 
 
 def warn_before_run(plan: Plan, workers: Workers) -> None:
-    """Say where a plan goes beyond what this machine was calibrated for, and where it cannot come to what it is for."""
+    """Warn if a plan goes beyond what this machine was calibrated for, or cannot show what it is for."""
     calibration = stored()
     notes = [line for line in (calibration.note, reason_unreachable(plan)) if line]
     for line in (*plan.notes, *notes, *warnings_for(plan, calibration.calibration, api.processes_of(plan, workers))):

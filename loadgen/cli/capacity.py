@@ -34,7 +34,7 @@ CONFIDENCE: Final = (0.8, 0.999)
 
 
 class SearchOptions(Struct, frozen=True):
-    """What is searched. A flag is one field here and one line in `settings`."""
+    """The options of a search. Each flag is one field here and one line in `settings`."""
 
     slo: Annotated[
         list[str] | None,
@@ -63,7 +63,7 @@ class SearchOptions(Struct, frozen=True):
     exact: Annotated[bool, typer.Option("--exact", help="Done only when neighboring levels are shown.")] = False
 
     def settings(self) -> CapacitySettings:
-        """What the flags ask. Raises InputError, which names the flag, for a value that cannot be read."""
+        """The settings that the flags give. Raises InputError, which names the flag, if a value cannot be read."""
         if self.exact and self.within is not None:
             raise InputError(f"--exact and --within {self.within}: how near is near enough? leave one of them out")
         budget_s = parse_duration_s(self.budget, "--budget")
@@ -93,7 +93,7 @@ def _level(text: str | None, flag: str) -> float | None:
 
 
 def _think_s(text: str, flag: str) -> float:
-    """As `parse_duration_s`, and 0 as well."""
+    """As `parse_duration_s`, but 0 is allowed."""
     return 0.0 if re.fullmatch(r"0(?:ms|s|m|h)?", text.strip()) else parse_duration_s(text, flag)
 
 
@@ -151,7 +151,7 @@ def capacity(
 
 
 def _with_levels(options: ScenarioOptions, search: SearchOptions) -> ScenarioOptions:
-    """The options of the scenario with a load of the kind that is searched; its levels are chosen later."""
+    """The scenario's options, with a load of the kind that is searched. The search chooses its levels later."""
     if search.by_users and search.by_rate:
         raise InputError("--users and --rate: a search has levels of one kind; leave one of them out")
     if search.by_users:
@@ -168,7 +168,7 @@ async def _play(
     out: Path,
     output: Output,
 ) -> tuple[Capacity, bool]:
-    """The search, and whether somebody wanted an end."""
+    """The search, and whether a stop was asked for."""
     stop = StopSignal()
     with progress_on_terminal(output) as progress, interruptible(stop, output):
         searched = await api.capacity(
@@ -186,15 +186,14 @@ def _print(searched: Capacity, output: Output) -> None:
 
 
 def exit_code(answer: CapacityFile, required: float | None) -> ExitCode:
-    """3 when no model could be played; 1 when of one of them nothing is shown to hold, or not what is required; else
-    0."""
+    """3 if no model could be played. 1 if for some model no level is shown to hold, or not the required one; else 0."""
     if not any(model.levels for model in answer.models):
         return ExitCode.NO_TARGET
     return ExitCode.GATE_FAILED if failures(answer, required) else ExitCode.DONE
 
 
 def failures(answer: CapacityFile, required: float | None) -> list[str]:
-    """Why the exit code is 1: a line for each model that is to blame."""
+    """The reasons for exit code 1: a line for each model that causes it."""
     lines = []
     for model in answer.models:
         name = f"{model.model} on {model.target}"

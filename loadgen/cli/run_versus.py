@@ -1,4 +1,4 @@
-"""`run` with `--versus`: plays two variants in alternation, then prints and keeps how B compares with A."""
+"""`run` with `--versus`: plays two variants in alternation, then prints and writes the comparison of B with A."""
 
 import asyncio
 import shlex
@@ -68,12 +68,12 @@ def run_versus(
 async def _play(
     base: Plan, new: Plan, blocks: int, repetition: RepeatOptions, out: Path, workers: Workers, output: Output
 ) -> tuple[PlayedBlocks, bool]:
-    """What was played, and whether somebody wanted an end."""
+    """The blocks that were played, and whether a stop was asked for."""
     stop = StopSignal()
 
     def summarized(run: Run) -> Summary:
         reports = reports_of(run)
-        if reports.unwritten:  # they are needed no more: what is compared are the records
+        if reports.unwritten:  # not needed, because the comparison uses the records
             tell_place(reports, output)
         return reports.summary
 
@@ -83,7 +83,7 @@ async def _play(
             new,
             blocks,
             rest_s=repetition.rest_s,
-            unlike="accept",  # it has been checked
+            unlike="accept",  # `check_variants` has checked it
             results=out,
             workers=workers,
             progress=progress,

@@ -1,8 +1,8 @@
 """The rows of a file of prompts, as this program and others write them. Opens no file.
 
-A row is a text, or an object with a text, a recorded chat or a conversation under one of `KEYS`. What else it holds is
-for other programs. A row that has such a key and nothing in it that a person asks (an empty cell, a conversation in
-which only the model speaks) is no mistake of whoever uses the data set: it has no text here, and is skipped.
+A row is a text, or an object with a text, a recorded chat or a conversation under one of `KEYS`. Its other keys are
+ignored. A row may have such a key but no question, such as an empty cell or a conversation in which only the model
+speaks. That is not a mistake of the user of a data set, so the row gets an empty text here and is skipped.
 """
 
 from collections.abc import Iterator
@@ -20,17 +20,17 @@ from loadgen.scenario.validate import convert
 
 TEXT_KEYS: Final = ("prompt", "instruction", "question", "text", "content", "query", "input")
 KEYS: Final = ("messages", "conversations", "conversation", TEXT_KEYS[0], "turns", *TEXT_KEYS[1:])
-"""The first that is given counts. What says most comes first: data sets have a recorded chat and, beside it, its first
-question; or an instruction, and beside it a `text` of the whole exchange, for training."""
+"""The first key that is present counts. The order matters, because some data sets have a recorded chat and also its
+first question, or an instruction and also a `text` of the whole exchange for training."""
 _OTHER_NAMES: Final = {"prompt": "text", "conversations": "conversation"}
-"""Two names of the same thing: where both are given, they must agree."""
+"""Keys with a second name. If a row has both, their values must be equal."""
 _ADDITIONS: Final = {"instruction": ("input", "context"), "question": ("context",)}
-"""What an instruction or a question is about, in a column of its own (Alpaca, Dolly, SQuAD)."""
+"""Columns with the subject of an instruction or a question (Alpaca, Dolly, SQuAD)."""
 _REQUEST: Final = "body"
-"""Under this key, a file for OpenAI's batches has the request."""
+"""The key of the request in a file for OpenAI's batches."""
 _POINTS_KEYS: Final = ("key_points", "expected_aspects", "expected_facets", "aspects", "facets")
 _CONTENT_KEYS: Final = frozenset(("content", "tool_calls", "function_call"))
-"""A message has one of these at least; the last is the older form of a call."""
+"""A message has at least one of these keys; the last is the older form of a tool call."""
 _HUMANS: Final = frozenset(("human", "user", "prompter"))
 _EXAMPLE: Final = '{"text": "Say hello."}'
 _MESSAGE: Final = '{"role": "user", "content": "Say hello."}'
@@ -38,25 +38,24 @@ _TURN: Final = '{"from": "human", "value": "Say hello."}'
 
 
 class RowOfFile(Struct, frozen=True):
-    """One prompt of a file, before it has an id of its own."""
+    """One prompt of a file, before it gets its unique id."""
 
     text: str
-    """What the user says; of a recorded chat, the text of its last turn of the user. Empty: the row has nothing to
-    ask."""
+    """The user's text; in a recorded chat, that of the user's last turn. Empty if the row has no question."""
     id: str | None = None
     key_points: tuple[str, ...] = ()
     messages: tuple[JsonObject, ...] = ()
-    """A recorded chat; empty where there is only a text."""
+    """A recorded chat; empty if there is only a text."""
     tools: tuple[JsonObject, ...] = ()
-    """The tools that were offered in it."""
+    """The tools that were offered in the recorded chat."""
 
 
 PlacedRow = tuple[RowOfFile, str, int]
-"""A row, where it stands, for messages, and its number there."""
+"""A row, its place for messages, and its number in the file."""
 
 
 def rows_of_lines(text: str, where: str) -> Iterator[PlacedRow]:
-    """The rows of a text with a JSON value a line. Raises InputError."""
+    """The rows of a text with a JSON value on each line. Raises InputError."""
     # Split at line feeds alone: JSON may hold the other separators that Python knows.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
@@ -98,7 +97,7 @@ def _row_of(item: Any, place: str, otherwise: str) -> RowOfFile:
 
 
 def row_of_object(item: JsonObject, place: str) -> RowOfFile:
-    """The prompt of an object. place: where it stands, for messages. Raises InputError."""
+    """The prompt of an object. place: its place in the file, for messages. Raises InputError."""
     request = item.get(_REQUEST)
     if isinstance(request, dict) and not any(key in item for key in KEYS):
         id_of_request = _text_id(item.get("custom_id")) or _text_id(item.get("id"))
@@ -121,7 +120,7 @@ def _row_of_columns(item: JsonObject, place: str) -> RowOfFile:
 
 
 def _row_under(key: str, item: JsonObject, place: str) -> RowOfFile:
-    """What is asked by what stands under one of the keys."""
+    """The row that the value of one of the keys gives."""
     value = item[key]
     match key:
         case "messages":
@@ -144,7 +143,7 @@ def _row_under(key: str, item: JsonObject, place: str) -> RowOfFile:
 
 
 def _asked(text: Any, place: str) -> RowOfFile:
-    """A row that asks a text. By way of the prompt's own type, for its complaints about what is none."""
+    """The row of a text. The prompt's own type checks the text, so that the messages are the same."""
     is_blank = isinstance(text, str) and not text.strip()
     return RowOfFile("" if is_blank else convert({"text": text}, InlinePrompt, Source(place)).text.strip())
 
@@ -184,7 +183,7 @@ def _chat_of(messages: Any, key: str, tools: Any, place: str) -> RowOfFile:
 
 
 def _text_of(content: Any) -> str:
-    """The text of a message's content: itself, or that of its parts."""
+    """The text of a message's content: the content itself, or the text of its parts."""
     if isinstance(content, str):
         return content
     parts = [part.get("text") for part in content or () if isinstance(part, dict)]
@@ -192,7 +191,7 @@ def _text_of(content: Any) -> str:
 
 
 def _first_human_turn(turns: Any, key: str, place: str) -> Any:
-    """What a person says first; empty where only the model speaks."""
+    """The first turn of a person; empty if only the model speaks."""
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise InputError(f"{place}: {key}: no list of turns; write e.g. [{_TURN}]")
     for turn in turns:

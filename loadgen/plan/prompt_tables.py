@@ -11,17 +11,16 @@ from loadgen.plan.prompt_rows import KEYS, TEXT_KEYS, PlacedRow, row_of_object
 from loadgen.redact import escape_control
 
 DELIMITERS: Final = (",", ";", "\t")
-"""Between cells; spreadsheets write semicolons where the comma is the decimal sign."""
+"""The signs between cells. Spreadsheets write semicolons in countries in which the comma is the decimal sign."""
 _LONGEST_CELL: Final = 32 << 20
-"""Characters: as long as a file may be."""
+"""The longest cell, in characters: as long as a file may be."""
 _NOT_IN_CELLS: Final = frozenset(KEYS) - frozenset(TEXT_KEYS)
-"""What is no text has no form that programs agree on in a cell."""
+"""Keys that a table cannot have, because programs do not agree how to write a chat in a cell."""
 _NAME: Final = re.compile(r" ?[A-Za-z_][\w .-]{0,40}")
 
 
 def is_table(text: str) -> bool:
-    """Whether a text that comes without a name begins as a table does: several names of columns, a known one among
-    them."""
+    """Whether a text without a file name begins like a table: with several names of columns, one of them known."""
     header, _, rest = text.lstrip().partition("\n")
     cells = header.strip().replace('"', "").split(_delimiter_of(header))
     return bool(rest.strip()) and len(cells) > 1 and all(map(_NAME.fullmatch, cells)) and _is_header(_names_of(cells))
@@ -55,7 +54,7 @@ def _names_of(cells: list[str]) -> list[str]:
 
 
 def _delimiter_of(header: str) -> str:
-    """What stands between the names of the columns: the sign of those that tables have that is there most often."""
+    """The sign between the names of the columns: the most frequent one of `DELIMITERS`."""
     return max(DELIMITERS, key=header.count)
 
 

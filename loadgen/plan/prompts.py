@@ -23,7 +23,7 @@ from loadgen.scenario.problem import Problem, Source, input_error, toml_text
 from loadgen.scenario.validate import convert
 
 MAX_BYTES: Final = 32 << 20
-"""Of one file of prompts; and twice that of all of them together, since they are held in memory."""
+"""The largest file of prompts. All files together may have twice that, because they are held in memory."""
 _LINES: Final = (".jsonl", ".ndjson", ".jsonlines")
 _TABLES: Final = (".csv", ".tsv")
 _TEXTS: Final = (".txt", ".md")
@@ -34,42 +34,42 @@ _ADVICE: Final = {
     ),
     **dict.fromkeys((".parquet", ".arrow", ".xlsx", ".xls", ".ods", ".numbers"), "save it as .csv or .jsonl"),
 }
-"""What to do with files of prompts that are no text."""
+"""The advice for files of prompts that are not text."""
 LONGEST_ID: Final = 80
 
 
 class Prompt(Struct, frozen=True):
-    """What one request asks."""
+    """The prompt of one request."""
 
     id: str
-    """Unique in a scenario."""
+    """The id, unique in a scenario."""
     text: str
-    """As it is sent, template applied."""
+    """The text as it is sent, after the template was applied."""
     key_points: tuple[str, ...] = ()
-    """What a good answer names."""
+    """The points that a good answer names."""
     messages: tuple[JsonObject, ...] = ()
-    """A recorded chat, sent as it is in place of the text, which is then that of its last turn of the user."""
+    """A recorded chat, which is sent unchanged instead of the text. The text is then the user's last turn in it."""
     tools: tuple[JsonObject, ...] = ()
     """The tools that were offered in a recorded chat."""
 
 
 class _PlacedPrompt(Struct, frozen=True):
-    """A prompt, and where it stands, for the message that another one has its id."""
+    """A prompt and its place in a file. The place is named in the message that another prompt has its id."""
 
     prompt: Prompt
-    """Its id may be that of another, unless it stands in the file."""
+    """The prompt. Another one may have the same id, unless the id is in the file."""
     place: str
     given_id: str | None
-    """The id as it stands in the file, or the file's name; None where it is made of the row's number."""
+    """The id from the file, or the file's name; None if the id is made from the row's number."""
 
 
 class LoadedPrompts(Struct, frozen=True):
-    """The prompts of a scenario, as its files have them."""
+    """The prompts of a scenario, with notes about their files."""
 
     prompts: tuple[Prompt, ...]
-    """At least one, in the order in which they are taken; ids are unique."""
+    """At least one prompt, in the order of use, with unique ids."""
     notes: tuple[str, ...] = ()
-    """A line for each file of which rows were skipped."""
+    """A line for each file in which rows were skipped."""
 
 
 def load_prompts(scenario: Scenario, folder: Path, where: str) -> tuple[Prompt, ...]:
@@ -78,10 +78,10 @@ def load_prompts(scenario: Scenario, folder: Path, where: str) -> tuple[Prompt, 
 
 
 def read_prompts(scenario: Scenario, folder: Path, where: str) -> LoadedPrompts:
-    """The scenario's prompts, from itself or from files.
+    """The scenario's prompts, from the scenario itself or from files.
 
-    folder: what the scenario's paths are relative to. where: the scenario's file, for messages. Raises InputError for
-    whatever keeps a prompt from being sent: no file, an empty one, one that is not UTF-8, an id that stands twice, …
+    folder: the folder to which the scenario's paths are relative. where: the scenario's file, for messages. Raises
+    InputError if a prompt cannot be sent: a file is missing, empty or not UTF-8, an id is used twice, …
     """
     source = Source(where)
     match scenario.prompts:
@@ -94,8 +94,8 @@ def read_prompts(scenario: Scenario, folder: Path, where: str) -> LoadedPrompts:
 
 
 def messages(prompt: Prompt, system: str | None) -> list[JsonObject]:
-    """The chat that a request sends: the system message, where there is one, and the prompt as the user's, or the chat
-    that was recorded. A system message of a recorded chat's own goes before the scenario's."""
+    """The chat that a request sends: the system message, if there is one, and the prompt as the user's message or the
+    recorded chat. A recorded chat with its own system message does not get the scenario's."""
     chat: list[JsonObject] = [*prompt.messages] or [{"role": "user", "content": prompt.text}]
     if system is None or chat[0]["role"] == "system":
         return chat
@@ -144,8 +144,8 @@ def _from_files(files: PromptFiles, folder: Path, source: Source, seed: int) -> 
 
 
 def _with_unique_ids(placed: list[_PlacedPrompt]) -> list[Prompt]:
-    """The prompts in their order. An id that was made here, of a number or of one that no id can be, gives way to those
-    that stand in the files. Raises InputError where two prompts were given the same."""
+    """The prompts in their order, with unique ids. If an id that was made here is also in a file, it gets a suffix.
+    Raises InputError if two prompts have the same id in their files."""
     place_of: dict[str, str] = {}
     for item in placed:
         if item.given_id is None:
@@ -170,7 +170,7 @@ def _with_unique_ids(placed: list[_PlacedPrompt]) -> list[Prompt]:
 
 
 def _matching(pattern: str, folder: Path, source: Source) -> list[Path]:
-    """The files of a path or a glob, at least one, by name."""
+    """The files that match a path or a glob, at least one, sorted by name."""
     plain = folder / pattern
     if pattern == STANDARD_INPUT or is_pipe(plain):
         return [Path(pattern) if pattern == STANDARD_INPUT else plain]
@@ -190,7 +190,7 @@ def _matching(pattern: str, folder: Path, source: Source) -> list[Path]:
 
 
 def _globbed(pattern: str, folder: Path, source: Source) -> list[Path]:
-    """The files that a glob means, by name. Hidden ones are not meant: some systems put them beside every file."""
+    """The files that match a glob, sorted by name, without hidden files, which some systems put beside every file."""
     path = Path(pattern)
     root, below = (Path(path.anchor), path.relative_to(path.anchor)) if path.is_absolute() else (folder, path)
     if not below.parts:
@@ -204,8 +204,8 @@ def _globbed(pattern: str, folder: Path, source: Source) -> list[Path]:
 
 
 def _in_file(path: Path, files: PromptFiles, notes: list[str]) -> Iterator[_PlacedPrompt]:
-    """The prompts of one file or pipe, at least one, without surrounding white space. notes: gets a line if rows of it
-    are skipped."""
+    """The prompts of one file or pipe, at least one, without surrounding white space. notes: gets a line if rows are
+    skipped."""
     text = read_piped_text(MAX_BYTES) if str(path) == STANDARD_INPUT else read_text(path, MAX_BYTES)
     name = "standard input" if str(path) == STANDARD_INPUT else str(path)
     stem = "stdin" if str(path) == STANDARD_INPUT else path.stem
@@ -230,8 +230,8 @@ def _in_file(path: Path, files: PromptFiles, notes: list[str]) -> Iterator[_Plac
 
 
 def _kind_of(text: str, suffix: str) -> str:
-    """The kind of a file, by its name; of what comes without a name, what it looks like. Whether JSON is one document
-    or a row a line is seen from the text in any case: programs write either under either name."""
+    """The kind of a file, from its name; the kind of a text without a name, from its content. For JSON, the content
+    always decides between one document and a row per line, because programs write both under both names."""
     if suffix == ".toml" or suffix in _TEXTS:
         return suffix
     if suffix in _TABLES:
@@ -250,7 +250,7 @@ def _kind_of(text: str, suffix: str) -> str:
 
 
 def _json_of(text: str) -> Any:
-    """The value that a text is in JSON; None where it is none, or null."""
+    """The JSON value of a text; None if it is null or not JSON."""
     try:
         return msgspec.json.decode(text.encode())
     except (msgspec.DecodeError, RecursionError):
@@ -280,16 +280,16 @@ def _size_of(items: tuple[JsonObject, ...]) -> int:
 
 
 def _placed_prompt(entry: InlinePrompt, stem: str, place: str) -> _PlacedPrompt:
-    """The only prompt of a file, which has the file's name unless it has an id of its own."""
+    """The only prompt of a file. Its id is the file's name, unless the file gives an id."""
     text = _not_blank(entry.text, "text", Source(place)).strip()
     name = entry.id or _slug(stem)
     return _PlacedPrompt(Prompt(name, text, entry.key_points), place, name)
 
 
 def _slug(stem: str) -> str:
-    """A name as an id: what an id cannot hold becomes a hyphen."""
+    """A name as an id. Characters that an id cannot contain become hyphens."""
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:LONGEST_ID]
-    # A name with nothing that an id can hold, such as one in Chinese: its letters by number, so that it stays itself.
+    # If no character of the name can be in an id, as in Chinese, the id has their numbers, so that it stays unique.
     return slug or f"u{'-'.join(f'{ord(char):x}' for char in stem)}"[:LONGEST_ID]
 
 

@@ -1,4 +1,4 @@
-"""Stages that are chosen while a run goes: one uninterrupted visit of a level. Knows no clock."""
+"""Stages that are chosen during a run. Each is one uninterrupted visit to a level. Knows no clock."""
 
 from typing import Final
 
@@ -10,14 +10,14 @@ from loadgen.plan.rng import generator
 from loadgen.scenario import Closed, Load, RatedLoad, Scenario
 
 SHORTEST_S: Final = 0.001
-"""A visit for which no time is left is still planned; it then sends next to nothing."""
+"""The shortest visit. With no time left, a visit is still planned, but it sends hardly any request."""
 MOST_ARRIVALS: Final = 1_000_000
-"""About so many requests of an open loop are planned at most: no visit needs more, and each takes memory."""
+"""About the most requests of an open loop that are planned. No visit needs more, and each takes memory."""
 
 
 class Visits:
-    """Makes the visits of one model's levels. Their seeds follow from the scenario's, the level and the visit's
-    number, so that a search that chooses the same levels sends the same requests."""
+    """Makes the visits to one model's levels. The seed of a visit depends on the scenario's seed, the level and the
+    visit's number. So a search that chooses the same levels sends the same requests."""
 
     def __init__(self, scenario: Scenario, prompts: int, model: int) -> None:
         """prompts: how many the plan has. model: the index into the plan's models."""
@@ -26,10 +26,10 @@ class Visits:
         self._model = model
 
     def visit(self, level: float, number: int, *, seconds: float, warmup: int = 0, burst: int = 0) -> Stage:
-        """The visit with this number, from 1, of a level: users of a closed loop, or requests per second.
+        """The visit to a level, which is users of a closed loop or requests per second. number: of the visit, from 1.
 
-        seconds: for how long its requests may begin. warmup: requests before the measured ones. burst: measured
-        requests of an open loop that come due at its beginning, before those of the rate.
+        seconds: how long new requests may begin. warmup: requests before the measured ones. burst: measured requests
+        of an open loop that come due at its beginning, before those of the rate.
         """
         label = visit_label(self._scenario.load, level, number)
         rng = generator(self._scenario.seed, "visit", label)
@@ -51,12 +51,12 @@ def visit_label(load: Load, level: float, number: int) -> str:
     name = f"c{level:g}" if isinstance(load, Closed) else f"r{level:g}"
     if number == 1:
         return name
-    # `r1.2` would be another rate.
+    # With `.0`, because `r1.2` is the name of another rate.
     return f"{name}{'' if isinstance(load, Closed) or '.' in name else '.0'}.{number}"
 
 
 def at_level(load: Load, level: float, seconds: float) -> Closed | RatedLoad:
-    """A load at one level alone, bounded by time alone. Raises ValueError for a load without levels."""
+    """A load with one level, which only time ends. Raises ValueError for a load without levels."""
     if isinstance(load, Closed):
         return msgspec.structs.replace(
             load, concurrency=(round(level),), requests=None, min_requests=None, duration_s=seconds

@@ -1,4 +1,5 @@
-"""The answer of a search as capacity.json has it: what is shown of each level, what limited, and what follows. Pure."""
+"""The answer of a search, as in capacity.json: what is shown about each level, what limited the server, and what
+follows from that. Pure."""
 
 from collections.abc import Sequence
 from typing import Final, Literal
@@ -22,7 +23,7 @@ class AskedObjective(Struct, frozen=True):
     """An objective of the search."""
 
     objective: str
-    """As it was written: "ttft_p95=2s"."""
+    """Its text, as the user wrote it: "ttft_p95=2s"."""
     metric: ObjectiveMetric
     limit_ms: float | None
     share: float
@@ -35,36 +36,36 @@ class ObjectiveAnswer(Struct, frozen=True):
     met: int
     missed: int
     share: float | None
-    """That met it; None where it applied to none."""
+    """The share of the requests that met it; None if it applied to no request."""
     share_ci: tuple[float, float] | None
-    """95 %, of the effective counts (Clopper & Pearson)."""
+    """The 95 % interval of that share, from the effective counts (Clopper & Pearson)."""
     log_holds: float
-    """ln of the evidence that the share meets what is asked; shown from ln 40 at 95 % confidence."""
+    """ln of the evidence that the share is at least the share asked. At 95 % confidence, ln 40 is enough."""
     log_fails: float
-    """ln of the evidence that it does not."""
+    """ln of the evidence that the share is below the share asked."""
 
 
 class LevelAnswer(Struct, frozen=True):
-    """What is known of one level."""
+    """What is known about one level."""
 
     level: float
-    """Users, or requests a second."""
+    """Users, or requests per second."""
     state: LevelState
     visits: tuple[str, ...]
-    """Their stages in the run folder."""
+    """The stages of its visits in the run folder."""
     requests: int
-    """That count."""
+    """The number of requests that count."""
     seconds: float
-    """Played, warm-up included."""
+    """The time played, including warm-up."""
     inflation: float
-    """How many neighboring requests count for one."""
+    """How many neighboring requests count as one independent request."""
     requests_per_s: float | None
     output_tokens_per_s: float | None
     objectives: tuple[ObjectiveAnswer, ...]
     doubts: tuple[Doubt, ...] = ()
     """Why some of its visits do not count in full."""
     contradicted: bool = False
-    """Whether the opposite was shown as well; then it is undecided."""
+    """Whether both claims were shown for the level; it is then undecided."""
 
 
 class ModelAnswer(Struct, frozen=True, kw_only=True):
@@ -76,11 +77,12 @@ class ModelAnswer(Struct, frozen=True, kw_only=True):
     think_s: float
     objectives: tuple[AskedObjective, ...]
     capacity: float | None
-    """The highest level from `holds` to below `fails` whose likely share meets every objective; None: none is known."""
+    """The highest level, at least `holds` and below `fails`, whose likely share meets every objective; None: not
+    known."""
     holds: float | None
-    """The highest level shown to hold; None: none is shown."""
+    """The highest level shown to hold; None: no level is."""
     fails: float | None
-    """The lowest level shown not to hold; None: none is shown."""
+    """The lowest level shown not to hold; None: no level is."""
     stopped: StopReason
     limited_by: LimitedBy | None
     """What limited the server at the levels that do not hold; None: not known."""
@@ -90,21 +92,21 @@ class ModelAnswer(Struct, frozen=True, kw_only=True):
     throughput: ThroughputAnswer
     forecasts: tuple[ForecastAnswer, ...] = ()
     not_monotone: tuple[float, ...] = ()
-    """Levels above `fails` that are shown to hold all the same."""
+    """Levels above `fails` that are nevertheless shown to hold."""
     spent_s: float = 0.0
-    """Played, warm-up included."""
+    """The time played, including warm-up."""
 
 
 class CapacityFile(Struct, frozen=True, kw_only=True):
-    """All of capacity.json."""
+    """The whole of capacity.json."""
 
     schema: str = SCHEMA
     run_id: str
     resumed: tuple[str, ...] = ()
-    """Ids of the earlier searches whose visits count."""
+    """The ids of the earlier searches whose visits count too."""
     confidence: float
     budget_s: float
-    """For each model."""
+    """The most time played for each model."""
     spent_s: float
     models: tuple[ModelAnswer, ...]
 
@@ -118,7 +120,7 @@ def answer_of(
     target: str,
     forecasts: Sequence[ForecastAnswer] = (),
 ) -> ModelAnswer:
-    """The answer for one model. visits: in the order in which they were played, also those of resumed searches."""
+    """The answer for one model. visits: in the order of playing, including those of resumed searches."""
     known = Known(state_of(visits), settings)
     levels = _levels(visits, known)
     shown = known.shown
@@ -173,7 +175,7 @@ def _level(level: float, visits: Sequence[PlayedVisit], known: Known, rates: Lev
 
 
 def _state(level: float, known: Known) -> LevelState:
-    """By what is shown of the level itself, else by what is shown of a higher or a lower one."""
+    """The state of a level: as shown for the level itself, or else as follows from a higher or a lower level."""
     at = known.place(level) if level in known.steps else None
     played = None if at is None else known.levels.get(at)
     if at is None or played is None:
@@ -206,7 +208,7 @@ def _objectives(played: PlayedLevel, settings: SearchSettings) -> tuple[Objectiv
 
 
 def share_interval(hits: float, misses: float, confidence: float = 0.95) -> tuple[float, float]:
-    """Clopper & Pearson's interval of a share; effective counts need not be whole."""
+    """Clopper & Pearson's interval of a share. Effective counts need not be whole numbers."""
     from scipy.special import betaincinv
 
     tail = (1 - confidence) / 2

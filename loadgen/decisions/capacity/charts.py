@@ -1,6 +1,6 @@
-"""The pictures of a search: shares by level, throughput by level, and the visits over time. Pure data; knows no page.
+"""The charts of a search: shares by level, throughput by level, and the visits over time. Pure data, without a page.
 
-Levels stand side by side in their order, however far apart they are: the ones near the answer can be told apart.
+The axis places neighboring levels at equal distances, so that the levels near the answer can be told apart.
 """
 
 import math
@@ -28,7 +28,7 @@ _STATE_COLORS: Final = {
 
 
 class VisitSpan(Struct, frozen=True):
-    """When a visit was played, in seconds since the run began."""
+    """The time during which a visit was played, in seconds since the run began."""
 
     level: float
     name: str
@@ -38,7 +38,8 @@ class VisitSpan(Struct, frozen=True):
 
 
 def search_charts(model: ModelAnswer, number: int, visits: Sequence[VisitSpan]) -> tuple[Chart, ...]:
-    """The charts of one model's search. number: its place among the models, which makes ids unique. visits: its own."""
+    """The charts of one model's search. number: the model's place, which makes ids unique. visits: those of the
+    model."""
     levels = [level for level in model.levels if level.requests]
     if not levels:
         return ()
@@ -58,7 +59,7 @@ def _axis(model: ModelAnswer, levels: Sequence[LevelAnswer]) -> PlotlyObject:
 
 
 def _place(level: float, levels: Sequence[LevelAnswer]) -> float | None:
-    """Where a level stands on the axis, between its neighbors in proportion to its logarithm; None outside."""
+    """The place of a level on the axis; between two of `levels` by its logarithm; None outside them."""
     known = [each.level for each in levels]
     if not known[0] <= level <= known[-1]:
         return None
@@ -106,7 +107,7 @@ def _edge(level: float, levels: Sequence[LevelAnswer], side: float) -> float:
 
 
 def _between(model: ModelAnswer, levels: Sequence[LevelAnswer], floor: float) -> list[Trace]:
-    """What lies between the levels that are shown, hatched."""
+    """The hatched area between the levels that are shown."""
     start = -_HALF if model.holds is None else _edge(model.holds, levels, _HALF)
     end = len(levels) - _HALF if model.fails is None else _edge(model.fails, levels, -_HALF)
     if end <= start:

@@ -1,7 +1,8 @@
-"""Which level to play next, and when to end. Guesses choose; only evidence claims. Pure: knows no clock and no server.
+"""Which level to play next, and when to end. Guesses decide what is played; only evidence supports a claim. Pure.
 
-A search first brackets the capacity by short visits, doubling and then halving. Then it works at the pair of claims
-(this level holds, that one does not) that lie closest together among those which the rest of the budget pays for.
+A search first brackets the capacity by short visits: it doubles the level and then halves the steps. Then it tries to
+show a pair of claims: one level holds, and a higher one does not. Of the pairs that the rest of the budget can show, it
+takes the pair whose levels are closest together.
 """
 
 import math
@@ -23,27 +24,29 @@ from loadgen.decisions.capacity.search import (
 from loadgen.decisions.capacity.visit import Visit
 
 WITHIN_USERS: Final = 2
-"""Levels of users that lie no farther apart are near enough, whatever share of them that is."""
+"""Two numbers of users that differ by no more are near enough, whatever share that is."""
 FIRST_LOOK: Final = 8
 LOOK_GROWTH: Final = 1.15
-"""A visit is looked at after FIRST_LOOK requests, or one of each user, and then after each 15 % more."""
+"""The first look at a visit comes after FIRST_LOOK requests, or one for each user; each further look after 15 %
+more."""
 FIRST_USERS_WHO_THINK: Final = 4
 BURST_ROUNDS: Final = 3
 STREAMS_UNKNOWN: Final = 8
-"""A visit of an open loop begins with BURST_ROUNDS times the streams served at once, STREAMS_UNKNOWN while that is not
-known, because queues that begin empty flatter."""
+"""A visit of an open loop begins with a burst, because a queue that begins empty makes latencies look too good. The
+burst has BURST_ROUNDS times as many requests as streams are served at once, or STREAMS_UNKNOWN while that is not
+known."""
 INFLATION_OF_RATE: Final = 8.0
-"""What the inflation of a rate is taken to be at least where the cost of a claim is guessed."""
+"""The least inflation of a rate that is assumed when the cost of a claim is guessed."""
 _BRACKET_SHARE: Final = 0.25
 _PAID_FROM: Final = (0.3, 0.6)
-"""What share of the rest of the budget a pair of claims may cost: until both ends are shown, and then."""
+"""The share of the rest of the budget that a pair of claims may cost: until both ends are shown, and after that."""
 _MIN_GOAL: Final = 12
 _FEW: Final = {"users": (4, 16), "rate": (16, 32)}
-"""How many requests a short visit takes at least, while everything is met and afterwards."""
+"""The fewest requests of a short visit: while everything is met, and after that."""
 
 
 def next_step(state: SearchState, settings: SearchSettings) -> PlayVisit | End:
-    """Which level to play next and for how long, or why the search is over."""
+    """The level to play next and for how long, or the reason why the search is over."""
     return _Choice(Known(state, settings), None).next_step()
 
 
@@ -53,22 +56,22 @@ def shown(state: SearchState, settings: SearchSettings) -> Shown:
 
 
 class VisitLooks:
-    """The looks at one visit while it is played: after so many counted requests each, whether it should end.
+    """The looks at one visit while it is played. Each look, after a number of counted requests, decides whether to end.
 
-    A visit whose goal is reached goes on without a break where its level is also what should be played next.
+    A visit that has reached its goal continues without a break if its level would also be played next.
     """
 
     def __init__(self, state: SearchState, settings: SearchSettings, step: PlayVisit) -> None:
-        """state: without this visit. step: what `next_step` chose."""
+        """state: the search without this visit. step: the step that `next_step` chose."""
         self._state = state
         self._settings = settings
         self._level = step.level
         self._goal = step.requests
         self.next_at = max(FIRST_LOOK, int(step.level) if settings.search == "users" else 0)
-        """How many counted requests the next look takes."""
+        """The number of counted requests at which the next look comes."""
 
     def should_stop(self, visit: Visit) -> bool:
-        """Whether the visit, as far as it has come, should end. Before `next_at` requests only the budget ends it."""
+        """Whether the visit should end now. Before it has `next_at` requests, only the budget ends it."""
         state = self._state.with_visit(visit)
         if state.spent_s >= self._settings.budget_s:
             return True
@@ -88,10 +91,10 @@ class VisitLooks:
 
 
 class _Choice:
-    """Chooses by what is known. Levels are places, as in `Known`."""
+    """Chooses the next step from what is known. Levels are places, as in `Known`."""
 
     def __init__(self, known: Known, going_on: float | None) -> None:
-        """going_on: the level of a visit that has not ended."""
+        """going_on: the level of a visit that is still being played."""
         self._known = known
         self._going_on = going_on
         self._steps = known.steps
@@ -140,12 +143,12 @@ class _Choice:
         return self._known.place(settings.from_level or (first if self._is_of_users else settings.first_rate))
 
     def _few(self, at: int, rounds: int) -> int:
-        """How many requests a short visit takes. rounds: 1 while everything is met, then 2."""
+        """The number of requests of a short visit. rounds: 1 while everything is met, then 2."""
         least, users = _FEW[self._settings.search][rounds - 1], int(self._steps[at]) if self._is_of_users else 0
         return max(least, rounds * users)
 
     def _bracket(self) -> PlayVisit | None:
-        """The next short visit, doubling and then halving; None where the bracket is narrow enough."""
+        """The next short visit, by doubling and then halving; None once the bracket is narrow enough."""
         known, steps, top = self._known, self._steps, len(self._steps) - 1
         is_good = {at: known.looks_good(at) for at in known.levels}
         bad = min((at for at in is_good if not is_good[at]), default=None)
@@ -169,10 +172,10 @@ class _Choice:
         return self._step(at, missing, "bracket") if missing > 0 else None
 
     def _show(self, low: int, high: int) -> PlayVisit:
-        """Work at one of the two claims that lie closest together among the pairs that can be paid for.
+        """A visit for one of the two claims of the closest pair that the budget can show.
 
-        The cheaper of the two, but first that of which nothing is shown; for half of what it should cost, so that the
-        guess behind it is made again meanwhile.
+        If no level is shown yet for one of the claims, the visit is for that claim; else it is for the cheaper one. The
+        visit takes half of the guessed cost, so that the guess is made again before the claim is shown.
         """
         top = len(self._steps)
         holds, fails = self._costs(low, high)
@@ -188,14 +191,13 @@ class _Choice:
         lacking: dict[Purpose, bool] = {"holds": low < 0, "fails": high == top}
         urgent = lacking["holds"] != lacking["fails"]
         cost, at, purpose = min(claims, key=lambda claim: (urgent and not lacking[claim[2]], claim[0]))
-        if math.isinf(cost):  # nothing will be shown wherever one looks, so anywhere in the middle will do
+        if math.isinf(cost):  # no visit will show anything, so any level in the middle will do
             return self._step((low + 1 + high) // 2, _MIN_GOAL, purpose)
         half = math.ceil(cost * self._known.nearest(at).rate / 2)
         return self._step(at, max(half, _MIN_GOAL, self._settings.least_of_visit), purpose)
 
     def _closest_pair(self, low: int, high: int, holds: Floats, fails: Floats) -> tuple[int, int]:
-        """The places of the pair of claims that lie closest together among those that can be paid for; of equally close
-        ones the cheapest."""
+        """The places of the closest pair of claims that the budget can show; of equally close pairs, the cheapest."""
         both_shown = low >= 0 and high < len(self._steps)
         sizes = self._sizes(low, high)
         apart = np.log(sizes[None, :] / sizes[:, None])
@@ -209,12 +211,13 @@ class _Choice:
         return low + int(lower), low + int(upper)
 
     def _sizes(self, low: int, high: int) -> Floats:
-        """The levels from one place to another; below the lowest half of it, above the highest its double."""
+        """The levels from one place to another. A place below the lowest counts as half of it, one above as its
+        double."""
         levels = [self._steps[0] / 2, *self._steps, 2 * self._steps[-1]]
         return np.asarray(levels[low + 1 : high + 2], float)
 
     def _costs(self, low: int, high: int) -> tuple[Floats, Floats]:
-        """About how many seconds each claim takes, of all places from low to high; infinite where it will not come.
+        """The guessed seconds that each claim takes, for all places from low to high; infinite if it cannot be shown.
 
         Requests still needed ≈ (ln wanted − ln E + 1) / KL(likely share, asked share) × inflation.
         """
@@ -242,14 +245,14 @@ class _Choice:
         return holds, fails
 
     def _left_out(self, at: int) -> int:
-        """How many requests of a new visit are not counted."""
+        """The number of requests of a new visit that are not counted."""
         return int(self._steps[at]) if self._is_of_users else self._burst
 
     @property
     def _burst(self) -> int:
         if self._is_of_users:
             return 0
-        # The first visit tells it, if its burst was more than could be served at once. Later bursts tell no more.
+        # The first visit measures it if its burst is larger than what is served at once. Later bursts add nothing.
         known = (visit.streams for visit in self._known.state.visits if visit.streams and visit.streams < visit.burst)
         return BURST_ROUNDS * next(known, STREAMS_UNKNOWN)
 

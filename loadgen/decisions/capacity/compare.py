@@ -13,27 +13,27 @@ from loadgen.report.markdown import escape
 
 SearchVerdict = Literal["worse", "better", "unknown"]
 ORDER: Final[tuple[SearchVerdict, ...]] = ("worse", "better", "unknown")
-"""The verdict on all models is the first of these that one of them has."""
+"""The verdict on all models is the first in this order that applies to one of them."""
 
 
 class SearchFigure(Struct, frozen=True, kw_only=True):
     """The capacity of one model on both sides."""
 
     model: tuple[str, str]
-    """Its names in BASE and in NEW."""
+    """The model's names in BASE and in NEW."""
     metric: str = "capacity"
     unit: str
     """users, or requests/s."""
     base: float | None
     new: float | None
     base_ends: tuple[float | None, float | None]
-    """What is shown to hold and not to hold."""
+    """The highest level shown to hold, and the lowest shown not to."""
     new_ends: tuple[float | None, float | None]
     verdict: SearchVerdict
 
 
 class SearchComparison(Struct, frozen=True, kw_only=True):
-    """Two searches: comparison.json."""
+    """The comparison of two searches, as in comparison.json."""
 
     schema: str = "loadgen.comparison/1"
     verdict: SearchVerdict
@@ -45,9 +45,9 @@ class SearchComparison(Struct, frozen=True, kw_only=True):
 
 
 def compare_searches(base: EarlierSearch, new: EarlierSearch, unlike: Literal["refuse", "accept"]) -> SearchComparison:
-    """Whether NEW carries less than BASE. unlike: what becomes of searches that are about different things.
+    """Whether NEW carries less than BASE. unlike: whether searches that asked for different things are compared.
 
-    Raises NotAlikeError for these, and InputError where no model is on both sides.
+    Raises NotAlikeError if they are not, and InputError if no model is on both sides.
     """
     differences = tuple(
         Difference(name, before, after, allowed=False) for name, before, after in unlike_facts(base.facts, new.facts)
@@ -68,7 +68,7 @@ def compare_searches(base: EarlierSearch, new: EarlierSearch, unlike: Literal["r
 
 
 def _pairs(base: CapacityFile, new: CapacityFile) -> list[tuple[ModelAnswer, ModelAnswer]]:
-    """Models of one name; where each side has one model, those two."""
+    """The pairs of models with the same name; if each side has one model, the pair of these."""
     if len(base.models) == len(new.models) == 1:
         return [(base.models[0], new.models[0])]
     return [(before, after) for before in base.models for after in new.models if _key(before) == _key(after)]
@@ -96,7 +96,7 @@ def _figure(base: ModelAnswer, new: ModelAnswer) -> SearchFigure:
 
 
 def comparison_lines(comparison: SearchComparison) -> list[str]:
-    """The verdict, a line for each model, and what differs."""
+    """The verdict, a line for each model, and the differences of the searches."""
     lines = [f"{each.subject}: {each.base} in BASE, {each.new} in NEW" for each in comparison.differences]
     for figure in comparison.figures:
         base, new = f"BASE {_ends(figure.base_ends)}", f"NEW {_ends(figure.new_ends)}"
@@ -124,7 +124,7 @@ def _ends(ends: tuple[float | None, float | None]) -> str:
 
 
 def comparison_text(comparison: SearchComparison, command: str) -> str:
-    """The comparison as Markdown. command: that made it."""
+    """The comparison as Markdown. command: the command that made it."""
     verdict, *_ = (line for line in comparison_lines(comparison)[len(comparison.differences) :])
     lines = [escape(line) for line in comparison_lines(comparison)]
     ids = f"BASE: `{comparison.base[0]}`. NEW: `{comparison.new[0]}`."

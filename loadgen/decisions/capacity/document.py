@@ -1,4 +1,4 @@
-"""The part of a report that is the search's: its answer, the table of levels, and its pictures. Pure."""
+"""The part of a report about the search: its answer, the table of levels, and the charts. Pure."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -22,7 +22,7 @@ _STATES: Final = {"holds": "holds", "fails": "does not hold", "undecided": "unde
 
 
 def levels_table(model: ModelAnswer) -> Table:
-    """One row a level: what is shown of it, and from what."""
+    """A row for each level: its state, and the figures behind that."""
     columns = (
         Column("users" if model.search == "users" else "requests/s"),
         Column("requests", rank=1),
@@ -77,7 +77,7 @@ def models_table(capacity: CapacityFile) -> Table:
 
 
 def search_sections(capacity: CapacityFile, visits: Sequence[Sequence[VisitSpan]]) -> list[Section]:
-    """A section of each model. visits: of each model, in the same order."""
+    """A section for each model. visits: of each model, in the same order."""
     sections, several = [], len(capacity.models) > 1
     for number, (model, own) in enumerate(zip(capacity.models, visits, strict=True)):
         _, *more = lines_of_model(model, capacity.confidence)  # where there is one model, the headline has them
@@ -95,7 +95,7 @@ def search_sections(capacity: CapacityFile, visits: Sequence[Sequence[VisitSpan]
 
 
 def with_search(document: Document, capacity: CapacityFile, visits: Sequence[Sequence[VisitSpan]]) -> Document:
-    """The report of a run, opened by the answer of its search. The run's own table comes after it, as a section."""
+    """The report of a run that begins with the answer of its search. The table of the run follows as a section."""
     headline, models = document.headline, capacity.models
     if len(models) == 1:
         first, *more = lines_of_model(models[0], capacity.confidence)
@@ -117,7 +117,7 @@ def _sentence(line: str) -> str:
 
 
 def search_text(capacity: CapacityFile, screen: Screen) -> str:
-    """The answer for a terminal: of each model its lines and the table of its levels."""
+    """The answer for a terminal: for each model, its lines and the table of its levels."""
     parts = []
     for model in capacity.models:
         name = f"{model.model} on {model.target}"

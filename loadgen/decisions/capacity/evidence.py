@@ -1,8 +1,8 @@
-"""Anytime-valid evidence that a share of requests lies above, or below, what an objective asks. Knows no clock.
+"""Anytime-valid evidence that the share of requests which meet an objective is above, or below, the share asked. Pure.
 
-An e-value is the likelihood of the counts, averaged over the shares for which a claim is true, over their likelihood at
-the edge q. While the claim is false its mean is at most 1 however often one looks (Ville 1939). So a claim whose
-e-value reaches 1/α may be called shown at any time, after any number of looks, and after going on another day.
+An e-value is a ratio of two likelihoods of the counts: averaged over the shares for which a claim is true, and at the
+edge q. If the claim is false, its mean is at most 1, however often one looks (Ville 1939). So a claim whose e-value
+reaches 1/α counts as shown at any time, after any number of looks, and after a search was resumed on another day.
 Sources: Robbins, Annals of Mathematical Statistics 41 (1970), 1397–1409; Howard, Ramdas, McAuliffe & Sekhon, Annals of
 Statistics 49 (2021), 1055–1080.
 """
@@ -20,21 +20,21 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 HOLDS_WEIGHT: Final = (1.0, 0.5)
-"""Beta parameters of the weight on shares above q: it leans to 1, where the easy levels are."""
+"""The Beta parameters of the weight on shares above q. The weight is largest near 1, where the easy levels are."""
 FAILS_WEIGHT: Final = (1.0, 1.0)
-"""The same on shares below q: uniform."""
+"""The Beta parameters of the weight on shares below q: uniform."""
 CLAIMS: Final = 2
-"""That one level holds and that another does not: both together are to be true with the confidence asked for."""
+"""The claims of an answer: one level holds, and another does not. Both are true with the confidence asked for."""
 MIN_REQUESTS: Final = 24
 MIN_ROUNDS: Final = 3
 MIN_REQUESTS_OF_RATE: Final = 200
-"""Nothing is claimed of a level below so many requests: of users MIN_REQUESTS and MIN_ROUNDS for each user."""
+"""The fewest requests for a claim about a rate. For users it is MIN_REQUESTS, and MIN_ROUNDS for each user."""
 _MIN_SERIES: Final = 12
 _MOST_CORRELATED: Final = 0.95
 _SLOWEST: Final = 0.75
 _SOKAL_WINDOW: Final = 3.0
 _SMALLEST: Final = 1e-280
-"""Below this the incomplete beta function of scipy loses its digits."""
+"""Below this value, the incomplete beta function of scipy is not accurate."""
 
 
 class ObjectiveCounts(Struct, frozen=True):
@@ -43,38 +43,38 @@ class ObjectiveCounts(Struct, frozen=True):
     met: int = 0
     missed: int = 0
     hits: float = 0.0
-    """Effective: how many independent requests those that met it are worth."""
+    """The effective count: how many independent requests the requests that met it are worth."""
     misses: float = 0.0
     for_holds: tuple[float, float] = (0.0, 0.0)
-    """The effective hits and misses that count where it is asked whether the level holds."""
+    """The effective hits and misses that count for the claim that the level holds."""
     for_fails: tuple[float, float] = (0.0, 0.0)
-    """The same where it is asked whether it does not."""
+    """The effective hits and misses that count for the claim that it does not hold."""
 
 
 class ObjectiveEvidence(Struct, frozen=True):
-    """What the requests of one level say of one objective."""
+    """The evidence of the requests of one level about one objective."""
 
     counts: ObjectiveCounts
     log_holds: float
-    """ln E⁺ of "at least the share meets it"."""
+    """ln E⁺ for "at least the share asked meets it"."""
     log_fails: float
-    """ln E⁻ of "less than the share does"."""
+    """ln E⁻ for "less than the share asked meets it"."""
 
 
 class LevelEvidence(Struct, frozen=True):
-    """What is known of one level. The logarithms are 0 as long as it has too few requests for a claim."""
+    """The evidence about one level. The logarithms are 0 while it has too few requests for a claim."""
 
     level: float
     requests: int
     objectives: tuple[ObjectiveEvidence, ...]
     log_holds: float
-    """Of all objectives: the least."""
+    """The least of its objectives."""
     log_fails: float
-    """Of any objective: the logarithm of the mean."""
+    """The logarithm of the mean over its objectives."""
 
 
 def log_wanted(confidence: float) -> float:
-    """ln of the evidence from which a claim is shown: 2 / (1 − confidence), 40 at 95 %. confidence: below 1."""
+    """ln of the evidence that shows a claim: 2 / (1 − confidence), which is 40 at 95 %. confidence: below 1."""
     return math.log(CLAIMS / (1 - confidence))
 
 
@@ -95,8 +95,8 @@ def log_fails(hits: float, misses: float, share: float) -> float:
 
 @lru_cache(maxsize=256)
 def requests_to_show(share: float, confidence: float = 0.95) -> int:
-    """How many independent requests, none of which misses, show that a share is met: at 95 % confidence 44 for 90 %,
-    89 for 95 %, 455 for 99 %."""
+    """The number of independent requests, all of which meet the objective, that shows a share: at 95 % confidence, 44
+    for 90 %, 89 for 95 % and 455 for 99 %."""
     low, high, wanted = 1, 2, log_wanted(confidence)
     while log_holds(high, 0, share) < wanted:
         low, high = high, 2 * high
@@ -111,7 +111,7 @@ def evidence_of(
 ) -> LevelEvidence:
     """The evidence of a level from the counts of each objective.
 
-    floor: below so many requests nothing is claimed. shares: that the objectives ask for.
+    floor: the fewest requests for a claim. shares: the shares that the objectives ask for.
     """
     objectives = tuple(
         ObjectiveEvidence(
@@ -129,11 +129,11 @@ def evidence_of(
 
 
 def inflation(values: Floats, missed: Bools) -> float:
-    """How many requests count for one: the integrated autocorrelation time of being slow, at least 1.
+    """How many neighboring requests count as one: the integrated autocorrelation time of slow requests, at least 1.
 
-    values: the latency of each request in the order of dispatch, infinite for one that failed; missed: whether it
-    missed the objective. It is taken of "among the slowest quarter", which tells of queues before anything is missed,
-    and of "missed", which tells of stalls; the larger counts.
+    values: the latency of each request in the order of dispatch, infinite if it failed. missed: whether it missed the
+    objective. The result is the larger of two times: that of "among the slowest quarter", which shows queues before
+    requests miss the objective, and that of "missed", which shows stalls.
     """
     if len(values) < _MIN_SERIES:
         return 1.0
@@ -141,7 +141,7 @@ def inflation(values: Floats, missed: Bools) -> float:
 
 
 def is_slow(values: Floats) -> Bools:
-    """Which values are among the slowest quarter, by their mean rank."""
+    """Whether each value is among the slowest quarter, by its mean rank."""
     ordered = np.sort(values)
     ranks = (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right") + 1) / 2
     slow: Bools = ranks > _SLOWEST * len(values)
@@ -149,8 +149,10 @@ def is_slow(values: Floats) -> Bools:
 
 
 def autocorrelation_time(flags: Bools) -> float:
-    """The integrated autocorrelation time of a series of yes and no, at least 1: Sokal's sum with a window of three
-    times itself, or (1 + r)/(1 − r) of an AR(1) process where a short series hides the tail of it; the larger.
+    """The integrated autocorrelation time of a series of yes and no, at least 1.
+
+    It is the larger of two estimates: Sokal's sum, whose window is three times the sum itself; and (1 + r)/(1 − r) of
+    an AR(1) process, because Sokal's sum misses the tail in a short series.
 
     Source: Sokal, Monte Carlo Methods in Statistical Mechanics (1997), section 3.
     """
@@ -169,7 +171,7 @@ def autocorrelation_time(flags: Bools) -> float:
 
 
 def log_lower_tail(a: float, b: float, x: float) -> float:
-    """ln of the regularized incomplete beta function I_x(a, b), also where it is too small for a double."""
+    """ln of the regularized incomplete beta function I_x(a, b), even if I_x(a, b) is too small for a double."""
     from scipy.special import betainc  # here, as in `loadgen.stats.quantile`
 
     value = float(betainc(a, b, x))
@@ -185,8 +187,8 @@ def log_upper_tail(a: float, b: float, x: float) -> float:
 
 
 def _log_series(a: float, b: float, x: float) -> float:
-    """ln I_x(a, b) far below the mean a / (a + b): by the series x^a (1 − x)^b / (a B(a, b)) · Σ Π (a + b + k) / (a + 1
-    + k) · x, whose terms fall there. Source: NIST Digital Library of Mathematical Functions, 8.17.8."""
+    """ln I_x(a, b) far below the mean a / (a + b), by the series x^a (1 − x)^b / (a B(a, b)) · Σ Π (a + b + k) / (a + 1
+    + k) · x, whose terms decrease there. Source: NIST Digital Library of Mathematical Functions, 8.17.8."""
     term = total = 1.0
     k = 0
     while term > 1e-16 * total and k < 100_000:
@@ -201,7 +203,7 @@ def _log_beta(a: float, b: float) -> float:
 
 
 def _log_upper_weight(share: float) -> float:
-    """ln of the part of HOLDS_WEIGHT above a share: of Beta(1, ½) it is √(1 − share)."""
+    """ln of the part of HOLDS_WEIGHT above a share, which for Beta(1, ½) is √(1 − share)."""
     return HOLDS_WEIGHT[1] * math.log1p(-share)
 
 

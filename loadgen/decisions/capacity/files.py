@@ -1,7 +1,7 @@
-"""The files of a search: capacity.json, written after each visit, and the reports, made of the run folder alone.
+"""The files of a search: capacity.json, which is written after each visit, and the reports.
 
-What a search shows is computed anew from the records of its visits. Of the play itself capacity.json alone knows what
-was asked, why it stopped, and which earlier searches it went on with.
+The reports are made from the run folder alone, and the answer is computed again from the records of the visits. Three
+facts are in capacity.json only: what was asked, why the search stopped, and which earlier searches it resumed.
 """
 
 from collections.abc import Sequence
@@ -31,10 +31,10 @@ CAPACITY: Final = "capacity.json"
 
 
 class Capacity(Struct, frozen=True):
-    """A search as read back from its folder, and its reports as far as they could be written."""
+    """A search that was read from its folder, and the reports that could be written."""
 
     answer: CapacityFile
-    """What capacity.json has."""
+    """The content of capacity.json."""
     reports: Reports
 
     @property
@@ -51,7 +51,7 @@ class CapacityWriter:
         self._write()
 
     def put(self, place: int, model: ModelAnswer) -> None:
-        """The answer for one model as it is now. place: its place among the models."""
+        """Write the present answer for one model. place: the place of the model in the plan."""
         models = list(self._capacity.models)
         models[place] = model
         spent_s = round(sum(each.spent_s for each in models), 3)
@@ -66,12 +66,12 @@ class CapacityWriter:
 
 
 def is_search(folder: Path) -> bool:
-    """Whether a run folder is that of a search."""
+    """Whether a run folder is the folder of a search."""
     return (folder / CAPACITY).is_file()
 
 
 def read_capacity(folder: Path) -> CapacityFile:
-    """The capacity.json of a run folder. Raises InputError where there is none that this version can read."""
+    """The capacity.json of a run folder. Raises InputError if there is none that this version can read."""
     path = folder / CAPACITY
     try:
         raw = path.read_bytes()
@@ -89,7 +89,8 @@ def read_capacity(folder: Path) -> CapacityFile:
 
 
 def search_folder_at(path: Path) -> Path:
-    """The folder of a search that a path names: itself, or the newest of a scenario's. Raises InputError."""
+    """The folder of the search at a path: the path itself, or the newest search in a scenario's folder. Raises
+    InputError if there is none."""
     if is_search(path):
         return path
     newest = [folder for folder in run_folder.runs_of(path) if is_search(folder)]
@@ -99,7 +100,8 @@ def search_folder_at(path: Path) -> Path:
 
 
 def runs_of_search(folder: Path, capacity: CapacityFile) -> list[Run]:
-    """The runs whose visits count, oldest first: those that were resumed, and this one. Raises InputError."""
+    """The runs whose visits count, oldest first: the resumed searches and this one. Raises InputError if one is
+    missing."""
     runs = []
     for run_id in capacity.resumed:
         earlier = folder.resolve().parent / run_id
@@ -110,7 +112,7 @@ def runs_of_search(folder: Path, capacity: CapacityFile) -> list[Run]:
 
 
 def settings_of(model: ModelAnswer, capacity: CapacityFile) -> SearchSettings:
-    """What was asked of a model, as far as its answer depends on that."""
+    """The settings on which the answer for a model depends."""
     levels = [level.level for level in model.levels]
     return SearchSettings(
         objectives=tuple(objective_of(objective.objective) for objective in model.objectives),
@@ -124,7 +126,7 @@ def settings_of(model: ModelAnswer, capacity: CapacityFile) -> SearchSettings:
 
 
 def visits_of(runs: Sequence[Run], model: str, target: str, settings: SearchSettings) -> list[PlayedVisit]:
-    """The visits of a model that had ended, in the order in which they were played."""
+    """The visits of a model that have ended, in the order of playing."""
     stages = [stage for run in runs for stage in stages_of(run)]
     own = [stage for stage in stages if (stage.planned.model, stage.planned.target) == (model, target)]
     return [played_visit(stage, settings) for stage in own if stage.facts is not None]
@@ -133,8 +135,8 @@ def visits_of(runs: Sequence[Run], model: str, target: str, settings: SearchSett
 def make_search_reports(folder: Path, asked: ForecastRequest | None = None, *, floor: Floor | None = None) -> Capacity:
     """Make capacity.json and all reports of a search again, from its folder.
 
-    asked: what to forecast; None: what was forecast before. floor: as `reports_of` takes it. Raises InputError for
-    what is no search, and where a search that it went on with is gone.
+    asked: what to forecast; None: the same as before. floor: as in `reports_of`. Raises InputError if the folder is not
+    that of a search, or if a search that it resumed is missing.
     """
     capacity = read_capacity(folder)
     runs = runs_of_search(folder, capacity)
@@ -163,7 +165,7 @@ def _answer_again(
 
 
 def _spans(run: Run, model: ModelAnswer) -> list[VisitSpan]:
-    """When each visit of a model was played in a run."""
+    """The times during which each visit of a model was played in a run."""
     counts: dict[StageKey, int] = {}
     for record in run.records:
         if record.phase == "measured":

@@ -1,6 +1,6 @@
-"""From levels without think time to users who think, and to fleets. Pure.
+"""Forecasts from measured levels without think time: for users who think, and for fleets of devices. Pure.
 
-A forecast says nothing of what was not measured, and then what would have to be played.
+A forecast makes no statement beyond what was measured. It then says which level would have to be played.
 """
 
 import math
@@ -22,7 +22,7 @@ from loadgen.scenario.objective import Objective, limits_ms
 
 MIN_LEVELS: Final = 3
 MAX_BEYOND: Final = 0.01
-"""So many requests may see more in flight than REACH allows."""
+"""The share of requests that may see more in flight than REACH allows."""
 MAX_USERS: Final = 100_000
 REQUESTS: Final = 20_000
 REQUESTS_ROUGH: Final = 4_000
@@ -33,56 +33,57 @@ _Z_95: Final = 1.96
 
 
 class FleetAnswer(Struct, frozen=True):
-    """Devices for so many users. None: not known."""
+    """The devices that a number of users needs. None: not known."""
 
     users: int
     devices: int | None
-    """If each user is bound to a device: enough by what is known of one device."""
+    """If each user is bound to a device: the number that is certainly enough."""
     devices_at_best: int | None
-    """If one device carries the most that it may carry."""
+    """The number that is enough if one device carries as many users as it possibly can."""
     devices_random: int | None
-    """If requests are routed at random: the load of a device is Binomial(users, 1/devices), and its 99 % point stays
-    within what a device carries."""
+    """If requests are routed at random: the load of a device is then Binomial(users, 1/devices), and a device carries
+    the 99 % point of that."""
 
 
 class ForecastAnswer(Struct, frozen=True):
-    """How many users a device carries, who think for so long between an answer and the next question."""
+    """The number of users that a device carries if they think for a time between an answer and the next question."""
 
     think_s: float
-    """The mean of an exponential think time."""
+    """The mean of the exponential think time."""
     users: int | None
-    """None: not known, and `why_not` says what to play."""
+    """None: not known. `why_not` then says what to play."""
     users_ci: tuple[int, int] | None
-    """95 %: from resampled requests and rates."""
+    """The 95 % interval, from resampled requests and rates."""
     why_not: str | None = None
     fleet: FleetAnswer | None = None
 
 
 class ForecastRequest(Struct, frozen=True):
-    """What is to be forecast."""
+    """What to forecast."""
 
     think_s: tuple[float, ...] = ()
-    """One forecast for each; none: the fleet is for users as they were played."""
+    """The think times, each with a forecast. If empty, the fleet is for users as they were played."""
     fleet: int | None = None
-    """How many users there are in all."""
+    """The total number of users."""
 
 
 def forecasts_of(
     visits: Sequence[PlayedVisit], settings: SearchSettings, request: ForecastRequest
 ) -> tuple[ForecastAnswer, ...]:
-    """The forecasts that are asked for; none where nothing is asked."""
+    """The forecasts that are asked for, if any."""
     if not request.think_s:
         return () if request.fleet is None else (_as_played(visits, settings, request.fleet),)
     return tuple(_forecast(visits, settings, think_s, request.fleet) for think_s in request.think_s)
 
 
 def fleet_of(users: int, sure: int, best: int) -> FleetAnswer:
-    """Devices for so many users. sure, best: users that a device carries for sure, and at best; 1 or more."""
+    """The devices for a number of users. sure, best: the users that a device carries for sure, and at best; 1 or
+    more."""
     return FleetAnswer(users, math.ceil(users / sure), math.ceil(users / best), _devices_random(users, sure))
 
 
 def _as_played(visits: Sequence[PlayedVisit], settings: SearchSettings, users: int) -> ForecastAnswer:
-    """A fleet for users as they were played, which takes no forecast."""
+    """The fleet for users as they were played, which needs no forecast."""
     known = Known(state_of(visits), settings)
     holds, best = known.shown.holds, known.capacity
     if settings.search == "rate":
@@ -119,7 +120,7 @@ def _forecast(
 
 
 def _reason_unknown(visits: Sequence[PlayedVisit], settings: SearchSettings) -> str | None:
-    """Why a search can say nothing of other think times; None where it may."""
+    """The reason why a search allows no forecast for other think times; None if it allows one."""
     if settings.search == "rate":
         return "not known: search users, not rates"
     if settings.think_s:
@@ -136,7 +137,8 @@ def _no_fleet(users: int) -> FleetAnswer:
 
 
 def _devices_random(users: int, sure: int) -> int:
-    """The fewest devices of which each has at most `sure` of the users at 99 %, where chance deals them out."""
+    """The fewest devices such that a device has at most `sure` users with 99 % probability, if users are spread at
+    random."""
     from scipy.special import bdtr  # here, as in `loadgen.stats.quantile`
 
     low, high = math.ceil(users / sure), users
@@ -147,7 +149,7 @@ def _devices_random(users: int, sure: int) -> int:
 
 
 class _Asked:
-    """What is asked of users who think: whether so many of them meet every objective."""
+    """The question of a forecast: whether a number of users who think meet every objective."""
 
     def __init__(self, objectives: Sequence[Objective], slo: Slo, think_s: float) -> None:
         self._objectives = objectives
@@ -155,7 +157,7 @@ class _Asked:
         self._think_s = think_s
 
     def most_users(self, levels: MeasuredLevels, requests: int, near: int = 1) -> int:
-        """The most users of whom every objective is met, 0 if none. near: where to begin."""
+        """The most users whose requests meet every objective; 0 if not even one. near: the number to begin with."""
         low, high, step = 0, max(1, near), 1
         while high < MAX_USERS and self._is_met(levels, high, requests):
             low, high, step = high, high + step if near > 1 else 2 * high, 2 * step
@@ -169,7 +171,7 @@ class _Asked:
         return low
 
     def in_flight(self, levels: MeasuredLevels, users: int) -> float:
-        """The most in flight that all but MAX_BEYOND of the requests see."""
+        """The number in flight that all but a share MAX_BEYOND of the requests see at most."""
         played = self._play(levels, users, REQUESTS)
         return float(np.quantile(played.in_flight, 1 - MAX_BEYOND, method="inverted_cdf"))
 
@@ -181,7 +183,8 @@ class _Asked:
         return all(self._share(objective, levels, played) >= objective.share for objective in self._objectives)
 
     def _share(self, objective: Objective, levels: MeasuredLevels, played: ThinkingUsers) -> float:
-        """Of the requests to which an objective applies. `ok` is taken to be as it was at the levels."""
+        """The share that meets an objective, of the requests to which it applies. `ok` keeps its share from the
+        levels."""
         limits: dict[str, float] = {objective.metric: objective.limit_ms or 0.0}
         if objective.metric == "goodput":
             limits = limits_ms(self._slo)
@@ -197,7 +200,7 @@ class _Asked:
 
 
 def _latency_s(metric: str, levels: MeasuredLevels, played: ThinkingUsers) -> NDArray[np.float64]:
-    """A latency of each request, s; 0 where it has none."""
+    """The latency of each request, s; 0 if it has none."""
     needs = levels.needs.drawn(played.drawn)
     writing = played.end_s - played.first_s
     stretch = writing / np.maximum(needs.end_s - needs.first_s, 1e-9)

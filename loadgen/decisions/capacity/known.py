@@ -1,4 +1,4 @@
-"""What the visits of a search show: the evidence of each level, and the ends between which the capacity lies. Pure."""
+"""What the visits of a search show: the evidence about each level, and the two levels that bound the capacity. Pure."""
 
 import math
 from collections.abc import Sequence
@@ -22,34 +22,34 @@ from loadgen.decisions.capacity.search import SearchSettings, SearchState, Shown
 from loadgen.decisions.capacity.visit import RISING, Visit
 
 ALIKE: Final = 1.1
-"""Rates within this factor of each other have queues that are about as slow."""
+"""The queues of two rates change about equally slowly if the rates differ by at most this factor."""
 CLIENT_LIMITED: Final = 2
-"""A level of which so many visits in a row were limited by loadgen itself ends the way up."""
+"""If loadgen itself limits this many visits to a level in a row, the search plays no higher level."""
 
 
 class PlayedLevel(Struct, frozen=True):
-    """What the judged visits of one level add up to."""
+    """The sum of the judged visits to one level."""
 
     evidence: LevelEvidence
     log_holds: float
-    """The most that it was after any visit: what was shown stays shown."""
+    """The largest value after any visit, because a claim that was shown stays shown."""
     log_fails: float
     rate: float
-    """Requests a second."""
+    """Requests per second."""
     inflation: float
     settles: bool
-    """Whether the latencies of some visit settled, and the server kept up with it."""
+    """Whether there was a visit whose latencies settled and with which the server kept up."""
 
 
 class Known:
-    """What follows from the visits so far. Levels are places in `steps`; -1 and len(steps) stand for none."""
+    """The conclusions from the visits so far. A level is a place in `steps`; -1 and len(steps) mean no level."""
 
     def __init__(self, state: SearchState, settings: SearchSettings) -> None:
         self.state = state
         self.settings = settings
         self.wanted = log_wanted(settings.confidence)
         self.cut = client_limit(state)
-        """The lowest level at which loadgen itself was the limit; None: none is known."""
+        """The lowest level at which loadgen itself was the limit; None: no such level is known."""
         self.steps = self._playable_levels()
         visits = alike(state.visits) if settings.search == "rate" else state.visits
         by_level: dict[float, list[Visit]] = {}
@@ -62,7 +62,7 @@ class Known:
         }
 
     def _playable_levels(self) -> list[float]:
-        """All levels from the lowest to the highest, without those at which loadgen itself was the limit."""
+        """All levels from the lowest to the highest, without the levels at which loadgen itself was the limit."""
         settings, visited = self.settings, {visit.level for visit in self.state.visits}
         if settings.search == "users":
             levels = user_levels(settings.from_level or 1.0, settings.to_level or MAX_USERS, visited)
@@ -72,7 +72,7 @@ class Known:
 
     @cached_property
     def ends(self) -> tuple[int, int]:
-        """The highest place shown to hold below the lowest one shown not to, and that one."""
+        """The highest place shown to hold below the lowest place shown not to hold, and that lowest place."""
         high = min((at for at in self.levels if self.is_shown_to_fail(at)), default=len(self.steps))
         return max((at for at in self.levels if at < high and self.is_shown_to_hold(at)), default=-1), high
 
@@ -92,7 +92,7 @@ class Known:
         return at in self.levels and (self.is_shown_to_hold(at) or self.is_shown_to_fail(at))
 
     def is_shown_to_hold(self, at: int) -> bool:
-        """If the opposite is shown as well, neither is."""
+        """Whether a place is shown to hold. If the opposite is shown as well, neither counts as shown."""
         level = self.levels[at]
         return level.log_holds >= self.wanted > level.log_fails
 
@@ -102,8 +102,8 @@ class Known:
 
     @property
     def capacity(self) -> float | None:
-        """The highest level between the ends whose likely share meets every objective; what is shown to hold at least.
-        None: none is known."""
+        """The highest level between the ends whose likely share meets every objective, and at least the level shown to
+        hold. None: not known."""
         low, high = self.ends
         holds = self.steps[low] if low >= 0 else None
         if not self.levels:
@@ -117,27 +117,27 @@ class Known:
 
     @property
     def _finest(self) -> Sequence[float]:
-        """All levels that may be the capacity: every number of users."""
+        """All levels that can be the capacity: every number of users."""
         if self.settings.search == "rate" or not self.steps:
             return self.steps
         return [float(users) for users in range(math.ceil(self.steps[0]), int(self.steps[-1]) + 1)]
 
     def place(self, level: float) -> int:
-        """The highest place that is not above a level, or the lowest there is."""
+        """The highest place that is not above a level, or else the lowest place."""
         return max(0, int(np.searchsorted(self.steps, level, "right")) - 1)
 
     def nearest(self, at: int) -> PlayedLevel:
-        """What is known of the nearest level that was played; there is one."""
+        """The nearest level that was played. At least one must have been played."""
         return self.levels[min(self.levels, key=lambda other: abs(other - at))]
 
     def likely(self, levels: Floats) -> Floats:
-        """The likely share at some levels, levels × objectives. Some level was played."""
+        """The likely share at each of `levels`, levels × objectives. At least one level must have been played."""
         played = sorted(self.levels)
         counts = [[each.counts for each in self.levels[at].evidence.objectives] for at in played]
         return likely_shares([self.steps[at] for at in played], counts, self.settings.shares, levels)
 
     def looks_good(self, at: int) -> bool:
-        """More likely than not: half a miss is forgiven, as one miss of twelve tells little."""
+        """Whether a place probably holds. Half a miss is forgiven, because one miss of twelve requests says little."""
         level = self.levels[at]
         counts = [each.counts for each in level.evidence.objectives]
         return level.log_holds >= self.wanted or (
@@ -150,7 +150,7 @@ class Known:
 
 
 def client_limit(state: SearchState) -> float | None:
-    """The lowest level at which loadgen itself was the limit in CLIENT_LIMITED visits in a row, the last ones."""
+    """The lowest level at which loadgen itself was the limit in the last CLIENT_LIMITED visits."""
     in_a_row: dict[float, int] = {}
     for visit in state.visits:
         in_a_row[visit.level] = in_a_row.get(visit.level, 0) + 1 if visit.doubt == "client" else 0
@@ -160,7 +160,7 @@ def client_limit(state: SearchState) -> float | None:
 def alike(visits: Sequence[Visit]) -> list[Visit]:
     """The visits to rates, each with the largest inflation of any long visit to a level within ALIKE of its own.
 
-    Queues of an open loop change slowly near its limit. A visit that happened to meet none tells nothing of how slowly.
+    Near the limit of an open loop, queues change slowly. A visit that met no queue by chance does not show how slowly.
     """
     long = [visit for visit in visits if visit.is_judged and visit.requests >= MIN_REQUESTS_OF_RATE]
     changed = []
@@ -172,7 +172,7 @@ def alike(visits: Sequence[Visit]) -> list[Visit]:
 
 
 def played_level(visits: Sequence[Visit], settings: SearchSettings) -> PlayedLevel | None:
-    """What the judged visits of one level add up to; None without any."""
+    """The sum of the judged visits to one level; None if there are none."""
     judged = [visit for visit in visits if visit.is_judged and visit.requests]
     if not judged:
         return None
@@ -199,10 +199,11 @@ def played_level(visits: Sequence[Visit], settings: SearchSettings) -> PlayedLev
 
 
 def counts_of(visits: Sequence[Visit], objective: int, settings: SearchSettings) -> ObjectiveCounts:
-    """How many requests of some judged visits to one level met an objective. objective: its place.
+    """How many requests of the judged visits to one level met an objective. objective: its place.
 
-    Short visits to a rate say nothing of the long run, since the queue they begin with is of our making. Hits of a
-    visit that drifts do not speak for holding, nor misses of one that still drains against it.
+    Short visits to a rate are no evidence, because the search itself made the queue with which they begin. The hits of
+    a visit that drifts are no evidence that the level holds. The misses of a visit that still drains are no evidence
+    that it does not hold.
     """
     hits = [visit.met[objective] / visit.inflation[objective] for visit in visits]
     misses = [visit.missed[objective] / visit.inflation[objective] for visit in visits]

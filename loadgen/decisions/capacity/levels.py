@@ -1,4 +1,5 @@
-"""The levels that are worth telling apart: every user up to 40, then 2.5 % apart; rates 2.5 % apart. Pure."""
+"""The levels that a search distinguishes: every number of users up to 40, then steps of 2.5 %; for rates, steps of
+2.5 %. Pure."""
 
 from collections.abc import Iterable
 from functools import lru_cache
@@ -6,19 +7,19 @@ from typing import Final
 
 STEP: Final = 0.025
 MAX_USERS: Final = 512
-"""The highest level of users that is played where nobody says."""
+"""The highest number of users that is played by default."""
 RATES: Final = (0.01, 100_000.0)
-"""The lowest and the highest rate that is played where nobody says, requests a second."""
+"""The lowest and the highest rate that is played by default, requests per second."""
 
 
 def user_levels(lowest: float, highest: float, visited: Iterable[float] = ()) -> list[float]:
-    """Numbers of users from the lowest to the highest, both among them, and those that were visited in between."""
+    """Numbers of users from the lowest to the highest, both included, and the levels between them that were visited."""
     levels = {float(users) for users in _users(int(highest)) if users >= lowest}
     return _within({lowest, highest} | levels, lowest, highest, visited)
 
 
 def rate_levels(lowest: float, highest: float, visited: Iterable[float] = ()) -> list[float]:
-    """Requests a second from the lowest to the highest, as `user_levels`."""
+    """Requests per second from the lowest to the highest, as in `user_levels`."""
     levels = {rate for rate in _rates() if lowest <= rate <= highest}
     return _within({lowest, highest} | levels, lowest, highest, visited)
 
@@ -37,7 +38,7 @@ def _users(highest: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=1)
 def _rates() -> tuple[float, ...]:
-    """Powers of 1.025, to four digits: 1 is one of them."""
+    """The powers of 1.025, rounded to four digits. One of them is 1."""
     lowest, highest = RATES
     rates = [1.0]
     while rates[-1] < highest:

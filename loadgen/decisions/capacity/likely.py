@@ -1,9 +1,9 @@
-"""The likely share of requests that meet each objective, by level. It chooses what is played; nothing is claimed by it.
+"""The likely share of requests that meet each objective, by level. It decides what is played; no claim rests on it.
 
-The share at a level that was played is what was counted and one request more, which leans to good. It is made to fall
-with the level by pooling adjacent violators (Ayer et al., Annals of Mathematical Statistics 26 (1955), 641–647).
-Between levels that were played it lies on a line in log level and log odds; beyond the outermost it falls as steeply as
-STEEP.
+At a level that was played, the share is that of the counted requests and of one more, which counts mostly as met.
+Pooling adjacent violators makes the shares fall with the level (Ayer et al., Annals of Mathematical Statistics 26
+(1955), 641–647). Between played levels the share lies on a line in log level and log odds. Beyond them it falls as
+steeply as STEEP.
 """
 
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ import numpy as np
 from loadgen.decisions.capacity.evidence import Floats, ObjectiveCounts
 
 STEEP: Final = 12.0
-"""By how much the log odds of meeting an objective fall when the level grows e-fold, where nothing was played."""
+"""By how much the log odds of meeting an objective fall when the level grows e-fold, beyond the played levels."""
 
 
 def likely_shares(
     played: Sequence[float], counts: Sequence[Sequence[ObjectiveCounts]], shares: Sequence[float], levels: Floats
 ) -> Floats:
-    """The likely share at each of some levels, levels × objectives.
+    """The likely share at each of `levels`, levels × objectives.
 
-    played: the levels that were played, ascending, at least one. counts: theirs, of each objective. shares: that the
-    objectives ask for.
+    played: the levels that were played, ascending, at least one. counts: for each of them, the counts of each
+    objective. shares: the shares that the objectives ask for.
     """
     at, x = np.log(np.asarray(played, float)), np.log(levels)
     likely = np.empty((len(levels), len(shares)))
@@ -36,7 +36,7 @@ def likely_shares(
 
 
 def _falling(counts: Sequence[tuple[float, float]]) -> Floats:
-    """The shares hits / all that are closest to these counts and never grow. counts: (hits, all)."""
+    """The shares closest to hits / all that never grow. counts: (hits, all)."""
     blocks: list[tuple[float, float, int]] = []
     for hits, total in counts:
         block = (hits, total, 1)

@@ -1,6 +1,6 @@
-"""What limited the server at the levels that do not hold: the first of a list that applies, with its figures. Pure.
+"""What limited the server at the levels that do not hold: the first limit of a list that applies, with its figures.
 
-It is judged on the visits that do not hold, beside those of the lowest level.
+The visits that do not hold are compared with the visits to the lowest level. Pure.
 """
 
 from collections import Counter
@@ -22,37 +22,37 @@ LimitedBy = Literal["errors", "client", "memory", "queue", "prefill", "decode"]
 MOSTLY: Final = 0.5
 STREAMS_OF_IN_FLIGHT: Final = 0.9
 STREAMS_OF_MOST: Final = 0.9
-"""Requests wait where the answers under way are fewer than this share of what is in flight, and no fewer than this
-share of the most that ever were."""
+"""Requests wait if two things are true: answers being streamed are fewer than this share of the requests in flight,
+and at least this share of the most that were ever streamed at once."""
 SWAPPED_BYTES: Final = 64 * 2**20
 MEMORY_AVAILABLE: Final = 0.05
 
 
 class LimitFigures(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The figures behind `limited_by`. None: not known, or not of this limit."""
+    """The figures behind `limited_by`. None: not known, or not a figure of this limit."""
 
     binding: str | None = None
-    """The objective that is missed most surely."""
+    """The objective for whose missing there is most evidence."""
     served_at_once: int | None = None
-    """The most answers that were between first token and end at one moment, if that stopped growing."""
+    """The most answers that were being streamed at one moment, if that number stopped growing."""
     in_flight: float | None = None
-    """Requests in flight, on average, at the levels that do not hold."""
+    """The mean number of requests in flight at the levels that do not hold."""
     streams: float | None = None
-    """Answers between first token and end, on average, there."""
+    """The mean number of answers that were being streamed there."""
     waiting_share: float | None = None
-    """The share of the growth of TTFT that is waiting, by the server's own timings."""
+    """The share of the growth of TTFT that was waiting, from the server's own timings."""
     share: float | None = None
-    """The share of the misses that are the server's errors."""
+    """The share of the misses that were errors of the server."""
     outcome: str | None = None
-    """The outcome of most of these, with its status and what the server said."""
+    """The most frequent outcome of these errors; `status` and `detail` are those of the server's answer."""
     status: int | None = None
     detail: str | None = None
     reason: str | None = None
-    """What was seen of loadgen itself, or of the memory, in words."""
+    """What was observed about loadgen itself or about memory, in words."""
 
 
 def limit_of(visits: Sequence[PlayedVisit], known: Known) -> tuple[LimitedBy | None, LimitFigures]:
-    """What limited the server, or loadgen; None where nothing was seen to fail."""
+    """What limited the server or loadgen; None if no level was seen to fail."""
     failing = _failing(visits, known)
     if failing and (errors := _errors(failing, known.settings.objectives)) is not None:
         return "errors", errors
@@ -68,7 +68,7 @@ def limit_of(visits: Sequence[PlayedVisit], known: Known) -> tuple[LimitedBy | N
 
 
 def _failing(visits: Sequence[PlayedVisit], known: Known) -> list[PlayedVisit]:
-    """The visits of the lowest level shown not to hold; if none is, of the lowest level that looks as if it did not."""
+    """The visits to the lowest level shown not to hold, or else to the lowest level that probably does not hold."""
     _, high = known.ends
     if high == len(known.steps):
         high = min((at for at in known.levels if not known.looks_good(at)), default=high)
@@ -88,7 +88,7 @@ def _binding(known: Known, failing: Sequence[PlayedVisit]) -> Objective | None:
 
 
 def _errors(failing: Sequence[PlayedVisit], objectives: Sequence[Objective]) -> LimitFigures | None:
-    """Whether most of the misses are the server's own errors."""
+    """The figures of the server's own errors if most of the misses are such errors; else None."""
     missed = list[Record]()
     for played in failing:
         missed += [
@@ -115,7 +115,7 @@ def _client(visits: Sequence[PlayedVisit], level: float) -> LimitFigures | None:
 
 
 def _memory_reason(played: PlayedVisit) -> str | None:
-    """Why memory was short in a visit, in words; None where it was not."""
+    """Why memory was short during a visit, in words; None if it was not."""
     if played.stage.planned.server_ended is not None:
         return f"the server died: {played.stage.planned.server_ended}"
     machine = None if played.stage.facts is None else played.stage.facts.machine
@@ -127,7 +127,8 @@ def _memory_reason(played: PlayedVisit) -> str | None:
 def _server_limit(
     visits: Sequence[PlayedVisit], failing: Sequence[PlayedVisit], binding: Objective, known: Known
 ) -> tuple[LimitedBy, LimitFigures]:
-    """Whether requests wait for their turn, or for their prompt, or are slow to be written."""
+    """Which part of a request is too slow: the wait for its turn, the work on its prompt, or the writing of its
+    answer."""
     served = max((played.visit.streams or 0 for played in visits), default=0)
     streams, in_flight = _mean(map(_mean_streams, failing)), _mean(map(_mean_in_flight, failing))
     lowest = [played for played in visits if played.visit.level == min(each.visit.level for each in visits)]
@@ -159,7 +160,8 @@ def _with_served(figures: LimitFigures, served: int | None) -> LimitFigures:
 
 
 def _is_late_to_begin(objective: Objective, lowest: Sequence[PlayedVisit], failing: Sequence[PlayedVisit]) -> bool:
-    """Whether it is missed because answers begin late. Of several latencies the one that grew most beyond its limit."""
+    """Whether an objective is missed because answers begin late. With several latencies, the one decides that grew most
+    beyond its limit."""
     match objective.metric:
         case "ttft" | "ttfc":
             return True
@@ -178,8 +180,8 @@ def _is_late_to_begin(objective: Objective, lowest: Sequence[PlayedVisit], faili
 
 
 def _waiting_share(lowest: Sequence[PlayedVisit], failing: Sequence[PlayedVisit]) -> float | None:
-    """The share of the growth of service TTFT that is not the server's own work on the prompt; None without its
-    timings, or where nothing grew."""
+    """The share of the growth of service TTFT that is not the server's work on the prompt; None if the server sends no
+    timings, or if nothing grew."""
     before, after = _ttft_and_prompt(lowest), _ttft_and_prompt(failing)
     if before is None or after is None or after[0] <= before[0]:
         return None
@@ -201,7 +203,7 @@ def _ttft_and_prompt(visits: Sequence[PlayedVisit]) -> tuple[float, float] | Non
 
 
 def _mean_streams(played: PlayedVisit) -> float | None:
-    """Answers between first token and end, on average over the window."""
+    """The mean number of answers that were being streamed during the window."""
     window = played.stage.window
     if window is None:
         return None

@@ -1,4 +1,5 @@
-"""What the levels of a search say of its server: its speed by how many it works at, and what requests need. Pure."""
+"""What the levels of a search show about its server: its speed by the requests in work, and the time that requests
+need. Pure."""
 
 import math
 from collections.abc import Sequence
@@ -19,11 +20,11 @@ from loadgen.stats.quantile import nearest_rank
 Floats = NDArray[np.float64]
 
 REACH: Final = 1.5
-"""Nothing is said of more in flight than this times the highest level played."""
+"""The most requests in flight that a forecast covers, as a multiple of the highest level played."""
 
 
 class RequestNeeds(Struct, frozen=True):
-    """What the requests of the lowest level needed, one value of each. Seconds since they were sent."""
+    """The times that the requests of the lowest level needed, a value for each, in seconds after sending."""
 
     first_s: Floats
     """To the first token."""
@@ -32,27 +33,27 @@ class RequestNeeds(Struct, frozen=True):
     end_s: Floats
     tokens: Floats
     gap_s: Floats
-    """The percentile of its own gaps by which an objective judges it; 0 where there is no such objective or no gap."""
+    """The percentile of its own gaps that an objective judges; 0 if there is no such objective or no gap."""
 
     def drawn(self, picks: NDArray[np.int64]) -> "RequestNeeds":
-        """These requests in another order, or some of them more than once."""
+        """These requests at the places `picks`, which may repeat."""
         return RequestNeeds(*(getattr(self, name)[picks] for name in self.__struct_fields__))
 
 
 class MeasuredLevels(Struct, frozen=True):
-    """What the levels of a search say of its server. Levels are users, ascending."""
+    """What the levels of a search show about its server. Levels are users, ascending."""
 
     levels: tuple[float, ...]
     rates: tuple[float, ...]
-    """Requests a second at each."""
+    """Requests per second at each level."""
     errors: tuple[float, ...]
     """The relative standard error of each rate."""
     slots: int | None
-    """How many requests are worked at together, if that stopped growing; None: all."""
+    """How many requests are in work together, if that number stopped growing; None: all."""
     needs: RequestNeeds
 
     def resampled(self, rng: np.random.Generator) -> "MeasuredLevels":
-        """Levels that might as well have been measured."""
+        """The levels of another measurement that chance could have given."""
         noise = np.exp(np.asarray(self.errors) * rng.standard_normal(len(self.rates)))
         rates = tuple((np.asarray(self.rates) * noise).tolist())
         count = len(self.needs.first_s)
@@ -65,7 +66,7 @@ class MeasuredLevels(Struct, frozen=True):
 
 
 def measured_levels(visits: Sequence[PlayedVisit], objectives: Sequence[Objective]) -> MeasuredLevels:
-    """The levels of a search of users, without visits in which loadgen, or other programs, were in the way."""
+    """The levels of a search of users, without the visits that loadgen itself or other programs disturbed."""
     judged = [played for played in visits if played.visit.is_judged]
     rates = [each for each in rates_of(judged) if each.requests_per_s]
     lowest = [played.stage for played in judged if rates and played.visit.level == rates[0].level]
@@ -92,10 +93,10 @@ def measured_levels(visits: Sequence[PlayedVisit], objectives: Sequence[Objectiv
 
 
 def speeds_of(levels: Sequence[float], rates: Sequence[float]) -> tuple[float, ...]:
-    """How fast each of 1, 2, … requests in work advances, of its speed at the lowest level, as far as REACH goes.
+    """The speed of each of 1, 2, … requests in work, as a share of its speed at the lowest level, up to REACH.
 
-    The measured rates are made to grow and lie on lines between levels; beyond the highest they are flat, unless USL,
-    fitted without the highest level, predicts that one better.
+    The measured rates are first made to grow with the level. Between levels, rates lie on lines. Above the highest
+    level they stay constant, unless USL, fitted without that level, predicts its rate better.
     """
     n = np.arange(1, max(2, math.ceil(REACH * levels[-1])) + 1, dtype=float)
     growing = _growing(np.asarray(rates, float))
@@ -111,7 +112,7 @@ def speeds_of(levels: Sequence[float], rates: Sequence[float]) -> tuple[float, .
 
 
 def _growing(rates: Floats) -> Floats:
-    """The nearest rates that never fall: by pooling adjacent violators."""
+    """The nearest rates that never fall, from pooling adjacent violators."""
     blocks: list[tuple[float, int]] = []
     for rate in rates.tolist():
         block = (rate, 1)
@@ -129,7 +130,7 @@ def _relative_error(level: LevelRates, judged: Sequence[PlayedVisit]) -> float:
 
 
 def _slots(rates: Sequence[LevelRates], judged: Sequence[PlayedVisit]) -> int | None:
-    """The most at once at the highest level, if that is no more than at the one below."""
+    """The most requests in work at the highest level, if they are no more than at the level below; else None."""
     peaks = [
         max((played.visit.streams or 0 for played in judged if played.visit.level == each.level), default=0)
         for each in rates[-2:]

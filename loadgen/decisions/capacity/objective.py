@@ -1,4 +1,4 @@
-"""What must hold, and whether one request met it. The texts are read by `loadgen.scenario.objective`. Pure."""
+"""The objectives of a search, and whether one request met them. `loadgen.scenario.objective` reads the texts. Pure."""
 
 import math
 from collections.abc import Sequence
@@ -23,24 +23,25 @@ from loadgen.scenario.problem import Problem, Source, input_error
 from loadgen.stats.quantile import nearest_rank
 
 ObjectiveVerdict = Literal["met", "missed", "not_applicable", "undecided"]
-"""`not_applicable`: such an answer has no such latency. `undecided`: the request was cut off before it could tell."""
+"""`not_applicable`: the answer has no such latency. `undecided`: the request was cut off before its limit had
+passed."""
 
 FAILED: Final = math.inf
-"""The latency of a request that failed: it is among the slowest."""
+"""The latency of a request that failed, which counts among the slowest."""
 
 
 class Judged(Struct, frozen=True):
-    """One request as one objective judges it."""
+    """The judgment of one request by one objective."""
 
     verdict: ObjectiveVerdict
     slowness: float
-    """What its requests are ranked by, in any unit; infinite for one that failed."""
+    """The value by which requests are ranked, in any unit; infinite if the request failed."""
 
 
 def objectives_of(texts: Sequence[str], slo: Slo | None, *, scenario: str = "SCENARIO") -> tuple[Objective, ...]:
-    """What must hold: as `--slo` says it, else `[slo] objectives`, else every limit of `[slo]` at once.
+    """The objectives: those of `--slo`, or else of `[slo] objectives`, or else every limit of `[slo]` at once.
 
-    Raises InputError, one line, where something cannot be read or nothing is asked. scenario: its name, for the line.
+    scenario: its name, for messages. Raises InputError, one line, if a text cannot be read or there is no objective.
     """
     limits = {} if slo is None else limits_ms(slo)
     if texts:
@@ -68,7 +69,7 @@ def objectives_of(texts: Sequence[str], slo: Slo | None, *, scenario: str = "SCE
 
 
 def check_streamed(objectives: Sequence[Objective], scenario: Scenario) -> None:
-    """Raise InputError for an objective that answers which come whole (`stream = false`) can neither meet nor miss."""
+    """Raise InputError for an objective that answers without streaming (`stream = false`) can neither meet nor miss."""
     if scenario.sampling.stream:
         return
     for objective in objectives:
@@ -81,7 +82,7 @@ def check_streamed(objectives: Sequence[Objective], scenario: Scenario) -> None:
 
 
 def _share_of_goodput(slo: Slo, scenario: str) -> float:
-    """The attainment that a scenario asks for, if a search can show it."""
+    """The attainment that a scenario asks for. Raises InputError if a search cannot show it."""
     share = DEFAULT_ATTAINMENT if slo.attainment is None else slo.attainment
     if 0.5 < share < 1:
         return share
@@ -93,8 +94,8 @@ def _share_of_goodput(slo: Slo, scenario: str) -> float:
 def verdict_of(objective: Objective, record: Record, *, origin: LatencyOrigin, slo: Slo | None = None) -> Judged:
     """Whether a request met an objective.
 
-    A request that is not `ok` missed it. One that was cancelled by us missed it if its limit had passed by then; else
-    it is undecided, as is one that is still open, which may be given as cancelled now. slo: the limits of `goodput`.
+    A request that is not `ok` missed it. A request that loadgen cancelled missed it if the limit had passed by then;
+    else it is undecided. A request that is still open may be given as cancelled now. slo: the limits of `goodput`.
     """
     if record.outcome == "cancelled":
         return Judged("missed" if _is_too_late(objective, record, origin, slo) else "undecided", FAILED)
@@ -115,7 +116,7 @@ def verdict_of(objective: Objective, record: Record, *, origin: LatencyOrigin, s
 
 
 def _is_too_late(objective: Objective, record: Record, origin: LatencyOrigin, slo: Slo | None) -> bool:
-    """Whether a request that was cut off had waited for longer than its limit."""
+    """Whether a request that was cut off had waited longer than its limit."""
     limits = limits_ms(slo) if objective.metric == "goodput" and slo is not None else {}
     if objective.limit_ms is not None:
         limits = {objective.metric: objective.limit_ms}
@@ -131,7 +132,7 @@ def _is_too_late(objective: Objective, record: Record, origin: LatencyOrigin, sl
 
 
 def _latency(metric: str, record: Record, objective: Objective, origin: LatencyOrigin) -> float | None:
-    """A latency of an answered request, ns; None where it has none."""
+    """A latency of an answered request, ns; None if it has none."""
     start = metrics.start_of(record, origin=origin)
     match metric:
         case "tpot":
@@ -148,14 +149,14 @@ def _latency(metric: str, record: Record, objective: Objective, origin: LatencyO
 
 
 def _gap_percentile(record: Record, percentile: float) -> float | None:
-    """A percentile of the gaps within one request, ns; None without a gap."""
+    """A percentile of the gaps of one request, ns; None if it has no gap."""
     gaps = metrics.gaps_of([record]).values
     gaps.sort()
     return nearest_rank(gaps, percentile) if gaps.size else None
 
 
 def _worst_ratio(record: Record, slo: Slo, origin: LatencyOrigin) -> float:
-    """The largest of a request's latencies as shares of their limits."""
+    """The largest ratio of one of a request's latencies to its limit."""
     probe = Objective("", "goodput", None, 0.0)
     values = {metric: _latency(metric, record, probe, origin) for metric in limits_ms(slo)}
     limits = limits_ms(slo)

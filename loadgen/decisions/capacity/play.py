@@ -1,7 +1,7 @@
-"""Plays a search: has each visit chosen, plays it, and writes what is known after it. Measures nothing itself.
+"""Plays a search: chooses each visit, plays it, and then writes the answer so far. Measures nothing itself.
 
-The servers of a model run from its first visit to its last. Each visit is a stage of one run folder, so that what was
-played can be reported, and the search resumed, whatever ends it.
+The servers of a model run from its first visit to its last. Each visit is a stage of one run folder. So, however the
+search ends, its visits can be reported and the search can be resumed.
 """
 
 import math
@@ -38,14 +38,14 @@ from loadgen.targets.registry import target_name
 from loadgen.wire.client import Client
 
 SHORTEST_VISIT_S: Final = 1.0
-"""What is left of a budget that is shorter than this is not played."""
+"""The shortest visit. A shorter rest of the budget is not played."""
 REFUSED_AT_END: Final = 3
-"""If so many connections, and one of each user, were refused at the end of a visit, its server is gone."""
+"""A server is gone if at least this many connections, and one for each user, were refused at the end of a visit."""
 
 
 class VisitWatch(NullSink):
-    """The sink of one visit: keeps its records, looks at them as requests end, and ends the visit when the search has
-    seen enough."""
+    """The sink of one visit. It keeps the records, looks at them as requests end, and ends the visit when the search
+    has enough of them."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class VisitWatch(NullSink):
         clock: Clock,
         say: Callable[[Visit | None], None],
     ) -> None:
-        """stop: the stage's own. say: called as the visit begins, and after each look with the visit so far."""
+        """stop: that of the stage. say: called when the visit begins, and after each look with the visit so far."""
         self.records: list[Record] = []
         self.facts: StageFacts | None = None
         self._step = step
@@ -96,7 +96,7 @@ class VisitWatch(NullSink):
 
 
 class SearchContext(Struct, frozen=True):
-    """What the models of a search share while it is played."""
+    """The objects that the models of a search share while it is played."""
 
     request: SearchRequest
     run: RunContext
@@ -107,15 +107,15 @@ class SearchContext(Struct, frozen=True):
 
 
 class ModelSearch:
-    """The `StageSource` of one model: its stages are visits, each chosen when the one before it has ended."""
+    """The `StageSource` of one model. Its stages are visits; each is chosen after the visit before it has ended."""
 
     def __init__(self, context: SearchContext, place: int) -> None:
-        """place: the model's, in the plan."""
+        """place: the place of the model in the plan."""
         request = context.request
         self.models = (place,)
         self._context = context
         self._played = [thinned(played) for played in _earlier_visits(request, place)]
-        # The time that earlier searches took was theirs.
+        # The time of earlier searches does not count against this budget.
         budget_s = request.settings.budget_s + state_of(self._played).spent_s
         self._settings = msgspec.structs.replace(request.settings, budget_s=budget_s)
         self._visits = Visits(request.plan.scenario, len(request.plan.prompts), place)
@@ -132,11 +132,11 @@ class ModelSearch:
         if isinstance(step, End):
             self._write(step.reason)
             return None
-        self._write("interrupted")  # so it stays if nobody is left to write another reason
+        self._write("interrupted")  # this reason stays if the program is killed
         self._step = step
         number = 1 + sum(played.visit.level == step.level for played in self._played)
-        warmup, self._warmup = self._warmup, 0  # a server that was warmed up once stays warm
-        seconds = math.floor(10 * step.seconds) / 10  # it is shown to people
+        warmup, self._warmup = self._warmup, 0  # a server needs one warm-up only
+        seconds = math.floor(10 * step.seconds) / 10  # rounded, because users see it
         return self._visits.visit(step.level, number, seconds=seconds, warmup=warmup, burst=step.burst)
 
     def sinks(self, stage: Stage, stop: StopSignal) -> tuple[Sink, ...]:
@@ -160,7 +160,7 @@ class ModelSearch:
         return End("budget") if isinstance(step, PlayVisit) and step.seconds < SHORTEST_VISIT_S else step
 
     def _end_visit(self) -> None:
-        """Add the visit that has been played, if one was, to what is known."""
+        """Add the visit that has just been played, if there is one, to the search."""
         watch, self._watch = self._watch, None
         if watch is None or watch.facts is None:
             return
@@ -174,7 +174,7 @@ class ModelSearch:
         self._lost = self._lost or is_gone
 
     def _stage_of(self, records: Sequence[Record], facts: StageFacts) -> StageData:
-        """The visit as the stage that it is in the run folder."""
+        """The visit in the form in which a stage is read from a run folder."""
         manifest = manifest_from((self._context.folder / MANIFEST).read_bytes())
         planned = tuple(stage for stage in manifest.stages if stage.key in facts.keys)
         manifest = msgspec.structs.replace(manifest, stages=planned)
@@ -190,7 +190,7 @@ class ModelSearch:
         self._context.progress.known(progress_words(visit, state_of(self._played), self._settings))
 
     def _warn_if_short(self, played: PlayedVisit) -> None:
-        """Say so where the budget is too short to show the objectives, at one request at a time."""
+        """Warn if the budget is too short to show the objectives with one request at a time."""
         e2e_ns = played.stage.values["e2e"]
         if not e2e_ns.size:
             return
@@ -206,7 +206,7 @@ class ModelSearch:
             )
 
     def _check_model(self) -> None:
-        """Raise InputError if the model that is served is not that of the search which is resumed."""
+        """Raise InputError if the served model is not the model of the search that is resumed."""
         earlier = self._context.request.earlier
         if earlier is None or self._lost:
             return
@@ -227,9 +227,9 @@ async def play_search(
     clock: Clock = SYSTEM_CLOCK,
     client: Client | None = None,
 ) -> Path:
-    """Play a search; returns its run folder, with capacity.json in it and without reports.
+    """Play a search and return its run folder, which has capacity.json but no reports yet.
 
-    The arguments are those of `loadgen.engine.run.play_plan`, which raises the same errors.
+    Arguments and errors are those of `loadgen.engine.run.play_plan`.
     """
     progress = progress or Silence()
 
@@ -255,7 +255,7 @@ async def play_search(
 
 
 def _writer(request: SearchRequest, folder: Path) -> CapacityWriter:
-    """The writer of a search in which nothing has been played yet."""
+    """The writer of a search before its first visit."""
     settings, earlier = request.settings, request.earlier
     models = tuple(
         answer_of(_earlier_visits(request, place), settings, "interrupted", model=model.name, target=target_name(model))
@@ -280,7 +280,7 @@ def _earlier_visits(request: SearchRequest, place: int) -> list[PlayedVisit]:
 
 
 def thinned(played: PlayedVisit) -> PlayedVisit:
-    """A visit with only so much of its records as an answer takes: an hour of them must fit in memory."""
+    """A visit whose records have only the fields that an answer needs, so that an hour of them fits in memory."""
     records = tuple(_thin(record) for record in played.stage.measured)
     stage = msgspec.structs.replace(played.stage, measured=records, together=records, warmup=(), earlier=())
     return msgspec.structs.replace(played, stage=stage)

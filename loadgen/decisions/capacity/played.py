@@ -1,4 +1,4 @@
-"""A visit with the stage of which it was made: its records, and whether they can be believed. Pure."""
+"""A visit together with its stage: the records, and whether they can be trusted. Pure."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -26,25 +26,25 @@ CLIENT_CODES: Final[frozenset[Code]] = frozenset(
         "clock_step",
     }
 )
-"""Reasons that say that loadgen itself was in the way, whether they make a visit degraded or invalid."""
+"""The reasons for which loadgen itself disturbed a visit, whether they make it degraded or invalid."""
 CLIENT_CODES_IF_FATAL: Final[frozenset[Code]] = frozenset({"gc_pause", "littles_law"})
 SERVER_ERRORS: Final[frozenset[Outcome]] = frozenset(
     {"http_error", "stream_error", "malformed", "not_streamed", "empty"}
 )
-"""The server's own words: no client is so slow that it would be answered by these."""
+"""The outcomes that only the server can cause; a slow client cannot."""
 
 
 class PlayedVisit(Struct, frozen=True):
-    """One visit, and all that was recorded of it."""
+    """One visit with all its records."""
 
     visit: Visit
     stage: StageData
     reasons: tuple[Reason, ...] = ()
-    """Why its numbers may be off."""
+    """The reasons why its numbers may be wrong."""
 
 
 def played_visit(stage: StageData, settings: SearchSettings) -> PlayedVisit:
-    """A stage of a search's run folder as the visit that it was."""
+    """The visit of a stage in a search's run folder."""
     load, facts = stage.planned.load, stage.facts
     workers = 1 if facts is None else max(1, len(facts.workers))
     tally = VisitTally(settings.objectives, load, stage.slo, workers)
@@ -61,12 +61,12 @@ def played_visit(stage: StageData, settings: SearchSettings) -> PlayedVisit:
 
 
 def state_of(visits: Sequence[PlayedVisit]) -> SearchState:
-    """The search so far, from its visits in the order in which they were played."""
+    """The search so far, from its visits in the order of playing."""
     return SearchState(tuple(played.visit for played in visits))
 
 
 def seconds_of(stage: StageData) -> float:
-    """How long a stage took, from the first request of its warm-up to the end of its last one."""
+    """The time from the first request of a stage's warm-up to the end of its last request."""
     records = (*stage.warmup, *stage.measured)
     begins = [moment for record in records if (moment := record.dispatched_ns) is not None]
     ends = [moment for record in records if (moment := record.end_ns) is not None]
@@ -78,7 +78,7 @@ def seconds_of(stage: StageData) -> float:
 
 def _doubt_of(reasons: Sequence[Reason], records: Sequence[Record], settings: SearchSettings) -> Doubt | None:
     codes = {reason.code for reason in reasons}
-    if "busy_machine" in codes:  # which may be why loadgen was late as well
+    if "busy_machine" in codes:  # which may also be the reason why loadgen was late
         return "busy_machine"
     fatal = {reason.code for reason in reasons if reason.fatal}
     if (codes & CLIENT_CODES or fatal & CLIENT_CODES_IF_FATAL) and not fails_by_errors(records, settings):
@@ -87,7 +87,7 @@ def _doubt_of(reasons: Sequence[Reason], records: Sequence[Record], settings: Se
 
 
 def fails_by_errors(records: Sequence[Record], settings: SearchSettings) -> bool:
-    """Whether the server's own errors alone are more than an objective allows."""
+    """Whether the server's own errors alone exceed the misses that an objective allows."""
     sent = [record for record in records if record.outcome != "cancelled"]
     errors = sum(record.outcome in SERVER_ERRORS for record in sent)
     return errors > 0 and errors > (1 - max(settings.shares)) * len(sent)

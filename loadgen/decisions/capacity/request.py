@@ -1,4 +1,4 @@
-"""What is asked of a search, checked: a scenario and settings become a plan that bounds it. Sends nothing."""
+"""Checks what a search asks, and makes from a scenario and settings the plan that bounds it. Sends nothing."""
 
 from typing import Final
 
@@ -17,44 +17,45 @@ from loadgen.scenario import Closed, Load, Poisson, RatedLoad, ThinkTime
 from loadgen.scenario.file import LoadedScenario
 
 BOUND_S: Final = 1.0
-"""How long the stage is that bounds the search of rates; only how much it needs at once counts."""
+"""The length of the stage that bounds a search of rates. Only the streams that it needs at once count."""
 
 
 class CapacitySettings(Struct, frozen=True, kw_only=True):
-    """What can be asked of a search."""
+    """The settings of a search."""
 
     objectives: tuple[str, ...] = ()
-    """What must hold, such as "ttft_p95=2s"; empty: as the scenario says."""
+    """The objectives, such as "ttft_p95=2s"; empty: those of the scenario."""
     search: SearchKind | None = None
-    """What is searched; None: what the scenario's load has."""
+    """Users or rates; None: the kind of the scenario's load."""
     think_s: float | None = None
-    """The mean of users' think time, which is then exponential; None: as the scenario says."""
+    """The mean of an exponential think time; None: the think time of the scenario."""
     lowest: float | None = None
     """The lowest level that may be played; None: 1 user, any rate."""
     highest: float | None = None
-    """The highest; None: 512 users, any rate."""
+    """The highest level that may be played; None: 512 users, any rate."""
     budget_s: float = 600.0
-    """The most time played, for each model."""
+    """The most time played for each model."""
     confidence: float = 0.95
-    """Of what is shown to hold and not to hold, together."""
+    """The confidence with which both claims are true: that a level holds, and that another does not."""
     within: float | None = 0.05
-    """How near these must lie for the search to be done, as a share; None: they must be neighbors."""
+    """The search is done when those two levels differ by at most this share; None: only when they are neighbors."""
     forecasts: ForecastRequest = ForecastRequest()
 
 
 class SearchRequest(Struct, frozen=True, kw_only=True):
-    """A search that can be played."""
+    """A search that has been checked and can be played."""
 
     plan: Plan
-    """Its stages are the highest levels, one of each model, which say how much a search may need at once."""
+    """Its stages are the highest levels, one for each model. They tell how many streams the search may need at once."""
     settings: SearchSettings
     forecasts: ForecastRequest = ForecastRequest()
     earlier: EarlierSearch | None = None
-    """A search that is resumed."""
+    """The search that is resumed."""
 
 
 def searchable(loaded: LoadedScenario, asked: CapacitySettings) -> LoadedScenario:
-    """The scenario with a load whose levels can be searched. Raises InputError where it has none, or cannot think."""
+    """The scenario with a load whose levels can be searched. Raises InputError if it has no levels, or if its load has
+    no users whose think time could be set."""
     load = _searchable_load(loaded, asked)
     scenario = msgspec.structs.replace(loaded.scenario, load=load, until=None)
     return msgspec.structs.replace(loaded, scenario=scenario, rounds=None)

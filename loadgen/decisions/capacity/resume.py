@@ -1,4 +1,4 @@
-"""An earlier search, to go on with or to compare: its visits count, if what is asked, and of whom, is the same."""
+"""An earlier search, to resume or to compare. Its visits count if objectives, work and model are the same."""
 
 from pathlib import Path
 
@@ -20,16 +20,16 @@ from loadgen.store.run_folder import Run
 from loadgen.telemetry.host import host
 
 _CHOSEN = ("concurrency", "rates_per_s", "requests", "duration_s", "min_requests")
-"""Keys of a load that a search chooses by itself."""
+"""The keys of a load whose values a search chooses itself."""
 
 
 class EarlierSearch(Struct, frozen=True):
-    """A search that was played, and the earlier ones that it went on with itself."""
+    """A search that was played, and the earlier searches that it resumed."""
 
     folder: Path
     capacity: CapacityFile
     runs: tuple[Run, ...]
-    """Oldest first; the last is its own."""
+    """The runs, oldest first; the last is the run of the search itself."""
 
     @property
     def run_ids(self) -> tuple[str, ...]:
@@ -37,10 +37,10 @@ class EarlierSearch(Struct, frozen=True):
 
     @property
     def facts(self) -> Facts:
-        """What must be alike for two searches to be about the same."""
+        """The facts that must be equal for two searches to be about the same thing."""
         manifest = self.runs[-1].manifest
         facts: Facts = {}
-        for model in self.capacity.models[:1]:  # all of them were asked the same
+        for model in self.capacity.models[:1]:  # all models have the same objectives
             facts["objectives"] = ", ".join(objective.objective for objective in model.objectives)
             facts |= _facts_of_search(model.search, model.think_s)
         facts |= _facts_of_work(manifest.scenario, "" if manifest.workload is None else manifest.workload.prompts)
@@ -48,11 +48,11 @@ class EarlierSearch(Struct, frozen=True):
         return facts | machine_facts(manifest.host)
 
     def visits(self, model: str, target: str, settings: SearchSettings) -> list[PlayedVisit]:
-        """What was played of a model, in order."""
+        """The visits of a model, in the order of playing."""
         return visits_of(self.runs, model, target, settings)
 
     def check(self, plan: Plan, settings: SearchSettings) -> None:
-        """Raise InputError, one line, where the search of this plan is another one, with all that differs."""
+        """Raise InputError, one line with all differences, if the search of this plan is another search."""
         prompts = workload_of(msgspec.structs.replace(plan, stages=())).prompts
         now: Facts = {"objectives": ", ".join(objective.text for objective in settings.objectives)}
         now |= _facts_of_search(settings.search, settings.think_s) | _facts_of_work(plan.scenario, prompts)
@@ -62,14 +62,14 @@ class EarlierSearch(Struct, frozen=True):
             raise self._refusal("; ".join(f"{name}: {before} then, {after} now" for name, before, after in unlike))
 
     def check_place(self, parent: Path) -> None:
-        """Raise InputError where the folder of the new search, below `parent`, would not lie beside the earlier one."""
+        """Raise InputError if the folder of the new search, below `parent`, would not be beside the earlier one."""
         own = self.folder.resolve().parent
         if own != parent.resolve():
             why = f"the new folder goes to {parent}, and must lie beside the earlier one, in {own}"
             raise InputError(f"--resume {self.folder}: {why}; give the same scenario and --out")
 
     def check_card(self, target: str, model: str, card: ServedModel | None) -> None:
-        """Raise InputError where a model is not the one of the earlier search. card: as it is served now."""
+        """Raise InputError if a model is not the model of the earlier search. card: the model as it is served now."""
         before = self.runs[-1].manifest.card(target, model)
         if card is None or before is None:
             return
@@ -83,7 +83,7 @@ class EarlierSearch(Struct, frozen=True):
 
 
 def read_earlier(path: Path) -> EarlierSearch:
-    """The search that a path names. Raises InputError for what is none."""
+    """The search at a path. Raises InputError if there is none."""
     folder = search_folder_at(path)
     capacity = read_capacity(folder)
     return EarlierSearch(folder, capacity, tuple(runs_of_search(folder, capacity)))
@@ -101,7 +101,7 @@ def _facts_of_search(search: str, think_s: float) -> Facts:
 
 
 def _facts_of_work(scenario: Scenario, prompts: str) -> Facts:
-    """What is asked of a model: the prompts, the work's keys, and the load without its levels."""
+    """The work that a model is asked to do: the prompts, the keys of the work, and the load without its levels."""
     load = msgspec.to_builtins(scenario.load)
     keys = {f"load.{key}": value for key, value in load.items() if key not in _CHOSEN}
     keys |= {**work_keys(scenario), "slo": limits_ms(scenario.slo)}

@@ -1,4 +1,4 @@
-"""A search as data: what is asked, what was played so far, and what is to be played next. Pure."""
+"""A search as data: its settings, the visits so far, and the next step. Pure."""
 
 from typing import Final, Literal
 
@@ -10,32 +10,34 @@ from loadgen.scenario.objective import Objective
 
 SearchKind = Literal["users", "rate"]
 StopReason = Literal["shown", "within", "budget", "top", "bottom", "client", "target_lost", "interrupted"]
-"""`shown`: neighbors are told apart. `within`: what is shown lies near enough. `top`, `bottom`: the highest level that
-may be played holds, or the lowest does not. `client`: loadgen itself was the limit."""
+"""`shown`: one level is shown to hold and its neighbor not to. `within`: the two levels that are shown are near enough.
+`top`, `bottom`: the highest level that may be played holds, or the lowest does not. `client`: loadgen itself was the
+limit."""
 Purpose = Literal["bracket", "holds", "fails", "again"]
-"""`bracket`: a short visit; `holds`, `fails`: to show that claim; `again`: loadgen was in the way the last time."""
+"""`bracket`: a short visit; `holds`, `fails`: to show that claim; `again`: loadgen disturbed the last visit."""
 
 FIRST_RATE: Final = 1.0
-"""Where a search of rates begins if nobody says, requests a second."""
+"""The rate at which a search of rates begins by default, requests per second."""
 
 
 class SearchSettings(Struct, frozen=True, kw_only=True):
-    """What is searched, and how sure and how near the answer is to be."""
+    """What is searched, and how sure and how exact the answer must be."""
 
     objectives: tuple[Objective, ...]
     search: SearchKind = "users"
-    """Levels are users of a closed loop, or requests a second of an open loop."""
+    """Levels are users of a closed loop, or requests per second of an open loop."""
     from_level: float | None = None
-    """The lowest level that may be played, with which the search begins. None: 1 user; a rate near `first_rate`."""
+    """The lowest level that may be played; the search begins with it. None: 1 user, or a rate near `first_rate`."""
     to_level: float | None = None
-    """The highest level that may be played. None: 512 users; any rate."""
+    """The highest level that may be played. None: 512 users, or any rate."""
     first_rate: float = FIRST_RATE
-    """Where a search of rates begins without `from_level`."""
+    """The rate at which a search of rates begins without `from_level`."""
     budget_s: float = 600.0
     confidence: float = 0.95
-    """Of both claims together: 0.8 to 0.999."""
+    """The confidence that both claims are true: 0.8 to 0.999."""
     within: float | None = 0.05
-    """What is shown to hold and what is shown not to may lie so far apart, as a share; None: only neighbors will do."""
+    """The search may end when the level shown to hold and the level shown not to differ by at most this share; None:
+    only when they are neighbors."""
     think_s: float = 0.0
     """The mean think time of users."""
 
@@ -45,16 +47,16 @@ class SearchSettings(Struct, frozen=True, kw_only=True):
 
     @property
     def least_of_visit(self) -> int:
-        """A visit of fewer counted requests is no evidence."""
+        """The fewest counted requests of a visit that is evidence."""
         return MIN_REQUESTS_OF_RATE if self.search == "rate" else 0
 
     def floor(self, level: float) -> int:
-        """Below so many counted requests nothing is claimed of a level."""
+        """The fewest counted requests for a claim about a level."""
         return max(MIN_REQUESTS, MIN_ROUNDS * int(level)) if self.search == "users" else MIN_REQUESTS_OF_RATE
 
 
 class SearchState(Struct, frozen=True):
-    """What has been played so far, in order."""
+    """The visits so far, in order."""
 
     visits: tuple[Visit, ...] = ()
 
@@ -67,16 +69,16 @@ class SearchState(Struct, frozen=True):
 
 
 class PlayVisit(Struct, frozen=True):
-    """What to do next: play a level without interruption until `VisitLooks.should_stop` says so."""
+    """The next step: play a level without interruption until `VisitLooks.should_stop` is true."""
 
     level: float
     requests: int
-    """About how many counted requests are wanted, beyond those that are left out."""
+    """About how many counted requests are wanted, in addition to those that are left out."""
     seconds: float
-    """The most that it may take: what is left of the budget."""
+    """The most time that it may take: the rest of the budget."""
     purpose: Purpose
     burst: int = 0
-    """Of an open loop: how many requests, which are not counted, all come due as the visit begins."""
+    """For an open loop: the number of requests that all come due when the visit begins. They do not count."""
 
 
 class End(Struct, frozen=True):
@@ -86,11 +88,11 @@ class End(Struct, frozen=True):
 
 
 class Shown(Struct, frozen=True):
-    """What the evidence shows by now. Levels; None: nothing is shown."""
+    """The levels that the evidence shows so far; None: no level is shown."""
 
     holds: float | None
     """The highest level below `fails` that is shown to hold."""
     fails: float | None
     """The lowest level that is shown not to hold."""
     not_monotone: tuple[float, ...] = ()
-    """Levels above `fails` that are shown to hold all the same."""
+    """Levels above `fails` that are nevertheless shown to hold."""

@@ -1,7 +1,8 @@
-"""Users who think at a measured server, played in virtual time: limited processor sharing at the measured speeds. Pure.
+"""Simulates users who think, at a measured server and in virtual time: limited processor sharing at measured speeds.
 
-At most so many requests are worked at together, first come first served. All of them advance at the speed that the
-server had with so many in work; what each needs is drawn from requests that were measured alone.
+The server works on a limited number of requests together, first come first served. Each of them advances at the speed
+that the server had with as many requests in work. The work of each is drawn from requests that were measured alone.
+Pure.
 """
 
 import heapq
@@ -15,36 +16,36 @@ Floats = NDArray[np.float64]
 
 
 class MeasuredServer(Struct, frozen=True):
-    """A server as its levels showed it."""
+    """The properties of a server that its levels showed."""
 
     speeds: tuple[float, ...]
-    """How fast each request advances with 1, 2, … in work, of its speed at the lowest level. Beyond, all together no
-    faster."""
+    """The speed of each request with 1, 2, … in work, as a share of its speed at the lowest level. With more in work,
+    the total speed stays constant."""
     slots: int | None
-    """How many are worked at together; None: all."""
+    """How many requests are in work together; None: all."""
     first_s: Floats
-    """Of each measured request of the lowest level: seconds to its first token."""
+    """For each measured request of the lowest level: seconds to its first token."""
     end_s: Floats
-    """And to its end."""
+    """For each of them: seconds to its end."""
 
 
 class ThinkingUsers(Struct, frozen=True):
-    """What so many users would see."""
+    """The requests that a number of simulated users would send."""
 
     drawn: NDArray[np.int64]
-    """Of each request: which measured one it is like."""
+    """For each request: the index of the measured request whose work it has."""
     first_s: Floats
-    """Seconds from when it was asked to its first token."""
+    """Seconds from sending a request to its first token."""
     end_s: Floats
     in_flight: Floats
-    """How many were in flight as it was asked, itself among them."""
+    """The number in flight when a request was sent, including itself."""
 
 
 def play_thinking_users(
     server: MeasuredServer, users: int, think_s: float, rng: np.random.Generator, count: int
 ) -> ThinkingUsers:
-    """The requests of so many users, each of whom waits for the answer and then thinks, exponentially with mean
-    think_s. About `count` requests, after a first round that is left out."""
+    """About `count` requests of a number of users, without their first round. Each user waits for the answer and then
+    thinks; think times are exponential with the mean `think_s`."""
     total = count + users
     drawn = rng.integers(len(server.first_s), size=total)
     needs_first, needs_end = server.first_s[drawn].tolist(), server.end_s[drawn].tolist()
@@ -88,7 +89,7 @@ def play_thinking_users(
 
 
 def _speed(speeds: Sequence[float], in_work: int) -> float:
-    """How fast each of so many requests advances; beyond those that are known, all together no faster."""
+    """The speed of each of a number of requests in work. Beyond the known numbers, the total speed stays constant."""
     if in_work <= len(speeds):
         return speeds[in_work - 1] if in_work else 0.0
     return speeds[-1] * len(speeds) / in_work

@@ -1,4 +1,4 @@
-"""What the levels bring: where throughput saturates, the knee, and the Universal Scalability Law. Pure."""
+"""The throughput of the levels: where it saturates, its knee, and the Universal Scalability Law. Pure."""
 
 import math
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ Floats = NDArray[np.float64]
 
 SATURATED: Final = 0.95
 MIN_LEVELS: Final = 6
-"""From so many levels on the law is fitted."""
+"""The fewest levels to which the law is fitted."""
 PARAMETERS: Final = 3
 _CONFIDENCE: Final = 0.95
 
 
 class LevelRates(Struct, frozen=True):
-    """What one level brings. None: not known."""
+    """The throughput of one level. None: not known."""
 
     level: float
     requests_per_s: float | None
@@ -36,27 +36,27 @@ class UslAnswer(Struct, frozen=True):
     Student. Source: Gunther, Guerrilla Capacity Planning (2007)."""
 
     rate: float
-    """λ: requests a second of one at a time."""
+    """λ: requests per second with one request at a time."""
     contention: float
-    """σ: the share of the work that is done one after another."""
+    """σ: the share of the work that cannot be done in parallel."""
     coherence: float
-    """κ: what agreeing with each other costs."""
+    """κ: the cost of keeping requests consistent with each other."""
     rate_ci: tuple[float, float]
     contention_ci: tuple[float, float]
     coherence_ci: tuple[float, float]
     levels: int
-    """Of how many levels."""
+    """The number of levels to which the law was fitted."""
 
 
 class ThroughputAnswer(Struct, frozen=True):
     """How throughput grows with the level."""
 
     saturates_at: float | None = None
-    """The lowest level at 95 % of the most requests a second."""
+    """The lowest level with 95 % of the most requests per second."""
     knee: float | None = None
-    """(R₁ + Z) · X_max, the asymptotic bound on users: from there on someone must wait; None for rates."""
+    """(R₁ + Z) · X_max, the asymptotic bound on users: with more, somebody must wait. None for rates."""
     usl: UslAnswer | None = None
-    """None below six levels, and for rates."""
+    """None with fewer than six levels, and for rates."""
 
 
 def throughput_of_levels(levels: Sequence[LevelRates], search: SearchKind, think_s: float = 0.0) -> ThroughputAnswer:
@@ -79,13 +79,13 @@ def throughput_of_levels(levels: Sequence[LevelRates], search: SearchKind, think
 
 
 def usl_rate(n: Floats, rate: float, contention: float, coherence: float) -> Floats:
-    """Requests a second of n in flight, by the law."""
+    """Requests per second with n in flight, by the law."""
     value: Floats = rate * n / (1 + contention * (n - 1) + coherence * n * (n - 1))
     return value
 
 
 def fit_usl(levels: Sequence[float], rates: Sequence[float]) -> UslAnswer | None:
-    """The law that is nearest to measured rates; None where it cannot be fitted. At least 4 levels."""
+    """The law that fits the measured rates best; None if none can be fitted. levels: at least 4."""
     from scipy.optimize import least_squares
     from scipy.special import stdtrit
 
@@ -116,12 +116,12 @@ def fit_usl(levels: Sequence[float], rates: Sequence[float]) -> UslAnswer | None
 
 
 def _rounded(value: float) -> float:
-    """Five significant digits."""
+    """The value, rounded to five significant digits."""
     return float(f"{value:.5g}")
 
 
 def rates_of(visits: Sequence[PlayedVisit]) -> list[LevelRates]:
-    """What each judged level brings, in ascending order."""
+    """The throughput of each judged level, in ascending order."""
     by_level: dict[float, list[PlayedVisit]] = {}
     for played in visits:
         if played.visit.is_judged and played.stage.steady_window is not None:
@@ -142,6 +142,6 @@ def _rates_of_level(level: float, visits: Sequence[PlayedVisit]) -> LevelRates:
 
 
 def _mean(values: Sequence[float | None], weights: Sequence[float]) -> float | None:
-    """The weighted mean; None if a value is not known."""
+    """The weighted mean; None if one of the values is not known."""
     known = [value * weight for value, weight in zip(values, weights, strict=True) if value is not None]
     return round(sum(known) / sum(weights), 4) if len(known) == len(values) and sum(weights) > 0 else None

@@ -1,8 +1,9 @@
-"""One visit to a level, from its records: how many requests met each objective, and what that is worth. Pure.
+"""One visit to a level, from its records: how many requests met each objective, and how much that counts. Pure.
 
-The first round is left out: as many requests as there are users. Of an open loop it is what came until the burst was
-over, and then the front that MSER-5 cuts off. The rest counts in the order of dispatch, up to the first request that is
-not decided yet. What has ended so far would flatter: slow requests are missing in that.
+The first round does not count. In a closed loop it has as many requests as there are users. In an open loop it ends
+with the burst, and then with the front that MSER-5 cuts off. The other requests count in the order of dispatch, up to
+the first request that is not decided yet. The requests that have ended so far would give too good a result, because
+the slow ones are missing.
 """
 
 import math
@@ -23,14 +24,14 @@ from loadgen.scenario.objective import Objective
 from loadgen.stats.steady import trend, warm_until
 
 Doubt = Literal["client", "busy_machine", "drift", "behind", "drains"]
-"""Why a visit does not count in full. `client`, `busy_machine`: loadgen itself, or other programs, were in the way, and
-it is not judged. `drift`: latencies never settled; `behind`: too few of the requests that came due had ended; these two
-are no evidence that a level holds. `drains`: latencies fall, since the burst at the beginning has not been worked off;
-this is no evidence that a level does not hold."""
+"""Why a visit does not count in full. `client`, `busy_machine`: loadgen itself or other programs disturbed it, and it
+is not judged. `drift`: latencies never settled; `behind`: too few of the requests that came due had ended; such a visit
+is no evidence that a level holds. `drains`: latencies fall, because the server is still busy with the burst at the
+beginning; such a visit is no evidence that a level does not hold."""
 RISING: Final[frozenset[Doubt | None]] = frozenset({"drift", "behind"})
 
 ENDED_OF_DUE: Final = 0.95
-"""An open loop of which a smaller share of what came due has ended falls behind."""
+"""An open loop falls behind if a smaller share of the requests that came due has ended."""
 _CODES: Final[dict[ObjectiveVerdict, int]] = {"met": 0, "missed": 1, "not_applicable": 2, "undecided": 3}
 _MET, _MISSED, _UNDECIDED = 0, 1, 3
 
@@ -39,51 +40,51 @@ class Visit(Struct, frozen=True, kw_only=True):
     """One uninterrupted stage at one level."""
 
     level: float
-    """Users, or requests a second."""
+    """Users, or requests per second."""
     label: str
-    """Of its stage in the run folder: c6, or c6.2 when the level is visited again."""
+    """The label of its stage in the run folder: c6, or c6.2 when the level is visited again."""
     requests: int
-    """How many requests count."""
+    """The number of requests that count."""
     met: tuple[int, ...]
-    """How many of these met each objective."""
+    """For each objective: how many of these met it."""
     missed: tuple[int, ...]
-    """How many did not; a request to which an objective does not apply is in neither."""
+    """For each objective: how many did not. A request to which an objective does not apply is in neither number."""
     inflation: tuple[float, ...]
-    """Of each objective: how many neighboring requests count for one, at least 1."""
+    """For each objective: how many neighboring requests count as one, at least 1."""
     seconds: float
-    """How long it took, warm-up included."""
+    """The time that it took, including warm-up."""
     played: int
-    """How many measured requests ended in all."""
+    """The number of measured requests that ended."""
     burst: int = 0
-    """Of an open loop: how many requests came due at once as it began."""
+    """For an open loop: the number of requests that came due at once when it began."""
     streams: int | None = None
-    """The most answers between first token and end at one moment; None where answers do not stream."""
+    """The most answers that were being streamed at one moment; None if answers are not streamed."""
     doubt: Doubt | None = None
 
     @property
     def is_judged(self) -> bool:
-        """Whether it says anything of the server."""
+        """Whether the visit says anything about the server."""
         return self.doubt not in {"client", "busy_machine"}
 
 
 class VisitTally:
-    """Takes the records of a visit as its requests end, in any order, and adds them up when asked."""
+    """Takes the records of a visit as its requests end, in any order, and counts them when asked."""
 
     def __init__(self, objectives: Sequence[Objective], load: StageLoad, slo: Slo, workers: int = 1) -> None:
-        """load: of the visit's stage. slo: the limits of `goodput`. workers: how many processes play the stage."""
+        """load: that of the visit's stage. slo: the limits of `goodput`. workers: how many processes play the stage."""
         self._objectives = tuple(objectives)
         self._load = load
         self._slo = slo
         self._workers = max(1, min(workers, load.concurrency or workers))
         self._beside = load.concurrency or 0
-        """How many requests did not count when they were last added up: left out, or not decided yet."""
+        """How many requests did not count in the last look: left out, or not decided yet."""
         self._moments = array("q")
-        """Of each request: index, start, first token, end, due; -1 where there is none."""
+        """For each request: index, start, first token, end, due; -1 for a missing one."""
         self._verdicts = array("b")
         self._slowness = array("d")
 
     def take(self, record: Record) -> None:
-        """Add the last attempt of a request. Warm-up does not count, nor what was never sent because of a stop."""
+        """Add the last attempt of a request. Warm-up and requests that were not sent because of a stop do not count."""
         is_cut = record.outcome == "cancelled" and record.dispatched_ns is None and self._load.is_closed
         if record.phase != "measured" or is_cut:
             return
@@ -98,11 +99,11 @@ class VisitTally:
 
     @property
     def counted_at_most(self) -> int:
-        """About how many requests count by now: a look before that would be needless."""
+        """About how many requests count so far. If they are too few, a look is not needed."""
         return max(0, len(self._moments) // 5 - self._beside)
 
     def visit(self, *, level: float, label: str, seconds: float, doubt: Doubt | None = None) -> Visit:
-        """The visit as far as its requests have ended. doubt: that which is known already."""
+        """The visit so far, from the requests that have ended. doubt: the doubt that is known already."""
         width = len(self._objectives)
         moments = np.array(self._moments, np.int64).reshape(-1, 5)
         order = np.lexsort((moments[:, 0], moments[:, 1]))
@@ -130,15 +131,15 @@ class VisitTally:
         )
 
     def _decided(self, moments: NDArray[np.int64], verdicts: NDArray[np.int8]) -> int:
-        """How many requests, in the order of dispatch, there are before the first that is not decided."""
+        """The number of requests, in the order of dispatch, before the first that is not decided."""
         undecided = np.flatnonzero((verdicts == _UNDECIDED).any(1))
         reach = min(self._reaches(moments), default=-1)
         begun = int(np.searchsorted(moments[:, 1], reach, "right"))
         return min(begun, int(undecided[0])) if len(undecided) else begun
 
     def _reaches(self, moments: NDArray[np.int64]) -> list[int]:
-        """For each process: when it dispatched the last request before which none is open. A process takes its
-        requests in order, so that a gap is a request that has not ended."""
+        """For each process: when it dispatched the last request before which none is open. Because a process takes its
+        requests in order, a gap means a request that has not ended."""
         users, workers = self._load.concurrency, self._workers
         index = moments[:, 0]
         place = index if users is None else index % users
@@ -156,25 +157,25 @@ class VisitTally:
         return reaches
 
     def _left_out(self, moments: NDArray[np.int64], slowness: Floats, decided: int) -> int:
-        """How many requests at the front do not count."""
+        """The number of requests at the front that do not count."""
         if self._load.concurrency is not None:
             return min(self._load.concurrency, decided)
         burst = burst_of(moments[:, 4])
         first = burst
-        if burst:  # until it is over, requests wait for what no user asked
+        if burst:  # until it is over, requests wait behind requests that no user sent
             first = int(np.searchsorted(moments[:, 1], moments[:burst, 3].max(), "right"))
         first = min(first, decided)
         return first if first == decided else first + warm_until(_finite(slowness[first:decided, 0])).truncated
 
 
 def burst_of(due_ns: NDArray[np.int64]) -> int:
-    """How many requests came due at once as an open loop began; 0 if the first came alone."""
+    """The number of requests that came due at once when an open loop began; 0 if the first came alone."""
     count = int((due_ns == due_ns.min()).sum()) if len(due_ns) else 0
     return count if count > 1 else 0
 
 
 def most_at_once(first_ns: NDArray[np.int64], end_ns: NDArray[np.int64]) -> int | None:
-    """The most answers that were between their first token and their end at one moment; None without tokens."""
+    """The most answers that were between their first token and their end at one moment; None if there are no tokens."""
     streamed = (first_ns >= 0) & (end_ns >= first_ns)
     begins, ends = np.sort(first_ns[streamed]), np.sort(end_ns[streamed])
     if not len(begins):
@@ -195,7 +196,7 @@ def _doubt_of_open_loop(moments: NDArray[np.int64], slow: Floats, first: int, de
     start, end = int(moments[first, 4]), int(moments[decided - 1, 4])
     ended = int(((moments[:, 3] >= start) & (moments[:, 3] <= end)).sum())
     due = decided - first
-    chance = 2 * math.sqrt(due) * max(0.0, 1 - due / MIN_REQUESTS_OF_RATE)  # few requests fall behind by chance
+    chance = 2 * math.sqrt(due) * max(0.0, 1 - due / MIN_REQUESTS_OF_RATE)  # by chance, with few requests
     if ended < ENDED_OF_DUE * due - chance:
         return "behind"
     steady = warm_until(_finite(slow[:, 0]))
@@ -205,7 +206,7 @@ def _doubt_of_open_loop(moments: NDArray[np.int64], slow: Floats, first: int, de
 
 
 def _finite(slowness: Floats) -> Floats:
-    """With failed requests as slow as the slowest: a trend of ranks has no use for infinity."""
+    """The values with failed requests as slow as the slowest, because a trend of ranks cannot use infinity."""
     finite = slowness[np.isfinite(slowness)]
     most = float(finite.max()) if len(finite) else 0.0
     values: Floats = np.minimum(slowness, most)

@@ -1,4 +1,5 @@
-"""The answer of a search in words: what is shown, what limited, when it ended, and what follows. Pure."""
+"""The answer of a search in words: what is shown, what limited the server, why the search ended, and what follows.
+Pure."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -20,11 +21,11 @@ _DOUBTS: Final[dict[Doubt, str]] = {
     "drains": "the burst at its beginning was not yet worked off",
 }
 _STALL_SHARE: Final = 3
-"""A stall that comes less often than once in the time played at `holds`, divided by this, may not have been seen."""
+"""A stall may not have been seen if it comes less often than once in a third of the time played at `holds`."""
 
 
 def format_time(seconds: float) -> str:
-    """A time as people say it: `42 s`, `4 min 10 s`, `1 h 20 min`."""
+    """A time as text: `42 s`, `4 min 10 s`, `1 h 20 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -43,7 +44,7 @@ def format_level(level: float, search: str) -> str:
 
 
 def objective_words(text: str) -> str:
-    """What requests met: `within ttft_p95 = 2 s`, or `met ok = 99 %`. text: the objective's."""
+    """The objective that requests met: `within ttft_p95 = 2 s`, or `met ok = 99 %`. text: that of the objective."""
     objective = objective_of(text)
     name, _, value = objective.text.partition("=")
     if objective.limit_ms is not None:
@@ -52,7 +53,7 @@ def objective_words(text: str) -> str:
 
 
 def answer_line(model: ModelAnswer, confidence: float) -> str:
-    """The first line: how many users, and how sure that is."""
+    """The first line: the number of users, and how sure it is."""
     sure, search, between = f"{format_percent(confidence)} sure", model.search, _between(model)
     match model.holds, model.fails:
         case float(holds), float(fails):
@@ -71,13 +72,13 @@ def answer_line(model: ModelAnswer, confidence: float) -> str:
 
 
 def limit_line(model: ModelAnswer) -> str:
-    """The second line: what limited, and why the search ended."""
+    """The second line: what limited the server, and why the search ended."""
     limit = limit_words(model)
     return f"{limit}. {stopped_words(model)}" if limit else stopped_words(model)
 
 
 def limit_words(model: ModelAnswer) -> str | None:
-    """What limited the server at the levels that do not hold, with its figures; None where nothing did."""
+    """What limited the server at the levels that do not hold, with its figures; None if nothing did."""
     limit = model.limit
     binding = f" ({limit.binding} is missed first)" if limit.binding else ""
     match model.limited_by:
@@ -138,7 +139,7 @@ def stopped_words(model: ModelAnswer) -> str:
 
 
 def throughput_line(model: ModelAnswer) -> str | None:
-    """The third line: the highest throughput, and from which level on it hardly grows."""
+    """The third line: the highest throughput, and the level above which it hardly grows."""
     rates = [level for level in model.levels if level.requests_per_s]
     if not rates:
         return None
@@ -154,7 +155,7 @@ def throughput_line(model: ModelAnswer) -> str | None:
 
 
 def forecast_line(forecast: ForecastAnswer) -> str:
-    """A forecast in words, or why there is none."""
+    """A forecast in words, or the reason why there is none."""
     think = f"forecast for users who think {format_time(forecast.think_s)}"
     if forecast.think_s == 0:
         think = "forecast for users who do not think"
@@ -174,7 +175,7 @@ def forecast_line(forecast: ForecastAnswer) -> str:
 
 
 def notes_of(model: ModelAnswer) -> list[str]:
-    """What the answer cannot tell, and what is odd about it."""
+    """The limits of the answer, and what is unusual about it."""
     notes = []
     if model.not_monotone:
         names = ", ".join(map(_number, model.not_monotone))
@@ -212,13 +213,13 @@ def share_text(objective: ObjectiveAnswer) -> str:
 
 
 def worst_objective(level: LevelAnswer) -> ObjectiveAnswer | None:
-    """The objective that a level is nearest to missing, or misses by most."""
+    """The objective that a level misses by most, or comes closest to missing."""
     known = [each for each in level.objectives if each.share is not None]
     return max(known, key=lambda each: each.log_fails, default=None)
 
 
 def _between(model: ModelAnswer) -> str:
-    """The levels of which nothing is shown between what is, in brackets."""
+    """The undecided levels between the two that are shown, in brackets."""
     low, high = model.holds or 0.0, model.fails or float("inf")
     undecided = [level for level in model.levels if low < level.level < high and level.state == "undecided"]
     if not undecided:
@@ -227,7 +228,7 @@ def _between(model: ModelAnswer) -> str:
 
 
 def _closest(levels: Iterable[LevelAnswer], capacity: float | None) -> list[LevelAnswer]:
-    """At most two levels, those closest to the capacity, in order."""
+    """The levels closest to the capacity, at most two, in order."""
     near = sorted(levels, key=lambda level: abs(level.level - (capacity or 0.0)))[:2]
     return sorted(near, key=lambda level: level.level)
 
@@ -253,8 +254,8 @@ def _do(level: float) -> str:
 
 
 def progress_words(visit: Visit | None, state: SearchState, settings: SearchSettings) -> str:
-    """How far a search is: the visit so far, what is shown, and what is left of the budget. state: without the visit;
-    None: it has only begun."""
+    """The progress of a search: the visit so far, the levels that are shown, and the rest of the budget. state: without
+    that visit. visit: None if it has only begun."""
     counts = () if visit is None else zip(settings.objectives, visit.met, visit.missed, strict=True)
     shares = [
         f"{format_percent(met / (met + missed))} met {objective.text}"

@@ -1,4 +1,4 @@
-"""In which order two variants are played: in blocks, so that both meet the same drift of the machine. Pure."""
+"""The order in which two variants are played: in blocks, so that a drift of the machine affects both alike. Pure."""
 
 from typing import Final, Literal
 
@@ -7,15 +7,15 @@ import numpy as np
 from loadgen.plan.rng import generator
 
 BLOCKS: Final = 6
-"""Played by default."""
+"""The default number of blocks."""
 
 BlockOrder = Literal["AB", "BA"]
 """Which variant is played first in a block."""
 
 
 def block_orders(blocks: int, seed: int) -> tuple[BlockOrder, ...]:
-    """An order for each block, random by the seed: half of them each way; of an odd number, chance decides which way
-    has one more. From two blocks on, no variant is always first."""
+    """A random order for each block, from the seed. Each variant is first in half of the blocks; if their number is
+    odd, chance decides which variant is first once more. With two blocks or more, no variant is always first."""
     rng = generator(seed, "versus")
     turned = (np.arange(blocks) + rng.integers(2)) % 2
     return tuple("BA" if is_turned else "AB" for is_turned in rng.permutation(turned))

@@ -1,4 +1,4 @@
-"""`pairs.json`: which runs of two variants were played in which block. Data, writing it and reading it back."""
+"""`pairs.json`: which runs of two variants were played in which block. Its data, its writer and its reader."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -24,40 +24,40 @@ class Block(Struct, frozen=True):
 
 
 class UnusedRun(Struct, frozen=True):
-    """A run that is in no block, as its block was played again or was never whole."""
+    """A run that is in no block, because its block was played again or was never complete."""
 
     run: str
     variant: Variant
     block: int
-    """From 1."""
+    """The number of the block, from 1."""
     why: str
 
 
 class Pairs(Struct, frozen=True, kw_only=True):
-    """What was played of two variants so far."""
+    """The blocks of two variants that were played so far."""
 
     schema: str = SCHEMA
     order: tuple[BlockOrder, ...]
-    """Of each block, those that are still to be played included."""
+    """The order of each block, including the blocks that are still to be played."""
     blocks: tuple[Block, ...] = ()
-    """The whole ones; their runs stand beside the folder of this file."""
+    """The complete blocks; their runs are beside the folder of this file."""
     versus: dict[str, Any]
-    """What B has otherwise than A, by the scenario's key; null: B does not have that key."""
+    """The values in which B differs from A, by the scenario's key; null: B does not have that key."""
     unused: tuple[UnusedRun, ...] = ()
 
 
 class PairsLog:
-    """Keeps `pairs.json`: written after each run, so that a kill leaves the blocks that were whole by then."""
+    """Writes `pairs.json` after each run, so that the complete blocks are kept if the program is killed."""
 
     def __init__(self, pairs: Pairs) -> None:
         self.pairs = pairs
         self.asked = len(pairs.order)
-        """How many blocks are to be played."""
+        """The number of blocks to play."""
         self.folder: Path | None = None
-        """`<first run>-ab<blocks>`; None before the first run."""
+        """The folder, `<first run>-ab<blocks>`; None before the first run."""
 
     def begin(self, run: Path) -> None:
-        """Make the folder beside a run's, if there is none yet. Raises FolderError where that cannot be."""
+        """Make the folder beside a run's folder, if there is none yet. Raises FolderError if it cannot be made."""
         if self.folder is not None:
             return
         folder = run.with_name(f"{run.name}-ab{self.asked}")
@@ -69,16 +69,16 @@ class PairsLog:
         self._write()
 
     def add_block(self, block: Block) -> None:
-        """A block was played to its end."""
+        """Add a block that was played to its end."""
         self._update(blocks=(*self.pairs.blocks, block))
 
     def add_unused(self, runs: tuple[UnusedRun, ...]) -> None:
-        """Runs of a block that is not whole."""
+        """Add the runs of a block that is not complete."""
         if runs:
             self._update(unused=(*self.pairs.unused, *runs))
 
     def drop_block(self) -> None:
-        """The block that was played last is not played again."""
+        """Remove the last block from the order: it is not played again."""
         whole = len(self.pairs.blocks)
         self._update(order=(*self.pairs.order[:whole], *self.pairs.order[whole + 1 :]))
 
@@ -100,7 +100,7 @@ def has_pairs(path: str | Path) -> bool:
 
 
 def read_pairs(folder: Path) -> Pairs:
-    """Read `pairs.json` of a folder. Raises InputError where there is none, or none that can be read."""
+    """Read `pairs.json` of a folder. Raises InputError if there is none or it cannot be read."""
     path = folder / PAIRS
     try:
         pairs = msgspec.json.decode(path.read_bytes(), type=Pairs)

@@ -1,6 +1,6 @@
-"""Plays two variants of a scenario in alternation, in blocks of two runs, and keeps which runs are of one block.
+"""Plays two variants of a scenario in alternation, in blocks of two runs, and records which runs belong to one block.
 
-Each run is one of its own: servers are started anew, and it has its folder. Measures nothing itself.
+Each run is separate: its servers are started for it, and it has its own folder. This module measures nothing itself.
 """
 
 import asyncio
@@ -28,21 +28,21 @@ _VARIANTS: Final[dict[BlockOrder, tuple[Variant, Variant]]] = {"AB": ("A", "B"),
 PlayRun = Callable[[Plan, Placement], Awaitable[tuple[Run, Summary]]]
 """Plays one run to its end."""
 EndReason = Literal["complete", "interrupted", "no_target", "failed"]
-"""Why no more was played: every block was; somebody wanted an end; a variant has no model that can be used; or a folder
-could not be made or written any more."""
+"""Why playing ended: every block was played, a stop was asked for, a variant has no model that can be used, or a folder
+could not be made or written."""
 
 
 class PlayedBlocks(Struct, frozen=True):
     """Two variants that were played in alternation."""
 
     folder: Path
-    """Where `pairs.json` is: beside the folders of the runs."""
+    """The folder of `pairs.json`, beside the folders of the runs."""
     pairs: Pairs
     ended: EndReason
     skipped: tuple[str, ...] = ()
-    """Why no model could be used, where that was the end: a line each."""
+    """If playing ended because no model could be used: a line for each model with its reason."""
     failure: LoadgenError | None = None
-    """What failed, where that was the end."""
+    """If playing ended because of an error: the error."""
 
 
 async def play_blocks(
@@ -56,11 +56,12 @@ async def play_blocks(
     stop: StopSignal,
     progress: Progress,
 ) -> PlayedBlocks:
-    """Play so many blocks of two runs in a balanced random order, which the seed of `base` decides.
+    """Play a number of blocks of two runs in a balanced random order, which the seed of `base` decides.
 
-    rest_s: between two runs. A block with a run that cannot be compared is played again, at most so many times in all
-    as there are blocks. `pairs.json` is written after every run. Raises InputError or FolderError if a folder cannot be
-    made or written before the first block is complete; later, that is how it ended.
+    rest_s: the pause between two runs. A block with a run that cannot be compared is played again; all blocks together
+    are played again at most as many times as there are blocks. `pairs.json` is written after every run. Raises
+    InputError or FolderError if a folder cannot be made or written before the first block is complete. After that, such
+    an error ends the playing and is in the result.
     """
     orders = block_orders(blocks, base.scenario.seed)
     log = PairsLog(Pairs(order=orders, versus=changed_keys(base.scenario, new.scenario)))
@@ -112,10 +113,11 @@ class _BlockPlayer:
         self._stop = stop
         self._progress = progress
         self._stages: dict[Variant, set[StageKey]] = {}
-        """Those that each variant's first usable run played."""
+        """The stages that the first usable run of each variant played."""
 
     async def play_block(self, number: int, order: BlockOrder) -> bool:
-        """Play one block, its second run only if the first can be compared; whether the block is whole."""
+        """Play one block and return whether it is complete. Its second run is played only if the first can be
+        compared."""
         played: dict[Variant, str] = {}
         for variant in _VARIANTS[order]:
             await self._rest()
@@ -128,7 +130,7 @@ class _BlockPlayer:
             run, summary = await self._play(self._plans[variant], Placement(variant, number))
             self._log.begin(run.folder)
             played[variant] = run.manifest.run_id
-            await asyncio.sleep(0)  # an end that was asked for meanwhile is heard
+            await asyncio.sleep(0)  # so that a stop asked for meanwhile takes effect
             flaw = self._flaw(variant, run, summary)
             if flaw is not None:
                 self._end_after(variant, summary)
@@ -145,7 +147,7 @@ class _BlockPlayer:
         return False
 
     def _flaw(self, variant: Variant, run: Run, summary: Summary) -> str | None:
-        """Why a run cannot be compared; None if it can."""
+        """The reason why a run cannot be compared; None if it can."""
         if run.manifest.state != "complete":
             return run.manifest.state
         stages = [stage for stage in summary.stages if stage.status == "played"]
@@ -162,7 +164,7 @@ class _BlockPlayer:
         return next((f"{key.model} at {key.level} was not played" for key in sorted(missing)), None)
 
     def _end_after(self, variant: Variant, summary: Summary) -> None:
-        """Play no further if somebody wants an end, or if a variant never had a model that can be used."""
+        """End if a stop was asked for, or if a variant never had a model that can be used."""
         if self._stop.requested:
             self.ended = "interrupted"
         elif variant not in self._stages and all(stage.status == "skipped" for stage in summary.stages):

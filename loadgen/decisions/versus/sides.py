@@ -1,4 +1,4 @@
-"""The two sides of a comparison of variants: A is BASE, B is NEW, and their runs correspond by block."""
+"""The two sides of a comparison of variants. A is BASE, B is NEW, and the two runs of a block form a pair."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +17,9 @@ from loadgen.targets.registry import target_name
 
 
 def read_sides_of(base: Sequence[str | Path], new: Sequence[str | Path], *, results: Path) -> Sides:
-    """The sides that paths name: as `read_sides`; without `new`, `base` is a single folder that `--versus` made.
+    """The sides that paths name. With `new`: as `read_sides`. Without it, `base` is one folder that `--versus` made.
 
-    Raises InputError, as both do.
+    Raises InputError as `read_sides` and `read_block_sides` do.
     """
     if not new:
         if len(base) != 1:
@@ -32,9 +32,9 @@ def read_sides_of(base: Sequence[str | Path], new: Sequence[str | Path], *, resu
 
 
 def read_block_sides(folder: str | Path) -> Sides:
-    """The runs of the whole blocks in a folder that `--versus` made.
+    """The runs of the complete blocks in a folder that `--versus` made.
 
-    Raises InputError where it has no `pairs.json` or no whole block, or where one of its runs is gone.
+    Raises InputError if the folder has no `pairs.json` or no complete block, or if one of its runs is missing.
     """
     folder = Path(folder)
     if not has_pairs(folder):
@@ -58,15 +58,14 @@ def sides_of_blocks(folder: Path, pairs: Pairs) -> Sides:
 
 
 def with_pairs_of(sides: Sides, settings: CompareSettings) -> CompareSettings:
-    """The settings, with the models that correspond in two variants where nobody said which."""
+    """The settings, with the corresponding models of the two variants added if the settings name none."""
     if settings.pairs or sides.arrangement != "blocks":
         return settings
     return msgspec.structs.replace(settings, pairs=corresponding_models(sides))
 
 
 def corresponding_models(sides: Sides) -> tuple[tuple[str, str], ...]:
-    """The models of A and B that correspond though their names or targets differ: those at the same place in the
-    scenario, as far as both were played."""
+    """The models of A and B at the same place in the scenario whose names or targets differ, if both were played."""
     base, new = sides.base[0], sides.new[0]
     models = zip(base.manifest.scenario.models, new.manifest.scenario.models, strict=False)
     return tuple(

@@ -1,4 +1,4 @@
-"""Two variants of a scenario: in what they differ, and what they must have in common. Pure."""
+"""Two variants of a scenario: how they differ, and what they must have in common. Pure."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -13,20 +13,21 @@ from loadgen.scenario import Scenario
 from loadgen.scenario.check import model_table
 
 _FREE_KEYS: Final = ("models", "description", "probe", "strict", "keep_text", "headers", "preflight")
-"""Keys in which variants may differ: they change nothing of what is asked, nor how it is judged."""
+"""Keys in which variants may differ: they change neither the requests nor how answers are judged."""
 
 _LONGEST_VALUE: Final = 60
 
 
 def changed_keys(base: Scenario, new: Scenario) -> dict[str, Any]:
-    """What `new` has otherwise, by its dotted key (`models[0].url`); None: it does not have that key."""
+    """The values of `new` that differ from `base`, by dotted key (`models[0].url`); None: `new` does not have the
+    key."""
     before, after = (_keys(scenario) for scenario in (base, new))
     keys = dict.fromkeys((*after, *before))
     return {key: _shown(after.get(key)) for key in keys if before.get(key) != after.get(key)}
 
 
 def check_variants(base: Plan, new: Plan) -> None:
-    """Check that two variants do the same work and are judged by the same limits. Raises InputError if they do not."""
+    """Raise InputError unless two variants do the same work and are judged by the same limits."""
     differing = [key for key in changed_keys(base.scenario, new.scenario) if not key.startswith(_FREE_KEYS)]
     if workload_of(base).digest == workload_of(new).digest and base.scenario.slo == new.scenario.slo:
         return
@@ -41,7 +42,7 @@ def check_variants(base: Plan, new: Plan) -> None:
 
 
 def check_name(base: Scenario, new: Scenario) -> None:
-    """Check that the runs of both variants go into one folder. Raises InputError if they do not."""
+    """Raise InputError unless the runs of both variants go into one folder."""
     if base.name != new.name:
         raise InputError(f"--versus name={new.name}: the runs of both variants go into one folder; leave it out")
 
@@ -53,7 +54,7 @@ def _keys(scenario: Scenario) -> dict[str, Any]:
 
 
 def _leaves(path: str, value: object) -> Iterator[tuple[str, Any]]:
-    """The values in nested tables and lists of tables, by their dotted keys; keys that are not set are left out."""
+    """The values in nested tables and lists of tables, by dotted key, without keys that are not set."""
     match value:
         case Mapping():
             for key, inner in value.items():
@@ -72,7 +73,7 @@ def _shown(value: Any) -> Any:
 
 
 def value_text(value: Any) -> str:
-    """A value of a scenario's key in short; of None, that it is not set."""
+    """A short text for the value of a scenario's key; None gives "not set"."""
     if value is None:
         return "not set"
     text = redact_url(value) if isinstance(value, str) else msgspec.json.encode(value).decode()

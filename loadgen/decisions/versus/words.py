@@ -1,4 +1,4 @@
-"""What is said of two variants before they are played. Pure."""
+"""The lines that are printed about two variants before they are played. Pure."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -9,11 +9,11 @@ from loadgen.plan.plan import Plan
 from loadgen.stats.exchange import fewest_blocks
 
 ALPHA: Final = 0.05
-"""Of a comparison, unless another is asked for."""
+"""The significance level of a comparison, unless another is asked for."""
 
 
 def variant_lines(base: Plan, new: Plan, blocks: int) -> Iterator[str]:
-    """How many blocks are played in which order, what B has otherwise, and what so few blocks cannot show."""
+    """The number of blocks and their order, how B differs from A, and what so few blocks cannot show."""
     orders = block_orders(blocks, base.scenario.seed)
     yield f"{blocks} blocks of two runs, A (unchanged) and B (the variant), in this order: {' '.join(orders)}"
     yield keys_line(changed_keys(base.scenario, new.scenario))
@@ -29,7 +29,7 @@ def variant_data(base: Plan, new: Plan, blocks: int) -> dict[str, Any]:
 
 
 def keys_line(versus: Mapping[str, Any]) -> str:
-    """What B has otherwise: `B: models[0].llamacpp.threads is 1`."""
+    """How B differs from A: `B: models[0].llamacpp.threads is 1`."""
     if not versus:
         return "B is the same as A"
     named = (f"{key} is {value_text(value)}" for key, value in versus.items())
