@@ -112,7 +112,7 @@ class Child:
                 problem, reason = OUT_OF_MEMORY, "the system had no memory left"
             exit_text = "it had to be ended" if code is None else describe_exit(code)
             details = f"{exit_text}: {reason}" if reason else exit_text
-            raise TargetError(f"{self.name} ended as it started ({details})", problem=problem) from None
+            raise TargetError(f"{self.name} ended during its start ({details})", problem=problem) from None
 
     async def read_rest(self, within_s: float) -> bytes:
         """Close its standard input, so that it ends, and return everything that it still writes. Raises

@@ -55,17 +55,20 @@ class SearchOptions(Struct, frozen=True):
         "10m"
     )
     confidence: Annotated[
-        str, typer.Option("--confidence", metavar="P%", help="Of what is shown to hold and not to hold, together.")
+        str, typer.Option("--confidence", metavar="P%", help="Confidence that both claims of the answer are true.")
     ] = "95%"
     within: Annotated[
-        str | None, typer.Option("--within", metavar="P%", help="Done when these lie so near (default: 5%).")
+        str | None,
+        typer.Option(
+            "--within", metavar="P%", help="Done when the levels of the claims differ by at most this (default: 5%)."
+        ),
     ] = None
     exact: Annotated[bool, typer.Option("--exact", help="Done only when neighboring levels are shown.")] = False
 
     def settings(self) -> CapacitySettings:
         """The settings that the flags give. Raises InputError, which names the flag, if a value cannot be read."""
         if self.exact and self.within is not None:
-            raise InputError(f"--exact and --within {self.within}: how near is near enough? leave one of them out")
+            raise InputError(f"--exact and --within {self.within}: they contradict each other; leave one of them out")
         budget_s = parse_duration_s(self.budget, "--budget")
         if budget_s < SHORTEST_BUDGET_S:
             raise InputError(f"--budget {self.budget}: nothing can be shown in less than 30 s; write e.g. --budget 10m")
@@ -106,17 +109,17 @@ def capacity(
         str | None, typer.Option("--require", metavar="N", help="Exit 1 unless it is shown that N hold.")
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option("--resume", metavar="RUN", help="Go on with an earlier search, in a new folder.")
+        Path | None, typer.Option("--resume", metavar="RUN", help="Continue an earlier search, in a new folder.")
     ] = None,
     show: Annotated[
         Path | None, typer.Option("--show", metavar="RUN", help="Make the reports of a search again; plays nothing.")
     ] = None,
     forecast: Annotated[
         list[str] | None,
-        typer.Option("--forecast", metavar="30s", help="How many users who think so long. Repeatable."),
+        typer.Option("--forecast", metavar="30s", help="Forecast how many users with this think time fit. Repeatable."),
     ] = None,
     fleet: Annotated[
-        int | None, typer.Option("--fleet", metavar="N", min=1, help="How many devices for so many users.")
+        int | None, typer.Option("--fleet", metavar="N", min=1, help="Forecast how many devices N users need.")
     ] = None,
     workers: Annotated[
         str,
@@ -146,7 +149,7 @@ def capacity(
         for line in failures(searched.answer, required):
             tell(f"loadgen: exit {code:d}: {line}")
     if code == ExitCode.NO_TARGET and output == "nothing":
-        tell("loadgen: exit 3: no model could be searched; without --quiet it is said why")
+        tell("loadgen: exit 3: no model could be searched; run it without --quiet to see why")
     raise typer.Exit(code)
 
 

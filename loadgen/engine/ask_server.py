@@ -66,7 +66,7 @@ async def ask_servers(plan: Plan, note: Note, clock: Clock = SYSTEM_CLOCK) -> As
         for index, model in enumerate(plan.models):
             try:
                 if not questions_for(plan.scenario, model):
-                    raise TargetError("it answers in this process, or whole: there are no streams to ask for")
+                    raise TargetError("nothing to probe: the model runs in this process, or answers are not streamed")
                 async with contextlib.AsyncExitStack() as stack:
                     served = (await preflight.open(index, stack)).served
                     asked = await ask_or_recall(context, index, served, note)

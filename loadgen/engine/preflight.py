@@ -113,7 +113,7 @@ async def check(context: RunContext, index: int, served: Served, wait: ReadyWait
     if reply.outcome not in ORDERLY:
         if served.adapter is None:
             raise await chat_error(served, reply, loading)
-        remedy = f"call {served.card.target}.generate with this message, and see"
+        remedy = f"call {served.card.target}.generate with this message to see the error"
         raise TargetError(f"it does not answer the test chat: {reply.outcome}: {reply.detail}", remedy=remedy)
     who = f"{served.card.alias} on {served.card.target}"
     if wait.began_ns is not None:
@@ -148,12 +148,12 @@ def _check_unlisted(served: Served, answer: bytes, note: Note) -> None:
         message = f"{wanted} is not in {route_url(served.base_url, 'models')}, and {other} answered in its place"
         remedy = f"ask for one of them: {shown_names(names)}"
         raise TargetError(message, problem="not_in_catalog", remedy=remedy)
-    note(f"{wanted} is not among the models that its server lists ({shown_names(names)}), and answers all the same")
+    note(f"{wanted} is not among the models that its server lists ({shown_names(names)}), but it answers")
 
 
 def _followed(served: Served, redirected_to: str, who: str, note: Note) -> Served:
-    """The served model with chats sent where its server redirects them, and a note about that. A redirect that cannot
-    be relied on, because it leads to another server or may be of this chat alone, is only noted."""
+    """The served model with the URL to which its server redirects chats; notes that. If the redirect leads to another
+    server, or perhaps applies to this chat only, the URL stays."""
     redirects = f"{who} redirects chats to {redact_keys(redact_url(redirected_to))}"
     if not can_be_kept(route_url(served.base_url, "chat/completions"), redirected_to):
         note(f"{redirects}: that takes a round trip, which is in every TTFT")

@@ -141,7 +141,7 @@ def arrivals_ns(load: RatedLoad, rate_per_s: float, seed: int) -> Offsets:
         raise _too_many()
     if load.duration_s is None and offsets.size < limit:
         raise InputError(
-            f"load.rates_per_s: at {rate_per_s:g} requests a second, {limit} take more than a year; "
+            f"load.rates_per_s: at {rate_per_s:g} requests per second, {limit} take more than a year; "
             "raise the rate, lower load.requests, or set load.duration_s"
         )
     return offsets

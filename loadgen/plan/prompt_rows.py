@@ -60,7 +60,7 @@ def rows_of_lines(text: str, where: str) -> Iterator[PlacedRow]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             place = f"{where}: line {number}"
-            yield _row_of(_decoded(line, place), place, "not an object; write one a line, such as"), place, number
+            yield _row_of(_decoded(line, place), place, "not an object; write one per line, such as"), place, number
 
 
 def rows_of_document(text: str, where: str) -> Iterator[PlacedRow]:
@@ -74,7 +74,7 @@ def rows_of_document(text: str, where: str) -> Iterator[PlacedRow]:
     if listed is None and any(key in raw for key in (*KEYS, _REQUEST)):
         listed = [raw]
     if not isinstance(listed, list) or not listed:
-        raise InputError(f"{where}: no list of prompts in it; {hint}")
+        raise InputError(f"{where}: it has no list of prompts; {hint}")
     for number, item in enumerate(listed, start=1):
         place = f"{where}: prompt {number}"
         yield _row_of(item, place, "neither a text nor an object; write e.g."), place, number
@@ -85,7 +85,7 @@ def _decoded(line: str, place: str) -> Any:
         return msgspec.json.decode(line.encode())
     except (msgspec.DecodeError, RecursionError) as error:
         problem = f"{place}: not JSON: {escape_control(str(error))}"
-        raise InputError(f"{problem}; write one object a line, such as {_EXAMPLE}") from None
+        raise InputError(f"{problem}; write one object per line, such as {_EXAMPLE}") from None
 
 
 def _row_of(item: Any, place: str, otherwise: str) -> RowOfFile:
@@ -166,17 +166,17 @@ def _chat_of(messages: Any, key: str, tools: Any, place: str) -> RowOfFile:
     if messages == []:
         return RowOfFile("")
     if not isinstance(messages, list):
-        raise InputError(f"{place}: {key}: no list of messages; write e.g. [{_MESSAGE}]")
+        raise InputError(f"{place}: {key}: not a list of messages; write e.g. [{_MESSAGE}]")
     for i, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str) or not message["role"]:
-            raise InputError(f"{place}: {key}[{i}]: no message with a role; write e.g. {_MESSAGE}")
+            raise InputError(f"{place}: {key}[{i}]: not a message with a role; write e.g. {_MESSAGE}")
         if not _CONTENT_KEYS & message.keys():
             raise InputError(f"{place}: {key}[{i}]: neither content nor tool_calls in it; write e.g. {_MESSAGE}")
         content = message.get("content")
         if not isinstance(content, str | list | None):
             raise InputError(f"{place}: {key}[{i}].content: neither a text nor a list of parts; write e.g. {_MESSAGE}")
     if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
-        raise InputError(f"{place}: tools: no list of objects; write them as the API has them, or leave them out")
+        raise InputError(f"{place}: tools: not a list of objects; write them as the API has them, or leave them out")
     texts = [_text_of(message.get("content")) for message in messages if message["role"] == "user"]
     text = next((text for text in reversed(texts) if text.strip()), "")
     return RowOfFile(text.strip() or "(a recorded chat)", messages=tuple(messages), tools=tuple(tools or ()))
@@ -193,7 +193,7 @@ def _text_of(content: Any) -> str:
 def _first_human_turn(turns: Any, key: str, place: str) -> Any:
     """The first turn of a person; empty if only the model speaks."""
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise InputError(f"{place}: {key}: no list of turns; write e.g. [{_TURN}]")
+        raise InputError(f"{place}: {key}: not a list of turns; write e.g. [{_TURN}]")
     for turn in turns:
         if str(turn.get("from", turn.get("role", ""))).lower() in _HUMANS:
             text = turn.get("value", turn.get("content"))

@@ -111,7 +111,7 @@ def _inline(listed: tuple[str | InlinePrompt, ...], source: Source) -> tuple[Pro
         name = entry.id or f"p{i + 1}"
         if name in position_of:
             problem = f'the id "{name}" stands at prompts[{position_of[name]}] too'
-            raise input_error(source, Problem(f"prompts[{i}].id", problem, "give each an id of its own"))
+            raise input_error(source, Problem(f"prompts[{i}].id", problem, "give each its own id"))
         position_of[name] = i
         prompts.append(Prompt(name, _not_blank(entry.text, key, source), entry.key_points))
     return tuple(prompts)
@@ -131,7 +131,7 @@ def _from_files(files: PromptFiles, folder: Path, source: Source, seed: int) -> 
                 raise InputError(f"{path}: with it, the prompts are more than {MAX_BYTES >> 19} MiB of text; {hint}")
             if item.prompt.messages and files.template != "{text}":
                 hint = "leave the template out"
-                raise InputError(f"{item.place}: a recorded chat is sent as it is, and has no text to wrap; {hint}")
+                raise InputError(f"{item.place}: a recorded chat is sent unchanged, so no template can wrap it; {hint}")
             placed.append(item)
     prompts = [
         msgspec.structs.replace(prompt, text=files.template.replace("{text}", prompt.text))
@@ -151,8 +151,8 @@ def _with_unique_ids(placed: list[_PlacedPrompt]) -> list[Prompt]:
         if item.given_id is None:
             continue
         if item.given_id in place_of:
-            twice = f'the id "{item.prompt.id}" is that of {place_of[item.given_id]} too'
-            raise InputError(f"{item.place}: {twice}; give each an id of its own")
+            twice = f'the id "{item.prompt.id}" is also that of {place_of[item.given_id]}'
+            raise InputError(f"{item.place}: {twice}; give each its own id")
         place_of[item.given_id] = item.place
     taken = {item.prompt.id for item in placed if item.given_id == item.prompt.id}
     tries = Counter[str]()
@@ -198,7 +198,7 @@ def _globbed(pattern: str, folder: Path, source: Source) -> list[Path]:
     try:
         matches = sorted(root.glob(str(below)), key=lambda match: match.as_posix())
     except (ValueError, NotImplementedError, OSError) as error:
-        problem = f"{toml_text(pattern)} is no path and no pattern ({error})"
+        problem = f"{toml_text(pattern)} is neither a path nor a pattern ({error})"
         raise input_error(source, Problem("prompts.files", problem, 'write e.g. files = "prompts/*.txt"')) from None
     return [match for match in matches if is_file(match) and not match.name.startswith(".")]
 
@@ -268,11 +268,11 @@ def _of_rows(rows: Iterable[PlacedRow], stem: str, name: str, notes: list[str]) 
         yield _PlacedPrompt(Prompt(made_id, row.text, row.key_points, row.messages, row.tools), place, row.id)
     if count == len(skipped):
         where = f"in any of its {count} rows" if count > 1 else "in its only row" if count else "below its first line"
-        raise InputError(f"{name}: nobody asks anything {where}; write a text into it")
+        raise InputError(f"{name}: there is no question {where}; write a text into it")
     if skipped:
         verb = "is" if len(skipped) == 1 else "are"
         first = skipped[0] if len(skipped) == 1 else f"the first: {skipped[0]}"
-        notes.append(f"{name}: {len(skipped)} of {count} rows {verb} skipped, as nobody asks anything there ({first})")
+        notes.append(f"{name}: {len(skipped)} of {count} rows {verb} skipped, because they have no question ({first})")
 
 
 def _size_of(items: tuple[JsonObject, ...]) -> int:

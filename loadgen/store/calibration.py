@@ -275,5 +275,5 @@ def _hint(quantity: str, asked: float, each: float, workers: int, cores: int) ->
     """each: the budget of one process."""
     enough = math.ceil(asked / each) if each else 0
     if workers < enough <= cores:
-        return f"lower {quantity}, share it out with --workers {enough}, or calibrate again"
+        return f"lower {quantity}, divide the load with --workers {enough}, or calibrate again"
     return f"lower {quantity}, or calibrate again"

@@ -288,7 +288,9 @@ def read(folder: Path) -> Run:
     try:
         schema = msgspec.json.decode(raw, type=_Schema).schema
         if schema != SCHEMA:
-            raise InputError(f"{manifest_path}: schema is {schema!r}, this loadgen reads {SCHEMA!r}; use the other one")
+            raise InputError(
+                f"{manifest_path}: schema is {schema!r}, this loadgen reads {SCHEMA!r}; use the other version"
+            )
         manifest = manifest_from(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InputError(f"{manifest_path}: not a manifest ({error}); is the folder damaged?") from error

@@ -149,13 +149,13 @@ async def _connection_error(base: str, outcome: str, detail: str) -> TargetError
         return TargetError(message, problem="no_service", remedy="check the spelling, or write its IP address")
     if "Connect call failed" in detail or "refused" in detail.lower():
         message = f"nothing listens at {parts.netloc} ({outcome}: {cause})"
-        return TargetError(message, problem="no_service", remedy="is the server running there?")
+        return TargetError(message, problem="no_service", remedy="check that the server is running there")
     if parts.scheme == "http" and await speaks_tls(base):
         message = f"{parts.netloc} speaks TLS, but the address says http ({outcome}: {cause})"
         return TargetError(message, problem="no_service", remedy=f"write {redact_url(_with_scheme(base, 'https'))}")
     if outcome == "connect_error":
         message = f"{place} cannot be reached ({outcome}: {cause})"
-        return TargetError(message, problem="no_service", remedy="is the server running there?")
+        return TargetError(message, problem="no_service", remedy="check that the server is running there")
     return None
 
 

@@ -105,7 +105,7 @@ class Client:
     def abandon(self) -> None:
         """Give up every request in flight, as `cancelled`. The second Ctrl-C comes to this."""
         for exchange in list(self._watchdog.watched):
-            exchange.give_up("cancelled", "stopped by the person")
+            exchange.give_up("cancelled", "stopped by the user")
 
     async def open_connections(self, url: str, count: int, headers: dict[str, str]) -> None:
         """Open about `count` idle connections to the server of `url`, so that the load does not begin with all users

@@ -36,20 +36,20 @@ async def started(folder: Path, body: str) -> Child:
 @pytest.mark.parametrize(
     ("body", "said", "problem"),
     [
-        ("raise SystemExit(3)", "the server ended as it started (exit code 3)", "runtime"),
+        ("raise SystemExit(3)", "the server ended during its start (exit code 3)", "runtime"),
         (
             "raise ImportError('no such thing')",
-            "the server ended as it started (exit code 1: ImportError: no such thing)",
+            "the server ended during its start (exit code 1: ImportError: no such thing)",
             "load_failed",
         ),
         (
             "sys.stderr.write('  what():  std::bad_alloc\\n')\nsys.stderr.flush()\n"
             "os.kill(os.getpid(), signal.SIGABRT)",
-            "the server ended as it started (ended by SIGABRT: std::bad_alloc)",
+            "the server ended during its start (ended by SIGABRT: std::bad_alloc)",
             "out_of_memory",
         ),
-        ("os.kill(os.getpid(), signal.SIGKILL)", "the server ended as it started (ended by SIGKILL)", "runtime"),
-        ("print('not json', flush=True)", "the server ended as it started (exit code 0)", "runtime"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "the server ended during its start (ended by SIGKILL)", "runtime"),
+        ("print('not json', flush=True)", "the server ended during its start (exit code 0)", "runtime"),
     ],
 )
 async def test_one_that_ends_as_it_starts_is_named_with_the_reason(

@@ -84,7 +84,11 @@ def _shares(model: ModelAnswer, levels: Sequence[LevelAnswer], number: int) -> C
         "Green: shown to hold. Red: shown not to. Hatched: not decided."
     )
     return Chart(
-        id=f"chart-shares-{number}", title="Who met the objectives", note=note, traces=tuple(traces), layout=drawn
+        id=f"chart-shares-{number}",
+        title="Requests that met the objectives",
+        note=note,
+        traces=tuple(traces),
+        layout=drawn,
     )
 
 

@@ -77,14 +77,14 @@ def read_capacity(folder: Path) -> CapacityFile:
         raw = path.read_bytes()
     except OSError as error:
         raise InputError(
-            f"{folder}: no search ({CAPACITY}: {error.strerror}); give one of `loadgen capacity`"
+            f"{folder}: not a search ({CAPACITY}: {error.strerror}); give one of `loadgen capacity`"
         ) from error
     try:
         capacity = msgspec.json.decode(raw, type=CapacityFile)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); is the folder damaged?") from error
     if capacity.schema != SCHEMA:
-        raise InputError(f"{path}: schema is {capacity.schema!r}, this loadgen reads {SCHEMA!r}; use the other one")
+        raise InputError(f"{path}: schema is {capacity.schema!r}, this loadgen reads {SCHEMA!r}; use the other version")
     return capacity
 
 
@@ -96,7 +96,7 @@ def search_folder_at(path: Path) -> Path:
     newest = [folder for folder in run_folder.runs_of(path) if is_search(folder)]
     if newest:
         return newest[-1]
-    raise InputError(f"{path}: no search; give a folder that has a {CAPACITY}, such as results/SCENARIO/capacity-…")
+    raise InputError(f"{path}: not a search; give a folder that has a {CAPACITY}, such as results/SCENARIO/capacity-…")
 
 
 def runs_of_search(folder: Path, capacity: CapacityFile) -> list[Run]:
@@ -106,7 +106,7 @@ def runs_of_search(folder: Path, capacity: CapacityFile) -> list[Run]:
     for run_id in capacity.resumed:
         earlier = folder.resolve().parent / run_id
         if not earlier.is_dir():
-            raise InputError(f"{folder}: it goes on with {run_id}, which is gone; put that folder back beside it")
+            raise InputError(f"{folder}: it resumed {run_id}, which is missing; put that folder back beside it")
         runs.append(run_folder.read(earlier))
     return [*runs, run_folder.read(folder)]
 

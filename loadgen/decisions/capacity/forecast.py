@@ -87,7 +87,7 @@ def _as_played(visits: Sequence[PlayedVisit], settings: SearchSettings, users: i
     known = Known(state_of(visits), settings)
     holds, best = known.shown.holds, known.capacity
     if settings.search == "rate":
-        return _not_known(settings.think_s, users, "not known: a fleet takes a search of users, not of rates")
+        return _not_known(settings.think_s, users, "not known: a fleet needs a search of users, not of rates")
     if holds is None or best is None:
         return _not_known(settings.think_s, users, "not known: no level is shown to hold")
     fleet = fleet_of(users, int(holds), int(best))
@@ -108,9 +108,9 @@ def _forecast(
     in_flight, reach = asked.in_flight(levels, max(users, 1)), REACH * levels.levels[-1]
     if in_flight > reach:
         message = (
-            f"not known: play up to {math.ceil(in_flight / REACH)} users; {in_flight:g} would be in flight at once"
+            f"not known: play up to {math.ceil(in_flight / REACH)} users; {in_flight:g} requests would be in flight"
         )
-        return _not_known(think_s, fleet, f"{message}, and that is beyond 1.5 times the {levels.levels[-1]:g} played")
+        return _not_known(think_s, fleet, f"{message}, which is more than 1.5 times the {levels.levels[-1]:g} played")
     rng = generator(SEED, "forecast")
     others = [asked.most_users(levels.resampled(rng), REQUESTS_ROUGH, users) for _ in range(RESAMPLES)]
     spread = _Z_95 * float(np.std(others, ddof=1))
@@ -124,7 +124,7 @@ def _reason_unknown(visits: Sequence[PlayedVisit], settings: SearchSettings) -> 
     if settings.search == "rate":
         return "not known: search users, not rates"
     if settings.think_s:
-        return "not known: the users of this search thought themselves; search without think time"
+        return "not known: the users of this search had think time; search without it"
     return None if visits else "not known: nothing was played"
 
 

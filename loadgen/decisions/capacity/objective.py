@@ -55,7 +55,7 @@ def objectives_of(texts: Sequence[str], slo: Slo | None, *, scenario: str = "SCE
     objectives = tuple(objective_of(text) for text in texts)
     if any(objective.metric == "goodput" for objective in objectives) and not limits:
         key = keys[[objective.metric for objective in objectives].index("goodput")]
-        message = "every limit of [slo] at once, and it has none"
+        message = "asks for every limit of [slo] at once, but [slo] has no limits"
         raise input_error(source, Problem(key, message, "add e.g. ttft_ms = 2000.0 to [slo], or name the limit here"))
     if (again := twice(objectives)) is not None:
         key = keys[len(objectives) - 1 - objectives[::-1].index(again)]
@@ -64,7 +64,7 @@ def objectives_of(texts: Sequence[str], slo: Slo | None, *, scenario: str = "SCE
         share = _share_of_goodput(slo, scenario)
         objectives = (Objective(f"goodput={100 * share:g}%", "goodput", None, share),)
     if not objectives:
-        raise InputError(f"capacity: what must hold? add --slo ttft_p95=2s, or [slo] to {scenario}")
+        raise InputError(f"capacity: there is no objective; add --slo ttft_p95=2s, or [slo] to {scenario}")
     return objectives
 
 
@@ -75,10 +75,8 @@ def check_streamed(objectives: Sequence[Objective], scenario: Scenario) -> None:
     for objective in objectives:
         limits = limits_ms(scenario.slo) if objective.metric == "goodput" else {objective.metric: 0.0}
         if streamed := [metric for metric in limits if metric in STREAMED_LATENCIES]:
-            message = f"an answer that comes whole (stream = false) has no {streamed[0]}"
-            raise input_error(
-                Source("capacity"), Problem(objective.text, message, "ask for e2e, or let answers stream")
-            )
+            message = f"an answer without streaming (stream = false) has no {streamed[0]}"
+            raise input_error(Source("capacity"), Problem(objective.text, message, "ask for e2e, or set stream = true"))
 
 
 def _share_of_goodput(slo: Slo, scenario: str) -> float:

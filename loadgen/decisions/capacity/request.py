@@ -72,7 +72,7 @@ def _searchable_load(loaded: LoadedScenario, asked: CapacitySettings) -> Closed 
         raise InputError(f'{loaded.where}: load.mode: a "{mode}" load has no levels to search; add --users or --rate')
     if isinstance(load, RatedLoad):
         if asked.think_s:
-            raise InputError("--think: only users think, and a search of rates has none; leave it out, or add --users")
+            raise InputError("--think: a search of rates has no users who could think; leave it out, or add --users")
         return msgspec.structs.replace(load, requests=None, duration_s=None)
     if asked.think_s is not None:
         load = msgspec.structs.replace(load, think_time=ThinkTime(asked.think_s, "exponential"))
@@ -91,7 +91,9 @@ def request_of(
     is_users = isinstance(load, Closed)
     for flag, level in (("--from", asked.lowest), ("--to", asked.highest)):
         if is_users and level is not None and level != int(level):
-            raise InputError(f"{flag} {level:g}: users come whole; write e.g. {flag} {max(1, int(level))}")
+            raise InputError(
+                f"{flag} {level:g}: the number of users must be whole; write e.g. {flag} {max(1, int(level))}"
+            )
     settings = SearchSettings(
         objectives=objectives,
         search="users" if is_users else "rate",

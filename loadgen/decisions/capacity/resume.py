@@ -79,7 +79,9 @@ class EarlierSearch(Struct, frozen=True):
                 raise self._refusal(f"{model}'s {name}: {then[name]} then, {now[name]} now")
 
     def _refusal(self, reasons: str) -> InputError:
-        return InputError(f"--resume {self.folder}: another search: {reasons}; leave --resume out to begin a new one")
+        return InputError(
+            f"--resume {self.folder}: the earlier search is different: {reasons}; leave --resume out to begin a new one"
+        )
 
 
 def read_earlier(path: Path) -> EarlierSearch:

@@ -106,7 +106,7 @@ def limit_words(model: ModelAnswer) -> str | None:
 
 def _waiting(limit: LimitFigures) -> str:
     share = limit.waiting_share
-    return "" if share is None else f"; {format_percent(share)} of what TTFT grew by is waiting"
+    return "" if share is None else f"; {format_percent(share)} of the growth of TTFT is waiting"
 
 
 def _error_words(limit: LimitFigures) -> str:
@@ -125,7 +125,7 @@ def stopped_words(model: ModelAnswer) -> str:
             gap = (model.fails or 0) - (model.holds or 0)
             return f"Stopped: within {format_level(gap, model.search)}, {spent}"
         case "budget":
-            return f"Stopped: the budget is spent, {spent}; more time (--resume) would tell more"
+            return f"Stopped: the budget is spent, {spent}; more time (--resume) would show more"
         case "top":
             return f"Stopped: the highest level that may be played holds (--to), {spent}"
         case "bottom":
@@ -135,7 +135,7 @@ def stopped_words(model: ModelAnswer) -> str:
         case "target_lost":
             return f"Stopped: the server was lost, {spent}"
         case "interrupted":
-            return f"Stopped: interrupted, {spent}; --resume goes on"
+            return f"Stopped: interrupted, {spent}; --resume continues it"
 
 
 def throughput_line(model: ModelAnswer) -> str | None:
@@ -180,7 +180,7 @@ def notes_of(model: ModelAnswer) -> list[str]:
     if model.not_monotone:
         names = ", ".join(map(_number, model.not_monotone))
         lower = f"{_number(model.fails or 0)}, which is shown not to"
-        notes.append(f"not monotone: shown to hold above {lower}: {names}; the lower claim stands")
+        notes.append(f"not monotone: shown to hold above {lower}: {names}; the lower claim counts")
     held = next((level for level in model.levels if level.level == model.holds), None)
     if held is not None:
         rare = format_time(held.seconds / _STALL_SHARE)

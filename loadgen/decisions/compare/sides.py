@@ -99,7 +99,7 @@ def _run_folders(path: str | Path, results: Path) -> list[Path]:
     folders = [folder.resolve().parent / run_id for run_id in merged]
     missing = next((each for each in folders if not (each / run_folder.MANIFEST).is_file()), None)
     if missing is not None:
-        raise InputError(f"{folder}: merged of a run that is gone, {missing}; give its runs one by one")
+        raise InputError(f"{folder}: {missing}, one of the merged runs, is missing; give the runs one by one")
     return folders
 
 

@@ -49,7 +49,7 @@ def sides_of_blocks(folder: Path, pairs: Pairs) -> Sides:
     parent = folder.resolve().parent
     for run_id in (run_id for block in pairs.blocks for run_id in (block.a, block.b)):
         if not is_file(parent / run_id / run_folder.MANIFEST):
-            raise InputError(f"{folder}: a run of its blocks is gone, {parent / run_id}; put it back")
+            raise InputError(f"{folder}: {parent / run_id}, a run of its blocks, is missing; put it back")
     base, new = (
         tuple(read_compared(parent / run_id) for run_id in ids)
         for ids in zip(*((block.a, block.b) for block in pairs.blocks), strict=True)

@@ -302,7 +302,8 @@ class PooledStageRunner:
         await worker.wait_for(kind, self._note_activity)
         if worker.lost and not was_lost:
             which = f"worker {place + 1} of {len(self._workers)}"
-            self._pool.note(f"{which} {worker.lost}; the records that it had written are kept, and the others go on")
+            kept = "the records that it had written are kept, and the other workers continue"
+            self._pool.note(f"{which} {worker.lost}; {kept}")
 
     def _note_activity(self) -> None:
         # The workers send, not this process's client, so its last send is set here: it tells keep_warm.py to send no

@@ -87,7 +87,7 @@ def soft_limit_for(needs: Descriptors, soft: int, hard: int) -> int:
         who = (
             "1 stream in one process needs" if needs.streams == 1 else f"{needs.streams:,} streams in one process need"
         )
-        hint = "share the streams out (--workers), or lower load.concurrency or load.max_in_flight"
+        hint = "divide the streams (--workers), or lower load.concurrency or load.max_in_flight"
         raise InputError(f"{who} {limit}, {hint}")
     return max(soft, min(hard, needs.wished))
 

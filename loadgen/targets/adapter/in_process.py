@@ -126,7 +126,7 @@ class InProcess:
     def abandon(self) -> None:
         """Give up everything in flight, as `cancelled`."""
         for call in list(self._in_flight):
-            call.give_up("cancelled", "stopped by the person")
+            call.give_up("cancelled", "stopped by the user")
 
     async def leave(self) -> int:
         """Wait a while for calls that were given up to return; returns how many have not."""

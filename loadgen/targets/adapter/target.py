@@ -129,7 +129,7 @@ def _check(adapter: Any, target: str) -> None:
         raise InputError(f"{target}: {name} has no generate; write `{SKETCH}`")
     for method in ("load", "generate", "unload", "card", "count_tokens"):
         if hasattr(adapter, method) and not callable(getattr(adapter, method)):
-            raise InputError(f"{target}: {name}.{method} is no method; write it as one, or rename it")
+            raise InputError(f"{target}: {name}.{method} is not a method; make it one, or rename it")
 
 
 async def _load(adapter: Any, model: Model, workers: WorkerThreads) -> float | None:
@@ -137,7 +137,7 @@ async def _load(adapter: Any, model: Model, workers: WorkerThreads) -> float | N
     target, name = model.target or "", class_name(model.target or "")
     if not hasattr(adapter, "load"):
         if model.options:
-            raise InputError(f"{target}: {name} has no load, which the options are for; leave the options out")
+            raise InputError(f"{target}: {name} has no load that could take the options; leave the options out")
         return None
     began_ns = now_ns()
     try:
@@ -147,7 +147,7 @@ async def _load(adapter: Any, model: Model, workers: WorkerThreads) -> float | N
         raise TargetError(f"{name}.load: {error_line(error)}", problem="out_of_memory", remedy=remedy) from error
     except Exception as error:
         problem = "out_of_memory" if "memory" in str(error).lower() else "load_failed"
-        remedy = f"see what {name}.load({model.name!r}) needs"
+        remedy = f"check what {name}.load({model.name!r}) needs"
         raise TargetError(f"{name}.load: {error_line(error)}", problem=problem, remedy=remedy) from error
     return (now_ns() - began_ns) / 1e9
 
@@ -166,7 +166,7 @@ async def _card(adapter: Any, model: Model, workers: WorkerThreads) -> ModelCard
         described = {"license": license_name, **{key: value for key, value in described.items() if key != "licence"}}
     keys = set(ModelCard.__struct_fields__) - {"alias", "target", "source"}
     if not isinstance(described, dict) or not set(described) <= keys:
-        raise InputError(f"{target}: {name}.card returns something else than a dict of {', '.join(sorted(keys))}")
+        raise InputError(f"{target}: {name}.card must return a dict with keys among {', '.join(sorted(keys))}")
     fixed = {"alias": model.name, "target": name, "source": target if described else None}
     try:
         return msgspec.convert({"id": model.name, **described, **fixed}, ModelCard)

@@ -36,7 +36,7 @@ def download(variant: Any, send: Send, *, stall_s: float, tries: int, pause_s: f
         send(DownloadFailed(attempt, tries, problem))
         if attempt < tries:
             threading.Event().wait(min(_LONGEST_PAUSE_S, pause_s * 2 ** (attempt - 1)))
-    remedy = "check the network and the disk, then run again: a download goes on where it stopped"
+    remedy = "check the network and the disk, then run again: a download continues where it stopped"
     raise CannotServe("not_downloaded", f"{variant.id} could not be downloaded: {problem}", remedy)
 
 

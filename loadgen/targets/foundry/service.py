@@ -135,7 +135,7 @@ def find(manager: Any, name: str, device: str | None) -> Any:
         return _on_device([named], name, device)[0]
     if name not in models:
         known = ", ".join(sorted(models)) or "nothing: is there a network, or a model in the cache?"
-        remedy = "ask for one that is there (`loadgen models` lists them), or check the network"
+        remedy = "use a model that is there (`loadgen models` lists them), or check the network"
         raise CannotServe("not_in_catalog", f"{name} is not in the catalog, which has {known}", remedy)
     model = models[name]
     if device is None:
@@ -156,7 +156,7 @@ def _on_device(variants: list[Any], name: str, device: str | None) -> list[Any]:
     matching = [variant for variant in variants if device is None or device_of(variant) == device.upper()]
     if not matching:
         have = ", ".join(sorted({device_of(variant) or "?" for variant in variants}))
-        remedy = f"ask for one of {have}, or leave `device` out"
+        remedy = f"use one of {have}, or leave `device` out"
         raise CannotServe("no_device", f"{name} has no variant for {str(device).upper()}, only for {have}", remedy)
     return matching
 

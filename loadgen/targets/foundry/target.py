@@ -135,7 +135,7 @@ async def _entries_of(url: str) -> list[JsonObject]:
     listed = await ask_models(url, {})
     if not listed.entries:
         error = await models_error(url, {}, listed)
-        remedy = "is Foundry Local running there? try `foundry service status`"
+        remedy = "check that Foundry Local is running there with `foundry service status`"
         raise TargetError(error.message, problem=error.problem, remedy=remedy)
     return list(listed.entries)
 
@@ -326,6 +326,6 @@ async def list_foundry_cards(options: FoundryLocal, on_progress: OnProgress) -> 
     if isinstance(event, StartFailed):
         raise _error_of(event)
     if not isinstance(event, CatalogListed) or not event.models:
-        remedy = "is there a network for its catalog, or a model in its cache?"
+        remedy = "check the network, which its catalog needs"
         raise TargetError("Foundry Local offers no model here", problem="not_in_catalog", remedy=remedy)
     return [_card(card.alias, card) for card in event.models]

@@ -112,7 +112,7 @@ async def _start_error(child: Child, exception: str, port: int) -> LoadgenError:
     reason = await child.crash_reason()
     problem = problem_of(reason)
     if problem == "port":
-        return InputError(f"--port {port}: cannot be had on 127.0.0.1 (in use?); choose another, or 0 for a free one")
+        return InputError(f"--port {port}: not available on 127.0.0.1 (in use?); choose another, or 0 for a free one")
     cause = "it ran out of memory: " if problem == "out_of_memory" else ""
     text = f"the embedded server cannot serve this model: {cause}{reason or exception}"
     return TargetError(text, problem=problem, remedy=_REMEDIES.get(problem))

@@ -115,11 +115,11 @@ async def probe(
         async with asyncio.timeout(budget_s + 1):
             await _ask_all(asker, findings)
     except _Abandoned:
-        findings.note("stopped by the person")
+        findings.note("stopped by the user")
     except TimeoutError:
-        findings.note(f"ran out of its {budget_s:g} s")
+        findings.note(f"not finished within {budget_s:g} s")
     except Exception as error:  # noqa: BLE001  a probe that fails never makes a run fail
-        findings.note(f"broke off: {type(error).__name__}: {describe(error)}")
+        findings.note(f"failed: {type(error).__name__}: {describe(error)}")
     took_s = round((clock.now_ns() - began_ns) / 1e9, 3)
     return findings.end(took_s, asked.isoformat())
 
@@ -127,13 +127,13 @@ async def probe(
 async def _ask_all(asker: Asker, findings: Findings) -> None:
     """Ask all questions, in an order in which each can use the answers to earlier ones."""
     if not _is_sent(asker, "max_tokens") and not {*TOKEN_LIMITS} & {*asker.plan.scenario.sampling.extra}:
-        findings.note("not asked: requests go without max_tokens, so no answer would be short")
+        findings.note("not asked: requests have no max_tokens, so answers would be long")
         return
     plain = await _chat(asker, PLAIN, TOKENS)
     alone = [plain]
     findings.show(alone)
     if not plain.ended:
-        findings.note(f"no answer to judge by: {plain.reply.outcome}: {plain.reply.detail}")
+        findings.note(f"no answer to judge: {plain.reply.outcome}: {plain.reply.detail}")
         return
     findings.add(honors_max_tokens=judge.honors_max_tokens(plain, TOKENS))
     if not plain.reply.stamps_ns:
@@ -152,7 +152,7 @@ def _is_affordable(asker: Asker, plain: ProbeAnswer, answers: int, question: str
     """Whether the time that is left suffices for this many more answers, if each takes as long as the first."""
     if answers * (plain.took_ns or 0) <= asker.left_ns():
         return True
-    findings.note(f"{question}: left out, the server is too slow to ask in time")
+    findings.note(f"{question}: left out, because the server is too slow")
     return False
 
 
@@ -161,14 +161,14 @@ async def _ask_sampling(asker: Asker, plain: ProbeAnswer, findings: Findings) ->
     answers = []
     word = judge.stop_word(plain.text)
     if not _is_sent(asker, "stop"):
-        findings.note("stop: left out of requests")
+        findings.note("stop: not asked, because requests leave it out")
     elif word is None:
-        findings.note("stop: no word in the answer to stop at")
+        findings.note("stop: the answer has no suitable word")
     else:
         answers.append(await _chat(asker, PLAIN, TOKENS, stop=[word]))
         findings.add(honors_stop=judge.honors_stop(plain.text, word, answers[-1]))
     if not (_is_sent(asker, "seed") and _is_sent(asker, "temperature")):
-        findings.note("seed: left out of requests, or the temperature is")
+        findings.note("seed: not asked, because requests leave out seed or temperature")
         return answers
     seeded = [await _chat(asker, PLAIN, TOKENS, temperature=1.0, seed=seed) for seed in (11, 11, 12)]
     findings.add(honors_seed=judge.honors_seed(*seeded))
@@ -186,7 +186,7 @@ async def _ask_parallel(asker: Asker, alone: list[ProbeAnswer], findings: Findin
     )
     failed = [answer.reply.outcome for answer in together if not answer.ended]
     if failed:
-        findings.note(f"of {len(together)} streams at once {len(failed)} failed: {failed[0]}")
+        findings.note(f"{len(failed)} of {len(together)} parallel streams failed: {failed[0]}")
 
 
 async def _ask_closing(asker: Asker, alone: list[ProbeAnswer], findings: Findings) -> None:

@@ -60,7 +60,7 @@ def test_ctrl_c_ends_the_visit_and_what_is_known_is_reported(workers: int, tmp_p
     folder, ended = searched_until(signal.SIGINT, tmp_path, "--workers", str(workers), "--from", "2")
     assert ended.returncode == ExitCode.INTERRUPTED, ended.stderr
     assert "Stopped: interrupted" in ended.stdout
-    assert "--resume goes on" in ended.stdout
+    assert "--resume continues it" in ended.stdout
     assert (folder / "report.html").is_file()
     answer, run = answer_in(folder), read(folder)
     assert answer["stopped"] == "interrupted"

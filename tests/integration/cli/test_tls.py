@@ -80,7 +80,7 @@ def test_a_certificate_that_is_not_trusted_says_where_to_name_its_issuer(
         for said in said_of(f"https://{place}/v1"):
             assert f"the certificate of https://{place} is not trusted" in said
             assert "name the file with its issuer's certificate: SSL_CERT_FILE=ca.pem" in said
-            assert "is the server running" not in said
+            assert "check that the server is running" not in said
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "gone.pem"))
         assert "gone.pem, which is not a file; name the file with" in said_of(f"https://{place}/v1")[1]
 

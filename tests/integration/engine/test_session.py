@@ -289,7 +289,7 @@ async def test_stopped_twice_what_is_in_flight_is_given_up_at_once_with_its_stam
         run = await asyncio.wait_for(playing, timeout=10)
     assert counted(write_reports(run.folder).stages[0]) == {"cancelled": 20}
     given_up = [record for record in run.records if record.sent_ns is not None]
-    assert [record.detail for record in given_up] == ["stopped by the person"] * 3
+    assert [record.detail for record in given_up] == ["stopped by the user"] * 3
     assert [len(record.stamps_ns) for record in given_up] == [1, 1, 1]
 
 

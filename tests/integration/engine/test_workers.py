@@ -301,7 +301,7 @@ async def test_stopped_twice_what_is_in_flight_is_given_up(tmp_path: Path) -> No
         run = await asyncio.wait_for(playing, timeout=20)
     assert counted(summarize(run).stages[0]) == {"cancelled": 9}
     given_up = [record for record in run.records if record.sent_ns is not None]
-    assert [record.detail for record in given_up] == ["stopped by the person"] * 3
+    assert [record.detail for record in given_up] == ["stopped by the user"] * 3
     assert sorted(record.index for record in run.records) == list(range(9))
 
 

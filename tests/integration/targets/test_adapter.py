@@ -284,7 +284,7 @@ async def test_stopped_twice_what_is_in_flight_is_given_up_with_its_stamps(tmp_p
     Stuck.go.set()
     run = await asyncio.wait_for(playing, timeout=20)
     assert [(r.outcome, r.detail, len(r.stamps_ns)) for r in run.records] == [
-        ("cancelled", "stopped by the person", 1)
+        ("cancelled", "stopped by the user", 1)
     ] * 3
 
 
@@ -293,5 +293,5 @@ async def test_a_model_that_cannot_be_loaded_is_skipped_and_the_other_plays(tmp_
     run = await api.run(scenario(tmp_path, Closed(requests=2), Unloadable, Scripted), results=tmp_path)
     stages = write_reports(run.folder).stages
     assert [stage.status for stage in stages] == ["skipped", "played"]
-    assert stages[0].reason == "Unloadable.load: OSError: no weights of m; see what Unloadable.load('m') needs"
+    assert stages[0].reason == "Unloadable.load: OSError: no weights of m; check what Unloadable.load('m') needs"
     assert (list(sys.path), sys.getswitchinterval()) == before

@@ -502,7 +502,7 @@ async def test_abandon_cancels_what_is_in_flight_and_keeps_its_stamps() -> None:
             assert client.in_flight == 0
             assert await eventually(lambda: all(request.gone_ns for request in server.chats))
     for reply in replies:
-        assert (reply.outcome, reply.detail) == ("cancelled", "stopped by the person")
+        assert (reply.outcome, reply.detail) == ("cancelled", "stopped by the user")
         assert (len(reply.stamps_ns), reply.text) == (2, "ab")
 
 

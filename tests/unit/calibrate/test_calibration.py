@@ -405,7 +405,7 @@ def test_a_machine_that_was_not_calibrated_is_not_nagged() -> None:
 def test_more_streams_than_the_budget_are_told_with_what_would_do() -> None:
     (line,) = warnings_for(plan_of(Closed(concurrency=(1, 500), requests=4)), BOUND, 1)
     assert line == (
-        "500 streams at once; this machine was calibrated for 200: lower concurrency or max_in_flight, share it out "
+        "500 streams at once; this machine was calibrated for 200: lower concurrency or max_in_flight, divide the load "
         "with --workers 3, or calibrate again"
     )
     assert warnings_for(plan_of(Closed(concurrency=(500,), requests=4)), BOUND, 3) == []

@@ -86,16 +86,16 @@ def test_the_reports_of_a_search_are_made_again_as_those_of_any_run(searched: Pa
         (["--slo", "ok=99%", "--from", "9", "--to", "3"], "--from 9 --to 3: nothing lies between them"),
         (["--slo", "ok=99%", "--budget", "10s"], "--budget 10s: nothing can be shown in less than 30 s"),
         (["--slo", "ok=99%", "--users", "--rate"], "--users and --rate: a search has levels of one kind"),
-        (["--slo", "ok=99%", "--exact", "--within", "5%"], "--exact and --within 5%: how near is near enough?"),
+        (["--slo", "ok=99%", "--exact", "--within", "5%"], "--exact and --within 5%: they contradict each other"),
         (["--slo", "ok=99%", "--confidence", "70%"], "--confidence 70%: not from 80 % to 99.9 %"),
         (["--slo", "ok=99%", "--require", "many"], "--require many: not a level above 0"),
-        (["--slo", "ok=99%", "--from", "2.5"], "--from 2.5: users come whole"),
-        (["--slo", "ok=99%", "--rate", "--think", "5s"], "--think: only users think"),
+        (["--slo", "ok=99%", "--from", "2.5"], "--from 2.5: the number of users must be whole"),
+        (["--slo", "ok=99%", "--rate", "--think", "5s"], "--think: a search of rates has no users who could think"),
         (["--slo", "ok=100%"], "ok=100% can be missed but never shown; use ok=99%"),
         (["--slo", "ttft_p95=2"], "the time has no unit"),
         (["--slo", "speed_p95=2s"], 'unknown metric "speed"'),
-        ([], "capacity: what must hold?"),
-        (["--slo", "ok=99%", "--resume", "nowhere"], "nowhere: no search; give a folder that has a capacity.json"),
+        ([], "capacity: there is no objective"),
+        (["--slo", "ok=99%", "--resume", "nowhere"], "nowhere: not a search; give a folder that has a capacity.json"),
         (["--show", "nowhere"], "--show plays nothing; leave SCENARIO and --resume out"),
     ],
 )
@@ -115,7 +115,7 @@ def test_what_is_wrong_is_one_line_and_nothing_is_begun(
 def test_what_is_no_search_cannot_be_shown(tmp_path: Path) -> None:
     refused = run_command("capacity", "--show", tmp_path)
     assert refused.returncode == 2
-    assert "no search; give a folder that has a capacity.json" in refused.stderr
+    assert "not a search; give a folder that has a capacity.json" in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -175,15 +175,15 @@ def test_of_a_conversation_the_first_human_turn_is_asked(kind: str) -> None:
         ({"prompt": 3}, 'text: 3 is a whole number, not a text; write e.g. text = "Say hello."'),
         ({"question": 3}, 'text: 3 is a whole number, not a text; write e.g. text = "Say hello."'),
         ({"prompt": "a", "text": "b"}, "text and prompt are both given; leave one out"),
-        ({"turns": "a"}, "turns: no list of turns; write e.g. [{"),
-        ({"turns": [3]}, "turns: no list of turns; write e.g. [{"),
-        ({"messages": "a"}, "messages: no list of messages; write e.g. [{"),
-        ({"messages": [USER, "a"]}, "messages[1]: no message with a role; write e.g. {"),
-        ({"messages": [{"content": "a"}]}, "messages[0]: no message with a role; write e.g. {"),
+        ({"turns": "a"}, "turns: not a list of turns; write e.g. [{"),
+        ({"turns": [3]}, "turns: not a list of turns; write e.g. [{"),
+        ({"messages": "a"}, "messages: not a list of messages; write e.g. [{"),
+        ({"messages": [USER, "a"]}, "messages[1]: not a message with a role; write e.g. {"),
+        ({"messages": [{"content": "a"}]}, "messages[0]: not a message with a role; write e.g. {"),
         ({"messages": [{"role": "user"}]}, "messages[0]: neither content nor tool_calls in it; write e.g. {"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content: neither a text nor a list of parts;"),
-        ({"messages": [USER], "tools": "f"}, "tools: no list of objects;"),
-        ({"conversations": ["a"]}, "conversations: no list of turns; write e.g. [{"),
+        ({"messages": [USER], "tools": "f"}, "tools: not a list of objects;"),
+        ({"conversations": ["a"]}, "conversations: not a list of turns; write e.g. [{"),
         ({"conversations": [{"from": "human"}]}, "text: "),
         (3, "write"),
     ],
@@ -200,7 +200,7 @@ def test_a_row_that_cannot_be_asked_is_one_line_with_its_place(kind: str, row: A
 
 def test_a_recorded_chat_takes_no_template() -> None:
     with pytest.raises(
-        InputError, match="a recorded chat is sent as it is, and has no text to wrap; leave the template"
+        InputError, match="a recorded chat is sent unchanged, so no template can wrap it; leave the template"
     ):
         listed(written([{"messages": [USER]}], "jsonl"), template="Say: {text}")
 
@@ -298,17 +298,17 @@ def test_a_row_in_which_nobody_asks_anything_is_skipped_and_counted(kind: str, r
     read = read_prompts(asked, Path(), "x.toml")
     assert [(prompt.id, prompt.text) for prompt in read.prompts] == [("f-3" if kind == "jsonl" else "f-2", "Two?")]
     place = "line 1" if kind == "jsonl" else "prompt 1"
-    assert read.notes == (f"f.{kind}: 1 of 2 rows is skipped, as nobody asks anything there ({place})",)
-    with pytest.raises(InputError, match=rf"f\.{kind}: nobody asks anything in its only row; write a text into it"):
+    assert read.notes == (f"f.{kind}: 1 of 2 rows is skipped, because they have no question ({place})",)
+    with pytest.raises(InputError, match=rf"f\.{kind}: there is no question in its only row; write a text into it"):
         listed(written([row], kind))
 
 
 def test_of_several_skipped_rows_the_first_is_named_and_without_any_nothing_is_said() -> None:
     files = scenario(written(["One?", *NOTHING_ASKED], "json"))
     (note,) = read_prompts(files, Path(), "x.toml").notes
-    assert note == "f.json: 12 of 13 rows are skipped, as nobody asks anything there (the first: prompt 2)"
+    assert note == "f.json: 12 of 13 rows are skipped, because they have no question (the first: prompt 2)"
     assert read_prompts(scenario(written(["One?"], "json")), Path(), "x.toml").notes == ()
-    with pytest.raises(InputError, match=r"f\.json: nobody asks anything in any of its 12 rows"):
+    with pytest.raises(InputError, match=r"f\.json: there is no question in any of its 12 rows"):
         listed(written(NOTHING_ASKED, "json"))
 
 
@@ -361,7 +361,7 @@ def test_a_cell_may_hold_key_points_and_an_empty_one_is_skipped() -> None:
     Path("f.csv").write_text("prompt,aspects\nOne?,memory\n ,speed\n", "utf-8")
     read = read_prompts(scenario("f.csv"), Path(), "x.toml")
     assert read.prompts == (Prompt("f-2", "One?", ("memory",)),)
-    assert read.notes == ("f.csv: 1 of 2 rows is skipped, as nobody asks anything there (line 3)",)
+    assert read.notes == ("f.csv: 1 of 2 rows is skipped, because they have no question (line 3)",)
 
 
 @pytest.mark.parametrize(
@@ -373,8 +373,8 @@ def test_a_cell_may_hold_key_points_and_an_empty_one_is_skipped() -> None:
         ("prompt,prompt\na,b\n", "f.csv: two columns are called prompt; rename one of them"),
         ('n,prompt\n1,a\n2,"b\n', "f.csv: line 3: not a table: unexpected end of data; put a text with a quote into"),
         ('prompt\n"a" b\n', "f.csv: line 2: not a table: "),
-        ("prompt\n", "f.csv: nobody asks anything below its first line; write a text into it"),
-        ("prompt,n\n,1\n", "f.csv: nobody asks anything in its only row; write a text into it"),
+        ("prompt\n", "f.csv: there is no question below its first line; write a text into it"),
+        ("prompt,n\n,1\n", "f.csv: there is no question in its only row; write a text into it"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_one_line(text: str, says: str) -> None:

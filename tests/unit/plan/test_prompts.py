@@ -64,11 +64,11 @@ def test_a_list_is_sent_as_it_stands_and_numbered() -> None:
         ),
         (
             (InlinePrompt(text="a", id="x"), InlinePrompt(text="b", id="x")),
-            's/x.toml: prompts[1].id: the id "x" stands at prompts[0] too; give each an id of its own',
+            's/x.toml: prompts[1].id: the id "x" stands at prompts[0] too; give each its own id',
         ),
         (
             (InlinePrompt(text="a", id="p2"), "b"),
-            's/x.toml: prompts[1].id: the id "p2" stands at prompts[0] too; give each an id of its own',
+            's/x.toml: prompts[1].id: the id "p2" stands at prompts[0] too; give each its own id',
         ),
     ],
 )
@@ -206,17 +206,17 @@ MISTAKES: list[tuple[dict[str, str | bytes], str, str]] = [
     (
         {"a.jsonl": '{"text": "a"}\n["b"]'},
         "a.jsonl",
-        '{s}a.jsonl: line 2: not an object; write one a line, such as {"text": "Say hello."}',
+        '{s}a.jsonl: line 2: not an object; write one per line, such as {"text": "Say hello."}',
     ),
     (
         {"a.jsonl": '{"text": "a", "id": "x"}\n{"text": "b", "id": "x"}'},
         "a.jsonl",
-        '{s}a.jsonl: line 2: the id "x" is that of {s}a.jsonl: line 1 too; give each an id of its own',
+        '{s}a.jsonl: line 2: the id "x" is also that of {s}a.jsonl: line 1; give each its own id',
     ),
     (
         {"p/x.txt": "A", "q/x.txt": "B"},
         "*/x.txt",
-        '{s}q/x.txt: the id "x" is that of {s}p/x.txt too; give each an id of its own',
+        '{s}q/x.txt: the id "x" is also that of {s}p/x.txt; give each its own id',
     ),
 ]
 
@@ -234,7 +234,7 @@ def test_a_line_that_is_not_json_is_named() -> None:
     write({"a.jsonl": '{"text": "a"}\n{"text": "b"'})
     line = complaint_about(PromptFiles(files="a.jsonl")).replace("\\", "/")
     assert line.startswith("s/a.jsonl: line 2: not JSON: ")
-    assert line.endswith('; write one object a line, such as {"text": "Say hello."}')
+    assert line.endswith('; write one object per line, such as {"text": "Say hello."}')
 
 
 def test_a_template_must_say_where_the_text_goes() -> None:

@@ -129,7 +129,7 @@ def test_what_is_not_a_run_folder_is_said_to_be_none(tmp_path: Path) -> None:
 def test_a_folder_of_another_version_is_named_as_such(tmp_path: Path) -> None:
     write(tmp_path, run_of([], schema="loadgen.manifest/2"))
     assert complaint(tmp_path) == (
-        f"{tmp_path / MANIFEST}: schema is 'loadgen.manifest/2', this loadgen reads '{SCHEMA}'; use the other one"
+        f"{tmp_path / MANIFEST}: schema is 'loadgen.manifest/2', this loadgen reads '{SCHEMA}'; use the other version"
     )
 
 

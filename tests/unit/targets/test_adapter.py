@@ -132,7 +132,7 @@ def test_a_class_is_made_a_function_called_and_an_object_taken_as_it_is(
         ("class A: pass", "B", "has no B, it has A; name the adapter's class"),
         ("import math", "B", "has no B, it has no class; name the adapter's class"),
         ("class A: pass", "A", "A has no generate; write `def generate(self, messages, **sampling): yield text`"),
-        ("class A:\n  generate = 3", "A", "A.generate is no method; write it as one, or rename it"),
+        ("class A:\n  generate = 3", "A", "A.generate is not a method; make it one, or rename it"),
         ("class A:\n  def __init__(self, x): pass", "A", "it is called without arguments; take options in `load`"),
         ("import nowhere_at_all", "A", "needs nowhere_at_all, which is not installed; install it"),
         ("1 / 0", "A", "failed: ZeroDivisionError: division by zero; fix "),
@@ -494,7 +494,7 @@ def test_given_up_by_the_person_everything_in_flight_is_cancelled_with_its_stamp
     replies = asyncio.run(scene())
     adapter.go.set()
     workers.close()
-    assert [(r.outcome, r.detail, r.text) for r in replies] == [("cancelled", "stopped by the person", "a")] * 3
+    assert [(r.outcome, r.detail, r.text) for r in replies] == [("cancelled", "stopped by the user", "a")] * 3
 
 
 def test_an_asynchronous_generator_that_is_late_is_cancelled_and_closed() -> None:

@@ -453,7 +453,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_folder_as_it_was(ensure: Ensure,
         if share > 0.5:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with pytest.raises(TargetError, match="make 200 MiB of room, or set LOADGEN_CACHE_DIR") as told:
+    with pytest.raises(TargetError, match="free 200 MiB, or set LOADGEN_CACHE_DIR") as told:
         ensure(full)
     assert os.strerror(errno.ENOSPC) in str(told.value)
     assert contents(folder) == before

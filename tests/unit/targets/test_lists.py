@@ -52,14 +52,14 @@ def test_one_aspect_may_stand_without_a_list_and_an_id_be_a_number_or_a_phrase(t
     ("value", "line"),
     [
         ("[", "prompts.json: not JSON: "),
-        ({"a": 1}, 'prompts.json: no list of prompts in it; write a list, such as ["Say hello."]'),
-        ([], "prompts.json: no list of prompts in it"),
+        ({"a": 1}, 'prompts.json: it has no list of prompts; write a list, such as ["Say hello."]'),
+        ([], "prompts.json: it has no list of prompts"),
         (["a", 3], 'prompts.json: prompt 2: neither a text nor an object; write e.g. {"text": '),
         ([{"id": "a"}], "prompts.json: prompt 1: text: missing; write it as text, prompt, messages or "),
         ([{"text": "a", "prompt": "b"}], "prompts.json: prompt 1: text and prompt are both given; leave one out"),
         ([{"text": "a", "aspects": [1]}], "prompts.json: prompt 1: key_points[0]: 1 is a whole number, not a text"),
-        ([" "], "prompts.json: nobody asks anything in its only row; write a text into it"),
-        ([{"text": "a", "id": "x"}, {"text": "b", "id": "x"}], 'prompt 2: the id "x" is that of '),
+        ([" "], "prompts.json: there is no question in its only row; write a text into it"),
+        ([{"text": "a", "id": "x"}, {"text": "b", "id": "x"}], 'prompt 2: the id "x" is also that of '),
     ],
 )
 def test_a_mistake_in_the_prompts_names_the_prompt(tmp_path: Path, value: Any, line: str) -> None:

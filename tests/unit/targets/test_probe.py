@@ -466,7 +466,7 @@ def test_of_a_probe_what_any_answer_shows_is_not_remembered(cache: Path) -> None
 
 def test_a_probe_that_came_to_know_nothing_takes_nobodys_place(cache: Path) -> None:
     remember(served(), ASKED)
-    remember(served(), Probe(took_s=20.0, usage_in_stream=True, notes=("stopped by the person",)))
+    remember(served(), Probe(took_s=20.0, usage_in_stream=True, notes=("stopped by the user",)))
     assert recall(served()) == ASKED
 
 

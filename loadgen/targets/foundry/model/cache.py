@@ -123,7 +123,7 @@ def _sources(gguf: Path, skeleton: Path) -> Sources:
     try:
         weights = _digest(gguf)
     except OSError as error:
-        raise InputError(f"{gguf}: cannot be read ({error.strerror}); give a GGUF file that can be") from error
+        raise InputError(f"{gguf}: cannot be read ({error.strerror}); give a readable GGUF file") from error
     files = {name: _digest(skeleton / name) for name in (*COPIED, MANIFEST)}
     return Sources(weights=weights, skeleton=_digest_of_all(files), builder=BUILDER_VERSION)
 
@@ -202,6 +202,6 @@ def _one_line_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise TargetError(
-            f"{folder}: the model for Foundry Local cannot be kept there ({reason}); make {NEEDED_MIB} MiB of room, "
+            f"{folder}: the model for Foundry Local cannot be stored there ({reason}); free {NEEDED_MIB} MiB, "
             f"or set {CACHE_VARIABLE} to a folder that can be written"
         ) from error

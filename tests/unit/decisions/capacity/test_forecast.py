@@ -69,7 +69,7 @@ def test_what_would_see_more_in_flight_than_was_played_is_not_known(visits: list
     ("settings", "levels", "says"),
     [
         (SearchSettings(objectives=SETTINGS.objectives, search="rate"), (1,), "search users, not rates"),
-        (SearchSettings(objectives=SETTINGS.objectives, think_s=5.0), (1, 2, 4), "search without think time"),
+        (SearchSettings(objectives=SETTINGS.objectives, think_s=5.0), (1, 2, 4), "search without it"),
         (SETTINGS, (1, 4), "at least 3 levels (this search has 2)"),
         (SETTINGS, (), "nothing was played"),
     ],

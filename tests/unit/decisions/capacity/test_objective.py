@@ -76,7 +76,7 @@ def test_each_mistake_is_one_line_with_its_flag_and_a_hint(text: str, says: list
 
 
 def test_without_an_objective_the_line_says_what_to_add() -> None:
-    line = "capacity: what must hold? add --slo ttft_p95=2s, or [slo] to summarizer"
+    line = "capacity: there is no objective; add --slo ttft_p95=2s, or [slo] to summarizer"
     assert error_of() == line
     assert error_of(slo=Slo()) == line
 
@@ -102,7 +102,7 @@ def test_an_attainment_that_no_search_can_show_is_refused(attainment: float, hin
 
 
 def test_goodput_needs_limits_and_nothing_is_asked_twice() -> None:
-    assert "every limit of [slo] at once, and it has none" in error_of("goodput=95%")
+    assert "asks for every limit of [slo] at once, but [slo] has no limits" in error_of("goodput=95%")
     assert "asked for twice" in error_of("ttft_p95=2s", "ttft_p95=3s")
     assert len(objectives("ttft_p95=2s", "ttft_p90=1s")) == 2
     assert error_of(slo=Slo(objectives=("ok=2%",))).startswith("summarizer: slo.objectives[0]: ")

@@ -274,10 +274,14 @@ def test_think_time_is_asked_for_and_users_who_think_are_more(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("settings", "load", "message"),
     [
-        (asked(objectives=()), None, "capacity: what must hold? add --slo ttft_p95=2s, or [slo] to searched.toml"),
+        (
+            asked(objectives=()),
+            None,
+            "capacity: there is no objective; add --slo ttft_p95=2s, or [slo] to searched.toml",
+        ),
         (asked(), Ramp(0.0, 1.0, 9.0), 'searched.toml: load.mode: a "ramp" load has no levels to search; add --users'),
-        (asked(think_s=1.0), Constant((1.0,)), "--think: only users think"),
-        (asked(lowest=2.5), None, "--from 2.5: users come whole; write e.g. --from 2"),
+        (asked(think_s=1.0), Constant((1.0,)), "--think: a search of rates has no users who could think"),
+        (asked(lowest=2.5), None, "--from 2.5: the number of users must be whole; write e.g. --from 2"),
     ],
 )
 def test_what_cannot_be_searched_is_one_line(

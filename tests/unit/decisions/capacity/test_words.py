@@ -118,7 +118,7 @@ def test_every_state_has_its_cell(state: LevelState) -> None:
 
 def test_a_level_that_is_shown_above_one_that_is_not_is_named() -> None:
     (note,) = [each for each in notes_of(answer(not_monotone=(9.0,))) if each.startswith("not monotone")]
-    assert note == "not monotone: shown to hold above 7, which is shown not to: 9; the lower claim stands"
+    assert note == "not monotone: shown to hold above 7, which is shown not to: 9; the lower claim counts"
 
 
 def test_how_rare_a_stall_may_be_is_said() -> None:

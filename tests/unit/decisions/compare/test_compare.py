@@ -295,7 +295,7 @@ def test_a_run_that_was_killed_is_refused(tmp_path: Path) -> None:
         (["run0"], ["nothing"], r"nothing: not a run folder"),
         (["run0"], ["other-levels"], r"no level in common: BASE has tiny at c1, c4, NEW has tiny at c2"),
         (["run0"], ["unanswered"], r"none of its requests was answered"),
-        (["run0"], ["gone-x2"], r"merged of a run that is gone"),
+        (["run0"], ["gone-x2"], r"one of the merged runs, is missing"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path: Path, base: list[str], new: list[str], words: str) -> None:
