@@ -1,5 +1,6 @@
 """Stages that end when enough is known, and runs that are repeated: over loopback, in one process and in two."""
 
+from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
 
@@ -191,12 +192,15 @@ def test_two_runs_of_the_command_are_two_folders_and_a_merged_report_beside_them
     path, out = tmp_path / "again.toml", tmp_path / "results"
     with Server(streamed("a", "b", gap_s=0.002)) as server:
         path.write_text(SCENARIO.format(url=server.url), encoding="utf-8")
-        played = run_command("run", path, "--repeats", 2, "--out", out)
+        played = run_command("run", path, "--repeats", 2, "--rest", "200ms", "--out", out)
     merged, *runs = sorted(out.glob("again/*"), key=lambda folder: (not folder.name.endswith("-x2"), folder.name))
     assert len(runs) == 2
     assert all((run / "report.html").exists() for run in runs)
     read = [run_folder.read(run) for run in runs]
     assert len({run.manifest.plan_digest for run in read}) == 1
+    first, second = sorted((run.manifest for run in read), key=lambda manifest: manifest.started_utc)
+    rest = datetime.fromisoformat(second.started_utc) - datetime.fromisoformat(first.ended_utc or "")
+    assert rest >= timedelta(milliseconds=200)
     summary = summary_from((merged / "summary.json").read_bytes())
     assert summary.runs == tuple(run.name for run in sorted(runs, key=lambda run: run.stat().st_mtime_ns))
     assert counted(summary.stages[0]) == {"ok": 40}
