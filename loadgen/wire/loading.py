@@ -22,6 +22,7 @@ _SENTENCES: Final = re.compile(
     r"(?:(?:re)?loading|starting(?: up)?|initiali[sz]ing|warming up|booting)\b"
     r"|\bbeing loaded\b|\bnot (?:fully )?(?:loaded|ready|available) yet\b|\bnot yet (?:loaded|ready|available)\b"
     r"|\b(?:server|service|engine|model|backend)(?: \S+)?(?: is|:)? not ready\b"
+    r"|\b(?:server|service|engine|backend) (?:loading|starting)\b|\b(?:loading|start-?up) (?:is )?in progress\b"
     r"|(?:^|[.:,;({\[\"']) *(?:re)?loading (?:the )?(?:model|weights)\b",
     re.IGNORECASE,
 )

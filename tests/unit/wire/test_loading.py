@@ -26,6 +26,8 @@ LOADING: list[Any] = [
     {"message": "model m is not loaded yet, try again later"},
     {"object": "list", "data": [], "status": "starting"},
     "The server is still loading the model.",
+    {"error": "llm server loading model"},
+    {"message": "Model loading in progress"},
     "loading",
 ]
 NOT_LOADING: list[Any] = [
@@ -36,6 +38,8 @@ NOT_LOADING: list[Any] = [
     {"error": "m is not loaded, model missing"},
     {"error": "error loading model: /models/m.gguf: no such file"},
     {"error": "Error loading model architecture: unknown"},
+    {"error": "the server stopped loading"},
+    {"error": "cannot start: server loading failed"},
     {"error": "failed to load model with internal loader: grpc service not ready"},
     {"error": "model is loading but its weights are missing"},
     {"error": {"message": "Failed loading model", "code": 500}},
