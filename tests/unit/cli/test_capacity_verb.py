@@ -31,6 +31,7 @@ def other_search(folder: Path, place: Path, **ends: float | None) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_a_search_is_shown_again_and_no_line_is_wider_than_the_terminal(
     searched: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,6 +61,7 @@ def test_json_is_the_file_and_nothing_else(searched: Path) -> None:
     assert json.loads(shown.stdout) == json.loads((searched / CAPACITY).read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_new_forecasts_are_answered_and_kept(searched: Path, tmp_path: Path) -> None:
     folder = other_search(searched, tmp_path / "capacity-copy")
     shown = run_command("capacity", "--show", folder, "--forecast", "10s", "--fleet", "200")

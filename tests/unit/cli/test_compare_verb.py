@@ -151,6 +151,7 @@ def test_markdown_of_many_figures_fits_a_comment_and_keeps_its_command(sides: li
     assert "more rows, which are in comparison.json" in text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the gate is a script of bash")
 def test_the_gate_of_the_page_works_as_it_stands(sides: list[Path], tmp_path: Path) -> None:
     """Its second step, by bash: whose arrays it uses."""

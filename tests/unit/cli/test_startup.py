@@ -11,6 +11,8 @@ from typing import Final
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 LIST: Final = """
 def others():
     \"\"\"Top-level packages of others that are imported.\"\"\"

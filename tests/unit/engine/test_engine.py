@@ -305,6 +305,7 @@ def test_the_fewest_requests_are_those_of_all_users_together_and_thinkers_are_no
     assert late.lasted_ns == 2_700 * MS
 
 
+@pytest.mark.slow
 def test_the_fewest_requests_wait_for_the_rate_limit_though_time_is_over() -> None:
     told = played(closed(1, 100, duration_ns=S, ceiling_per_s=1, min_count=3), Server(always(10 * MS)))
     assert told.outcomes() == ["ok"] * 3

@@ -285,6 +285,7 @@ def test_a_long_stage_shows_its_first_requests_and_says_so() -> None:
     assert timeline.note == f"The first {MAX_REQUESTS} of {4 * rounds} requests."
 
 
+@pytest.mark.slow
 def test_the_command_line_and_the_page_s_module_are_there_without_plotly_and_jinja() -> None:
     code = "import sys, loadgen.cli.app, loadgen.report.html; sys.exit(bool({'plotly', 'jinja2'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

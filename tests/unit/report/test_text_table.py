@@ -68,6 +68,7 @@ def assert_nothing_is_cut(table: Table, lines: Sequence[str]) -> None:
                 assert all(word in text for word in cell.split() if len(word) <= 24), cell
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.relative_to(RUNS).as_posix())
 def test_at_every_width_every_number_and_heading_of_the_main_table_stands_whole(folder: Path) -> None:
     assert_fits(tables(folder)[0], WIDTHS)

@@ -28,6 +28,8 @@ from loadgen.store.run_folder import read
 from tests.virtual import VirtualLoop, run
 from tests.virtual_client import CLOCK, MS, Answer, ScriptedClient, no_connection, refuse, stream
 
+pytestmark = pytest.mark.slow
+
 SLOTS: Final = 4
 TOKENS: Final = 6
 SLO: Final = ("ttft_p95=2.9s", "ok=90%")

@@ -19,6 +19,7 @@ DRIFT = (1.0, 1.05, 1.1, 1.2, 1.3, 1.4)
 SPREAD = (1.0, 1.003, 0.998, 1.002, 0.997, 1.001)
 
 
+@pytest.mark.slow
 def test_drift_that_both_runs_of_a_block_have_hides_no_regression_and_makes_none(tmp_path: Path) -> None:
     new = [drift * spread for drift, spread in zip(DRIFT, SPREAD, strict=True)]
     equal = api.compare(write_blocks(tmp_path / "equal", DRIFT, new), results=tmp_path)

@@ -25,6 +25,8 @@ from loadgen.store.run_folder import Run
 from tests.virtual import run
 from tests.virtual_client import CLOCK, MS, Answer, ScriptedClient, no_connection, stream
 
+pytestmark = pytest.mark.slow
+
 GAP_NS = {"a": 10 * MS, "b": 30 * MS}
 REQUESTS = 4
 
