@@ -39,6 +39,8 @@ from loadgen.wire.client import Client
 
 SHORTEST_VISIT_S: Final = 1.0
 """The shortest visit. A shorter rest of the budget is not played."""
+LOOK_EVERY_PERCENT: Final = 2
+"""A visit is added up at most once in so many percent of its records."""
 REFUSED_AT_END: Final = 3
 """A server is gone if at least this many connections, and one for each user, were refused at the end of a visit."""
 
@@ -66,6 +68,8 @@ class VisitWatch(NullSink):
         self._clock = clock
         self._say = say
         self._began_ns = clock.now_ns()
+        self._look_at = 0
+        """No look comes before so many records."""
 
     def start(self, stage: StageStart) -> None:
         self._say(None)
@@ -80,7 +84,10 @@ class VisitWatch(NullSink):
             return
         if seconds >= self._step.seconds:
             self._stop.meet_rule()
-        elif self._tally.counted_at_most >= self._looks.next_at:
+        elif self._tally.counted_at_most >= self._looks.next_at and len(self.records) >= self._look_at:
+            # Of many users, many requests may be open that began before those that have ended, and do not let them
+            # count yet. To add up a visit at each of them would delay others.
+            self._look_at = len(self.records) * (100 + LOOK_EVERY_PERCENT) // 100
             next_at = self._looks.next_at
             visit = self._tally.visit(level=self._step.level, label=record.level, seconds=seconds)
             if self._looks.should_stop(visit):
