@@ -241,6 +241,14 @@ class StageFacts(Struct, frozen=True, kw_only=True):
     machine: MachineFacts | None = None
     loop_lags_ns: tuple[int, ...] = ()
     timer_slack_ns: int = 1_500_000
+    loop_stalls_ns: tuple[tuple[int, int], ...] = ()
+    """(When it ended, for how long) of each time that the event loop stood still for 20 ms or more: the longest 256."""
+    loop_short_lags_ns: tuple[int, ...] = ()
+    """The lag at each of LAG_PERCENTILES without stalls; empty where none was taken, and in older runs."""
+    stamp_lags_ns: tuple[int, ...] = ()
+    """stamp_lag at each of LAG_PERCENTILES; empty where none was taken."""
+    gc_pause_end_ns: int | None = None
+    """When the longest garbage collection ended; None without any, and in older runs."""
 
     def __post_init__(self) -> None:
         if len(self.models) != len(self.targets):  # a damaged line, which is then counted as unreadable

@@ -1,6 +1,7 @@
 """The evidence for a verdict: the measurements of ourselves and of the machine, and the results of the stage. Pure."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -8,8 +9,10 @@ import numpy as np
 from msgspec import Struct
 
 from loadgen.analysis import metric_flags, metrics, stage_steady
+from loadgen.analysis.lag_percentiles import lag_p99
+from loadgen.analysis.late_stamps import lag_effect, ticks_of
 from loadgen.analysis.metrics import Window
-from loadgen.analysis.own_effects import achieved_share_at_best, lag_effect, pause_effect, slip_effect, ticks_of
+from loadgen.analysis.own_effects import achieved_share_at_best, pause_effect, slip_effect, spared_by
 from loadgen.analysis.stage import StageData
 from loadgen.analysis.summary import Effect, Self, in_ms, rounded, total
 from loadgen.record import MachineFacts, StageFacts
@@ -115,23 +118,40 @@ def _slips(stage: StageData) -> dict[str, Any]:
 def _with_facts(evidence: Evidence, stage: StageData, facts: StageFacts) -> Evidence:
     """The evidence with the facts that loadgen measured of itself and of the machine during the stage."""
     is_telling = facts.end_ns - facts.start_ns >= TELLING_NS
-    is_user = evidence.stamp_source == "user"
+    is_user, reads = evidence.stamp_source == "user", facts.stamped_reads
     return msgspec.structs.replace(
         evidence,
-        loop_lag_p99_ms=in_ms(facts.loop_lag_p99_ns) if ticks_of(facts) >= floor_of(99.0) else None,
         loop_lag_max_ms=in_ms(facts.loop_lag_max_ns),
         lag_effect=lag_effect(stage) if is_user else None,
         stamp_lag_p50_ms=in_ms(facts.stamp_lag_p50_ns) if facts.stamped_reads >= floor_of(50.0) else None,
-        stamp_lag_p99_ms=in_ms(facts.stamp_lag_p99_ns) if facts.stamped_reads >= floor_of(99.0) else None,
         stamp_lag_max_ms=in_ms(facts.stamp_lag_max_ns),
         cpu_share=round(facts.cpu_share, 4) if is_telling else None,
         gc_pause_max_ms=in_ms(facts.gc_pause_max_ns),
-        pause_effect=pause_effect(in_ms(facts.gc_pause_max_ns), stage.latencies) if is_user else None,
+        pause_effect=_pause_effect(stage, facts) if is_user else None,
         server_cpu_share=total(server.cpu_share for server in facts.servers),
         clock_steps=facts.clock_steps,
         lost_workers=_lost(facts),
         machine=facts.machine if is_telling else None,
+        **_lag("loop_lag", facts.loop_lag_p99_ns, facts.loop_lags_ns, facts.loop_lag_max_ns, ticks_of(facts), facts),
+        **_lag("stamp_lag", facts.stamp_lag_p99_ns, facts.stamp_lags_ns, facts.stamp_lag_max_ns, reads, facts),
     )
+
+
+def _pause_effect(stage: StageData, facts: StageFacts) -> Effect | None:
+    return pause_effect(in_ms(facts.gc_pause_max_ns), stage.latencies, spared_by(stage, facts.gc_pause_end_ns))
+
+
+def _lag(
+    name: str, p99_ns: int | None, lags_ns: Sequence[int], longest_ns: int | None, count: int, facts: StageFacts
+) -> dict[str, Any]:
+    """The p99 of a lag, with the same floor and interval as any percentile. Older runs tell too little for an
+    interval."""
+    if not lags_ns:
+        return {f"{name}_p99_ms": in_ms(p99_ns) if count >= floor_of(99.0) else None}
+    p99 = lag_p99(lags_ns, longest_ns or 0, count, [length_ns for _, length_ns in facts.loop_stalls_ns])
+    if p99.low is None or p99.high is None:
+        return {f"{name}_p99_ms": None, f"{name}_p99_at_least_ms": in_ms(p99.low)}
+    return {f"{name}_p99_ms": in_ms(p99_ns), f"{name}_p99_ci_ms": (in_ms(p99.low), in_ms(p99.high))}
 
 
 def _users_share(stage: StageData, window: Window | None, recorded: float | None) -> float | None:

@@ -135,15 +135,15 @@ def gaps_of(records: Sequence[Record]) -> Gaps:
 
 def gaps_between(stamps: Ns, lengths: Ns) -> Gaps:
     """The gaps between stamps, given as `flat_stamps` returns them."""
-    return Gaps(np.diff(stamps)[_is_within_a_record(lengths)], np.maximum(lengths - 1, 0))
+    return Gaps(np.diff(stamps)[is_within_a_record(lengths)], np.maximum(lengths - 1, 0))
 
 
 def gap_ends(stamps: Ns, lengths: Ns) -> Ns:
     """When each gap of `gaps_between` ended, in the same order."""
-    return stamps[1:][_is_within_a_record(lengths)]
+    return stamps[1:][is_within_a_record(lengths)]
 
 
-def _is_within_a_record(lengths: Ns) -> NDArray[np.bool_]:
+def is_within_a_record(lengths: Ns) -> NDArray[np.bool_]:
     """For each step from one stamp to the next: whether both belong to one record."""
     within = np.ones(max(0, int(lengths.sum()) - 1), dtype=np.bool_)
     ends = np.cumsum(lengths[lengths > 0])

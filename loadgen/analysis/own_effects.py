@@ -1,28 +1,25 @@
 """Which of the numbers that are shown our own lateness makes wrong, and by how much. Pure.
 
 In a closed loop, latencies count from the send, so a late send lengthens none of them. But it lowers the load, and so
-the throughput. In an open loop, latencies count from when a request was due, so a late send lengthens all of them. With
-user stamps, an event loop that is late lengthens them too.
+the throughput. In an open loop, latencies count from when a request was due, so a late send lengthens all of them. What
+lateness does to stamps that are taken in user space is in `late_stamps`.
 """
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
+from loadgen.analysis import metrics
+from loadgen.analysis.late_stamps import BOUNDS, TICK_NS
 from loadgen.analysis.metrics import MISSING, Ns, Window
 from loadgen.analysis.stage import StageData
 from loadgen.analysis.summary import Effect, Metric
-from loadgen.record import LAG_PERCENTILES, Record, StageFacts
+from loadgen.record import Record
 from loadgen.stats.quantile import Quantile, estimate, floor_of
 
 SHOWN: Final = (50.0, 90.0, 95.0, 99.0, 99.9)
-BOUNDS: Final = (50.0, 90.0, 99.0)
-"""The percentiles in the main table, which shows a bound if the samples give no value."""
 THROUGHPUT: Final = "throughput"
-TICK_NS: Final = 20_000_000
-"""How often the event loop's lag is measured (`loadgen.telemetry.observer`)."""
 
 
 def slip_effect(stage: StageData) -> Effect | None:
@@ -78,61 +75,32 @@ def _shown_number(quantile: Quantile) -> float | None:
     return quantile.low if quantile.value is None else quantile.value
 
 
-def lag_effect(stage: StageData) -> Effect | None:
-    """What a late event loop does to latencies whose stamps were taken in user space: to the number that is off most.
+def pause_effect(pause_ms: float | None, measured: Mapping[str, Metric], spared: Collection[str] = ()) -> Effect | None:
+    """What one pause of ours does to the slowest gap, or to the slowest answer. Only with user stamps.
 
-    The timer that wakes the loop is late by itself (`timer_slack_ns`); bytes that arrive do not wait for that. None
-    where too few lags were taken for a p90.
+    spared: the metrics of whose slowest value it is known that the pause was not in it.
     """
-    facts = stage.facts
-    if facts is None or not facts.loop_lags_ns or ticks_of(facts) < floor_of(90.0):
-        return None
-    return max((effect for name in ("ttft", "e2e", "itl") for effect in _lags_in(stage, facts, name)), default=None)
-
-
-def _lags_in(stage: StageData, facts: StageFacts, name: str) -> Iterable[Effect]:
-    """Each percentile of a metric that is shown, beside what it would be without the loop's lag.
-
-    Lateness moves the median by its own median; those of a gap's two ends cancel. Farther out, what spreads a shown
-    latency is its own spread and that of the lateness, which are independent: their squares add up.
-    """
-    metric, values = stage.latencies.get(f"{name}_ms"), np.sort(stage.values[name])
-    median = metric.percentile("p50") if metric is not None else None
-    middle = None if median is None else median.low if median.value is None else median.value
-    if metric is None or not middle:
-        return
-    usual = 0.0 if name == "itl" else _lag_ms(facts, 50.0)
-    for p in BOUNDS:
-        percentile = metric.percentile(f"p{p:g}")
-        shown = percentile.low if percentile.value is None else percentile.value
-        if shown is not None:
-            # A bound is the value at a lower rank than that of its percentile.
-            at = p if percentile.value is not None else 100 * float(np.searchsorted(values, shown * 1e6)) / len(values)
-            spread, lag_spread = max(0.0, shown - middle), max(0.0, _lag_ms(facts, at) - _lag_ms(facts, 50.0))
-            would_be = max(1e-6, middle - usual) + math.sqrt(max(0.0, spread**2 - lag_spread**2))
-            yield Effect(round(shown / would_be - 1, 4), f"{name.upper()} p{p:g}", round(shown - would_be, 4))
-
-
-def _lag_ms(facts: StageFacts, p: float) -> float:
-    """A percentile of the loop's lag beyond what the timer alone explains; between those that are known, in
-    proportion."""
-    lag_ns = float(np.interp(p, LAG_PERCENTILES, facts.loop_lags_ns))
-    return max(0.0, lag_ns - facts.timer_slack_ns) / 1e6
-
-
-def pause_effect(pause_ms: float | None, measured: Mapping[str, Metric]) -> Effect | None:
-    """What one pause of ours does to the slowest gap, or to the slowest answer. Only with user stamps."""
     for metric, title in (("itl_ms", "slowest ITL"), ("e2e_ms", "slowest E2E")):
         slowest = measured[metric].max if metric in measured else None
         if pause_ms and slowest:
             share = pause_ms / max(slowest - pause_ms, pause_ms)
-            return Effect(round(share, 4), title, pause_ms)
+            return None if metric in spared else Effect(round(share, 4), title, pause_ms)
     return None
 
 
-def ticks_of(facts: StageFacts) -> int:
-    """How often the event loop's lag was measured."""
-    return max(0, facts.end_ns - facts.start_ns) // TICK_NS
+def spared_by(stage: StageData, pause_end_ns: int | None) -> set[str]:
+    """The metrics whose slowest value did not end with a pause, which delays all that arrives in it until its end."""
+    if pause_end_ns is None:
+        return set()
+    ends = {
+        "itl_ms": (stage.gaps.values, metrics.gap_ends(*metrics.flat_stamps(stage.ok))),
+        "e2e_ms": (stage.each["e2e"], np.array([record.end_ns or 0 for record in stage.ok], dtype=np.int64)),
+    }
+    return {
+        name
+        for name, (values, moments) in ends.items()
+        if len(values) and not 0 <= int(moments[np.argmax(values)]) - pause_end_ns <= TICK_NS
+    }
 
 
 def achieved_share_at_best(records: Sequence[Record]) -> float | None:

@@ -298,7 +298,9 @@ def _validity(each: Sequence[Validity]) -> Validity:
 
 
 def _over_runs(name: str, values: Sequence[Any]) -> Any:
-    known = [value for value in values if value is not None]
+    if all(value is UNSET for value in values):
+        return UNSET
+    known = [value for value in values if value is not None and value is not UNSET]
     return OVER_RUNS[name](known) if known and name in OVER_RUNS else highest(known)
 
 

@@ -110,11 +110,8 @@ class Tokens(Struct, frozen=True):
 
 
 class Effect(Struct, frozen=True, order=True):
-    """A number that is off because of us.
-
-    share: by how much, relative to the true value (0.05: 5 %). number: its name in a report. by_ms: by how much in ms;
-    for a rate, how long each request waited for us.
-    """
+    """A number of a report that is off because of us. share: by how much, relative to the true value (0.05: 5 %).
+    by_ms: by how much in ms; for a rate, how long each request waited for us."""
 
     share: float
     number: str
@@ -149,6 +146,11 @@ class Self(Struct, frozen=True):
     """If the p99 is not known: it is at or above this."""
     slip_effect: Effect | None = None
     """The number that is most off because requests left late."""
+    loop_lag_p99_ci_ms: tuple[float, float] | UnsetType = UNSET
+    loop_lag_p99_at_least_ms: float | UnsetType | None = UNSET
+    """Unset if the p99 is known, and in older runs, which tell too little for an interval."""
+    stamp_lag_p99_ci_ms: tuple[float, float] | UnsetType = UNSET
+    stamp_lag_p99_at_least_ms: float | UnsetType | None = UNSET
 
 
 Code = Literal[
@@ -216,11 +218,9 @@ class Attainment(Struct, frozen=True):
 
 class Until(Struct, frozen=True, kw_only=True):
     """What a stage's stop rule came to: a percentile with a relative half-width of at most `asked` (0.05: ±5 %).
-
     reached: the half-width at the end; null if the requests were used up before it was that narrow. early: whether the
     rule ended the stage. width: the half-width, reached or not; null if the interval has no upper end. requests: how
-    many answered requests it comes from. needed: about how many would be enough; null if it was reached.
-    """
+    many answered requests it comes from. needed: about how many would be enough; null if it was reached."""
 
     metric: str
     percentile: str

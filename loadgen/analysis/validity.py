@@ -126,8 +126,7 @@ def _dispatch_slip(evidence: Evidence) -> Sequence[Crossing]:
 
 def _loop_lag(evidence: Evidence) -> Sequence[Crossing]:
     effect = evidence.lag_effect if evidence.stamp_source == "user" else None
-    text = "{number} is up to {share} ({ms}) too high, because the event loop and its stamps were late"
-    return _off(effect, text)
+    return _off(effect, "{number} is off by about {share} ({ms}), because the event loop and its stamps were late")
 
 
 def _gc_pause(evidence: Evidence) -> Sequence[Crossing]:
@@ -181,7 +180,13 @@ def _joined(text: str, more: str) -> str:
 
 def _stamp_lag(evidence: Evidence) -> Sequence[Crossing]:
     text = "bytes were read {:.1f} ms after they had arrived (p99)"
-    return _above(evidence.stamp_lag_p99_ms, LATE_READ_MS, LATE_READ_MS, text, "≤ {:g} ms")
+    surely_ms, ci_ms = evidence.stamp_lag_p99_ms, evidence.stamp_lag_p99_ci_ms
+    if ci_ms is not UNSET:
+        surely_ms, text = ci_ms[0], f"bytes were read {ci_ms[0]:.1f} to {ci_ms[1]:.1f} ms after they had arrived (p99)"
+    elif evidence.stamp_lag_p99_at_least_ms is not UNSET:
+        surely_ms = evidence.stamp_lag_p99_at_least_ms
+        text = "bytes were read {:.1f} ms or more after they had arrived (p99)"
+    return _above(surely_ms, LATE_READ_MS, LATE_READ_MS, text, "≤ {:g} ms")
 
 
 def _littles_law(evidence: Evidence) -> Sequence[Crossing]:
@@ -311,6 +316,6 @@ def validity(stage: StageData) -> Validity:
     """The verdict on a stage of one run, its reasons, and the evidence."""
     evidence = evidence_of(stage)
     judgment = judge(evidence)
-    own = msgspec.convert(evidence, Self, from_attributes=True)
+    own = Self(**{name: getattr(evidence, name) for name in Self.__struct_fields__})
     machine = UNSET if evidence.machine is None else evidence.machine
     return Validity(judgment.verdict, judgment.reasons, evidence.stamp_source, own, machine)

@@ -8,6 +8,7 @@ half second.
 import asyncio
 import contextlib
 import gc
+import heapq
 import sys
 from collections.abc import Callable
 from typing import Any, Final
@@ -27,6 +28,8 @@ PROCESS_EVERY_TICKS: Final = 25
 TIMER_SLACK_NS: Final = 16_000_000 if sys.platform == "win32" else 1_500_000
 """How late an undisturbed event loop may wake a task: epoll and kqueue count whole milliseconds, and the timer of
 Windows ticks 64 times per second."""
+MOST_STALLS: Final = 256
+"""Only the longest stalls of the event loop are kept with their moments: at most this many."""
 LAGS_AT_ONCE: Final = 256
 """So many ticks' lags are added to their histogram at once, which takes much less CPU than each by itself."""
 MOST_SAMPLES: Final = 4096
@@ -87,10 +90,9 @@ class Observer:
                 await self._task
         self._wall_clock.check()
         self._collector.stop()
-        loop_lags = self._loop_lags.histogram()
-        lag50, lag99, lag_max = _spread(loop_lags)
-        lags_ns = [loop_lags.quantile_ns(p) for p in LAG_PERCENTILES] if loop_lags.count else []
-        stamp50, stamp99, stamp_max = _spread(self.stamp_lags)
+        lags, stamp_lags = self._loop_lags.histogram(), self.stamp_lags
+        lag50, lag99, lag_max = _spread(lags)
+        stamp50, stamp99, stamp_max = _spread(stamp_lags)
         return StageFacts(
             start_ns=self._own_cpu.start_ns - epoch_ns,
             end_ns=end_ns - epoch_ns,
@@ -102,12 +104,16 @@ class Observer:
             stamp_lag_p50_ns=stamp50,
             stamp_lag_p99_ns=stamp99,
             stamp_lag_max_ns=stamp_max,
-            stamped_reads=self.stamp_lags.count,
+            stamped_reads=stamp_lags.count,
             gc_pause_max_ns=self._collector.pause_max_ns,
+            gc_pause_end_ns=self._collector.pause_end_ns(epoch_ns),
             clock_steps=self._wall_clock.steps,
             in_flight_samples=tuple((at - epoch_ns, count) for at, count in self._in_flight.samples),
             servers=tuple(server.facts() for server in self._servers),
-            loop_lags_ns=tuple(lags_ns),
+            loop_lags_ns=_at_percentiles(lags),
+            loop_short_lags_ns=_at_percentiles(self._loop_lags.short_histogram()),
+            loop_stalls_ns=self._loop_lags.stalls(epoch_ns),
+            stamp_lags_ns=_at_percentiles(stamp_lags),
             timer_slack_ns=TIMER_SLACK_NS,
             machine=None if self._neighbors is None else self._neighbors.facts(self._in_flight.active_share),
             **identity,
@@ -119,7 +125,7 @@ class Observer:
             due_ns += TICK_NS
             await asyncio.sleep(max(0, due_ns - self._clock.now_ns()) / 1e9)
             now = self._clock.now_ns()
-            self._loop_lags.record(max(0, now - due_ns))
+            self._loop_lags.record(due_ns, now)
             self._in_flight.sample(tick, now)
             if now > due_ns + TICK_NS:
                 due_ns = now  # do not catch up on all missed ticks at once
@@ -133,24 +139,48 @@ class Observer:
 
 
 class _LoopLags:
-    """How late the event loop woke us, at each tick that was due."""
+    """How late the event loop woke us, at each tick that was due; and the longest times for which it stood still."""
 
     def __init__(self) -> None:
-        self._folded = Histogram()
+        self._all, self._short = Histogram(), Histogram()
         self._new_ns: list[int] = []
+        self._new_short_ns: list[int] = []
+        self._longest: list[tuple[int, int]] = []
+        """A heap of (length of a stall, ns; when it ended, ns on the clock)."""
 
-    def record(self, late_ns: int) -> None:
+    def record(self, due_ns: int, now_ns: int) -> None:
+        """The task was due at due_ns, and woke at now_ns."""
+        late_ns = max(0, now_ns - due_ns)
         # A stall counts once for each tick that came due in it; a single sample among a thousand would be in no
         # percentile.
         self._new_ns.extend(range(late_ns, -1, -TICK_NS))
+        if late_ns < TICK_NS:
+            self._new_short_ns.append(late_ns)
+        else:
+            heapq.heappush(self._longest, (late_ns, now_ns))
+            if len(self._longest) > MOST_STALLS:
+                heapq.heappop(self._longest)
         if len(self._new_ns) >= LAGS_AT_ONCE:
-            self.histogram()
+            self._fold()
+
+    def _fold(self) -> None:
+        self._all.record(np.array(self._new_ns, dtype=np.int64))
+        self._short.record(np.array(self._new_short_ns, dtype=np.int64))
+        self._new_ns, self._new_short_ns = [], []
 
     def histogram(self) -> Histogram:
         """All lags so far."""
-        self._folded.record(np.array(self._new_ns, dtype=np.int64))
-        self._new_ns = []
-        return self._folded
+        self._fold()
+        return self._all
+
+    def short_histogram(self) -> Histogram:
+        """All lags so far that were shorter than a tick."""
+        self._fold()
+        return self._short
+
+    def stalls(self, epoch_ns: int) -> tuple[tuple[int, int], ...]:
+        """(When it ended, its length) of each stall, ns, in order of time."""
+        return tuple(sorted((ended_ns - epoch_ns, length_ns) for length_ns, ended_ns in self._longest))
 
 
 class _OwnCpu:
@@ -202,6 +232,7 @@ class _GarbageCollector:
         self._clock = clock
         self._pause_start_ns = 0
         self.pause_max_ns = 0
+        self._pause_max_end_ns: int | None = None
 
     def start(self) -> None:
         gc.collect()
@@ -218,8 +249,12 @@ class _GarbageCollector:
         now = self._clock.now_ns()
         if phase == "start":
             self._pause_start_ns = now
-        elif self._pause_start_ns:
-            self.pause_max_ns = max(self.pause_max_ns, now - self._pause_start_ns)
+        elif self._pause_start_ns and now - self._pause_start_ns > self.pause_max_ns:
+            self.pause_max_ns, self._pause_max_end_ns = now - self._pause_start_ns, now
+
+    def pause_end_ns(self, epoch_ns: int) -> int | None:
+        """When the longest pause ended, ns since `epoch_ns`; None without any."""
+        return None if self._pause_max_end_ns is None else self._pause_max_end_ns - epoch_ns
 
 
 class _WallClock:
@@ -243,6 +278,10 @@ def _spread(histogram: Histogram) -> tuple[int | None, int | None, int | None]:
     if not histogram.count:
         return None, None, None
     return histogram.quantile_ns(50), histogram.quantile_ns(99), histogram.max_ns
+
+
+def _at_percentiles(histogram: Histogram) -> tuple[int, ...]:
+    return histogram.quantiles_ns(LAG_PERCENTILES) if histogram.count else ()
 
 
 class _ServerWatch:

@@ -34,7 +34,11 @@ def merge_facts(parent: StageFacts, played: Sequence[StageFacts], workers: Seque
         gc_pause_max_ns=max((facts.gc_pause_max_ns for facts in played), default=0),
         clock_steps=max(facts.clock_steps for facts in everyone),
         in_flight_samples=in_flight_of(played),
-        loop_lags_ns=tuple(map(max, zip(*(facts.loop_lags_ns for facts in played if facts.loop_lags_ns), strict=True))),
+        loop_lags_ns=_worst_at_each(facts.loop_lags_ns for facts in played),
+        loop_short_lags_ns=_worst_at_each(facts.loop_short_lags_ns for facts in played),
+        stamp_lags_ns=_worst_at_each(facts.stamp_lags_ns for facts in played),
+        loop_stalls_ns=tuple(sorted(stall for facts in played for stall in facts.loop_stalls_ns)),
+        gc_pause_end_ns=max(played, key=lambda facts: facts.gc_pause_max_ns).gc_pause_end_ns if played else None,
         workers=tuple(workers),
         **lags,
     )
@@ -48,6 +52,10 @@ _LAGS = (
 
 def _worst(lags_ns: Iterable[int | None]) -> int | None:
     return max((lag for lag in lags_ns if lag is not None), default=None)
+
+
+def _worst_at_each(lags_ns: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(map(max, zip(*(lags for lags in lags_ns if lags), strict=True)))
 
 
 def in_flight_of(played: Sequence[StageFacts]) -> tuple[tuple[int, int], ...]:

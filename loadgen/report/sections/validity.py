@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from loadgen.analysis.summary import StageSummary
 from loadgen.report.format import UNKNOWN, format_duration, format_number, format_percent
@@ -49,8 +49,8 @@ def _row(stage: StageSummary) -> Row:
             why or "no limit was crossed",
             stage.validity.stamp_source,
             _percentile(own.dispatch_slip_p99_ms, own.dispatch_slip_p99_at_least_ms),
-            format_duration(own.loop_lag_p99_ms),
-            format_duration(own.stamp_lag_p99_ms),
+            _percentile(own.loop_lag_p99_ms, own.loop_lag_p99_at_least_ms),
+            _percentile(own.stamp_lag_p99_ms, own.stamp_lag_p99_at_least_ms),
             format_percent(own.cpu_share),
             format_percent(own.server_cpu_share),
             format_percent(None if machine is None else machine.neighbors_cpu_share),
@@ -64,6 +64,8 @@ def _row(stage: StageSummary) -> Row:
     )
 
 
-def _percentile(value: float | None, at_least: float | None) -> str:
+def _percentile(value: float | None, at_least: float | UnsetType | None) -> str:
     """A percentile, or its bound if there are too few samples."""
-    return format_duration(value) if value is not None or at_least is None else f"≥ {format_duration(at_least)}"
+    if value is None and at_least is not None and at_least is not UNSET:
+        return f"≥ {format_duration(at_least)}"
+    return format_duration(value)

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from loadgen.analysis.own_effects import achieved_share_at_best, lag_effect, pause_effect, slip_effect
+from loadgen.analysis.own_effects import achieved_share_at_best, pause_effect, slip_effect, spared_by
 from loadgen.analysis.stage import StageData, stages_of
 from loadgen.analysis.summarize import summarize
 from loadgen.analysis.summary import Effect, Metric, Self
@@ -148,60 +148,21 @@ def metrics_of(**slowest_ms: float) -> dict[str, Metric]:
     return {f"{name}_ms": Metric(500, ms, ms, ms) for name, ms in slowest_ms.items()}
 
 
-def lagged(ttfts_ms: list[float], *, seconds: float = 10.0, **lags_ms: float) -> StageData:
-    """A closed loop with these TTFTs, whose event loop was so late: p50, p90, p99."""
-    records = [
-        request(index, 1000 * index, 1000 * index, 1000 * index + ttft + 500, 1000 * index + ttft)
-        for index, ttft in enumerate(ttfts_ms)
-    ]
-    lags = {"p50": 0.0, "p90": 0.0, "p99": 0.0} | lags_ms
-    at_each = (*[lags["p50"]] * 2, *[lags["p90"]] * 4, *[lags["p99"]] * 2)
-    lags_ns = tuple(round(ms * MS) for ms in at_each)
-    seen = facts(start_ns=0, end_ns=round(seconds * S), timer_slack_ns=1 * MS, loop_lags_ns=lags_ns)
-    return stage_of(run_of(records, scenario=CLOSED, seen=[seen]))
-
-
-TAILED = [100.0] * 390 + [130.0] * 10
-
-
-def test_a_loop_that_is_always_late_moves_the_median_and_not_that_of_gaps() -> None:
-    assert lag_effect(lagged([100.0] * 400, p50=6.0, p90=6.0, p99=6.0)) == Effect(0.0526, "TTFT p99", 5.0)
-
-
-def test_a_tail_that_the_loop_s_lateness_explains_is_not_the_server_s() -> None:
-    assert lag_effect(lagged(TAILED, p99=31.0)) == Effect(0.3, "TTFT p99", 30.0)
-    half = lag_effect(lagged(TAILED, p99=19.0))
-    assert half is not None
-    assert half.by_ms == pytest.approx(30 - (30**2 - 18**2) ** 0.5, abs=1e-3), "squares of spreads add up"
-
-
-def test_lateness_that_is_not_in_the_latencies_is_not_held_against_them() -> None:
-    assert lag_effect(lagged([100.0] * 400, p99=31.0)) == Effect(0.0, "TTFT p99", 0.0)
-
-
-def test_the_timer_s_own_lateness_is_in_no_stamp() -> None:
-    assert lag_effect(lagged(TAILED, p50=1.0, p90=1.0, p99=1.0)) == Effect(0.0, "TTFT p99", 0.0)
-
-
-def test_a_bound_is_held_against_the_lag_at_its_own_rank() -> None:
-    few = [100.0] * 10 + [130.0] * 2
-    by_p90, by_p99 = lag_effect(lagged(few, p90=31.0, p99=31.0)), lag_effect(lagged(few, p99=31.0))
-    assert by_p90 is not None
-    assert by_p99 is not None
-    assert (by_p90.number, by_p90.share > 0.03) == ("TTFT p99", True)
-    assert by_p99.share == 0.0, "of twelve, the bound of the p99 stands at the p83"
-
-
-def test_lags_of_too_few_ticks_are_not_held_against_a_percentile() -> None:
-    assert lag_effect(lagged(TAILED, p99=31.0, seconds=0.7)) is None
-    assert lag_effect(lagged(TAILED, p99=31.0, seconds=0.72)) is not None
-
-
 def test_a_pause_is_in_the_slowest_gap_or_where_there_is_none_in_the_slowest_answer() -> None:
     assert pause_effect(5.0, metrics_of(itl=25.0, e2e=500.0)) == Effect(0.25, "slowest ITL", 5.0)
     assert pause_effect(5.0, metrics_of(e2e=105.0)) == Effect(0.05, "slowest E2E", 5.0)
     assert pause_effect(None, metrics_of(e2e=105.0)) is None
     assert pause_effect(5.0, {}) is None
+
+
+def test_a_pause_that_did_not_end_with_the_slowest_gap_or_answer_is_not_in_it() -> None:
+    stage = stage_of(opened([0.0] * 12))  # the slowest gap and the slowest answer are the first: they end at 100 ms
+    assert spared_by(stage, None) == set(), "an older run, which does not tell"
+    assert spared_by(stage, 99 * MS) == set()
+    assert spared_by(stage, 101 * MS) == {"itl_ms", "e2e_ms"}
+    assert spared_by(stage, 70 * MS) == {"itl_ms", "e2e_ms"}
+    assert pause_effect(5.0, metrics_of(itl=25.0, e2e=500.0), {"itl_ms"}) is None
+    assert pause_effect(5.0, metrics_of(itl=25.0), {"e2e_ms"}) == Effect(0.25, "slowest ITL", 5.0)
 
 
 def at(*moments_ms: tuple[float, float]) -> list[Record]:

@@ -144,6 +144,25 @@ def test_a_late_loop_late_reads_and_a_pause_are_in_no_number_where_the_kernel_st
     assert judged(**late) == Judgment("valid", ())
 
 
+def test_late_reads_are_held_against_a_stage_only_as_far_as_they_are_shown() -> None:
+    def reasons(**known: Any) -> list[str]:
+        return [reason.observed for reason in judged(**known).reasons]
+
+    assert reasons(stamp_lag_p99_ms=180.0, stamp_lag_p99_ci_ms=(99.0, 300.0)) == []
+    text = "bytes were read 120.0 to 300.0 ms after they had arrived (p99)"
+    assert reasons(stamp_lag_p99_ms=180.0, stamp_lag_p99_ci_ms=(120.0, 300.0)) == [text]
+    assert reasons(stamp_lag_p99_at_least_ms=99.0, stamp_lag_max_ms=900.0) == []
+    assert reasons(stamp_lag_p99_at_least_ms=None) == []
+    text = "bytes were read 130.0 ms or more after they had arrived (p99)"
+    assert reasons(stamp_lag_p99_at_least_ms=130.0) == [text]
+
+
+def test_a_late_loop_says_which_number_is_off_by_about_how_much() -> None:
+    (reason,) = judged(**USER, lag_effect=Effect(0.062, "ITL p99", 3.218)).reasons
+    text = "ITL p99 is off by about 6% (3.22 ms), because the event loop and its stamps were late"
+    assert reason.observed == text
+
+
 def test_a_stepped_wall_clock_is_in_no_stamp_of_user_space() -> None:
     assert judged(clock_steps=1, stamp_source="user").verdict == "valid"
     assert judged(clock_steps=1, stamp_source="user", stamp_lag_max_ms=1.0).verdict == "invalid", (

@@ -29,6 +29,14 @@ def test_a_stage_is_as_long_as_its_longest_part_and_as_late_as_its_latest_worker
     assert told.stamp_lag_max_ns == two.stamp_lag_max_ns
     lags = [facts(loop_lags_ns=lags_ns) for lags_ns in ((1, 8), (2, 7), ())]
     assert merge_facts(PARENT, lags).loop_lags_ns == (2, 8), "the worst worker's at each percentile"
+    parts = [
+        facts(loop_stalls_ns=((9, 5), (30, 4)), gc_pause_max_ns=7, gc_pause_end_ns=40, stamp_lags_ns=(1, 9)),
+        facts(loop_stalls_ns=((20, 6),), gc_pause_max_ns=8, gc_pause_end_ns=50, loop_short_lags_ns=(3, 4)),
+    ]
+    merged = merge_facts(PARENT, parts)
+    assert merged.loop_stalls_ns == ((9, 5), (20, 6), (30, 4)), "all of them: each delays its own worker's requests"
+    assert (merged.gc_pause_max_ns, merged.gc_pause_end_ns) == (8, 50)
+    assert (merged.stamp_lags_ns, merged.loop_short_lags_ns) == ((1, 9), (3, 4))
     assert (told.stamped_reads, told.gc_pause_max_ns, told.clock_steps) == (one.stamped_reads + 11, 4, 1)
     assert told.servers == (SERVER,)
     assert told.complete

@@ -1,17 +1,19 @@
 """What is watched of ourselves beside a stage, in virtual time where time counts."""
 
+import asyncio
 import gc
 import itertools
 import os
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
-from loadgen.record import StageFacts
+from loadgen.record import LAG_PERCENTILES, StageFacts
 from loadgen.telemetry import observer
 from loadgen.telemetry.observer import MOST_SAMPLES, STEP_NS, TICK_NS, Observer
 from tests.garbage import unfreeze
-from tests.virtual import START_NS, VirtualClock, run
+from tests.virtual import START_NS, VirtualClock, VirtualLoop, run
 
 S = 1_000_000_000
 
@@ -81,6 +83,62 @@ def test_the_garbage_collector_is_off_while_a_stage_runs_and_on_again_after_it(
     observed(2, stall=lambda: enabled.append(gc.isenabled()))
     assert (enabled, gc.isenabled(), len(gc.callbacks)) == ([False], True, before)
     assert gc.get_freeze_count() == 0
+
+
+def stalled(*stalls_ms: int) -> StageFacts:
+    """What an observer saw of 10 s in which the event loop stood still now and then: from 1 s on, once a second."""
+
+    async def watch() -> StageFacts:
+        clock = VirtualClock()
+        watching = Observer(clock, lambda: 3)
+        watching.start()
+        for second, length_ms in enumerate(stalls_ms, start=1):
+            await clock.sleep_until_ns(START_NS + second * S)
+            loop = asyncio.get_running_loop()
+            assert isinstance(loop, VirtualLoop)
+            loop.now_ns += length_ms * 1_000_000
+        await clock.sleep_until_ns(START_NS + 10 * S)
+        watching.stamp_lags.record(np.array([1_000_000] * 3, dtype=np.int64))
+        return await watching.stop(epoch_ns=START_NS, complete=True, models=("m",), targets=("t",), level="c1")
+
+    return run(watch())
+
+
+def test_a_stall_of_the_loop_is_kept_with_its_moment_and_a_shorter_lag_is_not() -> None:
+    facts = stalled(15, 50, 300)
+    from_first_late_tick = [50, 290]
+    assert [length_ns // 1_000_000 for _, length_ns in facts.loop_stalls_ns] == from_first_late_tick
+    assert [end_ns // 1_000_000 for end_ns, _ in facts.loop_stalls_ns] == [2_050, 3_300]
+    assert facts.loop_lag_max_ns == 290_000_000
+    assert facts.loop_lags_ns[-1] > 200_000_000, "a stall is as many late ticks as came due in it"
+    assert facts.loop_short_lags_ns[-1] < TICK_NS
+    assert len(facts.stamp_lags_ns) == len(LAG_PERCENTILES)
+    assert stalled().loop_stalls_ns == ()
+
+
+def test_of_many_stalls_the_longest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observer, "MOST_STALLS", 2)
+    assert [length_ns // 1_000_000 for _, length_ns in stalled(300, 50, 80).loop_stalls_ns] == [300, 70]
+
+
+def test_the_longest_pause_of_the_collector_is_kept_with_its_end() -> None:
+    assert observed(2).gc_pause_end_ns is None
+    facts = observed(3, stall=collect_for(5))
+    assert facts.gc_pause_max_ns == 5_000_000
+    assert facts.gc_pause_end_ns == 2 * S + 5_000_000
+
+
+def collect_for(pause_ms: int) -> Callable[[], None]:
+    """A garbage collection that takes so long in virtual time: the observer's callback is the last that was added."""
+
+    def collect() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        gc.callbacks[-1]("start", {})
+        loop.now_ns += pause_ms * 1_000_000
+        gc.callbacks[-1]("stop", {})
+
+    return collect
 
 
 def test_a_process_that_is_watched_has_its_memory_in_the_facts_and_one_that_is_gone_has_none() -> None:
