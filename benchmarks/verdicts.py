@@ -15,10 +15,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from loadgen.analysis.own_effects import pause_effect
 from loadgen.analysis.stage import StageData
 from loadgen.analysis.validity import validity
 from loadgen.plan.plan import StageLoad
@@ -37,6 +39,15 @@ class Played(Struct, frozen=True):
 
     stage: StageData
     off: float
+
+
+class Ticks(Struct, frozen=True):
+    """What the observer's ticks saw of the loop's lateness, ms. short: the lags without stalls. stalls: (when each
+    ended, for how long)."""
+
+    lags: Ms
+    short: Ms
+    stalls: tuple[tuple[float, float], ...] = ()
 
 
 class Requests(Struct, frozen=True):
@@ -87,7 +98,7 @@ def stage_of(
     *,
     source: str = "kernel",
     tokens: Sequence[Ms] | None = None,
-    lags: Ms | None = None,
+    ticks: Ticks | None = None,
     in_flight: tuple[tuple[int, int], ...] = (),
 ) -> StageData:
     count = len(times.intended)
@@ -100,13 +111,24 @@ def stage_of(
         end_ns=_ns(times.end.max()),
         complete=True,
         cpu_share=0.05,
-        loop_lag_p99_ns=None if lags is None else _ns(np.percentile(lags, 99)),
-        loop_lags_ns=() if lags is None else tuple(map(_ns, np.percentile(lags, LAG_PERCENTILES))),
         timer_slack_ns=0,
         in_flight_samples=in_flight,
     )
+    if ticks is not None:
+        facts = msgspec.structs.replace(
+            facts,
+            loop_lag_p99_ns=_ns(np.percentile(ticks.lags, 99)),
+            loop_lag_max_ns=_ns(ticks.lags.max()),
+            loop_lags_ns=at_percentiles(ticks.lags),
+            loop_short_lags_ns=at_percentiles(ticks.short),
+            loop_stalls_ns=tuple((_ns(end), _ns(length)) for end, length in ticks.stalls),
+        )
     planned = PlannedStage("m", "t", "l", load, planned=count, warmup=0)
     return StageData(planned=planned, measured=records, warmup=(), together=records, facts=facts)
+
+
+def at_percentiles(lags: Ms) -> tuple[int, ...]:
+    return tuple(map(_ns, np.percentile(lags, LAG_PERCENTILES)))
 
 
 def _ns(ms: float) -> int:
@@ -198,17 +220,121 @@ def stamped(chance: Chance) -> Played:
     )
     seen = np.maximum.accumulate(true + lateness(chance, count * tokens, scale).reshape(count, tokens), axis=1)
     sent = np.arange(count) * 25.0 * gap
-    ticks = max(1, int(seen.max() / TICK_MS))
     # The loop is as late for its own ticks as for the bytes that arrive.
-    lags = lateness_like(chance, seen - true, ticks)
+    lags = chance.choice((seen - true).ravel(), max(1, int(seen.max() / TICK_MS)))
     load = StageLoad("closed", 1)
-    shown = stage_of(Requests(sent, sent, seen[:, 0], seen[:, -1]), load, source="user", tokens=list(seen), lags=lags)
+    shown = stage_of(
+        Requests(sent, sent, seen[:, 0], seen[:, -1]), load, source="user", tokens=list(seen), ticks=Ticks(lags, lags)
+    )
     truth = stage_of(Requests(sent, sent, true[:, 0], true[:, -1]), load, source="user", tokens=list(true))
     return Played(shown, most_off(shown, truth, ("ttft_ms", "e2e_ms", "itl_ms")))
 
 
-def lateness_like(chance: Chance, late: Ms, count: int) -> Ms:
-    return chance.choice(late.ravel(), count)
+def stalled(chance: Chance) -> Played:
+    """The loop is punctual, but stands still now and then: what arrives meanwhile is stamped at the end of that."""
+    count, gap = int(chance.choice([12, 40, 400])), float(chance.choice([5, 20, 60]))
+    sent = np.arange(count, dtype=np.float64) * (25.0 * gap + 100)
+    first = sent + chance.lognormal(math.log(200), 0.3, count)
+    gaps = chance.normal(gap, gap / 10, (count, 19))
+    true = first[:, None] + np.cumsum(np.hstack([np.zeros((count, 1)), gaps]), axis=1)
+    length = float(chance.choice([30, 200, 1000]))
+    number = chance.poisson(float(chance.choice([0.0005, 0.003, 0.02])) * true.max() / length)
+    begins = np.sort(chance.uniform(0, true.max(), number))
+    ends = begins + length * chance.lognormal(0, 0.5, number)
+    apart = np.concatenate([[True], begins[1:] > np.maximum.accumulate(ends)[:-1]]) if number else np.array([], bool)
+    begins, ends = begins[apart], ends[apart]
+    usual = chance.exponential(0.02, true.shape)
+    seen = np.maximum.accumulate(until_awake(true, begins, ends) + usual, axis=1)
+    ticks = ticks_of(chance, float(seen.max()), begins, ends)
+    load = StageLoad("closed", 1)
+    shown = stage_of(Requests(sent, sent, seen[:, 0], seen[:, -1]), load, source="user", tokens=list(seen), ticks=ticks)
+    truth = stage_of(Requests(sent, sent, true[:, 0], true[:, -1]), load, source="user", tokens=list(true))
+    return Played(shown, most_off(shown, truth, ("ttft_ms", "e2e_ms", "itl_ms")))
+
+
+def until_awake(moments: Ms, begins: Ms, ends: Ms) -> Ms:
+    """The moments themselves, or the end of the stall that each falls into."""
+    if not len(begins):
+        return moments
+    at = np.searchsorted(begins, moments) - 1
+    return np.where(at >= 0, np.maximum(moments, ends[at]), moments)
+
+
+def ticks_of(chance: Chance, until: float, begins: Ms, ends: Ms) -> Ticks:
+    """What the observer sees of such stalls, by its own count."""
+    lags, short = list[float](), list[float]()
+    stalls, due = list[tuple[float, float]](), TICK_MS
+    while due < until:
+        lag = float(until_awake(np.array([due]), begins, ends)[0]) - due + float(chance.exponential(0.02))
+        lags += np.arange(lag, -1e-9, -TICK_MS).tolist()
+        if lag < TICK_MS:
+            short.append(lag)
+        else:
+            stalls.append((due + lag, lag))
+            due += lag
+        due += TICK_MS
+    return Ticks(np.array(lags), np.array(short), tuple(stalls))
+
+
+# --- a pause of ours: it is in the slowest gap, or it is not ----------------------------------------------------------
+
+
+def paused(chance: Chance) -> Played:
+    """Punctual but for one pause, such as of a garbage collection, at any moment."""
+    count, gap = int(chance.choice([12, 40, 400])), float(chance.choice([5, 20, 60]))
+    sent = np.arange(count, dtype=np.float64) * (25.0 * gap + 250)
+    first = sent + chance.lognormal(math.log(200), 0.3, count)
+    true = first[:, None] + np.cumsum(np.hstack([np.zeros((count, 1)), chance.normal(gap, gap / 10, (count, 19))]), 1)
+    begin = np.array([chance.uniform(0, true.max())])
+    end = begin + chance.choice([1.5, 5.0, 20.0, 50.0])
+    seen = until_awake(true, begin, end)
+    load = StageLoad("closed", 1)
+    shown = stage_of(Requests(sent, sent, seen[:, 0], seen[:, -1]), load, source="user", tokens=list(seen))
+    assert shown.facts is not None
+    facts = msgspec.structs.replace(shown.facts, gc_pause_max_ns=_ns((end - begin)[0]), gc_pause_end_ns=_ns(end[0]))
+    return Played(msgspec.structs.replace(shown, facts=facts), float(np.diff(seen).max() / np.diff(true).max()) - 1)
+
+
+# --- reads that come late: once, or all the time ----------------------------------------------------------------------
+
+
+def late_reads(chance: Chance) -> Played:
+    """With kernel stamps: the loop stood still once, for a tenth of the stage at most, or it does so all the time. Of
+    the latter only stages that are long enough for a p99: less than 40 s show too few stalls."""
+    is_once = bool(chance.random() < 0.5)
+    reads = int(chance.choice([50, 400, 2000, 20_000] if is_once else [2000, 20_000]))
+    until = reads * 20.0
+    if is_once:
+        lengths = np.array([min(chance.choice([200.0, 1000.0, 3000.0]), 0.1 * until)])
+        begins = chance.uniform(0, until - lengths[0], 1)
+    else:
+        lengths = 200 + chance.exponential(float(chance.choice([100, 400])), max(1, int(until / 500)))
+        begins = np.cumsum(chance.exponential(float(chance.choice([300, 1500])), len(lengths)) + lengths) - lengths
+    ends = begins + lengths
+    moments = chance.uniform(0, min(until, ends[-1]) if not is_once else until, reads)
+    lags = until_awake(moments, begins, ends) - moments + chance.exponential(0.05, reads)
+    sent = np.array([0.0])
+    stage = stage_of(Requests(sent, sent, sent + 10, sent + until), StageLoad("closed", 1))
+    assert stage.facts is not None
+    facts = msgspec.structs.replace(
+        stage.facts,
+        stamped_reads=reads,
+        stamp_lag_p99_ns=_ns(np.percentile(lags, 99)),
+        stamp_lag_max_ns=_ns(lags.max()),
+        stamp_lags_ns=at_percentiles(lags),
+        loop_stalls_ns=tuple((_ns(end), _ns(length)) for end, length in zip(ends, lengths, strict=True)),
+    )
+    return Played(msgspec.structs.replace(stage, facts=facts), 0.0 if is_once else 1.0)
+
+
+# --- a load that is the same from the first request to the last -------------------------------------------------------
+
+
+def alike(chance: Chance) -> Played:
+    """TTFTs that follow one distribution, or grow fourfold from the first to the last."""
+    count, grows = int(chance.choice([40, 100, 400])), bool(chance.random() < 0.3)
+    answers = chance.lognormal(math.log(200), 0.3, count) * (np.linspace(1, 4, count) if grows else 1.0)
+    return Played(stage_of(play_closed(answers, np.zeros(count), 4, 1000), StageLoad("closed", 4)), float(grows))
 
 
 # --- the sampler's and the records' requests in flight ----------------------------------------------------------------
@@ -250,6 +376,10 @@ KINDS: Final[dict[str, tuple[Callable[[Chance], Played], set[str]]]] = {
     "closed loop: throughput, TTFT and E2E": (closed, {"dispatch_slip", "achieved_users"}),
     "open loop: TTFT and E2E": (opened, {"dispatch_slip"}),
     "user stamps: TTFT, ITL and E2E": (stamped, {"loop_lag"}),
+    "user stamps, a loop that stands still now and then": (stalled, {"loop_lag"}),
+    "user stamps and one pause: the slowest ITL": (paused, {"gc_pause"}),
+    "kernel stamps, read late once or all the time": (late_reads, {"stamp_lag"}),
+    "TTFTs that are alike, or grow fourfold": (alike, {"never_steady"}),
     "in flight, sampled and recorded": (in_flight, {"littles_law"}),
     "achieved rate": (rated, {"achieved_rate"}),
 }
@@ -263,7 +393,12 @@ def called_before(stage: StageData, codes: set[str]) -> bool:
     ttft = stage.latencies["ttft_ms"].percentile("p50").value or 0.0
     lag_ms = (stage.facts.loop_lag_p99_ns or 0) / 1e6 if stage.facts else 0.0
     sampled, recorded = own.in_flight_sampled, own.in_flight_recorded
+    pause = pause_effect(own.gc_pause_max_ms, stage.latencies)
+    late_ms = (stage.facts.stamp_lag_p99_ns or 0) / 1e6 if stage.facts and stage.facts.stamped_reads >= 368 else 0.0
     crossed = {
+        "gc_pause": pause is not None and pause.share > 0.03,
+        "stamp_lag": late_ms > 100,
+        "never_steady": called_now(stage, {"never_steady"}),
         "dispatch_slip": slip_ms > max(1.0, 0.01 * ttft),
         "loop_lag": lag_ms > 5.0,
         "achieved_rate": own.achieved_share is not None and own.achieved_share < 0.99,
@@ -286,16 +421,23 @@ def main() -> None:
     print("|---|---:|---:|---:|---:|---:|---:|")
     for name, (play, codes) in KINDS.items():
         chance = np.random.default_rng(arguments.seed)
-        played = [play(chance) for _ in range(arguments.stages)]
-        sound = [each.stage for each in played if each.off <= SOUND]
-        wrong = [each.stage for each in played if each.off >= WRONG]
-        cells = [
-            str(len(sound)),
-            *(f"{np.mean([rule(stage, codes) for stage in sound]):.1%}" for rule in (called_before, called_now)),
-            str(len(wrong)),
-            *(f"{np.mean([not rule(stage, codes) for stage in wrong]):.1%}" for rule in (called_before, called_now)),
-        ]
-        print(f"| {name} | {' | '.join(cells)} |")
+        sound, wrong = list[tuple[bool, bool]](), list[tuple[bool, bool]]()
+        for _ in range(arguments.stages):
+            played = play(chance)  # not kept: a stage has thousands of stamps
+            if played.off <= SOUND:
+                sound.append((called_before(played.stage, codes), called_now(played.stage, codes)))
+            elif played.off >= WRONG:
+                wrong.append((not called_before(played.stage, codes), not called_now(played.stage, codes)))
+        cells = [cell for of in (sound, wrong) for cell in (str(len(of)), *map(in_percent, zip(*of, strict=True)))]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def in_percent(cases: Sequence[bool]) -> str:
+    """The share of cases, and its 95 % interval by Wilson's formula."""
+    count, share, z = len(cases), float(np.mean(cases)), 1.96
+    middle, half = share + z * z / 2 / count, z * math.sqrt(share * (1 - share) / count + (z / count) ** 2 / 4)
+    low, high = ((middle + sign * half) / (1 + z * z / count) for sign in (-1, 1))
+    return f"{share:.1%} ({max(0.0, low):.1%} to {high:.1%})"
 
 
 if __name__ == "__main__":
