@@ -3,9 +3,11 @@
     .venv/bin/python -m benchmarks.neighbors --minutes 10
 
 Plays the embedded server in short stages, every other one with nobody beside it, the others beside one to four
-processes that are busy for a known share of the time. What is true is how much longer tokens took than in the quiet
-stages before and after it. Prints, for each kind of neighbor, that and what the verdict said of it; how many of the
-stages that were slowed by 5 % or more were named; and how many quiet ones were. The machine must be quiet; Linux.
+processes that are busy for a known share of the time. What is true is how much longer answers took than in the quiet
+stages around it, without what the host of the virtual machine did to each of them: it makes quiet stages differ by a
+quarter, and is known from those by the steal that they had. Prints, for each kind of neighbor, that and what the
+verdict said of it; how many of the stages that were slowed by 5 % or more were named; and how many quiet ones were. The
+machine must be quiet; Linux.
 Options: --model small (SmolLM2) or tiny (random weights), --log FILE for a line of JSON a stage.
 """
 
@@ -26,10 +28,11 @@ from typing import Final
 import msgspec
 import numpy as np
 from msgspec import Struct
+from numpy.typing import NDArray
 
 from loadgen import api
 from loadgen.analysis.summarize import summarize
-from loadgen.analysis.validity import BUSY_HOST, slowdown_of
+from loadgen.analysis.validity import BUSY_HOST
 from loadgen.record import MachineFacts
 from loadgen.scenario import Closed, LlamaCpp, Model, Sampling, Scenario
 from loadgen.scenario.file import LoadedScenario
@@ -41,6 +44,13 @@ COUNTS: Final = (1, 2, 3, 4)
 PERIOD_S: Final = 0.02
 SETTLE_S: Final = 0.3
 SLOWED: Final = 0.05
+QUIET_CPU: Final = 0.05
+"""Of a core: whoever uses less is nobody."""
+NEAR: Final = 6
+"""So many stages away, a quiet one still tells how fast the machine is now."""
+STEALS: Final = (0.0, 0.005, 0.015, 0.04, 0.1, 0.3)
+"""Of a core: between these, what a host costs grows in proportion to what it takes."""
+RIDGE: Final = 0.05
 TOKENS: Final = 64
 REQUESTS: Final = 2
 BUSY_LOOP: Final = """
@@ -135,7 +145,7 @@ async def measure(
 
 
 class Slowed(Struct, frozen=True):
-    """A trial with the true slow-down of its tokens and answers: against the quiet ones beside it."""
+    """A trial with the true slow-down of its tokens and answers: against the quiet ones around it."""
 
     trial: Trial
     token: float
@@ -143,27 +153,54 @@ class Slowed(Struct, frozen=True):
 
     @property
     def claimed(self) -> float:
-        return slowdown_of(self.trial.machine)
+        return self.trial.machine.slowdown or 0.0
 
     @property
     def is_named(self) -> bool:
         return "busy_machine" in self.trial.reasons
 
 
+def is_quiet(trial: Trial) -> bool:
+    """Whether nobody was beside it: neither a neighbor of ours, nor somebody who happened to be there."""
+    return not trial.count and (trial.machine.neighbors_cpu_share or 0.0) < QUIET_CPU
+
+
 def slowed(trials: Sequence[Trial]) -> list[Slowed]:
+    """Each trial that has two quiet ones near by."""
+    quiet = [at for at, trial in enumerate(trials) if is_quiet(trial)]
+    host = np.array([host_of(trial) for trial in trials])
+    logs = {name: np.log([getattr(trial, name) for trial in trials]) for name in ("token_ms", "answer_ms")}
+    alone = {name: values - host @ host_costs(host[quiet], values[quiet]) for name, values in logs.items()}
     result = []
     for at, trial in enumerate(trials):
-        beside = [other for other in trials[max(0, at - 2) : at + 3] if not other.count and other is not trial]
-        if beside:
-            token_ms, answer_ms = (
-                float(np.median([getattr(o, name) for o in beside])) for name in ("token_ms", "answer_ms")
-            )
-            result.append(Slowed(trial, trial.token_ms / token_ms - 1, trial.answer_ms / answer_ms - 1))
+        beside = [other for other in quiet if 0 < abs(other - at) <= NEAR]
+        if len(beside) > 1:
+            weights = [1 / (1 + abs(other - at) / 2) for other in beside]
+            longer = {
+                name: float(np.exp(values[at] - np.average(values[beside], weights=weights)) - 1)
+                for name, values in alone.items()
+            }
+            result.append(Slowed(trial, longer["token_ms"], longer["answer_ms"]))
     return result
+
+
+def host_of(trial: Trial) -> list[float]:
+    """How much the host took, as shares of the two STEALS that it lies between: the first stands for nothing."""
+    return [float(np.interp(trial.machine.steal_share or 0.0, STEALS, row)) for row in np.eye(len(STEALS))[1:]]
+
+
+def host_costs(host: NDArray[np.float64], logs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """By how much quiet stages took longer at each of STEALS, as logarithms: least squares, and 0 where none was so."""
+    columns = np.hstack([host, np.ones((len(host), 1))])
+    held = np.hstack([RIDGE * np.eye(len(STEALS) - 1), np.zeros((len(STEALS) - 1, 1))])
+    costs = np.linalg.lstsq(np.vstack([columns, held]), np.concatenate([logs, np.zeros(len(held))]), rcond=None)[0]
+    of_steals: NDArray[np.float64] = costs[:-1]
+    return of_steals
 
 
 def report(trials: Sequence[Trial]) -> str:
     known = slowed(trials)
+    known = [each for each in known if each.trial.count or is_quiet(each.trial)]
     heads = "neighbors | stages | tokens took longer by | answers took longer by | estimated slow-down"
     lines = [f"| {heads} | share of stages degraded |", "|---|---:|---:|---:|---:|---:|"]
     for kind in sorted({(each.trial.count, each.trial.duty) for each in known}):
@@ -172,14 +209,20 @@ def report(trials: Sequence[Trial]) -> str:
         shares = [np.median([getattr(each, name) for each in of_kind]) for name in ("token", "answer", "claimed")]
         named = np.mean([each.is_named for each in of_kind])
         lines.append(f"| {who} | {len(of_kind)} | {' | '.join(f'{share:.1%}' for share in shares)} | {named:.0%} |")
-    quiet = [each.is_named for each in known if not each.trial.count]
-    slow = [each.is_named for each in known if each.trial.count and each.token >= SLOWED]
-    lines.append(f"\nquiet stages that were named: {sum(quiet)} of {len(quiet)}")
-    calm = [e.is_named for e in known if not e.trial.count and (e.trial.machine.host_slowdown or 0.0) <= BUSY_HOST]
-    lines.append(f"of them where the host took less than a tenth: {sum(calm)} of {len(calm)}")
-    lines.append(
-        f"stages beside neighbors whose tokens took 5 % longer or more that were named: {sum(slow)} of {len(slow)}"
-    )
+    quiet = [each for each in known if not each.trial.count]
+    beside = [each for each in known if each.trial.count]
+    calm = [each.is_named for each in quiet if (each.trial.machine.host_slowdown or 0.0) <= BUSY_HOST]
+    slow = [each.is_named for each in beside if each.answer >= SLOWED]
+    lines += [
+        f"\nquiet stages that were named: {sum(each.is_named for each in quiet)} of {len(quiet)}",
+        f"of them where the host took less than a tenth: {sum(calm)} of {len(calm)}",
+        f"quiet stages differ from each other by (standard deviation): {np.std([each.answer for each in quiet]):.1%}",
+        f"stages beside neighbors whose answers took 5 % longer or more that were named: {sum(slow)} of {len(slow)}",
+    ]
+    errors = [each.claimed - each.answer for each in beside]
+    if errors:
+        typical = f"{np.median(np.abs(errors)):.1%}, of either sign {np.median(errors):+.1%}"
+        lines.append(f"beside neighbors the estimate was off by (median): {typical}")
     return "\n".join(lines)
 
 
