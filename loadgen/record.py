@@ -190,6 +190,8 @@ class MachineFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """By how much the host of this virtual machine lengthened the server's work."""
     server_wait_share: float | None = None
     """The share of the time in which a thread of the server was ready to run and waited for a core, for any reason."""
+    server_shared_wait_share: float | None = None
+    """The share of the time that the server lost by such waits if its threads take over each other's work."""
     steal_share: float | None = None
     """The CPU time that the host of this virtual machine took, as a share of one core."""
     throttled_share: float | None = None

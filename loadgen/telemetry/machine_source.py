@@ -16,16 +16,8 @@ import psutil
 
 from loadgen.clock import cpu_of_process_ns
 from loadgen.redact import printable
-from loadgen.telemetry.neighbors import (
-    CoreTimes,
-    MachineSource,
-    Processes,
-    ProcessTimes,
-    Shortages,
-    ThreadId,
-    Threads,
-    ThreadTimes,
-)
+from loadgen.telemetry.neighbors import CoreTimes, MachineSource, Processes, ProcessTimes, Shortages
+from loadgen.telemetry.thread_waits import ThreadId, Threads, ThreadTimes
 
 NAME_CHARS: Final = 40
 """The longest name of a program that is kept, because some programs write their arguments into their name."""

@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from loadgen.clock import Clock
 from loadgen.record import MachineFacts, Neighbor, SlowdownSource
+from loadgen.telemetry.thread_waits import ThreadId, Threads, runs_and_waits, stalled_between, wait_if_shared_s
 
 BUSIEST: Final = 3
 """At most this many neighbors are named."""
@@ -43,13 +44,6 @@ class ProcessTimes(Struct, frozen=True):
     started: float
     """When it started, in the system's own unit; it distinguishes a process from an earlier one with the same id."""
     cpu_s: float
-
-
-class ThreadTimes(Struct, frozen=True):
-    """How long a thread has run, and how long it was ready to run but waited for a core, ns."""
-
-    run_ns: int
-    wait_ns: int
 
 
 class CoreTimes(Struct, frozen=True):
@@ -80,9 +74,6 @@ class Shortages(Struct, frozen=True):
 
 
 Processes = Mapping[int, ProcessTimes]
-ThreadId = tuple[int, int]
-"""The ids of a process and of a thread in it."""
-Threads = Mapping[ThreadId, ThreadTimes]
 
 
 class MachineSource(Protocol):
@@ -111,7 +102,8 @@ class MachineSource(Protocol):
 class Waited(Struct, frozen=True):
     """The activity of the server, of us and of the cores over some time, in s of wall time or of CPU time.
 
-    stalled_s: how long at least one of the server's threads waited for a core. crowding_s: the CPU time of the server's
+    stalled_s: how long at least one of the server's threads waited for a core. shared_wait_s: how long the server was
+    held up if its threads take over each other's work (`thread_waits`). crowding_s: the CPU time of the server's
     threads other than its busiest ones (as many as there are cores), which make the busiest ones wait. taken_s: the CPU
     time of neighbors that the server would have used, judged by the idle time of the cores.
     """
@@ -123,6 +115,7 @@ class Waited(Struct, frozen=True):
     stalled_s: float | None = None
     crowding_s: float = 0.0
     taken_s: float = 0.0
+    shared_wait_s: float = 0.0
 
 
 class Look(Struct, frozen=True):
@@ -154,44 +147,21 @@ def waited_between(before: Look, after: Look, cores: int) -> Waited:
     wall_s = max(1e-9, after.at_s - before.at_s)
     own_s, server_s = after.own_cpu_s - before.own_cpu_s, after.server_cpu_s - before.server_cpu_s
     core_times = _core_times_between(before.core_times, after.core_times)
-    stalled_s, crowding_s = None, 0.0
+    stalled_s, crowding_s, shared_wait_s = None, 0.0, 0.0
     if before.threads is not None and after.threads is not None:
-        stalled_s, crowding_s = _stalled_between(before.threads, after.threads, wall_s, cores)
+        stalled_s, crowding_s = stalled_between(before.threads, after.threads, wall_s, cores)
+        shared_wait_s = wait_if_shared_s(*runs_and_waits(before.threads, after.threads))
     neighbors_s = max(0.0, core_times.busy_s - own_s - server_s)
     # A busy thread with a core of its own uses all of that core. So the server may have missed the time that is lacking
     # to a whole number of cores.
     missed_s = math.ceil(server_s / wall_s) * wall_s - server_s
     taken_s = max(0.0, min(neighbors_s, missed_s) - core_times.idle_s)
-    return Waited(wall_s, own_s, server_s, core_times, stalled_s, crowding_s, taken_s)
+    return Waited(wall_s, own_s, server_s, core_times, stalled_s, crowding_s, taken_s, shared_wait_s)
 
 
 def _core_times_between(before: CoreTimes, after: CoreTimes) -> CoreTimes:
     stolen = None if before.steal_s is None or after.steal_s is None else max(0.0, after.steal_s - before.steal_s)
     return CoreTimes(max(0.0, after.busy_s - before.busy_s), max(0.0, after.idle_s - before.idle_s), stolen)
-
-
-def _stalled_between(
-    before: Threads, after: Threads, wall_s: float, cores: int, busiest_s: float = 0.0
-) -> tuple[float, float]:
-    """Two values: how long the server stood still because some of its threads waited for a core, and the CPU time of
-    its threads other than the busiest ones (as many as there are cores).
-
-    Threads that compute a token together all wait for the one that waits. The waits are combined as if they were
-    independent. The wait of a thread is weighted by its activity relative to the busiest thread, because a thread that
-    only hands tokens on, or helps only with prompts, holds up no other thread. busiest_s: the least activity of the
-    busiest thread, in case that thread is not among these.
-    """
-    runs_s, waits_s = [], []
-    for key, times in after.items():
-        start = before.get(key, ThreadTimes(0, 0))  # a new thread started in between
-        runs_s.append(max(0, times.run_ns - start.run_ns) / 1e9)
-        waits_s.append(max(0, times.wait_ns - start.wait_ns) / 1e9)
-    busiest_s = max(busiest_s, *(run_s + wait_s for run_s, wait_s in zip(runs_s, waits_s, strict=True)), 1e-9)
-    undisturbed = 1.0
-    for run_s, wait_s in zip(runs_s, waits_s, strict=True):
-        undisturbed *= 1 - min(1.0, wait_s / wall_s) * (run_s + wait_s) / busiest_s
-    runs_s.sort(reverse=True)
-    return (1 - undisturbed) * wall_s, sum(runs_s[cores:])
 
 
 def together(first: Waited, second: Waited) -> Waited:
@@ -207,6 +177,7 @@ def together(first: Waited, second: Waited) -> Waited:
         stalled_s=sum(stalled) if stalled else None,
         crowding_s=first.crowding_s + second.crowding_s,
         taken_s=first.taken_s + second.taken_s,
+        shared_wait_s=first.shared_wait_s + second.shared_wait_s,
     )
 
 
@@ -215,7 +186,7 @@ def with_idle_threads(waited: Waited, before: Threads, after: Threads | None) ->
     if waited.stalled_s is None or after is None or waited.wall_s <= 0:
         return waited
     read = {key: times for key, times in after.items() if key in before}
-    stalled_s, _ = _stalled_between(before, read, waited.wall_s, len(read), waited.server_cpu_s)
+    stalled_s, _ = stalled_between(before, read, waited.wall_s, len(read), waited.server_cpu_s)
     both_s = waited.stalled_s + stalled_s - waited.stalled_s * stalled_s / waited.wall_s
     return msgspec.structs.replace(waited, stalled_s=both_s)
 
@@ -331,6 +302,9 @@ class NeighborWatch:
             slowdown_source=source,
             host_slowdown=host_slowdown,
             server_wait_share=_share(waited.stalled_s if server else None, wall_s),
+            server_shared_wait_share=_share(
+                waited.shared_wait_s if server and waited.stalled_s is not None else None, wall_s
+            ),
             steal_share=_share(waited.core_times.steal_s, wall_s),
             throttled_share=_share(short.throttled_s, wall_s),
             cpu_pressure=_share(short.cpu_s, wall_s),

@@ -24,7 +24,8 @@ from loadgen.telemetry.machine_source import (
     throttled_s,
     upstreams_of,
 )
-from loadgen.telemetry.neighbors import CoreTimes, ProcessTimes, Shortages, ThreadTimes
+from loadgen.telemetry.neighbors import CoreTimes, ProcessTimes, Shortages
+from loadgen.telemetry.thread_waits import ThreadTimes
 
 STAT = """cpu  1251087 118090 175838 1189772 6705 0 7012 18123 0 0
 cpu0 597412 46274 81782 644119 1877 0 2555 9055 0 0

@@ -15,9 +15,6 @@ from loadgen.telemetry.neighbors import (
     Processes,
     ProcessTimes,
     Shortages,
-    ThreadId,
-    Threads,
-    ThreadTimes,
     Waited,
     family_of,
     host_slowdown_of,
@@ -25,6 +22,7 @@ from loadgen.telemetry.neighbors import (
     slowdown_of,
     waited_between,
 )
+from loadgen.telemetry.thread_waits import ThreadId, Threads, ThreadTimes
 
 SERVER, WORKER, STRANGER = 700, 701, 900
 MS = 1_000_000
@@ -172,6 +170,31 @@ def test_threads_that_compute_together_wait_for_the_one_that_waits() -> None:
     cores = CoreTimes(0, 0), CoreTimes(4.0, 0)
     waited = waited_between(look(0, cores=cores[0], threads=before), look(1, cores=cores[1], threads=after), cores=4)
     assert waited.stalled_s == pytest.approx(1 - 0.9**4)
+
+
+@pytest.mark.parametrize(
+    ("threads_ms", "lost"),
+    [
+        ([(1000, 0), (500, 500)], 0.25),  # half of two equal threads' work of one is done by the other
+        ([(750, 250)], 0.25),
+        ([(990, 10), (4, 96)], 0.0194),  # the second only hands tokens on
+        ([(0, 0), (0, 0)], 0.0),
+    ],
+)
+def test_threads_that_take_over_each_other_s_work_lose_the_share_of_it_in_which_they_waited(
+    threads_ms: list[tuple[int, int]], lost: float
+) -> None:
+    before = {(SERVER, tid): ThreadTimes(0, 0) for tid in range(len(threads_ms))}
+    after = {(SERVER, tid): ThreadTimes(run * MS, wait * MS) for tid, (run, wait) in enumerate(threads_ms)}
+    cores = CoreTimes(0, 0), CoreTimes(2.0, 0)
+    waited = waited_between(look(0, cores=cores[0], threads=before), look(1, cores=cores[1], threads=after), cores=2)
+    assert waited.shared_wait_s == pytest.approx(lost, abs=1e-3)
+
+
+def test_the_facts_have_both_kinds_of_wait_where_the_system_tells_and_neither_elsewhere() -> None:
+    facts = facts_of(FakeMachine(), 10, (SERVER, 7.5, 2.5))
+    assert facts.server_shared_wait_share == pytest.approx(0.25, abs=1e-3)
+    assert facts_of(FakeMachine(tells_waits=False), 10, (SERVER, 7.5)).server_shared_wait_share is None
 
 
 def test_a_thread_that_is_new_began_in_between_and_one_that_ended_counts_no_more() -> None:
