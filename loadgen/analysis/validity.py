@@ -29,6 +29,8 @@ LATE_READ_MS: Final = 100.0
 and have made the server wait."""
 OWN_CPU: Final = 0.5
 OWN_CPU_INVALID: Final = 0.9
+STAMP_ERROR_MS: Final = 1.0
+"""The p99 of a stamp's error up to which `loadgen calibrate` counts a load as within what this machine can handle."""
 GC_PAUSE_MS: Final = 1.0
 """A shorter pause is not judged."""
 ACHIEVED: Final = 0.99
@@ -144,6 +146,19 @@ def _achieved_rate(evidence: Evidence) -> Sequence[Crossing]:
     return ()
 
 
+def _achieved_users(evidence: Evidence) -> Sequence[Crossing]:
+    off = f"throughput is up to {1 - (evidence.users_share or 0.0):.0%} too low"
+    text = off + ": {:.1%} of the requested users were being answered"
+    return _below(evidence.users_share, USERS, USERS_INVALID, text, "≥ {:.0%}")
+
+
+def _beyond_calibration(evidence: Evidence) -> Sequence[Crossing]:
+    if evidence.beyond is None:
+        return ()
+    text = f"{evidence.beyond}; beyond that, one stamp in a hundred may be off by more than {STAMP_ERROR_MS:g} ms"
+    return (Crossing(text, "what was calibrated"),)
+
+
 def _busy_machine(evidence: Evidence) -> Sequence[Crossing]:
     machine = evidence.machine
     if machine is None or machine.slowdown is None:
@@ -241,9 +256,7 @@ RULES: Final = (
     Rule(
         "achieved_users",
         "ask for more tokens, or use --workers: the answers are so short that loadgen's own time between them counts",
-        lambda e: _below(
-            e.users_share, USERS, USERS_INVALID, "{:.1%} of the requested users were being answered", "≥ {:.0%}"
-        ),
+        _achieved_users,
     ),
     Rule(
         "server_died",
@@ -258,7 +271,7 @@ RULES: Final = (
     Rule(
         "beyond_calibration",
         "lower the load, use --workers, or measure with `loadgen calibrate` what this machine can handle",
-        lambda e: () if e.beyond is None else (Crossing(e.beyond, "what was calibrated"),),
+        _beyond_calibration,
     ),
     Rule(
         "littles_law",

@@ -4,7 +4,7 @@ Pure."""
 from collections.abc import Sequence
 from typing import Final, Literal
 
-from loadgen.analysis.validity import OWN_CPU, OWN_CPU_INVALID, SHARED
+from loadgen.analysis.validity import OWN_CPU, OWN_CPU_INVALID, SHARED, STAMP_ERROR_MS
 from loadgen.calibrate.compare import Observation
 from loadgen.store.calibration import SCHEMA, Budget, Calibration, Ceiling, ErrorBand, ErrorSpread, Limit, Machine, Step
 
@@ -14,7 +14,6 @@ LATE_READS_MS: Final = 20.0
 LATE_READS_INVALID_MS: Final = 100.0
 """The limit with kernel stamps. They are true however late we read, but a reader that is this late also sends late, and
 lets tokens pile up."""
-STAMP_ERROR_MS: Final = 1.0
 STRETCH: Final = 1.1
 """If streams took this many times as long as scheduled, the server did not keep its schedule."""
 MERGED: Final = 0.01

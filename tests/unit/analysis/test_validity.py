@@ -144,6 +144,14 @@ def test_a_late_loop_late_reads_and_a_pause_are_in_no_number_where_the_kernel_st
     assert judged(**late) == Judgment("valid", ())
 
 
+def test_users_who_are_not_answered_and_a_load_beyond_calibration_say_which_number_is_off() -> None:
+    (reason,) = judged(users_share=0.93).reasons
+    assert reason.observed == "throughput is up to 7% too low: 93.0% of the requested users were being answered"
+    (reason,) = judged(beyond="9,000 token events a second (calibrated for 8,000)").reasons
+    off = "beyond that, one stamp in a hundred may be off by more than 1 ms"
+    assert reason.observed == f"9,000 token events a second (calibrated for 8,000); {off}"
+
+
 def test_late_reads_are_held_against_a_stage_only_as_far_as_they_are_shown() -> None:
     def reasons(**known: Any) -> list[str]:
         return [reason.observed for reason in judged(**known).reasons]
