@@ -55,7 +55,6 @@ def test_an_overloaded_queue_is_not_steady(load: float, n: int, least: float) ->
     assert share_not_steady(f"queue {load} {n}", 200, lambda rng: overloaded(rng, n, load)) >= least
 
 
-@pytest.mark.slow
 def test_a_ramp_is_a_drift_that_does_not_settle_and_its_growth_is_told() -> None:
     n = 300
     ramp = (1 + 3 * np.arange(n) / n) * autocorrelated(generator(3, "ramp"), n, 0.3, 0.2)
