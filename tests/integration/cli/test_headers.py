@@ -128,7 +128,7 @@ def test_a_key_that_was_sent_and_refused_is_not_asked_for(monkeypatch: pytest.Mo
         (("run", "--url", "http://h/v1", "--model", "m", "--header", "x: $NO_SUCH_THING"), "NO_SUCH_THING: not set"),
         (("run", "smoke", "--header", "x-a: b"), "no model has a url"),
         (("models", "--header", "x-a: b"), "only endpoints get headers"),
-        (("models", "--url", "http://h/v1", "--header", "api-key: sk-1"), "--header: a key in a scenario"),
+        (("models", "--url", "http://h/v1", "--header", "api-key: sk-1"), "--header: a secret in a scenario"),
         (("plan", *AT, "--header", "nonsense"), "--header: not of the form NAME: VALUE"),
     ],
 )

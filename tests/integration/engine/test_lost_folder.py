@@ -136,7 +136,7 @@ def test_a_full_disk_ends_the_run_with_one_line_and_a_report_can_be_made_once_th
         write_reports(folder)
     reason = os.strerror(errno.ENOSPC)
     mend = f"but the records are kept; fix that, then run `loadgen report {folder}`"
-    assert str(caught.value) == f"{folder}: no report could be written ({reason}); {mend}"
+    assert str(caught.value) == f"{folder}: no report could be written ({reason}), {mend}"
     assert not list(folder.glob("summary*"))
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == [], "nothing half-written is left"
     shutil.copytree(folder, tmp_path / "roomy")
