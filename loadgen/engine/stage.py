@@ -1,7 +1,8 @@
 """Plays one stage, or one part of it: makes its requests, sends them, and records what came of each. Knows no terminal.
 
-From a planned request to its record, read down `LocalStageRunner`: a player calls `play`, which sends each attempt by
-the client (`send`, the one seam to servers) and hands its record to the sinks, of which the run's log is the first.
+From a planned request to its record, read down `LocalStageRunner`: a player calls `play_request`, which sends each
+attempt by the client (`send`, the one seam to servers) and hands its record to the sinks. The first sink is the run's
+log.
 """
 
 import itertools
