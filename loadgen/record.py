@@ -200,6 +200,8 @@ class MachineFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The share of the time in which some task of the machine waited for a core."""
     memory_pressure: float | None = None
     """The share of the time in which some task of the machine waited for memory."""
+    memory_available_share: float | None = None
+    """The least share of the machine's memory that was available to programs at one moment."""
     swapped_in_bytes: int | None = None
 
 

@@ -81,6 +81,18 @@ def pressure_s(text: str, line: str) -> float | None:
     return int(total[1]) / 1e6 if total else None
 
 
+def available_share_of(meminfo: str) -> float | None:
+    """The share of the memory that is available, from the text of /proc/meminfo; None if the text does not say."""
+    kib = {
+        name: int(value) for name, value in re.findall(r"^(MemTotal|MemAvailable): +(\d+) kB", meminfo, re.MULTILINE)
+    }
+    return _share_of(kib.get("MemAvailable"), kib.get("MemTotal"))
+
+
+def _share_of(available: int | None, total: int | None) -> float | None:
+    return round(available / total, 4) if available is not None and total else None
+
+
 def throttled_s(text: str) -> float | None:
     """Seconds so far in which a control group was throttled, from the text of its cpu.stat (version 2 counts µs,
     version 1 counts ns); None if the text does not say."""
@@ -167,6 +179,9 @@ class LinuxSource:
             swapped_in_bytes=int(swapped[1]) * self._page_bytes if swapped else None,
         )
 
+    def memory_available_share(self) -> float | None:
+        return available_share_of(self._read("proc/meminfo"))
+
     def cpu_s(self, pids: Iterable[int]) -> float:
         return sum(cpu_of_process_ns(pid) or 0 for pid in pids) / 1e9
 
@@ -233,6 +248,12 @@ class PsutilSource:
         with contextlib.suppress(psutil.Error, OSError, RuntimeError):
             return Shortages(swapped_in_bytes=psutil.swap_memory().sin)
         return Shortages()
+
+    def memory_available_share(self) -> float | None:
+        with contextlib.suppress(psutil.Error, OSError, RuntimeError):
+            memory = psutil.virtual_memory()
+            return _share_of(memory.available, memory.total)
+        return None
 
     def cpu_s(self, pids: Iterable[int]) -> float:
         total = 0.0

@@ -89,6 +89,9 @@ class MachineSource(Protocol):
 
     def shortages(self, server_pids: Sequence[int]) -> Shortages: ...
 
+    def memory_available_share(self) -> float | None:
+        """The share of the machine's memory that programs could get now without swapping. Takes less than 0.1 ms."""
+
     def upstreams(self, pids: Collection[int]) -> set[int]:
         """The processes on this machine that listen at a port to which any of `pids` is connected."""
 
@@ -105,7 +108,8 @@ class Waited(Struct, frozen=True):
     stalled_s: how long at least one of the server's threads waited for a core. shared_wait_s: how long the server was
     held up if its threads take over each other's work (`thread_waits`). crowding_s: the CPU time of the server's
     threads other than its busiest ones (as many as there are cores), which make the busiest ones wait. taken_s: the CPU
-    time of neighbors that the server would have used, judged by the idle time of the cores.
+    time of neighbors that the server would have used, judged by the idle time of the cores. memory_available_share: the
+    least share of the machine's memory that was available at a look.
     """
 
     wall_s: float = 0.0
@@ -116,6 +120,7 @@ class Waited(Struct, frozen=True):
     crowding_s: float = 0.0
     taken_s: float = 0.0
     shared_wait_s: float = 0.0
+    memory_available_share: float | None = None
 
 
 class Look(Struct, frozen=True):
@@ -126,6 +131,7 @@ class Look(Struct, frozen=True):
     server_cpu_s: float
     core_times: CoreTimes
     threads: Threads | None
+    memory_available_share: float | None = None
 
 
 def family_of(roots: Iterable[int], processes: Processes) -> set[int]:
@@ -156,7 +162,12 @@ def waited_between(before: Look, after: Look, cores: int) -> Waited:
     # to a whole number of cores.
     missed_s = math.ceil(server_s / wall_s) * wall_s - server_s
     taken_s = max(0.0, min(neighbors_s, missed_s) - core_times.idle_s)
-    return Waited(wall_s, own_s, server_s, core_times, stalled_s, crowding_s, taken_s, shared_wait_s)
+    available = _least(before.memory_available_share, after.memory_available_share)
+    return Waited(wall_s, own_s, server_s, core_times, stalled_s, crowding_s, taken_s, shared_wait_s, available)
+
+
+def _least(*values: float | None) -> float | None:
+    return min((value for value in values if value is not None), default=None)
 
 
 def _core_times_between(before: CoreTimes, after: CoreTimes) -> CoreTimes:
@@ -178,6 +189,7 @@ def together(first: Waited, second: Waited) -> Waited:
         crowding_s=first.crowding_s + second.crowding_s,
         taken_s=first.taken_s + second.taken_s,
         shared_wait_s=first.shared_wait_s + second.shared_wait_s,
+        memory_available_share=_least(first.memory_available_share, second.memory_available_share),
     )
 
 
@@ -309,6 +321,7 @@ class NeighborWatch:
             throttled_share=_share(short.throttled_s, wall_s),
             cpu_pressure=_share(short.cpu_s, wall_s),
             memory_pressure=_share(short.memory_s, wall_s),
+            memory_available_share=waited.memory_available_share,
             swapped_in_bytes=short.swapped_in_bytes,
         )
 
@@ -336,6 +349,7 @@ class NeighborWatch:
             server_cpu_s=source.cpu_s(self._server),
             core_times=source.core_times(),
             threads=source.threads(self._server, skip=self._idle_threads),
+            memory_available_share=source.memory_available_share(),
         )
 
 

@@ -26,6 +26,7 @@ STREAMS_OF_MOST: Final = 0.9
 and at least this share of the most that were ever streamed at once."""
 SWAPPED_BYTES: Final = 64 * 2**20
 MEMORY_AVAILABLE: Final = 0.05
+"""Memory was short if less than this share of it was available at one moment of a visit that does not hold."""
 
 
 class LimitFigures(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -59,6 +60,7 @@ def limit_of(visits: Sequence[PlayedVisit], known: Known) -> tuple[LimitedBy | N
     if known.cut is not None and (client := _client(visits, known.cut)) is not None:
         return "client", client
     lost = [reason for played in visits if (reason := _memory_reason(played)) is not None]
+    lost += [reason for played in failing if (reason := _little_memory(played)) is not None]
     if lost:
         return "memory", LimitFigures(reason=lost[0])
     binding = _binding(known, failing)
@@ -122,6 +124,18 @@ def _memory_reason(played: PlayedVisit) -> str | None:
     if machine is not None and (machine.swapped_in_bytes or 0) >= SWAPPED_BYTES:
         return f"{(machine.swapped_in_bytes or 0) / 2**20:.0f} MiB were read back from swap"
     return None
+
+
+def _little_memory(played: PlayedVisit) -> str | None:
+    """The least memory that was available, in words, if that was too little. None if it was enough, or if the server is
+    not known to be on this machine."""
+    facts = played.stage.facts
+    if facts is None or facts.machine is None or not facts.servers:
+        return None
+    available = facts.machine.memory_available_share
+    if available is None or available >= MEMORY_AVAILABLE:
+        return None
+    return f"only {100 * available:.1f} % of the memory was available"
 
 
 def _server_limit(

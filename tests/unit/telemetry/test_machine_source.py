@@ -15,6 +15,7 @@ from loadgen.telemetry import machine_source
 from loadgen.telemetry.machine_source import (
     LinuxSource,
     PsutilSource,
+    available_share_of,
     core_times_of,
     cpu_stat_paths,
     pressure_s,
@@ -115,6 +116,7 @@ def root(tmp_path: Path) -> Path:
     """The files of a small machine with one process of two threads."""
     files = {
         "proc/stat": STAT,
+        "proc/meminfo": "MemTotal:       2000 kB\nMemFree:           5 kB\nMemAvailable:     500 kB\n",
         "proc/vmstat": "nr_free_pages 9\npswpin 3\npswpout 1\n",
         "proc/self/schedstat": "1 2 3\n",
         "proc/pressure/cpu": PRESSURE,
@@ -143,6 +145,7 @@ def test_a_linux_machine_is_read_from_its_files(root: Path, monkeypatch: pytest.
     assert list(source.processes()) == [77], "one that has just ended is left out"
     assert source.core_times() == core_times_of(STAT, 100)
     assert source.shortages([77]) == Shortages(4543.096569, 4543.096569, 1.5, 2.5, 3 * 4096)
+    assert source.memory_available_share() == 0.25
     assert source.threads([77, 99]) == {(77, 77): ThreadTimes(10, 20), (77, 78): ThreadTimes(30, 40)}
     assert source.threads([77], skip={(77, 78)}) == {(77, 77): ThreadTimes(10, 20)}
 
@@ -152,7 +155,15 @@ def test_a_linux_that_tells_nothing_is_no_error(tmp_path: Path, monkeypatch: pyt
     assert source.processes() == {}
     assert source.core_times() == CoreTimes(0.0, 0.0)
     assert source.shortages([77]) == Shortages()
+    assert source.memory_available_share() is None
     assert source.threads([77]) is None
+
+
+@pytest.mark.parametrize(
+    "meminfo", ["MemTotal: 2000 kB\n", "MemAvailable: 500 kB\n", "MemTotal: 0 kB\nMemAvailable: 0 kB"]
+)
+def test_memory_without_both_figures_is_not_known(meminfo: str) -> None:
+    assert available_share_of(meminfo) is None
 
 
 class Times:
@@ -204,7 +215,9 @@ def test_a_system_without_figures_of_its_swap_is_no_error(monkeypatch: pytest.Mo
         raise RuntimeError("no sysctl")
 
     monkeypatch.setattr(psutil, "swap_memory", fail)
+    monkeypatch.setattr(psutil, "virtual_memory", fail)
     assert PsutilSource().shortages([]) == Shortages()
+    assert PsutilSource().memory_available_share() is None
 
 
 def test_this_system_is_read_by_what_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,6 +231,9 @@ def test_this_very_process_is_seen_where_it_runs() -> None:
     assert source.processes()[os.getpid()].cpu_s > 0
     assert source.cpu_s([os.getpid(), 2**22 + 1]) > 0
     assert source.core_times().busy_s > 0
+    available = source.memory_available_share()
+    assert available is not None
+    assert 0 < available < 1
 
 
 def connection(pid: int | None, status: str, local: int, remote: tuple[str, int] | None = None) -> SimpleNamespace:

@@ -66,6 +66,7 @@ class FakeMachine:
         self.times = CoreTimes(0.0, 0.0, 0.0 if tells_waits else None)
         self.of_threads: dict[ThreadId, ThreadTimes] = {(SERVER, SERVER): ThreadTimes(0, 0)}
         self.short = Shortages()
+        self.available: float | None = None
         self.skipped: list[Collection[ThreadId]] = []
         self.connected: dict[int, int] = {}
         """By process, the one that it sends requests on to."""
@@ -96,6 +97,9 @@ class FakeMachine:
 
     def shortages(self, server_pids: Sequence[int]) -> Shortages:
         return self.short
+
+    def memory_available_share(self) -> float | None:
+        return self.available
 
     def cpu_s(self, pids: Iterable[int]) -> float:
         return sum(self.table[pid].cpu_s for pid in pids if pid in self.table)
@@ -325,6 +329,21 @@ def test_shortages_are_those_since_the_start_as_shares_of_the_time() -> None:
     facts = watch.facts()
     assert (facts.cpu_pressure, facts.memory_pressure, facts.throttled_share) == (0.2, 0.05, 0.1)
     assert facts.swapped_in_bytes == 4096
+
+
+def test_the_least_memory_that_was_available_at_a_look_stays() -> None:
+    machine, clock = FakeMachine(), HandClock()
+    watch = NeighborWatch(machine, clock, (SERVER,))
+    watch.start()
+    for share in (0.04, None, 0.3):
+        machine.available = share
+        clock.advance_ns(500_000_000)
+        watch.sample()
+    assert watch.facts().memory_available_share == 0.04
+
+
+def test_memory_that_the_system_does_not_report_is_not_known() -> None:
+    assert facts_of(FakeMachine(), 2, (SERVER, 1.0, 0.1)).memory_available_share is None
 
 
 def test_a_model_in_our_own_process_is_the_server_and_not_us() -> None:

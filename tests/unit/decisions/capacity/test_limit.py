@@ -9,13 +9,14 @@ from benchmarks.queues import Queue
 from loadgen.decisions.capacity.answer import ModelAnswer, answer_of
 from loadgen.decisions.capacity.played import PlayedVisit
 from loadgen.decisions.capacity.search import SearchSettings
-from loadgen.record import MachineFacts, Record, ServerTimings
+from loadgen.record import MachineFacts, Record, ServerFacts, ServerTimings
 from loadgen.scenario import Slo
 from loadgen.scenario.objective import objective_of
 from tests.capacity_visits import of_queue, played
 from tests.records import facts
 
 QUEUE = Queue()
+SERVER = ServerFacts(7, 1.0, 10**9, 10**9)
 
 
 def settings(*objectives: str) -> SearchSettings:
@@ -116,6 +117,32 @@ def test_a_server_that_died_or_swapped_was_short_of_memory() -> None:
     machine = MachineFacts(cores=2, swapped_in_bytes=70 * 2**20)
     swapped = played(asked, 8, records, seen=facts(level="c8", end_ns=10**12, machine=machine))
     assert answer([low, swapped], asked).limited_by == "memory"
+
+
+@pytest.mark.parametrize(
+    ("at_low", "at_high", "servers", "word"),
+    [
+        (0.3, 0.049, (SERVER,), "memory"),
+        (0.3, 0.05, (SERVER,), "queue"),
+        (0.01, 0.3, (SERVER,), "queue"),
+        (0.3, 0.01, (), "queue"),
+        (0.3, None, (SERVER,), "queue"),
+    ],
+)
+def test_little_memory_limits_where_a_level_does_not_hold_and_the_server_is_on_this_machine(
+    at_low: float, at_high: float | None, servers: tuple[ServerFacts, ...], word: str
+) -> None:
+    asked = settings("ttft_p95=2500ms")
+    visits = []
+    for visit, share in zip(of_queue(asked, QUEUE, [1, 8]), (at_low, at_high), strict=True):
+        machine = MachineFacts(cores=2, memory_available_share=share)
+        level = int(visit.visit.level)
+        seen = facts(level=f"c{level}", end_ns=10**12, machine=machine, servers=servers)
+        visits.append(played(asked, level, visit.stage.measured, seen=seen))
+    result = answer(visits, asked)
+    assert result.limited_by == word
+    if word == "memory":
+        assert result.limit.reason == "only 4.9 % of the memory was available"
 
 
 def test_where_everything_holds_nothing_limited() -> None:
