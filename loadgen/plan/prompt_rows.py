@@ -28,6 +28,8 @@ _ADDITIONS: Final = {"instruction": ("input", "context"), "question": ("context"
 """Columns with the subject of an instruction or a question (Alpaca, Dolly, SQuAD)."""
 _REQUEST: Final = "body"
 """The key of the request in a file for OpenAI's batches."""
+_LISTS: Final = ("data", "rows", "examples", "items", "questions", "instances", "dataset")
+"""Keys of an object under which other programs have a list of rows."""
 _POINTS_KEYS: Final = ("key_points", "expected_aspects", "expected_facets", "aspects", "facets")
 _CONTENT_KEYS: Final = frozenset(("content", "tool_calls", "function_call"))
 """A message has at least one of these keys; the last is the older form of a tool call."""
@@ -64,20 +66,37 @@ def rows_of_lines(text: str, where: str) -> Iterator[PlacedRow]:
 
 
 def rows_of_document(text: str, where: str) -> Iterator[PlacedRow]:
-    """The rows of a JSON document: a list, an object with one under `prompts`, or a single row. Raises InputError."""
+    """The rows of a JSON document: a list, a single row, or an object with a list of rows. Raises InputError."""
     hint = 'write a list, such as ["Say hello."]'
     try:
         raw = msgspec.json.decode(text.encode())
     except (msgspec.DecodeError, RecursionError) as error:
         raise InputError(f"{where}: not JSON: {escape_control(str(error))}; {hint}") from None
-    listed = raw.get("prompts") if isinstance(raw, dict) else raw
-    if listed is None and any(key in raw for key in (*KEYS, _REQUEST)):
-        listed = [raw]
+    listed = _list_in(raw) if isinstance(raw, dict) else raw
     if not isinstance(listed, list) or not listed:
         raise InputError(f"{where}: it has no list of prompts; {hint}")
     for number, item in enumerate(listed, start=1):
         place = f"{where}: prompt {number}"
         yield _row_of(item, place, "neither a text nor an object; write e.g."), place, number
+
+
+def has_list(document: JsonObject) -> bool:
+    """Whether an object is not itself a row, but has a list of rows."""
+    return "prompts" in document or _list_in(document) not in (None, [document])
+
+
+def _list_in(document: JsonObject) -> Any:
+    """The list of rows in an object: under `prompts`, or under the only key of `_LISTS` that has one. An object that is
+    itself a row is a list of one. None if there is no list."""
+    if document.get("prompts") is not None:
+        return document["prompts"]
+    if any(key in document for key in (*KEYS, _REQUEST)):
+        return [document]
+    lists = [document[key] for key in _LISTS if isinstance(document.get(key), list)]
+    if len(lists) != 1:
+        return None
+    # The dataset viewer of Hugging Face puts each row under a key of its own.
+    return [row["row"] if isinstance(row, dict) and isinstance(row.get("row"), dict) else row for row in lists[0]]
 
 
 def _decoded(line: str, place: str) -> Any:

@@ -16,11 +16,15 @@ _LONGEST_CELL: Final = 32 << 20
 """The longest cell, in characters: as long as a file may be."""
 _NOT_IN_CELLS: Final = frozenset(KEYS) - frozenset(TEXT_KEYS)
 """Keys that a table cannot have, because programs do not agree how to write a chat in a cell."""
+_SEPARATOR: Final = re.compile(r'\s*"?sep=(,|;|\t)"?[^\S\t\n]*\n?', re.IGNORECASE)
+"""The line before the names of the columns in which Excel has the sign between the cells."""
 _NAME: Final = re.compile(r" ?[A-Za-z_][\w .-]{0,40}")
 
 
 def is_table(text: str) -> bool:
     """Whether a text without a file name begins like a table: with several names of columns, one of them known."""
+    if separator := _SEPARATOR.match(text):
+        text = text[separator.end() :]
     header, _, rest = text.lstrip().partition("\n")
     cells = header.strip().replace('"', "").split(_delimiter_of(header))
     return bool(rest.strip()) and len(cells) > 1 and all(map(_NAME.fullmatch, cells)) and _is_header(_names_of(cells))
@@ -28,15 +32,18 @@ def is_table(text: str) -> bool:
 
 def rows_of_table(text: str, where: str) -> Iterator[PlacedRow]:
     """The rows below the first, which names the columns. Raises InputError."""
-    header, _, _ = text.lstrip().partition("\n")
-    delimiter = _delimiter_of(header)
+    separator = _SEPARATOR.match(text)
+    begins_at = separator.end() if separator else 0
+    header, _, _ = text[begins_at:].lstrip().partition("\n")
+    delimiter = separator[1] if separator else _delimiter_of(header)
     csv.field_size_limit(_LONGEST_CELL)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text[begins_at:], newline=""), delimiter=delimiter, strict=True)
     names: list[str] = []
-    begin = 1
+    before = text.count("\n", 0, begins_at)
+    begin = before + 1
     try:
         for cells in reader:
-            number, begin = begin, reader.line_num + 1
+            number, begin = begin, before + reader.line_num + 1
             if not any(cell.strip() for cell in cells) and not names:
                 continue
             if not names:

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from loadgen.errors import InputError
 from loadgen.plan import rng
-from loadgen.plan.prompt_rows import PlacedRow, rows_of_document, rows_of_lines
+from loadgen.plan.prompt_rows import PlacedRow, has_list, rows_of_document, rows_of_lines
 from loadgen.plan.prompt_tables import is_table, rows_of_table
 from loadgen.record import JsonObject
 from loadgen.scenario import InlinePrompt, PromptFiles, Scenario
@@ -240,7 +240,7 @@ def _kind_of(text: str, suffix: str) -> str:
     if suffix not in _KINDS and not start.startswith(("[", "{")):
         return ".csv" if is_table(text) else ".txt"
     value = _json_of(text)
-    if isinstance(value, list) or (isinstance(value, dict) and (suffix == ".json" or "prompts" in value)):
+    if isinstance(value, list) or (isinstance(value, dict) and (suffix == ".json" or has_list(value))):
         return ".json"
     if isinstance(_json_of(start.partition("\n")[0]), dict | str):
         return ".jsonl"

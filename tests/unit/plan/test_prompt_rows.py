@@ -125,6 +125,15 @@ def test_of_a_chat_and_its_first_question_in_columns_of_their_own_the_chat_is_se
         pytest.param("f.jsonl", '[{"prompt": "One?"}, {"prompt": "Two?"}]\n', id="a list in .jsonl"),
         pytest.param("f.jsonl", '[\n  "One?",\n  "Two?"\n]\n', id="a list over several lines in .jsonl"),
         pytest.param("f.jsonl", '{\n  "prompts": ["One?", "Two?"]\n}\n', id="an object with a list in .jsonl"),
+        pytest.param("f.jsonl", '{"data": ["One?", "Two?"]}', id="a list under data in .jsonl"),
+        pytest.param(
+            "f.json", '{"version": "1", "data": [{"prompt": "One?"}, {"prompt": "Two?"}]}', id="a list under data"
+        ),
+        pytest.param(
+            "f.json",
+            '{"features": [], "rows": [{"row_idx": 0, "row": {"prompt": "One?"}}, {"row": {"prompt": "Two?"}}]}',
+            id="the dataset viewer's rows",
+        ),
         pytest.param("f.JSON", '["One?", "Two?"]', id="capital letters"),
     ],
 )
@@ -145,9 +154,15 @@ def test_one_row_alone_is_a_list_of_one() -> None:
         ("f.json", '{"prompt": "One?"}\n{"prompt": "Tw', "f.json: line 2: not JSON: "),
         ("f.jsonl", '{"prompt": "One?"},\n{"prompt": "Two?"},\n', "f.jsonl: line 1: not JSON: "),
         ("f.jsonl", '[\n"One?",\n', "f.jsonl: line 1: not JSON: "),
+        ("f.json", "null", "f.json: it has no list of prompts; "),
+        ("f.json", "5", "f.json: it has no list of prompts; "),
+        ("f.json", "{}", "f.json: it has no list of prompts; "),
+        ("f.json", '{"prompts": null}', "f.json: it has no list of prompts; "),
+        ("f.json", '{"data": ["One?"], "rows": ["Two?"]}', "f.json: it has no list of prompts; "),
+        ("f.jsonl", "null", "f.jsonl: line 1: not an object; "),
     ],
 )
-def test_json_that_breaks_off_is_named_with_its_place(name: str, text: str, says: str) -> None:
+def test_json_that_breaks_off_or_has_no_rows_is_named_with_its_place(name: str, text: str, says: str) -> None:
     Path(name).write_text(text, "utf-8")
     with pytest.raises(InputError) as caught:
         listed(name)
@@ -346,6 +361,12 @@ TABLES: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
         "prompt,n,m\nOne?\nTwo?,2,3,,\n",
         [("f-2", "One?"), ("f-3", "Two?")],
     ),
+    "a first line in which Excel names the separator": (
+        "f.csv",
+        "\ufeffsep=;\r\nprompt;a,b,c\r\nOne?;1\r\n",
+        [("f-3", "One?")],
+    ),
+    "such a line alone for a tab": ("f.csv", "sep=\t\nprompt\tn\nOne?\t1\n", [("f-3", "One?")]),
     "an empty line first": ("f.csv", "\nprompt\nOne?\n", [("f-3", "One?")]),
     "capital letters": ("F.CSV", "PROMPT\nOne?\n", [("F-2", "One?")]),
 }
@@ -450,9 +471,11 @@ def test_the_id_of_a_file_goes_before_that_of_a_row_in_another() -> None:
         ('{"prompt": "One?"}', ["One?"]),
         ('["One?", "Two?"]', ["One?", "Two?"]),
         ('{"prompts": ["One?"]}', ["One?"]),
+        ('{\n"version": 1, "data": [{"question": "One?"}, "Two?"]\n}', ["One?", "Two?"]),
         ("One?\nOr two?\n", ["One?\nOr two?"]),
         ("id,prompt\n7,One?\n8,Two?\n", ["One?", "Two?"]),
         ("prompt\tn\r\nOne?\t1\r\n", ["One?"]),
+        ("sep=;\nprompt;n\nOne?;1\n", ["One?"]),
         ("A question, or two:\nOne?\n", ["A question, or two:\nOne?"]),
         ("Hello, prompt\n", ["Hello, prompt"]),
     ],
