@@ -32,6 +32,10 @@ def _answer_for(who: str, stages: Sequence[StageSummary]) -> str:
     needed = slo.attainment or DEFAULT_ATTAINMENT
     share = f"at least {needed:.0%} of the requests met {limits}"
     good = [stage.load.concurrency for stage in itertools.takewhile(lambda stage: _is_good(stage, needed), ordered)]
+    if not good and _is_invalid(ordered[0]):
+        lowest = ordered[0].load.concurrency
+        level = f"the level with {lowest} {'user' if lowest == 1 else 'users'} is invalid"
+        return f"{who}: it is not known with how many users at once {share}: {level}."
     if not good:
         return f"{who}: at no level of this run {share}."
     users = "one user at a time" if good[-1] == 1 else f"up to {good[-1]} users at once"
@@ -40,9 +44,14 @@ def _answer_for(who: str, stages: Sequence[StageSummary]) -> str:
 
 
 def _is_good(stage: StageSummary, needed: float) -> bool:
-    is_believable = isinstance(stage.validity, Validity) and stage.validity.verdict != "invalid"
+    is_believable = isinstance(stage.validity, Validity) and not _is_invalid(stage)
     share = _share(stage)
     return is_believable and share is not None and share >= needed
+
+
+def _is_invalid(stage: StageSummary) -> bool:
+    """Whether the stage says nothing about the SLO, neither that it was met nor that it was missed."""
+    return isinstance(stage.validity, Validity) and stage.validity.verdict == "invalid"
 
 
 def _share(stage: StageSummary) -> float | None:

@@ -133,7 +133,7 @@ def _conflicts_of_model(model: Model, key: str) -> Iterator[Problem]:
     yield from conflicts_of_headers(model.headers, f"{key}.headers")
     if model.llamacpp is not None and target != "llamacpp":
         message = "these are options of the embedded server, and the model is served elsewhere"
-        yield Problem(f"{key}.llamacpp", message, "leave them out")
+        yield Problem(f"{key}.llamacpp", message, "leave them out, or set them for a model that it serves")
     if model.foundry is not None:
         yield from _conflicts_of_foundry(model.foundry, target, f"{key}.foundry")
 

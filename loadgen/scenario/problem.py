@@ -75,12 +75,15 @@ def key_path(path: str, key: str) -> str:
 
 
 def _place(source: Source, key: str) -> str:
-    """The flag that set the key or a table that contains it; otherwise the file."""
+    """The flag that set the key, a table that contains it or a key within it; otherwise the file."""
     prefix = key
     while prefix:
         if prefix in source.flags:
             return source.flags[prefix]
         prefix = prefix[: max(prefix.rfind("."), prefix.rfind("["), 0)]
+    for flagged, flag in source.flags.items():  # the file was right before a flag set a key within this table
+        if key and flagged.startswith(f"{key}."):
+            return flag
     if key.startswith("load."):  # a flag that changed the mode may be why the key is missing or out of place
         return source.flags.get("load.mode", source.file)
     return source.file

@@ -319,6 +319,14 @@ def test_the_answer_is_the_most_users_whose_slo_held() -> None:
     )
 
 
+@pytest.mark.parametrize("limit_ms", [1.0, 100_000.0])
+def test_a_lowest_level_that_is_invalid_neither_met_nor_missed_the_slo(limit_ms: float) -> None:
+    invalid = run_of(turns(40), seen=[facts(clock_steps=1)], scenario={"name": "x", "slo": {"ttft_ms": limit_ms}})
+    said = answer(summarize(invalid)) or ""
+    assert said.startswith("m on t: it is not known with how many users at once at least 90% of the requests met TTFT")
+    assert said.endswith(": the level with 1 user is invalid.")
+
+
 # --- text from outside ------------------------------------------------------------------------------------------------
 
 

@@ -334,6 +334,18 @@ def test_the_second_variant_has_another_address_another_model_or_any_key(
     }
 
 
+@pytest.mark.parametrize("flag", ["--set", "--versus"])
+@pytest.mark.parametrize("key", ["models[0].llamacpp.threads", "models[0].llamacpp"])
+def test_where_a_flag_writes_a_table_that_the_model_cannot_have_the_message_names_the_flag(flag: str, key: str) -> None:
+    setting = f"{key}=1" if key.endswith("threads") else f"{key}={{threads=1}}"
+    with pytest.raises(InputError) as error:
+        if flag == "--set":
+            play(FOUNDRY_LOCAL, set=(setting,))
+        else:
+            play(FOUNDRY_LOCAL, variant=VariantFlags(set=(setting,)))
+    assert str(error.value).startswith(f"{flag} {setting}: models[0].llamacpp: these are options of the embedded")
+
+
 def test_a_model_at_another_address_keeps_its_headers() -> None:
     text = f'{HEAD}models = [{{ name = "a", url = "http://g/v1", headers = {{ x-team = "eval" }} }}]'
     (model,) = play(text, variant=VariantFlags(url="http://h/v1")).models

@@ -108,7 +108,7 @@ COMPLAINTS = {
     ),
     "models = [{ name = 'a', url = 'http://h/v1', llamacpp = {} }]": (
         "models[0].llamacpp: these are options of the embedded server, and the model is served elsewhere; "
-        "leave them out"
+        "leave them out, or set them for a model that it serves"
     ),
     "models = [{ name = 'a' }, { name = 'a', target = 'llamacpp' }]": (
         "models[1]: the same model as models[0]; leave one out, or rename it"
