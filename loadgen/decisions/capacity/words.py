@@ -124,6 +124,8 @@ def stopped_words(model: ModelAnswer) -> str:
         case "within":
             gap = (model.fails or 0) - (model.holds or 0)
             return f"Stopped: within {format_level(gap, model.search)}, {spent}"
+        case "budget" if _only_busy(model):
+            return f"Stopped: the budget is spent, {spent}; close the other programs, and search again"
         case "budget":
             return f"Stopped: the budget is spent, {spent}; more time (--resume) would show more"
         case "top":
@@ -136,6 +138,12 @@ def stopped_words(model: ModelAnswer) -> str:
             return f"Stopped: the server was lost, {spent}"
         case "interrupted":
             return f"Stopped: interrupted, {spent}; --resume continues it"
+
+
+def _only_busy(model: ModelAnswer) -> bool:
+    """Whether nothing could be judged because of other programs, so that more time alone would show no more."""
+    levels = model.levels
+    return bool(levels) and all(level.state == "not_judged" and level.doubts == ("busy_machine",) for level in levels)
 
 
 def throughput_line(model: ModelAnswer) -> str | None:

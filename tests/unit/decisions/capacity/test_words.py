@@ -98,6 +98,16 @@ def test_every_end_has_words(reason: StopReason) -> None:
     assert stopped_words(answer(stopped=reason)).startswith("Stopped: ")
 
 
+def test_more_time_is_advised_only_where_it_would_show_more() -> None:
+    busy, judged = level(1.0, "not_judged", doubts=("busy_machine",)), level(2.0, doubts=("busy_machine",))
+    ends = [stopped_words(answer(stopped="budget", levels=levels)) for levels in ((busy,), (busy, judged), ())]
+    assert [end.partition("; ")[2] for end in ends] == [
+        "close the other programs, and search again",
+        "more time (--resume) would show more",
+        "more time (--resume) would show more",
+    ]
+
+
 @pytest.mark.parametrize("limit", get_args(LimitedBy))
 def test_every_limit_has_words(limit: LimitedBy) -> None:
     figures = LimitFigures(outcome="http_error", status=503, share=0.9, detail="full", reason="why")
