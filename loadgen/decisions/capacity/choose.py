@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from loadgen.decisions.capacity.evidence import Floats
-from loadgen.decisions.capacity.known import Known
+from loadgen.decisions.capacity.known import Known, busy_visits
 from loadgen.decisions.capacity.search import (
     End,
     PlayVisit,
@@ -35,6 +35,11 @@ STREAMS_UNKNOWN: Final = 8
 """A visit of an open loop begins with a burst, because a queue that begins empty makes latencies look too good. The
 burst has BURST_ROUNDS times as many requests as streams are served at once, or STREAMS_UNKNOWN while that is not
 known."""
+BUSY_VISITS: Final = 5
+"""If the machine was busy during so many visits in a row, the search ends, because nothing can be judged."""
+BUSY_WAIT: Final = 1 / 64
+"""A visit after one on a busy machine lasts for at least this share of the budget, and each further one twice as long,
+so that the other programs have time to end. Together the repeated visits take about a quarter of the budget."""
 INFLATION_OF_RATE: Final = 8.0
 """The least inflation of a rate that is assumed when the cost of a claim is guessed."""
 _BRACKET_SHARE: Final = 0.25
@@ -67,6 +72,7 @@ class VisitLooks:
         self._settings = settings
         self._level = step.level
         self._goal = step.requests
+        self._least_s = step.least_s
         self.next_at = max(FIRST_LOOK, int(step.level) if settings.search == "users" else 0)
         """The number of counted requests at which the next look comes."""
 
@@ -78,6 +84,8 @@ class VisitLooks:
         if visit.requests < self.next_at:
             return False
         self.next_at = int(visit.requests * LOOK_GROWTH) + 1
+        if visit.seconds < self._least_s:
+            return False
         known = Known(state, self._settings)
         if known.is_shown(self._level):
             return True
@@ -100,6 +108,7 @@ class _Choice:
         self._steps = known.steps
         self._settings = known.settings
         self._left_s = known.settings.budget_s - known.state.spent_s
+        self._busy_visits = busy_visits(known.state)
 
     def next_step(self) -> PlayVisit | End:
         known = self._known
@@ -121,6 +130,8 @@ class _Choice:
             return "client" if is_cut else "top"
         if self._left_s <= 0:
             return "budget"
+        if self._busy_visits >= BUSY_VISITS:
+            return "busy_machine"
         if low < 0 or high == top:
             return None
         if high - low == 1:
@@ -257,4 +268,6 @@ class _Choice:
         return BURST_ROUNDS * next(known, STREAMS_UNKNOWN)
 
     def _step(self, at: int, requests: int, purpose: Purpose) -> PlayVisit:
-        return PlayVisit(self._steps[at], requests, self._left_s, purpose, self._burst)
+        doubled = 2 ** (self._busy_visits - 1) if self._busy_visits else 0
+        least_s = min(self._left_s, doubled * BUSY_WAIT * self._settings.budget_s)
+        return PlayVisit(self._steps[at], requests, self._left_s, purpose, self._burst, least_s)

@@ -157,6 +157,12 @@ def client_limit(state: SearchState) -> float | None:
     return min((level for level, count in in_a_row.items() if count >= CLIENT_LIMITED), default=None)
 
 
+def busy_visits(state: SearchState) -> int:
+    """How many of this search's last visits in a row were on a busy machine, at whatever level."""
+    visits = state.visits[state.earlier :]
+    return next((count for count, visit in enumerate(reversed(visits)) if visit.doubt != "busy_machine"), len(visits))
+
+
 def alike(visits: Sequence[Visit]) -> list[Visit]:
     """The visits to rates, each with the largest inflation of any long visit to a level within ALIKE of its own.
 

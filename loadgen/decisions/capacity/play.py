@@ -20,7 +20,7 @@ from loadgen.decisions.capacity.evidence import requests_to_show
 from loadgen.decisions.capacity.files import CapacityWriter
 from loadgen.decisions.capacity.played import PlayedVisit, played_visit, state_of
 from loadgen.decisions.capacity.request import SearchRequest
-from loadgen.decisions.capacity.search import End, PlayVisit, StopReason
+from loadgen.decisions.capacity.search import End, PlayVisit, SearchState, StopReason
 from loadgen.decisions.capacity.visit import Visit, VisitTally
 from loadgen.decisions.capacity.words import format_time, progress_words
 from loadgen.engine.run import play_plan
@@ -122,14 +122,19 @@ class ModelSearch:
         self.models = (place,)
         self._context = context
         self._played = [thinned(played) for played in _earlier_visits(request, place)]
+        self._earlier = len(self._played)
         # The time of earlier searches does not count against this budget.
-        budget_s = request.settings.budget_s + state_of(self._played).spent_s
+        budget_s = request.settings.budget_s + self._state.spent_s
         self._settings = msgspec.structs.replace(request.settings, budget_s=budget_s)
         self._visits = Visits(request.plan.scenario, len(request.plan.prompts), place)
         self._step: PlayVisit | None = None
         self._watch: VisitWatch | None = None
         self._warmup = request.plan.scenario.warmup_requests
         self._lost = False
+
+    @property
+    def _state(self) -> SearchState:
+        return state_of(self._played, earlier=self._earlier)
 
     def next_stage(self) -> Stage | None:
         if self._step is None:
@@ -149,7 +154,7 @@ class ModelSearch:
     def sinks(self, stage: Stage, stop: StopSignal) -> tuple[Sink, ...]:
         assert self._step is not None
         context, scenario = self._context, self._context.request.plan.scenario
-        state = state_of(self._played)
+        state = self._state
         tally = VisitTally(self._settings.objectives, stage.level.load(), scenario.slo, context.workers)
         looks = VisitLooks(state, self._settings, self._step)
         self._watch = VisitWatch(self._step, tally, looks, stop, context.run.clock, self._say)
@@ -163,7 +168,7 @@ class ModelSearch:
             return End("target_lost")
         if self._context.run.stop_signal.requested:
             return End("interrupted")
-        step = next_step(state_of(self._played), self._settings)
+        step = next_step(self._state, self._settings)
         return End("budget") if isinstance(step, PlayVisit) and step.seconds < SHORTEST_VISIT_S else step
 
     def _end_visit(self) -> None:
@@ -194,7 +199,7 @@ class ModelSearch:
         self._context.writer.put(self.models[0], answer)
 
     def _say(self, visit: Visit | None) -> None:
-        self._context.progress.known(progress_words(visit, state_of(self._played), self._settings))
+        self._context.progress.known(progress_words(visit, self._state, self._settings))
 
     def _warn_if_short(self, played: PlayedVisit) -> None:
         """Warn if the budget is too short to show the objectives with one request at a time."""
@@ -205,7 +210,7 @@ class ModelSearch:
         each_s = float(e2e_ns.mean()) / 1e9
         needed = {share: requests_to_show(share, settings.confidence) for share in settings.shares}
         most = max(needed, key=lambda share: needed[share])
-        if each_s * needed[most] > settings.budget_s - state_of(self._played).spent_s:
+        if each_s * needed[most] > settings.budget_s - self._state.spent_s:
             self._context.progress.warn(
                 f"to show a share of {100 * most:g} % takes {needed[most]} requests of a level without a miss: at "
                 f"{each_s:.3g} s each {format_time(each_s * needed[most])}, and the budget is "

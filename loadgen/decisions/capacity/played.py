@@ -5,6 +5,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from loadgen.analysis.evidence import Evidence
 from loadgen.analysis.evidence import evidence_of as evidence_of_stage
 from loadgen.analysis.stage import StageData
 from loadgen.analysis.summary import Code, Reason
@@ -12,6 +13,7 @@ from loadgen.analysis.validity import judge
 from loadgen.decisions.capacity.search import SearchSettings, SearchState
 from loadgen.decisions.capacity.visit import Doubt, Visit, VisitTally
 from loadgen.record import Outcome, Record
+from loadgen.scenario.objective import limits_ms
 
 CLIENT_CODES: Final[frozenset[Code]] = frozenset(
     {
@@ -27,6 +29,18 @@ CLIENT_CODES: Final[frozenset[Code]] = frozenset(
     }
 )
 """The reasons for which loadgen itself disturbed a visit, whether they make it degraded or invalid."""
+LAG_CODES: Final[frozenset[Code]] = frozenset({"dispatch_slip", "loop_lag", "achieved_users"})
+"""Those of them that say nothing about a level if loadgen's lag is short beside the limits of the objectives."""
+GAPS: Final = frozenset({"tpot", "itl"})
+"""The metrics that do not depend on when a request was sent."""
+GAPS_NEAR_LIMIT: Final = 0.5
+"""Late requests leave fewer answers to be streamed at once. That can hide a missed limit of a gap only if gaps are
+longer than this share of it."""
+LAG_OF_LIMIT: Final = 0.01
+"""loadgen's usual lag can be ignored if it is at most this share of a limit. It changes a latency by at most itself: a
+user who is late by d ms shortens the latencies of the others by d ms at most."""
+LONGEST_LAG_OF_LIMIT: Final = 0.1
+"""The same for its longest lag."""
 CLIENT_CODES_IF_FATAL: Final[frozenset[Code]] = frozenset({"gc_pause", "littles_law"})
 SERVER_ERRORS: Final[frozenset[Outcome]] = frozenset(
     {"http_error", "stream_error", "malformed", "not_streamed", "empty"}
@@ -50,7 +64,10 @@ def played_visit(stage: StageData, settings: SearchSettings) -> PlayedVisit:
     tally = VisitTally(settings.objectives, load, stage.slo, workers)
     for record in stage.measured:
         tally.take(record)
-    reasons = judge(evidence_of_stage(stage)).reasons if stage.measured else ()
+    evidence = evidence_of_stage(stage)
+    reasons = judge(evidence).reasons if stage.measured else ()
+    if is_lag_negligible(evidence, stage, settings):
+        reasons = tuple(reason for reason in reasons if reason.code not in LAG_CODES)
     visit = tally.visit(
         level=float(load.concurrency or load.rate_per_s or 0),
         label=stage.planned.level,
@@ -60,9 +77,9 @@ def played_visit(stage: StageData, settings: SearchSettings) -> PlayedVisit:
     return PlayedVisit(visit, stage, reasons)
 
 
-def state_of(visits: Sequence[PlayedVisit]) -> SearchState:
-    """The search so far, from its visits in the order of playing."""
-    return SearchState(tuple(played.visit for played in visits))
+def state_of(visits: Sequence[PlayedVisit], *, earlier: int = 0) -> SearchState:
+    """The search so far, from its visits in the order of playing. earlier: how many are of earlier searches."""
+    return SearchState(tuple(played.visit for played in visits), earlier)
 
 
 def seconds_of(stage: StageData) -> float:
@@ -84,6 +101,50 @@ def _doubt_of(reasons: Sequence[Reason], records: Sequence[Record], settings: Se
     if (codes & CLIENT_CODES or fatal & CLIENT_CODES_IF_FATAL) and not fails_by_errors(records, settings):
         return "client"
     return None
+
+
+def is_lag_negligible(evidence: Evidence, stage: StageData, settings: SearchSettings) -> bool:
+    """Whether loadgen's own lag is too short to change whether a request meets an objective."""
+    slip, lag = evidence.slip_effect, evidence.lag_effect
+    late_ms = max(_unused_ms(evidence, stage), 0.0 if slip is None else slip.by_ms)
+    stamps_ms = 0.0 if lag is None else lag.by_ms
+    longest_ms = 0.0 if evidence.stamp_source == "kernel" else evidence.loop_lag_max_ms or 0.0
+    for metric, limit_ms in _limits_ms(stage, settings):
+        usual, longest = stamps_ms, longest_ms
+        if metric not in GAPS:
+            usual, longest = max(usual, late_ms), max(longest, evidence.dispatch_slip_max_ms or 0.0)
+        if usual > LAG_OF_LIMIT * limit_ms or longest > LONGEST_LAG_OF_LIMIT * limit_ms:
+            return False
+    return late_ms == 0.0 or not _gaps_near_limit(stage, settings)
+
+
+def _limits_ms(stage: StageData, settings: SearchSettings) -> list[tuple[str, float]]:
+    """Each metric that an objective limits, with its limit."""
+    limits: list[tuple[str, float]] = [
+        (each.metric, each.limit_ms) for each in settings.objectives if each.limit_ms is not None
+    ]
+    if any(each.metric == "goodput" for each in settings.objectives):
+        limits += limits_ms(stage.slo).items()
+    return limits
+
+
+def _gaps_near_limit(stage: StageData, settings: SearchSettings) -> bool:
+    """Whether a request's gaps are so near their limit that more answers at once might have lengthened them past it."""
+    for name, limit_ms in _limits_ms(stage, settings):
+        if name in GAPS:
+            values_ns = stage.values[name]
+            near = (values_ns > GAPS_NEAR_LIMIT * limit_ms * 1e6) & (values_ns <= limit_ms * 1e6)
+            if near.any():
+                return True
+    return False
+
+
+def _unused_ms(evidence: Evidence, stage: StageData) -> float:
+    """For how long, on average, a user waited for loadgen before the next request."""
+    e2e_ns = stage.values["e2e"]
+    if not evidence.users_share or not e2e_ns.size:
+        return 0.0
+    return (1 / evidence.users_share - 1) * float(e2e_ns.mean()) / 1e6
 
 
 def fails_by_errors(records: Sequence[Record], settings: SearchSettings) -> bool:

@@ -9,10 +9,12 @@ from loadgen.decisions.capacity.visit import Visit
 from loadgen.scenario.objective import Objective
 
 SearchKind = Literal["users", "rate"]
-StopReason = Literal["shown", "within", "budget", "top", "bottom", "client", "target_lost", "interrupted"]
+StopReason = Literal[
+    "shown", "within", "budget", "top", "bottom", "client", "busy_machine", "target_lost", "interrupted"
+]
 """`shown`: one level is shown to hold and its neighbor not to. `within`: the two levels that are shown are near enough.
 `top`, `bottom`: the highest level that may be played holds, or the lowest does not. `client`: loadgen itself was the
-limit."""
+limit. `busy_machine`: other programs disturbed every one of the last visits."""
 Purpose = Literal["bracket", "holds", "fails", "again"]
 """`bracket`: a short visit; `holds`, `fails`: to show that claim; `again`: loadgen disturbed the last visit."""
 
@@ -59,13 +61,15 @@ class SearchState(Struct, frozen=True):
     """The visits so far, in order."""
 
     visits: tuple[Visit, ...] = ()
+    earlier: int = 0
+    """How many of them were played by the earlier searches that this one continues."""
 
     @property
     def spent_s(self) -> float:
         return sum(visit.seconds for visit in self.visits)
 
     def with_visit(self, visit: Visit) -> "SearchState":
-        return SearchState((*self.visits, visit))
+        return SearchState((*self.visits, visit), self.earlier)
 
 
 class PlayVisit(Struct, frozen=True):
@@ -79,6 +83,8 @@ class PlayVisit(Struct, frozen=True):
     purpose: Purpose
     burst: int = 0
     """For an open loop: the number of requests that all come due when the visit begins. They do not count."""
+    least_s: float = 0.0
+    """No look ends the visit before it has taken so many seconds, unless the budget is spent."""
 
 
 class End(Struct, frozen=True):

@@ -134,6 +134,9 @@ def stopped_words(model: ModelAnswer) -> str:
             return f"Stopped: the lowest level that may be played does not hold (--from), {spent}"
         case "client":
             return f"Stopped: loadgen itself was the limit, so no higher level is played, {spent}"
+        case "busy_machine":
+            why = "other programs kept this machine too busy to judge a visit"
+            return f"Stopped: {why}, {spent}; close them, and continue with --resume"
         case "target_lost":
             return f"Stopped: the server was lost, {spent}"
         case "interrupted":

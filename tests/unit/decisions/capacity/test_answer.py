@@ -7,10 +7,10 @@ from benchmarks.queues import Queue
 from loadgen.decisions.capacity.answer import CapacityFile, ModelAnswer, answer_of, share_interval
 from loadgen.decisions.capacity.played import PlayedVisit
 from loadgen.decisions.capacity.search import SearchSettings
-from loadgen.record import MachineFacts
+from loadgen.record import MachineFacts, Record
 from loadgen.scenario.objective import objective_of
 from tests.capacity_visits import of_queue, played
-from tests.records import facts
+from tests.records import MS, facts, record
 
 SETTINGS = SearchSettings(objectives=(objective_of("ttft_p95=2500ms"), objective_of("ok=90%")))
 QUEUE = Queue()
@@ -102,6 +102,42 @@ def test_visits_of_which_the_client_was_the_limit_are_not_judged() -> None:
     assert (result.holds, result.fails, result.limited_by) == (2, None, "client")
     assert result.limit.reason == "loadgen used 70% of a core"
     assert result.levels[2].doubts == ("client",)
+
+
+def short_answers(*, late_ms: float = 3.0, once_ms: float = 0.0, gap_ms: float = 1.0) -> list[Record]:
+    """Answers of one user, each late by so many ms, and one of them by so many more. The first token takes 5 ms."""
+    records, free_ns = [], 0
+    for index in range(100):
+        sent_ns = free_ns + int((late_ms + (once_ms if index == 50 else 0.0)) * MS)
+        stamps = tuple(sent_ns + int((5 + gap_ms * token) * MS) for token in range(3))
+        moments = {"dispatched_ns": sent_ns, "sent_ns": sent_ns, "written_ns": sent_ns, "first_visible_ns": stamps[0]}
+        ends = {"end_ns": stamps[-1], "last_byte_ns": stamps[-1], "stamps_ns": stamps}
+        records.append(record(index=index, level="c1", intended_ns=free_ns, **moments, **ends))
+        free_ns = stamps[-1]
+    return records
+
+
+@pytest.mark.parametrize(
+    ("objectives", "answers", "doubt"),
+    [
+        (("ttft_p95=2s", "ok=99%"), {}, None),
+        (("ttft_p95=2s", "tpot_p95=60ms"), {}, None),
+        (("e2e_p95=350ms",), {}, None),
+        (("e2e_p95=250ms",), {}, "client"),
+        (("ttft_p95=20ms",), {}, "client"),
+        (("ttft_p95=2s", "ttft_p99=20ms"), {}, "client"),
+        (("ttft_p95=2s",), {"once_ms": 150.0}, None),
+        (("ttft_p95=2s",), {"once_ms": 300.0}, "client"),
+        (("tpot_p95=60ms",), {"gap_ms": 20.0}, None),
+        (("tpot_p95=60ms",), {"gap_ms": 50.0, "late_ms": 10.0}, "client"),
+        (("ok=99%",), {}, None),
+    ],
+)
+def test_a_lag_that_is_short_beside_every_limit_is_no_doubt(
+    objectives: tuple[str, ...], answers: dict[str, float], doubt: str | None
+) -> None:
+    settings = SearchSettings(objectives=tuple(map(objective_of, objectives)))
+    assert played(settings, 1, short_answers(**answers)).visit.doubt == doubt
 
 
 def test_a_visit_on_a_busy_machine_is_not_judged() -> None:

@@ -190,6 +190,41 @@ def test_a_busy_machine_ends_nothing_and_the_level_is_played_again() -> None:
     assert client_limit(state(busy, busy)) is None
 
 
+def test_each_repeated_visit_on_a_busy_machine_is_longer_and_after_five_the_search_ends() -> None:
+    visits = [visit(1, 8)]
+    least = []
+    while isinstance(step := next_step(state(*visits), USERS), PlayVisit) and len(visits) < 20:
+        least.append(step.least_s)
+        visits.append(visit(step.level, 0, 40, seconds=max(step.least_s, 1.0), doubt="busy_machine"))
+    assert least == [0.0, *(USERS.budget_s * share for share in (1 / 64, 1 / 32, 1 / 16, 1 / 8))]
+    assert step == End("busy_machine")
+
+
+def test_a_visit_that_was_judged_ends_the_row_of_busy_ones() -> None:
+    busy = visit(1, 0, 40, doubt="busy_machine")
+    assert step_after(busy, busy, busy, busy, visit(1, 8), busy).least_s == USERS.budget_s / 64
+    assert step_after(busy, busy, busy, busy, visit(1, 8)).least_s == 0
+
+
+def test_a_search_that_ended_on_a_busy_machine_can_be_resumed() -> None:
+    busy = visit(1, 0, 40, doubt="busy_machine")
+    resumed = SearchState((busy,) * 5, earlier=5)
+    step = next_step(resumed, USERS)
+    assert isinstance(step, PlayVisit)
+    assert (step.level, step.least_s) == (1, 0)
+    longer = next_step(resumed.with_visit(busy), USERS)
+    assert isinstance(longer, PlayVisit)
+    assert longer.least_s == USERS.budget_s / 64
+
+
+def test_no_look_ends_a_visit_before_its_least_time_but_the_budget_does() -> None:
+    before = state(visit(1, 0, 40, doubt="busy_machine"))
+    step = step_after(*before.visits)
+    assert not VisitLooks(before, USERS, step).should_stop(visit(1, 200, seconds=step.least_s - 0.1))
+    assert VisitLooks(before, USERS, step).should_stop(visit(1, 200, seconds=step.least_s))
+    assert VisitLooks(before, USERS, step).should_stop(visit(1, 1, seconds=USERS.budget_s))
+
+
 # What is shown
 
 
