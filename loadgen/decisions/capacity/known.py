@@ -1,7 +1,7 @@
 """What the visits of a search show: the evidence about each level, and the two levels that bound the capacity. Pure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Final
 
@@ -109,18 +109,17 @@ class Known:
         if not self.levels:
             return holds
         last = self.steps[high] if high < len(self.steps) else math.nextafter(self.steps[max(self.levels)], math.inf)
-        levels = np.array([level for level in self._finest if (holds or 0) <= level < last], float)
+        levels = np.array([level for level in self._levels_below(last) if level >= (holds or 0)], float)
         if not len(levels):
             return holds
         is_good = (self.likely(levels) >= np.asarray(self.settings.shares)).all(1)
         return float(levels[is_good].max()) if is_good.any() else holds
 
-    @property
-    def _finest(self) -> Sequence[float]:
-        """All levels that can be the capacity: every number of users."""
-        if self.settings.search == "rate" or not self.steps:
-            return self.steps
-        return [float(users) for users in range(math.ceil(self.steps[0]), int(self.steps[-1]) + 1)]
+    def _levels_below(self, end: float) -> Iterable[float]:
+        """All levels below `end` that can be the capacity, among them every number of users."""
+        if self.settings.search == "rate":
+            return [level for level in self.steps if level < end]
+        return map(float, range(math.ceil(self.steps[0]), math.ceil(end)))
 
     def place(self, level: float) -> int:
         """The highest place that is not above a level, or else the lowest place."""

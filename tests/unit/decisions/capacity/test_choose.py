@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -188,6 +189,18 @@ def test_a_busy_machine_ends_nothing_and_the_level_is_played_again() -> None:
     assert step_after(visit(1, 8), busy).level == 2
     assert step_after(busy).level == 1
     assert client_limit(state(busy, busy)) is None
+
+
+def test_a_highest_level_that_is_far_away_takes_no_memory() -> None:
+    far = structs.replace(USERS, to_level=1e9)
+    tracemalloc.start()
+    try:
+        known = Known(state(holding(3), failing(8)), far)
+        assert known.capacity == Known(state(holding(3), failing(8)), USERS).capacity
+        assert Known(state(holding(3)), far).capacity == 3
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
 
 
 def test_each_repeated_visit_on_a_busy_machine_is_longer_and_after_five_the_search_ends() -> None:
