@@ -35,6 +35,7 @@ _NO_MODEL: Final = re.compile(
 _MAY_BE_LEFT_OUT: Final = frozenset(("stream", "stream_options", "temperature", "seed", "top_p", "cache_prompt"))
 _BODY_KEYS: Final = ("max_tokens", "stop", *_MAY_BE_LEFT_OUT)
 _REMEDY_OF_LOADING: Final = "wait longer (--ready), or look at the server's log"
+_OTHER_MODEL: Final = "use a model that the server lists"
 _MAX_NAMES: Final = 12
 
 
@@ -69,11 +70,19 @@ async def chat_error(served: Served, reply: Reply, loading: str | None) -> Targe
     if _is_wrong_path(reply, models):
         return await _path_error(base, served.headers, f"http_error{status}" if status else reply.outcome)
     if reply.status == 404 or (reply.status in REFUSED and _NO_MODEL.search(detail)):
-        remedy = "use a model that the server lists"
-        if models.names:
-            remedy = f"use one of the models that the server lists: {shown_names(models.names)}"
+        remedy = _remedy_of_unknown_model(served.card.id, models.names)
         return TargetError(text, problem="not_in_catalog", remedy=remedy)
     return TargetError(text, remedy=_remedy_of_refused_body(reply))
+
+
+def _remedy_of_unknown_model(wanted: str, names: tuple[str, ...]) -> str:
+    """What to do if a server does not know a model in a chat. names: the models that it lists, perhaps also this."""
+    others = tuple(name for name in names if name != wanted)
+    if wanted not in names:
+        return f"use one of the models that the server lists: {shown_names(names)}" if names else _OTHER_MODEL
+    if not others:
+        return "the server lists it, but does not serve it; load it there first"
+    return f"the server lists it, but does not serve it; load it there first, or use another: {shown_names(others)}"
 
 
 def _remedy_of_refused_body(reply: Reply) -> str:

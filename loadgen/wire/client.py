@@ -15,7 +15,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from loadgen.clock import now_ns
 from loadgen.record import StampSource
-from loadgen.redact import redact_keys
+from loadgen.redact import redact_keys, redact_url
 from loadgen.wire.deadlines import Watchdog
 from loadgen.wire.direct_request import AiohttpAnswer, DirectRequest, Redirected, UnsendableRequest
 from loadgen.wire.direct_response import DirectHandler
@@ -285,6 +285,9 @@ def failure_of(error: Exception, status: int | None) -> Failure:
         reason = error.__cause__ or error
         no_such_host = isinstance(reason, UnicodeError)  # no resolver accepts the name
         return Failure("connect_error" if no_such_host else "malformed", describe(reason))
+    if isinstance(error, aiohttp.TooManyRedirects):  # its own text is empty
+        where = redact_url(str(error.request_info.real_url))
+        return Failure("malformed", redact_keys(f"the server redirects without end, last from {where}"))
     detail = describe(error)
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL | aiohttp.ServerFingerprintMismatch):
         return Failure("connect_error", detail)

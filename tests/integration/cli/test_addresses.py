@@ -228,12 +228,21 @@ def test_where_the_list_and_the_chat_disagree_the_chat_decides() -> None:
     assert "listed by its server" in report.read_text(encoding="utf-8")
 
 
-def test_a_listed_model_that_does_not_answer_is_not_played() -> None:
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (("m", "n"), "the server lists it, but does not serve it; load it there first, or use another: n"),
+        (("m",), "the server lists it, but does not serve it; load it there first"),
+        (("n", "o"), "use one of the models that the server lists: n, o"),
+    ],
+)
+def test_a_model_that_does_not_answer_is_not_played_and_not_advised(names: tuple[str, ...], says: str) -> None:
     missing = whole("404 Not Found", b'{"error": "m is not loaded, model missing"}')
-    with Server(missing, get=lambda _: listing("m", "n")) as server:
+    with Server(missing, get=lambda _: listing(*names)) as server:
         ended = play(server.url)
     assert ended.returncode == 3
-    assert "use one of the models that the server lists: m, n" in text(ended)
+    assert says in text(ended)
+    assert f"{says}, or" not in text(ended)
 
 
 def test_an_answer_of_another_model_is_not_taken_for_the_one_that_was_asked_for() -> None:

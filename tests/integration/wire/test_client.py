@@ -736,6 +736,16 @@ def test_a_redirect_to_nowhere_is_a_failed_request_and_raises_nothing(
 
 
 @pytest.mark.parametrize("way", ["direct", "aiohttp's client"])
+def test_a_redirect_in_a_circle_is_a_failure_that_says_so(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if way != "direct":
+        monkeypatch.setattr("loadgen.wire.client.DirectRequest.open", lambda *_: None)
+    head = b"HTTP/1.1 307 Temporary Redirect\r\nContent-Length: 0\r\nLocation: /v1/chat/completions\r\n\r\n"
+    reply, _ = answer((Send(head),))
+    assert reply.outcome == "malformed"
+    assert (reply.detail or "").startswith("the server redirects without end, last from http://127.0.0.1:")
+
+
+@pytest.mark.parametrize("way", ["direct", "aiohttp's client"])
 def test_a_host_name_that_no_resolver_can_take_is_a_connect_error(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if way != "direct":
         monkeypatch.setattr("loadgen.wire.client.DirectRequest.open", lambda *_: None)
