@@ -36,6 +36,8 @@ _ADVICE: Final = {
 }
 """The advice for files of prompts that are not text."""
 LONGEST_ID: Final = 80
+_SYSTEM_ROLES: Final = frozenset(("system", "developer"))
+"""The roles of a system message; the second is its newer name in OpenAI's API."""
 
 
 class Prompt(Struct, frozen=True):
@@ -97,7 +99,7 @@ def messages(prompt: Prompt, system: str | None) -> list[JsonObject]:
     """The chat that a request sends: the system message, if there is one, and the prompt as the user's message or the
     recorded chat. A recorded chat with its own system message does not get the scenario's."""
     chat: list[JsonObject] = [*prompt.messages] or [{"role": "user", "content": prompt.text}]
-    if system is None or chat[0]["role"] == "system":
+    if system is None or any(message["role"] in _SYSTEM_ROLES for message in chat):
         return chat
     return [{"role": "system", "content": system}, *chat]
 

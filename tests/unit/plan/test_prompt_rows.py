@@ -98,6 +98,12 @@ def test_a_system_message_comes_before_a_recorded_chat_without_one() -> None:
     assert messages(without, "Be kind.") == [{"role": "system", "content": "Be kind."}, USER]
 
 
+@pytest.mark.parametrize("chat", [[{**SYSTEM, "role": "developer"}, USER], [USER, SYSTEM, USER]])
+def test_a_system_message_under_its_newer_name_or_at_a_later_place_is_one(chat: list[Any]) -> None:
+    (prompt,) = listed(written([{"messages": chat}], "jsonl"))
+    assert messages(prompt, "Be kind.") == chat
+
+
 def test_what_a_chat_says_is_in_the_digest() -> None:
     plans = []
     for first in ("a", "b"):
