@@ -2,6 +2,7 @@
 
 from typing import Any, get_args
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -197,6 +198,8 @@ def test_a_busy_machine_says_by_how_much_and_who() -> None:
     others = (Neighbor("a", 1.5), Neighbor("b", 0.2))
     several = MachineFacts(cores=2, slowdown=0.5, busiest=others, steal_share=0.18, host_slowdown=0.2)
     assert "took about 80% longer" in busy_text(several)
+    heavy = msgspec.structs.replace(several, slowdown=6.5)
+    assert "the server took more than half as long again because" in busy_text(heavy), "6.5 times is not known"
     assert "(a 150%, b 20% of a core; the host of this virtual machine took 18% of a core)" in busy_text(several)
     gone = MachineFacts(cores=2, slowdown=0.5, neighbors_cpu_share=0.4, memory_pressure=0.3)
     assert busy_text(gone).endswith("(programs that came and went 40% of a core; memory was short for 30% of the time)")
