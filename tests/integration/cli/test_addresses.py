@@ -12,6 +12,9 @@ from tests.command_line import without_settings
 from tests.integration.server import Choice, Script, Send, Served, Server, head, streamed, whole
 
 NOT_FOUND = whole("404 Not Found", b'{"error": {"message": "Not Found"}}')
+ROUTES = whole(
+    "404 Not Found", b'{"error": {"message": "no such route; there are /x/v1/models and /x/v1/chat/completions"}}'
+)
 PAGE = whole("200 OK", b"<!doctype html><title>Hello</title>", type="text/html")
 
 
@@ -113,7 +116,7 @@ def test_one_model_at_two_bases_of_one_server_has_two_names() -> None:
     assert [stage["requests"]["ok"] for stage in stages] == [2, 2]
 
 
-@pytest.mark.parametrize("everywhere", [NOT_FOUND, PAGE], ids=["404", "a web page"])
+@pytest.mark.parametrize("everywhere", [NOT_FOUND, ROUTES, PAGE], ids=["404", "a 404 that lists routes", "a web page"])
 def test_where_no_route_is_one_the_path_is_called_wrong(everywhere: Script) -> None:
     with Server(everywhere, get=lambda _: everywhere) as server:
         for ended in (play(at(server, "/v1")), loadgen("models", "--url", at(server, "/v1"))):
