@@ -139,6 +139,8 @@ def capacity(
         searched, interrupted = make_search_reports(search_folder_at(show), wanted), False
     else:
         asked = structs.replace(search.settings(), forecasts=forecasts)
+        if required is not None and asked.highest is not None and required > asked.highest:
+            raise InputError(f"--require {require} --to {search.highest}: no level above --to is played; raise --to")
         loaded = _with_levels(options, search).load(output)
         earlier = None if resume is None else read_earlier(resume)
         processes = parse_workers(workers)

@@ -22,7 +22,7 @@ from loadgen.decisions.capacity.search import SearchSettings
 from loadgen.errors import InputError
 from loadgen.record import StageKey
 from loadgen.report.files import Reports, reports_of
-from loadgen.scenario.objective import objective_of
+from loadgen.scenario.objective import mismatch_of_objective, objective_of
 from loadgen.stats.quantile import Floor
 from loadgen.store import files, run_folder
 from loadgen.store.run_folder import Run
@@ -85,7 +85,24 @@ def read_capacity(folder: Path) -> CapacityFile:
         raise InputError(f"{path}: cannot be read ({error}); is the folder damaged?") from error
     if capacity.schema != SCHEMA:
         raise InputError(f"{path}: schema is {capacity.schema!r}, this loadgen reads {SCHEMA!r}; use the other version")
+    if (wrong := _wrong_value(capacity)) is not None:
+        raise InputError(f"{path}: cannot be read ({wrong}); is the folder damaged?")
     return capacity
+
+
+def _wrong_value(capacity: CapacityFile) -> str | None:
+    """The first value that no search writes, in words; None if there is none."""
+    if not capacity.models:
+        return "models is empty"
+    if not 0 < capacity.confidence < 1:
+        return f"confidence is {capacity.confidence:g}"
+    for model in capacity.models:
+        if not model.objectives:
+            return f"{model.model} has no objectives"
+        for objective in model.objectives:
+            if (wrong := mismatch_of_objective(objective.objective)) is not None:
+                return wrong[0]
+    return None
 
 
 def search_folder_at(path: Path) -> Path:
@@ -136,10 +153,11 @@ def make_search_reports(folder: Path, asked: ForecastRequest | None = None, *, f
     """Make capacity.json and all reports of a search again, from its folder.
 
     asked: what to forecast; None: the same as before. floor: as in `reports_of`. Raises InputError if the folder is not
-    that of a search, or if a search that it resumed is missing.
+    that of a search, or if a search that it resumed or a visit of its answer is missing.
     """
     capacity = read_capacity(folder)
     runs = runs_of_search(folder, capacity)
+    _check_visits(folder, capacity, runs)
     models = tuple(_answer_again(model, capacity, runs, asked) for model in capacity.models)
     capacity = msgspec.structs.replace(capacity, models=models)
     spans = [_spans(runs[-1], model) for model in models]
@@ -150,6 +168,22 @@ def make_search_reports(folder: Path, asked: ForecastRequest | None = None, *, f
         unwritten = (CAPACITY, *reports.unwritten)
         reports = msgspec.structs.replace(reports, unwritten=unwritten, reason=error.strerror or str(error))
     return Capacity(capacity, reports)
+
+
+def _check_visits(folder: Path, capacity: CapacityFile, runs: Sequence[Run]) -> None:
+    """Raise InputError if a visit of the answer is missing, because a poorer answer would replace it."""
+    ended = {
+        (key, facts.level)
+        for run in runs
+        for facts in run.facts
+        for key in zip(facts.models, facts.targets, strict=True)
+    }
+    for model in capacity.models:
+        visits = [visit for level in model.levels for visit in level.visits]
+        lost = [visit for visit in visits if ((model.model, model.target), visit) not in ended]
+        if lost:
+            which = f"{', '.join(lost)} of {CAPACITY}"
+            raise InputError(f"{folder}: the visits {which} are missing; is the folder damaged? Nothing was changed")
 
 
 def _answer_again(

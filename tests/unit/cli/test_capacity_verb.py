@@ -55,6 +55,45 @@ def test_a_gate_needs_that_it_is_shown(searched: Path, required: int, code: int)
     assert shown.stderr == wanted
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("models",), [], "models is empty"),
+        (("confidence",), 2, "confidence is 2"),
+        (("models", 0, "objectives"), [], "m has no objectives"),
+        (("models", 0, "objectives", 0, "objective"), "zzz", '"zzz": unknown metric "zzz"'),
+    ],
+)
+def test_a_capacity_json_that_no_search_writes_is_refused_in_one_line(
+    searched: Path, tmp_path: Path, path: tuple[str | int, ...], value: object, message: str
+) -> None:
+    folder = other_search(searched, tmp_path / "capacity-copy")
+    data = place = json.loads((folder / CAPACITY).read_bytes())
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    (folder / CAPACITY).write_text(json.dumps(data), encoding="utf-8")
+    shown = run_command("capacity", "--show", folder)
+    assert (shown.returncode, shown.stdout, shown.stderr.count("\n")) == (2, "", 1)
+    assert shown.stderr.startswith(f"loadgen: {folder / CAPACITY}: cannot be read ({message}")
+
+
+@pytest.mark.parametrize("lines", [0, 1, -1])
+def test_a_search_that_lost_visits_is_not_shown_again_and_keeps_its_answer(
+    searched: Path, tmp_path: Path, lines: int
+) -> None:
+    folder = other_search(searched, tmp_path / "capacity-copy")
+    stages = (folder / "stages.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "stages.jsonl").write_bytes(b"".join(stages[:lines]))
+    before = (folder / CAPACITY).read_bytes()
+    shown = run_command("capacity", "--show", folder)
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert shown.stderr.startswith(f"loadgen: {folder}: the visits c")
+    assert shown.stderr.endswith("of capacity.json are missing; is the folder damaged? Nothing was changed\n")
+    assert shown.stderr.count("\n") == 1
+    assert (folder / CAPACITY).read_bytes() == before
+
+
 def test_json_is_the_file_and_nothing_else(searched: Path) -> None:
     shown = run_command("capacity", "--show", searched, "--json")
     assert (shown.returncode, shown.stderr) == (0, "")
@@ -91,6 +130,7 @@ def test_the_reports_of_a_search_are_made_again_as_those_of_any_run(searched: Pa
         (["--slo", "ok=99%", "--exact", "--within", "5%"], "--exact and --within 5%: they contradict each other"),
         (["--slo", "ok=99%", "--confidence", "70%"], "--confidence 70%: not from 80 % to 99.9 %"),
         (["--slo", "ok=99%", "--require", "many"], "--require many: not a level above 0"),
+        (["--slo", "ok=99%", "--require", "8", "--to", "4"], "--require 8 --to 4: no level above --to is played"),
         (["--slo", "ok=99%", "--from", "2.5"], "--from 2.5: the number of users must be whole"),
         (["--slo", "ok=99%", "--rate", "--think", "5s"], "--think: a search of rates has no users who could think"),
         (["--slo", "ok=100%"], "ok=100% can be missed but never shown; use ok=99%"),
