@@ -64,7 +64,7 @@ def limit_of(visits: Sequence[PlayedVisit], known: Known) -> tuple[LimitedBy | N
     if lost:
         return "memory", LimitFigures(reason=lost[0])
     binding = _binding(known, failing)
-    if binding is None:
+    if binding is None or _is_unreachable(failing):
         return None, LimitFigures()
     return _server_limit(visits, failing, binding, known)
 
@@ -78,6 +78,12 @@ def _failing(visits: Sequence[PlayedVisit], known: Known) -> list[PlayedVisit]:
         return []
     level = known.steps[high]
     return [played for played in visits if played.visit.level == level and played.visit.is_judged]
+
+
+def _is_unreachable(failing: Sequence[PlayedVisit]) -> bool:
+    """Whether most requests found no server: then their misses say nothing about queues, prompts or tokens."""
+    outcomes = [record.outcome for played in failing for record in played.stage.measured]
+    return outcomes.count("connect_error") > MOSTLY * len(outcomes)
 
 
 def _binding(known: Known, failing: Sequence[PlayedVisit]) -> Objective | None:

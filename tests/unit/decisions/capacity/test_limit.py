@@ -36,6 +36,15 @@ def test_ttft_that_grows_while_streams_do_not_is_a_queue() -> None:
     assert result.limit.streams < 4
 
 
+def test_requests_that_found_no_server_blame_neither_prompts_nor_tokens() -> None:
+    def lost(record: Record) -> Record:
+        return structs.replace(record, outcome="connect_error", stamps_ns=()) if record.level == "c8" else record
+
+    asked = settings("ttft_p95=2500ms")
+    result = answer(of_queue(asked, QUEUE, [1, 4, 8], change=lost), asked)
+    assert (result.holds, result.fails, result.limited_by) == (4, 8, None)
+
+
 @pytest.mark.parametrize("objective", ["tpot_p95=50ms", "itl_p95=2s"])
 def test_time_per_token_that_fails_is_decode(objective: str) -> None:
     asked = settings(objective)
