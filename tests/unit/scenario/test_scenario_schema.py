@@ -53,9 +53,11 @@ def test_the_scenarios_that_come_along_are_these() -> None:
     assert {path.stem for path in FILES} >= {"chat-poisson", "smoke", "summarizer", "summarizer-full"}
 
 
-def test_the_full_summarizer_differs_only_in_how_long_a_level_is() -> None:
+def test_the_full_summarizer_differs_only_in_its_levels_and_how_long_they_are() -> None:
     short, full = (load_scenario(SCENARIOS / f"{name}.toml").scenario for name in ("summarizer", "summarizer-full"))
-    load = msgspec.structs.replace(full.load, requests=12, duration_s=6.0, min_requests=6)
+    assert full.load.concurrency == (*short.load.concurrency, 8)
+    bounds = {"requests": 12, "duration_s": 10.0, "min_requests": 6}
+    load = msgspec.structs.replace(full.load, concurrency=short.load.concurrency, **bounds)
     assert msgspec.structs.replace(full, name=short.name, description=short.description, load=load) == short
 
 
