@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from loadgen.errors import InputError
+from loadgen.scenario import Scenario
 from loadgen.store.manifest import Manifest
 from loadgen.store.run_folder import Run
 
@@ -32,16 +33,21 @@ def check_alike(runs: Sequence[Run]) -> None:
 
 def difference(first: Manifest, second: Manifest) -> str | None:
     """Why two runs are no repeats of one another, in words; None if they are."""
-    slos = (first.scenario.slo, second.scenario.slo)
+    scenarios = [_without_objectives(manifest.scenario) for manifest in (first, second)]
     where = [tuple(stage.key for stage in manifest.stages) for manifest in (first, second)]
-    if first.plan_digest == second.plan_digest and slos[0] == slos[1] and where[0] == where[1]:
+    if first.plan_digest == second.plan_digest and scenarios[0].slo == scenarios[1].slo and where[0] == where[1]:
         return None
-    differs = _first_difference(msgspec.to_builtins(first.scenario), msgspec.to_builtins(second.scenario), "")
+    differs = _first_difference(msgspec.to_builtins(scenarios[0]), msgspec.to_builtins(scenarios[1]), "")
     if differs is not None:
         return differs
     if first.prompts != second.prompts:
         return "the prompts differ"
     return "the models' addresses differ" if where[0] != where[1] else "the plans' digests differ"
+
+
+def _without_objectives(scenario: Scenario) -> Scenario:
+    """The scenario without the objectives of `loadgen capacity`, which change neither requests nor their goodput."""
+    return msgspec.structs.replace(scenario, slo=msgspec.structs.replace(scenario.slo, objectives=()))
 
 
 def _first_difference(first: Any, second: Any, path: str) -> str | None:

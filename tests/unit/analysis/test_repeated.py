@@ -283,6 +283,11 @@ def test_runs_of_other_plans_are_refused_and_what_differs_is_said() -> None:
         ({"plan_digest": "f" * 64, "prompts": ()}, "the prompts differ"),
         ({"plan_digest": "f" * 64}, "the plans' digests differ"),
         ({"stages": [planned(1, target="elsewhere")]}, "the models' addresses differ"),
+        ({"scenario": {"name": "x", "slo": {"objectives": ["ok=99%"]}}}, None),
+        (
+            {"scenario": {"name": "x", "slo": {"objectives": ["ok=99%"], "ttft_ms": 9.0}}},
+            "slo.ttft_ms is not set there",
+        ),
     ],
 )
 def test_only_what_decides_what_is_sent_or_how_it_is_judged_keeps_runs_apart(
@@ -294,6 +299,14 @@ def test_only_what_decides_what_is_sent_or_how_it_is_judged_keeps_runs_apart(
         manifest([planned(1)], scenario={"name": "x"}), manifest(stages, **{"scenario": {"name": "x"}, **changes})
     )
     assert found is None if told is None else (found or "").startswith(told)
+
+
+def test_other_objectives_keep_runs_apart_neither_alone_nor_beside_a_limit() -> None:
+    slos: list[dict[str, Any]] = [{"ttft_ms": 9.0, "objectives": ["ok=99%"]}, {"ttft_ms": 9.0}]
+    with_objectives, without = (manifest([planned(1)], scenario={"name": "x", "slo": slo}) for slo in slos)
+    assert difference(with_objectives, without) is None
+    runs = [run(turns(8), scenario={"name": "x", "slo": {**slo, "e2e_ms": 250.0}}) for slo in slos]
+    assert merged(runs).runs == tuple(each.manifest.run_id for each in runs)
 
 
 def test_one_run_and_one_twice_are_refused() -> None:
