@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from loadgen.analysis.summarize import summarize
     from loadgen.analysis.summary import Summary
     from loadgen.api import capacity, compare, plan_of, repeat, run, versus
+    from loadgen.decisions.capacity.compare import SearchComparison
     from loadgen.decisions.capacity.files import Capacity
     from loadgen.decisions.capacity.request import CapacitySettings
     from loadgen.decisions.compare.comparison import Comparison
@@ -39,6 +40,7 @@ __all__ = [
     "PlayedBlocks",
     "Run",
     "Scenario",
+    "SearchComparison",
     "Summary",
     "TargetError",
     "capacity",
@@ -59,6 +61,7 @@ __all__ = [
 # process that only serves or only receives, does not wait for all of them.
 _HOMES = {
     "api": ("capacity", "compare", "plan_of", "repeat", "run", "versus"),
+    "decisions.capacity.compare": ("SearchComparison",),
     "decisions.capacity.files": ("Capacity",),
     "decisions.capacity.request": ("CapacitySettings",),
     "decisions.compare.comparison": ("Comparison",),

@@ -29,6 +29,7 @@ from loadgen.wire.client import Client
 
 if TYPE_CHECKING:
     from loadgen.analysis.summary import Summary
+    from loadgen.decisions.capacity.compare import SearchComparison
     from loadgen.decisions.capacity.files import Capacity
     from loadgen.decisions.capacity.request import CapacitySettings
     from loadgen.decisions.capacity.resume import EarlierSearch
@@ -221,24 +222,26 @@ def compare(
     *,
     settings: "CompareSettings | None" = None,
     results: Path = RESULTS,
-) -> "Comparison":
+) -> "Comparison | SearchComparison":
     """Whether the runs of `new` are worse than those of `base`, and how sure that is.
 
     base, new: one or several of these: a run folder, a merged folder, a scenario's folder (its newest run), or
-    `baseline:NAME`. Without `new`, `base` is the folder of two variants that `versus` has played. margin: the largest
-    difference that counts as none, as a share. settings: all settings, including a margin. results: the folder of
-    baselines and earlier runs. Writes no file. Raises InputError if a path is not a run, and NotAlikeError if the runs
-    differ in something that must be equal.
+    `baseline:NAME`. Without `new`, `base` is the folder of two variants that `versus` has played. Two folders of
+    `capacity` are compared as searches. margin: the largest difference that counts as none, as a share. settings: all
+    settings, including a margin. results: the folder of baselines and earlier runs. Writes no file. Raises InputError
+    if a path is not a run, and NotAlikeError if the runs differ in something that must be equal.
     """
-    from loadgen.decisions.compare.comparison import (
-        CompareSettings,
-        compare_sides,
-    )  # imported here, so that a run does not wait for it
+    # Imported here, so that a run does not wait for it.
+    from loadgen.decisions.capacity.compare import compare_searches
+    from loadgen.decisions.capacity.resume import two_searches
+    from loadgen.decisions.compare.comparison import CompareSettings, compare_sides
     from loadgen.decisions.compare.verdict import Limits
     from loadgen.decisions.versus.sides import read_sides_of, with_pairs_of
 
-    sides = read_sides_of(_paths(base), _paths(new), results=results)
     asked = settings or CompareSettings(limits=Limits(margin=margin))
+    if (searches := two_searches(_paths(base), _paths(new))) is not None:
+        return compare_searches(*searches, asked.unlike)
+    sides = read_sides_of(_paths(base), _paths(new), results=results)
     return compare_sides(sides, with_pairs_of(sides, asked), results=results)
 
 

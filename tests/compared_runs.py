@@ -7,6 +7,8 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from loadgen import api
+from loadgen.decisions.compare.comparison import Comparison
 from loadgen.decisions.versus.order import block_orders
 from loadgen.decisions.versus.pairs import PAIRS, Block, Pairs
 from loadgen.plan.plan import make_plan
@@ -52,6 +54,13 @@ def write_run(
 def write_side(folder: Path, factors: Sequence[float], *, first: int, **changes: Any) -> list[Path]:
     """A run of each factor; returns their folders. first: number of the first run."""
     return [write_run(folder / f"run{first + i}", first + i, f, **changes) for i, f in enumerate(factors)]
+
+
+def compare_runs(base: str | Path | Sequence[Path], new: Path | Sequence[Path] = (), **asked: Any) -> Comparison:
+    """`loadgen.compare` of runs, which are no searches."""
+    comparison = api.compare(base, new, **asked)
+    assert isinstance(comparison, Comparison)
+    return comparison
 
 
 def write_blocks(folder: Path, base: Sequence[float], new: Sequence[float], **changes: Any) -> Path:

@@ -13,8 +13,7 @@ from loadgen.cli.options import RESULTS, Out, Output, OutputOptions, expand_opti
 from loadgen.cli.streams import print_text, tell
 from loadgen.cli.terminal import screen, show_json
 from loadgen.decisions.capacity.compare import compare_searches, comparison_lines, comparison_text
-from loadgen.decisions.capacity.files import is_search
-from loadgen.decisions.capacity.resume import read_earlier
+from loadgen.decisions.capacity.resume import EarlierSearch, two_searches
 from loadgen.decisions.compare.alike import NotAlikeError
 from loadgen.decisions.compare.comparison import CompareSettings, Comparison, compare_sides
 from loadgen.decisions.compare.figures import DEFAULT_METRICS, parse_metrics
@@ -123,10 +122,10 @@ def compare(
     alone.
     """
     settings = options.settings()
-    if new is not None and is_search(Path(base)) and is_search(Path(new)):
-        raise typer.Exit(_compare_searches(Path(base), Path(new), settings, printing.output, markdown))
-    further = (*([] if new is None else [new]), *(more_new or ()))
-    sides = read_sides_of((base, *(more_base or ())), further, results=out)
+    all_base, all_new = (base, *(more_base or ())), (*([] if new is None else [new]), *(more_new or ()))
+    if (searches := two_searches(all_base, all_new)) is not None:
+        raise typer.Exit(_compare_searches(*searches, settings, printing.output, markdown))
+    sides = read_sides_of(all_base, all_new, results=out)
     try:
         comparison = compare_sides(sides, with_pairs_of(sides, settings), results=out)
     except NotAlikeError as refusal:
@@ -145,11 +144,11 @@ def compare(
 
 
 def _compare_searches(
-    base: Path, new: Path, settings: CompareSettings, output: Output, markdown: str | None
+    base: EarlierSearch, new: EarlierSearch, settings: CompareSettings, output: Output, markdown: str | None
 ) -> ExitCode:
     """Compare two searches of `loadgen capacity`, print it, and keep its files beside NEW."""
     try:
-        comparison = compare_searches(read_earlier(base), read_earlier(new), settings.unlike)
+        comparison = compare_searches(base, new, settings.unlike)
     except NotAlikeError as refusal:
         list_unlike(refusal)
         return ExitCode.BAD_INPUT
@@ -162,9 +161,9 @@ def _compare_searches(
         print_text(lines_text(comparison_lines(comparison), screen()))
     for path, content in (("comparison.json", files.json_document(comparison)), ("comparison.md", text.encode())):
         try:
-            files.write_whole(new / path, content)
+            files.write_whole(new.folder / path, content)
         except OSError as error:
-            tell(f"loadgen: {new / path}: not written ({error.strerror})")
+            tell(f"loadgen: {new.folder / path}: not written ({error.strerror})")
     if markdown is not None and markdown != "-":
         _write_markdown(Path(markdown), text)
     return ExitCode.GATE_FAILED if comparison.verdict == "worse" else ExitCode.DONE

@@ -1,12 +1,14 @@
 """An earlier search, to resume or to compare. Its visits count if objectives, work and model are the same."""
 
+import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
 from loadgen.decisions.capacity.answer import CapacityFile
-from loadgen.decisions.capacity.files import read_capacity, runs_of_search, search_folder_at, visits_of
+from loadgen.decisions.capacity.files import is_search, read_capacity, runs_of_search, search_folder_at, visits_of
 from loadgen.decisions.capacity.played import PlayedVisit
 from loadgen.decisions.capacity.search import SearchSettings
 from loadgen.decisions.compare.alike import Facts, card_facts, is_same_machine_fact, machine_facts
@@ -15,6 +17,7 @@ from loadgen.plan.plan import Plan
 from loadgen.plan.workload import work_keys, workload_of
 from loadgen.scenario import Scenario
 from loadgen.scenario.objective import limits_ms
+from loadgen.store import run_folder
 from loadgen.store.manifest import MEASUREMENT_EPOCH, ServedModel
 from loadgen.store.run_folder import Run
 from loadgen.telemetry.host import host
@@ -89,6 +92,28 @@ def read_earlier(path: Path) -> EarlierSearch:
     folder = search_folder_at(path)
     capacity = read_capacity(folder)
     return EarlierSearch(folder, capacity, tuple(runs_of_search(folder, capacity)))
+
+
+def two_searches(base: Sequence[str | Path], new: Sequence[str | Path]) -> tuple[EarlierSearch, EarlierSearch] | None:
+    """The two searches that paths name, each a search or the folder of a scenario whose newest run is one; None if they
+    name other runs. Raises InputError if a side has further runs, because a search is compared alone."""
+    folders = [[_run_at(path) for path in paths] for paths in (base, new)]
+    if not all(paths and paths[0] is not None and is_search(paths[0]) for paths in folders):
+        return None
+    for paths in (base, new):
+        if len(paths) > 1:
+            raise InputError(f"{paths[0]}: a search is compared with one other search alone; leave {paths[1]} out")
+    (before,), (after,) = folders
+    assert before is not None
+    assert after is not None
+    return read_earlier(before), read_earlier(after)
+
+
+def _run_at(path: str | Path) -> Path | None:
+    """The run folder at a path; None if there is none, as of a baseline."""
+    with contextlib.suppress(InputError):
+        return run_folder.run_folder_at(Path(path))
+    return None
 
 
 def unlike_facts(before: Facts, after: Facts) -> list[tuple[str, str, str]]:

@@ -6,8 +6,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import loadgen
 from loadgen.decisions.capacity.answer import CapacityFile
 from loadgen.decisions.capacity.files import CAPACITY
+from loadgen.decisions.compare.alike import NotAlikeError
+from loadgen.decisions.compare.comparison import CompareSettings
 from loadgen.store import files
 from tests.command_line import run_command
 from tests.unit.decisions.capacity.test_play import HOLDS, asked, search
@@ -189,3 +192,32 @@ def test_searches_about_different_things_are_not_compared_unless_anyway(searched
     anyway = run_command("compare", searched, new, "--anyway", "--markdown", "-")
     assert anyway.returncode == 1
     assert "think time: 0 s in BASE, 3 s in NEW" in anyway.stdout
+
+
+def test_searches_are_compared_as_searches_from_python_and_by_scenario(searched: Path, tmp_path: Path) -> None:
+    (tmp_path / "scenario").mkdir()
+    new = other_search(searched, tmp_path / "scenario" / "capacity-new", holds=5.0, fails=8.0)
+    comparison = loadgen.compare(searched, new)
+    assert isinstance(comparison, loadgen.SearchComparison)
+    assert comparison.verdict == "worse"
+    assert comparison == loadgen.compare([searched], tmp_path / "scenario")
+    assert run_command("compare", searched, tmp_path / "scenario").returncode == 1
+    assert json.loads((new / "comparison.json").read_text(encoding="utf-8")) == json.loads(
+        msgspec.json.encode(comparison)
+    )
+
+
+def test_unlike_searches_are_refused_from_python_unless_anyway(searched: Path, tmp_path: Path) -> None:
+    new = other_search(searched, tmp_path / "capacity-new", holds=5.0, fails=8.0, think_s=3.0)
+    with pytest.raises(NotAlikeError, match="think time"):
+        loadgen.compare(searched, new)
+    assert loadgen.compare(searched, new, settings=CompareSettings(unlike="accept")).verdict == "worse"
+
+
+def test_a_search_is_compared_with_one_other_search_alone(searched: Path, tmp_path: Path) -> None:
+    new = other_search(searched, tmp_path / "capacity-new", holds=5.0, fails=8.0)
+    refused = run_command("compare", searched, new, "--new", searched)
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        f"loadgen: {new}: a search is compared with one other search alone; leave {searched} out\n",
+    )

@@ -9,7 +9,6 @@ import msgspec
 import numpy as np
 import pytest
 
-from loadgen import api
 from loadgen.decisions.baseline import keep_baseline
 from loadgen.decisions.compare.alike import NotAlikeError
 from loadgen.decisions.compare.comparison import CompareSettings, Comparison, Figure
@@ -19,7 +18,7 @@ from loadgen.errors import InputError
 from loadgen.report.files import make_merged, make_reports
 from loadgen.store import run_folder
 from loadgen.store.manifest import SCHEMA
-from tests.compared_runs import write_run, write_side
+from tests.compared_runs import compare_runs, write_run, write_side
 
 SPREAD = (0.99, 1.0, 1.01)
 
@@ -29,7 +28,7 @@ def figure(comparison: Comparison, metric: str, level: str | None) -> Figure:
 
 
 def compare(base: list[Path], new: list[Path], **asked: Any) -> Comparison:
-    return api.compare(base, new, settings=CompareSettings(**asked), results=base[0].parent)
+    return compare_runs(base, new, settings=CompareSettings(**asked), results=base[0].parent)
 
 
 # --- several runs -----------------------------------------------------------------------------------------------------
@@ -101,8 +100,8 @@ def test_a_merged_folder_stands_for_its_runs_and_a_scenario_for_its_newest(tmp_p
     base = [write_run(tmp_path / ids[i], i, SPREAD[i]) for i in range(3)]
     merged = make_merged(base).folder
     new = write_side(tmp_path / "other", SPREAD, first=10)
-    assert api.compare(merged, new, results=tmp_path) == api.compare(base, new, results=tmp_path)
-    assert api.compare(merged, tmp_path / "other", results=tmp_path).new == ("20260102T031205Z-0123abcd",)
+    assert compare_runs(merged, new, results=tmp_path) == compare_runs(base, new, results=tmp_path)
+    assert compare_runs(merged, tmp_path / "other", results=tmp_path).new == ("20260102T031205Z-0123abcd",)
 
 
 # --- few runs ---------------------------------------------------------------------------------------------------------
@@ -153,26 +152,26 @@ def test_noise_is_learned_from_earlier_runs_of_the_same_work_on_the_same_machine
     folders = write_side(tmp_path / "x", [1.0, 1.02, 0.98, 1.01, 1.0], first=0)
     for folder in folders[:3]:
         make_reports(folder)
-    noise = api.compare(folders[3], folders[4], results=tmp_path).noise
+    noise = compare_runs(folders[3], folders[4], results=tmp_path).noise
     assert (noise.source, noise.degrees) == ("earlier", 2)
     assert noise.sd is not None and 0.005 < noise.sd < 0.04
     manifest = json.loads((folders[0] / "manifest.json").read_text())
     manifest["host"]["cpu"] = "another CPU"
     (folders[0] / "manifest.json").write_text(json.dumps(manifest))
-    assert api.compare(folders[3], folders[4], results=tmp_path).noise.source == "assumed"
+    assert compare_runs(folders[3], folders[4], results=tmp_path).noise.source == "assumed"
 
 
 def test_a_baseline_is_compared_by_its_intervals(tmp_path: Path) -> None:
     base, new = write_run(tmp_path / "a", 0), write_side(tmp_path, SPREAD, first=10)
     make_reports(base)
     keep_baseline(base, tmp_path / "baselines" / "before")
-    comparison = api.compare("baseline:before", new, results=tmp_path)
+    comparison = compare_runs("baseline:before", new, results=tmp_path)
     assert comparison.design == "few"
     assert comparison.verdict in ("same", "unknown")
     with pytest.raises(
         InputError, match=r"^baseline:after: there is no .*; keep one with `loadgen run --baseline NAME`"
     ):
-        api.compare("baseline:after", new, results=tmp_path)
+        compare_runs("baseline:after", new, results=tmp_path)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -284,7 +283,7 @@ def test_an_alpha_that_the_exchanges_cannot_reach_is_said_to_be_out_of_reach(tmp
 def test_a_run_that_was_killed_is_refused(tmp_path: Path) -> None:
     kept = Path(__file__).parents[3] / "data" / "runs"
     with pytest.raises(NotAlikeError, match=r"whole run: –, killed"):
-        api.compare(kept / "closed", kept / "killed", results=tmp_path)
+        compare_runs(kept / "closed", kept / "killed", results=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +313,7 @@ def test_bad_input_is_one_line(tmp_path: Path, base: list[str], new: list[str], 
 def test_manifests_of_older_versions_have_their_workload_computed(tmp_path: Path) -> None:
     kept = Path(__file__).parents[3] / "data" / "runs" / "repeats"
     runs = [kept / f"run{i}" for i in (1, 2, 3)]
-    assert api.compare(runs[:1], runs[1:], results=tmp_path).schema == "loadgen.comparison/1"
+    assert compare_runs(runs[:1], runs[1:], results=tmp_path).schema == "loadgen.comparison/1"
     old = json.loads((runs[0] / "manifest.json").read_text())
     assert old["schema"] == SCHEMA and "workload" not in old
 

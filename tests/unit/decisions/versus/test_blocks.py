@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from loadgen import api
 from loadgen.decisions.compare.comparison import CompareSettings
 from loadgen.decisions.compare.verdict import Limits
 from loadgen.decisions.compare.words import context_lines, verdict_line
 from loadgen.errors import ExitCode, InputError
 from tests.command_line import run_command
-from tests.compared_runs import write_blocks, write_run
+from tests.compared_runs import compare_runs, write_blocks, write_run
 
 DRIFT = (1.0, 1.05, 1.1, 1.2, 1.3, 1.4)
 """How slow the machine is in each block."""
@@ -22,15 +21,15 @@ SPREAD = (1.0, 1.003, 0.998, 1.002, 0.997, 1.001)
 @pytest.mark.slow
 def test_drift_that_both_runs_of_a_block_have_hides_no_regression_and_makes_none(tmp_path: Path) -> None:
     new = [drift * spread for drift, spread in zip(DRIFT, SPREAD, strict=True)]
-    equal = api.compare(write_blocks(tmp_path / "equal", DRIFT, new), results=tmp_path)
+    equal = compare_runs(write_blocks(tmp_path / "equal", DRIFT, new), results=tmp_path)
     assert (equal.design, equal.verdict) == ("blocks", "same")
-    slower = api.compare(write_blocks(tmp_path / "slower", DRIFT, [1.06 * each for each in new]), results=tmp_path)
+    slower = compare_runs(write_blocks(tmp_path / "slower", DRIFT, [1.06 * each for each in new]), results=tmp_path)
     assert (slower.design, slower.verdict) == ("blocks", "worse")
     ttft = next(each for each in slower.figures if (each.metric, each.level) == ("ttft_p50", None))
     assert ttft.p_worse == pytest.approx(1 / 64)
     assert ttft.ratio_ci is not None and 1.04 < ttft.ratio_ci[0] < 1.06 < ttft.ratio_ci[1] < 1.08
     assert verdict_line(slower).endswith("; 6 blocks of two runs")
-    apart = api.compare(
+    apart = compare_runs(
         [tmp_path / "slower" / each for each in slower.base],
         [tmp_path / "slower" / each for each in slower.new],
         results=tmp_path,
@@ -39,24 +38,24 @@ def test_drift_that_both_runs_of_a_block_have_hides_no_regression_and_makes_none
 
 
 def test_noise_is_that_within_blocks(tmp_path: Path) -> None:
-    noise = api.compare(write_blocks(tmp_path, DRIFT, DRIFT), results=tmp_path).noise
+    noise = compare_runs(write_blocks(tmp_path, DRIFT, DRIFT), results=tmp_path).noise
     assert (noise.source, noise.degrees) == ("repeats", 5)
     assert noise.sd is not None and noise.sd < 0.03
 
 
 def test_four_blocks_show_nothing_and_say_so(tmp_path: Path) -> None:
-    comparison = api.compare(write_blocks(tmp_path, [1.0] * 4, [2.0] * 4), results=tmp_path)
+    comparison = compare_runs(write_blocks(tmp_path, [1.0] * 4, [2.0] * 4), results=tmp_path)
     assert (comparison.design, comparison.verdict) == ("blocks", "unknown")
     assert min(figure.p_worse for figure in comparison.figures) == pytest.approx(1 / 16)
     assert "4 blocks of two runs cannot show anything at --alpha 5 %; 5 can" in context_lines(comparison)
     strict = CompareSettings(limits=Limits(alpha=0.01))
-    six = api.compare(write_blocks(tmp_path / "six", [1.0] * 6, [2.0] * 6), settings=strict, results=tmp_path)
+    six = compare_runs(write_blocks(tmp_path / "six", [1.0] * 6, [2.0] * 6), settings=strict, results=tmp_path)
     assert "6 blocks of two runs cannot show anything at --alpha 1 %; 7 can" in context_lines(six)
 
 
 def test_how_many_blocks_would_tell_is_said_in_blocks(tmp_path: Path) -> None:
     spread = (1.0, 1.12, 0.93, 1.08, 0.9, 1.05)
-    comparison = api.compare(write_blocks(tmp_path, [1.0] * 6, spread), results=tmp_path)
+    comparison = compare_runs(write_blocks(tmp_path, [1.0] * 6, spread), results=tmp_path)
     line = next(line for line in context_lines(comparison) if line.startswith("not known: "))
     assert line.endswith(" blocks would show 5 %")
     needed = [each.runs_needed for each in comparison.figures if isinstance(each.runs_needed, int)]
@@ -64,12 +63,12 @@ def test_how_many_blocks_would_tell_is_said_in_blocks(tmp_path: Path) -> None:
 
 
 def test_a_single_block_is_one_run_against_one(tmp_path: Path) -> None:
-    comparison = api.compare(write_blocks(tmp_path, [1.0], [1.0]), results=tmp_path)
+    comparison = compare_runs(write_blocks(tmp_path, [1.0], [1.0]), results=tmp_path)
     assert (comparison.design, comparison.noise.source) == ("few", "assumed")
 
 
 def test_models_of_two_variants_correspond_by_their_place(tmp_path: Path) -> None:
-    comparison = api.compare(write_blocks(tmp_path, [1.0] * 5, [1.0] * 5, model="other"), results=tmp_path)
+    comparison = compare_runs(write_blocks(tmp_path, [1.0] * 5, [1.0] * 5, model="other"), results=tmp_path)
     assert {each.model for each in comparison.figures} == {("tiny", "other")}
 
 
@@ -133,7 +132,7 @@ def test_a_folder_that_was_moved_with_its_runs_is_compared_where_it_is(tmp_path:
     write_blocks(tmp_path / "before", [1.0] * 2, [1.0] * 2)
     shutil.move(tmp_path / "before", tmp_path / "after")
     (both,) = (tmp_path / "after").glob("*-ab2")
-    assert len(api.compare(both, results=tmp_path).base) == 2
+    assert len(compare_runs(both, results=tmp_path).base) == 2
 
 
 def test_a_run_that_lost_its_requests_is_named(tmp_path: Path) -> None:
@@ -141,4 +140,4 @@ def test_a_run_that_lost_its_requests_is_named(tmp_path: Path) -> None:
     run = next(path for path in tmp_path.iterdir() if path != both)
     (run / "requests.jsonl").write_bytes(b"")
     with pytest.raises(InputError, match=rf"{run.name}: none of its requests was answered"):
-        api.compare(both, results=tmp_path)
+        compare_runs(both, results=tmp_path)

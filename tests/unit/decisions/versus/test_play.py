@@ -22,6 +22,7 @@ from loadgen.scenario import Closed, Model, Scenario, Timeouts
 from loadgen.scenario.file import LoadedScenario
 from loadgen.store import run_folder
 from loadgen.store.run_folder import Run
+from tests.compared_runs import compare_runs
 from tests.virtual import run
 from tests.virtual_client import CLOCK, MS, Answer, ScriptedClient, no_connection, stream
 
@@ -171,7 +172,7 @@ def test_no_more_blocks_are_played_again_than_were_asked_for(tmp_path: Path) -> 
     data = file_of(played)
     assert (data["blocks"], data["order"], played.ended) == ([], [], "complete")
     with pytest.raises(InputError, match=r"no block was completed"):
-        api.compare(played.folder)
+        compare_runs(played.folder)
 
 
 def test_a_block_that_is_given_up_leaves_the_others_with_their_orders(tmp_path: Path) -> None:
@@ -278,7 +279,7 @@ def test_what_kills_the_program_leaves_the_blocks_that_were_whole(tmp_path: Path
     data = json.loads((folder / "pairs.json").read_text("utf-8"))
     assert len(data["blocks"]) == 2
     assert len(data["order"]) == 6
-    assert api.compare(folder, results=tmp_path).base == tuple(block["a"] for block in data["blocks"])
+    assert compare_runs(folder, results=tmp_path).base == tuple(block["a"] for block in data["blocks"])
 
 
 def test_a_folder_that_can_no_longer_be_written_leaves_the_blocks_that_were_complete(tmp_path: Path) -> None:
