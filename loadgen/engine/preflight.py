@@ -228,7 +228,7 @@ async def _chat(
         context.plan, Planned(model=index, index=0, prompt=0), served, {"messages": messages, **(changes or {})}
     )
     # Without deadlines for tokens, because this chat may be the one that loads the model.
-    deadlines = Deadlines(request_ns=first_limit_ns(context.plan.scenario.timeouts, served.test_chat_ns))
+    deadlines = Deadlines(request_ns=first_limit_ns(context.plan.scenario, served.test_chat_ns))
     now = context.clock.now_ns()
     if served.adapter is not None:
         return _ChatResult(await served.adapter.send(question_of(body, deadlines), now, epoch_ns=now, keep_text=True))

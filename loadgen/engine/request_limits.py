@@ -39,5 +39,5 @@ class WarmUpTimes(NullSink):
                 if (key.target, key.model) == (target, name) and (key.level == level or not stage.warmup)
             ]
             shown_ns = max(shown, default=served[index].test_chat_ns)
-            limits[index] = limit_ns(plan.scenario.timeouts, shown_ns)
+            limits[index] = limit_ns(plan.scenario, shown_ns)
         return limits

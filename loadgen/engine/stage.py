@@ -262,7 +262,7 @@ def _requests_of(plan: Plan, stage: Stage, served: dict[int, Served]) -> dict[tu
     requests: dict[tuple[int, int], ChatRequest | Question] = {}
     for model in stage.models:
         # The limit for the warm-up. The warm-up shows what the limit of the measured requests is.
-        first_ns = first_limit_ns(plan.scenario.timeouts, served[model].test_chat_ns)
+        first_ns = first_limit_ns(plan.scenario, served[model].test_chat_ns)
         deadlines = deadlines_of(plan.scenario.timeouts, first_ns)
         for prompt in range(stage.prompts):
             body = body_of(plan, Planned(model=model, index=0, prompt=prompt), served[model])

@@ -31,7 +31,7 @@ def plan_table(plan: Plan, pace: Pace, screen: Screen) -> str:
     if rule is not None:
         ends = "each level ends as soon as the percentile is known this precisely, or after all of its requests"
         lines.append(f"until {rule}: {ends}")
-    lines.append(f"a request may take {limit_rule(plan.scenario.timeouts)}")
+    lines.append(f"a request may take {limit_rule(plan.scenario)}")
     lines += [*_beside_the_stages(plan), f"digest {digest(plan)}"]
     return table_text(table, "", screen) + lines_text(lines, screen)
 
@@ -164,7 +164,7 @@ def plan_data(plan: Plan) -> dict[str, Any]:
         "scenario": plan.scenario.name,
         "seed": plan.scenario.seed,
         "digest": digest(plan),
-        "request_limit": limit_rule(plan.scenario.timeouts),
+        "request_limit": limit_rule(plan.scenario),
         "stages": stages,
         "extra_chats": [msgspec.to_builtins(extra) for extra in extra_chats(plan)],
         "notes": list(plan.notes),

@@ -94,6 +94,12 @@ def limits_ms(slo: Slo) -> dict[str, float]:
     return {metric: limit for metric, limit in limits.items() if limit is not None}
 
 
+def longest_limit_ms(slo: Slo) -> float:
+    """The longest time that a limit or an objective of `[slo]` names; 0 if there is none."""
+    limits = [objective.limit_ms or 0.0 for objective in map(objective_of, slo.objectives)]
+    return max([*limits, *limits_ms(slo).values()], default=0.0)
+
+
 def _mismatch_of_share(name: str, value: str) -> tuple[str, str] | None:
     if not re.fullmatch(rf"{_NUMBER}%", value):
         return f"{toml_text(f'{name}={value}')} is not {name}=PERCENT%", f"write e.g. {name}=99%"

@@ -7,7 +7,8 @@ import msgspec
 from loadgen.plan.plan import Plan, Planned
 from loadgen.plan.prompts import messages
 from loadgen.record import JsonObject
-from loadgen.scenario import TOKEN_LIMITS, Timeouts
+from loadgen.scenario import TOKEN_LIMITS, Scenario, Timeouts
+from loadgen.scenario.objective import longest_limit_ms
 from loadgen.scenario.urls import route_url
 from loadgen.targets.served import Served
 from loadgen.wire.exchange import ChatRequest, Deadlines
@@ -16,6 +17,9 @@ LIMIT_FACTOR: Final = 10
 """A measured request may take this many times as long as the slowest answer before the stage, because more users share
 the device then, and some answers are longer."""
 LEAST_LIMIT_NS: Final = 60_000_000_000
+SLO_FACTOR: Final = 2
+"""A request may take at least this many times the longest limit of `[slo]`: a request that was cut off sooner would say
+nothing about that limit."""
 FIRST_LIMIT_NS: Final = 600_000_000_000
 """How long a request may take before anything was answered: as long as 128 tokens at 0.2 tokens a second."""
 
@@ -34,32 +38,39 @@ def chat_request_of(served: Served, body: JsonObject, deadlines: Deadlines) -> C
     )
 
 
-def first_limit_ns(timeouts: Timeouts, shown_ns: int | None = None) -> int:
+def first_limit_ns(scenario: Scenario, shown_ns: int | None = None) -> int:
     """How long the test chat, or a request of the warm-up, may take.
 
     shown_ns: how long an earlier answer took, if there was one.
     """
-    if timeouts.request_s is not None:
-        return round(timeouts.request_s * 1e9)
-    return max(FIRST_LIMIT_NS, LIMIT_FACTOR * (shown_ns or 0))
+    if scenario.timeouts.request_s is not None:
+        return round(scenario.timeouts.request_s * 1e9)
+    return max(FIRST_LIMIT_NS, LIMIT_FACTOR * (shown_ns or 0), _limit_of_slo_ns(scenario))
 
 
-def limit_ns(timeouts: Timeouts, shown_ns: int | None) -> int:
+def limit_ns(scenario: Scenario, shown_ns: int | None) -> int:
     """How long a measured request may take: as the scenario says, else in proportion to an earlier answer.
 
     shown_ns: how long that took; None: nothing was answered yet.
     """
-    if timeouts.request_s is not None or shown_ns is None:
-        return first_limit_ns(timeouts)
-    return max(LEAST_LIMIT_NS, LIMIT_FACTOR * shown_ns)
+    if scenario.timeouts.request_s is not None or shown_ns is None:
+        return first_limit_ns(scenario)
+    return max(LEAST_LIMIT_NS, LIMIT_FACTOR * shown_ns, _limit_of_slo_ns(scenario))
 
 
-def limit_rule(timeouts: Timeouts) -> str:
+def _limit_of_slo_ns(scenario: Scenario) -> int:
+    return round(SLO_FACTOR * longest_limit_ms(scenario.slo) * 1e6)
+
+
+def limit_rule(scenario: Scenario) -> str:
     """How long a measured request may take, in words, while nothing has been sent."""
-    if timeouts.request_s is not None:
-        return f"{timeouts.request_s:g} s"
+    if scenario.timeouts.request_s is not None:
+        return f"{scenario.timeouts.request_s:g} s"
     shown = "the longest answer of the level's warm-up, or of the test chat without one"
-    return f"{LIMIT_FACTOR} times {shown}; {LEAST_LIMIT_NS / 1e9:g} s at least"
+    of_slo_ns = _limit_of_slo_ns(scenario)
+    least = f"{max(LEAST_LIMIT_NS, of_slo_ns) / 1e9:g} s at least"
+    why = ", twice the longest limit of [slo]" if of_slo_ns > LEAST_LIMIT_NS else ""
+    return f"{LIMIT_FACTOR} times {shown}; {least}{why}"
 
 
 def deadlines_of(limits: Timeouts, request_ns: int) -> Deadlines:

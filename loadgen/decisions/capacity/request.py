@@ -58,6 +58,9 @@ def searchable(loaded: LoadedScenario, asked: CapacitySettings) -> LoadedScenari
     no users whose think time could be set."""
     load = _searchable_load(loaded, asked)
     scenario = msgspec.structs.replace(loaded.scenario, load=load, until=None)
+    if asked.objectives:  # they also decide how long a request may take
+        slo = msgspec.structs.replace(scenario.slo, objectives=asked.objectives)
+        scenario = msgspec.structs.replace(scenario, slo=slo)
     return msgspec.structs.replace(loaded, scenario=scenario, rounds=None)
 
 

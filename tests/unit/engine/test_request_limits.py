@@ -10,7 +10,7 @@ from loadgen import api
 from loadgen.engine.request_limits import WarmUpTimes
 from loadgen.engine.workers.messages import Go, decode_command, line_of
 from loadgen.plan.plan import digest
-from loadgen.scenario import Closed, Model, Retries, Scenario, Timeouts
+from loadgen.scenario import Closed, Model, Retries, Scenario, Slo, Timeouts
 from loadgen.scenario.file import LoadedScenario
 from loadgen.store.manifest import ModelCard
 from loadgen.store.run_folder import Run
@@ -62,9 +62,15 @@ def test_a_device_of_two_tokens_a_second_has_the_time_that_it_needs(tmp_path: Pa
         ({"preflight": False}, (30.0, 1.0), 300.0),
         ({"timeouts": Timeouts(request_s=7.5)}, (1.0, 5.0), 7.5),
         ({"warmup_requests": 3}, (1.0, 2.0, 30.0, 3.0), 300.0),
+        ({"slo": Slo(objectives=("ttft_p95=90s", "e2e_p99=2min", "ok=99%"))}, (1.0,), 240.0),
+        ({"slo": Slo(ttft_ms=45_000.0, tpot_ms=50.0)}, (1.0,), 90.0),
+        ({"slo": Slo(e2e_ms=45_000.0, objectives=("ttft_p95=2s",))}, (1.0, 20.0), 200.0),
+        ({"slo": Slo(objectives=("ttft_p95=2s",))}, (1.0,), 60.0),
+        ({"slo": Slo(objectives=("e2e_p95=7m",)), "warmup_requests": 0, "preflight": False}, (1.0,), 840.0),
+        ({"slo": Slo(objectives=("e2e_p95=7m",)), "timeouts": Timeouts(request_s=7.5)}, (1.0,), 7.5),
     ],
 )
-def test_the_limit_is_ten_times_what_was_shown_and_a_minute_at_least(
+def test_the_limit_is_ten_times_what_was_shown_and_a_minute_and_twice_the_slo_at_least(
     tmp_path: Path, changes: dict[str, Any], seconds: tuple[float, ...], limit_s: float
 ) -> None:
     client = taking(*seconds)

@@ -22,6 +22,7 @@ from loadgen.scenario import (
     Retries,
     Sampling,
     Scenario,
+    Slo,
     Timeouts,
 )
 
@@ -53,6 +54,13 @@ def test_a_plan_is_told_by_stage_with_its_digest() -> None:
 def test_a_limit_of_the_scenarios_own_is_told_as_it_is() -> None:
     plan = plan_of(Constant((2.0,), requests=5), timeouts=Timeouts(request_s=7.5))
     assert "a request may take 7.5 s" in planned_rows(plan)
+
+
+def test_a_limit_that_the_slo_raises_says_so() -> None:
+    plan = plan_of(Constant((2.0,), requests=5), slo=Slo(objectives=("ttft_p95=90s",)))
+    raised = LIMIT.replace("60 s at least", "180 s at least, twice the longest limit of [slo]")
+    assert plan_data(plan)["request_limit"] == raised
+    assert f"a request may take {raised}" in " ".join(planned_rows(plan))
 
 
 @pytest.mark.parametrize(

@@ -331,7 +331,7 @@ def is_played_or_refused(raw: dict[str, Any]) -> None:
         assert SECRET not in str(error)
         return
     assert len(digest(made)) == 64
-    deadlines_of(scenario.timeouts, first_limit_ns(scenario.timeouts))
+    deadlines_of(scenario.timeouts, first_limit_ns(scenario))
     assert msgspec.json.encode(scenario)
 
 

@@ -336,3 +336,10 @@ def test_a_server_that_refuses_what_is_too_much_is_limited_by_its_errors(tmp_pat
     assert (model.holds, model.fails, model.limited_by) == (6, 7, "errors")
     assert (model.limit.outcome, model.limit.status) == ("http_error", 503)
     assert "limited by the server's errors: http_error 503" in limit_line(model)
+
+
+def test_a_request_is_not_cut_off_before_twice_the_longest_limit_that_is_asked_for(tmp_path: Path) -> None:
+    searched = search(tmp_path, asked(objectives=("ttft_p95=90s", "ok=90%"), highest=2, budget_s=60.0))
+    stages = read(searched.folder).manifest.stages
+    assert {stage.request_limit_s for stage in stages} == {180.0}
+    assert {objective.objective for objective in searched.answer.models[0].objectives} == {"ttft_p95=90s", "ok=90%"}
