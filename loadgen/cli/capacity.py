@@ -192,7 +192,7 @@ def _print(searched: Capacity, output: Output) -> None:
 
 def exit_code(answer: CapacityFile, required: float | None) -> ExitCode:
     """3 if no model could be played. 1 if for some model no level is shown to hold, or not the required one; else 0."""
-    if not any(model.levels for model in answer.models):
+    if all(model.stopped == "target_lost" and not model.levels for model in answer.models):
         return ExitCode.NO_TARGET
     return ExitCode.GATE_FAILED if failures(answer, required) else ExitCode.DONE
 

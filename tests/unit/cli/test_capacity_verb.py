@@ -22,7 +22,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return search(tmp_path_factory.mktemp("searched"), asked(within=None)).folder
 
 
-def other_search(folder: Path, place: Path, **ends: float | None) -> Path:
+def other_search(folder: Path, place: Path, **ends: object) -> Path:
     """A copy of a search with another answer."""
     place.mkdir()
     for name in ("manifest.json", "requests.jsonl", "stages.jsonl"):
@@ -221,3 +221,17 @@ def test_a_search_is_compared_with_one_other_search_alone(searched: Path, tmp_pa
         2,
         f"loadgen: {new}: a search is compared with one other search alone; leave {searched} out\n",
     )
+
+
+def test_a_search_killed_in_its_first_visit_shows_nothing_and_is_no_lost_target(searched: Path, tmp_path: Path) -> None:
+    killed = other_search(searched, tmp_path / "capacity-killed", stopped="interrupted", levels=())
+    (killed / "stages.jsonl").unlink()
+    shown = run_command("capacity", "--show", killed)
+    assert shown.returncode == 1
+    assert shown.stdout.startswith(
+        "not known: no level is shown to hold, and none is shown not to\nStopped: interrupted"
+    )
+    assert "no level is shown to hold" in shown.stderr
+    assert run_command("report", killed).returncode == 0
+    assert "no level is shown to hold" in (killed / "report.html").read_text(encoding="utf-8")
+    assert run_command("compare", killed, searched).stdout.startswith("no difference detectable: m: BASE (nothing is")
