@@ -291,8 +291,7 @@ class Timeouts(_Part, frozen=True):
     """Deadlines, in seconds. A request that passes one ends with the outcome `timeout`."""
 
     request_s: PositiveFloat | None = None
-    """From dispatch to the orderly end (default: ten times the longest answer of the warm-up, but at least 60 s, and at
-    least twice the longest limit of `[slo]`)."""
+    """From dispatch to the orderly end (default: ten times the longest warm-up; at least 60 s and twice the SLO)."""
     headers_s: PositiveFloat | None = None
     """From dispatch to the answer's headers."""
     first_token_s: PositiveFloat | None = None

@@ -152,6 +152,7 @@ def test_the_public_names_are_exactly_these() -> None:
         "PlayedBlocks",
         "Run",
         "Scenario",
+        "SearchComparison",
         "Summary",
         "TargetError",
         "capacity",
