@@ -11,7 +11,7 @@ import pytest
 from msgspec import Struct, inspect
 
 from loadgen.plan.prompts import load_prompts
-from loadgen.scenario import Constant, Gamma, Poisson, Ramp, Sampling, Scenario
+from loadgen.scenario import Closed, Constant, Gamma, Poisson, Ramp, Sampling, Scenario
 from loadgen.scenario.file import load_scenario
 from loadgen.scenario.schema import EXAMPLES, example_value, help_of, scenario_schema, summary_of, write_schema
 
@@ -55,9 +55,11 @@ def test_the_scenarios_that_come_along_are_these() -> None:
 
 def test_the_full_summarizer_differs_only_in_its_levels_and_how_long_they_are() -> None:
     short, full = (load_scenario(SCENARIOS / f"{name}.toml").scenario for name in ("summarizer", "summarizer-full"))
+    assert isinstance(full.load, Closed) and isinstance(short.load, Closed)
     assert full.load.concurrency == (*short.load.concurrency, 8)
-    bounds = {"requests": 12, "duration_s": 10.0, "min_requests": 6}
-    load = msgspec.structs.replace(full.load, concurrency=short.load.concurrency, **bounds)
+    load = msgspec.structs.replace(
+        full.load, concurrency=short.load.concurrency, requests=12, duration_s=10.0, min_requests=6
+    )
     assert msgspec.structs.replace(full, name=short.name, description=short.description, load=load) == short
 
 
