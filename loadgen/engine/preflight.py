@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -21,7 +22,7 @@ from loadgen.targets.extra_chats import PING, TEST_CHAT
 from loadgen.targets.listing import substitute_for
 from loadgen.targets.openai import ask_models, card_in, headers_of
 from loadgen.targets.probe.answers import ORDERLY
-from loadgen.targets.ready import ReadyWait, wait_until_answered, why_not_ready_by
+from loadgen.targets.ready import ReadyWait, wait_until_answered, why_not_ready, why_not_ready_by
 from loadgen.targets.registry import running_address, serve_model, target_name
 from loadgen.targets.request import body_of, chat_request_of, first_limit_ns
 from loadgen.targets.served import OnProgress, Served
@@ -29,6 +30,9 @@ from loadgen.wire.exchange import Deadlines
 from loadgen.wire.redirects import can_be_kept
 from loadgen.wire.refusal import OTHER_LIMIT, REFUSED, error_in, mentions, named_keys
 from loadgen.wire.reply import read_reply
+
+CUT: Final = frozenset({"connect_error", "truncated", "malformed"})
+"""Outcomes of a chat whose connection is refused or closed before an answer."""
 
 Note = Callable[[str], None]
 """Called with a line for the user."""
@@ -88,7 +92,9 @@ class Preflight:
         wait = ReadyWait(context.clock, scenario.timeouts.ready_s, f"{model.name} on {target_name(model)}", self._note)
         address = running_address(model)
         # Several models may be served at one address, which is waited for once.
-        if scenario.preflight and address is not None and address not in self._unready:
+        if address in self._unready:
+            wait.in_vain = True
+        elif scenario.preflight and address is not None:
             await wait_until_answered(address, headers_of(model), wait)
             if wait.in_vain:
                 self._unready.add(address)
@@ -107,7 +113,7 @@ async def check(context: RunContext, index: int, served: Served, wait: ReadyWait
     while True:
         accepted, answer = await _chat_as_accepted(context, index, served)
         reply = answer.reply
-        loading = None if served.adapter is not None else why_not_ready_by(reply, answer.body)
+        loading = await _why_not_ready(context, index, served, answer)
         if loading is None or not await wait.pause(loading, reply.retry_after_s or 0.0):
             break
     if reply.outcome not in ORDERLY:
@@ -132,6 +138,19 @@ async def check(context: RunContext, index: int, served: Served, wait: ReadyWait
     began_ns, ended_ns = reply.dispatched_ns or 0, reply.end_ns or 0
     accepted = msgspec.structs.replace(accepted, test_chat_ns=ended_ns - began_ns)
     return Checked(accepted, ((answered_ns or 0) - began_ns) / 1e6)
+
+
+async def _why_not_ready(context: RunContext, index: int, served: Served, answer: _ChatResult) -> str | None:
+    """Why the test chat shows that a server is not ready yet; None if it is, or if waiting would not help."""
+    reply, model = answer.reply, context.plan.models[index]
+    if served.adapter is not None:
+        return None
+    # Between its list of models and the chat, a server may have restarted. Then its list is refused as well.
+    is_cut = reply.status is None and reply.outcome in CUT and not reply.stamps_ns
+    address = running_address(model)
+    if is_cut and address is not None:
+        return await why_not_ready(address, headers_of(model))
+    return why_not_ready_by(reply, answer.body)
 
 
 async def _listed_anew(served: Served) -> Served:

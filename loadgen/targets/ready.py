@@ -49,6 +49,8 @@ class ReadyWait:
 
     async def pause(self, why: str, at_least_s: float = 0.0) -> bool:
         """Wait before the server is asked again; False if the time is over. why: what it answered."""
+        if self.in_vain:
+            return False
         now_ns = self._clock.now_ns()
         if self.began_ns is None:
             self.began_ns = now_ns

@@ -21,7 +21,7 @@ from loadgen.targets.ready import ReadyWait, wait_until_answered, why_not_ready
 from loadgen.wire.exchange import Deadlines
 from tests.integration.server import Script, Server, whole
 from tests.virtual import START_NS, run
-from tests.virtual_client import CLOCK, MS, Answer, ScriptedClient, refuse, stream
+from tests.virtual_client import CLOCK, MS, Answer, ScriptedClient, no_connection, refuse, stream
 
 KEYS = {"max_tokens", "max_completion_tokens", "temperature", "seed", "stream_options"}
 
@@ -296,6 +296,34 @@ def test_a_server_that_says_so_in_words_is_waited_for_whatever_its_status_is(
     played, notes = play(client, tmp_path, sampling=Sampling(stream=stream_it))
     assert [record.outcome for record in played.records] == ["ok"] * 4
     assert notes[1] == f"m on m.invalid: the server is still loading (status {loading.status}); waiting up to 60 s"
+
+
+def test_a_server_that_restarts_before_the_test_chat_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def listens_after_20_s(_url: str, _headers: dict[str, str]) -> str | None:
+        return None if CLOCK.now_ns() - START_NS > 20e9 else "nobody listens there yet"
+
+    monkeypatch.setattr("loadgen.engine.preflight.why_not_ready", listens_after_20_s)
+    client = ScriptedClient(lambda _body, number: no_connection() if number < 5 else stream("Hello"))
+    played, notes = play(client, tmp_path)
+    assert [record.outcome for record in played.records] == ["ok"] * 4
+    assert notes[1] == "m on m.invalid: nobody listens there yet; waiting up to 60 s"
+
+
+def test_a_chat_without_a_connection_is_final_if_the_server_answers_otherwise(tmp_path: Path) -> None:
+    client = ScriptedClient(lambda _body, _number: no_connection())
+    played, _ = play(client, tmp_path)
+    assert len(client.requests) == 1
+    assert played.manifest.stages[0].skipped
+
+
+def test_a_server_that_was_waited_for_in_vain_is_not_waited_for_again() -> None:
+    clock = JumpingClock()
+    wait = ready_wait(clock, [])
+    wait.in_vain = True
+    assert asyncio.run(wait.pause("the server is still loading")) is False
+    assert clock.now_ns() == 0
 
 
 def test_what_says_that_it_loads_until_the_end_is_skipped_as_that(tmp_path: Path) -> None:
