@@ -196,6 +196,10 @@ def test_of_a_conversation_the_first_human_turn_is_asked(kind: str) -> None:
         ({"prompt": 3}, 'text: 3 is a whole number, not a text; write e.g. text = "Say hello."'),
         ({"question": 3}, 'text: 3 is a whole number, not a text; write e.g. text = "Say hello."'),
         ({"prompt": "a", "text": "b"}, "text and prompt are both given; leave one out"),
+        (
+            {"prompt": "a", "key_points": ["x"], "aspects": ["y"]},
+            "key_points and aspects are both given; leave one out",
+        ),
         ({"turns": "a"}, "turns: not a list of turns; write e.g. [{"),
         ({"turns": [3]}, "turns: not a list of turns; write e.g. [{"),
         ({"messages": "a"}, "messages: not a list of messages; write e.g. [{"),
@@ -510,6 +514,8 @@ def test_prompts_are_piped_in(path: str, data: str, texts: list[str], monkeypatc
         (b"", "standard input: empty"),
         (b'{"prompt": "a"}\n{"x": 1}', "standard input: line 2: text: missing"),
         (b"\xff\xfea", "standard input: line 1: not UTF-8"),
+        (b'[{"prompt": "a"}', "standard input: .*(line 1|not JSON)"),
+        (b'{"prompt": "a"', "standard input: .*line 1"),
     ],
 )
 def test_what_cannot_be_asked_is_named_as_standard_input(
