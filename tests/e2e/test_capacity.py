@@ -20,7 +20,7 @@ def test_the_capacity_of_the_embedded_server_is_searched(loadgen: Command, scena
     # A busy machine may leave nothing to judge, but nothing is ever shown to fail.
     assert model["fails"] is None
     assert model["levels"]
-    assert model["stopped"] in ("top", "budget", "client")
+    assert model["stopped"] in ("top", "budget", "client", "busy_machine")
     assert done.returncode == (1 if model["holds"] is None else 0), done.stderr
     (folder,) = (tmp_path / "out" / "tiny").iterdir()
     assert folder.name == answer["run_id"]
