@@ -29,11 +29,11 @@ def played(
     is_of_users = settings.search == "users"
     load = StageLoad("closed", int(level)) if is_of_users else StageLoad("poisson", rate_per_s=level)
     name = f"{'c' if is_of_users else 'r'}{level:g}" + (f".{number}" if number > 1 else "")
-    kept = [each for each in records if each.level == name]
-    ends = [each.end_ns for each in kept if each.end_ns is not None]
-    stage = planned(len(kept), level=name, load=load, server_ended=server_ended)
+    visit_records = [each for each in records if each.level == name]
+    ends = [each.end_ns for each in visit_records if each.end_ns is not None]
+    stage = planned(len(visit_records), level=name, load=load, server_ended=server_ended)
     seen = facts(level=name, start_ns=0, end_ns=max(ends, default=0)) if seen is None else seen
-    run = run_of(kept, [stage], seen=[seen])
+    run = run_of(visit_records, [stage], seen=[seen])
     return played_visit(stages_of(run)[0], settings)
 
 

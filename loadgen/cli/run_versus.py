@@ -28,6 +28,7 @@ from loadgen.engine.workers.sizing import Workers
 from loadgen.errors import ExitCode
 from loadgen.plan.plan import Plan
 from loadgen.report.files import reports_of
+from loadgen.report.format import format_count
 from loadgen.scenario.variant import VariantFlags
 from loadgen.store.run_folder import Run
 
@@ -94,12 +95,14 @@ async def _play(
 
 
 def _compare(played: PlayedBlocks, blocks: int, repetition: RepeatOptions, out: Path, output: Output) -> ExitCode:
-    whole = len(played.pairs.blocks)
-    if whole < blocks:
+    comparable = len(played.pairs.blocks)
+    if comparable < blocks:
         reasons = [*_WHY_ENDED[played.ended], *dict.fromkeys(run.why for run in played.pairs.unused)]
-        more = f"; {len(reasons) - 1} more reasons in {played.folder / PAIRS}" if len(reasons) > 1 else ""
-        tell(f"loadgen: {whole} of {blocks} blocks can be compared ({reasons[0]}{more})")
-    if not whole:
+        more = (
+            f"; {format_count(len(reasons) - 1, 'more reason')} in {played.folder / PAIRS}" if len(reasons) > 1 else ""
+        )
+        tell(f"loadgen: {comparable} of {blocks} blocks can be compared ({reasons[0]}{more})")
+    if not comparable:
         return ExitCode.GATE_FAILED
     sides = sides_of_blocks(played.folder, played.pairs)
     settings = CompareSettings(unlike="accept" if repetition.anyway else "refuse")

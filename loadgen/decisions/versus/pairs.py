@@ -79,8 +79,8 @@ class PairsLog:
 
     def drop_block(self) -> None:
         """Remove the last block from the order: it is not played again."""
-        whole = len(self.pairs.blocks)
-        self._update(order=(*self.pairs.order[:whole], *self.pairs.order[whole + 1 :]))
+        block_count = len(self.pairs.blocks)
+        self._update(order=(*self.pairs.order[:block_count], *self.pairs.order[block_count + 1 :]))
 
     def _update(self, **changes: Any) -> None:
         self.pairs = msgspec.structs.replace(self.pairs, **changes)

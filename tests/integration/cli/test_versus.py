@@ -71,11 +71,11 @@ def test_a_server_that_fails_is_shown_to_be_worse_and_the_comparison_is_kept(ser
     runs = run_folder.runs_of(Path("results", "adhoc"))
     assert len(runs) == 10 + len(pairs["unused"])
     assert all((run / name).is_file() for run in runs for name in ("report.html", "summary.json"))
-    kept = json.loads((folder / "comparison.json").read_text("utf-8"))
-    assert (kept["verdict"], kept["design"]) == ("worse", "blocks")
+    comparison = json.loads((folder / "comparison.json").read_text("utf-8"))
+    assert (comparison["verdict"], comparison["design"]) == ("worse", "blocks")
 
     again = run_command("compare", folder, "--json")
-    assert (again.returncode, json.loads(again.stdout)) == (ExitCode.GATE_FAILED, kept)
+    assert (again.returncode, json.loads(again.stdout)) == (ExitCode.GATE_FAILED, comparison)
     merged = run_command("compare", folder, runs[0])
     assert merged.returncode == ExitCode.BAD_INPUT
 
@@ -88,8 +88,8 @@ def test_few_blocks_of_a_server_and_itself_show_nothing_which_is_said_before(ser
     assert re.match(
         r"(no difference detectable|the same within 5 %: all \d+ figures); 2 blocks of two runs\n", result.stdout
     )
-    kept = json.loads((folder_of(2) / "comparison.json").read_text("utf-8"))
-    assert {tuple(figure["model"]) for figure in kept["figures"]} == {("m", "other")}
+    comparison = json.loads((folder_of(2) / "comparison.json").read_text("utf-8"))
+    assert {tuple(figure["model"]) for figure in comparison["figures"]} == {("m", "other")}
 
 
 def test_a_variant_without_a_server_ends_with_3_and_says_why(servers: tuple[str, str]) -> None:
