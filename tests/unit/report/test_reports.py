@@ -327,6 +327,67 @@ def test_a_lowest_level_that_is_invalid_neither_met_nor_missed_the_slo(limit_ms:
     assert said.endswith(": the level with 1 user is invalid.")
 
 
+def levels_of(*counts: int, invalid: tuple[int, ...] = (), limit_ms: float = 100_000.0) -> str:
+    """The answer for levels of 1, 2, 3, … users, each with so many answered requests."""
+    users = range(1, len(counts) + 1)
+    labels = {count: {"level": f"c{count}"} for count in users}
+    return (
+        answer(
+            summarize(
+                run_of(
+                    [record for at, count in zip(users, counts, strict=True) for record in turns(count, **labels[at])],
+                    [
+                        planned(count, load={"mode": "closed", "concurrency": at}, **labels[at])
+                        for at, count in zip(users, counts, strict=True)
+                    ],
+                    seen=[facts(clock_steps=int(at in invalid), **labels[at]) for at in users],
+                    scenario={"name": "x", "slo": {"ttft_ms": limit_ms}},
+                )
+            )
+        )
+        or ""
+    )
+
+
+MET = "m on t: at least 90% of the requests met TTFT ≤ 100 s with"
+
+
+@pytest.mark.parametrize(
+    ("counts", "invalid", "said"),
+    [
+        ((6, 6), (), f"{MET} up to 2 users at once, the highest level of this run."),
+        (
+            (6, 5),
+            (),
+            f"{MET} one user at a time; the level with 2 users has 5 answered requests, too few for a median.",
+        ),
+        ((6, 1), (), f"{MET} one user at a time; the level with 2 users has 1 answered request, too few for a median."),
+        ((6, 6, 6), (3,), f"{MET} up to 2 users at once; the level with 3 users is invalid."),
+        ((6, 6, 6, 6), (2, 4), f"{MET} one user at a time; the levels with 2 and 4 users are invalid."),
+        ((6, 5, 6), (3,), f"{MET} one user at a time; {{}}; the level with 3 users is invalid."),
+    ],
+)
+def test_the_answer_counts_a_level_only_where_its_medians_are_shown_and_names_those_that_say_nothing(
+    counts: tuple[int, ...], invalid: tuple[int, ...], said: str
+) -> None:
+    too_few = "the level with 2 users has 5 answered requests, too few for a median"
+    assert levels_of(*counts, invalid=invalid) == said.format(too_few)
+
+
+def test_where_the_lowest_level_has_too_few_answers_nothing_is_known() -> None:
+    assert levels_of(5, 6, invalid=(2,)) == (
+        "m on t: it is not known with how many users at once at least 90% of the requests met TTFT ≤ 100 s: the level "
+        "with 1 user has 5 answered requests, too few for a median, and the level with 2 users is invalid."
+    )
+
+
+def test_a_level_that_missed_the_slo_is_a_miss_and_the_invalid_ones_above_it_are_named() -> None:
+    assert levels_of(6, 6, invalid=(2,), limit_ms=1.0) == (
+        "m on t: at no level of this run at least 90% of the requests met TTFT ≤ 1 ms; "
+        "the level with 2 users is invalid."
+    )
+
+
 # --- text from outside ------------------------------------------------------------------------------------------------
 
 
