@@ -19,7 +19,7 @@ from loadgen.plan.arrivals import trace_ns
 from loadgen.plan.plan import Plan, make_plan
 from loadgen.plan.prompts import LoadedPrompts, read_prompts
 from loadgen.record import StageKey
-from loadgen.scenario import Ramp, Scenario, Trace
+from loadgen.scenario import Closed, Ramp, Scenario, Trace
 from loadgen.scenario.file import LoadedScenario, is_file, read_text
 from loadgen.store import run_folder
 from loadgen.store.calibration import stored
@@ -65,7 +65,11 @@ def _with_requests(scenario: Scenario, requests: int) -> Scenario:
     load = scenario.load
     if isinstance(load, Ramp):
         raise InputError('BENCH_ROUNDS: a "ramp" load ends after its duration; unset it, or play another load')
-    changes = {"requests": requests} if isinstance(load, Trace) else {"requests": requests, "duration_s": None}
+    changes: dict[str, int | None] = {"requests": requests}
+    if not isinstance(load, Trace):
+        changes["duration_s"] = None
+    if isinstance(load, Closed) and load.min_requests is not None and load.min_requests > requests:
+        changes["min_requests"] = None
     return msgspec.structs.replace(scenario, load=msgspec.structs.replace(load, **changes))
 
 

@@ -37,9 +37,10 @@ _KEY_NAMES = re.compile(
     r"(?:.*[_-])?(?:api[_-]?key|authorization|auth|bearer|password|passwd|secret|(?:access|auth|api|bearer)[_-]?token|token)",
     re.IGNORECASE,
 )
-_MODEL_TOKEN_NAMES = re.compile(r"(?!(?:.*[_-])?(?:access|auth|api|bearer)[_-]?token).*token", re.IGNORECASE)
-"""Names that end in `token`: they may mean a token of the model (`eos_token`) or an API token."""
+_API_TOKEN = re.compile(r"(?:.*[_-])?(?:access|auth|api|bearer)[_-]?token", re.IGNORECASE)
+"""Names that suggest a token of an API, and not one of the model (`eos_token`)."""
 _CREDENTIAL = re.compile(r"(?=.*[0-9])[A-Za-z0-9_.=+/~-]{16,}")
+_LONG_WORD = re.compile(r"\S{16,}")
 _WINDOWS_DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
 
 
@@ -157,8 +158,11 @@ def _conflicts_of_foundry(options: FoundryLocal, target: str, key: str) -> Itera
 
 def _conflicts_of_load(load: Load) -> Iterator[Problem]:
     match load:
-        case Closed(concurrency=levels):
+        case Closed(concurrency=levels, requests=most, min_requests=least):
             yield from _twice(levels, "load.concurrency")
+            if most is not None and least is not None and least > most:
+                problem = f"{least} is more than load.requests, which is {most}"
+                yield Problem("load.min_requests", problem, "lower it, or raise load.requests")
         case Ramp(from_per_s=0, to_per_s=0):
             yield Problem("load.to_per_s", "both rates are 0, so nothing would be sent", "write e.g. to_per_s = 5.0")
         case Ramp() | Trace():
@@ -191,10 +195,12 @@ def _is_secret(name: str, _: str) -> bool:
 
 
 def _is_secret_of_body(name: str, value: str) -> bool:
-    """As `_is_secret`, but lets a body have tokens of the model (`eos_token`, `stop_token`)."""
-    if not _is_secret(name, value):
-        return False
-    return not _MODEL_TOKEN_NAMES.fullmatch(name) or _CREDENTIAL.fullmatch(value) is not None
+    """As `_is_secret`, but under a name that ends in `token` the value decides: it may be a token of the model, or the
+    name of one."""
+    if not _is_secret(name, value) or not name.lower().endswith("token"):
+        return _is_secret(name, value)
+    pattern = _LONG_WORD if _API_TOKEN.fullmatch(name) else _CREDENTIAL
+    return pattern.fullmatch(value) is not None
 
 
 def _conflicts_of_slo(slo: Slo, *, stream: bool) -> Iterator[Problem]:

@@ -251,6 +251,9 @@ def _length(load: RawTable, flags: dict[str, str], overrides: Overrides) -> Chan
         if overrides.duration_s is None:
             load.pop("duration_s", None)
         load["requests"] = overrides.requests
+        least = load.get("min_requests")
+        if isinstance(least, int) and least > overrides.requests:
+            del load["min_requests"]  # the flag says how many requests a level has
         flags["load.requests"] = flag
     if overrides.duration_s is not None:
         flag = f"--duration {overrides.duration_s:g}s"

@@ -76,6 +76,12 @@ def test_bench_rounds_ask_each_prompt_so_often_of_each_model_at_each_level() -> 
     assert notes == ("BENCH_ROUNDS is set: sends each prompt 5 times to each model at each level",)
 
 
+def test_fewer_rounds_than_the_fewest_requests_remove_that_key() -> None:
+    least = ("load.min_requests=4",)
+    assert asked({"BENCH_ROUNDS": "1"}, set=least)[0].scenario.load == Closed(concurrency=(1, 2), requests=3)
+    assert asked({"BENCH_ROUNDS": "2"}, set=least)[0].scenario.load == Closed((1, 2), requests=6, min_requests=4)
+
+
 def test_bench_prompt_is_the_only_prompt() -> None:
     made, notes = asked({"BENCH_PROMPT": "Why local?", "BENCH_ROUNDS": "5"})
     assert [prompt.text for prompt in made.prompts] == ["Why local?"]

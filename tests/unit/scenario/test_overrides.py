@@ -24,6 +24,7 @@ GAMMA = (
     "max_in_flight = 9 }"
 )
 RAMP = f'{HEAD}load = {{ mode = "ramp", from_per_s = 0, to_per_s = 2, duration_s = 5 }}'
+LEAST = f'{HEAD}load = {{ mode = "closed", requests = 8, duration_s = 5, min_requests = 4 }}'
 TRACE = f'{HEAD}load = {{ mode = "trace", file = "times.txt", requests = 4 }}'
 
 
@@ -65,6 +66,10 @@ LOADS: list[tuple[str, dict[str, Any], Any]] = [
     (CLOSED, {"requests": 7}, Closed(concurrency=(1, 2), requests=7, ramp_in_s=0)),
     (CLOSED, {"duration_s": 7.0}, Closed(concurrency=(1, 2), duration_s=7, ramp_in_s=0)),
     (CLOSED, {"requests": 7, "duration_s": 8.0}, Closed(concurrency=(1, 2), requests=7, duration_s=8, ramp_in_s=0)),
+    (LEAST, {"requests": 3}, Closed(requests=3)),
+    (LEAST, {"requests": 4}, Closed(requests=4, min_requests=4)),
+    (LEAST, {"requests": 3, "concurrency": (2,)}, Closed(concurrency=(2,), requests=3)),
+    (LEAST, {"set": ("load.requests=4",)}, Closed(requests=4, duration_s=5, min_requests=4)),
     (RAMP, {"duration_s": 7.0}, Ramp(from_per_s=0, to_per_s=2, duration_s=7)),
     (TRACE, {"requests": 7}, Trace(file="times.txt", requests=7)),
     (HEAD, {"requests": 7}, Closed(requests=7)),

@@ -155,8 +155,17 @@ COMPLAINTS = {
     'sampling = { extra = { eos_token = "SECRET0123456789abc" } }': (
         f"sampling.extra.eos_token: a secret in a scenario would be written to files; leave it out, and {KEY_HINT}"
     ),
-    'sampling = { extra = { access_token = "x" } }': (
+    'sampling = { extra = { access_token = "abcdefghijklmnop" } }': (
         f"sampling.extra.access_token: a secret in a scenario would be written to files; leave it out, and {KEY_HINT}"
+    ),
+    'sampling = { extra = { a = { api_token = "sk-proj-abcdefgh" } } }': (
+        f"sampling.extra.a.api_token: a secret in a scenario would be written to files; leave it out, and {KEY_HINT}"
+    ),
+    'sampling = { extra = { password = "x" } }': (
+        f"sampling.extra.password: a secret in a scenario would be written to files; leave it out, and {KEY_HINT}"
+    ),
+    'load = { mode = "closed", requests = 4, duration_s = 9, min_requests = 5 }': (
+        "load.min_requests: 5 is more than load.requests, which is 4; lower it, or raise load.requests"
     ),
     "sampling = { extra = { a = [{ b = 2024-05-01 }] } }": (
         "sampling.extra.a[0].b: 2024-05-01 is a date or a time, which JSON does not have; put it in quotes"
@@ -303,7 +312,9 @@ def test_the_target_follows_from_the_url() -> None:
     assert [model.target for model in loaded.scenario.models] == ["openai", "llamacpp"]
 
 
-@pytest.mark.parametrize("key", ["eos_token", "stop_token", "pad-token", "token"])
+@pytest.mark.parametrize(
+    "key", ["eos_token", "stop_token", "pad-token", "token", "api_token", "access-token", "bearer_token", "authtoken"]
+)
 def test_a_body_may_have_a_text_of_any_name_that_ends_in_token(key: str) -> None:
     loaded = load_scenario(write(SMALLEST + f'sampling = {{ extra = {{ {key} = "<|im_end|>" }} }}'))
     assert loaded.scenario.sampling.extra == {key: "<|im_end|>"}
