@@ -344,7 +344,7 @@ RefusedKeys = Mapping[str, str | None]
 """The keys of the request body that a server refuses, each with the key that is sent in its place, or None."""
 
 
-def _sent_of(prompt: Prompt) -> list[object]:
+def parts_sent(prompt: Prompt) -> list[object]:
     """The parts of a prompt that its request contains."""
     return [prompt.id, prompt.text, *([prompt.messages, prompt.tools] if prompt.messages else [])]
 
@@ -361,7 +361,7 @@ def digest(plan: Plan, refused: Mapping[int, RefusedKeys] | None = None) -> str:
         sha256.update(msgspec.json.encode(value, order="deterministic"))
         sha256.update(b"\x1e")
 
-    add([_sent_of(prompt) for prompt in plan.prompts])
+    add([parts_sent(prompt) for prompt in plan.prompts])
     add([model.name for model in plan.models])
     add([plan.scenario.system, _used(plan.scenario.sampling)])
     for index, keys in sorted((refused or {}).items()):

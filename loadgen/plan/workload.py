@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from loadgen.plan.plan import Plan, Stage
+from loadgen.plan.plan import Plan, Stage, parts_sent
 from loadgen.plan.prompts import Prompt
 from loadgen.scenario import Scenario
 
@@ -24,7 +24,7 @@ class Workload(Struct, frozen=True):
     digest: str
     """The digest of the whole work: prompts, levels, and the other keys of the scenario that affect the requests."""
     prompts: str
-    """The digest of the prompts' texts, in the order in which they are used."""
+    """The digest of the prompts in the order in which they are used: their texts, recorded chats and tools."""
     levels: dict[str, str]
     """The digest of each level, by its label: schedule, think times, limits and counts."""
 
@@ -55,7 +55,7 @@ def work_keys(scenario: Scenario) -> dict[str, object]:
 
 
 def _prompts_digest(prompts: Iterable[Prompt]) -> str:
-    return _sha256([[prompt.id, prompt.text] for prompt in prompts])
+    return _sha256([parts_sent(prompt) for prompt in prompts])
 
 
 def _level_digest(stage: Stage) -> str:

@@ -64,6 +64,32 @@ def test_whatever_changes_a_request_or_its_moment_is_other_work(changes: dict[st
     assert workload_of(plan_with(**changes)).digest != workload_of(plan_with()).digest
 
 
+CHAT = Prompt(
+    "p1", "Hello.", messages=({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello."})
+)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        msgspec.structs.replace(CHAT, messages=CHAT.messages[1:]),
+        msgspec.structs.replace(CHAT, messages=({"role": "system", "content": "Rhyme."}, *CHAT.messages[1:])),
+        msgspec.structs.replace(CHAT, tools=({"type": "function", "function": {"name": "f"}},)),
+        Prompt("p1", "Hello."),
+    ],
+    ids=["fewer messages", "another message", "tools", "the text alone"],
+)
+def test_recorded_chats_are_other_work_though_their_last_text_is_the_same(other: Prompt) -> None:
+    kept, changed = (workload_of(plan_with(prompts=(prompt,))) for prompt in (CHAT, other))
+    assert kept.prompts != changed.prompts
+    assert kept.digest != changed.digest
+    assert kept.levels == changed.levels
+
+
+def test_the_digest_of_plain_texts_is_what_it_was_before_chats_were_part_of_it() -> None:
+    assert workload_of(plan_with()).prompts == "cc49220bb96150ec7df29adc44965a6a7010bdc6d3bfebbd1838093788cbaef1"
+
+
 def test_a_level_has_the_same_digest_whichever_others_are_played() -> None:
     more = workload_of(plan_with(load=Closed(concurrency=(1, 2, 4), requests=8)))
     few = workload_of(plan_with())
