@@ -252,7 +252,7 @@ class Core:
         fault = choose_fault(script.faults, script.seed, number)
         if fault is not None and fault.kind in ("status", "html"):
             truth.fault = fault.label
-            self._refuse(peer, truth, framing, int(fault.parameter) or 200, "as it was told to")
+            self._refuse(peer, truth, framing, int(fault.parameter) or 200, f"scripted fault {fault.label}")
             return
         full = script.slots is not None and self._active >= script.slots
         if full and script.queue is not None and len(self._waiting) >= script.queue:

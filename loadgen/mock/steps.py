@@ -15,6 +15,8 @@ from loadgen.mock.fault import AFTER
 from loadgen.mock.wording import PIECES, pieces_of
 from loadgen.plan.rng import generator
 
+SCRIPTED_ERROR: Final = "scripted fault error-event"
+"""The message of an error event, so that a reader of a log sees that the script asks for it."""
 _PIECE_COUNT: Final = len(PIECES)
 _MAX_DRAWN_GAPS: Final = 1 << 20
 
@@ -230,7 +232,7 @@ def play_malformed(answer: Answer, due_ns: int) -> int | None:
 def play_error_event(answer: Answer, _: int) -> None:
     """Send an error in the stream, and the body's end, without a finish reason or `[DONE]`."""
     answer.note_fault()
-    broken = wording.event(wording.error_body("the model has failed, as it was told to", "server_error"))
+    broken = wording.event(wording.error_body(SCRIPTED_ERROR, "server_error"))
     answer.sender.send(answer.framing.frame(broken) + answer.framing.end)
     answer.server.release(answer)
 
@@ -265,7 +267,7 @@ def send_complete(answer: Answer, due_ns: int) -> None:
     if kind == "malformed":
         body = body[: len(body) // 2]
     elif kind == "error-event":
-        body = wording.json_bytes(wording.error_body("the model has failed, as it was told to", "server_error"))
+        body = wording.json_bytes(wording.error_body(SCRIPTED_ERROR, "server_error"))
     if kind in ("malformed", "error-event", "cut-chunk", "empty"):
         answer.note_fault()
     data = wording.response(200, body, answer.framing)

@@ -177,7 +177,7 @@ def test_loadgens_client_and_the_server_agree_on_every_token() -> None:
 
 
 FAULTS: dict[str, tuple[str, str | None, int]] = {
-    "status:500": ("http_error", "as it was told to", 0),
+    "status:500": ("http_error", "scripted fault status:500", 0),
     "status:429": ("http_error", "Retry-After: 1", 0),
     "html": ("not_streamed", None, 0),
     "slow-headers:100ms": ("ok", None, 5),
@@ -187,7 +187,7 @@ FAULTS: dict[str, tuple[str, str | None, int]] = {
     "fin:2": ("truncated", None, 2),
     "cut-chunk:2": ("truncated", None, 2),
     "malformed:2": ("malformed", None, 5),
-    "error-event:2": ("stream_error", "as it was told to", 2),
+    "error-event:2": ("stream_error", "scripted fault error-event", 2),
     "split": ("ok", None, 5),
     "split:3": ("ok", None, 5),
     "no-done": ("ok", None, 5),
