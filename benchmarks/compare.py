@@ -19,8 +19,8 @@ from msgspec import Struct
 from numpy.typing import NDArray
 from scipy.stats import binom, mannwhitneyu
 
-from loadgen.stats import exchange
-from loadgen.stats.exchange import Figures
+from loadgen.stats import permutation
+from loadgen.stats.permutation import Figures
 
 LEVELS: Final = 4
 METRICS: Final = 6
@@ -95,13 +95,13 @@ def one_comparison(cell: Cell, rng: np.random.Generator) -> tuple[tuple[bool, bo
     truth = slower(cell)
     base = figures_of(runs_of(cell.runs, cell.noise, rng, heavy_tails=cell.heavy_tails))
     new = figures_of(runs_of(cell.runs, cell.noise, rng, heavy_tails=cell.heavy_tails) + truth)
-    effects = exchange.effects_of_runs(base, new)
+    effects = permutation.effects_of_runs(base, new)
     true_effect = figures_of(truth[None])[0]
     covered = np.abs(effects.mean - true_effect) <= effects.reach(0.95)
     p_of_u = mannwhitneyu(new, base, axis=0, alternative="two-sided", method="exact").pvalue
     higher = np.median(new, 0) > np.median(base, 0)
     verdicts = (
-        is_worse(exchange.p_higher_of_runs(base, new, rng), effects.mean),
+        is_worse(permutation.p_higher_of_runs(base, new, rng), effects.mean),
         bool(((p_of_u < ALPHA) & higher).any()),
         bool((np.median(new, 0) - np.median(base, 0) > math.log(1.05)).any()),
     )
@@ -162,10 +162,10 @@ def _on_a_drifting_machine(drift: float, effect: float, rng: np.random.Generator
     level = np.cumsum(steps) + np.linspace(0, drift, count)
     runs = figures_of(runs_of(count, 0.03, rng, heavy_tails=False)) + level[:, None]
     base, new = runs[:BLOCKS], runs[BLOCKS:] + math.log1p(effect)
-    after = is_worse(exchange.p_higher_of_runs(base, new, rng), new.mean(0) - base.mean(0))
+    after = is_worse(permutation.p_higher_of_runs(base, new, rng), new.mean(0) - base.mean(0))
     turned = np.where(rng.permutation(BLOCKS) % 2, 1, -1)[:, None]
     differences = (runs[1::2] - runs[::2]) * turned + math.log1p(effect)
-    return after, is_worse(exchange.p_higher_of_blocks(differences, rng), differences.mean(0))
+    return after, is_worse(permutation.p_higher_of_blocks(differences, rng), differences.mean(0))
 
 
 def table_of_single_runs(trials: int) -> Iterator[tuple[str, bool]]:
@@ -186,7 +186,7 @@ def _one_against_one(noise: float, effect: float, rng: np.random.Generator) -> b
     base, new = (figures_of(runs_of(1, noise, rng, heavy_tails=False))[0] for _ in range(2))
     difference = new + math.log1p(effect) - base
     error = np.full(difference.shape, math.sqrt(2 * (WITHIN**2 + 0.05**2)))
-    return is_worse(exchange.p_higher_of_errors(difference, error, math.inf), difference)
+    return is_worse(permutation.p_higher_of_errors(difference, error, math.inf), difference)
 
 
 def main() -> int:

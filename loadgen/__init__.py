@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from loadgen.analysis.summarize import summarize
     from loadgen.analysis.summary import Summary
     from loadgen.api import capacity, compare, plan_of, repeat, run, versus
-    from loadgen.decisions.capacity.compare import SearchComparison
     from loadgen.decisions.capacity.files import Capacity
-    from loadgen.decisions.capacity.request import CapacitySettings
+    from loadgen.decisions.capacity.search_comparison import SearchComparison
+    from loadgen.decisions.capacity.search_request import CapacitySettings
     from loadgen.decisions.compare.comparison import Comparison
     from loadgen.decisions.versus.play import PlayedBlocks
     from loadgen.errors import ExitCode, InputError, LoadgenError, TargetError
@@ -61,9 +61,9 @@ __all__ = [
 # process that only serves or only receives, does not wait for all of them.
 _HOMES = {
     "api": ("capacity", "compare", "plan_of", "repeat", "run", "versus"),
-    "decisions.capacity.compare": ("SearchComparison",),
+    "decisions.capacity.search_comparison": ("SearchComparison",),
     "decisions.capacity.files": ("Capacity",),
-    "decisions.capacity.request": ("CapacitySettings",),
+    "decisions.capacity.search_request": ("CapacitySettings",),
     "decisions.compare.comparison": ("Comparison",),
     "decisions.versus.play": ("PlayedBlocks",),
     "errors": ("ExitCode", "InputError", "LoadgenError", "TargetError"),

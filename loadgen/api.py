@@ -29,10 +29,10 @@ from loadgen.wire.client import Client
 
 if TYPE_CHECKING:
     from loadgen.analysis.summary import Summary
-    from loadgen.decisions.capacity.compare import SearchComparison
     from loadgen.decisions.capacity.files import Capacity
-    from loadgen.decisions.capacity.request import CapacitySettings
     from loadgen.decisions.capacity.resume import EarlierSearch
+    from loadgen.decisions.capacity.search_comparison import SearchComparison
+    from loadgen.decisions.capacity.search_request import CapacitySettings
     from loadgen.decisions.compare.comparison import CompareSettings, Comparison
     from loadgen.decisions.versus.play import PlayedBlocks
 
@@ -236,11 +236,11 @@ def compare(
     if a path is not a run, and NotAlikeError if the runs differ in something that must be equal.
     """
     # Imported here, so that a run does not wait for it.
-    from loadgen.decisions.capacity.compare import compare_searches
     from loadgen.decisions.capacity.resume import two_searches
+    from loadgen.decisions.capacity.search_comparison import compare_searches
     from loadgen.decisions.compare.comparison import CompareSettings, compare_sides
     from loadgen.decisions.compare.verdict import Limits
-    from loadgen.decisions.versus.sides import read_sides_of, with_pairs_of
+    from loadgen.decisions.versus.block_sides import read_sides_of, with_pairs_of
 
     asked = settings or CompareSettings(limits=Limits(margin=margin))
     if (searches := two_searches(_paths(base), _paths(new))) is not None:
@@ -279,7 +279,7 @@ async def capacity(
     # Imported here, so that a run does not wait for it.
     from loadgen.decisions.capacity.files import make_search_reports
     from loadgen.decisions.capacity.play import play_search
-    from loadgen.decisions.capacity.request import CapacitySettings, request_of, searchable
+    from loadgen.decisions.capacity.search_request import CapacitySettings, request_of, searchable
 
     asked = settings or CapacitySettings(objectives=tuple(objectives), budget_s=budget_s)
     plan = plan_of(searchable(scenario, asked))

@@ -10,7 +10,7 @@ import numpy as np
 from loadgen import api
 from loadgen.decisions.compare.comparison import Comparison
 from loadgen.decisions.versus.order import block_orders
-from loadgen.decisions.versus.pairs import PAIRS, Block, Pairs
+from loadgen.decisions.versus.pairs_file import PAIRS, Block, Pairs
 from loadgen.plan.plan import make_plan
 from loadgen.plan.prompts import Prompt
 from loadgen.plan.workload import workload_of

@@ -15,7 +15,7 @@ from loadgen.analysis.metric_flags import MetricFlags, judged, metric_flags
 from loadgen.analysis.metrics import Gaps, Ns, Window
 from loadgen.analysis.samples import Samples, gap_samples, metric_of_run, percentile_of
 from loadgen.analysis.stage_steady import steadiness_of
-from loadgen.analysis.stop_rule import estimate_for
+from loadgen.analysis.stop_rule_monitor import estimate_for
 from loadgen.analysis.summary import METRICS, Metric, Steadiness
 from loadgen.record import LatencyOrigin, Phase, Record, StageFacts, StageKey
 from loadgen.scenario import Closed, Scenario, Slo

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET
 
-from loadgen.analysis import metrics, same_plan, stop_rule
+from loadgen.analysis import metrics, same_plan, stop_rule_monitor
 from loadgen.analysis.samples import metric_of_runs
 from loadgen.analysis.stage import StageData, stages_of
 from loadgen.analysis.summary import (
@@ -358,5 +358,5 @@ def _until_in_run(stage: StageData, rule: StopRule) -> Until:
         requests=len(stage.ok),
         early=early,
         width=rounded(width),
-        needed=None if reached else stop_rule.needed(width, len(stage.ok), rule, stage.floor),
+        needed=None if reached else stop_rule_monitor.needed(width, len(stage.ok), rule, stage.floor),
     )

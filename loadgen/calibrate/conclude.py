@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from loadgen.analysis.validity import OWN_CPU, OWN_CPU_INVALID, SHARED, STAMP_ERROR_MS
-from loadgen.calibrate.compare import Observation
+from loadgen.calibrate.observation import Observation
 from loadgen.store.calibration import SCHEMA, Budget, Calibration, Ceiling, ErrorBand, ErrorSpread, Limit, Machine, Step
 
 LOOP_LAG_MS: Final = 5.0

@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 import psutil
 
-from loadgen.calibrate.compare import PlayedStep, ReceivedAnswer, compare, observe
 from loadgen.calibrate.conclude import conclude, is_disturbed, is_too_much
 from loadgen.calibrate.loads import LoadStep, at_most
+from loadgen.calibrate.observation import PlayedStep, ReceivedAnswer, compare, observe
 from loadgen.clock import SYSTEM_CLOCK, utc_now
 from loadgen.engine.stage import LocalStageRunner, RunContext
 from loadgen.engine.stop import StopSignal

@@ -1,7 +1,7 @@
 """The warnings that are printed before a plan is played."""
 
 from loadgen import api
-from loadgen.analysis.stop_rule import reason_unreachable
+from loadgen.analysis.stop_rule_monitor import reason_unreachable
 from loadgen.cli.streams import tell
 from loadgen.engine.workers.sizing import Workers
 from loadgen.plan.plan import Plan

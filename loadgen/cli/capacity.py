@@ -20,8 +20,8 @@ from loadgen.decisions.capacity.answer import CapacityFile
 from loadgen.decisions.capacity.document import search_text
 from loadgen.decisions.capacity.files import Capacity, make_search_reports, search_folder_at
 from loadgen.decisions.capacity.forecast import ForecastRequest
-from loadgen.decisions.capacity.request import CapacitySettings
 from loadgen.decisions.capacity.resume import EarlierSearch, read_earlier
+from loadgen.decisions.capacity.search_request import CapacitySettings
 from loadgen.decisions.capacity.words import format_level
 from loadgen.engine.stop import StopSignal
 from loadgen.engine.workers.sizing import Workers, parse_workers

@@ -12,8 +12,8 @@ import typer
 from loadgen.cli.options import RESULTS, Out, Output, OutputOptions, expand_options
 from loadgen.cli.streams import print_text, tell
 from loadgen.cli.terminal import screen, show_json
-from loadgen.decisions.capacity.compare import compare_searches, comparison_lines, comparison_text
 from loadgen.decisions.capacity.resume import EarlierSearch, two_searches
+from loadgen.decisions.capacity.search_comparison import compare_searches, comparison_lines, comparison_text
 from loadgen.decisions.compare.alike import NotAlikeError
 from loadgen.decisions.compare.comparison import CompareSettings, Comparison, compare_sides
 from loadgen.decisions.compare.figures import DEFAULT_METRICS, parse_metrics
@@ -22,7 +22,7 @@ from loadgen.decisions.compare.markdown import comparison_markdown
 from loadgen.decisions.compare.sides import Sides
 from loadgen.decisions.compare.verdict import Limits
 from loadgen.decisions.compare.words import difference_lines, more_lines, verdict_line
-from loadgen.decisions.versus.sides import read_sides_of, with_pairs_of
+from loadgen.decisions.versus.block_sides import read_sides_of, with_pairs_of
 from loadgen.errors import ExitCode, InputError
 from loadgen.report.console import lines_text
 from loadgen.store import files

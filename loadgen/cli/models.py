@@ -12,7 +12,7 @@ from loadgen import api
 from loadgen.cli.options import Header, Output, Ready, ScenarioOptions, headers_of_flags
 from loadgen.cli.streams import print_text, tell
 from loadgen.cli.terminal import screen, show_json
-from loadgen.engine.ask_server import AskedServer, ask_servers
+from loadgen.engine.server_probe import AskedServer, ask_servers
 from loadgen.errors import InputError, TargetError
 from loadgen.plan.plan import Plan
 from loadgen.redact import redact_url

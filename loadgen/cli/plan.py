@@ -8,7 +8,7 @@ from loadgen import api
 from loadgen.cli.options import RESULTS, Out, Output, RepeatOptions, ScenarioOptions, expand_options
 from loadgen.cli.streams import print_text, tell
 from loadgen.cli.terminal import screen, show_json
-from loadgen.cli.variants import plans_of_variants
+from loadgen.cli.versus_plans import plans_of_variants
 from loadgen.decisions.versus.order import BLOCKS
 from loadgen.decisions.versus.words import variant_data, variant_lines
 from loadgen.report.console import lines_text

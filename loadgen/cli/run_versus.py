@@ -15,13 +15,13 @@ from loadgen.cli.options import Output, RepeatOptions, ScenarioOptions
 from loadgen.cli.report import tell_place
 from loadgen.cli.streams import tell
 from loadgen.cli.terminal import progress_on_terminal
-from loadgen.cli.variants import plans_of_variants
+from loadgen.cli.versus_plans import plans_of_variants
 from loadgen.decisions.compare.alike import NotAlikeError
 from loadgen.decisions.compare.comparison import CompareSettings, compare_sides
+from loadgen.decisions.versus.block_sides import sides_of_blocks, with_pairs_of
 from loadgen.decisions.versus.order import BLOCKS
-from loadgen.decisions.versus.pairs import PAIRS
+from loadgen.decisions.versus.pairs_file import PAIRS
 from loadgen.decisions.versus.play import EndReason, PlayedBlocks
-from loadgen.decisions.versus.sides import sides_of_blocks, with_pairs_of
 from loadgen.decisions.versus.words import variant_lines
 from loadgen.engine.stop import StopSignal
 from loadgen.engine.workers.sizing import Workers

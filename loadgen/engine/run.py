@@ -11,11 +11,11 @@ from pathlib import Path
 import msgspec
 
 from loadgen.clock import SYSTEM_CLOCK, Clock, utc_now
-from loadgen.engine.ask_server import ask_or_recall
 from loadgen.engine.keep_warm import keep_warm
 from loadgen.engine.manifest_writer import ManifestWriter, first_manifest
 from loadgen.engine.preflight import Checked, Preflight
 from loadgen.engine.request_limits import WarmUpTimes
+from loadgen.engine.server_probe import ask_or_recall
 from loadgen.engine.stage import LocalStageRunner, MakeStageRunner, RunContext
 from loadgen.engine.stage_source import MakeStageSources, StageSource, planned_sources
 from loadgen.engine.stop import StopSignal

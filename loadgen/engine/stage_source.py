@@ -6,7 +6,7 @@ from typing import Protocol
 
 from loadgen.engine.stage import RunContext
 from loadgen.engine.stop import StopSignal
-from loadgen.engine.stop_rule import stop_rule_sinks
+from loadgen.engine.stop_rule_sink import stop_rule_sinks
 from loadgen.live.progress import Progress
 from loadgen.live.sink import Sink
 from loadgen.plan.plan import Plan, Stage

@@ -2,7 +2,7 @@
 
 They are called in this order: `RequestLog` and `StageLog` (store/run_folder.py), the progress (live/bar.py,
 live/lines.py), the sinks that a program passed to `play_plan`, `WarmUpTimes` (engine/request_limits.py), and
-`StopRuleSink` (engine/stop_rule.py). In a worker: `RequestLog`, then `Updates` and `FactsHolder`
+`StopRuleSink` (engine/stop_rule_sink.py). In a worker: `RequestLog`, then `Updates` and `FactsHolder`
 (engine/workers/worker.py). live/recorder.py is one that a program may pass.
 """
 

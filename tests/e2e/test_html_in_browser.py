@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from loadgen.analysis.summarize import summarize
-from loadgen.decisions.capacity.request import CapacitySettings
+from loadgen.decisions.capacity.search_request import CapacitySettings
 from loadgen.report.document import make_document, report_data
 from loadgen.report.html import html
 from loadgen.store.run_folder import Run

@@ -20,8 +20,7 @@ from aiohttp.http import HttpResponseParser
 from msgspec import Struct
 
 from loadgen import record
-from loadgen.decisions.versus import pairs
-from loadgen.decisions.versus import sides as block_sides
+from loadgen.decisions.versus import block_sides, pairs_file
 from loadgen.errors import InputError
 from loadgen.mock import request as mock_request
 from loadgen.plan.plan import StageLoad
@@ -233,14 +232,14 @@ def _records() -> tuple[bytes, ...]:
 
 def check_pairs(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / pairs.PAIRS).write_bytes(data)
+        (Path(folder) / pairs_file.PAIRS).write_bytes(data)
         with contextlib.suppress(InputError):
             block_sides.read_block_sides(folder)
 
 
 def _pairs() -> bytes:
-    blocks = (pairs.Block("a", "b"),)
-    return msgspec.json.encode(pairs.Pairs(order=("AB", "BA"), blocks=blocks, versus={"models[0].url": None}))
+    blocks = (pairs_file.Block("a", "b"),)
+    return msgspec.json.encode(pairs_file.Pairs(order=("AB", "BA"), blocks=blocks, versus={"models[0].url": None}))
 
 
 def _manifest() -> bytes:
@@ -293,7 +292,7 @@ TARGETS: Final[dict[str, Target]] = {
     "scenario": Target(check_scenario, (file, validate, check, problem), _scenarios(), _TOML),
     "model list": Target(check_model_list, (model_list,), (b'["a"]', b'{"a":{"capabilities":["chat"]}}'), _JSON),
     "records": Target(check_records, (run_folder,), _records(), _JSON),
-    "pairs": Target(check_pairs, (pairs, block_sides), (_pairs(),), _JSON),
+    "pairs": Target(check_pairs, (pairs_file, block_sides), (_pairs(),), _JSON),
     "manifest": Target(check_manifest, (run_folder,), (_manifest(),), _JSON),
     "histograms": Target(check_hlog, (hlog, histogram), (_hlog(),), (b",", b"\n", b"#", b"Tag=", b"HISTFAAA", b"=")),
     "gguf": Target(

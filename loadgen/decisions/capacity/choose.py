@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from loadgen.decisions.capacity.evidence import Floats
+from loadgen.decisions.capacity.e_values import Floats
 from loadgen.decisions.capacity.known import Known, busy_visits
 from loadgen.decisions.capacity.search import (
     End,

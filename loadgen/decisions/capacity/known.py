@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from msgspec import Struct, structs
 
-from loadgen.decisions.capacity.evidence import (
+from loadgen.decisions.capacity.e_values import (
     MIN_REQUESTS_OF_RATE,
     Floats,
     LevelEvidence,

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from loadgen.decisions.capacity.evidence import Floats, ObjectiveCounts
+from loadgen.decisions.capacity.e_values import Floats, ObjectiveCounts
 
 STEEP: Final = 12.0
 """By how much the log odds of meeting an objective fall when the level grows e-fold, beyond the played levels."""

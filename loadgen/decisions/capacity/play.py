@@ -16,11 +16,11 @@ from loadgen.analysis.stage import StageData, stages_of
 from loadgen.clock import SYSTEM_CLOCK, Clock
 from loadgen.decisions.capacity.answer import CapacityFile, answer_of
 from loadgen.decisions.capacity.choose import VisitLooks, next_step
-from loadgen.decisions.capacity.evidence import requests_to_show
+from loadgen.decisions.capacity.e_values import requests_to_show
 from loadgen.decisions.capacity.files import CapacityWriter
 from loadgen.decisions.capacity.played import PlayedVisit, played_visit, state_of
-from loadgen.decisions.capacity.request import SearchRequest
 from loadgen.decisions.capacity.search import End, PlayVisit, SearchState, StopReason
+from loadgen.decisions.capacity.search_request import SearchRequest
 from loadgen.decisions.capacity.visit import Visit, VisitTally
 from loadgen.decisions.capacity.words import format_time, progress_words
 from loadgen.engine.run import play_plan

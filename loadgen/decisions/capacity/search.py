@@ -4,7 +4,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from loadgen.decisions.capacity.evidence import MIN_REQUESTS, MIN_REQUESTS_OF_RATE, MIN_ROUNDS
+from loadgen.decisions.capacity.e_values import MIN_REQUESTS, MIN_REQUESTS_OF_RATE, MIN_ROUNDS
 from loadgen.decisions.capacity.visit import Visit
 from loadgen.scenario.objective import Objective
 

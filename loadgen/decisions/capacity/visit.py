@@ -15,7 +15,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from loadgen.decisions.capacity.evidence import MIN_REQUESTS_OF_RATE, Bools, Floats, inflation
+from loadgen.decisions.capacity.e_values import MIN_REQUESTS_OF_RATE, Bools, Floats, inflation
 from loadgen.decisions.capacity.objective import ObjectiveVerdict, verdict_of
 from loadgen.plan.plan import StageLoad, part_size
 from loadgen.record import Record

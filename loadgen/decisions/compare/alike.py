@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Struct, field
 
-from loadgen.decisions.compare.pairs import PairedModel
+from loadgen.decisions.compare.paired_models import PairedModel
 from loadgen.decisions.compare.sides import ComparedRun, Sides
 from loadgen.errors import InputError
 from loadgen.plan.plan import digest, make_plan

@@ -11,7 +11,7 @@ from msgspec import Struct
 from loadgen.decisions.compare.alike import Degraded, Difference, NotAlikeError, degraded_stages, differences
 from loadgen.decisions.compare.figures import DEFAULT_METRICS, GOODPUT, FigureKey, FigureTable, Unit, table_of
 from loadgen.decisions.compare.noise import Noise, noise_of_blocks, noise_of_runs, run_spread
-from loadgen.decisions.compare.pairs import LeftOut, PairedModel, paired_models
+from loadgen.decisions.compare.paired_models import LeftOut, PairedModel, paired_models
 from loadgen.decisions.compare.sides import Sides
 from loadgen.decisions.compare.verdict import (
     Design,
@@ -27,7 +27,7 @@ from loadgen.decisions.compare.verdict import (
 )
 from loadgen.decisions.compare.within import errors_within
 from loadgen.plan.rng import generator
-from loadgen.stats.exchange import MIN_EXCHANGES, exchanges_of_runs
+from loadgen.stats.permutation import MIN_EXCHANGES, exchanges_of_runs
 
 SCHEMA: Final = "loadgen.comparison/1"
 MIN_BLOCKS: Final = 2

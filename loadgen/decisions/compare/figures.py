@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from loadgen.analysis.metrics import FROM_SEND
 from loadgen.analysis.samples import PERCENTILES
 from loadgen.analysis.summary import METRICS, StageSummary
-from loadgen.decisions.compare.pairs import PairedModel
+from loadgen.decisions.compare.paired_models import PairedModel
 from loadgen.decisions.compare.sides import Sides
 from loadgen.errors import InputError
-from loadgen.stats.exchange import Figures
+from loadgen.stats.permutation import Figures
 
 Unit = Literal["ms", "/s", "share", "MiB"]
 

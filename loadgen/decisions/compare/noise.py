@@ -11,10 +11,10 @@ from msgspec import UNSET, Struct
 
 from loadgen.decisions.compare.alike import machine_of
 from loadgen.decisions.compare.figures import FigureKey, FigureTable, log_odds, value_of
-from loadgen.decisions.compare.pairs import PairedModel
+from loadgen.decisions.compare.paired_models import PairedModel
 from loadgen.decisions.compare.sides import ComparedRun, Sides, read_summarized
 from loadgen.errors import InputError
-from loadgen.stats.exchange import Figures, spread_in_blocks
+from loadgen.stats.permutation import Figures, spread_in_blocks
 from loadgen.store import run_folder
 
 ASSUMED_SD: Final = 0.05

@@ -10,8 +10,8 @@ from msgspec import Struct
 from loadgen.decisions.compare.figures import FigureTable
 from loadgen.decisions.compare.noise import RunSpread
 from loadgen.plan.rng import generator
-from loadgen.stats import exchange
-from loadgen.stats.exchange import Effects, Figures
+from loadgen.stats import permutation
+from loadgen.stats.permutation import Effects, Figures
 
 Verdict = Literal["worse", "better", "same", "unknown"]
 Design = Literal["runs", "blocks", "few"]
@@ -19,7 +19,7 @@ Design = Literal["runs", "blocks", "few"]
 
 MIN_POINTS: Final = 0.01
 """A smaller difference of shares never fails the gate."""
-BEYOND: Final = f"more than {exchange.MAX_RUNS}"
+BEYOND: Final = f"more than {permutation.MAX_RUNS}"
 _ENDLESS: Final = 1_000_000_000
 """Degrees of freedom at which Student's t is practically the normal distribution."""
 
@@ -67,12 +67,12 @@ class JudgedFigure(Struct, frozen=True):
 def evidence_of_runs(table: FigureTable, base: int) -> RunEvidence:
     """The evidence from exchanging runs between the sides. base: the number of BASE's runs, which come first."""
     of_base, of_new = table.scaled[:base], table.scaled[base:]
-    effects = exchange.effects_of_runs(of_base, of_new)
+    effects = permutation.effects_of_runs(of_base, of_new)
     return RunEvidence(
         "runs",
         effects,
-        exchange.p_higher_of_runs(of_base, of_new, generator(1, "compare")),
-        exchange.p_higher_of_runs(-of_base, -of_new, generator(1, "compare")),
+        permutation.p_higher_of_runs(of_base, of_new, generator(1, "compare")),
+        permutation.p_higher_of_runs(-of_base, -of_new, generator(1, "compare")),
         effects.error / math.sqrt(1 / len(of_base) + 1 / len(of_new)),
     )
 
@@ -83,10 +83,10 @@ def evidence_of_blocks(table: FigureTable, base: int) -> RunEvidence:
     differences = table.scaled[base:] - table.scaled[:base]
     return RunEvidence(
         "blocks",
-        exchange.effects_of_blocks(differences),
-        exchange.p_higher_of_blocks(differences, generator(1, "compare")),
-        exchange.p_higher_of_blocks(-differences, generator(1, "compare")),
-        exchange.spread_in_blocks(differences),
+        permutation.effects_of_blocks(differences),
+        permutation.p_higher_of_blocks(differences, generator(1, "compare")),
+        permutation.p_higher_of_blocks(-differences, generator(1, "compare")),
+        permutation.spread_in_blocks(differences),
     )
 
 
@@ -100,8 +100,8 @@ def evidence_of_few(table: FigureTable, base: int, within: Figures, spread: RunS
     return RunEvidence(
         "few",
         Effects(effect, error, degrees),
-        exchange.p_higher_of_errors(effect, error, spread.degrees),
-        exchange.p_higher_of_errors(-effect, error, spread.degrees),
+        permutation.p_higher_of_errors(effect, error, spread.degrees),
+        permutation.p_higher_of_errors(-effect, error, spread.degrees),
         np.sqrt((within**2).mean(0) + spread.sd**2),
     )
 
@@ -178,7 +178,7 @@ class _Scale:
 def _runs_needed(table: FigureTable, evidence: RunEvidence, limits: Limits, i: int) -> int | str | None:
     if table.keys[i].unit == "share":
         return None
-    needed = exchange.blocks_needed if evidence.design == "blocks" else exchange.runs_needed
+    needed = permutation.blocks_needed if evidence.design == "blocks" else permutation.runs_needed
     spread, margin = float(evidence.spread[i]), math.log1p(limits.margin)
     return needed(spread, margin, len(table.keys), alpha=limits.alpha) or BEYOND
 

@@ -14,9 +14,9 @@ from loadgen.analysis.metrics import MISSING
 from loadgen.analysis.stage import StageData
 from loadgen.analysis.summary import StageSummary
 from loadgen.decisions.compare.figures import RATE, FigureKey, FigureTable
-from loadgen.decisions.compare.pairs import PairedModel
+from loadgen.decisions.compare.paired_models import PairedModel
 from loadgen.decisions.compare.sides import Sides
-from loadgen.stats.exchange import Figures
+from loadgen.stats.permutation import Figures
 
 RESAMPLES: Final = 500
 MIN_BLOCK: Final = 10

@@ -9,7 +9,7 @@ from loadgen.decisions.compare.comparison import Comparison, Figure
 from loadgen.decisions.compare.verdict import BEYOND, Verdict
 from loadgen.report.format import UNKNOWN, format_duration, format_number, format_percent
 from loadgen.report.metric_names import DAGGER, metric_title
-from loadgen.stats.exchange import exchanges_of_runs, fewest_blocks
+from loadgen.stats.permutation import exchanges_of_runs, fewest_blocks
 
 MOST_NAMED: Final = 6
 """The maximum number of figures that a line names; the others are counted."""

@@ -13,7 +13,7 @@ from msgspec import UNSET, Struct
 from loadgen.analysis.summary import Summary
 from loadgen.clock import Clock
 from loadgen.decisions.versus.order import BlockOrder, block_orders
-from loadgen.decisions.versus.pairs import Block, Pairs, PairsLog, UnusedRun
+from loadgen.decisions.versus.pairs_file import Block, Pairs, PairsLog, UnusedRun
 from loadgen.decisions.versus.variants import changed_keys
 from loadgen.engine.stop import StopSignal
 from loadgen.errors import LoadgenError

@@ -6,7 +6,7 @@ from typing import Any, Final
 from loadgen.decisions.versus.order import block_orders
 from loadgen.decisions.versus.variants import changed_keys, value_text
 from loadgen.plan.plan import Plan
-from loadgen.stats.exchange import fewest_blocks
+from loadgen.stats.permutation import fewest_blocks
 
 ALPHA: Final = 0.05
 """The significance level of a comparison, unless another is asked for."""

@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from loadgen.analysis import metrics, stop_rule
+from loadgen.analysis import metrics, stop_rule_monitor
 from loadgen.analysis.samples import Samples
-from loadgen.analysis.stop_rule import (
+from loadgen.analysis.stop_rule_monitor import (
     Series,
     StopRuleMonitor,
     earliest_end,
@@ -200,7 +200,7 @@ def test_the_bar_is_told_the_present_width() -> None:
 
 
 def test_a_long_look_is_taken_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stop_rule, "AT_ONCE", 30)
+    monkeypatch.setattr(stop_rule_monitor, "AT_ONCE", 30)
 
     async def main() -> None:
         enough = asyncio.Event()

@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from loadgen import api
-from loadgen.calibrate.compare import PlayedStep, ReceivedAnswer, compare, events_per_s, observe, spread
 from loadgen.calibrate.conclude import conclude, crossed, is_disturbed, is_too_much
 from loadgen.calibrate.loads import QUICK, USUAL, LoadStep, at_most
+from loadgen.calibrate.observation import PlayedStep, ReceivedAnswer, compare, events_per_s, observe, spread
 from loadgen.calibrate.text import calibration_text, conclusion
 from loadgen.cli import calibrate
 from loadgen.cli.app import app

@@ -149,7 +149,7 @@ os.write(out, json.dumps([*others(), *ours, f"{certificates} certificates"]).enc
 def test_a_stage_that_may_end_early_has_its_statistics_before_it_begins(tmp_path: Path) -> None:
     code = """
 import json, sys
-from loadgen.analysis.stop_rule import StopRuleMonitor
+from loadgen.analysis.stop_rule_monitor import StopRuleMonitor
 from loadgen.scenario.stop_rule import stop_rule_of
 before = others()
 StopRuleMonitor(stop_rule_of("ttft_p50:5%"), 1, "contract", enough=lambda: None, say=print)

@@ -12,7 +12,7 @@ from msgspec import structs
 from benchmarks.capacity import World, search, truth_of
 from benchmarks.queues import Queue
 from loadgen.decisions.capacity.choose import VisitLooks, next_step, shown
-from loadgen.decisions.capacity.evidence import requests_to_show
+from loadgen.decisions.capacity.e_values import requests_to_show
 from loadgen.decisions.capacity.known import Known, client_limit
 from loadgen.decisions.capacity.levels import rate_levels, user_levels
 from loadgen.decisions.capacity.search import End, PlayVisit, SearchSettings, SearchState

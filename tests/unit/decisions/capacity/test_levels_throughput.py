@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from loadgen.decisions.capacity.evidence import ObjectiveCounts
+from loadgen.decisions.capacity.e_values import ObjectiveCounts
 from loadgen.decisions.capacity.likely import likely_shares
 from loadgen.decisions.capacity.throughput import LevelRates, fit_usl, throughput_of_levels, usl_rate
 

@@ -13,8 +13,8 @@ from loadgen.cli.capacity import exit_code, failures
 from loadgen.decisions.capacity.answer import ModelAnswer
 from loadgen.decisions.capacity.document import search_text
 from loadgen.decisions.capacity.files import CAPACITY, Capacity, make_search_reports, read_capacity
-from loadgen.decisions.capacity.request import CapacitySettings
 from loadgen.decisions.capacity.resume import read_earlier
+from loadgen.decisions.capacity.search_request import CapacitySettings
 from loadgen.decisions.capacity.words import limit_line, notes_of
 from loadgen.engine.stop import StopSignal
 from loadgen.errors import ExitCode, InputError, SinkError

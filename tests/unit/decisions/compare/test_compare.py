@@ -322,7 +322,7 @@ def test_manifests_of_older_versions_have_their_workload_computed(tmp_path: Path
 
 
 def test_two_models_of_other_names_correspond_as_they_are_paired(tmp_path: Path) -> None:
-    from loadgen.decisions.compare.pairs import paired_models
+    from loadgen.decisions.compare.paired_models import paired_models
     from loadgen.decisions.compare.sides import read_sides
 
     sides = read_sides([write_run(tmp_path / "a", 0)], [write_run(tmp_path / "b", 1, model="large")], results=tmp_path)

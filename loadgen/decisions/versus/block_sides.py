@@ -6,9 +6,9 @@ from pathlib import Path
 import msgspec
 
 from loadgen.decisions.compare.comparison import CompareSettings
-from loadgen.decisions.compare.pairs import served_by
+from loadgen.decisions.compare.paired_models import served_by
 from loadgen.decisions.compare.sides import ComparedRun, Sides, read_compared, read_sides
-from loadgen.decisions.versus.pairs import PAIRS, Pairs, has_pairs, read_pairs
+from loadgen.decisions.versus.pairs_file import PAIRS, Pairs, has_pairs, read_pairs
 from loadgen.errors import InputError
 from loadgen.scenario import Model
 from loadgen.scenario.file import is_file

@@ -2,7 +2,7 @@
 clock.
 
 Each estimate is called a look. `loadgen.stats.quantile.is_settled` says how many of them end a stage, and why they are
-few. `loadgen.engine.stop_rule` ends the stage.
+few. `loadgen.engine.stop_rule_sink` ends the stage.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
-"""The sink that ends a stage when its stop rule is met. `loadgen.analysis.stop_rule` decides when that is."""
+"""The sink that ends a stage when its stop rule is met. `loadgen.analysis.stop_rule_monitor` decides when that is."""
 
 from collections.abc import Callable
 
-from loadgen.analysis.stop_rule import Sample, StopRuleMonitor, sampler
+from loadgen.analysis.stop_rule_monitor import Sample, StopRuleMonitor, sampler
 from loadgen.engine.stop import StopSignal
 from loadgen.live.progress import Progress
 from loadgen.live.sink import NullSink, Sink

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen.decisions.capacity.evidence import (
+from loadgen.decisions.capacity.e_values import (
     ObjectiveCounts,
     autocorrelation_time,
     evidence_of,
@@ -101,7 +101,7 @@ def test_tails_too_small_for_a_double_have_their_logarithm(a: float, b: float, x
 
 def test_small_and_large_tails_meet() -> None:
     """Where scipy still has its digits, the series has the same."""
-    from loadgen.decisions.capacity.evidence import _log_series
+    from loadgen.decisions.capacity.e_values import _log_series
 
     assert _log_series(300.0, 5.0, 0.5) == pytest.approx(log_lower_tail(300.0, 5.0, 0.5), abs=1e-9)
 

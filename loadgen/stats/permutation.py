@@ -1,4 +1,5 @@
-"""Tests whether one side of a comparison is higher than the other, by exchanging runs. Knows no metric and no unit.
+"""Permutation tests of whether one side of a comparison is higher than the other: runs are exchanged between the sides.
+Knows no metric and no unit.
 
 A row is a run (or a block of two runs), and a column is a figure; higher is worse. The caller chooses the scale of the
 columns, such as logarithms, whose differences are ratios. All columns of a comparison form one family: if figures with

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadgen.plan.rng import generator
-from loadgen.stats.exchange import (
+from loadgen.stats.permutation import (
     MAX_EXCHANGES,
     blocks_needed,
     effects_of_blocks,
