@@ -1,6 +1,8 @@
 """The scenario: its types, its file, and the flags and variables that change it. This module exports the types."""
 
+from loadgen.scenario.fields import Name, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Slug
 from loadgen.scenario.header_types import HeaderFromEnvironment, Headers
+from loadgen.scenario.policy import Enough, Requirements, SelectTable, SelectWeights
 from loadgen.scenario.types import (
     ADAPTER,
     FOUNDRY,
@@ -17,13 +19,8 @@ from loadgen.scenario.types import (
     LlamaCpp,
     Load,
     Model,
-    Name,
-    NonNegativeFloat,
-    NonNegativeInt,
     OpenLoad,
     Poisson,
-    PositiveFloat,
-    PositiveInt,
     PromptFiles,
     Ramp,
     RatedLoad,
@@ -31,7 +28,6 @@ from loadgen.scenario.types import (
     Sampling,
     Scenario,
     Slo,
-    Slug,
     Target,
     ThinkTime,
     Timeouts,
@@ -48,6 +44,7 @@ __all__ = [
     "TOKEN_LIMITS",
     "Closed",
     "Constant",
+    "Enough",
     "FoundryLocal",
     "Gamma",
     "HeaderFromEnvironment",
@@ -66,9 +63,12 @@ __all__ = [
     "PromptFiles",
     "Ramp",
     "RatedLoad",
+    "Requirements",
     "Retries",
     "Sampling",
     "Scenario",
+    "SelectTable",
+    "SelectWeights",
     "Slo",
     "Slug",
     "Target",

@@ -32,7 +32,7 @@ def over_limit(table: Struct, path: str = "") -> Iterator[Problem]:
     """The values in a table, or in a nested one, that exceed their limit. path: the table's dotted key."""
     for key in table.__struct_fields__:
         yield from _of_value(key, getattr(table, key), key_path(path, key))
-    slots, context = (getattr(table, key, 0) for key in ("slots", "context_tokens"))
+    slots, context = (getattr(table, key, None) or 0 for key in ("slots", "context_tokens"))
     if slots * context > _CELLS:
         message = f"{slots} slots of {context:,} tokens each are more than llama.cpp can handle"
         yield Problem(key_path(path, "context_tokens"), message, "lower one of them")

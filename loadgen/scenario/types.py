@@ -8,31 +8,19 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
 
+from loadgen.scenario.fields import (
+    Name,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Slug,
+)
 from loadgen.scenario.header_types import Headers
+from loadgen.scenario.policy import SelectTable
 
 RawTable = dict[str, Any]
 """A table as TOML has it: its keys and values are not checked yet."""
-
-PositiveInt = Annotated[int, Meta(ge=1)]
-NonNegativeInt = Annotated[int, Meta(ge=0)]
-PositiveFloat = Annotated[float, Meta(gt=0)]
-NonNegativeFloat = Annotated[float, Meta(ge=0)]
-Name = Annotated[
-    str,
-    Meta(
-        pattern=r"^(?=.*\S)[^\x00-\x1f\x7f-\x9f\u2028\u2029]+\Z",  # not $, which lets a last newline through
-        max_length=4096,
-        description="Any text on one line that is not blank.",
-    ),
-]
-Slug = Annotated[
-    str,
-    Meta(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z",
-        max_length=80,
-        description="Letters, digits and . _ -, beginning with a letter or a digit.",
-    ),
-]
 
 LLAMACPP: Final = "llamacpp"
 FOUNDRY: Final = "foundry"
@@ -379,6 +367,8 @@ class Scenario(_Part, frozen=True):
     """Whether a failed request is sent again."""
     slo: Slo = Slo()
     """The limits that a request must meet."""
+    select: SelectTable = SelectTable()
+    """How `loadgen select` chooses one of the models."""
     keep_text: bool = False
     """Keep the answers in requests.jsonl."""
     probe: bool = False

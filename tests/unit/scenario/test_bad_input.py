@@ -67,11 +67,17 @@ def raw_of(table: type[Struct], values: dict[str, Any]) -> tuple[dict[str, Any],
         "Timeouts": (["timeouts"], "timeouts"),
         "Retries": (["retries"], "retries"),
         "Slo": (["slo"], "slo"),
+        "SelectTable": (["select"], "select"),
+        "SelectWeights": (["select", "weights"], "select.weights"),
+        "Requirements": (["select", "require"], "select.require"),
+        "Enough": (["select", "enough"], "select.enough"),
     }
     steps, path = places.get(table.__name__, (["load"], "load"))
     if steps[:1] == ["models"]:
         place = {"url": "http://h/v1", "headers": {}} if "headers" in steps else {}
         whole["models"] = [{"name": "a", **place}]
+    if steps[:1] == ["select"]:
+        whole["select"] = {}
     if steps == ["load", "think_time"]:
         whole["load"] = {"mode": "closed"}
     if not steps:
@@ -276,6 +282,7 @@ FULL: dict[str, Any] = {
     "warmup_requests": 0,
     "timeouts": {"request_s": 3.0, "headers_s": 1.0},
     "slo": {"ttft_ms": 3.0, "attainment": 0.5},
+    "select": {"weights": {"quality": 0.5}, "require": {"license": "commercial", "ok_share": 0.9}, "level": "c1"},
     "keep_text": True,
     "probe": False,
 }

@@ -1,0 +1,88 @@
+"""What would change a choice: other weights, and which candidates are best under some weights. Pure; knows no names."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+from msgspec import Struct
+
+from loadgen.decisions.select.criteria import Criterion, Values
+from loadgen.plan.rng import generator
+
+WEIGHTINGS: Final = 20_000
+_ROUNDING: Final = 1e-9
+_SAME_SLOPE: Final = 1e-12
+
+
+class Band(Struct, frozen=True):
+    """A range of a weight in which one candidate is first. It ends where the next begins, or at 1."""
+
+    start: float
+    first: int
+
+
+def pareto_front(points: Values) -> tuple[int, ...]:
+    """The rows (more is better in each column) that no other row equals in all columns and beats in one."""
+    front = []
+    for i, point in enumerate(points):
+        beaten = (points >= point).all(1) & (points > point).any(1)
+        if not beaten.any():
+            front.append(i)
+    return tuple(front)
+
+
+def bands_of(means: Mapping[Criterion, Values], shares: Mapping[Criterion, float], name: Criterion) -> tuple[Band, ...]:
+    """Who is first by utility for each share of one criterion from 0 to 1, the others kept in proportion.
+
+    means: by criterion, the value of each candidate in steps. Exact: each utility is a line over that share, and who is
+    first changes only where two lines cross.
+    """
+    alone = means[name]
+    rest = _utility_without(means, shares, name)
+    cuts = {0.0, 1.0}
+    for i in range(len(alone)):
+        for j in range(i):
+            slope = (alone[i] - rest[i]) - (alone[j] - rest[j])
+            if abs(slope) > _SAME_SLOPE and 0 < (crossing := float((rest[j] - rest[i]) / slope)) < 1:
+                cuts.add(crossing)
+    bands: list[Band] = []
+    for low, high in pairwise(sorted(cuts)):
+        first = _first(_mixed(alone, rest, (low + high) / 2))
+        if not bands or bands[-1].first != first:
+            bands.append(Band(low, first))
+    return tuple(bands)
+
+
+def acceptability(means: Mapping[Criterion, Values], compared: Sequence[Criterion]) -> tuple[float, ...]:
+    """The share of all weightings of the compared criteria under which each candidate is first; equals share one.
+
+    Source: SMAA-2, Lahdelma & Salminen, Operations Research 49 (2001), 444–454. The weightings are even on the simplex.
+    """
+    table = np.array([means[name] for name in compared])
+    weights = generator(1, "select", "weightings").dirichlet(np.ones(len(table)), size=WEIGHTINGS)
+    utilities = weights @ table
+    best = utilities >= utilities.max(1, keepdims=True) - _ROUNDING
+    return tuple(float(share) for share in (best / best.sum(1, keepdims=True)).mean(0))
+
+
+def band_at(bands: Sequence[Band], share: float) -> int:
+    """The number of the band in which a share is."""
+    return max(at for at, band in enumerate(bands) if band.start <= share or at == 0)
+
+
+def _utility_without(means: Mapping[Criterion, Values], shares: Mapping[Criterion, float], name: Criterion) -> Values:
+    others = {other: share for other, share in shares.items() if other != name}
+    total = sum(others.values())
+    utility = np.zeros(len(means[name]))
+    for other, share in others.items():
+        utility = utility + share / total * means[other]
+    return utility
+
+
+def _mixed(alone: Values, rest: Values, share: float) -> Values:
+    return np.asarray(share * alone + (1 - share) * rest, dtype=np.float64)
+
+
+def _first(utility: Values) -> int:
+    return int(np.flatnonzero(utility >= utility.max() - _ROUNDING)[0])
