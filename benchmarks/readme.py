@@ -1,7 +1,7 @@
-"""Makes the README's table and picture anew from a run of `summarizer`: on a quiet machine, `make readme`.
+"""Makes the README's tables and pictures again from runs of `summarizer` and `capacity`: `make readme`, when quiet.
 
-python benchmarks/readme.py          plays the scenario first
-python benchmarks/readme.py RUN      takes a run folder that is there already
+python benchmarks/readme.py          plays both first
+python benchmarks/readme.py RUN...   takes run folders that are there already
 """
 
 import subprocess
@@ -9,15 +9,41 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from msgspec import Struct
+
 from benchmarks.tables import write_between
 from loadgen.clock import SYSTEM_CLOCK
 
 ROOT: Final = Path(__file__).parents[1]
 README: Final = ROOT / "README.md"
-PICTURE: Final = ROOT / "docs" / "img" / "summarizer.png"
-SIZE: Final = "1280,1290"
-BEGIN: Final = "<!-- made by benchmarks/readme.py: begin -->"
-END: Final = "<!-- made by benchmarks/readme.py: end -->"
+
+
+class Section(Struct, frozen=True):
+    """A table and a picture of the README."""
+
+    scenario: str
+    verb: str
+    """What plays it: `loadgen VERB SCENARIO`."""
+    size: str
+    """Of the picture: width,height in pixels."""
+
+    @property
+    def picture(self) -> Path:
+        """Where the picture lies."""
+        return ROOT / "docs" / "img" / f"{self.scenario}.png"
+
+    @property
+    def begin(self) -> str:
+        """The line before the table."""
+        return f"<!-- made by benchmarks/readme.py, {self.scenario}: begin -->"
+
+    @property
+    def end(self) -> str:
+        """The line after the table."""
+        return f"<!-- made by benchmarks/readme.py, {self.scenario}: end -->"
+
+
+SECTIONS: Final = (Section("summarizer", "run", "1280,1290"), Section("capacity", "capacity", "1280,1090"))
 
 
 def table_of(report: str) -> str:
@@ -28,20 +54,35 @@ def table_of(report: str) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
+def play(section: Section) -> Path | None:
+    """Plays a scenario and returns its run folder. None: the run cannot be believed."""
+    began_ns = SYSTEM_CLOCK.now_ns()
+    command = [sys.executable, "-m", "loadgen", section.verb, section.scenario]
+    played = subprocess.run(command, cwd=ROOT, check=False)
+    print(f"it took {(SYSTEM_CLOCK.now_ns() - began_ns) / 1e9:.0f} s, and ended with {played.returncode}")
+    if played.returncode != 0:
+        print("a stage cannot be believed: nothing was changed; make the machine quiet, and run it again")
+        return None
+    return max((ROOT / "results" / section.scenario).iterdir(), key=lambda folder: folder.stat().st_mtime_ns)
+
+
+def show(section: Section, run: Path) -> None:
+    """Writes the table and the picture of a run into the README."""
+    write_between(README, table_of((run / "report.md").read_text(encoding="utf-8")), section.begin, section.end)
+    subprocess.run([ROOT / "docs" / "img" / "screenshot.sh", run, section.picture, section.size], check=True)
+    picture = section.picture.relative_to(ROOT)
+    print(f"{README.name} and {picture} are those of {run.name}; look at both before you commit them")
+
+
 def main(arguments: list[str]) -> int:
-    if arguments:
-        run = Path(arguments[0])
-    else:
-        began_ns = SYSTEM_CLOCK.now_ns()
-        played = subprocess.run([sys.executable, "-m", "loadgen", "run", "summarizer"], cwd=ROOT, check=False)
-        print(f"it took {(SYSTEM_CLOCK.now_ns() - began_ns) / 1e9:.0f} s, and ended with {played.returncode}")
-        if played.returncode != 0:
-            print("a stage cannot be believed: nothing was changed; make the machine quiet, and run it again")
+    folders = {Path(folder).resolve().parent.name: Path(folder) for folder in arguments}
+    for section in SECTIONS:
+        if arguments and section.scenario not in folders:
+            continue
+        run = folders.get(section.scenario) or play(section)
+        if run is None:
             return 1
-        run = max((ROOT / "results" / "summarizer").iterdir())
-    write_between(README, table_of((run / "report.md").read_text(encoding="utf-8")), BEGIN, END)
-    subprocess.run([ROOT / "docs" / "img" / "screenshot.sh", run, PICTURE, SIZE], check=True)
-    print(f"{README.name} and {PICTURE.relative_to(ROOT)} are those of {run.name}; look at both before you commit them")
+        show(section, run)
     return 0
 
 
