@@ -1,4 +1,4 @@
-"""Facts about the meeting transcripts in scenarios/prompts/meetings, read with tomllib; knows nothing of loadgen."""
+"""Facts about the meeting transcripts in scenarios/prompts, read with tomllib; knows nothing of loadgen."""
 
 import itertools
 import re
@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-MEETINGS = Path(__file__).parents[3] / "scenarios" / "prompts" / "meetings"
+PROMPTS = Path(__file__).parents[3] / "scenarios" / "prompts"
+FOLDERS = ("meetings", "meetings-more")
 # 74,500 and 08:15 and 5.50 each count as one number, so a part of another number does not pass for one.
 NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 # Names, weekdays and months; also the first word of a statement, which is most often the owner's name.
@@ -16,14 +17,15 @@ NAME = re.compile(r"\b[A-ZÀ-Þ]\w+")
 WORD = re.compile(r"\w+")
 
 
-def read_meetings() -> dict[str, dict[str, Any]]:
+def read_meetings(folder: str) -> dict[str, dict[str, Any]]:
     """The parsed files by stem, in the order of their names."""
-    return {path.stem: tomllib.loads(path.read_text(encoding="utf-8")) for path in sorted(MEETINGS.glob("*.toml"))}
+    paths = sorted((PROMPTS / folder).glob("*.toml"))
+    return {path.stem: tomllib.loads(path.read_text(encoding="utf-8")) for path in paths}
 
 
-@pytest.fixture(scope="module")
-def meetings() -> dict[str, dict[str, Any]]:
-    return read_meetings()
+@pytest.fixture(scope="module", params=FOLDERS)
+def meetings(request: pytest.FixtureRequest) -> dict[str, dict[str, Any]]:
+    return read_meetings(request.param)
 
 
 def words(text: str) -> int:
@@ -32,6 +34,17 @@ def words(text: str) -> int:
 
 def test_there_are_at_least_sixteen_meetings(meetings: dict[str, dict[str, Any]]) -> None:
     assert len(meetings) >= 16
+
+
+def test_the_folders_share_no_id_no_number_and_no_text() -> None:
+    each = [meeting for folder in FOLDERS for meeting in read_meetings(folder).values()]
+    for values in ([m["id"] for m in each], [m["id"][:2] for m in each], [m["text"] for m in each]):
+        assert len(set(values)) == len(each)
+
+
+def test_no_two_meetings_of_both_folders_have_the_same_length() -> None:
+    lengths = [words(meeting["text"]) for folder in FOLDERS for meeting in read_meetings(folder).values()]
+    assert len(set(lengths)) == len(lengths)
 
 
 def test_a_meeting_has_id_key_points_and_text_and_nothing_else(meetings: dict[str, dict[str, Any]]) -> None:

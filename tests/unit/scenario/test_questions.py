@@ -67,7 +67,8 @@ def test_processes_that_share_a_stage_ask_nothing_twice() -> None:
     assert len(texts) == len(set(texts)) == 44
 
 
-OURS = sorted((Path(__file__).parents[3] / "scenarios").glob("*.toml"))
+SCENARIOS = Path(__file__).parents[3] / "scenarios"
+OURS = sorted(SCENARIOS.glob("*.toml"))
 
 
 @pytest.mark.parametrize("path", OURS, ids=lambda path: path.stem)
@@ -75,13 +76,28 @@ def test_no_stage_of_a_scenario_that_comes_along_asks_twice_what_it_need_not(pat
     made = plan_of(load_scenario(str(path)))
     for stage in made.stages:
         texts = asked(made, stage, stage.models[0])
-        if isinstance(
-            made.scenario.prompts, PromptFiles
-        ):  # there are sixteen transcripts, each of which takes its turn
+        if isinstance(made.scenario.prompts, PromptFiles):  # each transcript takes its turn
             counts = [texts.count(prompt.text) for prompt in made.prompts]
             assert max(counts) - min(counts) <= 1
         else:
             assert len(set(texts)) == len(texts)
+
+
+def test_the_scenario_that_chooses_a_summarizer_asks_each_of_32_meetings_once_at_each_level() -> None:
+    plan = plan_of(load_scenario(str(SCENARIOS / "choose-summarizer.toml")))
+    assert len(plan.prompts) == 32
+    assert all(prompt.key_points for prompt in plan.prompts)
+    assert [(stage.level.label, stage.models) for stage in plan.stages] == [
+        ("c1", (0,)),
+        ("c4", (0,)),
+        ("c1", (1,)),
+        ("c4", (1,)),
+    ]
+    for stage in plan.stages:
+        assert sorted(stage.request(i).prompt for i in range(stage.count or 0)) == list(range(32))
+    assert {model.target for model in plan.models} == {"foundry", "llamacpp"}
+    assert plan.scenario.sampling.max_tokens == 128
+    assert plan.scenario.keep_text
 
 
 def test_the_scenario_to_start_from_asks_nothing_twice(tmp_path: Path) -> None:
