@@ -1,5 +1,6 @@
 """A client whose servers are a function, for whole runs in virtual time. Opens no socket."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -58,7 +59,7 @@ class ScriptedClient(Client):
         self.turn: AbstractAsyncContextManager[Any] = nullcontext()
         """What a request waits for before its answer begins, such as one of so many slots."""
         self._answer = answer
-        self._in_flight = 0
+        self._open: set[Exchange] = set()
 
     @property
     def bodies(self) -> list[dict[str, Any]]:
@@ -73,7 +74,10 @@ class ScriptedClient(Client):
 
     @property
     def in_flight(self) -> int:
-        return self._in_flight
+        return len(self._open)
+
+    def exchange_of(self, task: asyncio.Task[object] | None) -> Exchange | None:
+        return next((each for each in self._open if each.task is task), None)
 
     async def open_connections(self, url: str, count: int, headers: dict[str, str]) -> None:
         pass
@@ -82,12 +86,14 @@ class ScriptedClient(Client):
         exchange, answer = Exchange(request, dispatched_ns), self._answer(json.loads(request.body), len(self.requests))
         self.requests.append(request)
         self.sent_at_ns.append(CLOCK.now_ns())
-        self._in_flight += 1
+        exchange.task = asyncio.current_task()
+        self._open.add(exchange)
         until_ns = dispatched_ns + request.deadlines.request_ns
         try:
             await self._play(exchange, answer, until_ns)
         finally:
-            self._in_flight -= 1
+            self._open.discard(exchange)
+            exchange.task = None
         exchange.ended_ns = CLOCK.now_ns()
         return exchange
 

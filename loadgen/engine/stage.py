@@ -5,6 +5,7 @@ attempt by the client (`send`, the one seam to servers) and hands its record to 
 log.
 """
 
+import asyncio
 import itertools
 from collections.abc import Callable
 from typing import Protocol
@@ -32,9 +33,12 @@ from loadgen.telemetry.neighbors import MachineSource
 from loadgen.telemetry.observer import Observer
 from loadgen.wire.client import Client
 from loadgen.wire.exchange import ChatRequest
-from loadgen.wire.reply import read_reply
+from loadgen.wire.reply import read_open, read_reply
 
 OPEN_LOOP_CONNECTIONS = 8
+LATE_NS = 2_000_000
+"""A request is looked at so long after each of `Stage.late_after_ns`, because timers are not exact, and because it was
+sent a little after it was dispatched."""
 
 
 class RunContext(Struct, frozen=True):
@@ -156,6 +160,15 @@ class LocalStageRunner:
         return self._answers.answers()
 
     async def play_request(self, planned: Planned, phase: Phase, intended_ns: int, held_ns: int = 0) -> Reply:
+        timers = self._late_timers(planned, intended_ns) if phase == "measured" and self._stage.late_after_ns else ()
+        try:
+            return await self._play_attempts(planned, phase, intended_ns, held_ns)
+        finally:
+            for timer in timers:
+                timer.cancel()
+
+    async def _play_attempts(self, planned: Planned, phase: Phase, intended_ns: int, held_ns: int) -> Reply:
+        """Send a request until an attempt is the last, and pass every attempt to the sinks."""
         first = None
         for attempt in itertools.count():
             # Dispatched now, not when it was due: the difference is our lateness, which is reported.
@@ -178,6 +191,28 @@ class LocalStageRunner:
                 break
         self._sinks.record(self._record(planned, phase, intended_ns, reply))
         return reply
+
+    def _late_timers(self, planned: Planned, intended_ns: int) -> list[asyncio.TimerHandle]:
+        """Timers that pass the request to the sinks while it is open."""
+        loop, task, now_ns = asyncio.get_running_loop(), asyncio.current_task(), self.clock.now_ns()
+        start_ns = now_ns if self._stage.latency_origin == "sent" else intended_ns
+        return [
+            loop.call_later((start_ns + after_ns + LATE_NS - now_ns) / 1e9, self._pass_late, planned, intended_ns, task)
+            for after_ns in self._stage.late_after_ns
+        ]
+
+    def _pass_late(self, planned: Planned, intended_ns: int, task: "asyncio.Task[object] | None") -> None:
+        exchange = self._context.client.exchange_of(task)
+        if exchange is None:  # it waits for its next attempt, or a model in this process answers it
+            return
+        reply = read_open(
+            exchange,
+            epoch_ns=self._context.epoch_ns,
+            wall_offset_ns=self._observer.wall_offset_ns,
+            now_ns=self.clock.now_ns(),
+        )
+        if reply is not None:
+            self._sinks.late(self._record(planned, "measured", intended_ns, reply))
 
     def skip_request(self, planned: Planned, phase: Phase, intended_ns: int, reply: Reply) -> None:
         self._sinks.record(self._record(planned, phase, intended_ns, reply))

@@ -2,12 +2,13 @@
 
 They are called in this order: `RequestLog` and `StageLog` (store/run_folder.py), the progress (live/bar.py,
 live/lines.py), the sinks that a program passed to `play_plan`, `WarmUpTimes` (engine/request_limits.py), and
-`StopRuleSink` (engine/stop_rule_sink.py). In a worker: `RequestLog`, then `Updates` and `FactsHolder`
+`StopRuleSink` (engine/stop_rule_sink.py), or in a search `VisitWatch` (decisions/capacity/play.py), a `LateSink`.
+In a worker: `RequestLog`, then `Updates` and `FactsHolder`
 (engine/workers/worker.py). live/recorder.py is one that a program may pass.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -49,6 +50,15 @@ class Sink(Protocol):
         """The stage has ended, whatever ended it."""
 
 
+@runtime_checkable
+class LateSink(Protocol):
+    """A sink that also hears of requests while they are open."""
+
+    def late(self, record: Record) -> None:
+        """A measured request is still open after one of its stage's `late_after_ns`. record: as if it were cancelled
+        now. Its own record follows when it has ended."""
+
+
 class NullSink:
     """Does nothing. The base of sinks that need only some of the calls."""
 
@@ -82,6 +92,11 @@ class Sinks:
     def retry(self, record: Record) -> None:
         for sink in self._sinks:
             _call(sink, "retry", record)
+
+    def late(self, record: Record) -> None:
+        for sink in self._sinks:
+            if isinstance(sink, LateSink):
+                _call(sink, "late", record)
 
     def stop(self, facts: StageFacts) -> None:
         errors = []

@@ -115,6 +115,8 @@ class Stage(Struct, frozen=True):
     be ended early. 0: the stage was planned before the run."""
     first_prompt: int = 0
     """The prompt of its first measured request."""
+    late_after_ns: tuple[int, ...] = ()
+    """After each of these times, a measured request that is still open is passed to the sinks as it stands."""
     part: int = 0
     """The number of this part of the stage."""
     part_count: int = 1

@@ -102,6 +102,10 @@ class Client:
         """How many requests are in flight now."""
         return len(self._watchdog.watched)
 
+    def exchange_of(self, task: "asyncio.Task[object] | None") -> Exchange | None:
+        """The exchange of the request that a task is sending; None if it sends none."""
+        return next((each for each in self._watchdog.watched if each.task is task), None)
+
     def abandon(self) -> None:
         """Give up every request in flight, as `cancelled`. The second Ctrl-C comes to this."""
         for exchange in list(self._watchdog.watched):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from loadgen.clock import utc_now
 from loadgen.record import Outcome, Reply, ServerTimings, StampSource, TokenSource
 from loadgen.redact import redact_keys
-from loadgen.wire.chat_stream import Completion
+from loadgen.wire.chat_stream import Completion, decode
 from loadgen.wire.chat_whole import WholeAnswer, decode_whole
 from loadgen.wire.exchange import Exchange
 from loadgen.wire.receiver import Columns, columns_of
@@ -148,6 +148,29 @@ def read_reply(
         retry_after_s=_retry_after_s(exchange),
     )
     return reply, arrivals.lags_ns
+
+
+def read_open(exchange: Exchange, *, epoch_ns: int, wall_offset_ns: int, now_ns: int) -> Reply | None:
+    """What is known of an exchange that has not ended, as if it were cancelled at now_ns. None if its answer is over,
+    which the client has not noticed yet. The other arguments are those of `read_reply`. Not on the hot path."""
+    stamps: list[int] = []
+    visible: int | None = None
+    sending = exchange.stamps
+    if exchange.request.streams and exchange.response.status == 200:
+        completion = decode(exchange.body())
+        if completion.end_offset is not None or completion.error is not None:
+            return None
+        stamps, _ = ArrivalTimes(sending.columns, epoch_ns, wall_offset_ns).at(completion.token_ends)
+        visible = completion.first_visible
+    began = [moment for moment in (sending.connect_start_ns, sending.first_write_ns) if moment is not None]
+    return Reply(
+        outcome="cancelled",
+        dispatched_ns=exchange.dispatched_ns - epoch_ns,
+        sent_ns=min(began) - epoch_ns if began else None,
+        end_ns=now_ns - epoch_ns,
+        first_visible_ns=stamps[visible] if visible is not None and stamps else None,
+        stamps_ns=tuple(stamps),
+    )
 
 
 def _streamed(exchange: Exchange, body: bytes, arrivals: ArrivalTimes) -> _Answer:

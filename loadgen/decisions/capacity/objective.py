@@ -26,6 +26,8 @@ ObjectiveVerdict = Literal["met", "missed", "not_applicable", "undecided"]
 """`not_applicable`: the answer has no such latency. `undecided`: the request was cut off before its limit had
 passed."""
 
+MISSED_WHILE_OPEN: Final = frozenset({"ttft", "ttfc", "e2e"})
+"""The metrics whose limit a request can have missed before it ends."""
 FAILED: Final = math.inf
 """The latency of a request that failed, which counts among the slowest."""
 
@@ -89,6 +91,20 @@ def _share_of_goodput(slo: Slo, scenario: str) -> float:
     raise input_error(Source(scenario), Problem("slo.attainment", message, hint))
 
 
+def latency_limits(objectives: Sequence[Objective], slo: Slo) -> list[tuple[str, float]]:
+    """Each metric that an objective limits, with its limit, ms. slo: the limits of `goodput`."""
+    limits: list[tuple[str, float]] = [(each.metric, each.limit_ms) for each in objectives if each.limit_ms is not None]
+    if any(each.metric == "goodput" for each in objectives):
+        limits += limits_ms(slo).items()
+    return limits
+
+
+def late_after_ns(objectives: Sequence[Objective], slo: Slo) -> tuple[int, ...]:
+    """After how long a request that is still open may have missed an objective, ascending."""
+    limits = latency_limits(objectives, slo)
+    return tuple(sorted({round(limit * 1e6) for metric, limit in limits if metric in MISSED_WHILE_OPEN}))
+
+
 def verdict_of(objective: Objective, record: Record, *, origin: LatencyOrigin, slo: Slo | None = None) -> Judged:
     """Whether a request met an objective.
 
@@ -124,7 +140,7 @@ def _is_too_late(objective: Objective, record: Record, origin: LatencyOrigin, sl
     for metric, limit in limits.items():
         reached = {"ttft": record.stamps_ns[0] if record.stamps_ns else None, "ttfc": record.first_visible_ns}
         waited = (reached.get(metric) or end) - start
-        if metric in {"ttft", "ttfc", "e2e"} and waited > limit * 1e6:
+        if metric in MISSED_WHILE_OPEN and waited > limit * 1e6:
             return True
     return False
 

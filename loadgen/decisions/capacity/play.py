@@ -18,6 +18,7 @@ from loadgen.decisions.capacity.answer import CapacityFile, answer_of
 from loadgen.decisions.capacity.choose import VisitLooks, next_step
 from loadgen.decisions.capacity.e_values import requests_to_show
 from loadgen.decisions.capacity.files import CapacityWriter
+from loadgen.decisions.capacity.objective import late_after_ns
 from loadgen.decisions.capacity.played import PlayedVisit, played_visit, state_of
 from loadgen.decisions.capacity.search import End, PlayVisit, SearchState, StopReason
 from loadgen.decisions.capacity.search_request import SearchRequest
@@ -69,27 +70,34 @@ class VisitWatch(NullSink):
         self._say = say
         self._began_ns = clock.now_ns()
         self._look_at = 0
-        """No look comes before so many records."""
+        """No look comes before the tally has so many requests."""
 
     def start(self, stage: StageStart) -> None:
         self._say(None)
 
     def record(self, record: Record) -> None:
         self.records.append(record)
-        if record.phase != "measured":
-            return
-        self._tally.take(record)
+        if record.phase == "measured":
+            self._tally.take(record)
+            self._look(record.level)
+
+    def late(self, record: Record) -> None:
+        self._tally.take_open(record)
+        self._look(record.level)
+
+    def _look(self, label: str) -> None:
+        """End the visit if it has taken its time, or if a look is due and finds that it has enough requests."""
         seconds = (self._clock.now_ns() - self._began_ns) / 1e9
         if self._stop.requested:
             return
         if seconds >= self._step.seconds:
             self._stop.meet_rule()
-        elif self._tally.counted_at_most >= self._looks.next_at and len(self.records) >= self._look_at:
+        elif self._tally.counted_at_most >= self._looks.next_at and self._tally.taken >= self._look_at:
             # Of many users, many requests may be open that began before those that have ended, and do not let them
             # count yet. To add up a visit at each of them would delay others.
-            self._look_at = len(self.records) * (100 + LOOK_EVERY_PERCENT) // 100
+            self._look_at = self._tally.taken * (100 + LOOK_EVERY_PERCENT) // 100
             next_at = self._looks.next_at
-            visit = self._tally.visit(level=self._step.level, label=record.level, seconds=seconds)
+            visit = self._tally.visit(level=self._step.level, label=label, seconds=seconds)
             if self._looks.should_stop(visit):
                 self._stop.meet_rule()
             if self._looks.next_at != next_at or self._stop.requested:
@@ -149,7 +157,9 @@ class ModelSearch:
         number = 1 + sum(played.visit.level == step.level for played in self._played)
         warmup, self._warmup = self._warmup, 0  # a server needs one warm-up only
         seconds = math.floor(10 * step.seconds) / 10  # rounded, because users see it
-        return self._visits.visit(step.level, number, seconds=seconds, warmup=warmup, burst=step.burst)
+        stage = self._visits.visit(step.level, number, seconds=seconds, warmup=warmup, burst=step.burst)
+        late_ns = late_after_ns(self._settings.objectives, self._context.request.plan.scenario.slo)
+        return msgspec.structs.replace(stage, late_after_ns=late_ns)
 
     def sinks(self, stage: Stage, stop: StopSignal) -> tuple[Sink, ...]:
         assert self._step is not None

@@ -10,10 +10,10 @@ from loadgen.analysis.evidence import evidence_of as evidence_of_stage
 from loadgen.analysis.stage import StageData
 from loadgen.analysis.summary import Code, Reason
 from loadgen.analysis.validity import judge
+from loadgen.decisions.capacity.objective import latency_limits
 from loadgen.decisions.capacity.search import SearchSettings, SearchState
 from loadgen.decisions.capacity.visit import Doubt, Visit, VisitTally
 from loadgen.record import Outcome, Record
-from loadgen.scenario.objective import limits_ms
 
 CLIENT_CODES: Final[frozenset[Code]] = frozenset(
     {
@@ -109,7 +109,7 @@ def is_lag_negligible(evidence: Evidence, stage: StageData, settings: SearchSett
     late_ms = max(_unused_ms(evidence, stage), 0.0 if slip is None else slip.by_ms)
     stamps_ms = 0.0 if lag is None else lag.by_ms
     longest_ms = 0.0 if evidence.stamp_source == "kernel" else evidence.loop_lag_max_ms or 0.0
-    for metric, limit_ms in _limits_ms(stage, settings):
+    for metric, limit_ms in latency_limits(settings.objectives, stage.slo):
         usual, longest = stamps_ms, longest_ms
         if metric not in GAPS:
             usual, longest = max(usual, late_ms), max(longest, evidence.dispatch_slip_max_ms or 0.0)
@@ -118,19 +118,9 @@ def is_lag_negligible(evidence: Evidence, stage: StageData, settings: SearchSett
     return late_ms == 0.0 or not _gaps_near_limit(stage, settings)
 
 
-def _limits_ms(stage: StageData, settings: SearchSettings) -> list[tuple[str, float]]:
-    """Each metric that an objective limits, with its limit."""
-    limits: list[tuple[str, float]] = [
-        (each.metric, each.limit_ms) for each in settings.objectives if each.limit_ms is not None
-    ]
-    if any(each.metric == "goodput" for each in settings.objectives):
-        limits += limits_ms(stage.slo).items()
-    return limits
-
-
 def _gaps_near_limit(stage: StageData, settings: SearchSettings) -> bool:
     """Whether a request's gaps are so near their limit that more answers at once might have lengthened them past it."""
-    for name, limit_ms in _limits_ms(stage, settings):
+    for name, limit_ms in latency_limits(settings.objectives, stage.slo):
         if name in GAPS:
             values_ns = stage.values[name]
             near = (values_ns > GAPS_NEAR_LIMIT * limit_ms * 1e6) & (values_ns <= limit_ms * 1e6)

@@ -3,12 +3,12 @@
 The first round does not count. In a closed loop it has as many requests as there are users. In an open loop it ends
 with the burst, and then with the front that MSER-5 cuts off. The other requests count in the order of dispatch, up to
 the first request that is not decided yet. The requests that have ended so far would give too good a result, because
-the slow ones are missing.
+the slow ones are missing. A request that is still open is decided as soon as a limit has passed, as a miss.
 """
 
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from loadgen.decisions.capacity.e_values import MIN_REQUESTS_OF_RATE, Bools, Floats, inflation
-from loadgen.decisions.capacity.objective import ObjectiveVerdict, verdict_of
+from loadgen.decisions.capacity.objective import Judged, ObjectiveVerdict, verdict_of
 from loadgen.plan.plan import StageLoad, part_size
 from loadgen.record import Record
 from loadgen.scenario import Slo
@@ -44,7 +44,7 @@ class Visit(Struct, frozen=True, kw_only=True):
     label: str
     """The label of its stage in the run folder: c6, or c6.2 when the level is visited again."""
     requests: int
-    """The number of requests that count."""
+    """The number of requests that count. While some are open, they may count for one objective only."""
     met: tuple[int, ...]
     """For each objective: how many of these met it."""
     missed: tuple[int, ...]
@@ -67,6 +67,30 @@ class Visit(Struct, frozen=True, kw_only=True):
         return self.doubt not in {"client", "busy_machine"}
 
 
+class _Rows:
+    """Requests as numbers, a row each."""
+
+    def __init__(self) -> None:
+        self.moments = array("q")
+        """For each request: index, start, first token, end, due; -1 for a missing one."""
+        self.verdicts = array("b")
+        """For each request and objective, its code; `slowness` is as long."""
+        self.slowness = array("d")
+
+    def copy(self) -> "_Rows":
+        rows = _Rows()
+        rows.moments, rows.verdicts, rows.slowness = self.moments[:], self.verdicts[:], self.slowness[:]
+        return rows
+
+    def add(self, record: Record, end_ns: int, judged: Iterable[Judged]) -> None:
+        start = record.intended_ns if record.dispatched_ns is None else record.dispatched_ns
+        first = record.stamps_ns[0] if record.stamps_ns else -1
+        self.moments.extend((record.index, start, first, end_ns, record.intended_ns))
+        for each in judged:
+            self.verdicts.append(_CODES[each.verdict])
+            self.slowness.append(each.slowness)
+
+
 class VisitTally:
     """Takes the records of a visit as its requests end, in any order, and counts them when asked."""
 
@@ -78,51 +102,63 @@ class VisitTally:
         self._workers = max(1, min(workers, load.concurrency or workers))
         self._beside = load.concurrency or 0
         """How many requests did not count in the last look: left out, or not decided yet."""
-        self._moments = array("q")
-        """For each request: index, start, first token, end, due; -1 for a missing one."""
-        self._verdicts = array("b")
-        self._slowness = array("d")
+        self._ended = _Rows()
+        self._open: dict[int, Record] = {}
+        """The requests that are open and late, by their index."""
 
     def take(self, record: Record) -> None:
         """Add the last attempt of a request. Warm-up and requests that were not sent because of a stop do not count."""
         is_cut = record.outcome == "cancelled" and record.dispatched_ns is None and self._load.is_closed
         if record.phase != "measured" or is_cut:
             return
-        start = record.intended_ns if record.dispatched_ns is None else record.dispatched_ns
-        first = record.stamps_ns[0] if record.stamps_ns else -1
-        end = -1 if record.end_ns is None else record.end_ns
-        self._moments.extend((record.index, start, first, end, record.intended_ns))
+        self._open.pop(record.index, None)
+        self._ended.add(record, -1 if record.end_ns is None else record.end_ns, self._judged(record))
+
+    def take_open(self, record: Record) -> None:
+        """Add a measured request that is still open, as if it were cancelled now. Its own record replaces it."""
+        self._open[record.index] = record
+
+    def _judged(self, record: Record) -> Iterator[Judged]:
         for objective in self._objectives:
-            judged = verdict_of(objective, record, origin=self._load.latency_origin, slo=self._slo)
-            self._verdicts.append(_CODES[judged.verdict])
-            self._slowness.append(judged.slowness)
+            yield verdict_of(objective, record, origin=self._load.latency_origin, slo=self._slo)
+
+    @property
+    def taken(self) -> int:
+        """How many requests were taken, those that are open among them."""
+        return len(self._ended.moments) // 5 + len(self._open)
 
     @property
     def counted_at_most(self) -> int:
         """About how many requests count so far. If they are too few, a look is not needed."""
-        return max(0, len(self._moments) // 5 - self._beside)
+        return max(0, self.taken - self._beside)
 
     def visit(self, *, level: float, label: str, seconds: float, doubt: Doubt | None = None) -> Visit:
-        """The visit so far, from the requests that have ended. doubt: the doubt that is known already."""
-        width = len(self._objectives)
-        moments = np.array(self._moments, np.int64).reshape(-1, 5)
+        """The visit so far. doubt: the doubt that is known already."""
+        width, rows = len(self._objectives), self._ended.copy()
+        for record in self._open.values():
+            rows.add(record, -1, self._judged(record))
+        moments = np.array(rows.moments, np.int64).reshape(-1, 5)
         order = np.lexsort((moments[:, 0], moments[:, 1]))
         moments = moments[order]
-        verdicts = np.array(self._verdicts, np.int8).reshape(-1, width)[order]
-        slowness = np.array(self._slowness).reshape(-1, width)[order]
-        decided = self._decided(moments, verdicts)
+        verdicts = np.array(rows.verdicts, np.int8).reshape(-1, width)[order]
+        slowness = np.array(rows.slowness).reshape(-1, width)[order]
+        decided_of = self._decided(moments, verdicts)
+        decided = max(decided_of)
         first = self._left_out(moments, slowness, decided)
-        counted, slow = verdicts[first:decided], slowness[first:decided]
-        self._beside = len(moments) - len(counted)
+        counted = [verdicts[first : max(first, end), j] for j, end in enumerate(decided_of)]
+        slow = slowness[first:decided]
+        self._beside = len(moments) - (decided - first)
         if doubt is None and not self._load.is_closed:
             doubt = _doubt_of_open_loop(moments, slow, first, decided)
         return Visit(
             level=level,
             label=label,
-            requests=len(counted),
-            met=tuple((counted == _MET).sum(0).tolist()),
-            missed=tuple((counted == _MISSED).sum(0).tolist()),
-            inflation=tuple(_inflation_of(counted[:, j], slow[:, j]) for j in range(width)),
+            requests=decided - first,
+            met=tuple(int((of_objective == _MET).sum()) for of_objective in counted),
+            missed=tuple(int((of_objective == _MISSED).sum()) for of_objective in counted),
+            inflation=tuple(
+                _inflation_of(of_objective, slow[: len(of_objective), j]) for j, of_objective in enumerate(counted)
+            ),
             seconds=seconds,
             played=int((moments[:, 3] >= 0).sum()),
             burst=0 if self._load.is_closed else burst_of(moments[:, 4]),
@@ -130,12 +166,12 @@ class VisitTally:
             doubt=doubt,
         )
 
-    def _decided(self, moments: NDArray[np.int64], verdicts: NDArray[np.int8]) -> int:
-        """The number of requests, in the order of dispatch, before the first that is not decided."""
-        undecided = np.flatnonzero((verdicts == _UNDECIDED).any(1))
+    def _decided(self, moments: NDArray[np.int64], verdicts: NDArray[np.int8]) -> list[int]:
+        """For each objective: how many requests, in the order of dispatch, come before the first undecided one."""
         reach = min(self._reaches(moments), default=-1)
         begun = int(np.searchsorted(moments[:, 1], reach, "right"))
-        return min(begun, int(undecided[0])) if len(undecided) else begun
+        undecided = [np.flatnonzero(of_objective == _UNDECIDED) for of_objective in verdicts.T]
+        return [min(begun, int(places[0])) if len(places) else begun for places in undecided]
 
     def _reaches(self, moments: NDArray[np.int64]) -> list[int]:
         """For each process: when it dispatched the last request before which none is open. Because a process takes its

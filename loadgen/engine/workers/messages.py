@@ -14,7 +14,7 @@ from msgspec import Struct
 from loadgen.child import Child
 from loadgen.engine.request_limits import RequestLimits
 from loadgen.plan.plan import Plan, Stage
-from loadgen.record import StageFacts
+from loadgen.record import Record, StageFacts
 from loadgen.targets.probe.answers import StreamAnswers
 from loadgen.targets.served import Served
 
@@ -76,6 +76,8 @@ class Update(Struct, frozen=True, tag=True):
     """Size of the worker's log so far, which has only complete lines."""
     retries: tuple[int, ...] = ()
     """Which lines since the last update, from 0, are attempts that were retried."""
+    late: tuple[Record, ...] = ()
+    """The requests that became late since the last update, as `LateSink` hears of them. They are not in the log."""
 
 
 class Unwritable(Struct, frozen=True, tag=True):

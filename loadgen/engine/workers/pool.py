@@ -144,6 +144,8 @@ class WorkerHandle:
                 return
 
     def _read_records(self, update: Update) -> None:
+        for record in update.late:  # first, because the record of its end may be among the others
+            self._sinks.late(record)
         # Up to `log_bytes` the log has only complete lines; the line after that may be half written.
         retries = frozenset(update.retries)
         for position, record in enumerate(self._log.read_to(update.log_bytes)):

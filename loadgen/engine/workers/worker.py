@@ -66,6 +66,7 @@ class Updates(NullSink):
         """How many lines were written since the last update."""
         self._retries: list[int] = []
         """Which of these lines are attempts that were retried, from 0."""
+        self._late: list[Record] = []
 
     def record(self, record: Record) -> None:
         self._lines += 1
@@ -74,11 +75,14 @@ class Updates(NullSink):
         self._retries.append(self._lines)
         self._lines += 1
 
+    def late(self, record: Record) -> None:
+        self._late.append(record)
+
     def send(self) -> None:
         """Send an update about all records that are in the log."""
         # The log comes before this sink, so it has every record that was counted here.
-        update = Update(self._log.size, tuple(self._retries))
-        self._lines, self._retries = 0, []
+        update = Update(self._log.size, tuple(self._retries), tuple(self._late))
+        self._lines, self._retries, self._late = 0, [], []
         self._send(update)
 
     async def send_regularly(self) -> None:
@@ -88,7 +92,7 @@ class Updates(NullSink):
             await asyncio.sleep(UPDATE_S)
             silent += 1
             # While no request ends, an update has nothing new, but a worker that sends nothing for long counts as lost.
-            if self._lines or silent >= ALIVE_EVERY:
+            if self._lines or self._late or silent >= ALIVE_EVERY:
                 silent = 0
                 self.send()
 

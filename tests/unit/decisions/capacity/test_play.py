@@ -116,7 +116,7 @@ def test_the_capacity_of_four_slots_is_found_and_shown_again_byte_for_byte(tmp_p
     assert [record.phase for record in played.records].count("warmup") == 1
     assert (found.folder / "report.md").read_text(encoding="utf-8").count("8 users: 95 % sure that 8 hold") == 1
     assert heard.words[0] == "nothing shown yet · 15 min left"
-    assert heard.words[-1].startswith("100 % met ttft_p95=2.9s · 100 % met ok=90% · shown: 8 holds, 9 fails · ")
+    assert heard.words[-1].startswith("0 % met ttft_p95=2.9s · 100 % met ok=90% · shown: 8 holds, 9 fails · ")
     names = [CAPACITY, "report.md", "report.html", "summary.json"]
     before = [(found.folder / name).read_bytes() for name in names]
     shown = make_search_reports(found.folder)
@@ -239,7 +239,7 @@ def test_models_are_searched_one_after_another_each_with_its_own_answer(tmp_path
 
     models = tuple(Model(name=name, url=f"http://{name}.invalid/v1", target="openai") for name in ("slow", "fast"))
     played = scenario(tmp_path, models=models)
-    found = search(tmp_path, asked(highest=12.0), SlotsClient(answer), scenario=played)
+    found = search(tmp_path, asked(highest=12.0, within=None), SlotsClient(answer), scenario=played)
     slow, fast = found.answer.models
     assert (slow.model, slow.holds) == ("slow", HOLDS)
     assert (fast.model, fast.holds, fast.stopped) == ("fast", 12, "top")
@@ -343,3 +343,19 @@ def test_a_request_is_not_cut_off_before_twice_the_longest_limit_that_is_asked_f
     stages = read(searched.folder).manifest.stages
     assert {stage.request_limit_s for stage in stages} == {180.0}
     assert {objective.objective for objective in searched.answer.models[0].objectives} == {"ttft_p95=90s", "ok=90%"}
+
+
+def test_a_request_that_is_past_its_limit_counts_before_it_ends(tmp_path: Path) -> None:
+    """Every sixth answer takes a minute. It is shown that 12 users do not hold while the first of them is open."""
+
+    def answer(_: dict[str, Any], number: int) -> Answer:
+        return stream(*["word "] * TOKENS, gap_ns=(10_000 if number % 6 == 3 else 400) * MS, usage=TOKENS)
+
+    settings = asked(objectives=("ttft_p99=2.9s", "ok=90%"), lowest=12.0, highest=12.0)
+    played = scenario(tmp_path, timeouts=Timeouts(request_s=600.0))
+    found = search(tmp_path, settings, ScriptedClient(answer), scenario=played)
+    visit = [each for each in read(found.folder).records if (each.level, each.phase) == ("c12", "measured")]
+    slow = [each for each in visit if len(each.stamps_ns) and each.stamps_ns[0] - (each.sent_ns or 0) > 2_900 * MS]
+    assert len(slow) >= 6
+    assert model_of(found).fails == 12
+    assert max(each.dispatched_ns or 0 for each in visit) < min(each.end_ns or 0 for each in slow)

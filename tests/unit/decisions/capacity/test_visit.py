@@ -76,12 +76,87 @@ def test_an_open_request_ends_what_counts_until_its_limit_has_passed() -> None:
     assert visit_of(records, users(1)).requests == 4
     records[5] = structs.replace(records[5], end_ns=6001 * MS)
     visit = visit_of(records, users(1))
-    assert (visit.requests, visit.missed) == (4, (0, 0))  # its TTFT is missed, but `ok` is not decided
+    # Its TTFT is missed, but `ok` is not decided: each objective counts up to its own first undecided request.
+    assert (visit.requests, visit.met, visit.missed) == (9, (8, 4), (1, 0))
     tally = VisitTally(OBJECTIVES[:1], users(1), Slo())
     for each in records:
         tally.take(each)
     visit = tally.visit(level=1.0, label="c1", seconds=1.0)
     assert (visit.requests, visit.missed) == (9, (1,))
+
+
+def still_open(index: int, at_ms: float, now_ms: float, ttft_ms: float | None = None) -> Record:
+    """A request that was sent at a moment and is open now, with its first token or without."""
+    first = () if ttft_ms is None else (round((at_ms + ttft_ms) * MS),)
+    return asked(
+        index,
+        at_ms,
+        outcome="cancelled",
+        stamps_ns=first,
+        first_visible_ns=first[0] if first else None,
+        end_ns=round(now_ms * MS),
+        output_tokens=None,
+    )
+
+
+def open_visit(
+    late: Record, *texts: str, load: StageLoad | None = None, workers: int = 1, slo: Slo | None = None
+) -> Visit:
+    """A visit of two users, twelve of whose thirteen requests have ended: number 6, of 3 s, is `late`."""
+    load = load or users(2)
+    tally = VisitTally(tuple(map(objective_of, texts)), load, slo or Slo(), workers)
+    for i in range(13):
+        if i != late.index:
+            tally.take(asked(i, 500 * i))
+    tally.take_open(late)
+    return tally.visit(level=2.0, label="c2", seconds=10.0)
+
+
+@pytest.mark.parametrize(("workers", "counted"), [(1, 11), (2, 10)])  # the last of the second process was at 5.5 s
+def test_an_open_request_past_its_limit_is_a_miss_before_its_record_comes(workers: int, counted: int) -> None:
+    early = open_visit(still_open(6, 3000, 3900), "ttft_p90=1s", workers=workers)
+    assert (early.requests, early.met, early.missed) == (4, (4,), (0,))
+    late = open_visit(still_open(6, 3000, 4001), "ttft_p90=1s", workers=workers)
+    assert (late.requests, late.met, late.missed) == (counted, (counted - 1,), (1,))
+    assert (late.played, late.streams) == (12, 1), "it has not ended"
+
+
+def test_an_open_request_that_has_its_first_token_in_time_has_not_missed_its_ttft() -> None:
+    late = still_open(6, 3000, 9000, ttft_ms=200)
+    assert open_visit(late, "ttft_p90=1s").requests == 4
+    assert open_visit(late, "ttfc_p90=1s").requests == 4
+    assert open_visit(late, "tpot_p90=1s").requests == 4
+    assert open_visit(late, "ok=90%").requests == 4
+    assert open_visit(late, "e2e_p90=5s").missed == (1,)
+    assert open_visit(late, "e2e_p90=7s").requests == 4
+    assert open_visit(late, "goodput=90%", slo=Slo(ttft_ms=1000.0, e2e_ms=5000.0)).missed == (1,)
+    assert open_visit(late, "goodput=90%", slo=Slo(ttft_ms=1000.0)).requests == 4
+
+
+def test_each_objective_counts_up_to_its_own_first_undecided_request() -> None:
+    visit = open_visit(still_open(6, 3000, 4001), "ok=99%", "ttft_p90=1s")
+    assert (visit.requests, visit.met, visit.missed) == (11, (4, 10), (0, 1))
+
+
+def test_the_record_of_a_late_request_replaces_what_was_known_while_it_was_open() -> None:
+    tally = VisitTally(OBJECTIVES, users(1), Slo())
+    for i in range(6):
+        tally.take(asked(i, 1000 * i))
+    tally.take_open(still_open(6, 6000, 7001))
+    assert (tally.taken, tally.visit(level=1.0, label="c1", seconds=9.0).missed) == (7, (1, 0))
+    tally.take_open(still_open(6, 6000, 8001))  # past another limit
+    tally.take(asked(6, 6000, 2500))
+    visit = tally.visit(level=1.0, label="c1", seconds=9.0)
+    assert (tally.taken, visit.met, visit.missed, visit.played) == (7, (5, 6), (1, 0), 7)
+
+
+def test_an_open_loop_in_which_late_requests_pile_up_falls_behind() -> None:
+    tally = VisitTally(OBJECTIVES[:1], rate(2.0), Slo())
+    for i in range(300):
+        tally.take(asked(i, 500 * i)) if i % 2 else tally.take_open(still_open(i, 500 * i, 500 * i + 1001))
+    visit = tally.visit(level=2.0, label="r2", seconds=150.0)
+    assert visit.doubt == "behind"
+    assert visit.missed[0] >= 100
 
 
 def test_a_request_without_a_record_ends_what_counts() -> None:
