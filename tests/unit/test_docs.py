@@ -304,8 +304,9 @@ OLD_KEYS: Final = {
     "loadgen/store/manifest.py": {"licence", "honours_max_tokens", "honours_stop", "honours_seed"},
     "loadgen/scenario/model_list.py": {"licence"},
     "loadgen/targets/adapter/target.py": {"licence"},
+    "loadgen/targets/licenses.py": {"licence"},
 }
-"""Keys that older files spell the British way, and where they are still read."""
+"""Keys of older files and words of other catalogs that are spelled the British way, and where they are read."""
 
 
 def test_code_and_pages_are_spelled_the_american_way() -> None:
