@@ -13,7 +13,9 @@ from loadgen.analysis import metrics
 from loadgen.analysis.held_back import held_back
 from loadgen.analysis.metric_flags import MetricFlags, judged, metric_flags
 from loadgen.analysis.metrics import Gaps, Ns, Window
+from loadgen.analysis.quality_types import ScoredAnswer
 from loadgen.analysis.samples import Samples, gap_samples, metric_of_run, percentile_of
+from loadgen.analysis.scored import AnswerScorer
 from loadgen.analysis.stage_steady import steadiness_of
 from loadgen.analysis.stop_rule_monitor import estimate_for
 from loadgen.analysis.summary import METRICS, Metric, Steadiness
@@ -60,6 +62,8 @@ class StageData(Struct, frozen=True, dict=True):
     """What one process was calibrated for on this machine, if it was."""
     until: StopRule | None = None
     """The stop rule of the stage, if it has one."""
+    scorer: AnswerScorer | None = None
+    """Scores its answers; None if their texts were not kept."""
 
     @property
     def latency_origin(self) -> LatencyOrigin:
@@ -89,6 +93,11 @@ class StageData(Struct, frozen=True, dict=True):
     def ok(self) -> tuple[Record, ...]:
         """The measured requests that were answered."""
         return tuple(record for record in self.measured if record.outcome == "ok")
+
+    @cached_property
+    def scored(self) -> tuple[ScoredAnswer, ...] | None:
+        """The quality of the answers to the measured requests; None if their texts were not kept."""
+        return None if self.scorer is None else self.scorer.answers(self.measured)
 
     @cached_property
     def each(self) -> dict[str, Ns]:
@@ -211,6 +220,7 @@ def stages_of(run: Run, *, floor: Floor | None = None) -> list[StageData]:
     earlier_of: dict[StageKey, list[Record]] = defaultdict(list)
     for record in earlier:
         earlier_of[record.stage_key].append(record)
+    scorer = AnswerScorer(run) if run.prompts else None
     stages = []
     for planned in run.manifest.stages:
         facts = next((fact for fact in run.facts if planned.key in fact.keys), None)
@@ -230,6 +240,7 @@ def stages_of(run: Run, *, floor: Floor | None = None) -> list[StageData]:
                 workers=run.manifest.workers,
                 budget=run.manifest.calibration.budget if run.manifest.calibration else None,
                 until=None if until is None else stop_rule_of(until),
+                scorer=scorer,
             )
         )
     return stages

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import UNSET
 
 from loadgen.analysis import metrics, same_plan, stop_rule_monitor
+from loadgen.analysis.quality import with_quality
 from loadgen.analysis.samples import metric_of_runs
 from loadgen.analysis.stage import StageData, stages_of
 from loadgen.analysis.summary import (
@@ -66,7 +67,8 @@ def summarize(run: Run, *, floor: Floor | None = None) -> Summary:
     floor: how many samples a percentile needs; "strict": as many as MLPerf requires for a published result; None: as
     the scenario says.
     """
-    return summary_of([run], [stages_of(run, floor=floor)])
+    stages = stages_of(run, floor=floor)
+    return with_quality(summary_of([run], [stages]), [stages], run.manifest.scenario.sampling)
 
 
 def merged(runs: Sequence[Run], *, floor: Floor | None = None) -> Summary:
@@ -78,11 +80,13 @@ def merged(runs: Sequence[Run], *, floor: Floor | None = None) -> Summary:
     holds. floor: as in `summarize`. Raises InputError if the runs are not of one plan, or if one is given twice.
     """
     same_plan.check_alike(runs)
-    return summary_of(runs, [stages_of(run, floor=floor) for run in runs])
+    stages = [stages_of(run, floor=floor) for run in runs]
+    return with_quality(summary_of(runs, stages), stages, runs[0].manifest.scenario.sampling)
 
 
 def summary_of(runs: Sequence[Run], stages: Sequence[Sequence[StageData]]) -> Summary:
-    """The summary of one run, or of several of one plan. stages: each run's, from `stages_of`."""
+    """The summary of one run, or of several of one plan, without the quality of the answers. stages: each run's, from
+    `stages_of`."""
     first = runs[0].manifest
     strict = any(stage.floor == "strict" for stages_of_run in stages for stage in stages_of_run)
     floor: Floor = "strict" if strict else "contract"

@@ -1,7 +1,6 @@
 """The types of `summary.json`: data only. `loadgen.analysis.summarize` computes them.
 
-The file has a percentile as keys beside each other (`p99`, `p99_ci`); here it is a `Percentile`. `summary_data` and
-`summary_from` convert between the two.
+The file has a percentile as keys (`p99`, `p99_ci`); here it is a `Percentile` (`summary_data` and `summary_from`).
 """
 
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import UNSET, Struct, UnsetType, field
 
+from loadgen.analysis.quality_types import Quality
 from loadgen.plan.plan import StageLoad
 from loadgen.record import JsonObject, MachineFacts
 from loadgen.store.manifest import ServedModel
@@ -203,9 +203,9 @@ class Validity(Struct, frozen=True):
 
 class Attainment(Struct, frozen=True):
     """slo: the limits that can be judged. share: the share of planned requests that met all of these; null if none can
-    be judged. attainment: the share that the scenario requires. passed: whether it was reached, and all of the SLO
-    could be judged. Both are null without a gate. fluidity: the mean, over ok requests, of the share of tokens that
-    came in time. fluid_share: the share of requests with at least 0.9. Both need limits on TTFT and TPOT."""
+    be judged. attainment: the required share. passed: whether it was reached, and all of the SLO could be judged. Both
+    are null without a gate. fluidity: the mean over ok requests of the share of tokens that came in time. fluid_share:
+    the share of requests with at least 0.9. Both need limits on TTFT and TPOT."""
 
     slo: dict[str, float]
     met: int
@@ -263,11 +263,10 @@ class Steadiness(Struct, frozen=True):
 
 
 class StageSummary(Struct, frozen=True, kw_only=True):
-    """One stage of one model, as in `summary.json`. reason: why it was skipped, and what can be done; problem: the same
-    as a code. card: the known facts about the model. steadiness: null without a window, and if the load itself is meant
-    to change. not_valid: by metric, why it does not mean what its name says on this server; a metric that would be
-    wrong is also null. until: what the stop rule came to, if the stage has one. runs: set if several runs are
-    merged."""
+    """One stage of one model. reason: why it was skipped, and what can be done; problem: the same as a code. card: the
+    known facts about the model. steadiness: null without a window, and if the load itself is meant to change.
+    not_valid: by metric, why it does not mean what its name says here; a metric that would be wrong is also null.
+    until: what the stop rule came to, if the stage has one. runs: set if several runs are merged."""
 
     model: str
     target: str
@@ -290,6 +289,7 @@ class StageSummary(Struct, frozen=True, kw_only=True):
     not_valid: dict[str, str] = {}
     until: Until | None = None
     runs: Runs | None = None
+    quality: Quality | UnsetType | None = UNSET
 
     def metric(self, name: str) -> Metric | None:
         """A metric by its name; None if the stage does not have it."""

@@ -1,6 +1,5 @@
 """Tokens and requests a second, goodput among them, of one run and over repeated runs. Pure."""
 
-import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -10,8 +9,9 @@ import numpy as np
 from loadgen.analysis import metrics
 from loadgen.analysis.stage import StageData
 from loadgen.analysis.summary import AcrossRuns, Throughput, rounded
+from loadgen.stats.mean import mean_interval
 from loadgen.stats.median import median
-from loadgen.stats.quantile import CONFIDENCE, estimate
+from loadgen.stats.quantile import estimate
 
 RATES: Final = tuple(name for name in Throughput.__struct_fields__ if not name.endswith("_ci"))
 
@@ -62,11 +62,7 @@ def rates_over_runs(each: Sequence[Throughput | None]) -> dict[str, AcrossRuns]:
 def over(values: Sequence[float | None]) -> AcrossRuns:
     """A number over the runs: its mean, and Student's 95 % interval of it, N − 1 degrees of freedom."""
     known = [value for value in values if value is not None]
-    if len(known) < 2:
+    if (interval := mean_interval(known)) is None:
         return AcrossRuns(tuple(values), rounded(known[0]) if known else None, None)
-    from scipy.special import stdtrit  # here, as in `loadgen.stats.quantile`
-
     mean = sum(known) / len(known)
-    variance = sum((value - mean) ** 2 for value in known) / (len(known) - 1)
-    reach = float(stdtrit(len(known) - 1, (1 + CONFIDENCE) / 2)) * math.sqrt(variance / len(known))
-    return AcrossRuns(tuple(values), rounded(mean), (round(mean - reach, 4), round(mean + reach, 4)))
+    return AcrossRuns(tuple(values), rounded(mean), (round(interval[0], 4), round(interval[1], 4)))

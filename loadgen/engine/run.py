@@ -26,10 +26,11 @@ from loadgen.errors import FolderError, LoadgenError
 from loadgen.live.progress import Progress, Silence
 from loadgen.live.sink import Sink, Sinks
 from loadgen.plan.plan import Plan, RefusedKeys, Stage, digest
+from loadgen.plan.prompts import text_of
 from loadgen.record import StampSource
 from loadgen.store import run_folder
 from loadgen.store.manifest import Placement
-from loadgen.store.run_folder import RequestLog, Run, StageLog
+from loadgen.store.run_folder import RequestLog, Run, SentPrompt, StageLog
 from loadgen.targets.probe.answers import StreamAnswers, merge_answers
 from loadgen.targets.probe.findings import with_streams
 from loadgen.targets.registry import target_name
@@ -86,6 +87,9 @@ async def play_plan(
             plan, folder, started.isoformat(), stamp_source=stamp_source, workers=workers, placement=placement
         )
         manifest = ManifestWriter(folder, first)
+        if plan.scenario.keep_text:
+            prompts = (SentPrompt(prompt.id, text_of(prompt), prompt.key_points) for prompt in plan.prompts)
+            run_folder.write_prompts(folder, prompts)
         if (warning := power_warning(first.host)) is not None:
             progress.warn(warning)
         # The logs come first, so that every record is on disk before another sink receives it.

@@ -196,13 +196,14 @@ def _chat_of(messages: Any, key: str, tools: Any, place: str) -> RowOfFile:
             raise InputError(f"{place}: {key}[{i}].content: neither a text nor a list of parts; write e.g. {_MESSAGE}")
     if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
         raise InputError(f"{place}: tools: not a list of objects; write them as the API has them, or leave them out")
-    texts = [_text_of(message.get("content")) for message in messages if message["role"] == "user"]
+    texts = [message_text(message) for message in messages if message["role"] == "user"]
     text = next((text for text in reversed(texts) if text.strip()), "")
     return RowOfFile(text.strip() or "(a recorded chat)", messages=tuple(messages), tools=tuple(tools or ()))
 
 
-def _text_of(content: Any) -> str:
-    """The text of a message's content: the content itself, or the text of its parts."""
+def message_text(message: JsonObject) -> str:
+    """The text of a message: its content, or the text of the parts of it."""
+    content = message.get("content")
     if isinstance(content, str):
         return content
     parts = [part.get("text") for part in content or () if isinstance(part, dict)]

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from loadgen.errors import InputError
 from loadgen.plan import rng
-from loadgen.plan.prompt_rows import PlacedRow, has_list, rows_of_document, rows_of_lines
+from loadgen.plan.prompt_rows import PlacedRow, has_list, message_text, rows_of_document, rows_of_lines
 from loadgen.plan.prompt_tables import is_table, rows_of_table
 from loadgen.record import JsonObject
 from loadgen.scenario import InlinePrompt, PromptFiles, Scenario
@@ -102,6 +102,13 @@ def messages(prompt: Prompt, system: str | None) -> list[JsonObject]:
     if system is None or any(message["role"] in _SYSTEM_ROLES for message in chat):
         return chat
     return [{"role": "system", "content": system}, *chat]
+
+
+def text_of(prompt: Prompt) -> str:
+    """All that a prompt gives to the model as text: of a recorded chat, its messages with their roles."""
+    if not prompt.messages:
+        return prompt.text
+    return "\n\n".join(f"{turn['role']}: {text}" for turn in prompt.messages if (text := message_text(turn)).strip())
 
 
 def _inline(listed: tuple[str | InlinePrompt, ...], source: Source) -> tuple[Prompt, ...]:

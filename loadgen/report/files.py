@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from loadgen.analysis import same_plan
+from loadgen.analysis.quality import SCORES, quality_lines, with_quality
 from loadgen.analysis.stage import StageData, stages_of
 from loadgen.analysis.summarize import summary_of
 from loadgen.analysis.summary import Summary, summary_data, summary_from
@@ -55,12 +56,14 @@ def reports_of(
     opening: puts in front of report.md and report.html what is known of the run beside its summary.
     """
     stages = stages_of(run, floor=floor)
-    summary = summary_of([run], [stages])
+    summary = with_quality(summary_of([run], [stages]), [stages], run.manifest.scenario.sampling)
     data = report_data(summary, [run], [stages])
     more = {
         "prompts.csv": lambda: prompts_csv(summary, data.prompts).encode(),
         "histograms.hlog": lambda: histogram_log(data).encode(),
     }
+    if run.prompts:
+        more[SCORES] = lambda: quality_lines(stages)
     return _write(run.folder, data, more, opening)
 
 
@@ -81,7 +84,7 @@ def merged_reports_of(runs: Sequence[Run], *, floor: Floor | None = None) -> Rep
     """As `make_merged`, of runs that were read already."""
     same_plan.check_alike(runs)
     stages = [stages_of(run, floor=floor) for run in runs]
-    summary = summary_of(runs, stages)
+    summary = with_quality(summary_of(runs, stages), stages, runs[0].manifest.scenario.sampling)
     first = runs[0].folder if runs[0].folder.name not in {"", ".."} else runs[0].folder.resolve()
     folder = _merged_folder(first.parent, summary)
     summary = msgspec.structs.replace(summary, run_id=folder.name)

@@ -21,6 +21,7 @@ from loadgen.store.manifest import SCHEMA, Manifest, manifest_from
 MANIFEST: Final = "manifest.json"
 REQUESTS: Final = "requests.jsonl"
 STAGES: Final = "stages.jsonl"
+PROMPTS: Final = "prompts.jsonl"
 SEARCH_PREFIX: Final = "capacity-"
 """The prefix of the name of a search's folder."""
 PARTS: Final = "requests.w*.jsonl"
@@ -34,6 +35,16 @@ _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 Line = TypeVar("Line", bound=Struct)
 
 
+class SentPrompt(Struct, frozen=True):
+    """A prompt with its text: a line of `prompts.jsonl`, which a run has if its answers are kept."""
+
+    id: str
+    text: str
+    """As it was sent; of a recorded chat, all messages that have text."""
+    key_points: tuple[str, ...] = ()
+    """The points that a good answer mentions."""
+
+
 class Run(Struct, frozen=True):
     """A run as read back from its folder. torn: lines of the logs that were cut off and could not be read."""
 
@@ -42,6 +53,8 @@ class Run(Struct, frozen=True):
     records: tuple[Record, ...]
     facts: tuple[StageFacts, ...]
     torn: int = 0
+    prompts: tuple[SentPrompt, ...] = ()
+    """Empty if the run did not keep them."""
 
 
 def create(results: Path, scenario: str, started: datetime, tag: str, prefix: str = "") -> Path:
@@ -175,6 +188,14 @@ class StageLog:
         self._log.close()
 
 
+def write_prompts(folder: Path, prompts: Iterable[SentPrompt]) -> None:
+    """Write the prompts of a run, which are then data as its records are. Raises FolderError."""
+    log = Log(folder / PROMPTS)
+    with contextlib.closing(log):
+        for prompt in prompts:
+            log.append(prompt)
+
+
 class LogReader:
     """Reads the records of a log that another process writes, up to the size that this process reports.
 
@@ -297,7 +318,8 @@ def read(folder: Path) -> Run:
     read_logs = [_read_lines(log, Record) for log in logs_of(folder)]
     records = tuple(record for of_log, _ in read_logs for record in of_log)
     facts, torn_facts = _read_lines(folder / STAGES, StageFacts)
-    return Run(folder, manifest, records, tuple(facts), sum(torn for _, torn in read_logs) + torn_facts)
+    torn = sum(torn for _, torn in read_logs) + torn_facts
+    return Run(folder, manifest, records, tuple(facts), torn, tuple(_read_lines(folder / PROMPTS, SentPrompt)[0]))
 
 
 class _Schema(Struct, frozen=True):

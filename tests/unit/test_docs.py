@@ -13,6 +13,8 @@ from msgspec import Struct
 from loadgen import record, scenario
 from loadgen.analysis import summary, validity
 from loadgen.analysis.metrics import FROM_SEND
+from loadgen.analysis.quality import SCORES
+from loadgen.analysis.quality_types import Quality, ScoredAnswer, UnderLoad
 from loadgen.cli.app import app
 from loadgen.errors import ExitCode
 from loadgen.plan.workload import Workload
@@ -214,6 +216,7 @@ def test_every_key_of_the_run_folder_is_explained() -> None:
         *(record.Record, record.ServerTimings, record.StageFacts, record.ServerFacts, Manifest, PlannedStage),
         *(summary.Summary, summary.StageSummary, summary.Requests, summary.Throughput, summary.Tokens),
         *(summary.Until, summary.AcrossRuns, summary.Runs),
+        *(Quality, UnderLoad, ScoredAnswer, run_folder.SentPrompt),
         *(
             summary.Validity,
             summary.Self,
@@ -252,6 +255,7 @@ def test_the_files_of_a_run_folder_are_those_that_a_run_leaves(tmp_path: Path) -
     files.write_json(tmp_path / run_folder.MANIFEST, empty)
     write_reports(tmp_path)
     written = {path.name for path in tmp_path.iterdir()} | {run_folder.REQUESTS, run_folder.STAGES}
+    written |= {run_folder.PROMPTS, SCORES}  # only if the run keeps its texts
     section = section_of("The run folder")
     assert set(re.findall(r"^ {6}(\S+)", section, re.MULTILINE)) == written
 

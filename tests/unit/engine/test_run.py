@@ -5,17 +5,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from loadgen import api
+from loadgen.analysis.quality import scored_answers
 from loadgen.analysis.summarize import summarize
 from loadgen.errors import SinkError
 from loadgen.live.sink import NullSink, StageStart
 from loadgen.plan.plan import Plan
+from loadgen.plan.prompts import Prompt
 from loadgen.record import Record, StageFacts
 from loadgen.scenario import Closed, Constant, Load, Model, Retries, Scenario
 from loadgen.scenario.file import LoadedScenario
-from loadgen.store.run_folder import Run, read
+from loadgen.store.run_folder import Run, SentPrompt, read
 from tests.virtual import run
 from tests.virtual_client import CLOCK, MS, Answer, ScriptedClient, stream
 
@@ -148,3 +151,16 @@ def test_the_sinks_beside_one_that_raises_hear_the_end_of_the_stage(tmp_path: Pa
     with pytest.raises(SinkError):
         run(api.run(plan, results=tmp_path, clock=CLOCK, client=VirtualClient(), sinks=sinks))
     assert [len(sink.facts) for sink in (sinks[0], sinks[2])] == [1, 1]
+
+
+@pytest.mark.parametrize("keep_text", [True, False])
+def test_a_run_keeps_its_prompts_if_it_keeps_its_texts_and_scores_its_answers_from_the_folder(
+    tmp_path: Path, keep_text: bool
+) -> None:
+    plan = plan_of(Closed(concurrency=(1,), requests=2, ramp_in_s=0.0), tmp_path)
+    scenario = msgspec.structs.replace(plan.scenario, keep_text=keep_text)
+    plan = msgspec.structs.replace(plan, scenario=scenario, prompts=(Prompt("p1", "Say it.", ("a word",)),))
+    played = run(api.run(plan, results=tmp_path, clock=CLOCK, client=VirtualClient()))
+    assert played.prompts == ((SentPrompt("p1", "Say it.", ("a word",)),) if keep_text else ())
+    assert (played.folder / "prompts.jsonl").exists() == keep_text
+    assert [scored.quality for scored in scored_answers(played.folder)] == ([100.0] * 4 if keep_text else [])

@@ -1,0 +1,75 @@
+"""The script and the language of a text, as far as a paragraph tells. Pure."""
+
+import re
+from collections import Counter
+from typing import Final
+
+from loadgen.analysis.scorer.vocabulary import FUNCTION_WORDS
+
+MIN_WORDS: Final = 12
+"""With fewer words, nothing is said about the language."""
+MIN_LETTERS: Final = 12
+"""With fewer letters, nothing is said about the script."""
+_MIN_SHARE: Final = 0.12
+_MIN_LEAD: Final = 1.3
+_WORD: Final = re.compile(r"[^\W\d_]+")
+
+_SCRIPTS: Final = (
+    (0x0000, 0x024F, "latin"),
+    (0x1E00, 0x1EFF, "latin"),
+    (0x0370, 0x03FF, "greek"),
+    (0x0400, 0x052F, "cyrillic"),
+    (0x0590, 0x05FF, "hebrew"),
+    (0x0600, 0x077F, "arabic"),
+    (0x0900, 0x0DFF, "indic"),
+    (0x0E00, 0x0E7F, "thai"),
+    (0x0E80, 0x0EFF, "lao"),
+    (0x0F00, 0x0FFF, "tibetan"),
+    (0x1000, 0x109F, "burmese"),
+    (0x1780, 0x17FF, "khmer"),
+    (0x3040, 0x30FF, "japanese"),
+    (0x3400, 0x4DBF, "chinese"),
+    (0x4E00, 0x9FFF, "chinese"),
+    (0x20000, 0x3FFFF, "chinese"),
+    (0xAC00, 0xD7AF, "korean"),
+)
+UNSPACED: Final = frozenset(("thai", "lao", "tibetan", "burmese", "khmer", "japanese", "chinese"))
+"""Scripts that put no space between words, so that the scorer cannot find them."""
+
+
+def script_of(text: str) -> str | None:
+    """The script of most letters of a text; None if it has too few. Chinese characters beside kana are Japanese."""
+    letters = [sign for sign in text if sign.isalpha()]
+    if len(letters) < MIN_LETTERS:
+        return None
+    counts = Counter(_script(ord(sign)) for sign in letters)
+    if counts["japanese"] >= 0.1 * len(letters):
+        return "japanese"
+    script, count = counts.most_common(1)[0]
+    return script if count > len(letters) / 2 else None
+
+
+def _script(code: int) -> str:
+    return next((script for first, last, script in _SCRIPTS if first <= code <= last), "other")
+
+
+def language_of(text: str) -> str | None:
+    """The language of a text by its function words, out of eight; None if there are too few to tell."""
+    words = _WORD.findall(text.lower())
+    if len(words) < MIN_WORDS:
+        return None
+    counts = Counter(words)
+    shares = {language: sum(counts[word] for word in known) / len(words) for language, known in FUNCTION_WORDS.items()}
+    second, best = sorted(shares.values())[-2:]
+    if best < _MIN_SHARE or best <= _MIN_LEAD * second:
+        return None
+    return next(language for language, share in shares.items() if share == best)
+
+
+def differs(answer: str, asked: str) -> bool:
+    """Whether an answer is in another language or script than asked, as far as both are known."""
+    scripts = script_of(answer), script_of(asked)
+    if None not in scripts and scripts[0] != scripts[1]:
+        return True
+    languages = language_of(answer), language_of(asked)
+    return None not in languages and languages[0] != languages[1]

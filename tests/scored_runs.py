@@ -1,0 +1,61 @@
+"""Runs that kept their texts, with the prompts that their answers are scored by. Built of `tests.records`."""
+
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from loadgen.record import Record
+from loadgen.store import run_folder
+from loadgen.store.run_folder import Run, SentPrompt
+from tests import records
+
+CHOIR = SentPrompt(
+    "choir",
+    "Summarize this meeting.\n\n"
+    "Marta: Easter rehearsal moves to Thursday, 7 pm, because the hall is taken on Wednesday. Is that fine?\n"
+    "Owen: And which hymn first?\n"
+    "Marta: Number 214, then the anthem. Altos, please learn the second verse, and please do so at home this time.\n"
+    "Lena: The heating is broken again.\n"
+    "Marta: It is. The plumber comes on 3 April. Owen prints the scores by Sunday, 24 of them, on both sides.\n",
+    (
+        "Easter rehearsal moves to Thursday at 7 pm",
+        "Owen prints 24 scores by Sunday",
+        "The plumber comes on 3 April for the heating",
+    ),
+)
+GOOD = (
+    "Easter rehearsal moves to Thursday at 7 pm. Owen prints 24 scores by Sunday. "
+    "The plumber comes on 3 April for the heating."
+)
+HALF = "Easter rehearsal moves to Thursday at 7 pm."
+BAD = "They talked about many things."
+
+
+def answer(text: str | None, index: int = 0, prompt_id: str = "choir", **changes: Any) -> Record:
+    """The record of an answer with its text; of an answer without visible text if it is None."""
+    digest = None if text is None else sha256(text.encode()).hexdigest()
+    kept = msgspec.UNSET if text is None else text
+    return records.record(index=index, prompt_id=prompt_id, text=kept, text_sha256=digest, **changes)
+
+
+def scored_run(
+    lines: Iterable[Record],
+    *,
+    prompts: Iterable[SentPrompt] = (CHOIR,),
+    scenario: Mapping[str, Any] = {},
+    **changes: Any,
+) -> Run:
+    """A run of these records that kept its texts and these prompts."""
+    kept = {"keep_text": True} | dict(scenario)
+    run = records.run_of(tuple(lines), scenario=kept, **changes)
+    return msgspec.structs.replace(run, prompts=tuple(prompts))
+
+
+def write(folder: Path, run: Run) -> Path:
+    """Put a run with its prompts on disk; returns the folder."""
+    records.write(folder, run)
+    run_folder.write_prompts(folder, run.prompts)
+    return folder
