@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from loadgen.cli.streams import tell
 from loadgen.errors import InputError
+from loadgen.scenario.devices import parse_devices
 from loadgen.scenario.file import LoadedScenario
 from loadgen.scenario.headers import parse_header
 from loadgen.scenario.overrides import Overrides, parse_duration_s, parse_levels, parse_rates, parse_ready_s
@@ -60,6 +61,10 @@ class ScenarioOptions(Struct, frozen=True):
     ] = None
     model: Annotated[
         list[str] | None, typer.Option("--model", help="A model there, or one of the scenario's. Repeatable.")
+    ] = None
+    devices: Annotated[
+        str | None,
+        typer.Option("--devices", metavar="cpu,gpu", help="Play each Foundry Local model once on each device."),
     ] = None
     concurrency: Annotated[
         str | None, typer.Option("--concurrency", metavar="1,2,4", help="Numbers of users: a closed loop.")
@@ -112,6 +117,7 @@ class ScenarioOptions(Struct, frozen=True):
         return Overrides(
             urls=tuple(self.url or ()),
             models=tuple(self.model or ()),
+            devices=parse_devices(self.devices) if self.devices is not None else (),
             concurrency=parse_levels(self.concurrency) if self.concurrency is not None else (),
             rates_per_s=parse_rates(self.rate) if self.rate is not None else (),
             arrivals=self.arrivals,

@@ -102,9 +102,10 @@ def is_adapter(model: Model) -> bool:
     return target_of(model).startswith(PYTHON_PREFIX)
 
 
-def _identity(model: Model) -> tuple[str, str | None, str]:
+def _identity(model: Model) -> tuple[str, str | None, str | None, str]:
     """The values that distinguish a model's records from those of another; an adapter counts by its class."""
-    return target_of(model).rpartition(":")[2], model.url and place_name(model.url), model.name
+    device = None if model.foundry is None else model.foundry.device
+    return target_of(model).rpartition(":")[2], model.url and place_name(model.url), device, model.name
 
 
 def _conflicts_of_adapter(model: Model, key: str) -> Iterator[Problem]:

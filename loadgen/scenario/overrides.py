@@ -15,6 +15,7 @@ from msgspec import Struct
 from loadgen.errors import InputError
 from loadgen.redact import redact_url
 from loadgen.scenario import FOUNDRY, Scenario
+from loadgen.scenario.devices import models_on_devices
 from loadgen.scenario.problem import any_of, key_path, suggestion, toml_text
 from loadgen.scenario.types import RawTable
 from loadgen.scenario.variant import VariantFlags, variant_models
@@ -30,6 +31,8 @@ class Overrides(Struct, frozen=True):
     """They pair up with `models` in order; a single url is used for all models, a single model for all urls."""
     models: tuple[str, ...] = ()
     """Without urls, these are selected from the scenario's own models."""
+    devices: tuple[str, ...] = ()
+    """Each model of Foundry Local is played once on each of these."""
     concurrency: tuple[int, ...] = ()
     rates_per_s: tuple[float, ...] = ()
     arrivals: str | None = None
@@ -118,6 +121,10 @@ def apply(raw: RawTable, overrides: Overrides) -> Changed:
         models = changed.get("models") or _default_models()
         changed["models"], model_flags = variant_models(models, own, overrides.variant)
         flags = _set_keys(changed, flags | model_flags, "--versus", overrides.variant.set)
+    if overrides.devices:  # last, because the keys of other flags count the models as the scenario lists them
+        changed["models"], flags = models_on_devices(
+            changed.get("models") or _default_models(), overrides.devices, flags
+        )
     return changed, flags
 
 

@@ -11,15 +11,18 @@ if TYPE_CHECKING:  # who only names targets imports no client
 
 
 def target_name(model: Model) -> str:
-    """The name of a model's target in records and reports: `llamacpp`, `foundry`, a URL's host, port and base path, or
-    an adapter's class."""
+    """The name of a model's target in records and reports: `llamacpp`, `foundry`, with a device `foundry/gpu`, a URL's
+    host, port and base path, or an adapter's class."""
     if model.url is not None:
         return place_name(model.url)
     if (model.target or "").startswith(PYTHON_PREFIX):
         from loadgen.targets.adapter.target import class_name
 
         return class_name(model.target or "")
-    return FOUNDRY if model.target == FOUNDRY else LLAMACPP
+    if model.target != FOUNDRY:
+        return LLAMACPP
+    device = None if model.foundry is None else model.foundry.device
+    return FOUNDRY if device is None else f"{FOUNDRY}/{device}"
 
 
 def running_address(model: Model) -> str | None:
@@ -47,7 +50,7 @@ def serve_model(model: Model, on_progress: "OnProgress") -> "AbstractAsyncContex
     if model.target == FOUNDRY:
         from loadgen.targets.foundry.target import serve_foundry
 
-        return serve_foundry(model, on_progress)
+        return serve_foundry(model, target_name(model), on_progress)
     from loadgen.targets.llamacpp.target import serve_llamacpp
 
     return serve_llamacpp(model)

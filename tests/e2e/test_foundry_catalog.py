@@ -108,6 +108,22 @@ def test_what_a_catalog_offers_is_described(loadgen: Command, tmp_path: Path) ->
     assert card["cached"] is False
 
 
+def test_a_device_for_which_the_catalog_has_no_variant_is_a_skipped_row_with_the_reason(
+    loadgen: Command, tmp_path: Path
+) -> None:
+    with Catalog([model_entry("tiny-1b")]) as catalog:
+        path = scenario_at(tmp_path, catalog)
+        done = loadgen("run", path, "--json", "--out", "out", "--devices", "GPU,npu")
+    assert done.returncode == 3, done.stderr
+    stages = json.loads(done.stdout)["stages"]
+    assert [(stage["target"], stage["status"], stage["problem"]) for stage in stages] == [
+        ("foundry/gpu", "skipped", "no_device"),
+        ("foundry/npu", "skipped", "no_device"),
+    ]
+    for stage, device in zip(stages, ("GPU", "NPU"), strict=True):
+        assert f"tiny-1b has no variant for {device}, only for CPU" in stage["reason"]
+
+
 def test_without_a_network_a_model_is_skipped_after_its_tries(
     loadgen: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

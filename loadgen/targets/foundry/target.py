@@ -10,7 +10,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -24,6 +24,7 @@ from loadgen.errors import InputError, TargetError
 from loadgen.record import JsonObject
 from loadgen.redact import redact_url
 from loadgen.scenario import FoundryLocal, Model
+from loadgen.scenario.devices import DEVICES
 from loadgen.scenario.urls import mismatch_of_endpoint, service_url
 from loadgen.store.manifest import ModelCard
 from loadgen.store.paths import user_cache_folder
@@ -67,15 +68,18 @@ def endpoint_of(options: FoundryLocal) -> str | None:
 
 
 @contextlib.asynccontextmanager
-async def serve_foundry(model: Model, on_progress: OnProgress) -> AsyncIterator[Served]:
-    """A model on Foundry Local for as long as the context lasts. Raises TargetError or InputError on entering."""
+async def serve_foundry(model: Model, target: str, on_progress: OnProgress) -> AsyncIterator[Served]:
+    """A model on Foundry Local for as long as the context lasts. Raises TargetError or InputError on entering.
+
+    target: the target's name in records.
+    """
     options = model.foundry or FoundryLocal()
     endpoint = endpoint_of(options) or _old_sdk_endpoint()
     if endpoint is not None:
-        async with _attach(model, endpoint) as served:
+        async with _attach(model, target, endpoint) as served:
             yield served
     else:
-        async with _start(model, options, on_progress) as served:
+        async with _start(model, target, options, on_progress) as served:
             yield served
 
 
@@ -100,20 +104,22 @@ def _old_sdk_endpoint() -> str | None:
 
 
 @contextlib.asynccontextmanager
-async def _attach(model: Model, url: str) -> AsyncIterator[Served]:
+async def _attach(model: Model, target: str, url: str) -> AsyncIterator[Served]:
     """A model of a running service, which is neither started nor stopped."""
     entries = await _entries_of(url)
     options = model.foundry or FoundryLocal()
     entry = find_entry(model.name, entries, options.device)
-    if entry is None:
-        known = ", ".join(str(entry.get("id")) for entry in entries)
-        remedy = f"load it there first, e.g. `foundry model load {model.name}`"
-        raise TargetError(
-            f"{model.name} is not among the models of {url}, which has {known}", problem="not_in_catalog", remedy=remedy
-        )
+    if entry is None or (options.device is not None and device_in(str(entry["id"])) != options.device):
+        raise _not_listed(model.name, url, entries, options.device)
     root = url.removesuffix("/v1")
-    loaded = await _load_model(root, model.name, str(entry["id"]))
-    card = msgspec.structs.replace(card_of(loaded.identifier, TARGET, entry), id=loaded.identifier, alias=model.name)
+    loaded = await _load_model(root, model.name, str(entry["id"]), options.device)
+    device = device_in(loaded.identifier)
+    card = msgspec.structs.replace(
+        card_of(loaded.identifier, target, entry),
+        id=loaded.identifier,
+        alias=model.name,
+        device=None if device is None else device.upper(),
+    )
     unload_info = UnloadInfo()
     try:
         yield Served(
@@ -128,6 +134,17 @@ async def _attach(model: Model, url: str) -> AsyncIterator[Served]:
         if loaded.loaded_as is not None:
             with contextlib.suppress(TargetError):
                 unload_info.unload_s = await _time_get(f"{root}/models/unload/{quote(loaded.loaded_as)}", UNLOAD_S)
+
+
+def _not_listed(name: str, url: str, entries: list[JsonObject], device: str | None) -> TargetError:
+    """That a service does not list a model, or not for this device."""
+    known = ", ".join(str(entry.get("id")) for entry in entries)
+    problem = f"{name} is not among the models of {url}"
+    if device is not None and find_entry(name, entries) is not None:
+        remedy = "use a device for which it is there, or leave `device` out"
+        return TargetError(f"{problem} for {device.upper()}; it has {known}", problem="no_device", remedy=remedy)
+    remedy = f"load it there first, e.g. `foundry model load {name}`"
+    return TargetError(f"{problem}, which has {known}", problem="not_in_catalog", remedy=remedy)
 
 
 async def _entries_of(url: str) -> list[JsonObject]:
@@ -149,13 +166,33 @@ class _LoadedModel(Struct, frozen=True):
     """The name by which loadgen had it loaded; None if it was loaded before."""
 
 
-async def _load_model(root: str, alias: str, identifier: str) -> _LoadedModel:
-    """Have a running service load a model, unless it is loaded, or the service cannot do so. Raises TargetError."""
+async def _load_model(root: str, alias: str, identifier: str, device: str | None) -> _LoadedModel:
+    """Have a running service load a model, unless it is loaded, or the service cannot do so. Raises TargetError.
+
+    device: raises TargetError if the service loads a variant for another one.
+    """
     before = await _loaded_ids(root)
     if before is None or identifier in before:
         return _LoadedModel(identifier)
+    # 2.x knows only the alias, 1.x the id. An alias may stand for a variant for another device.
+    names = (alias, identifier) if device is None else (identifier, alias)
+    loaded = await _load_by_name(root, dict.fromkeys(names), alias, identifier, before)
+    if device is None or device_in(loaded.identifier) == device:
+        return loaded
+    if loaded.loaded_as is not None and loaded.identifier not in before:
+        with contextlib.suppress(TargetError):
+            await _time_get(f"{root}/models/unload/{quote(loaded.loaded_as)}", UNLOAD_S)
+    remedy = f"load it there first, e.g. `foundry model load {identifier}`"
+    message = f"for {alias}, {root} loads {loaded.identifier}, which is not for {device.upper()}"
+    raise TargetError(message, problem="no_device", remedy=remedy)
+
+
+async def _load_by_name(
+    root: str, names: Iterable[str], alias: str, identifier: str, before: list[str]
+) -> _LoadedModel:
+    """Have a service load a model by the first of these names that it knows. before: the ids that it has loaded."""
     first_error = ""
-    for name in dict.fromkeys((alias, identifier)):  # 2.x knows only the alias, 1.x the id
+    for name in names:
         try:
             load_s = await _time_get(f"{root}/models/load/{quote(name)}", START_S)
         except TargetError as error:
@@ -209,6 +246,13 @@ def find_entry(name: str, entries: list[JsonObject], device: str | None = None) 
     return next(iter((*exact, *unversioned, *by_alias)), None)
 
 
+def device_in(identifier: str) -> str | None:
+    """The device for which a variant is, by its id: `qwen2.5-0.5b-instruct-cuda-gpu:3` is for the GPU; None if the id
+    does not say."""
+    last = _without_version(identifier.lower()).rpartition("-")[2]
+    return last if last in DEVICES else None
+
+
 def _without_version(identifier: str) -> str:
     return identifier.partition(":")[0]
 
@@ -220,7 +264,7 @@ async def _pid_of(root: str) -> int | None:
 
 
 @contextlib.asynccontextmanager
-async def _start(model: Model, options: FoundryLocal, on_progress: OnProgress) -> AsyncIterator[Served]:
+async def _start(model: Model, target: str, options: FoundryLocal, on_progress: OnProgress) -> AsyncIterator[Served]:
     if importlib.util.find_spec("foundry_local_sdk") is None:
         raise TargetError(f"foundry-local-sdk is not installed; {INSTALL}")
     began_ns = now_ns()
@@ -231,7 +275,7 @@ async def _start(model: Model, options: FoundryLocal, on_progress: OnProgress) -
         serving = await _wait_until_serving(child, model.name, START_S + options.stall_s, on_progress)
         yield Served(
             base_url=f"{serving.url}/v1",
-            card=_card(model.name, serving.card),
+            card=_card(model.name, target, serving.card),
             pid=serving.pid,
             startup_s=(now_ns() - began_ns) / 1e9,
             load_s=serving.load_s,
@@ -305,9 +349,9 @@ async def _unload(child: Child) -> float | None:
     return None
 
 
-def _card(alias: str, card: VariantCard) -> ModelCard:
+def _card(alias: str, target: str, card: VariantCard) -> ModelCard:
     fields = msgspec.structs.asdict(card) | {"alias": alias}
-    return ModelCard(target=TARGET, source="foundry-local-sdk", **fields)
+    return ModelCard(target=target, source="foundry-local-sdk", **fields)
 
 
 async def list_foundry_cards(options: FoundryLocal, on_progress: OnProgress) -> list[ModelCard]:
@@ -328,4 +372,4 @@ async def list_foundry_cards(options: FoundryLocal, on_progress: OnProgress) -> 
     if not isinstance(event, CatalogListed) or not event.models:
         remedy = "check the network, which its catalog needs"
         raise TargetError("Foundry Local offers no model here", problem="not_in_catalog", remedy=remedy)
-    return [_card(card.alias, card) for card in event.models]
+    return [_card(card.alias, TARGET, card) for card in event.models]

@@ -11,7 +11,9 @@ from loadgen import api
 from loadgen.record import Record
 from loadgen.report.files import write_reports
 from loadgen.scenario import Closed, FoundryLocal, Model, Scenario, Timeouts
-from loadgen.scenario.file import LoadedScenario
+from loadgen.scenario.devices import parse_devices
+from loadgen.scenario.file import LoadedScenario, load_scenario
+from loadgen.scenario.overrides import Overrides
 from loadgen.store.run_folder import Run
 from loadgen.targets.foundry.target import ENDPOINT_VARIABLE, list_foundry_cards
 from tests.integration.server import LAST_CHUNK, Script, Send, Served, Server, chunk, head, streamed, whole
@@ -198,6 +200,70 @@ async def test_a_model_that_the_service_does_not_list_for_that_device_is_skipped
     reason = skipped(run)
     assert f"{name} is not among the models of {server.url}" in reason
     assert TINY in reason, "which there are is told"
+
+
+GPU = TINY.replace("generic-cpu", "cuda-gpu")
+
+
+def on_devices(folder: Path, url: str, devices: str) -> LoadedScenario:
+    path = folder / "devices.toml"
+    path.write_text(
+        f"""
+name = "devices"
+prompts = ["What is the capital of France?"]
+models = [{{ name = "tiny-1b", target = "foundry", foundry = {{ endpoint = "{url}" }} }}]
+load = {{ mode = "closed", requests = 2 }}
+""",
+        encoding="utf-8",
+    )
+    return load_scenario(path, Overrides(devices=parse_devices(devices)))
+
+
+async def test_a_model_is_played_once_on_each_device_and_skipped_where_it_has_no_variant(tmp_path: Path) -> None:
+    service = Service((TINY, GPU), loaded=[], goes_by={"tiny-1b": GPU, TINY: TINY, GPU: GPU})
+    with Server(streamed("a", "b"), get=service) as server:
+        run = await api.run(on_devices(tmp_path, server.url, "cpu,gpu,npu"), results=tmp_path)
+    cpu, gpu, npu = write_reports(run.folder).stages
+    assert [(stage.target, stage.model, stage.status) for stage in (cpu, gpu, npu)] == [
+        ("foundry/cpu", "tiny-1b", "played"),
+        ("foundry/gpu", "tiny-1b", "played"),
+        ("foundry/npu", "tiny-1b", "skipped"),
+    ]
+    assert f"tiny-1b is not among the models of {server.url} for NPU; it has {TINY}, {GPU}" in str(npu.reason)
+    assert npu.problem == "no_device"
+    assert [(card.target, card.device, card.id) for card in run.manifest.models] == [
+        ("foundry/cpu", "CPU", TINY),
+        ("foundry/gpu", "GPU", GPU),
+    ]
+    assert list(dict.fromkeys(request.model for request in server.chats)) == [TINY, GPU]
+    assert asked(server, "load") == [f"/models/load/{TINY}", f"/models/load/{GPU}"]
+    assert service.loaded == []
+
+
+async def test_a_variant_for_another_device_than_the_one_asked_is_not_played(tmp_path: Path) -> None:
+    service = Service((TINY, GPU), loaded=[], goes_by={"tiny-1b": GPU})  # as 2.x, it knows no ids
+    with Server(streamed("a"), get=service) as server:
+        run = await api.run(on_devices(tmp_path, server.url, "cpu"), results=tmp_path)
+    assert f"loads {GPU}, which is not for CPU" in skipped(run)
+    assert server.chats == []
+    assert service.loaded == [], "what was loaded in vain is unloaded"
+
+
+async def test_a_variant_for_another_device_that_was_loaded_before_stays_loaded(tmp_path: Path) -> None:
+    service = Service((TINY, GPU), loaded=[GPU], goes_by={"tiny-1b": GPU})
+    with Server(streamed("a"), get=service) as server:
+        run = await api.run(on_devices(tmp_path, server.url, "cpu"), results=tmp_path)
+    assert f"loads {GPU}, which is not for CPU" in skipped(run)
+    assert service.loaded == [GPU]
+
+
+@pytest.mark.parametrize("name", [GPU, "tiny-1b"])
+async def test_an_id_that_is_not_for_the_device_is_not_played_under_its_name(name: str, tmp_path: Path) -> None:
+    listed = GPU if name == GPU else "tiny-1b"  # an id that does not say for which device it is
+    with Server(streamed("a"), get=Service((listed,))) as server:
+        options = FoundryLocal(endpoint=server.url, device="cpu")
+        run = await api.run(scenario(tmp_path, options, name=name), results=tmp_path)
+    assert f"{name} is not among the models of {server.url} for CPU; it has {listed}" in skipped(run)
 
 
 async def test_where_no_service_answers_the_run_says_how_to_look(tmp_path: Path) -> None:
