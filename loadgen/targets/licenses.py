@@ -19,6 +19,8 @@ conditions: only under those of the clause."""
 
 _EMPTY_WORDS: Final = {"license", "licence", "agreement", "the", "version", "v", "http", "https", "www"}
 
+_OTHERS: Final = {"other", "custom", ""}
+
 
 class License(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One license. `clause`, `source` and `read` are empty if its text has not been read; it is then unverified."""
@@ -57,15 +59,20 @@ def license_of(text: str | None) -> License | None:
     return None if text is None else _by_spelling().get(_folded(text))
 
 
-def license_named(text: str | None, name: str | None = None, link: str | None = None) -> str | None:
-    """The id of the license that a model card means; its own spelling if the table does not have it; None without one.
-
-    Cards of model hubs write `other` for a license that is not in the hub's list, and then name it and link to it.
-    """
-    if text is None or _folded(text) == "other":
-        text = name or link or text
+def license_named(text: str | None) -> str | None:
+    """The id of the license with this spelling; the spelling itself if the table does not have it."""
     row = license_of(text)
     return text if row is None else row.id
+
+
+def license_text(license_key: str | None, name: str | None = None, link: str | None = None) -> str | None:
+    """What a model card calls its license; None if it has none.
+
+    Cards of model hubs have the key `other` for a license that is not in the hub's list. They then name it, or link to
+    it, or both.
+    """
+    is_other = license_key is None or _folded(license_key) in _OTHERS
+    return name or link or license_key if is_other else license_key
 
 
 @cache

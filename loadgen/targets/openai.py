@@ -178,6 +178,11 @@ def card_of(alias: str, target: str, entry: JsonObject) -> ModelCard:
     def text(value: object) -> str | None:
         return value if isinstance(value, str) and value else None
 
+    def words(value: object) -> str | None:
+        """A list of texts, or one text with commas."""
+        parts = value if isinstance(value, list) else [value]
+        return ",".join(part for part in parts if isinstance(part, str) and part) or None
+
     return ModelCard(
         alias=alias,
         id=text(entry.get("id")) or alias,
@@ -186,6 +191,8 @@ def card_of(alias: str, target: str, entry: JsonObject) -> ModelCard:
         context_tokens=number("n_ctx", "max_model_len", "context_length"),
         parameters=number("n_params"),
         quantization=text(meta.get("ftype")),
+        license=text(entry.get("license")),
         publisher=text(entry.get("owned_by")),
+        capabilities=words(entry.get("capabilities")),
         source="/v1/models" if entry else None,
     )

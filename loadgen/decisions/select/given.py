@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 from loadgen.errors import InputError
 from loadgen.redact import escape_control
 from loadgen.scenario.model_list import ListedModel, read_model_list
-from loadgen.targets.licenses import license_named
+from loadgen.targets.licenses import license_named, license_text
 
 Text = Annotated[str, Meta(min_length=1)]
 Amount = Annotated[float, Meta(ge=0)]
@@ -92,7 +92,7 @@ def _given_of(model: ListedModel, path: Path) -> GivenFacts:
         startup_s=card.startup_s,
         load_s=card.load_s,
         cold_start_ms=card.cold_start_ms,
-        license=license_named(card.license, card.license_name, card.license_link),
+        license=license_named(license_text(card.license, card.license_name, card.license_link)),
         commercial=card.commercial,
     )
 

@@ -16,6 +16,7 @@ import importlib.metadata
 import inspect
 import os
 import queue
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -39,6 +40,7 @@ from loadgen.targets.foundry.events import (
     VariantCard,
     VariantFound,
 )
+from loadgen.targets.licenses import license_text
 
 APP_NAME: Final = "loadgen"
 STALL_S: Final = 60.0
@@ -180,15 +182,29 @@ def card_of_variant(variant: Any) -> VariantCard:
         alias=variant.alias,
         id=variant.id,
         size_bytes=None if not info.file_size_mb else info.file_size_mb * 2**20,
-        license=info.license,
+        license=license_text(info.license, link=_address_in(getattr(info, "license_description", None))),
         task=info.task,
         device=device_of(variant),
         execution_provider=None if runtime is None else runtime.execution_provider,
         context_tokens=getattr(variant, "context_length", None) or None,
         publisher=info.publisher,
         cached=bool(variant.is_cached),
-        capabilities=getattr(info, "capabilities", None),
+        capabilities=_capabilities_of(info),
     )
+
+
+def _capabilities_of(info: Any) -> str | None:
+    """The catalog's words for what a model can do, with `tools` if it can call tools."""
+    words = getattr(info, "capabilities", None) or ""
+    if getattr(info, "supports_tool_calling", None) and "tool" not in words:
+        words = f"{words},tools" if words else "tools"
+    return words or None
+
+
+def _address_in(text: str | None) -> str | None:
+    """The first address in a text; None if there is none."""
+    match = re.search(r"https?://[^\s<>\"')]+", text or "")
+    return None if match is None else match[0].rstrip(".,;")
 
 
 def load(variant: Any) -> float:

@@ -20,6 +20,7 @@ from loadgen.clock import now_ns
 from loadgen.errors import InputError, LoadgenError, TargetError
 from loadgen.scenario import LlamaCpp, Model
 from loadgen.store.manifest import ModelCard
+from loadgen.targets.licenses import license_text
 from loadgen.targets.llamacpp.gguf_header import read_header
 from loadgen.targets.openai import card_of, models_of
 from loadgen.targets.served import Served
@@ -145,7 +146,7 @@ def card_of_file(alias: str, path: Path) -> ModelCard:
         id=alias,
         target=TARGET,
         size_bytes=path.stat().st_size,
-        license=text("general.license"),
+        license=license_text(*(text(f"general.license{part}") for part in ("", ".name", ".link"))),
         publisher=text("general.organization", "general.author"),
         context_tokens=context if isinstance(context, int) else None,
         task="chat-completion" if "tokenizer.chat_template" in header else None,

@@ -291,6 +291,26 @@ def test_a_card_of_an_sdk_that_knows_less_is_shorter() -> None:
     assert (card_of_variant(early).context_tokens, card_of_variant(early).capabilities) == (None, None)
 
 
+def test_a_license_that_the_catalog_calls_other_is_the_one_that_it_links_to() -> None:
+    variant = Variant("tiny-cpu:1")
+    assert card_of_variant(variant).license == "mit"
+    variant.info.license = "other"
+    assert card_of_variant(variant).license == "other"
+    address = "https://mistral.ai/licenses/MRL-0.1.md"
+    variant.info.license_description = f"This model is provided under the terms at <{address}>."
+    assert card_of_variant(variant).license == address
+
+
+def test_a_model_that_can_call_tools_has_that_capability() -> None:
+    variant = Variant("tiny-cpu:1")
+    variant.info.supports_tool_calling = True
+    assert card_of_variant(variant).capabilities == "tools"
+    variant.info.capabilities = "chat,completion"
+    assert card_of_variant(variant).capabilities == "chat,completion,tools"
+    variant.info.capabilities = "chat,tool-calling"
+    assert card_of_variant(variant).capabilities == "chat,tool-calling"
+
+
 # Downloading
 
 

@@ -65,3 +65,22 @@ def test_a_card_has_what_the_file_says(tmp_path: Path) -> None:
     card = card_of_file("mine", make_tiny_model(tmp_path / "tiny.gguf"))
     assert (card.license, card.context_tokens, card.task) == ("CC0-1.0", 4096, "chat-completion")
     assert card.size_bytes == (tmp_path / "tiny.gguf").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"": "llama3.2"}, "llama3.2"),
+        ({"": "other", ".name": "qwen-research", ".link": "https://example.org/LICENSE"}, "qwen-research"),
+        ({"": "other", ".link": "https://mistral.ai/licenses/MRL-0.1.md"}, "https://mistral.ai/licenses/MRL-0.1.md"),
+        ({".name": "gemma"}, "gemma"),
+        ({"": "other"}, "other"),
+        ({}, None),
+    ],
+)
+def test_a_license_that_is_called_other_is_the_one_that_the_header_names_or_links_to(
+    tmp_path: Path, keys: dict[str, str], expected: str | None
+) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf(*(pair(f"general.license{part}", 8, text(value)) for part, value in keys.items())))
+    assert card_of_file("m", path).license == expected

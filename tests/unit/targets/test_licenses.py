@@ -5,7 +5,8 @@ from datetime import date
 
 import pytest
 
-from loadgen.targets.licenses import License, license_named, license_of, licenses
+from loadgen.targets.licenses import License, license_named, license_of, license_text, licenses
+from tests.license_page import PAGE, page_text
 
 LICENSES = licenses()
 IDS = [row.id for row in LICENSES]
@@ -87,15 +88,33 @@ def test_a_license_with_something_added_is_another_license(row: License) -> None
 
 
 def test_a_license_that_is_called_other_is_the_one_that_is_named_or_linked() -> None:
-    assert license_named("other", "qwen-research") == "qwen-research"
-    assert license_named("other", None, "https://mistral.ai/licenses/MNPL-0.1.md") == "mnpl"
-    assert license_named(None, "Llama 3.2 Community License") == "llama3.2"
-    assert license_named("other", "acme-eula", "https://acme.example/eula") == "acme-eula"
-    assert license_named("other") == "other"
-    assert license_named("mit", "qwen-research") == "MIT"
+    assert license_text("other", "qwen-research") == "qwen-research"
+    assert license_text("other", None, "https://mistral.ai/licenses/MNPL-0.1.md") == (
+        "https://mistral.ai/licenses/MNPL-0.1.md"
+    )
+    assert license_text(None, "Llama 3.2 Community License") == "Llama 3.2 Community License"
+    assert license_text("Other", "acme-eula", "https://acme.example/eula") == "acme-eula"
+    assert license_text("other") == "other"
+    assert license_text("mit", "qwen-research") == "mit"
+    assert license_text(None) is None
+
+
+def test_a_license_has_its_id_or_its_own_spelling() -> None:
+    assert license_named("apache license 2.0") == "Apache-2.0"
+    assert license_named("https://mistral.ai/licenses/MNPL-0.1.md") == "mnpl"
+    assert license_named("acme-eula") == "acme-eula"
     assert license_named(None) is None
 
 
 def test_what_nobody_has_read_allows_nothing() -> None:
     phi = license_of("microsoft-research-license")
     assert phi is not None and not phi.is_verified and phi.commercial == "unknown"
+
+
+def test_the_page_is_the_table_of_the_program() -> None:
+    """If it is out of date: `python -m tests.license_page`."""
+    assert PAGE.read_text(encoding="utf-8") == page_text()
+
+
+def test_a_cell_of_the_page_has_no_bar() -> None:
+    assert all("|" not in "".join((row.name, row.clause, row.source, *row.spellings)) for row in LICENSES)
