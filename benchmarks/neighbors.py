@@ -31,8 +31,8 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from loadgen import api
+from loadgen.analysis.busy_machine import BUSY_HOST
 from loadgen.analysis.summarize import summarize
-from loadgen.analysis.validity import BUSY_HOST
 from loadgen.record import MachineFacts
 from loadgen.scenario import Closed, LlamaCpp, Model, Sampling, Scenario
 from loadgen.scenario.file import LoadedScenario

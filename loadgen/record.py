@@ -253,6 +253,8 @@ class StageFacts(Struct, frozen=True, kw_only=True):
     """stamp_lag at each of LAG_PERCENTILES; empty where none was taken."""
     gc_pause_end_ns: int | None = None
     """When the longest garbage collection ended; None without any, and in older runs."""
+    clock_step_max_ns: int | None = None
+    """By how much the wall clock was stepped at most, in either direction; None without any step, and in older runs."""
 
     def __post_init__(self) -> None:
         if len(self.models) != len(self.targets):  # a damaged line, which is then counted as unreadable

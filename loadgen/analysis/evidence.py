@@ -12,7 +12,13 @@ from loadgen.analysis import metric_flags, metrics, stage_steady
 from loadgen.analysis.lag_percentiles import lag_p99
 from loadgen.analysis.late_stamps import lag_effect, ticks_of
 from loadgen.analysis.metrics import Window
-from loadgen.analysis.own_effects import achieved_share_at_best, pause_effect, slip_effect, spared_by
+from loadgen.analysis.own_effects import (
+    achieved_share_at_best,
+    pause_effect,
+    shared_reads_effect,
+    slip_effect,
+    spared_by,
+)
 from loadgen.analysis.stage import StageData
 from loadgen.analysis.summary import Effect, Self, in_ms, rounded, total
 from loadgen.record import MachineFacts, StageFacts
@@ -24,6 +30,9 @@ TELLING_NS: Final = 200_000_000
 
 FEWEST_SAMPLES: Final = 100
 """How many samples of the requests in flight their mean needs."""
+
+TITLED: Final = frozenset({"ttft", "itl", "tpot", "e2e"})
+"""The latencies whose titles are abbreviations."""
 
 TELLING_WINDOW_S: Final = 2.0
 """A shorter window may have only one request of a user in it."""
@@ -57,6 +66,9 @@ class Evidence(Self, frozen=True, kw_only=True):
     """The requests in flight as sampled, and by the records at the same moments."""
     machine: MachineFacts | None = None
     shed: int = 0
+    requests: int = 0
+    """How many requests have a record, sent or not."""
+    planned: int = 0
     window_s: float | None = None
     unsteady: str | None = None
     """In what way the series of TTFTs did not settle."""
@@ -64,6 +76,16 @@ class Evidence(Self, frozen=True, kw_only=True):
     """How the server ended by itself."""
     lost_workers: tuple[str, ...] = ()
     """How each lost worker was lost."""
+    workers: int = 0
+    """How many worker processes there were; 0 if one process did all."""
+    shared_reads_effect: Effect | None = None
+    """The number that shared reads may make most wrong. by_ms is below 0 if it is too low."""
+    longer_by_own_cpu: float | None = None
+    """By what share, at most, loadgen made the server take longer on their common cores; None if it is not known."""
+    clock_step_max_ms: float | None = None
+    """The largest step of the wall clock; None if it is not known."""
+    over_range_metrics: tuple[str, ...] = ()
+    """The latencies of which a value is over range, by their titles."""
     beyond: str | None = None
     """By how much the load was above that for which this machine was calibrated."""
     held_back: str | None = None
@@ -76,6 +98,7 @@ def evidence_of(stage: StageData) -> Evidence:
     recorded = metrics.in_flight_recorded(stage.together, window) if window else None
     sources = {record.stamp_source for record in stage.measured if record.stamps_ns or record.outcome == "ok"}
     in_flight = _in_flight(stage, window)
+    first_metric = "TTFT" if any(record.stamps_ns for record in stage.ok) else "E2E"
     evidence = Evidence(
         stamp_source="kernel" if sources == {"kernel"} else "user",
         ok=len(stage.ok),
@@ -83,15 +106,23 @@ def evidence_of(stage: StageData) -> Evidence:
         slip_effect=slip_effect(stage),
         achieved_at_best=achieved_share_at_best(stage.together),
         shed=sum(record.outcome == "shed" for record in stage.measured),
+        requests=len(stage.measured),
+        planned=stage.planned.planned or 0,
         in_flight_sampled=None if in_flight is None else rounded(in_flight.sampled),
         in_flight=in_flight,
         in_flight_recorded=rounded(recorded),
         shared_reads_share=rounded(metrics.shared_share(stage.ok)),
+        shared_reads_effect=shared_reads_effect(stage),
         achieved_share=None if stage.latency_origin == "sent" else rounded(metrics.achieved_share(stage.together)),
         users_share=rounded(_users_share(stage, window, recorded)),
         over_range=sum(histogram.over_range for histogram in stage.histograms.values()),
+        over_range_metrics=tuple(
+            name.upper() if name in TITLED else name.replace("_", " ")
+            for name, histogram in stage.histograms.items()
+            if histogram.over_range
+        ),
         window_s=window.length_s if window else None,
-        unsteady=stage_steady.in_words(stage.steadiness),
+        unsteady=stage_steady.in_words(stage.steadiness, first_metric),
         server_ended=stage.planned.server_ended,
         beyond=_beyond(stage),
         held_back=None if stage.flags.held_back is None else metric_flags.in_words(stage.flags.held_back),
@@ -130,7 +161,10 @@ def _with_facts(evidence: Evidence, stage: StageData, facts: StageFacts) -> Evid
         pause_effect=_pause_effect(stage, facts) if is_user else None,
         server_cpu_share=total(server.cpu_share for server in facts.servers),
         clock_steps=facts.clock_steps,
+        clock_step_max_ms=in_ms(facts.clock_step_max_ns),
         lost_workers=_lost(facts),
+        workers=len(facts.workers),
+        longer_by_own_cpu=_longer_by_own_cpu(facts) if is_telling else None,
         machine=facts.machine if is_telling else None,
         **_lag("loop_lag", facts.loop_lag_p99_ns, facts.loop_lags_ns, facts.loop_lag_max_ns, ticks_of(facts), facts),
         **_lag("stamp_lag", facts.stamp_lag_p99_ns, facts.stamp_lags_ns, facts.stamp_lag_max_ns, reads, facts),
@@ -152,6 +186,18 @@ def _lag(
     if p99.low is None or p99.high is None:
         return {f"{name}_p99_ms": None, f"{name}_p99_at_least_ms": in_ms(p99.low)}
     return {f"{name}_p99_ms": in_ms(p99_ns), f"{name}_p99_ci_ms": (in_ms(p99.low), in_ms(p99.high))}
+
+
+def _longer_by_own_cpu(facts: StageFacts) -> float | None:
+    """By what share, at most, the server took longer because we used its cores: it cannot have waited for us for longer
+    than it waited, or than we ran."""
+    waited = None if facts.machine is None else facts.machine.server_wait_share
+    if waited is None:
+        return None
+    counts = [count for _, count in facts.in_flight_samples]
+    active = sum(map(bool, counts)) / len(counts) if any(counts) else 1.0
+    lost = min(waited, facts.cpu_share, 0.99 * active)
+    return lost / (active - lost)
 
 
 def _users_share(stage: StageData, window: Window | None, recorded: float | None) -> float | None:

@@ -103,6 +103,33 @@ def spared_by(stage: StageData, pause_end_ns: int | None) -> set[str]:
     }
 
 
+def shared_reads_effect(stage: StageData) -> Effect | None:
+    """The percentile of ITL that would change most if the tokens of each read had come evenly spaced since the read
+    before. None if no percentile of ITL is shown, or none would change. by_ms is below 0 if the shown one is too low.
+
+    The tokens that came with an answer's first one stay as they are: when the first could have come is not known.
+    """
+    shown, gaps = stage.latencies["itl_ms"].percentiles, stage.gaps
+    known = [float(name.removeprefix("p")) for name, percentile in shown.items() if percentile.value is not None]
+    if not known or not len(gaps.values):
+        return None
+    begins = gaps.values > 0
+    lengths = gaps.counts[gaps.counts > 0]
+    begins[np.cumsum(lengths) - lengths] = True
+    if begins.all():
+        return None
+    reads = np.flatnonzero(begins)
+    counts = np.diff(np.append(reads, len(gaps.values)))
+    evenly = np.repeat(np.add.reduceat(gaps.values, reads) / counts, counts)
+    pairs = zip(known, np.percentile(gaps.values, known), np.percentile(evenly, known), strict=True)
+    effects = [
+        Effect(round(abs(is_shown / would_be - 1), 4), f"ITL p{p:g}", _in_ms(is_shown - would_be))
+        for p, is_shown, would_be in pairs
+        if would_be > 0 and is_shown != would_be
+    ]
+    return max(effects, default=None)
+
+
 def achieved_share_at_best(records: Sequence[Record]) -> float | None:
     """As `metrics.achieved_share`, but without the one request that lowers it most: if only the last request was late,
     or the first was early, the load did not fall behind. None below three requests."""

@@ -55,11 +55,13 @@ def _series(records: Sequence[Record], origin: LatencyOrigin, window: Window) ->
     return table[:, 0], table[:, 1]
 
 
-def in_words(steadiness: Steadiness | None) -> str | None:
-    """In what way a stage did not settle, in words; None if it did, or if that cannot be told."""
+def in_words(steadiness: Steadiness | None, metric: str) -> str | None:
+    """In what way a stage did not settle, in words; None if it did, or if that cannot be told. metric: the title of the
+    latency that was tested."""
     if steadiness is None or steadiness.steady is not False:
         return None
     if steadiness.growth is None:
-        return "the latencies had not settled by the middle of the stage"
+        return f"{metric} had not settled by the middle of the stage, and is off, by how much is not known"
     way = "grew" if steadiness.growth > 0 else "fell"
-    return f"the latencies {way} all the time: by {abs(steadiness.growth):.0%} from the first third to the last"
+    by = f"by {abs(steadiness.growth):.0%} from the first third to the last"
+    return f"{metric} {way} all the time, {by}, so it depends on how long the stage was"

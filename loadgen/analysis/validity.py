@@ -10,11 +10,11 @@ from typing import Final, Literal
 import msgspec
 from msgspec import UNSET, Struct
 
+from loadgen.analysis.busy_machine import BUSY, BUSY_HOST, BUSY_INVALID, busy_text
 from loadgen.analysis.evidence import Evidence, evidence_of
 from loadgen.analysis.own_effects import THROUGHPUT
 from loadgen.analysis.stage import StageData
 from loadgen.analysis.summary import Code, Effect, Reason, Self, Validity
-from loadgen.record import MachineFacts
 
 Verdict = Literal["valid", "degraded", "invalid"]
 
@@ -42,16 +42,6 @@ LITTLE_INVALID: Final = 0.1
 SURE: Final = 1.6
 """By chance, a sampled number is too high by more than this many standard errors in one case of twenty."""
 SHARED: Final = 0.1
-BUSY: Final = 0.03
-BUSY_HOST: Final = 0.1
-BUSY_INVALID: Final = 0.25
-"""By how much neighbors, or the host of a virtual machine, may lengthen what the server did. A host takes a little time
-from most machines, so its limit is higher; benchmarks/neighbors.py."""
-KNOWN_SLOWDOWN: Final = 1.0
-"""A greater slow-down is not shown as a number. Estimates of 4 to 7.5 were measured where answers took 1.9 to 4 times
-as long: waits of threads that share their work add up too far."""
-NAMED_SHARE: Final = 0.01
-"""A cause with a smaller share than this is not named."""
 
 
 class Judgment(Struct, frozen=True):
@@ -126,24 +116,26 @@ def _dispatch_slip(evidence: Evidence) -> Sequence[Crossing]:
     if evidence.slip_effect is not None and evidence.slip_effect.number == THROUGHPUT:
         text = "{number} is up to {share} too low, because users waited {ms} for loadgen before each request"
         return _off(evidence.slip_effect, text)
-    return _off(evidence.slip_effect, "{number} is up to {share} ({ms}) too high, because requests left late")
+    return _off(evidence.slip_effect, "{number} is up to {share} ({ms}) too high, because loadgen sent requests late")
 
 
 def _loop_lag(evidence: Evidence) -> Sequence[Crossing]:
     effect = evidence.lag_effect if evidence.stamp_source == "user" else None
-    return _off(effect, "{number} is off by about {share} ({ms}), because the event loop and its stamps were late")
+    return _off(effect, "{number} is off by about {share} ({ms}), because loadgen's event loop took stamps late")
 
 
 def _gc_pause(evidence: Evidence) -> Sequence[Crossing]:
     if (evidence.gc_pause_max_ms or 0.0) <= GC_PAUSE_MS or evidence.stamp_source == "kernel":
         return ()
     effect = evidence.pause_effect
-    crossings = _off(effect, "the {number} may be {share} ({ms}) too high, because garbage was collected meanwhile")
+    crossings = _off(effect, "the {number} may be {share} ({ms}) too high, because loadgen collected garbage meanwhile")
     return [msgspec.structs.replace(crossing, fatal=False) for crossing in crossings]
 
 
 def _achieved_rate(evidence: Evidence) -> Sequence[Crossing]:
-    crossings = _below(evidence.achieved_share, ACHIEVED, ACHIEVED_INVALID, "{:.1%} of the requested rate", "≥ {:.0%}")
+    lacking = 1 - (evidence.achieved_share or 0.0)
+    text = f"throughput is up to {lacking:.1%} too low, because loadgen sent only {{:.1%}} of the requested rate"
+    crossings = _below(evidence.achieved_share, ACHIEVED, ACHIEVED_INVALID, text, "≥ {:.0%}")
     if evidence.achieved_at_best is None or evidence.achieved_at_best < ACHIEVED:
         return crossings
     return ()
@@ -151,14 +143,15 @@ def _achieved_rate(evidence: Evidence) -> Sequence[Crossing]:
 
 def _achieved_users(evidence: Evidence) -> Sequence[Crossing]:
     off = f"throughput is up to {1 - (evidence.users_share or 0.0):.0%} too low"
-    text = off + ": {:.1%} of the requested users were being answered"
+    text = off + ", because only {:.1%} of the users were being answered, and the others waited for loadgen"
     return _below(evidence.users_share, USERS, USERS_INVALID, text, "≥ {:.0%}")
 
 
 def _beyond_calibration(evidence: Evidence) -> Sequence[Crossing]:
     if evidence.beyond is None:
         return ()
-    text = f"{evidence.beyond}; beyond that, one stamp in a hundred may be off by more than {STAMP_ERROR_MS:g} ms"
+    off = f"one TTFT, ITL or E2E in a hundred may be off by more than {STAMP_ERROR_MS:g} ms"
+    text = f"{off}, because loadgen took {evidence.beyond}"
     return (Crossing(text, "what was calibrated"),)
 
 
@@ -173,39 +166,14 @@ def _busy_machine(evidence: Evidence) -> Sequence[Crossing]:
     return (Crossing(busy_text(machine), limit, machine.slowdown > BUSY_INVALID),)
 
 
-def slowdown_of(machine: MachineFacts) -> float:
-    """By how much neighbors and the host of the virtual machine together lengthened what the server did."""
-    host_slowdown = machine.host_slowdown or 0.0
-    return (1 + (machine.slowdown or 0.0)) * (1 + (host_slowdown if host_slowdown > BUSY_HOST else 0.0)) - 1
-
-
-def busy_text(machine: MachineFacts) -> str:
-    """By about how much the server was slowed, and the causes, in words."""
-    causes = [f"{neighbor.name} {neighbor.cpu_share:.0%}" for neighbor in machine.busiest]
-    if not causes and machine.neighbors_cpu_share and (machine.slowdown or 0.0) > BUSY:
-        causes = [f"programs that came and went {machine.neighbors_cpu_share:.0%}"]
-    text = ", ".join(causes) + " of a core" if causes else ""
-    if (machine.host_slowdown or 0.0) > BUSY_HOST:
-        text = _joined(text, f"the host of this virtual machine took {machine.steal_share:.0%} of a core")
-    if (machine.memory_pressure or 0.0) >= NAMED_SHARE:
-        text = _joined(text, f"memory was short for {machine.memory_pressure:.0%} of the time")
-    slowdown = slowdown_of(machine)
-    by = f"about {slowdown:.0%} longer" if slowdown <= KNOWN_SLOWDOWN else "more than half as long again"
-    return f"the server took {by} because of other work on this machine ({text})"
-
-
-def _joined(text: str, more: str) -> str:
-    return f"{text}; {more}" if text else more
-
-
 def _stamp_lag(evidence: Evidence) -> Sequence[Crossing]:
-    text = "bytes were read {:.1f} ms after they had arrived (p99)"
-    surely_ms, ci_ms = evidence.stamp_lag_p99_ms, evidence.stamp_lag_p99_ci_ms
+    surely_ms, ci_ms, late = evidence.stamp_lag_p99_ms, evidence.stamp_lag_p99_ci_ms, "{:.1f} ms"
     if ci_ms is not UNSET:
-        surely_ms, text = ci_ms[0], f"bytes were read {ci_ms[0]:.1f} to {ci_ms[1]:.1f} ms after they had arrived (p99)"
+        surely_ms, late = ci_ms[0], f"{ci_ms[0]:.1f} to {ci_ms[1]:.1f} ms"
     elif evidence.stamp_lag_p99_at_least_ms is not UNSET:
-        surely_ms = evidence.stamp_lag_p99_at_least_ms
-        text = "bytes were read {:.1f} ms or more after they had arrived (p99)"
+        surely_ms, late = evidence.stamp_lag_p99_at_least_ms, "{:.1f} ms or more"
+    cause = f"because loadgen read bytes {late} after they had arrived (p99), for which the server may have waited"
+    text = f"ITL and E2E may be too high, {UNKNOWN_SIZE}, {cause}"
     return _above(surely_ms, LATE_READ_MS, LATE_READ_MS, text, "≤ {:g} ms")
 
 
@@ -213,19 +181,106 @@ def _littles_law(evidence: Evidence) -> Sequence[Crossing]:
     in_flight = evidence.in_flight
     if in_flight is None or not in_flight.sampled:
         return ()
-    text = f"{in_flight.sampled:.2f} in flight when sampled, {in_flight.recorded:.2f} by the records"
-    off = abs(in_flight.sampled - in_flight.recorded) / in_flight.sampled - SURE * in_flight.error
-    return _above(off, LITTLE, LITTLE_INVALID, text, "within {:.0%}")
+    share = abs(in_flight.sampled - in_flight.recorded) / in_flight.sampled
+    cause = f"loadgen saw {in_flight.sampled:.2f} requests in flight, and recorded {in_flight.recorded:.2f}"
+    text = f"throughput or E2E is off by about {share:.0%}, because {cause}"
+    return _above(share - SURE * in_flight.error, LITTLE, LITTLE_INVALID, text, "within {:.0%}")
 
 
 def _shared_reads(evidence: Evidence) -> Sequence[Crossing]:
     if evidence.held_back is not None:  # the reason `held_back` says more, and gives other advice
         return ()
-    text = "{:.0%} of the tokens shared a read with the token before"
+    effect, shared = (
+        evidence.shared_reads_effect,
+        "{:.0%} of the tokens reached loadgen in one read with the token before",
+    )
+    text = f"ITL is off, {UNKNOWN_SIZE}, because {shared}"
+    if effect is not None:
+        way = "low" if effect.by_ms < 0 else "high"
+        off = f"{effect.number} is up to {effect.share:.0%} ({abs(effect.by_ms):.3g} ms) too {way}"
+        text = f"{off}, because {shared}"
     return _above(evidence.shared_reads_share, SHARED, NEVER, text, "≤ {:.0%}")
 
 
+def _own_cpu(evidence: Evidence) -> Sequence[Crossing]:
+    used, longer = "loadgen used {:.0%} of a core", evidence.longer_by_own_cpu
+    text = f"TTFT, ITL and E2E may be too high, {UNKNOWN_SIZE}, because {used}"
+    if longer is not None:
+        text = f"TTFT, ITL and E2E are up to {longer:.1%} too high where the server waited for a core, because {used}"
+    return _above(evidence.cpu_share, OWN_CPU, OWN_CPU_INVALID, text, "≤ {:.0%}")
+
+
+def _clock_step(evidence: Evidence) -> Sequence[Crossing]:
+    is_stamped_by_it = evidence.stamp_source == "kernel" or evidence.stamp_lag_max_ms is not None
+    step_ms = evidence.clock_step_max_ms
+    by = UNKNOWN_SIZE if step_ms is None else f"by up to {step_ms:.3g} ms"
+    count = evidence.clock_steps
+    steps = "once" if count == 1 else f"{count} times"
+    text = f"TTFT, ITL and E2E of the requests then in flight are off, {by}, because the system set its clock {steps}"
+    return _above(count if is_stamped_by_it else 0, 0, 0, text, "none")
+
+
+def _shed(evidence: Evidence) -> Sequence[Crossing]:
+    shed, count = evidence.shed, max(evidence.shed, evidence.requests)
+    of = f"{shed} of {_counted(count, 'request')}"
+    lower = f"the load was {shed / max(1, count):.1%} lower than requested, because loadgen shed {of} at max_in_flight"
+    return _above(shed, 0, NEVER, f"{lower}, so TTFT and E2E are too low, {UNKNOWN_SIZE}", "none")
+
+
+def _server_died(evidence: Evidence) -> Sequence[Crossing]:
+    if evidence.server_ended is None:
+        return ()
+    answered = _counted(evidence.ok, "request")
+    text = f"{evidence.server_ended}, so throughput and all latencies are of the {answered} that it had answered"
+    return (Crossing(f"{text}, and off, {UNKNOWN_SIZE}", "a running server", fatal=True),)
+
+
+def _worker_lost(evidence: Evidence) -> Sequence[Crossing]:
+    share = 1 / max(1, evidence.workers)
+    return [
+        Crossing(f"throughput is up to {share:.0%} too low, because loadgen lost {lost}", "none", fatal=True)
+        for lost in evidence.lost_workers
+    ]
+
+
+def _no_window(evidence: Evidence) -> Sequence[Crossing]:
+    if evidence.window_s is not None or not evidence.ok:
+        return ()
+    text = f"throughput is not known, and TTFT and E2E are off, {UNKNOWN_SIZE}"
+    return (Crossing(f"{text}, because the requested load was never reached", "a steady window"),)
+
+
+def _incomplete(evidence: Evidence) -> Sequence[Crossing]:
+    if evidence.complete:
+        return ()
+    done, planned = evidence.requests, evidence.planned
+    after = f" after {done} of {_counted(planned, 'request')}" if planned > done else ""
+    text = f"throughput and all latencies may be off, {UNKNOWN_SIZE}, because the stage was cut short{after}"
+    return (Crossing(text, "all planned requests"),)
+
+
+def _held_back(evidence: Evidence) -> Sequence[Crossing]:
+    if evidence.held_back is None:
+        return ()
+    text = f"TTFT is too high, {UNKNOWN_SIZE}, and TPOT and ITL are not known, because {evidence.held_back}"
+    return (Crossing(text, "at most half of the answers"),)
+
+
+def _over_range(evidence: Evidence) -> Sequence[Crossing]:
+    of = " and ".join(evidence.over_range_metrics) or "a latency"
+    values = f"{_counted(evidence.over_range, 'value')} {'is' if evidence.over_range == 1 else 'are'}"
+    off = f"the mean and the highest percentiles of {of} are off, {UNKNOWN_SIZE}"
+    text = f"{off}, because {values} below 0 or above 1 h"
+    return _above(evidence.over_range, 0, 0, text, "none")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 OWN_CORE: Final = "lower the load, or give loadgen a core of its own"
+NOTHING: Final = "no request was answered, so no latency and no throughput is known"
+UNKNOWN_SIZE: Final = "by how much is not known"
 USER_STAMPS: Final = "lower the load, or measure from Linux, where the kernel takes the stamps"
 NEVER: Final = math.inf
 """The `fatal` of a limit that never makes a stage invalid, by however much it is crossed."""
@@ -235,27 +290,16 @@ RULES: Final = (
     Rule("dispatch_slip", OWN_CORE, _dispatch_slip),
     Rule("loop_lag", USER_STAMPS, _loop_lag),
     Rule("stamp_lag", OWN_CORE, _stamp_lag),
-    Rule(
-        "own_cpu",
-        "lower the load, or run loadgen on another machine",
-        lambda e: _above(e.cpu_share, OWN_CPU, OWN_CPU_INVALID, "loadgen used {:.0%} of a core", "≤ {:.0%}"),
-    ),
+    Rule("own_cpu", "lower the load, or run loadgen on another machine", _own_cpu),
     Rule("gc_pause", "run fewer requests in a stage", _gc_pause),
-    Rule(
-        "clock_step",
-        "run again, and prevent the clock from being set during the run",
-        lambda e: _above(
-            e.clock_steps if e.stamp_source == "kernel" or e.stamp_lag_max_ms is not None else 0,
-            *(0, 0, "the wall clock was stepped {} times", "none"),
-        ),
-    ),
+    Rule("clock_step", "run again, and prevent the clock from being set during the run", _clock_step),
     # Did other programs slow the server?
     Rule("busy_machine", "close the other programs, or wait until they are done, and run it again", _busy_machine),
     # Was the requested load applied?
     Rule(
         "shed",
         "raise max_in_flight, or take the shed requests as the answer: the server cannot keep up",
-        lambda e: _above(e.shed, 0, NEVER, "{} requests were shed at the in-flight limit", "none"),
+        _shed,
     ),
     Rule("achieved_rate", "lower the rate, or give loadgen a core of its own", _achieved_rate),
     Rule(
@@ -266,12 +310,12 @@ RULES: Final = (
     Rule(
         "server_died",
         "read the server's last output; the requests that it had answered are in the records",
-        lambda e: () if e.server_ended is None else (Crossing(e.server_ended, "a running server", fatal=True),),
+        _server_died,
     ),
     Rule(
         "worker_lost",
         "its requests count as cancelled, and the load was lower than planned; run it again",
-        lambda e: [Crossing(lost, "none", fatal=True) for lost in e.lost_workers],
+        _worker_lost,
     ),
     Rule(
         "beyond_calibration",
@@ -286,27 +330,19 @@ RULES: Final = (
     Rule(
         "no_window",
         "ask for more requests at each level: at least three times the concurrency",
-        lambda e: (
-            (Crossing("the requested load was never reached", "a steady window"),)
-            if e.window_s is None and e.ok
-            else ()
-        ),
+        _no_window,
     ),
     # Do the samples mean what they seem to mean?
     Rule(
         "nothing_answered",
         "look at the outcomes, and at `detail` in requests.jsonl",
-        lambda e: () if e.ok else (Crossing("no request was answered", "at least one", fatal=True),),
+        lambda e: () if e.ok else (Crossing(NOTHING, "at least one", fatal=True),),
     ),
-    Rule(
-        "incomplete",
-        "run it again",
-        lambda e: () if e.complete else (Crossing("the stage was cut short", "all planned requests"),),
-    ),
+    Rule("incomplete", "run it again", _incomplete),
     Rule(
         "never_steady",
         "run longer or lower the load: the numbers depend on how long you measured",
-        lambda e: () if e.unsteady is None else (Crossing(e.unsteady, "a series of TTFTs that settles"),),
+        lambda e: () if e.unsteady is None else (Crossing(e.unsteady, "latencies that settle"),),
     ),
     Rule(
         "shared_reads",
@@ -318,13 +354,9 @@ RULES: Final = (
         "something between the model and loadgen buffers the stream, such as a proxy or a gateway: turn that off "
         "(nginx: proxy_buffering off), or ask the model's own server; E2E, token counts "
         "and throughput are not affected",
-        lambda e: () if e.held_back is None else (Crossing(e.held_back, "at most half of the answers"),),
+        _held_back,
     ),
-    Rule(
-        "over_range",
-        "shorten the request's deadline below an hour",
-        lambda e: _above(e.over_range, 0, 0, "{} values below 0 or beyond 1 h", "none"),
-    ),
+    Rule("over_range", "shorten the request's deadline below an hour", _over_range),
 )
 """All rules, in the order in which reports name their reasons. A new one is an entry here and a code in
 `summary.Code`."""

@@ -108,6 +108,7 @@ class Observer:
             gc_pause_max_ns=self._collector.pause_max_ns,
             gc_pause_end_ns=self._collector.pause_end_ns(epoch_ns),
             clock_steps=self._wall_clock.steps,
+            clock_step_max_ns=self._wall_clock.step_max_ns,
             in_flight_samples=tuple((at - epoch_ns, count) for at, count in self._in_flight.samples),
             servers=tuple(server.facts() for server in self._servers),
             loop_lags_ns=_at_percentiles(lags),
@@ -258,19 +259,22 @@ class _GarbageCollector:
 
 
 class _WallClock:
-    """The offset of the wall clock from the monotonic one, and how often the wall clock was stepped."""
+    """The offset of the wall clock from the monotonic one, and how often and how far the wall clock was stepped."""
 
     def __init__(self) -> None:
         self.offset_ns = wall_offset_ns()
         self.steps = 0
+        self.step_max_ns: int | None = None
 
     def start(self) -> None:
         self.offset_ns = wall_offset_ns()
 
     def check(self) -> None:
         offset_ns = wall_offset_ns()
-        if abs(offset_ns - self.offset_ns) > STEP_NS:
+        step_ns = abs(offset_ns - self.offset_ns)
+        if step_ns > STEP_NS:
             self.steps += 1
+            self.step_max_ns = max(step_ns, self.step_max_ns or 0)
             self.offset_ns = offset_ns
 
 

@@ -11,7 +11,7 @@ import typer.main
 from msgspec import Struct
 
 from loadgen import record, scenario
-from loadgen.analysis import summary, validity
+from loadgen.analysis import busy_machine, summary, validity
 from loadgen.analysis.metrics import FROM_SEND
 from loadgen.analysis.quality import SCORES
 from loadgen.analysis.quality_types import Quality, ScoredAnswer, UnderLoad
@@ -191,7 +191,9 @@ def test_every_reason_of_a_verdict_has_its_row_and_no_other_has() -> None:
         ),
         (
             "busy_machine",
-            tuple(f"{line * 100:g} %" for line in (validity.BUSY, validity.BUSY_HOST, validity.BUSY_INVALID)),
+            tuple(
+                f"{line * 100:g} %" for line in (busy_machine.BUSY, busy_machine.BUSY_HOST, busy_machine.BUSY_INVALID)
+            ),
         ),
         ("stamp_lag", (f"{validity.LATE_READ_MS:g} ms",)),
         ("achieved_users", (f"{validity.USERS * 100:g} %", f"{validity.USERS_INVALID * 100:g} %")),

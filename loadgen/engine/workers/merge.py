@@ -33,6 +33,7 @@ def merge_facts(parent: StageFacts, played: Sequence[StageFacts], workers: Seque
         stamped_reads=sum(facts.stamped_reads for facts in played),
         gc_pause_max_ns=max((facts.gc_pause_max_ns for facts in played), default=0),
         clock_steps=max(facts.clock_steps for facts in everyone),
+        clock_step_max_ns=_worst(facts.clock_step_max_ns for facts in everyone),
         in_flight_samples=in_flight_of(played),
         loop_lags_ns=_worst_at_each(facts.loop_lags_ns for facts in played),
         loop_short_lags_ns=_worst_at_each(facts.loop_short_lags_ns for facts in played),

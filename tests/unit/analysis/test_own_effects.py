@@ -5,11 +5,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from loadgen.analysis.own_effects import achieved_share_at_best, pause_effect, slip_effect, spared_by
+from loadgen.analysis.evidence import evidence_of
+from loadgen.analysis.own_effects import (
+    achieved_share_at_best,
+    pause_effect,
+    shared_reads_effect,
+    slip_effect,
+    spared_by,
+)
 from loadgen.analysis.stage import StageData, stages_of
 from loadgen.analysis.summarize import summarize
 from loadgen.analysis.summary import Effect, Metric, Self
-from loadgen.record import Record
+from loadgen.record import MachineFacts, Record
 from loadgen.store.run_folder import Run
 from tests.records import MS, S, facts, planned, record, run_of, turn
 
@@ -179,3 +186,52 @@ def test_the_achieved_share_at_best_is_without_the_one_request_that_counts_most_
     falling = [(100.0 * index, 110.0 * index) for index in range(12)]
     assert achieved_share_at_best(at(*falling)) == pytest.approx(1 / 1.1)
     assert achieved_share_at_best(at((0, 0), (100, 100))) is None
+
+
+def streamed(*reads: tuple[float, int], answers: int = 40) -> StageData:
+    """A closed loop of answers whose tokens come in these reads: (when, ms after the send; how many)."""
+    records = []
+    for index in range(answers):
+        sent = 1000.0 * index
+        stamps = tuple(round((sent + after) * MS) for after, tokens in reads for _ in range(tokens))
+        one = msgspec.structs.replace(request(index, sent, sent, sent + reads[-1][0]), stamps_ns=stamps)
+        records.append(msgspec.structs.replace(one, shared_reads=sum(tokens - 1 for _, tokens in reads)))
+    return stage_of(run_of(records, scenario=CLOSED))
+
+
+def test_gaps_within_a_read_make_the_median_gap_too_low_by_what_it_would_be_if_they_were_even() -> None:
+    effect = shared_reads_effect(streamed((100, 1), (140, 4), (180, 4)))
+    assert effect is not None
+    assert (effect.share, effect.by_ms) in {(3.0, 30.0), (1.0, -10.0)}, "gaps of 40 and 0 ms that were 10 ms each"
+    assert effect.number.startswith("ITL p")
+
+
+def test_reads_of_one_token_each_and_tokens_that_came_with_the_first_make_no_gap_wrong() -> None:
+    assert shared_reads_effect(streamed((100, 1), (110, 1), (120, 1))) is None
+    assert shared_reads_effect(streamed((100, 3), (110, 1), (120, 1))) is None
+    assert shared_reads_effect(streamed((100, 2), (140, 4), answers=2)) is None, "no percentile is shown"
+
+
+@pytest.mark.parametrize(
+    ("waited", "samples", "longer"),
+    [
+        (0.2, (), 0.25),
+        (0.8, (), 1.0),  # it cannot have waited for us for longer than the half of the time in which we ran
+        (0.2, ((0, 1), (1, 0)), 0.2 / 0.3),  # half of the time there was nothing to do
+        (None, (), None),
+    ],
+)
+def test_a_server_waited_for_us_for_no_longer_than_it_waited_or_than_we_ran(
+    waited: float | None, samples: tuple[tuple[int, int], ...], longer: float | None
+) -> None:
+    machine = MachineFacts(cores=2, server_wait_share=waited)
+    seen = [facts(cpu_share=0.5, machine=machine, in_flight_samples=samples)]
+    evidence = evidence_of(stage_of(run_of([turn(index) for index in range(12)], seen=seen)))
+    assert evidence.longer_by_own_cpu == (None if longer is None else pytest.approx(longer))
+
+
+def test_a_latency_of_more_than_an_hour_is_named() -> None:
+    records = [turn(index) for index in range(12)]
+    records[3] = msgspec.structs.replace(records[3], end_ns=10_000 * S)
+    evidence = evidence_of(stage_of(run_of(records)))
+    assert (evidence.over_range, evidence.over_range_metrics) == (1, ("E2E",))

@@ -216,7 +216,7 @@ def test_an_open_loop_whose_ttft_keeps_growing_was_never_steady() -> None:
     assert (overloaded.steadiness.steady, overloaded.steadiness.why) == (False, "never_settles")
     assert overloaded.validity is not UNSET
     (reason,) = [reason for reason in overloaded.validity.reasons if reason.code == "never_steady"]
-    assert reason.observed.startswith("the latencies grew all the time: by 46%")
+    assert reason.observed.startswith("TTFT grew all the time, by 46%")
 
 
 def test_one_that_settles_is_steady_and_a_short_one_is_not_asked() -> None:
@@ -266,7 +266,8 @@ def test_a_process_that_died_makes_the_stage_invalid_and_is_named() -> None:
     crew = (WorkerFacts(pid=1, requests=10), WorkerFacts(pid=2, requests=3, lost="killed by signal 9"))
     stage = stage_of(run_of(turns(20), seen=[facts(workers=crew)]))
     (reason,) = [reason for reason in validity_of(stage).reasons if reason.code == "worker_lost"]
-    assert (reason.observed, reason.fatal) == ("process 2 of 2: killed by signal 9", True)
+    text = "throughput is up to 50% too low, because loadgen lost process 2 of 2: killed by signal 9"
+    assert (reason.observed, reason.fatal) == (text, True)
 
 
 def validity_of(stage: StageSummary) -> Validity:

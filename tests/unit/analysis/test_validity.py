@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loadgen.analysis.busy_machine import busy_text
 from loadgen.analysis.evidence import Evidence, InFlight
 from loadgen.analysis.summary import Code, Effect
-from loadgen.analysis.validity import Judgment, busy_text, judge
+from loadgen.analysis.validity import Judgment, judge
 from loadgen.record import MachineFacts, Neighbor
 
 
@@ -145,31 +146,17 @@ def test_a_late_loop_late_reads_and_a_pause_are_in_no_number_where_the_kernel_st
     assert judged(**late) == Judgment("valid", ())
 
 
-def test_users_who_are_not_answered_and_a_load_beyond_calibration_say_which_number_is_off() -> None:
-    (reason,) = judged(users_share=0.93).reasons
-    assert reason.observed == "throughput is up to 7% too low: 93.0% of the requested users were being answered"
-    (reason,) = judged(beyond="9,000 token events a second (calibrated for 8,000)").reasons
-    off = "beyond that, one stamp in a hundred may be off by more than 1 ms"
-    assert reason.observed == f"9,000 token events a second (calibrated for 8,000); {off}"
-
-
 def test_late_reads_are_held_against_a_stage_only_as_far_as_they_are_shown() -> None:
     def reasons(**known: Any) -> list[str]:
         return [reason.observed for reason in judged(**known).reasons]
 
     assert reasons(stamp_lag_p99_ms=180.0, stamp_lag_p99_ci_ms=(99.0, 300.0)) == []
-    text = "bytes were read 120.0 to 300.0 ms after they had arrived (p99)"
-    assert reasons(stamp_lag_p99_ms=180.0, stamp_lag_p99_ci_ms=(120.0, 300.0)) == [text]
+    (text,) = reasons(stamp_lag_p99_ms=180.0, stamp_lag_p99_ci_ms=(120.0, 300.0))
+    assert "loadgen read bytes 120.0 to 300.0 ms after they had arrived (p99)" in text
     assert reasons(stamp_lag_p99_at_least_ms=99.0, stamp_lag_max_ms=900.0) == []
     assert reasons(stamp_lag_p99_at_least_ms=None) == []
-    text = "bytes were read 130.0 ms or more after they had arrived (p99)"
-    assert reasons(stamp_lag_p99_at_least_ms=130.0) == [text]
-
-
-def test_a_late_loop_says_which_number_is_off_by_about_how_much() -> None:
-    (reason,) = judged(**USER, lag_effect=Effect(0.062, "ITL p99", 3.218)).reasons
-    text = "ITL p99 is off by about 6% (3.22 ms), because the event loop and its stamps were late"
-    assert reason.observed == text
+    (text,) = reasons(stamp_lag_p99_at_least_ms=130.0)
+    assert "loadgen read bytes 130.0 ms or more after they had arrived (p99)" in text
 
 
 def test_a_stepped_wall_clock_is_in_no_stamp_of_user_space() -> None:
@@ -193,13 +180,13 @@ def test_what_few_samples_of_requests_in_flight_differ_by_chance_breaks_no_law()
 
 def test_a_busy_machine_says_by_how_much_and_who() -> None:
     (reason,) = judged(machine=machine(0.12, neighbors_cpu_share=0.97)).reasons
-    slowed = "the server took about 12% longer because of other work on this machine"
+    slowed = "TTFT, ITL and E2E are about 12% too high, because other work on this machine slowed the server"
     assert reason.observed == f"{slowed} (cc1plus 97% of a core)"
     others = (Neighbor("a", 1.5), Neighbor("b", 0.2))
     several = MachineFacts(cores=2, slowdown=0.5, busiest=others, steal_share=0.18, host_slowdown=0.2)
-    assert "took about 80% longer" in busy_text(several)
+    assert "are about 80% too high" in busy_text(several)
     heavy = msgspec.structs.replace(several, slowdown=6.5)
-    assert "the server took more than half as long again because" in busy_text(heavy), "6.5 times is not known"
+    assert "E2E are more than half too high, because" in busy_text(heavy), "6.5 times is not known"
     assert "(a 150%, b 20% of a core; the host of this virtual machine took 18% of a core)" in busy_text(several)
     gone = MachineFacts(cores=2, slowdown=0.5, neighbors_cpu_share=0.4, memory_pressure=0.3)
     assert busy_text(gone).endswith("(programs that came and went 40% of a core; memory was short for 30% of the time)")
@@ -209,15 +196,6 @@ def test_a_busy_machine_says_by_how_much_and_who() -> None:
     assert reason.limit == "≤ 10% because of the host"
 
 
-def test_a_slip_says_which_number_is_off_by_how_much() -> None:
-    (reason,) = judged(slip_effect=Effect(0.062, "TTFT p99", 3.218)).reasons
-    assert reason.observed == "TTFT p99 is up to 6% (3.22 ms) too high, because requests left late"
-    (reason,) = judged(slip_effect=throughput(0.04)).reasons
-    assert (
-        reason.observed == "throughput is up to 4% too low, because users waited 11 ms for loadgen before each request"
-    )
-
-
 def test_without_an_answer_there_is_no_complaint_about_the_window_too() -> None:
     assert codes(judged(ok=0, window_s=None)) == ["nothing_answered"]
 
@@ -225,13 +203,6 @@ def test_without_an_answer_there_is_no_complaint_about_the_window_too() -> None:
 def test_what_is_not_known_is_not_judged() -> None:
     assert judge(Evidence(stamp_source="user", ok=1, window_s=1.0)) == Judgment("valid", ())
     assert judged(in_flight=None).verdict == "valid"
-
-
-def test_reasons_say_what_was_seen_and_the_line() -> None:
-    (reason,) = judged(achieved_share=0.7512).reasons
-    assert (reason.observed, reason.limit) == ("75.1% of the requested rate", "≥ 99%")
-    (reason,) = judged(shed=3).reasons
-    assert (reason.observed, reason.limit) == ("3 requests were shed at the in-flight limit", "none")
 
 
 share = st.floats(0, 2)

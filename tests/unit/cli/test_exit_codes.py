@@ -44,8 +44,8 @@ def test_whatever_failed_the_line_says_which_stage_how_many_and_how(outcome: Out
 def test_a_stage_of_which_nothing_was_answered_is_named_once() -> None:
     (line,) = failures(summary_of(answered(0, 3)))
     assert line == (
-        "m on t, 1 user: 3 of 3 requests failed (3 http_error); invalid: no request was answered; look at the "
-        "outcomes, and at `detail` in requests.jsonl"
+        "m on t, 1 user: 3 of 3 requests failed (3 http_error); invalid: no request was answered, so no latency and no "
+        "throughput is known; look at the outcomes, and at `detail` in requests.jsonl"
     )
 
 

@@ -38,7 +38,9 @@ def test_a_stage_is_as_long_as_its_longest_part_and_as_late_as_its_latest_worker
     assert (merged.gc_pause_max_ns, merged.gc_pause_end_ns) == (8, 50)
     assert (merged.stamp_lags_ns, merged.loop_short_lags_ns) == ((1, 9), (3, 4))
     assert (told.stamped_reads, told.gc_pause_max_ns, told.clock_steps) == (one.stamped_reads + 11, 4, 1)
-    assert told.servers == (SERVER,)
+    steps = [facts(clock_steps=1, clock_step_max_ns=step_ns) for step_ns in (7, 9, None)]
+    assert merge_facts(PARENT, steps).clock_step_max_ns == 9
+    assert (told.clock_step_max_ns, told.servers) == (None, (SERVER,))
     assert told.complete
 
 

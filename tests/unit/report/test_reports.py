@@ -267,7 +267,10 @@ def test_reasons_failures_and_skipped_models_stand_under_the_table() -> None:
     assert "gone on t: skipped: connection refused" in notes
     closed, degraded = main_table(summarize(run_of(turns(368), seen=[facts(cpu_share=0.6)]))).notes
     assert closed.startswith("closed loop: ")
-    assert degraded.startswith("m on t, 1 user: degraded: loadgen used 60% of a core (limit: ≤ 50%); ")
+    assert degraded.startswith(
+        "m on t, 1 user: degraded: TTFT, ITL and E2E may be too high, by how much is not known, "
+    )
+    assert "because loadgen used 60% of a core (limit: ≤ 50%); lower the load" in degraded
 
 
 def test_what_a_stop_left_unplayed_is_no_failure() -> None:

@@ -70,7 +70,9 @@ def test_a_stepped_wall_clock_is_counted_once_a_step_and_a_slow_drift_is_not(mon
         offset_ns[0] += STEP_NS
 
     assert observed(3).clock_steps == 0
-    assert observed(3, stall=step).clock_steps == 1
+    assert observed(3).clock_step_max_ns is None
+    stepped = observed(3, stall=step)
+    assert (stepped.clock_steps, stepped.clock_step_max_ns) == (1, STEP_NS + 1)
     assert observed(3, stall=drift).clock_steps == 0
 
 

@@ -238,4 +238,4 @@ def test_a_late_dispatch_is_held_against_the_latency_that_is_known() -> None:
         return [f"{reason.code}: {reason.observed}" for reason in stage.validity.reasons]
 
     assert reasons(408) == []
-    assert reasons(50) == ["dispatch_slip: E2E p99 is up to 4% (2 ms) too high, because requests left late"]
+    assert reasons(50) == ["dispatch_slip: E2E p99 is up to 4% (2 ms) too high, because loadgen sent requests late"]

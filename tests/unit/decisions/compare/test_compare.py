@@ -239,10 +239,12 @@ def test_an_invalid_stage_is_refused_with_its_reason_and_a_degraded_one_is_marke
     with pytest.raises(NotAlikeError) as refused:
         compare([base], [invalid])
     assert [each.subject for each in refused.value.differences] == ["tiny at c1", "tiny at c4"]
-    assert refused.value.differences[0].new == ("invalid: loadgen used 97% of a core (20260102T030105Z-0123abcd)")
+    unknown = "TTFT, ITL and E2E may be too high, by how much is not known"
+    invalid_text = f"invalid: {unknown}, because loadgen used 97% of a core (20260102T030105Z-0123abcd)"
+    assert refused.value.differences[0].new == invalid_text
     comparison = compare([base], [write_run(tmp_path / "c", 2, own_cpu=0.8)])
     assert [(each.model, each.level) for each in comparison.degraded] == [("tiny", "c1"), ("tiny", "c4")]
-    assert comparison.degraded[0].reasons == ("loadgen used 80% of a core",)
+    assert comparison.degraded[0].reasons == (f"{unknown}, because loadgen used 80% of a core",)
     assert marked_name(comparison, figure(comparison, "ttft_p50", "c1")) == "TTFT p50 at 1 user †"
     assert any(line.startswith("† degraded: tiny at 1 user in 2026") for line in context_lines(comparison))
 
@@ -252,7 +254,8 @@ def test_a_level_that_is_degraded_in_many_runs_is_named_once(tmp_path: Path) -> 
     new = write_side(tmp_path, SPREAD, first=10, own_cpu=0.8)
     lines = [line for line in context_lines(compare(base, new)) if line.startswith("†")]
     assert lines == [
-        f"† degraded: tiny at {users} in 3 runs, such as 20260102T031005Z-0123abcd (loadgen used 80% of a core)"
+        f"† degraded: tiny at {users} in 3 runs, such as 20260102T031005Z-0123abcd (TTFT, ITL and E2E may be too high, "
+        "by how much is not known, because loadgen used 80% of a core)"
         for users in ("1 user", "4 users")
     ]
 

@@ -1,0 +1,41 @@
+"""How much other work on the machine slowed the server during a stage, in words. Pure."""
+
+from typing import Final
+
+from loadgen.record import MachineFacts
+
+BUSY: Final = 0.03
+BUSY_HOST: Final = 0.1
+BUSY_INVALID: Final = 0.25
+"""By how much neighbors, or the host of a virtual machine, may lengthen what the server did. A host takes a little time
+from most machines, so its limit is higher; benchmarks/neighbors.py."""
+KNOWN_SLOWDOWN: Final = 1.0
+"""A greater slow-down is not shown as a number. Estimates of 4 to 7.5 were measured where answers took 1.9 to 4 times
+as long: waits of threads that share their work add up too far."""
+NAMED_SHARE: Final = 0.01
+"""A cause with a smaller share than this is not named."""
+
+
+def slowdown_of(machine: MachineFacts) -> float:
+    """By how much neighbors and the host of the virtual machine together lengthened what the server did."""
+    host_slowdown = machine.host_slowdown or 0.0
+    return (1 + (machine.slowdown or 0.0)) * (1 + (host_slowdown if host_slowdown > BUSY_HOST else 0.0)) - 1
+
+
+def busy_text(machine: MachineFacts) -> str:
+    """By about how much the server was slowed, and the causes, in words."""
+    causes = [f"{neighbor.name} {neighbor.cpu_share:.0%}" for neighbor in machine.busiest]
+    if not causes and machine.neighbors_cpu_share and (machine.slowdown or 0.0) > BUSY:
+        causes = [f"programs that came and went {machine.neighbors_cpu_share:.0%}"]
+    text = ", ".join(causes) + " of a core" if causes else ""
+    if (machine.host_slowdown or 0.0) > BUSY_HOST:
+        text = _joined(text, f"the host of this virtual machine took {machine.steal_share:.0%} of a core")
+    if (machine.memory_pressure or 0.0) >= NAMED_SHARE:
+        text = _joined(text, f"memory was short for {machine.memory_pressure:.0%} of the time")
+    slowdown = slowdown_of(machine)
+    by = f"about {slowdown:.0%}" if slowdown <= KNOWN_SLOWDOWN else "more than half"
+    return f"TTFT, ITL and E2E are {by} too high, because other work on this machine slowed the server ({text})"
+
+
+def _joined(text: str, more: str) -> str:
+    return f"{text}; {more}" if text else more
