@@ -7,7 +7,7 @@ log.
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import msgspec
@@ -299,10 +299,18 @@ def _requests_of(plan: Plan, stage: Stage, served: dict[int, Served]) -> dict[tu
         # The limit for the warm-up. The warm-up shows what the limit of the measured requests is.
         first_ns = first_limit_ns(plan.scenario, served[model].test_chat_ns)
         deadlines = deadlines_of(plan.scenario.timeouts, first_ns)
-        for prompt in range(stage.prompts):
+        for prompt in _prompts_of(stage):
             body = body_of(plan, Planned(model=model, index=0, prompt=prompt), served[model])
             is_adapter = served[model].adapter is not None
             requests[model, prompt] = (
                 question_of(body, deadlines) if is_adapter else chat_request_of(served[model], body, deadlines)
             )
     return requests
+
+
+def _prompts_of(stage: Stage) -> Iterable[int]:
+    """The prompts that a stage may ask. A file may have many times as many."""
+    if stage.count is None or stage.count >= stage.prompts:
+        return range(stage.prompts)
+    measured = {stage.request(position).prompt for position in range(stage.count)}
+    return measured | {stage.warmup_request(position).prompt for position in range(stage.warmup_count)}

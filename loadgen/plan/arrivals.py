@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from loadgen.errors import InputError
 from loadgen.plan.rng import generator
-from loadgen.scenario import Closed, Constant, Gamma, Poisson, RatedLoad, ThinkTime
+from loadgen.scenario import Closed, Constant, Gamma, Load, Poisson, Ramp, RatedLoad, ThinkTime
 
 DEFAULT_REQUESTS = 16
 """The number of requests of a stage whose load names neither `requests` nor `duration_s`."""
@@ -145,6 +145,13 @@ def arrivals_ns(load: RatedLoad, rate_per_s: float, seed: int) -> Offsets:
             "raise the rate, lower load.requests, or set load.duration_s"
         )
     return offsets
+
+
+def most_requests(load: Load) -> int | None:
+    """The highest number of measured requests of one model at one level; None if it is not known beforehand."""
+    if isinstance(load, Ramp) or load.requests is not None:
+        return None if isinstance(load, Ramp) else load.requests
+    return DEFAULT_REQUESTS if isinstance(load, Closed | RatedLoad) and load.duration_s is None else None
 
 
 def think_times_ns(think: ThinkTime, count: int, rng: np.random.Generator) -> Offsets:

@@ -5,7 +5,10 @@ ignored. A row may have such a key but no question, such as an empty cell or a c
 speaks. That is not a mistake of the user of a data set, so the row gets an empty text here and is skipped.
 """
 
-from collections.abc import Iterator
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -18,6 +21,8 @@ from loadgen.scenario import InlinePrompt
 from loadgen.scenario.problem import Source
 from loadgen.scenario.validate import convert
 
+JSON_LINES: Final = (".jsonl", ".ndjson", ".jsonlines")
+"""How the names of files end that have a JSON value on each line."""
 TEXT_KEYS: Final = ("prompt", "instruction", "question", "text", "content", "query", "input")
 KEYS: Final = ("messages", "conversations", "conversation", TEXT_KEYS[0], "turns", *TEXT_KEYS[1:])
 """The first key that is present counts. The order matters, because some data sets have a recorded chat and also its
@@ -34,6 +39,13 @@ _POINTS_KEYS: Final = ("key_points", "expected_aspects", "expected_facets", "asp
 _CONTENT_KEYS: Final = frozenset(("content", "tool_calls", "function_call"))
 """A message has at least one of these keys; the last is the older form of a tool call."""
 _HUMANS: Final = frozenset(("human", "user", "prompter"))
+_BETWEEN: Final = re.compile(r"[\s,]*")
+"""What stands between two values of a JSON list."""
+_PIECE_CHARS: Final = 1 << 20
+LONGEST_ROW: Final = 32 << 20
+"""The longest row of a long file, in characters."""
+_LIST: Final = '["Say hello."]'
+_OTHERWISE: Final = "neither a text nor an object; write e.g."
 _EXAMPLE: Final = '{"text": "Say hello."}'
 _MESSAGE: Final = '{"role": "user", "content": "Say hello."}'
 _TURN: Final = '{"from": "human", "value": "Say hello."}'
@@ -56,10 +68,12 @@ PlacedRow = tuple[RowOfFile, str, int]
 """A row, its place for messages, and its number in the file."""
 
 
-def rows_of_lines(text: str, where: str) -> Iterator[PlacedRow]:
-    """The rows of a text with a JSON value on each line. Raises InputError."""
-    # Split at line feeds alone: JSON may hold the other separators that Python knows.
-    for number, line in enumerate(text.split("\n"), start=1):
+def rows_of_lines(lines: Iterable[str], where: str) -> Iterator[PlacedRow]:
+    """The rows of lines with a JSON value on each, or nothing. Raises InputError.
+
+    lines: split at line feeds alone, because JSON may hold the other separators that Python knows.
+    """
+    for number, line in enumerate(lines, start=1):
         if line.strip():
             place = f"{where}: line {number}"
             yield _row_of(_decoded(line, place), place, "not an object; write one per line, such as"), place, number
@@ -67,7 +81,7 @@ def rows_of_lines(text: str, where: str) -> Iterator[PlacedRow]:
 
 def rows_of_document(text: str, where: str) -> Iterator[PlacedRow]:
     """The rows of a JSON document: a list, a single row, or an object with a list of rows. Raises InputError."""
-    hint = 'write a list, such as ["Say hello."]'
+    hint = f"write a list, such as {_LIST}"
     try:
         raw = msgspec.json.decode(text.encode())
     except (msgspec.DecodeError, RecursionError) as error:
@@ -77,7 +91,30 @@ def rows_of_document(text: str, where: str) -> Iterator[PlacedRow]:
         raise InputError(f"{where}: it has no list of prompts; {hint}")
     for number, item in enumerate(listed, start=1):
         place = f"{where}: prompt {number}"
-        yield _row_of(item, place, "neither a text nor an object; write e.g."), place, number
+        yield _row_of(item, place, _OTHERWISE), place, number
+
+
+def rows_of_pieces(pieces: Iterator[str], where: str) -> Iterator[PlacedRow]:
+    """The rows of a JSON list that comes in pieces of any size, and is not held in memory. Raises InputError."""
+    decoder, number = json.JSONDecoder(), 1
+    text, at = next(pieces, "").lstrip().removeprefix("["), 0
+    while True:
+        begin = _BETWEEN.match(text, at).end()  # type: ignore[union-attr]  # it matches everywhere
+        if text.startswith("]", begin):
+            return
+        place = f"{where}: prompt {number}"
+        try:
+            item, at = decoder.raw_decode(text, begin)
+        except (json.JSONDecodeError, RecursionError) as error:
+            # The value may go on in the next pieces. They double the text, so that a long value is not parsed often.
+            more = "".join(itertools.islice(pieces, 1 + (len(text) - begin) // _PIECE_CHARS))
+            if not more or len(text) - begin > LONGEST_ROW:
+                reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+                raise InputError(f"{place}: not JSON, or too long: {reason}; write a list, such as {_LIST}") from None
+            text, at = text[begin:] + more, 0
+            continue
+        yield _row_of(item, place, _OTHERWISE), place, number
+        number += 1
 
 
 def has_list(document: JsonObject) -> bool:

@@ -1,7 +1,7 @@
 """The rows of a table of prompts: CSV or TSV, as spreadsheets and data sets write them. Opens no file."""
 
 import csv
-import io
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -30,21 +30,18 @@ def is_table(text: str) -> bool:
     return bool(rest.strip()) and len(cells) > 1 and all(map(_NAME.fullmatch, cells)) and _is_header(_names_of(cells))
 
 
-def rows_of_table(text: str, where: str) -> Iterator[PlacedRow]:
-    """The rows below the first, which names the columns. Raises InputError."""
-    separator = _SEPARATOR.match(text)
-    begins_at = separator.end() if separator else 0
-    header, _, _ = text[begins_at:].lstrip().partition("\n")
-    delimiter = separator[1] if separator else _delimiter_of(header)
+def rows_of_table(lines: Iterator[str], where: str) -> Iterator[PlacedRow]:
+    """The rows below the first, which names the columns. lines: those of the text, with their ends. Raises
+    InputError."""
+    header, delimiter, before = _header_in(lines)
     csv.field_size_limit(_LONGEST_CELL)
-    reader = csv.reader(io.StringIO(text[begins_at:], newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(itertools.chain((header,), lines), delimiter=delimiter, strict=True)
     names: list[str] = []
-    before = text.count("\n", 0, begins_at)
     begin = before + 1
     try:
         for cells in reader:
             number, begin = begin, before + reader.line_num + 1
-            if not any(cell.strip() for cell in cells) and not names:
+            if not names and not any(cell.strip() for cell in cells):
                 continue
             if not names:
                 names = _checked_names(cells, where)
@@ -54,6 +51,17 @@ def rows_of_table(text: str, where: str) -> Iterator[PlacedRow]:
     except csv.Error as error:
         hint = "put a text with a quote into double quotes, and write each quote in it twice"
         raise InputError(f"{where}: line {begin}: not a table: {escape_control(str(error))}; {hint}") from None
+
+
+def _header_in(lines: Iterator[str]) -> tuple[str, str, int]:
+    """The line with the names of the columns, the sign between them, and how many lines come before it."""
+    delimiter = ""
+    for before, line in enumerate(lines):
+        if not delimiter and (separator := _SEPARATOR.fullmatch(line)):
+            delimiter = separator[1]
+        elif line.strip():
+            return line, delimiter or _delimiter_of(line), before
+    return "", DELIMITERS[0], 0
 
 
 def _names_of(cells: list[str]) -> list[str]:

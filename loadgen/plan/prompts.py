@@ -3,31 +3,46 @@
 Knows no clock, no socket and no model: reads text, from the scenario itself or from files beside it.
 """
 
+import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import msgspec
 from msgspec import Struct
 
 from loadgen.errors import InputError
 from loadgen.plan import rng
-from loadgen.plan.prompt_rows import PlacedRow, has_list, message_text, rows_of_document, rows_of_lines
+from loadgen.plan.arrivals import most_requests
+from loadgen.plan.prompt_rows import (
+    JSON_LINES,
+    PlacedRow,
+    has_list,
+    message_text,
+    rows_of_document,
+    rows_of_lines,
+    rows_of_pieces,
+)
+from loadgen.plan.prompt_sample import PromptSample
+from loadgen.plan.prompt_streams import BEGINNING_BYTES, LongKind, Rejoined, kind_of_long, lines_in, pieces_in
 from loadgen.plan.prompt_tables import is_table, rows_of_table
 from loadgen.record import JsonObject
 from loadgen.scenario import InlinePrompt, PromptFiles, Scenario
-from loadgen.scenario.file import STANDARD_INPUT, is_file, is_folder, is_pipe, parse_toml, read_piped_text, read_text
+from loadgen.scenario.file import STANDARD_INPUT, decode_text, is_file, is_folder, is_pipe, opened, parse_toml
 from loadgen.scenario.problem import Problem, Source, input_error, toml_text
 from loadgen.scenario.validate import convert
 
 MAX_BYTES: Final = 32 << 20
-"""The largest file of prompts. All files together may have twice that, because they are held in memory."""
-_LINES: Final = (".jsonl", ".ndjson", ".jsonlines")
+"""The longest text that is read at once. Longer ones are read row by row."""
+SAMPLE_BYTES: Final = 2 * MAX_BYTES
+"""If the prompts of all files have more bytes, only a part of them is used, because they are held in memory."""
+LEAST_SAMPLE: Final = 1024
+"""The smallest part, because a search of the capacity asks more than a stage that is planned before the run."""
 _TABLES: Final = (".csv", ".tsv")
 _TEXTS: Final = (".txt", ".md")
-_KINDS: Final = (".toml", *_TEXTS, *_LINES, ".json", *_TABLES)
+_KINDS: Final = (".toml", *_TEXTS, *JSON_LINES, ".json", *_TABLES)
 _ADVICE: Final = {
     **dict.fromkeys(
         (".gz", ".bz2", ".xz", ".zst", ".zip"), "unpack it first, or pipe what it holds to --prompts-file -"
@@ -35,6 +50,8 @@ _ADVICE: Final = {
     **dict.fromkeys((".parquet", ".arrow", ".xlsx", ".xls", ".ods", ".numbers"), "save it as .csv or .jsonl"),
 }
 """The advice for files of prompts that are not text."""
+_CUT_CHARACTER: Final = re.compile(rb"[\xc0-\xff][\x80-\xbf]{0,2}\Z")
+"""In UTF-8, a last character that may not be complete."""
 LONGEST_ID: Final = 80
 _SYSTEM_ROLES: Final = frozenset(("system", "developer"))
 """The roles of a system message; the second is its newer name in OpenAI's API."""
@@ -65,6 +82,16 @@ class _PlacedPrompt(Struct, frozen=True):
     """The id from the file, or the file's name; None if the id is made from the row's number."""
 
 
+class _Origin(Struct, frozen=True):
+    """Where prompts come from, for messages."""
+
+    name: str
+    stem: str
+    """The beginning of the ids that are made here."""
+    notes: list[str]
+    """Gets a line if rows are skipped."""
+
+
 class LoadedPrompts(Struct, frozen=True):
     """The prompts of a scenario, with notes about their files."""
 
@@ -88,7 +115,7 @@ def read_prompts(scenario: Scenario, folder: Path, where: str) -> LoadedPrompts:
     source = Source(where)
     match scenario.prompts:
         case PromptFiles() as files:
-            return _from_files(files, folder, source, scenario.seed)
+            return _from_files(files, folder, source, scenario)
         case str(text):
             return LoadedPrompts((Prompt("p1", _not_blank(text, "prompts", source)),))
         case listed:
@@ -126,28 +153,38 @@ def _inline(listed: tuple[str | InlinePrompt, ...], source: Source) -> tuple[Pro
     return tuple(prompts)
 
 
-def _from_files(files: PromptFiles, folder: Path, source: Source, seed: int) -> LoadedPrompts:
+def _from_files(files: PromptFiles, folder: Path, source: Source, scenario: Scenario) -> LoadedPrompts:
     if "{text}" not in files.template:
         raise input_error(source, Problem("prompts.template", "does not say where the text goes", "put {text} into it"))
-    placed: list[_PlacedPrompt] = []
     notes: list[str] = []
-    length = 0
+    requests = most_requests(scenario.load)
+    sample = PromptSample[_PlacedPrompt](
+        files.order,
+        needed=None if requests is None else max(requests + scenario.warmup_requests, LEAST_SAMPLE),
+        max_bytes=SAMPLE_BYTES,
+        seed=scenario.seed,
+    )
     for path in _matching(files.files, folder, source):
         for item in _in_file(path, files, notes):
-            length += len(item.prompt.text) + sum(map(_size_of, (item.prompt.messages, item.prompt.tools)))
-            if length > 2 * MAX_BYTES:
-                hint = "name fewer, or shorten them"
-                raise InputError(f"{path}: with it, the prompts are more than {MAX_BYTES >> 19} MiB of text; {hint}")
             if item.prompt.messages and files.template != "{text}":
                 hint = "leave the template out"
                 raise InputError(f"{item.place}: a recorded chat is sent unchanged, so no template can wrap it; {hint}")
-            placed.append(item)
+            sample.take(item, len(item.prompt.text) + sum(map(_size_of, (item.prompt.messages, item.prompt.tools))))
+            if sample.is_full:
+                break
+        if sample.is_full:
+            break
     prompts = [
         msgspec.structs.replace(prompt, text=files.template.replace("{text}", prompt.text))
-        for prompt in _with_unique_ids(placed)
+        for prompt in _with_unique_ids(sample.prompts())
     ]
-    if files.order == "shuffled":
-        order = rng.generator(seed, "prompts").permutation(len(prompts))
+    if sample.is_part:
+        is_random = files.order == "shuffled"
+        drawn = f"{len(prompts):,} of {sample.count:,}, drawn by the seed"
+        used = drawn if is_random else f"the first {len(prompts):,}"
+        notes.append(f"{files.files}: more than {SAMPLE_BYTES >> 20} MiB of prompts; uses {used}")
+    elif files.order == "shuffled":
+        order = rng.generator(scenario.seed, "prompts").permutation(len(prompts))
         prompts = [prompts[int(i)] for i in order]
     return LoadedPrompts(tuple(prompts), tuple(notes))
 
@@ -215,9 +252,17 @@ def _globbed(pattern: str, folder: Path, source: Source) -> list[Path]:
 def _in_file(path: Path, files: PromptFiles, notes: list[str]) -> Iterator[_PlacedPrompt]:
     """The prompts of one file or pipe, at least one, without surrounding white space. notes: gets a line if rows are
     skipped."""
-    text = read_piped_text(MAX_BYTES) if str(path) == STANDARD_INPUT else read_text(path, MAX_BYTES)
-    name = "standard input" if str(path) == STANDARD_INPUT else str(path)
-    stem = "stdin" if str(path) == STANDARD_INPUT else path.stem
+    is_piped = str(path) == STANDARD_INPUT
+    name, stem = ("standard input", "stdin") if is_piped else (str(path), path.stem)
+    with opened(path) as file:
+        data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            beginning = decode_text(_CUT_CHARACTER.sub(b"", data[:BEGINNING_BYTES]), name)
+            rejoined = io.BufferedReader(Rejoined(data, file), BEGINNING_BYTES)
+            del data
+            yield from _in_long_file(rejoined, beginning, path.suffix.lower(), files, _Origin(name, stem, notes))
+            return
+    text, origin = decode_text(data, name), _Origin(name, stem, notes)
     if not text.strip():
         raise InputError(f"{name}: empty; write a prompt into it, or leave it out")
     match _kind_of(text, path.suffix.lower()):
@@ -225,17 +270,46 @@ def _in_file(path: Path, files: PromptFiles, notes: list[str]) -> Iterator[_Plac
             entry = convert(parse_toml(text, name), InlinePrompt, Source(name))
             yield _placed_prompt(entry, stem, name)
         case ".jsonl":
-            yield from _of_rows(rows_of_lines(text, name), stem, name, notes)
+            yield from _of_rows(rows_of_lines(text.split("\n"), name), origin)
         case ".json":
-            yield from _of_rows(rows_of_document(text, name), stem, name, notes)
+            yield from _of_rows(rows_of_document(text, name), origin)
         case ".csv":
-            yield from _of_rows(rows_of_table(text, name), stem, name, notes)
+            yield from _of_rows(rows_of_table(io.StringIO(text, newline=""), name), origin)
         case _ if files.text_files == "one_per_line":
-            for number, line in enumerate(text.split("\n"), start=1):
-                if line.strip():
-                    yield _PlacedPrompt(Prompt(_slug(f"{stem}-{number}"), line.strip()), f"{name}: line {number}", None)
+            yield from _of_text_lines(text.split("\n"), origin)
         case _:
             yield _placed_prompt(InlinePrompt(text=text), stem, name)
+
+
+def _in_long_file(
+    file: BinaryIO, beginning: str, suffix: str, files: PromptFiles, origin: _Origin
+) -> Iterator[_PlacedPrompt]:
+    """The prompts of a text that is too long to be read at once; otherwise as `_in_file`."""
+    name = origin.name
+    kind: LongKind = "table" if suffix in _TABLES else "text"
+    if suffix not in (".toml", *_TEXTS, *_TABLES):
+        kind = kind_of_long(beginning, suffix)
+    match kind:
+        case "lines":
+            yield from _of_rows(rows_of_lines(lines_in(file, name), name), origin)
+        case "list":
+            yield from _of_rows(rows_of_pieces(pieces_in(file, name), name), origin)
+        case "table":
+            yield from _of_rows(rows_of_table(lines_in(file, name), name), origin)
+        case "object":
+            hint = "write its prompts as JSON lines, such as with jq -c '.data[]' FILE > prompts.jsonl"
+            raise InputError(f"{name}: one JSON object of more than {MAX_BYTES >> 20} MiB; {hint}")
+        case "text" if files.text_files == "one_per_line" and suffix != ".toml":
+            yield from _of_text_lines(lines_in(file, name), origin)
+        case "text":
+            raise InputError(f"{name}: more than {MAX_BYTES >> 20} MiB; split it, or name another file")
+
+
+def _of_text_lines(lines: Iterable[str], origin: _Origin) -> Iterator[_PlacedPrompt]:
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            prompt = Prompt(_slug(f"{origin.stem}-{number}"), line.strip())
+            yield _PlacedPrompt(prompt, f"{origin.name}: line {number}", None)
 
 
 def _kind_of(text: str, suffix: str) -> str:
@@ -255,7 +329,7 @@ def _kind_of(text: str, suffix: str) -> str:
         return ".jsonl"
     if suffix not in _KINDS:
         return ".json" if start.startswith("[") else ".jsonl"
-    return ".jsonl" if suffix in _LINES else ".json"
+    return ".jsonl" if suffix in JSON_LINES else ".json"
 
 
 def _json_of(text: str) -> Any:
@@ -266,22 +340,24 @@ def _json_of(text: str) -> Any:
         return None
 
 
-def _of_rows(rows: Iterable[PlacedRow], stem: str, name: str, notes: list[str]) -> Iterator[_PlacedPrompt]:
-    count, skipped = 0, list[str]()
+def _of_rows(rows: Iterable[PlacedRow], origin: _Origin) -> Iterator[_PlacedPrompt]:
+    name, count, skipped_count, first_skipped = origin.name, 0, 0, ""
     for row, place, number in rows:
         count += 1
         if not row.text:
-            skipped.append(place.removeprefix(f"{name}: "))
+            skipped_count += 1
+            first_skipped = first_skipped or place.removeprefix(f"{name}: ")
             continue
-        made_id = _slug(f"{stem}-{number}" if row.id is None else row.id)
+        made_id = _slug(f"{origin.stem}-{number}" if row.id is None else row.id)
         yield _PlacedPrompt(Prompt(made_id, row.text, row.key_points, row.messages, row.tools), place, row.id)
-    if count == len(skipped):
+    if count == skipped_count:
         where = f"in any of its {count} rows" if count > 1 else "in its only row" if count else "below its first line"
         raise InputError(f"{name}: there is no question {where}; write a text into it")
-    if skipped:
-        verb = "is" if len(skipped) == 1 else "are"
-        first = skipped[0] if len(skipped) == 1 else f"the first: {skipped[0]}"
-        notes.append(f"{name}: {len(skipped)} of {count} rows {verb} skipped, because they have no question ({first})")
+    if skipped_count:
+        verb = "is" if skipped_count == 1 else "are"
+        first = first_skipped if skipped_count == 1 else f"the first: {first_skipped}"
+        skipped = f"{skipped_count} of {count} rows {verb} skipped"
+        origin.notes.append(f"{name}: {skipped}, because they have no question ({first})")
 
 
 def _size_of(items: tuple[JsonObject, ...]) -> int:

@@ -3,13 +3,15 @@
 Knows no clock and no socket. Prompts are read by `loadgen.plan.prompts`.
 """
 
+import contextlib
 import importlib.resources
 import os
 import re
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import msgspec
 from msgspec import Struct
@@ -180,39 +182,52 @@ _UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
 
 def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
     """The text of a UTF-8 file, without a byte-order mark. Raises InputError, with the line that is not UTF-8."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(max_bytes + 1) if os.fstat(file.fileno()).st_size <= max_bytes else None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be read: {reason}; fix that, or name another file") from None
+    with opened(path) as file:
+        is_short = os.fstat(file.fileno()).st_size <= max_bytes
+        data = file.read(max_bytes + 1) if is_short else None
     if data is None or len(data) > max_bytes:
         raise InputError(f"{path}: more than {max_bytes >> 20} MiB; split it, or name another file")
-    return _text_of(data, str(path))
+    return decode_text(data, str(path))
 
 
-def read_piped_text(max_bytes: int = MAX_BYTES) -> str:
-    """The text on standard input; otherwise as `read_text`."""
-    if sys.stdin is None or sys.stdin.isatty():
-        raise InputError("standard input: nothing is piped in; pipe a file into it, or name one")
-    data = sys.stdin.buffer.read(max_bytes + 1)
-    if len(data) > max_bytes:
-        raise InputError(f"standard input: more than {max_bytes >> 20} MiB; pipe less in, or name a file")
-    return _text_of(data, "standard input")
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A file, or standard input for `STANDARD_INPUT`, to read bytes from. Raises InputError if it cannot be read."""
+    if str(path) == STANDARD_INPUT:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise InputError("standard input: nothing is piped in; pipe a file into it, or name one")
+        yield sys.stdin.buffer
+        return
+    try:
+        file = path.open("rb")
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+    with file:
+        try:
+            yield file
+        except OSError as error:
+            raise _unreadable(path, error) from None
 
 
-def _text_of(data: bytes, path: str) -> str:
+def _unreadable(path: Path, error: Exception) -> InputError:
+    reason = getattr(error, "strerror", None) or error
+    return InputError(f"{path}: cannot be read: {reason}; fix that, or name another file")
+
+
+def decode_text(data: bytes, path: str, first_line: int = 1) -> str:
+    """The text of UTF-8 bytes, without a byte-order mark. first_line: the number of their first line in the file.
+    Raises InputError."""
     if data.startswith(_GZIP):
         raise InputError(f"{path}: compressed with gzip; unpack it first")
     if data.startswith(_UTF_16) and b"\0" in data:
         raise InputError(f"{path}: line 1: not UTF-8 but UTF-16; save it as UTF-8")
     if (place := data.find(b"\0")) >= 0:
-        line = data[:place].count(b"\n") + 1
+        line = data[:place].count(b"\n") + first_line
         raise InputError(f"{path}: line {line}: not UTF-8 text (a byte 0x00); save it as UTF-8")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
+        line = data[: error.start].count(b"\n") + first_line
         raise InputError(f"{path}: line {line}: not UTF-8 (byte 0x{data[error.start]:02x}); save it as UTF-8") from None
 
 

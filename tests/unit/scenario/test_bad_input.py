@@ -22,7 +22,7 @@ from loadgen import api
 from loadgen.cli import app
 from loadgen.errors import InputError, LoadgenError
 from loadgen.plan.plan import digest
-from loadgen.plan.prompts import MAX_BYTES, load_prompts
+from loadgen.plan.prompts import load_prompts
 from loadgen.redact import redact_url
 from loadgen.scenario import Closed, PromptFiles, Scenario
 from loadgen.scenario.check import first_conflict
@@ -413,20 +413,20 @@ def refusal_of(read: Callable[[Path], object], path: Path) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("suffix", [".txt", ".md", ".toml", ".jsonl", ".json"])
-def test_a_huge_file_of_prompts_is_refused_before_it_is_read(suffix: str) -> None:
+@pytest.mark.parametrize("suffix", [".txt", ".md", ".toml", ".jsonl", ".json", ".csv"])
+def test_a_huge_file_that_is_not_text_is_refused_before_it_is_read(suffix: str) -> None:
     path = Path(f"huge{suffix}")
     with path.open("wb") as file:
         file.truncate(100 << 20)  # a hole: it takes no room, and reading it would take as much as any other
-    assert refusal_of(prompts_of, path) == f"{path}: more than {MAX_BYTES >> 20} MiB; split it, or name another file"
+    assert refusal_of(prompts_of, path) == f"{path}: line 1: not UTF-8 text (a byte 0x00); save it as UTF-8"
 
 
-@pytest.mark.slow
-def test_prompts_that_are_too_many_together_are_refused() -> None:
-    for name in "abc":
-        Path(f"{name}.txt").write_text(name * (MAX_BYTES - 1), encoding="utf-8")
-    line = refusal_of(prompts_of, Path("*.txt"))
-    assert line == "c.txt: with it, the prompts are more than 64 MiB of text; name fewer, or shorten them"
+@pytest.mark.parametrize("suffix", [".txt", ".md", ".toml"])
+def test_a_huge_file_of_one_prompt_is_refused(suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loadgen.plan.prompts.MAX_BYTES", 1 << 20)
+    path = Path(f"huge{suffix}")
+    path.write_bytes(b"long " * (1 << 18))
+    assert refusal_of(prompts_of, path) == f"{path}: more than 1 MiB; split it, or name another file"
 
 
 def test_a_file_that_grows_without_end_is_not_read_to_its_end() -> None:
