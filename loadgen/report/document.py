@@ -17,6 +17,7 @@ from loadgen.analysis.summary import Summary
 from loadgen.report.answer import answer
 from loadgen.report.main_table import main_table
 from loadgen.report.section import ReportData, ReportStage, Section, Table, was_played
+from loadgen.report.sections.acceleration import acceleration
 from loadgen.report.sections.by_prompt import by_prompt
 from loadgen.report.sections.circumstances import circumstances
 from loadgen.report.sections.highlights import highlights
@@ -36,6 +37,7 @@ from loadgen.store.run_folder import Run
 SECTIONS: Final[tuple[Callable[[ReportData], Section | None], ...]] = (
     levels,
     highlights,
+    acceleration,
     run_by_run,
     spread,
     timelines,

@@ -35,6 +35,7 @@ def _describe(card: ServedModel) -> dict[str, str]:
         "parameters": UNKNOWN if card.parameters is None else f"{card.parameters / 1e6:.0f} M",
         "quantization": card.quantization or UNKNOWN,
         "device": card.device or UNKNOWN,
+        "execution provider": card.execution_provider or UNKNOWN,
         "context": f"{card.context_tokens} tokens" if card.context_tokens else UNKNOWN,
         "license": card.license or UNKNOWN,
         "publisher": card.publisher or UNKNOWN,

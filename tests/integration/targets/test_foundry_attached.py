@@ -235,6 +235,7 @@ async def test_a_model_is_played_once_on_each_device_and_skipped_where_it_has_no
         ("foundry/cpu", "CPU", TINY),
         ("foundry/gpu", "GPU", GPU),
     ]
+    assert "| tiny-1b | GPU / CPU | 1 user |" in (run.folder / "report.md").read_text(encoding="utf-8")
     assert list(dict.fromkeys(request.model for request in server.chats)) == [TINY, GPU]
     assert asked(server, "load") == [f"/models/load/{TINY}", f"/models/load/{GPU}"]
     assert service.loaded == []

@@ -62,6 +62,12 @@ def repeated() -> list[Run]:
     return runs
 
 
+def on_devices() -> Run:
+    targets = ("foundry/cpu", "foundry/gpu")
+    records = [turn(index, target=target) for target in targets for index in range(40)]
+    return run_of(records, [planned(40, target=target) for target in targets])
+
+
 RUNS = {
     "an ordinary run": [run_of([turn(index) for index in range(40)])],
     "several models, levels, failures and a skipped model": [report_runs.everything()],
@@ -75,6 +81,7 @@ RUNS = {
     "more prompts than a table holds": [run_of([turn(i, prompt_id=f"p{i}", outcome="timeout") for i in range(120)])],
     "an invalid stage": [run_of([turn(index) for index in range(40)], seen=[facts(clock_steps=1)])],
     "merged runs": repeated(),
+    "one model on two devices": [on_devices()],
 }
 
 
