@@ -2,7 +2,7 @@
 
 from loadgen.scenario.fields import Name, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Slug
 from loadgen.scenario.header_types import HeaderFromEnvironment, Headers
-from loadgen.scenario.policy import Enough, Requirements, SelectTable, SelectWeights
+from loadgen.scenario.policy import Enough, QualityTable, Requirements, SelectTable, SelectWeights
 from loadgen.scenario.types import (
     ADAPTER,
     FOUNDRY,
@@ -61,6 +61,7 @@ __all__ = [
     "PositiveFloat",
     "PositiveInt",
     "PromptFiles",
+    "QualityTable",
     "Ramp",
     "RatedLoad",
     "Requirements",

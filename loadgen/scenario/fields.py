@@ -27,3 +27,11 @@ Slug = Annotated[
         description="Letters, digits and . _ -, beginning with a letter or a digit.",
     ),
 ]
+Aspect = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z][A-Za-z0-9_-]*\Z",
+        max_length=32,
+        description="Letters, digits and _ -, beginning with a letter.",
+    ),
+]

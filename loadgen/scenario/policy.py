@@ -1,10 +1,12 @@
-"""The table `[select]` of a scenario, or of a policy file: how `loadgen select` chooses a model."""
+"""The tables `[quality]` and `[select]` of a scenario: how answers are judged, and how `loadgen select` chooses a
+model. A policy file holds a `[select]` table alone."""
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from loadgen.scenario.fields import (
+    Aspect,
     NonNegativeFloat,
     Points,
     PositiveFloat,
@@ -15,6 +17,29 @@ from loadgen.scenario.fields import (
 
 QualityBy = Literal["key_points", "hand", "judge"]
 """Whose quality counts: that of the key points, notes of people, or notes of a second model."""
+
+
+ASPECTS: Final = {
+    "complete": "names what was decided, who does it, by when",
+    "correct": "nothing wrong or invented",
+    "brief": "no filler",
+    "clear": "reads well",
+}
+"""The aspects by which an answer is graded, and what each asks, unless a scenario has its own."""
+
+
+class QualityTable(Struct, frozen=True, forbid_unknown_fields=True):
+    """How the answers are judged."""
+
+    score: bool = True
+    """Compare the answers with the key points of their prompts, if the run keeps texts."""
+    aspects: Annotated[dict[Aspect, Text], Meta(min_length=1, max_length=9)] | None = None
+    """The aspects that `loadgen grade` asks for, each with what it asks (default: complete, correct, brief, clear)."""
+
+    @property
+    def asked_aspects(self) -> dict[str, str]:
+        """The aspects by which an answer is graded, each with what it asks."""
+        return dict(ASPECTS if self.aspects is None else self.aspects)
 
 
 class SelectWeights(Struct, frozen=True, forbid_unknown_fields=True):

@@ -28,6 +28,7 @@ from loadgen.scenario import (
     Model,
     Poisson,
     PromptFiles,
+    QualityTable,
     Ramp,
     Requirements,
     Retries,
@@ -60,6 +61,7 @@ EXAMPLES: dict[type[Struct], dict[str, str]] = {
         "timeouts": "{ request_s = 60.0 }",
         "retries": "{ attempts = 2 }",
         "slo": "{ ttft_ms = 2000.0 }",
+        "quality": "{ score = false }",
         "select": "{ weights = { quality = 0.6 } }",
         "keep_text": "true",
         "probe": "true",
@@ -154,6 +156,7 @@ EXAMPLES: dict[type[Struct], dict[str, str]] = {
         "attainment": "0.95",
         "objectives": '["ttft_p95=2s", "ok=99%"]',
     },
+    QualityTable: {"score": "true", "aspects": '{ complete = "names every decision" }'},
     SelectTable: {
         "weights": "{ quality = 0.6, latency = 0.4 }",
         "require": '{ license = "commercial", memory_mib = 2048.0 }',

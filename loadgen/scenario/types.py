@@ -17,7 +17,7 @@ from loadgen.scenario.fields import (
     Slug,
 )
 from loadgen.scenario.header_types import Headers
-from loadgen.scenario.policy import SelectTable
+from loadgen.scenario.policy import QualityTable, SelectTable
 
 RawTable = dict[str, Any]
 """A table as TOML has it: its keys and values are not checked yet."""
@@ -367,6 +367,8 @@ class Scenario(_Part, frozen=True):
     """Whether a failed request is sent again."""
     slo: Slo = Slo()
     """The limits that a request must meet."""
+    quality: QualityTable = QualityTable()
+    """How the answers are judged."""
     select: SelectTable = SelectTable()
     """How `loadgen select` chooses one of the models."""
     keep_text: bool = False
