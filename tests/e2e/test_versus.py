@@ -31,5 +31,7 @@ def test_a_setting_of_the_embedded_server_is_compared_with_another(
             assert (manifest["variant"], manifest["block"]) == (name.upper(), number)
             threads = (manifest["scenario"]["models"][0]["llamacpp"] or {}).get("threads")
             assert threads == (1 if name == "b" else None)
-            assert manifest["models"][0]["startup_s"] > 0, "it was started for this run"
+            card = manifest["models"][0]
+            assert card["startup_s"] > card["load_s"] > 0, "it was started for this run"
+            assert card["cold_start_ms"] > card["load_s"] * 1e3
     assert {child.pid for child in psutil.Process().children(recursive=True)} <= before

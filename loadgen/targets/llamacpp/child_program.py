@@ -1,8 +1,9 @@
 """The program of the child process that serves a model with llama.cpp. `serve_llamacpp` in target.py starts it.
 
-`python -m loadgen.targets.llamacpp.child_program` prints one line of JSON: `{"url": …, "pid": …}` when it serves, or
-`{"error": …}` when it cannot. It ends when its standard input is closed, so it ends with the process that started it,
-even if that was killed. It binds to loopback.
+`python -m loadgen.targets.llamacpp.child_program` prints a line of JSON for each event: `{"event": "loading"}` before
+it loads the model, and then `{"event": "serving"}` with `url` and `pid` when it serves, or with `error` when it cannot.
+It ends when its standard input is closed, so it ends with the process that started it, even if that was killed. It
+binds to loopback.
 """
 
 import argparse
@@ -38,6 +39,11 @@ def common_params(arguments: argparse.Namespace, engine: Any) -> Any:
     return params
 
 
+def say(**event: str | int) -> None:
+    """Print an event to the process that started this one."""
+    print(json.dumps(event), flush=True)  # noqa: T201
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="child_program", description="llama.cpp's HTTP server on loopback.")
     parser.add_argument("--model", required=True)
@@ -51,11 +57,12 @@ def main() -> int:
     try:
         import xllamacpp
 
+        say(event="loading")
         server = xllamacpp.Server(common_params(arguments, xllamacpp))
     except Exception as error:  # noqa: BLE001  the parent gets every error as one line
-        print(json.dumps({"error": f"{type(error).__name__}: {error}"}), flush=True)  # noqa: T201
+        say(event="serving", error=f"{type(error).__name__}: {error}")
         return 1
-    print(json.dumps({"url": server.listening_address, "pid": os.getpid()}), flush=True)  # noqa: T201
+    say(event="serving", url=server.listening_address, pid=os.getpid())
     while sys.stdin.buffer.read(1):
         pass
     # llama.cpp's own threads may take seconds to end, and there is nothing in them to wait for.

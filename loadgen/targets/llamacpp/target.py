@@ -33,15 +33,20 @@ THREADS_SLEEP: Final = {"GOMP_SPINCOUNT": "0"}
 loadgen included, makes a prompt many times slower (docs/adr/0002-the-embedded-server.md)."""
 
 
-class ServerStarted(Struct, frozen=True):
-    """The one line that the child process prints: its URL, or the exception that keeps it from serving."""
+class ServerLoading(Struct, frozen=True, tag_field="event", tag="loading"):
+    """The child process is about to load the model."""
+
+
+class ServerStarted(Struct, frozen=True, tag_field="event", tag="serving"):
+    """The last line that the child process prints: its URL, or the exception that keeps it from serving."""
 
     url: str = ""
     pid: int | None = None
     error: str | None = None
 
 
-_STARTED: Final = msgspec.json.Decoder(ServerStarted)
+ServerEvent = ServerLoading | ServerStarted
+_EVENTS: Final[msgspec.json.Decoder[ServerEvent]] = msgspec.json.Decoder(ServerEvent)
 
 
 def weights_path(options: LlamaCpp) -> Path:
@@ -83,7 +88,7 @@ async def serve_llamacpp(model: Model, *, port: int = 0) -> AsyncIterator[Served
     began_ns = now_ns()
     child = await Child.start("the embedded server", "loadgen.targets.llamacpp.child_program", flags, THREADS_SLEEP)
     try:
-        started = await child.receive(_STARTED, START_S)
+        started, load_s = await wait_until_loaded(child)
         if started.error is not None:
             raise await _start_error(child, started.error, port)
         base_url = f"{started.url.rstrip('/')}/v1"
@@ -95,11 +100,26 @@ async def serve_llamacpp(model: Model, *, port: int = 0) -> AsyncIterator[Served
             },  # else the server takes a repeated prompt from a cache, and TTFT is too short
             pid=started.pid,
             startup_s=(now_ns() - began_ns) / 1e9,
+            load_s=load_s,
             child=child,
             settings={"slots": options.slots, "threads": decode, "prefill_threads": prefill, "version": _version()},
         )
     finally:
         await child.stop()
+
+
+async def wait_until_loaded(child: Child) -> tuple[ServerStarted, float | None]:
+    """The last event of the start, and how many seconds the loading of the model took; None if it did not begin.
+
+    Raises TargetError if the child ends, or prints nothing for `START_S`.
+    """
+    loading_ns: int | None = None
+    while True:
+        match await child.receive(_EVENTS, START_S):
+            case ServerLoading():
+                loading_ns = now_ns()
+            case ServerStarted() as started:
+                return started, None if loading_ns is None else (now_ns() - loading_ns) / 1e9
 
 
 _REMEDIES: Final = {
