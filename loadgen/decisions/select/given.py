@@ -70,10 +70,26 @@ def read_given(path: Path) -> tuple[GivenFacts, ...]:
 def given_for(given: Iterable[GivenFacts], model: str, target: str, device: str | None = None) -> GivenFacts | None:
     """What a file says of one candidate: under `model@target/device`, else `model@target`, else the model's name."""
     by_name = {facts.name: facts for facts in given}
-    names = [f"{model}@{target}", model]
-    if device is not None:
-        names.insert(0, f"{model}@{target}/{device.lower()}")
+    names = names_of(model, target, device)
     return next((by_name[name] for name in names if name in by_name), None)
+
+
+def names_of(model: str, target: str, device: str | None = None) -> tuple[str, ...]:
+    """The names under which a file may have facts about a candidate, the most exact one first.
+
+    A target that plays a model on several devices may have the device in its own name: `foundry/gpu`.
+    """
+    suffix = "" if device is None else f"/{device.lower()}"
+    served_by = target.removesuffix(suffix)
+    return tuple(dict.fromkeys((f"{model}@{served_by}{suffix}", f"{model}@{target}", f"{model}@{served_by}", model)))
+
+
+def without_candidate(
+    given: Iterable[GivenFacts], candidates: Iterable[tuple[str, str, str | None]]
+) -> tuple[str, ...]:
+    """The names in a file that no candidate has. candidates: model, target and device of each."""
+    known = {name for candidate in candidates for name in names_of(*candidate)}
+    return tuple(facts.name for facts in given if facts.name not in known)
 
 
 def _given_of(model: ListedModel, path: Path) -> GivenFacts:

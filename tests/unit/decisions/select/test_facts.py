@@ -7,7 +7,7 @@ import pytest
 
 from loadgen.analysis.summary import Metric, Percentile, ServerSummary, StageSummary
 from loadgen.decisions.select.facts import Facts, ModelFact, facts_of
-from loadgen.decisions.select.given import GivenFacts, given_for, read_given
+from loadgen.decisions.select.given import GivenFacts, given_for, read_given, without_candidate
 from loadgen.errors import InputError
 from loadgen.plan.plan import StageLoad
 from loadgen.store.manifest import ServedModel
@@ -179,3 +179,16 @@ def test_the_nearest_name_of_a_candidate_counts() -> None:
     assert given_for(given, "m", "foundry", "CPU") == given[1]
     assert given_for(given, "m", "llamacpp") == given[0]
     assert given_for(given, "other", "llamacpp") is None
+
+
+def test_a_target_that_has_the_device_in_its_name_is_the_same_target() -> None:
+    given = [GivenFacts(name=name) for name in ("m", "m@foundry", "m@foundry/gpu")]
+    assert given_for(given, "m", "foundry/gpu", "GPU") == given[2]
+    assert given_for(given, "m", "foundry/cpu", "CPU") == given[1]
+    assert given_for(given, "m", "foundry/cpu") == given[0]
+
+
+def test_a_name_that_no_candidate_has_is_found() -> None:
+    given = [GivenFacts(name=name) for name in ("m", "m@foundry", "m@foundy", "n")]
+    assert without_candidate(given, [("m", "foundry/gpu", "GPU"), ("m", "llamacpp", None)]) == ("m@foundy", "n")
+    assert without_candidate([], []) == ()
