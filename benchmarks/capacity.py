@@ -76,6 +76,7 @@ class World(Struct, frozen=True):
         return StageLoad("poisson", rate_per_s=level)
 
 
+FAR: Final = Queue(slots=1, prefill_s=0.1, prefill_sigma=0.1, tokens=(20, 30), itl_s=0.03, host="wander")
 ONE_SLOT: Final = Queue(slots=1, prefill_s=0.3, prefill_sigma=0.5, tokens=(10, 60), itl_s=0.03)
 WORLDS: Final = (
     World("4 slots", Queue(), ("ttft_p95=2500ms",), (3, 9)),
@@ -88,6 +89,9 @@ WORLDS: Final = (
         (64, 76),
     ),
     World("4 slots, a stall of 4 s each 2 min", Queue(stalls=(120, 4)), ("ttft_p95=2500ms",), (3, 9)),
+    World("4 slots, a host with bursts of slowness", Queue(host="bursts"), ("ttft_p95=2500ms",), (3, 9)),
+    World("4 slots, a host whose speed wanders", Queue(host="wander"), ("ttft_p95=2500ms",), (2, 9)),
+    World("1 slot, far from its limits, a host that wanders", FAR, ("ttft_p95=12s", "tpot_p95=200ms"), (4, 20)),
     World("4 slots, think 10 s", Queue(think_s=10), ("ttft_p95=2s",), (11, 21)),
     World("2 slots, think 6 s, two objectives", Queue(slots=2, think_s=6), ("ttft_p90=2s", "tpot_p90=100ms"), (3, 9)),
     World(

@@ -5,9 +5,11 @@ work slows the others. Requests come one after another in the order of dispatch,
 """
 
 import heapq
+import math
+from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import islice
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from msgspec import Struct
@@ -21,6 +23,13 @@ Floats = NDArray[np.float64]
 
 BLOCK: Final = 512
 S: Final = 1e9
+
+
+HostKind = Literal["steady", "bursts", "wander"]
+"""`bursts`: every 20 to 60 s, everything takes 1.5 to 4 times as long for 1 to 3 s. `wander`: the speed changes slowly,
+by a fifth in the standard deviation, and is forgotten after about a minute."""
+WANDER: Final = (5.0, 0.92, 0.2)
+"""Seconds for which a speed lasts, the correlation with the next, and the standard deviation of its logarithm."""
 
 
 class Queue(Struct, frozen=True):
@@ -38,6 +47,8 @@ class Queue(Struct, frozen=True):
     """Mean of users' exponential think time."""
     stalls: tuple[float, float] | None = None
     """Mean seconds between stalls, and how long one lasts: what begins in it waits for its end."""
+    host: HostKind = "steady"
+    """How fast the machine is on which it runs."""
 
 
 class Request(Struct, frozen=True):
@@ -55,12 +66,60 @@ class Request(Struct, frozen=True):
         return self.first - self.dispatched, tpot, self.ended - self.dispatched
 
 
+class _Host:
+    """Turns moments of the clock into seconds of work at full speed, and back."""
+
+    def __init__(self, kind: HostKind, rng: np.random.Generator) -> None:
+        self._slownesses = self._steady() if kind == "steady" else getattr(self, f"_{kind}")(rng)
+        self._clock, self._work = [0.0], [0.0]
+        """Where each time of one speed begins."""
+        self._slowness: list[float] = []
+
+    @staticmethod
+    def _steady() -> Iterator[tuple[float, float]]:
+        while True:
+            yield 1e9, 1.0
+
+    @staticmethod
+    def _bursts(rng: np.random.Generator) -> Iterator[tuple[float, float]]:
+        while True:
+            yield float(rng.uniform(20, 60)), 1.0
+            yield float(rng.uniform(1, 3)), float(rng.uniform(1.5, 4))
+
+    @staticmethod
+    def _wander(rng: np.random.Generator) -> Iterator[tuple[float, float]]:
+        seconds, alike, sigma = WANDER
+        at = float(rng.standard_normal())
+        while True:
+            yield seconds, math.exp(sigma * at)
+            at = alike * at + math.sqrt(1 - alike**2) * float(rng.standard_normal())
+
+    def work_at(self, clock: float) -> float:
+        while self._clock[-1] <= clock:
+            self._extend()
+        at = bisect_right(self._clock, clock) - 1
+        return self._work[at] + (clock - self._clock[at]) / self._slowness[at]
+
+    def clock_at(self, work: float) -> float:
+        while self._work[-1] <= work:
+            self._extend()
+        at = bisect_right(self._work, work) - 1
+        return self._clock[at] + (work - self._work[at]) * self._slowness[at]
+
+    def _extend(self) -> None:
+        seconds, slowness = next(self._slownesses)
+        self._clock.append(self._clock[-1] + seconds)
+        self._work.append(self._work[-1] + seconds / slowness)
+        self._slowness.append(slowness)
+
+
 class _Draws:
     """What requests need, drawn in blocks."""
 
     def __init__(self, queue: Queue, rng: np.random.Generator) -> None:
         self._queue = queue
         self._rng = rng
+        self.host = _Host(queue.host, rng)
         self.needs = self._needs()
 
     def _needs(self) -> Iterator[tuple[float, int, float]]:
@@ -120,8 +179,13 @@ def _in_slot(
     """A request in the slot that is free first."""
     start = draws.stall_end(max(at, heapq.heappop(free)), stalls)
     gap = queue.itl_s * (1 + queue.slowdown * sum(end > start for end in free))
-    first = start + prefill
-    ended = first + gap * (tokens - 1)
+    if queue.host == "steady":
+        first = start + prefill
+        ended = first + gap * (tokens - 1)
+    else:
+        work = draws.host.work_at(start)
+        first = draws.host.clock_at(work + prefill)
+        ended = draws.host.clock_at(work + prefill + gap * (tokens - 1))
     heapq.heappush(free, ended)
     return Request(at, first, ended, tokens)
 

@@ -33,6 +33,8 @@ _MIN_SERIES: Final = 12
 _MOST_CORRELATED: Final = 0.95
 _SLOWEST: Final = 0.75
 _SOKAL_WINDOW: Final = 3.0
+NEAR_LIMIT: Final = 0.5
+"""Requests are near their limit above this share of it."""
 _SMALLEST: Final = 1e-280
 """Below this value, the incomplete beta function of scipy is not accurate."""
 
@@ -128,16 +130,19 @@ def evidence_of(
     return LevelEvidence(level, requests, objectives, holds, fails)
 
 
-def inflation(values: Floats, missed: Bools) -> float:
+def inflation(values: Floats, missed: Bools, limit: float) -> float:
     """How many neighboring requests count as one: the integrated autocorrelation time of slow requests, at least 1.
 
     values: the latency of each request in the order of dispatch, infinite if it failed. missed: whether it missed the
-    objective. The result is the larger of two times: that of "among the slowest quarter", which shows queues before
-    requests miss the objective, and that of "missed", which shows stalls.
+    objective. limit: of the latency; infinite where the objective limits none. The result is the larger of two times:
+    that of "among the slowest quarter, and near the limit", which shows queues before requests miss the objective, and
+    that of "missed", which shows stalls. How alike requests are that are far from the limit says nothing about misses:
+    a host that is a little slower for a minute makes none.
     """
     if len(values) < _MIN_SERIES:
         return 1.0
-    return max(autocorrelation_time(is_slow(values)), autocorrelation_time(missed))
+    near: Bools = is_slow(values) & (values > NEAR_LIMIT * limit)
+    return max(autocorrelation_time(near), autocorrelation_time(missed))
 
 
 def is_slow(values: Floats) -> Bools:

@@ -47,7 +47,7 @@ def objectives_of(texts: Sequence[str], slo: Slo | None, *, scenario: str = "SCE
     """
     limits = {} if slo is None else limits_ms(slo)
     if texts:
-        source, keys = Source("capacity"), [f"--slo {text}" for text in texts]
+        source, keys = Source("capacity"), [f"--slo {text}" if text.strip() else "--slo" for text in texts]
     else:
         texts = () if slo is None else slo.objectives
         source, keys = Source(scenario), [f"slo.objectives[{i}]" for i in range(len(texts))]
@@ -103,6 +103,13 @@ def late_after_ns(objectives: Sequence[Objective], slo: Slo) -> tuple[int, ...]:
     """After how long a request that is still open may have missed an objective, ascending."""
     limits = latency_limits(objectives, slo)
     return tuple(sorted({round(limit * 1e6) for metric, limit in limits if metric in MISSED_WHILE_OPEN}))
+
+
+def slowness_limit(objective: Objective) -> float:
+    """The slowness (see `Judged`) above which a request misses an objective; infinite if none is too slow for it."""
+    if objective.metric == "goodput":
+        return 1e6  # the ratio of a latency in ns to its limit in ms
+    return math.inf if objective.limit_ms is None else objective.limit_ms * 1e6
 
 
 def verdict_of(objective: Objective, record: Record, *, origin: LatencyOrigin, slo: Slo | None = None) -> Judged:

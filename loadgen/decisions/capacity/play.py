@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import numpy as np
 from msgspec import Struct
 
 from loadgen.analysis.stage import StageData, stages_of
@@ -22,7 +23,7 @@ from loadgen.decisions.capacity.objective import late_after_ns
 from loadgen.decisions.capacity.played import PlayedVisit, played_visit, state_of
 from loadgen.decisions.capacity.search import End, PlayVisit, SearchState, StopReason
 from loadgen.decisions.capacity.search_request import SearchRequest
-from loadgen.decisions.capacity.visit import Visit, VisitTally
+from loadgen.decisions.capacity.visit import Visit, VisitTally, refused_at_end
 from loadgen.decisions.capacity.words import format_time, progress_words
 from loadgen.engine.run import play_plan
 from loadgen.engine.stage import RunContext
@@ -42,8 +43,6 @@ SHORTEST_VISIT_S: Final = 1.0
 """The shortest visit. A shorter rest of the budget is not played."""
 LOOK_EVERY_PERCENT: Final = 2
 """A visit is added up at most once in so many percent of its records."""
-REFUSED_AT_END: Final = 3
-"""A server is gone if at least this many connections, and one for each user, were refused at the end of a visit."""
 
 
 class VisitWatch(NullSink):
@@ -190,10 +189,8 @@ class ModelSearch:
         if not self._played:
             self._warn_if_short(played)
         self._played.append(thinned(played))
-        refused = max(REFUSED_AT_END, played.stage.planned.load.concurrency or 0)
-        tail = watch.records[-refused:]
-        is_gone = len(tail) == refused and all(record.outcome == "connect_error" for record in tail)
-        self._lost = self._lost or is_gone
+        refused = np.array([record.outcome == "connect_error" for record in watch.records], bool)
+        self._lost = self._lost or refused_at_end(refused, played.stage.planned.load.concurrency) > 0
 
     def _stage_of(self, records: Sequence[Record], facts: StageFacts) -> StageData:
         """The visit in the form in which a stage is read from a run folder."""

@@ -16,7 +16,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from loadgen.decisions.capacity.e_values import MIN_REQUESTS_OF_RATE, Bools, Floats, inflation
-from loadgen.decisions.capacity.objective import Judged, ObjectiveVerdict, verdict_of
+from loadgen.decisions.capacity.objective import Judged, ObjectiveVerdict, slowness_limit, verdict_of
 from loadgen.plan.plan import StageLoad, part_size
 from loadgen.record import Record
 from loadgen.scenario import Slo
@@ -30,6 +30,9 @@ is no evidence that a level holds. `drains`: latencies fall, because the server 
 beginning; such a visit is no evidence that a level does not hold."""
 RISING: Final[frozenset[Doubt | None]] = frozenset({"drift", "behind"})
 
+REFUSED_AT_END: Final = 3
+"""A server is gone if at least this many connections, and one for each user, were refused at the end of a visit. That
+says nothing about the level, so they do not count; the answers that broke off when the server went do."""
 ENDED_OF_DUE: Final = 0.95
 """An open loop falls behind if a smaller share of the requests that came due has ended."""
 _CODES: Final[dict[ObjectiveVerdict, int]] = {"met": 0, "missed": 1, "not_applicable": 2, "undecided": 3}
@@ -76,16 +79,20 @@ class _Rows:
         self.verdicts = array("b")
         """For each request and objective, its code; `slowness` is as long."""
         self.slowness = array("d")
+        self.refused = array("b")
+        """For each request: whether there was no connection."""
 
     def copy(self) -> "_Rows":
         rows = _Rows()
-        rows.moments, rows.verdicts, rows.slowness = self.moments[:], self.verdicts[:], self.slowness[:]
+        rows.moments, rows.verdicts = self.moments[:], self.verdicts[:]
+        rows.slowness, rows.refused = self.slowness[:], self.refused[:]
         return rows
 
     def add(self, record: Record, end_ns: int, judged: Iterable[Judged]) -> None:
         start = record.intended_ns if record.dispatched_ns is None else record.dispatched_ns
         first = record.stamps_ns[0] if record.stamps_ns else -1
         self.moments.extend((record.index, start, first, end_ns, record.intended_ns))
+        self.refused.append(record.outcome == "connect_error")
         for each in judged:
             self.verdicts.append(_CODES[each.verdict])
             self.slowness.append(each.slowness)
@@ -139,6 +146,7 @@ class VisitTally:
             rows.add(record, -1, self._judged(record))
         moments = np.array(rows.moments, np.int64).reshape(-1, 5)
         order = np.lexsort((moments[:, 0], moments[:, 1]))
+        order = order[: len(order) - refused_at_end(np.array(rows.refused, bool)[order], self._load.concurrency)]
         moments = moments[order]
         verdicts = np.array(rows.verdicts, np.int8).reshape(-1, width)[order]
         slowness = np.array(rows.slowness).reshape(-1, width)[order]
@@ -147,7 +155,7 @@ class VisitTally:
         first = self._left_out(moments, slowness, decided)
         counted = [verdicts[first : max(first, end), j] for j, end in enumerate(decided_of)]
         slow = slowness[first:decided]
-        self._beside = len(moments) - (decided - first)
+        self._beside = self.taken - (decided - first)
         if doubt is None and not self._load.is_closed:
             doubt = _doubt_of_open_loop(moments, slow, first, decided)
         return Visit(
@@ -157,7 +165,8 @@ class VisitTally:
             met=tuple(int((of_objective == _MET).sum()) for of_objective in counted),
             missed=tuple(int((of_objective == _MISSED).sum()) for of_objective in counted),
             inflation=tuple(
-                _inflation_of(of_objective, slow[: len(of_objective), j]) for j, of_objective in enumerate(counted)
+                _inflation_of(of_objective, slow[: len(of_objective), j], slowness_limit(self._objectives[j]))
+                for j, of_objective in enumerate(counted)
             ),
             seconds=seconds,
             played=int((moments[:, 3] >= 0).sum()),
@@ -204,6 +213,14 @@ class VisitTally:
         return first if first == decided else first + warm_until(_finite(slowness[first:decided, 0])).truncated
 
 
+def refused_at_end(refused: Bools, users: int | None) -> int:
+    """How many connections were refused at the end of a visit because the server was gone. refused: whether each
+    request, in the order of dispatch, got no connection."""
+    connected = np.flatnonzero(~refused)
+    tail = len(refused) - (int(connected[-1]) + 1 if len(connected) else 0)
+    return tail if tail >= max(REFUSED_AT_END, users or 0) else 0
+
+
 def burst_of(due_ns: NDArray[np.int64]) -> int:
     """The number of requests that came due at once when an open loop began; 0 if the first came alone."""
     count = int((due_ns == due_ns.min()).sum()) if len(due_ns) else 0
@@ -219,10 +236,10 @@ def most_at_once(first_ns: NDArray[np.int64], end_ns: NDArray[np.int64]) -> int 
     return int((np.arange(1, len(begins) + 1) - np.searchsorted(ends, begins, "right")).max())
 
 
-def _inflation_of(verdicts: NDArray[np.int8], slowness: Floats) -> float:
+def _inflation_of(verdicts: NDArray[np.int8], slowness: Floats, limit: float) -> float:
     applies = verdicts <= _MISSED
     missed: Bools = verdicts[applies] == _MISSED
-    return inflation(slowness[applies], missed)
+    return inflation(slowness[applies], missed, limit)
 
 
 def _doubt_of_open_loop(moments: NDArray[np.int64], slow: Floats, first: int, decided: int) -> Doubt | None:

@@ -115,8 +115,8 @@ def test_the_autocorrelation_time_is_the_same_backwards(flags: list[bool]) -> No
 
 @given(st.integers(0, 500), st.floats(0.1, 1e6))
 def test_equal_requests_are_independent_ones(count: int, value: float) -> None:
-    assert inflation(np.full(count, value), np.zeros(count, bool)) == 1.0
-    assert inflation(np.full(count, value), np.ones(count, bool)) == 1.0
+    assert inflation(np.full(count, value), np.zeros(count, bool), value) == 1.0
+    assert inflation(np.full(count, value), np.ones(count, bool), value / 2) == 1.0
 
 
 def test_requests_that_are_slow_together_count_for_fewer() -> None:
@@ -124,11 +124,24 @@ def test_requests_that_are_slow_together_count_for_fewer() -> None:
     alone = rng.exponential(size=600)
     together = np.repeat(rng.exponential(size=60), 10)
     met = np.zeros(600, bool)
-    assert inflation(alone, met) < 1.6
-    assert 6 < inflation(together, met) < 20
+    assert inflation(alone, met, 1.0) < 1.6
+    assert 6 < inflation(together, met, 1.0) < 20
     stall = met.copy()
     stall[300:330] = True
-    assert inflation(alone, stall) > 10
+    assert inflation(alone, stall, 1.0) > 10
+    assert inflation(alone, stall, math.inf) > 10
+
+
+def test_requests_far_from_the_limit_may_be_alike() -> None:
+    """Such as those of a host that is slower for minutes: that says nothing about how misses come."""
+    together = np.repeat(np.random.default_rng(2).uniform(1, 2, size=60), 10)
+    met = np.zeros(600, bool)
+    assert inflation(together, met, 4.1) == 1.0
+    assert inflation(together, met, math.inf) == 1.0
+    assert inflation(together, met, 3.0) > 6
+    failed = together.copy()
+    failed[300:330] = math.inf  # failed requests are beyond every limit
+    assert inflation(failed, met, 4.1) > 10
 
 
 def test_the_slowest_quarter_is_found_among_ties_and_failures() -> None:

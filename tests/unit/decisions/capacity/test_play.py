@@ -222,8 +222,14 @@ def test_a_server_that_is_lost_ends_the_search_and_what_was_shown_stays(tmp_path
     alive = stream(*["word "] * TOKENS, gap_ns=400 * MS)
     client = SlotsClient(lambda _, number: alive if number < 100 else no_connection())
     found = search(tmp_path, asked(objectives=("ok=90%",)), client)
-    assert model_of(found).stopped == "target_lost"
-    assert len(model_of(found).levels) > 1
+    model = model_of(found)
+    assert model.stopped == "target_lost"
+    assert len(model.levels) > 1
+    # That no connection is accepted any more says nothing about a level.
+    assert (model.fails, model.limited_by) == (None, None)
+    assert {each.missed for level in model.levels for each in level.objectives} == {0}
+    records = [each for each in read(found.folder).records if each.phase == "measured"]
+    assert sum(each.outcome == "connect_error" for each in records) >= 3, "each has its record all the same"
 
 
 def test_without_a_server_there_is_no_answer_and_the_exit_code_is_3(tmp_path: Path) -> None:

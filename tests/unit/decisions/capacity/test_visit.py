@@ -185,6 +185,23 @@ def test_failures_are_misses_and_the_slowest() -> None:
     assert (visit.met, visit.missed) == ((32, 32), (8, 8))
 
 
+@pytest.mark.parametrize("load", [users(2), rate(2.0)])
+def test_connections_refused_at_the_end_do_not_count_because_the_server_is_gone(load: StageLoad) -> None:
+    answered = [asked(i, 1000 * i) for i in range(40)]
+    cut = structs.replace(asked(40, 40_000), outcome="truncated")
+    gone = [
+        structs.replace(asked(i, 1000 * i), outcome="connect_error", stamps_ns=(), first_visible_ns=None)
+        for i in range(41, 61)
+    ]
+    visit = visit_of([*answered, cut, *gone], load)
+    assert (visit.met, visit.missed) == ((visit.requests - 1,) * 2, (1, 1)), "the answer that broke off is a miss"
+    # A server that refuses some connections because of the load is not gone.
+    back = visit_of([*answered, cut, *gone, asked(61, 61_000)], load)
+    assert back.missed == (21, 21)
+    few = visit_of([*answered, *(structs.replace(each, index=each.index - 1) for each in gone[:2])], load)
+    assert few.missed == (2, 2)
+
+
 def test_an_objective_that_applies_to_no_request_counts_none() -> None:
     tally = VisitTally((objective_of("tpot_p90=1s"),), users(1), Slo())
     for i in range(20):
@@ -196,6 +213,8 @@ def test_an_objective_that_applies_to_no_request_counts_none() -> None:
 def test_slow_spells_inflate() -> None:
     spell = [asked(i, 1000 * i, 900 if 40 <= i < 80 else 100 + i % 3) for i in range(160)]
     assert visit_of(spell, users(1)).inflation[0] > 5
+    far = [asked(i, 1000 * i, 400 if 40 <= i < 80 else 100 + i % 3) for i in range(160)]
+    assert visit_of(far, users(1)).inflation == (1.0, 1.0), "no limit is near"
     mixed = list(range(160))
     random.Random(1).shuffle(mixed)
     at_random = [asked(i, 1000 * i, 900 if mixed[i] < 40 else 100 + i % 3) for i in range(160)]
