@@ -120,6 +120,8 @@ class _Choice:
             return self._step(known.place(last.level), _MIN_GOAL, "again")
         if not known.levels:
             return self._step(self._first(), self._few(self._first(), 1), "bracket")
+        if self._is_too_late:
+            return End("nothing_closer")
         return self._bracket() or self._show(low, high)
 
     def _reason_to_end(self, low: int, high: int) -> StopReason | None:
@@ -182,14 +184,19 @@ class _Choice:
         missing = self._few(at, rounds) - (known.levels[at].evidence.requests if at in known.levels else 0)
         return self._step(at, missing, "bracket") if missing > 0 else None
 
-    def _show(self, low: int, high: int) -> PlayVisit:
-        """A visit for one of the two claims of the closest pair that the budget can show.
+    def _show(self, low: int, high: int) -> PlayVisit | End:
+        """A visit for one of the two claims of the closest pair that the budget can show. The end of a search of rates
+        if both claims are shown and the rest of the budget can show none that is closer. (A claim about users often
+        takes less than is guessed.)
 
         If no level is shown yet for one of the claims, the visit is for that claim; else it is for the cheaper one. The
         visit takes half of the guessed cost, so that the guess is made again before the claim is shown.
         """
         top = len(self._steps)
         holds, fails = self._costs(low, high)
+        is_both_shown = low >= 0 and high < top
+        if is_both_shown and not self._is_of_users and min(*holds[1:-1], *fails[1:-1]) > self._left_s:
+            return End("nothing_closer")
         lower, upper = self._closest_pair(low, high, holds, fails)
         claims: list[tuple[float, int, Purpose]] = [
             (float(holds[lower - low]), lower, "holds"),
@@ -206,6 +213,12 @@ class _Choice:
             return self._step((low + 1 + high) // 2, _MIN_GOAL, purpose)
         half = math.ceil(cost * self._known.nearest(at).rate / 2)
         return self._step(at, max(half, _MIN_GOAL, self._settings.least_of_visit), purpose)
+
+    @property
+    def _is_too_late(self) -> bool:
+        """Whether the rest of the budget is too short for any new visit that counts."""
+        fastest = max(level.rate for level in self._known.levels.values())
+        return self._going_on is None and (self._burst + self._settings.least_of_visit) / fastest > self._left_s
 
     def _closest_pair(self, low: int, high: int, holds: Floats, fails: Floats) -> tuple[int, int]:
         """The places of the closest pair of claims that the budget can show; of equally close pairs, the cheapest."""

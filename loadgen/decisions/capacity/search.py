@@ -10,9 +10,19 @@ from loadgen.scenario.objective import Objective
 
 SearchKind = Literal["users", "rate"]
 StopReason = Literal[
-    "shown", "within", "budget", "top", "bottom", "client", "busy_machine", "target_lost", "interrupted"
+    "shown",
+    "within",
+    "budget",
+    "nothing_closer",
+    "top",
+    "bottom",
+    "client",
+    "busy_machine",
+    "target_lost",
+    "interrupted",
 ]
 """`shown`: one level is shown to hold and its neighbor not to. `within`: the two levels that are shown are near enough.
+`nothing_closer`: the rest of the budget is too short to show two levels that are nearer to each other.
 `top`, `bottom`: the highest level that may be played holds, or the lowest does not. `client`: loadgen itself was the
 limit. `busy_machine`: other programs disturbed every one of the last visits."""
 Purpose = Literal["bracket", "holds", "fails", "again"]

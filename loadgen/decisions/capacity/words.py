@@ -128,6 +128,8 @@ def stopped_words(model: ModelAnswer) -> str:
             return f"Stopped: the budget is spent, {spent}; close the other programs, and search again"
         case "budget":
             return f"Stopped: the budget is spent, {spent}; more time (--resume) would show more"
+        case "nothing_closer":
+            return f"Stopped: the rest of the budget would show no more, {spent}; more time (--resume) would"
         case "top":
             return f"Stopped: the highest level that may be played holds (--to), {spent}"
         case "bottom":
@@ -138,7 +140,8 @@ def stopped_words(model: ModelAnswer) -> str:
             why = "other programs kept this machine too busy to judge a visit"
             return f"Stopped: {why}, {spent}; close them, and continue with --resume"
         case "target_lost":
-            return f"Stopped: the server was lost, {spent}"
+            lost = f"the server was lost, {spent}; --resume continues the search"
+            return f"Stopped: {lost if model.levels else 'the model could not be served, so nothing was played'}"
         case "interrupted":
             return f"Stopped: interrupted, {spent}; --resume continues it"
 

@@ -157,6 +157,26 @@ def test_a_spent_budget_ends_it() -> None:
     assert step_after(visit(1, 8, seconds=599.0)).seconds == pytest.approx(1.0)
 
 
+def test_a_search_of_rates_ends_when_the_rest_of_the_budget_can_show_no_closer_pair() -> None:
+    def after(left_s: float, settings: SearchSettings) -> str | None:
+        fails = visit(24, 0, 250, seconds=settings.budget_s - left_s - 10)
+        step = next_step(state(visit(20, 400), fails), settings)
+        return step.reason if isinstance(step, End) else None
+
+    assert after(8.0, RATES) == "nothing_closer"  # enough for a visit that counts, of 5.6 s
+    assert after(500.0, RATES) is None
+    assert after(2.0, USERS) is None
+    # While nothing is shown, the rest is played all the same.
+    assert step_after(visit(5, 20), visit(6, 10, 4, seconds=588.0)).seconds == pytest.approx(2.0)
+
+
+def test_a_visit_to_a_rate_that_would_be_too_short_to_count_is_not_begun() -> None:
+    played = (visit(1.0, 20, seconds=20.0), visit(1.2, 10, 10, seconds=500.0))
+    assert end_after(*played, settings=RATES) == "nothing_closer"  # 80 s at 1 request a second
+    longer = structs.replace(RATES, budget_s=900.0)
+    assert step_after(*played, settings=longer).requests >= 200
+
+
 # Whose fault it was
 
 

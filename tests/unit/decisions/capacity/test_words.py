@@ -150,3 +150,12 @@ def test_levels_and_times_as_people_say_them() -> None:
     assert [format_level(users, "users") for users in (1.0, 12.0)] == ["1 user", "12 users"]
     assert [format_level(rate, "rate") for rate in (1.0, 1.25)] == ["1 request per second", "1.25 requests per second"]
     assert [format_time(s) for s in (42.0, 60.0, 250.1, 4800.0)] == ["42 s", "1 min", "4 min 10 s", "1 h 20 min"]
+
+
+def test_a_model_that_was_skipped_lost_no_server() -> None:
+    skipped = answer(
+        stopped="target_lost", levels=(), holds=None, fails=None, capacity=None, limited_by=None, spent_s=0.0
+    )
+    assert limit_line(skipped) == "Stopped: the model could not be served, so nothing was played"
+    lost = answer(stopped="target_lost")
+    assert limit_line(lost).endswith("Stopped: the server was lost, after 4 min 10 s; --resume continues the search")
