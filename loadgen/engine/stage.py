@@ -21,6 +21,7 @@ from loadgen.engine.stop import StopSignal
 from loadgen.live.sink import Sinks, StageStart
 from loadgen.plan.plan import Plan, Planned, Stage
 from loadgen.plan.rng import generator
+from loadgen.plan.visits import visit_words
 from loadgen.record import Phase, Record, Reply, StageKey, record_of
 from loadgen.scenario.urls import route_url
 from loadgen.store.run_folder import ungroup_errors
@@ -288,6 +289,7 @@ def stage_start(plan: Plan, stage: Stage) -> StageStart:
         latency_origin=stage.latency_origin,
         count=stage.count,
         duration_s=None if stage.duration_ns is None else stage.duration_ns / 1e9,
+        visit=visit_words(stage) if stage.visit else None,
     )
 
 

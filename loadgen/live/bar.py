@@ -66,7 +66,7 @@ class Bar(NullSink):
 
     def start(self, stage: StageStart) -> None:
         bound = "" if stage.duration_s is None else f", at most {stage.duration_s:g} s"
-        self.begin(f"{', '.join(stage.models)} {stage.level}{bound}", 0, stage.count)
+        self.begin(f"{', '.join(stage.models)} {stage.title}{bound}", 0, stage.count)
 
     def begin(self, title: str, completed: int, total: int | None) -> None:
         """Begin another bar, of which `completed` is done already."""

@@ -26,6 +26,7 @@ class ProgressLines(NullSink):
         """How many requests or steps are done; None if nothing is counted."""
         self._failed = 0
         self._total: int | None = None
+        self._unit = ""
         self._known = ""
         self._share: float | None = None
 
@@ -44,7 +45,8 @@ class ProgressLines(NullSink):
         self._done, self._total = completed, total
 
     def start(self, stage: StageStart) -> None:
-        self.begin(f"{', '.join(stage.models)}, {stage.level}", 0, stage.count)
+        self.begin(f"{', '.join(stage.models)}, {stage.title}", 0, stage.count)
+        self._unit = " requests"
 
     def record(self, record: Record) -> None:
         if record.phase == "warmup":
@@ -58,7 +60,7 @@ class ProgressLines(NullSink):
 
     def line(self, minutes: int) -> str:
         """Such as `3 min: run 2 of 5: tiny, c4: 7 of 12, 1 failed`."""
-        of_all = "" if self._total is None else f" of {self._total}"
+        of_all = self._unit if self._total is None else f" of {self._total}"
         share = "" if self._share is None else f"{self._share:.0%}"
         counted = "" if self._done is None else f"{self._done}{of_all}"
         warm_up = f"{self._warmed_up} in the warm-up" if self._warmed_up and not self._done else ""
@@ -69,7 +71,7 @@ class ProgressLines(NullSink):
     def _begin(self, title: str) -> None:
         self._doing = title
         self._done, self._failed, self._total, self._known, self._share = None, 0, None, "", None
-        self._warmed_up = 0
+        self._warmed_up, self._unit = 0, ""
 
 
 @contextlib.contextmanager

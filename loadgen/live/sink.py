@@ -29,6 +29,12 @@ class StageStart(Struct, frozen=True):
     """The highest number of measured requests, of all models together; None if only time ends the stage."""
     duration_s: float | None
     """For how long requests may begin, s; None if only their number ends the stage."""
+    visit: str | None = None
+    """The level in words, if the stage was chosen during the run: "4 users (visit 2)"."""
+
+    @property
+    def title(self) -> str:
+        return self.level if self.visit is None else self.visit
 
 
 class Sink(Protocol):

@@ -55,6 +55,15 @@ def visit_label(load: Load, level: float, number: int) -> str:
     return f"{name}{'' if isinstance(load, Closed) or '.' in name else '.0'}.{number}"
 
 
+def visit_words(stage: Stage) -> str:
+    """A visit in words: `1 user`, `4 users (visit 2)`, `1.25 requests per second`."""
+    level = stage.level.concurrency or stage.level.rate_per_s or 0
+    unit = "user" if stage.level.concurrency else "request"
+    per = "" if stage.level.concurrency else " per second"
+    again = f" (visit {stage.visit})" if stage.visit > 1 else ""
+    return f"{level:.4g} {unit}{'' if level == 1 else 's'}{per}{again}"
+
+
 def at_level(load: Load, level: float, seconds: float) -> Closed | RatedLoad:
     """A load with one level, which only time ends. Raises ValueError for a load without levels."""
     if isinstance(load, Closed):

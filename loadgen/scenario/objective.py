@@ -61,6 +61,8 @@ def objective_of(text: str) -> Objective:
 def mismatch_of_objective(text: str) -> tuple[str, str] | None:
     """What is wrong with an objective and how to fix it, in words; None where it is right."""
     name, equals, value = _without_blanks(text).partition("=")
+    if not _without_blanks(text):
+        return "is empty", "write e.g. ttft_p95=2s or ok=99%"
     if name in SHARES:
         return _mismatch_of_share(name, value)
     match = re.fullmatch(rf"([A-Za-z0-9_]+?)_p({_NUMBER})", name)

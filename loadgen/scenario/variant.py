@@ -3,7 +3,8 @@
 from msgspec import Struct
 
 from loadgen.errors import InputError
-from loadgen.scenario.types import FOUNDRY, RawTable
+from loadgen.scenario.types import FOUNDRY, LLAMACPP, RawTable
+from loadgen.scenario.urls import place_name
 
 
 class VariantFlags(Struct, frozen=True):
@@ -37,15 +38,21 @@ def variant_models(
 
 
 def _other_model(models: list[RawTable], own: list[RawTable], name: str, url: str | None) -> RawTable:
-    """The scenario's model of that name; else one of that name where the only model is served."""
+    """The scenario's model of that name, or NAME@TARGET; else one of that name where the only model is served. Raises
+    InputError if several targets have it."""
     flag = f"--versus-model {name}"
     if len(models) > 1:
         hint = f"say which one it replaces, as in --versus 'models[0].name={name}'"
         raise InputError(f"{flag}: {len(models)} models are played; {hint}")
     (model,) = models
-    for other in own:
-        if other.get("name") == name:
-            return other
+    named: list[RawTable] = [
+        other for other in own if name in (other.get("name"), f"{other.get('name')}@{_target_of(other)}")
+    ]
+    if len(named) > 1:
+        choices = " or ".join(f"{flag}@{_target_of(other)}" for other in named)
+        raise InputError(f"{flag}: {len(named)} targets have a model of that name; write {choices}")
+    if named:
+        return named[0]
     if "url" in model:
         return {**model, "name": name}
     if url is not None:
@@ -56,3 +63,11 @@ def _other_model(models: list[RawTable], own: list[RawTable], name: str, url: st
     known = ", ".join(str(other.get("name")) for other in own)
     hint = "say where it is with --versus-url, or name other weights: --versus 'models[0].llamacpp.gguf=PATH'"
     raise InputError(f"{flag}: the scenario has no model of that name, it has {known}; {hint}")
+
+
+def _target_of(model: RawTable) -> str:
+    """The name of a model's target, as reports have it."""
+    if "url" in model:
+        return place_name(str(model["url"]))
+    target = str(model.get("target") or (FOUNDRY if "foundry" in model else LLAMACPP))
+    return target.rpartition(":")[2]  # an adapter's class

@@ -153,12 +153,13 @@ def make_search_reports(folder: Path, asked: ForecastRequest | None = None, *, f
     """Make capacity.json and all reports of a search again, from its folder.
 
     asked: what to forecast; None: the same as before. floor: as in `reports_of`. Raises InputError if the folder is not
-    that of a search, or if a search that it resumed or a visit of its answer is missing.
+    that of a search, or if a search that it resumed, or a visit or a request of its answer is missing.
     """
     capacity = read_capacity(folder)
     runs = runs_of_search(folder, capacity)
     _check_visits(folder, capacity, runs)
     models = tuple(_answer_again(model, capacity, runs, asked) for model in capacity.models)
+    _check_requests(folder, capacity.models, models)
     capacity = msgspec.structs.replace(capacity, models=models)
     spans = [_spans(runs[-1], model) for model in models]
     reports = reports_of(runs[-1], floor=floor, opening=partial(with_search, capacity=capacity, visits=spans))
@@ -184,6 +185,19 @@ def _check_visits(folder: Path, capacity: CapacityFile, runs: Sequence[Run]) -> 
         if lost:
             which = f"{', '.join(lost)} of {CAPACITY}"
             raise InputError(f"{folder}: the visits {which} are missing; is the folder damaged? Nothing was changed")
+
+
+def _check_requests(folder: Path, before: Sequence[ModelAnswer], after: Sequence[ModelAnswer]) -> None:
+    """Raise InputError if fewer requests of a level are left than its answer counted, because a poorer answer would
+    replace it."""
+    for then, now in zip(before, after, strict=True):
+        left = {level.level: level.requests for level in now.levels}
+        poorer = [level for level in then.levels if left.get(level.level, 0) < level.requests]
+        if poorer:
+            which = ", ".join(visit for level in poorer for visit in level.visits)
+            lost = sum(level.requests - left.get(level.level, 0) for level in poorer)
+            missing = f"{lost} requests of the visits {which} that {CAPACITY} counts are missing"
+            raise InputError(f"{folder}: {missing}; is requests.jsonl damaged? Nothing was changed")
 
 
 def _answer_again(

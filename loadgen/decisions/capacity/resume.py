@@ -96,9 +96,21 @@ def read_earlier(path: Path) -> EarlierSearch:
 
 def two_searches(base: Sequence[str | Path], new: Sequence[str | Path]) -> tuple[EarlierSearch, EarlierSearch] | None:
     """The two searches that paths name, each a search or the folder of a scenario whose newest run is one; None if they
-    name other runs. Raises InputError if a side has further runs, because a search is compared alone."""
+    name other runs. Raises InputError if only one side is a search, or if a side has further runs."""
     folders = [[_run_at(path) for path in paths] for paths in (base, new)]
-    if not all(paths and paths[0] is not None and is_search(paths[0]) for paths in folders):
+    searches = [path for paths in folders for path in paths if path is not None and is_search(path)]
+    if not searches:
+        return None
+    others = [
+        each
+        for paths, given in zip(folders, (base, new), strict=True)
+        for path, each in zip(paths, given, strict=True)
+        if path is None or not is_search(path)
+    ]
+    if others and new:
+        why = f"a search for the capacity can be compared with another search alone, and {others[0]} is none"
+        raise InputError(f"{searches[0]}: {why}; give two searches, or two runs")
+    if not all(folders):
         return None
     for paths in (base, new):
         if len(paths) > 1:

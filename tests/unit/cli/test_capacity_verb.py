@@ -97,6 +97,27 @@ def test_a_search_that_lost_visits_is_not_shown_again_and_keeps_its_answer(
     assert (folder / CAPACITY).read_bytes() == before
 
 
+@pytest.mark.parametrize("damage", ["cut off", "cut in a line", "a line is gone"])
+def test_a_search_that_lost_requests_is_not_shown_again_and_keeps_its_answer(
+    searched: Path, tmp_path: Path, damage: str
+) -> None:
+    folder = other_search(searched, tmp_path / "capacity-copy")
+    lines = (folder / "requests.jsonl").read_bytes().splitlines(keepends=True)
+    left = {
+        "cut off": lines[:-20],
+        "cut in a line": [*lines[:-12], lines[-12][:40]],
+        "a line is gone": lines[:30] + lines[31:],
+    }
+    (folder / "requests.jsonl").write_bytes(b"".join(left[damage]))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    shown = run_command("capacity", "--show", folder, "--forecast", "10s")
+    assert (shown.returncode, shown.stdout, shown.stderr.count("\n")) == (2, "", 1)
+    assert shown.stderr.startswith(f"loadgen: {folder}: ")
+    assert "requests of the visits c" in shown.stderr
+    assert shown.stderr.endswith("are missing; is requests.jsonl damaged? Nothing was changed\n")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_json_is_the_file_and_nothing_else(searched: Path) -> None:
     shown = run_command("capacity", "--show", searched, "--json")
     assert (shown.returncode, shown.stderr) == (0, "")
@@ -136,6 +157,8 @@ def test_the_reports_of_a_search_are_made_again_as_those_of_any_run(searched: Pa
         (["--slo", "ok=99%", "--require", "8", "--to", "4"], "--require 8 --to 4: no level above --to is played"),
         (["--slo", "ok=99%", "--from", "2.5"], "--from 2.5: the number of users must be whole"),
         (["--slo", "ok=99%", "--rate", "--think", "5s"], "--think: a search of rates has no users who could think"),
+        (["--slo", ""], "capacity: --slo: is empty; write e.g. ttft_p95=2s or ok=99%"),
+        (["--slo", "ok=99%", "--slo", " "], "capacity: --slo: is empty; write e.g. ttft_p95=2s or ok=99%"),
         (["--slo", "ok=100%"], "ok=100% can be missed but never shown; use ok=99%"),
         (["--slo", "ttft_p95=2"], "the time has no unit"),
         (["--slo", "speed_p95=2s"], 'unknown metric "speed"'),

@@ -5,6 +5,7 @@ import sys
 import threading
 
 import pytest
+from msgspec import structs
 
 from loadgen.cli.terminal import progress_on_terminal
 from loadgen.live.lines import ProgressLines, progress_lines
@@ -25,6 +26,15 @@ def test_a_line_says_what_is_played_and_how_far_it_is() -> None:
     assert lines.line(3) == "3 min: m, c4: 3 of 12, 1 failed"
     lines.known("±12 %")
     assert lines.line(4) == "4 min: m, c4: 3 of 12, 1 failed, ±12 %"
+
+
+def test_a_line_names_a_visit_of_a_search_in_words() -> None:
+    lines = ProgressLines(lambda _: None)
+    lines.start(structs.replace(STAGE, level="c4.2", count=None, visit="4 users (visit 2)"))
+    for number in range(20):
+        lines.record(turn(number))
+    lines.known("95 % met ttft_p95=2s")
+    assert lines.line(3) == "3 min: m, 4 users (visit 2): 20 requests, 95 % met ttft_p95=2s"
 
 
 def test_a_line_says_which_of_several_runs_is_played() -> None:

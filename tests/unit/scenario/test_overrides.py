@@ -380,6 +380,20 @@ def test_a_complaint_about_the_second_variant_names_its_flag(text: str, variant:
     assert "\n" not in str(caught.value)
 
 
+def test_a_model_that_several_targets_serve_is_picked_by_its_target() -> None:
+    addresses = ("http://h/v1", "http://h:81/v2")
+    tables = [f'{{ name = "same", url = "{url}" }}' for url in addresses]
+    text = f'{HEAD}models = [{{ name = "a" }}, {", ".join(tables)}, {{ name = "same", target = "foundry" }}]'
+    for target, url in (("h", addresses[0]), ("h:81/v2", addresses[1]), ("foundry", None)):
+        (model,) = play(text, models=("a",), variant=VariantFlags(model=f"same@{target}")).models
+        assert (model.name, model.url) == ("same", url)
+    with pytest.raises(InputError) as caught:
+        play(text, models=("a",), variant=VariantFlags(model="same"))
+    line = "--versus-model same: 3 targets have a model of that name; write "
+    choices = " or ".join(f"--versus-model same@{target}" for target in ("h", "h:81/v2", "foundry"))
+    assert str(caught.value) == line + choices
+
+
 def test_a_scenario_without_models_has_the_default_one_to_pick() -> None:
     assert play(HEAD, models=("smollm2-135m",)).models == play(HEAD).models
 
