@@ -126,10 +126,11 @@ def _stalled_ns(
         yield late
 
 
-def _short_lags(facts: StageFacts, spread: float = 0.0) -> Floats:
+def _short_lags(facts: StageFacts, spread: float | Floats = 0.0) -> Floats:
     """The loop's lag at evenly spaced shares, ns: without stalls, and without what the timer alone explains.
 
-    spread: as if each percentile of the lag were so many of its standard errors farther out.
+    spread: as if each percentile of the lag were so many of its standard errors farther out. A column of them gives a
+    row of lags for each.
     """
     in_stalls = sum(length_ns // TICK_NS + 1 for _, length_ns in facts.loop_stalls_ns) / max(1, len(facts.workers))
     shares = shares_of(LAGS)
@@ -167,12 +168,13 @@ def _numbers(stage: StageData, facts: StageFacts, latency: _Latency, chance: np.
 
 def _drawn(facts: StageFacts, count: int, gap_ns: float | None, chance: np.random.Generator) -> Floats:
     """How late so many values are, in each draw. gap_ns: the usual gap, if they are gaps."""
+    lags_of_draws = _short_lags(facts, chance.normal(size=(DRAWS, 1)))
+    if gap_ns is None:
+        return np.take_along_axis(lags_of_draws, chance.integers(0, LAGS, (DRAWS, count)), axis=1)
     late = np.empty((DRAWS, count))
-    for draw, spread in enumerate(chance.normal(size=DRAWS)):
-        lags = _short_lags(facts, spread)
-        late[draw] = lags[chance.integers(0, LAGS, count)]
-        if gap_ns is not None:
-            late[draw] = _gap_lateness(late[draw], lags[chance.integers(0, LAGS, count)], gap_ns, chance)
+    for draw, lags in enumerate(lags_of_draws):
+        ends, begins = lags[chance.integers(0, LAGS, count)], lags[chance.integers(0, LAGS, count)]
+        late[draw] = _gap_lateness(ends, begins, gap_ns, chance)
     return late
 
 

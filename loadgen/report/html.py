@@ -9,13 +9,18 @@ import base64
 import hashlib
 import importlib.util
 from collections.abc import Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Final
 
 import orjson
 
 from loadgen.report.document import Document
 from loadgen.report.section import Chart, PlotlyObject
+
+_MARK: Final = "\0"
+"""Where the template leaves room for a script. No text can hold it: it has no such signs."""
 
 
 def html(document: Document) -> bytes:
@@ -26,28 +31,28 @@ def html(document: Document) -> bytes:
     from loadgen.report.page_template import page_template
 
     charts = [chart for section in document.sections for chart in section.charts]
-    scripts = {f"\0{at}\0": script for at, script in enumerate(_scripts() if charts else [])}
+    scripts = _scripts() if charts else ()
     page = (
         page_template()
         .render(
             document=document,
             headline=document.headline,
-            policy=_policy(list(scripts.values())),
+            policy=_policy(scripts),
             # What is ours, and must stand in the page as it is: the digests are of these very bytes.
             style=Markup(_resource("page.css")),
-            scripts=[Markup(mark) for mark in scripts],
+            scripts=[Markup(_MARK)] * len(scripts),
             data=Markup(_chart_data(charts)),
         )
         .encode()
     )
-    # plotly.js has millions of bytes, which the template need not see. No text can hold a mark: it has no such signs.
-    for mark, script in scripts.items():
-        page = page.replace(mark.encode(), script)
-    return page
+    # plotly.js has millions of bytes, which the template need not see, and which are copied once.
+    parts = page.split(_MARK.encode())
+    return b"".join(part for pair in zip(parts, (*scripts, b""), strict=True) for part in pair)
 
 
-def _scripts() -> list[bytes]:
-    return [_plotly_script(), _resource("page.js").encode()]
+@cache
+def _scripts() -> tuple[bytes, ...]:
+    return _plotly_script(), _resource("page.js").encode()
 
 
 def _plotly_script() -> bytes:
@@ -57,7 +62,8 @@ def _plotly_script() -> bytes:
     return (Path(package.submodule_search_locations[0]) / "package_data" / "plotly.min.js").read_bytes()
 
 
-def _policy(scripts: Sequence[bytes]) -> str:
+@cache
+def _policy(scripts: tuple[bytes, ...]) -> str:
     """A policy that allows only our own scripts. plotly.js needs inline styles, and images from data URLs."""
     digests = [base64.b64encode(hashlib.sha256(script).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"

@@ -76,7 +76,7 @@ def manifest_of(folder: Path) -> dict[str, Any]:
 
 
 def test_it_is_loaded_played_at_four_levels_and_gone(loadgen: Command, tmp_path: Path) -> None:
-    scenario = scenario_at(tmp_path, embedded(), levels="[1, 2, 4, 8]", requests=8, tokens=4)
+    scenario = scenario_at(tmp_path, embedded(), levels="[1, 2, 4, 8]", requests=8, tokens=2)
     done = loadgen("run", scenario, "--json", "--out", "out")
     assert done.returncode == code_of(json.loads(done.stdout)), done.stderr
     stages = json.loads(done.stdout)["stages"]

@@ -99,11 +99,11 @@ def test_however_many_records_leave_no_more_than_the_intervals_that_are_allowed(
     spread = [turn(index, every_ns=1 * S, stamps_ns=(200 * MS,)) for index in range(20_000)]
     recorder = Recorder()
     recorder.start(CLOSED)
-    for one in itertools.islice(itertools.cycle(spread), 1_000_000):
+    for one in itertools.islice(itertools.cycle(spread), 100_000):
         recorder.record(one)
         assert len(recorder._stages[0]._pending) < FOLD_EVERY
     intervals = recorder.snapshot()
     assert len(intervals) == 1_250, "20,000 s in intervals of 16 s, as 1,440 are allowed"
     assert {interval.length_ns for interval in intervals} == {16 * S}
-    assert sum(interval.by_outcome["ok"] for interval in intervals) == 1_000_000
+    assert sum(interval.by_outcome["ok"] for interval in intervals) == 100_000
     assert Counter(len(interval.buckets["e2e"]) for interval in intervals) == {1: 1_250}, "a bucket that is used, each"
