@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from loadgen.analysis.summarize import summarize
     from loadgen.analysis.summary import Summary
-    from loadgen.api import capacity, compare, plan_of, repeat, run, versus
+    from loadgen.api import capacity, compare, plan_of, repeat, run, select, versus
     from loadgen.decisions.capacity.files import Capacity
     from loadgen.decisions.capacity.search_comparison import SearchComparison
     from loadgen.decisions.capacity.search_request import CapacitySettings
     from loadgen.decisions.compare.comparison import Comparison
+    from loadgen.decisions.select.selection import Selection
     from loadgen.decisions.versus.play import PlayedBlocks
     from loadgen.errors import ExitCode, InputError, LoadgenError, TargetError
     from loadgen.plan.plan import Plan, digest
     from loadgen.report.console import console
     from loadgen.report.files import write_reports
-    from loadgen.scenario import Scenario
+    from loadgen.scenario import Scenario, SelectTable
     from loadgen.scenario.file import LoadedScenario, load_scenario
     from loadgen.scenario.overrides import Overrides
     from loadgen.store.run_folder import Run
@@ -41,6 +42,8 @@ __all__ = [
     "Run",
     "Scenario",
     "SearchComparison",
+    "SelectTable",
+    "Selection",
     "Summary",
     "TargetError",
     "capacity",
@@ -52,6 +55,7 @@ __all__ = [
     "read_run",
     "repeat",
     "run",
+    "select",
     "summarize",
     "versus",
     "write_reports",
@@ -60,11 +64,12 @@ __all__ = [
 # The module of each name, which is imported when the name is first used. So a process that needs one module, such as a
 # process that only serves or only receives, does not wait for all of them.
 _HOMES = {
-    "api": ("capacity", "compare", "plan_of", "repeat", "run", "versus"),
+    "api": ("capacity", "compare", "plan_of", "repeat", "run", "select", "versus"),
     "decisions.capacity.search_comparison": ("SearchComparison",),
     "decisions.capacity.files": ("Capacity",),
     "decisions.capacity.search_request": ("CapacitySettings",),
     "decisions.compare.comparison": ("Comparison",),
+    "decisions.select.selection": ("Selection",),
     "decisions.versus.play": ("PlayedBlocks",),
     "errors": ("ExitCode", "InputError", "LoadgenError", "TargetError"),
     "analysis.summarize": ("summarize",),
@@ -72,7 +77,7 @@ _HOMES = {
     "report.console": ("console",),
     "report.files": ("write_reports",),
     "store.run_folder": ("Run", "read"),
-    "scenario": ("Scenario",),
+    "scenario": ("Scenario", "SelectTable"),
     "scenario.file": ("LoadedScenario", "load_scenario"),
     "scenario.overrides": ("Overrides",),
     "analysis.summary": ("Summary",),

@@ -1,9 +1,9 @@
 """The steps that the command line and other programs share: from a scenario to a plan, and from a plan to a run."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from loadgen.decisions.capacity.search_comparison import SearchComparison
     from loadgen.decisions.capacity.search_request import CapacitySettings
     from loadgen.decisions.compare.comparison import CompareSettings, Comparison
+    from loadgen.decisions.select.selection import Selection
     from loadgen.decisions.versus.play import PlayedBlocks
+    from loadgen.scenario import SelectTable
 
 RESULTS = Path("results")
 
@@ -297,3 +299,21 @@ async def capacity(
         client=client,
     )
     return make_search_reports(folder, request.forecasts)
+
+
+def select(
+    runs: str | Path | Sequence[str | Path], policy: "str | Path | SelectTable | Mapping[str, Any] | None" = None
+) -> "Selection":
+    """The choice of a model from runs: what `selection.json` of `loadgen select` holds. Writes no file, sends nothing.
+
+    runs: run folders, or scenarios' folders (the newest run of each). policy: the path of a TOML file with a table
+    [select], that table, or its keys, as in {"weights": {"quality": 1}}; None: the table of the newest run's scenario.
+    Raises InputError if a path is not a run, if runs do not compare, or if the policy is wrong.
+    """
+    # Imported here, so that a run does not wait for it.
+    from loadgen.decisions.select.decide import decide
+    from loadgen.decisions.select.policy import policy_from, policy_of
+    from loadgen.decisions.select.runs import read_runs
+
+    read = read_runs(_paths(runs))
+    return decide(read, policy_of(read[-1].manifest.scenario.select, policy_from(policy))).selection

@@ -67,18 +67,23 @@ def answers_of(run: Run) -> tuple[ScoredAnswer, ...]:
 
 
 def scored_answers(folder: Path) -> tuple[ScoredAnswer, ...]:
-    """As `answers_of`, of a run folder. Taken from its `quality.jsonl`, if that is of this scorer and of these answers;
-    otherwise scored. Raises InputError if it is no run folder."""
+    """As `stored_answers`, of a run folder. Raises InputError if it is no run folder."""
     run = run_folder.read(folder)
-    stored = _stored(folder / SCORES)
+    return stored_answers(run, stages_of(run))
+
+
+def stored_answers(run: Run, stages: Sequence[StageData]) -> tuple[ScoredAnswer, ...]:
+    """As `answers_of`. Taken from the run's `quality.jsonl`, if that is of this scorer and of these answers; otherwise
+    scored. stages: those of the run."""
+    stored = _stored(run.folder / SCORES)
     requests = [
         (record.stage_key, record.index, record.prompt_id, record.text_sha256 if record.outcome == "ok" else None)
-        for stage in stages_of(run)
+        for stage in stages
         for record in sorted(stage.measured, key=lambda record: record.index)
     ]
     if stored and requests == [_request(answer) for answer in stored]:
         return stored
-    return answers_of(run)
+    return tuple(answer for stage in stages for answer in _in_order(stage.scored or ()))
 
 
 def quality_lines(stages: Iterable[StageData]) -> bytes:

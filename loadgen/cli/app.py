@@ -27,6 +27,7 @@ VERBS: Final = {
     "report": "Make the reports of runs again, from their folders alone.",
     "compare": "Say whether NEW is worse than BASE, and how sure that is.",
     "capacity": "Search the most users, or the highest rate, within the SLO, and say how sure that is.",
+    "select": "Choose a model from runs, and say why, how sure that is, and what would change it.",
     "models": "Print the model cards of the targets.",
     "calibrate": "Measure how far measurements on this machine can be trusted.",
     "mock": "Start a scripted server for testing clients.",

@@ -60,6 +60,8 @@ def _list(texts: Iterable[str]) -> list[str]:
 
 
 def _table(table: Table) -> Iterable[list[str]]:
+    if table.folded_under:
+        yield [f"### {escape(table.folded_under)}"]
     sides = ["---:" if column.kind == "number" else ":---" for column in table.columns]
     heads = _line([escape(column.title) for column in table.columns])
     yield [heads, f"|{'|'.join(sides)}|", *(_line(_cells(row)) for row in table.rows)]

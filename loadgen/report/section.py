@@ -53,6 +53,8 @@ class Table(Struct, frozen=True):
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
+    folded_under: str = ""
+    """If not empty, a page folds the table away under this line."""
 
 
 class Fact(Struct, frozen=True):

@@ -5,6 +5,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
+from loadgen.scenario.cost import CostSettings
 from loadgen.scenario.fields import (
     Aspect,
     NonNegativeFloat,
@@ -113,6 +114,8 @@ class SelectTable(Struct, frozen=True, forbid_unknown_fields=True):
     """How much each criterion weighs."""
     require: Requirements = Requirements()
     """What a model must meet before it is compared."""
+    cost: CostSettings = CostSettings()
+    """What energy and the device cost."""
     enough: Enough = Enough()
     """Values that are good enough."""
     level: Text | None = None

@@ -41,6 +41,7 @@ from loadgen.scenario import (
     Timeouts,
     Trace,
 )
+from loadgen.scenario.cost import CostSettings
 
 _LIMIT = {"max_in_flight": "64", "at_limit": '"queue"'}
 _RATED = {"rates_per_s": "[0.5, 1.0, 2.0]", "requests": "20", "duration_s": "30.0", **_LIMIT}
@@ -160,6 +161,7 @@ EXAMPLES: dict[type[Struct], dict[str, str]] = {
     SelectTable: {
         "weights": "{ quality = 0.6, latency = 0.4 }",
         "require": '{ license = "commercial", memory_mib = 2048.0 }',
+        "cost": "{ watts = 15.0, price_per_kwh = 0.30 }",
         "enough": "{ latency_ms = 1000.0 }",
         "level": '"c1"',
         "quality_by": '"hand"',
@@ -185,6 +187,15 @@ EXAMPLES: dict[type[Struct], dict[str, str]] = {
         "capabilities": '["summarize"]',
         "device": '"cpu"',
         "cost": "0.5",
+    },
+    CostSettings: {
+        "watts": "15.0",
+        "price_per_kwh": "0.30",
+        "device_price": "600.0",
+        "lifetime_years": "4.0",
+        "utilization": "0.1",
+        "currency": '"EUR"',
+        "energy_factor": "1.0",
     },
     Enough: {
         "quality": "80.0",

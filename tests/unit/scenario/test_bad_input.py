@@ -72,6 +72,7 @@ def raw_of(table: type[Struct], values: dict[str, Any]) -> tuple[dict[str, Any],
         "SelectWeights": (["select", "weights"], "select.weights"),
         "Requirements": (["select", "require"], "select.require"),
         "Enough": (["select", "enough"], "select.enough"),
+        "CostSettings": (["select", "cost"], "select.cost"),
     }
     steps, path = places.get(table.__name__, (["load"], "load"))
     if steps[:1] == ["models"]:

@@ -1,0 +1,205 @@
+"""The candidates of a selection: who they are, at which level they are compared, and their values. Pure."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import numpy as np
+from msgspec import Struct
+
+from loadgen.decisions.select.choice import standard_error, student_quantile
+from loadgen.decisions.select.criteria import Values
+from loadgen.decisions.select.runs import SelectRun, StageResult
+from loadgen.errors import InputError
+from loadgen.scenario import FOUNDRY
+from loadgen.store.manifest import Manifest
+
+LEAST_PROMPTS: Final = 0.5
+"""A candidate that has fewer of the prompts than this share is not compared with the others."""
+
+
+class Candidate(Struct, frozen=True, kw_only=True):
+    """A model, where it is served, and on which device, with its stages in each run."""
+
+    model: str
+    target: str
+    device: str | None
+    """The device of a variant, in small letters; None where the target does not choose one."""
+    runs: tuple[tuple[StageResult, ...], ...]
+    """In the order in which the runs were started."""
+    run_ids: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        place = f"{self.model}@{self.target}"
+        return place if self.device is None else f"{place}/{self.device}"
+
+    def at(self, level: str) -> tuple[StageResult, ...]:
+        """Its valid stages at a level, at most one for each run."""
+        return tuple(
+            stage for run in self.runs for stage in run if stage.level == level and stage.invalid_because is None
+        )
+
+    @property
+    def levels(self) -> dict[str, float]:
+        """The levels at which it has a valid stage, and how much load each is."""
+        return {stage.level: stage.load for run in self.runs for stage in run if stage.invalid_because is None}
+
+    def why_not_at(self, level: str | None) -> str:
+        """Why it has no valid stage at a level; None: at any."""
+        stages = [stage for run in self.runs for stage in run if level in (None, stage.level)]
+        reasons = [f"{stage.level} {reason}" for stage in stages if (reason := stage.invalid_because) is not None]
+        return reasons[0] if reasons else f"did not play {level}"
+
+
+def candidates_of(runs: Sequence[SelectRun]) -> tuple[Candidate, ...]:
+    """The candidates of some runs, by name. The same one in several runs is one candidate."""
+    stages: dict[tuple[str, str, str | None], dict[str, list[StageResult]]] = {}
+    for run in runs:
+        for stage in run.stages:
+            summary = stage.summary
+            key = (summary.model, summary.target, _device_of(stage, run.manifest))
+            stages.setdefault(key, {}).setdefault(run.run_id, []).append(stage)
+    candidates = (
+        Candidate(
+            model=model,
+            target=target,
+            device=device,
+            runs=tuple(tuple(of_run) for of_run in by_run.values()),
+            run_ids=tuple(by_run),
+        )
+        for (model, target, device), by_run in stages.items()
+    )
+    return tuple(sorted(candidates, key=lambda candidate: candidate.name))
+
+
+def _device_of(stage: StageResult, manifest: Manifest) -> str | None:
+    """The device on which Foundry Local runs a model; None for other targets, which do not choose one."""
+    summary = stage.summary
+    if summary.target != FOUNDRY:
+        return None
+    if summary.card is not None and summary.card.device is not None:
+        return summary.card.device.lower()
+    models = (each for each in manifest.scenario.models if each.name == summary.model)
+    return next((each.foundry.device for each in models if each.foundry is not None), None)
+
+
+class Levels(Struct, frozen=True):
+    """The levels of a comparison."""
+
+    of_answers: str
+    """It speaks for quality, latency and cost."""
+    of_throughput: str
+    """The highest that every candidate played validly; it speaks for throughput."""
+
+
+def levels_of(candidates: Sequence[Candidate], asked: str | None) -> Levels | None:
+    """The levels at which candidates are compared; None if nobody has a valid stage.
+
+    asked: the level that the user names; None: the lowest that every candidate played validly. If there is none that
+    all played, the one that most did, and the others are out. Raises InputError for a level that nobody played.
+    """
+    playing = [candidate for candidate in candidates if candidate.levels]
+    loads = {level: load for candidate in playing for level, load in candidate.levels.items()}
+    by_load = sorted(loads, key=lambda level: (loads[level], level))
+    if asked is not None and asked not in loads:
+        known = {stage.level for candidate in candidates for run in candidate.runs for stage in run}
+        if asked not in known:
+            raise InputError(f"--level {asked}: no run has it; choose from {', '.join(by_load or sorted(known))}")
+        return None
+    if not playing:
+        return None
+    lowest = asked or min(by_load, key=lambda level: (-_count(playing, level), loads[level]))
+    compared = [candidate for candidate in playing if lowest in candidate.levels]
+    highest = max(by_load, key=lambda level: (_count(compared, level), loads[level]))
+    return Levels(lowest, highest)
+
+
+def _count(candidates: Iterable[Candidate], level: str) -> int:
+    return sum(level in candidate.levels for candidate in candidates)
+
+
+class CandidateValues(Struct, frozen=True, kw_only=True):
+    """The measured values of one candidate, each the mean over the runs that have it."""
+
+    runs: int
+    """How many runs have a valid stage at the level of the answers."""
+    quality: dict[str, float]
+    """By prompt, 0 to 100; empty if it is not known."""
+    e2e_ms: dict[str, float]
+    """By prompt, the geometric mean."""
+    prompts: frozenset[str]
+    """The prompts that it was asked."""
+    requests_per_s: float | None
+    """At the level of throughput: the geometric mean."""
+
+
+def values_of(candidate: Candidate, levels: Levels) -> CandidateValues:
+    """The values of a candidate that has a valid stage at the level of the answers."""
+    stages = candidate.at(levels.of_answers)
+    rates = [stage.requests_per_s for stage in candidate.at(levels.of_throughput)]
+    known = [rate for rate in rates if rate]
+    return CandidateValues(
+        runs=len(stages),
+        quality=_mean_by_prompt([stage.quality for stage in stages]),
+        e2e_ms=_geometric_by_prompt([stage.e2e_ms for stage in stages]),
+        prompts=frozenset().union(*(stage.prompts for stage in stages)),
+        requests_per_s=math.exp(math.fsum(map(math.log, known)) / len(known)) if known else None,
+    )
+
+
+def _mean_by_prompt(runs: Sequence[dict[str, float]]) -> dict[str, float]:
+    """By prompt, the mean over the runs that have it."""
+    collected: dict[str, list[float]] = {}
+    for run in runs:
+        for prompt, value in run.items():
+            collected.setdefault(prompt, []).append(value)
+    return {prompt: math.fsum(values) / len(values) for prompt, values in sorted(collected.items())}
+
+
+def _geometric_by_prompt(runs: Sequence[dict[str, float]]) -> dict[str, float]:
+    logarithms = _mean_by_prompt([{prompt: math.log(value) for prompt, value in run.items()} for run in runs])
+    return {prompt: math.exp(value) for prompt, value in logarithms.items()}
+
+
+def too_few_prompts(values: Sequence[CandidateValues]) -> dict[int, str]:
+    """The candidates that were asked less than half of the prompts of the others, with the reason: they would leave too
+    few prompts to compare all by."""
+    most = max((len(each.prompts) for each in values), default=0)
+    return {
+        at: f"was asked {len(each.prompts)} of {most} prompts"
+        for at, each in enumerate(values)
+        if len(each.prompts) < LEAST_PROMPTS * most
+    }
+
+
+def common_prompts(values: Sequence[CandidateValues]) -> tuple[str, ...]:
+    """The prompts that all candidates were asked; those with a quality alone, if all candidates have some."""
+    prompts = frozenset.intersection(*(each.prompts for each in values)) if values else frozenset()
+    marked = prompts.intersection(*(each.quality for each in values))
+    return tuple(sorted(marked or prompts))
+
+
+def quality_matrix(values: Sequence[CandidateValues], prompts: Sequence[str]) -> Values:
+    """The quality of each candidate for each prompt."""
+    return np.array([[each.quality[prompt] for prompt in prompts] for each in values])
+
+
+def e2e_matrix(values: Sequence[CandidateValues], prompts: Sequence[str]) -> Values:
+    """The E2E of each candidate for each prompt, ms. A prompt that a candidate never answered has its geometric mean,
+    which leaves that as it is: what the failure costs is in its quality."""
+    rows = []
+    for each in values:
+        own = [math.log(each.e2e_ms[prompt]) for prompt in prompts if prompt in each.e2e_ms]
+        middle = math.exp(math.fsum(own or map(math.log, each.e2e_ms.values())) / len(own or each.e2e_ms))
+        rows.append([each.e2e_ms.get(prompt, middle) for prompt in prompts])
+    return np.array(rows)
+
+
+def mean_with_interval(values: Values) -> tuple[float, tuple[float, float] | None]:
+    """The mean of some values and its 95 % interval by Student's t; no interval for fewer than two."""
+    mean = float(values.mean())
+    if values.size < 2:
+        return mean, None
+    reach = student_quantile(0.975, values.size - 1) * standard_error(values)
+    return mean, (mean - reach, mean + reach)

@@ -1,0 +1,54 @@
+"""What a reader of a selection must know besides the numbers, each in one line. Pure."""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from loadgen.decisions.compare.alike import machine_facts
+from loadgen.decisions.select.known import KnownCandidate
+from loadgen.decisions.select.runs import SelectRun
+
+
+def remarks_of(runs: Sequence[SelectRun], known: Sequence[KnownCandidate]) -> tuple[str, ...]:
+    """The remarks, those about the runs first."""
+    return tuple(
+        dict.fromkeys(
+            (
+                *_of_runs(runs),
+                *(remark for each in known for remark in _of_candidate(each)),
+            )
+        )
+    )
+
+
+def _of_runs(runs: Sequence[SelectRun]) -> Iterable[str]:
+    for run in runs:
+        if not run.is_complete:
+            yield f"{run.run_id} was cut short; what it has counts"
+    machines = [machine_facts(run.manifest.host) for run in runs]
+    for name in machines[0]:
+        values = list(dict.fromkeys(machine[name] for machine in machines))
+        if len(values) > 1:
+            yield f"the runs are from different machines ({name}: {', '.join(values)}), so times compare machines too"
+            break
+    epochs = {run.manifest.measurement_epoch for run in runs}
+    if len(epochs) > 1:
+        yield "the runs were measured by different versions of loadgen; play them again to compare small differences"
+    if len({msgspec.json.encode(run.manifest.scenario.select) for run in runs}) > 1:
+        yield f"the runs have different [select] tables; that of the newest, {runs[-1].run_id}, counts"
+
+
+def _of_candidate(known: KnownCandidate) -> Iterable[str]:
+    name = known.name
+    if any(stage.is_degraded for stage in known.stages):
+        reasons = dict.fromkeys(
+            reason.observed for stage in known.stages if stage.is_degraded for reason in stage.reasons
+        )
+        yield f"{name} is degraded: {'; '.join(reasons)}"
+    requests = [stage.summary.requests for stage in known.stages]
+    counts = [each for each in requests if isinstance(each, msgspec.Struct)]
+    failed = sum(each.failed - sum(each.by_outcome.get(word, 0) for word in ("cancelled", "shed")) for each in counts)
+    if failed:
+        planned = sum(each.planned for each in counts)
+        yield f"{name}: {failed} of {planned} requests failed; each counts as quality 0, and none in latency"
+    yield from (f"{name}: {note}" for note in known.facts.notes)

@@ -1,0 +1,274 @@
+"""The tables of a selection, for the console and the reports. Pure; no format."""
+
+from typing import Final
+
+from loadgen.decisions.select.criteria import CRITERIA
+from loadgen.decisions.select.facts import ModelFact
+from loadgen.decisions.select.selection import CandidateRow, Selection
+from loadgen.decisions.select.words import format_mib, lead_text, signed, value_text
+from loadgen.report.format import UNKNOWN, format_duration, format_number, format_percent
+from loadgen.report.section import Column, Row, Table
+
+TITLES: Final = {
+    "quality": "quality",
+    "latency": "E2E",
+    "memory": "memory",
+    "throughput": "answers",
+    "cost": "cost/1,000",
+    "disk": "disk",
+}
+FACT_TITLES: Final = {
+    "license": "license",
+    "commercial": "commercial use",
+    "memory_mib": "peak memory",
+    "disk_mib": "size on disk",
+    "context_tokens": "context",
+    "device": "device",
+    "execution_provider": "execution provider",
+    "capabilities": "capabilities",
+    "startup_s": "start",
+    "load_s": "load",
+    "cold_start_ms": "cold start",
+}
+
+
+def console_table(selection: Selection) -> Table:
+    """A row for each candidate: its place, values, and lead of the first over it. Ranks decide what a narrow terminal
+    leaves out."""
+    ranks = {"quality": 0, "latency": 0, "memory": 1, "throughput": 3, "cost": 4, "disk": 4}
+    shown = [name for name in CRITERIA if any(name in row.criteria for row in selection.candidates)]
+    columns = (
+        Column("candidate", "text"),
+        *(Column(TITLES[name], rank=ranks[name]) for name in shown),
+        Column("license", "text", rank=2),
+        Column("behind by", rank=1),
+        Column("chance of first", rank=3),
+        Column("", "text"),
+    )
+    currency = selection.policy.cost.currency
+    rows = (
+        Row(
+            (
+                row.name,
+                *(value_text(name, row.criteria.get(name), currency) for name in shown),
+                row.facts.license.value or UNKNOWN,
+                UNKNOWN if row.lead is None else signed(row.lead.steps),
+                format_percent(row.chance_of_first),
+                state_text(selection, row),
+            )
+        )
+        for row in selection.candidates
+    )
+    return Table(columns, tuple(rows))
+
+
+def state_text(selection: Selection, row: CandidateRow) -> str:
+    """What became of a candidate, in a word or two."""
+    decision = selection.decision
+    if row.out is not None:
+        return "out"
+    if row.name == decision.recommended:
+        return "recommended"
+    if row.name in decision.not_told_apart:
+        return "tied, first" if row.name == decision.first else "tied"
+    return "compared"
+
+
+def main_table(selection: Selection) -> Table:
+    """The workshop's table, whose four columns come first, and what this selection adds to it."""
+    columns = (
+        Column("Model", "text"),
+        Column("Avg Latency"),
+        Column("p95"),
+        Column("TPS"),
+        Column("quality"),
+        Column("memory"),
+        Column("disk"),
+        Column("license", "text"),
+        Column("cost/1,000"),
+        Column("", "text"),
+    )
+    currency = selection.policy.cost.currency
+    rows = []
+    for row in selection.candidates:
+        values = [value_text(name, row.criteria.get(name), currency) for name in ("quality", "memory", "disk", "cost")]
+        figures = (row.name, _or_few(row, "mean"), _or_few(row, "p95"), format_number(row.tokens_per_s))
+        rows.append(
+            Row((*figures, *values[:3], row.facts.license.value or UNKNOWN, values[3], state_text(selection, row)))
+        )
+    return Table(columns, tuple(rows), _main_notes(selection))
+
+
+def _main_notes(selection: Selection) -> tuple[str, ...]:
+    notes = [f"Latency is E2E at {selection.level}; TPS is output tokens per second of one user (median)."]
+    if any(row.criteria and row.e2e_ms["p95"] is None for row in selection.candidates):
+        notes.append("A p95 without a value takes 72 answered requests or more.")
+    return tuple(notes) if selection.level is not None else ()
+
+
+def _or_few(row: CandidateRow, figure: str) -> str:
+    return format_duration(row.e2e_ms[figure])
+
+
+def requirements_table(selection: Selection) -> Table | None:
+    """For each candidate, each requirement and whether it holds; None if nothing is required."""
+    keys = list(dict.fromkeys(check.key for row in selection.candidates for check in row.requirements))
+    if not keys:
+        return None
+    columns = (Column("candidate", "text"), *(Column(key, "prose") for key in keys), Column("out because", "prose"))
+    rows = []
+    for row in selection.candidates:
+        checks = {check.key: check for check in row.requirements}
+        cells = [
+            f"{'✓' if checks[key].holds else '✗'} {checks[key].text}" if key in checks else UNKNOWN for key in keys
+        ]
+        rows.append(Row((row.name, *cells, row.out or "")))
+    return Table(columns, tuple(rows))
+
+
+def leads_table(selection: Selection) -> Table:
+    """How sure the choice is."""
+    columns = (
+        Column("candidate", "text"),
+        Column("utility (steps)"),
+        Column("the first leads it by"),
+        Column("chance of first"),
+        Column("share of all weightings"),
+        Column("on the Pareto front", "text"),
+    )
+    rows = (
+        Row(
+            (
+                row.name,
+                signed(row.utility or 0.0),
+                UNKNOWN if row.lead is None else lead_text(row.lead, ""),
+                format_percent(row.chance_of_first),
+                format_percent(row.acceptability),
+                _front_text(row),
+            )
+        )
+        for row in selection.candidates
+        if row.eligible
+    )
+    return Table(columns, tuple(rows))
+
+
+def _front_text(row: CandidateRow) -> str:
+    if row.pareto:
+        return "of quality and latency, and of all" if row.pareto_all else "of quality and latency"
+    return "of all criteria" if row.pareto_all else "no"
+
+
+def steps_table(selection: Selection) -> Table:
+    """The steps of each criterion that is compared, with its weight: what the utilities are sums of."""
+    shares = selection.policy.shares
+    columns = (Column("criterion", "text"), Column("weight"), *(Column(row.name) for row in _eligible(selection)))
+    rows = (
+        Row(
+            (
+                name,
+                f"{share:.2f}",
+                *(
+                    f"{value_text(name, row.criteria[name])} · {signed(row.criteria[name].steps)}"
+                    for row in _eligible(selection)
+                ),
+            )
+        )
+        for name, share in shares.items()
+    )
+    return Table(columns, tuple(rows))
+
+
+def _eligible(selection: Selection) -> list[CandidateRow]:
+    return [row for row in selection.candidates if row.eligible]
+
+
+def turning_table(selection: Selection) -> Table:
+    """What each weight would have to be for another candidate to be first."""
+    columns = (
+        Column("criterion", "text"),
+        Column("weighs now"),
+        Column(f"{selection.decision.first}", "prose"),
+        Column("to try it", "text"),
+    )
+    rows = (
+        Row((name, f"{row.weight:.2f}", row.text, ", ".join(_flags_to_try(selection, name))))
+        for name, row in selection.sensitivity.items()
+    )
+    return Table(columns, tuple(rows))
+
+
+def _flags_to_try(selection: Selection, name: str) -> list[str]:
+    """The weights to give, so that a criterion weighs a little more or less than at its next turning points."""
+    row = selection.sensitivity[name]
+    rest = sum(
+        weight for other, weight in selection.policy.weights.items() if other != name and other in _shares(selection)
+    )
+    at = max(place for place, (start, _) in enumerate(row.first) if start <= row.weight or place == 0)
+    shares = []
+    if at:
+        shares.append(max(row.first[at][0] - 0.01, 0.0))
+    if at + 1 < len(row.first):
+        shares.append(min(row.first[at + 1][0] + 0.01, 0.999))
+    return [f"--weights {name}={share / (1 - share) * rest:.3g}" for share in shares]
+
+
+def _shares(selection: Selection) -> dict[str, float]:
+    return selection.policy.shares
+
+
+def facts_table(selection: Selection) -> Table:
+    """The facts of each candidate with their sources."""
+    columns = (Column("fact", "text"), *(Column(row.name, "text") for row in selection.candidates))
+    rows = []
+    for name, title in FACT_TITLES.items():
+        facts: list[ModelFact[object]] = [getattr(row.facts, name) for row in selection.candidates]
+        if any(fact.value is not None for fact in facts):
+            rows.append(Row((title, *(fact_text(name, fact) for fact in facts))))
+    return Table(columns, tuple(rows))
+
+
+def fact_text(name: str, fact: ModelFact[object]) -> str:
+    """A fact with its source: 1.10 GiB (measured)."""
+    match fact.value:
+        case None:
+            return "unknown"
+        case int() | float() as number if name.endswith("_mib"):
+            shown = format_mib(float(number))
+        case int() | float() as number if name.endswith("_s"):
+            shown = format_duration(float(number) * 1000)
+        case int() | float() as number if name.endswith("_ms"):
+            shown = format_duration(float(number))
+        case int() | float() as number:
+            shown = f"{number:,.0f}"
+        case tuple() as several:
+            shown = ", ".join(map(str, several))
+        case other:
+            shown = str(other)
+    return f"{shown} ({fact.source})"
+
+
+def cost_table(selection: Selection) -> Table | None:
+    """Energy and cost of each candidate; None if no energy is known."""
+    rows = [row for row in selection.candidates if row.cost is not None]
+    if not any(row.cost is not None and (row.cost.source or row.cost.workshop_cost) for row in rows):
+        return None
+    currency = selection.policy.cost.currency
+    columns = (
+        Column("candidate", "text"),
+        Column("power from", "text"),
+        Column("J per request"),
+        Column("J per token"),
+        Column("beyond idle, J per request"),
+        Column(f"cost of 1,000 requests{f' ({currency})' if currency else ''}"),
+        Column("workshop_cost"),
+    )
+    cells = []
+    for row in rows:
+        cost = row.cost
+        assert cost is not None
+        amounts = (cost.joules_per_request, cost.joules_per_token, cost.joules_per_request_beyond_idle, cost.per_1000)
+        cells.append(
+            Row((row.name, cost.source or UNKNOWN, *map(format_number, amounts), format_number(cost.workshop_cost)))
+        )
+    return Table(columns, tuple(cells))

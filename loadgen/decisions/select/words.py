@@ -1,0 +1,226 @@
+"""A selection in sentences. Pure: the console, the reports and `selection.json` have the same ones."""
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from loadgen.decisions.select.criteria import Criterion
+from loadgen.decisions.select.selection import CandidateRow, CriterionRow, LeadRow, Selection
+from loadgen.report.format import UNKNOWN, format_bytes, format_count, format_duration, format_number
+
+USABLE: Final = 30.0
+"""Points of 100: if even the upper end of the best quality is below this, nobody does the job."""
+STEPS_NOTE: Final = (
+    "One step is 10 points of quality, half of the latency, memory, disk or cost, or twice the throughput. "
+    "The intervals of leads hold for all pairs at once (95 %)."
+)
+DEFAULT_WEIGHTS_NOTE: Final = "a judgment of ours; set yours with --weights"
+
+
+def decision_text(selection: Selection) -> str:
+    """The decision and its reason, in two sentences or three."""
+    decision = selection.decision
+    if decision.verdict == "none":
+        return _none_text(selection)
+    sentences = [_useless(selection)] if _useless(selection) else []
+    rows = {row.name: row for row in selection.candidates}
+    assert decision.first is not None
+    first = rows[decision.first]
+    if decision.verdict == "recommended":
+        sentences.append(f"{first.name} is recommended: {strengths(first)}.")
+        sentences.append(_reason(selection, first))
+    else:
+        sentences.append(_tied_text(selection, first, rows))
+    return " ".join(sentences)
+
+
+def _useless(selection: Selection) -> str:
+    """A sentence if nobody does the job; empty otherwise."""
+    rows = [row for row in selection.candidates if row.eligible]
+    best = max((row.criteria["quality"] for row in rows if "quality" in row.criteria), key=_value, default=None)
+    if best is None or (best.value if best.ci is None else best.ci[1]) >= USABLE:
+        return ""
+    return f"None of them does this job: the best quality is {quality_text(best)} of 100."
+
+
+def _value(row: CriterionRow) -> float:
+    return row.value
+
+
+def strengths(row: CandidateRow) -> str:
+    """Quality, E2E, memory and license of a candidate, as far as they are known."""
+    parts = []
+    if (quality := row.criteria.get("quality")) is not None:
+        parts.append(f"quality {quality_text(quality)}")
+    if (latency := row.criteria.get("latency")) is not None:
+        parts.append(f"E2E {format_duration(latency.value)}")
+    if (memory := row.criteria.get("memory")) is not None:
+        parts.append(format_mib(memory.value))
+    if row.facts.license.value is not None:
+        parts.append(row.facts.license.value)
+    return ", ".join(parts)
+
+
+def quality_text(row: CriterionRow) -> str:
+    """A quality with its interval: 41 (31 to 51)."""
+    if row.ci is None:
+        return f"{row.value:.0f}"
+    return f"{row.value:.0f} ({row.ci[0]:.0f} to {row.ci[1]:.0f})"
+
+
+def format_mib(mib: float | None) -> str:
+    return UNKNOWN if mib is None else format_bytes(round(mib * 2**20))
+
+
+def _reason(selection: Selection, first: CandidateRow) -> str:
+    others = [row for row in selection.candidates if row.lead is not None]
+    turning = _turning_of(selection)
+    if not others:
+        return "There is nothing to compare with: no other candidate meets the requirements."
+    second = others[0]
+    assert second.lead is not None
+    return f"It leads {second.name} by {lead_text(second.lead)}, and {turning}."
+
+
+def lead_text(lead: LeadRow, unit: str = " steps") -> str:
+    """A lead with its interval: 0.42 steps (0.10 to 0.74)."""
+    shown = f"{signed(lead.steps)}{unit}"
+    return shown if lead.ci is None else f"{shown} ({signed(lead.ci[0])} to {signed(lead.ci[1])})"
+
+
+def signed(value: float) -> str:
+    """A number of steps with two decimals, and a real minus sign."""
+    return f"{value:.2f}".replace("-", "−")
+
+
+def _tied_text(selection: Selection, first: CandidateRow, rows: dict[str, CandidateRow]) -> str:
+    decision = selection.decision
+    names = list(decision.not_told_apart)
+    second = rows[names[1]]
+    assert second.lead is not None
+    prompts = format_count(selection.prompts, "prompt")
+    lead = f"{first.name} leads {second.name} by {lead_text(second.lead)}"
+    if decision.needed_prompts is None:
+        more = "more prompts would hardly tell; other weights or more runs might"
+    else:
+        more = f"about {decision.needed_prompts:,} prompts would tell"
+    return (
+        f"{_joined(names)} cannot be told apart on {prompts} ({lead}); {more}. "
+        f"Until then: {first.name}, by its estimate: {strengths(first)}."
+    )
+
+
+def _joined(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+
+
+def _none_text(selection: Selection) -> str:
+    measured = [row for row in selection.candidates if row.criteria]
+    if not measured:
+        reasons = "; ".join(f"{row.name}: {row.out}" for row in selection.candidates)
+        return f"No candidate can be compared: {reasons}."
+    text = "No candidate meets the requirements."
+    nearest = next((row for row in selection.candidates if row.name == selection.decision.nearest), None)
+    return text if nearest is None else f"{text} The nearest is {nearest.name}: {nearest.out}."
+
+
+def _turning_of(selection: Selection) -> str:
+    """What would change who is first, by the nearest turning point; or that no weight would."""
+    changing = [
+        (distance, row.text)
+        for row in selection.sensitivity.values()
+        if (distance := _distance(row.weight, row.first)) is not None
+    ]
+    if not changing:
+        return "stays first whatever one of the criteria weighs"
+    return min(changing)[1].split("; ")[0]
+
+
+def _distance(weight: float, first: Sequence[tuple[float, str]]) -> float | None:
+    """How far a weight is from the nearest turning point; None if there is none."""
+    edges = [start for start, _ in first[1:]]
+    return min((abs(edge - weight) for edge in edges), default=None)
+
+
+def turning_text(criterion: Criterion | str, share: float, first: Sequence[tuple[float, str]]) -> str:
+    """For which weights of a criterion the first stays first: `stays first while latency weighs less than 0.63 (now
+    0.20); from there on b`. first: from which share on, and who."""
+    at = max(place for place, (start, _) in enumerate(first) if start <= share or place == 0)
+    low, high = first[at][0], first[at + 1][0] if at + 1 < len(first) else 1.0
+    below = first[at - 1][1] if at else None
+    above = first[at + 1][1] if at + 1 < len(first) else None
+    now = f"(now {_share(share)})"
+    if below is None and above is None:
+        return f"stays first whatever {criterion} weighs {now}"
+    low_text, high_text = _share_above(low, share), _share_below(high, share)
+    if above is None:
+        return f"stays first while {criterion} weighs more than {low_text} {now}; below that {below}"
+    if below is None:
+        return f"stays first while {criterion} weighs less than {high_text} {now}; above that {above}"
+    within = f"stays first while {criterion} weighs {low_text} to {high_text} {now}"
+    return f"{within}; below that {below}, above that {above}"
+
+
+def _share(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _share_above(value: float, share: float) -> str:
+    """A share rounded up, and still below another, with as many digits as that takes."""
+    for digits in range(2, 6):
+        rounded = math.ceil(value * 10**digits) / 10**digits
+        if rounded <= share:
+            return f"{rounded:.{digits}f}"
+    return f"{value:.6g}"
+
+
+def _share_below(value: float, share: float) -> str:
+    """A share rounded down, and still above another."""
+    for digits in range(2, 6):
+        rounded = math.floor(value * 10**digits) / 10**digits
+        if rounded >= share:
+            return f"{rounded:.{digits}f}"
+    return f"{value:.6g}"
+
+
+def lines_of(selection: Selection) -> list[str]:
+    """What the console says besides the table: the decision, who is out, what is not compared, and the weights."""
+    lines = [selection.decision.text]
+    out = [f"{row.name} ({row.out})" for row in selection.candidates if row.out is not None]
+    if out:
+        lines.append(f"Out: {', '.join(out)}.")
+    if selection.left_out:
+        reasons = [f"{name} ({reason})" for name, reason in selection.left_out.items()]
+        lines.append(f"Not compared: {', '.join(reasons)}.")
+    lines.append(weights_text(selection))
+    return lines
+
+
+def weights_text(selection: Selection) -> str:
+    """The weights of the criteria that are compared, with where they come from."""
+    shares = selection.policy.shares or selection.policy.weights
+    listed = ", ".join(f"{name} {share:.2f}" for name, share in shares.items() if share)
+    origin = {
+        "default": DEFAULT_WEIGHTS_NOTE,
+        "scenario": "from the scenario",
+        "policy": "from the policy file",
+        "flags": "from --weights",
+    }[selection.policy.weights_by]
+    return f"Weights: {listed} ({origin})."
+
+
+def value_text(name: str, row: CriterionRow | None, currency: str | None = None) -> str:
+    """The value of a criterion in a table."""
+    if row is None:
+        return UNKNOWN
+    match name:
+        case "quality":
+            return quality_text(row)
+        case "latency":
+            return format_duration(row.value)
+        case "memory" | "disk":
+            return format_mib(row.value)
+        case "throughput":
+            return f"{format_number(row.value)} /s"
+        case _:
+            return f"{format_number(row.value)}{f' {currency}' if currency else ''}"
