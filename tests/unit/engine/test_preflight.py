@@ -4,6 +4,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from msgspec import UNSET
 
 from loadgen import api
 from loadgen.analysis.summarize import summarize
+from loadgen.engine.preflight import LEAST_RETRIES
 from loadgen.engine.stop import StopSignal
 from loadgen.live.progress import Silence
 from loadgen.scenario import Closed, Model, Retries, Sampling, Scenario, Timeouts
 from loadgen.scenario.file import LoadedScenario
 from loadgen.store.run_folder import Run
 from loadgen.targets.ready import ReadyWait, wait_until_answered, why_not_ready
-from loadgen.wire.exchange import Deadlines
+from loadgen.wire.exchange import Deadlines, Failure
 from tests.integration.server import Script, Server, whole
 from tests.virtual import START_NS, run
 from tests.virtual_client import CLOCK, MS, Answer, ScriptedClient, no_connection, refuse, stream
@@ -154,7 +156,7 @@ def test_an_error_behind_a_token_refuses_no_key(tmp_path: Path) -> None:
     answer = Answer((token, b'data: {"error": {"message": "no", "param": "seed"}}\n\n'))
     client = refusing("seed", answer=lambda _: answer)
     play(client, tmp_path)
-    assert len(client.bodies) == 1
+    assert ["seed" in body for body in client.bodies] == [True] * (1 + LEAST_RETRIES)
 
 
 @pytest.mark.parametrize(
@@ -238,13 +240,42 @@ def test_the_test_chat_has_the_scenarios_deadline(tmp_path: Path) -> None:
     assert client.requests[0].deadlines == Deadlines(request_ns=250_000 * MS)
 
 
-@pytest.mark.parametrize(("attempts", "used"), [(2, True), (1, False)])
+@pytest.mark.parametrize(("attempts", "used"), [(5, True), (4, False)])
 def test_the_test_chat_is_asked_again_as_the_scenarios_requests_are(tmp_path: Path, attempts: int, used: bool) -> None:
-    client = ScriptedClient(lambda _, number: refuse(500, b"busy") if number < 2 else stream("Hello"))
+    client = ScriptedClient(lambda _, number: refuse(500, b"busy") if number < 5 else stream("Hello"))
     retries = Retries(attempts=attempts, on=("http_5xx",), backoff_s=3.0, jitter=0.0)
     played, _ = play(client, tmp_path, retries=retries)
     assert (played.manifest.stages[0].skipped is None) is used
     assert client.sent_at_ns[1] - client.sent_at_ns[0] == 3_010 * MS
+
+
+RESET = Answer(failure=Failure("truncated", "Connection reset by peer"))
+FLAKY: dict[str, Answer] = {
+    "500": refuse(500, {"error": {"message": "the model has failed"}}),
+    "507": refuse(507, b""),
+    "reset": RESET,
+    "garbage": Answer(failure=Failure("malformed", "Bad status line")),
+    "error event": Answer((b'data: {"error": {"message": "the model has failed"}}\n\n',)),
+}
+
+
+@pytest.mark.parametrize("failed", FLAKY.values(), ids=FLAKY)
+def test_a_server_that_fails_some_chats_is_measured_though_the_scenario_retries_nothing(
+    tmp_path: Path, failed: Answer
+) -> None:
+    client = ScriptedClient(lambda _, number: failed if number < LEAST_RETRIES else stream("Hello"))
+    played, _ = play(client, tmp_path)
+    assert [record.outcome for record in played.records] == ["ok"] * 4
+    waits = [later - sooner for sooner, later in pairwise(client.sent_at_ns[: 1 + LEAST_RETRIES])]
+    assert all(500 * MS * 2**at <= wait <= 620 * MS * 2**at for at, wait in enumerate(waits)), "as requests are retried"
+
+
+@pytest.mark.parametrize("failed", FLAKY.values(), ids=FLAKY)
+def test_a_server_that_fails_every_chat_is_skipped(tmp_path: Path, failed: Answer) -> None:
+    client = ScriptedClient(lambda _body, _number: failed)
+    played, _ = play(client, tmp_path)
+    assert len(client.requests) == 1 + LEAST_RETRIES
+    assert (played.manifest.stages[0].skipped or "").startswith("it does not answer the test chat")
 
 
 # --- ready or not -----------------------------------------------------------------------------------------------------
@@ -345,11 +376,14 @@ def test_a_server_that_does_not_get_ready_in_time_is_skipped(tmp_path: Path, rea
     assert any("still loading" in note for note in notes[1:-1]) is bool(ready_s)
 
 
-@pytest.mark.parametrize("status", [404, 429, 500])
-def test_other_refusals_are_not_waited_for(tmp_path: Path, status: int) -> None:
+@pytest.mark.parametrize(
+    ("status", "chats"), [(400, 1), (401, 1), (404, 1), (422, 1), (429, 1), (500, 1 + LEAST_RETRIES)]
+)
+def test_other_refusals_are_not_waited_for(tmp_path: Path, status: int, chats: int) -> None:
     client = loading_until(30.0, status, "No")
-    play(client, tmp_path)
-    assert len(client.requests) == 1
+    played, _ = play(client, tmp_path)
+    assert len(client.requests) == chats
+    assert played.manifest.stages[0].skipped
 
 
 def test_a_server_is_not_asked_before_it_says(tmp_path: Path) -> None:
