@@ -48,6 +48,8 @@ class Probe(Struct, frozen=True, kw_only=True):
     """Whether a stream contains reasoning."""
     hidden_tokens: int | None = None
     """The largest number of output tokens of one answer that `usage` counts and no event showed."""
+    completion_text: bool | None = None
+    """Whether a stream has its text in `choices[].text`, as a completion has it, in place of a delta."""
     honors_max_tokens: bool | None = None
     honors_stop: bool | None = None
     honors_seed: bool | None = None

@@ -22,6 +22,8 @@ _MAX_VALUES: Final = 1 << 19
 TOO_MANY_VALUES: Final = f"JSON with more than {_MAX_VALUES:,} values"
 VISIBLE_KEYS: Final = ("content", "refusal")
 """The keys of a delta under which a text for the user may be."""
+COMPLETION_KEY: Final = "text"
+"""The key of a choice under which the text of a completion is."""
 _REASONING_KEYS: Final = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks")
 """The keys of a delta under which reasoning may be: as a text (DeepSeek, vLLM, Ollama), or in parts (OpenRouter,
 LiteLLM)."""
@@ -113,6 +115,17 @@ def first_choice(choices: object) -> JsonObject | None:
             if isinstance(choice, dict) and choice.get("index") in (0, None):
                 return choice
     return None
+
+
+def message_of(choice: JsonObject) -> JsonObject | None:
+    """The message of a choice without a delta: its `message`, or its `text` as the content; None without either.
+
+    Some servers answer a chat as if it was a completion, whose choices have a `text`.
+    """
+    message, text = choice.get("message"), choice.get(COMPLETION_KEY)
+    if isinstance(message, dict):
+        return message
+    return {"content": text} if isinstance(text, str) else None
 
 
 def visible_text(message: JsonObject) -> str:

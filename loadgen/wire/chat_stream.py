@@ -13,8 +13,8 @@ The rules, where servers differ:
   counts once, however many of them it has. `chat_json` has the names.
 - If there are several choices (n > 1), the first one with index 0, or without an index, counts; the others are other
   answers.
-- A chunk is read from its `delta`, even if that is empty. `message` counts only in a chunk without a `delta`, in a
-  stream that had none so far. (Foundry Local 1.x sends both, and a last `message` may repeat the whole answer.)
+- A chunk is read from its `delta`, even if that is empty. `message`, or else a completion's `text`, counts only if the
+  stream has had no `delta` so far. (Foundry Local 1.x sends both; a last `message` may repeat the whole answer.)
 - **The orderly end** is the first event with a finish reason, whatever that is, else `[DONE]`. Until `[DONE]`, later
   events may still have usage and timings. Text, errors and broken bytes after the orderly end are ignored. So `error`
   and `malformed` are only set by events before it, and every token comes before or with it.
@@ -37,6 +37,7 @@ from msgspec import Struct
 from loadgen.record import ServerTimings
 from loadgen.wire.chat_fast_path import pattern_of, run_of
 from loadgen.wire.chat_json import (
+    COMPLETION_KEY,
     TOO_MANY_VALUES,
     VISIBLE_KEYS,
     cached_tokens_of,
@@ -46,6 +47,7 @@ from loadgen.wire.chat_json import (
     has_hidden_text,
     has_too_many_values,
     mend,
+    message_of,
     one_line,
     only_text_of,
     parse_object,
@@ -64,7 +66,7 @@ class _OnlyText(Struct, frozen=True, gc=False):
     """The text of a token-bearing event that has no other text."""
 
     key: str
-    """The key of the delta under which the text is."""
+    """The key under which the text is: one of the delta, or `COMPLETION_KEY`."""
     text: str
     count: int | None
     """Output tokens so far, as the event's own usage counts them."""
@@ -293,7 +295,7 @@ class Decoder:
         tokens = self._tokens
         tokens.ends += [offset + end for end in run.ends] if offset else run.ends
         tokens.counts += [like.count] * len(run.ends)  # they differ only in their text, so their usage is the same
-        if like.key in VISIBLE_KEYS:
+        if like.key in (*VISIBLE_KEYS, COMPLETION_KEY):
             tokens.texts.append(run.text)
         return run.ends[-1]
 
@@ -350,8 +352,8 @@ class Decoder:
         if isinstance(delta, dict):
             self._has_delta = True
         else:
-            delta = None if self._has_delta else choice.get("message")
-        if isinstance(delta, dict):
+            delta = None if self._has_delta else message_of(choice)
+        if delta is not None:
             tokens = self._tokens
             visible = visible_text(delta)
             if visible:
@@ -361,8 +363,9 @@ class Decoder:
             if visible or has_hidden_text(delta):
                 tokens.ends.append(end)
                 tokens.counts.append(count)
-                text = only_text_of(delta, visible)
-                only = None if text is None else _OnlyText(*text, count)
+                if (text := only_text_of(delta, visible)) is not None:
+                    key = text[0] if self._has_delta or "message" in choice else COMPLETION_KEY
+                    only = _OnlyText(key, text[1], count)
         reason = choice.get("finish_reason")
         if reason and isinstance(reason, str):
             self._statements.finish_reason = mend(reason)

@@ -1,6 +1,7 @@
 """Decodes one chat completion that was not streamed: a JSON body. Knows no socket and no clock.
 
-- The first choice with index 0, or without an index, counts, as in a stream; its `message` has the text.
+- The first choice with index 0, or without an index, counts, as in a stream; its `message` has the text, or
+  else its own `text`, as in a completion.
 - A complete JSON object with choices is the orderly end: what the connection does afterwards changes no outcome.
 - An `error` in an object without choices is an error, whatever the status.
 - Without `usage`, the number of tokens is not known.
@@ -21,6 +22,7 @@ from loadgen.wire.chat_json import (
     has_hidden_text,
     has_too_many_values,
     mend,
+    message_of,
     parse_object,
     timings_of,
     visible_text,
@@ -68,8 +70,7 @@ def decode_whole(body: bytes) -> WholeAnswer:
         error = error_of(completion, "message")
         return WholeAnswer(error=error) if error else WholeAnswer(malformed="a JSON object without choices")
     choice = first_choice(completion["choices"]) or {}
-    message = choice.get("message")
-    message = message if isinstance(message, dict) else {}
+    message = message_of(choice) or {}
     visible = visible_text(message)
     text = mend(visible)
     speaks = bool(visible) or has_hidden_text(message)

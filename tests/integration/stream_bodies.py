@@ -256,7 +256,19 @@ CHUNKS: Final[dict[str, tuple[bytes, Says]]] = {
         HI + choices({"index": 0, "message": {"role": "assistant", "content": "ab"}, "finish_reason": "stop"}) + DONE,
         AB,
     ),
-    "text of the older completions": (choices({"index": 0, "text": "x"}) + HI + END, AB),
+    "text of the older completions": (
+        b"".join(choices({"index": 0, "text": text, "finish_reason": None}) for text in "ab") + END,
+        AB,
+    ),
+    "text of the older completions, then deltas": (
+        choices({"index": 0, "text": "x"}) + HI + END,
+        Says("ok", 3, "xab", "stop"),
+    ),
+    "deltas, then text of the older completions": (HI + choices({"index": 0, "text": "x"}) + END, AB),
+    "delta and text of the older completions": (
+        b"".join(choices({"index": 0, "delta": {"content": text}, "text": text}) for text in "ab") + END,
+        AB,
+    ),
     "a key that stands there twice": (
         raw(b'{"choices":[{"delta":{"content":"x","content":"a"}}]}') + token("b") + END,
         AB,

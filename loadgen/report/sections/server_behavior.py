@@ -12,6 +12,7 @@ WHAT_SERVERS_DO: Final = "What this server does"
 UNDECIDED: Final = "could not be determined"
 NOT_ASKED: Final = "not asked"
 HOW_TO_ASK: Final = "--probe also tests max_tokens, stop, seed, parallel streams and closing a stream, after the stages"
+COMPLETION_TEXT: Final = "the answers to chats have their text in choices[].text, as completions have it"
 YES_OR_NO: Final = {None: UNDECIDED, True: "yes", False: "no"}
 
 
@@ -29,6 +30,8 @@ def server_table(cards: Sequence[ServedModel]) -> Table | None:
     names = [f"{card.alias} on {card.target}" for card, _ in probed]
     findings = [_describe_shown(probe) for _, probe in probed]
     notes = [f"{name}: {note}" for name, (_, probe) in zip(names, probed, strict=True) for note in probe.notes]
+    for name, (_, probe) in zip(names, probed, strict=True):
+        notes += [f"{name}: {COMPLETION_TEXT}"] if probe.completion_text else []
     if any(was_asked(probe) for _, probe in probed):
         findings = [shown | _describe_asked(probe) for shown, (_, probe) in zip(findings, probed, strict=True)]
     else:

@@ -37,7 +37,7 @@ _GAUGE: Final = re.compile(
 
 SHOWN: Final = (
     *("usage_in_stream", "role_event", "keep_alives", "waited_ms", "tokens_per_event"),
-    *("characters_per_event", "reasoning_in_stream", "hidden_tokens"),
+    *("characters_per_event", "reasoning_in_stream", "hidden_tokens", "completion_text"),
 )
 """The findings that any streamed answer shows. The others need a probe."""
 
@@ -90,6 +90,7 @@ def of_streams(answers: Sequence[StreamAnswer]) -> Probe | None:
         characters_per_event=characters_per_event(answers),
         reasoning_in_stream=any(answer.traits.reasoning_events for answer in answers),
         hidden_tokens=hidden,
+        completion_text=any(answer.traits.completion_text for answer in answers),
     )
 
 

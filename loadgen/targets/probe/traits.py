@@ -5,7 +5,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from loadgen.wire.chat_json import count_of, first_choice, has_reasoning, parse_object
+from loadgen.wire.chat_json import COMPLETION_KEY, count_of, first_choice, has_reasoning, parse_object
 from loadgen.wire.sse import EventTooLong, Splitter, SseEvent
 
 _COMMENT: Final = re.compile(rb"(?:\A|\r\n|\n|\r):")
@@ -22,6 +22,8 @@ class Traits(Struct, frozen=True):
     """Events that bear reasoning."""
     reasoning_tokens: int | None
     """How many `usage` says were spent on reasoning; None when it does not say."""
+    completion_text: bool = False
+    """Whether a choice has its text as a completion has it, and no delta."""
 
 
 def traits_of(body: bytes, first_token_end: int | None) -> Traits:
@@ -30,18 +32,20 @@ def traits_of(body: bytes, first_token_end: int | None) -> Traits:
     Never raises: what cannot be read is passed over.
     """
     before = len(body) if first_token_end is None else first_token_end
-    role, reasoning = False, 0
+    role, reasoning, completion_text = False, 0, False
     tokens: int | None = None
     for event in _events(body):
         chunk = parse_object(event.data) or {}
-        delta = (first_choice(chunk.get("choices")) or {}).get("delta")
+        choice = first_choice(chunk.get("choices")) or {}
+        delta = choice.get("delta")
+        completion_text = completion_text or (not isinstance(delta, dict) and bool(choice.get(COMPLETION_KEY)))
         delta = delta if isinstance(delta, dict) else {}
         ahead = event.end < before or first_token_end is None
         role = role or (ahead and isinstance(delta.get("role"), str))
         reasoning += has_reasoning(delta)
         counted = _reasoning_tokens(chunk.get("usage"))
         tokens = tokens if counted is None else counted
-    return Traits(role, len(_COMMENT.findall(body[:before])), reasoning, tokens)
+    return Traits(role, len(_COMMENT.findall(body[:before])), reasoning, tokens, completion_text)
 
 
 def _events(body: bytes) -> list[SseEvent]:

@@ -593,3 +593,9 @@ def test_without_a_probe_or_with_one_that_cannot_be_read_there_is_no_table() -> 
     cards = manifest_from(msgspec.json.encode(told)).models
     assert [card.alias for card in cards] == ["a", "b", "c"]
     assert server_table(cards) is None
+
+
+def test_a_stream_that_has_its_text_as_a_completion_is_named_so() -> None:
+    body = b"".join(event({"choices": [{"index": 0, "text": text}]}) for text in "ab") + b"data: [DONE]\n\n"
+    assert traits(body).completion_text
+    assert not traits(event({"choices": [{"index": 0, "delta": {"content": "a"}, "text": "a"}]})).completion_text

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadgen.record import ServerTimings
+from loadgen.record import JsonObject, ServerTimings
 from loadgen.wire.chat_json import parse_object
 from loadgen.wire.chat_stream import Completion, Decoder, decode
 
@@ -235,6 +235,32 @@ def test_an_empty_delta_is_not_replaced_by_its_message() -> None:
 def test_message_counts_where_there_is_no_delta(choice: dict[str, object]) -> None:
     completion = decode(event({"choices": [choice | {"message": {"content": "a"}}]}) * 2 + DONE)
     assert (completion.text, len(completion.token_ends)) == ("aa", 2)
+
+
+@pytest.mark.parametrize("choice", [{}, {"delta": None}, {"message": None}])
+def test_text_of_a_completion_counts_where_there_is_no_delta_and_no_message(choice: dict[str, object]) -> None:
+    texts = ("a", '"', "\\", "\U0001f600", "text", "", "b")
+    body = b"".join(
+        event({"choices": [choice | {"index": 0, "text": text}], "object": "text_completion"}) for text in texts
+    )
+    end = event({"choices": [{"index": 0, "text": "", "finish_reason": "length"}]}) + DONE
+    completion = decode(body + end)
+    assert (completion.text, len(completion.token_ends)) == ("".join(texts), 6)
+    assert (completion.first_visible, completion.finish_reason) == (0, "length")
+
+
+def test_a_run_of_completion_texts_is_read_without_parsing_each() -> None:
+    body = b"".join(event({"choices": [{"index": 0, "text": f"w{at} "}]}) for at in range(2000)) + DONE
+    parsed: list[bytes] = []
+
+    def parse(data: bytes) -> JsonObject | None:
+        parsed.append(data)
+        return parse_object(data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("loadgen.wire.chat_stream.parse_object", parse)
+        assert decode(body).text == "".join(f"w{at} " for at in range(2000))
+    assert len(parsed) < 10
 
 
 def test_a_message_after_deltas_repeats_the_answer_and_does_not_count() -> None:

@@ -239,3 +239,10 @@ def test_a_late_dispatch_is_held_against_the_latency_that_is_known() -> None:
 
     assert reasons(408) == []
     assert reasons(50) == ["dispatch_slip: E2E p99 is up to 4% (2 ms) too high, because loadgen sent requests late"]
+
+
+def test_the_text_of_a_completion_is_the_answer_where_there_is_no_message() -> None:
+    answer = decoded(completion(choices=[{"index": 0, "text": "Hello.", "finish_reason": "stop"}]))
+    assert (answer.text, answer.speaks, answer.finish_reason) == ("Hello.", True, "stop")
+    both = completion(choices=[{"text": "Hello.", "message": {"content": "Hi."}}])
+    assert decoded(both).text == "Hi."
