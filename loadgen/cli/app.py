@@ -25,6 +25,7 @@ VERBS: Final = {
     "scenarios": "List the scenarios that you can run.",
     "init": "Write a commented scenario to start from.",
     "report": "Make the reports of runs again, from their folders alone.",
+    "grade": "Give notes from 1 to 5 to the answers of runs, blind to the model.",
     "compare": "Say whether NEW is worse than BASE, and how sure that is.",
     "capacity": "Search the most users, or the highest rate, within the SLO, and say how sure that is.",
     "select": "Choose a model from runs, and say why, how sure that is, and what would change it.",

@@ -1,4 +1,4 @@
-"""The compiled template of the report's page. It escapes every text, and removes control characters.
+"""The compiled templates of pages. They escape every text, and remove control characters.
 
 Compiling it takes longer than the rest of a short run's report, so the compiled form is stored like a compiled Python
 module: beside its source, unless PYTHONPYCACHEPREFIX and PYTHONDONTWRITEBYTECODE say otherwise.
@@ -18,7 +18,8 @@ from jinja2.bccache import Bucket
 from loadgen.redact import printable
 from loadgen.store.files import write_whole
 
-NAME: Final = "page.html"
+REPORT: Final = Path(__file__).with_name("page.html")
+"""The template of a report's page."""
 NOTES_SHOWN: Final = 6
 """How many notes are shown under a table; the others are folded away."""
 MARKS: Final = {
@@ -34,8 +35,8 @@ MARKS: Final = {
 """The symbol for each verdict on a stage or a figure, for readers who do not see its color."""
 
 
-def page_template() -> Template:
-    """The template, ready to be rendered."""
+def page_template(path: Path = REPORT) -> Template:
+    """The template of a page, ready to be rendered."""
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,
@@ -43,18 +44,18 @@ def page_template() -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
         finalize=_without_controls,
-        loader=FileSystemLoader(Path(__file__).parent),
-        bytecode_cache=CompiledTemplate(),
+        loader=FileSystemLoader(path.parent),
+        bytecode_cache=CompiledTemplate(path),
     )
     environment.globals.update(NOTES_SHOWN=NOTES_SHOWN, MARKS=MARKS, verdict_of=_verdict_of)
-    return environment.get_template(NAME)
+    return environment.get_template(path.name)
 
 
 class CompiledTemplate(BytecodeCache):
     """Reads and writes the compiled template. If neither is possible, the template is compiled each time."""
 
-    def __init__(self) -> None:
-        self.path = Path(importlib.util.cache_from_source(str(Path(__file__).with_name(NAME))))
+    def __init__(self, template: Path) -> None:
+        self.path = Path(importlib.util.cache_from_source(str(template)))
 
     def get_source_checksum(self, source: str) -> str:
         """A checksum of everything that the compiled template depends on: source, settings and compiler."""

@@ -102,9 +102,22 @@ def _end_torn_line(path: Path) -> None:
     try:
         with path.open("r+b") as file:
             data = file.read()
-            if data and not data.endswith(b"\n"):
-                file.truncate(data.rfind(b"\n") + 1)
+            start = data.rfind(b"\n") + 1
+            if start == len(data):
+                return
+            if _is_note(data[start:]):  # only its line end is missing
+                file.write(b"\n")
+            else:
+                file.truncate(start)
     except FileNotFoundError:
         return
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _is_note(line: bytes) -> bool:
+    try:
+        msgspec.json.decode(line, type=Note)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return False
+    return True

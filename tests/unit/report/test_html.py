@@ -23,7 +23,7 @@ from loadgen.report.charts.level import ttft_chart
 from loadgen.report.charts.timeline import MAX_REQUESTS, begin_ns, finish_ns, lanes, timeline_charts
 from loadgen.report.document import make_document, report_data
 from loadgen.report.html import html
-from loadgen.report.page_template import CompiledTemplate
+from loadgen.report.page_template import REPORT, CompiledTemplate
 from loadgen.report.section import Chart, ReportStage
 from loadgen.store.run_folder import Run
 from tests import report_runs as runs
@@ -296,7 +296,7 @@ def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the compiled template is kept, in a folder of this test, and where it may be written."""
     monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
-    path = CompiledTemplate().path
+    path = CompiledTemplate(REPORT).path
     path.parent.mkdir(parents=True)
     return path
 

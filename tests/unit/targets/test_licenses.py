@@ -2,7 +2,6 @@
 
 import re
 from datetime import date
-from importlib.metadata import distribution
 
 import pytest
 
@@ -119,15 +118,3 @@ def test_the_page_is_the_table_of_the_program() -> None:
 
 def test_a_cell_of_the_page_has_no_bar() -> None:
     assert all("|" not in "".join((row.name, row.clause, row.source, *row.spellings)) for row in LICENSES)
-
-
-def test_a_clause_is_quoted_word_by_word() -> None:
-    """Of the license whose text every installation has: aiohttp's."""
-    apache = license_of("Apache-2.0")
-    files = [
-        path
-        for path in distribution("aiohttp").files or ()
-        if path.name == "LICENSE.txt" and "vendor" not in path.parts
-    ]
-    assert apache is not None and files
-    assert any(apache.clause in " ".join(path.read_text().split()) for path in files)
