@@ -66,7 +66,7 @@ def decide(runs: Sequence[SelectRun], policy: Policy) -> SelectionData:
         decision=_decision(rows, known, ranking),
         sensitivity={} if ranking is None else _sensitivity(ranking),
         left_out={} if ranking is None else ranking.left_out,
-        notes=remarks_of(runs, known),
+        notes=remarks_of(runs, known, policy.given),
     )
     decision = msgspec.structs.replace(selection.decision, text=decision_text(selection))
     return SelectionData(

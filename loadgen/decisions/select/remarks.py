@@ -1,21 +1,29 @@
 """What a reader of a selection must know besides the numbers, each in one line. Pure."""
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import msgspec
 
 from loadgen.decisions.compare.alike import machine_facts
+from loadgen.decisions.select.given import GivenFacts, without_candidate
 from loadgen.decisions.select.known import KnownCandidate
 from loadgen.decisions.select.runs import SelectRun
+from loadgen.redact import escape_control
+
+_MOST_NAMES: Final = 5
 
 
-def remarks_of(runs: Sequence[SelectRun], known: Sequence[KnownCandidate]) -> tuple[str, ...]:
-    """The remarks, those about the runs first."""
+def remarks_of(
+    runs: Sequence[SelectRun], known: Sequence[KnownCandidate], given: Sequence[GivenFacts] = ()
+) -> tuple[str, ...]:
+    """The remarks, those about the runs first. given: what a person says of the candidates."""
     return tuple(
         dict.fromkeys(
             (
                 *_of_runs(runs),
                 *(remark for each in known for remark in _of_candidate(each)),
+                *_of_given(given, known),
             )
         )
     )
@@ -36,6 +44,20 @@ def _of_runs(runs: Sequence[SelectRun]) -> Iterable[str]:
         yield "the runs were measured by different versions of loadgen; play them again to compare small differences"
     if len({msgspec.json.encode(run.manifest.scenario.select) for run in runs}) > 1:
         yield f"the runs have different [select] tables; that of the newest, {runs[-1].run_id}, counts"
+
+
+def _of_given(given: Sequence[GivenFacts], known: Sequence[KnownCandidate]) -> Iterable[str]:
+    candidates = [each.candidate for each in known]
+    unused = without_candidate(given, [(each.model, each.target, each.device) for each in candidates])
+    if unused:
+        more = f" and {len(unused) - _MOST_NAMES} more" if len(unused) > _MOST_NAMES else ""
+        shown = ", ".join(escape_control(name) for name in unused[:_MOST_NAMES])
+        yield f"no candidate has these facts: {shown}{more}; the names of candidates are {_names(known)}"
+
+
+def _names(known: Sequence[KnownCandidate]) -> str:
+    more = f" and {len(known) - _MOST_NAMES} more" if len(known) > _MOST_NAMES else ""
+    return ", ".join(each.name for each in known[:_MOST_NAMES]) + more
 
 
 def _of_candidate(known: KnownCandidate) -> Iterable[str]:
