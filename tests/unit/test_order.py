@@ -17,7 +17,7 @@ def named(name: str, count: int) -> list[Named]:
     return [Named(Path(f"{name}.py"), number) for number in range(count)]
 
 
-LONG = [*named("a", 5), *named("b", 3), *named("c", 3), *named("test_freeze", 2)]
+LONG = [*named("a", 5), *named("b", 3), *named("e2e/c", 3), *named("test_freeze", 2)]
 SHORT = named("short", 60)
 
 
@@ -33,6 +33,8 @@ def test_each_part_begins_with_whole_modules_of_long_tests_and_ends_with_short_o
         long = {test.path for test in part if test.path.name != "short.py"}
         assert long.isdisjoint(seen), "a module is of one worker"
         seen |= long
+        names = list(dict.fromkeys(test.path.name for test in part))
+        assert "c.py" not in names or names[: names.index("c.py")] in ([], ["test_freeze.py"]), "it is end to end"
         first_short = next(i for i, test in enumerate(part) if test.path.name == "short.py")
         assert {test.path.name for test in part[first_short:]} == {"short.py"}
 
