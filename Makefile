@@ -13,11 +13,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Tests start many processes; without it, each of them compiles all of loadgen again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup setup-dev load capacity test check lint quick install install-dev gateways fuzz bench readme clean
+.PHONY: help setup setup-dev load choose capacity test check lint quick install install-dev gateways fuzz bench readme clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make load SCENARIO=summarizer   play a scenario (ARGS="--requests 80" for more)'
+	@echo 'make choose                     which model should be the default? Plays 32 meetings (about 8 minutes), then decides'
 	@echo 'make capacity SCENARIO=capacity  how many users this device carries (ARGS="--budget 5m")'
 	@echo 'make setup                      only set up: afterwards .venv/bin/loadgen is there'
 	@echo 'make test                       all tests, with a real engine in them (COVERAGE=1: and what of loadgen they run)'
@@ -34,6 +35,10 @@ setup-dev: $(DEV)
 
 load: $(RUN)
 	@$(PY) -m loadgen run "$(SCENARIO)" $(ARGS)
+
+choose: SCENARIO = choose-summarizer
+choose: $(RUN)
+	@$(PY) -m loadgen run "$(SCENARIO)" --select $(ARGS)
 
 capacity: $(RUN)
 	@$(PY) -m loadgen capacity "$(SCENARIO)" $(ARGS)

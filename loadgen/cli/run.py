@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 from msgspec import UNSET, Struct
@@ -39,6 +39,7 @@ from loadgen.store import run_folder
 from loadgen.store.run_folder import Run
 
 if TYPE_CHECKING:
+    from loadgen.decisions.select.policy import Policy
     from loadgen.report.files import Reports
 
 MOST_FAILED: Final = 0.5
@@ -60,6 +61,7 @@ def run(
         str | None, typer.Option("--baseline", metavar="NAME", help="Keep the results in DIR/baselines/NAME.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing baseline.")] = False,
+    select: Annotated[bool, typer.Option("--select", help="Afterwards, choose one of the models.")] = False,
     printing: OutputOptions,
 ) -> None:
     """Play a scenario, write a run folder, print the table."""
@@ -68,6 +70,9 @@ def run(
     if baseline is not None and (variant is not None or (repetition.repeats or 1) > 1):
         other = "--versus" if variant is not None else f"--repeats {repetition.repeats}"
         raise InputError(f"--baseline {baseline} with {other}: a baseline is one run; leave one of them out")
+    if select and variant is not None:
+        hint = "leave one of them out, or choose with `loadgen select` afterwards"
+        raise InputError(f"--select with --versus: two variants of a scenario are compared; {hint}")
     if strict:
         options = options.with_setting("strict=true")
     if variant is not None:
@@ -77,14 +82,28 @@ def run(
     baseline_place = None if baseline is None else baseline_folder(out, baseline, force=force)
     processes = parse_workers(workers)
     plan = api.plan_of(options.load(output))
+    policy = _policy_of(plan, output) if select else None
     if output == "text":
         warn_before_run(plan, processes)
     played = asyncio.run(_play(plan, out, processes, repetition, output))
-    reports = _print(played, output)
+    chooses = policy is not None and played.is_complete
+    reports = _print(played, output, "selection" if chooses else "summary")
     if baseline_place is not None:
         _keep_baseline(reports, baseline_place)
     if played.failure is not None:
         raise played.failure
+    code = _code_of(played, reports)
+    if policy is not None and chooses:
+        from loadgen.cli.select import select_after_run
+
+        code = max(code, select_after_run([run.folder for run in played.runs], policy, out, output))
+    elif policy is not None and played.interrupted:
+        tell("loadgen: nothing was chosen, because the run was stopped; `loadgen select` chooses from what it has")
+    raise typer.Exit(code)
+
+
+def _code_of(played: "_Played", reports: "Reports") -> ExitCode:
+    """How the command ends, without a choice; says why, if with exit code 1."""
     lines = [*failures(reports.summary), *failures_in_runs(reports.summary, [each.summary for each in played.reports])]
     code = ExitCode.INTERRUPTED if played.interrupted else exit_code(reports.summary)
     if code == ExitCode.DONE and lines:
@@ -92,7 +111,13 @@ def run(
     if code == ExitCode.GATE_FAILED:
         for line in lines:
             tell(f"loadgen: exit {code:d}: {line}")
-    raise typer.Exit(ExitCode.BAD_INPUT if code == ExitCode.DONE and reports.unwritten else code)
+    return ExitCode.BAD_INPUT if code == ExitCode.DONE and reports.unwritten else code
+
+
+def _policy_of(plan: Plan, output: Output) -> "Policy":
+    from loadgen.cli.select import policy_before_run
+
+    return policy_before_run(plan, output)
 
 
 class _Played(Struct, frozen=True):
@@ -107,17 +132,27 @@ class _Played(Struct, frozen=True):
     failure: LoadgenError | None
     """Why a run folder could not be written, or the next run could not begin; None if neither happened."""
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all runs were played to their end, and measured something."""
+        measured = any(record.phase == "measured" for run in self.runs for record in run.records)
+        return measured and not self.interrupted and self.failure is None
 
-def _print(played: _Played, output: Output) -> "Reports":
+
+def _print(played: _Played, output: Output, result: Literal["summary", "selection"]) -> "Reports":
     """Print and return the results of everything that was played, even a part of a run. Raises the failure if nothing
-    was measured."""
+    was measured.
+
+    result: what the command prints as JSON; a selection follows later.
+    """
     from loadgen.cli.report import print_summary, tell_place
     from loadgen.report.files import merged_reports_of
 
     if not played.runs and played.failure is not None:
         raise played.failure
     reports = played.reports[0] if len(played.runs) == 1 else merged_reports_of(played.runs)
-    print_summary(reports.summary, output)
+    if output != "json" or result == "summary":
+        print_summary(reports.summary, output)
     if played.failure is None or not reports.unwritten:  # else the failure says it all
         tell_place(reports, output)
     if output == "nothing":

@@ -1,5 +1,6 @@
 """The verb `select`: chooses a model from runs, and says why, how sure that is, and what would change it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from loadgen.decisions.select.document import selection_text
 from loadgen.decisions.select.files import write_selection
 from loadgen.decisions.select.given import read_given
 from loadgen.decisions.select.policy import (
+    Policy,
     PolicyFlags,
     parse_cost,
     parse_quality_by,
@@ -24,7 +26,8 @@ from loadgen.decisions.select.policy import (
     read_policy,
 )
 from loadgen.decisions.select.runs import read_runs
-from loadgen.errors import ExitCode
+from loadgen.errors import ExitCode, InputError
+from loadgen.plan.plan import Plan
 from loadgen.scenario import Requirements, SelectTable, SelectWeights
 from loadgen.scenario.cost import CostSettings
 
@@ -104,6 +107,26 @@ def select(
     verdict = data.selection.decision.verdict
     failed = verdict == "none" or (require_clear and verdict != "recommended")
     raise typer.Exit(ExitCode.GATE_FAILED if failed else ExitCode.DONE)
+
+
+def policy_before_run(plan: Plan, output: Output) -> Policy:
+    """The policy of the scenario, by which `run --select` chooses. Raises InputError, before anything is sent, if no
+    run of the plan can be judged by it."""
+    scenario = plan.scenario
+    level, played = scenario.select.level, dict.fromkeys(stage.level.label for stage in plan.stages)
+    if level is not None and level not in played:
+        raise InputError(f"--select: select.level: {level} is not played; choose from {', '.join(played)}")
+    policy = policy_of(scenario.select)
+    if not scenario.keep_text and output == "text":
+        tell("loadgen: keep_text is off, so the choice leaves quality out; --set keep_text=true keeps the answers")
+    return policy
+
+
+def select_after_run(folders: Sequence[Path], policy: Policy, results: Path, output: Output) -> ExitCode:
+    """Choose one of the models of runs that were just played; returns how that ends."""
+    data = decide(read_runs(folders), policy)
+    show_selection(data, results, output)
+    return ExitCode.GATE_FAILED if data.selection.decision.verdict == "none" else ExitCode.DONE
 
 
 def show_selection(data: SelectionData, results: Path, output: Output) -> None:

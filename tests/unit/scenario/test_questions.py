@@ -98,6 +98,8 @@ def test_the_scenario_that_chooses_a_summarizer_asks_each_of_32_meetings_once_at
     assert {model.target for model in plan.models} == {"foundry", "llamacpp"}
     assert plan.scenario.sampling.max_tokens == 128
     assert plan.scenario.keep_text
+    assert plan.scenario.select.require.license == "commercial"
+    assert plan.scenario.select.require.quality is None, "the embedded model is too small to reach any"
 
 
 def test_the_scenario_to_start_from_asks_nothing_twice(tmp_path: Path) -> None:
