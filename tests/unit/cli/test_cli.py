@@ -20,7 +20,7 @@ from tests.cli_page import PAGE, help_of, page_text
 CLI = Path(options.__file__).parent
 NO_VERBS = {
     *("__init__", "app", "before_run", "interrupt", "options", "run_versus", "signals", "streams", "terminal"),
-    "variants",
+    "versus_plans",
 }
 
 
@@ -124,7 +124,7 @@ def test_the_completion_that_is_shown_is_of_loadgen_however_it_was_called(tmp_pa
     [
         ("loadgen re", ["report"]),
         ("loadgen run --re", ["--requests", "--ready", "--repeats", "--rest"]),
-        ("loadgen s", ["scenarios", "serve"]),
+        ("loadgen s", ["scenarios", "select", "serve"]),
     ],
 )
 def test_a_shell_completes_verbs_and_flags(words: str, completions: list[str]) -> None:
