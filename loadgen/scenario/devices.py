@@ -1,4 +1,4 @@
-"""What `--devices` changes: each model of Foundry Local is played once on each device. Pure."""
+"""Devices of Foundry Local: in the names of targets, and what `--devices` changes. Pure."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,17 @@ from loadgen.scenario.types import FOUNDRY, RawTable
 
 DEVICES: Final = ("cpu", "gpu", "npu")
 """The devices for which Foundry Local's catalog has variants, as `foundry.device` takes them."""
+
+
+def target_on(device: str | None) -> str:
+    """The name of Foundry Local as a target: `foundry/gpu`, or `foundry` if no device is asked for."""
+    return FOUNDRY if device is None else f"{FOUNDRY}/{device}"
+
+
+def device_of_target(target: str) -> str | None:
+    """The device in a target's name: gpu of `foundry/gpu`; None if there is none."""
+    place, _, device = target.partition("/")
+    return device if place == FOUNDRY and device in DEVICES else None
 
 
 def parse_devices(text: str, flag: str = "--devices") -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
 from loadgen.scenario import FOUNDRY, LLAMACPP, PYTHON_PREFIX, FoundryLocal, Model
+from loadgen.scenario.devices import target_on
 from loadgen.scenario.urls import base_url, place_name
 
 if TYPE_CHECKING:  # who only names targets imports no client
@@ -21,8 +22,7 @@ def target_name(model: Model) -> str:
         return class_name(model.target or "")
     if model.target != FOUNDRY:
         return LLAMACPP
-    device = None if model.foundry is None else model.foundry.device
-    return FOUNDRY if device is None else f"{FOUNDRY}/{device}"
+    return target_on(None if model.foundry is None else model.foundry.device)
 
 
 def running_address(model: Model) -> str | None:

@@ -12,6 +12,7 @@ from loadgen.decisions.select.criteria import Values
 from loadgen.decisions.select.runs import SelectRun, StageResult
 from loadgen.errors import InputError
 from loadgen.scenario import FOUNDRY
+from loadgen.scenario.devices import device_of_target
 from loadgen.store.manifest import Manifest
 
 LEAST_PROMPTS: Final = 0.5
@@ -58,7 +59,8 @@ def candidates_of(runs: Sequence[SelectRun]) -> tuple[Candidate, ...]:
     for run in runs:
         for stage in run.stages:
             summary = stage.summary
-            key = (summary.model, summary.target, _device_of(stage, run.manifest))
+            device = _device_of(stage, run.manifest)
+            key = (summary.model, summary.target if device is None else FOUNDRY, device)
             stages.setdefault(key, {}).setdefault(run.run_id, []).append(stage)
     candidates = (
         Candidate(
@@ -76,6 +78,8 @@ def candidates_of(runs: Sequence[SelectRun]) -> tuple[Candidate, ...]:
 def _device_of(stage: StageResult, manifest: Manifest) -> str | None:
     """The device on which Foundry Local runs a model; None for other targets, which do not choose one."""
     summary = stage.summary
+    if (asked := device_of_target(summary.target)) is not None:
+        return asked
     if summary.target != FOUNDRY:
         return None
     if summary.card is not None and summary.card.device is not None:

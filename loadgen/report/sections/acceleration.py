@@ -13,6 +13,7 @@ from loadgen.report.format import UNKNOWN, format_number
 from loadgen.report.metric_names import marked, metric_title
 from loadgen.report.section import Column, ReportData, ReportStage, Row, Section, Table
 from loadgen.scenario import FOUNDRY
+from loadgen.scenario.devices import device_of_target
 from loadgen.stats.mean import mean_interval
 
 BASE: Final = "CPU"
@@ -69,11 +70,10 @@ def _pairs(stages: Sequence[ReportStage]) -> Iterator[tuple[ReportStage, ReportS
 
 def _device(stage: ReportStage) -> str | None:
     """CPU, GPU or NPU, if Foundry Local served the stage's model; None if not, or if its device is not known."""
-    target, _, asked = stage.summary.target.partition("/")
-    if target != FOUNDRY:
-        return None
-    card = stage.summary.card
-    return asked.upper() or (None if card is None or card.device is None else card.device.upper())
+    target, card = stage.summary.target, stage.summary.card
+    if (asked := device_of_target(target)) is not None:
+        return asked.upper()
+    return card.device.upper() if target == FOUNDRY and card is not None and card.device is not None else None
 
 
 def _row(stage: ReportStage, base: ReportStage) -> Row:

@@ -7,7 +7,7 @@ import pytest
 
 from loadgen.errors import InputError
 from loadgen.scenario import FoundryLocal, Model
-from loadgen.scenario.devices import DEVICES, parse_devices
+from loadgen.scenario.devices import DEVICES, device_of_target, parse_devices, target_on
 from loadgen.scenario.file import load_scenario
 from loadgen.scenario.overrides import Overrides
 from loadgen.scenario.variant import VariantFlags
@@ -58,6 +58,16 @@ def test_what_is_no_list_of_devices_is_named_in_one_line(text: str, line: str) -
     with pytest.raises(InputError) as caught:
         parse_devices(text)
     assert str(caught.value) == line
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_target_says_the_device_that_was_asked_for(device: str) -> None:
+    assert device_of_target(target_on(device)) == device
+
+
+@pytest.mark.parametrize("target", [target_on(None), "llamacpp", "foundry:8080/v3", "h/gpu", "foundry/v1"])
+def test_other_targets_say_none(target: str) -> None:
+    assert device_of_target(target) is None
 
 
 def test_each_model_of_foundry_local_is_played_on_each_device_with_its_other_options() -> None:

@@ -240,6 +240,30 @@ def test_repeated_runs_of_a_candidate_are_averaged_by_run(tmp_path: Path) -> Non
     assert selection.candidates[0].criteria["latency"].value == pytest.approx(2000, rel=1e-3)
 
 
+def test_each_device_of_a_model_is_a_candidate_of_its_own(tmp_path: Path) -> None:
+    slow, fast = (
+        msgspec.structs.replace(GOOD, target=f"foundry/{device}", e2e_ms=e2e_ms, card={"device": device.upper()})
+        for device, e2e_ms in (("cpu", 2000), ("gpu", 200))
+    )
+    selection = select(tmp_path, [slow, fast])
+    assert [(each.name, each.target, each.device) for each in selection.candidates] == [
+        ("good@foundry/gpu", "foundry", "gpu"),
+        ("good@foundry/cpu", "foundry", "cpu"),
+    ]
+    only_gpu = loadgen.select(tmp_path / "run", {"require": {"device": "gpu"}})
+    assert only_gpu.decision.recommended == "good@foundry/gpu"
+
+
+def test_a_device_that_was_asked_for_and_the_same_that_was_not_are_one_candidate(tmp_path: Path) -> None:
+    asked, unasked = (
+        msgspec.structs.replace(GOOD, target=target, card={"device": "CPU"}) for target in ("foundry/cpu", "foundry")
+    )
+    runs = [write_run(tmp_path / "one", [asked], 0), write_run(tmp_path / "two", [unasked], 1)]
+    (candidate,) = loadgen.select(runs).candidates
+    assert candidate.name == "good@foundry/cpu"
+    assert len(candidate.runs) == 2
+
+
 def test_candidates_of_several_runs_are_compared(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / "one", [GOOD], 0), write_run(tmp_path / "two", [POOR], 1)]
     assert loadgen.select(runs).decision.recommended == "good@url"
