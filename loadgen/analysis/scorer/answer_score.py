@@ -14,8 +14,8 @@ from msgspec import Struct
 
 from loadgen.analysis.scorer import form
 from loadgen.analysis.scorer.key_points import KeyPoint, Part, credit_of, key_point_of, parts_of, places_of
-from loadgen.analysis.scorer.language import UNSPACED, differs, script_of
-from loadgen.analysis.scorer.names import names_known
+from loadgen.analysis.scorer.language import MIN_WORDS, UNSPACED, Tongue, tongue_of
+from loadgen.analysis.scorer.names import KnownNames, names_known
 from loadgen.analysis.scorer.rouge import rouge_l
 from loadgen.analysis.scorer.tokens import Token, stem, tokens_of
 
@@ -27,6 +27,8 @@ Flag = Literal["empty", "refused", "wrong_language", "repeated", "copied", "trun
 """What is wrong with the form of an answer. unspaced: its language has no spaces between words, so it has no mark."""
 WORTHLESS: Final = frozenset[Flag](("empty", "refused", "wrong_language"))
 """Flags of answers that help nobody: their quality is 0."""
+LONGEST: Final = 40_000
+"""Characters of an answer that are read; a longer one is no summary, and would take long."""
 SHARED: Final = 0.6
 """If the source has at least this share of the words and figures of the key points, they come from it."""
 SMALL_COUNT: Final = 10
@@ -64,8 +66,8 @@ class Rubric(Struct, frozen=True):
     source: str
     """All that the model was given."""
     key_points: tuple[KeyPoint, ...]
-    known: frozenset[str]
-    """The stems of the names in it."""
+    known: KnownNames
+    """The names in it."""
     atoms: frozenset[str]
     """The atoms of all words and figures in it and in the key points."""
     words: int
@@ -76,8 +78,8 @@ class Rubric(Struct, frozen=True):
     the model must answer by itself, an answer may be longer than its prompt, and have figures and names of its own."""
     reference: str
     """The key points as one text."""
-    language: str
-    """A text in the language in which the answer should be: the key points, or the source."""
+    asked: Tongue
+    """The language in which the answer should be: that of the key points, or of the source."""
 
 
 def rubric_of(source: str, key_points: tuple[str, ...]) -> Rubric:
@@ -97,13 +99,13 @@ def rubric_of(source: str, key_points: tuple[str, ...]) -> Rubric:
         runs=frozenset(form.runs_of(words, form.COPIED_RUN)),
         is_about_source=shared >= SHARED * len(wanted),
         reference=points_text,
-        language=points_text if len(form.words_of(points_text)) >= 12 else source,
+        asked=tongue_of(points_text if len(form.words_of(points_text)) >= MIN_WORDS else source),
     )
 
 
 def score(answer: str, rubric: Rubric, finish_reason: str | None = None) -> AnswerScore:
     """The quality of an answer. finish_reason: as the server gave it; `length` means that it was cut short."""
-    text = form.without_thinking(answer)
+    text = form.without_thinking(answer)[:LONGEST]
     shape = form.form_of(form.words_of(text), rubric.words if rubric.is_about_source else None, rubric.runs)
     flags = _flags(text, shape, rubric, finish_reason)
     parts = parts_of(text, rubric.known)
@@ -131,15 +133,14 @@ def score(answer: str, rubric: Rubric, finish_reason: str | None = None) -> Answ
 
 
 def _flags(text: str, shape: form.Form, rubric: Rubric, finish_reason: str | None) -> tuple[Flag, ...]:
-    asked = script_of(rubric.language)
     holds: dict[Flag, bool] = {
         "empty": shape.words == 0,
         "refused": form.is_refusal(text),
-        "wrong_language": differs(text, rubric.language),
+        "wrong_language": tongue_of(text).is_other_than(rubric.asked),
         "repeated": shape.distinct < form.REPEATED_BELOW,
         "copied": shape.copied > form.COPIED_ABOVE,
         "truncated": finish_reason == "length",
-        "unspaced": asked in UNSPACED,
+        "unspaced": rubric.asked.script in UNSPACED,
     }
     return tuple(flag for flag, is_so in holds.items() if is_so)
 
@@ -154,7 +155,7 @@ def _facts(part: Part, rubric: Rubric) -> Iterator[tuple[Span, bool]]:
         if token.kind == "figure" and not is_count:
             yield (token.start, token.end), _has_reading(token, rubric.atoms)
     for name in part.names:
-        yield (name.start, name.end), stem(name.folded) in rubric.atoms or stem(name.folded) in rubric.known
+        yield (name.start, name.end), stem(name.folded) in rubric.atoms or stem(name.folded) in rubric.known.stems
 
 
 def _has_reading(token: Token, atoms: frozenset[str]) -> bool:

@@ -65,6 +65,8 @@ def readings_of(match: re.Match[str], suffix: str = "") -> Readings:
             return _clock(match["hour"], match["half_of_hour"])
         case _:
             plain = _amounts(match, 1.0)
+            if re.fullmatch(r"0\d[0-5]\d", text):  # a time without a colon
+                return (*plain, *_clock(f"{text[:2]}:{text[2:]}", ""))
             if not suffix:
                 return plain
             scaled = _amounts(match, _FACTORS[suffix.lower()])

@@ -21,8 +21,8 @@ REPEATED_BELOW: Final = 0.7
 DISTINCT_ENOUGH: Final = 0.9
 COPIED_ABOVE: Final = 0.5
 """With a larger share of its words in copied runs, an answer is no summary but a copy."""
-SHORT: Final = 60
-"""Words that an answer may have however short the source is, up to three quarters of it."""
+SHORT: Final = 80
+"""Words that an answer may have however short the source is, up to four fifths of it."""
 
 
 class Form(Struct, frozen=True):
@@ -72,7 +72,7 @@ def form_of(words: Sequence[str], source_words: int | None, source_runs: frozens
 def _brevity(words: int, source: int | None) -> float:
     if not source:
         return 1.0
-    enough = max(source / 2, min(SHORT, 0.75 * source))
+    enough = max(source / 2, min(SHORT, 0.8 * source))
     return min(1.0, max(0.0, (source - words) / (source - enough)))
 
 

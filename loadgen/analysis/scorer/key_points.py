@@ -1,16 +1,18 @@
 """How much of a key point an answer says, and where. Pure.
 
-A key point is looked for in one place: a statement, a statement and the next if that names nobody, or a heading and a
-statement below it. Its figures and names weigh double, and each that is missing lowers the credit by its share.
+A key point is looked for in one place: a statement, a statement and the next if that names nobody else, or a heading
+and a statement below it. Its figures and names weigh double, and each that is missing lowers the credit by its share.
 """
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from math import inf
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from loadgen.analysis.scorer.names import name_pieces
+from loadgen.analysis.scorer.names import KnownNames, name_pieces
 from loadgen.analysis.scorer.statements import Statement, statements_of
 from loadgen.analysis.scorer.tokens import Piece, Token, fold, pieces_of, stem, tokens_of_pieces
 from loadgen.analysis.scorer.vocabulary import synonyms
@@ -20,6 +22,8 @@ CHANCE: Final = 0.3
 """A smaller share of a key point is in most texts of the same subject by chance."""
 COMPLETE: Final = 0.8
 """From this share on, a key point is said."""
+COMPANIONS: Final = 2
+"""A figure belongs to the words that are at most so many tokens away from it in the key point."""
 _SYNONYMS: Final = {
     stem(fold(word)): frozenset(stem(fold(other)) for other in words) for word, words in synonyms().items()
 }
@@ -32,6 +36,8 @@ class Wanted(Struct, frozen=True):
     """A token of a key point, and how an answer may say it."""
 
     ways: tuple[Way, ...]
+    atoms: frozenset[str]
+    """All atoms of all ways."""
     weight: float
     is_figure: bool = False
     is_name: bool = False
@@ -42,6 +48,10 @@ class KeyPoint(Struct, frozen=True):
 
     text: str
     wanted: tuple[Wanted, ...]
+    atoms: frozenset[str]
+    """All atoms of all that is wanted."""
+    names: frozenset[str]
+    """The stems of its names."""
 
     @property
     def width(self) -> int:
@@ -72,14 +82,18 @@ class Part(Struct, frozen=True):
 class Place(Struct, frozen=True):
     """Where a key point may stand: the tokens of one or two statements, and at which of them each atom stands."""
 
-    tokens: tuple[Token, ...]
     at: dict[str, list[int]]
+    figures: tuple[int, ...]
+    names: tuple[int, ...]
+    """At which of its tokens figures and names stand."""
+    second_names: frozenset[str]
+    """The stems of the names in its second statement; a key point that does not have them cannot go on there."""
     start: int
     end: int
 
 
-def key_point_of(text: str, known: frozenset[str]) -> KeyPoint:
-    """A key point as it is looked for. known: the stems of known names."""
+def key_point_of(text: str, known: KnownNames) -> KeyPoint:
+    """A key point as it is looked for"""
     pieces = pieces_of(text)
     names = {stem(piece.folded) for piece in name_pieces(pieces, known)}
     wanted: dict[frozenset[str], Wanted] = {}
@@ -87,8 +101,14 @@ def key_point_of(text: str, known: frozenset[str]) -> KeyPoint:
         is_name = token.kind == "word" and bool(token.atoms & names)
         weight = 1.0 if token.kind == "word" and not is_name else FACT_WEIGHT
         ways = token.readings or ((_spellings(token, is_name),),)
-        wanted.setdefault(token.atoms, Wanted(ways, weight, token.kind == "figure", is_name))
-    return KeyPoint(text, tuple(wanted.values()))
+        atoms = frozenset(atom for way in ways for needed in way for atom in needed)
+        wanted.setdefault(token.atoms, Wanted(ways, atoms, weight, token.kind == "figure", is_name))
+    return KeyPoint(
+        text,
+        tuple(wanted.values()),
+        atoms=frozenset().union(*(each.atoms for each in wanted.values())),
+        names=frozenset().union(*(each.atoms for each in wanted.values() if each.is_name)),
+    )
 
 
 def _spellings(token: Token, is_name: bool) -> frozenset[str]:
@@ -98,7 +118,7 @@ def _spellings(token: Token, is_name: bool) -> frozenset[str]:
     return token.atoms.union(*(_SYNONYMS.get(atom, frozenset()) for atom in token.atoms))
 
 
-def parts_of(text: str, known: frozenset[str]) -> list[Part]:
+def parts_of(text: str, known: KnownNames) -> list[Part]:
     """The statements of an answer with their content."""
     parts = []
     for statement in statements_of(text):
@@ -109,29 +129,44 @@ def parts_of(text: str, known: frozenset[str]) -> list[Part]:
 
 def places_of(parts: Sequence[Part]) -> list[Place]:
     """All places in which a key point may stand."""
-    return [_place(tokens, start, end) for tokens, start, end in _joined(parts) if tokens]
+    return [place for place in map(_place, _joined(parts)) if place.at]
 
 
-def _joined(parts: Sequence[Part]) -> Iterator[tuple[tuple[Token, ...], int, int]]:
+def _joined(parts: Sequence[Part]) -> Iterator[tuple[Part, ...]]:
     """Single statements first, so that of two places that say the same the shorter counts."""
-    yield from ((part.tokens, part.statement.start, part.statement.end) for part in parts)
+    yield from ((part,) for part in parts)
     heading: Part | None = None
     for at, part in enumerate(parts):
-        start, end = part.statement.start, part.statement.end
         if part.statement.is_heading:
             heading = part
-        elif heading is not None and not (heading.names and part.names):
-            yield heading.tokens + part.tokens, start, end
-        if at + 1 < len(parts) and not parts[at + 1].names and not part.statement.is_heading:
-            yield part.tokens + parts[at + 1].tokens, start, parts[at + 1].statement.end
+        elif heading is not None:
+            yield heading, part
+        if at + 1 < len(parts) and not part.statement.is_heading:
+            yield part, parts[at + 1]
 
 
-def _place(tokens: tuple[Token, ...], start: int, end: int) -> Place:
+def _names_of(part: Part) -> frozenset[str]:
+    """The stems of the names in a statement; a single letter (`batch C`) names nobody."""
+    return frozenset(stem(name.folded) for name in part.names if len(name.folded) > 1)
+
+
+def _place(parts: Sequence[Part]) -> Place:
+    tokens = [token for part in parts for token in part.tokens]
+    starts = {name.start for part in parts for name in part.names}
     at: dict[str, list[int]] = {}
     for index, token in enumerate(tokens):
         for atom in token.atoms:
             at.setdefault(atom, []).append(index)
-    return Place(tokens, at, start, end)
+    # Of a heading and an item below it, the item is the place.
+    first = parts[-1] if parts[0].statement.is_heading else parts[0]
+    return Place(
+        at,
+        figures=tuple(index for index, token in enumerate(tokens) if token.kind == "figure"),
+        names=tuple(index for index, token in enumerate(tokens) if token.start in starts),
+        second_names=_names_of(parts[-1]) if len(parts) > 1 and _names_of(parts[0]) else frozenset(),
+        start=first.statement.start,
+        end=parts[-1].statement.end,
+    )
 
 
 def credit_of(point: KeyPoint, places: Sequence[Place]) -> Credit:
@@ -139,39 +174,67 @@ def credit_of(point: KeyPoint, places: Sequence[Place]) -> Credit:
     best = Credit()
     total = sum(wanted.weight for wanted in point.wanted)
     for place in places:
-        hits = [[_hits(way, place) for way in wanted.ways] for wanted in point.wanted]
-        if sum(w.weight for w, of_it in zip(point.wanted, hits, strict=True) if any(of_it)) <= CHANCE * total:
+        common = point.atoms & place.at.keys()
+        if not place.second_names <= point.names or not common:
             continue
-        begins = {hit for of_it in hits for of_way in of_it for each in of_way for hit in each}
-        for begin in begins:
-            present = [_is_present(of_it, begin, begin + point.width) for of_it in hits]
-            credit = _credit(point, present, total, place)
-            if (credit.covered, credit.mentioned) > (best.covered, best.mentioned):
-                best = credit
+        hits = [() if each.atoms.isdisjoint(common) else _hits(each, place) for each in point.wanted]
+        if sum(w.weight for w, of_it in zip(point.wanted, hits, strict=True) if of_it) <= CHANCE * total:
+            continue
+        for begin in sorted({hit for of_it in hits for hit in of_it}):
+            inside = [_inside(of_it, begin, begin + point.width) for of_it in hits]
+            share = sum(w.weight for w, of_it in zip(point.wanted, inside, strict=True) if of_it) / total
+            mentioned = min(1.0, max(0.0, (share - CHANCE) / (COMPLETE - CHANCE)))
+            if mentioned <= best.covered and mentioned <= best.mentioned:
+                continue
+            covered = mentioned * _share_of_facts(point, inside, place)
+            if covered > best.covered or (not best.covered and mentioned > best.mentioned):
+                best = Credit(covered, max(mentioned, best.mentioned), place.start, place.end)
+            elif mentioned > best.mentioned:
+                best = replace(best, mentioned=mentioned)
     return best
 
 
-def _hits(way: Way, place: Place) -> list[list[int]]:
-    """Where each part of a way stands; empty if one does not."""
-    each = [sorted({hit for atom in atoms if atom in place.at for hit in place.at[atom]}) for atoms in way]
-    return each if all(each) else []
+def _hits(wanted: Wanted, place: Place) -> Sequence[int]:
+    """At which tokens of a place something stands; if a figure needs several, at the first of them."""
+    hits = set[int]()
+    for way in wanted.ways:
+        each = [{hit for atom in atoms if atom in place.at for hit in place.at[atom]} for atoms in way]
+        hits |= each[0] if all(each) else set()
+    return sorted(hits)
 
 
-def _is_present(ways: Sequence[Sequence[Sequence[int]]], begin: int, end: int) -> bool:
-    """Whether one of the ways stands within some tokens of a place."""
-    return any(way and all(_is_within(hits, begin, end) for hits in way) for way in ways)
+def _inside(hits: Sequence[int], begin: int, end: int) -> Sequence[int]:
+    """Those of some ascending positions that are in a window."""
+    return hits[bisect_left(hits, begin) : bisect_left(hits, end)]
 
 
-def _is_within(hits: Sequence[int], begin: int, end: int) -> bool:
-    first = bisect_left(hits, begin)
-    return first < len(hits) and hits[first] < end
+def _share_of_facts(point: KeyPoint, inside: Sequence[Sequence[int]], place: Place) -> float:
+    """The share of the figures of a key point that stand in a window with their words, times that of its names."""
+    share = 1.0
+    for kind, all_of_kind in (("is_figure", place.figures), ("is_name", place.names)):
+        facts = [index for index, wanted in enumerate(point.wanted) if getattr(wanted, kind)]
+        if facts:
+            own = {hit for index in facts for hit in inside[index]}
+            begin, end = min(own, default=0) - point.width, max(own, default=0) + point.width
+            foreign = [at for at in _inside(all_of_kind, begin, end) if at not in own]
+            share *= sum(_is_attached(point, index, inside, foreign) for index in facts) / len(facts)
+    return share
 
 
-def _credit(point: KeyPoint, present: Sequence[bool], total: float, place: Place) -> Credit:
-    share = sum(w.weight for w, is_there in zip(point.wanted, present, strict=True) if is_there) / total
-    mentioned = min(1.0, max(0.0, (share - CHANCE) / (COMPLETE - CHANCE)))
-    covered = mentioned
-    for kind in ("is_figure", "is_name"):
-        of_kind = [is_there for w, is_there in zip(point.wanted, present, strict=True) if getattr(w, kind)]
-        covered *= sum(of_kind) / len(of_kind) if of_kind else 1.0
-    return Credit(covered, mentioned, place.start, place.end)
+def _is_attached(point: KeyPoint, fact: int, inside: Sequence[Sequence[int]], foreign: Sequence[int]) -> bool:
+    """Whether a figure or a name stands with the words to which it belongs, and not only somewhere near: no other fact
+    of its kind is nearer to most of them."""
+    if not inside[fact]:
+        return False
+    votes = []
+    for index, wanted in enumerate(point.wanted):
+        if wanted.is_figure or wanted.is_name or not inside[index]:
+            continue
+        if not point.wanted[fact].is_name and abs(index - fact) > COMPANIONS:
+            continue
+        votes.append(any(_distance(hit, inside[fact]) <= _distance(hit, foreign) for hit in inside[index]))
+    return not votes or sum(votes) >= (0.5 * len(votes) if point.wanted[fact].is_name else 1)
+
+
+def _distance(at: int, others: Sequence[int]) -> float:
+    return min((abs(at - other) for other in others), default=inf)

@@ -4,6 +4,8 @@ import re
 from collections import Counter
 from typing import Final
 
+from msgspec import Struct
+
 from loadgen.analysis.scorer.vocabulary import FUNCTION_WORDS
 
 MIN_WORDS: Final = 12
@@ -39,14 +41,17 @@ UNSPACED: Final = frozenset(("thai", "lao", "tibetan", "burmese", "khmer", "japa
 
 def script_of(text: str) -> str | None:
     """The script of most letters of a text; None if it has too few. Chinese characters beside kana are Japanese."""
-    letters = [sign for sign in text if sign.isalpha()]
-    if len(letters) < MIN_LETTERS:
+    letters = Counter(sign for sign in text if sign.isalpha())
+    total = letters.total()
+    if total < MIN_LETTERS:
         return None
-    counts = Counter(_script(ord(sign)) for sign in letters)
-    if counts["japanese"] >= 0.1 * len(letters):
+    counts = Counter[str]()
+    for sign, count in letters.items():
+        counts[_script(ord(sign))] += count
+    if counts["japanese"] >= 0.1 * total:
         return "japanese"
     script, count = counts.most_common(1)[0]
-    return script if count > len(letters) / 2 else None
+    return script if count > total / 2 else None
 
 
 def _script(code: int) -> str:
@@ -66,10 +71,19 @@ def language_of(text: str) -> str | None:
     return next(language for language, share in shares.items() if share == best)
 
 
-def differs(answer: str, asked: str) -> bool:
-    """Whether an answer is in another language or script than asked, as far as both are known."""
-    scripts = script_of(answer), script_of(asked)
-    if None not in scripts and scripts[0] != scripts[1]:
-        return True
-    languages = language_of(answer), language_of(asked)
-    return None not in languages and languages[0] != languages[1]
+class Tongue(Struct, frozen=True):
+    """The script and the language of a text, as far as they are known."""
+
+    script: str | None
+    language: str | None
+
+    def is_other_than(self, asked: "Tongue") -> bool:
+        """Whether both are known, and differ in the script or the language."""
+        return any(
+            own is not None and other is not None and own != other
+            for own, other in ((self.script, asked.script), (self.language, asked.language))
+        )
+
+
+def tongue_of(text: str) -> Tongue:
+    return Tongue(script_of(text), language_of(text))

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 _ABBREVIATIONS: Final = r"\b(?:mr|mrs|ms|dr|prof|st|no|nos|approx|ca|vs|etc|e\.g|i\.e|incl|max|min|fig|sen|jr|tel)\.$"
 _ABBREVIATED: Final = re.compile(_ABBREVIATIONS, re.IGNORECASE)
@@ -42,7 +43,14 @@ def statements_of(text: str) -> tuple[Statement, ...]:
             statements.append(Statement(start, end, is_heading=True))
         else:
             statements += _sentences(text, start, end)
-    return tuple(each for each in statements if re.search(r"[^\W_]", text[each.start : each.end]))
+    return tuple(_trimmed(each, text) for each in statements if re.search(r"[^\W_]", text[each.start : each.end]))
+
+
+def _trimmed(statement: Statement, text: str) -> Statement:
+    """A statement without white space at its ends."""
+    part = text[statement.start : statement.end]
+    start, end = len(part) - len(part.lstrip()), len(part.rstrip())
+    return replace(statement, start=statement.start + start, end=statement.start + end)
 
 
 def _sentences(text: str, start: int, end: int) -> Iterator[Statement]:

@@ -23,6 +23,7 @@ from loadgen.analysis.scorer.vocabulary import (
     CALENDAR,
     CAPITAL_ONLY,
     DAY_ORDINALS,
+    EXPANSIONS,
     IRREGULAR,
     MONTHS,
     ORDINALS,
@@ -52,9 +53,11 @@ _BRITISH: Final = tuple(
 )
 """British endings, and the American ones by which both spellings are known."""
 _LONGEST_STEM: Final = 64
+_HALF: Final = (frozenset(("half",)),)
+"""What `50 %` means, too."""
 _SCALABLE: Final = frozenset(("plain", "grouped", "fraction", "clock"))
 """The kinds of figures that a multiplier may follow."""
-_QUARTERS: Final = {("half", "past"): 30, ("quarter", "past"): 15, ("quarter", "to"): -15}
+_PARTS_OF_HOUR: Final = {"half": 30, "quarter": 15}
 
 
 class Token(Struct, frozen=True):
@@ -149,7 +152,11 @@ def tokens_of_pieces(pieces: Sequence[Piece], text: str) -> list[Token]:
     while at < len(pieces):
         piece = pieces[at]
         if piece.readings:
-            tokens.append(_figure(piece.readings, piece.start, piece.end))
+            is_half = text[piece.start : piece.end] == "50" and [each.folded for each in pieces[at + 1 : at + 2]] == [
+                "percent"
+            ]
+            readings = (*piece.readings, _HALF) if is_half else piece.readings
+            tokens.append(_figure(readings, piece.start, piece.end))
             at += 1
         elif (spelled := _spelled_figure(pieces, at, text)) is not None:
             tokens.append(spelled[0])
@@ -175,7 +182,8 @@ def _word(pieces: Sequence[Piece], at: int) -> Token | None:
         return Token("word", frozenset((stem("percent"),)), piece.start, piece.end)
     if piece.folded in STOP_WORDS or piece.text.lower() in ("o'clock", "o’clock"):
         return None
-    return Token("word", frozenset((stem(piece.folded),)), piece.start, piece.end)
+    words = EXPANSIONS.get(piece.folded, (piece.folded,))
+    return Token("word", frozenset(stem(word) for word in words), piece.start, piece.end)
 
 
 def calendar_name(piece: Piece) -> str | None:
@@ -190,7 +198,7 @@ def _spelled_figure(pieces: Sequence[Piece], at: int, text: str) -> tuple[Token,
     word = piece.folded
     if word in ("noon", "midday"):
         return _figure(half_hour_readings(12, 0), piece.start, piece.end, spelled=True), at + 1
-    if word in ("half", "quarter") and (time := _quarter(pieces, at)) is not None:
+    if (time := _time_in_words(pieces, at)) is not None:
         return time
     if word in ORDINALS:
         return _figure(number_readings(ORDINALS[word]), piece.start, piece.end, spelled=True), at + 1
@@ -208,15 +216,18 @@ def _spelled_figure(pieces: Sequence[Piece], at: int, text: str) -> tuple[Token,
     return _figure(readings, piece.start, pieces[end - 1].end, spelled=True), end
 
 
-def _quarter(pieces: Sequence[Piece], at: int) -> tuple[Token, int] | None:
-    """A time such as `half past six`."""
-    if at + 2 >= len(pieces):
+def _time_in_words(pieces: Sequence[Piece], at: int) -> tuple[Token, int] | None:
+    """A time such as `half past six` or `twenty to six`."""
+    if at + 2 >= len(pieces) or pieces[at + 1].folded not in ("past", "to"):
         return None
-    minutes = _QUARTERS.get((pieces[at].folded, pieces[at + 1].folded))
-    hour = UNITS.get(pieces[at + 2].folded)
-    if minutes is None or hour not in range(1, 13) or hour is None:
+    first, hour = pieces[at].folded, UNITS.get(pieces[at + 2].folded, 0)
+    minutes = _PARTS_OF_HOUR.get(first) or (UNITS | TENS).get(first, 0)
+    if not (minutes in (5, 10, 15, 20, 25, 30) and hour in range(1, 13)):
         return None
-    readings = half_hour_readings(hour if minutes > 0 else (hour - 2) % 12 + 1, minutes % 60)
+    is_past = pieces[at + 1].folded == "past"
+    readings = half_hour_readings(hour, minutes) if is_past else half_hour_readings((hour - 2) % 12 + 1, 60 - minutes)
+    if first not in _PARTS_OF_HOUR and not is_past:  # `ten to twelve` may be a range, too
+        readings = (*readings, (*number_readings(minutes)[0], *number_readings(hour)[0]))
     return _figure(readings, pieces[at].start, pieces[at + 2].end, spelled=True), at + 3
 
 

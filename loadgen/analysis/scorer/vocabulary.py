@@ -80,7 +80,7 @@ IRREGULAR: Final = {form: forms[0] for line in _IRREGULAR.split(";") if (forms :
 _SPELLINGS: Final = """
 percent pct; ton tonne; tons tonnes; hour hr; hours hrs; minute min; minutes mins; second sec; seconds secs; year yr;
 years yrs; week wk; weeks wks; euro eur; euros eur; number nr; phone telephone; photo photograph; photos photographs;
-fridge refrigerator; ad advertisement; lab laboratory; info information; doc document; rota roster; rotas rosters
+fridge refrigerator; page p pp pg; lab laboratory; info information; doc document; rota roster; rotas rosters
 """
 SPELLINGS: Final = {form: forms[0] for line in _SPELLINGS.split(";") if (forms := line.split()) for form in forms[1:]}
 """Abbreviations and other spellings, and the word for which each stands."""
@@ -118,10 +118,13 @@ def synonyms() -> dict[str, frozenset[str]]:
     return table
 
 
+EXPANSIONS: Final = {"fps": ("frame", "second"), "kmh": ("kilometer", "hour"), "kph": ("kilometer", "hour")}
+"""Abbreviations of several words, and the words for which each stands."""
+
 FUNCTION_WORDS: Final = {
     language: frozenset(words.split())
     for language, words in {
-        "en": "of and to is in that for it with on was as are be this will by from at has have",
+        "en": "the of and to is in that for it with on was as are be this will by from at has have",
         "de": "der die und das ist zu den nicht mit von auf für dem sich des ein eine wird im am bis",
         "fr": "le la les des et est une du en que pour dans sur pas qui au avec plus par il",
         "es": "el la los de que y en un una es por con para del se no las al su lo",
