@@ -54,6 +54,23 @@ def scored_run(
     return msgspec.structs.replace(run, prompts=tuple(prompts))
 
 
+def other(prompt_id: str) -> SentPrompt:
+    """The same prompt under another id."""
+    return msgspec.structs.replace(CHOIR, id=prompt_id)
+
+
+def levels_run(before: str, after: str, prompts: int = 16, changed: int = 16) -> Run:
+    """A run of two levels: after `before` at one user, `after` at four for the last `changed` prompts."""
+    names = [f"p{number}" for number in range(prompts)]
+    lines = [answer(before, at, name) for at, name in enumerate(names)]
+    lines += [
+        answer(after if at >= prompts - changed else before, at, name, level="c4") for at, name in enumerate(names)
+    ]
+    loads = [records.planned(prompts), records.planned(prompts, level="c4", load={"mode": "closed", "concurrency": 4})]
+    facts = [records.facts(), records.facts(level="c4")]
+    return scored_run(lines, prompts=[other(name) for name in names], stages=loads[::-1], seen=facts)
+
+
 def write(folder: Path, run: Run) -> Path:
     """Put a run with its prompts on disk; returns the folder."""
     records.write(folder, run)

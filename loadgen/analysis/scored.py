@@ -28,6 +28,10 @@ class AnswerScorer:
         """The quality of the answers of some requests, one for each."""
         return tuple(self._scored(record) for record in records if record.prompt_id in self._prompts)
 
+    def key_points(self, prompt_id: str) -> tuple[str, ...]:
+        """The key points of a prompt of the run."""
+        return self._prompts[prompt_id].key_points
+
     def _scored(self, record: Record) -> ScoredAnswer:
         base = ScoredAnswer(
             scorer=SCORER,

@@ -75,7 +75,17 @@ def _stage_row(summary: Summary, stage: StageSummary) -> CsvRow:
         row |= _metric_cells(metric, stage.metric(f"{metric}_ms"))
     row["not_valid"] = " ".join(stage.not_valid)
     row["rss_peak_mib"] = stage.peak_mib
-    return row
+    return row | _quality_cells(stage)
+
+
+def _quality_cells(stage: StageSummary) -> CsvRow:
+    """The quality of the answers; no columns if the texts were not kept."""
+    if stage.quality is UNSET:
+        return {}
+    low, high = (None, None) if stage.quality is None or stage.quality.ci is None else stage.quality.ci
+    names = ("mean", "covered", "mentioned", "supported", "rouge_l", "same_text", "prompts")
+    values = {f"quality_{name}": None if stage.quality is None else getattr(stage.quality, name) for name in names}
+    return values | {"quality_low": low, "quality_high": high}
 
 
 def _metric_cells(name: str, metric: Metric | None) -> CsvRow:

@@ -24,6 +24,7 @@ from loadgen.report.sections.highlights import highlights
 from loadgen.report.sections.latencies import latencies
 from loadgen.report.sections.levels import levels
 from loadgen.report.sections.models import models
+from loadgen.report.sections.quality import quality
 from loadgen.report.sections.run_by_run import run_by_run
 from loadgen.report.sections.server_behavior import server_behavior
 from loadgen.report.sections.server_rates import server_rates
@@ -37,6 +38,7 @@ from loadgen.store.run_folder import Run
 SECTIONS: Final[tuple[Callable[[ReportData], Section | None], ...]] = (
     levels,
     highlights,
+    quality,
     acceleration,
     run_by_run,
     spread,

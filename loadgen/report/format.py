@@ -2,6 +2,7 @@
 
 from decimal import Decimal
 
+from loadgen.analysis.quality_types import Quality
 from loadgen.analysis.summary import Metric
 from loadgen.plan.plan import StageLoad
 
@@ -29,6 +30,16 @@ def format_number(value: float | None, digits: int = 3) -> str:
 def format_percent(value: float | None) -> str:
     """A share of one as percent."""
     return UNKNOWN if value is None else f"{value * 100:.3g} %"
+
+
+def format_quality(quality: Quality) -> str:
+    """The mean quality of a stage."""
+    return UNKNOWN if quality.mean is None else f"{quality.mean:.1f}"
+
+
+def format_quality_interval(quality: Quality) -> str:
+    """The interval of the mean quality."""
+    return UNKNOWN if quality.ci is None else f"{quality.ci[0]:.1f}–{quality.ci[1]:.1f}"
 
 
 def format_percentile(metric: Metric, name: str) -> str:

@@ -5,6 +5,7 @@ from typing import Final
 
 from msgspec import UNSET
 
+from loadgen.analysis.quality_types import Quality
 from loadgen.analysis.summary import Metric, StageSummary, Summary
 from loadgen.report.format import (
     UNKNOWN,
@@ -13,6 +14,8 @@ from loadgen.report.format import (
     format_number,
     format_percent,
     format_percentile,
+    format_quality,
+    format_quality_interval,
     format_range,
 )
 from loadgen.report.main_notes import main_notes
@@ -64,6 +67,8 @@ def _columns(summary: Summary) -> tuple[Column, ...]:
         Column("tok/s/user", rank=3),
         Column("tok/s E2E", rank=6),
         Column("SLO met"),
+        Column("quality", rank=3),
+        Column(f"quality {INTERVAL}", rank=7),
         Column("memory", rank=6),
         Column("verdict", "verdict"),
     )
@@ -95,6 +100,11 @@ def _describe(summary: Summary, stage: StageSummary) -> dict[str, str]:
         cells[metric_title(rate)] = marked(stage, rate, format_number(getattr(stage.throughput, rate)))
     if stage.slo is not None:
         cells["SLO met"] = marked(stage, "slo", format_percent(stage.slo.share))
+    if isinstance(stage.quality, Quality):
+        cells |= {
+            "quality": format_quality(stage.quality),
+            f"quality {INTERVAL}": format_quality_interval(stage.quality),
+        }
     if stage.peak_mib is not None:
         cells["memory"] = f"{stage.peak_mib:.0f} MiB"
     cells["ok"] = f"{stage.requests.ok}/{stage.requests.planned}"

@@ -53,6 +53,8 @@ def _section(section: Section) -> Iterable[list[str]]:
     for table in section.tables:
         yield from _table(table)
     yield _list(f"{fact.name}: {fact.value}" for fact in section.facts)
+    if section.answers:
+        yield ["Each answer with its part marks is in report.html, and in quality.jsonl."]
 
 
 def _list(texts: Iterable[str]) -> list[str]:

@@ -85,8 +85,50 @@ class Chart(Struct, frozen=True, kw_only=True):
     """In pixels."""
 
 
+FragmentKind = Literal["plain", "said", "invented"]
+"""Whether a fragment of an answer says a key point, or is a figure or a name that its prompt does not have."""
+
+
+class Fragment(Struct, frozen=True):
+    """A part of an answer's text that is marked alike."""
+
+    text: str
+    kind: FragmentKind
+    label: str = ""
+    """The numbers of the key points that end here."""
+
+
+class PointMark(Struct, frozen=True):
+    """What an answer says of one key point."""
+
+    number: int
+    text: str
+    credit: str
+    """In percent, or why there is none."""
+    state: Literal["said", "partly", "missing"]
+
+
+class MarkedAnswer(Struct, frozen=True):
+    """One text, with its part marks."""
+
+    title: str
+    """At which stages it was the answer, and how often."""
+    mark: str
+    """Its quality, and what lowered it."""
+    fragments: tuple[Fragment, ...]
+    points: tuple[PointMark, ...]
+
+
+class AnswersToPrompt(Struct, frozen=True):
+    """The different answers to one prompt."""
+
+    prompt_id: str
+    answers: tuple[MarkedAnswer, ...]
+
+
 class Section(Struct, frozen=True, kw_only=True):
-    """A part of a report under a heading of its own, drawn in this order: paragraphs, charts, points, tables, facts."""
+    """A part of a report under a heading of its own, drawn in this order: paragraphs, charts, points, tables, facts,
+    answers."""
 
     title: str
     anchor: str
@@ -98,6 +140,8 @@ class Section(Struct, frozen=True, kw_only=True):
     """A list of sentences."""
     tables: tuple[Table, ...] = ()
     facts: tuple[Fact, ...] = ()
+    answers: tuple[AnswersToPrompt, ...] = ()
+    """Only on the page, where they can be folded."""
 
 
 class ReportStage(Struct, frozen=True):

@@ -17,17 +17,13 @@ from loadgen.store import files
 from loadgen.store.run_folder import Run, SentPrompt
 from tests import records, scored_runs
 from tests.records import planned
-from tests.scored_runs import BAD, CHOIR, GOOD, HALF, answer, scored_run
+from tests.scored_runs import BAD, CHOIR, GOOD, HALF, answer, levels_run, other, scored_run
 
 
 def quality_of(run: Run, stage: int = 0) -> Quality:
     quality = summarize(run).stages[stage].quality
     assert isinstance(quality, Quality)
     return quality
-
-
-def other(prompt_id: str) -> SentPrompt:
-    return msgspec.structs.replace(CHOIR, id=prompt_id)
 
 
 def test_an_answer_that_says_all_key_points_has_100_and_the_places_where_it_does() -> None:
@@ -107,18 +103,6 @@ def test_the_share_of_texts_that_are_the_same_is_of_prompts_that_were_asked_more
 def test_texts_that_are_sampled_are_not_compared(sampling: dict[str, object]) -> None:
     run = scored_run([answer(GOOD, 0), answer(GOOD, 1)], scenario={"sampling": sampling})
     assert quality_of(run).same_text is None
-
-
-def levels_run(before: str, after: str, prompts: int = 16, changed: int = 16) -> Run:
-    """A run of two levels: after `before` at one user, `after` at four for the last `changed` prompts."""
-    names = [f"p{number}" for number in range(prompts)]
-    lines = [answer(before, at, name) for at, name in enumerate(names)]
-    lines += [
-        answer(after if at >= prompts - changed else before, at, name, level="c4") for at, name in enumerate(names)
-    ]
-    loads = [planned(prompts), planned(prompts, level="c4", load={"mode": "closed", "concurrency": 4})]
-    facts = [records.facts(), records.facts(level="c4")]
-    return scored_run(lines, prompts=[other(name) for name in names], stages=loads[::-1], seen=facts)
 
 
 @pytest.mark.parametrize(

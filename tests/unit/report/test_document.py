@@ -20,6 +20,7 @@ from loadgen.report.section import Section
 from loadgen.store.run_folder import Run
 from tests import report_runs
 from tests.records import MS, facts, planned, run_of, turn
+from tests.scored_runs import BAD, GOOD, levels_run
 from tests.sources import nodes_of
 
 Contents = dict[str, list[list[str]]]
@@ -82,6 +83,7 @@ RUNS = {
     "an invalid stage": [run_of([turn(index) for index in range(40)], seen=[facts(clock_steps=1)])],
     "merged runs": repeated(),
     "one model on two devices": [on_devices()],
+    "answers with marks": [levels_run(GOOD, f"- {BAD}\n- It costs 977 | or `so`.", changed=4)],
 }
 
 
