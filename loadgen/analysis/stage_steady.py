@@ -30,7 +30,7 @@ def steadiness_of(
         return None, window
     dispatched, latencies = _series(records, load.latency_origin, window)
     steady = warm_until(latencies, dispatched)
-    if steady.steady and steady.truncated:
+    if steady.steady is not False and steady.truncated:
         window = msgspec.structs.replace(window, start_ns=int(np.sort(dispatched)[steady.truncated]))
     steadiness = Steadiness(
         steady=steady.steady, why=steady.why, warmed_after=steady.truncated, growth=rounded(steady.growth)

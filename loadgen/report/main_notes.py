@@ -3,9 +3,10 @@
 from typing import Final
 
 from loadgen.analysis.summary import Requests, StageSummary, Summary, Until, Validity
-from loadgen.report.format import format_count, format_duration
+from loadgen.report.format import format_count, format_duration, format_load
 from loadgen.report.metric_names import DAGGER, metric_title
 from loadgen.report.section import known_percentiles, stage_name
+from loadgen.stats.steady import FEWEST
 
 NOT_STREAMED: Final = (
     "answers were not streamed (stream = false), so no TTFT, ITL or TPOT is known, and no SLO on them is judged"
@@ -20,6 +21,10 @@ REPEATED: Final = (
 )
 ITL_BOUND: Final = (
     "≥ or – at ITL: the gaps within one request resemble each other, so this percentile needs more requests"
+)
+NOT_TOLD_STEADY: Final = (
+    "whether the latencies had settled{where} is not known, because there are too few requests to tell (it takes "
+    "{fewest} or more at full load, and still more if the latencies first rose or fell)"
 )
 HIDDEN: Final = 1.1
 """A note says how much the send hides if the TTFT p99 from the intended time is at least this many times the one from
@@ -37,7 +42,7 @@ def main_notes(summary: Summary) -> tuple[str, ...]:
         notes.append(NOT_STREAMED)
     if summary.runs:
         notes.append(REPEATED.format(count=len(summary.runs)))
-    notes += _itl_bound(summary)
+    notes += [*_itl_bound(summary), *_not_told_steady(summary)]
     if any(stage.load.is_closed and stage.status != "skipped" for stage in summary.stages):
         notes.append(CLOSED)
     for stage in summary.stages:
@@ -54,6 +59,16 @@ def _itl_bound(summary: Summary) -> list[str]:
     latencies = [latency for stage in summary.stages if (latency := stage.metric("itl_ms")) is not None]
     is_bound = any(latency.count and latency.percentile("p99").value is None for latency in latencies)
     return [ITL_BOUND] if is_bound else []
+
+
+def _not_told_steady(summary: Summary) -> list[str]:
+    """A note on the stages that have too few requests to tell whether their latencies had settled."""
+    stages = [stage for stage in summary.stages if stage.steadiness is not None and stage.steadiness.steady is None]
+    if not stages:
+        return []
+    is_all = len(stages) == sum(stage.status != "skipped" for stage in summary.stages)
+    where = "" if is_all else f" at {', '.join(dict.fromkeys(format_load(stage.load) for stage in stages))}"
+    return [NOT_TOLD_STEADY.format(where=where, fewest=FEWEST)]
 
 
 def _stage_notes(stage: StageSummary) -> list[str]:

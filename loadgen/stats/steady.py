@@ -30,14 +30,18 @@ _SURE: Final = 0.005
 _LIKELY: Final = 0.025
 _HINTED: Final = 0.1
 """The probability in each tail for a trend to be sure, likely, or hinted at."""
+_BETTER: Final = 2.0
+"""If the log-likelihood of a warm-up and a constant level is higher by this than that of a straight line, a trend of
+the whole series ended with the warm-up."""
 
 
 class Steady(Struct, frozen=True):
     """Whether and from where a series is steady.
 
-    steady: None if there are too few values to decide. why: the finding in one word. truncated: how many values at the
-    start are the warm-up; share: the same as a share of all values. Both are the best guess even if nothing settles.
-    growth: the median of the last third of the rest divided by that of its first third, minus 1; None if undefined.
+    steady: None if there are too few values to decide ("too_few"). why: the finding in one word. truncated: how many
+    values at the start are the warm-up; share: the same as a share of all values. Both are the best guess even if
+    nothing settles. growth: the median of the last third of the rest divided by that of its first third, minus 1; None
+    if undefined.
     """
 
     steady: bool | None
@@ -58,7 +62,8 @@ def warm_until(values: Series, order: Series | None = None) -> Steady:
     has a trend, and the rest hints at a trend in the same direction. The conditions on trends are our addition, because
     MSER alone rejects 10 to 25 % of steady series of 60 to 300 values. "drift": the rest surely has a trend; or the
     whole surely has one, and the rest likely one in the same direction. Neither applies if the level changes by less
-    than NOTABLE. docs/intervals.md has the rates of false alarms and the power.
+    than NOTABLE. "too_few": there are fewer than FEWEST values; or the whole surely has a trend, and too few values to
+    show whether it ended with the warm-up. docs/intervals.md has the rates of false alarms and the power.
     Sources: White, Simulation 69 (1997), 323–334; White, Cobb & Spratt, WSC 2000, 755–760.
     """
     if order is not None and order.size != values.size:
@@ -81,7 +86,27 @@ def warm_until(values: Series, order: Series | None = None) -> Steady:
         why = "never_settles"
     elif left.beyond(_SURE) or (goes_on and over_all.beyond(_SURE) and left.beyond(_LIKELY)):
         why = "drift"
+    if why == "steady" and over_all.beyond(_SURE) and _may_go_on(series, over_all.effective):
+        return Steady(None, "too_few", cut, cut / series.size, growth)
     return Steady(why == "steady", why, cut, cut / series.size, growth)
+
+
+def _may_go_on(series: Series, effective: float) -> bool:
+    """Whether the trend of a series may have gone on to its end: a warm-up within the first half, and then a constant
+    level, do not explain the ranks clearly better than a straight line does, and the level changes notably.
+
+    effective: how many independent values there are.
+    """
+    growth = _growth(series)
+    if growth is not None and abs(growth) < NOTABLE:
+        return False
+    scores = _scores(series) - 0.5
+    n, at = scores.size, np.arange(scores.size) - (scores.size - 1) / 2
+    power = float(scores @ scores)
+    line = power - float(at @ scores) ** 2 / float(at @ at)
+    cuts, sums = np.arange(1, n // 2 + 1), np.cumsum(scores)
+    step = power - float(np.max(sums[cuts - 1] ** 2 / cuts + (sums[-1] - sums[cuts - 1]) ** 2 / (n - cuts)))
+    return effective / 2 * float(np.log(max(line, 1e-9) / max(step, 1e-9))) < _BETTER
 
 
 class Trend(Struct, frozen=True):

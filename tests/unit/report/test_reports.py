@@ -258,6 +258,21 @@ def test_an_invalid_stage_is_struck_through_on_a_terminal_with_color() -> None:
     assert "\x1b[9m" not in console(summarize(run_of(turns(40))), style="color")
 
 
+def test_too_few_requests_to_tell_whether_latencies_had_settled_are_said_once() -> None:
+    few = main_table(summarize(run_of(turns(12)))).notes
+    assert [note for note in few if note.startswith("whether the latencies had settled is not known, because")]
+    both = summarize(
+        run_of(
+            [*turns(12), *(msgspec.structs.replace(turn, level="c2") for turn in turns(100))],
+            [planned(12), planned(100, level="c2", load={"mode": "closed", "concurrency": 2})],
+            seen=[facts(), facts(level="c2")],
+        )
+    )
+    (note,) = [note for note in main_table(both).notes if "settled" in note]
+    assert note.startswith("whether the latencies had settled at 1 user is not known, because")
+    assert not [note for note in main_table(summarize(run_of(turns(368)))).notes if "settled" in note]
+
+
 def test_reasons_failures_and_skipped_models_stand_under_the_table() -> None:
     run = mixed()
     notes = main_table(summarize(msgspec.structs.replace(run, torn=2))).notes

@@ -65,6 +65,22 @@ def test_a_ramp_is_a_drift_that_does_not_settle_and_its_growth_is_told() -> None
     assert found.growth > 0.2
 
 
+@pytest.mark.parametrize(("last", "n"), [(4.0, 40), (4.0, 60), (4.0, 100), (0.25, 60), (2.0, 100)])
+def test_a_series_that_grows_or_falls_all_the_time_is_hardly_ever_called_steady(last: float, n: int) -> None:
+    rng = generator(7, "grows", str(last), n)
+    ramps = [np.linspace(1, last, n) * autocorrelated(rng, n, 0.0, 0.3) for _ in range(200)]
+    called = [warm_until(ramp).steady for ramp in ramps]
+    assert sum(steady is True for steady in called) <= (12 if last > 2 or last < 1 else 40)
+
+
+def test_a_trend_of_which_too_few_values_tell_whether_it_ended_is_not_called_steady() -> None:
+    rng = generator(8, "hidden")
+    called = [warm_until(np.linspace(1, 4, 40) * autocorrelated(rng, 40, 0.0, 0.3)) for _ in range(100)]
+    hidden = [steady for steady in called if steady.steady is None]
+    assert len(hidden) >= 20
+    assert {steady.why for steady in hidden} == {"too_few"}
+
+
 def test_a_jump_after_the_middle_never_settles() -> None:
     n = 200
     found = warm_until((1 + (np.arange(n) > 140)) * autocorrelated(generator(4, "jump"), n, 0.3, 0.2))
