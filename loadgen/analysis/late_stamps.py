@@ -21,7 +21,7 @@ from loadgen.stats.median import median
 from loadgen.stats.quantile import floor_of
 
 SHOWN: Final = (50.0, 90.0, 95.0, 99.0)
-BOUNDS: Final = (50.0, 90.0, 99.0)
+BOUNDS: Final = (50.0, 90.0, 95.0, 99.0)
 """The percentiles in the main table, which shows a bound if the samples give no value."""
 TICK_NS: Final = 20_000_000
 """How often the event loop's lag is measured (`loadgen.telemetry.observer`)."""

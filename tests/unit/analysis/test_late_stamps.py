@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from loadgen.analysis.lag_percentiles import lag_p99
-from loadgen.analysis.late_stamps import lag_effect
+from loadgen.analysis.late_stamps import BOUNDS, lag_effect
 from loadgen.analysis.stage import StageData, stages_of
 from loadgen.analysis.summary import Effect
 from loadgen.record import LAG_PERCENTILES
+from loadgen.report.section import SHOWN_PERCENTILES
 from loadgen.stats.deconvolve import shares_of, without_error
 from tests.records import MS, S, facts, record, run_of
 
@@ -151,3 +152,7 @@ def test_an_error_that_was_added_is_taken_out_again() -> None:
 
 def test_the_same_error_everywhere_is_taken_off_everywhere() -> None:
     assert without_error(np.full(12, 100.0), np.full(100, 5.0)) == pytest.approx(np.full(12, 95.0))
+
+
+def test_a_bound_is_judged_of_each_percentile_that_reports_show() -> None:
+    assert tuple(f"p{p:g}" for p in BOUNDS) == SHOWN_PERCENTILES
