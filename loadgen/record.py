@@ -169,9 +169,9 @@ class Neighbor(Struct, frozen=True):
     cpu_share: float
 
 
-SlowdownSource = Literal["run_delay", "idle_cores"]
+SlowdownSource = Literal["run_delay", "shared_waits", "idle_cores"]
 """How a slow-down was estimated (`loadgen.telemetry.neighbors`): from the time for which the server's threads waited
-for a core, or from the idle time of the cores."""
+for a core; from the same, if they take over each other's work; or from the idle time of the cores."""
 
 
 class MachineFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -186,6 +186,9 @@ class MachineFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """By how much neighbors lengthened the server's work (0.05: 5 %); None if the server is not on this machine, or not
     known."""
     slowdown_source: SlowdownSource | None = None
+    shared_slowdown: float | None = None
+    """The slow-down if the server's threads take over each other's work while one of them waits, as those of llama.cpp
+    do."""
     host_slowdown: float | None = None
     """By how much the host of this virtual machine lengthened the server's work."""
     server_wait_share: float | None = None

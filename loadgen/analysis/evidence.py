@@ -165,7 +165,7 @@ def _with_facts(evidence: Evidence, stage: StageData, facts: StageFacts) -> Evid
         lost_workers=_lost(facts),
         workers=len(facts.workers),
         longer_by_own_cpu=_longer_by_own_cpu(facts) if is_telling else None,
-        machine=facts.machine if is_telling else None,
+        machine=_machine_of(stage, facts) if is_telling else None,
         **_lag("loop_lag", facts.loop_lag_p99_ns, facts.loop_lags_ns, facts.loop_lag_max_ns, ticks_of(facts), facts),
         **_lag("stamp_lag", facts.stamp_lag_p99_ns, facts.stamp_lags_ns, facts.stamp_lag_max_ns, reads, facts),
     )
@@ -186,6 +186,16 @@ def _lag(
     if p99.low is None or p99.high is None:
         return {f"{name}_p99_ms": None, f"{name}_p99_at_least_ms": in_ms(p99.low)}
     return {f"{name}_p99_ms": in_ms(p99_ns), f"{name}_p99_ci_ms": (in_ms(p99.low), in_ms(p99.high))}
+
+
+def _machine_of(stage: StageData, facts: StageFacts) -> MachineFacts | None:
+    """The facts of the machine, with the slow-down that is the better estimate for this server. The threads of
+    llama.cpp share their work out in small parts; its answers have `timings`, which are its own."""
+    machine = facts.machine
+    is_llamacpp = stage.planned.target == "llamacpp" or any(record.timings is not None for record in stage.ok)
+    if machine is None or machine.shared_slowdown is None or not is_llamacpp:
+        return machine
+    return msgspec.structs.replace(machine, slowdown=machine.shared_slowdown, slowdown_source="shared_waits")
 
 
 def _longer_by_own_cpu(facts: StageFacts) -> float | None:

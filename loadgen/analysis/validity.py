@@ -10,7 +10,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import UNSET, Struct
 
-from loadgen.analysis.busy_machine import BUSY, BUSY_HOST, BUSY_INVALID, busy_text
+from loadgen.analysis.busy_machine import BUSY_HOST, BUSY_INVALID, busy_text, limit_of
 from loadgen.analysis.evidence import Evidence, evidence_of
 from loadgen.analysis.own_effects import THROUGHPUT
 from loadgen.analysis.stage import StageData
@@ -160,9 +160,10 @@ def _busy_machine(evidence: Evidence) -> Sequence[Crossing]:
     if machine is None or machine.slowdown is None:
         return ()
     host_slowdown = machine.host_slowdown or 0.0
-    if machine.slowdown <= BUSY and host_slowdown <= BUSY_HOST:
+    line = limit_of(machine)
+    if machine.slowdown <= line and host_slowdown <= BUSY_HOST:
         return ()
-    limit = f"≤ {BUSY:.0%}" if machine.slowdown > BUSY else f"≤ {BUSY_HOST:.0%} because of the host"
+    limit = f"≤ {line:.0%}" if machine.slowdown > line else f"≤ {BUSY_HOST:.0%} because of the host"
     return (Crossing(busy_text(machine), limit, machine.slowdown > BUSY_INVALID),)
 
 

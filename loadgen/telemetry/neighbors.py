@@ -156,7 +156,7 @@ def waited_between(before: Look, after: Look, cores: int) -> Waited:
     stalled_s, crowding_s, shared_wait_s = None, 0.0, 0.0
     if before.threads is not None and after.threads is not None:
         stalled_s, crowding_s = stalled_between(before.threads, after.threads, wall_s, cores)
-        shared_wait_s = wait_if_shared_s(*runs_and_waits(before.threads, after.threads))
+        shared_wait_s = min(stalled_s, wait_if_shared_s(*runs_and_waits(before.threads, after.threads)))
     neighbors_s = max(0.0, core_times.busy_s - own_s - server_s)
     # A busy thread with a core of its own uses all of that core. So the server may have missed the time that is lacking
     # to a whole number of cores.
@@ -228,10 +228,25 @@ def slowdown_of(
     stalled_s = waited.taken_s
     if waited.stalled_s is not None:
         source = "run_delay"
-        others_s = waited.own_cpu_s + waited.crowding_s + neighbors_cpu_s
-        share = neighbors_cpu_s / others_s if others_s > 0 else 0.0
-        stalled_s = min(waited.stalled_s * share, neighbors_cpu_s)
+        stalled_s = _charged_s(waited.stalled_s, waited, neighbors_cpu_s)
     return _longer(stalled_s + all_memory_s, active_s), source
+
+
+def shared_slowdown_of(
+    waited: Waited, neighbors_cpu_s: float, active_s: float, all_memory_s: float = 0.0
+) -> float | None:
+    """By how much neighbors lengthened the server's work if its threads take over each other's work while one of them
+    waits; None if the system does not report how long threads waited. Arguments: as for `slowdown_of`."""
+    if waited.stalled_s is None:
+        return None
+    return _longer(_charged_s(waited.shared_wait_s, waited, neighbors_cpu_s) + all_memory_s, active_s)
+
+
+def _charged_s(held_up_s: float, waited: Waited, neighbors_cpu_s: float) -> float:
+    """The neighbors' part of the time for which the server was held up."""
+    others_s = waited.own_cpu_s + waited.crowding_s + neighbors_cpu_s
+    share = neighbors_cpu_s / others_s if others_s > 0 else 0.0
+    return min(held_up_s * share, neighbors_cpu_s)
 
 
 def host_slowdown_of(waited: Waited, neighbors_cpu_s: float, active_s: float) -> float | None:
@@ -301,10 +316,11 @@ class NeighborWatch:
         there_s = sum(used_s.values())
         neighbors_cpu_s = rest_s if rest_s > there_s + TICKS_OFF * wall_s else there_s
         short = _shortages_between(self._shortages, self._source.shortages(self._server_pids))
-        slowdown, source, host_slowdown = None, None, None
+        slowdown, source, host_slowdown, shared_slowdown = None, None, None, None
         if server and self._with_upstreams() == self._server_pids:  # otherwise a part of it counted as a neighbor
             active_s = active_share * wall_s
             slowdown, source = slowdown_of(waited, neighbors_cpu_s, active_s, short.all_memory_s or 0.0)
+            shared_slowdown = shared_slowdown_of(waited, neighbors_cpu_s, active_s, short.all_memory_s or 0.0)
             host_slowdown = host_slowdown_of(waited, neighbors_cpu_s, active_s)
         return MachineFacts(
             cores=self._source.cores,
@@ -312,6 +328,7 @@ class NeighborWatch:
             busiest=busiest(used_s, wall_s),
             slowdown=slowdown,
             slowdown_source=source,
+            shared_slowdown=shared_slowdown,
             host_slowdown=host_slowdown,
             server_wait_share=_share(waited.stalled_s if server else None, wall_s),
             server_shared_wait_share=_share(

@@ -16,7 +16,7 @@ from loadgen.analysis.own_effects import (
 from loadgen.analysis.stage import StageData, stages_of
 from loadgen.analysis.summarize import summarize
 from loadgen.analysis.summary import Effect, Metric, Self
-from loadgen.record import MachineFacts, Record
+from loadgen.record import MachineFacts, Record, ServerTimings
 from loadgen.store.run_folder import Run
 from tests.records import MS, S, facts, planned, record, run_of, turn
 
@@ -228,6 +228,33 @@ def test_a_server_waited_for_us_for_no_longer_than_it_waited_or_than_we_ran(
     seen = [facts(cpu_share=0.5, machine=machine, in_flight_samples=samples)]
     evidence = evidence_of(stage_of(run_of([turn(index) for index in range(12)], seen=seen)))
     assert evidence.longer_by_own_cpu == (None if longer is None else pytest.approx(longer))
+
+
+@pytest.mark.parametrize(
+    ("target", "shared", "slowdown", "source"),
+    [
+        ("llamacpp", 0.2, 0.2, "shared_waits"),
+        ("llamacpp", None, 0.5, "run_delay"),  # an older run
+        ("foundry", 0.2, 0.5, "run_delay"),
+    ],
+)
+def test_the_slow_down_of_llama_cpp_is_that_of_threads_that_share_their_work(
+    target: str, shared: float | None, slowdown: float, source: str
+) -> None:
+    machine = MachineFacts(cores=2, slowdown=0.5, slowdown_source="run_delay", shared_slowdown=shared)
+    run = run_of([turn(index, target=target) for index in range(12)], [planned(12, target=target)])
+    stage = msgspec.structs.replace(stage_of(run), facts=facts(machine=machine))
+    assert (evidence := evidence_of(stage)).machine is not None
+    assert (evidence.machine.slowdown, evidence.machine.slowdown_source) == (slowdown, source)
+
+
+def test_the_timings_of_llama_cpp_tell_it_behind_any_address() -> None:
+    timings = ServerTimings(prompt_n=5, prompt_ms=10.0, predicted_n=5, predicted_ms=50.0)
+    machine = MachineFacts(cores=2, slowdown=0.5, shared_slowdown=0.2)
+    run = run_of([turn(index, timings=timings) for index in range(12)], seen=[facts(machine=machine)])
+    evidence = evidence_of(stage_of(run))
+    assert evidence.machine is not None
+    assert evidence.machine.slowdown == 0.2
 
 
 def test_a_latency_of_more_than_an_hour_is_named() -> None:

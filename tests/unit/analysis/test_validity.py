@@ -56,6 +56,10 @@ def machine(slowdown: float | None, **changes: Any) -> MachineFacts:
     return MachineFacts(cores=2, slowdown=slowdown, busiest=(Neighbor("cc1plus", 0.97),), **changes)
 
 
+def shared(slowdown: float) -> MachineFacts:
+    return machine(slowdown, slowdown_source="shared_waits")
+
+
 def hosted(slowdown: float) -> MachineFacts:
     return MachineFacts(cores=2, slowdown=0.0, host_slowdown=slowdown, steal_share=slowdown)
 
@@ -71,6 +75,7 @@ LINES: list[tuple[Code, dict[str, Any], dict[str, Any], str]] = [
     ("stamp_lag", {"stamp_lag_p99_ms": 100.0}, {"stamp_lag_p99_ms": 100.001}, "invalid"),
     ("busy_machine", {"machine": machine(0.03)}, {"machine": machine(0.0301)}, "degraded"),
     ("busy_machine", {"machine": machine(0.03)}, {"machine": machine(0.2501)}, "invalid"),
+    ("busy_machine", {"machine": shared(0.02)}, {"machine": shared(0.0201)}, "degraded"),
     ("busy_machine", {"machine": hosted(0.1)}, {"machine": hosted(0.1001)}, "degraded"),
     ("achieved_users", {"users_share": 0.95}, {"users_share": 0.9499}, "degraded"),
     ("achieved_users", {"users_share": 0.95}, {"users_share": 0.7999}, "invalid"),
@@ -188,6 +193,7 @@ def test_a_busy_machine_says_by_how_much_and_who() -> None:
     heavy = msgspec.structs.replace(several, slowdown=6.5)
     assert "E2E are more than half too high, because" in busy_text(heavy), "6.5 times is not known"
     assert "(a 150%, b 20% of a core; the host of this virtual machine took 18% of a core)" in busy_text(several)
+    assert "are about 146% too high" in busy_text(shared(1.46)), "known up to three times as long"
     gone = MachineFacts(cores=2, slowdown=0.5, neighbors_cpu_share=0.4, memory_pressure=0.3)
     assert busy_text(gone).endswith("(programs that came and went 40% of a core; memory was short for 30% of the time)")
     assert judged(machine=machine(None, neighbors_cpu_share=2.0)).verdict == "valid", "where the server is not known"

@@ -19,6 +19,7 @@ from loadgen.telemetry.neighbors import (
     family_of,
     host_slowdown_of,
     neighbors_between,
+    shared_slowdown_of,
     slowdown_of,
     waited_between,
 )
@@ -207,6 +208,27 @@ def test_a_thread_that_is_new_began_in_between_and_one_that_ended_counts_no_more
     cores = CoreTimes(0, 0), CoreTimes(1.0, 0)
     waited = waited_between(look(0, cores=cores[0], threads=before), look(1, cores=cores[1], threads=after), cores=1)
     assert waited.stalled_s == pytest.approx(0.2)
+
+
+def test_threads_that_take_over_each_other_s_work_are_slowed_by_the_neighbors_part_of_what_they_lose() -> None:
+    waited = Waited(10.0, 1.0, 5.0, CoreTimes(9.0, 11.0), stalled_s=6.0, shared_wait_s=4.0)
+    assert shared_slowdown_of(waited, 3.0, 10.0) == pytest.approx(3.0 / 7.0), "3 of 4 s, as we used 1 s"
+    assert shared_slowdown_of(waited, 3.0, 10.0, all_memory_s=2.0) == pytest.approx(5.0 / 5.0)
+    assert shared_slowdown_of(Waited(10.0), 3.0, 10.0) is None
+    facts = facts_of(FakeMachine(1), 10, (SERVER, 5.0, 5.0))
+    assert facts.shared_slowdown == 0.0
+
+
+def test_threads_that_share_their_work_never_lose_more_than_those_that_all_wait_for_one() -> None:
+    before = {(SERVER, 1): ThreadTimes(0, 0)}
+    after = {
+        (SERVER, 1): ThreadTimes(0, 0),
+        (SERVER, 2): ThreadTimes(100 * MS, 1_570 * MS),
+    }  # it is older than the look
+    cores = CoreTimes(0, 0), CoreTimes(1.0, 0)
+    waited = waited_between(look(0, cores=cores[0], threads=before), look(1, cores=cores[1], threads=after), cores=1)
+    assert waited.stalled_s is not None
+    assert waited.shared_wait_s <= waited.stalled_s <= 1.0
 
 
 def test_waiting_counts_against_the_time_in_which_there_was_something_to_do() -> None:
