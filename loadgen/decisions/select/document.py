@@ -19,7 +19,7 @@ from loadgen.decisions.select.tables import (
     steps_table,
     turning_table,
 )
-from loadgen.decisions.select.words import STEPS_NOTE, lines_of, weights_text
+from loadgen.decisions.select.words import STEPS_NOTE, lines_of
 from loadgen.report.console import lines_text, table_text
 from loadgen.report.document import Document, Headline
 from loadgen.report.format import format_count
@@ -29,7 +29,7 @@ from loadgen.report.text_table import Screen
 FOOTER: Final = "Every number is in selection.json, beside this report; what it means is in docs/select.md."
 WORKSHOP_COST: Final = (
     "workshop_cost is (tokens/s × tokens per request) × energy factor. It decides nothing, because it grows with "
-    "speed: a model that is twice as fast at the same power would cost twice as much. docs/select.md has the reason."
+    "speed: a model that is twice as fast at the same power would cost twice as much. docs/facts.md has the reason."
 )
 
 
@@ -125,7 +125,6 @@ def _sureness(selection: Selection, charts: Sequence[Chart]) -> Section | None:
     paragraphs = (
         f"Compared on {asked}; throughput is that at {selection.throughput_level}.",
         STEPS_NOTE,
-        weights_text(selection),
     )
     return Section(
         title="How sure the choice is",

@@ -6,7 +6,7 @@ from loadgen.decisions.select.criteria import CRITERIA
 from loadgen.decisions.select.facts import ModelFact
 from loadgen.decisions.select.selection import CandidateRow, Selection
 from loadgen.decisions.select.words import format_mib, lead_text, signed, value_text
-from loadgen.report.format import UNKNOWN, format_duration, format_number, format_percent
+from loadgen.report.format import UNKNOWN, format_duration, format_number
 from loadgen.report.section import Column, Row, Table
 
 TITLES: Final = {
@@ -53,7 +53,7 @@ def console_table(selection: Selection) -> Table:
                 *(value_text(name, row.criteria.get(name), currency) for name in shown),
                 row.facts.license.value or UNKNOWN,
                 UNKNOWN if row.lead is None else signed(row.lead.steps),
-                format_percent(row.chance_of_first),
+                share_text(row.chance_of_first),
                 state_text(selection, row),
             )
         )
@@ -142,8 +142,8 @@ def leads_table(selection: Selection) -> Table:
                 row.name,
                 signed(row.utility or 0.0),
                 UNKNOWN if row.lead is None else lead_text(row.lead, ""),
-                format_percent(row.chance_of_first),
-                format_percent(row.acceptability),
+                share_text(row.chance_of_first),
+                share_text(row.acceptability),
                 _front_text(row),
             )
         )
@@ -153,6 +153,15 @@ def leads_table(selection: Selection) -> Table:
     return Table(columns, tuple(rows))
 
 
+def share_text(share: float | None) -> str:
+    """A share in whole percent, which never says that something is impossible or certain."""
+    if share is None:
+        return UNKNOWN
+    if 0 < share < 0.005 or 0.995 < share < 1:
+        return "< 1 %" if share < 0.5 else "> 99 %"
+    return f"{100 * share:.0f} %"
+
+
 def _front_text(row: CandidateRow) -> str:
     if row.pareto:
         return "of quality and latency, and of all" if row.pareto_all else "of quality and latency"
@@ -160,23 +169,20 @@ def _front_text(row: CandidateRow) -> str:
 
 
 def steps_table(selection: Selection) -> Table:
-    """The steps of each criterion that is compared, with its weight: what the utilities are sums of."""
-    shares = selection.policy.shares
-    columns = (Column("criterion", "text"), Column("weight"), *(Column(row.name) for row in _eligible(selection)))
-    rows = (
-        Row(
-            (
-                name,
-                f"{share:.2f}",
-                *(
-                    f"{value_text(name, row.criteria[name])} · {signed(row.criteria[name].steps)}"
-                    for row in _eligible(selection)
-                ),
-            )
-        )
-        for name, share in shares.items()
-    )
-    return Table(columns, tuple(rows))
+    """What the leads are sums of: each value, and by how many steps it is better or worse than that of the first."""
+    rows = _eligible(selection)
+    columns = (Column("criterion", "text"), Column("weight"), *(Column(row.name) for row in rows))
+    first = next(row for row in rows if row.name == selection.decision.first)
+    lines = []
+    for name, share in selection.policy.shares.items():
+        cells = [value_text(name, row.criteria[name]) for row in rows]
+        steps = [row.criteria[name].steps - first.criteria[name].steps for row in rows]
+        shown = [
+            cell if row is first else f"{cell} · {signed(step, '+')}"
+            for cell, step, row in zip(cells, steps, rows, strict=True)
+        ]
+        lines.append(Row((name, f"{share:.2f}", *shown)))
+    return Table(columns, tuple(lines), ("After the point: steps better (+) or worse (−) than the first.",))
 
 
 def _eligible(selection: Selection) -> list[CandidateRow]:
@@ -202,7 +208,9 @@ def _flags_to_try(selection: Selection, name: str) -> list[str]:
     """The weights to give, so that a criterion weighs a little more or less than at its next turning points."""
     row = selection.sensitivity[name]
     rest = sum(
-        weight for other, weight in selection.policy.weights.items() if other != name and other in _shares(selection)
+        weight
+        for other, weight in selection.policy.weights.items()
+        if other != name and other in selection.policy.shares
     )
     at = max(place for place, (start, _) in enumerate(row.first) if start <= row.weight or place == 0)
     shares = []
@@ -211,10 +219,6 @@ def _flags_to_try(selection: Selection, name: str) -> list[str]:
     if at + 1 < len(row.first):
         shares.append(min(row.first[at + 1][0] + 0.01, 0.999))
     return [f"--weights {name}={share / (1 - share) * rest:.3g}" for share in shares]
-
-
-def _shares(selection: Selection) -> dict[str, float]:
-    return selection.policy.shares
 
 
 def facts_table(selection: Selection) -> Table:

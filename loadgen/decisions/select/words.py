@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 from loadgen.decisions.select.criteria import Criterion
 from loadgen.decisions.select.selection import CandidateRow, CriterionRow, LeadRow, Selection
@@ -88,9 +88,10 @@ def lead_text(lead: LeadRow, unit: str = " steps") -> str:
     return shown if lead.ci is None else f"{shown} ({signed(lead.ci[0])} to {signed(lead.ci[1])})"
 
 
-def signed(value: float) -> str:
-    """A number of steps with two decimals, and a real minus sign."""
-    return f"{value:.2f}".replace("-", "−")
+def signed(value: float, plus: Literal["", "+"] = "") -> str:
+    """A number of steps with two decimals, and a real minus sign. plus: what stands before a number above 0."""
+    rounded = round(value, 2) + 0.0  # no −0.00
+    return f"{plus if rounded > 0 else ''}{rounded:.2f}".replace("-", "−")
 
 
 def _tied_text(selection: Selection, first: CandidateRow, rows: dict[str, CandidateRow]) -> str:
