@@ -64,6 +64,8 @@ class SelectOptions(msgspec.Struct, frozen=True):
         bool, typer.Option("--strict", help="A requirement must hold with the 95 % interval, not only as estimated.")
     ] = False
 
+    force: Annotated[bool, typer.Option("--force", help="Use the notes of graders who disagree all the same.")] = False
+
     def flags(self) -> PolicyFlags:
         """What the flags ask. Raises InputError, which names the flag, for a value that cannot be read."""
         require, dropped = parse_requirements(self.require) if self.require is not None else (Requirements(), ())
@@ -77,6 +79,7 @@ class SelectOptions(msgspec.Struct, frozen=True):
             ),
             dropped=dropped,
             bound="interval" if self.strict else "estimate",
+            disagreement="accept" if self.force else "refuse",
             given=read_given(self.facts) if self.facts is not None else (),
         )
 

@@ -12,6 +12,7 @@ from msgspec import UNSET, Struct
 from loadgen.analysis.summary import StageSummary
 from loadgen.decisions.select.candidates import candidates_of, levels_of, mean_with_interval
 from loadgen.decisions.select.criteria import CRITERIA, UNITS, Criterion, Values, steps_of
+from loadgen.decisions.select.graded import with_notes
 from loadgen.decisions.select.known import KnownCandidate, known_candidates
 from loadgen.decisions.select.policy import Policy
 from loadgen.decisions.select.rank import ENOUGH_KEYS, Ranking, rank
@@ -46,7 +47,11 @@ class SelectionData(Struct, frozen=True):
 
 
 def decide(runs: Sequence[SelectRun], policy: Policy) -> SelectionData:
-    """The selection. Raises InputError if a level is asked that no run has, or if nothing that weighs is known."""
+    """The selection. Raises InputError if a level is asked that no run has, or if nothing that weighs is known; and
+    DisagreementError if it is by the notes of graders who disagree."""
+    remarks: tuple[str, ...] = ()
+    if policy.quality_by != "key_points":
+        runs, remarks = with_notes(runs, policy.quality_by, policy.disagreement)
     candidates = candidates_of(runs)
     levels = levels_of(candidates, policy.level)
     known = known_candidates(candidates, levels, policy)
@@ -66,7 +71,7 @@ def decide(runs: Sequence[SelectRun], policy: Policy) -> SelectionData:
         decision=_decision(rows, known, ranking),
         sensitivity={} if ranking is None else _sensitivity(ranking),
         left_out={} if ranking is None else ranking.left_out,
-        notes=remarks_of(runs, known, policy.given),
+        notes=(*remarks, *remarks_of(runs, known, policy.given)),
     )
     decision = msgspec.structs.replace(selection.decision, text=decision_text(selection))
     return SelectionData(

@@ -26,6 +26,9 @@ Origin = Literal["default", "scenario", "policy", "flags"]
 Bound = Literal["estimate", "interval"]
 """What must meet a requirement: the estimate, or the worse end of its 95 % interval."""
 
+Disagreement = Literal["refuse", "accept"]
+"""What to do with the notes of graders who disagree."""
+
 Table = TypeVar("Table", bound=Struct)
 
 LIST_MARK: Final = "+"
@@ -47,6 +50,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     """None: the lowest that every candidate played validly."""
     quality_by: QualityBy
     bound: Bound = "estimate"
+    disagreement: Disagreement = "refuse"
     given: tuple[GivenFacts, ...] = ()
     """What a person says of the candidates."""
 
@@ -58,6 +62,7 @@ class PolicyFlags(Struct, frozen=True, kw_only=True):
     dropped: tuple[str, ...] = ()
     """Requirements of the scenario or of the policy file that do not count."""
     bound: Bound = "estimate"
+    disagreement: Disagreement = "refuse"
     given: tuple[GivenFacts, ...] = ()
 
 
@@ -93,6 +98,7 @@ def policy_of(scenario: SelectTable, file: SelectTable | None = None, flags: Pol
         level=flags.table.level or below.level,
         quality_by=flags.table.quality_by or below.quality_by or "key_points",
         bound=flags.bound,
+        disagreement=flags.disagreement,
         given=flags.given,
     )
 
