@@ -21,7 +21,7 @@ from loadgen.wire.direct_request import AiohttpAnswer, DirectRequest, Redirected
 from loadgen.wire.direct_response import DirectHandler
 from loadgen.wire.exchange import ChatRequest, Exchange, Failure, media_type
 from loadgen.wire.receiver import ANSWER_BYTES, ANSWER_READS, Receiver, receives
-from loadgen.wire.redirects import trace_redirects
+from loadgen.wire.redirects import can_be_kept, trace_redirects
 from loadgen.wire.stamps import (
     CURRENT_STAMPS,
     HEAD_BYTES,
@@ -55,8 +55,8 @@ class Client:
         self._watchdog = Watchdog()
         self._receiver: Receiver | None = None
         self._sessions: list[aiohttp.ClientSession] = []
-        self._connectors: list[aiohttp.TCPConnector] = []
         self._direct_requests: dict[str, DirectRequest | None] = {}  # by URL
+        self._redirects: dict[str, str] = {}  # by URL, where its server redirects it to, if that can be kept
         self._stamping_socket: socket.socket | None = None
         self.kernel = False  # True where the kernel's receive stamps are available
         self.stamping = False  # True where the connections stamp; else the client stamps when it reads
@@ -85,7 +85,6 @@ class Client:
                 headers=self._headers,
             )
             self._sessions.append(session)
-            self._connectors.append(pool)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -141,7 +140,15 @@ class Client:
             exchange.task = None  # before the next await, or the watchdog could cancel what the task does next
             CURRENT_STAMPS.reset(restore)
             self._watchdog.forget(exchange)
+        self._keep_redirect(exchange)
         return exchange
+
+    def _keep_redirect(self, exchange: Exchange) -> None:
+        """From now on, send requests with this URL to where the server redirected this one, if an answer came there:
+        only one request has the round trip in its latency, also without a preflight."""
+        url, redirected_to = exchange.request.url, exchange.response.redirected_to
+        if redirected_to is not None and exchange.response.status == 200 and can_be_kept(url, redirected_to):
+            self._redirects[url] = redirected_to
 
     @staticmethod
     def _was_stale(exchange: Exchange) -> bool:
@@ -178,8 +185,9 @@ class Client:
         headers = {"Content-Type": "application/json", "Accept": accept, **request.headers}
         if session is self._sessions[0] and await self._send_directly(exchange, headers):
             return
-        async with await _post(session, request, headers) as answer:
-            response = exchange.response
+        response = exchange.response
+        response.redirected_to = self._redirects.get(request.url)
+        async with await _post(session, response.redirected_to or request.url, request.body, headers) as answer:
             if answer.history:
                 response.redirected_to = str(answer.url)
             response.status = answer.status
@@ -194,7 +202,8 @@ class Client:
     async def _send_directly(self, exchange: Exchange, headers: dict[str, str]) -> bool:
         """Send the request without aiohttp's client. False: aiohttp's client has to send it, and nothing was sent."""
         all_headers = (*self._headers.items(), *headers.items())
-        url: str | None = exchange.request.url
+        exchange.response.redirected_to = self._redirects.get(exchange.request.url)
+        url: str | None = exchange.response.redirected_to or exchange.request.url
         for _ in range(REDIRECTS):
             direct_request = self._direct_request(url) if url is not None else None
             head = direct_request.head(all_headers) if direct_request is not None else None
@@ -215,9 +224,10 @@ class Client:
 
     def _direct_request(self, url: str) -> DirectRequest | None:
         if url not in self._direct_requests:
-            self._direct_requests[url] = (
-                DirectRequest.open(url, self._sessions[0], self._connectors[0], BODY_BYTES) if self.stamping else None
-            )
+            session, pool = self._sessions[0], self._sessions[0].connector
+            self._direct_requests[url] = None
+            if self.stamping and isinstance(pool, aiohttp.TCPConnector):
+                self._direct_requests[url] = DirectRequest.open(url, session, pool, BODY_BYTES)
         return self._direct_requests[url]
 
     async def _receive(self, answer: AiohttpAnswer, exchange: Exchange) -> None:
@@ -256,11 +266,11 @@ class Client:
 
 
 async def _post(
-    session: aiohttp.ClientSession, request: ChatRequest, headers: dict[str, str]
+    session: aiohttp.ClientSession, url: str, body: bytes, headers: dict[str, str]
 ) -> aiohttp.ClientResponse:
     """The answer to a request, as soon as its head has come. Raises UnsendableRequest, and aiohttp's errors."""
     try:
-        return await session.post(request.url, data=request.body, headers=headers)
+        return await session.post(url, data=body, headers=headers)
     except aiohttp.ClientError:
         raise  # some of aiohttp's own errors are ValueErrors as well
     except ValueError as error:

@@ -170,6 +170,34 @@ async def test_within_the_host_the_same_request_goes_where_it_is_sent(status: st
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("direct", [True, False])
+async def test_a_redirect_on_the_same_server_is_kept_for_the_requests_that_follow(
+    direct: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not direct:
+        monkeypatch.setattr("loadgen.wire.stamps.hasattr", lambda *_: False, raising=False)
+    with Server(redirecting("307 Temporary Redirect", "/moved")) as server:
+        async with Client() as client:
+            replies = [await ask(client, server.url) for _ in range(3)]
+    assert [reply.text for reply in replies] == ["ab"] * 3
+    assert [request.path for request in server.chats] == ["/v1/chat/completions", "/moved", "/moved", "/moved"]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("way", "then"),
+    [("/moved?once=1", AB), ("/moved", whole_answer("503 Busy", b"busy"))],
+    ids=["of one request alone", "without an answer"],
+)
+async def test_other_redirects_are_followed_each_time(way: str, then: Script) -> None:
+    with Server(redirecting("307 Temporary Redirect", way, then=then)) as server:
+        async with Client() as client:
+            for _ in range(2):
+                await ask(client, server.url)
+    assert [request.path for request in server.chats] == ["/v1/chat/completions", way] * 2
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize("status", ["302 Found", "307 Temporary Redirect"])
 async def test_a_circle_of_redirects_ends(status: str) -> None:
     circle = whole_answer(status, b"", "Location: /v1/chat/completions")
