@@ -25,12 +25,18 @@ def test_the_examples_play_as_they_stand(tmp_path: Path) -> None:
     examples = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     assert len(examples) == 7
     (tmp_path / "scenarios").symlink_to(ROOT / "scenarios")
+    # How fast this machine is makes no run invalid, which `compare` would refuse.
+    steady = (
+        "from loadgen.analysis import validity\n"
+        "of_the_server = {'nothing_answered', 'incomplete', 'server_died'}\n"
+        "validity.RULES = tuple(rule for rule in validity.RULES if rule.code in of_the_server)\n"
+    )
     newest = "from pathlib import Path\nFOLDER = sorted(Path('results/smoke').iterdir())[-1]\n"
     examples[2] = newest + examples[2]
     with MockProcess(Script(ttft_s=FixedTime(0.01), itl_s=FixedTime(0.001), tokens=FixedTime(3))) as server:
-        program = "\n".join(examples).replace("http://127.0.0.1:8080/v1", server.url).replace("NAME", "mock")
+        program = steady + "\n".join(examples).replace("http://127.0.0.1:8080/v1", server.url).replace("NAME", "mock")
         result = subprocess.run(
-            [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+            [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600
         )
     assert (result.returncode, result.stderr) == (0, "")
     assert "6/6" in result.stdout

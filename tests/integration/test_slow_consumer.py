@@ -32,7 +32,7 @@ def test_a_slow_consumer_calls_its_own_run_invalid(tmp_path: Path) -> None:
                     time.sleep(STOPPED_S)
         finally:
             process.kill()
-            process.wait(10)
+            process.wait(60)
     (stage,) = msgspec.json.decode((run_folder(tmp_path, "adhoc") / "summary.json").read_bytes())["stages"]
     assert process.returncode == 1
     assert stage["requests"]["ok"] == 24

@@ -16,13 +16,14 @@ import pytest
 from loadgen import api
 from loadgen.analysis.summary import StageSummary, summary_from
 from loadgen.cli.run import exit_code
+from loadgen.engine.preflight import LEAST_RETRIES
 from loadgen.engine.stop import StopSignal
 from loadgen.errors import ExitCode
 from loadgen.live.progress import Silence
 from loadgen.plan.rng import generator
 from loadgen.record import Record
 from loadgen.report.files import write_reports
-from loadgen.scenario import Closed, Constant, Load, Model, Scenario, Timeouts
+from loadgen.scenario import Closed, Constant, Load, Model, Retries, Scenario, Timeouts
 from loadgen.scenario.file import LoadedScenario
 from loadgen.store import run_folder
 from loadgen.store.run_folder import Run
@@ -82,7 +83,7 @@ def counted(stage: StageSummary) -> dict[str, int]:
     return requests.by_outcome
 
 
-async def eventually(is_so: Callable[[], bool], within_s: float = 15.0) -> None:
+async def eventually(is_so: Callable[[], bool], within_s: float = 60.0) -> None:
     until_s = time.perf_counter() + within_s
     while not is_so():
         assert time.perf_counter() < until_s
@@ -113,14 +114,15 @@ async def test_with_a_server_that_fails_at_random_every_stage_accounts_for_all_t
     def choose(request: Served) -> Script:
         if request.says == PREFLIGHT:
             return streamed("hi")
-        outcome, script = FAULTS[int(generator(7, "fault", len(done)).integers(len(FAULTS)))]
+        # With this seed, one answer hangs: a deadline that all others meet on any machine passes once.
+        outcome, script = FAULTS[int(generator(14, "fault", len(done)).integers(len(FAULTS)))]
         done.append(outcome)
         return script
 
     with Server(choose) as server:
         load = closed((1, 4), 30)
         run = await api.run(
-            scenario(tmp_path, {"m": server.url}, load, timeouts=Timeouts(request_s=0.4)), results=tmp_path
+            scenario(tmp_path, {"m": server.url}, load, timeouts=Timeouts(request_s=5.0)), results=tmp_path
         )
     assert run.manifest.state == "complete"
     assert Counter(record.outcome for record in run.records) == Counter(done)
@@ -209,8 +211,9 @@ async def test_interleaved_with_a_model_that_cannot_be_used_the_other_keeps_its_
 async def test_when_no_model_can_be_used_the_run_says_so_and_measures_nothing(tmp_path: Path) -> None:
     with Server(whole("500 Internal Server Error", b"broken")) as server:
         models = {"a": server.url, "b": server.url}
-        run = await api.run(scenario(tmp_path, models, closed(1, 3)), results=tmp_path)
-        assert len(server.chats) == 2
+        retries = Retries(backoff_s=0.0)
+        run = await api.run(scenario(tmp_path, models, closed(1, 3), retries=retries), results=tmp_path)
+        assert len(server.chats) == 2 * (1 + LEAST_RETRIES)
     summary = write_reports(run.folder)
     assert [stage.status for stage in summary.stages] == ["skipped", "skipped"]
     assert all("http_error 500: broken" in str(stage.reason) for stage in summary.stages)
@@ -286,7 +289,7 @@ async def test_stopped_twice_what_is_in_flight_is_given_up_at_once_with_its_stam
         await asyncio.sleep(0.1)
         assert not playing.done(), "the first time, what is in flight may end"
         assert stop.escalate() == "cancel"
-        run = await asyncio.wait_for(playing, timeout=10)
+        run = await asyncio.wait_for(playing, timeout=60)
     assert counted(write_reports(run.folder).stages[0]) == {"cancelled": 20}
     given_up = [record for record in run.records if record.sent_ns is not None]
     assert [record.detail for record in given_up] == ["stopped by the user"] * 3

@@ -298,7 +298,7 @@ async def test_stopped_twice_what_is_in_flight_is_given_up(tmp_path: Path) -> No
         await eventually(lambda: sum(len(request.tokens_ns) for request in server.chats[1:]) == 3)
         assert stop.escalate() == "drain"
         assert stop.escalate() == "cancel"
-        run = await asyncio.wait_for(playing, timeout=20)
+        run = await asyncio.wait_for(playing, timeout=60)
     assert counted(summarize(run).stages[0]) == {"cancelled": 9}
     given_up = [record for record in run.records if record.sent_ns is not None]
     assert [record.detail for record in given_up] == ["stopped by the user"] * 3
@@ -393,7 +393,7 @@ async def test_ctrl_c_at_the_terminal_drains_and_the_run_is_whole(tmp_path: Path
         try:
             await eventually(lambda: written(tmp_path) >= 12, within_s=60.0)
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to everybody in the foreground
-            code = await asyncio.wait_for(process.wait(), timeout=30)
+            code = await asyncio.wait_for(process.wait(), timeout=60)
         finally:
             if process.returncode is None:
                 process.kill()

@@ -35,6 +35,7 @@ class Scripted:
     """Yields tokens at moments of its own, and keeps an account of them: the truth that stamps are compared with."""
 
     said: ClassVar[list[list[int]]] = []
+    asked: ClassVar[list[int]] = []
     did: ClassVar[list[object]] = []
 
     def load(self, model: str, **options: Any) -> None:
@@ -44,6 +45,7 @@ class Scripted:
     def generate(self, messages: list[dict[str, str]], *, max_tokens: int, **sampling: object) -> Iterator[Any]:
         moments: list[int] = []
         self.said.append(moments)
+        self.asked.append(time.perf_counter_ns())
         due_s = time.perf_counter() + FIRST_S
         for i in range(TOKENS):
             time.sleep(max(0.0, due_s + i * GAP_S - time.perf_counter()))
@@ -66,6 +68,7 @@ class Asynchronous(Scripted):
     ) -> AsyncIterator[str]:
         moments: list[int] = []
         self.said.append(moments)
+        self.asked.append(time.perf_counter_ns())
         clock = SystemClock()
         due_ns = clock.now_ns() + round(FIRST_S * 1e9)
         for i in range(TOKENS):
@@ -85,19 +88,19 @@ class Stuck:
         yield "a"
         if messages[-1]["content"] != PREFLIGHT:
             self.asked.append(messages[-1]["content"])
-            self.go.wait(20)
+            self.go.wait(60)
 
     def unload(self) -> None:
         self.did.append("unload")
 
 
 class Busy:
-    """Computes in Python, on all of a core."""
+    """Computes in Python: 20 ms of a core for each token, however long that takes."""
 
     def generate(self, messages: list[dict[str, str]], **sampling: object) -> Iterator[str]:
         for _ in range(4):
-            until_s = time.perf_counter() + 0.02
-            while time.perf_counter() < until_s:
+            until_s = time.thread_time() + 0.02
+            while time.thread_time() < until_s:
                 pass
             yield "a"
 
@@ -115,6 +118,7 @@ class Unloadable:
 @pytest.fixture(autouse=True)
 def fresh() -> None:
     Scripted.said.clear()
+    Scripted.asked.clear()
     Scripted.did.clear()
     Stuck.did.clear()
     Stuck.asked.clear()
@@ -137,13 +141,23 @@ def measured(run: Run) -> list[Record]:
     return sorted(records, key=lambda record: record.sent_ns or 0)
 
 
+def epoch_ns(run: Run) -> int:
+    """The run's beginning on the adapter's clock, at the earliest: by the token that was stamped soonest."""
+    return int((truth(run) - stamps(run)).max())
+
+
+def stamps(run: Run) -> NDArray[np.int64]:
+    return np.sort([stamp for record in run.records for stamp in record.stamps_ns])
+
+
+def truth(run: Run) -> NDArray[np.int64]:
+    """The adapter's own moment of each token, without those of the test chat, which is no record."""
+    return np.sort([moment for moments in Scripted.said[-len(run.records) :] for moment in moments])
+
+
 def lags_ms(run: Run) -> NDArray[np.float64]:
-    """How much later than the adapter's own moment each token was stamped, compared with the one stamped soonest (the
-    run's beginning is on no clock but its own). For one request at a time."""
-    stamps = [stamp for record in run.records for stamp in record.stamps_ns]
-    truth = [moment for moments in Scripted.said for moment in moments][-len(stamps) :]
-    late = np.array(stamps, dtype=np.int64) - np.array(truth, dtype=np.int64)
-    lags: NDArray[np.float64] = (late - late.min()) / 1e6
+    """How much later than the adapter's own moment each token was stamped, compared with the one stamped soonest."""
+    lags: NDArray[np.float64] = (stamps(run) + epoch_ns(run) - truth(run)) / 1e6
     return lags
 
 
@@ -181,7 +195,7 @@ async def test_an_adapter_is_loaded_asked_told_of_and_unloaded(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("adapter", [Scripted, Asynchronous])
-async def test_ttft_and_itl_are_those_of_the_schedule(tmp_path: Path, adapter: type) -> None:
+async def test_ttft_and_itl_are_those_of_the_adapter(tmp_path: Path, adapter: type) -> None:
     load = Closed(concurrency=(2,), requests=10, ramp_in_s=0.02)
     run = await api.run(scenario(tmp_path, load, adapter), results=tmp_path)
     records = measured(run)
@@ -191,10 +205,11 @@ async def test_ttft_and_itl_are_those_of_the_schedule(tmp_path: Path, adapter: t
         assert record.sent_ns is not None
         assert record.stamps_ns[0] - record.sent_ns >= FIRST_S * 1e9
         assert record.stamps_ns[-1] - record.sent_ns >= (FIRST_S + (TOKENS - 1) * GAP_S) * 1e9
-    ttft_ms = [(r.stamps_ns[0] - (r.sent_ns or 0)) / 1e6 for r in records]
-    gaps_ms = [gap / 1e6 for r in records for gap in np.diff(r.stamps_ns)]
-    assert np.median(ttft_ms) == pytest.approx(FIRST_S * 1e3, abs=5)
-    assert np.median(gaps_ms) == pytest.approx(GAP_S * 1e3, abs=1)
+    # What the machine adds is in the adapter's own moments as well: each token is stamped when it came.
+    assert np.median(lags_ms(run)) < 0.5
+    asked = np.sort(Scripted.asked[-len(run.records) :])
+    sent = np.sort([record.sent_ns or 0 for record in run.records]) + epoch_ns(run)
+    assert all(sent <= asked + 1_000_000), "TTFT begins before the adapter is called"
 
 
 async def test_an_event_loop_that_is_blocked_does_not_move_the_stamps_of_a_thread(tmp_path: Path) -> None:
@@ -238,12 +253,16 @@ async def test_in_flight_by_the_sampler_and_by_the_records_agree(tmp_path: Path)
     run = await api.run(
         scenario(tmp_path, Closed(concurrency=(3,), requests=60, ramp_in_s=0.02), Scripted), results=tmp_path
     )
-    samples = [count for _, count in run.facts[0].in_flight_samples]
-    assert np.mean(samples[2:-2]) > 2
+    spans = [(record.dispatched_ns or 0, record.end_ns or 0) for record in measured(run)]
+    samples = run.facts[0].in_flight_samples
+    by_records = [sum(began < moment < ended for began, ended in spans) for moment, _ in samples]
+    # A request whose end the event loop has not seen yet counts as in flight, until its user sends the next one.
+    assert all(known <= count <= 3 for known, (_, count) in zip(by_records, samples, strict=True))
+    assert max(by_records) == 3
 
 
 async def eventually(is_so: Callable[[], bool]) -> None:
-    until_s = time.perf_counter() + 20
+    until_s = time.perf_counter() + 60
     while not is_so():
         assert time.perf_counter() < until_s
         await asyncio.sleep(0.01)
@@ -258,13 +277,15 @@ async def test_a_stuck_generator_times_out_the_run_goes_on_and_nothing_is_unload
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(in_process, "SHUTDOWN_TIMEOUT_S", 0.1)
-    made = scenario(tmp_path, Closed(requests=3), Stuck, Scripted, warmup_requests=0, timeouts=Timeouts(request_s=0.2))
+    # All three are stuck at once, so that a deadline that suffices for the other adapter on any machine passes once.
+    load, timeouts = Closed(concurrency=(3,), requests=3, ramp_in_s=0.0), Timeouts(request_s=3.0)
+    made = scenario(tmp_path, load, Stuck, Scripted, warmup_requests=0, timeouts=timeouts)
     run = await api.run(made, results=tmp_path)
     Stuck.go.set()
     summary = write_reports(run.folder)
     assert [counted(stage) for stage in summary.stages] == [{"timeout": 3}, {"ok": 3}]
     stuck = [record for record in run.records if record.outcome == "timeout"]
-    assert {r.detail for r in stuck} == {"waiting for next token, request deadline 0.2 s"}
+    assert {r.detail for r in stuck} == {"waiting for next token, request deadline 3 s"}
     assert [len(r.stamps_ns) for r in stuck] == [1, 1, 1]
     assert run.manifest.models[0].abandoned_calls == 3
     assert (Stuck.did, Scripted.did[-1]) == ([], "unload")
@@ -282,7 +303,7 @@ async def test_stopped_twice_what_is_in_flight_is_given_up_with_its_stamps(tmp_p
     assert stop.escalate() == "cancel"
     await asyncio.sleep(0.05)
     Stuck.go.set()
-    run = await asyncio.wait_for(playing, timeout=20)
+    run = await asyncio.wait_for(playing, timeout=60)
     assert [(r.outcome, r.detail, len(r.stamps_ns)) for r in run.records] == [
         ("cancelled", "stopped by the user", 1)
     ] * 3
