@@ -153,6 +153,13 @@ class Slowed(Struct, frozen=True):
 
     @property
     def claimed(self) -> float:
+        """The slow-down in the verdict: for the embedded server, that of threads which share their work."""
+        machine = self.trial.machine
+        return self.by_waits if machine.shared_slowdown is None else machine.shared_slowdown
+
+    @property
+    def by_waits(self) -> float:
+        """The slow-down as if each waiting thread held up all."""
         return self.trial.machine.slowdown or 0.0
 
     @property
@@ -201,12 +208,14 @@ def host_costs(host: NDArray[np.float64], logs: NDArray[np.float64]) -> NDArray[
 def report(trials: Sequence[Trial]) -> str:
     known = slowed(trials)
     known = [each for each in known if each.trial.count or is_quiet(each.trial)]
-    heads = "neighbors | stages | tokens took longer by | answers took longer by | estimated slow-down"
-    lines = [f"| {heads} | share of stages degraded |", "|---|---:|---:|---:|---:|---:|"]
+    heads = "neighbors | stages | tokens took longer by | answers took longer by | estimated slow-down | by `run_delay`"
+    lines = [f"| {heads} | share of stages degraded |", "|---|---:|---:|---:|---:|---:|---:|"]
     for kind in sorted({(each.trial.count, each.trial.duty) for each in known}):
         of_kind = [each for each in known if (each.trial.count, each.trial.duty) == kind]
         who = f"{kind[0]} × {kind[1]} %" if kind[0] else "none"
-        shares = [np.median([getattr(each, name) for each in of_kind]) for name in ("token", "answer", "claimed")]
+        shares = [
+            np.median([getattr(each, name) for each in of_kind]) for name in ("token", "answer", "claimed", "by_waits")
+        ]
         named = np.mean([each.is_named for each in of_kind])
         lines.append(f"| {who} | {len(of_kind)} | {' | '.join(f'{share:.1%}' for share in shares)} | {named:.0%} |")
     quiet = [each for each in known if not each.trial.count]
