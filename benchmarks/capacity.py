@@ -19,9 +19,11 @@ from typing import Final
 
 import numpy as np
 from msgspec import Struct, structs
+from scipy.special import bdtrc
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.live_searches import FOUR_SLOTS, TWO_SLOTS, search_live
 from benchmarks.queues import Queue, Request, closed, opened, record_of, shares_met
 from loadgen.decisions.capacity.choose import VisitLooks, next_step
 from loadgen.decisions.capacity.known import Known
@@ -36,6 +38,7 @@ SEARCHES: Final = {"users": 60, "rate": 40}
 """Of each queue. The open loops take longer to simulate."""
 QUICK_SEARCHES: Final = 6
 WRONG: Final = 0.05
+CHANCE: Final = 0.01
 NEAR_WHERE_DONE: Final = 0.95
 CHOICE_MS: Final = 50.0
 LOOK_MS: Final = 5.0
@@ -91,7 +94,7 @@ WORLDS: Final = (
     World("4 slots, a stall of 4 s each 2 min", Queue(stalls=(120, 4)), ("ttft_p95=2500ms",), (3, 9)),
     World("4 slots, a host with bursts of slowness", Queue(host="bursts"), ("ttft_p95=2500ms",), (3, 9)),
     World("4 slots, a host whose speed wanders", Queue(host="wander"), ("ttft_p95=2500ms",), (2, 9)),
-    World("1 slot, far from its limits, a host that wanders", FAR, ("ttft_p95=12s", "tpot_p95=200ms"), (4, 20)),
+    World("1 slot, long limits, a host whose speed wanders", FAR, ("ttft_p95=12s", "tpot_p95=200ms"), (4, 20)),
     World("4 slots, think 10 s", Queue(think_s=10), ("ttft_p95=2s",), (11, 21)),
     World("2 slots, think 6 s, two objectives", Queue(slots=2, think_s=6), ("ttft_p90=2s", "tpot_p90=100ms"), (3, 9)),
     World(
@@ -304,6 +307,30 @@ HEAD: Final = (
 )
 
 
+LIVE: Final = (
+    World("4 slots", FOUR_SLOTS, ("ttft_p95=600ms",), (4, 16)),
+    World("2 slots", TWO_SLOTS, ("ttft_p90=400ms", "ok=90%"), (2, 12)),
+    World("open loop, 4 slots", FOUR_SLOTS, ("ttft_p90=700ms",), (4, 20), "rate", 4.0),
+    World("open loop, 2 slots", TWO_SLOTS, ("ttft_p90=400ms",), (4, 20), "rate", 4.0),
+)
+
+
+def live(searches: int) -> int:
+    """Search scripted servers over loopback, and print how often what is claimed is right. 1 if it is more often wrong
+    than chance explains."""
+    wrong = 0
+    for world in LIVE:
+        truth = truth_of(world)
+        for _ in range(searches):
+            rate = world.first_rate if world.search == "rate" else None
+            outcome = search_live(world.name, world.queue, world.objectives, rate, truth)
+            print(outcome.line, flush=True)
+            wrong += outcome.is_wrong
+    count = searches * len(LIVE)
+    print(f"{count - wrong} of {count} searches claim only what is so")
+    return 1 if bdtrc(wrong - 1, count, WRONG) < CHANCE else 0
+
+
 def speed() -> tuple[str, list[str]]:
     """How much CPU time a choice takes at 512 levels, and a look at 5,000 requests: the best of five."""
     settings = SearchSettings(objectives=(objective_of("ttft_p95=2s"), objective_of("ok=99%")))
@@ -342,8 +369,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few searches of each queue, under a minute")
     parser.add_argument("--searches", type=int, help="searches of each queue (default: 60, of open loops 40)")
+    parser.add_argument("--live", action="store_true", help="search scripted servers over loopback, about 3 minutes")
     parser.add_argument("--only", help="only queues whose name has this in it")
     arguments = parser.parse_args()
+    if arguments.live:
+        return live(arguments.searches or 1)
     outside = []
     print(HEAD, flush=True)
     for world in WORLDS:

@@ -250,4 +250,7 @@ def shares_met(requests: Iterator[Request], objectives: tuple[Objective, ...], c
     """The share of so many requests that meets each objective, after some that are left out."""
     latencies = np.array([request.latencies for request in islice(requests, skip, skip + count)])
     columns = {"ttft": 0, "tpot": 1, "e2e": 2}
-    return [float((latencies[:, columns[o.metric]] <= (o.limit_ms or 0.0) / 1e3).mean()) for o in objectives]
+    return [
+        1.0 if o.metric == "ok" else float((latencies[:, columns[o.metric]] <= (o.limit_ms or 0.0) / 1e3).mean())
+        for o in objectives
+    ]

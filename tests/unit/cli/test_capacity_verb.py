@@ -13,6 +13,7 @@ from loadgen.decisions.compare.alike import NotAlikeError
 from loadgen.decisions.compare.comparison import CompareSettings
 from loadgen.store import files
 from tests.command_line import run_command
+from tests.compared_runs import write_run
 from tests.unit.decisions.capacity.test_play import HOLDS, asked, search
 
 
@@ -258,3 +259,16 @@ def test_a_search_killed_in_its_first_visit_shows_nothing_and_is_no_lost_target(
     assert run_command("report", killed).returncode == 0
     assert "no level is shown to hold" in (killed / "report.html").read_text(encoding="utf-8")
     assert run_command("compare", killed, searched).stdout.startswith("no difference detectable: m: BASE (nothing is")
+
+
+@pytest.mark.parametrize("side", ["BASE", "NEW", "--base", "--new"])
+def test_a_search_is_compared_with_no_run_and_one_line_says_so(searched: Path, tmp_path: Path, side: str) -> None:
+    first, second = (write_run(tmp_path / f"run{number}", number) for number in (1, 2))
+    sides = {"BASE": (searched, first), "NEW": (first, searched)}
+    words = sides.get(side, (first, second, side, searched))
+    refused = run_command("compare", *words)
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
+    assert refused.stderr == (
+        f"loadgen: {searched}: a search for the capacity can be compared with another search alone, and {first} is "
+        "none; give two searches, or two runs\n"
+    )

@@ -10,7 +10,7 @@ import pytest
 from loadgen import api
 from loadgen.analysis.summarize import summarize
 from loadgen.engine.run import play_plan
-from loadgen.engine.stage import RunContext
+from loadgen.engine.stage import RunContext, stage_start
 from loadgen.engine.stage_source import StageSource
 from loadgen.engine.stop import StopSignal
 from loadgen.live.sink import NullSink, Sink
@@ -205,3 +205,19 @@ def test_a_stop_of_the_run_ends_the_stage_that_is_on(tmp_path: Path) -> None:
         ("warmup", "ok"),
         *[("measured", "ok")] * 4,
     ]
+
+
+@pytest.mark.parametrize(
+    ("load", "level", "number", "words"),
+    [
+        (Closed(), 1, 1, "1 user"),
+        (Closed(), 4, 2, "4 users (visit 2)"),
+        (Poisson((1.0,)), 1.25, 1, "1.25 requests per second"),
+        (Poisson((1.0,)), 1, 3, "1 request per second (visit 3)"),
+    ],
+)
+def test_progress_names_a_visit_in_words(tmp_path: Path, load: Load, level: float, number: int, words: str) -> None:
+    plan = plan_of(tmp_path, load)
+    stage = Visits(plan.scenario, len(plan.prompts), 0).visit(level, number, seconds=9.0)
+    assert stage_start(plan, stage).title == words
+    assert stage_start(plan, msgspec.structs.replace(stage, visit=0)).title == stage.level.label
