@@ -318,7 +318,7 @@ LIVE: Final = (
 def live(searches: int) -> int:
     """Search scripted servers over loopback, and print how often what is claimed is right. 1 if it is more often wrong
     than chance explains."""
-    wrong = 0
+    wrong = claims = 0
     for world in LIVE:
         truth = truth_of(world)
         for _ in range(searches):
@@ -326,8 +326,9 @@ def live(searches: int) -> int:
             outcome = search_live(world.name, world.queue, world.objectives, rate, truth)
             print(outcome.line, flush=True)
             wrong += outcome.is_wrong
+            claims += outcome.claims
     count = searches * len(LIVE)
-    print(f"{count - wrong} of {count} searches claim only what is so")
+    print(f"{claims} claims in {count} searches, of which {wrong} made a wrong one")
     return 1 if bdtrc(wrong - 1, count, WRONG) < CHANCE else 0
 
 

@@ -1,6 +1,8 @@
 """Whole searches in virtual time, against a server of four slots whose capacity is known."""
 
 import asyncio
+import gc
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -117,6 +119,10 @@ def test_the_capacity_of_four_slots_is_found_and_shown_again_byte_for_byte(tmp_p
     assert (found.folder / "report.md").read_text(encoding="utf-8").count("8 users: 95 % sure that 8 hold") == 1
     assert heard.words[0] == "nothing shown yet · 15 min left"
     assert heard.words[-1].startswith("0 % met ttft_p95=2.9s · 100 % met ok=90% · shown: 8 holds, 9 fails · ")
+    # However wide a page's table is, its verdicts stay in sight.
+    html = (found.folder / "report.html").read_text(encoding="utf-8")
+    visits = html.partition("Every visit as a stage</h2>")[2].partition("</table>")[0]
+    assert '<div class="scroll verdict-last"' in visits
     names = [CAPACITY, "report.md", "report.html", "summary.json"]
     before = [(found.folder / name).read_bytes() for name in names]
     shown = make_search_reports(found.folder)
@@ -365,3 +371,31 @@ def test_a_request_that_is_past_its_limit_counts_before_it_ends(tmp_path: Path) 
     assert len(slow) >= 6
     assert model_of(found).fails == 12
     assert max(each.dispatched_ns or 0 for each in visit) < min(each.end_ns or 0 for each in slow)
+
+
+class Memory(NullSink):
+    """Measures the memory that Python has allocated, after each hundred requests."""
+
+    def __init__(self) -> None:
+        self.bytes: list[int] = []
+        self._ended = 0
+
+    def record(self, record: Record) -> None:
+        self._ended += 1
+        if self._ended % 100 == 0:
+            gc.collect()
+            self.bytes.append(tracemalloc.get_traced_memory()[0])
+
+
+def test_an_hour_of_a_search_takes_a_few_mib(tmp_path: Path) -> None:
+    """A search keeps of each request what its answer needs: 1.6 requests a second are 5,760 in an hour."""
+    memory = Memory()
+    settings = asked(objectives=("ok=99%",), lowest=8.0, highest=8.0)
+    tracemalloc.start()
+    try:
+        search(tmp_path, settings, sinks=(memory,))
+    finally:
+        tracemalloc.stop()
+    per_request = (memory.bytes[-1] - memory.bytes[0]) / (100 * (len(memory.bytes) - 1))
+    assert len(memory.bytes) >= 4
+    assert per_request * 5760 < 16 * 2**20
