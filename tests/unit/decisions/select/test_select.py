@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import runpy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from loadgen.report.files import make_merged, make_reports
 from loadgen.store import run_folder
 from tests.selected_runs import SelectedModel, write_run
 
+EXAMPLES = Path(__file__).parents[4] / "examples"
 GOOD = SelectedModel(name="good", points=(4, 4, 3, 4), e2e_ms=1500, memory_mib=900)
 POOR = SelectedModel(name="poor", points=(1, 2, 1, 1), e2e_ms=1450, memory_mib=890)
 FAST = SelectedModel(name="fast", points=(3, 2, 4, 2), e2e_ms=300, memory_mib=250)
@@ -444,3 +446,16 @@ def test_a_wrong_policy_is_one_line_with_file_key_and_mend(tmp_path: Path, text:
 def test_weights_none_of_which_is_above_0_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="weights: none is above 0"):
         select(tmp_path, [GOOD], weights())
+
+
+# --- the examples -----------------------------------------------------------------------------------------------------
+
+
+def test_the_example_chooses_by_the_policy_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = runpy.run_path(str(EXAMPLES / "choose_model.py"))
+    assert example["main"]([str(write_run(tmp_path / "run", [GOOD, POOR]))]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("good@url is recommended: ")
+    assert "  poor@url is " in printed and "  latency: good@url stays first " in printed
+    policy = loadgen.select(tmp_path / "run", EXAMPLES / "choose_model.toml").policy
+    assert (policy.weights_by, policy.weights["quality"], policy.require["license"]) == ("policy", 0.45, "commercial")
