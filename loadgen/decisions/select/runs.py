@@ -1,5 +1,6 @@
 """Reads the runs of a selection, and refuses runs that do not compare. Keeps of each only what a choice needs."""
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -100,6 +101,8 @@ class SelectRun(Struct, frozen=True, kw_only=True):
     stages: tuple[StageResult, ...]
     workload: Workload | str
     """The digests of its work; or why they are not known."""
+    prompts: frozenset[tuple[str, str]]
+    """The id of each prompt and the SHA-256 of its text; empty if the run did not keep them."""
 
     @property
     def run_id(self) -> str:
@@ -187,7 +190,13 @@ def _read(folder: Path) -> SelectRun:
                 power=powers.get(key),
             )
         )
-    return SelectRun(folder=folder, manifest=run.manifest, stages=tuple(results), workload=workload_in(run.manifest))
+    return SelectRun(
+        folder=folder,
+        manifest=run.manifest,
+        stages=tuple(results),
+        workload=workload_in(run.manifest),
+        prompts=frozenset((each.id, hashlib.sha256(each.text.encode()).hexdigest()) for each in run.prompts),
+    )
 
 
 def _quality(answers: Iterable[TimedAnswer]) -> dict[str, float]:
@@ -223,7 +232,8 @@ def _difference(first: SelectRun, other: SelectRun) -> str | None:
         values = [facts.get(name, "not set") for facts in keys]
         if values[0] != values[1]:
             return f"{name} is {_short(values[0])} in one and {_short(values[1])} in the other"
-    if first.manifest.plan_digest == other.manifest.plan_digest:
+    is_same_plan = first.manifest.plan_digest == other.manifest.plan_digest
+    if is_same_plan or (first.prompts and first.prompts == other.prompts):  # in whatever order they were asked
         return None
     unknown = next((run for run in (first, other) if isinstance(run.workload, str)), None)
     if unknown is not None:

@@ -10,6 +10,8 @@ from loadgen.report.format import UNKNOWN, format_bytes, format_count, format_du
 
 USABLE: Final = 30.0
 """Points of 100: if even the upper end of the best quality is below this, nobody does the job."""
+LEAST_SHOWN: Final = 0.02
+"""Weighted steps: a smaller difference is no reason for a choice."""
 STEPS_NOTE: Final = (
     "One step is 10 points of quality, half of the latency, memory, disk or cost, or twice the throughput. "
     "The intervals of leads hold for all pairs at once (95 %)."
@@ -79,7 +81,37 @@ def _reason(selection: Selection, first: CandidateRow) -> str:
         return "There is nothing to compare with: no other candidate meets the requirements."
     second = others[0]
     assert second.lead is not None
-    return f"It leads {second.name} by {lead_text(second.lead)}, and {turning}."
+    return f"It leads {second.name} by {lead_text(second.lead)}{_why(selection, first, second)}, and {turning}."
+
+
+def _why(selection: Selection, first: CandidateRow, second: CandidateRow) -> str:
+    """What the lead over another is made of: where the first is better by most, and where it is worse by most."""
+    better, worse = _extremes(selection, first, second)
+    text = f", for its {_against(better, first, second)}" if better else ""
+    return f"{text}, in spite of its {_against(worse, first, second)}" if better and worse else text
+
+
+def _extremes(selection: Selection, first: CandidateRow, second: CandidateRow) -> tuple[str | None, str | None]:
+    """The criterion by which the first leads another by most, and the one by which it is behind by most."""
+    parts = {
+        name: share * (first.criteria[name].steps - second.criteria[name].steps)
+        for name, share in selection.policy.shares.items()
+    }
+    better, worse = max(parts, key=lambda name: parts[name]), min(parts, key=lambda name: parts[name])
+    is_better, is_worse = parts[better] > LEAST_SHOWN, parts[worse] < -LEAST_SHOWN
+    return better if is_better else None, worse if is_worse else None
+
+
+def _against(name: str | None, first: CandidateRow, second: CandidateRow) -> str:
+    """A criterion with the values of both: quality (81 against 50)."""
+    assert name is not None
+    return f"{name} ({_plain(name, first)} against {_plain(name, second)})"
+
+
+def _plain(name: str, row: CandidateRow) -> str:
+    """The value of a criterion without its interval."""
+    criterion = row.criteria[name]
+    return f"{criterion.value:.0f}" if name == "quality" else value_text(name, criterion)
 
 
 def lead_text(lead: LeadRow, unit: str = " steps") -> str:
@@ -105,10 +137,16 @@ def _tied_text(selection: Selection, first: CandidateRow, rows: dict[str, Candid
         more = "more prompts would hardly tell; other weights or more runs might"
     else:
         more = f"about {decision.needed_prompts:,} prompts would tell"
-    return (
-        f"{_joined(names)} cannot be told apart on {prompts} ({lead}); {more}. "
-        f"Until then: {first.name}, by its estimate: {strengths(first)}."
-    )
+    better, worse = _extremes(selection, first, second)
+    sides = []
+    if better:
+        sides.append(f"{first.name} has the better {_against(better, first, second)}")
+    if worse:
+        sides.append(f"{second.name} has the better {_against(worse, second, first)}")
+    text = f"{_joined(names)} cannot be told apart on {prompts} ({lead}); {more}. "
+    if sides:
+        text += f"{', '.join(sides)}. "
+    return f"{text}Until then: {first.name}, by its estimate: {strengths(first)}."
 
 
 def _joined(names: Sequence[str]) -> str:

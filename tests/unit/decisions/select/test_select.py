@@ -53,6 +53,7 @@ def test_a_clearly_better_model_is_recommended_with_its_reason(tmp_path: Path) -
     assert selection.decision.not_told_apart == ()
     assert selection.decision.text.startswith("good@url is recommended: quality 9")
     assert "It leads poor@url by" in selection.decision.text
+    assert ", for its quality (94 against 31), and stays first " in selection.decision.text
     assert row(selection, "good").lead is None
     lead = row(selection, "poor").lead
     assert lead is not None and lead.ci is not None and 0 < lead.ci[0] < lead.steps < lead.ci[1]
@@ -376,6 +377,18 @@ def test_runs_that_ask_other_things_are_refused_with_the_difference(
     with pytest.raises(InputError, match=difference) as refused:
         loadgen.select(runs)
     assert "\n" not in str(refused.value)
+
+
+def test_runs_that_ask_the_same_prompts_in_another_order_compare(tmp_path: Path) -> None:
+    """Another seed of the scenario is another order, and no other question."""
+    one, two = write_run(tmp_path / "one", [GOOD], 0), write_run(tmp_path / "two", [POOR], 1, plan_digest="0" * 64)
+    text = (two / "manifest.json").read_text("utf-8")
+    digest = json.loads(text)["workload"]["prompts"]
+    (two / "manifest.json").write_text(text.replace(digest, "f" * 64), "utf-8")
+    assert loadgen.select([one, two]).decision.recommended == "good@url"
+    (two / "prompts.jsonl").unlink()
+    with pytest.raises(InputError, match="the prompts are 16 texts"):
+        loadgen.select([one, two])
 
 
 def test_a_merged_run_is_refused_and_left_out_beside_its_runs(tmp_path: Path) -> None:
