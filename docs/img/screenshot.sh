@@ -1,11 +1,11 @@
 #!/bin/sh
-# The top of a run's report.html as a picture: docs/img/screenshot.sh RUN OUTPUT.png [WIDTH,HEIGHT]
+# The top of a page, or of a run's report.html, as a picture: docs/img/screenshot.sh PAGE|RUN OUTPUT.png [WIDTH,HEIGHT]
 set -eu
 if [ $# -lt 2 ]; then
-  echo "usage: $0 RUN OUTPUT.png [WIDTH,HEIGHT]" >&2
+  echo "usage: $0 PAGE|RUN OUTPUT.png [WIDTH,HEIGHT]" >&2
   exit 2
 fi
-page=$(cd "$1" && pwd)/report.html
+if [ -f "$1" ]; then page=$(cd "$(dirname "$1")" && pwd)/$(basename "$1"); else page=$(cd "$1" && pwd)/report.html; fi
 [ -f "$page" ] || { echo "$page: not there; make it with \`loadgen report $1\`" >&2; exit 2; }
 browser=$(command -v chromium || command -v chromium-browser || command -v google-chrome) ||
   { echo "no browser: install chromium" >&2; exit 2; }

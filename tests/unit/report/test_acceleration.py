@@ -105,6 +105,25 @@ def test_several_runs_have_the_interval_that_a_comparison_of_blocks_has() -> Non
     assert row["memory"] == "1.5 (1.5 – 1.5)"
 
 
+def test_a_run_that_was_cut_short_is_left_out_if_two_are_complete() -> None:
+    cut = GPU | {"mib": 9000, "facts": {"complete": False}}
+    runs = [
+        played(("foundry/cpu", CPU), ("foundry/gpu", gpu), number=number)
+        for number, gpu in enumerate((GPU, cut, GPU), start=1)
+    ]
+    (row,) = rows_of(*runs)
+    assert row["memory"] == "1.5 (1.5 – 1.5)"
+
+
+def test_a_run_that_was_cut_short_counts_if_no_two_are_complete() -> None:
+    cut = GPU | {"mib": 6000, "facts": {"complete": False}}
+    runs = [
+        played(("foundry/cpu", CPU), ("foundry/gpu", gpu), number=number) for number, gpu in enumerate((GPU, cut), 1)
+    ]
+    (row,) = rows_of(*runs)
+    assert number_of(row["memory"]) == pytest.approx(math.sqrt(1.5 * 6), rel=0.01)
+
+
 @pytest.mark.parametrize(
     "run",
     [
