@@ -118,9 +118,9 @@ def answer_of(
     *,
     model: str,
     target: str,
-    forecasts: Sequence[ForecastAnswer] = (),
 ) -> ModelAnswer:
-    """The answer for one model. visits: in the order of playing, including those of resumed searches."""
+    """The answer for one model, without forecasts. visits: in the order of playing, including those of resumed
+    searches."""
     known = Known(state_of(visits), settings)
     levels = _levels(visits, known)
     shown = known.shown
@@ -141,7 +141,6 @@ def answer_of(
         limit=limit,
         levels=levels,
         throughput=throughput_of_levels(rates_of(visits), settings.search, settings.think_s),
-        forecasts=tuple(forecasts),
         not_monotone=shown.not_monotone,
         spent_s=round(known.state.spent_s, 3),
     )

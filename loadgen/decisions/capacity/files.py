@@ -158,8 +158,7 @@ def make_search_reports(folder: Path, asked: ForecastRequest | None = None, *, f
     capacity = read_capacity(folder)
     runs = runs_of_search(folder, capacity)
     _check_visits(folder, capacity, runs)
-    models = tuple(_answer_again(model, capacity, runs, asked) for model in capacity.models)
-    _check_requests(folder, capacity.models, models)
+    models = tuple(_answer_again(folder, model, capacity, runs, asked) for model in capacity.models)
     capacity = msgspec.structs.replace(capacity, models=models)
     spans = [_spans(runs[-1], model) for model in models]
     reports = reports_of(runs[-1], floor=floor, opening=partial(with_search, capacity=capacity, visits=spans))
@@ -187,29 +186,29 @@ def _check_visits(folder: Path, capacity: CapacityFile, runs: Sequence[Run]) -> 
             raise InputError(f"{folder}: the visits {which} are missing; is the folder damaged? Nothing was changed")
 
 
-def _check_requests(folder: Path, before: Sequence[ModelAnswer], after: Sequence[ModelAnswer]) -> None:
+def _check_requests(folder: Path, before: ModelAnswer, after: ModelAnswer) -> None:
     """Raise InputError if fewer requests of a level are left than its answer counted, because a poorer answer would
     replace it."""
-    for then, now in zip(before, after, strict=True):
-        left = {level.level: level.requests for level in now.levels}
-        poorer = [level for level in then.levels if left.get(level.level, 0) < level.requests]
-        if poorer:
-            which = ", ".join(visit for level in poorer for visit in level.visits)
-            lost = sum(level.requests - left.get(level.level, 0) for level in poorer)
-            missing = f"{lost} requests of the visits {which} that {CAPACITY} counts are missing"
-            raise InputError(f"{folder}: {missing}; is requests.jsonl damaged? Nothing was changed")
+    left = {level.level: level.requests for level in after.levels}
+    poorer = [level for level in before.levels if left.get(level.level, 0) < level.requests]
+    if poorer:
+        which = ", ".join(visit for level in poorer for visit in level.visits)
+        lost = sum(level.requests - left.get(level.level, 0) for level in poorer)
+        missing = f"{lost} requests of the visits {which} that {CAPACITY} counts are missing"
+        raise InputError(f"{folder}: {missing}; is requests.jsonl damaged? Nothing was changed")
 
 
 def _answer_again(
-    model: ModelAnswer, capacity: CapacityFile, runs: Sequence[Run], asked: ForecastRequest | None
+    folder: Path, model: ModelAnswer, capacity: CapacityFile, runs: Sequence[Run], asked: ForecastRequest | None
 ) -> ModelAnswer:
     settings = settings_of(model, capacity)
     visits = visits_of(runs, model.model, model.target, settings)
+    answer = answer_of(visits, settings, model.stopped, model=model.model, target=model.target)
+    _check_requests(folder, model, answer)  # before the forecasts, which take seconds
     if asked is None:
         fleets = [each.fleet.users for each in model.forecasts if each.fleet is not None]
         asked = ForecastRequest(tuple(each.think_s for each in model.forecasts), fleets[0] if fleets else None)
-    forecasts = forecasts_of(visits, settings, asked)
-    return answer_of(visits, settings, model.stopped, model=model.model, target=model.target, forecasts=forecasts)
+    return msgspec.structs.replace(answer, forecasts=forecasts_of(visits, settings, asked))
 
 
 def _spans(run: Run, model: ModelAnswer) -> list[VisitSpan]:
