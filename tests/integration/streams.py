@@ -152,6 +152,11 @@ def byte_by_byte(raw: bytes) -> list[bytes]:
     return [raw[at : at + 1] for at in range(len(raw))]
 
 
+def body_byte_by_byte(raw: bytes) -> list[bytes]:
+    begin = raw.index(b"\r\n\r\n") + 4
+    return [raw[:begin], *byte_by_byte(raw[begin:])]
+
+
 def before_the_body(raw: bytes, size: int) -> list[bytes]:
     """Two pieces: the head without its last bytes, so many, and all the rest."""
     at = raw.find(b"\r\n\r\n") + 4 - size

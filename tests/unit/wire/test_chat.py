@@ -15,7 +15,7 @@ from loadgen.wire.chat_json import parse_object
 from loadgen.wire.chat_stream import Completion, Decoder, decode
 
 DATA = Path(__file__).parents[2] / "data"
-law = settings(derandomize=True, deadline=None, max_examples=200)
+law = settings(derandomize=True, deadline=None, max_examples=100)
 DONE = b"data: [DONE]\n\n"
 
 
@@ -699,7 +699,7 @@ FAULTS = st.lists(
 
 
 @pytest.mark.slow
-@settings(law, max_examples=600)
+@settings(law, max_examples=250)
 @given(STREAMS, FAULTS, st.lists(st.integers(0, 1000), max_size=6))
 def test_the_fast_way_finds_what_parsing_each_event_finds(
     body: bytes, faults: list[tuple[int, int, bytes]], cuts: list[int]

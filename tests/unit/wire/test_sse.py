@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from loadgen.wire.sse import EventTooLong, Splitter, SseEvent
 
 DATA = Path(__file__).parents[2] / "data"
-law = settings(derandomize=True, deadline=None, max_examples=200)
+law = settings(derandomize=True, deadline=None, max_examples=100)
 
 TABLE = [
     pytest.param(b"data: a\n\n", [SseEvent(b"a", 9)], id="lf"),
