@@ -204,7 +204,7 @@ def _under_load(
         lowest=lowest,
         prompts=len(differences),
         difference=_mean(differences),
-        ci=None if interval is None else (round(interval[0], 2), round(interval[1], 2)),
+        ci=None if interval is None else (round(max(-100.0, interval[0]), 2), round(min(100.0, interval[1]), 2)),
         same_text=_same_text_between(given_low, given_high) if decoding == "greedy" else None,
         verdict=_verdict(interval, len(differences)),
     )

@@ -63,7 +63,7 @@ class StageData(Struct, frozen=True, dict=True):
     until: StopRule | None = None
     """The stop rule of the stage, if it has one."""
     scorer: AnswerScorer | None = None
-    """Scores its answers; None if their texts were not kept."""
+    """Scores its answers; None if their texts were not kept, or the scenario does not want them scored."""
 
     @property
     def latency_origin(self) -> LatencyOrigin:
@@ -220,7 +220,7 @@ def stages_of(run: Run, *, floor: Floor | None = None) -> list[StageData]:
     earlier_of: dict[StageKey, list[Record]] = defaultdict(list)
     for record in earlier:
         earlier_of[record.stage_key].append(record)
-    scorer = AnswerScorer(run) if run.prompts else None
+    scorer = AnswerScorer(run) if run.prompts and run.manifest.scenario.quality.score else None
     stages = []
     for planned in run.manifest.stages:
         facts = next((fact for fact in run.facts if planned.key in fact.keys), None)

@@ -62,7 +62,7 @@ def reports_of(
         "prompts.csv": lambda: prompts_csv(summary, data.prompts).encode(),
         "histograms.hlog": lambda: histogram_log(data).encode(),
     }
-    if run.prompts:
+    if any(stage.scorer is not None for stage in stages):
         more[SCORES] = lambda: quality_lines(stages)
     return _write(run.folder, data, more, opening)
 

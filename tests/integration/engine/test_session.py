@@ -58,10 +58,15 @@ def scenario(folder: Path, models: dict[str, str], load: Load, **rest: Any) -> L
     """A scenario of models by name -> URL."""
     made = Scenario(
         name="session",
-        prompts=("First question.", "Second question."),
         models=tuple(Model(name=name, url=url, target="openai") for name, url in models.items()),
         load=load,
-        **{"probe": False, "warmup_requests": 1, "timeouts": Timeouts(request_s=20.0), **rest},
+        **{
+            "prompts": ("First question.", "Second question."),
+            "probe": False,
+            "warmup_requests": 1,
+            "timeouts": Timeouts(request_s=20.0),
+            **rest,
+        },
     )
     return LoadedScenario(made, None, folder, "the test")
 

@@ -72,6 +72,15 @@ def test_without_texts_there_is_no_quality_at_all() -> None:
     assert "quality" not in summary_data(summary)["stages"][0]
 
 
+def test_a_scenario_may_leave_its_answers_without_marks(tmp_path: Path) -> None:
+    run = scored_run([answer(GOOD)], scenario={"quality": {"score": False}})
+    assert "quality" not in summary_data(summarize(run))["stages"][0]
+    folder = scored_runs.write(tmp_path / "run", run)
+    write_reports(folder)
+    assert not (folder / "quality.jsonl").exists()
+    assert scored_answers(folder) == ()
+
+
 def test_prompts_without_key_points_get_the_checks_of_form_and_no_mark() -> None:
     prompt = msgspec.structs.replace(CHOIR, key_points=())
     run = scored_run([answer(GOOD, 0), answer("I'm sorry, I can't help with that.", 1)], prompts=(prompt,))
