@@ -37,8 +37,8 @@ def _headline(headline: Headline) -> Iterable[list[str]]:
 
 
 def _which_run(headline: Headline) -> str:
-    if not headline.runs:
-        return f"Run `{headline.run_id}`, {headline.started_utc}"
+    if len(headline.runs) < 2:
+        return f"Run `{next(iter(headline.runs), headline.run_id)}`, {headline.started_utc}"
     ids = ", ".join(f"`{run_id}`" for run_id in headline.runs)
     return f"{len(headline.runs)} runs, the first {headline.started_utc}: {ids}"
 

@@ -72,6 +72,8 @@ def test_the_better_model_is_recommended_after_the_table_of_the_run(server: Serv
     assert f"selection: {folder / 'selection.html'}" in choice
     selection = json.loads((folder / "selection.json").read_text(encoding="utf-8"))
     assert selection["decision"]["recommended"].startswith("good@")
+    report = (folder / "benchmark_report.md").read_text(encoding="utf-8")
+    assert f"\nRun `{selection['runs'][0]}`, " in report
 
 
 def test_json_is_the_selection_alone(server: Server) -> None:
