@@ -8,6 +8,8 @@ from typing import Annotated, Final
 import msgspec
 import typer
 
+from loadgen.cli.grade_judge import JudgeOptions, ask_judge
+from loadgen.cli.options import expand_options
 from loadgen.cli.streams import print_text, tell
 from loadgen.cli.terminal import screen, show_json
 from loadgen.clock import utc_now
@@ -26,7 +28,9 @@ LONGEST_NAME: Final = 80
 PAGES: Final = (".html", ".htm")
 
 
+@expand_options
 def grade(
+    *,
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="A run folder, or a scenario's folder (its newest run).")
     ],
@@ -43,13 +47,22 @@ def grade(
     ] = None,
     status: Annotated[bool, typer.Option("--status", help="Show who graded how much, and how far they agree.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --status: print it as JSON.")] = False,
+    judging: JudgeOptions,
 ) -> None:
     """Give notes from 1 to 5 to the answers of runs, blind to the model.
 
-    Without --export, --import or --status, it asks in the terminal. Each note is saved at once, and a grader who comes
-    back goes on where they stopped.
+    Without --export, --import, --status or --judge, it asks in the terminal. Each note is saved at once, and a grader
+    who comes back goes on where they stopped. A judge is tested first; the exit code is 1 if it cannot tell good
+    answers from bad, or gives no verdict on more than a tenth, and 3 if it cannot be reached.
     """
-    _check_flags(by, export, import_, status=status, as_json=as_json)
+    judge = judging.address
+    asked = {
+        "--export": export is not None,
+        "--import": import_ is not None,
+        "--status": status,
+        "--judge": judge is not None,
+    }
+    _check_flags(by, export, [flag for flag, is_asked in asked.items() if is_asked], as_json=as_json)
     read = read_runs(runs)
     sheet = sheet_of(read, sample)
     if status:
@@ -58,22 +71,27 @@ def grade(
         _export(sheet, export, by or "")
     elif import_ is not None:
         _import(read, sheet, import_, by)
+    elif judge is not None:
+        ask_judge(read, sheet, judging, judge)
     else:
         assert by is not None
         _ask(read, sheet, by)
 
 
-def _check_flags(by: str | None, export: Path | None, import_: Path | None, *, status: bool, as_json: bool) -> None:
-    asked = {"--export": export is not None, "--import": import_ is not None, "--status": status}
-    actions = [flag for flag, is_asked in asked.items() if is_asked]
+def _check_flags(by: str | None, export: Path | None, actions: list[str], *, as_json: bool) -> None:
+    """actions: the flags that say what is done instead of grading in the terminal."""
     if len(actions) > 1:
         raise InputError(f"{' and '.join(actions)}: give one of them at a time")
     if not actions and by is None:
-        raise InputError("who grades? give --by NAME to grade in the terminal, or --export, --import or --status")
+        raise InputError(
+            "who grades? give --by NAME to grade in the terminal, or --export, --import, --status or --judge"
+        )
     if by is not None and not (by.strip() and by.isprintable() and len(by) <= LONGEST_NAME):
         raise InputError(f"--by {by!r}: a name has 1 to {LONGEST_NAME} printable characters; give another")
-    if as_json and not status:
+    if as_json and "--status" not in actions:
         raise InputError("--json goes with --status; add it, or leave --json out")
+    if by is not None and "--judge" in actions:
+        raise InputError("--by names a person, and --judge a model; leave one of them out")
     if export is not None and export.suffix.lower() not in (".csv", *PAGES):
         raise InputError(f"--export {export}: a sheet is FILE.csv or FILE.html; give one of these endings")
 

@@ -60,7 +60,7 @@ def sheet_of(runs: Sequence[SelectRun], sample: int = SAMPLE) -> Sheet:
     The sample is drawn by the ids of the runs, so that it is the same for all graders and candidates. Raises InputError
     if the runs kept no texts, or grade by different aspects.
     """
-    prompts = _sent_prompts(runs)
+    prompts = {prompt.id: prompt for prompt in prompts_of(runs)}
     candidates = candidates_of(runs)
     levels = levels_of(candidates, None)
     if levels is None:
@@ -114,13 +114,14 @@ def _given(candidate: Candidate, level: str, folders: Mapping[str, Path]) -> Ite
                 yield from ((folders[run_id], answer) for answer in stage.answers)
 
 
-def _sent_prompts(runs: Sequence[SelectRun]) -> dict[str, SentPrompt]:
-    """The prompts of the runs by id. The runs compare, so that an id has the same text in each."""
+def prompts_of(runs: Sequence[SelectRun]) -> tuple[SentPrompt, ...]:
+    """The prompts of the runs. The runs compare, so that an id has the same text in each. Raises InputError if they
+    were not kept."""
     prompts = {prompt.id: prompt for run in runs for prompt in run_folder.read(run.folder).prompts}
     if not prompts:
         hint = "play with keep_text = true (--set keep_text=true), which keeps prompts and answers"
         raise InputError(f"{_names(runs)}: the texts of the answers were not kept, so they cannot be graded; {hint}")
-    return prompts
+    return tuple(prompts.values())
 
 
 def _aspects(runs: Sequence[SelectRun]) -> dict[str, str]:

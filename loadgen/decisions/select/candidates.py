@@ -13,7 +13,7 @@ from loadgen.decisions.select.runs import SelectRun, StageResult
 from loadgen.errors import InputError
 from loadgen.scenario import FOUNDRY
 from loadgen.scenario.devices import device_of_target
-from loadgen.store.manifest import Manifest
+from loadgen.store.manifest import Manifest, ModelCard
 
 LEAST_PROMPTS: Final = 0.5
 """A candidate that has fewer of the prompts than this share is not compared with the others."""
@@ -34,6 +34,12 @@ class Candidate(Struct, frozen=True, kw_only=True):
     def name(self) -> str:
         place = f"{self.model}@{self.target}"
         return place if self.device is None else f"{place}/{self.device}"
+
+    @property
+    def cards(self) -> tuple[ModelCard, ...]:
+        """Its model cards, from the runs that have one."""
+        cards = (stage.summary.card for run in self.runs for stage in run)
+        return tuple(card for card in cards if card is not None)
 
     def at(self, level: str) -> tuple[StageResult, ...]:
         """Its valid stages at a level, at most one for each run."""

@@ -1,0 +1,147 @@
+"""`judges.jsonl`: which judges gave notes to the answers of a run, and how they did in their test. Its data, its writer
+and its reader."""
+
+import contextlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from loadgen.decisions.grade.judge_chat import ResponseFormat
+from loadgen.decisions.grade.judge_test import FAULTS, JudgeTest
+from loadgen.decisions.select.candidates import Candidate
+from loadgen.errors import InputError
+from loadgen.report.format import format_percent
+from loadgen.store.run_folder import Log
+from loadgen.targets.listing import is_listed
+
+JUDGES: Final = "judges.jsonl"
+
+
+class PairScore(Struct, frozen=True, kw_only=True):
+    """How two candidates did against each other: over how many prompts the judge preferred which."""
+
+    first: str
+    second: str
+    first_better: int
+    second_better: int
+    ties: int
+    """Also where the two orders did not agree, and where the texts are equal."""
+    without_verdict: int
+
+
+class PairResults(Struct, frozen=True, kw_only=True):
+    """What a judge said about pairs of answers, each in both orders."""
+
+    scores: tuple[PairScore, ...]
+    pairs: int
+    """How many pairs of answers have a verdict in both orders."""
+    position_consistency: float | None
+    """The share of these pairs in which both orders have the same result; None without pairs, as the next field."""
+    first_place_share: float | None
+    """Of the verdicts that are no tie, the share that prefers the answer in the first place: 0.5 without a bias."""
+
+
+class Judging(Struct, frozen=True, kw_only=True):
+    """What a judge did: a line of `judges.jsonl`. A later line of the same judge replaces an earlier one."""
+
+    by: str
+    """The grader of its notes."""
+    model: str
+    url: str
+    """The base URL of its API, without secrets."""
+    response_format: ResponseFormat
+    version: str
+    """Of the questions."""
+    votes: int
+    """For each note."""
+    test: JudgeTest
+    asked: int
+    """How many questions about the answers of the runs."""
+    without_verdict: int
+    """How many of them had no verdict, although they were asked three times."""
+    answers: int
+    """How many answers it graded."""
+    notes: int
+    pairs: PairResults | None
+    self_judged: bool
+    """Whether the judge is one of the candidates."""
+    at: str
+    """When it was done, UTC."""
+
+
+def self_judged(model: str, candidates: Iterable[Candidate]) -> bool:
+    """Whether a judge is one of the candidates, by any of the names that these have: with or without the version, the
+    folder and the ending of a file."""
+    names = {
+        _plain_name(name)
+        for candidate in candidates
+        for name in (candidate.model, *(name for card in candidate.cards for name in (card.alias, card.id)))
+    }
+    return is_listed(_plain_name(model), names)
+
+
+def judging_lines(judging: Judging) -> list[str]:
+    """A judging in words."""
+    right = ", ".join(f"{judging.test.right[fault]} of {judging.test.pairs} ({FAULTS[fault]})" for fault in FAULTS)
+    format_text = {"json_schema": "JSON schema", "json_object": "JSON object", "none": "JSON in text"}
+    lines = [
+        f"{judging.by} at {judging.url}: {judging.notes} notes on {judging.answers} answers, each the median of "
+        f"{judging.votes} votes ({format_text[judging.response_format]})",
+        f"its test: it put the good answer above a bad one in {right}",
+        f"without a verdict: {judging.without_verdict} of {judging.asked} questions",
+    ]
+    if judging.self_judged:
+        lines.append("it is one of the candidates: loadgen select does not use its notes")
+    return [*lines, *(() if judging.pairs is None else _pair_lines(judging.pairs))]
+
+
+def _pair_lines(results: PairResults) -> Iterable[str]:
+    for score in results.scores:
+        silent = f", {score.without_verdict} without a verdict" if score.without_verdict else ""
+        yield (
+            f"{score.first} against {score.second}: better on {score.first_better} prompts, worse on "
+            f"{score.second_better}, {score.ties} ties{silent}"
+        )
+    yield (
+        f"both orders agree in {format_percent(results.position_consistency)} of {results.pairs} pairs; the answer in "
+        f"the first place is preferred in {format_percent(results.first_place_share)} (50 % without a bias)"
+    )
+
+
+def _plain_name(name: str) -> str:
+    return name.casefold().replace("\\", "/").rpartition("/")[2].removesuffix(".gguf")
+
+
+def append_judging(judging: Judging, folders: Iterable[Path]) -> None:
+    """Write a judging to run folders. Raises FolderError if a file cannot be written."""
+    for folder in folders:
+        with contextlib.closing(Log(folder / JUDGES)) as log:
+            log.append(judging)
+
+
+def read_judgings(folders: Iterable[Path]) -> dict[str, Judging]:
+    """By grader, the latest judging in some run folders. A line that was cut off is left out.
+
+    Raises InputError if a file cannot be read.
+    """
+    latest: dict[str, Judging] = {}
+    decoder = msgspec.json.Decoder(Judging)
+    for folder in folders:
+        for line in _lines(folder / JUDGES):
+            with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+                judging = decoder.decode(line)
+                if judging.by not in latest or latest[judging.by].at <= judging.at:
+                    latest[judging.by] = judging
+    return dict(sorted(latest.items()))
+
+
+def _lines(path: Path) -> list[bytes]:
+    try:
+        return path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
