@@ -12,7 +12,6 @@ import pytest
 from loadgen.record import LAG_PERCENTILES, StageFacts
 from loadgen.telemetry import observer
 from loadgen.telemetry.observer import MOST_SAMPLES, STEP_NS, TICK_NS, Observer
-from tests.garbage import unfreeze
 from tests.virtual import START_NS, VirtualClock, VirtualLoop, run
 
 S = 1_000_000_000
@@ -79,12 +78,14 @@ def test_a_stepped_wall_clock_is_counted_once_a_step_and_a_slow_drift_is_not(mon
 def test_the_garbage_collector_is_off_while_a_stage_runs_and_on_again_after_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gc, "unfreeze", unfreeze)
+    called: list[str] = []
+    monkeypatch.setattr(gc, "freeze", lambda: called.append("freeze"))
+    monkeypatch.setattr(gc, "unfreeze", lambda: called.append("unfreeze"))
     enabled: list[bool] = []
     before = len(gc.callbacks)
     observed(2, stall=lambda: enabled.append(gc.isenabled()))
     assert (enabled, gc.isenabled(), len(gc.callbacks)) == ([False], True, before)
-    assert gc.get_freeze_count() == 0
+    assert called == ["freeze", "unfreeze"]
 
 
 def stalled(*stalls_ms: int) -> StageFacts:

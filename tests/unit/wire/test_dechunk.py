@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from loadgen.wire.chunked import MAX_LINE_BYTES, Dechunker
 
-law = settings(derandomize=True, deadline=None, max_examples=300)
+law = settings(derandomize=True, deadline=None, max_examples=120)
 END = b"0\r\n\r\n"
 
 
