@@ -109,7 +109,7 @@ async def _attach(model: Model, target: str, url: str) -> AsyncIterator[Served]:
     entries = await _entries_of(url)
     options = model.foundry or FoundryLocal()
     entry = find_entry(model.name, entries, options.device)
-    if entry is None or (options.device is not None and device_in(str(entry["id"])) != options.device):
+    if entry is None or (options.device is not None and device_in(str(entry.get("id"))) != options.device):
         raise _not_listed(model.name, url, entries, options.device)
     root = url.removesuffix("/v1")
     loaded = await _load_model(root, model.name, str(entry["id"]), options.device)
@@ -234,7 +234,7 @@ def find_entry(name: str, entries: list[JsonObject], device: str | None = None) 
     """The entry of `/v1/models` for a name: an id, an id without its version, or an alias with which an id begins.
 
     device: an alias then matches only variants for this device. If several match, the one with the shortest id counts:
-    phi-4 is not phi-4-mini.
+    phi-4 is not phi-4-mini, not even on a device for which only phi-4-mini has a variant.
     """
     wanted = name.lower()
     by_id = [(str(entry.get("id", "")).lower(), entry) for entry in entries]
@@ -242,8 +242,20 @@ def find_entry(name: str, entries: list[JsonObject], device: str | None = None) 
     unversioned = [entry for entry_id, entry in by_id if _without_version(entry_id) == wanted]
     variants = [(_without_version(entry_id), entry) for entry_id, entry in by_id if entry_id.startswith(f"{wanted}-")]
     variants.sort(key=lambda variant: len(variant[0]))
-    by_alias = [entry for variant_id, entry in variants if device is None or variant_id.endswith(f"-{device}")]
+    if device is not None:
+        own = [_family(variant_id, wanted) for variant_id, _ in variants[:1]]
+        variants = [each for each in variants if device_in(each[0]) == device and _family(each[0], wanted) in own]
+    by_alias = [entry for _, entry in variants]
     return next(iter((*exact, *unversioned, *by_alias)), None)
+
+
+def _family(variant_id: str, alias: str) -> str:
+    """What the variants of one model have in common: phi-4-mini-instruct of `phi-4-mini-instruct-cuda-gpu`."""
+    device = device_in(variant_id)
+    if device is None:
+        return variant_id
+    name = variant_id.removesuffix(f"-{device}")
+    return name if name == alias else name.rpartition("-")[0]
 
 
 def device_in(identifier: str) -> str | None:

@@ -99,6 +99,14 @@ def test_a_device_picks_among_the_variants_of_an_alias() -> None:
     assert resolved("tiny-cuda-gpu:1", *listed, device="cpu") == "tiny-cuda-gpu:1", "an id says it all"
 
 
+def test_a_device_that_only_a_model_of_a_longer_name_has_is_not_there() -> None:
+    listed = ("phi-4-generic-cpu:1", "phi-4-mini-instruct-cuda-gpu:5", "phi-4-mini-instruct-generic-cpu:5")
+    assert resolved("phi-4", *listed, device="gpu") is None
+    assert resolved("phi-4", *listed, device="cpu") == "phi-4-generic-cpu:1"
+    assert resolved("phi-4-mini", *listed, device="gpu") == "phi-4-mini-instruct-cuda-gpu:5"
+    assert resolved("tiny-1b", "tiny-1b-cpu:1", "tiny-1b-cuda-gpu:1", device="gpu") == "tiny-1b-cuda-gpu:1"
+
+
 def test_entries_without_an_id_are_passed_over() -> None:
     assert find_entry("tiny", [{}, {"id": 3}, {"id": "tiny-cpu:1"}]) == {"id": "tiny-cpu:1"}
     assert find_entry("tiny", []) is None
