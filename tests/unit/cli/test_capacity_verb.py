@@ -20,7 +20,8 @@ from tests.unit.decisions.capacity.test_play import HOLDS, asked, search
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a search that has shown that 8 users hold and that 9 do not."""
+    """The folder of a search that has shown that 8 users hold and that 9 do not: minutes of virtual time, and seconds
+    of CPU, so whatever needs it is slow."""
     return search(tmp_path_factory.mktemp("searched"), asked(within=None)).folder
 
 
@@ -52,6 +53,7 @@ def test_a_search_is_shown_again_and_no_line_is_wider_than_the_terminal(
     assert lines[-1].startswith("report: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("required", "code"), [(HOLDS, 0), (HOLDS + 1, 1)])
 def test_a_gate_needs_that_it_is_shown(searched: Path, required: int, code: int) -> None:
     shown = run_command("capacity", "--show", searched, "--require", required, "--quiet")
@@ -60,6 +62,7 @@ def test_a_gate_needs_that_it_is_shown(searched: Path, required: int, code: int)
     assert shown.stderr == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
@@ -83,6 +86,7 @@ def test_a_capacity_json_that_no_search_writes_is_refused_in_one_line(
     assert shown.stderr.startswith(f"loadgen: {folder / CAPACITY}: cannot be read ({message}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lines", [0, 1, -1])
 def test_a_search_that_lost_visits_is_not_shown_again_and_keeps_its_answer(
     searched: Path, tmp_path: Path, lines: int
@@ -99,6 +103,7 @@ def test_a_search_that_lost_visits_is_not_shown_again_and_keeps_its_answer(
     assert (folder / CAPACITY).read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut off", "cut in a line", "a line is gone"])
 def test_a_search_that_lost_requests_is_not_shown_again_and_keeps_its_answer(
     searched: Path, tmp_path: Path, damage: str
@@ -120,6 +125,7 @@ def test_a_search_that_lost_requests_is_not_shown_again_and_keeps_its_answer(
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_json_is_the_file_and_nothing_else(searched: Path) -> None:
     shown = run_command("capacity", "--show", searched, "--json")
     assert (shown.returncode, shown.stderr) == (0, "")
@@ -142,6 +148,7 @@ def test_new_forecasts_are_answered_and_kept(searched: Path, tmp_path: Path, mon
     assert (folder / CAPACITY).read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_reports_of_a_search_are_made_again_as_those_of_any_run(searched: Path) -> None:
     before = (searched / "report.md").read_bytes()
     made = run_command("report", searched)
@@ -191,6 +198,7 @@ def test_what_is_no_search_cannot_be_shown(tmp_path: Path) -> None:
     assert "not a search; give a folder that has a capacity.json" in refused.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ends", "verdict", "code"),
     [
@@ -212,6 +220,7 @@ def test_two_searches_are_compared_by_what_they_show(
     assert (new / "comparison.md").read_text(encoding="utf-8").startswith(f"**{verdict}")
 
 
+@pytest.mark.slow
 def test_searches_about_different_things_are_not_compared_unless_anyway(searched: Path, tmp_path: Path) -> None:
     new = other_search(searched, tmp_path / "capacity-new", holds=5.0, fails=8.0, think_s=3.0)
     refused = run_command("compare", searched, new)
@@ -222,6 +231,7 @@ def test_searches_about_different_things_are_not_compared_unless_anyway(searched
     assert "think time: 0 s in BASE, 3 s in NEW" in anyway.stdout
 
 
+@pytest.mark.slow
 def test_searches_are_compared_as_searches_from_python_and_by_scenario(searched: Path, tmp_path: Path) -> None:
     (tmp_path / "scenario").mkdir()
     new = other_search(searched, tmp_path / "scenario" / "capacity-new", holds=5.0, fails=8.0)
@@ -235,6 +245,7 @@ def test_searches_are_compared_as_searches_from_python_and_by_scenario(searched:
     )
 
 
+@pytest.mark.slow
 def test_unlike_searches_are_refused_from_python_unless_anyway(searched: Path, tmp_path: Path) -> None:
     new = other_search(searched, tmp_path / "capacity-new", holds=5.0, fails=8.0, think_s=3.0)
     with pytest.raises(NotAlikeError, match="think time"):
@@ -242,6 +253,7 @@ def test_unlike_searches_are_refused_from_python_unless_anyway(searched: Path, t
     assert loadgen.compare(searched, new, settings=CompareSettings(unlike="accept")).verdict == "worse"
 
 
+@pytest.mark.slow
 def test_a_search_is_compared_with_one_other_search_alone(searched: Path, tmp_path: Path) -> None:
     new = other_search(searched, tmp_path / "capacity-new", holds=5.0, fails=8.0)
     refused = run_command("compare", searched, new, "--new", searched)
@@ -251,6 +263,7 @@ def test_a_search_is_compared_with_one_other_search_alone(searched: Path, tmp_pa
     )
 
 
+@pytest.mark.slow
 def test_a_search_killed_in_its_first_visit_shows_nothing_and_is_no_lost_target(searched: Path, tmp_path: Path) -> None:
     killed = other_search(searched, tmp_path / "capacity-killed", stopped="interrupted", levels=())
     (killed / "stages.jsonl").unlink()
@@ -265,6 +278,7 @@ def test_a_search_killed_in_its_first_visit_shows_nothing_and_is_no_lost_target(
     assert run_command("compare", killed, searched).stdout.startswith("no difference detectable: m: BASE (nothing is")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["BASE", "NEW", "--base", "--new"])
 def test_a_search_is_compared_with_no_run_and_one_line_says_so(searched: Path, tmp_path: Path, side: str) -> None:
     first, second = (write_run(tmp_path / f"run{number}", number) for number in (1, 2))
