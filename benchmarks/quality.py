@@ -4,7 +4,7 @@
 
 Each folder of FOLDERS has TOML files, one for each style, with a good summary of each meeting. A case is a good summary
 of one style and a degraded one of another, as two models would give: it is right if the good one has the higher mark.
-`--cases` prints the cases that are wrong; `--write` puts the table into docs/quality.md. Ends with exit code 1 if a
+`--cases` prints the cases that are wrong; `--write` puts the tables into docs/quality.md. Ends with exit code 1 if a
 target is missed.
 """
 
@@ -14,14 +14,19 @@ import re
 import sys
 import time
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 from msgspec import Struct
+from numpy.typing import NDArray
 
 from benchmarks.tables import write_between
+from loadgen.analysis.quality import verdict_of
 from loadgen.analysis.scorer.answer_score import Rubric, rubric_of, score
+from loadgen.stats.mean import mean_interval
 
 HERE: Final = Path(__file__).parent
 MEETINGS: Final = HERE.parent / "scenarios" / "prompts" / "meetings"
@@ -31,6 +36,8 @@ first."""
 PAGE: Final = HERE.parent / "docs" / "quality.md"
 BEGIN: Final = "<!-- made by benchmarks/quality.py: begin -->"
 END: Final = "<!-- made by benchmarks/quality.py: end -->"
+LOAD_BEGIN: Final = "<!-- made by benchmarks/quality.py, load: begin -->"
+LOAD_END: Final = "<!-- made by benchmarks/quality.py, load: end -->"
 TEMPLATE: Final = "Summarize this meeting: what was decided, who does what, by when.\n\n"
 """As in the scenario `summarizer`."""
 MIN_MEAN: Final = 0.97
@@ -294,6 +301,34 @@ def table(sets: Mapping[str, Measured]) -> str:
     return "\n".join(lines)
 
 
+Draw = Callable[[np.random.Generator, tuple[int, int]], NDArray[np.floating[Any]]]
+SHAPES: Final[Mapping[str, Draw]] = {
+    "nothing changes; half of the texts differ by ±20": lambda rng, size: np.where(
+        rng.random(size) < 0.5, rng.normal(0.0, 20.0, size), 0.0
+    ),
+    "−5 points, spread over all prompts (±10)": lambda rng, size: rng.normal(-5.0, 10.0, size),
+    "−5 points: one answer in eight loses 40": lambda rng, size: -40.0 * (rng.random(size) < 0.125),
+    "−8 points: one answer in five loses 40": lambda rng, size: -40.0 * (rng.random(size) < 0.2),
+}
+"""How load may change the quality of a prompt, in points."""
+PROMPTS: Final = (8, 16, 32)
+SIMULATED: Final = 4_000
+
+
+def load_table() -> str:
+    """How often each verdict on load is given, simulated, as Markdown: shares of "unchanged" and of "lower"."""
+    heads = " | ".join(f"{count} prompts: unchanged | lower" for count in PROMPTS)
+    lines = [f"| what load does | {heads} |", f"|---|{'---:|' * (2 * len(PROMPTS))}"]
+    for name, draw in SHAPES.items():
+        cells = []
+        for count in PROMPTS:
+            rows = draw(np.random.default_rng(count), (SIMULATED, count))
+            verdicts = Counter(verdict_of(mean_interval(row), count) for row in rows.tolist())
+            cells += [f"{100 * verdicts[verdict] / SIMULATED:.1f} %" for verdict in ("unchanged", "lower")]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def missed(meetings: Sequence[Meeting], cases: Sequence[Case], slowest: float) -> list[str]:
     """Each target that is missed, in words."""
     by_way = {way: right_share([case for case in cases if case.way == way]) for way in WAYS}
@@ -315,7 +350,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
     sets = {name: measure(folder) for name, folder in FOLDERS.items()}
-    print(table(sets))
+    print(f"{table(sets)}\n\n{load_table()}")
     lines = []
     for measured in sets.values():
         slowest = slowest_ms(measured.meetings)
@@ -326,6 +361,7 @@ def main() -> int:
                 print(f"{case.way}, {case.meeting}: {case.good_style} {case.good:.1f}, {case.bad_style} {case.bad:.1f}")
     if given.write:
         write_between(PAGE, table(sets), BEGIN, END)
+        write_between(PAGE, load_table(), LOAD_BEGIN, LOAD_END)
     for line in lines:
         print(f"missed: {line}", file=sys.stderr)
     return 1 if lines else 0

@@ -26,7 +26,9 @@ SCORES: Final = "quality.jsonl"
 UNCHANGED_WITHIN: Final = 3.0
 """Points of quality: an interval within these is said to show that load does not change the quality."""
 MIN_PROMPTS: Final = 5
-"""With fewer prompts in both levels, an interval is too uncertain for any verdict."""
+"""With fewer prompts at both levels, nothing is said about load."""
+MIN_FOR_UNCHANGED: Final = 16
+"""With fewer prompts, that nothing changed is not said either, because a rare loss may have been missed."""
 
 Decoding = Literal["greedy", "sampled"]
 """Whether the same prompt should get the same text each time: at temperature 0."""
@@ -206,14 +208,17 @@ def _under_load(
         difference=_mean(differences),
         ci=None if interval is None else (round(max(-100.0, interval[0]), 2), round(min(100.0, interval[1]), 2)),
         same_text=_same_text_between(given_low, given_high) if decoding == "greedy" else None,
-        verdict=_verdict(interval, len(differences)),
+        verdict=verdict_of(interval, len(differences)),
     )
 
 
-def _verdict(interval: tuple[float, float] | None, prompts: int) -> Literal["unchanged", "lower", "higher", "unknown"]:
+def verdict_of(
+    interval: tuple[float, float] | None, prompts: int
+) -> Literal["unchanged", "lower", "higher", "unknown"]:
+    """What the interval of the difference under load shows, over so many prompts."""
     if interval is None or prompts < MIN_PROMPTS:
         return "unknown"
     low, high = interval
-    if low >= -UNCHANGED_WITHIN and high <= UNCHANGED_WITHIN:
+    if low >= -UNCHANGED_WITHIN and high <= UNCHANGED_WITHIN and prompts >= MIN_FOR_UNCHANGED:
         return "unchanged"
     return "lower" if high < 0 else "higher" if low > 0 else "unknown"

@@ -72,7 +72,7 @@ class UnderLoad(Struct, frozen=True, kw_only=True):
     """The share of prompts whose answers are the same text at both levels; None if answers are sampled at a
     temperature above 0."""
     verdict: Literal["unchanged", "lower", "higher", "unknown"]
-    """unchanged: the interval is within 3 points of 0. lower, higher: it is below or above 0."""
+    """unchanged: the interval is within 3 points of 0, over at least 16 prompts. lower: below 0; higher: above."""
 
 
 class Quality(Struct, frozen=True, kw_only=True):

@@ -56,10 +56,11 @@ def _given(stages: Sequence[ReportStage], points: dict[str, tuple[str, ...]]) ->
     """The answers of all stages and runs. points: gets the key points of each prompt."""
     for stage in stages:
         for data in stage.runs:
-            for record, scored in zip(data.measured, data.scored or (), strict=True):
+            texts = {record.index: "" if record.text is UNSET else record.text for record in data.measured}
+            for scored in data.scored or ():
                 if scored.is_answer and data.scorer is not None:
                     points.setdefault(scored.prompt_id, data.scorer.key_points(scored.prompt_id))
-                    yield GivenAnswer(f"{stage.who}, {stage.load}", "" if record.text is UNSET else record.text, scored)
+                    yield GivenAnswer(f"{stage.who}, {stage.load}", texts[scored.index], scored)
 
 
 def _marked(given: Sequence[GivenAnswer], key_points: Sequence[str]) -> MarkedAnswer:

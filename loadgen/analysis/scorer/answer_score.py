@@ -147,14 +147,15 @@ def _flags(text: str, shape: form.Form, rubric: Rubric, finish_reason: str | Non
 
 def _facts(part: Part, rubric: Rubric) -> Iterator[tuple[Span, bool]]:
     """The figures and names of a statement, and whether the source has each. Small counts in letters (`two people`)
-    are left out, because they are mostly the writer's own. None if the answer need not keep to the source."""
+    are left out, because they are mostly the writer's own, and so are the capitals of headings. None if the answer
+    need not keep to the source."""
     if not rubric.is_about_source:
         return
     for token in part.tokens:
         is_count = token.is_spelled and any(atom.isdigit() and int(atom) <= SMALL_COUNT for atom in token.atoms)
         if token.kind == "figure" and not is_count:
             yield (token.start, token.end), _has_reading(token, rubric.atoms)
-    for name in part.names:
+    for name in () if part.statement.is_heading else part.names:
         yield (name.start, name.end), stem(name.folded) in rubric.atoms or stem(name.folded) in rubric.known.stems
 
 

@@ -37,8 +37,8 @@ def statements_of(text: str) -> tuple[Statement, ...]:
         while (bullet := _BULLET.match(text, start, end)) is not None and bullet.end() > start:
             start = bullet.end()
         number = _NUMBER.match(text, start, end)
-        if number is not None and int(number[1]) == numbers + 1:
-            numbers, start = numbers + 1, number.end()
+        if number is not None and int(number[1]) in (1, numbers + 1):
+            numbers, start = int(number[1]), number.end()
         if is_marked or (end - start <= _LONGEST_HEADING and _HEADING_END.search(text, start, end)):
             statements.append(Statement(start, end, is_heading=True))
         else:

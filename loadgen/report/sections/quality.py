@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from loadgen.analysis.quality import UNCHANGED_WITHIN, by_prompt
+from loadgen.analysis.quality import MIN_FOR_UNCHANGED, UNCHANGED_WITHIN, by_prompt
 from loadgen.analysis.quality_types import Quality, UnderLoad
 from loadgen.report.charts.quality import quality_charts
 from loadgen.report.format import (
@@ -70,7 +70,9 @@ def _under_load_text(load: UnderLoad, stage: ReportStage) -> str:
         case "unchanged":
             text = f"quality does not change with load {where} by {UNCHANGED_WITHIN:g} points or more{change}"
         case "unknown":
+            few = f"; with fewer than {MIN_FOR_UNCHANGED} prompts, rare losses may be missed"
             text = f"whether load changes the quality {where} is not known{change}"
+            text += few if load.prompts < MIN_FOR_UNCHANGED else ""
         case _:
             text = f"quality is {load.verdict} under load {where}{change}"
     same = "" if load.same_text is None else f"; {format_percent(load.same_text)} of the prompts got the same text"

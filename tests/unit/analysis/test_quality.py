@@ -135,9 +135,13 @@ def test_the_highest_level_is_compared_with_the_lowest_prompt_by_prompt(
     assert quality_of(run, stage=1).under_load is None
 
 
-def test_with_few_prompts_nothing_is_said_about_load() -> None:
-    under_load = quality_of(levels_run(GOOD, GOOD, prompts=4, changed=4)).under_load
-    assert under_load is not None and under_load.verdict == "unknown"
+@pytest.mark.parametrize(
+    ("prompts", "after", "verdict"), [(15, GOOD, "unknown"), (4, BAD, "unknown"), (5, BAD, "lower")]
+)
+def test_with_few_prompts_less_is_said_about_load(prompts: int, after: str, verdict: str) -> None:
+    under_load = quality_of(levels_run(GOOD, after, prompts=prompts, changed=prompts)).under_load
+    assert under_load is not None
+    assert under_load.verdict == verdict
 
 
 def test_merged_runs_average_each_prompt_over_the_runs() -> None:
@@ -207,3 +211,10 @@ def test_key_points_that_do_not_come_from_the_prompt_ask_neither_for_brevity_nor
     text = "The gravity of the Moon pulls the oceans, 384,400 km away, as Newton said. There are two bulges of water."
     (scored,) = answers_of(scored_run([answer(text, prompt_id="tides")], prompts=(prompt,)))
     assert (scored.quality, scored.unsupported) == (100.0, ())
+
+
+def test_answers_to_a_prompt_that_is_no_longer_known_are_left_out(tmp_path: Path) -> None:
+    run = scored_run([answer(GOOD, 0), answer(GOOD, 1, "lost")])
+    folder = scored_runs.write(tmp_path / "run", run)
+    assert write_reports(folder).stages[0].quality is not None
+    assert [scored.prompt_id for scored in scored_answers(folder)] == ["choir"]

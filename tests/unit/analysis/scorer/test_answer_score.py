@@ -145,6 +145,11 @@ def test_the_numbers_of_a_list_are_no_figures_of_the_answer() -> None:
     assert scored.supported == 1.0
 
 
+def test_the_numbers_of_a_second_list_and_the_capitals_of_a_heading_are_no_figures_and_names() -> None:
+    text = "Fair Tasks:\n1. Bob calls the supplier.\n2. Ann writes.\n\nVenue Work:\n1. Cem books a room.\n2. Cem waits."
+    assert score(text, TEAM).unsupported == ()
+
+
 def test_an_abbreviation_ends_no_sentence() -> None:
     rubric = rubric_of(
         "Ward: Dr Kessler reviews the pain plan of Mr. Duarte at 9.", ("Dr Kessler reviews the plan at 9",)
@@ -201,4 +206,6 @@ def test_good_summaries_are_above_worse_ones_of_another_style(measured: dict[str
 
 
 def test_the_table_in_the_docs_is_what_the_benchmark_measures(measured: dict[str, quality.Measured]) -> None:
-    assert quality.table(measured) in quality.PAGE.read_text(encoding="utf-8")
+    page = quality.PAGE.read_text(encoding="utf-8")
+    assert quality.table(measured) in page
+    assert quality.load_table() in page
