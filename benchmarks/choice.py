@@ -5,8 +5,8 @@ outside its line. Candidates answer the same prompts, some of which are harder f
 differs by 15 points more (normal, skewed, or with one answer in seven missing). E2E differs by 20 % from prompt to
 prompt, and all times of a run by 5 %. The weights are the defaults, without cost and disk.
 
-The other ways: a percentile bootstrap over prompts, and Student's t with k − 1 comparisons. Both call a candidate
-better as soon as its own interval is above 0, and neither knows of the noise between runs.
+The other ways: all pairs at once, but not again when some have left; a percentile bootstrap over prompts; and Student's
+t with k − 1 comparisons. The last two do not know of the noise between runs.
 """
 
 import argparse
@@ -42,7 +42,7 @@ PROMPT_LATENCY: Final = 0.20
 MISSING: Final = 0.15
 RESAMPLES: Final = 300
 SHAPES: Final = ("normal", "skewed", "missing")
-WAYS: Final = ("select", "bootstrap", "t, k − 1")
+WAYS: Final = ("select", "all pairs once", "bootstrap", "t, k − 1")
 
 
 class Cell(Struct, frozen=True):
@@ -53,12 +53,20 @@ class Cell(Struct, frozen=True):
     shape: str
     better: float = 0.0
     """By how many points the first candidate is better."""
+    behind: tuple[float, ...] = ()
+    """By how many points the last candidates are worse."""
     line: float | None = None
     """The share that must not be exceeded where all are alike; else the share that must be reached."""
 
 
 ALIKE_2: Final = tuple(Cell(n, 2, shape, line=0.06 if n >= 16 else None) for n in (8, 16, 32, 80) for shape in SHAPES)
 ALIKE_4: Final = tuple(Cell(n, 4, shape, line=0.06) for n in (16, 32) for shape in SHAPES)
+BEST_2: Final = tuple(
+    Cell(n, 4, shape, behind=behind, line=0.94)
+    for n in (16, 32)
+    for shape in ("normal", "skewed")
+    for behind in ((5.0, 10.0), (10.0, 20.0), (20.0, 40.0))
+)
 BETTER: Final = (
     *(Cell(16, 2, shape, 20.0, line=0.90) for shape in ("normal", "skewed")),
     Cell(32, 2, "normal", 20.0, line=0.90),
@@ -87,6 +95,8 @@ def quality_of(cell: Cell, rng: np.random.Generator) -> Values:
         quality[-1] = np.where(missing, 0.0, quality[-1])
         quality[:-1] -= (50.0 + 50.0 * MISSING / (1 - MISSING)) * MISSING
     quality[0] += cell.better
+    for place, points in enumerate(reversed(cell.behind), 1):
+        quality[-place] -= points
     return np.asarray(quality, dtype=np.float64)
 
 
@@ -108,33 +118,45 @@ def utilities(cell: Cell, rng: np.random.Generator) -> Utilities:
     return utilities_of(table, shares_of(DEFAULT_WEIGHTS, {**table.by_prompt, **table.of_candidate}))
 
 
-def set_by_select(found: Utilities, _: np.random.Generator) -> set[int]:
-    return set(choose(found).not_told_apart)
+def set_by_select(drawn: Utilities, _: np.random.Generator) -> set[int]:
+    return set(choose(drawn).not_told_apart)
 
 
-def set_by_bootstrap(found: Utilities, rng: np.random.Generator) -> set[int]:
-    assert found.by_prompt is not None
-    first, prompts = int(np.argmax(found.mean)), found.by_prompt.shape[1]
+def set_of_all_pairs(drawn: Utilities, _: np.random.Generator) -> set[int]:
+    assert drawn.by_prompt is not None
+    first, count = int(np.argmax(drawn.mean)), len(drawn.mean)
+    alike = {first}
+    for other in set(range(count)) - {first}:
+        rows = [first, other]
+        pair = Utilities(drawn.by_prompt[rows], drawn.mean[rows], drawn.noise[rows])
+        if len(choose(pair, 1 - 0.1 / (count * (count - 1))).not_told_apart) > 1:
+            alike.add(other)
+    return alike
+
+
+def set_by_bootstrap(drawn: Utilities, rng: np.random.Generator) -> set[int]:
+    assert drawn.by_prompt is not None
+    first, prompts = int(np.argmax(drawn.mean)), drawn.by_prompt.shape[1]
     weights = rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=RESAMPLES) / prompts
-    drawn = (found.by_prompt[first] - found.by_prompt) @ weights.T
-    low = np.percentile(drawn, 2.5, axis=1)
+    resampled = (drawn.by_prompt[first] - drawn.by_prompt) @ weights.T
+    low = np.percentile(resampled, 2.5, axis=1)
     return {first, *(int(other) for other in np.flatnonzero(low <= 0))}
 
 
-def set_by_t(found: Utilities, _: np.random.Generator) -> set[int]:
-    assert found.by_prompt is not None
-    first, (count, prompts) = int(np.argmax(found.mean)), found.by_prompt.shape
+def set_by_t(drawn: Utilities, _: np.random.Generator) -> set[int]:
+    assert drawn.by_prompt is not None
+    first, (count, prompts) = int(np.argmax(drawn.mean)), drawn.by_prompt.shape
     quantile = student_quantile(1 - 0.025 / max(1, count - 1), prompts - 1)
     alike = {first}
     for other in set(range(count)) - {first}:
-        difference = found.by_prompt[first] - found.by_prompt[other]
+        difference = drawn.by_prompt[first] - drawn.by_prompt[other]
         if difference.mean() - quantile * standard_error(difference) <= 0:
             alike.add(other)
     return alike
 
 
 SETS: Final[dict[str, Callable[[Utilities, np.random.Generator], set[int]]]] = dict(
-    zip(WAYS, (set_by_select, set_by_bootstrap, set_by_t), strict=True)
+    zip(WAYS, (set_by_select, set_of_all_pairs, set_by_bootstrap, set_by_t), strict=True)
 )
 
 
@@ -158,7 +180,7 @@ def lowest_chance(line: float, trials: int) -> float:
 def table_of_alike(cells: tuple[Cell, ...], trials: int) -> Iterator[tuple[str, bool]]:
     """How often some candidate is called worse although all are alike, and whether that is within its line."""
     yield f"| prompts | candidates | quality | {' | '.join(WAYS)} |", True
-    yield "|---:|---:|:---|---:|---:|---:|", True
+    yield "|---:|---:|:---|---:|---:|---:|---:|", True
     for number, cell in enumerate(cells):
         wrong = [[len(alike) < cell.candidates for alike in sets] for sets in sets_of(cell, trials, number)]
         shares = np.mean(wrong, axis=0)
@@ -169,11 +191,24 @@ def table_of_alike(cells: tuple[Cell, ...], trials: int) -> Iterator[tuple[str, 
 def table_of_better(trials: int) -> Iterator[tuple[str, bool]]:
     """How often the better candidate is found alone, and whether that reaches its line."""
     yield f"| prompts | candidates | quality | better by | {' | '.join(WAYS)} |", True
-    yield "|---:|---:|:---|---:|---:|---:|---:|", True
+    yield "|---:|---:|:---|---:|---:|---:|---:|---:|", True
     for number, cell in enumerate(BETTER):
         right = [[alike == {0} for alike in sets] for sets in sets_of(cell, trials, 100 + number)]
         shares = np.mean(right, axis=0)
         head = [str(cell.prompts), str(cell.candidates), cell.shape, f"{cell.better:.0f} points"]
+        row = f"| {' | '.join([*head, *(f'{share:.1%}' for share in shares)])} |"
+        yield row, cell.line is None or shares[0] >= lowest_chance(cell.line, trials)
+
+
+def table_of_best(trials: int) -> Iterator[tuple[str, bool]]:
+    """How often both of the best two of four are held, and whether that reaches its line."""
+    yield f"| prompts | quality | the others are behind by | {' | '.join(WAYS)} |", True
+    yield "|---:|:---|:---|---:|---:|---:|---:|", True
+    for number, cell in enumerate(BEST_2):
+        held = [[{0, 1} <= alike for alike in sets] for sets in sets_of(cell, trials, 200 + number)]
+        shares = np.mean(held, axis=0)
+        behind = " and ".join(f"{points:.0f}" for points in cell.behind)
+        head = [str(cell.prompts), cell.shape, f"{behind} points"]
         row = f"| {' | '.join([*head, *(f'{share:.1%}' for share in shares)])} |"
         yield row, cell.line is None or shares[0] >= lowest_chance(cell.line, trials)
 
@@ -205,6 +240,7 @@ def main() -> int:
     tables = (
         ("Two alike, one of which is called better", table_of_alike(ALIKE_2, trials)),
         ("Four alike, one of which is called worse", table_of_alike(ALIKE_4, trials)),
+        ("The best two of four are both held", table_of_best(trials)),
         ("The better one is found alone", table_of_better(trials)),
         ("How true the chance of being first is", table_of_chances(trials)),
     )

@@ -10,10 +10,15 @@ import pytest
 
 from loadgen.analysis.summarize import summarize
 from loadgen.decisions.capacity.search_request import CapacitySettings
+from loadgen.decisions.select.decide import decide
+from loadgen.decisions.select.document import page_document
+from loadgen.decisions.select.policy import policy_of
+from loadgen.decisions.select.runs import read_runs
 from loadgen.report.document import make_document, report_data
 from loadgen.report.html import html
 from loadgen.store.run_folder import Run
 from tests import report_runs as runs
+from tests.selected_runs import SelectedModel, write_run
 from tests.unit.decisions.capacity.test_play import SLO, search
 
 pytestmark = pytest.mark.e2e
@@ -91,6 +96,16 @@ def test_the_pictures_of_a_search_are_drawn_and_the_console_is_silent(tmp_path: 
     drawn, said = browse(page, tmp_path)
     assert said == []
     assert list(drawn.svgs)[:3] == ["chart-shares-0", "chart-rates-0", "chart-visits-0"]
+    assert all(drawn.svgs.values()), drawn.svgs
+
+
+def test_the_pictures_of_a_selection_are_drawn_and_the_console_is_silent(tmp_path: Path) -> None:
+    models = [SelectedModel(name="good", points=(4,), e2e_ms=2000), SelectedModel(name="fast", points=(2,), e2e_ms=400)]
+    runs_read = read_runs([write_run(tmp_path / "run", models)])
+    data = decide(runs_read, policy_of(runs_read[0].manifest.scenario.select))
+    drawn, said = browse(html(page_document(data)).decode(), tmp_path)
+    assert said == []
+    assert list(drawn.svgs) == ["chart-quality", "chart-bands"]
     assert all(drawn.svgs.values()), drawn.svgs
 
 

@@ -94,7 +94,7 @@ def _values(
     unmarked = [each for each in compared if each.values is None or not set(prompts) <= set(each.values.quality)]
     if unmarked:
         stages = [stage for each in unmarked for stage in each.stages]
-        unknown["quality"] = f"{_unknown_for(unmarked)}: {why_no_quality(stages, policy)}"
+        unknown["quality"] = f"{_unknown_for(unmarked, compared)}: {why_no_quality(stages, policy)}"
     else:
         values["quality"] = quality_matrix(own, prompts)
     amounts: dict[Criterion, tuple[list[float | None], str]] = {
@@ -105,7 +105,7 @@ def _values(
     for name, (column, remedy) in amounts.items():
         lacking = [each for each, value in zip(compared, column, strict=True) if not value]
         if lacking:
-            unknown[name] = f"{_unknown_for(lacking)}: {remedy}"
+            unknown[name] = f"{_unknown_for(lacking, compared)}: {remedy}"
         else:
             values[name] = np.array([value or 0.0 for value in column])
     costs = {each.name: each.cost for each in compared if each.cost is not None}
@@ -117,11 +117,16 @@ def _values(
 
 
 def _why_no_cost(costs: dict[str, Cost]) -> str | None:
+    reasons = {cost.unknown for cost in costs.values()}
+    if len(reasons) == 1 and None not in reasons and len(costs) > 1:
+        return f"unknown for all: {reasons.pop()}"
     if (why := not_comparable(costs)) is not None:
         return why
     free = [name for name, cost in costs.items() if not cost.per_1000]
     return f"is 0 for {', '.join(free)}" if free else None
 
 
-def _unknown_for(lacking: Sequence[KnownCandidate]) -> str:
+def _unknown_for(lacking: Sequence[KnownCandidate], compared: Sequence[KnownCandidate]) -> str:
+    if len(lacking) == len(compared) > 1:
+        return "unknown for all"
     return f"unknown for {', '.join(each.name for each in lacking)}"

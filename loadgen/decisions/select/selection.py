@@ -52,8 +52,8 @@ class CriterionRow(Struct, frozen=True, kw_only=True):
 
 
 class LeadRow(Struct, frozen=True):
-    """The lead of the first over a candidate, with an interval that holds for all pairs at once; ci is null if there
-    are too few prompts."""
+    """The lead of the first over a candidate, with an interval that holds for all pairs of those that were still
+    compared; ci is null if there are too few prompts."""
 
     steps: float
     ci: tuple[float, float] | None

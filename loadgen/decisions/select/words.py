@@ -14,7 +14,7 @@ LEAST_SHOWN: Final = 0.02
 """Weighted steps: a smaller difference is no reason for a choice."""
 STEPS_NOTE: Final = (
     "One step is 10 points of quality, half of the latency, memory, disk or cost, or twice the throughput. "
-    "The intervals of leads hold for all pairs at once (95 %)."
+    "The interval of a lead is one of 95 % for all pairs at once of those that were still compared."
 )
 DEFAULT_WEIGHTS_NOTE: Final = "a judgment of ours; set yours with --weights"
 
@@ -78,7 +78,8 @@ def _reason(selection: Selection, first: CandidateRow) -> str:
     others = [row for row in selection.candidates if row.lead is not None]
     turning = _turning_of(selection)
     if not others:
-        return "There is nothing to compare with: no other candidate meets the requirements."
+        rest = "it is the only candidate" if len(selection.candidates) == 1 else "all others are out"
+        return f"There is nothing to compare with: {rest}."
     second = others[0]
     assert second.lead is not None
     return f"It leads {second.name} by {lead_text(second.lead)}{_why(selection, first, second)}, and {turning}."

@@ -115,6 +115,16 @@ def test_models_json_has_those_that_may_be_used_by_priority() -> None:
     assert models["good"]["size_mb"] == 200.0
 
 
+def test_it_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run_of([GOOD, POOR])
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a socket was made")
+
+    monkeypatch.setattr("socket.socket", refuse)
+    assert select(folder, "--quiet").returncode == 0
+
+
 # --- exit codes -------------------------------------------------------------------------------------------------------
 
 
@@ -262,4 +272,4 @@ def test_notes_of_graders_who_disagree_decide_nothing_unless_they_are_forced() -
 
 def test_without_notes_quality_is_left_out_with_how_to_get_some() -> None:
     ended = select(run_of([GOOD, POOR]), "--quality", "hand")
-    assert "quality (unknown for good@url, poor@url: there are no notes; write some with loadgen grade" in ended.stdout
+    assert "quality (unknown for all: there are no notes; write some with loadgen grade" in ended.stdout

@@ -107,13 +107,27 @@ def test_a_lead_is_a_paired_t_interval_over_prompts() -> None:
 
 def test_intervals_hold_for_all_pairs_at_once() -> None:
     rng = np.random.default_rng(6)
-    by_prompt = rng.normal(size=(4, 16)) + np.array([[1.0], [0.0], [0.0], [0.0]])
+    by_prompt = rng.normal(size=(4, 16))
     choice = choose(Utilities(by_prompt, by_prompt.mean(1), np.zeros(4)))
+    assert len(choice.not_told_apart) == 4
     other = next(at for at in range(4) if at != choice.first)
     lead, difference = choice.leads[other], by_prompt[choice.first] - by_prompt[other]
     assert lead is not None and lead.ci is not None
     reach = student_quantile(1 - 0.05 / 12, 15) * difference.std(ddof=1) / 4
     assert lead.ci == pytest.approx((difference.mean() - reach, difference.mean() + reach))
+
+
+def test_who_is_told_apart_leaves_and_the_others_are_compared_for_fewer_pairs() -> None:
+    """The same two candidates, alone and beside two that are far behind: their interval is that of two."""
+    two = np.array([[0.6 + (-1) ** at for at in range(16)], [0.0] * 16])
+    far = np.vstack([two, two[1] - 9, two[1] - 12])
+    alone, beside = (choose(Utilities(table, table.mean(1), np.zeros(len(table)))) for table in (two, far))
+    assert alone.not_told_apart == beside.not_told_apart == (0,)
+    assert alone.leads[1] == beside.leads[1]
+    lead = beside.leads[2]
+    assert lead is not None and lead.ci is not None and lead.ci[0] > 0
+    alike = np.vstack([two, two[1], two[1]])
+    assert choose(Utilities(alike, alike.mean(1), np.zeros(4))).not_told_apart == (0, 1, 2, 3)
 
 
 def test_a_candidate_that_is_equal_in_everything_is_not_told_apart() -> None:

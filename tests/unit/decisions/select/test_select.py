@@ -71,7 +71,7 @@ def test_two_alike_are_tied_and_no_number_of_prompts_is_promised(tmp_path: Path)
 def test_one_candidate_alone_is_recommended_with_nothing_to_compare_with(tmp_path: Path) -> None:
     selection = select(tmp_path, [GOOD])
     assert selection.decision.recommended == "good@url"
-    assert "nothing to compare with" in selection.decision.text
+    assert "There is nothing to compare with: it is the only candidate." in selection.decision.text
     assert row(selection, "good").chance_of_first == 1.0
 
 
@@ -147,6 +147,7 @@ def test_a_license_without_commercial_use_is_out(tmp_path: Path) -> None:
     assert selection.decision.recommended == "good@url"
     assert row(selection, "free").out == "CC-BY-NC-4.0 does not allow commercial use"
     check = row(selection, "good").requirements[0]
+    assert "There is nothing to compare with: all others are out." in selection.decision.text
     assert (check.key, check.asked, check.observed, check.holds, check.why) == (
         "license",
         "commercial",
