@@ -106,8 +106,8 @@ def _headline(data: SelectionData) -> Headline:
     return Headline(
         title=f"{selection.scenario}: which model?",
         models=tuple(row.name for row in selection.candidates),
-        run_id="",
-        runs=selection.runs,
+        run_id=selection.runs[0],
+        runs=selection.runs if len(selection.runs) > 1 else (),
         started_utc=data.started_utc,
         incomplete=False,
         answer=first,

@@ -63,7 +63,13 @@ def console_table(selection: Selection) -> Table:
 
 
 def state_text(selection: Selection, row: CandidateRow) -> str:
-    """What became of a candidate, in a word or two."""
+    """What became of a candidate, in a few words."""
+    state = _place_text(selection, row)
+    marks = [*(["degraded"] if row.verdict == "degraded" else []), *(["incomplete"] if row.incomplete else [])]
+    return ", ".join([state, *marks])
+
+
+def _place_text(selection: Selection, row: CandidateRow) -> str:
     decision = selection.decision
     if row.out is not None:
         return "out"

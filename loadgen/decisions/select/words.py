@@ -226,6 +226,8 @@ def _share_below(value: float, share: float) -> str:
 def lines_of(selection: Selection) -> list[str]:
     """What the console says besides the table: the decision, who is out, what is not compared, and the weights."""
     lines = [selection.decision.text]
+    if not any(row.criteria for row in selection.candidates):
+        return lines  # it says of each why it is out, and nothing was weighed
     out = [f"{row.name} ({row.out})" for row in selection.candidates if row.out is not None]
     if out:
         lines.append(f"Out: {', '.join(out)}.")

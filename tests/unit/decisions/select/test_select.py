@@ -17,6 +17,7 @@ from loadgen.decisions.select.decide import decide
 from loadgen.decisions.select.policy import PolicyFlags, policy_from, policy_of
 from loadgen.decisions.select.runs import read_runs
 from loadgen.decisions.select.selection import CandidateRow, Selection
+from loadgen.decisions.select.tables import state_text
 from loadgen.errors import InputError
 from loadgen.report.files import make_merged, make_reports
 from loadgen.store import run_folder
@@ -302,6 +303,17 @@ def test_a_run_that_was_killed_counts_with_what_it_has_and_is_marked(tmp_path: P
     selection = loadgen.select(folder)
     assert selection.decision.recommended == "good@url"
     assert "20260102T030005Z-0123abcd was cut short; what it has counts" in selection.notes
+
+
+def test_a_stage_that_was_cut_short_is_marked_as_degraded_and_incomplete(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", [GOOD, POOR], levels=(1,))
+    lines = (folder / run_folder.REQUESTS).read_text("utf-8").splitlines(keepends=True)
+    (folder / run_folder.REQUESTS).write_text("".join(lines[:-4]), "utf-8")
+    selection = loadgen.select(folder)
+    assert (row(selection, "poor").verdict, row(selection, "poor").incomplete) == ("degraded", True)
+    assert selection.prompts == 12
+    assert state_text(selection, row(selection, "poor")) == "compared, degraded, incomplete"
+    assert any(note.startswith("poor@url is degraded: ") for note in selection.notes)
 
 
 def test_without_texts_quality_is_left_out_with_how_to_keep_them(tmp_path: Path) -> None:
