@@ -29,10 +29,14 @@ from loadgen.analysis.scorer.answer_score import Rubric, rubric_of, score
 from loadgen.stats.mean import mean_interval
 
 HERE: Final = Path(__file__).parent
-MEETINGS: Final = HERE.parent / "scenarios" / "prompts" / "meetings"
-FOLDERS: Final = {"written first": HERE / "summaries", "written later": HERE / "summaries" / "later"}
-"""By when they were written: the second after the scorer's rules, so that it shows whether these fit more than the
-first."""
+MEETINGS: Final = HERE.parent / "scenarios" / "prompts"
+FOLDERS: Final = {
+    "written first": HERE / "summaries",
+    "written later": HERE / "summaries" / "later",
+    "of other meetings": HERE / "summaries" / "other_meetings",
+}
+"""By when they were written: the second and third after the scorer's rules, so that they show whether these fit more
+than the first."""
 PAGE: Final = HERE.parent / "docs" / "quality.md"
 BEGIN: Final = "<!-- made by benchmarks/quality.py: begin -->"
 END: Final = "<!-- made by benchmarks/quality.py: end -->"
@@ -193,11 +197,13 @@ WAYS: Final[Mapping[str, Degrade]] = {
 
 
 def read_meetings(folder: Path) -> list[Meeting]:
-    """The meetings with their good summaries in every style of a folder."""
+    """The meetings that have a good summary in every style of a folder."""
     styles = {path.stem: tomllib.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.toml"))}
     meetings = []
-    for path in sorted(MEETINGS.glob("*.toml")):
+    for path in sorted(MEETINGS.glob("meetings*/*.toml")):
         entry = tomllib.loads(path.read_text("utf-8"))
+        if not all(entry["id"] in texts for texts in styles.values()):
+            continue
         points = tuple(entry["key_points"])
         meetings.append(
             Meeting(
@@ -284,7 +290,7 @@ def measure(folder: Path) -> Measured:
 
 def table(sets: Mapping[str, Measured]) -> str:
     """The shares of right cases and the mean marks as Markdown."""
-    heads = [f"{name}: the good one is above | mean mark of the degraded" for name in sets]
+    heads = [f"{name}: right | mean mark" for name in sets]
     lines = [f"| degraded by | {' | '.join(heads)} |", f"|---|{'---:|---:|' * len(sets)}"]
     for way in WAYS:
         cells = [

@@ -4,8 +4,10 @@ A key point is looked for in one place: a statement, a statement and the next if
 and a statement below it. Its figures and names weigh double, and each that is missing lowers the credit by its share.
 """
 
+import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 from math import inf
 from typing import Final
 
@@ -24,6 +26,9 @@ COMPLETE: Final = 0.8
 """From this share on, a key point is said."""
 COMPANIONS: Final = 2
 """A figure belongs to the words that are at most so many tokens away from it in the key point."""
+CLAUSE: Final = 5
+"""How many steps the end of a clause counts, so that what a clause says belongs to its own names and figures."""
+_CLAUSE_END: Final = re.compile(r"[,;:]|\b(?:and|while|but|so|whereas|then)\b", re.IGNORECASE)
 _SYNONYMS: Final = {
     stem(fold(word)): frozenset(stem(fold(other)) for other in words) for word, words in synonyms().items()
 }
@@ -77,6 +82,8 @@ class Part(Struct, frozen=True):
     statement: Statement
     tokens: tuple[Token, ...]
     names: tuple[Piece, ...]
+    steps: tuple[int, ...]
+    """How far each token is from the one before: 1, and more across the end of a clause."""
 
 
 class Place(Struct, frozen=True):
@@ -86,6 +93,8 @@ class Place(Struct, frozen=True):
     figures: tuple[int, ...]
     names: tuple[int, ...]
     """At which of its tokens figures and names stand."""
+    coordinates: tuple[int, ...]
+    """How far each token is from the first."""
     second_names: frozenset[str]
     """The stems of the names in its second statement; a key point that does not have them cannot go on there."""
     start: int
@@ -123,8 +132,14 @@ def parts_of(text: str, known: KnownNames) -> list[Part]:
     parts = []
     for statement in statements_of(text):
         pieces = pieces_of(text[: statement.end], statement.start)
-        parts.append(Part(statement, tuple(tokens_of_pieces(pieces, text)), tuple(name_pieces(pieces, known))))
+        tokens = tuple(tokens_of_pieces(pieces, text))
+        parts.append(Part(statement, tokens, tuple(name_pieces(pieces, known)), _steps(tokens, text)))
     return parts
+
+
+def _steps(tokens: Sequence[Token], text: str) -> tuple[int, ...]:
+    between = (text[token.end : following.start] for token, following in pairwise(tokens))
+    return (CLAUSE, *(CLAUSE if _CLAUSE_END.search(gap) else 1 for gap in between)) if tokens else ()
 
 
 def places_of(parts: Sequence[Part]) -> list[Place]:
@@ -163,6 +178,7 @@ def _place(parts: Sequence[Part]) -> Place:
         at,
         figures=tuple(index for index, token in enumerate(tokens) if token.kind == "figure"),
         names=tuple(index for index, token in enumerate(tokens) if token.start in starts),
+        coordinates=tuple(accumulate(step for part in parts for step in part.steps)),
         second_names=_names_of(parts[-1]) if len(parts) > 1 and _names_of(parts[0]) else frozenset(),
         start=first.statement.start,
         end=parts[-1].statement.end,
@@ -216,14 +232,15 @@ def _share_of_facts(point: KeyPoint, inside: Sequence[Sequence[int]], place: Pla
         if facts:
             own = {hit for index in facts for hit in inside[index]}
             begin, end = min(own, default=0) - point.width, max(own, default=0) + point.width
-            foreign = [at for at in _inside(all_of_kind, begin, end) if at not in own]
-            share *= sum(_is_attached(point, index, inside, foreign) for index in facts) / len(facts)
+            foreign = [place.coordinates[at] for at in _inside(all_of_kind, begin, end) if at not in own]
+            placed = [[place.coordinates[at] for at in hits] for hits in inside]
+            share *= sum(_is_attached(point, index, placed, foreign) for index in facts) / len(facts)
     return share
 
 
 def _is_attached(point: KeyPoint, fact: int, inside: Sequence[Sequence[int]], foreign: Sequence[int]) -> bool:
     """Whether a figure or a name stands with the words to which it belongs, and not only somewhere near: no other fact
-    of its kind is nearer to most of them."""
+    of its kind is nearer to most of them. inside, foreign: coordinates."""
     if not inside[fact]:
         return False
     votes = []

@@ -1,6 +1,7 @@
 """The names in a text: people, places, products, as far as their capitals tell. Pure; no list of names."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final, Literal
@@ -21,6 +22,8 @@ _TITLED: Final = re.compile(rf"\b(?:{'|'.join(TITLES)})\b\.?[ \t]+({WORD.pattern
 _NO_NAMES: Final = STOP_WORDS | TITLES | LABELS
 _MANY_CAPITALS: Final = 0.3
 """If a larger share of the content words inside sentences have a capital, the language writes its nouns with one."""
+_CASELESS: Final = 0.005
+"""A source with a smaller share of capitals among its letters was written without them."""
 _ENOUGH_WORDS: Final = 12
 _DETERMINERS: Final = frozenset(
     re.findall(r"\w+", "a an the this that these those my your his her its our their no each every some any of in on")
@@ -56,13 +59,18 @@ def _first_word(point: str) -> str:
 
 def _acts(word: str, point: str, source: str) -> bool:
     """Whether the first word of a key point is used like the name of a person: it does something, and the source has it
-    only with a capital, or only without a determiner before it if it was written without capitals."""
+    only with a capital; or, if the source was written without capitals, never after a determiner."""
     if not word or not word[0].isupper() or not _may_be_name(word):
         return False
     if re.match(rf"\W*{re.escape(word)}\s+(?:must|will|shall|should|[a-z]+s)\b", point) is None:
         return False
-    if re.search(rf"\b{re.escape(word)}\b", source):
-        return re.search(rf"\b{re.escape(word.lower())}\b", source) is None
+    signs = Counter(source)
+    letters, capitals = (
+        sum(count for sign, count in signs.items() if is_so(sign)) for is_so in (str.isalpha, str.isupper)
+    )
+    if capitals > _CASELESS * letters:
+        has_capital = re.search(rf"\b{re.escape(word)}\b", source) is not None
+        return has_capital and re.search(rf"\b{re.escape(word.lower())}\b", source) is None
     before = re.findall(rf"(\w+)\W+{re.escape(word.lower())}\b", source)
     return bool(before) and not any(fold(each) in _DETERMINERS for each in before)
 

@@ -78,9 +78,10 @@ IRREGULAR: Final = {form: forms[0] for line in _IRREGULAR.split(";") if (forms :
 """Irregular forms, and the form for which each stands."""
 
 _SPELLINGS: Final = """
-percent pct; ton tonne; tons tonnes; hour hr; hours hrs; minute min; minutes mins; second sec; seconds secs; year yr;
+percent pct; ton tonne; tons tonnes; hour hr h; hours hrs; minute min; minutes mins; second sec; seconds secs; year yr;
 years yrs; week wk; weeks wks; euro eur; euros eur; number nr; phone telephone; photo photograph; photos photographs;
-fridge refrigerator; page p pp pg; lab laboratory; info information; doc document; rota roster; rotas rosters
+fridge refrigerator; page p pp pg; lab laboratory; info information; doc document; rota roster; rotas rosters;
+kilometer km kms; kilogram kg kgs kilo kilos; liter l
 """
 SPELLINGS: Final = {form: forms[0] for line in _SPELLINGS.split(";") if (forms := line.split()) for form in forms[1:]}
 """Abbreviations and other spellings, and the word for which each stands."""
