@@ -1,6 +1,7 @@
 """How many users, or requests a second, a server carries within its objectives, and how sure that is.
 
-Everything here is pure: no clock, no socket, no file. A caller plays what is chosen and hands back what came of it:
+Everything here but play.py, files.py and resume.py is pure: no clock, no socket, no file. A caller plays what is
+chosen and hands back what came of it:
 
     objectives = objectives_of(texts, scenario.slo, scenario=name)          objective.py    texts to data, or InputError
     check_streamed(objectives, scenario)
