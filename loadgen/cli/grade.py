@@ -13,11 +13,12 @@ from loadgen.cli.options import expand_options
 from loadgen.cli.streams import print_text, tell
 from loadgen.cli.terminal import screen, show_json
 from loadgen.clock import utc_now
+from loadgen.decisions.grade.judging import read_judgings
 from loadgen.decisions.grade.notes import Note, append_notes, read_notes
 from loadgen.decisions.grade.session import GradingSession
 from loadgen.decisions.grade.sheet import SAMPLE, Sheet, sheet_of
 from loadgen.decisions.grade.sheet_files import read_sheet, sheet_csv, sheet_page
-from loadgen.decisions.grade.status import status_lines, status_of
+from loadgen.decisions.grade.status import GradingStatus, status_lines, status_of
 from loadgen.decisions.grade.terminal import grade_in_terminal
 from loadgen.decisions.select.runs import SelectRun, read_runs
 from loadgen.errors import InputError
@@ -73,6 +74,7 @@ def grade(
         _import(read, sheet, import_, by)
     elif judge is not None:
         ask_judge(read, sheet, judging, judge)
+        print_text(lines_text(status_lines(_status_of(read, sheet)), screen()))
     else:
         assert by is not None
         _ask(read, sheet, by)
@@ -97,11 +99,16 @@ def _check_flags(by: str | None, export: Path | None, actions: list[str], *, as_
 
 
 def _show_status(runs: tuple[SelectRun, ...], sheet: Sheet, *, as_json: bool) -> None:
-    state = status_of(sheet, read_notes(run.folder for run in runs))
+    state = _status_of(runs, sheet)
     if as_json:
         show_json(msgspec.to_builtins(state))
     else:
         print_text(lines_text(status_lines(state), screen()))
+
+
+def _status_of(runs: tuple[SelectRun, ...], sheet: Sheet) -> GradingStatus:
+    folders = [run.folder for run in runs]
+    return status_of(sheet, read_notes(folders), read_judgings(folders))
 
 
 def _export(sheet: Sheet, path: Path, by: str) -> None:
@@ -117,7 +124,7 @@ def _import(runs: tuple[SelectRun, ...], sheet: Sheet, path: Path, by: str | Non
     notes = read_sheet(path, sheet, by, utc_now().isoformat(timespec="milliseconds"))
     _append(sheet, notes)
     print_text(f"{path}: {len(notes)} notes imported\n")
-    print_text(lines_text(status_lines(status_of(sheet, read_notes(run.folder for run in runs))), screen()))
+    print_text(lines_text(status_lines(_status_of(runs, sheet)), screen()))
 
 
 def _ask(runs: tuple[SelectRun, ...], sheet: Sheet, by: str) -> None:
@@ -132,7 +139,7 @@ def _ask(runs: tuple[SelectRun, ...], sheet: Sheet, by: str) -> None:
             clock=utc_now,
             width=screen().width,
         )
-    print_text(lines_text(status_lines(status_of(sheet, read_notes(run.folder for run in runs))), screen()))
+    print_text(lines_text(status_lines(_status_of(runs, sheet)), screen()))
 
 
 def _append(sheet: Sheet, notes: tuple[Note, ...]) -> None:

@@ -14,13 +14,13 @@ from loadgen.cli.terminal import progress_on_terminal, screen
 from loadgen.clock import SYSTEM_CLOCK, utc_now
 from loadgen.decisions.grade.judge import Judge, JudgedSheet, PairMode, judge_sheet
 from loadgen.decisions.grade.judge_cache import cache_of
-from loadgen.decisions.grade.judge_chat import JudgeAddress, JudgeChat, ResponseFormat
+from loadgen.decisions.grade.judge_chat import JudgeAddress, JudgeChat
 from loadgen.decisions.grade.judge_question import VERSION
 from loadgen.decisions.grade.judge_test import PROMPTS, KnownPair, known_pairs
-from loadgen.decisions.grade.judging import Judging, append_judging, judging_lines, self_judged
+from loadgen.decisions.grade.judging import Judging, ResponseFormat, append_judging, judging_lines
 from loadgen.decisions.grade.notes import Note, append_notes
 from loadgen.decisions.grade.sheet import Sheet, prompts_of
-from loadgen.decisions.select.candidates import candidates_of
+from loadgen.decisions.select.candidates import candidates_of, is_candidate
 from loadgen.decisions.select.runs import SelectRun
 from loadgen.errors import InputError
 from loadgen.live.progress import Progress, Silence
@@ -87,8 +87,8 @@ def ask_judge(runs: tuple[SelectRun, ...], sheet: Sheet, options: JudgeOptions, 
             f"--judge: the judge is tested first, on {PROMPTS} prompts whose key points have two figures or more, and "
             "these runs have fewer; add key_points to the prompts, or grade by hand"
         )
-    is_candidate = self_judged(address.model, candidates_of(runs))
-    if is_candidate:
+    self_judged = is_candidate(address.model, candidates_of(runs))
+    if self_judged:
         tell(f"loadgen: {printable(address.model)} is one of the candidates: loadgen select will not use its notes")
     mode: PairMode = "both_orders" if options.pairs else "no_pairs"
     judged, response_format = asyncio.run(_judged(sheet, address, pairs, options.votes, mode))
@@ -106,7 +106,7 @@ def ask_judge(runs: tuple[SelectRun, ...], sheet: Sheet, options: JudgeOptions, 
         answers=len({note.answer.answer for note in judged.notes}),
         notes=len(judged.notes),
         pairs=judged.pairs,
-        self_judged=is_candidate,
+        self_judged=self_judged,
         at=at,
     )
     append_judging(judging, [run.folder for run in runs])

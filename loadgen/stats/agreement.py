@@ -81,7 +81,7 @@ def _coincidences(places: Sequence[int], values: int) -> Floats:
 def _alpha(coincidences: Floats) -> float | None:
     """One minus the disagreement that there is over that of chance."""
     counts = coincidences.sum(0)
-    number = counts.sum()
+    number = float(counts.sum())
     middle = counts.cumsum() - counts / 2
     distances = (middle[:, None] - middle[None, :]) ** 2
     by_chance = float((np.outer(counts, counts) * distances).sum()) / (number - 1) if number > 1 else 0.0

@@ -5,13 +5,14 @@ what it has answered until then is in the cache.
 """
 
 from collections.abc import Iterator
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 from msgspec import Struct
 
 from loadgen.clock import Clock
 from loadgen.decisions.grade.judge_question import NOTE_SCHEMA, JudgeQuestion
+from loadgen.decisions.grade.judging import ResponseFormat
 from loadgen.engine.retry import wait_ns
 from loadgen.errors import TargetError
 from loadgen.plan.rng import generator
@@ -28,9 +29,6 @@ from loadgen.wire.client import Client
 from loadgen.wire.exchange import Deadlines
 from loadgen.wire.refusal import OTHER_LIMIT, error_in, mentions, named_keys
 from loadgen.wire.reply import read_reply
-
-ResponseFormat = Literal["json_schema", "json_object", "none"]
-"""What a judge's server holds its answers to: a JSON schema, any JSON object, or nothing."""
 
 FORMATS: Final[tuple[ResponseFormat, ...]] = ("json_schema", "json_object", "none")
 """In the order in which they are tried."""

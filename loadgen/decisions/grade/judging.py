@@ -4,20 +4,20 @@ and its reader."""
 import contextlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 from msgspec import Struct
 
-from loadgen.decisions.grade.judge_chat import ResponseFormat
 from loadgen.decisions.grade.judge_test import FAULTS, JudgeTest
-from loadgen.decisions.select.candidates import Candidate
 from loadgen.errors import InputError
 from loadgen.report.format import format_percent
 from loadgen.store.run_folder import Log
-from loadgen.targets.listing import is_listed
 
 JUDGES: Final = "judges.jsonl"
+
+ResponseFormat = Literal["json_schema", "json_object", "none"]
+"""What a judge's server holds its answers to: a JSON schema, any JSON object, or nothing."""
 
 
 class PairScore(Struct, frozen=True, kw_only=True):
@@ -72,17 +72,6 @@ class Judging(Struct, frozen=True, kw_only=True):
     """When it was done, UTC."""
 
 
-def self_judged(model: str, candidates: Iterable[Candidate]) -> bool:
-    """Whether a judge is one of the candidates, by any of the names that these have: with or without the version, the
-    folder and the ending of a file."""
-    names = {
-        _plain_name(name)
-        for candidate in candidates
-        for name in (candidate.model, *(name for card in candidate.cards for name in (card.alias, card.id)))
-    }
-    return is_listed(_plain_name(model), names)
-
-
 def judging_lines(judging: Judging) -> list[str]:
     """A judging in words."""
     right = ", ".join(f"{judging.test.right[fault]} of {judging.test.pairs} ({FAULTS[fault]})" for fault in FAULTS)
@@ -109,10 +98,6 @@ def _pair_lines(results: PairResults) -> Iterable[str]:
         f"both orders agree in {format_percent(results.position_consistency)} of {results.pairs} pairs; the answer in "
         f"the first place is preferred in {format_percent(results.first_place_share)} (50 % without a bias)"
     )
-
-
-def _plain_name(name: str) -> str:
-    return name.casefold().replace("\\", "/").rpartition("/")[2].removesuffix(".gguf")
 
 
 def append_judging(judging: Judging, folders: Iterable[Path]) -> None:

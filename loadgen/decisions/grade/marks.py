@@ -1,6 +1,7 @@
 """What the notes say: the quality of each candidate by prompt, and how far the graders agree. Pure."""
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
@@ -31,6 +32,47 @@ class Agreement(Struct, frozen=True, kw_only=True):
     def disagrees(self) -> bool:
         """Whether the notes decide nothing, because the graders disagree."""
         return self.alpha is not None and self.alpha < AGREEMENT
+
+
+class PeopleAgreement(Struct, frozen=True, kw_only=True):
+    """How far a judge agrees with people."""
+
+    alpha: float | None
+    """Krippendorff's alpha of the judge's notes and the medians of the people's; None: not known."""
+    ci: tuple[float, float] | None
+    """Its 95 % interval, by a jackknife over answers."""
+    units: int
+    """How many answers × aspects have notes of both."""
+    spearman: float | None
+    """The rank correlation of the points of answers; None: not known."""
+    answers: int
+    """How many answers have points of both."""
+
+
+def agreement_with_people(notes: Iterable[Note], judge: str, aspects: Sequence[str]) -> PeopleAgreement | None:
+    """How far a judge, by its name, agrees with the people who graded the same answers. None: nobody did."""
+    notes = list(notes)
+    by_judge = [note for note in notes if note.kind == "judge" and note.by == judge]
+    by_hand = [note for note in notes if note.kind == "hand"]
+    people: dict[tuple[str, str], list[int]] = {}
+    for note in by_hand:
+        people.setdefault((note.answer, note.aspect), []).append(note.note)
+    units = [
+        GradedUnit(note.answer, {"judge": note.note, "people": statistics.median_low(people[place])})
+        for note in by_judge
+        if (place := (note.answer, note.aspect)) in people
+    ]
+    if not units:
+        return None
+    alpha = ordinal_alpha(units)
+    points = [points_of(each, aspects) for each in (by_judge, by_hand)]
+    return PeopleAgreement(
+        alpha=None if alpha is None else alpha.value,
+        ci=None if alpha is None else alpha.ci,
+        units=len(units),
+        spearman=rank_correlation(*points),
+        answers=len(set(points[0]) & set(points[1])),
+    )
 
 
 def agreement_of(notes: Iterable[Note]) -> Agreement | None:

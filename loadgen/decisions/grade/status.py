@@ -1,14 +1,22 @@
 """How far a grading is: who graded how much, and how far the graders agree. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
 
-from loadgen.decisions.grade.marks import AGREEMENT, Agreement, agreement_of
+from loadgen.decisions.grade.judging import Judging
+from loadgen.decisions.grade.marks import (
+    AGREEMENT,
+    Agreement,
+    PeopleAgreement,
+    agreement_of,
+    agreement_with_people,
+)
 from loadgen.decisions.grade.notes import Kind, Note
 from loadgen.decisions.grade.sheet import Sheet
 
+DISAGREE: Final = "graders disagree: these notes decide nothing yet"
 KINDS: Final[dict[Kind, str]] = {"hand": "by hand", "judge": "a judge"}
 
 
@@ -22,6 +30,16 @@ class Grader(Struct, frozen=True, kw_only=True):
     """How many answers have a note on each aspect."""
 
 
+class JudgeStatus(Struct, frozen=True, kw_only=True):
+    """How far one judge can be trusted."""
+
+    by: str
+    with_people: PeopleAgreement | None
+    """None: nobody graded the same answers by hand."""
+    judging: Judging | None
+    """None: it is not known how its notes came about."""
+
+
 class GradingStatus(Struct, frozen=True, kw_only=True):
     """How far the grading of some runs is."""
 
@@ -33,10 +51,14 @@ class GradingStatus(Struct, frozen=True, kw_only=True):
     """How many notes count, on answers of the sheet."""
     agreement: Agreement | None
     """Of the people; None: fewer than two graded."""
+    judges: tuple[JudgeStatus, ...]
 
 
-def status_of(sheet: Sheet, notes: Sequence[Note]) -> GradingStatus:
-    """The status of a grading. Notes on other answers, such as those of another sample, do not count."""
+def status_of(sheet: Sheet, notes: Sequence[Note], judgings: Mapping[str, Judging]) -> GradingStatus:
+    """The status of a grading. Notes on other answers, such as those of another sample, do not count.
+
+    judgings: by grader.
+    """
     listed = {answer.answer for answer in sheet.answers}
     own = [note for note in notes if note.answer in listed and note.aspect in sheet.aspects]
     graders = sorted({(note.kind, note.by) for note in own})
@@ -49,6 +71,13 @@ def status_of(sheet: Sheet, notes: Sequence[Note]) -> GradingStatus:
         prompts=len(sheet.prompts),
         notes=len(own),
         agreement=agreement_of(note for note in own if note.kind == "hand"),
+        judges=tuple(
+            JudgeStatus(
+                by=by, with_people=agreement_with_people(own, by, list(sheet.aspects)), judging=judgings.get(by)
+            )
+            for kind, by in graders
+            if kind == "judge"
+        ),
     )
 
 
@@ -60,7 +89,30 @@ def status_lines(status: GradingStatus) -> list[str]:
         f"{grader.by} ({KINDS[grader.kind]}): {grader.answers} of {status.answers} answers graded, {grader.notes} notes"
         for grader in status.graders
     ]
-    return [*lines, agreement_line(status.agreement)]
+    judges = [f"{judge.by}: {people_text(judge.with_people)}" for judge in status.judges]
+    return [*lines, agreement_line(status.agreement), *judges]
+
+
+def people_text(agreement: PeopleAgreement | None) -> str:
+    """How far a judge agrees with people, in words."""
+    if agreement is None:
+        return "not compared with people"
+    alpha = "not known" if agreement.alpha is None else f"{agreement.alpha:.3f}{_interval_text(agreement.ci)}"
+    rank = "not known" if agreement.spearman is None else f"{agreement.spearman:.2f}"
+    text = f"with people: Krippendorff's alpha {alpha}, Spearman {rank}, on {agreement.answers} answers"
+    return text.replace("-", "−")
+
+
+def agreement_text(agreement: Agreement) -> str:
+    """Krippendorff's alpha with its interval, and kappa if there is one; alpha must be known."""
+    assert agreement.alpha is not None
+    kappa = "" if agreement.kappa is None else f", quadratic kappa {agreement.kappa:.3f}"
+    text = f"Krippendorff's alpha {agreement.alpha:.3f}{_interval_text(agreement.ci)}{kappa}"
+    return text.replace("-", "−")
+
+
+def _interval_text(ci: tuple[float, float] | None) -> str:
+    return "" if ci is None else f" ({ci[0]:.2f} to {ci[1]:.2f})"
 
 
 def agreement_line(agreement: Agreement | None) -> str:
@@ -69,10 +121,8 @@ def agreement_line(agreement: Agreement | None) -> str:
         return "agreement: not known; one grader alone has nobody to agree with"
     if agreement.alpha is None:
         return f"agreement: not known; {agreement.units} answers and aspects have notes of two graders"
-    interval = "" if agreement.ci is None else f" ({agreement.ci[0]:.2f} to {agreement.ci[1]:.2f})"
-    kappa = "" if agreement.kappa is None else f", quadratic kappa {agreement.kappa:.3f}"
-    verdict = f"; below {AGREEMENT}: graders disagree: these notes decide nothing yet" if agreement.disagrees else ""
-    return f"agreement: Krippendorff's alpha {agreement.alpha:.3f}{interval}{kappa}{verdict}"
+    verdict = f"; below {AGREEMENT}: {DISAGREE}" if agreement.disagrees else ""
+    return f"agreement: {agreement_text(agreement)}{verdict}"
 
 
 def _grader(sheet: Sheet, by: str, kind: Kind, notes: Sequence[Note]) -> Grader:

@@ -1,5 +1,6 @@
 """The answers of all candidates side by side, with their part marks, as tables. Pure."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -7,7 +8,9 @@ from typing import Final
 from msgspec import Struct
 
 from loadgen.analysis.quality_types import ScoredAnswer
+from loadgen.decisions.grade.notes import Kind
 from loadgen.decisions.select.decide import SelectionData
+from loadgen.decisions.select.graded import UsedNotes, id_of
 from loadgen.decisions.select.known import KnownCandidate
 from loadgen.decisions.select.runs import TimedAnswer
 from loadgen.report.format import UNKNOWN, format_number
@@ -18,6 +21,7 @@ MOST_PROMPTS: Final = 200
 MOST_TEXTS: Final = 3
 """How many different answers of a candidate to one prompt are shown."""
 LONGEST_QUOTE: Final = 160
+GRADED: Final[dict[Kind, str]] = {"hand": "notes by hand (1 to 5)", "judge": "notes by a judge (1 to 5)"}
 COVERED: Final = 0.995
 """From this share on, a key point counts as covered as a whole."""
 
@@ -72,6 +76,8 @@ def answers_table(data: SelectionData, prompt_id: str) -> Table:
         rows.append(Row((point, *(_mark(each, place) for each in shown))))
     rows.append(Row(("not in the prompt", *(_unsupported(each) for each in shown))))
     rows.append(Row(("form", *(_form(scored) for scored in first))))
+    for kind, title in GRADED.items():
+        rows.append(Row((title, *(_notes(each, data.notes, kind) for each in shown))))
     return Table(columns, tuple(row for row in rows if any(cell not in ("", UNKNOWN) for cell in row.cells[1:])))
 
 
@@ -88,6 +94,17 @@ def _text(shown: Sequence[ShownAnswer]) -> str:
         text = "(no answer)" if each.answer.text is None else " ".join(each.answer.text.split()) or "(empty)"
         parts.append(text if len(shown) == 1 else f"[{each.count} of {each.of}] {text}")
     return " · ".join(parts)
+
+
+def _notes(shown: Sequence[ShownAnswer], notes: UsedNotes, kind: Kind) -> str:
+    """The notes on an answer, by aspect: the mean of its graders."""
+    answer = id_of(shown[0].answer) if shown else None
+    by_aspect: dict[str, list[int]] = {}
+    for note in notes.of(kind):
+        if note.answer == answer:
+            by_aspect.setdefault(note.aspect, []).append(note.note)
+    means = {aspect: math.fsum(each) / len(each) for aspect, each in by_aspect.items()}
+    return ", ".join(f"{aspect} {means[aspect]:.3g}" for aspect in notes.aspects if aspect in means)
 
 
 def _mark(shown: Sequence[ShownAnswer], place: int) -> str:

@@ -14,6 +14,7 @@ from loadgen.errors import InputError
 from loadgen.scenario import FOUNDRY
 from loadgen.scenario.devices import device_of_target
 from loadgen.store.manifest import Manifest, ModelCard
+from loadgen.targets.listing import is_listed
 
 LEAST_PROMPTS: Final = 0.5
 """A candidate that has fewer of the prompts than this share is not compared with the others."""
@@ -92,6 +93,21 @@ def _device_of(stage: StageResult, manifest: Manifest) -> str | None:
         return summary.card.device.lower()
     models = (each for each in manifest.scenario.models if each.name == summary.model)
     return next((each.foundry.device for each in models if each.foundry is not None), None)
+
+
+def is_candidate(model: str, candidates: Iterable[Candidate]) -> bool:
+    """Whether a model, by any of the names that candidates have, is one of them: with or without the version, the
+    folder and the ending of a file."""
+    names = {
+        _plain_name(name)
+        for candidate in candidates
+        for name in (candidate.model, *(name for card in candidate.cards for name in (card.alias, card.id)))
+    }
+    return is_listed(_plain_name(model), names)
+
+
+def _plain_name(name: str) -> str:
+    return name.casefold().replace("\\", "/").rpartition("/")[2].removesuffix(".gguf")
 
 
 class Levels(Struct, frozen=True):

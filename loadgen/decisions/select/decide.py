@@ -12,7 +12,14 @@ from msgspec import UNSET, Struct
 from loadgen.analysis.summary import StageSummary
 from loadgen.decisions.select.candidates import candidates_of, levels_of, mean_with_interval
 from loadgen.decisions.select.criteria import CRITERIA, UNITS, Criterion, Values, steps_of
-from loadgen.decisions.select.graded import with_notes
+from loadgen.decisions.select.graded import (
+    UsedNotes,
+    graded_lines,
+    graded_rows,
+    left_out_lines,
+    notes_of,
+    with_notes,
+)
 from loadgen.decisions.select.known import KnownCandidate, known_candidates
 from loadgen.decisions.select.policy import Policy
 from loadgen.decisions.select.rank import ENOUGH_KEYS, Ranking, rank
@@ -34,7 +41,7 @@ from loadgen.decisions.select.selection import (
 from loadgen.decisions.select.words import decision_text, turning_text
 
 
-class SelectionData(Struct, frozen=True):
+class SelectionData(Struct, frozen=True, kw_only=True):
     """A selection, and what its pages show besides."""
 
     selection: Selection
@@ -44,19 +51,23 @@ class SelectionData(Struct, frozen=True):
     """When the first run was started."""
     key_points: dict[str, tuple[str, ...]]
     """Those of each prompt, by its id, in the order of the plan."""
+    notes: UsedNotes
+    """What people and judges say of the answers."""
 
 
 def decide(runs: Sequence[SelectRun], policy: Policy) -> SelectionData:
     """The selection. Raises InputError if a level is asked that no run has, or if nothing that weighs is known; and
     DisagreementError if it is by the notes of graders who disagree."""
-    remarks: tuple[str, ...] = ()
+    notes = notes_of(runs)
     if policy.quality_by != "key_points":
-        runs, remarks = with_notes(runs, policy.quality_by, policy.disagreement)
+        runs = with_notes(runs, notes, policy.quality_by, policy.disagreement)
     candidates = candidates_of(runs)
     levels = levels_of(candidates, policy.level)
     known = known_candidates(candidates, levels, policy)
     compared = [each for each in known if each.out is None]
     ranking = rank(compared, policy) if compared else None
+    graded = graded_rows(notes, known, policy.quality_by)
+    deciding = [line for row in graded if row.decides for line in graded_lines(row)]
     rows = sorted((_row(each, ranking, policy) for each in known), key=_place)
     selection = Selection(
         schema=SCHEMA,
@@ -71,10 +82,12 @@ def decide(runs: Sequence[SelectRun], policy: Policy) -> SelectionData:
         decision=_decision(rows, known, ranking),
         sensitivity={} if ranking is None else _sensitivity(ranking),
         left_out={} if ranking is None else ranking.left_out,
-        notes=(*remarks, *remarks_of(runs, known, policy.given)),
+        graded=graded,
+        notes=(*deciding, *left_out_lines(notes), *remarks_of(runs, known, policy.given)),
     )
     decision = msgspec.structs.replace(selection.decision, text=decision_text(selection))
     return SelectionData(
+        notes=notes,
         selection=msgspec.structs.replace(selection, decision=decision),
         known=known,
         started_utc=runs[0].manifest.started_utc,

@@ -8,11 +8,13 @@ import msgspec
 from loadgen.decisions.select.answers import answers_table, shown_prompts, three_prompts
 from loadgen.decisions.select.charts import BANDS_CHART, QUALITY_CHART, bands_chart, quality_chart
 from loadgen.decisions.select.decide import SelectionData
+from loadgen.decisions.select.graded import graded_lines
 from loadgen.decisions.select.selection import Selection
 from loadgen.decisions.select.tables import (
     console_table,
     cost_table,
     facts_table,
+    graded_table,
     leads_table,
     main_table,
     requirements_table,
@@ -89,6 +91,7 @@ def _document(data: SelectionData, charts: Sequence[Chart], last: Section | None
         _changes(selection, [chart for chart in charts if chart.id == BANDS_CHART]),
         _requirements(selection),
         _cost(selection),
+        _graded(selection),
         Section(title="Facts", anchor="facts", tables=(facts_table(selection),)),
         last,
         _remarks(selection),
@@ -167,6 +170,24 @@ def _cost(selection: Selection) -> Section | None:
         return None
     paragraphs = (WORKSHOP_COST,) if selection.policy.cost.energy_factor is not None else ()
     return Section(title="Energy and cost", anchor="cost", paragraphs=paragraphs, tables=(table,))
+
+
+def _graded(selection: Selection) -> Section | None:
+    """What people and judges say, beside the key points; None without notes."""
+    if not selection.graded:
+        return None
+    paragraph = (
+        "Notes from 1 to 5 as 0 to 100 points, on the prompts for which every candidate has notes, beside the quality "
+        "by the key points on the same prompts."
+    )
+    points = tuple(line for row in selection.graded for line in graded_lines(row))
+    return Section(
+        title="Quality by notes",
+        anchor="graded",
+        paragraphs=(paragraph,),
+        tables=(graded_table(selection),),
+        points=points,
+    )
 
 
 def _remarks(selection: Selection) -> Section | None:

@@ -1,15 +1,34 @@
-"""The quality of answers by the notes of people or of a judge, in place of that by the key points."""
+"""The notes of people and of judges on the answers of a selection: whose count, what they say of each candidate, and
+how far the graders agree. Pure, but for reading the notes of the runs."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
+import numpy as np
+from msgspec import Struct
 
-from loadgen.decisions.grade.marks import AGREEMENT, Agreement, agreement_of, points_of
+from loadgen.decisions.grade.judging import read_judgings
+from loadgen.decisions.grade.marks import (
+    AGREEMENT,
+    agreement_of,
+    agreement_with_people,
+    points_by_prompt,
+    points_of,
+)
 from loadgen.decisions.grade.notes import Kind, Note, answer_id, read_notes
+from loadgen.decisions.grade.status import DISAGREE, agreement_text, people_text
+from loadgen.decisions.select.candidates import candidates_of, is_candidate, mean_with_interval
+from loadgen.decisions.select.known import KnownCandidate
 from loadgen.decisions.select.policy import Disagreement
 from loadgen.decisions.select.runs import SelectRun, StageResult, TimedAnswer
+from loadgen.decisions.select.selection import GradedQuality, GradedRow
 from loadgen.errors import ExitCode, LoadgenError
+from loadgen.report.format import format_count
+from loadgen.scenario.policy import QualityBy
+
+KINDS: tuple[Kind, ...] = ("hand", "judge")
 
 
 class DisagreementError(LoadgenError):
@@ -18,35 +37,65 @@ class DisagreementError(LoadgenError):
     exit_code = ExitCode.GATE_FAILED
 
 
+class UsedNotes(Struct, frozen=True, kw_only=True):
+    """The notes of some runs that count."""
+
+    notes: tuple[Note, ...]
+    aspects: tuple[str, ...]
+    """What was asked."""
+    left_out: dict[str, str]
+    """Judges whose notes do not count, with the reason."""
+
+    def of(self, kind: Kind) -> list[Note]:
+        """The notes of one kind."""
+        return [note for note in self.notes if note.kind == kind]
+
+
+def notes_of(runs: Sequence[SelectRun]) -> UsedNotes:
+    """The notes of the runs. Those of a judge that is one of the candidates do not count. Raises InputError for a file
+    that is damaged."""
+    folders = [run.folder for run in runs]
+    aspects = tuple(runs[-1].manifest.scenario.quality.asked_aspects)
+    notes = [note for note in read_notes(folders) if note.aspect in aspects]
+    judges = {note.by for note in notes if note.kind == "judge"}
+    judgings, candidates = read_judgings(folders), candidates_of(runs)
+    left_out = {
+        by: "it is one of the candidates"
+        for by, judging in judgings.items()
+        if by in judges and (judging.self_judged or is_candidate(judging.model, candidates))
+    }
+    used = tuple(note for note in notes if note.kind == "hand" or note.by not in left_out)
+    return UsedNotes(notes=used, aspects=aspects, left_out=left_out)
+
+
 def with_notes(
-    runs: Sequence[SelectRun], kind: Kind, disagreement: Disagreement
-) -> tuple[tuple[SelectRun, ...], tuple[str, ...]]:
-    """The runs with the quality by notes, and what a reader must know of these notes.
+    runs: Sequence[SelectRun], notes: UsedNotes, kind: Kind, disagreement: Disagreement
+) -> tuple[SelectRun, ...]:
+    """The runs with the quality by notes.
 
     A prompt has a quality if all answers of a candidate to it have a note on every aspect; a request that failed counts
-    as 0. Raises DisagreementError if the graders disagree and that is not accepted, and InputError for a damaged file.
+    as 0. Raises DisagreementError if the graders disagree and that is not accepted.
     """
-    notes = [note for note in read_notes([run.folder for run in runs]) if note.kind == kind]
-    agreement = agreement_of(notes)
+    own = notes.of(kind)
+    agreement = agreement_of(own)
     if agreement is not None and agreement.disagrees and disagreement == "refuse":
         raise DisagreementError(
-            f"--quality {kind}: the graders disagree ({_alpha_text(agreement)}), so these notes decide nothing; grade "
-            "together first, or use them all the same with --force"
+            f"--quality {kind}: {DISAGREE} ({agreement_text(agreement)}; {AGREEMENT} is the least); grade together "
+            "first, or use them all the same with --force"
         )
-    points = points_of(notes, list(runs[-1].manifest.scenario.quality.asked_aspects))
-    graded = {note.prompt_id for note in notes if note.answer in points}
-    changed = tuple(
+    points = points_of(own, notes.aspects)
+    graded = {note.prompt_id for note in own if note.answer in points}
+    return tuple(
         msgspec.structs.replace(run, stages=tuple(_with_points(stage, points, graded) for stage in run.stages))
         for run in runs
     )
-    return changed, _remarks(notes, agreement, len(graded))
 
 
-def _with_points(stage: StageResult, points: dict[str, float], graded: set[str]) -> StageResult:
+def _with_points(stage: StageResult, points: Mapping[str, float], graded: set[str]) -> StageResult:
     by_prompt: dict[str, list[float | None]] = {}
-    for answer in stage.answers:
-        if answer.scored is None or answer.scored.counts:
-            by_prompt.setdefault(answer.prompt_id, []).append(_points(answer, points))
+    for answer in _counting([stage]):
+        number = id_of(answer)
+        by_prompt.setdefault(answer.prompt_id, []).append(0.0 if number is None else points.get(number))
     quality = {
         prompt: sum(known) / len(known)
         for prompt, values in by_prompt.items()
@@ -55,25 +104,79 @@ def _with_points(stage: StageResult, points: dict[str, float], graded: set[str])
     return msgspec.structs.replace(stage, quality=quality)
 
 
-def _points(answer: TimedAnswer, points: dict[str, float]) -> float | None:
-    """The points of one answer: 0 if the request failed; None if it has no notes."""
+def graded_rows(notes: UsedNotes, known: Sequence[KnownCandidate], quality_by: QualityBy) -> tuple[GradedRow, ...]:
+    """What the notes of each kind say of the candidates; empty without notes."""
+    return tuple(_row(notes, kind, known, quality_by) for kind in KINDS if notes.of(kind))
+
+
+def _row(notes: UsedNotes, kind: Kind, known: Sequence[KnownCandidate], quality_by: QualityBy) -> GradedRow:
+    own = notes.of(kind)
+    answers: dict[str, dict[str, list[str | None]]] = {}
+    for each in known:
+        by_prompt: dict[str, list[str | None]] = {}
+        for answer in _counting(each.stages):
+            by_prompt.setdefault(answer.prompt_id, []).append(id_of(answer))
+        if by_prompt:
+            answers[each.name] = by_prompt
+    points = points_by_prompt(points_of(own, notes.aspects), answers)
+    graders = sorted({note.by for note in own})
+    return GradedRow(
+        kind=kind,
+        decides=kind == quality_by,
+        graders=tuple(graders),
+        prompts=min((len(by_prompt) for by_prompt in points.values()), default=0),
+        agreement=agreement_of(own),
+        with_people={by: agreement_with_people(notes.notes, by, notes.aspects) for by in graders if kind == "judge"},
+        quality={each.name: _quality(points[each.name], each) for each in known if points.get(each.name)},
+    )
+
+
+def _quality(points: Mapping[str, float], known: KnownCandidate) -> GradedQuality:
+    mean, interval = mean_with_interval(np.array(list(points.values())))
+    marks = [
+        answer.scored.quality
+        for answer in _counting(known.stages)
+        if answer.prompt_id in points and answer.scored is not None and answer.scored.quality is not None
+    ]
+    return GradedQuality(
+        value=_short(mean),
+        ci=None if interval is None else (_short(max(interval[0], 0.0)), _short(min(interval[1], 100.0))),
+        n=len(points),
+        key_points=_short(math.fsum(marks) / len(marks)) if marks else None,
+    )
+
+
+def _short(value: float) -> float:
+    """As all numbers of a selection: six significant digits."""
+    return float(f"{value:.6g}")
+
+
+def id_of(answer: TimedAnswer) -> str | None:
+    """The id by which an answer is graded; None if there is no text."""
     if answer.text is None:
-        return 0.0
-    digest = hashlib.sha256(answer.text.encode()).hexdigest()
-    return points.get(answer_id(answer.prompt_id, digest))
+        return None
+    return answer_id(answer.prompt_id, hashlib.sha256(answer.text.encode()).hexdigest())
 
 
-def _remarks(notes: Iterable[Note], agreement: Agreement | None, prompts: int) -> tuple[str, ...]:
-    graders = sorted({note.by for note in notes})
-    if not graders:
-        return ()
-    who = f"quality is by the notes of {', '.join(graders)} on {prompts} prompts"
-    return (who if agreement is None else f"{who} ({_alpha_text(agreement)})",)
+def _counting(stages: Iterable[StageResult]) -> list[TimedAnswer]:
+    """The answers that say something about the model: not those that we cancelled."""
+    return [answer for stage in stages for answer in stage.answers if answer.scored is None or answer.scored.counts]
 
 
-def _alpha_text(agreement: Agreement) -> str:
-    if agreement.alpha is None:
-        return "how far they agree is not known"
-    interval = "" if agreement.ci is None else f", {agreement.ci[0]:.2f} to {agreement.ci[1]:.2f}"
-    text = f"Krippendorff's alpha {agreement.alpha:.2f}{interval}; {AGREEMENT} is the least"
-    return text.replace("-", "−")
+def graded_lines(row: GradedRow) -> list[str]:
+    """Who graded, on how many prompts, and how far they agree, in words."""
+    who = {"hand": "by hand", "judge": "by a judge"}[row.kind]
+    verb = "quality is by" if row.decides else f"graded {who}:"
+    agreement = row.agreement
+    if agreement is None:
+        text = ""
+    elif agreement.alpha is None:
+        text = " (how far they agree is not known)"
+    else:
+        text = f" ({agreement_text(agreement)}; {DISAGREE if agreement.disagrees else f'{AGREEMENT} is the least'})"
+    lines = [f"{verb} the notes of {', '.join(row.graders)} on {format_count(row.prompts, 'prompt')}{text}"]
+    return [*lines, *(f"{by}: {people_text(agreement)}" for by, agreement in row.with_people.items())]
+
+
+def left_out_lines(notes: UsedNotes) -> list[str]:
+    return [f"the notes of {by} do not count: {reason}" for by, reason in notes.left_out.items()]

@@ -4,6 +4,8 @@ from typing import Final, Literal
 
 from msgspec import Struct, field
 
+from loadgen.decisions.grade.marks import Agreement, PeopleAgreement
+from loadgen.decisions.grade.notes import Kind
 from loadgen.decisions.select.cost import Cost
 from loadgen.decisions.select.facts import Facts
 from loadgen.decisions.select.policy import Bound, Origin
@@ -116,6 +118,30 @@ class SensitivityRow(Struct, frozen=True):
     text: str
 
 
+class GradedQuality(Struct, frozen=True, kw_only=True):
+    """The quality of one candidate by notes, 0 to 100. n: over how many prompts. key_points: its quality by the key
+    points on the same prompts."""
+
+    value: float
+    ci: tuple[float, float] | None
+    n: int
+    key_points: float | None
+
+
+class GradedRow(Struct, frozen=True, kw_only=True):
+    """What the notes of one kind say. decides: whether the choice is by them. prompts: for which every candidate has
+    notes. with_people: by judge; null if nobody graded the same answers by hand. quality: by candidate."""
+
+    kind: Kind
+    decides: bool
+    graders: tuple[str, ...]
+    prompts: int
+    agreement: Agreement | None
+    """Of these graders; null for fewer than two."""
+    with_people: dict[str, PeopleAgreement | None]
+    quality: dict[str, GradedQuality]
+
+
 class Selection(Struct, frozen=True, kw_only=True):
     """A selection. prompts: how many prompts all compared candidates were asked. left_out: criteria that are not
     compared, with the reason."""
@@ -133,4 +159,6 @@ class Selection(Struct, frozen=True, kw_only=True):
     decision: Decision
     sensitivity: dict[str, SensitivityRow]
     left_out: dict[str, str]
+    graded: tuple[GradedRow, ...]
+    """What people and judges say; empty without notes."""
     notes: tuple[str, ...]

@@ -258,6 +258,22 @@ def fact_text(name: str, fact: ModelFact[object]) -> str:
     return f"{shown} ({fact.source})"
 
 
+def graded_table(selection: Selection) -> Table:
+    """The quality of each candidate by the notes of each kind, beside that by the key points."""
+    columns = (Column("candidate", "text"), Column("graded", "text"), Column("prompts"), Column("by notes"))
+    rows = []
+    for graded in selection.graded:
+        title = {"hand": "by hand", "judge": "by a judge"}[graded.kind]
+        for name in (row.name for row in selection.candidates):
+            if (quality := graded.quality.get(name)) is None:
+                rows.append(Row((name, title, "0", UNKNOWN, UNKNOWN)))
+                continue
+            ends = "" if quality.ci is None else f" ({quality.ci[0]:.0f} to {quality.ci[1]:.0f})"
+            marks = UNKNOWN if quality.key_points is None else f"{quality.key_points:.0f}"
+            rows.append(Row((name, title, str(quality.n), f"{quality.value:.0f}{ends}", marks)))
+    return Table((*columns, Column("by the key points")), tuple(rows))
+
+
 def cost_table(selection: Selection) -> Table | None:
     """Energy and cost of each candidate; None if no energy is known."""
     rows = [row for row in selection.candidates if row.cost is not None]

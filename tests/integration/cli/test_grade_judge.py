@@ -94,6 +94,11 @@ def test_a_judge_that_is_right_passes_its_test_and_its_notes_are_kept(run: Path)
     assert (judging.asked, judging.without_verdict, judging.votes) == (16 * 4 * 3, 0, 3)
     assert (judging.response_format, judging.self_judged, judging.pairs) == ("json_schema", False, None)
     assert f"j (notes/1) at {server.url}: 64 notes on 16 answers" in result.stdout
+    assert "j (notes/1): not compared with people" in result.stdout
+    status = json.loads(run_command("grade", run, "--status", "--json").stdout)
+    assert status["graders"] == [{"by": "j (notes/1)", "kind": "judge", "notes": 64, "answers": 16}]
+    assert status["judges"][0]["judging"]["test"]["passed"]
+    assert status["judges"][0]["with_people"] is None
 
 
 def test_its_notes_say_how_much_of_the_points_an_answer_has_whichever_scale_it_was_shown(run: Path) -> None:

@@ -51,6 +51,21 @@ def test_a_sheet_goes_out_and_its_notes_come_back(run: Path, tmp_path: Path) -> 
     assert state["agreement"] is None
 
 
+def test_the_status_of_two_graders_is_json_with_their_agreement(run: Path, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.csv"
+    run_command("grade", run, "--export", sheet)
+    rows = list(csv.DictReader(io.StringIO(sheet.read_text(encoding="utf-8"))))
+    for by in ("ana", "ben"):
+        with sheet.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows({**row, "note": str(1 + int(row["answer"], 16) % 5), "by": by} for row in rows)
+        assert run_command("grade", run, "--import", sheet).returncode == ExitCode.DONE
+    state = json.loads(run_command("grade", run, "--status", "--json").stdout)
+    assert state["agreement"] == {"alpha": 1.0, "ci": [1.0, 1.0], "kappa": 1.0, "units": 64}
+    assert state["judges"] == []
+
+
 def test_a_bad_sheet_is_one_line_and_changes_nothing(run: Path, tmp_path: Path) -> None:
     (tmp_path / "sheet.csv").write_text("answer,aspect,note,by\n123456789abc,clear,9,ana\n", encoding="utf-8")
     result = run_command("grade", run, "--import", tmp_path / "sheet.csv")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import msgspec
 import pytest
 from rich.cells import cell_len
 
+from loadgen.decisions.grade.judge_test import JudgeTest
+from loadgen.decisions.grade.judging import Judging, append_judging
 from loadgen.decisions.grade.notes import Note, answer_id, append_notes
 from loadgen.report.files import make_merged
 from tests.command_line import run_command, without_settings
@@ -265,9 +268,92 @@ def test_notes_of_graders_who_disagree_decide_nothing_unless_they_are_forced() -
     grade(folder, {"ana": {4: 1, 1: 5}, "ben": {4: 5, 1: 1}})
     ended = select(folder, "--quality", "hand")
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert "the graders disagree (Krippendorff's alpha −" in ended.stderr
+    assert "graders disagree: these notes decide nothing yet (Krippendorff's alpha −" in ended.stderr
     assert ended.stderr.count("\n") == 1
     assert select(folder, "--quality", "hand", "--force").returncode == 0
+
+
+def test_the_selection_has_who_graded_and_how_far_they_agree_beside_the_key_points() -> None:
+    folder = run_of([SelectedModel(name="long", points=(4,)), SelectedModel(name="short", points=(1,))])
+    grade(folder, {"ana": {4: 1, 1: 5}, "ben": {4: 1, 1: 5}})
+    for by, decides in (("key_points", False), ("hand", True)):
+        (graded,) = json.loads(select(folder, "--quality", by, "--json").stdout)["graded"]
+        assert (graded["kind"], graded["decides"], graded["graders"]) == ("hand", decides, ["ana", "ben"])
+        assert graded["prompts"] == 6
+        assert graded["agreement"]["alpha"] == graded["agreement"]["kappa"] == 1.0
+        assert graded["quality"]["short@url"] == {"value": 100.0, "ci": [100.0, 100.0], "n": 6, "key_points": 25.0}
+    report = (folder_of_selection() / "benchmark_report.md").read_text("utf-8")
+    assert "## Quality by notes" in report
+    assert re.search(r"\| short@url +\| by hand +\| +6 \| +100 \(100 to 100\) \| +25 \|", report)
+    page = (folder_of_selection() / "selection.html").read_text("utf-8")
+    assert "complete 5, correct 5, brief 5, clear 5" in page
+
+
+def test_a_choice_by_key_points_says_nothing_of_notes_without_any() -> None:
+    folder = run_of([GOOD, POOR])
+    assert json.loads(select(folder, "--json").stdout)["graded"] == []
+    assert "Quality by notes" not in (folder_of_selection() / "benchmark_report.md").read_text("utf-8")
+
+
+def judged(folder: Path, model: str, notes: dict[int, int], *, self_judged: bool = False) -> None:
+    """Notes of a judge, by the points of the answer, and the line of its judging."""
+    by = f"{model} (notes/1)"
+    grade(folder, {by: notes}, "judge")
+    test = JudgeTest(passed=True, right={"other": 8, "figures": 8}, pairs=8)
+    judging = Judging(
+        by=by,
+        model=model,
+        url="http://localhost:1/v1",
+        response_format="none",
+        version="notes/1",
+        votes=1,
+        test=test,
+        asked=8,
+        without_verdict=0,
+        answers=2,
+        notes=8,
+        pairs=None,
+        self_judged=self_judged,
+        at="2026-01-03T00:00:00Z",
+    )
+    append_judging(judging, [folder])
+
+
+def test_notes_of_a_judge_decide_if_they_are_asked_for_and_are_compared_with_people() -> None:
+    folder = run_of([SelectedModel(name="long", points=(4,)), SelectedModel(name="short", points=(1,))])
+    judged(folder, "strict", {4: 1, 1: 5})
+    assert "long@url is recommended" in select(folder).stdout
+    ended = select(folder, "--quality", "judge")
+    assert "short@url is recommended: quality 100" in ended.stdout
+    assert "strict (notes/1): not compared with people" in ended.stdout
+    grade(folder, {"ana": {4: 1, 1: 5}})
+    ended = select(folder, "--quality", "judge")
+    assert "strict (notes/1): with people: Krippendorff's alpha 1.000" in ended.stdout
+    assert "Spearman 1.00, on 12 answers" in ended.stdout
+
+
+@pytest.mark.parametrize("model", ["long", "LONG", "models/Long.gguf", "long:4"])
+def test_the_notes_of_a_judge_that_is_a_candidate_do_not_count(model: str) -> None:
+    folder = run_of([SelectedModel(name="long", points=(4,)), SelectedModel(name="short", points=(1,))])
+    judged(folder, model, {4: 1, 1: 5})
+    ended = select(folder, "--quality", "judge")
+    assert f"the notes of {model} (notes/1) do not count: it is one of the candidates" in ended.stdout
+    assert "there are no verdicts" in ended.stdout
+    assert json.loads(select(folder, "--json").stdout)["graded"] == []
+
+
+def test_a_judge_with_the_name_of_another_version_is_no_candidate() -> None:
+    folder = run_of([SelectedModel(name="long:1", points=(4,)), SelectedModel(name="short", points=(1,))])
+    judged(folder, "long:2", {4: 1, 1: 5})
+    assert "short@url is recommended" in select(folder, "--quality", "judge").stdout
+
+
+def test_a_damaged_file_of_notes_is_one_line() -> None:
+    folder = run_of([GOOD, POOR])
+    (folder / "notes.jsonl").write_text("{}\n", "utf-8")
+    ended = select(folder)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert "notes.jsonl, line 1: not a note" in ended.stderr
 
 
 def test_without_notes_quality_is_left_out_with_how_to_get_some() -> None:

@@ -2,7 +2,13 @@
 
 import pytest
 
-from loadgen.decisions.grade.marks import agreement_of, points_by_prompt, points_of, rank_correlation
+from loadgen.decisions.grade.marks import (
+    agreement_of,
+    agreement_with_people,
+    points_by_prompt,
+    points_of,
+    rank_correlation,
+)
 from loadgen.decisions.grade.notes import Note
 
 ASPECTS = ("complete", "clear")
@@ -84,3 +90,48 @@ def test_rank_correlation() -> None:
     assert rank_correlation(first, {"a": 3.0, "b": 2.0, "c": 1.0}) == pytest.approx(-1.0)
     assert rank_correlation(first, {"a": 3.0, "b": 2.0}) is None
     assert rank_correlation(first, {"a": 3.0, "b": 3.0, "c": 3.0}) is None
+
+
+def with_judge(people: dict[str, dict[str, int]], judge: dict[str, int]) -> list[Note]:
+    """Notes on `complete` and `clear`: of people by answer, and of a judge."""
+    given = [
+        (answer, aspect, by, note, "hand")
+        for by, notes in people.items()
+        for answer, note in notes.items()
+        for aspect in ASPECTS
+    ]
+    given += [(answer, aspect, "j", note, "judge") for answer, note in judge.items() for aspect in ASPECTS]
+    return [
+        Note(answer=answer, prompt_id="p", text_sha256="0", aspect=aspect, note=note, by=by, kind=kind, at="1")  # type: ignore[arg-type]
+        for answer, aspect, by, note, kind in given
+    ]
+
+
+def test_a_judge_is_compared_with_the_median_of_the_people_on_the_answers_that_both_graded() -> None:
+    people = {"ana": {"a": 1, "b": 3, "c": 5, "d": 2}, "ben": {"a": 1, "b": 4, "c": 5}, "eva": {"b": 3}}
+    agreement = agreement_with_people(with_judge(people, {"a": 1, "b": 3, "c": 5, "e": 4}), "j", ASPECTS)
+    assert agreement is not None
+    assert (agreement.alpha, agreement.units, agreement.answers) == (1.0, 6, 3)
+    assert agreement.spearman == pytest.approx(1.0)
+
+
+def test_a_judge_that_says_the_opposite_of_people_has_a_negative_agreement() -> None:
+    people = {"ana": {"a": 1, "b": 3, "c": 5}}
+    agreement = agreement_with_people(with_judge(people, {"a": 5, "b": 3, "c": 1}), "j", ASPECTS)
+    assert agreement is not None
+    assert agreement.alpha is not None and agreement.alpha < 0
+    assert agreement.spearman == pytest.approx(-1.0)
+
+
+def test_a_judge_whose_answers_nobody_graded_is_not_compared_with_people() -> None:
+    assert agreement_with_people(with_judge({}, {"a": 1}), "j", ASPECTS) is None
+    assert agreement_with_people(with_judge({"ana": {"b": 1}}, {"a": 1}), "j", ASPECTS) is None
+    assert agreement_with_people(with_judge({"ana": {"a": 1}}, {"a": 1}), "another", ASPECTS) is None
+
+
+def test_one_note_throughout_has_no_agreement_that_is_known() -> None:
+    agreement = agreement_with_people(
+        with_judge({"ana": {"a": 3, "b": 3, "c": 3}}, {"a": 3, "b": 3, "c": 3}), "j", ASPECTS
+    )
+    assert agreement is not None
+    assert (agreement.alpha, agreement.spearman, agreement.units) == (None, None, 6)

@@ -235,9 +235,9 @@ def test_the_page_escapes_what_models_wrote(tmp_path: Path) -> None:
 
 def test_the_status_counts_each_grader_and_their_agreement(tmp_path: Path) -> None:
     sheet = sheet_with(tmp_path)
-    assert status_lines(status_of(sheet, [])) == [f"no notes yet on the {len(sheet.answers)} answers to 8 prompts"]
+    assert status_lines(status_of(sheet, [], {})) == [f"no notes yet on the {len(sheet.answers)} answers to 8 prompts"]
     ana, _ = play(sheet, [str(number % 5 + 1) for number in range(1000)])
-    one = status_of(sheet, ana)
+    one = status_of(sheet, ana, {})
     assert one.agreement is None
     assert agreement_line(one.agreement).startswith("agreement: not known; one grader alone")
     ben = [
@@ -246,7 +246,7 @@ def test_the_status_counts_each_grader_and_their_agreement(tmp_path: Path) -> No
         for note in ana
         if note.answer == answer.answer
     ]
-    both = status_of(sheet, [*ana, *ben])
+    both = status_of(sheet, [*ana, *ben], {})
     assert [(grader.by, grader.answers) for grader in both.graders] == [("ana", len(sheet.answers))] * 1 + [
         ("ben", len(sheet.answers))
     ]
