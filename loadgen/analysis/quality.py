@@ -11,8 +11,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from loadgen.analysis.quality_types import Quality, ScoredAnswer, UnderLoad
-from loadgen.analysis.scorer.answer_score import SCORER
+from loadgen.analysis.quality_types import SCORER, Quality, ScoredAnswer, UnderLoad
 from loadgen.analysis.stage import StageData, stages_of
 from loadgen.analysis.summary import StageSummary, Summary, rounded
 from loadgen.plan.plan import StageLoad

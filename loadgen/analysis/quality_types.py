@@ -1,10 +1,13 @@
 """The quality of answers as data: lines of `quality.jsonl`, and the block of a stage in `summary.json`."""
 
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct
 
-from loadgen.analysis.scorer.answer_score import Span
+SCORER: Final = "key_points/1"
+"""The name of the scorer (`loadgen.analysis.scorer`), with the version of its rules."""
+Span = tuple[int, int]
+"""A place in a text: its start and its end, in characters."""
 
 QualityFlag = Literal[
     "empty", "refused", "wrong_language", "repeated", "copied", "truncated", "unspaced", "failed", "cancelled", "shed"

@@ -1,15 +1,17 @@
 """Scores the answers of a run that kept their texts. Pure; each text of a prompt is scored once."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from loadgen.analysis.quality_types import ScoredAnswer
-from loadgen.analysis.scorer.answer_score import SCORER, AnswerScore, Rubric, rubric_of, score
+from loadgen.analysis.quality_types import SCORER, ScoredAnswer
 from loadgen.record import Record
 from loadgen.store.run_folder import Run, SentPrompt
+
+if TYPE_CHECKING:
+    from loadgen.analysis.scorer.answer_score import AnswerScore, Rubric
 
 LEFT_OUT: Final = frozenset(("cancelled", "shed"))
 """Outcomes that are our own doing, and say nothing about the model."""
@@ -52,15 +54,19 @@ class AnswerScorer:
             return replace(failed, covered=(0.0,) * points, mentioned=(0.0,) * points, places=(None,) * points)
         text = "" if record.text is UNSET else record.text
         marks = self._score(record.prompt_id, text, record.finish_reason)
-        return replace(base, **{name: getattr(marks, name) for name in AnswerScore.__struct_fields__})
+        return replace(base, **{name: getattr(marks, name) for name in marks.__struct_fields__})
 
-    def _score(self, prompt_id: str, text: str, finish_reason: str | None) -> AnswerScore:
+    def _score(self, prompt_id: str, text: str, finish_reason: str | None) -> "AnswerScore":
+        from loadgen.analysis.scorer.answer_score import score  # here, so that a run need not wait for it
+
         key = (prompt_id, text, finish_reason)
         if key not in self._scores:
             self._scores[key] = score(text, self._rubric(prompt_id), finish_reason)
         return self._scores[key]
 
-    def _rubric(self, prompt_id: str) -> Rubric:
+    def _rubric(self, prompt_id: str) -> "Rubric":
+        from loadgen.analysis.scorer.answer_score import rubric_of
+
         if prompt_id not in self._rubrics:
             prompt = self._prompts[prompt_id]
             source = f"{self._system}\n\n{prompt.text}" if self._system else prompt.text

@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
+from loadgen.analysis.quality_types import Span
 from loadgen.analysis.scorer import form
 from loadgen.analysis.scorer.key_points import KeyPoint, Part, credit_of, key_point_of, parts_of, places_of
 from loadgen.analysis.scorer.language import MIN_WORDS, UNSPACED, Tongue, tongue_of
@@ -19,8 +20,6 @@ from loadgen.analysis.scorer.names import KnownNames, names_known
 from loadgen.analysis.scorer.rouge import rouge_l
 from loadgen.analysis.scorer.tokens import Token, stem, tokens_of
 
-SCORER: Final = "key_points/1"
-"""The name of the scorer, with the version of its rules."""
 DIGITS: Final = 4
 
 Flag = Literal["empty", "refused", "wrong_language", "repeated", "copied", "truncated", "unspaced"]
@@ -32,9 +31,6 @@ LONGEST: Final = 40_000
 SHARED: Final = 0.6
 """If the source has at least this share of the words and figures of the key points, they come from it."""
 SMALL_COUNT: Final = 10
-
-Span = tuple[int, int]
-"""A place in a text: its start and its end, in characters."""
 
 
 class AnswerScore(Struct, frozen=True, kw_only=True):

@@ -188,7 +188,7 @@ def test_identical_texts_are_scored_once(monkeypatch: pytest.MonkeyPatch) -> Non
         texts.append(text)
         return score(text, *others)
 
-    monkeypatch.setattr("loadgen.analysis.scored.score", counted)
+    monkeypatch.setattr("loadgen.analysis.scorer.answer_score.score", counted)
     run = levels_run(GOOD, GOOD)
     assert len(answers_of(run)) == 32
     assert len(texts) == 16
