@@ -140,7 +140,7 @@ def _sureness(selection: Selection, charts: Sequence[Chart]) -> Section | None:
 
 def _changes(selection: Selection, charts: Sequence[Chart]) -> Section | None:
     """Which weights would change the choice; None if there is nobody else, or nothing else to weigh."""
-    if sum(row.eligible for row in selection.candidates) < 2:
+    if sum(row.eligible for row in selection.candidates) < 2 or len(selection.sensitivity) < 2:
         return None
     return Section(
         title="What would change the choice",

@@ -44,8 +44,10 @@ def bands_of(means: Mapping[Criterion, Values], shares: Mapping[Criterion, float
     for i in range(len(alone)):
         for j in range(i):
             slope = (alone[i] - rest[i]) - (alone[j] - rest[j])
-            if abs(slope) > _SAME_SLOPE and 0 < (crossing := float((rest[j] - rest[i]) / slope)) < 1:
-                cuts.add(crossing)
+            if abs(slope) > _SAME_SLOPE:
+                crossing = float((rest[j] - rest[i]) / slope)
+                if _ROUNDING < crossing < 1 - _ROUNDING:  # lines that meet at an end do not cross
+                    cuts.add(crossing)
     bands: list[Band] = []
     for low, high in pairwise(sorted(cuts)):
         first = _first(_mixed(alone, rest, (low + high) / 2))

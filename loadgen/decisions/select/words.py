@@ -171,8 +171,10 @@ def _turning_of(selection: Selection) -> str:
         for row in selection.sensitivity.values()
         if (distance := _distance(row.weight, row.first)) is not None
     ]
+    if len(selection.sensitivity) == 1:
+        return f"nothing else than {next(iter(selection.sensitivity))} has a weight"
     if not changing:
-        return "stays first whatever one of the criteria weighs"
+        return "stays first whatever any single criterion weighs"
     return min(changing)[1].split("; ")[0]
 
 

@@ -100,6 +100,16 @@ def test_the_page_has_every_answer_with_its_marks_and_reaches_for_nothing() -> N
     assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
 
 
+def test_the_flag_that_the_report_names_makes_another_the_first() -> None:
+    folder = run_of([GOOD, SelectedModel(name="fast", points=(3, 2, 4, 2), e2e_ms=300, memory_mib=250)])
+    first = json.loads(select(folder, "--json").stdout)["decision"]["first"]
+    report = (folder_of_selection() / "benchmark_report.md").read_text("utf-8")
+    flags = re.findall(r"--weights (\w+=[\d.]+)", report)
+    assert len(flags) > 2
+    for flag in flags:
+        assert json.loads(select(folder, "--json", "--weights", flag).stdout)["decision"]["first"] != first, flag
+
+
 def test_a_row_a_candidate_is_in_the_csv() -> None:
     select(run_of([GOOD, POOR, HUGE]), "--require", "license=commercial", "--quiet")
     with (folder_of_selection() / "selection.csv").open(encoding="utf-8", newline="") as file:

@@ -235,6 +235,15 @@ def test_bands_say_from_which_share_on_who_is_first() -> None:
     assert math.isclose(after.start, 0.4)
 
 
+@given(st.floats(1.0, 5000.0), st.floats(0.1, 9.0))
+def test_a_criterion_that_is_equal_for_all_has_no_turning_point(equal: float, lead: float) -> None:
+    """The lines meet where that criterion weighs everything, and rounding must not make a crossing of it."""
+    disk = steps_of("disk", np.array([equal, equal]))
+    means: dict[Criterion, Values] = {"disk": disk, "quality": np.array([lead, 0.0]), "latency": np.array([0.3, 0.1])}
+    shares: dict[Criterion, float] = {"disk": 0.1, "quality": 0.7, "latency": 0.2}
+    assert bands_of(means, shares, "disk") == (Band(0.0, 0),)
+
+
 def test_a_criterion_that_weighs_alone_has_its_bands() -> None:
     means: dict[Criterion, Values] = {"quality": np.array([4.0, 2.0])}
     assert bands_of(means, {"quality": 1.0}, "quality") == (Band(0.0, 0),)

@@ -132,6 +132,12 @@ def test_a_turning_point_is_where_other_weights_change_who_is_first(tmp_path: Pa
     assert changes > 2
 
 
+def test_one_criterion_alone_has_no_turning_point(tmp_path: Path) -> None:
+    selection = select(tmp_path, [GOOD, FAST], weights(quality=1.0))
+    assert selection.decision.text.endswith("and nothing else than quality has a weight.")
+    assert selection.sensitivity["quality"].first == ((0.0, "good@url"),)
+
+
 def test_the_words_of_a_turning_point_hold_as_they_are_rounded(tmp_path: Path) -> None:
     selection = select(tmp_path, [GOOD, FAST])
     assert selection.decision.first is not None
