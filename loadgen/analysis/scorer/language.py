@@ -14,6 +14,8 @@ MIN_LETTERS: Final = 12
 """With fewer letters, nothing is said about the script."""
 _MIN_SHARE: Final = 0.12
 _MIN_LEAD: Final = 1.3
+_MIN_DISTINCT: Final = 3
+"""Different function words that a language takes: a single one may be another word elsewhere, such as a `van`."""
 _WORD: Final = re.compile(r"[^\W\d_]+")
 
 _SCRIPTS: Final = (
@@ -66,9 +68,10 @@ def language_of(text: str) -> str | None:
     counts = Counter(words)
     shares = {language: sum(counts[word] for word in known) / len(words) for language, known in FUNCTION_WORDS.items()}
     second, best = sorted(shares.values())[-2:]
-    if best < _MIN_SHARE or best <= _MIN_LEAD * second:
+    language = max(shares, key=lambda each: shares[each])
+    if best < _MIN_SHARE or best <= _MIN_LEAD * second or len(FUNCTION_WORDS[language] & counts.keys()) < _MIN_DISTINCT:
         return None
-    return next(language for language, share in shares.items() if share == best)
+    return language
 
 
 class Tongue(Struct, frozen=True):
