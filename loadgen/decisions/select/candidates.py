@@ -131,7 +131,7 @@ def levels_of(candidates: Sequence[Candidate], asked: str | None) -> Levels | No
     if asked is not None and asked not in loads:
         known = {stage.level for candidate in candidates for run in candidate.runs for stage in run}
         if asked not in known:
-            raise InputError(f"--level {asked}: no run has it; choose from {', '.join(by_load or sorted(known))}")
+            raise InputError(f"level {asked}: no run has it; choose from {', '.join(by_load or sorted(known))}")
         return None
     if not playing:
         return None

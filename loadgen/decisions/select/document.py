@@ -112,7 +112,7 @@ def _headline(data: SelectionData) -> Headline:
         run_id=selection.runs[0],
         runs=selection.runs if len(selection.runs) > 1 else (),
         started_utc=data.started_utc,
-        incomplete=False,
+        incomplete=any(row.incomplete for row in selection.candidates),
         answer=first,
         sureness=" ".join(more),
         progress="",

@@ -178,7 +178,7 @@ def test_the_exit_code_says_whether_there_is_a_choice(models: list[SelectedModel
         ("run --cost wats=15", "--cost wats: unknown key of the cost; did you mean watts?"),
         ("run --cost device_price=600", "device_price: it needs lifetime_years and utilization; add e.g."),
         ("run --quality hands", "--quality hands: unknown; did you mean hand?"),
-        ("run --level c9", "--level c9: no run has it; choose from c1, c4"),
+        ("run --level c9", "level c9: no run has it; choose from c1, c4"),
         ("run --policy nowhere.toml", "nowhere.toml: cannot be read: No such file or directory"),
         ("run --facts nowhere.json", "nowhere.json"),
         ("nowhere", "nowhere: not a run folder"),

@@ -328,12 +328,21 @@ def test_without_texts_quality_is_left_out_with_how_to_keep_them(tmp_path: Path)
     assert selection.decision.first == "fast@url"
 
 
+def test_without_key_points_quality_is_left_out_with_what_is_missing(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", [GOOD, FAST])
+    lines = [json.loads(line) for line in (folder / "prompts.jsonl").read_text("utf-8").splitlines()]
+    (folder / "prompts.jsonl").write_text(
+        "".join(f"{json.dumps(each | {'key_points': []})}\n" for each in lines), "utf-8"
+    )
+    assert "the prompts have no key points; add key_points to them" in loadgen.select(folder).left_out["quality"]
+
+
 def test_a_level_that_is_asked_speaks_for_latency(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", [msgspec.structs.replace(GOOD, spread=0.0)])
     selection = loadgen.select(folder, {"level": "c4"})
     assert selection.level == "c4"
     assert selection.candidates[0].criteria["latency"].value == pytest.approx(3000, rel=1e-3)
-    with pytest.raises(InputError, match=r"^--level c8: no run has it; choose from c1, c4$"):
+    with pytest.raises(InputError, match=r"^level c8: no run has it; choose from c1, c4$"):
         loadgen.select(folder, {"level": "c8"})
 
 
