@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
+from msgspec import UNSET
 
 from loadgen.analysis.quality_types import SCORER, Quality, ScoredAnswer, UnderLoad
 from loadgen.analysis.stage import StageData, stages_of
@@ -41,7 +42,7 @@ def with_quality(summary: Summary, runs: Sequence[Sequence[StageData]], sampling
     decoding: Decoding = "greedy" if temperature_of(sampling) == 0 else "sampled"
     scored = [_answers(in_each_run) for in_each_run in zip(*runs, strict=True)]
     blocks = [
-        _quality(answers, decoding) if stage.status == "played" and answers else None
+        _quality(answers, decoding, stage.requests.planned) if stage.requests is not UNSET and answers else None
         for stage, answers in zip(summary.stages, scored, strict=True)
     ]
     for lowest, highest in _pairs(summary.stages, blocks):
@@ -116,16 +117,19 @@ def _answers(in_each_run: Sequence[StageData]) -> list[ScoredAnswer]:
     return [answer for stage in in_each_run for answer in stage.scored or ()]
 
 
-def _quality(answers: Sequence[ScoredAnswer], decoding: Decoding) -> Quality:
+def _quality(answers: Sequence[ScoredAnswer], decoding: Decoding, planned: int) -> Quality:
+    """The quality of a stage. planned: how many requests it had in all runs; of those that a killed run has no record
+    of, nothing is known, as of those that were cancelled."""
     given = [answer for answer in answers if answer.is_answer]
     marks = by_prompt(answers, "quality")
     interval = mean_interval(list(marks.values()))
+    failed = sum("failed" in answer.flags for answer in answers)
     return Quality(
         scorer=SCORER,
         prompts=len(marks),
         answers=len(given),
-        failed=sum("failed" in answer.flags for answer in answers),
-        left_out=sum(not answer.counts for answer in answers),
+        failed=failed,
+        left_out=planned - len(given) - failed,
         mean=_mean(marks.values()),
         ci=None if interval is None else (round(max(0.0, interval[0]), 2), round(min(100.0, interval[1]), 2)),
         covered=_mean_share(answers, "covered"),

@@ -89,7 +89,7 @@ class Quality(Struct, frozen=True, kw_only=True):
     failed: int
     """How many requests failed; each counts as quality 0."""
     left_out: int
-    """How many requests were cancelled or shed, and enter no mean."""
+    """How many requests were cancelled or shed, or have no record because the run was killed; they enter no mean."""
     mean: float | None
     """0 to 100; None if no prompt has a mark."""
     ci: tuple[float, float] | None

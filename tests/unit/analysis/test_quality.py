@@ -97,7 +97,7 @@ def test_a_stage_that_was_skipped_has_a_quality_that_is_not_known() -> None:
 
 def test_a_killed_run_counts_what_it_has() -> None:
     run = scored_run([answer(GOOD)], stages=[planned(5)], seen=[], state="running")
-    assert (quality_of(run).answers, quality_of(run).mean) == (1, 100.0)
+    assert (quality_of(run).answers, quality_of(run).left_out, quality_of(run).mean) == (1, 4, 100.0)
 
 
 def test_the_share_of_texts_that_are_the_same_is_of_prompts_that_were_asked_more_than_once() -> None:

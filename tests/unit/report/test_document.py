@@ -84,6 +84,12 @@ RUNS = {
     "merged runs": repeated(),
     "one model on two devices": [on_devices()],
     "answers with marks": [levels_run(GOOD, f"- {BAD}\n- It costs 977 | or `so`.", changed=4)],
+    "merged runs whose answers have marks": [
+        msgspec.structs.replace(
+            levels_run(GOOD, text), manifest=msgspec.structs.replace(levels_run(GOOD, text).manifest, run_id=text[:4])
+        )
+        for text in (GOOD, BAD)
+    ],
 }
 
 
