@@ -77,6 +77,7 @@ bench: $(DEV)
 	$(PY) benchmarks/pacing.py
 	$(PY) benchmarks/coverage.py --quick
 	$(PY) benchmarks/compare.py --quick
+	$(PY) benchmarks/agreement.py --quick
 	$(PY) benchmarks/capacity.py --quick
 	$(PY) benchmarks/large_report.py
 
