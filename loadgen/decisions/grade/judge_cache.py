@@ -36,9 +36,6 @@ class JudgeCache:
         self.why_not_written: str | None = None
         """Why answers are not kept; None while they are."""
 
-    def __len__(self) -> int:
-        return len(self._texts)
-
     def text(self, question: str) -> str | None:
         """What the judge answered to the question with this digest; None: nothing that is kept."""
         return self._texts.get(question)

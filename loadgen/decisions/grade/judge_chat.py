@@ -21,7 +21,8 @@ from loadgen.redact import redact_url
 from loadgen.scenario import Retries
 from loadgen.scenario.urls import base_url
 from loadgen.store.manifest import ModelCard
-from loadgen.targets.diagnosis import chat_error
+from loadgen.targets.diagnosis import chat_error, shown_names
+from loadgen.targets.listing import is_listed, substitute_for
 from loadgen.targets.openai import ask_models, authorization
 from loadgen.targets.request import FIRST_LIMIT_NS, chat_request_of
 from loadgen.targets.served import Served
@@ -86,10 +87,24 @@ class JudgeChat:
             self.response_format = response_format
             answer = await self._greeted()
             if _is_answered(answer.reply):
+                self._check_who_answered(answer)
                 return
             if not _is_refusal(answer):
                 break
         raise await self._error(answer.reply)
+
+    def _check_who_answered(self, answer: _JudgeReply) -> None:
+        """Raise TargetError if another model answered in the judge's place."""
+        wanted, names = self._served.card.id, self._served.models.names
+        other = substitute_for(wanted, names, answer.body)
+        if other is not None and not is_listed(wanted, names):
+            message = f"{wanted} is not in {self._shown_url}, and {other} answered in its place"
+            remedy = f"ask for one of them: {shown_names(names)}"
+            raise TargetError(f"the judge {message}", problem="not_in_catalog", remedy=remedy)
+
+    @property
+    def _shown_url(self) -> str:
+        return redact_url(self._served.base_url)
 
     async def text(self, question: JudgeQuestion, attempt: int = 0) -> str:
         """The judge's answer; empty if the server refuses this question, or the judge says nothing. attempt: how often
@@ -168,7 +183,7 @@ class JudgeChat:
                 return None
 
     async def _error(self, reply: Reply) -> TargetError:
-        who = f"the judge {self._served.card.id} at {redact_url(self._served.base_url)}"
+        who = f"the judge {self._served.card.id} at {self._shown_url}"
         if reply.outcome == "timeout":
             message = f"{who} did not answer within {self._limit_ns / 1e9:g} s"
             return TargetError(message, problem="cold", remedy="give a faster judge; what it has answered is kept")

@@ -71,10 +71,15 @@ def result_of(pairs: Sequence[KnownPair], better_is_above: Sequence[bool]) -> Ju
     return JudgeTest(passed=all(count >= NEEDED for count in right.values()), right=right, pairs=PROMPTS)
 
 
+def result_text(test: JudgeTest) -> str:
+    """How a judge did, in words."""
+    counts = ", and above ".join(f"{FAULTS[fault]} in {count} of {test.pairs}" for fault, count in test.right.items())
+    return f"it put the good answer above {counts}"
+
+
 def failure_of(test: JudgeTest) -> str:
     """Why a judge did not pass, in words."""
-    counts = ", and above ".join(f"{FAULTS[fault]} in {count} of {test.pairs}" for fault, count in test.right.items())
-    return f"this judge cannot tell good from bad: it put the good answer above {counts}; {NEEDED} are needed of each"
+    return f"this judge cannot tell good from bad: {result_text(test)}; {NEEDED} are needed of each"
 
 
 def sum_of_notes(notes: Mapping[str, int | None]) -> int | None:

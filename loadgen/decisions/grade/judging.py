@@ -9,7 +9,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct
 
-from loadgen.decisions.grade.judge_test import FAULTS, JudgeTest
+from loadgen.decisions.grade.judge_test import JudgeTest, result_text
 from loadgen.errors import InputError
 from loadgen.report.format import format_percent
 from loadgen.store.run_folder import Log
@@ -74,12 +74,11 @@ class Judging(Struct, frozen=True, kw_only=True):
 
 def judging_lines(judging: Judging) -> list[str]:
     """A judging in words."""
-    right = ", ".join(f"{judging.test.right[fault]} of {judging.test.pairs} ({FAULTS[fault]})" for fault in FAULTS)
     format_text = {"json_schema": "JSON schema", "json_object": "JSON object", "none": "JSON in text"}
     lines = [
         f"{judging.by} at {judging.url}: {judging.notes} notes on {judging.answers} answers, each the median of "
         f"{judging.votes} votes ({format_text[judging.response_format]})",
-        f"its test: it put the good answer above a bad one in {right}",
+        f"its test: {result_text(judging.test)}",
         f"without a verdict: {judging.without_verdict} of {judging.asked} questions",
     ]
     if judging.self_judged:
@@ -94,10 +93,14 @@ def _pair_lines(results: PairResults) -> Iterable[str]:
             f"{score.first} against {score.second}: better on {score.first_better} prompts, worse on "
             f"{score.second_better}, {score.ties} ties{silent}"
         )
-    yield (
-        f"both orders agree in {format_percent(results.position_consistency)} of {results.pairs} pairs; the answer in "
-        f"the first place is preferred in {format_percent(results.first_place_share)} (50 % without a bias)"
-    )
+    if results.position_consistency is None:
+        yield "no pair of different answers has a verdict in both orders"
+        return
+    line = f"both orders agree in {format_percent(results.position_consistency)} of {results.pairs} pairs"
+    if results.first_place_share is not None:
+        share = format_percent(results.first_place_share)
+        line += f"; the answer in the first place is preferred in {share} (50 % without a bias)"
+    yield line
 
 
 def append_judging(judging: Judging, folders: Iterable[Path]) -> None:

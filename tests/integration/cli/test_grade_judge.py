@@ -65,7 +65,7 @@ def chat(text: str, **more: Any) -> Script:
 
 
 def is_greeting(request: Served) -> bool:
-    return "ready" in request.says
+    return request.says.startswith("Reply with")
 
 
 def judge(say: Say) -> Server:
@@ -266,6 +266,52 @@ def test_what_is_in_the_cache_is_not_asked_and_the_cache_is_of_one_judge(run: Pa
         run_command("grade", run, "--judge", server.url, "--judge-model", "another", *flags)
         third = len(server.chats) - first - second
     assert (first, second, third) == (first, 1, first)  # the greeting alone
+
+
+def test_a_judge_that_fails_now_and_then_is_asked_again(run: Path) -> None:
+    times: dict[bytes, int] = {}
+
+    def choose(request: Served) -> Script:
+        times[request.body] = times.get(request.body, 0) + 1
+        match times[request.body]:
+            case 1:
+                return whole("503 Service Unavailable", b"{}")
+            case 2:
+                return whole("429 Too Many Requests", b"{}", "Retry-After: 0")
+        return chat("ready" if is_greeting(request) else right(request.says))
+
+    with Server(choose) as server:
+        result = grade(run, server.url, "--votes", "1", "--sample", "1")
+    assert (result.returncode, result.stderr) == (ExitCode.DONE, "")
+    assert set(times.values()) == {3}
+
+
+def test_a_question_that_the_server_refuses_has_no_verdict(run: Path) -> None:
+    """As one that is too long for it, or against the rules of its host."""
+
+    refused: list[str] = []
+
+    def choose(request: Served) -> Script:
+        if "only: clear" in request.says:
+            refused[:] = refused or [request.says]
+        if request.says in refused:
+            return whole("400 Bad Request", b'{"error": {"message": "the context is too long"}}')
+        return chat("ready" if is_greeting(request) else right(request.says))
+
+    with Server(choose) as server:
+        result = grade(run, server.url, "--votes", "1")
+    (judging,) = read_judgings([run]).values()
+    assert result.returncode == ExitCode.DONE
+    assert (judging.asked, judging.without_verdict, judging.notes) == (64, 1, 63)
+
+
+def test_another_model_that_answers_in_the_place_of_the_judge_is_exit_3(run: Path) -> None:
+    models = whole("200 OK", b'{"object": "list", "data": [{"id": "loaded"}]}')
+    with Server(lambda _: chat("ready", model="loaded"), get=lambda _: models) as server:
+        result = grade(run, server.url)
+    assert result.returncode == ExitCode.NO_TARGET
+    assert "loaded answered in its place; ask for one of them: loaded" in result.stderr
+    assert untouched(run)
 
 
 def test_a_judge_that_never_answers_is_exit_3(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
