@@ -36,7 +36,8 @@ class ScoredAnswer(Struct, frozen=True, kw_only=True):
     mentioned: tuple[float, ...] = ()
     """The same without regard to figures and names."""
     supported: float | None = None
-    """The share of the answer's figures and names that its prompt has; None if there is no answer."""
+    """The share of the answer's figures and names that its prompt has. None if there is no answer, or if it need not
+    keep to its prompt, since no key points come from it."""
     words: int = 0
     flags: tuple[QualityFlag, ...] = ()
     places: tuple[Span | None, ...] = ()

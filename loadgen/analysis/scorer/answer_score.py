@@ -44,8 +44,8 @@ class AnswerScore(Struct, frozen=True, kw_only=True):
     """The same without regard to figures and names."""
     places: tuple[Span | None, ...] = ()
     """Where in the answer it says each key point; None if it does not mention it."""
-    supported: float = 1.0
-    """The share of its figures and names that the source has."""
+    supported: float | None = 1.0
+    """The share of its figures and names that the source has; None if it need not keep to the source."""
     unsupported: tuple[Span, ...] = ()
     """The figures and names that the source does not have."""
     distinct: float = 1.0
@@ -93,7 +93,7 @@ def rubric_of(source: str, key_points: tuple[str, ...]) -> Rubric:
         atoms=atoms.union(*(token.atoms for token in wanted)),
         words=len(words),
         runs=frozenset(form.runs_of(words, form.COPIED_RUN)),
-        is_about_source=shared >= SHARED * len(wanted),
+        is_about_source=bool(wanted) and shared >= SHARED * len(wanted),
         reference=points_text,
         asked=tongue_of(points_text if len(form.words_of(points_text)) >= MIN_WORDS else source),
     )
@@ -118,7 +118,7 @@ def score(answer: str, rubric: Rubric, finish_reason: str | None = None) -> Answ
         covered=tuple(round(credit.covered, DIGITS) for credit in marks),
         mentioned=tuple(round(credit.mentioned, DIGITS) for credit in marks),
         places=tuple((credit.start, credit.end) if credit.mentioned else None for credit in marks),
-        supported=round(supported, DIGITS),
+        supported=round(supported, DIGITS) if rubric.is_about_source else None,
         unsupported=tuple(span for span, has_it in is_supported.items() if not has_it),
         distinct=round(shape.distinct, DIGITS),
         copied=round(shape.copied, DIGITS),

@@ -86,7 +86,7 @@ def test_prompts_without_key_points_get_the_checks_of_form_and_no_mark() -> None
     run = scored_run([answer(GOOD, 0), answer("I'm sorry, I can't help with that.", 1)], prompts=(prompt,))
     quality = quality_of(run)
     assert (quality.prompts, quality.mean, quality.covered, quality.rouge_l) == (0, None, None, None)
-    assert (quality.answers, quality.flags) == (2, {"refused": 1})
+    assert (quality.answers, quality.supported, quality.flags) == (2, None, {"refused": 1})
 
 
 def test_a_stage_that_was_skipped_has_a_quality_that_is_not_known() -> None:

@@ -173,7 +173,7 @@ def test_any_answer_to_any_prompt_has_a_mark_within_bounds_and_places_within_the
     rubric = rubric_of(source, tuple(points))
     scored = score(answer, rubric)
     assert scored == score(answer, rubric)
-    shares = [*scored.covered, *scored.mentioned, scored.supported, scored.distinct, scored.copied]
+    shares = [*scored.covered, *scored.mentioned, scored.supported or 0.0, scored.distinct, scored.copied]
     assert all(0 <= share <= 1 for share in shares)
     assert all(full <= loose for full, loose in zip(scored.covered, scored.mentioned, strict=True))
     assert len(scored.covered) == len(scored.places) == len(points)
