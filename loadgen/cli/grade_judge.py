@@ -44,7 +44,10 @@ class JudgeOptions(msgspec.Struct, frozen=True):
         str | None, typer.Option("--judge-model", metavar="NAME", help="With --judge: the name of the model.")
     ] = None
     votes: Annotated[
-        int, typer.Option("--votes", metavar="N", min=1, help="With --judge: how often it is asked for each note; odd.")
+        int,
+        typer.Option(
+            "--votes", metavar="N", min=1, max=99, help="With --judge: how often it is asked for each note; odd."
+        ),
     ] = VOTES
     pairs: Annotated[
         bool, typer.Option("--pairs", help="With --judge: also ask which of two answers is better, in both orders.")

@@ -1,18 +1,15 @@
 """`judges.jsonl`: which judges gave notes to the answers of a run, and how they did in their test. Its data, its writer
 and its reader."""
 
-import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Literal
 
-import msgspec
 from msgspec import Struct
 
+from loadgen.decisions.grade.data_lines import append_lines, read_lines
 from loadgen.decisions.grade.judge_test import JudgeTest, result_text
-from loadgen.errors import InputError
-from loadgen.report.format import format_percent
-from loadgen.store.run_folder import Log
+from loadgen.report.format import format_count, format_percent
 
 JUDGES: Final = "judges.jsonl"
 
@@ -75,9 +72,10 @@ class Judging(Struct, frozen=True, kw_only=True):
 def judging_lines(judging: Judging) -> list[str]:
     """A judging in words."""
     format_text = {"json_schema": "JSON schema", "json_object": "JSON object", "none": "JSON in text"}
+    votes = f"the median of {judging.votes} votes" if judging.votes > 1 else "one vote"
     lines = [
-        f"{judging.by} at {judging.url}: {judging.notes} notes on {judging.answers} answers, each the median of "
-        f"{judging.votes} votes ({format_text[judging.response_format]})",
+        f"{judging.by} at {judging.url}: {judging.notes} notes on {judging.answers} answers, each {votes} "
+        f"({format_text[judging.response_format]})",
         f"its test: {result_text(judging.test)}",
         f"without a verdict: {judging.without_verdict} of {judging.asked} questions",
     ]
@@ -90,8 +88,8 @@ def _pair_lines(results: PairResults) -> Iterable[str]:
     for score in results.scores:
         silent = f", {score.without_verdict} without a verdict" if score.without_verdict else ""
         yield (
-            f"{score.first} against {score.second}: better on {score.first_better} prompts, worse on "
-            f"{score.second_better}, {score.ties} ties{silent}"
+            f"{score.first} against {score.second}: better on {format_count(score.first_better, 'prompt')}, worse on "
+            f"{score.second_better}, {format_count(score.ties, 'tie')}{silent}"
         )
     if results.position_consistency is None:
         yield "no pair of different answers has a verdict in both orders"
@@ -106,30 +104,22 @@ def _pair_lines(results: PairResults) -> Iterable[str]:
 def append_judging(judging: Judging, folders: Iterable[Path]) -> None:
     """Write a judging to run folders. Raises FolderError if a file cannot be written."""
     for folder in folders:
-        with contextlib.closing(Log(folder / JUDGES)) as log:
-            log.append(judging)
+        append_lines(folder / JUDGES, [judging])
 
 
 def read_judgings(folders: Iterable[Path]) -> dict[str, Judging]:
-    """By grader, the latest judging in some run folders. A line that was cut off is left out.
+    """By grader, the latest judging in some run folders. A last line that was cut off is left out.
 
-    Raises InputError if a file cannot be read.
+    Raises InputError for any other line that is no judging.
     """
     latest: dict[str, Judging] = {}
-    decoder = msgspec.json.Decoder(Judging)
     for folder in folders:
-        for line in _lines(folder / JUDGES):
-            with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
-                judging = decoder.decode(line)
-                if judging.by not in latest or latest[judging.by].at <= judging.at:
-                    latest[judging.by] = judging
+        for judging in read_lines(folder / JUDGES, Judging, "a judging", "remove the line, or ask the judge again"):
+            if judging.by not in latest or latest[judging.by].at <= judging.at:
+                latest[judging.by] = judging
     return dict(sorted(latest.items()))
 
 
-def _lines(path: Path) -> list[bytes]:
-    try:
-        return path.read_bytes().splitlines()
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+def judge_of(by: str) -> str:
+    """The model in the name of a grader that is a judge."""
+    return by.rpartition(" (")[0] or by

@@ -5,11 +5,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-import msgspec
 from msgspec import Meta, Struct
 
-from loadgen.errors import InputError
-from loadgen.store.run_folder import Log
+from loadgen.decisions.grade.data_lines import append_lines, read_lines
 
 NOTES: Final = "notes.jsonl"
 LOWEST: Final = 1
@@ -57,7 +55,7 @@ def read_notes(folders: Iterable[Path]) -> tuple[Note, ...]:
     """
     latest: dict[tuple[str, str, str, str], Note] = {}
     for folder in folders:
-        for note in _lines(folder / NOTES):
+        for note in read_lines(folder / NOTES, Note, "a note", "remove the line, or give the notes again"):
             known = latest.get(note.place)
             if known is None or known.at <= note.at:
                 latest[note.place] = note
@@ -67,57 +65,4 @@ def read_notes(folders: Iterable[Path]) -> tuple[Note, ...]:
 def append_notes(notes: Sequence[Note], folders: Iterable[Path]) -> None:
     """Write notes to run folders; each note goes to every folder. Raises FolderError if a file cannot be written."""
     for folder in folders:
-        _end_torn_line(folder / NOTES)
-        log = Log(folder / NOTES)
-        try:
-            for note in notes:
-                log.append(note)
-        finally:
-            log.close()
-
-
-def _lines(path: Path) -> list[Note]:
-    try:
-        *lines, rest = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    decoder, notes = msgspec.json.Decoder(Note), []
-    for number, line in enumerate([*lines, rest], 1):
-        if not line.strip():
-            continue
-        try:
-            notes.append(decoder.decode(line))
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            if number > len(lines):
-                continue
-            hint = "remove the line, or give the notes again"
-            raise InputError(f"{path}, line {number}: not a note ({error}); {hint}") from error
-    return notes
-
-
-def _end_torn_line(path: Path) -> None:
-    """Remove a last line that was cut off, so that the next note does not become a part of it."""
-    try:
-        with path.open("r+b") as file:
-            data = file.read()
-            start = data.rfind(b"\n") + 1
-            if start == len(data):
-                return
-            if _is_note(data[start:]):  # only its line end is missing
-                file.write(b"\n")
-            else:
-                file.truncate(start)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def _is_note(line: bytes) -> bool:
-    try:
-        msgspec.json.decode(line, type=Note)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return False
-    return True
+        append_lines(folder / NOTES, notes)

@@ -8,9 +8,9 @@ from typing import Final
 from msgspec import Struct
 
 from loadgen.analysis.quality_types import ScoredAnswer
-from loadgen.decisions.grade.notes import Kind
+from loadgen.decisions.grade.notes import Kind, Note
 from loadgen.decisions.select.decide import SelectionData
-from loadgen.decisions.select.graded import UsedNotes, id_of
+from loadgen.decisions.select.graded import id_of
 from loadgen.decisions.select.known import KnownCandidate
 from loadgen.decisions.select.runs import TimedAnswer
 from loadgen.report.format import UNKNOWN, format_number
@@ -77,7 +77,8 @@ def answers_table(data: SelectionData, prompt_id: str) -> Table:
     rows.append(Row(("not in the prompt", *(_unsupported(each) for each in shown))))
     rows.append(Row(("form", *(_form(scored) for scored in first))))
     for kind, title in GRADED.items():
-        rows.append(Row((title, *(_notes(each, data.notes, kind) for each in shown))))
+        own = [note for note in data.notes.of(kind) if note.prompt_id == prompt_id]
+        rows.append(Row((title, *(_notes(each, own, data.notes.aspects) for each in shown))))
     return Table(columns, tuple(row for row in rows if any(cell not in ("", UNKNOWN) for cell in row.cells[1:])))
 
 
@@ -96,15 +97,15 @@ def _text(shown: Sequence[ShownAnswer]) -> str:
     return " · ".join(parts)
 
 
-def _notes(shown: Sequence[ShownAnswer], notes: UsedNotes, kind: Kind) -> str:
+def _notes(shown: Sequence[ShownAnswer], notes: Iterable[Note], aspects: Sequence[str]) -> str:
     """The notes on an answer, by aspect: the mean of its graders."""
     answer = id_of(shown[0].answer) if shown else None
     by_aspect: dict[str, list[int]] = {}
-    for note in notes.of(kind):
+    for note in notes:
         if note.answer == answer:
             by_aspect.setdefault(note.aspect, []).append(note.note)
     means = {aspect: math.fsum(each) / len(each) for aspect, each in by_aspect.items()}
-    return ", ".join(f"{aspect} {means[aspect]:.3g}" for aspect in notes.aspects if aspect in means)
+    return ", ".join(f"{aspect} {means[aspect]:.3g}" for aspect in aspects if aspect in means)
 
 
 def _mark(shown: Sequence[ShownAnswer], place: int) -> str:

@@ -4,12 +4,13 @@ how far the graders agree. Pure, but for reading the notes of the runs."""
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 import msgspec
 import numpy as np
 from msgspec import Struct
 
-from loadgen.decisions.grade.judging import read_judgings
+from loadgen.decisions.grade.judging import Judging, judge_of, read_judgings
 from loadgen.decisions.grade.marks import (
     AGREEMENT,
     agreement_of,
@@ -19,7 +20,7 @@ from loadgen.decisions.grade.marks import (
 )
 from loadgen.decisions.grade.notes import Kind, Note, answer_id, read_notes
 from loadgen.decisions.grade.status import DISAGREE, agreement_text, people_text
-from loadgen.decisions.select.candidates import candidates_of, is_candidate, mean_with_interval
+from loadgen.decisions.select.candidates import Candidate, candidates_of, is_candidate, mean_with_interval
 from loadgen.decisions.select.known import KnownCandidate
 from loadgen.decisions.select.policy import Disagreement
 from loadgen.decisions.select.runs import SelectRun, StageResult, TimedAnswer
@@ -28,7 +29,8 @@ from loadgen.errors import ExitCode, LoadgenError
 from loadgen.report.format import format_count
 from loadgen.scenario.policy import QualityBy
 
-KINDS: tuple[Kind, ...] = ("hand", "judge")
+KINDS: Final[tuple[Kind, ...]] = ("hand", "judge")
+SELF_JUDGED: Final = "it is one of the candidates"
 
 
 class DisagreementError(LoadgenError):
@@ -59,13 +61,16 @@ def notes_of(runs: Sequence[SelectRun]) -> UsedNotes:
     notes = [note for note in read_notes(folders) if note.aspect in aspects]
     judges = {note.by for note in notes if note.kind == "judge"}
     judgings, candidates = read_judgings(folders), candidates_of(runs)
-    left_out = {
-        by: "it is one of the candidates"
-        for by, judging in judgings.items()
-        if by in judges and (judging.self_judged or is_candidate(judging.model, candidates))
-    }
+    left_out = {by: SELF_JUDGED for by in sorted(judges) if _judges_itself(by, judgings.get(by), candidates)}
     used = tuple(note for note in notes if note.kind == "hand" or note.by not in left_out)
     return UsedNotes(notes=used, aspects=aspects, left_out=left_out)
+
+
+def _judges_itself(by: str, judging: Judging | None, candidates: Sequence[Candidate]) -> bool:
+    """Whether a judge is one of the candidates, or was one of those whose answers it graded."""
+    if judging is None:
+        return is_candidate(judge_of(by), candidates)
+    return judging.self_judged or is_candidate(judging.model, candidates)
 
 
 def with_notes(

@@ -368,6 +368,7 @@ def test_too_few_prompts_for_the_test_are_one_line(tmp_path: Path) -> None:
         (("--judge", "http://127.0.0.1:1/v1", "--judge-model", "a\tb"), "printable characters"),
         (("--judge", "http://127.0.0.1:1/v1", "--judge-model", "j", "--votes", "2"), "give an odd number"),
         (("--judge", "http://127.0.0.1:1/v1", "--judge-model", "j", "--votes", "0"), "--votes"),
+        (("--judge", "http://127.0.0.1:1/v1", "--judge-model", "j", "--votes", "101"), "--votes"),
         (("--judge", "ftp://somewhere", "--judge-model", "j"), "neither http nor https"),
         (("--judge", "http://me:hunter22secret@host/v1", "--judge-model", "j"), "would be written to files"),
         (("--judge", "http://127.0.0.1:1/v1", "--judge-model", "j", "--by", "ana"), "leave one of them out"),

@@ -352,6 +352,19 @@ def test_the_notes_of_a_judge_that_is_a_candidate_do_not_count(model: str) -> No
     assert json.loads(select(folder, "--json").stdout)["graded"] == []
 
 
+def test_a_candidate_that_is_a_judge_does_not_count_either_if_the_line_of_its_judging_is_gone() -> None:
+    folder = run_of([SelectedModel(name="long", points=(4,)), SelectedModel(name="short", points=(1,))])
+    judged(folder, "long", {4: 1, 1: 5})
+    (folder / "judges.jsonl").unlink()
+    assert "the notes of long (notes/1) do not count" in select(folder, "--quality", "judge").stdout
+
+
+def test_a_judge_that_was_a_candidate_of_the_runs_that_it_graded_does_not_count() -> None:
+    folder = run_of([SelectedModel(name="long", points=(4,)), SelectedModel(name="short", points=(1,))])
+    judged(folder, "third", {4: 1, 1: 5}, self_judged=True)
+    assert "the notes of third (notes/1) do not count" in select(folder, "--quality", "judge").stdout
+
+
 def test_a_judge_with_the_name_of_another_version_is_no_candidate() -> None:
     folder = run_of([SelectedModel(name="long:1", points=(4,)), SelectedModel(name="short", points=(1,))])
     judged(folder, "long:2", {4: 1, 1: 5})
