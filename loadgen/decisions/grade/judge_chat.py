@@ -113,7 +113,8 @@ class JudgeChat:
         reply = answer.reply
         if _is_answered(reply):
             return reply.text if isinstance(reply.text, str) else ""
-        if _is_refusal(answer):  # too long for this model, or against the rules of its host
+        # It may be too long for this model, or against the rules of its host. Or the server answers nothing any more.
+        if _is_refusal(answer) and _is_answered((await self._send(GREETING, 0)).reply):
             return ""
         raise await self._error(reply)
 

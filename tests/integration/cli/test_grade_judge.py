@@ -256,6 +256,19 @@ def test_a_judge_that_dies_half_way_is_exit_3_and_what_it_answered_is_not_asked_
     assert len(cached.read_bytes().splitlines()) >= 90
 
 
+def test_a_judge_that_answers_everything_with_an_error_from_half_way_on_is_exit_3(run: Path) -> None:
+    def choose(request: Served) -> Script:
+        if request.number > 60:
+            return whole("500 Internal Server Error", b'{"error": {"message": "the model has crashed"}}')
+        return chat("ready" if is_greeting(request) else right(request.says))
+
+    with Server(choose) as server:
+        result = grade(run, server.url)
+    assert result.returncode == ExitCode.NO_TARGET
+    assert "the model has crashed" in result.stderr
+    assert untouched(run)
+
+
 def test_what_is_in_the_cache_is_not_asked_and_the_cache_is_of_one_judge(run: Path) -> None:
     with judge(right) as server:
         flags = ("--votes", "3", "--sample", "1")
