@@ -78,8 +78,9 @@ def with_notes(
 ) -> tuple[SelectRun, ...]:
     """The runs with the quality by notes.
 
-    A prompt has a quality if all answers of a candidate to it have a note on every aspect; a request that failed counts
-    as 0. Raises DisagreementError if the graders disagree and that is not accepted.
+    A prompt has a quality if all answers of every candidate to it, at the level of the stage, have a note on every
+    aspect; a request that failed counts as 0. Raises DisagreementError if the graders disagree and that is not
+    accepted.
     """
     own = notes.of(kind)
     agreement = agreement_of(own)
@@ -90,10 +91,32 @@ def with_notes(
         )
     points = points_of(own, notes.aspects)
     graded = {note.prompt_id for note in own if note.answer in points}
-    return tuple(
+    changed = [
         msgspec.structs.replace(run, stages=tuple(_with_points(stage, points, graded) for stage in run.stages))
         for run in runs
+    ]
+    candidates = candidates_of(changed)
+    common = {
+        level: set.intersection(
+            *(
+                {prompt for stage in candidate.at(level) for prompt in stage.quality}
+                for candidate in candidates
+                if level in candidate.levels
+            )
+        )
+        for level in {level for candidate in candidates for level in candidate.levels}
+    }
+    return tuple(
+        msgspec.structs.replace(
+            run, stages=tuple(_of_prompts(stage, common.get(stage.level, set())) for stage in run.stages)
+        )
+        for run in changed
     )
+
+
+def _of_prompts(stage: StageResult, prompts: set[str]) -> StageResult:
+    quality = {prompt: value for prompt, value in stage.quality.items() if prompt in prompts}
+    return msgspec.structs.replace(stage, quality=quality)
 
 
 def _with_points(stage: StageResult, points: Mapping[str, float], graded: set[str]) -> StageResult:

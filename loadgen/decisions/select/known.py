@@ -106,9 +106,10 @@ def why_no_quality(stages: Sequence[StageResult], policy: Policy) -> str:
     """How to get a quality where it is not known."""
     match policy.quality_by:
         case "hand":
-            return "there are no notes; write some with loadgen grade RUN --by NAME"
+            return "no prompt has notes for every candidate; write some with loadgen grade RUN --by NAME"
         case "judge":
-            return "there are no verdicts; ask a judge with loadgen grade RUN --judge URL --judge-model NAME"
+            hint = "ask a judge with loadgen grade RUN --judge URL --judge-model NAME"
+            return f"no prompt has verdicts for every candidate; {hint}"
     if not any(answer.scored is not None for stage in stages for answer in stage.answers):
         return "the texts were not kept; play with --set keep_text=true"
     return "the prompts have no key points; add key_points to them"

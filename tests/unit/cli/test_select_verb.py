@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -238,8 +239,6 @@ def test_facts_of_a_file_fill_what_is_unknown() -> None:
 
 def grade(folder: Path, notes: dict[str, dict[int, int]], kind: str = "hand") -> None:
     """Notes on every aspect of the answers to the first prompts. notes: by grader, by the points of the answer."""
-    from hashlib import sha256
-
     written = []
     for grader, by_points in notes.items():
         for number in range(6):
@@ -348,7 +347,7 @@ def test_the_notes_of_a_judge_that_is_a_candidate_do_not_count(model: str) -> No
     judged(folder, model, {4: 1, 1: 5})
     ended = select(folder, "--quality", "judge")
     assert f"the notes of {model} (notes/1) do not count: it is one of the candidates" in ended.stdout
-    assert "there are no verdicts" in ended.stdout
+    assert "no prompt has verdicts for every candidate" in ended.stdout
     assert json.loads(select(folder, "--json").stdout)["graded"] == []
 
 
@@ -379,6 +378,53 @@ def test_a_damaged_file_of_notes_is_one_line() -> None:
     assert "notes.jsonl, line 1: not a note" in ended.stderr
 
 
+def notes_on(folder: Path, numbers: range, points: int, note: int) -> None:
+    """Notes of ana on one candidate's answers to some prompts."""
+    written = []
+    for number in numbers:
+        digest = sha256(answer_of(number, points).encode()).hexdigest()
+        name = prompt(number).id
+        written += [
+            Note(
+                answer=answer_id(name, digest),
+                prompt_id=name,
+                text_sha256=digest,
+                aspect=aspect,
+                note=note,
+                by="ana",
+                kind="hand",
+                at="2026-01-03T00:00:00Z",
+            )
+            for aspect in ("complete", "correct", "brief", "clear")
+        ]
+    append_notes(written, [folder])
+
+
+def test_only_prompts_with_notes_for_every_candidate_count_also_for_a_requirement() -> None:
+    folder = run_of([SelectedModel(name="long", points=(4,)), SelectedModel(name="short", points=(1,))])
+    notes_on(folder, range(4), 4, 5)
+    notes_on(folder, range(2, 6), 1, 1)
+    notes_on(folder, range(2), 4, 1)
+    ended = json.loads(select(folder, "--quality", "hand", "--require", "quality=90", "--json").stdout)
+    quality = {row["name"]: row["criteria"]["quality"] for row in ended["candidates"]}
+    assert {name: (row["value"], row["n"]) for name, row in quality.items()} == {
+        "long@url": (100.0, 2),
+        "short@url": (0.0, 2),
+    }
+    assert ended["decision"]["recommended"] == "long@url"
+    assert ended["graded"][0]["prompts"] == 2
+
+
+def test_notes_on_the_answers_of_one_candidate_alone_say_nothing() -> None:
+    folder = run_of([SelectedModel(name="long", points=(4,)), SelectedModel(name="short", points=(1,))])
+    notes_on(folder, range(4), 4, 5)
+    ended = select(folder, "--quality", "hand")
+    assert "quality (unknown for all: no prompt has notes for every candidate" in ended.stdout
+
+
 def test_without_notes_quality_is_left_out_with_how_to_get_some() -> None:
     ended = select(run_of([GOOD, POOR]), "--quality", "hand")
-    assert "quality (unknown for all: there are no notes; write some with loadgen grade" in ended.stdout
+    assert (
+        "quality (unknown for all: no prompt has notes for every candidate; write some with loadgen grade"
+        in ended.stdout
+    )
