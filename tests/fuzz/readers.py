@@ -6,6 +6,7 @@ one that the reader names is a fault as well.
 
 import asyncio
 import contextlib
+import json
 import tempfile
 from collections.abc import Callable
 from itertools import pairwise
@@ -20,6 +21,7 @@ from aiohttp.http import HttpResponseParser
 from msgspec import Struct
 
 from loadgen import record
+from loadgen.decisions.grade import data_lines, judge_question, notes
 from loadgen.decisions.versus import block_sides, pairs_file
 from loadgen.errors import InputError
 from loadgen.mock import request as mock_request
@@ -237,6 +239,41 @@ def check_pairs(data: bytes) -> None:
             block_sides.read_block_sides(folder)
 
 
+def check_judge(data: bytes) -> None:
+    """What counts as a note is a JSON object, alone or in a fence, with a whole number from 1 to 5."""
+    text = data.decode("utf-8", "replace")
+    plain, turned = (judge_question.verdict_in(text, scale) for scale in SCALES)
+    assert (plain is None) == (turned is None)
+    if plain is not None and turned is not None:
+        assert plain.note + turned.note == notes.LOWEST + notes.HIGHEST
+        assert notes.LOWEST <= plain.note <= notes.HIGHEST
+    if plain is not None or judge_question.winner_in(text) is not None:
+        body = text.rpartition("</think>")[2].strip().removeprefix("```json").strip("`")
+        assert isinstance(json.loads(body), dict)
+
+
+def check_notes(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / notes.NOTES).write_bytes(data)
+        with contextlib.suppress(InputError):
+            notes.read_notes([folder])
+        notes.append_notes([_NOTE], [folder])
+        with contextlib.suppress(InputError):
+            assert any(note.place == _NOTE.place for note in notes.read_notes([folder]))
+
+
+_NOTE: Final = notes.Note(
+    answer="0" * 12, prompt_id="p", text_sha256="0", aspect="clear", note=3, by="ana", kind="hand", at="9999"
+)
+SCALES: Final[tuple[judge_question.Scale, ...]] = ("plain", "turned")
+_VERDICTS: Final = (
+    b'{"reason": "x", "note": 4}',
+    b'```json\n{"note": 4.0, "reason": "x"}\n```',
+    b'<think>4</think>\n{"reason": "x", "better": "first"}',
+)
+
+
 def _pairs() -> bytes:
     blocks = (pairs_file.Block("a", "b"),)
     return msgspec.json.encode(pairs_file.Pairs(order=("AB", "BA"), blocks=blocks, versus={"models[0].url": None}))
@@ -293,6 +330,8 @@ TARGETS: Final[dict[str, Target]] = {
     "model list": Target(check_model_list, (model_list,), (b'["a"]', b'{"a":{"capabilities":["chat"]}}'), _JSON),
     "records": Target(check_records, (run_folder,), _records(), _JSON),
     "pairs": Target(check_pairs, (pairs_file, block_sides), (_pairs(),), _JSON),
+    "judge": Target(check_judge, (judge_question,), _VERDICTS, (*_JSON, b"```", b"<think>", b"</think>", b"NaN", b"5")),
+    "notes": Target(check_notes, (notes, data_lines), (msgspec.json.encode(_NOTE) + b"\n",), _JSON),
     "manifest": Target(check_manifest, (run_folder,), (_manifest(),), _JSON),
     "histograms": Target(check_hlog, (hlog, histogram), (_hlog(),), (b",", b"\n", b"#", b"Tag=", b"HISTFAAA", b"=")),
     "gguf": Target(
