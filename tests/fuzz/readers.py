@@ -7,6 +7,7 @@ one that the reader names is a fault as well.
 import asyncio
 import contextlib
 import json
+import re
 import tempfile
 from collections.abc import Callable
 from itertools import pairwise
@@ -248,8 +249,8 @@ def check_judge(data: bytes) -> None:
         assert plain.note + turned.note == notes.LOWEST + notes.HIGHEST
         assert notes.LOWEST <= plain.note <= notes.HIGHEST
     if plain is not None or judge_question.winner_in(text) is not None:
-        body = text.rpartition("</think>")[2].strip().removeprefix("```json").strip("`")
-        assert isinstance(json.loads(body), dict)
+        answer = re.sub(r"\A\s*<think>.*?</think>", "", text, count=1, flags=re.DOTALL).strip()
+        assert isinstance(json.loads(answer.removeprefix("```json").strip("`").strip()), dict)
 
 
 def check_notes(data: bytes) -> None:
