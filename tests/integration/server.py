@@ -14,13 +14,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
+
+if sys.platform == "linux":
+    import fcntl
+    import termios
 
 _SO_TIMESTAMPNS: Final = 35
 _START_S: Final = 20.0
@@ -47,6 +51,19 @@ class Tick(Struct, frozen=True):
     every_s: float
 
 
+class Taken(Struct, frozen=True):
+    """Wait until the client, whose event loop made this server, has read all that was sent. The next wait begins here.
+
+    With it an event has a read of its own on any machine, however busy, and nobody waits longer than that takes.
+    """
+
+
+class Until(Struct, frozen=True):
+    """Wait until this is over, which runs in the server's event loop. The next wait begins here."""
+
+    over: Callable[[], Awaitable[None]]
+
+
 class Hang(Struct, frozen=True):
     """Send nothing more, until the client goes."""
 
@@ -59,7 +76,7 @@ class Rst(Struct, frozen=True):
     """Reset the connection."""
 
 
-Step = Send | Wait | Tick | Hang | Fin | Rst
+Step = Send | Wait | Tick | Taken | Until | Hang | Fin | Rst
 Script = tuple[Step, ...]
 
 
@@ -141,6 +158,11 @@ def every(gap_s: float, steps: tuple[Step, ...]) -> Script:
     return tuple(itertools.chain.from_iterable((Wait(gap_s), step) for step in steps))
 
 
+def singly(*steps: Step) -> Script:
+    """The steps, each when the client has read what was sent before."""
+    return tuple(itertools.chain.from_iterable((Taken(), step) for step in steps))
+
+
 def streamed(*texts: str, gap_s: float = 0.0) -> Script:
     """A whole stream: its head, a token a text, its end."""
     return (BEGIN, *every(gap_s, say(*texts)), END)
@@ -163,6 +185,19 @@ def ticking(number: int, *, tokens: int, first_s: float, gap_s: float, together:
             steps.append(pace)
         steps.extend(say(text))
     return (*steps, END)
+
+
+async def in_loop(loop: asyncio.AbstractEventLoop, do: Callable[[], None]) -> None:
+    """Do it in the event loop of another thread, and wait until it is done."""
+    here, done = asyncio.get_running_loop(), asyncio.Event()
+
+    def call() -> None:
+        do()
+        with contextlib.suppress(RuntimeError):  # the server has ended meanwhile
+            here.call_soon_threadsafe(done.set)
+
+    loop.call_soon_threadsafe(call)
+    await done.wait()
 
 
 Choice = Callable[[Served], Script]
@@ -193,6 +228,10 @@ class Server:
         self._started = threading.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._failures: list[BaseException] = []
+        try:
+            self._client_loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            self._client_loop = None
 
     @property
     def url(self) -> str:
@@ -203,6 +242,11 @@ class Server:
     def chats(self) -> list[Served]:
         """The requests so far that ask for a chat."""
         return [request for request in self.served if request.method == "POST"]
+
+    @property
+    def open_connections(self) -> int:
+        """How many of its connections it has not closed."""
+        return len(self._tasks)
 
     def __enter__(self) -> "Server":
         self._thread.start()
@@ -314,6 +358,9 @@ class Server:
                     period_ns = round(every_s * 1e9)
                     due_ns = (time.perf_counter_ns() // period_ns + 1) * period_ns
                     await asyncio.sleep(max(0, due_ns - time.perf_counter_ns()) / 1e9)
+                case Taken() | Until():
+                    await (self._taken(peer) if isinstance(step, Taken) else step.over())
+                    due_ns = time.perf_counter_ns()
                 case Hang():
                     while await self._loop.sock_recv(peer, 1 << 16):
                         pass
@@ -327,11 +374,26 @@ class Server:
                     return False
         return True
 
+    async def _taken(self, peer: "_Peer") -> None:
+        assert self._client_loop is not None, "a server that is made outside of an event loop cannot know it"
+        while peer.unacknowledged_bytes:  # noqa: ASYNC110  the kernel tells no event loop
+            await asyncio.sleep(0.001)
+        # What is there when the client's loop looks at its files is read one iteration later at the latest.
+        for _ in range(3):
+            await in_loop(self._client_loop, lambda: None)
+
 
 class _Peer(socket.socket):
     """An accepted connection that knows when the last byte it gave had reached the machine, where the kernel says."""
 
     arrived_ns = 0
+
+    @property
+    def unacknowledged_bytes(self) -> int:
+        """Of what was sent, how much has not yet reached the other end's kernel; 0 where ours does not say."""
+        if sys.platform != "linux":
+            return 0
+        return int.from_bytes(fcntl.ioctl(self, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         if sys.platform != "linux":

@@ -7,6 +7,7 @@ import asyncio
 import itertools
 import socket
 import sys
+import threading
 import time
 
 import aiohttp
@@ -28,19 +29,23 @@ from tests.integration.server import (
     LAST_CHUNK,
     Fin,
     Send,
+    Served,
     Server,
     ServerProcess,
+    Taken,
     Ticking,
+    Until,
     Wait,
     chunk,
     every,
     say,
+    singly,
     streamed,
     token,
 )
 
 MS = 1_000_000
-PATIENT = Deadlines(request_ns=20_000 * MS)
+PATIENT = Deadlines(request_ns=200_000 * MS)
 TOLERANCE_NS = MS // 10
 kernel_only = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's receive stamps are Linux's")
 pytestmark = pytest.mark.asyncio
@@ -145,7 +150,7 @@ async def test_a_request_is_written_before_it_arrives() -> None:
 
 async def test_a_broken_chunk_breaks_the_body() -> None:
     """aiohttp tells it only to who waits for the headers; ours passes it on."""
-    with Server((BEGIN, *say("a"), Wait(0.05), Send(b"zz\r\n"), Fin())) as server:
+    with Server((BEGIN, *singly(*say("a"), Send(b"zz\r\n")), Fin())) as server:
         async with Client() as client:
             exchange = await exchange_with(client, server.url)
     assert exchange.failure is not None
@@ -158,7 +163,7 @@ async def test_a_broken_chunk_breaks_the_body() -> None:
 
 @kernel_only
 async def test_on_linux_every_read_has_a_kernel_stamp_not_later_than_ours() -> None:
-    with Server(streamed(*"abcdefgh", gap_s=0.02)) as server:
+    with Server((BEGIN, *singly(*say(*"abcdefgh"), END))) as server:
         async with Client() as client:
             exchanges = [await exchange_with(client, server.url) for _ in range(3)]
             assert client.kernel
@@ -182,38 +187,61 @@ async def test_a_connection_that_follows_a_closed_one_has_stamps_from_its_first_
     assert server.connections == 5
 
 
-def busy_for_200_ms() -> None:
-    until_ns = now_ns() + 200 * MS
-    while now_ns() < until_ns:
-        pass
+BLOCKED_S = 0.2
 
 
-async def stream_while_blocked(streams: Ticking, blocked_after_s: float) -> tuple[Reply, float, list[int]]:
-    """A reply whose client's loop was blocked, its greatest lag (ms), and each token's error (ns)."""
-    with ServerProcess(streams) as server:
+async def stream_while_blocked(before: str, meanwhile: str, after: str) -> tuple[Reply, float, Served]:
+    """A reply whose client's loop was blocked while some of its tokens came, its greatest lag (ms), and the server's
+    account."""
+    loop, released = asyncio.get_running_loop(), threading.Event()
+
+    async def block() -> None:
+        blocked = asyncio.Event()
+        here = asyncio.get_running_loop()
+
+        def call() -> None:
+            here.call_soon_threadsafe(blocked.set)
+            assert released.wait(60)
+
+        loop.call_soon_threadsafe(call)
+        await blocked.wait()
+
+    async def release() -> None:
+        released.set()
+
+    tokens = (*singly(*say(*before), Until(block)), *say(*meanwhile), Wait(BLOCKED_S), Until(release))
+    with Server((BEGIN, *tokens, *singly(*say(*after), END))) as server:
         async with Client() as client:
-            asyncio.get_running_loop().call_later(blocked_after_s, busy_for_200_ms)
             exchange = await exchange_with(client, server.url)
     reply, lags_ns = read_reply(exchange, epoch_ns=0, wall_offset_ns=wall_offset_ns())
-    assert (reply.outcome, reply.stamp_source, len(reply.stamps_ns)) == ("ok", "kernel", streams.tokens)
-    errors = [stamp - sent for stamp, sent in zip(reply.stamps_ns, server.chats[0].tokens_ns, strict=True)]
-    return reply, float(lags_ns.max()) / MS, errors
+    count = len(before + meanwhile + after)
+    assert (reply.outcome, reply.stamp_source, len(reply.stamps_ns)) == ("ok", "kernel", count)
+    return reply, float(lags_ns.max()) / MS, server.chats[0]
+
+
+def right_stamps(reply: Reply, request: Served) -> list[bool]:
+    """For each token, whether its stamp lies within its send."""
+    sends = zip(reply.stamps_ns, request.tokens_ns, request.sent_ns, strict=True)
+    return [begin - MS <= stamp <= end + MS for stamp, begin, end in sends]
 
 
 @kernel_only
 async def test_a_blocked_event_loop_delays_user_stamps_and_not_the_kernels() -> None:
-    reply, lag_ms, errors = await stream_while_blocked(Ticking(tokens=4, first_s=0.1, gap_s=0.3), 0.38)
+    reply, lag_ms, request = await stream_while_blocked("a", "b", "cd")
     assert reply.shared_reads == 0
-    assert 120 < lag_ms < 300, "the second token came early in the 200 ms"
-    assert max(abs(error) for error in errors) < 5 * MS
+    assert lag_ms > BLOCKED_S * 1000 - 1
+    assert lag_ms < (request.tokens_ns[2] - request.tokens_ns[1]) / MS, "it was read before the next one was sent"
+    assert right_stamps(reply, request) == [True] * 4
 
 
 @kernel_only
 async def test_tokens_that_came_while_the_loop_was_blocked_share_a_read_and_are_counted() -> None:
     """No stamp tells them apart: they have the last one's, and only that one's is right."""
-    reply, _, errors = await stream_while_blocked(Ticking(tokens=12, first_s=0.1, gap_s=0.05), 0.225)
-    assert 2 <= reply.shared_reads <= 4
-    assert sum(abs(error) < 5 * MS for error in errors) == 12 - reply.shared_reads
+    reply, _, request = await stream_while_blocked("abc", "defg", "hijkl")
+    assert reply.shared_reads == 3
+    assert len(set(reply.stamps_ns[3:7])) == 1
+    right = right_stamps(reply, request)
+    assert right[:3] + right[6:] == [True] * 9
 
 
 # User stamps
@@ -223,7 +251,7 @@ async def test_without_kernel_stamps_records_say_user_and_are_as_good_as_the_eve
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("loadgen.wire.client.kernel_stamps_available", lambda _: False)
-    with Server(streamed("a", "b", "c", gap_s=0.08)) as server:
+    with Server((BEGIN, *singly(*say("a", "b", "c"), END))) as server:
         async with Client() as client:
             assert not client.kernel
             exchange = await exchange_with(client, server.url)
@@ -259,7 +287,7 @@ def _no_factory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_no_factory")
 async def test_without_the_factory_there_still_are_stamps_and_outcomes() -> None:
-    with Server(streamed("a", "b", "c", gap_s=0.08)) as server:
+    with Server((BEGIN, *singly(*say("a", "b", "c"), END))) as server:
         async with Client() as client:
             assert not client.stamping
             exchanges = [await exchange_with(client, server.url) for _ in range(2)]
@@ -279,7 +307,7 @@ async def test_without_the_factory_there_still_are_stamps_and_outcomes() -> None
 
 @pytest.mark.usefixtures("_no_factory")
 async def test_without_the_factory_a_stream_that_breaks_keeps_its_stamps() -> None:
-    with Server((BEGIN, *every(0.05, say("a", "b")), Fin())) as server:
+    with Server((BEGIN, *singly(*say("a", "b"), Fin()))) as server:
         async with Client() as client:
             reply = reply_of(await exchange_with(client, server.url))
     assert (reply.outcome, reply.text, len(reply.stamps_ns)) == ("truncated", "ab", 2)
@@ -298,7 +326,7 @@ async def test_without_the_factory_a_reused_connection_that_was_closed_is_tried_
 
 async def test_a_read_ends_at_64_kib_so_a_long_event_takes_several_and_its_stamp_is_the_last_ones() -> None:
     body = chunk(token("x" * 300_000)) + chunk(FINISH) + chunk(DONE) + LAST_CHUNK
-    with Server((BEGIN, Wait(0.05), Send(body, token=True))) as server:
+    with Server((BEGIN, Taken(), Send(body, token=True))) as server:
         async with Client() as client:
             exchange = await exchange_with(client, server.url)
     reply = reply_of(exchange)
