@@ -20,7 +20,7 @@ from loadgen.wire.exchange import ChatRequest, Deadlines, Exchange
 from loadgen.wire.reply import read_reply
 from tests.integration.server import LAST_CHUNK, chunk
 
-PATIENT: Final = Deadlines(request_ns=20_000_000_000)
+PATIENT: Final = Deadlines(request_ns=200_000_000_000)
 EVENT_STREAM: Final = "Content-Type: text/event-stream"
 
 

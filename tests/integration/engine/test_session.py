@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -41,11 +42,13 @@ from tests.integration.server import (
     Send,
     Served,
     Server,
+    Until,
     Wait,
     chunk,
     event,
     every,
     say,
+    singly,
     streamed,
     whole,
 )
@@ -139,17 +142,34 @@ async def test_with_a_server_that_fails_at_random_every_stage_accounts_for_all_t
         assert sorted(record.index for record in measured(run) if record.level == level) == list(range(30))
 
 
+class FirstShed(Silence):
+    """Answers that wait until an arrival was shed."""
+
+    def __init__(self) -> None:
+        self._came = threading.Event()
+        self.answer: Script = (BEGIN, Until(self._wait), *say("a"), END)
+
+    async def _wait(self) -> None:
+        assert await asyncio.to_thread(self._came.wait, 60)
+
+    def record(self, record: Record) -> None:
+        if record.outcome == "shed":
+            self._came.set()
+
+
 async def test_an_open_loop_sheds_at_its_limit_and_counts_what_it_shed(tmp_path: Path) -> None:
-    with Server((BEGIN, Wait(0.3), *say("a"), END)) as server:
+    first_shed = FirstShed()
+    with Server(lambda request: streamed("hi") if request.says == PREFLIGHT else first_shed.answer) as server:
         load = Constant(rates_per_s=(50.0,), requests=30, max_in_flight=4)
-        run = await api.run(scenario(tmp_path, {"m": server.url}, load, warmup_requests=0), results=tmp_path)
+        made = scenario(tmp_path, {"m": server.url}, load, warmup_requests=0)
+        run = await api.run(made, results=tmp_path, progress=first_shed)
     by_outcome = counted(write_reports(run.folder).stages[0])
     assert set(by_outcome) == {"ok", "shed"}
     assert sum(by_outcome.values()) == 30
     assert by_outcome["ok"] == len([request for request in server.chats if request.says != PREFLIGHT])
     shed = [record for record in run.records if record.outcome == "shed"]
     assert all((record.sent_ns, record.end_ns, record.stamps_ns) == (None, None, ()) for record in shed)
-    assert by_outcome["ok"] >= 8, "every 0.3 s, four more were let in"
+    assert by_outcome["ok"] >= 4, "the first four are never shed"
 
 
 async def test_interleaved_models_take_turns_and_each_has_all_its_requests(tmp_path: Path) -> None:
@@ -167,11 +187,9 @@ async def test_requests_in_one_level_never_exceed_the_ceiling(tmp_path: Path) ->
         load = closed(8, 25, max_requests_per_s=10)
         run = await api.run(scenario(tmp_path, {"m": server.url}, load, warmup_requests=0), results=tmp_path)
     assert counted(write_reports(run.folder).stages[0]) == {"ok": 25}
-    arrived = sorted(request.arrived_ns for request in server.chats[1:])
-    # A window a little shorter than the ceiling's second, for the way between its gate and the server.
-    for start_ns in arrived:
-        assert sum(start_ns <= other_ns < start_ns + 900_000_000 for other_ns in arrived) <= 10
-    assert arrived[-1] - arrived[0] < 6e9
+    # Late on their way they may be, early never; a test of the engine in virtual time looks at each second.
+    before_ns, *arrived = sorted(request.arrived_ns for request in server.chats)
+    assert [arrived[10] - before_ns > 1e9, arrived[20] - before_ns > 2e9] == [True, True]
 
 
 # Models that cannot be used
@@ -253,8 +271,18 @@ class StopAfter(Silence):
 @pytest.mark.parametrize("mode", ["closed", "constant"])
 async def test_stopped_once_what_is_in_flight_ends_and_what_is_not_sent_is_cancelled(mode: str, tmp_path: Path) -> None:
     stop = StopSignal()
-    load: Load = closed(3, 40) if mode == "closed" else Constant(rates_per_s=(20.0,), requests=40)
-    with Server((BEGIN, *every(0.1, say("a", "b")), END)) as server:
+    planned = 400
+    load: Load = closed(3, planned) if mode == "closed" else Constant(rates_per_s=(20.0,), requests=planned)
+
+    async def stopped() -> None:
+        while stop.level is None:  # noqa: ASYNC110  it tells no event loop but its own
+            await asyncio.sleep(0.005)
+
+    def choose(_: Served) -> Script:
+        """A preflight, a warm-up and four measured ones are answered at once."""
+        return (BEGIN, *singly(*say("a", "b")), *([Until(stopped)] if len(server.chats) > 6 else []), END)
+
+    with Server(choose) as server:
         run = await api.run(
             scenario(tmp_path, {"m": server.url, "n": server.url}, load),
             results=tmp_path,
@@ -264,9 +292,9 @@ async def test_stopped_once_what_is_in_flight_ends_and_what_is_not_sent_is_cance
     summary = write_reports(run.folder)
     stage = summary.stages[0]
     by_outcome = counted(stage)
-    assert sum(by_outcome.values()) == 40
+    assert sum(by_outcome.values()) == planned
     assert set(by_outcome) == {"ok", "cancelled"}
-    assert 4 <= by_outcome["ok"] <= 12
+    assert 4 <= by_outcome["ok"] <= (4 + 3 if mode == "closed" else planned // 2)
     assert by_outcome["ok"] == len([request for request in server.chats if request.says != PREFLIGHT]) - 1
     unsent = [record for record in measured(run) if record.outcome == "cancelled"]
     assert all(record.sent_ns is None and "stopped before its turn" in str(record.detail) for record in unsent)
@@ -276,8 +304,13 @@ async def test_stopped_once_what_is_in_flight_ends_and_what_is_not_sent_is_cance
 
 
 async def test_stopped_twice_what_is_in_flight_is_given_up_at_once_with_its_stamps(tmp_path: Path) -> None:
+    came: list[int] = []
+
+    async def token_came() -> None:
+        came.append(1)
+
     def choose(request: Served) -> Script:
-        return streamed("hi") if request.says == PREFLIGHT else (BEGIN, *every(0.02, say("a")), Hang())
+        return streamed("hi") if request.says == PREFLIGHT else (BEGIN, *singly(*say("a"), Until(token_came)), Hang())
 
     stop = StopSignal()
     with Server(choose) as server:
@@ -288,8 +321,7 @@ async def test_stopped_twice_what_is_in_flight_is_given_up_at_once_with_its_stam
                 stop=stop,
             )
         )
-        await eventually(lambda: sum(len(request.tokens_ns) for request in server.chats[1:]) == 3)
-        await asyncio.sleep(0.1)
+        await eventually(lambda: len(came) == 3)
         assert stop.escalate() == "drain"
         await asyncio.sleep(0.1)
         assert not playing.done(), "the first time, what is in flight may end"

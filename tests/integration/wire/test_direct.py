@@ -18,6 +18,7 @@ from loadgen.wire.client import Client
 from loadgen.wire.exchange import ChatRequest, Deadlines, Exchange
 from loadgen.wire.receiver import READ_BYTES, RawBody
 from loadgen.wire.reply import read_reply
+from tests.integration.leaping import LeapingClock
 from tests.integration.server import (
     BEGIN,
     COMMENT,
@@ -32,19 +33,22 @@ from tests.integration.server import (
     Send,
     Served,
     Server,
-    Wait,
+    Step,
+    Taken,
+    Until,
     chunk,
     event,
-    every,
     head,
     say,
+    singly,
     streamed,
     token,
     whole,
 )
 
 MS = 1_000_000
-PATIENT = Deadlines(request_ns=20_000 * MS)
+S = 1_000 * MS
+PATIENT = Deadlines(request_ns=200 * S)
 BODY = token("a") + token("b") + FINISH + DONE
 pytestmark = [
     pytest.mark.asyncio,
@@ -133,7 +137,7 @@ async def test_events_with_crlf_are_taken_without_a_look_at_each(monkeypatch: py
 
     monkeypatch.setattr(RawBody, "dechunked", look)
     crlf = tuple(Send(chunk(token(text).replace(b"\n", b"\r\n")), token=True) for text in "abcdef")
-    with Server((BEGIN, *every(0.02, crlf), Send(chunk(DONE.replace(b"\n", b"\r\n"))), Send(LAST_CHUNK))) as server:
+    with Server((BEGIN, *singly(*crlf), Send(chunk(DONE.replace(b"\n", b"\r\n"))), Send(LAST_CHUNK))) as server:
         async with Client() as client:
             exchange = await ask(client, server.url)
             during = len(looks)
@@ -144,7 +148,7 @@ async def test_events_with_crlf_are_taken_without_a_look_at_each(monkeypatch: py
 
 async def test_events_that_share_a_read_are_counted_and_share_a_stamp() -> None:
     many = Send(b"".join(chunk(token(text)) for text in "bcdefg"), token=True)
-    (exchange,), _ = await answers((BEGIN, *every(0.05, (*say("a"), many, *say("h"))), Wait(0.05), END))
+    (exchange,), _ = await answers((BEGIN, *singly(*say("a"), many, *say("h"), END)))
     reply = reply_of(exchange)
     assert (reply.outcome, reply.text, reply.shared_reads) == ("ok", "abcdefgh", 5)
     assert is_taken(exchange)
@@ -195,12 +199,12 @@ ODD: dict[str, Script] = {
     "HTTP/1.0": (Send(head().replace(b"1.1", b"1.0")), *say("a"), END, Fin()),
     "LF in the head": (Send(head().replace(b"\r\n", b"\n")), *say("a"), END),
     "LF in the framing": (BEGIN, Send(chunk(BODY).replace(b"\r\n", b"\n") + b"0\n\n"), Fin()),
-    "a size that is none": (BEGIN, *every(0.05, say("a")), Send(b" 0001 \r\n\r\n"), Fin()),
-    "no size": (BEGIN, *every(0.05, say("a")), Send(b"\r\n\r\n"), Fin()),
+    "a size that is none": (BEGIN, *singly(*say("a")), Send(b" 0001 \r\n\r\n"), Fin()),
+    "no size": (BEGIN, *singly(*say("a")), Send(b"\r\n\r\n"), Fin()),
     "two encodings": (Send(head("200 OK", "Transfer-Encoding: gzip")), *say("a"), END, Fin()),
     "nothing": (Fin(),),
-    "half a head": (Send(head()[:30]), Wait(0.05), Fin()),
-    "no HTTP": (Send(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), Wait(0.05), Fin()),
+    "half a head": (Send(head()[:30]), Taken(), Fin()),
+    "no HTTP": (Send(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), Taken(), Fin()),
     "a page": whole("200 OK", b"<!doctype html>", type="text/html"),
     "an error": whole("500 Internal Server Error", b"{}"),
 }
@@ -241,10 +245,15 @@ async def test_bytes_behind_the_end_are_not_the_next_answers(then: Script) -> No
 
 
 async def test_bytes_between_two_answers_close_the_connection() -> None:
-    with Server(lambda request: (*streamed("a"), Wait(0.05), Send(b"stray"))) as server:
+    came: list[bool] = []
+
+    async def stray_came() -> None:
+        came.append(True)
+
+    with Server((*streamed("a"), *singly(Send(b"stray"), Until(stray_came)))) as server:
         async with Client() as client:
             first = reply_of(await ask(client, server.url))
-            await asyncio.sleep(0.2)  # until they have come
+            assert await eventually(lambda: bool(came))
             second = reply_of(await ask(client, server.url))
     assert (first.outcome, second.outcome) == ("ok", "ok")
     assert server.connections == 2
@@ -262,7 +271,7 @@ BROKEN: dict[str, tuple[Script, str]] = {
 async def test_what_breaks_a_stream_is_told_as_aiohttp_tells_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the receiver and without it: the same outcome, in the same words, with the same tokens."""
     then, words = BROKEN[name]
-    script = (BEGIN, *every(0.05, say("a", "b")), Wait(0.05), *then)
+    script = (BEGIN, *singly(*say("a", "b")), Taken(), *then)
     (ours,), _ = await answers(script)
     monkeypatch.setattr("loadgen.wire.client.receives", lambda _: False)
     (theirs,), _ = await answers(script)
@@ -276,25 +285,32 @@ async def test_what_breaks_a_stream_is_told_as_aiohttp_tells_it(name: str, monke
 
 async def test_a_broken_chunk_ends_the_request_though_the_connection_stays_open() -> None:
     began_ns = now_ns()
-    (exchange,), _ = await answers((BEGIN, *every(0.05, say("a")), Send(b"zz\r\n"), Hang()))
+    (exchange,), _ = await answers((BEGIN, *singly(*say("a")), Send(b"zz\r\n"), Hang()))
     assert reply_of(exchange).outcome == "truncated"
-    assert now_ns() - began_ns < 10_000 * MS, "ended only at the deadline"
+    assert now_ns() - began_ns < PATIENT.request_ns // 2, "ended only at the deadline"
 
 
 async def test_an_error_event_ends_the_request_though_the_connection_stays_open() -> None:
     began_ns = now_ns()
     boom = Send(chunk(event({"error": {"message": "boom"}})))
-    with Server((BEGIN, *every(0.05, say("a")), boom, Hang())) as server:
+    with Server((BEGIN, *singly(*say("a")), boom, Hang())) as server:
         async with Client() as client:
             reply = reply_of(await ask(client, server.url))
             assert await eventually(lambda: server.chats[0].gone_ns is not None)
     assert (reply.outcome, reply.detail, reply.text) == ("stream_error", "boom", "a")
-    assert now_ns() - began_ns < 10_000 * MS, "ended only at the deadline"
+    assert now_ns() - began_ns < PATIENT.request_ns // 2, "ended only at the deadline"
 
 
-async def test_tokens_that_still_come_behind_an_error_event_keep_the_request_going() -> None:
+async def test_tokens_that_still_come_behind_an_error_event_keep_the_request_going(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("loadgen.wire.deadlines.LINGER_NS", 60 * S)
+    leap = LeapingClock(monkeypatch, stamps=True).leap(20)
     boom = Send(chunk(event({"error": {"message": "boom"}})))
-    (exchange,), server = await answers((BEGIN, *say("a"), boom, *every(0.1, say(*"bcdefgh")), END))
+    tokens: list[Step] = []
+    for each in say(*"bcdefgh"):
+        tokens += [leap, each]
+    (exchange,), server = await answers((BEGIN, *singly(*say("a"), boom, *tokens, END)))
     assert reply_of(exchange).outcome == "stream_error"
     assert len(server.chats[0].tokens_ns) == 8
     assert server.chats[0].gone_ns is None
@@ -304,11 +320,15 @@ async def test_tokens_that_still_come_behind_an_error_event_keep_the_request_goi
 
 
 async def test_a_cancelled_stream_keeps_what_has_come_and_its_connection_closes() -> None:
-    with Server((BEGIN, *every(0.05, say("a", "b")), Hang())) as server:
+    came: list[bool] = []
+
+    async def both_came() -> None:
+        came.append(True)
+
+    with Server((BEGIN, *singly(*say("a", "b"), Until(both_came), Hang()))) as server:
         async with Client() as client:
             asked = asyncio.create_task(ask(client, server.url))
-            assert await eventually(lambda: [len(request.tokens_ns) for request in server.chats] == [2])
-            await asyncio.sleep(0.05)
+            assert await eventually(lambda: bool(came))
             client.abandon()
             exchange = await asked
             assert client.in_flight == 0
@@ -317,26 +337,30 @@ async def test_a_cancelled_stream_keeps_what_has_come_and_its_connection_closes(
     assert (reply.outcome, reply.text, len(reply.stamps_ns)) == ("cancelled", "ab", 2)
 
 
-async def test_deadlines_are_kept_by_what_is_held() -> None:
-    late = Deadlines(20_000 * MS, next_token_ns=300 * MS)
-    comments = every(0.05, tuple(Send(chunk(COMMENT)) for _ in range(200)))
-    (exchange,), _ = await answers((BEGIN, *every(0.08, say("a", "b")), *comments), deadlines=late)
+async def test_deadlines_are_kept_by_what_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    late, leap = Deadlines(200 * S, next_token_ns=60 * S), LeapingClock(monkeypatch).leap(25)
+    comments = tuple(Send(chunk(COMMENT)) for _ in range(3))
+    script = (BEGIN, *singly(*say("a", "b"), leap, *comments, leap, *comments, leap, *comments, Hang()))
+    (exchange,), _ = await answers(script, deadlines=late)
     reply = reply_of(exchange)
-    assert (reply.outcome, reply.detail, reply.text) == ("timeout", "waiting for next token, 0.3 s", "ab")
+    assert (reply.outcome, reply.detail, reply.text) == ("timeout", "waiting for next token, 60 s", "ab")
     assert is_taken(exchange)
 
 
-async def test_what_the_watchdog_has_decoded_is_not_decoded_again_and_is_the_same() -> None:
-    watched = Deadlines(20_000 * MS, next_token_ns=5_000 * MS)
-    (exchange,), _ = await answers((*streamed(*"abcdefgh", gap_s=0.08)[:-1], Wait(0.6), END), deadlines=watched)
+async def test_what_the_watchdog_has_decoded_is_not_decoded_again_and_is_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watched, leap = Deadlines(200 * S, next_token_ns=60 * S), LeapingClock(monkeypatch).leap(1)
+    script = (BEGIN, *singly(*say(*"abcd"), leap, *say(*"efgh"), leap, END))
+    (exchange,), _ = await answers(script, deadlines=watched)
     reply = reply_of(exchange)
     assert (reply.outcome, reply.text, len(reply.stamps_ns)) == ("ok", "abcdefgh", 8)
     assert exchange.progress.last_token_ns is not None
 
 
-async def test_a_stream_without_end_ends_at_its_deadline() -> None:
-    flood = Send(chunk(b"data: {}\n\n" * 600))
-    (exchange,), _ = await answers((BEGIN, *say("a"), *every(0.01, (flood,) * 4000)), deadlines=Deadlines(700 * MS))
+async def test_a_stream_without_end_ends_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    flood, leap = (Send(chunk(b"data: {}\n\n" * 600)),) * 50, LeapingClock(monkeypatch).leap(60)
+    (exchange,), _ = await answers((BEGIN, *say("a"), *flood, leap, *flood, Hang()), deadlines=Deadlines(60 * S))
     assert reply_of(exchange).outcome == "timeout"
     assert is_taken(exchange)
 
@@ -354,12 +378,12 @@ def odd(data: bytes) -> bytes:
 
 TOO_LONG: Final[dict[str, tuple[dict[str, Any], Script]]] = {
     "its bytes": ({"answer_bytes": 100_000}, tuple(Send(chunk(token("x" * 30_000))) for _ in range(20))),
-    "its reads": ({"reads": 50}, every(0.001, say(*"x" * 400))),
+    "its reads": ({"reads": 50}, singly(*say(*"x" * 80))),
     "its bytes, read by aiohttp": (
         {"answer_bytes": 100_000},
         (Send(odd(token("x"))), *(Send(chunk(token("x" * 30_000))) for _ in range(20))),
     ),
-    "its reads, read by aiohttp": ({"reads": 50}, (Send(odd(token("x"))), *every(0.001, say(*"x" * 400)))),
+    "its reads, read by aiohttp": ({"reads": 50}, (Send(odd(token("x"))), *singly(*say(*"x" * 80)))),
     "a line without end": ({"answer_bytes": 100_000}, (Send(b"fffffff\r\ndata: "), *[Send(b"x" * 30_000)] * 20)),
 }
 
@@ -393,12 +417,13 @@ async def test_an_answer_that_has_ended_in_order_before_it_is_too_long_is_ok(mon
     assert (reply_of(exchange).outcome, reply_of(exchange).text) == ("ok", "a")
 
 
-async def test_what_was_decoded_of_an_answer_that_aiohttp_gets_back_is_not_counted_twice() -> None:
-    texts, watched = ["x" * 30_000] * 20, Deadlines(20_000 * MS, next_token_ns=5_000 * MS)
-    begin, *tokens, end = streamed(*texts, gap_s=0.04)
-    (exchange,), _ = await answers(
-        (begin, *tokens[:20], Send(odd(COMMENT)), *tokens[20:], Wait(0.6), end), deadlines=watched
-    )
+async def test_what_was_decoded_of_an_answer_that_aiohttp_gets_back_is_not_counted_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts, watched = ["x" * 30_000] * 20, Deadlines(200 * S, next_token_ns=60 * S)
+    tokens, leap = say(*texts), LeapingClock(monkeypatch).leap(1)
+    script = (BEGIN, *singly(*tokens[:10], leap, Send(odd(COMMENT)), *tokens[10:], leap, END))
+    (exchange,), _ = await answers(script, deadlines=watched)
     reply = reply_of(exchange)
     assert (reply.outcome, reply.text, len(reply.stamps_ns)) == ("ok", "".join(texts), 20)
     assert exchange.progress.last_token_ns is not None
@@ -528,7 +553,8 @@ async def test_an_error_of_ours_in_a_call_does_not_end_the_loop(monkeypatch: pyt
     told: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
     monkeypatch.setattr("loadgen.wire.direct_response.is_plain_head", lambda _: 1 // 0)
-    (exchange,), _ = await answers(streamed("a"), deadlines=Deadlines(300 * MS))
+    leap = LeapingClock(monkeypatch).leap(60)
+    (exchange,), _ = await answers((*streamed("a"), Taken(), leap), deadlines=Deadlines(60 * S))
     assert reply_of(exchange).outcome == "timeout"
     assert isinstance(told[0]["exception"], ZeroDivisionError)
 

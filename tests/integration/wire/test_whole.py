@@ -16,10 +16,12 @@ from loadgen.scenario.file import LoadedScenario
 from loadgen.wire.client import Client
 from loadgen.wire.exchange import ChatRequest, Deadlines
 from loadgen.wire.reply import read_reply
-from tests.integration.server import Fin, Hang, Rst, Script, Send, Served, Server, Wait, head, streamed, whole
+from tests.integration.leaping import LeapingClock
+from tests.integration.server import Fin, Hang, Rst, Script, Send, Served, Server, Taken, Wait, head, streamed, whole
 
 MS = 1_000_000
-PATIENT = Deadlines(request_ns=20_000 * MS)
+S = 1_000 * MS
+PATIENT = Deadlines(request_ns=200 * S)
 
 
 def completion(text: str = "Hello.", **changes: Any) -> bytes:
@@ -29,20 +31,20 @@ def completion(text: str = "Hello.", **changes: Any) -> bytes:
 
 
 def answer(script: Script, deadlines: Deadlines = PATIENT) -> tuple[Reply, Served]:
-    async def main(url: str) -> Reply:
-        async with Client() as client:
-            asked = ChatRequest(f"{url}/chat/completions", b"{}", {}, deadlines, streams=False)
-            exchange = await client.send(asked, now_ns())
-            return read_reply(exchange, epoch_ns=0, wall_offset_ns=wall_offset_ns(), keep_text=True)[0]
+    async def main() -> tuple[Reply, Served]:
+        with Server(script) as server:
+            async with Client() as client:
+                asked = ChatRequest(f"{server.url}/chat/completions", b"{}", {}, deadlines, streams=False)
+                exchange = await client.send(asked, now_ns())
+        reply, _ = read_reply(exchange, epoch_ns=0, wall_offset_ns=wall_offset_ns(), keep_text=True)
+        return reply, server.chats[0]
 
-    with Server(script) as server:
-        reply = asyncio.run(main(server.url))
-    return reply, server.chats[0]
+    return asyncio.run(main())
 
 
 def test_a_whole_answer_ends_with_its_last_byte_and_has_no_other_stamp() -> None:
     body = completion()
-    slow = (Send(head(type="application/json", length=len(body)) + body[:20]), Wait(0.1), Send(body[20:], token=True))
+    slow = (Send(head(type="application/json", length=len(body)) + body[:20]), Taken(), Send(body[20:], token=True))
     reply, request = answer(slow)
     assert (reply.outcome, reply.status, reply.text, reply.finish_reason) == ("ok", 200, "Hello.", "stop")
     assert (reply.output_tokens, reply.token_source, reply.stamps_ns) == (3, "usage", ())
@@ -64,7 +66,7 @@ OUTCOMES: dict[str, tuple[str, str, Script]] = {
     "half of it, then a reset": (
         "truncated",
         "",
-        (Send(head(type="application/json", length=400) + HALF), Wait(0.05), Rst()),
+        (Send(head(type="application/json", length=400) + HALF), Taken(), Rst()),
     ),
     "half of it, and the end is the connection's": (
         "truncated",
@@ -85,9 +87,10 @@ def test_each_outcome_of_a_whole_answer(name: str) -> None:
     assert reply.output_tokens is None or outcome == "empty"
 
 
-def test_a_whole_answer_that_takes_too_long_is_a_timeout() -> None:
-    half = (Send(head(type="application/json", length=400) + HALF), Hang())
-    reply, _ = answer(half, Deadlines(request_ns=300 * MS))
+def test_a_whole_answer_that_takes_too_long_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    leap = LeapingClock(monkeypatch).leap(60)
+    half = (Send(head(type="application/json", length=400) + HALF), Taken(), leap, Hang())
+    reply, _ = answer(half, Deadlines(request_ns=60 * S))
     assert (reply.outcome, reply.end_ns is not None) == ("timeout", True)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Literal
 
 import msgspec
@@ -305,6 +306,17 @@ def test_the_fewest_requests_are_those_of_all_users_together_and_thinkers_are_no
     assert late.lasted_ns == 2_700 * MS
 
 
+def test_a_rate_limit_is_kept_in_every_second_and_takes_no_longer_than_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(monotonic=lambda: CLOCK.now_ns() / S)
+    monkeypatch.setattr("asyncio_throttle.throttler.time", clock)
+    told = played(closed(8, 25, ceiling_per_s=10), Server(always(MS)))
+    moments_ns = told.server.moments_ns
+    assert len(moments_ns) == 25
+    for start_ns in moments_ns:
+        assert sum(start_ns <= other_ns <= start_ns + S for other_ns in moments_ns) <= 10
+    assert told.lasted_ns < 2 * S + 100 * MS
+
+
 @pytest.mark.slow
 def test_the_fewest_requests_wait_for_the_rate_limit_though_time_is_over() -> None:
     told = played(closed(1, 100, duration_ns=S, ceiling_per_s=1, min_count=3), Server(always(10 * MS)))
@@ -396,6 +408,12 @@ def test_a_server_that_stalls_does_not_delay_arrivals() -> None:
     assert told.server.moments_ns == due_ns
     assert told.server.most_at_once == 20
     assert told.lasted_ns == 3_600 * S + 1_900 * MS
+
+
+def test_each_time_that_answers_end_as_many_are_let_in() -> None:
+    told = played(opened([index * 20 * MS for index in range(30)], limit=4), Server(always(300 * MS)))
+    assert told.server.moments_ns == [turn * 300 * MS + place * 20 * MS for turn in range(2) for place in range(4)]
+    assert len(told.of("shed")) == 22
 
 
 def test_at_the_in_flight_limit_arrivals_are_shed_not_delayed() -> None:
