@@ -85,7 +85,8 @@ class CandidateRow(Struct, frozen=True, kw_only=True):
     acceptability: float | None = None
     flags: dict[str, int]
     e2e_ms: dict[str, float | None]
-    """Its mean, p50 and p95 at the level; null if there are too few requests."""
+    """Its mean, p50 and p95 at the level; null if there are too few requests. p95_at_least: where p95 is null, it is at
+    or above this."""
     ttft_p50_ms: float | None
     tokens_per_s: float | None
     """Output tokens per second of one user, the median over requests."""

@@ -98,7 +98,7 @@ def main_table(selection: Selection) -> Table:
     rows = []
     for row in selection.candidates:
         values = [value_text(name, row.criteria.get(name), currency) for name in ("quality", "memory", "disk", "cost")]
-        figures = (row.name, _or_few(row, "mean"), _or_few(row, "p95"), format_number(row.tokens_per_s))
+        figures = (row.name, format_duration(row.e2e_ms["mean"]), _p95_text(row), format_number(row.tokens_per_s))
         rows.append(
             Row((*figures, *values[:3], row.facts.license.value or UNKNOWN, values[3], state_text(selection, row)))
         )
@@ -108,12 +108,13 @@ def main_table(selection: Selection) -> Table:
 def _main_notes(selection: Selection) -> tuple[str, ...]:
     notes = [f"Latency is E2E at {selection.level}; TPS is output tokens per second of one user (median)."]
     if any(row.criteria and row.e2e_ms["p95"] is None for row in selection.candidates):
-        notes.append("A p95 without a value takes 72 answered requests or more.")
+        notes.append("A p95 is known from 72 answered requests on; with fewer, ≥ stands before its lower bound.")
     return tuple(notes) if selection.level is not None else ()
 
 
-def _or_few(row: CandidateRow, figure: str) -> str:
-    return format_duration(row.e2e_ms[figure])
+def _p95_text(row: CandidateRow) -> str:
+    known, bound = row.e2e_ms["p95"], row.e2e_ms["p95_at_least"]
+    return format_duration(known) if known is not None or bound is None else f"≥ {format_duration(bound)}"
 
 
 def requirements_table(selection: Selection) -> Table | None:

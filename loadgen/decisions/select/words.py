@@ -175,7 +175,7 @@ def _turning_of(selection: Selection) -> str:
         return f"nothing else than {next(iter(selection.sensitivity))} has a weight"
     if not changing:
         return "stays first whatever any single criterion weighs"
-    return min(changing)[1].split("; ")[0]
+    return min(changing)[1]
 
 
 def _distance(weight: float, first: Sequence[tuple[float, str]]) -> float | None:
@@ -186,7 +186,7 @@ def _distance(weight: float, first: Sequence[tuple[float, str]]) -> float | None
 
 def turning_text(criterion: Criterion | str, share: float, first: Sequence[tuple[float, str]]) -> str:
     """For which weights of a criterion the first stays first: `stays first while latency weighs less than 0.63 (now
-    0.20); from there on b`. first: from which share on, and who."""
+    0.20); above that, b is first`. first: from which share on, and who."""
     at = max(place for place, (start, _) in enumerate(first) if start <= share or place == 0)
     low, high = first[at][0], first[at + 1][0] if at + 1 < len(first) else 1.0
     below = first[at - 1][1] if at else None
@@ -196,11 +196,11 @@ def turning_text(criterion: Criterion | str, share: float, first: Sequence[tuple
         return f"stays first whatever {criterion} weighs {now}"
     low_text, high_text = _share_above(low, share), _share_below(high, share)
     if above is None:
-        return f"stays first while {criterion} weighs more than {low_text} {now}; below that {below}"
+        return f"stays first while {criterion} weighs more than {low_text} {now}; below that, {below} is first"
     if below is None:
-        return f"stays first while {criterion} weighs less than {high_text} {now}; above that {above}"
+        return f"stays first while {criterion} weighs less than {high_text} {now}; above that, {above} is first"
     within = f"stays first while {criterion} weighs {low_text} to {high_text} {now}"
-    return f"{within}; below that {below}, above that {above}"
+    return f"{within}; below that, {below} is first, and above that, {above}"
 
 
 def _share(value: float) -> str:

@@ -85,6 +85,8 @@ def test_the_report_begins_with_the_decision_and_the_four_columns_of_the_worksho
     assert report[4].startswith("**good@url is recommended: ")
     table = next(line for line in report if line.startswith("|"))
     assert table.startswith("| Model | Avg Latency | p95 | TPS | quality | memory | disk | license | cost/1,000 |")
+    row = next(line for line in report if line.startswith("| good@url"))
+    assert re.match(r"\| good@url \| 1\.\d+ s \| ≥ 1\.\d+ s \|", row)  # 16 requests do not make a p95 known
     headings = [line.removeprefix("## ") for line in report if line.startswith("## ")]
     assert headings[:2] == ["How sure the choice is", "What would change the choice"]
     assert "Three answers side by side" in headings
