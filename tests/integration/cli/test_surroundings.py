@@ -39,6 +39,7 @@ from loadgen.targets.served import Served
 from tests.command_line import without_settings
 from tests.compared_runs import write_side
 from tests.integration.server import Server, streamed, whole
+from tests.selected_runs import SelectedModel, write_run
 from tests.unit.decisions.capacity.test_play import asked, search
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="descriptors, devices and terminals of POSIX")
@@ -64,6 +65,10 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     "compare as Markdown": ("compare", "sides/run0", "sides/run1", "--markdown", "-"),
     "capacity": ("capacity", "--show", "searched"),
     "capacity as JSON": ("capacity", "--show", "searched", "--json"),
+    "select": ("select", "chosen"),
+    "select as JSON": ("select", "chosen", "--json"),
+    "grade": ("grade", "chosen", "--status"),
+    "grade as JSON": ("grade", "chosen", "--status", "--json"),
     "models": ("models", "--url", "URL"),
     "models as JSON": ("models", "--url", "URL", "--json"),
     "calibrate": ("calibrate", "--quick"),
@@ -99,6 +104,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(KEPT / name, made / name)
     write_side(made / "sides", (1.0, 1.2), first=0, levels=(2,), rounds=4)
     shutil.copytree(search(made / "search", asked(budget_s=40.0)).folder, made / "searched")
+    write_run(made / "chosen", (SelectedModel(name="ü 你好", points=(4, 3)), SelectedModel(name="b", points=(1, 2))))
     return made
 
 
@@ -391,7 +397,7 @@ TERMINALS: Final[dict[str, tuple[int, dict[str, str]]]] = {
     "120, color": (120, {"TERM": "screen"}),
     "200, no color": (200, {"TERM": "linux", "NO_COLOR": "1"}),
 }
-PLACES: Final = ("report: ", "comparison: ", "stored in ", "wrote ", "http://")
+PLACES: Final = ("report: ", "selection: ", "comparison: ", "stored in ", "wrote ", "http://")
 """What lines begin with that name a file, an address or a command: they are for copying, and so never wrapped."""
 _CODE: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _NUMBER: Final = re.compile(r"\d[\d.,]*\d|\d")
