@@ -311,9 +311,9 @@ def select(
     Raises InputError if a path is not a run, if runs do not compare, or if the policy is wrong.
     """
     # Imported here, so that a run does not wait for it.
+    from loadgen.decisions.candidates.runs import read_runs
     from loadgen.decisions.select.decide import decide
     from loadgen.decisions.select.policy import policy_from, policy_of
-    from loadgen.decisions.select.runs import read_runs
 
     read = read_runs(_paths(runs))
     return decide(read, policy_of(read[-1].manifest.scenario.select, policy_from(policy))).selection

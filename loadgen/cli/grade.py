@@ -13,14 +13,14 @@ from loadgen.cli.options import expand_options
 from loadgen.cli.streams import print_text, tell
 from loadgen.cli.terminal import screen, show_json
 from loadgen.clock import utc_now
-from loadgen.decisions.grade.judging import read_judgings
+from loadgen.decisions.candidates.runs import SelectRun, read_runs
+from loadgen.decisions.grade.judges_file import read_judgings
 from loadgen.decisions.grade.notes import Note, append_notes, read_notes
 from loadgen.decisions.grade.session import GradingSession
 from loadgen.decisions.grade.sheet import SAMPLE, Sheet, sheet_of
 from loadgen.decisions.grade.sheet_files import read_sheet, sheet_csv, sheet_page
 from loadgen.decisions.grade.status import GradingStatus, status_lines, status_of
 from loadgen.decisions.grade.terminal import grade_in_terminal
-from loadgen.decisions.select.runs import SelectRun, read_runs
 from loadgen.errors import InputError
 from loadgen.report.console import lines_text
 from loadgen.store import files

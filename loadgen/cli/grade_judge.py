@@ -12,16 +12,16 @@ import typer
 from loadgen.cli.streams import print_text, tell
 from loadgen.cli.terminal import progress_on_terminal, screen
 from loadgen.clock import SYSTEM_CLOCK, utc_now
+from loadgen.decisions.candidates.candidate import candidates_of, is_candidate
+from loadgen.decisions.candidates.runs import SelectRun
 from loadgen.decisions.grade.judge import Judge, JudgedSheet, PairMode, judge_sheet
 from loadgen.decisions.grade.judge_cache import cache_of
 from loadgen.decisions.grade.judge_chat import JudgeAddress, JudgeChat
+from loadgen.decisions.grade.judge_exam import PROMPTS, KnownPair, known_pairs
 from loadgen.decisions.grade.judge_question import VERSION
-from loadgen.decisions.grade.judge_test import PROMPTS, KnownPair, known_pairs
-from loadgen.decisions.grade.judging import Judging, ResponseFormat, append_judging, judging_lines
+from loadgen.decisions.grade.judges_file import Judging, ResponseFormat, append_judging, judging_lines
 from loadgen.decisions.grade.notes import Note, append_notes
 from loadgen.decisions.grade.sheet import Sheet, prompts_of
-from loadgen.decisions.select.candidates import candidates_of, is_candidate
-from loadgen.decisions.select.runs import SelectRun
 from loadgen.errors import InputError
 from loadgen.live.progress import Progress, Silence
 from loadgen.redact import escape_control, printable, redact_url

@@ -11,6 +11,7 @@ from loadgen.cli.options import RESULTS, Out, Output, OutputOptions, expand_opti
 from loadgen.cli.streams import print_text, tell
 from loadgen.cli.terminal import screen, show_json
 from loadgen.clock import utc_now
+from loadgen.decisions.candidates.runs import read_runs
 from loadgen.decisions.select.decide import SelectionData, decide
 from loadgen.decisions.select.document import selection_text
 from loadgen.decisions.select.files import write_selection
@@ -25,7 +26,6 @@ from loadgen.decisions.select.policy import (
     policy_of,
     read_policy,
 )
-from loadgen.decisions.select.runs import read_runs
 from loadgen.errors import ExitCode, InputError
 from loadgen.plan.plan import Plan
 from loadgen.scenario import Requirements, SelectTable, SelectWeights

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from loadgen.analysis.summarize import summarize
+from loadgen.decisions.candidates.runs import read_runs
 from loadgen.decisions.capacity.search_request import CapacitySettings
 from loadgen.decisions.select.decide import decide
 from loadgen.decisions.select.document import page_document
 from loadgen.decisions.select.policy import policy_of
-from loadgen.decisions.select.runs import read_runs
 from loadgen.report.document import make_document, report_data
 from loadgen.report.html import html
 from loadgen.store.run_folder import Run

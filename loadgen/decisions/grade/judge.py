@@ -9,8 +9,9 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from loadgen.decisions.grade import judge_test
+from loadgen.decisions.grade import judge_exam
 from loadgen.decisions.grade.judge_cache import JudgeCache
+from loadgen.decisions.grade.judge_exam import JudgeTest, KnownPair
 from loadgen.decisions.grade.judge_question import (
     JudgeQuestion,
     Scale,
@@ -22,8 +23,7 @@ from loadgen.decisions.grade.judge_question import (
     verdict_in,
     winner_in,
 )
-from loadgen.decisions.grade.judge_test import JudgeTest, KnownPair
-from loadgen.decisions.grade.judging import PairResults, PairScore
+from loadgen.decisions.grade.judges_file import PairResults, PairScore
 from loadgen.decisions.grade.sheet import Sheet, SheetAnswer
 from loadgen.errors import ExitCode, LoadgenError
 from loadgen.scenario.policy import ASPECTS
@@ -158,25 +158,25 @@ async def judge_sheet(
 async def _tested(judge: Judge, pairs: Sequence[KnownPair]) -> JudgeTest:
     """The result of the test. Raises JudgeError if the judge does not pass it."""
     votes = [
-        _vote(pair, text, aspect, place // len(judge_test.FAULTS))
+        _vote(pair, text, aspect, place // len(judge_exam.FAULTS))
         for place, pair in enumerate(pairs)
         for text in (pair.better, pair.worse)
-        for aspect in judge_test.ASPECTS
+        for aspect in judge_exam.ASPECTS
     ]
     verdicts = iter(await judge.notes("testing the judge", votes))
     above = []
     for _ in pairs:
         better, worse = (
-            judge_test.sum_of_notes({aspect: _note_in(next(verdicts)) for aspect in judge_test.ASPECTS})
+            judge_exam.sum_of_notes({aspect: _note_in(next(verdicts)) for aspect in judge_exam.ASPECTS})
             for _ in ("better", "worse")
         )
         above.append(better is not None and worse is not None and better > worse)
-    result = judge_test.result_of(pairs, above)
+    result = judge_exam.result_of(pairs, above)
     if not result.passed:
         silent = (
             f" ({judge.without_verdict} of {judge.asked} questions had no verdict)" if judge.without_verdict else ""
         )
-        raise JudgeError(f"{judge_test.failure_of(result)}{silent}; no note was written; take another judge")
+        raise JudgeError(f"{judge_exam.failure_of(result)}{silent}; no note was written; take another judge")
     return result
 
 

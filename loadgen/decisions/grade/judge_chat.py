@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from loadgen.clock import Clock
 from loadgen.decisions.grade.judge_question import NOTE_SCHEMA, JudgeQuestion
-from loadgen.decisions.grade.judging import ResponseFormat
+from loadgen.decisions.grade.judges_file import ResponseFormat
 from loadgen.engine.retry import wait_ns
 from loadgen.errors import TargetError
 from loadgen.plan.rng import generator

@@ -7,9 +7,9 @@ from typing import Final
 
 from msgspec import Struct
 
+from loadgen.decisions.candidates.candidate import Candidate, candidates_of, levels_of
+from loadgen.decisions.candidates.runs import SelectRun, TimedAnswer
 from loadgen.decisions.grade.notes import answer_id
-from loadgen.decisions.select.candidates import Candidate, candidates_of, levels_of
-from loadgen.decisions.select.runs import SelectRun, TimedAnswer
 from loadgen.errors import InputError
 from loadgen.plan import rng
 from loadgen.store import run_folder

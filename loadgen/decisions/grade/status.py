@@ -5,15 +5,15 @@ from typing import Final
 
 from msgspec import Struct
 
-from loadgen.decisions.grade.judging import Judging
-from loadgen.decisions.grade.marks import (
+from loadgen.decisions.grade.judges_file import Judging
+from loadgen.decisions.grade.notes import Kind, Note
+from loadgen.decisions.grade.points import (
     AGREEMENT,
     Agreement,
     PeopleAgreement,
     agreement_of,
     agreement_with_people,
 )
-from loadgen.decisions.grade.notes import Kind, Note
 from loadgen.decisions.grade.sheet import Sheet
 
 DISAGREE: Final = "graders disagree: these notes decide nothing yet"

@@ -8,11 +8,11 @@ from typing import Final
 from msgspec import Struct
 
 from loadgen.analysis.quality_types import ScoredAnswer
+from loadgen.decisions.candidates.runs import TimedAnswer
 from loadgen.decisions.grade.notes import Kind, Note
 from loadgen.decisions.select.decide import SelectionData
 from loadgen.decisions.select.graded import id_of
 from loadgen.decisions.select.known import KnownCandidate
-from loadgen.decisions.select.runs import TimedAnswer
 from loadgen.report.format import UNKNOWN, format_number
 from loadgen.report.section import Column, Row, Table
 

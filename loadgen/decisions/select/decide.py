@@ -10,7 +10,9 @@ import numpy as np
 from msgspec import UNSET, Struct
 
 from loadgen.analysis.summary import StageSummary
-from loadgen.decisions.select.candidates import candidates_of, levels_of, mean_with_interval
+from loadgen.decisions.candidates.candidate import candidates_of, levels_of
+from loadgen.decisions.candidates.runs import SelectRun, StageResult
+from loadgen.decisions.select.candidate_values import mean_with_interval
 from loadgen.decisions.select.criteria import CRITERIA, UNITS, Criterion, Values, steps_of
 from loadgen.decisions.select.graded import (
     UsedNotes,
@@ -25,7 +27,6 @@ from loadgen.decisions.select.policy import Policy
 from loadgen.decisions.select.rank import ENOUGH_KEYS, Ranking, rank
 from loadgen.decisions.select.remarks import remarks_of
 from loadgen.decisions.select.requirements import missed, require_data
-from loadgen.decisions.select.runs import SelectRun, StageResult
 from loadgen.decisions.select.selection import (
     SCHEMA,
     CandidateRow,

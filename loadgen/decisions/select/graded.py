@@ -10,20 +10,21 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from loadgen.decisions.grade.judging import Judging, judge_of, read_judgings
-from loadgen.decisions.grade.marks import (
+from loadgen.decisions.candidates.candidate import Candidate, candidates_of, is_candidate
+from loadgen.decisions.candidates.runs import SelectRun, StageResult, TimedAnswer
+from loadgen.decisions.grade.judges_file import Judging, judge_of, read_judgings
+from loadgen.decisions.grade.notes import Kind, Note, answer_id, read_notes
+from loadgen.decisions.grade.points import (
     AGREEMENT,
     agreement_of,
     agreement_with_people,
     points_by_prompt,
     points_of,
 )
-from loadgen.decisions.grade.notes import Kind, Note, answer_id, read_notes
 from loadgen.decisions.grade.status import DISAGREE, agreement_text, people_text
-from loadgen.decisions.select.candidates import Candidate, candidates_of, is_candidate, mean_with_interval
+from loadgen.decisions.select.candidate_values import mean_with_interval
 from loadgen.decisions.select.known import KnownCandidate
 from loadgen.decisions.select.policy import Disagreement
-from loadgen.decisions.select.runs import SelectRun, StageResult, TimedAnswer
 from loadgen.decisions.select.selection import GradedQuality, GradedRow
 from loadgen.errors import ExitCode, LoadgenError
 from loadgen.report.format import format_count

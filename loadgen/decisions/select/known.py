@@ -7,20 +7,14 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from loadgen.decisions.select.candidates import (
-    Candidate,
-    CandidateValues,
-    Levels,
-    mean_with_interval,
-    too_few_prompts,
-    values_of,
-)
+from loadgen.decisions.candidates.candidate import Candidate, Levels
+from loadgen.decisions.candidates.runs import StageResult
+from loadgen.decisions.select.candidate_values import CandidateValues, mean_with_interval, too_few_prompts, values_of
 from loadgen.decisions.select.cost import Cost, cost_of
 from loadgen.decisions.select.facts import Facts, facts_of
 from loadgen.decisions.select.given import given_for
 from loadgen.decisions.select.policy import Policy
 from loadgen.decisions.select.requirements import Check, Floor, RequirementEvidence, checks_of, evidence_counts, missed
-from loadgen.decisions.select.runs import StageResult
 
 
 class KnownCandidate(Struct, frozen=True, kw_only=True):

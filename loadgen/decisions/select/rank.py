@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 from msgspec import Struct
 
-from loadgen.decisions.select.candidates import CandidateValues, common_prompts, e2e_matrix, quality_matrix
+from loadgen.decisions.select.candidate_values import CandidateValues, common_prompts, e2e_matrix, quality_matrix
 from loadgen.decisions.select.choice import Choice, StepTable, Utilities, chance_of_first, choose, utilities_of
 from loadgen.decisions.select.cost import Cost, not_comparable
 from loadgen.decisions.select.criteria import CRITERIA, Criterion, Values, shares_of, steps_of

@@ -5,10 +5,10 @@ from typing import Final
 
 import msgspec
 
+from loadgen.decisions.candidates.runs import SelectRun
 from loadgen.decisions.compare.alike import machine_facts
 from loadgen.decisions.select.given import GivenFacts, without_candidate
 from loadgen.decisions.select.known import KnownCandidate
-from loadgen.decisions.select.runs import SelectRun
 from loadgen.redact import escape_control
 
 _MOST_NAMES: Final = 5

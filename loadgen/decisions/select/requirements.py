@@ -7,9 +7,9 @@ from typing import Final, Literal
 import msgspec
 from msgspec import UNSET, Struct
 
+from loadgen.decisions.candidates.runs import StageResult
 from loadgen.decisions.select.facts import Facts, ModelFact
 from loadgen.decisions.select.policy import Bound
-from loadgen.decisions.select.runs import StageResult
 from loadgen.scenario import Requirements
 from loadgen.targets.licenses import license_named
 

@@ -4,8 +4,8 @@ from typing import Final, Literal
 
 from msgspec import Struct, field
 
-from loadgen.decisions.grade.marks import Agreement, PeopleAgreement
 from loadgen.decisions.grade.notes import Kind
+from loadgen.decisions.grade.points import Agreement, PeopleAgreement
 from loadgen.decisions.select.cost import Cost
 from loadgen.decisions.select.facts import Facts
 from loadgen.decisions.select.policy import Bound, Origin

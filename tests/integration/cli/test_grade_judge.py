@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from loadgen.decisions.grade import judge_chat
-from loadgen.decisions.grade.judging import JUDGES, read_judgings
+from loadgen.decisions.grade.judges_file import JUDGES, read_judgings
 from loadgen.decisions.grade.notes import NOTES, read_notes
 from loadgen.errors import ExitCode
 from tests.command_line import run_command, without_settings

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 from rich.cells import cell_len
 
-from loadgen.decisions.grade.judge_test import JudgeTest
-from loadgen.decisions.grade.judging import Judging, append_judging
+from loadgen.decisions.grade.judge_exam import JudgeTest
+from loadgen.decisions.grade.judges_file import Judging, append_judging
 from loadgen.decisions.grade.notes import Note, answer_id, append_notes
 from loadgen.report.files import make_merged
 from tests.command_line import run_command, without_settings

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from loadgen.decisions.candidates.runs import read_runs
 from loadgen.decisions.grade.judge import AT_ONCE, Judge, JudgedSheet, JudgeError, PairMode, judge_sheet
 from loadgen.decisions.grade.judge_cache import JudgeCache, cache_of
+from loadgen.decisions.grade.judge_exam import known_pairs
 from loadgen.decisions.grade.judge_question import JudgeQuestion
-from loadgen.decisions.grade.judge_test import known_pairs
 from loadgen.decisions.grade.sheet import Sheet, prompts_of, sheet_of
-from loadgen.decisions.select.runs import read_runs
 from loadgen.errors import TargetError
 from tests.selected_runs import SelectedModel, write_run
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
+from loadgen.decisions.candidates.runs import read_runs
 from loadgen.decisions.grade.notes import Note
 from loadgen.decisions.grade.session import GradingSession, note_of
 from loadgen.decisions.grade.sheet import Sheet, sheet_of
 from loadgen.decisions.grade.sheet_files import COLUMNS, SCHEMA, read_sheet, sheet_csv, sheet_page
 from loadgen.decisions.grade.status import agreement_line, status_lines, status_of
 from loadgen.decisions.grade.terminal import grade_in_terminal
-from loadgen.decisions.select.runs import read_runs
 from loadgen.errors import InputError
 from tests.selected_runs import SelectedModel, write_run
 

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from loadgen.analysis.summary import Requests, StageSummary, Throughput, Tokens
-from loadgen.decisions.select.cost import Cost, Power, cost_of, measured_powers, not_comparable
+from loadgen.decisions.candidates.power import Power, measured_powers
+from loadgen.decisions.select.cost import Cost, cost_of, not_comparable
 from loadgen.plan.plan import StageLoad
 from loadgen.record import StageFacts, StageKey
 from loadgen.scenario.cost import CostSettings, cost_mismatch

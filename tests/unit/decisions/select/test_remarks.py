@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from loadgen.decisions.candidates.runs import read_runs
 from loadgen.decisions.select.decide import decide
 from loadgen.decisions.select.given import GivenFacts
 from loadgen.decisions.select.policy import PolicyFlags, policy_of
-from loadgen.decisions.select.runs import read_runs
 from loadgen.scenario import SelectTable
 from tests.selected_runs import SelectedModel, write_run
 

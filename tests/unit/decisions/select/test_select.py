@@ -12,10 +12,10 @@ import pytest
 
 import loadgen
 from loadgen.analysis.summary import Throughput
+from loadgen.decisions.candidates.runs import read_runs
 from loadgen.decisions.select.criteria import CRITERIA, DEFAULT_WEIGHTS
 from loadgen.decisions.select.decide import decide
 from loadgen.decisions.select.policy import PolicyFlags, policy_from, policy_of
-from loadgen.decisions.select.runs import read_runs
 from loadgen.decisions.select.selection import CandidateRow, Selection
 from loadgen.decisions.select.tables import state_text
 from loadgen.errors import InputError

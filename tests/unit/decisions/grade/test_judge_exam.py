@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from loadgen.decisions.grade.judge_test import (
+from loadgen.decisions.grade.judge_exam import (
     NEEDED,
     PROMPTS,
     failure_of,

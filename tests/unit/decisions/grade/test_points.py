@@ -2,14 +2,14 @@
 
 import pytest
 
-from loadgen.decisions.grade.marks import (
+from loadgen.decisions.grade.notes import Note
+from loadgen.decisions.grade.points import (
     agreement_of,
     agreement_with_people,
     points_by_prompt,
     points_of,
     rank_correlation,
 )
-from loadgen.decisions.grade.notes import Note
 
 ASPECTS = ("complete", "clear")
 

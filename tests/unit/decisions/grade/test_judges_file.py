@@ -5,8 +5,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from loadgen.decisions.grade.judge_test import JudgeTest
-from loadgen.decisions.grade.judging import (
+from loadgen.decisions.grade.judge_exam import JudgeTest
+from loadgen.decisions.grade.judges_file import (
     JUDGES,
     Judging,
     PairResults,

@@ -8,7 +8,7 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from loadgen.decisions.grade.data_lines import append_lines, read_lines
-from loadgen.decisions.grade.judge_test import JudgeTest, result_text
+from loadgen.decisions.grade.judge_exam import JudgeTest, result_text
 from loadgen.report.format import format_count, format_percent
 
 JUDGES: Final = "judges.jsonl"
