@@ -18,7 +18,7 @@ from loadgen.errors import InputError
 from loadgen.record import JsonObject
 from loadgen.redact import escape_control
 from loadgen.scenario import InlinePrompt
-from loadgen.scenario.problem import Source
+from loadgen.scenario.problem import Problem, Source, input_error
 from loadgen.scenario.validate import convert
 
 JSON_LINES: Final = (".jsonl", ".ndjson", ".jsonlines")
@@ -209,8 +209,22 @@ def _key_points_of(item: JsonObject, text: str, place: str) -> tuple[str, ...]:
     if len(given) > 1 and item[given[0]] != item[given[1]]:
         raise InputError(f"{place}: {given[0]} and {given[1]} are both given; leave one out")
     points = item[given[0]] if given else []
-    points = [points] if isinstance(points, str) else points
-    return convert({"text": text, "key_points": points}, InlinePrompt, Source(place)).key_points
+    if isinstance(points, str):  # a cell, which may be blank
+        points = [points] if points.strip() else []
+    source = Source(place)
+    return checked_points(
+        convert({"text": text, "key_points": points}, InlinePrompt, source).key_points,
+        given[0] if given else "key_points",
+        source,
+    )
+
+
+def checked_points(points: tuple[str, ...], key: str, source: Source) -> tuple[str, ...]:
+    """The key points of a prompt, which stand under a key. Raises InputError for a blank one, which no answer says."""
+    for place, point in enumerate(points):
+        if not point.strip():
+            raise input_error(source, Problem(f"{key}[{place}]", "no text in it", "write a point, or leave it out"))
+    return points
 
 
 def _text_id(value: object) -> str | None:

@@ -19,6 +19,7 @@ from loadgen.plan.arrivals import most_requests
 from loadgen.plan.prompt_rows import (
     JSON_LINES,
     PlacedRow,
+    checked_points,
     has_list,
     message_text,
     rows_of_document,
@@ -149,7 +150,8 @@ def _inline(listed: tuple[str | InlinePrompt, ...], source: Source) -> tuple[Pro
             problem = f'the id "{name}" stands at prompts[{position_of[name]}] too'
             raise input_error(source, Problem(f"prompts[{i}].id", problem, "give each its own id"))
         position_of[name] = i
-        prompts.append(Prompt(name, _not_blank(entry.text, key, source), entry.key_points))
+        points = checked_points(entry.key_points, f"prompts[{i}].key_points", source)
+        prompts.append(Prompt(name, _not_blank(entry.text, key, source), points))
     return tuple(prompts)
 
 
@@ -368,7 +370,8 @@ def _placed_prompt(entry: InlinePrompt, stem: str, place: str) -> _PlacedPrompt:
     """The only prompt of a file. Its id is the file's name, unless the file gives an id."""
     text = _not_blank(entry.text, "text", Source(place)).strip()
     name = entry.id or _slug(stem)
-    return _PlacedPrompt(Prompt(name, text, entry.key_points), place, name)
+    points = checked_points(entry.key_points, "key_points", Source(place))
+    return _PlacedPrompt(Prompt(name, text, points), place, name)
 
 
 def _slug(stem: str) -> str:

@@ -66,12 +66,13 @@ def test_a_text_goes_by_several_names_and_other_columns_are_passed_over(kind: st
         {"text": " Two? ", "id": 1000, "source": "faq", "expected_aspects": "k"},
         {"text": "Three?", "prompt": "Three?", "id": "a b", "tools": TOOLS},
         "Four?",
-        {"id": None, "text": None, "prompt": "Five?", "messages": None},
+        {"id": None, "text": None, "prompt": "Five?", "messages": None, "aspects": ""},
     ]
     prompts = listed(written(rows, kind))
     assert [prompt.text for prompt in prompts] == ["One?", "Two?", "Three?", "Four?", "Five?"]
     assert [prompt.id for prompt in prompts][1:3] == ["1000", "a-b"]
     assert prompts[1].key_points == ("k",)
+    assert prompts[4].key_points == ()
     assert all(prompt.messages == () for prompt in prompts)
 
 
@@ -200,6 +201,7 @@ def test_of_a_conversation_the_first_human_turn_is_asked(kind: str) -> None:
             {"prompt": "a", "key_points": ["x"], "aspects": ["y"]},
             "key_points and aspects are both given; leave one out",
         ),
+        ({"prompt": "a", "key_points": ["x", " "]}, "key_points[1]: no text in it; write a point, or leave it out"),
         ({"turns": "a"}, "turns: not a list of turns; write e.g. [{"),
         ({"turns": [3]}, "turns: not a list of turns; write e.g. [{"),
         ({"messages": "a"}, "messages: not a list of messages; write e.g. [{"),
