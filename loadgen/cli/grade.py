@@ -15,7 +15,7 @@ from loadgen.cli.terminal import screen, show_json
 from loadgen.clock import utc_now
 from loadgen.decisions.candidates.runs import SelectRun, read_runs
 from loadgen.decisions.grade.judges_file import read_judgings
-from loadgen.decisions.grade.notes import Note, append_notes, read_notes
+from loadgen.decisions.grade.notes import NAME_RULE, Note, append_notes, is_grader, read_notes
 from loadgen.decisions.grade.session import GradingSession
 from loadgen.decisions.grade.sheet import SAMPLE, Sheet, sheet_of
 from loadgen.decisions.grade.sheet_files import read_sheet, sheet_csv, sheet_page
@@ -25,7 +25,6 @@ from loadgen.errors import InputError
 from loadgen.report.console import lines_text
 from loadgen.store import files
 
-LONGEST_NAME: Final = 80
 PAGES: Final = (".html", ".htm")
 
 
@@ -88,8 +87,8 @@ def _check_flags(by: str | None, export: Path | None, actions: list[str], *, as_
         raise InputError(
             "who grades? give --by NAME to grade in the terminal, or --export, --import, --status or --judge"
         )
-    if by is not None and not (by.strip() and by.isprintable() and len(by) <= LONGEST_NAME):
-        raise InputError(f"--by {by!r}: a name has 1 to {LONGEST_NAME} printable characters; give another")
+    if by is not None and not is_grader(by):
+        raise InputError(f"--by {by!r}: {NAME_RULE}")
     if as_json and "--status" not in actions:
         raise InputError("--json goes with --status; add it, or leave --json out")
     if by is not None and "--judge" in actions:

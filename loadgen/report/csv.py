@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import UNSET
 
@@ -14,6 +14,8 @@ from loadgen.redact import printable
 CsvValue = str | int | float | None
 CsvRow = dict[str, CsvValue]
 """By the heading of the column."""
+LineBreaks = Literal["kept", "replaced"]
+"""What becomes of line breaks and tabs within a text: a person reads it, or a program a line at a time."""
 LOAD_KEYS: Final = ("mode", "concurrency", "rate_per_s", "burstiness", "from_per_s", "to_per_s")
 PERCENTILES: Final = ("p50", "p90", "p95", "p99")
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -30,21 +32,24 @@ def prompts_csv(summary: Summary, rows: Sequence[PromptRow]) -> str:
     return csv_of([_prompt_row(summary, row) for row in rows])
 
 
-def csv_of(rows: Sequence[CsvRow]) -> str:
+def csv_of(rows: Sequence[CsvRow], line_breaks: LineBreaks = "replaced") -> str:
     """Rows as CSV. The columns are the keys, in the order in which they first occur. Lines end in LF."""
     heads = list(dict.fromkeys(key for row in rows for key in row))
     out = io.StringIO()
     writer = csv.DictWriter(out, heads, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+    writer.writerows({key: _cell(value, line_breaks) for key, value in row.items()} for row in rows)
     return out.getvalue()
 
 
-def _cell(value: CsvValue) -> CsvValue:
+def _cell(value: CsvValue, line_breaks: LineBreaks) -> CsvValue:
     """A spreadsheet must not read text as a formula, nor a terminal as a command."""
     if not isinstance(value, str):
         return value
-    return printable(f"'{value}" if value.startswith(_FORMULA_STARTS) else value)
+    text = f"'{value}" if value.startswith(_FORMULA_STARTS) else value
+    if line_breaks == "kept":
+        return "\n".join(printable(line.expandtabs(4)) for line in text.splitlines())
+    return printable(text)
 
 
 def _stage_row(summary: Summary, stage: StageSummary) -> CsvRow:

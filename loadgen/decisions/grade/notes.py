@@ -12,6 +12,8 @@ from loadgen.decisions.grade.data_lines import append_lines, read_lines
 NOTES: Final = "notes.jsonl"
 LOWEST: Final = 1
 HIGHEST: Final = 5
+LONGEST_NAME: Final = 80
+NAME_RULE: Final = f"a name has 1 to {LONGEST_NAME} printable characters; give another"
 
 Kind = Literal["hand", "judge"]
 """Who gives notes: a person, or a second model."""
@@ -40,6 +42,11 @@ class Note(Struct, frozen=True, kw_only=True):
     def place(self) -> tuple[str, str, str, str]:
         """What a later note replaces."""
         return (self.answer, self.aspect, self.kind, self.by)
+
+
+def is_grader(name: str) -> bool:
+    """Whether a text can be the name of a grader, who is shown in terminals and reports."""
+    return bool(name.strip()) and name.isprintable() and len(name) <= LONGEST_NAME
 
 
 def answer_id(prompt_id: str, text_sha256: str) -> str:

@@ -62,7 +62,7 @@
     link.href = URL.createObjectURL(new Blob([JSON.stringify(current(), null, 1)], { type: "application/json" }));
     link.download = `notes-${by.value.trim().replace(/[^A-Za-z0-9_-]+/g, "-")}.json`;
     link.click();
-    URL.revokeObjectURL(link.href);
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000); // some browsers read it only after the click
   });
   document.addEventListener("input", keep);
   restore();

@@ -77,4 +77,4 @@ def _lines(
 def _wrapped(text: str, width: int | None) -> Iterator[str]:
     """A text of several lines, each wrapped. Its control characters are made visible."""
     for line in text.strip().splitlines():
-        yield from wrap(printable(line), width) or [""]
+        yield from wrap(printable(line.expandtabs(4)), width) or [""]

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from loadgen.decisions.candidates.runs import read_runs
@@ -170,6 +171,59 @@ def test_a_csv_of_a_german_spreadsheet_comes_back(tmp_path: Path) -> None:
     assert {note.note for note in read_sheet(path, sheet, None, AT)} == {4}
 
 
+@pytest.mark.parametrize("note", ["4", "4.0", "4,0", "4.00", " 4 "])
+def test_a_note_counts_as_spreadsheets_write_whole_numbers(tmp_path: Path, note: str) -> None:
+    sheet = sheet_with(tmp_path)
+    path = tmp_path / "sheet.csv"
+    path.write_text(filled(sheet, lambda _: note), encoding="utf-8")
+    assert {each.note for each in read_sheet(path, sheet, None, AT)} == {4}
+
+
+@pytest.mark.parametrize(
+    ("answer", "saved"),
+    [("123456789012", "1.23457E+11"), ("012345678901", "12345678901"), ("123456789012", "1,23457E+11")],
+)
+def test_an_id_that_a_spreadsheet_took_for_a_number_is_the_same_answer(tmp_path: Path, answer: str, saved: str) -> None:
+    sheet = sheet_with(tmp_path)
+    first, *others = sheet.answers
+    sheet = msgspec.structs.replace(sheet, answers=(msgspec.structs.replace(first, answer=answer), *others))
+    path = tmp_path / "sheet.csv"
+    path.write_text(filled(sheet, lambda _: 4).replace(answer, f'"{saved}"'), encoding="utf-8")
+    notes = read_sheet(path, sheet, None, AT)
+    assert [note.answer for note in notes].count(answer) == len(sheet.aspects)
+
+
+def test_a_csv_keeps_the_lines_of_an_answer_and_nothing_that_moves_a_cursor(tmp_path: Path) -> None:
+    sheet = sheet_with(tmp_path)
+    first = msgspec.structs.replace(sheet.answers[0], text="- a\r\n- b\tc\x1b[31m")
+    sheet = msgspec.structs.replace(sheet, answers=(first,))
+    row = next(csv.DictReader(io.StringIO(sheet_csv(sheet, "ana"), newline="")))
+    assert row["text"] == "'- a\n- b c\ufffd[31m"
+    assert row["key_points"].split("\n") == list(first.prompt.key_points)
+
+
+def test_a_sheet_with_a_long_answer_comes_back(tmp_path: Path) -> None:
+    sheet = sheet_with(tmp_path)
+    first = msgspec.structs.replace(sheet.answers[0], text="word " * 200_000)
+    sheet = msgspec.structs.replace(sheet, answers=(first,))
+    path = tmp_path / "sheet.csv"
+    path.write_text(filled(sheet, lambda _: 4), encoding="utf-8")
+    assert len(read_sheet(path, sheet, None, AT)) == len(sheet.aspects)
+
+
+def test_two_notes_of_one_grader_on_one_question_are_refused_unless_they_agree(tmp_path: Path) -> None:
+    sheet = sheet_with(tmp_path)
+    path = tmp_path / "sheet.csv"
+    text = filled(sheet, lambda _: 3)
+    again = filled(sheet, lambda number: 5 if number == 1 else 3).partition("\n")[2]
+    path.write_text(text + again, encoding="utf-8")
+    rows = len(sheet.answers) * len(sheet.aspects)
+    with pytest.raises(InputError, match=f"row {rows + 3}, note: '5', but row 3 has '3'; nothing was imported"):
+        read_sheet(path, sheet, None, AT)
+    path.write_text(text + text.partition("\n")[2], encoding="utf-8")
+    assert {note.note for note in read_sheet(path, sheet, None, AT)} == {3}
+
+
 def test_a_json_of_the_page_comes_back(tmp_path: Path) -> None:
     sheet = sheet_with(tmp_path)
     answer = sheet.answers[0]
@@ -188,6 +242,8 @@ def test_a_json_of_the_page_comes_back(tmp_path: Path) -> None:
         ({"aspect": "claer"}, r"row 2, aspect: 'claer' is not one of complete, correct, brief, clear"),
         ({"answer": "0" * 12}, r"row 2, answer: '000000000000' is not an answer of this sheet"),
         ({"by": ""}, r"row 2, by: no grader is named; fill the column, or give --by NAME"),
+        ({"by": "x" * 81}, r"row 2, by: 'x{80}' is no name; a name has 1 to 80 printable characters"),
+        ({"by": "\x1b[31mana"}, r"row 2, by: .* is no name"),
     ],
 )
 def test_a_bad_row_is_named_and_nothing_is_imported(tmp_path: Path, change: dict[str, str], message: str) -> None:
