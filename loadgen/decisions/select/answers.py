@@ -21,6 +21,8 @@ MOST_PROMPTS: Final = 200
 MOST_TEXTS: Final = 3
 """How many different answers of a candidate to one prompt are shown."""
 LONGEST_QUOTE: Final = 160
+LONGEST_ANSWER: Final = 10_000
+"""How many characters of an answer are shown."""
 GRADED: Final[dict[Kind, str]] = {"hand": "notes by hand (1 to 5)", "judge": "notes by a judge (1 to 5)"}
 COVERED: Final = 0.995
 """From this share on, a key point counts as covered as a whole."""
@@ -92,9 +94,16 @@ def _text(shown: Sequence[ShownAnswer]) -> str:
         return UNKNOWN
     parts = []
     for each in shown:
-        text = "(no answer)" if each.answer.text is None else " ".join(each.answer.text.split()) or "(empty)"
+        text = (
+            "(no answer)" if each.answer.text is None else _shortened(" ".join(each.answer.text.split())) or "(empty)"
+        )
         parts.append(text if len(shown) == 1 else f"[{each.count} of {each.of}] {text}")
     return " · ".join(parts)
+
+
+def _shortened(text: str) -> str:
+    more = len(text) - LONGEST_ANSWER
+    return text if more <= 0 else f"{text[:LONGEST_ANSWER]}… ({more:,} more characters are in the run folder)"
 
 
 def _notes(shown: Sequence[ShownAnswer], notes: Iterable[Note], aspects: Sequence[str]) -> str:

@@ -10,8 +10,8 @@ from msgspec import Struct
 from loadgen.decisions.candidates.candidate import Candidate, Levels
 from loadgen.decisions.candidates.runs import StageResult
 from loadgen.decisions.select.candidate_values import CandidateValues, mean_with_interval, too_few_prompts, values_of
-from loadgen.decisions.select.cost import Cost, cost_of
-from loadgen.decisions.select.facts import Facts, facts_of
+from loadgen.decisions.select.cost import GIVEN, Cost, cost_of
+from loadgen.decisions.select.facts import Facts, ModelFact, facts_of
 from loadgen.decisions.select.given import given_for
 from loadgen.decisions.select.policy import Policy
 from loadgen.decisions.select.requirements import Check, Floor, RequirementEvidence, checks_of, evidence_counts, missed
@@ -79,7 +79,9 @@ def _evidence(
         latency_ms=_median_e2e(stages),
         slo=slo,
         answered=answered,
-        cost=Floor(cost.per_1000),
+        cost=ModelFact()
+        if cost.per_1000 is None
+        else ModelFact(cost.per_1000, "given" if cost.source == GIVEN else "measured"),
         cost_unknown=cost.unknown or "",
     )
 
@@ -105,5 +107,7 @@ def why_no_quality(stages: Sequence[StageResult], policy: Policy) -> str:
             hint = "ask a judge with loadgen grade RUN --judge URL --judge-model NAME"
             return f"no prompt has verdicts for every candidate; {hint}"
     if not any(answer.scored is not None for stage in stages for answer in stage.answers):
+        if any(answer.text is not None for stage in stages for answer in stage.answers):
+            return "the run folder has no prompts.jsonl that can be read, so its answers cannot be scored"
         return "the texts were not kept; play with --set keep_text=true"
     return "the prompts have no key points; add key_points to them"

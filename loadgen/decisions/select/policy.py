@@ -14,6 +14,7 @@ from loadgen.decisions.select.given import GivenFacts
 from loadgen.errors import InputError
 from loadgen.scenario import Enough, Requirements, Scenario, SelectTable, SelectWeights
 from loadgen.scenario.cost import CostSettings, cost_mismatch
+from loadgen.scenario.devices import DEVICES
 from loadgen.scenario.file import parse_toml, read_text
 from loadgen.scenario.policy import QualityBy
 from loadgen.scenario.problem import Problem, Source, input_error, suggestion
@@ -31,6 +32,8 @@ Disagreement = Literal["refuse", "accept"]
 
 Table = TypeVar("Table", bound=Struct)
 
+COMMERCIAL: Final = "commercial"
+"""The requirement of a license that allows commercial use, whichever it is."""
 LIST_MARK: Final = "+"
 """Between the words of a list in a flag."""
 NOT_REQUIRED: Final = "none"
@@ -86,6 +89,7 @@ def policy_of(scenario: SelectTable, file: SelectTable | None = None, flags: Pol
     require = _over(below.require, flags.table.require)
     defaults = Requirements()
     require = msgspec.structs.replace(require, **{name: getattr(defaults, name) for name in flags.dropped})
+    _check_words(require)
     cost = _over(below.cost, flags.table.cost)
     if (wrong := cost_mismatch(cost)) is not None:
         raise input_error(Source("cost"), Problem(*wrong))
@@ -101,6 +105,17 @@ def policy_of(scenario: SelectTable, file: SelectTable | None = None, flags: Pol
         disagreement=flags.disagreement,
         given=flags.given,
     )
+
+
+def _check_words(require: Requirements) -> None:
+    """Raise InputError for a word that is hardly what was meant, since no candidate would meet it."""
+    choices = {"license": (COMMERCIAL,), "device": DEVICES}
+    for key, words in choices.items():
+        asked = getattr(require, key)
+        if asked is None or asked.casefold() in words:
+            continue
+        if (guess := suggestion(asked, words)) is not None:
+            raise input_error(Source("require"), Problem(key, f"“{asked}” is unknown", f"did you mean {guess}?"))
 
 
 def _over(below: Table, above: Table) -> Table:

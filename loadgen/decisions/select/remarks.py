@@ -22,6 +22,7 @@ def remarks_of(
         dict.fromkeys(
             (
                 *_of_runs(runs),
+                *_of_prompts(known),
                 *(remark for each in known for remark in _of_candidate(each)),
                 *_of_given(given, known),
             )
@@ -44,6 +45,15 @@ def _of_runs(runs: Sequence[SelectRun]) -> Iterable[str]:
         yield "the runs were measured by different versions of loadgen; play them again to compare small differences"
     if len({msgspec.json.encode(run.manifest.scenario.select) for run in runs}) > 1:
         yield f"the runs have different [select] tables; that of the newest, {runs[-1].run_id}, counts"
+
+
+def _of_prompts(known: Sequence[KnownCandidate]) -> Iterable[str]:
+    prompts = {each.name: each.values.prompts for each in known if each.out is None and each.values is not None}
+    asked = frozenset().union(*prompts.values())
+    for name, own in prompts.items():
+        if own != asked:
+            few = f"{len(asked) - len(own)} of {len(asked)} prompts"
+            yield f"{name} was not asked {few}, so all are compared on the others alone"
 
 
 def _of_given(given: Sequence[GivenFacts], known: Sequence[KnownCandidate]) -> Iterable[str]:

@@ -9,11 +9,10 @@ from msgspec import UNSET, Struct
 
 from loadgen.decisions.candidates.runs import StageResult
 from loadgen.decisions.select.facts import Facts, ModelFact
-from loadgen.decisions.select.policy import Bound
+from loadgen.decisions.select.policy import COMMERCIAL, Bound
 from loadgen.scenario import Requirements
 from loadgen.targets.licenses import license_named
 
-COMMERCIAL: Final = "commercial"
 GIVE_FACTS: Final = "give it with --facts"
 
 
@@ -54,7 +53,8 @@ class RequirementEvidence(Struct, frozen=True, kw_only=True):
     """How many requests met the SLO, of how many; None without an SLO that can be judged."""
     answered: tuple[int, int]
     """How many requests were answered, of how many."""
-    cost: Floor
+    cost: ModelFact[float]
+    """Of 1,000 requests; `given` if the power is."""
     cost_unknown: str
 
 
@@ -109,8 +109,7 @@ def _check(key: str, asked: object, require: Requirements, evidence: Requirement
         case "ok_share":
             return _least(key, asked, _measured(_share(evidence.answered, bound)), Quantity("answered", " %", ""))
         case "cost":
-            value = _measured(evidence.cost.value)
-            return _most(key, asked, value, Quantity("cost", " per 1,000", evidence.cost_unknown))
+            return _most(key, asked, evidence.cost, Quantity("cost", " per 1,000", evidence.cost_unknown))
         case "device":
             return _device(str(asked), facts)
         case _:
@@ -195,7 +194,7 @@ def _license(asked: str, accepted: Sequence[str], facts: Facts) -> Check:
     if known.value is None and commercial.value is None:
         return check(False, f"license unknown: {GIVE_FACTS}", "unknown")
     name = known.value or "license"
-    if asked != COMMERCIAL:
+    if asked.casefold() != COMMERCIAL:
         same = (license_named(asked) or asked).casefold() == (known.value or "").casefold()
         return check(same, f"license {name}, {asked} asked", known.source)
     accepts = {(license_named(each) or each).casefold() for each in accepted}

@@ -11,6 +11,8 @@ from loadgen.decisions.select.criteria import Criterion, Values
 from loadgen.plan.rng import generator
 
 WEIGHTINGS: Final = 20_000
+NEAR: Final = 0.01
+"""How far beyond a turning point a share is tried."""
 _ROUNDING: Final = 1e-9
 _SAME_SLOPE: Final = 1e-12
 
@@ -71,6 +73,21 @@ def acceptability(means: Mapping[Criterion, Values], compared: Sequence[Criterio
 def band_at(bands: Sequence[Band], share: float) -> int:
     """The number of the band in which a share is."""
     return max(at for at, band in enumerate(bands) if band.start <= share or at == 0)
+
+
+def bands_beside(share: float, first: Sequence[tuple[float, str]]) -> list[tuple[float, float]]:
+    """The ranges just below and just above the band of a share, at most 0.02 wide, in which another candidate is first.
+
+    first: the start of each band, and who is first in it.
+    """
+    at = max(place for place, (start, _) in enumerate(first) if start <= share or place == 0)
+    starts = [start for start, _ in first] + [1.0]
+    ranges = []
+    if at:
+        ranges.append((max(starts[at - 1], starts[at] - 2 * NEAR), starts[at]))
+    if at + 1 < len(first):
+        ranges.append((starts[at + 1], min(starts[at + 2], starts[at + 1] + 2 * NEAR)))
+    return ranges
 
 
 def _utility_without(means: Mapping[Criterion, Values], shares: Mapping[Criterion, float], name: Criterion) -> Values:

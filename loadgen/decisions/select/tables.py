@@ -5,6 +5,7 @@ from typing import Final
 from loadgen.decisions.select.criteria import CRITERIA
 from loadgen.decisions.select.facts import ModelFact
 from loadgen.decisions.select.selection import CandidateRow, Selection
+from loadgen.decisions.select.sensitivity import bands_beside
 from loadgen.decisions.select.words import format_mib, lead_text, signed, value_text
 from loadgen.report.format import UNKNOWN, format_duration, format_number
 from loadgen.report.section import Column, Row, Table
@@ -212,20 +213,29 @@ def turning_table(selection: Selection) -> Table:
 
 
 def _flags_to_try(selection: Selection, name: str) -> list[str]:
-    """The weights to give, so that a criterion weighs a little more or less than at its next turning points."""
-    row = selection.sensitivity[name]
-    rest = sum(
-        weight
-        for other, weight in selection.policy.weights.items()
-        if other != name and other in selection.policy.shares
-    )
-    at = max(place for place, (start, _) in enumerate(row.first) if start <= row.weight or place == 0)
-    shares = []
-    if at:
-        shares.append(max(row.first[at][0] - 0.01, 0.0))
-    if at + 1 < len(row.first):
-        shares.append(min(row.first[at + 1][0] + 0.01, 0.999))
-    return [f"--weights {name}={share / (1 - share) * rest:.3g}" for share in shares]
+    """The weights to give, so that a criterion weighs a little more or less than at its next turning points. If the
+    weights are from flags, all of them, since a flag takes the place of the one before."""
+    row, policy = selection.sensitivity[name], selection.policy
+    rest = sum(weight for other, weight in policy.weights.items() if other != name and other in policy.shares)
+    flags = []
+    for low, high in bands_beside(row.weight, row.first):
+        weight = _weight_between(low, high, rest)
+        if policy.weights_by == "flags":
+            given = {other: f"{asked:g}" for other, asked in policy.weights.items()} | {name: weight}
+        else:
+            given = {name: weight}
+        flags.append(f"--weights {','.join(f'{key}={value}' for key, value in given.items())}")
+    return flags
+
+
+def _weight_between(low: float, high: float, rest: float) -> str:
+    """A weight, beside others with the sum `rest`, that is a share between two others, with as few digits as that
+    takes."""
+    for digits in range(3, 12):
+        text = f"{(low + high) / 2 / (1 - (low + high) / 2) * rest:.{digits}g}"
+        if low < float(text) / (float(text) + rest) < high:
+            break
+    return text
 
 
 def facts_table(selection: Selection) -> Table:

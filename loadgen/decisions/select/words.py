@@ -17,6 +17,8 @@ STEPS_NOTE: Final = (
     "The interval of a lead is one of 95 % for all pairs at once of those that were still compared."
 )
 DEFAULT_WEIGHTS_NOTE: Final = "a judgment of ours; set yours with --weights"
+_MOST_DIGITS: Final = 6
+"""Decimals of a share."""
 
 
 def decision_text(selection: Selection) -> str:
@@ -134,7 +136,9 @@ def _tied_text(selection: Selection, first: CandidateRow, rows: dict[str, Candid
     assert second.lead is not None
     prompts = format_count(selection.prompts, "prompt")
     lead = f"{first.name} leads {second.name} by {lead_text(second.lead)}"
-    if decision.needed_prompts is None:
+    if second.lead.ci is None:
+        more = "one prompt cannot tell; play more prompts"
+    elif decision.needed_prompts is None:
         more = "more prompts would hardly tell; other weights or more runs might"
     else:
         more = f"about {decision.needed_prompts:,} prompts would tell"
@@ -191,10 +195,11 @@ def turning_text(criterion: Criterion | str, share: float, first: Sequence[tuple
     low, high = first[at][0], first[at + 1][0] if at + 1 < len(first) else 1.0
     below = first[at - 1][1] if at else None
     above = first[at + 1][1] if at + 1 < len(first) else None
-    now = f"(now {_share(share)})"
+    digits = _digits_between(0.0 if below is None else low, share, 1.0 if above is None else high)
+    now = f"(now {share:.{digits}f})"
     if below is None and above is None:
         return f"stays first whatever {criterion} weighs {now}"
-    low_text, high_text = _share_above(low, share), _share_below(high, share)
+    low_text, high_text = f"{_up(low, digits):.{digits}f}", f"{_down(high, digits):.{digits}f}"
     if above is None:
         return f"stays first while {criterion} weighs more than {low_text} {now}; below that, {below} is first"
     if below is None:
@@ -203,26 +208,22 @@ def turning_text(criterion: Criterion | str, share: float, first: Sequence[tuple
     return f"{within}; below that, {below} is first, and above that, {above}"
 
 
-def _share(value: float) -> str:
-    return f"{value:.2f}"
+def _digits_between(low: float, share: float, high: float) -> int:
+    """The fewest decimals with which a share shows as between two others that are rounded toward it. An end of 0 or 1
+    is none."""
+    for digits in range(2, _MOST_DIGITS):
+        shown = round(share, digits)
+        if (low == 0 or _up(low, digits) < shown) and (high == 1 or _down(high, digits) > shown):
+            return digits
+    return _MOST_DIGITS
 
 
-def _share_above(value: float, share: float) -> str:
-    """A share rounded up, and still below another, with as many digits as that takes."""
-    for digits in range(2, 6):
-        rounded = math.ceil(value * 10**digits) / 10**digits
-        if rounded <= share:
-            return f"{rounded:.{digits}f}"
-    return f"{value:.6g}"
+def _up(value: float, digits: int) -> float:
+    return math.ceil(value * 10.0**digits) / 10.0**digits
 
 
-def _share_below(value: float, share: float) -> str:
-    """A share rounded down, and still above another."""
-    for digits in range(2, 6):
-        rounded = math.floor(value * 10**digits) / 10**digits
-        if rounded >= share:
-            return f"{rounded:.{digits}f}"
-    return f"{value:.6g}"
+def _down(value: float, digits: int) -> float:
+    return math.floor(value * 10.0**digits) / 10.0**digits
 
 
 def lines_of(selection: Selection) -> list[str]:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import runpy
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +16,14 @@ from loadgen.analysis.summary import Throughput
 from loadgen.decisions.candidates.runs import read_runs
 from loadgen.decisions.select.criteria import CRITERIA, DEFAULT_WEIGHTS
 from loadgen.decisions.select.decide import decide
+from loadgen.decisions.select.document import report_document
 from loadgen.decisions.select.policy import PolicyFlags, policy_from, policy_of
-from loadgen.decisions.select.selection import CandidateRow, Selection
-from loadgen.decisions.select.tables import state_text
+from loadgen.decisions.select.selection import CandidateRow, Selection, SensitivityRow
+from loadgen.decisions.select.tables import state_text, turning_table
 from loadgen.errors import InputError
 from loadgen.report.files import make_merged, make_reports
+from loadgen.report.markdown import markdown
+from loadgen.scenario import SelectTable, SelectWeights
 from loadgen.store import run_folder
 from tests.selected_runs import SelectedModel, write_run
 
@@ -138,11 +142,51 @@ def test_one_criterion_alone_has_no_turning_point(tmp_path: Path) -> None:
     assert selection.sensitivity["quality"].first == ((0.0, "good@url"),)
 
 
+@pytest.mark.parametrize("asked", [{}, {"disk": 0.01}, {"quality": 0.0, "latency": 3.0}])
+def test_every_flag_to_try_makes_first_whom_the_row_foretells(tmp_path: Path, asked: dict[str, float]) -> None:
+    """Also with weights that are from flags already, which the flag to try then has as well."""
+    models = [
+        SelectedModel(name=f"m{n}", points=(n % 5, (2 * n) % 5), e2e_ms=400 * n + 200, memory_mib=1500 - 250 * n)
+        for n in range(1, 5)
+    ]
+    runs = read_runs([write_run(tmp_path, models, prompts=8)])
+
+    def chosen(flags: dict[str, float]) -> Selection:
+        table = SelectTable(weights=SelectWeights(**flags))
+        return decide(runs, policy_of(runs[0].manifest.scenario.select, None, PolicyFlags(table=table))).selection
+
+    selection, tried = chosen(asked), 0
+    for (name, sensitivity), cells in zip(
+        selection.sensitivity.items(), (row.cells for row in turning_table(selection).rows), strict=True
+    ):
+        others = re.findall(r"(?:below|above) that, (\S+)", sensitivity.text)
+        flags = [text for text in re.split(r",? ?--weights ", str(cells[-1])) if text]
+        assert cells[0] == name and len(flags) == len(others)
+        for flag, other in zip(flags, others, strict=True):
+            weights = {key: float(value) for key, value in (pair.split("=") for pair in flag.split(","))}
+            assert chosen(weights).decision.first == other, flag
+            tried += 1
+    assert tried
+
+
+def test_a_flag_to_try_is_within_a_narrow_range_of_a_weight(tmp_path: Path) -> None:
+    selection = select(tmp_path, [GOOD, FAST])
+    narrow = SensitivityRow(0.2, ((0.0, "a"), (0.344144, "b"), (0.344752, "c")), "")
+    table = turning_table(msgspec.structs.replace(selection, sensitivity={"latency": narrow}))
+    share = float(str(table.rows[0].cells[-1]).removeprefix("--weights latency="))
+    rest = sum(
+        weight
+        for name, weight in selection.policy.weights.items()
+        if name in selection.policy.shares.keys() - {"latency"}
+    )
+    assert 0.344144 < share / (share + rest) < 0.344752
+
+
 def test_the_words_of_a_turning_point_hold_as_they_are_rounded(tmp_path: Path) -> None:
     selection = select(tmp_path, [GOOD, FAST])
     assert selection.decision.first is not None
     words = selection.sensitivity["quality"].text
-    assert words.startswith("stays first while quality weighs ") and "(now 0.44)" in words
+    assert words == "stays first while quality weighs more than 0.439 (now 0.444); below that, fast@url is first"
 
 
 # --- requirements -----------------------------------------------------------------------------------------------------
@@ -322,6 +366,14 @@ def test_a_stage_that_was_cut_short_is_marked_as_degraded_and_incomplete(tmp_pat
     assert any(note.startswith("poor@url is degraded: ") for note in selection.notes)
 
 
+def test_answers_whose_prompts_were_lost_are_not_said_to_be_missing(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, [GOOD, POOR])
+    (folder / run_folder.PROMPTS).unlink()
+    assert loadgen.select(folder).left_out["quality"] == (
+        "unknown for all: the run folder has no prompts.jsonl that can be read, so its answers cannot be scored"
+    )
+
+
 def test_without_texts_quality_is_left_out_with_how_to_keep_them(tmp_path: Path) -> None:
     selection = select(tmp_path, [GOOD, FAST], keep_text=False)
     assert "play with --set keep_text=true" in selection.left_out["quality"]
@@ -366,6 +418,55 @@ def test_one_who_was_asked_few_of_the_prompts_is_out(tmp_path: Path) -> None:
     assert row(selection, "poor").out == "was asked 4 of 16 prompts"
 
 
+def test_one_who_was_asked_fewer_prompts_limits_all_to_these_and_the_report_says_so(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", [GOOD, POOR, FAST])
+    lines = (folder / run_folder.REQUESTS).read_text("utf-8").splitlines(keepends=True)
+    records = [json.loads(line) for line in lines]
+    few = [line for line, each in zip(lines, records, strict=True) if each["model"] != "poor" or each["index"] < 11]
+    (folder / run_folder.REQUESTS).write_text("".join(few), "utf-8")
+    selection = loadgen.select(folder)
+    assert selection.prompts == 11
+    assert "poor@url was not asked 5 of 16 prompts, so all are compared on the others alone" in selection.notes
+
+
+def test_one_prompt_tells_nothing_and_more_would(tmp_path: Path) -> None:
+    selection = select(tmp_path, [GOOD, POOR], prompts=1)
+    assert selection.decision.verdict == "tied"
+    assert "cannot be told apart on 1 prompt " in selection.decision.text
+    assert "; one prompt cannot tell; play more prompts. " in selection.decision.text
+
+
+@pytest.mark.parametrize(
+    ("require", "message"),
+    [
+        ({"license": "comercial"}, "require: license: “comercial” is unknown; did you mean commercial?"),
+        ({"device": "gppu"}, "require: device: “gppu” is unknown; did you mean gpu?"),
+    ],
+)
+def test_a_requirement_that_is_a_slip_of_the_pen_is_one_line(
+    tmp_path: Path, require: dict[str, str], message: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        select(tmp_path, [GOOD, POOR], {"require": require})
+
+
+def test_a_report_shows_the_beginning_of_an_answer_without_end(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, [GOOD, POOR])
+    lines = [json.loads(line) for line in (folder / run_folder.REQUESTS).read_text("utf-8").splitlines()]
+    texts = [
+        "".join(json.dumps({**line, "text": "x" * 1_000_000} if at == 0 else line)) for at, line in enumerate(lines)
+    ]
+    (folder / run_folder.REQUESTS).write_text("\n".join([*texts, ""]), "utf-8")
+    runs = read_runs([folder])
+    shown = markdown(report_document(decide(runs, policy_of(runs[0].manifest.scenario.select))))
+    assert len(shown) < 50_000
+    assert "xxx… (990,000 more characters are in the run folder)" in shown
+
+
+def test_commercial_may_be_written_with_a_capital_letter(tmp_path: Path) -> None:
+    assert select(tmp_path, [GOOD], {"require": {"license": "Commercial"}}).decision.verdict == "recommended"
+
+
 # --- cost -------------------------------------------------------------------------------------------------------------
 
 
@@ -379,6 +480,11 @@ def test_a_cost_is_compared_if_its_factors_are_given(tmp_path: Path) -> None:
         assert each.cost.per_1000 == pytest.approx(1000 / rate * 36 / 3.6e6 * 0.5, rel=1e-4)
         assert each.criteria["cost"].value == pytest.approx(each.cost.per_1000, rel=1e-4)
     assert selection.decision.recommended == "fast@url"
+
+
+def test_a_cost_from_a_given_power_is_given(tmp_path: Path) -> None:
+    policy = {"cost": {"watts": 36.0, "price_per_kwh": 0.5}, "require": {"cost": 100.0}}
+    assert row(select(tmp_path, [GOOD], policy), "good").requirements[0].why == "given"
 
 
 def test_weights_of_nothing_that_is_known_are_refused(tmp_path: Path) -> None:
