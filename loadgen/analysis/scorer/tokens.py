@@ -37,7 +37,9 @@ from loadgen.analysis.scorer.vocabulary import (
 Kind = Literal["word", "figure", "calendar"]
 
 _MARKS: Final = "\u0300-\u036f"
-WORD: Final = re.compile(rf"[^\W\d_](?:[^\W\d_]|[{_MARKS}])*(?:['’][^\W\d_]+)*")
+_DEGREES: Final = r"(?!(?:(?<=[°º])|(?<=[°º] ))[CF]\b)"
+"""Not the letter of a unit, as in 11 °C, which would look like a name."""
+WORD: Final = re.compile(rf"{_DEGREES}[^\W\d_](?:[^\W\d_]|[{_MARKS}])*(?:['’][^\W\d_]+)*")
 _PIECE: Final = re.compile(rf"(?P<word>{WORD.pattern})|(?P<figure>\d)|(?P<percent>%)")
 _OTHER_LETTERS: Final = str.maketrans({"ø": "o", "đ": "d", "ł": "l", "ß": "ss", "æ": "ae", "œ": "oe", "ı": "i"})
 _ORDINAL_ENDING: Final = re.compile(r"(?:st|nd|rd|th|h)\b", re.IGNORECASE)

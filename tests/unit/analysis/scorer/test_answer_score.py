@@ -209,3 +209,12 @@ def test_the_table_in_the_docs_is_what_the_benchmark_measures(measured: dict[str
     page = quality.PAGE.read_text(encoding="utf-8")
     assert quality.table(measured) in page
     assert quality.load_table() in page
+
+
+@pytest.mark.parametrize("unit", ["°C", "° C", "°F", "℃"])
+def test_the_letter_of_a_unit_of_temperature_is_no_name(unit: str) -> None:
+    fridge = rubric_of(
+        "Ann: The fridge was at 11 degrees. Bob: Then I throw the milk away.", ("Bob throws the milk away",)
+    )
+    assert score(f"The fridge was at 11 {unit}, so Bob throws the milk away.", fridge).unsupported == ()
+    assert score("The fridge was at 11 degrees, so Carl throws the milk away.", fridge).unsupported != ()
