@@ -65,7 +65,7 @@ def test_itl_asks_95_percent_of_the_requests_for_their_own_percentile() -> None:
         ("ok=0.99", ["is not ok=PERCENT%"]),
         ("ok", ["is not ok=PERCENT%"]),
         ("goodput=120%", ["not above 50 % and below 100 %"]),
-        ("", ['unknown metric ""']),
+        ("", ["is empty; write e.g. ttft_p95=2s or ok=99%"]),
     ],
 )
 def test_each_mistake_is_one_line_with_its_flag_and_a_hint(text: str, says: list[str]) -> None:
