@@ -224,7 +224,7 @@ class Server:
         self.port: int = self._listener.getsockname()[1]
         self.served: list[Served] = []
         self.connections = 0
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._started = threading.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._failures: list[BaseException] = []
@@ -260,28 +260,37 @@ class Server:
         for failure in self._failures:
             raise failure
 
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:  # the only one that can watch a socket
+            runner.run(self._main())
+
     async def _main(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        accepting = asyncio.create_task(self._accept())
+        # Not `sock_accept`: if that is cancelled in the moment in which a connection comes, nobody ever closes it.
+        self._loop.add_reader(self._listener, self._accept)
         self._started.set()
         await self._stop.wait()
-        for task in (accepting, *self._tasks):
+        self._loop.remove_reader(self._listener)
+        tasks = tuple(self._tasks)
+        for task in tasks:
             task.cancel()
-        ended = await asyncio.gather(accepting, *self._tasks, return_exceptions=True)
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
         self._failures += [error for error in ended if isinstance(error, Exception)]
 
-    async def _accept(self) -> None:
-        while True:
-            accepted, _ = await self._loop.sock_accept(self._listener)
-            peer = _Peer(fileno=accepted.detach())
-            peer.setblocking(False)
-            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            task = asyncio.create_task(self._converse(peer, self.connections))
-            self.connections += 1
-            self._tasks.add(task)
-            task.add_done_callback(self._ended)
-            # A task that is cancelled before its first step never gets to its `with`.
-            task.add_done_callback(partial(_close, peer))
+    def _accept(self) -> None:
+        try:
+            accepted, _ = self._listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        peer = _Peer(fileno=accepted.detach())
+        peer.setblocking(False)
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        task = self._loop.create_task(self._converse(peer, self.connections))
+        self.connections += 1
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        # A task that is cancelled before its first step never gets to its `with`.
+        task.add_done_callback(partial(_close, peer))
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
