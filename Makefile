@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo 'make load SCENARIO=summarizer   play a scenario (ARGS="--requests 80" for more)'
-	@echo 'make choose                     which model should be the default? Plays 32 meetings (about 9 minutes), then decides'
+	@echo 'make choose                     which model should be the default? Plays 32 meetings (about 11 minutes), then decides'
 	@echo 'make capacity SCENARIO=capacity  how many users this device carries (ARGS="--budget 5m")'
 	@echo 'make setup                      only set up: afterwards .venv/bin/loadgen is there'
 	@echo 'make test                       all tests, with a real engine in them (COVERAGE=1: and what of loadgen they run)'
