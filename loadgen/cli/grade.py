@@ -111,6 +111,8 @@ def _status_of(runs: tuple[SelectRun, ...], sheet: Sheet) -> GradingStatus:
 
 
 def _export(sheet: Sheet, path: Path, by: str) -> None:
+    if path.is_file():
+        raise InputError(f"--export {path}: is already there, perhaps with notes; give another name, or remove it")
     text = sheet_page(sheet, by) if path.suffix.lower() in PAGES else sheet_csv(sheet, by)
     try:
         files.write_to(path, text.encode())

@@ -122,7 +122,8 @@ def agreement_line(agreement: Agreement | None) -> str:
     if agreement.alpha is None:
         return f"agreement: not known; {agreement.units} answers and aspects have notes of two graders"
     verdict = f"; below {AGREEMENT}: {DISAGREE}" if agreement.disagrees else ""
-    return f"agreement: {agreement_text(agreement)}{verdict}"
+    units = f", over {agreement.units} answers × aspects that two or more have graded"
+    return f"agreement: {agreement_text(agreement)}{units}{verdict}"
 
 
 def _grader(sheet: Sheet, by: str, kind: Kind, notes: Sequence[Note]) -> Grader:

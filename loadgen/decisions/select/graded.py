@@ -26,7 +26,7 @@ from loadgen.decisions.select.candidate_values import mean_with_interval
 from loadgen.decisions.select.known import KnownCandidate
 from loadgen.decisions.select.policy import Disagreement
 from loadgen.decisions.select.selection import GradedQuality, GradedRow
-from loadgen.errors import ExitCode, LoadgenError
+from loadgen.errors import ExitCode, InputError, LoadgenError
 from loadgen.report.format import format_count
 from loadgen.scenario.policy import QualityBy
 
@@ -80,10 +80,16 @@ def with_notes(
     """The runs with the quality by notes.
 
     A prompt has a quality if all answers of every candidate to it, at the level of the stage, have a note on every
-    aspect; a request that failed counts as 0. Raises DisagreementError if the graders disagree and that is not
-    accepted.
+    aspect; a request that failed counts as 0. Raises InputError if there are no notes of that kind, and
+    DisagreementError if the graders disagree and that is not accepted.
     """
     own = notes.of(kind)
+    if not own and not notes.left_out:
+        task = {
+            "hand": "give some with loadgen grade RUN --by NAME",
+            "judge": "ask for some with loadgen grade --judge",
+        }
+        raise InputError(f"--quality {kind}: the runs have no such notes; {task[kind]}")
     agreement = agreement_of(own)
     if agreement is not None and agreement.disagrees and disagreement == "refuse":
         raise DisagreementError(
@@ -202,7 +208,8 @@ def graded_lines(row: GradedRow) -> list[str]:
     elif agreement.alpha is None:
         text = " (how far they agree is not known)"
     else:
-        text = f" ({agreement_text(agreement)}; {DISAGREE if agreement.disagrees else f'{AGREEMENT} is the least'})"
+        low = "graders disagree, and their notes count by --force" if row.decides else DISAGREE
+        text = f" ({agreement_text(agreement)}; {low if agreement.disagrees else f'{AGREEMENT} is the least'})"
     lines = [f"{verb} the notes of {', '.join(row.graders)} on {format_count(row.prompts, 'prompt')}{text}"]
     return [*lines, *(f"{by}: {people_text(agreement)}" for by, agreement in row.with_people.items())]
 

@@ -107,7 +107,10 @@ def main_table(selection: Selection) -> Table:
 
 
 def _main_notes(selection: Selection) -> tuple[str, ...]:
-    notes = [f"Latency is E2E at {selection.level}; TPS is output tokens per second of one user (median)."]
+    notes = [
+        f"Latency is E2E at {selection.level}; TPS is output tokens per second of one user (median); memory is the "
+        "server's peak at the highest level played."
+    ]
     if any(row.criteria and row.e2e_ms["p95"] is None for row in selection.candidates):
         notes.append("A p95 is known from 72 answered requests on; with fewer, ≥ stands before its lower bound.")
     return tuple(notes) if selection.level is not None else ()

@@ -8,7 +8,7 @@ from loadgen.decisions.select.criteria import Criterion
 from loadgen.decisions.select.selection import CandidateRow, CriterionRow, LeadRow, Selection
 from loadgen.report.format import UNKNOWN, format_bytes, format_count, format_duration, format_number
 
-USABLE: Final = 30.0
+USABLE: Final = 25.0
 """Points of 100: if even the upper end of the best quality is below this, nobody does the job."""
 LEAST_SHOWN: Final = 0.02
 """Weighted steps: a smaller difference is no reason for a choice."""
@@ -137,7 +137,8 @@ def _tied_text(selection: Selection, first: CandidateRow, rows: dict[str, Candid
     prompts = format_count(selection.prompts, "prompt")
     lead = f"{first.name} leads {second.name} by {lead_text(second.lead)}"
     if second.lead.ci is None:
-        more = "one prompt cannot tell; play more prompts"
+        task = "play more prompts" if selection.quality_by == "key_points" else "grade the answers to more prompts"
+        more = f"one prompt cannot tell; {task}"
     elif decision.needed_prompts is None:
         more = "more prompts would hardly tell; other weights or more runs might"
     else:

@@ -98,3 +98,12 @@ def test_no_run_folder_is_one_line(tmp_path: Path) -> None:
     result = run_command("grade", tmp_path, "--by", "ana")
     assert result.returncode == ExitCode.BAD_INPUT
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_sheet_that_is_there_already_is_not_written_over(run: Path, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.csv"
+    sheet.write_text("notes that somebody gave", encoding="utf-8")
+    result = run_command("grade", run, "--export", sheet)
+    assert result.returncode == ExitCode.BAD_INPUT
+    assert "is already there, perhaps with notes; give another name" in result.stderr
+    assert sheet.read_text(encoding="utf-8") == "notes that somebody gave"

@@ -424,9 +424,10 @@ def test_notes_on_the_answers_of_one_candidate_alone_say_nothing() -> None:
     assert "quality (unknown for all: no prompt has notes for every candidate" in ended.stdout
 
 
-def test_without_notes_quality_is_left_out_with_how_to_get_some() -> None:
-    ended = select(run_of([GOOD, POOR]), "--quality", "hand")
-    assert (
-        "quality (unknown for all: no prompt has notes for every candidate; write some with loadgen grade"
-        in ended.stdout
-    )
+@pytest.mark.parametrize(("kind", "task"), [("hand", "--by NAME"), ("judge", "--judge")])
+def test_a_choice_by_notes_needs_notes_and_says_how_to_get_some(kind: str, task: str) -> None:
+    ended = select(run_of([GOOD, POOR]), "--quality", kind)
+    assert ended.returncode == 2
+    assert f"--quality {kind}: the runs have no such notes; " in ended.stderr
+    assert task in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
