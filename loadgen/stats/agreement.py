@@ -55,8 +55,7 @@ def ordinal_alpha(units: Sequence[GradedUnit], confidence: float = 0.95) -> Alph
     each = np.stack(list(groups.values()))
     total = each.sum(0)
     value = _alpha(total)
-    if value is None:
-        return None
+    assert value is not None  # two different notes, each in a pair, disagree by chance
     left_out = [_alpha(total - group) for group in each]
     return Alpha(value, _jackknife(value, left_out, confidence), len(graded))
 

@@ -10,6 +10,8 @@ import pytest
 
 from loadgen.errors import InputError
 from loadgen.plan.prompt_sample import PromptSample
+from loadgen.plan.prompt_streams import kind_of_long
+from loadgen.plan.prompt_tables import rows_of_table
 from loadgen.plan.prompts import LoadedPrompts, read_prompts
 from loadgen.scenario import Closed, PromptFiles, Scenario
 
@@ -193,3 +195,33 @@ def test_a_sample_holds_no_more_than_its_limit_whatever_comes() -> None:
         sample.take(prompt, 1 + prompt % 400)
         if prompt % 97 == 0:
             assert sum(1 + kept % 400 for kept in sample.prompts()) <= 1000
+
+
+@pytest.mark.parametrize(
+    ("beginning", "suffix", "kind"),
+    [
+        ('"Say hello."\n"Say bye."\n', "", "lines"),
+        ("Say hello.\nSay bye.\n", ".jsonl", "lines"),
+        ("id,prompt\n1,Say hello.\n", "", "table"),
+        ("Say hello.\nSay bye.\n", "", "text"),
+        ("[1,\n2]", "", "list"),
+        ('{"data": [\n', ".json", "object"),
+    ],
+)
+def test_the_kind_of_a_long_text_is_known_by_its_beginning(beginning: str, suffix: str, kind: str) -> None:
+    assert kind_of_long(beginning, suffix) == kind
+
+
+def test_a_table_may_begin_with_rows_of_blank_cells_and_may_be_empty() -> None:
+    rows = [row for row, _, _ in rows_of_table(iter([" , \n", "id,prompt\n", "1,Say hello.\n"]), "x.csv")]
+    assert [row.text for row in rows] == ["Say hello."]
+    assert list(rows_of_table(iter([]), "x.csv")) == []
+
+
+@pytest.mark.usefixtures("small")
+def test_a_long_table_is_read_row_by_row() -> None:
+    Path("f.csv").write_text("id,prompt\n" + "".join(f"{at},Question {at}?\n" for at in range(90)), encoding="utf-8")
+    table = read_prompts(
+        Scenario(name="x", prompts=PromptFiles(files="f.csv", order="listed"), load=Closed(requests=5)), Path(), "x"
+    )
+    assert [prompt.text for prompt in table.prompts][:2] == ["Question 0?", "Question 1?"]

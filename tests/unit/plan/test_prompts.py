@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadgen.errors import ExitCode, InputError
-from loadgen.plan.prompts import Prompt, load_prompts, messages
+from loadgen.plan.prompts import Prompt, load_prompts, messages, text_of
 from loadgen.scenario import InlinePrompt, PromptFiles, Scenario
 
 Prompts = str | tuple[str | InlinePrompt, ...] | PromptFiles
@@ -271,3 +271,13 @@ def test_a_chat_is_the_system_message_and_the_prompt() -> None:
     user = {"role": "user", "content": "Say hello."}
     assert messages(prompt, None) == [user]
     assert messages(prompt, "Be brief.") == [{"role": "system", "content": "Be brief."}, user]
+
+
+def test_the_text_of_a_recorded_chat_is_all_its_messages_with_their_roles() -> None:
+    chat = (
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hi."},
+        {"role": "user", "content": ""},
+    )
+    assert text_of(Prompt("p", "Hi.", messages=chat)) == "system: Be brief.\n\nuser: Hi."
+    assert text_of(Prompt("p", "Hi.")) == "Hi."

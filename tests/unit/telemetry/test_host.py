@@ -27,7 +27,8 @@ def test_the_commit_is_that_of_the_checkout_and_its_index_is_left_alone(tmp_path
     (tmp_path / "a").touch()
     index = (tmp_path / ".git" / "index").stat()
     assert git_commit(tmp_path) == commit, "new files and new times are no changes"
-    assert (tmp_path / ".git" / "index").stat() == index
+    after = (tmp_path / ".git" / "index").stat()
+    assert (after.st_ino, after.st_size, after.st_mtime_ns) == (index.st_ino, index.st_size, index.st_mtime_ns)
     (tmp_path / "a").write_text("2", "utf-8")
     assert git_commit(tmp_path) == f"{commit}+changes"
     git(tmp_path, "add", "a")

@@ -125,3 +125,8 @@ def test_a_month_that_is_another_word_too_is_told_by_its_capital() -> None:
 @pytest.mark.parametrize("text", ["", "   ", "…", "()", "\x00", "1" * 5000, "a" * 5000, "1," * 3000, "👩‍🚀 7"])
 def test_no_text_is_too_strange(text: str) -> None:
     assert all(0 <= token.start < token.end <= len(text) for token in tokens_of(text))
+
+
+def test_per_cent_is_one_word_and_a_hundred_is_a_figure() -> None:
+    assert mean_the_same("a hundred", "100")
+    assert [token.kind for token in tokens_of("five per cent")] == ["figure", "word"]
