@@ -113,14 +113,8 @@ def _write(
         "report.md": lambda: markdown(document).encode(),
         "report.html": lambda: html(document),
     }
-    unwritten, reason = [], ""
-    for name, content in contents.items():
-        try:
-            files.write_whole(folder / name, content())
-        except OSError as error:
-            unwritten.append(name)
-            reason = error.strerror or str(error)
-    return Reports(data.summary, folder, tuple(unwritten), reason)
+    unwritten, reason = files.write_all(folder, contents)
+    return Reports(data.summary, folder, unwritten, reason)
 
 
 def _all_written(reports: Reports, again: str) -> Reports:

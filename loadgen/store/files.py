@@ -3,7 +3,7 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -26,6 +26,19 @@ def write_whole(path: Path, data: bytes | Iterable[bytes]) -> None:
         with contextlib.suppress(OSError):
             Path(name).unlink()
         raise
+
+
+def write_all(folder: Path, contents: Mapping[str, Callable[[], bytes]]) -> tuple[tuple[str, ...], str]:
+    """Write files by name, and skip those that cannot be written. Returns their names, and why the last of them was not
+    written."""
+    unwritten, reason = [], ""
+    for name, content in contents.items():
+        try:
+            write_whole(folder / name, content())
+        except OSError as error:
+            unwritten.append(name)
+            reason = error.strerror or str(error)
+    return tuple(unwritten), reason
 
 
 def write_to(path: Path, data: bytes) -> None:

@@ -91,9 +91,9 @@ def _amounts(match: re.Match[str], factor: float) -> Readings:
         if len(parts) > 2:  # a version or an address
             return ((frozenset((match["plain"],)),),)
         return (_number(float(".".join(parts)) * factor),)
-    whole = float(re.sub(r"\D", "", grouped))
+    integer = float(re.sub(r"\D", "", grouped))
     fraction = match["fraction"]
-    values = [whole + (float(f"0.{fraction[1:]}") if fraction else 0.0)]
+    values = [integer + (float(f"0.{fraction[1:]}") if fraction else 0.0)]
     readings = [_number(value * factor) for value in values]
     signs = set(re.findall(r"\D", grouped))
     if re.fullmatch(r"\d+\.\d+", grouped) and fraction is None:  # a fraction of three digits, after a point alone

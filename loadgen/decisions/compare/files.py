@@ -29,11 +29,5 @@ def write_comparison(comparison: Comparison, sides: Sides, folder: Path, command
         "comparison.md": lambda: comparison_markdown(comparison, command).encode(),
         "comparison.html": lambda: html(comparison_document(comparison, sides)),
     }
-    unwritten, reason = [], ""
-    for name, content in contents.items():
-        try:
-            files.write_whole(folder / name, content())
-        except OSError as error:
-            unwritten.append(name)
-            reason = error.strerror or str(error)
-    return WrittenFiles(folder, tuple(unwritten), reason)
+    unwritten, reason = files.write_all(folder, contents)
+    return WrittenFiles(folder, unwritten, reason)

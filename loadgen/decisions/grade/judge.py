@@ -124,9 +124,9 @@ class Judge:
 
     async def _text(self, question: JudgeQuestion, read: Callable[[str], object | None]) -> str:
         """The answer to a question. An answer without a verdict is asked for again; in the end it is empty."""
-        kept = self._cache.text(question.digest)
-        if kept is not None and read(kept) is not None:
-            return kept
+        cached = self._cache.text(question.digest)
+        if cached is not None and read(cached) is not None:
+            return cached
         for attempt in range(ATTEMPTS):
             text = await self._ask(question, attempt)
             if read(text) is not None:

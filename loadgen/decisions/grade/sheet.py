@@ -69,14 +69,15 @@ def sheet_of(runs: Sequence[SelectRun], sample: int = SAMPLE) -> Sheet:
     answers, by_candidate = _answers(compared, levels.of_answers, prompts, {run.run_id: run.folder for run in runs})
     common = set.intersection(*(set(each) for each in by_candidate.values()))
     drawn = _sample([prompt for prompt in prompts.values() if prompt.id in common], sample, runs)
-    kept = {prompt.id for prompt in drawn}
+    drawn_ids = {prompt.id for prompt in drawn}
     return Sheet(
         run_ids=tuple(run.run_id for run in runs),
         aspects=_aspects(runs),
         prompts=drawn,
-        answers=tuple(answer for answer in answers if answer.prompt.id in kept),
+        answers=tuple(answer for answer in answers if answer.prompt.id in drawn_ids),
         by_candidate={
-            name: {prompt: ids for prompt, ids in each.items() if prompt in kept} for name, each in by_candidate.items()
+            name: {prompt: ids for prompt, ids in each.items() if prompt in drawn_ids}
+            for name, each in by_candidate.items()
         },
     )
 

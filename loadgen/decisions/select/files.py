@@ -33,14 +33,8 @@ def write_selection(data: SelectionData, results: Path, now: datetime) -> Writte
         "selection.csv": lambda: selection_csv(data.selection).encode(),
         "models.json": lambda: models_json(data),
     }
-    unwritten, reason = [], ""
-    for name, content in contents.items():
-        try:
-            files.write_whole(folder / name, content())
-        except OSError as error:
-            unwritten.append(name)
-            reason = error.strerror or str(error)
-    return WrittenFiles(folder, tuple(unwritten), reason)
+    unwritten, reason = files.write_all(folder, contents)
+    return WrittenFiles(folder, unwritten, reason)
 
 
 def selection_csv(selection: Selection) -> str:
