@@ -12,7 +12,7 @@ from loadgen.analysis.validity import judge
 from loadgen.record import MachineFacts, Neighbor
 
 NUMBERS: Final = r"TTFT|ITL|TPOT|E2E|throughput|latenc|a latency"
-SIZES: Final = r"\d ?%|\d ms|more than half|by how much is not known|not known|no latency"
+SIZES: Final = r"\d ?%|\d ms|by how much is not known|not known|no latency"
 ACTORS: Final = (
     r"loadgen|the server|server has died|the system|other work|proxy|the stage|requested load|request was answered|"
     r"tokens were held back|the stage was|middle of the stage|value"

@@ -2,7 +2,6 @@
 
 from typing import Any, get_args
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -189,11 +188,10 @@ def test_a_busy_machine_says_by_how_much_and_who() -> None:
     assert reason.observed == f"{slowed} (cc1plus 97% of a core)"
     others = (Neighbor("a", 1.5), Neighbor("b", 0.2))
     several = MachineFacts(cores=2, slowdown=0.5, busiest=others, steal_share=0.18, host_slowdown=0.2)
-    assert "are about 80% too high" in busy_text(several)
-    heavy = msgspec.structs.replace(several, slowdown=6.5)
-    assert "E2E are more than half too high, because" in busy_text(heavy), "6.5 times is not known"
+    assert "E2E are too high, by how much is not known, because" in busy_text(several), "more than a quarter"
     assert "(a 150%, b 20% of a core; the host of this virtual machine took 18% of a core)" in busy_text(several)
-    assert "are about 146% too high" in busy_text(shared(1.46)), "known up to three times as long"
+    assert "are about 25% too high" in busy_text(shared(0.25)), "as much as makes a stage invalid is the most"
+    assert "by how much is not known" in busy_text(shared(0.26))
     gone = MachineFacts(cores=2, slowdown=0.5, neighbors_cpu_share=0.4, memory_pressure=0.3)
     assert busy_text(gone).endswith("(programs that came and went 40% of a core; memory was short for 30% of the time)")
     assert judged(machine=machine(None, neighbors_cpu_share=2.0)).verdict == "valid", "where the server is not known"
