@@ -39,8 +39,9 @@ def _lower_edges() -> NDArray[np.int64]:
     return edges
 
 
-_EDGES_NS = _lower_edges()
-_EDGES_NS.flags.writeable = False
+EDGES_NS = _lower_edges()
+"""The lowest value of each bucket, and one more edge at the end, ns."""
+EDGES_NS.flags.writeable = False
 
 
 class Histogram:
@@ -155,7 +156,7 @@ class Histogram:
             raise ValueError("an empty histogram has no quantiles")
         ranks = [rank(p, self._count) for p in ps]
         buckets = np.searchsorted(np.cumsum(self._counts), ranks)
-        tops = (_EDGES_NS[buckets + 1] - 1).tolist()
+        tops = (EDGES_NS[buckets + 1] - 1).tolist()
         # The first of the sorted samples is known exactly. The last is too, because of the clamp.
         return tuple(
             self._min_ns if r == 1 else min(max(top, self._min_ns), self._max_ns)
@@ -195,7 +196,7 @@ class Histogram:
         used = np.flatnonzero(self._counts)
         if used.size:
             counts = self._counts[used].tolist()
-            lows, tops = _EDGES_NS[used].tolist(), (_EDGES_NS[used + 1] - 1).tolist()
+            lows, tops = EDGES_NS[used].tolist(), (EDGES_NS[used + 1] - 1).tolist()
             self._count = sum(counts)
             self._sum_ns = sum(c * ((a + b + 1) // 2) for c, a, b in zip(counts, lows, tops, strict=True))
             self._widen(lows[0], tops[-1])

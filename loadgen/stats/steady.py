@@ -71,7 +71,7 @@ def warm_until(values: Series, order: Series | None = None) -> Steady:
     series: Series = values if order is None else values[np.argsort(order, kind="stable")]
     if series.size < FEWEST:
         return Steady(None, "too_few", 0, 0.0, None)
-    errors = _standard_errors(_scores(series))
+    errors = _standard_errors(rank_shares(series))
     half = series.size // BATCH // 2
     cut = int(np.argmin(errors[: half + 1])) * BATCH
     rest = series[cut:]
@@ -100,7 +100,7 @@ def _may_go_on(series: Series, effective: float) -> bool:
     growth = _growth(series)
     if growth is not None and abs(growth) < NOTABLE:
         return False
-    scores = _scores(series) - 0.5
+    scores = rank_shares(series) - 0.5
     n, at = scores.size, np.arange(scores.size) - (scores.size - 1) / 2
     power = float(scores @ scores)
     line = power - float(at @ scores) ** 2 / float(at @ at)
@@ -134,7 +134,7 @@ def trend(series: Series) -> Trend:
     which is raised by (2 + 4φ)/n to correct for detrending, and kept in 0..0.97. At least 3 values.
     """
     n = series.size
-    scores, at = _scores(series), np.arange(n) - (n - 1) / 2
+    scores, at = rank_shares(series), np.arange(n) - (n - 1) / 2
     spread = float(np.sum(at * at))
     slope = float(np.sum(at * scores)) / spread
     residual = scores - scores.mean() - slope * at
@@ -147,7 +147,7 @@ def trend(series: Series) -> Trend:
     return Trend(slope / float(np.sqrt(power / (n - 2) * inflation / spread)), n / inflation)
 
 
-def _scores(series: Series) -> Scores:
+def rank_shares(series: Series) -> Scores:
     """Ranks as shares, 0 to 1; equal values get their mean rank."""
     # Not `scipy.stats.rankdata`: importing that package takes longer than everything else at the start of a command.
     _, place, counts = np.unique(series, return_inverse=True, return_counts=True)
@@ -156,10 +156,18 @@ def _scores(series: Series) -> Scores:
     return scores
 
 
-def _standard_errors(scores: Scores) -> Scores:
+def mser_cut(values: Series, batch: int = BATCH) -> int:
+    """How many values at the start MSER cuts off as a warm-up: up to half of them, in groups of `batch`."""
+    batches = values.size // batch
+    if batches < 2 * _KEPT:
+        return 0
+    return int(np.argmin(_standard_errors(rank_shares(values), batch)[: batches // 2 + 1])) * batch
+
+
+def _standard_errors(scores: Scores, batch: int = BATCH) -> Scores:
     """The MSER statistic by the number of batches that are cut off: Σ(z − mean)² / kept², as long as _KEPT remain."""
-    count = scores.size // BATCH
-    batches = scores[: count * BATCH].reshape(count, BATCH).mean(axis=1)
+    count = scores.size // batch
+    batches = scores[: count * batch].reshape(count, batch).mean(axis=1)
     remaining = np.arange(count, 0, -1)
     total = np.cumsum(batches[::-1])[::-1]
     squares = np.cumsum((batches * batches)[::-1])[::-1]

@@ -1,0 +1,352 @@
+"""Whether a series moved along a night, in spite of a pace that wanders; knows no file, no metric and no unit.
+
+A night is cut into windows. Each test takes scores by window and projects them onto polynomials in time that are
+orthonormal under the windows' weights. The first component is what moves along the night, and the next ones are what
+wanders almost as slowly. Their ratio is Student's t, whatever the autocorrelation within minutes and hours, which is
+therefore not estimated. Sources: Müller & Watson, Econometrica 76 (2008), 979-1016; Phillips, Econometric Theory 21
+(2005), 116-142; Sun, Journal of Econometrics 177 (2013), 345-366. `benchmarks/drift.py` has the simulations.
+
+Changes are those over the night: `change` is added in equal parts from its first window to its last.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Final, Protocol
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from loadgen.stats.bucket_counts import BucketCounts
+from loadgen.stats.histogram import EDGES_NS, HIGHEST_NS, buckets_of
+from loadgen.stats.median import median
+from loadgen.stats.steady import mser_cut, rank_shares
+
+Floats = NDArray[np.float64]
+
+NOISE_COMPONENTS: Final = 8
+"""How many components estimate the noise: the degrees of freedom of every test."""
+FEWEST_WINDOWS: Final = NOISE_COMPONENTS + 4
+"""A test of fewer windows has hardly more values than components."""
+MOST_CHANGE: Final = 3.0
+"""The largest change of a percentile, as a logarithm, that an interval may reach to."""
+FLOORS: Final = 32
+"""Of how many parts of a night the lowest memory is taken."""
+STEP_IS_CLEAR: Final = 2.0
+"""From which `step_gain` on a series changed in a step rather than along a line."""
+_PULLED: Final = 4.0
+"""Values of a plain series are pulled to as many robust deviations around its line."""
+_FIRST_STEP: Final = 0.02
+_STEP_GROWTH: Final = 1.7
+_FINE: Final = 1e-5
+"""How precisely the ends of a percentile's interval are computed, as a logarithm."""
+_FLAT: Final = 1e-9
+"""Components that are smaller than this share of the scores are rounding errors."""
+
+
+class DriftTest(Protocol):
+    """The test of one series: how far its change over the night is from a given one."""
+
+    def t(self, change: float) -> float:
+        """Student's t with NOISE_COMPONENTS degrees of freedom, once a change of `change` is taken out."""
+
+    def change_at(self, t: float) -> float:
+        """The change at which `t` has this value: the estimate at 0, and the ends of its interval at ± a quantile."""
+
+    def level(self, change: float) -> float:
+        """The level in the middle of the night, if the series changes by `change` over the night."""
+
+
+class Change(Struct, frozen=True):
+    """How much a series changed over the night, in the unit of its test."""
+
+    estimate: float
+    ci: tuple[float, float]
+    """The 95 % interval."""
+    ci90: tuple[float, float]
+    level: float
+    """The level in the middle of the night."""
+    p: float
+    """Two-sided, of the test that nothing changed."""
+
+    @property
+    def start(self) -> float:
+        """The level of the fitted line at the start."""
+        return self.level - self.estimate / 2
+
+    @property
+    def end(self) -> float:
+        return self.level + self.estimate / 2
+
+
+def basis(at: Floats, weights: Floats) -> Floats:
+    """Polynomials of degree 0 to NOISE_COMPONENTS + 1 in time, orthonormal under the weights.
+
+    at: the time of each window, in any unit. weights: 0 or more, one of each window. Shape (windows, NOISE_COMPONENTS +
+    2)."""
+    place = 2 * _along(at)
+    legendre = np.ones((at.size, NOISE_COMPONENTS + 2))
+    legendre[:, 1] = place
+    for degree in range(2, NOISE_COMPONENTS + 2):  # numpy.polynomial takes longer to import than this test takes
+        legendre[:, degree] = (
+            (2 * degree - 1) * place * legendre[:, degree - 1] - (degree - 1) * legendre[:, degree - 2]
+        ) / degree
+    root = np.sqrt(weights)[:, None]
+    q, r = np.linalg.qr(legendre * root)
+    orthonormal: Floats = q * np.sign(np.diag(r)) / np.where(root > 0, root, 1)
+    return orthonormal
+
+
+def t_of(components: Floats) -> float:
+    """The component that moves along the night, in units of those that wander almost as slowly. components: of degree
+    0 to NOISE_COMPONENTS + 1. Infinite if nothing wanders, and 0 if nothing moves either."""
+    noise = _noise(components)
+    along = float(components[1])
+    if noise > 0:
+        return along / noise
+    return 0.0 if along == 0 else float(np.copysign(np.inf, along))
+
+
+class PercentileTest:
+    """A percentile's change over the night, as a logarithm, from histograms by window.
+
+    A window's score is the number of its values above the percentile of the night, less the number that is expected
+    there. To take out a change, all values would be divided by exp(change · u), u from −1/2 to 1/2 over the night; this
+    is a threshold that moves with time. Within a bucket, values are taken as spread evenly.
+    """
+
+    def __init__(self, counts: BucketCounts, at: Floats, p: float) -> None:
+        """at: the time of each window. p: percent, inside 0 to 100."""
+        self._expected = 1 - p / 100
+        self._along = _along(at)
+        self._totals = counts.totals.astype(np.float64)
+        self._basis = basis(at, self._totals)
+        self._offsets = np.arange(counts.windows, dtype=np.int64) * EDGES_NS.size
+        self._keys = counts.window * EDGES_NS.size + counts.bucket
+        self._counts = np.append(counts.count, 0).astype(np.float64)
+        self._before = np.concatenate([[0.0], np.cumsum(counts.count, dtype=np.float64)])
+        self._before_window = np.concatenate([[0.0], np.cumsum(self._totals)[:-1]])
+        used = EDGES_NS[[counts.bucket.min(), counts.bucket.max() + 1]].astype(np.float64)
+        low, high = np.log(np.maximum(used, 1.0)).tolist()
+        self._level = _crossing(lambda level: self._excess(level, 0.0), low, high, 0.0, 1e-7)
+
+    def t(self, change: float) -> float:
+        above = self._above(self.level(change), change)
+        score = above - above.sum() / self._totals.sum() * self._totals
+        return t_of(_components(self._basis, score))
+
+    def change_at(self, t: float) -> float:
+        if t == 0:
+            return self._estimate
+        return self._walk(self._estimate, -1 if t > 0 else 1, t)
+
+    def level(self, change: float) -> float:
+        if change == 0:
+            return self._level
+        reach = abs(change) / 2  # nothing moves by more than this
+        return _crossing(lambda level: self._excess(level, change), self._level - reach, self._level + reach, 0.0, 1e-7)
+
+    @cached_property
+    def _estimate(self) -> float:
+        at_none = self.t(0.0)
+        return 0.0 if at_none == 0 else self._walk(0.0, 1 if at_none > 0 else -1, 0.0)
+
+    def _walk(self, start: float, direction: int, target: float) -> float:
+        """The change nearest to `start`, in this direction, at which t is `target`. t falls as the change grows, but
+        that of a tail comes back from far out, so that a search must not begin there."""
+        near, step = start, _FIRST_STEP
+        while abs(near) < MOST_CHANGE:
+            far = near + direction * step
+            if (self.t(far) - target) * direction <= 0:
+                return _crossing(self.t, min(near, far), max(near, far), target, _FINE)
+            near, step = far, step * _STEP_GROWTH
+        return direction * MOST_CHANGE
+
+    def _excess(self, level: float, change: float) -> float:
+        """How many values more than expected are above the threshold."""
+        return float(self._above(level, change).sum() - self._expected * self._totals.sum())
+
+    def _above(self, level: float, change: float) -> Floats:
+        """How many values of each window are above the threshold, exp(level + change · u)."""
+        threshold = np.minimum(np.exp(level + change * self._along), float(HIGHEST_NS))
+        bucket = buckets_of(threshold.astype(np.int64))
+        key = self._offsets + bucket
+        place = np.searchsorted(self._keys, key)
+        inside = np.append(self._keys, -1)[place] == key
+        low = EDGES_NS[bucket]
+        share = np.minimum((threshold - low) / (EDGES_NS[bucket + 1] - low), 1.0)
+        below = self._before[place] - self._before_window + share * self._counts[place] * inside
+        above: Floats = self._totals - below
+        return above
+
+
+class LinearTest:
+    """The change over the night of a series that changes are simply subtracted from: in its own unit, or in logarithms.
+
+    Of values that are heavily weighted, the line follows them more closely.
+    """
+
+    def __init__(self, scores: Floats, at: Floats, weights: Floats, level: float) -> None:
+        """scores: value · weight of each window. level: what `level` returns."""
+        self._components = _components(basis(at, weights), scores)
+        along = _along(at)
+        # A line under these weights has a component of degree 0 and one of degree 1, and no other.
+        self._per_change = float((basis(at, weights)[:, 1] * weights) @ along)
+        self._level = level
+
+    def t(self, change: float) -> float:
+        components = self._components.copy()
+        components[1] -= change * self._per_change
+        return t_of(components)
+
+    def change_at(self, t: float) -> float:
+        return (float(self._components[1]) - t * _noise(self._components)) / self._per_change
+
+    def level(self, change: float) -> float:
+        return self._level
+
+
+def level_test(values: Floats, at: Floats) -> LinearTest:
+    """The test of a plain series. values: one of each window, finite; at: its time.
+
+    Outliers are pulled to four robust deviations around the Theil-Sen line, so that a single stall is one large value.
+    """
+    along = _along(at)
+    slope = theil_sen(values, along)
+    rest = values - slope * along
+    middle = median(rest)
+    reach = _PULLED * 1.4826 * median(np.abs(rest - middle))
+    pulled = np.clip(rest, middle - reach, middle + reach) if reach > 0 else rest
+    return LinearTest(slope * along + pulled, at, np.ones(at.size), middle)
+
+
+def share_test(hits: Floats, totals: Floats, at: Floats) -> LinearTest:
+    """The test of a share, such as that of failures. hits: how many of each window's totals."""
+    return LinearTest(hits, at, totals, float(hits.sum() / totals.sum()))
+
+
+def theil_sen(values: Floats, at: Floats) -> float:
+    """The median of the slopes of all pairs: of pairs at one time none. At least two different times."""
+    first, second = np.triu_indices(at.size, 1)
+    apart = at[second] - at[first]
+    return median((values[second] - values[first])[apart > 0] / apart[apart > 0])
+
+
+def change_of(test: DriftTest) -> Change:
+    """The change over the night: where t is 0, and its intervals: where t is at its quantiles."""
+    from scipy.special import stdtr, stdtrit  # here, as in `loadgen.stats.quantile`
+
+    def interval(confidence: float) -> tuple[float, float]:
+        quantile = float(stdtrit(NOISE_COMPONENTS, 0.5 + confidence / 2))
+        return test.change_at(quantile), test.change_at(-quantile)
+
+    estimate = test.change_at(0.0)
+    p = 2 * float(stdtr(NOISE_COMPONENTS, -abs(test.t(0.0))))
+    return Change(estimate, interval(0.95), interval(0.9), test.level(estimate), p)
+
+
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """Each p adjusted for all of them, in the order given. Source: Holm, Scandinavian Journal of Statistics 6 (1979),
+    65-70."""
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty(p.size)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1)), 1)
+    return tuple(adjusted.tolist())
+
+
+def floors_of(values: Floats, at: Floats, size: int) -> tuple[Floats, Floats]:
+    """The lowest of each `size` neighboring values, and the middle of their time: what a collector's sawtooth stands
+    on. The last values are left out if they are fewer."""
+    parts = values.size // size
+    lowest: Floats = values[: parts * size].reshape(parts, size).min(axis=1)
+    middle: Floats = at[: parts * size].reshape(parts, size).mean(axis=1)
+    return lowest, middle
+
+
+def warm_up_of(values: Floats) -> int:
+    """How many values at the start are warm-up: those that MSER-5 cuts off (`loadgen.stats.steady`), if they are larger
+    than the rest, and a step there fits clearly better than a straight line. Otherwise a series that grows would be cut
+    until little of its growth remains.
+
+    values: such that less is better, in order."""
+    cut = mser_cut(values)
+    if cut == 0 or median(values[:cut]) <= median(values[cut:]) or step_gain(values, cut) < STEP_IS_CLEAR:
+        return 0
+    return cut
+
+
+def step_gain(values: Floats, split: int) -> float:
+    """By how much a step before value `split` fits the ranks of a series better than a straight line does, as a
+    logarithm of likelihoods; below 0 if it fits worse. Values that resemble the one before count as fewer.
+
+    values: at least 3; split: 1 to values.size − 1."""
+    scores = rank_shares(values) - 0.5
+    n, at = scores.size, np.arange(scores.size) - (scores.size - 1) / 2
+    beside_line = float(scores @ scores) - float(at @ scores) ** 2 / float(at @ at)
+    rest = scores - np.where(np.arange(n) < split, scores[:split].mean(), scores[split:].mean())
+    beside_step = float(rest @ rest)
+    phi = max(0.0, float(rest[1:] @ rest[:-1]) / beside_step) if beside_step > 0 else 0.0
+    effective = n * (1 - phi) / (1 + phi)
+    return effective / 2 * float(np.log(max(beside_line, 1e-9) / max(beside_step, 1e-9)))
+
+
+def best_split(values: Floats) -> int:
+    """Where a step fits the ranks of a series best: the index of the new level's first value. At least 2 values."""
+    scores = rank_shares(values) - 0.5
+    splits = np.arange(1, scores.size)
+    sums = np.cumsum(scores)[:-1]
+    return int(splits[np.argmax(sums**2 / (splits * (scores.size - splits)))])
+
+
+def blocks_of(values: Floats) -> tuple[Floats, int]:
+    """The means of neighboring values, of as many that they hardly resemble the next ones, and how many those are: at
+    most a sixteenth of all. What resembles is measured beside the step that fits best."""
+    scores = rank_shares(values)
+    split = best_split(values)
+    rest = scores - np.where(np.arange(scores.size) < split, scores[:split].mean(), scores[split:].mean())
+    power = float(rest @ rest)
+    phi = min(max(0.0, float(rest[1:] @ rest[:-1]) / power), 0.99) if power > 0 else 0.0
+    size = int(min(max(1, values.size // 16), np.ceil((1 + phi) / (1 - phi))))
+    parts = values.size // size
+    means: Floats = values[: parts * size].reshape(parts, size).mean(axis=1)
+    return means, size
+
+
+def _along(at: Floats) -> Floats:
+    """The times from −1/2 to 1/2."""
+    begin, end = float(at.min()), float(at.max())
+    along: Floats = (at - begin) / max(end - begin, 1e-9) - 0.5
+    return along
+
+
+def _components(phi: Floats, score: Floats) -> Floats:
+    components: Floats = phi.T @ score
+    rounding = _FLAT * float(np.sqrt((phi * phi).sum(0).max())) * float(np.abs(score).sum() + 1e-300)
+    return np.where(np.abs(components) > rounding, components, 0.0)
+
+
+def _noise(components: Floats) -> float:
+    return float(np.sqrt(np.mean(components[2:] ** 2)))
+
+
+def _crossing(falls: Callable[[float], float], low: float, high: float, target: float, fine: float) -> float:
+    """Where a function that falls from `low` to `high` is at `target`, by the Illinois form of the false position."""
+    at_low, at_high = falls(low) - target, falls(high) - target
+    if at_low <= 0 or at_high >= 0:
+        return low if at_low <= 0 else high
+    side = 0
+    for _ in range(60):
+        if high - low <= fine:
+            break
+        middle = (low * at_high - high * at_low) / (at_high - at_low) if np.isfinite(at_low - at_high) else np.nan
+        middle = middle if low < middle < high else (low + high) / 2
+        at_middle = falls(middle) - target
+        if at_middle == 0:
+            return middle
+        if at_middle > 0:
+            low, at_low, at_high = middle, at_middle, at_high / 2 if side > 0 else at_high
+        else:
+            high, at_high, at_low = middle, at_middle, at_low / 2 if side < 0 else at_low
+        side = 1 if at_middle > 0 else -1
+    return (low + high) / 2
