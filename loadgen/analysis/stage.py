@@ -233,7 +233,7 @@ def stages_of(run: Run, *, floor: Floor | None = None) -> list[StageData]:
                 together=tuple(record for record in together if record.phase == "measured"),
                 facts=facts,
                 card=run.manifest.card(planned.target, planned.model),
-                slo=_slo_of(run.manifest.scenario),
+                slo=slo_of(run.manifest.scenario),
                 earlier=tuple(record for record in earlier_of[planned.key] if record.phase == "measured"),
                 thinks=_thinks(run.manifest.scenario),
                 floor=floor,
@@ -264,7 +264,7 @@ def _request(record: Record) -> RequestKey:
     return record.stage_key, record.phase, record.index
 
 
-def _slo_of(scenario: Scenario) -> Slo:
+def slo_of(scenario: Scenario) -> Slo:
     """The SLO of a scenario. If answers are not streamed, it has no limits on TTFT and TPOT, which they do not have."""
     slo = scenario.slo
     return slo if scenario.sampling.stream else msgspec.structs.replace(slo, ttft_ms=None, tpot_ms=None)

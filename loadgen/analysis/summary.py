@@ -4,12 +4,14 @@ The file has a percentile as keys (`p99`, `p99_ci`); here it is a `Percentile` (
 """
 
 from collections.abc import Iterable
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType, field
 
 from loadgen.analysis.quality_types import Quality
+from loadgen.analysis.reason_codes import Code
+from loadgen.analysis.soak_types import Drift, SoakSummary
 from loadgen.plan.plan import StageLoad
 from loadgen.record import JsonObject, MachineFacts
 from loadgen.store.manifest import ServedModel
@@ -49,6 +51,9 @@ class Metric(Struct, frozen=True):
     max: float | None = None
     percentiles: dict[str, Percentile] = {}
     """By name: p50, p90, …"""
+    exact: bool | UnsetType = UNSET
+    """False if the percentiles are those of histograms, and so up to 0.1 % too high; unset if they are those of the
+    requests."""
 
     def percentile(self, name: str) -> Percentile:
         """A percentile by its name; one that was not computed has no value."""
@@ -76,15 +81,16 @@ class ServerSummary(Struct, frozen=True):
 
 class Requests(Struct, frozen=True):
     """Counts of measured requests; planned = ok + failed, always. failed: all outcomes but ok. attempts: how many
-    attempts were made; retried: how many requests had more than one attempt."""
+    attempts were made; retried: how many requests had more than one attempt. The last three are unset in a soak, whose
+    windows do not count them."""
 
     planned: int
     ok: int
     failed: int
     by_outcome: dict[str, int]
-    warmup: int = 0
-    retried: int = 0
-    attempts: int = 0
+    warmup: int | UnsetType = 0
+    retried: int | UnsetType = 0
+    attempts: int | UnsetType = 0
 
 
 class Throughput(Struct, frozen=True):
@@ -151,32 +157,6 @@ class Self(Struct, frozen=True):
     """Unset if the p99 is known, and in older runs, which tell too little for an interval."""
     stamp_lag_p99_ci_ms: tuple[float, float] | UnsetType = UNSET
     stamp_lag_p99_at_least_ms: float | UnsetType | None = UNSET
-
-
-Code = Literal[
-    "dispatch_slip",
-    "loop_lag",
-    "stamp_lag",
-    "own_cpu",
-    "shed",
-    "gc_pause",
-    "achieved_rate",
-    "achieved_users",
-    "littles_law",
-    "shared_reads",
-    "held_back",
-    "over_range",
-    "clock_step",
-    "no_window",
-    "never_steady",
-    "nothing_answered",
-    "incomplete",
-    "server_died",
-    "worker_lost",
-    "beyond_calibration",
-    "busy_machine",
-]
-"""The codes of all reasons for which a stage can be degraded or invalid."""
 
 
 class Reason(Struct, frozen=True):
@@ -266,7 +246,8 @@ class StageSummary(Struct, frozen=True, kw_only=True):
     """One stage of one model. reason: why it was skipped, and what can be done; problem: the same as a code. card: the
     known facts about the model. steadiness: null without a window, and if the load itself is meant to change.
     not_valid: by metric, why it does not mean what its name says here; a metric that would be wrong is also null.
-    until: what the stop rule came to, if the stage has one. runs: set if several runs are merged."""
+    until: what the stop rule came to, if the stage has one. runs: set if several runs are merged. soak, drift: what
+    happened during a soak, and whether the model drifted; set only in a soak."""
 
     model: str
     target: str
@@ -290,6 +271,8 @@ class StageSummary(Struct, frozen=True, kw_only=True):
     until: Until | None = None
     runs: Runs | None = None
     quality: Quality | UnsetType | None = UNSET
+    soak: SoakSummary | UnsetType = UNSET
+    drift: Drift | UnsetType = UNSET
 
     def metric(self, name: str) -> Metric | None:
         """A metric by its name; None if the stage does not have it."""
@@ -336,15 +319,16 @@ def metric_data(metric: Metric) -> JsonObject:
             data[f"{name}_ci"] = [percentile.low, percentile.high]
         if percentile.runs is not None:
             data[f"{name}_runs"] = list(percentile.runs)
+    if metric.exact is not UNSET:
+        data["exact"] = metric.exact
     return data
 
 
 def _metric_from(data: JsonObject) -> JsonObject:
     """The fields of a `Metric` from its form in `summary.json`: the inverse of `metric_data`."""
     names = [key for key in data if key.startswith("p") and "_" not in key]
-    return {key: data[key] for key in ("count", "mean", "min", "max")} | {
-        "percentiles": {name: _percentile_from(name, data) for name in names}
-    }
+    keys = ("count", "mean", "min", "max", *(("exact",) if "exact" in data else ()))
+    return {key: data[key] for key in keys} | {"percentiles": {name: _percentile_from(name, data) for name in names}}
 
 
 def _percentile_from(name: str, data: JsonObject) -> JsonObject:

@@ -13,8 +13,9 @@ from msgspec import UNSET, Struct
 from loadgen.analysis.busy_machine import BUSY_HOST, BUSY_INVALID, busy_text, limit_of
 from loadgen.analysis.evidence import Evidence, evidence_of
 from loadgen.analysis.own_effects import THROUGHPUT
+from loadgen.analysis.reason_codes import RuleCode
 from loadgen.analysis.stage import StageData
-from loadgen.analysis.summary import Code, Effect, Reason, Self, Validity
+from loadgen.analysis.summary import Effect, Reason, Self, Validity
 
 Verdict = Literal["valid", "degraded", "invalid"]
 
@@ -81,7 +82,7 @@ class Crossing(Struct, frozen=True):
 class Rule(Struct, frozen=True):
     """A possible reason not to believe a stage: how to find whether it holds, and what to do if it does."""
 
-    code: Code
+    code: RuleCode
     advice: str
     find: Callable[[Evidence], Sequence[Crossing]]
 
@@ -360,7 +361,7 @@ RULES: Final = (
     Rule("over_range", "shorten the request's deadline below an hour", _over_range),
 )
 """All rules, in the order in which reports name their reasons. A new one is an entry here and a code in
-`summary.Code`."""
+`reason_codes.RuleCode`."""
 
 
 def validity(stage: StageData) -> Validity:

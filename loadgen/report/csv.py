@@ -8,6 +8,7 @@ from typing import Final, Literal
 from msgspec import UNSET
 
 from loadgen.analysis.by_prompt import PromptRow, ValueRange
+from loadgen.analysis.soak_types import DRIFT_METRICS
 from loadgen.analysis.summary import METRICS, Metric, StageSummary, Summary
 from loadgen.redact import printable
 
@@ -80,7 +81,7 @@ def _stage_row(summary: Summary, stage: StageSummary) -> CsvRow:
         row |= _metric_cells(metric, stage.metric(f"{metric}_ms"))
     row["not_valid"] = " ".join(stage.not_valid)
     row["rss_peak_mib"] = stage.peak_mib
-    return row | _quality_cells(stage)
+    return row | _quality_cells(stage) | _drift_cells(stage)
 
 
 def _quality_cells(stage: StageSummary) -> CsvRow:
@@ -91,6 +92,32 @@ def _quality_cells(stage: StageSummary) -> CsvRow:
     names = ("mean", "covered", "mentioned", "supported", "rouge_l", "same_text", "prompts")
     values = {f"quality_{name}": None if stage.quality is None else getattr(stage.quality, name) for name in names}
     return values | {"quality_low": low, "quality_high": high}
+
+
+def _drift_cells(stage: StageSummary) -> CsvRow:
+    """What a soak came to; no columns in any other run. A series without an entry is not known."""
+    if stage.soak is UNSET or stage.drift is UNSET:
+        return {}
+    soak, drift = stage.soak, stage.drift
+    cells: CsvRow = {
+        "drift": drift.verdict,
+        "drift_since_utc": drift.since_utc,
+        "windows": soak.windows,
+        "valid_windows": soak.valid_windows,
+        "outages": soak.outages.count,
+        "outages_s": soak.outages.s,
+        "server_restarts": soak.server_restarts,
+    }
+    for name in DRIFT_METRICS:
+        metric = drift.metrics.get(name)
+        low, high = (None, None) if metric is None or metric.change_ci is None else metric.change_ci
+        cells |= {
+            f"{name}_drift": None if metric is None else metric.verdict,
+            f"{name}_change": None if metric is None else metric.change,
+            f"{name}_change_low": low,
+            f"{name}_change_high": high,
+        }
+    return cells
 
 
 def _metric_cells(name: str, metric: Metric | None) -> CsvRow:

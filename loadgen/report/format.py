@@ -112,3 +112,23 @@ def format_minutes(seconds: float) -> str:
     if seconds < 90:
         return f"about {max(1, round(seconds))} s"
     return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+
+def format_time(seconds: float) -> str:
+    """A time as text: `42 s`, `4 min 10 s`, `1 h 20 min`."""
+    rounded_s = round(seconds)
+    if rounded_s < 60:
+        return f"{rounded_s} s"
+    if rounded_s < 3600:
+        minutes, rest = divmod(rounded_s, 60)
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, rest = divmod(round(seconds / 60), 60)
+    return f"{hours} h {rest} min" if rest else f"{hours} h"
+
+
+def format_signed(value: float) -> str:
+    """A difference with its sign, without a unit: `+9.8`, `−2.1`, `0`."""
+    if abs(value) >= 1000:
+        return f"{'+' if value > 0 else '−'}{abs(value):.3g}"
+    text = f"{abs(value):.1f}" if abs(value) < 99.95 else f"{abs(value):.0f}"
+    return "0" if float(text) == 0 else f"{'+' if value > 0 else '−'}{text}"

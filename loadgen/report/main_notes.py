@@ -109,7 +109,7 @@ def _failures(stage: StageSummary, where: str) -> list[str]:
         answered = 100 * stage.requests.ok // (stage.requests.ok + failed)
         beyond = f"no latency above p{answered} is known" if answered else "hardly any latency is known"
         notes.append(f"{where}: {named}; counting all requests that were sent, {beyond}")
-    if stage.requests.retried:
+    if isinstance(stage.requests.retried, int) and stage.requests.retried:
         was = "was" if stage.requests.retried == 1 else "were"
         retried = f"{format_count(stage.requests.retried, 'request')} {was} retried"
         attempts = f"{stage.requests.attempts} attempts in all"

@@ -14,7 +14,7 @@
     if (value !== null && typeof value === "object") {
       return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, painted(item, name)]));
     }
-    const named = typeof value === "string" && value.startsWith("@") && key.endsWith("color");
+    const named = typeof value === "string" && value.startsWith("@") && /color(scale)?$/.test(key);
     return named ? color(value.slice(1)) : value;
   };
 

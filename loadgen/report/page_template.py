@@ -31,8 +31,12 @@ MARKS: Final = {
     "better": "▼",
     "same": "=",
     "unknown": "?",
+    "degrading": "▲",
+    "improving": "▼",
+    "stable": "=",
+    "not enough data": "?",
 }
-"""The symbol for each verdict on a stage or a figure, for readers who do not see its color."""
+"""The symbol for each verdict on a stage, a figure or a series, for readers who do not see its color."""
 
 
 def page_template(path: Path = REPORT) -> Template:

@@ -25,8 +25,8 @@ PlotlyObject = dict[str, Any]
 
 ColumnKind = Literal["text", "number", "verdict", "prose"]
 """How a column's cells are drawn. number: right-aligned. verdict: a verdict on a stage ("valid", "degraded", "invalid",
-"skipped") or on a figure ("worse", "better", "same", "unknown"), and more after a comma. prose: a sentence, which may
-take several lines."""
+"skipped"), on a figure ("worse", "better", "same", "unknown") or on a series of a soak ("degrading", "improving",
+"stable", "not enough data"), and more after a comma. prose: a sentence, which may take several lines."""
 
 
 class Column(Struct, frozen=True):

@@ -298,8 +298,8 @@ def run_folder_at(path: Path) -> Path:
     raise InputError(f"{path}: not a run folder; give a folder with a {MANIFEST}, such as those under results/")
 
 
-def read(folder: Path) -> Run:
-    """Read a run folder, complete or not. Raises InputError if it is not a run folder, or is of another version."""
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a run folder. Raises InputError if it is not a run folder, or is of another version."""
     manifest_path = folder / MANIFEST
     try:
         raw = manifest_path.read_bytes()
@@ -312,9 +312,14 @@ def read(folder: Path) -> Run:
             raise InputError(
                 f"{manifest_path}: schema is {schema!r}, this loadgen reads {SCHEMA!r}; use the other version"
             )
-        manifest = manifest_from(raw)
+        return manifest_from(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InputError(f"{manifest_path}: not a manifest ({error}); is the folder damaged?") from error
+
+
+def read(folder: Path) -> Run:
+    """Read a run folder, complete or not. Raises InputError as `read_manifest` does."""
+    manifest = read_manifest(folder)
     read_logs = [_read_lines(log, Record) for log in logs_of(folder)]
     records = tuple(record for of_log, _ in read_logs for record in of_log)
     facts, torn_facts = _read_lines(folder / STAGES, StageFacts)

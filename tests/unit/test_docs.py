@@ -15,6 +15,8 @@ from loadgen.analysis import busy_machine, summary, validity
 from loadgen.analysis.metrics import FROM_SEND
 from loadgen.analysis.quality import SCORES
 from loadgen.analysis.quality_types import Quality, ScoredAnswer, UnderLoad
+from loadgen.analysis.reason_codes import Code
+from loadgen.analysis.soak_types import Drift, DriftMetric, Outages, SoakSummary
 from loadgen.cli.app import app
 from loadgen.errors import ExitCode
 from loadgen.plan.workload import Workload
@@ -175,7 +177,7 @@ def test_every_outcome_has_its_row_and_no_other_has() -> None:
 
 
 def test_every_reason_of_a_verdict_has_its_row_and_no_other_has() -> None:
-    assert set(rows_of("Validity")) == set(get_args(summary.Code))
+    assert set(rows_of("Validity")) == set(get_args(Code))
 
 
 @pytest.mark.parametrize(
@@ -219,6 +221,7 @@ def test_every_key_of_the_run_folder_is_explained() -> None:
         *(summary.Summary, summary.StageSummary, summary.Requests, summary.Throughput, summary.Tokens),
         *(summary.Until, summary.AcrossRuns, summary.Runs),
         *(Quality, UnderLoad, ScoredAnswer, run_folder.SentPrompt),
+        *(SoakSummary, Outages, Drift, DriftMetric),
         *(
             summary.Validity,
             summary.Self,

@@ -11,9 +11,9 @@ import numpy as np
 from msgspec import Struct
 
 from loadgen.decisions.capacity.answer import LevelAnswer, ModelAnswer
-from loadgen.decisions.capacity.words import format_level, format_time, share_text
+from loadgen.decisions.capacity.words import format_level, share_text
 from loadgen.report.charts.figure import MODEL_COLORS, Trace, hover_text, label, layout, rounded
-from loadgen.report.format import format_number, format_percent
+from loadgen.report.format import format_number, format_percent, format_time
 from loadgen.report.section import Chart, PlotlyObject
 
 LANE_PX: Final = 22

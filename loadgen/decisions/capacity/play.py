@@ -24,7 +24,7 @@ from loadgen.decisions.capacity.played import PlayedVisit, played_visit, state_o
 from loadgen.decisions.capacity.search import End, PlayVisit, SearchState, StopReason
 from loadgen.decisions.capacity.search_request import SearchRequest
 from loadgen.decisions.capacity.visit import Visit, VisitTally, refused_at_end
-from loadgen.decisions.capacity.words import format_time, progress_words
+from loadgen.decisions.capacity.words import progress_words
 from loadgen.engine.run import play_plan
 from loadgen.engine.stage import RunContext
 from loadgen.engine.stage_source import StageSource
@@ -34,6 +34,7 @@ from loadgen.live.sink import NullSink, Sink, StageStart
 from loadgen.plan.plan import Stage
 from loadgen.plan.visits import Visits
 from loadgen.record import Record, StageFacts
+from loadgen.report.format import format_time
 from loadgen.store.manifest import manifest_from
 from loadgen.store.run_folder import MANIFEST, SEARCH_PREFIX, Run
 from loadgen.targets.registry import target_name

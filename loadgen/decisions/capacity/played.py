@@ -7,8 +7,9 @@ from msgspec import Struct
 
 from loadgen.analysis.evidence import Evidence
 from loadgen.analysis.evidence import evidence_of as evidence_of_stage
+from loadgen.analysis.reason_codes import Code
 from loadgen.analysis.stage import StageData
-from loadgen.analysis.summary import Code, Reason
+from loadgen.analysis.summary import Reason
 from loadgen.analysis.validity import judge
 from loadgen.decisions.capacity.objective import latency_limits
 from loadgen.decisions.capacity.search import SearchSettings, SearchState

@@ -10,7 +10,7 @@ from loadgen.decisions.capacity.forecast import ForecastAnswer
 from loadgen.decisions.capacity.limit import LimitFigures
 from loadgen.decisions.capacity.search import SearchSettings, SearchState
 from loadgen.decisions.capacity.visit import Doubt, Visit
-from loadgen.report.format import UNKNOWN, format_duration, format_number, format_percent
+from loadgen.report.format import UNKNOWN, format_duration, format_number, format_percent, format_time
 from loadgen.scenario.objective import objective_of
 
 _DOUBTS: Final[dict[Doubt, str]] = {
@@ -22,18 +22,6 @@ _DOUBTS: Final[dict[Doubt, str]] = {
 }
 _STALL_SHARE: Final = 3
 """A stall may not have been seen if it comes less often than once in a third of the time played at `holds`."""
-
-
-def format_time(seconds: float) -> str:
-    """A time as text: `42 s`, `4 min 10 s`, `1 h 20 min`."""
-    rounded_s = round(seconds)
-    if rounded_s < 60:
-        return f"{rounded_s} s"
-    if rounded_s < 3600:
-        minutes, rest = divmod(rounded_s, 60)
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    hours, rest = divmod(round(seconds / 60), 60)
-    return f"{hours} h {rest} min" if rest else f"{hours} h"
 
 
 def format_level(level: float, search: str) -> str:

@@ -7,7 +7,7 @@ from typing import Final
 from loadgen.decisions.compare.alike import Degraded
 from loadgen.decisions.compare.comparison import Comparison, Figure
 from loadgen.decisions.compare.verdict import BEYOND, Verdict
-from loadgen.report.format import UNKNOWN, format_duration, format_number, format_percent
+from loadgen.report.format import UNKNOWN, format_duration, format_number, format_percent, format_signed
 from loadgen.report.metric_names import DAGGER, metric_title
 from loadgen.stats.permutation import exchanges_of_runs, fewest_blocks
 
@@ -59,14 +59,14 @@ def level_text(level: str) -> str:
 def change_text(figure: Figure) -> str:
     """The change of NEW: `+9.8 %`, or `−2.1 points`."""
     if figure.points is not None:
-        return f"{_signed(figure.points * 100)} points"
+        return f"{format_signed(figure.points * 100)} points"
     return f"{_percent(figure.ratio or 1.0)} %"
 
 
 def interval_text(figure: Figure) -> str:
     """The 95 % interval of a change: `+6.1 to +13.6`, in the unit of the change."""
     if figure.points_ci is not None:
-        return " to ".join(_signed(end * 100) for end in figure.points_ci)
+        return " to ".join(format_signed(end * 100) for end in figure.points_ci)
     return " to ".join(_percent(end) for end in figure.ratio_ci or (1.0, 1.0))
 
 
@@ -85,14 +85,7 @@ def value_text(figure: Figure, value: float | None) -> str:
 
 
 def _percent(ratio: float) -> str:
-    return _signed((ratio - 1) * 100)
-
-
-def _signed(value: float) -> str:
-    if abs(value) >= 1000:
-        return f"{'+' if value > 0 else '−'}{abs(value):.3g}"
-    text = f"{abs(value):.1f}" if abs(value) < 99.95 else f"{abs(value):.0f}"
-    return "0" if float(text) == 0 else f"{'+' if value > 0 else '−'}{text}"
+    return format_signed((ratio - 1) * 100)
 
 
 def verdict_line(comparison: Comparison) -> str:

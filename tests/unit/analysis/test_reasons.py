@@ -6,8 +6,9 @@ from typing import Any, Final, get_args
 import pytest
 
 from loadgen.analysis.evidence import Evidence, InFlight
+from loadgen.analysis.reason_codes import RuleCode
 from loadgen.analysis.stage_steady import in_words
-from loadgen.analysis.summary import Code, Effect, Steadiness
+from loadgen.analysis.summary import Effect, Steadiness
 from loadgen.analysis.validity import judge
 from loadgen.record import MachineFacts, Neighbor
 
@@ -20,7 +21,7 @@ ACTORS: Final = (
 
 USER: Final[dict[str, Any]] = {"stamp_source": "user"}
 
-TEXTS: Final[list[tuple[Code, dict[str, Any], str]]] = [
+TEXTS: Final[list[tuple[RuleCode, dict[str, Any], str]]] = [
     (
         "dispatch_slip",
         {"slip_effect": Effect(0.04, "throughput", 11.0)},
@@ -181,7 +182,7 @@ def reasons_of(changes: dict[str, Any]) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("code", "changes", "text"), TEXTS, ids=[f"{i}-{code}" for i, (code, *_) in enumerate(TEXTS)])
 def test_a_reason_says_who_made_which_number_wrong_and_by_about_how_much(
-    code: Code, changes: dict[str, Any], text: str
+    code: RuleCode, changes: dict[str, Any], text: str
 ) -> None:
     assert reasons_of(changes) == [(code, text)]
     for part in (NUMBERS, SIZES, ACTORS):
@@ -190,4 +191,4 @@ def test_a_reason_says_who_made_which_number_wrong_and_by_about_how_much(
 
 
 def test_the_table_has_every_reason() -> None:
-    assert {code for code, *_ in TEXTS} == set(get_args(Code))
+    assert {code for code, *_ in TEXTS} == set(get_args(RuleCode))

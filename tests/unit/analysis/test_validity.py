@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from loadgen.analysis.busy_machine import busy_text
 from loadgen.analysis.evidence import Evidence, InFlight
-from loadgen.analysis.summary import Code, Effect
+from loadgen.analysis.reason_codes import RuleCode
+from loadgen.analysis.summary import Effect
 from loadgen.analysis.validity import Judgment, judge
 from loadgen.record import MachineFacts, Neighbor
 
@@ -64,7 +65,7 @@ def hosted(slowdown: float) -> MachineFacts:
 
 
 # What is changed at the line (still good), just beyond it, and how it is judged there.
-LINES: list[tuple[Code, dict[str, Any], dict[str, Any], str]] = [
+LINES: list[tuple[RuleCode, dict[str, Any], dict[str, Any], str]] = [
     ("dispatch_slip", {"slip_effect": throughput(0.03)}, {"slip_effect": throughput(0.0301)}, "degraded"),
     ("dispatch_slip", {"slip_effect": throughput(0.03)}, {"slip_effect": throughput(0.2501)}, "invalid"),
     ("dispatch_slip", {"slip_effect": ttft(0.03)}, {"slip_effect": ttft(0.0301)}, "degraded"),
@@ -105,7 +106,7 @@ LINES: list[tuple[Code, dict[str, Any], dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("code", "at", "beyond", "verdict"), LINES)
 def test_a_line_is_crossed_just_beyond_it_and_not_at_it(
-    code: Code, at: dict[str, Any], beyond: dict[str, Any], verdict: str
+    code: RuleCode, at: dict[str, Any], beyond: dict[str, Any], verdict: str
 ) -> None:
     assert judged(**at) == Judgment("valid", ())
     crossed = judged(**beyond)
@@ -137,7 +138,7 @@ def test_what_is_not_grossly_beyond_its_line_is_degraded_only(gross: dict[str, A
 
 
 def test_every_reason_of_the_closed_set_is_reached_above_and_there_is_no_other() -> None:
-    assert {code for code, *_ in LINES} == set(get_args(Code))
+    assert {code for code, *_ in LINES} == set(get_args(RuleCode))
 
 
 def test_a_late_loop_is_in_stamps_of_user_space_and_in_none_of_the_kernel() -> None:

@@ -16,12 +16,12 @@ from loadgen.decisions.capacity.words import (
     answer_line,
     forecast_line,
     format_level,
-    format_time,
     limit_line,
     notes_of,
     stopped_words,
     throughput_line,
 )
+from loadgen.report.format import format_time
 
 
 def level(users: float, state: LevelState = "undecided", **changes: Any) -> LevelAnswer:
