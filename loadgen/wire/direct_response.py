@@ -49,7 +49,7 @@ class State(IntEnum):
     """The connection is closed, or about to be."""
 
 
-class Event(IntEnum):
+class ConnectionEvent(IntEnum):
     """What happens to a connection."""
 
     EXPECT = auto()
@@ -68,30 +68,42 @@ class Event(IntEnum):
     """The connection was closed, by us, by aiohttp or by the other end."""
 
 
-TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
-    State.AIOHTTP: {Event.EXPECT: State.HEAD, Event.ASSIGN: State.AIOHTTP, Event.CLOSE: State.CLOSED},
-    State.HEAD: {Event.PLAIN_HEAD: State.BODY, Event.FALL_BACK: State.AIOHTTP, Event.CLOSE: State.CLOSED},
-    State.BODY: {Event.END_OF_BODY: State.IDLE, Event.FALL_BACK: State.AIOHTTP, Event.CLOSE: State.CLOSED},
+TRANSITIONS: Final[Mapping[State, Mapping[ConnectionEvent, State]]] = {
+    State.AIOHTTP: {
+        ConnectionEvent.EXPECT: State.HEAD,
+        ConnectionEvent.ASSIGN: State.AIOHTTP,
+        ConnectionEvent.CLOSE: State.CLOSED,
+    },
+    State.HEAD: {
+        ConnectionEvent.PLAIN_HEAD: State.BODY,
+        ConnectionEvent.FALL_BACK: State.AIOHTTP,
+        ConnectionEvent.CLOSE: State.CLOSED,
+    },
+    State.BODY: {
+        ConnectionEvent.END_OF_BODY: State.IDLE,
+        ConnectionEvent.FALL_BACK: State.AIOHTTP,
+        ConnectionEvent.CLOSE: State.CLOSED,
+    },
     State.IDLE: {
-        Event.EXPECT: State.HEAD,
-        Event.ASSIGN: State.AIOHTTP,
-        Event.STRAY_BYTES: State.CLOSED,
-        Event.CLOSE: State.CLOSED,
+        ConnectionEvent.EXPECT: State.HEAD,
+        ConnectionEvent.ASSIGN: State.AIOHTTP,
+        ConnectionEvent.STRAY_BYTES: State.CLOSED,
+        ConnectionEvent.CLOSE: State.CLOSED,
     },
     # aiohttp may assign a connection that the other end closed a moment ago; the write then fails.
-    State.CLOSED: {Event.ASSIGN: State.CLOSED, Event.CLOSE: State.CLOSED},
+    State.CLOSED: {ConnectionEvent.ASSIGN: State.CLOSED, ConnectionEvent.CLOSE: State.CLOSED},
 }
 """State → event → next state. An event that has no entry here in its state is a bug of ours."""
 
 # The members that every request needs, looked up once: a look-up in the enum takes three times as long as a transition.
 _HEAD, _BODY = State.HEAD, State.BODY
-_EXPECT, _PLAIN_HEAD, _END_OF_BODY = Event.EXPECT, Event.PLAIN_HEAD, Event.END_OF_BODY
+_EXPECT, _PLAIN_HEAD, _END_OF_BODY = ConnectionEvent.EXPECT, ConnectionEvent.PLAIN_HEAD, ConnectionEvent.END_OF_BODY
 
 
 class IllegalTransition(RuntimeError):  # noqa: N818 - a fact about our own code
     """An event came in a state that has no transition for it. It is a bug of ours, never a fault of the server."""
 
-    def __init__(self, state: State, event: Event) -> None:
+    def __init__(self, state: State, event: ConnectionEvent) -> None:
         super().__init__(f"a connection in state {state.name} cannot take {event.name}")
 
 
@@ -127,7 +139,7 @@ class DirectHandler(StampedHandler):
         self._state = State.AIOHTTP
         self._expected: _ExpectedResponse | None = None  # in the states HEAD and BODY only
 
-    def _move(self, event: Event) -> None:
+    def _move(self, event: ConnectionEvent) -> None:
         try:
             self._state = TRANSITIONS[self._state][event]
         except KeyError:
@@ -154,7 +166,7 @@ class DirectHandler(StampedHandler):
         return read_by
 
     def set_response_params(self, **params: Any) -> None:
-        self._move(Event.ASSIGN)
+        self._move(ConnectionEvent.ASSIGN)
         super().set_response_params(**params)
 
     # Who reads
@@ -224,7 +236,7 @@ class DirectHandler(StampedHandler):
             super().data_received(data)
         else:
             # Raises in the state BODY: the receiver reads a body itself, so its bytes never come through this method.
-            self._move(Event.STRAY_BYTES)
+            self._move(ConnectionEvent.STRAY_BYTES)
             self.force_close()
             if self.transport is not None:
                 self.transport.close()
@@ -306,7 +318,7 @@ class DirectHandler(StampedHandler):
             return
         # The state first: what follows runs aiohttp's parser, which may call this object and needs to find it in
         # AIOHTTP.
-        self._move(Event.FALL_BACK)
+        self._move(ConnectionEvent.FALL_BACK)
         self._stop_filling()
         self._stamps.raw_body = None
         ResponseHandler.set_response_params(self, **expected.params)
@@ -325,20 +337,20 @@ class DirectHandler(StampedHandler):
     # Its end
 
     def close(self) -> None:
-        self._move(Event.CLOSE)
+        self._move(ConnectionEvent.CLOSE)
         self._expected = None
         self._stop_receiving()
         super().close()
 
     def abort(self) -> None:
-        self._move(Event.CLOSE)
+        self._move(ConnectionEvent.CLOSE)
         self._expected = None
         self._stop_receiving()
         super().abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._fall_back_to_aiohttp()  # before the state is CLOSED, so that aiohttp sees that the answer broke off
-        self._move(Event.CLOSE)
+        self._move(ConnectionEvent.CLOSE)
         self._stop_receiving()
         super().connection_lost(exc)
 

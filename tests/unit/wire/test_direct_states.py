@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from loadgen.wire.direct_response import TRANSITIONS, DirectHandler, Event, IllegalTransition, State
+from loadgen.wire.direct_response import TRANSITIONS, ConnectionEvent, DirectHandler, IllegalTransition, State
 from loadgen.wire.receiver import Receiver
 from loadgen.wire.stamps import ReadStamps
 
-PAIRS = [(state, event) for state in State for event in Event]
+PAIRS = [(state, event) for state in State for event in ConnectionEvent]
 ILLEGAL = [(state, event) for state, event in PAIRS if event not in TRANSITIONS[state]]
 
 
@@ -25,16 +25,16 @@ def handler() -> Iterator[DirectHandler]:
 def test_every_state_is_reached_and_each_can_be_closed() -> None:
     reached = {following for events in TRANSITIONS.values() for following in events.values()}
     assert reached == set(State) == set(TRANSITIONS)
-    assert {TRANSITIONS[state][Event.CLOSE] for state in State} == {State.CLOSED}
+    assert {TRANSITIONS[state][ConnectionEvent.CLOSE] for state in State} == {State.CLOSED}
 
 
 def test_only_an_answer_that_is_due_to_us_can_fall_back_or_end() -> None:
-    assert {state for state in State if Event.FALL_BACK in TRANSITIONS[state]} == {
+    assert {state for state in State if ConnectionEvent.FALL_BACK in TRANSITIONS[state]} == {
         State.HEAD,
         State.BODY,
     }
-    assert [state for state in State if Event.END_OF_BODY in TRANSITIONS[state]] == [State.BODY]
-    assert {state for state in State if Event.EXPECT in TRANSITIONS[state]} == {
+    assert [state for state in State if ConnectionEvent.END_OF_BODY in TRANSITIONS[state]] == [State.BODY]
+    assert {state for state in State if ConnectionEvent.EXPECT in TRANSITIONS[state]} == {
         State.AIOHTTP,
         State.IDLE,
     }
@@ -42,7 +42,7 @@ def test_only_an_answer_that_is_due_to_us_can_fall_back_or_end() -> None:
 
 @pytest.mark.parametrize(("state", "event"), PAIRS, ids=lambda each: each.name)
 def test_an_event_leads_where_the_table_says_or_is_a_bug_of_ours(
-    handler: DirectHandler, state: State, event: Event
+    handler: DirectHandler, state: State, event: ConnectionEvent
 ) -> None:
     handler._state = state
     if (state, event) in ILLEGAL:
