@@ -17,12 +17,12 @@ from loadgen.analysis.summary import Summary, summary_data, summary_from
 from loadgen.errors import FolderError, InputError
 from loadgen.report.csv import csv_text, prompts_csv
 from loadgen.report.document import Document, make_document, report_data
-from loadgen.report.hlog import Interval, interval_log, tag
 from loadgen.report.html import html
 from loadgen.report.markdown import markdown
 from loadgen.report.section import ReportData
 from loadgen.stats.quantile import Floor
 from loadgen.store import files, run_folder
+from loadgen.store.hlog import Interval, interval_log, tag
 from loadgen.store.run_folder import Run
 
 

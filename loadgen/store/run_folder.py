@@ -107,7 +107,7 @@ def ungroup_errors() -> Iterator[None]:
 
 
 class Log:
-    """An append-only file of JSON lines. Each line is handed to the system at once, so it survives if we are killed.
+    """An append-only file of lines. Each line is handed to the system at once, so it survives if we are killed.
 
     Raises FolderError if the file cannot be opened or written: a full disk, or a folder that is gone.
     """
@@ -122,9 +122,13 @@ class Log:
         except OSError as error:
             raise no_longer_written(self._folder, error) from error
 
-    def append(self, value: Struct) -> None:
-        line = redact_key_bytes(self._encode(value)) + b"\n"
-        rest = memoryview(line)
+    def append(self, *values: Struct) -> None:
+        """Write a line for each value, all of them at once."""
+        self.write(b"".join(redact_key_bytes(self._encode(value)) + b"\n" for value in values))
+
+    def write(self, lines: bytes) -> None:
+        """Write lines that are encoded already."""
+        rest = memoryview(lines)
         try:
             while rest:  # a disk that is almost full accepts a part, and refuses only the rest
                 rest = rest[self._file.write(rest) :]
@@ -132,7 +136,7 @@ class Log:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         except OSError as error:
             raise no_longer_written(self._folder, error) from error
-        self.size += len(line)
+        self.size += len(lines)
 
     def close(self) -> None:
         self._file.close()
@@ -221,6 +225,28 @@ class LogReader:
             for line in lines:
                 yield self._decode(line)
 
+    @property
+    def position(self) -> int:
+        """Up to where it has been read."""
+        return self._at
+
+    def skip_to(self, position: int) -> None:
+        """Read on from another place in the log."""
+        self._at = position
+        if self._file is not None:
+            self._file.seek(position)
+
+    def read_rest(self) -> Iterator[Record]:
+        """The records that were not read yet, of a log that nobody writes any more. A torn last line is left out."""
+        try:
+            size, rest = self._path.stat().st_size, b""
+        except FileNotFoundError:  # its worker ended before it had made it
+            return
+        while self._at < size:
+            *lines, rest = (rest + self._read(size - self._at)).split(b"\n")
+            for line in lines:
+                yield self._decode(line)
+
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
@@ -229,6 +255,7 @@ class LogReader:
         try:
             if self._file is None:
                 self._file = self._path.open("rb", buffering=0)
+                self._file.seek(self._at)
             chunk = self._file.read(min(size, READ_BYTES))
             if not chunk:  # the file is shorter than reported: it was truncated
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))

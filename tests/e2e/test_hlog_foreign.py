@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from loadgen.plan.rng import generator
-from loadgen.report.hlog import Interval, interval_log, tag
 from loadgen.stats.histogram import HIGHEST_NS, Histogram
+from loadgen.store.hlog import Interval, interval_log, tag
 
 pytestmark = pytest.mark.e2e
 

@@ -27,11 +27,10 @@ from loadgen.decisions.versus import block_sides, pairs_file
 from loadgen.errors import InputError
 from loadgen.mock import request as mock_request
 from loadgen.plan.plan import StageLoad
-from loadgen.report import hlog
 from loadgen.scenario import Scenario, check, file, model_list, problem, validate
 from loadgen.scenario.problem import Source
 from loadgen.stats import histogram
-from loadgen.store import manifest, run_folder
+from loadgen.store import hlog, manifest, run_folder
 from loadgen.targets.llamacpp import gguf_header
 from loadgen.targets.probe import traits
 from loadgen.telemetry.host import ClockFacts, Host

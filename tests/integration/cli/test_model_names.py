@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from loadgen.report.hlog import read_interval_log
+from loadgen.store.hlog import read_interval_log
 from tests.command_line import run_command, without_settings
 from tests.integration.server import Server, streamed, whole
 

@@ -22,11 +22,11 @@ from loadgen.report.csv import csv_text
 from loadgen.report.document import make_document, report_data
 from loadgen.report.files import write_reports
 from loadgen.report.format import format_percentile
-from loadgen.report.hlog import read_interval_log
 from loadgen.report.main_table import main_table
 from loadgen.report.markdown import escape, markdown
 from loadgen.report.sureness import sureness
 from loadgen.report.text_table import CROSS
+from loadgen.store.hlog import read_interval_log
 from loadgen.store.run_folder import Run
 from tests.records import MS, S, facts, planned, run_of, turn, write
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadgen.errors import InputError
-from loadgen.report.hlog import Interval, header, interval_log, line, read_interval_log, tag
 from loadgen.stats.histogram import DIGITS, HIGHEST_NS, LOWEST_NS, Histogram
+from loadgen.store.hlog import Interval, header, interval_log, line, read_interval_log, tag
 
 STARTED_EPOCH_S = 1_700_000_000.25
 
