@@ -115,6 +115,10 @@ class Stage(Struct, frozen=True):
     be ended early. 0: the stage was planned before the run."""
     first_prompt: int = 0
     """The prompt of its first measured request."""
+    first_position: int = 0
+    """The position in the stage of its first measured request; those before were played by an earlier process."""
+    open_ended: bool = False
+    """Whether the stage may end at any time: a request that was not sent by then is not missing."""
     late_after_ns: tuple[int, ...] = ()
     """After each of these times, a measured request that is still open is passed to the sinks as it stands."""
     part: int = 0
@@ -140,7 +144,7 @@ class Stage(Struct, frozen=True):
 
     def request(self, position: int) -> Planned:
         """The measured request at a position of this part. Models take turns, and prompts repeat in a cycle."""
-        position_in_stage = self._position_in_stage(position)
+        position_in_stage = self._position_in_stage(position) + self.first_position
         index, turn = divmod(position_in_stage, len(self.models))
         return Planned(
             model=self.models[turn],
@@ -172,8 +176,8 @@ class Stage(Struct, frozen=True):
     def promised(self) -> bool:
         """Whether every request of the stage gets a record, sent or not. False if time ends a closed loop, or if the
         stage may end early: then a request that was not sent does not count as missing."""
-        is_open_ended = self.count is None or self.until is not None or self.visit > 0
-        return not is_open_ended and (self.due_ns is not None or self.duration_ns is None)
+        may_end = self.open_ended or self.count is None or self.until is not None or self.visit > 0
+        return not may_end and (self.due_ns is not None or self.duration_ns is None)
 
     def planned_of(self, model: int) -> int | None:
         """The measured requests of the undivided stage to one of its models; None if the stage is not `promised`."""

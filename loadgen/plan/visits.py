@@ -33,7 +33,7 @@ class Visits:
         """
         label = visit_label(self._scenario.load, level, number)
         rng = generator(self._scenario.seed, "visit", label)
-        load = at_level(self._scenario.load, level, max(seconds, SHORTEST_S))
+        load = _at_level(self._scenario.load, level, max(seconds, SHORTEST_S))
         # A seed of its own, because a second visit with the same arrivals would not be new evidence.
         scenario = msgspec.structs.replace(
             self._scenario, load=load, seed=int(rng.integers(1 << 32)), warmup_requests=warmup, until=None
@@ -64,6 +64,11 @@ def visit_words(stage: Stage) -> str:
     return f"{level:.4g} {unit}{'' if level == 1 else 's'}{per}{again}"
 
 
+def _at_level(load: Load, level: float, seconds: float) -> Closed | RatedLoad:
+    """As `at_level`, with at most MOST_ARRIVALS."""
+    return at_level(load, level, min(seconds, MOST_ARRIVALS / level) if isinstance(load, RatedLoad) else seconds)
+
+
 def at_level(load: Load, level: float, seconds: float) -> Closed | RatedLoad:
     """A load with one level, which only time ends. Raises ValueError for a load without levels."""
     if isinstance(load, Closed):
@@ -71,7 +76,6 @@ def at_level(load: Load, level: float, seconds: float) -> Closed | RatedLoad:
             load, concurrency=(round(level),), requests=None, min_requests=None, duration_s=seconds
         )
     if isinstance(load, RatedLoad):
-        seconds = min(seconds, MOST_ARRIVALS / level)
         return msgspec.structs.replace(load, rates_per_s=(level,), requests=None, duration_s=seconds)
     raise ValueError(f"a load of {type(load).__name__} has no levels")
 

@@ -3,6 +3,7 @@
 from loadgen.scenario.fields import Name, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Slug
 from loadgen.scenario.header_types import HeaderFromEnvironment, Headers
 from loadgen.scenario.policy import Enough, QualityTable, Requirements, SelectTable, SelectWeights
+from loadgen.scenario.soak import SoakTable
 from loadgen.scenario.types import (
     ADAPTER,
     FOUNDRY,
@@ -72,6 +73,7 @@ __all__ = [
     "SelectWeights",
     "Slo",
     "Slug",
+    "SoakTable",
     "Target",
     "ThinkTime",
     "Timeouts",

@@ -21,12 +21,14 @@ from loadgen.scenario import (
     Sampling,
     Scenario,
     Slo,
+    SoakTable,
     Trace,
 )
 from loadgen.scenario.headers import conflicts_of_headers
 from loadgen.scenario.limits import over_limit
 from loadgen.scenario.objective import STREAMED_LATENCIES, limits_ms, mismatch_of_objective, objective_of, twice
-from loadgen.scenario.problem import Problem, key_path
+from loadgen.scenario.problem import Problem, key_path, toml_text
+from loadgen.scenario.soak import parse_bytes
 from loadgen.scenario.stop_rule import STREAMED, mismatch, stop_rule_of
 from loadgen.scenario.types import RawTable
 from loadgen.scenario.urls import CREDENTIALS, KEY_HINT, mismatch_of_address, mismatch_of_endpoint, place_name
@@ -79,6 +81,7 @@ def _conflicts(scenario: Scenario) -> Iterator[Problem]:
     yield from _conflicts_of_load(scenario.load)
     yield from _conflicts_of_sampling(scenario.sampling)
     yield from _conflicts_of_slo(scenario.slo, stream=scenario.sampling.stream)
+    yield from _conflicts_of_soak(scenario.soak)
     if scenario.until is not None:
         yield from _conflicts_of_until(scenario.until, stream=scenario.sampling.stream)
 
@@ -227,6 +230,16 @@ def _conflicts_of_objectives(slo: Slo, *, stream: bool) -> Iterator[Problem]:
             yield Problem(key, message, "use e2e, or set stream = true")
         elif twice([objective_of(other) for other in slo.objectives[: i + 1]]) is not None:
             yield Problem(key, "the same share of the same metric is asked for twice", "leave one out")
+
+
+def _conflicts_of_soak(soak: SoakTable) -> Iterator[Problem]:
+    if soak.concurrency is not None and soak.rate_per_s is not None:
+        message = "a soak plays users or a rate, and concurrency is set as well"
+        yield Problem("soak.rate_per_s", message, "leave one of them out")
+    if parse_bytes(soak.disk) is None:
+        yield Problem(
+            "soak.disk", f"{toml_text(soak.disk)} is not a size", 'write e.g. disk = "2GiB", or use KiB or MiB'
+        )
 
 
 def _conflicts_of_until(until: str, *, stream: bool) -> Iterator[Problem]:

@@ -77,7 +77,7 @@ def no_file_scenario(overrides: Overrides) -> LoadedScenario:
     if loaded.rounds is not None:  # rounds ask each question several times
         return loaded
     load, warmup = loaded.scenario.load, loaded.scenario.warmup_requests
-    requests = None if isinstance(load, Ramp) else load.requests
+    requests = None if isinstance(load, Ramp) or overrides.soak is not None else load.requests
     # If only time bounds a stage, the number of its requests is not known beforehand.
     count = len(QUESTIONS) if requests is None else max(len(FIRST), requests + warmup)
     questions = list(QUESTIONS[:count])

@@ -6,7 +6,6 @@ Opens no file. The values that flags set are checked afterwards, as if they were
 import copy
 import math
 import re
-import tomllib
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -16,7 +15,9 @@ from loadgen.errors import InputError
 from loadgen.redact import redact_url
 from loadgen.scenario import FOUNDRY, Scenario
 from loadgen.scenario.devices import models_on_devices
+from loadgen.scenario.dotted_keys import assign, key_steps, parse_setting
 from loadgen.scenario.problem import any_of, key_path, suggestion, toml_text
+from loadgen.scenario.soak import SoakFlags, soak_keys
 from loadgen.scenario.types import RawTable
 from loadgen.scenario.variant import VariantFlags, variant_models
 
@@ -49,11 +50,12 @@ class Overrides(Struct, frozen=True):
     """How long to wait for a server that is not ready; 0: do not wait."""
     until: str | None = None
     """See `loadgen.scenario.stop_rule`."""
+    soak: SoakFlags | None = None
+    """What changes the table `[soak]`."""
     set: tuple[str, ...] = ()
     """Each "dotted.key=value", applied last but for `variant`."""
     variant: VariantFlags | None = None
     """What makes it the second of two variants; None: it is not."""
-
     headers: tuple[tuple[str, str | RawTable], ...] = ()
     """Name and value of each, as a scenario writes them; see `loadgen.scenario.headers.parse_header`."""
 
@@ -107,8 +109,11 @@ def apply(raw: RawTable, overrides: Overrides) -> Changed:
         ("until", overrides.until, f"--until {overrides.until}"),
     ):
         if value is not None:
-            _assign(changed, key.split("."), value, flag)
+            assign(changed, key.split("."), value, flag)
             flags[key] = flag
+    if overrides.soak is not None:
+        changed["soak"], soak_flags = soak_keys(changed.get("soak", {}), overrides.soak, load_flags)
+        flags |= soak_flags
     for name, header in overrides.headers:
         headers = changed.setdefault("headers", {})
         for other in [other for other in headers if other.lower() == name.lower()]:
@@ -132,8 +137,8 @@ def _set_keys(changed: RawTable, flags: dict[str, str], name: str, settings: Seq
     """Set dotted keys in place. name: of the flag. Returns which flag set which key, these included."""
     for setting in settings:
         flag = f"{name} {setting}"
-        key, value = _setting(setting, flag)
-        _assign(changed, _steps(key, flag), value, flag)
+        key, value = parse_setting(setting, flag)
+        assign(changed, key_steps(key, flag), value, flag)
         flags = {k: other for k, other in flags.items() if not re.match(rf"{re.escape(key)}[.\[]", k)} | {key: flag}
     return flags
 
@@ -280,52 +285,6 @@ def _only(load: RawTable, *keys: str) -> RawTable:
 
 def _listed(rates: tuple[float, ...]) -> str:
     return ",".join(f"{rate:g}" for rate in rates)
-
-
-def _setting(setting: str, flag: str) -> tuple[str, Any]:
-    """(key, value) of `key=value`: the value read as TOML, or otherwise the text itself. flag: for a message."""
-    key, equals, text = setting.partition("=")
-    if not equals or not key.strip():
-        raise InputError(f"{redact_url(flag)}: not a setting; write dotted.key=value, such as sampling.max_tokens=64")
-    try:
-        parsed = tomllib.loads(f"value = {text}")
-    except (ValueError, RecursionError):
-        return key.strip(), text
-    return key.strip(), parsed["value"] if len(parsed) == 1 else text
-
-
-def _steps(key: str, flag: str) -> list[str | int]:
-    """`models[1].url` as ["models", 1, "url"]."""
-    if not re.fullmatch(r"[\w-]+(?:\.[\w-]+|\[[0-9]{1,4}\])*", key):
-        raise InputError(
-            f"{redact_url(flag)}: {toml_text(key)} is not a key; write dotted.key=value, such as models[0].name=NAME"
-        )
-    return [int(step[1:-1]) if step[0] == "[" else step for step in re.findall(r"[\w-]+|\[[0-9]+\]", key)]
-
-
-def _assign(raw: RawTable, steps: list[str] | list[str | int], value: Any, flag: str) -> None:
-    """Sets the value in place. Creates missing tables, but not missing lists."""
-    node: Any = raw
-    done = ""
-    for i, step in enumerate(steps):
-        last = i == len(steps) - 1
-        if isinstance(step, int):
-            if not isinstance(node, list) or step >= len(node):
-                raise InputError(f"{redact_url(flag)}: {done} has no [{step}] in this scenario; set the whole list")
-        elif not isinstance(node, dict):
-            kind = "a list; name one entry, as in" if isinstance(node, list) else "not a table, so it has no"
-            raise InputError(
-                f"{redact_url(flag)}: {done} is {kind} {done}{'[0]' if isinstance(node, list) else ''}.{step}"
-            )
-        if last:
-            node[step] = value
-        elif isinstance(step, int):
-            node = node[step]
-        else:
-            # A scenario without a load has a closed one, and a flag may change part of it.
-            empty: Any = [] if isinstance(steps[i + 1], int) else {"mode": "closed"} if step == "load" else {}
-            node = node.setdefault(step, empty)
-        done += f"[{step}]" if isinstance(step, int) else f".{step}" if done else step
 
 
 def parse_duration_s(text: str, flag: str = "--duration") -> float:

@@ -18,6 +18,7 @@ from loadgen.scenario.fields import (
 )
 from loadgen.scenario.header_types import Headers
 from loadgen.scenario.policy import QualityTable, SelectTable
+from loadgen.scenario.soak import SoakTable
 
 RawTable = dict[str, Any]
 """A table as TOML has it: its keys and values are not checked yet."""
@@ -371,6 +372,8 @@ class Scenario(_Part, frozen=True):
     """How the answers are judged."""
     select: SelectTable = SelectTable()
     """How `loadgen select` chooses one of the models."""
+    soak: SoakTable = SoakTable()
+    """What `loadgen soak` plays."""
     keep_text: bool = False
     """Keep the answers in requests.jsonl."""
     probe: bool = False

@@ -27,7 +27,7 @@ SMALLEST = 'name = "x"\nprompts = ["Say hello."]\n'
 MODES = '"closed", "constant", "poisson", "gamma", "ramp" or "trace"'
 KEYS = (
     "name, prompts, description, system, seed, models, headers, order, load, sampling, warmup_requests, timeouts, "
-    "retries, slo, quality, select, keep_text, probe, preflight, strict, until"
+    "retries, slo, quality, select, soak, keep_text, probe, preflight, strict, until"
 )
 
 # What stands below the two lines of SMALLEST, and the whole complaint after the file's name.
