@@ -125,6 +125,18 @@ class Record(ReplyFields, frozen=True, kw_only=True):
         return StageKey(self.target, self.model, self.level)
 
 
+class BegunRequest(Struct, frozen=True):
+    """A measured request that has begun: its place in the plan."""
+
+    model: str
+    target: str
+    level: str
+    index: int
+    prompt_id: str
+    intended_ns: int
+    """As of a `Record`."""
+
+
 def record_of(reply: Reply, key: StageKey, *, index: int, phase: Phase, prompt_id: str, intended_ns: int) -> Record:
     """The record of one attempt: its reply and its place in the plan. intended_ns: since the run began."""
     return Record(

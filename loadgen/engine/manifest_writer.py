@@ -24,6 +24,7 @@ from loadgen.store.manifest import (
     Probe,
     PromptFacts,
     ServedModel,
+    SoakFacts,
 )
 from loadgen.targets.registry import target_name
 from loadgen.targets.served import Served
@@ -38,6 +39,11 @@ class ManifestWriter:
         self._manifest = manifest
         self._write()
 
+    @property
+    def manifest(self) -> Manifest:
+        """As it stands in the file."""
+        return self._manifest
+
     def add_card(self, served: Served, cold_start_ms: float | None) -> None:
         """Add a served model. cold_start_ms: from the beginning of its loading to its first token."""
         served_model = ServedModel(
@@ -48,7 +54,10 @@ class ManifestWriter:
             cold_start_ms=cold_start_ms,
             refused_keys=served.refused_keys or UNSET,
         )
-        self._update(models=(*self._manifest.models, served_model))
+        # A model that is served again, in a run that was resumed, has one card all the same.
+        key = (served.card.target, served.card.alias)
+        others = (card for card in self._manifest.models if (card.target, card.alias) != key)
+        self._update(models=(*others, served_model))
 
     def add_probe(self, served: Served, probe: Probe | None) -> None:
         """Add the probe of a model's server; None: there is none."""
@@ -114,6 +123,10 @@ class ManifestWriter:
         if plan_digest != self._manifest.plan_digest:
             self._update(plan_digest=plan_digest)
 
+    def set_soak(self, soak: SoakFacts) -> None:
+        """Set what a resumed soak needs to know."""
+        self._update(soak=soak)
+
     def end(self, state: str) -> None:
         self._update(state=state, ended_utc=utc_now().isoformat())
 
@@ -137,9 +150,10 @@ def first_manifest(
     stamp_source: StampSource,
     workers: int = 1,
     placement: Placement | None = None,
+    soak: SoakFacts | None = None,
 ) -> Manifest:
     """The manifest of a run before anything is sent. workers: how many processes play it. placement: of a run of one of
-    two variants."""
+    two variants. soak: how a soak is played."""
     stages = tuple(planned for stage in plan.stages for planned in _planned_stages(plan, stage))
     calibration = stored().calibration
     prompts = tuple(PromptFacts(p.id, len(p.text), p.key_points) for p in plan.prompts)
@@ -162,6 +176,7 @@ def first_manifest(
         measurement_epoch=MEASUREMENT_EPOCH,
         variant=None if placement is None else placement.variant,
         block=None if placement is None else placement.block,
+        soak=soak,
     )
 
 

@@ -5,8 +5,9 @@ Knows no HTTP, and not which processes play.
 
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -24,12 +25,12 @@ from loadgen.engine.workers.pool import PooledStageRunner, WorkerPool
 from loadgen.engine.workers.sizing import descriptors_of, worker_count
 from loadgen.errors import FolderError, LoadgenError
 from loadgen.live.progress import Progress, Silence
-from loadgen.live.sink import Sink, Sinks
+from loadgen.live.sink import MeasuringStart, Sink, Sinks
 from loadgen.plan.plan import Plan, RefusedKeys, Stage, digest
 from loadgen.plan.prompts import text_of
 from loadgen.record import StampSource
 from loadgen.store import run_folder
-from loadgen.store.manifest import Placement
+from loadgen.store.manifest import Manifest, Placement
 from loadgen.store.run_folder import RequestLog, Run, SentPrompt, StageLog
 from loadgen.targets.probe.answers import StreamAnswers, merge_answers
 from loadgen.targets.probe.findings import with_streams
@@ -38,6 +39,18 @@ from loadgen.targets.served import Served
 from loadgen.telemetry.before_run import BusyCheck, power_warning
 from loadgen.telemetry.machine_source import machine_source
 from loadgen.wire.client import Client
+
+
+class RecordLog(Sink, Protocol):
+    """The first of a run's sinks, which writes its records to disk."""
+
+    def close(self) -> None: ...
+
+
+MakeRecordLog = Callable[[Path], RecordLog]
+"""Opens the log of a run's records in its folder."""
+MakeManifest = Callable[[StampSource], Manifest]
+"""Makes the manifest with which a run begins."""
 
 
 async def play_plan(
@@ -67,50 +80,116 @@ async def play_plan(
     ends the run. Whatever was measured is on disk in every case.
     """
     progress, stop = progress or Silence(), stop or StopSignal()
-    workers = worker_count(plan, workers, cores=workers)
-    # Before the folder is made, so that a plan for which this machine has too few files leaves nothing behind; and
-    # before workers are started, which inherit the limit.
-    sizing.allow_open_files(descriptors_of(plan, workers))
+    workers = prepare_workers(plan, workers)
     started = utc_now()
     if choose is not None:
         plan = msgspec.structs.replace(plan, stages=())
     folder = run_folder.create(results, plan.scenario.name, started, digest(plan)[:8], folder_prefix)
+
+    def make_manifest(stamp_source: StampSource) -> Manifest:
+        began = started.isoformat()
+        return first_manifest(plan, folder, began, stamp_source=stamp_source, workers=workers, placement=placement)
+
+    async with opened_run(
+        plan,
+        folder,
+        make_manifest,
+        workers=workers,
+        progress=progress,
+        stop=stop,
+        sinks=sinks,
+        clock=clock,
+        client=client or Client(),
+    ) as opened:
+        await opened.play(planned_sources(plan, progress) if choose is None else choose(opened.context, folder))
+    return run_folder.read(folder)
+
+
+def prepare_workers(plan: Plan, workers: int) -> int:
+    """How many processes can play a plan, at most `workers`. Raises this process's limit on open files as far as they
+    need, and InputError if that is not possible."""
+    workers = worker_count(plan, workers, cores=workers)
+    # Before the folder is made, so that a plan for which this machine has too few files leaves nothing behind; and
+    # before workers are started, which inherit the limit.
+    sizing.allow_open_files(descriptors_of(plan, workers))
+    return workers
+
+
+class OpenRun:
+    """A run whose logs and whose client are open."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        manifest: ManifestWriter,
+        make_runner: MakeStageRunner,
+        progress: Progress,
+        sinks: Sequence[Sink],
+    ) -> None:
+        self.context = context
+        self.manifest = manifest
+        self._runner = _PlanRunner(context, make_runner, manifest, progress, sinks)
+
+    async def play(self, sources: Sequence[StageSource]) -> None:
+        """Play the stages of all sources. Whatever ends them, the manifest says afterwards that the run has ended."""
+        try:
+            await self._runner.play(sources)
+        except BaseException:  # cancellation too: the manifest must not go on to say that the run is in progress
+            with contextlib.suppress(FolderError):  # it may be writable, although one of the logs is not
+                self.manifest.end("interrupted")
+            raise
+        self.manifest.end("interrupted" if self.context.stop_signal.requested else "complete")
+
+
+@contextlib.asynccontextmanager
+async def opened_run(
+    plan: Plan,
+    folder: Path,
+    make_manifest: MakeManifest,
+    *,
+    workers: int,
+    progress: Progress,
+    stop: StopSignal,
+    sinks: Sequence[Sink],
+    clock: Clock,
+    client: Client,
+    make_log: MakeRecordLog | None = None,
+    epoch_ns: int | None = None,
+) -> AsyncIterator[OpenRun]:
+    """Open the logs and the client of a run, and start its workers; at the end of the context, close and end them.
+
+    folder: the run folder, which is there. make_log: opens the log that records go to in place of `requests.jsonl`;
+    with workers, it gets the records that they write. epoch_ns: the beginning of the run on the clock; None: now. The
+    other arguments are those of `play_plan`.
+    """
     async with contextlib.AsyncExitStack() as stack:
         # The logs come before the connections, so that a folder that cannot be written fails before anything is opened.
         stage_log = stack.enter_context(contextlib.closing(StageLog(folder / run_folder.STAGES)))
-        client = await stack.enter_async_context(client or Client())
+        client = await stack.enter_async_context(client)
         # Entered after the client and so left before it: nothing calls `abandon` on a client that is closed.
         stack.enter_context(stop.cancelling(client.abandon))
-        context = RunContext(plan, client, clock, clock.now_ns(), stop, machine_source())
-        stamp_source: StampSource = "kernel" if client.kernel and client.stamping else "user"
-        first = first_manifest(
-            plan, folder, started.isoformat(), stamp_source=stamp_source, workers=workers, placement=placement
+        context = RunContext(
+            plan, client, clock, clock.now_ns() if epoch_ns is None else epoch_ns, stop, machine_source()
         )
+        first = make_manifest("kernel" if client.kernel and client.stamping else "user")
         manifest = ManifestWriter(folder, first)
-        if plan.scenario.keep_text:
+        if plan.scenario.keep_text and not (folder / run_folder.PROMPTS).exists():
             prompts = (SentPrompt(prompt.id, text_of(prompt), prompt.key_points) for prompt in plan.prompts)
             run_folder.write_prompts(folder, prompts)
         if (warning := power_warning(first.host)) is not None:
             progress.warn(warning)
         # The logs come first, so that every record is on disk before another sink receives it.
         run_sinks: tuple[Sink, ...] = (stage_log, progress, *sinks)
-        make_runner: MakeStageRunner
-        if workers == 1:
-            request_log = stack.enter_context(contextlib.closing(RequestLog(folder / run_folder.REQUESTS)))
-            make_runner, run_sinks = functools.partial(LocalStageRunner, context), (request_log, *run_sinks)
-        else:
-            stack.callback(_join_parts, folder)  # called when the workers have ended
+        if workers == 1 or make_log is not None:
+            log: RecordLog = make_log(folder) if make_log is not None else RequestLog(folder / run_folder.REQUESTS)
+            run_sinks = (stack.enter_context(contextlib.closing(log)), *run_sinks)
+        make_runner: MakeStageRunner = functools.partial(LocalStageRunner, context)
+        if workers > 1:
+            # Called when the workers have ended.
+            stack.callback(_join_parts if make_log is None else run_folder.remove_parts, folder)
             pool = await stack.enter_async_context(WorkerPool(workers, context, folder, progress.warn))
             make_runner = functools.partial(PooledStageRunner, pool)
-        try:
-            sources = planned_sources(plan, progress) if choose is None else choose(context, folder)
-            await _PlanRunner(context, make_runner, manifest, progress, run_sinks).play(sources)
-        except BaseException:  # cancellation too: the manifest must not go on to say that the run is in progress
-            with contextlib.suppress(FolderError):  # it may be writable, although one of the logs is not
-                manifest.end("interrupted")
-            raise
-        manifest.end("interrupted" if stop.requested else "complete")
-    return run_folder.read(folder)
+        yield OpenRun(context, manifest, make_runner, progress, run_sinks)
 
 
 def _join_parts(folder: Path) -> None:
@@ -201,6 +280,7 @@ class _PlanRunner:
             self._warn_if_busy(pids)
             limits_ns = warm_up_times.limits(context.plan, stage, ready)
             self._manifest.record_limits(context.plan, stage, limits_ns)
+            sinks.measure(MeasuringStart(context.clock.now_ns() - context.epoch_ns, context.epoch_ns))
             await runner.measure(limits_ns)
         return runner.answers()
 

@@ -22,7 +22,7 @@ from loadgen.live.sink import Sinks, StageStart
 from loadgen.plan.plan import Plan, Planned, Stage
 from loadgen.plan.rng import generator
 from loadgen.plan.visits import visit_words
-from loadgen.record import Phase, Record, Reply, StageKey, record_of
+from loadgen.record import BegunRequest, Phase, Record, Reply, StageKey, record_of
 from loadgen.scenario.urls import route_url
 from loadgen.store.run_folder import ungroup_errors
 from loadgen.targets.adapter.in_process import Question, question_of
@@ -161,6 +161,8 @@ class LocalStageRunner:
         return self._answers.answers()
 
     async def play_request(self, planned: Planned, phase: Phase, intended_ns: int, held_ns: int = 0) -> Reply:
+        if phase == "measured" and self._sinks.begin_sinks:
+            self._sinks.begin_request(self._begun(planned, intended_ns))
         timers = self._late_timers(planned, intended_ns) if phase == "measured" and self._stage.late_after_ns else ()
         try:
             return await self._play_attempts(planned, phase, intended_ns, held_ns)
@@ -244,6 +246,13 @@ class LocalStageRunner:
         self._observer.stamp_lags.record(lags_ns)
         self._answers.take(planned.model, exchange, reply)
         return reply
+
+    def _begun(self, planned: Planned, intended_ns: int) -> BegunRequest:
+        key = self._keys[planned.model]
+        prompt_id = self._context.plan.prompts[planned.prompt].id
+        return BegunRequest(
+            key.model, key.target, key.level, planned.index, prompt_id, intended_ns - self._context.epoch_ns
+        )
 
     def _record(self, planned: Planned, phase: Phase, intended_ns: int, reply: Reply) -> Record:
         return record_of(

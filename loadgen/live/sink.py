@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 from msgspec import Struct
 
 from loadgen.errors import LoadgenError, SinkError
-from loadgen.record import LatencyOrigin, Record, StageFacts
+from loadgen.record import BegunRequest, LatencyOrigin, Record, StageFacts
 
 
 class StageStart(Struct, frozen=True):
@@ -35,6 +35,15 @@ class StageStart(Struct, frozen=True):
     @property
     def title(self) -> str:
         return self.level if self.visit is None else self.visit
+
+
+class MeasuringStart(Struct, frozen=True):
+    """The measured requests of a stage begin."""
+
+    start_ns: int
+    """Since the run began."""
+    epoch_ns: int
+    """When the run began, on the clock."""
 
 
 class Sink(Protocol):
@@ -65,6 +74,22 @@ class LateSink(Protocol):
         now. Its own record follows when it has ended."""
 
 
+@runtime_checkable
+class BeginSink(Protocol):
+    """A sink that also hears of each measured request when it begins."""
+
+    def begin_request(self, request: BegunRequest) -> None:
+        """A request is about to be sent for the first time. Its record follows when it has ended."""
+
+
+@runtime_checkable
+class MeasuringSink(Protocol):
+    """A sink that also hears when the measured requests of a stage begin, which is after the warm-up."""
+
+    def measure(self, beginning: MeasuringStart) -> None:
+        """The measured requests begin."""
+
+
 class NullSink:
     """Does nothing. The base of sinks that need only some of the calls."""
 
@@ -86,10 +111,16 @@ class Sinks:
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
         self._sinks = tuple(sinks)
+        self.begin_sinks = tuple(sink for sink in self._sinks if isinstance(sink, BeginSink))
+        """Those that hear of requests when they begin."""
 
     def start(self, stage: StageStart) -> None:
         for sink in self._sinks:
             _call(sink, "start", stage)
+
+    def begin_request(self, request: BegunRequest) -> None:
+        for sink in self.begin_sinks:
+            _call(sink, "begin_request", request)
 
     def record(self, record: Record) -> None:
         for sink in self._sinks:
@@ -103,6 +134,11 @@ class Sinks:
         for sink in self._sinks:
             if isinstance(sink, LateSink):
                 _call(sink, "late", record)
+
+    def measure(self, beginning: MeasuringStart) -> None:
+        for sink in self._sinks:
+            if isinstance(sink, MeasuringSink):
+                _call(sink, "measure", beginning)
 
     def stop(self, facts: StageFacts) -> None:
         errors = []

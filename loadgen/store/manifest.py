@@ -176,6 +176,38 @@ Variant = Literal["A", "B"]
 """The variant of a run, if two were played in alternation; A is the unchanged scenario."""
 
 
+class SoakStage(Struct, frozen=True):
+    """A stage of a soak that has begun: one level of one model, or of several that take turns."""
+
+    level: str
+    models: tuple[str, ...]
+    targets: tuple[str, ...]
+    start_ns: int
+    """When its measured requests began, since the beginning of the run."""
+    deadline_utc: str
+    """When it must end, by the wall clock."""
+
+
+class SoakFacts(Struct, frozen=True, kw_only=True):
+    """How a soak is played, and what one that is resumed needs to know. Its level is that of the scenario."""
+
+    duration_s: float
+    window_s: float
+    disk_bytes: int
+    matters: float
+    give_up_s: float
+    epoch_utc: str
+    """The moment from which all `_ns` count, by the wall clock."""
+    scenario_folder: str
+    """The folder that paths in the scenario are relative to."""
+    deadline_utc: str | None = None
+    """When the soak must end, by the wall clock; None until the first measured request."""
+    stages: tuple[SoakStage, ...] = ()
+    """Those that have begun, in order."""
+    resumed: int = 0
+    """How many times it was resumed."""
+
+
 class Placement(Struct, frozen=True):
     """The place of a run among the runs of two variants."""
 
@@ -215,6 +247,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """If two variants were played in alternation, the variant of this run."""
     block: int | None = None
     """If two variants were played in alternation, the block of this run, from 1."""
+    soak: SoakFacts | None = None
+    """How the soak is played; None for any other run."""
 
     def card(self, target: str, model: str) -> ServedModel | None:
         """The card of a model; None if it was not served."""

@@ -286,6 +286,12 @@ def join_parts(folder: Path) -> None:
         part.unlink()
 
 
+def remove_parts(folder: Path) -> None:
+    """Remove the logs of a run's workers, whose records another log has."""
+    for part in folder.glob(PARTS):
+        part.unlink(missing_ok=True)
+
+
 def logs_of(folder: Path) -> list[Path]:
     """The files with the records of a run: its log, or the logs of its workers if they have not been joined yet."""
     return [folder / REQUESTS] if (folder / REQUESTS).exists() else sorted(folder.glob(PARTS))

@@ -25,7 +25,17 @@ from loadgen.scenario import Scenario
 from loadgen.stats.quantile import MIN_CLUSTERS, samples_needed
 from loadgen.store import files, run_folder
 from loadgen.store.calibration import CalibrationQuote
-from loadgen.store.manifest import SCHEMA, Manifest, ModelCard, PlannedStage, Probe, PromptFacts, ServedModel
+from loadgen.store.manifest import (
+    SCHEMA,
+    Manifest,
+    ModelCard,
+    PlannedStage,
+    Probe,
+    PromptFacts,
+    ServedModel,
+    SoakFacts,
+    SoakStage,
+)
 from loadgen.telemetry import observer
 from loadgen.telemetry.host import ClockFacts, Host
 
@@ -235,6 +245,8 @@ def test_every_key_of_the_run_folder_is_explained() -> None:
             ServedModel,
             PromptFacts,
             Workload,
+            SoakFacts,
+            SoakStage,
             CalibrationQuote,
             Host,
             ClockFacts,
