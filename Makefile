@@ -4,6 +4,7 @@
 
 SCENARIO ?= summarizer
 ARGS ?=
+DURATION ?=
 FUZZ_SECONDS ?= 120
 PY := .venv/bin/python
 RUN := .venv/.installed
@@ -13,13 +14,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Tests start many processes; without it, each of them compiles all of loadgen again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup setup-dev load choose capacity test check lint quick install install-dev gateways fuzz bench readme clean
+.PHONY: help setup setup-dev load choose capacity soak test check lint quick install install-dev gateways fuzz bench readme clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make load SCENARIO=summarizer   play a scenario (ARGS="--requests 80" for more)'
 	@echo 'make choose                     which model should be the default? Plays 32 meetings (about 11 minutes), then decides'
 	@echo 'make capacity SCENARIO=capacity  how many users this device carries (ARGS="--budget 5m")'
+	@echo 'make soak SCENARIO=summarizer DURATION=8h   one level for hours, and whether the device drifted'
 	@echo 'make setup                      only set up: afterwards .venv/bin/loadgen is there'
 	@echo 'make test                       all tests, with a real engine in them (COVERAGE=1: and what of loadgen they run)'
 	@echo 'make check                      format, lint, types, and the quick unit tests'
@@ -42,6 +44,9 @@ choose: $(RUN)
 
 capacity: $(RUN)
 	@$(PY) -m loadgen capacity "$(SCENARIO)" $(ARGS)
+
+soak: $(RUN)
+	@$(PY) -m loadgen soak "$(SCENARIO)" $(if $(DURATION),--duration "$(DURATION)") $(ARGS)
 
 # Three at a time on two cores: some wait for a scripted server while others keep a real engine busy.
 test: $(DEV)

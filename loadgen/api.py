@@ -18,6 +18,7 @@ from loadgen.live.sink import Sink
 from loadgen.plan.arrivals import trace_ns
 from loadgen.plan.plan import Plan, make_plan
 from loadgen.plan.prompts import LoadedPrompts, read_prompts
+from loadgen.plan.soak import SoakPlan, soak_stages
 from loadgen.record import StageKey
 from loadgen.scenario import Closed, Ramp, Scenario, Trace
 from loadgen.scenario.file import LoadedScenario, is_file, read_text
@@ -299,6 +300,45 @@ async def capacity(
         client=client,
     )
     return make_search_reports(folder, request.forecasts)
+
+
+def soak_plan_of(planned: SoakPlan) -> Plan:
+    """The plan of a soak. Reads its prompts, and raises InputError if one of them is wrong."""
+    return soak_stages(plan_of(planned.loaded))
+
+
+async def play_soak(
+    planned: SoakPlan,
+    *,
+    plan: Plan | None = None,
+    results: Path = RESULTS,
+    workers: Workers = 1,
+    progress: Progress | None = None,
+    stop: StopSignal | None = None,
+    sinks: Sequence[Sink] = (),
+    clock: Clock = SYSTEM_CLOCK,
+    client: Client | None = None,
+) -> Path:
+    """Play a soak and return its run folder, which has no reports yet.
+
+    planned: of `loadgen.plan.soak.soak_of`. plan: of `soak_plan_of`, if the prompts were read already. The other
+    arguments are those of `run`.
+    """
+    from loadgen.engine.soak import play  # so that a run does not wait for it
+
+    plan = soak_plan_of(planned) if plan is None else plan
+    return await play.play_soak(
+        plan,
+        planned.settings,
+        results,
+        scenario_folder=str(planned.loaded.folder.absolute()),
+        workers=processes_of(plan, workers),
+        progress=progress,
+        stop=stop,
+        sinks=sinks,
+        clock=clock,
+        client=client,
+    )
 
 
 def select(

@@ -28,6 +28,7 @@ VERBS: Final = {
     "grade": "Give notes from 1 to 5 to the answers of runs, blind to the model.",
     "compare": "Say whether NEW is worse than BASE, and how sure that is.",
     "capacity": "Search the most users, or the highest rate, within the SLO, and say how sure that is.",
+    "soak": "Play one level for hours, and say whether the device drifted.",
     "select": "Choose a model from runs, and say why, how sure that is, and what would change it.",
     "models": "Print the model cards of the targets.",
     "calibrate": "Measure how far measurements on this machine can be trusted.",

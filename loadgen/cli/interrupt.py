@@ -13,8 +13,8 @@ from loadgen.engine.stop import StopSignal
 
 
 @contextlib.contextmanager
-def interruptible(stop: StopSignal, output: Output) -> Iterator[None]:
-    """While the context lasts, Ctrl-C (and SIGTERM and SIGHUP) ends the run.
+def interruptible(stop: StopSignal, output: Output, others: tuple[signal.Signals, ...] | None = None) -> Iterator[None]:
+    """While the context lasts, Ctrl-C (and `others`: by default SIGTERM and SIGHUP) ends the run.
 
     After the first, no request is sent, and the run waits for those in flight. The second gives them up, and restores
     Python's own handler, so that a third raises KeyboardInterrupt.
@@ -36,5 +36,5 @@ def interruptible(stop: StopSignal, output: Output) -> Iterator[None]:
     def on_signal(_: int, __: FrameType | None) -> None:
         loop.call_soon_threadsafe(ask)
 
-    with handled_by(on_signal, (signal.SIGINT, *hang_ups())):
+    with handled_by(on_signal, (signal.SIGINT, *(hang_ups() if others is None else others))):
         yield

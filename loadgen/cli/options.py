@@ -18,6 +18,7 @@ from loadgen.scenario.file import LoadedScenario
 from loadgen.scenario.headers import parse_header
 from loadgen.scenario.overrides import Overrides, parse_duration_s, parse_levels, parse_rates, parse_ready_s
 from loadgen.scenario.resolve import resolve_scenario
+from loadgen.scenario.soak import SoakFlags
 from loadgen.scenario.types import RawTable
 from loadgen.scenario.variant import VariantFlags
 
@@ -137,12 +138,14 @@ class ScenarioOptions(Struct, frozen=True):
             ),
         )
 
-    def load(self, output: Output, variant: VariantFlags | None = None) -> LoadedScenario:
+    def load(
+        self, output: Output, variant: VariantFlags | None = None, soak: SoakFlags | None = None
+    ) -> LoadedScenario:
         """The scenario as flags, list files and the environment change it; says which variables do, to people.
 
-        variant: what makes it the second of two variants.
+        variant: what makes it the second of two variants. soak: what changes its table `[soak]`.
         """
-        overrides = msgspec.structs.replace(self.overrides(), variant=variant)
+        overrides = msgspec.structs.replace(self.overrides(), variant=variant, soak=soak)
         loaded, notes = resolve_scenario(
             self.scenario, overrides, models_file=self.models_file, prompts_file=self.prompts_file
         )
@@ -223,24 +226,25 @@ class LeaveOut:
 
 def expand_options(verb: Callable[..., None]) -> Callable[..., None]:
     """A verb that takes structs of options, in the form that the parser needs: each of their fields is a parameter."""
-    structs: dict[str, type[Struct]] = {}
+    fields: dict[str, tuple[type[Struct], tuple[str, ...]]] = {}
     parameters: list[inspect.Parameter] = []
     hints = get_type_hints(verb, include_extras=True)
     for parameter in inspect.signature(verb).parameters.values():
         kind = hints[parameter.name]
         struct = getattr(kind, "__origin__", kind)
         if isinstance(struct, type) and issubclass(struct, Struct):
-            structs[parameter.name] = struct
             beside = (each for each in getattr(kind, "__metadata__", ()) if isinstance(each, LeaveOut))
-            parameters += _parameters_of(struct, next(beside, LeaveOut()))
+            own = _parameters_of(struct, next(beside, LeaveOut()))
+            fields[parameter.name] = struct, tuple(each.name for each in own)
+            parameters += own
         else:
             parameters.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
 
     @functools.wraps(verb)
     def expanded(**values: Any) -> None:
         groups = {
-            name: kind(**{field: values.pop(field) for field in kind.__struct_fields__ if field in values})
-            for name, kind in structs.items()
+            name: kind(**{field: values.pop(field) for field in own if field in values})
+            for name, (kind, own) in fields.items()
         }
         verb(**groups, **values)
 

@@ -124,7 +124,7 @@ def test_the_completion_that_is_shown_is_of_loadgen_however_it_was_called(tmp_pa
     [
         ("loadgen re", ["report"]),
         ("loadgen run --re", ["--requests", "--ready", "--repeats", "--rest"]),
-        ("loadgen s", ["scenarios", "select", "serve"]),
+        ("loadgen s", ["scenarios", "soak", "select", "serve"]),
     ],
 )
 def test_a_shell_completes_verbs_and_flags(words: str, completions: list[str]) -> None:

@@ -1,0 +1,168 @@
+"""The verb `soak`: plays one level for hours, and says whether the device drifted."""
+
+import asyncio
+import contextlib
+import signal
+from pathlib import Path
+from typing import Annotated, Final, Literal, get_args
+
+import typer
+from msgspec import Struct
+
+from loadgen import api
+from loadgen.cli.before_run import warn_before_run
+from loadgen.cli.compare import parse_percent
+from loadgen.cli.interrupt import interruptible
+from loadgen.cli.options import RESULTS, LeaveOut, Out, Output, OutputOptions, ScenarioOptions, expand_options
+from loadgen.cli.streams import tell
+from loadgen.cli.terminal import progress_on_terminal
+from loadgen.engine.stop import StopSignal
+from loadgen.engine.workers.sizing import Workers, parse_workers
+from loadgen.errors import ExitCode, FolderError, InputError
+from loadgen.plan.plan import Plan
+from loadgen.plan.soak import GIVE_UP_S, SoakPlan, soak_of
+from loadgen.scenario.file import LoadedScenario
+from loadgen.scenario.overrides import parse_duration_s
+from loadgen.scenario.soak import SoakFlags
+
+FailOn = Literal["degrading", "unsure", "never"]
+"""Which verdict makes the exit code 1: degrading; degrading or not enough data; none."""
+FAIL_ON: Final[tuple[FailOn, ...]] = get_args(FailOn)
+
+
+class SoakOptions(Struct, frozen=True):
+    """The options of a soak, but for those of its scenario."""
+
+    duration: Annotated[
+        str | None,
+        typer.Option("--duration", metavar="8h", help="How long requests may start, of all models together."),
+    ] = None
+    window: Annotated[str | None, typer.Option("--window", metavar="60s", help="Length of a window, 1s to 10m.")] = None
+    disk: Annotated[
+        str | None, typer.Option("--disk", metavar="2GiB", help="The most space that the run folder may take.")
+    ] = None
+    matters: Annotated[
+        str | None,
+        typer.Option("--matters", metavar="5%", help="The smallest change that counts (tails: three times)."),
+    ] = None
+    give_up: Annotated[
+        str, typer.Option("--give-up", metavar="30m", help="End when a server has answered nothing for so long.")
+    ] = f"{GIVE_UP_S / 60:g}m"
+    fail_on: Annotated[
+        str, typer.Option("--fail-on", metavar="WORD", help="Exit 1 if the verdict is: degrading, unsure or never.")
+    ] = "degrading"
+    allow_outages: Annotated[
+        int, typer.Option("--allow-outages", metavar="N", min=0, help="So many outages do not make the exit code 1.")
+    ] = 0
+    requests: Annotated[int | None, typer.Option("--requests", hidden=True)] = None
+    until: Annotated[str | None, typer.Option("--until", hidden=True)] = None
+    repeats: Annotated[str | None, typer.Option("--repeats", hidden=True)] = None
+    baseline: Annotated[str | None, typer.Option("--baseline", hidden=True)] = None
+
+    def flags(self) -> SoakFlags:
+        """The changes to the table `[soak]`. Raises InputError, which names the flag, if a value cannot be parsed."""
+        return SoakFlags(
+            duration_s=None if self.duration is None else parse_duration_s(self.duration),
+            window_s=None if self.window is None else parse_duration_s(self.window, "--window"),
+            disk=self.disk,
+            matters=None if self.matters is None else parse_percent(self.matters, "--matters"),
+        )
+
+    def fails_on(self) -> FailOn:
+        word = next((word for word in FAIL_ON if word == self.fail_on), None)
+        if word is None:
+            raise InputError(f"--fail-on {self.fail_on}: not one of the words; write degrading, unsure or never")
+        return word
+
+    def check(self) -> None:
+        """Raise InputError for a flag that a soak does not have, although `run` has it."""
+        for flag, value, why in (
+            ("--requests", self.requests, "a soak ends after its time; leave it out, and set --duration"),
+            ("--until", self.until, "a soak ends after its time; leave it out, and set --duration"),
+            (
+                "--repeats",
+                self.repeats,
+                "a soak is played once; leave it out, and compare nights with `loadgen history`",
+            ),
+            (
+                "--baseline",
+                self.baseline,
+                "a soak is no baseline; leave it out, and compare nights with `loadgen history`",
+            ),
+        ):
+            if value is not None:
+                raise InputError(f"{flag} {value}: {why}")
+
+
+@expand_options
+def soak(
+    *,
+    options: Annotated[ScenarioOptions, LeaveOut("requests", "duration", "until")],
+    soaking: SoakOptions,
+    out: Out = RESULTS,
+    workers: Annotated[
+        str,
+        typer.Option("--workers", metavar="N|auto", help="Processes that play the soak; auto chooses the number."),
+    ] = "1",
+    printing: OutputOptions,
+) -> None:
+    """Play one level for hours, and say whether the device drifted."""
+    output = printing.output
+    soaking.check()
+    fails_on = soaking.fails_on()
+    give_up_s = parse_duration_s(soaking.give_up, "--give-up")
+    planned = soak_of(_load(options, soaking.flags(), output), give_up_s)
+    processes = parse_workers(workers)
+    plan = api.soak_plan_of(planned)
+    if output == "text":
+        for note in planned.notes:
+            tell(f"loadgen: {note}")
+        warn_before_run(plan, processes)
+    played = asyncio.run(_play(planned, plan, processes, out, output))
+    raise typer.Exit(_report(played, fails_on, soaking.allow_outages, output))
+
+
+class PlayedSoak(Struct, frozen=True):
+    """A soak that was played, and how playing ended."""
+
+    folder: Path
+    interrupted: bool
+    """Whether the user asked to stop."""
+    failure: FolderError | None = None
+    """Why the run folder could no longer be written."""
+
+
+def _load(options: ScenarioOptions, flags: SoakFlags, output: Output) -> LoadedScenario:
+    for flag, text in (("--concurrency", options.concurrency), ("--rate", options.rate)):
+        if text is not None and "," in text:
+            raise InputError(f"{flag} {text}: a soak plays one level; give one of them")
+    return options.load(output, soak=flags)
+
+
+async def _play(planned: SoakPlan, plan: Plan, workers: Workers, out: Path, output: Output) -> PlayedSoak:
+    stop = StopSignal()
+    with progress_on_terminal(output) as progress, interruptible(stop, output, (signal.SIGTERM,)):
+        try:
+            folder = await api.play_soak(planned, plan=plan, results=out, workers=workers, progress=progress, stop=stop)
+        except FolderError as error:
+            return PlayedSoak(error.folder, stop.requested, error)
+    return PlayedSoak(folder, stop.requested)
+
+
+def _report(played: PlayedSoak, fails_on: FailOn, allowed_outages: int, output: Output) -> ExitCode:
+    """Make and print the reports of what was played; returns the exit code. Raises the failure that ended it."""
+    from loadgen.cli.report import print_summary, tell_place
+    from loadgen.report.files import make_reports
+
+    with contextlib.suppress(InputError) if played.failure else contextlib.nullcontext():
+        reports = make_reports(played.folder)
+        print_summary(reports.summary, output)
+        if played.failure is None or not reports.unwritten:
+            tell_place(reports, output)
+    if played.failure is not None:
+        raise played.failure
+    if played.interrupted:
+        return ExitCode.INTERRUPTED
+    from loadgen.cli.run import exit_code
+
+    return exit_code(reports.summary)

@@ -1,0 +1,165 @@
+"""A soak in virtual time: how long its stages are, and what its manifest says."""
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from loadgen import api
+from loadgen.engine.soak.lock import LOCK, Holder, held_lock
+from loadgen.engine.soak.play import play_soak
+from loadgen.engine.stop import StopSignal
+from loadgen.errors import InputError
+from loadgen.plan.plan import Plan
+from loadgen.plan.soak import SoakPlan, soak_of
+from loadgen.scenario import Closed, Constant, Load, Model, Scenario, SoakTable
+from loadgen.scenario.file import LoadedScenario
+from loadgen.store.run_folder import Run, read
+from loadgen.telemetry import observer
+from tests.virtual import run
+from tests.virtual_client import CLOCK, MS, Answer, ScriptedClient, stream
+
+SECOND = 1_000 * MS
+HOUR = 3_600 * SECOND
+
+
+@pytest.fixture(autouse=True)
+def _observers_look_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifty looks a second take most of the CPU time of hours that are played at once."""
+    monkeypatch.setattr(observer, "TICK_NS", 10 * SECOND)
+
+
+def soak_plan(folder: Path, load: Load, models: int = 1, **changes: Any) -> tuple[SoakPlan, Plan]:
+    names = tuple(
+        Model(name=f"m{number}", url=f"http://m{number}.invalid/v1", target="openai") for number in range(models)
+    )
+    table = SoakTable(duration_s=changes.pop("duration_s", 3_600.0), window_s=60.0)
+    scenario = Scenario(name="night", prompts=("One.", "Two."), models=names, load=load, soak=table, **changes)
+    planned = soak_of(LoadedScenario(scenario, None, folder, "the test"))
+    return planned, api.soak_plan_of(planned)
+
+
+def answer(_: dict[str, Any], __: int) -> Answer:
+    return stream("One", " two", gap_ns=2 * SECOND)
+
+
+def play(
+    folder: Path,
+    planned: SoakPlan,
+    plan: Plan,
+    boot_ns: Callable[[], int] | None = None,
+    stop: StopSignal | None = None,
+    client: ScriptedClient | None = None,
+) -> Run:
+    client = client or ScriptedClient(answer)
+    folder = run(play_soak(plan, planned.settings, folder, clock=CLOCK, client=client, boot_ns=boot_ns, stop=stop))
+    return read(folder)
+
+
+def test_requests_start_until_the_deadline_and_the_last_one_is_waited_for(tmp_path: Path) -> None:
+    played = play(tmp_path, *soak_plan(tmp_path, Closed()))
+    measured = [record for record in played.records if record.phase == "measured"]
+    (stage,) = played.manifest.soak.stages if played.manifest.soak else ()
+    assert played.manifest.state == "complete"
+    assert {record.outcome for record in measured} == {"ok"}
+    assert len(measured) == 900  # one every four seconds
+    assert [record.index for record in measured] == list(range(900))
+    assert max(record.intended_ns for record in measured) < stage.start_ns + HOUR
+    assert (stage.models, stage.targets, stage.level) == (("m0",), ("m0.invalid",), "c1")
+
+
+def test_models_that_play_one_after_another_share_the_time_and_end_with_the_soak(tmp_path: Path) -> None:
+    played = play(tmp_path, *soak_plan(tmp_path, Closed(), models=2))
+    soak = played.manifest.soak
+    assert soak is not None and soak.deadline_utc is not None
+    first, second = (
+        [record for record in played.records if (record.model, record.phase) == (model, "measured")]
+        for model in ("m0", "m1")
+    )
+    assert [stage.models for stage in soak.stages] == [("m0",), ("m1",)]
+    assert 448 <= len(second) <= len(first) == 450
+    # The warm-up of the second model is within the hour, which ends when it was to end.
+    assert second[-1].intended_ns - first[0].intended_ns <= HOUR
+    assert (
+        abs(datetime.fromisoformat(soak.stages[1].deadline_utc) - datetime.fromisoformat(soak.deadline_utc)).seconds
+        < 10
+    )
+
+
+def test_models_that_take_turns_share_one_stage(tmp_path: Path) -> None:
+    played = play(tmp_path, *soak_plan(tmp_path, Closed(), models=2, order="interleaved"))
+    counts = [sum((r.model, r.phase) == (model, "measured") for r in played.records) for model in ("m0", "m1")]
+    assert counts == [450, 450]
+    assert played.manifest.soak is not None
+    assert [stage.models for stage in played.manifest.soak.stages] == [("m0", "m1")]
+
+
+def test_a_clock_that_counts_a_suspended_machine_ends_the_soak_earlier(tmp_path: Path) -> None:
+    # While the machine is suspended, the run's clock stands still: afterwards the other one is half an hour ahead.
+    def boot_ns() -> int:
+        now_ns = CLOCK.now_ns()
+        return now_ns + (HOUR // 2 if now_ns > begun_ns[0] + HOUR // 4 else 0)
+
+    begun_ns: list[int] = []
+
+    def first_answer(body: dict[str, Any], count: int) -> Answer:
+        begun_ns.append(CLOCK.now_ns())
+        return answer(body, count)
+
+    played = play(tmp_path, *soak_plan(tmp_path, Closed()), boot_ns=boot_ns, client=ScriptedClient(first_answer))
+    measured = [record for record in played.records if record.phase == "measured"]
+    assert played.manifest.state == "complete"
+    assert HOUR // 2 - 10 * SECOND < measured[-1].intended_ns - measured[0].intended_ns <= HOUR // 2
+
+
+def test_the_schedule_of_an_open_loop_ends_at_the_deadline_and_nothing_counts_as_missing(tmp_path: Path) -> None:
+    def boot_ns() -> int:
+        return 2 * CLOCK.now_ns()
+
+    planned, plan = soak_plan(tmp_path, Constant(rates_per_s=(0.1,)))
+    played = play(tmp_path, planned, plan, boot_ns=boot_ns)
+    assert plan.stages[0].count == 360
+    assert plan.stages[0].planned_of(0) is None
+    assert sum(record.phase == "measured" for record in played.records) in (180, 181)
+    assert played.manifest.state == "complete"
+
+
+def test_a_stop_ends_an_open_loop_without_a_record_of_each_request_that_never_came_due(tmp_path: Path) -> None:
+    stop = StopSignal()
+
+    def stopping(body: dict[str, Any], count: int) -> Answer:
+        if count == 10:
+            stop.drain()
+        return answer(body, count)
+
+    planned, plan = soak_plan(tmp_path, Constant(rates_per_s=(0.1,)))
+    played = play(tmp_path, planned, plan, stop=stop, client=ScriptedClient(stopping))
+    assert played.manifest.state == "interrupted"
+    assert len(played.records) < 12
+
+
+def test_the_lock_is_gone_when_a_soak_has_ended_and_says_who_plays_while_it_is_on(tmp_path: Path) -> None:
+    holders: list[Holder] = []
+
+    def looking(body: dict[str, Any], count: int) -> Answer:
+        if count == 3:
+            holders.extend(msgspec.json.decode(path.read_bytes(), type=Holder) for path in tmp_path.rglob(LOCK))
+        return answer(body, count)
+
+    played = play(tmp_path, *soak_plan(tmp_path, Closed()), client=ScriptedClient(looking))
+    assert [holder.is_alive for holder in holders] == [True]
+    assert not (played.folder / LOCK).exists()
+
+
+def test_a_lock_of_a_living_process_is_refused_and_one_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
+    with held_lock(tmp_path), pytest.raises(InputError, match="is playing this soak"), held_lock(tmp_path):
+        pass
+    assert not (tmp_path / LOCK).exists()
+    for left in (msgspec.json.encode(Holder(1 << 22, 1.0)), b'{"pid"'):
+        (tmp_path / LOCK).write_bytes(left)
+        with held_lock(tmp_path):
+            assert msgspec.json.decode((tmp_path / LOCK).read_bytes(), type=Holder).is_alive
+    assert list(tmp_path.iterdir()) == []
