@@ -84,6 +84,7 @@ bench: $(DEV)
 	$(PY) benchmarks/compare.py --quick
 	$(PY) benchmarks/agreement.py --quick
 	$(PY) benchmarks/capacity.py --quick
+	$(PY) benchmarks/nights.py --quick
 	$(PY) benchmarks/large_report.py
 
 readme: $(RUN)
