@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO, Final, TypeVar
+from typing import IO, BinaryIO, Final, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -17,6 +17,7 @@ from loadgen.record import Record, StageFacts
 from loadgen.redact import redact_key_bytes
 from loadgen.store.files import write_whole
 from loadgen.store.manifest import SCHEMA, Manifest, manifest_from
+from loadgen.store.segments import DAMAGED, EndedLine, logs_in, open_files
 
 MANIFEST: Final = "manifest.json"
 REQUESTS: Final = "requests.jsonl"
@@ -29,7 +30,7 @@ PARTS: Final = "requests.w*.jsonl"
 READ_BYTES: Final = 1 << 20
 """How much of a log is read at once while it is being written."""
 
-_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 Line = TypeVar("Line", bound=Struct)
@@ -85,7 +86,7 @@ def no_longer_written(folder: Path, error: OSError) -> FolderError:
         why = "is gone: it was removed or moved while the run was on; run again, and leave it there until the end"
         return FolderError(f"{folder}: {why}", folder)
     saved = "what was measured until then is kept"
-    if error.errno in _NO_SPACE:
+    if error.errno in NO_SPACE:
         return FolderError(f"{folder}: no space left on the device; {saved}; free some space and run again", folder)
     reason = error.strerror or error
     return FolderError(f"{folder}: cannot be written any more ({reason}); {saved}; fix that and run again", folder)
@@ -293,18 +294,19 @@ def remove_parts(folder: Path) -> None:
 
 
 def logs_of(folder: Path) -> list[Path]:
-    """The files with the records of a run: its log, or the logs of its workers if they have not been joined yet."""
-    return [folder / REQUESTS] if (folder / REQUESTS).exists() else sorted(folder.glob(PARTS))
+    """The logs with the records of a run: its log, or those of its workers if they have not been joined. Each may have
+    been split into segments (`loadgen.store.segments`)."""
+    logs = logs_in(folder)
+    return [folder / REQUESTS] if folder / REQUESTS in logs else logs
 
 
 def _timed(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
     """The lines of one log, each with the time at which its request ended, or was due if it was never sent."""
-    decoder = msgspec.json.Decoder(_Ended)
+    decoder = msgspec.json.Decoder(EndedLine)
     moment_ns = 0
     for line in lines:
         with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):  # a torn line is kept, to be counted
-            ended = decoder.decode(line)
-            moment_ns = ended.intended_ns if ended.end_ns is None else ended.end_ns
+            moment_ns = decoder.decode(line).at_ns
         yield moment_ns, line if line.endswith(b"\n") else line + b"\n"
 
 
@@ -353,39 +355,65 @@ def read_manifest(folder: Path) -> Manifest:
 def read(folder: Path) -> Run:
     """Read a run folder, complete or not. Raises InputError as `read_manifest` does."""
     manifest = read_manifest(folder)
-    read_logs = [_read_lines(log, Record) for log in logs_of(folder)]
-    records = tuple(record for of_log, _ in read_logs for record in of_log)
+    records, torn_records = _with_torn(records_in(folder))
     facts, torn_facts = _read_lines(folder / STAGES, StageFacts)
-    torn = sum(torn for _, torn in read_logs) + torn_facts
-    return Run(folder, manifest, records, tuple(facts), torn, tuple(_read_lines(folder / PROMPTS, SentPrompt)[0]))
+    torn = torn_records + torn_facts
+    return Run(
+        folder, manifest, tuple(records), tuple(facts), torn, tuple(_read_lines(folder / PROMPTS, SentPrompt)[0])
+    )
+
+
+def records_in(folder: Path) -> Iterator[Record | None]:
+    """The records of a run, one at a time, each log from its oldest segment on; None for each line that cannot be read.
+
+    A segment that was removed to save disk is passed over. Raises InputError for a file that cannot be opened.
+    """
+    decoder = msgspec.json.Decoder(Record)
+    for log in logs_of(folder):
+        try:
+            for file in open_files(log):
+                yield from _decoded(file, decoder)
+        except OSError as error:
+            raise _unreadable(log, error) from error
 
 
 class _Schema(Struct, frozen=True):
     schema: str
 
 
-class _Ended(Struct, frozen=True):
-    intended_ns: int
-    end_ns: int | None = None
-
-
 def _read_lines(path: Path, kind: type[Line]) -> tuple[list[Line], int]:
     """The lines of a log, and how many could not be read, because a killed run may leave a torn last line."""
-    decoder = msgspec.json.Decoder(kind)
-    records: list[Line] = []
-    torn = 0
     try:
         with path.open("rb") as file:
-            for line in file:
-                try:
-                    records.append(decoder.decode(line))
-                except (msgspec.MsgspecError, UnicodeDecodeError):
-                    torn += 1
+            return _with_torn(_decoded(file, msgspec.json.Decoder(kind)))
     except FileNotFoundError:
-        pass
+        return [], 0
     except OSError as error:  # a file of somebody else, or a disk that fails
         raise _unreadable(path, error) from error
-    return records, torn
+
+
+def _decoded(file: IO[bytes], decoder: "msgspec.json.Decoder[Line]") -> Iterator[Line | None]:
+    """The lines of an open file; None for each that cannot be read."""
+    try:
+        for line in file:
+            try:
+                yield decoder.decode(line)
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                yield None
+    except DAMAGED:  # nothing after this place can be decompressed
+        yield None
+
+
+def _with_torn(lines: Iterable[Line | None]) -> tuple[list[Line], int]:
+    """The lines that could be read, and how many could not."""
+    readable: list[Line] = []
+    torn = 0
+    for line in lines:
+        if line is None:
+            torn += 1
+        else:
+            readable.append(line)
+    return readable, torn
 
 
 def _unreadable(path: Path, error: OSError) -> InputError:

@@ -1,0 +1,308 @@
+"""The log of a soak's records, in segments, within the disk budget of the run folder.
+
+Records go to `requests.jsonl`. After an hour, or when it is large, it is closed, renamed and compressed beside the run,
+and a new one begins (`loadgen.store.segments` has the names). The rule, in this order:
+
+1. What is not records is never removed. Records have what the rest of the budget leaves.
+2. If that is not enough, the oldest closed segments are removed, and an event names their windows.
+3. The same if the file system is low on space. If there is no closed segment any more, no more records are written.
+
+So the folder is never above its budget. All that a soak reports comes from its windows, which go on.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Literal, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from loadgen.clock import Clock
+from loadgen.engine.soak.closed_segments import ClosedSegments, Span
+from loadgen.engine.soak.disk import Room, Space, SpaceOf, room_of, space_of
+from loadgen.record import Record, StageFacts
+from loadgen.redact import redact_key_bytes
+from loadgen.report.format import format_bytes
+from loadgen.store.run_folder import NO_SPACE, REQUESTS, no_longer_written
+from loadgen.store.segments import windows_in_words
+
+MAX_BYTES: Final = 64 << 20
+MAX_AGE_NS: Final = 3600 * 10**9
+PARTS_OF_ROOM: Final = 8
+"""While a segment is compressed, there are the next one, itself, and its compressed form, beside older ones."""
+CHECK_NS: Final = 10**9
+"""How often the log's name and the free space are looked at."""
+LEASE_BYTES: Final = 1 << 20
+PARTS_OF_LEASE: Final = 64
+"""How much is written, at most, before the room is computed again. The other files grow meanwhile."""
+
+_encode: Final = msgspec.json.Encoder().encode
+
+Change = Literal["renamed", "removed", "cut off"]
+"""What somebody did to a log that is being written."""
+
+
+SegmentEvent = Literal["records_dropped", "records_reopened", "disk_low"]
+
+
+class Events(Protocol):
+    """Takes the events of a log: an `EventLog`, or in a worker what sends them to the parent process."""
+
+    def record(self, kind: SegmentEvent, detail: str) -> None: ...
+
+
+class SegmentSettings(Struct, frozen=True, kw_only=True):
+    """When a log is split, and how much disk it may take."""
+
+    budget_bytes: int
+    """The most that the run folder may take, with everything in it."""
+    logs: tuple[str, ...] = (REQUESTS,)
+    """The names of the logs that are written in the folder, one for each worker. They share the budget equally."""
+    max_bytes: int = MAX_BYTES
+    max_age_ns: int = MAX_AGE_NS
+
+
+class SegmentLog:
+    """The sink that writes a soak's records, one line per attempt. It comes first, so that other sinks get a record
+    only after it is on disk."""
+
+    def __init__(
+        self,
+        log: Path,
+        settings: SegmentSettings,
+        events: Events,
+        clock: Clock,
+        *,
+        window_of: Callable[[int], int | None],
+        space_of: SpaceOf = space_of,
+    ) -> None:
+        """log: its path. What an earlier process has written there becomes a segment. window_of: the window in which a
+        moment since the run began lies; None before the first.
+
+        Raises FolderError if the folder cannot be written.
+        """
+        self._settings = settings
+        self._events = events
+        self._clock = clock
+        self._window_of = window_of
+        self._space_of = space_of
+        self._is_full = False
+        """Whether no more records are written."""
+        self._limit_bytes = 0
+        """How large the file may become before the room is computed again."""
+        self._check_at_ns = clock.now_ns()
+        try:
+            self._closed = ClosedSegments(log)
+            self._file = OpenFile(log, clock.now_ns(), Span())
+        except OSError as error:
+            raise no_longer_written(log.parent, error) from error
+
+    def start(self, stage: object) -> None:
+        """Does nothing, because each record names its stage."""
+
+    def record(self, record: Record) -> None:
+        if self._is_full:
+            return
+        line = redact_key_bytes(_encode(record)) + b"\n"
+        window = self._window_of(record.intended_ns if record.end_ns is None else record.end_ns)
+        try:
+            if self._clock.now_ns() >= self._check_at_ns:
+                self._check()
+            if self._file.size + len(line) > self._limit_bytes:
+                self._make_room(len(line), window)
+            if not self._is_full:
+                self._write(line, window)
+        except OSError as error:
+            raise no_longer_written(self._closed.log.parent, error) from error
+
+    def retry(self, record: Record) -> None:
+        self.record(record)
+
+    def stop(self, facts: StageFacts) -> None:
+        """Does nothing, because facts have their own log."""
+
+    def check(self) -> None:
+        """Look whether the log is still where it was, whether it is old, and whether the disk has free space.
+
+        The first record of each second has this done. Call it too while no request ends. Raises FolderError.
+        """
+        try:
+            self._check()
+        except OSError as error:
+            raise no_longer_written(self._closed.log.parent, error) from error
+
+    def split(self) -> None:
+        """Close the segment that is being written, and begin the next one. Raises FolderError."""
+        try:
+            self._split()
+        except OSError as error:
+            raise no_longer_written(self._closed.log.parent, error) from error
+
+    def close(self) -> None:
+        """Close the log. Its closed segments are compressed when this returns."""
+        self._file.close()
+        self._closed.close()
+
+    def _check(self) -> None:
+        now_ns = self._clock.now_ns()
+        self._check_at_ns = now_ns + CHECK_NS
+        change = self._file.change()
+        if change is not None:
+            self._reopen(change)
+        if now_ns - self._file.opened_ns >= self._settings.max_age_ns:
+            self._split()
+        # While a segment is compressed, it takes space that is free again in a moment.
+        if self._closed.compressing is None and not self._is_full and self._space().is_low:
+            self._free_disk(self._file.span.last, fewest=0)
+
+    def _make_room(self, needed_bytes: int, window: int | None) -> None:
+        """Split the log if it is large, and remove the oldest segments, so that so many more bytes can be written."""
+        if self._file.size + needed_bytes > self._most_bytes(self._room()):
+            self._split()
+        budget = format_bytes(self._settings.budget_bytes)
+        self._remove_oldest(lambda: self._room().left >= needed_bytes, f"the run folder may take {budget}", window)
+        room = self._room()
+        lease = min(LEASE_BYTES, self._settings.budget_bytes // PARTS_OF_LEASE, room.left)
+        # At least this line: one that is larger than a segment has a segment of its own.
+        self._limit_bytes = self._file.size + max(needed_bytes, min(self._most_bytes(room) - self._file.size, lease))
+
+    def _room(self) -> Room:
+        settings = self._settings
+        return room_of(self._closed.log, settings.budget_bytes, settings.logs)
+
+    def _most_bytes(self, room: Room) -> int:
+        """How large a segment may be."""
+        settings = self._settings
+        return min(
+            settings.max_bytes,
+            room.allowed // PARTS_OF_ROOM,
+            # So that on a small disk, too, there are several segments of which the oldest can be removed.
+            (room.taken + self._space().free // len(settings.logs)) // PARTS_OF_ROOM,
+        )
+
+    def _space(self) -> Space:
+        return self._space_of(self._closed.log.parent)
+
+    def _free_disk(self, window: int | None, fewest: int) -> None:
+        """Remove the oldest segments, `fewest` or more, because the file system is low on space, or full."""
+        space = self._space()
+        why = f"{format_bytes(space.free)} of the disk's {format_bytes(space.total)} are free"
+        self._events.record("disk_low", why)
+        most_left = len(self._closed.segments()) - fewest
+        self._remove_oldest(lambda: len(self._closed.segments()) <= most_left and not self._space().is_low, why, window)
+
+    def _remove_oldest(self, is_enough: Callable[[], bool], why: str, window: int | None) -> None:
+        """Remove the oldest closed segments until it is enough. If all of them are not, write no more records; the
+        first that is not written is in this window."""
+        span, count, enough = Span(), 0, is_enough()
+        for segment in () if enough else self._closed.segments():
+            removed = self._closed.remove(segment)
+            if removed is not None:
+                span.join(removed)
+                count += 1
+                enough = is_enough()
+                if enough:
+                    break
+        if count:
+            files = "file" if count == 1 else "files"
+            words = windows_in_words(span.first, span.last)
+            self._events.record("records_dropped", f"{words}: {count} {files} of records removed, because {why}")
+        if not enough:
+            self._is_full = True
+            self._events.record("records_dropped", f"from window {window or 0} on: no records written, because {why}")
+
+    def _write(self, line: bytes, window: int | None) -> None:
+        while not self._is_full:
+            try:
+                self._file.append(line)
+            except OSError as error:
+                if error.errno not in NO_SPACE:
+                    raise
+                self._free_disk(window, fewest=1)
+                continue
+            if self._file.is_removed:  # bytes that nobody can read
+                self._reopen("removed")
+                continue
+            self._file.span.add(window)
+            return
+
+    def _split(self) -> None:
+        if (change := self._file.change()) is not None:
+            self._reopen(change)
+        if self._file.size == 0:
+            return
+        log, now_ns = self._closed.log, self._clock.now_ns()
+        self._file.close()
+        try:
+            self._closed.add_log(self._file.span)
+        except PermissionError:  # on Windows, somebody may be reading it; it is written on, and split later
+            self._file = OpenFile(log, self._file.opened_ns, self._file.span)
+        else:
+            self._file = OpenFile(log, now_ns, Span())
+
+    def _reopen(self, change: Change) -> None:
+        """Write on in a file with the log's name, after somebody renamed, removed or cut off the log."""
+        name = self._closed.log.name
+        words = f"{name} was {change}"
+        if change == "renamed" and (new_name := self._file.name_now) is not None:
+            words += f" to {new_name}"
+        elif change != "renamed" and self._file.span.first is not None:
+            words += f", with the records of {windows_in_words(self._file.span.first, self._file.span.last)}"
+        self._file.close()
+        self._file = OpenFile(self._closed.log, self._clock.now_ns(), Span())
+        self._limit_bytes = 0
+        self._events.record("records_reopened", f"{words}; records go to a new {name}")
+
+
+class OpenFile:
+    """The file that records are written to. Each line is handed to the system at once. Raises OSError."""
+
+    def __init__(self, path: Path, opened_ns: int, span: Span) -> None:
+        self._path = path
+        self._file = path.open("ab", buffering=0)
+        self.opened_ns = opened_ns
+        self.span = span
+        """The windows of its records."""
+        self.size = os.fstat(self._file.fileno()).st_size
+
+    @property
+    def is_removed(self) -> bool:
+        return os.fstat(self._file.fileno()).st_nlink == 0
+
+    @property
+    def name_now(self) -> str | None:
+        """The name of the file after it was renamed; None if the system does not tell it."""
+        try:
+            return Path(f"/proc/self/fd/{self._file.fileno()}").readlink().name
+        except OSError:
+            return None
+
+    def change(self) -> Change | None:
+        """What somebody else did to the file; None if it is as it was left."""
+        now = os.fstat(self._file.fileno())
+        if now.st_nlink == 0:
+            return "removed"
+        try:
+            is_there = os.path.samestat(self._path.stat(), now)
+        except FileNotFoundError:
+            is_there = False
+        if not is_there:
+            return "renamed"
+        return "cut off" if now.st_size < self.size else None
+
+    def append(self, line: bytes) -> None:
+        """Write a line, all of it or nothing."""
+        rest = memoryview(line)
+        try:
+            while rest:  # a disk that is almost full accepts a part, and refuses only the rest
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file.fileno(), self.size)
+            raise
+        self.size += len(line)
+
+    def close(self) -> None:
+        self._file.close()

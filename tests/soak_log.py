@@ -1,0 +1,89 @@
+"""A soak's log of records in a folder of its own, with a clock, a disk and events that a test sets by hand."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from loadgen.engine.soak.disk import Space
+from loadgen.engine.soak.segments import SegmentLog, SegmentSettings
+from loadgen.record import Record
+from loadgen.store.run_folder import REQUESTS, records_in
+from tests.records import record
+
+S = 1_000_000_000
+WINDOW_NS = 60 * S
+MIB = 1 << 20
+
+
+class HandClock:
+    """A clock that stands until a test moves it."""
+
+    def __init__(self) -> None:
+        self.moment_ns = 7_000 * S
+
+    def now_ns(self) -> int:
+        return self.moment_ns
+
+    async def sleep_until_ns(self, deadline_ns: int) -> None:
+        raise NotImplementedError
+
+
+class SoakLog:
+    """The log, and what stands around it. `write` takes records one after another, each a second after the other."""
+
+    def __init__(self, folder: Path, *, name: str = REQUESTS, space: Space | None = None, **settings: Any) -> None:
+        self.folder = folder
+        self.clock = HandClock()
+        self.space = space or Space(total=1 << 40, free=1 << 39)
+        self.events: list[tuple[str, str]] = []
+        self.written = 0
+        self.log = SegmentLog(
+            folder / name,
+            SegmentSettings(**{"budget_bytes": 1 << 40, **settings}),
+            self,
+            self.clock,
+            window_of=lambda moment_ns: moment_ns // WINDOW_NS,
+            space_of=lambda _: self.space,
+        )
+
+    def record(self, kind: str, detail: str) -> None:
+        """Take an event, as an `EventLog` does."""
+        self.events.append((kind, detail))
+
+    def write(self, count: int, **changes: Any) -> None:
+        for _ in range(count):
+            self.log.record(soak_record(self.written, **changes))
+            self.written += 1
+            self.clock.moment_ns += S
+
+    @property
+    def details(self) -> list[str]:
+        return [detail for _, detail in self.events]
+
+    @property
+    def names(self) -> list[str]:
+        """The files with records, by name."""
+        return sorted(path.name for path in self.folder.glob("*requests*"))
+
+    @property
+    def indices(self) -> list[int]:
+        """Which records can be read, in the order in which they are."""
+        return indices_in(self.folder)
+
+
+def soak_record(index: int, **changes: Any) -> Record:
+    """The record of a request that ended in second `index` of the run."""
+    return record(index=index, intended_ns=index * S, end_ns=index * S, **changes)
+
+
+def indices_in(folder: Path) -> list[int]:
+    return [record.index if record else -1 for record in records_in(folder)]
+
+
+def bytes_in(folder: Path) -> int:
+    """What a folder takes, looked at from outside."""
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def windows_of(indices: range | list[int]) -> Iterator[int]:
+    return (index * S // WINDOW_NS for index in indices)
