@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import IO, BinaryIO, Final, TypeVar
+from typing import IO, Final, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -27,8 +27,6 @@ SEARCH_PREFIX: Final = "capacity-"
 """The prefix of the name of a search's folder."""
 PARTS: Final = "requests.w*.jsonl"
 """The logs of workers during a run; they are joined at its end."""
-READ_BYTES: Final = 1 << 20
-"""How much of a log is read at once while it is being written."""
 
 NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
@@ -199,71 +197,6 @@ def write_prompts(folder: Path, prompts: Iterable[SentPrompt]) -> None:
     with contextlib.closing(log):
         for prompt in prompts:
             log.append(prompt)
-
-
-class LogReader:
-    """Reads the records of a log that another process writes, up to the size that this process reports.
-
-    Raises FolderError if the log cannot be read, because the folder or its disk is gone.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: BinaryIO | None = None
-        self._decode = msgspec.json.Decoder(Record).decode
-        self._at = 0
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return self._path.parent
-
-    def read_to(self, size: int) -> Iterator[Record]:
-        """The records in the log's first `size` bytes that have not been read yet. These bytes end with a line."""
-        rest = b""
-        while self._at < size:
-            *lines, rest = (rest + self._read(size - self._at)).split(b"\n")
-            for line in lines:
-                yield self._decode(line)
-
-    @property
-    def position(self) -> int:
-        """Up to where it has been read."""
-        return self._at
-
-    def skip_to(self, position: int) -> None:
-        """Read on from another place in the log."""
-        self._at = position
-        if self._file is not None:
-            self._file.seek(position)
-
-    def read_rest(self) -> Iterator[Record]:
-        """The records that were not read yet, of a log that nobody writes any more. A torn last line is left out."""
-        try:
-            size, rest = self._path.stat().st_size, b""
-        except FileNotFoundError:  # its worker ended before it had made it
-            return
-        while self._at < size:
-            *lines, rest = (rest + self._read(size - self._at)).split(b"\n")
-            for line in lines:
-                yield self._decode(line)
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def _read(self, size: int) -> bytes:
-        try:
-            if self._file is None:
-                self._file = self._path.open("rb", buffering=0)
-                self._file.seek(self._at)
-            chunk = self._file.read(min(size, READ_BYTES))
-            if not chunk:  # the file is shorter than reported: it was truncated
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        except OSError as error:
-            raise no_longer_written(self._path.parent, error) from error
-        self._at += len(chunk)
-        return chunk
 
 
 def part_name(serial: int) -> str:

@@ -38,7 +38,8 @@ from loadgen.errors import FolderError
 from loadgen.live.sink import Sinks
 from loadgen.plan.plan import Plan, Stage, parts
 from loadgen.record import StageFacts, WorkerFacts
-from loadgen.store.run_folder import LogReader, part_name, ungroup_errors
+from loadgen.store.log_reader import LogReader
+from loadgen.store.run_folder import part_name, ungroup_errors
 from loadgen.targets.probe.answers import StreamAnswers, merge_answers
 from loadgen.targets.served import Served
 from loadgen.telemetry.observer import Observer

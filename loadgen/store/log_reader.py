@@ -1,0 +1,80 @@
+"""Reads the log of a run while another process writes it."""
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import msgspec
+
+from loadgen.record import Record
+from loadgen.store.run_folder import no_longer_written
+
+READ_BYTES: Final = 1 << 20
+"""How much is read at once."""
+
+
+class LogReader:
+    """Reads the records of a log that another process writes, up to the size that this process reports.
+
+    Raises FolderError if the log cannot be read, because the folder or its disk is gone.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._decode = msgspec.json.Decoder(Record).decode
+        self._at = 0
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self._path.parent
+
+    def read_to(self, size: int) -> Iterator[Record]:
+        """The records in the log's first `size` bytes that have not been read yet. These bytes end with a line."""
+        rest = b""
+        while self._at < size:
+            *lines, rest = (rest + self._read(size - self._at)).split(b"\n")
+            for line in lines:
+                yield self._decode(line)
+
+    @property
+    def position(self) -> int:
+        """Up to where it has been read."""
+        return self._at
+
+    def skip_to(self, position: int) -> None:
+        """Read on from another place in the log."""
+        self._at = position
+        if self._file is not None:
+            self._file.seek(position)
+
+    def read_rest(self) -> Iterator[Record]:
+        """The records that were not read yet, of a log that nobody writes any more. A torn last line is left out."""
+        try:
+            size, rest = self._path.stat().st_size, b""
+        except FileNotFoundError:  # its worker ended before it had made it
+            return
+        while self._at < size:
+            *lines, rest = (rest + self._read(size - self._at)).split(b"\n")
+            for line in lines:
+                yield self._decode(line)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _read(self, size: int) -> bytes:
+        try:
+            if self._file is None:
+                self._file = self._path.open("rb", buffering=0)
+                self._file.seek(self._at)
+            chunk = self._file.read(min(size, READ_BYTES))
+            if not chunk:  # the file is shorter than reported: it was truncated
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        except OSError as error:
+            raise no_longer_written(self._path.parent, error) from error
+        self._at += len(chunk)
+        return chunk
