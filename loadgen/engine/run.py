@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
+from msgspec import Struct
 
 from loadgen.clock import SYSTEM_CLOCK, Clock, utc_now
 from loadgen.engine.keep_warm import keep_warm
@@ -49,6 +50,20 @@ class RecordLog(Sink, Protocol):
 
 MakeRecordLog = Callable[[Path], RecordLog]
 """Opens the log of a run's records in its folder."""
+
+
+class StagePlay(Struct, frozen=True):
+    """A stage that is about to be played."""
+
+    stage: Stage
+    ready: dict[int, Served]
+    """Its served models, by their index in the plan."""
+    stop: StopSignal
+    """The signal of this stage."""
+
+
+BesideStage = Callable[[StagePlay], contextlib.AbstractAsyncContextManager[Sequence[Sink]]]
+"""Makes what is done beside a stage, from before its warm-up until its last request has ended; yields sinks for it."""
 MakeManifest = Callable[[StampSource], Manifest]
 """Makes the manifest with which a run begins."""
 
@@ -130,10 +145,10 @@ class OpenRun:
         self.manifest = manifest
         self._runner = _PlanRunner(context, make_runner, manifest, progress, sinks)
 
-    async def play(self, sources: Sequence[StageSource]) -> None:
+    async def play(self, sources: Sequence[StageSource], beside: BesideStage | None = None) -> None:
         """Play the stages of all sources. Whatever ends them, the manifest says afterwards that the run has ended."""
         try:
-            await self._runner.play(sources)
+            await self._runner.play(sources, beside or _nothing_beside)
         except BaseException:  # cancellation too: the manifest must not go on to say that the run is in progress
             with contextlib.suppress(FolderError):  # it may be writable, although one of the logs is not
                 self.manifest.end("interrupted")
@@ -192,6 +207,10 @@ async def opened_run(
         yield OpenRun(context, manifest, make_runner, progress, run_sinks)
 
 
+def _nothing_beside(_: StagePlay) -> contextlib.AbstractAsyncContextManager[Sequence[Sink]]:
+    return contextlib.nullcontext(())
+
+
 def _join_parts(folder: Path) -> None:
     with contextlib.suppress(OSError):  # if the disk has no room for it, the logs of the workers stay, and are read
         run_folder.join_parts(folder)
@@ -213,6 +232,7 @@ class _PlanRunner:
         self._manifest = manifest
         self._progress = progress
         self._sinks = tuple(sinks)
+        self._beside: BesideStage = _nothing_beside
         self._stages = context.plan.stages
         """Those that are known so far."""
         self._refused: dict[int, RefusedKeys] = {}
@@ -222,7 +242,8 @@ class _PlanRunner:
         is_heard = not isinstance(progress, Silence)
         self._busy_check = BusyCheck(context.machine, context.clock) if context.machine and is_heard else None
 
-    async def play(self, sources: Sequence[StageSource]) -> None:
+    async def play(self, sources: Sequence[StageSource], beside: BesideStage) -> None:
+        self._beside = beside
         for source in sources:
             await self._play_source(source)
 
@@ -273,8 +294,10 @@ class _PlanRunner:
         # One process may serve several models; it counts once.
         pids = tuple(dict.fromkeys(pid for index in stage.models if (pid := ready[index].pid) is not None))
         # The stage has a signal of its own, so that its stop rule ends this stage only.
-        with context.stop_signal.of_stage() as stop:
-            sinks = Sinks((*self._sinks, warm_up_times, *source.sinks(stage, stop)))
+        async with contextlib.AsyncExitStack() as stack:
+            stop = stack.enter_context(context.stop_signal.of_stage())
+            own_sinks = await stack.enter_async_context(self._beside(StagePlay(stage, ready, stop)))
+            sinks = Sinks((*self._sinks, warm_up_times, *source.sinks(stage, stop), *own_sinks))
             runner = self._make_runner(stage, ready, stop, sinks, pids)
             await runner.warm_up()
             self._warn_if_busy(pids)

@@ -64,11 +64,12 @@ class InFlightLog(NullSink):
             self._append(EndLine(record.model, record.target, record.level, record.index))
 
     def close(self) -> None:
-        """Close the file and remove it: nothing is in flight any more."""
+        """Close the file, and remove it if nothing is in flight any more."""
         if self._log is not None:
             self._log.close()
-        with contextlib.suppress(OSError):
-            self._path.unlink()
+        if not self._in_flight:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
 
     def _append(self, line: BeginLine | EndLine) -> None:
         if self._log is None:

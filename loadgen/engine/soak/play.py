@@ -4,7 +4,7 @@ The records go to disk and to the sinks as they end; nothing reads the run back 
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -14,11 +14,12 @@ import msgspec
 from loadgen.clock import SYSTEM_CLOCK, Clock, utc_now
 from loadgen.engine.background import Background
 from loadgen.engine.manifest_writer import first_manifest
-from loadgen.engine.run import OpenRun, opened_run, prepare_workers
+from loadgen.engine.run import OpenRun, StagePlay, opened_run, prepare_workers
 from loadgen.engine.soak.deadline import SoakDeadline
+from loadgen.engine.soak.in_flight import IN_FLIGHT, InFlightLog
 from loadgen.engine.soak.lock import held_lock
 from loadgen.engine.stage import stage_start
-from loadgen.engine.stage_source import PlannedStages, StageSource
+from loadgen.engine.stage_source import planned_sources
 from loadgen.engine.stop import StopSignal
 from loadgen.live.progress import Progress, Silence
 from loadgen.live.sink import MeasuringStart, NullSink, Sink
@@ -69,6 +70,7 @@ async def play_soak(
 
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(held_lock(folder))
+        in_flight = stack.enter_context(contextlib.closing(InFlightLog(folder / IN_FLIGHT)))
         opened = await stack.enter_async_context(
             opened_run(
                 plan,
@@ -77,32 +79,31 @@ async def play_soak(
                 workers=workers,
                 progress=progress,
                 stop=stop,
-                sinks=sinks,
+                sinks=(in_flight, *sinks),
                 clock=clock,
                 client=client or Client(),
                 epoch_ns=epoch_ns,
             )
         )
-        session = SoakSession(opened, settings, progress, boot_ns or clock.now_ns)
+        session = SoakSession(opened, settings, boot_ns or clock.now_ns)
         async with Background(session.look_after()):
-            await opened.play(session.sources())
+            await opened.play(planned_sources(plan, progress), session.beside)
     return folder
 
 
 class SoakSession:
     """A soak in progress: what begins and ends with each of its stages, and what must happen once a second."""
 
-    def __init__(self, opened: OpenRun, settings: SoakSettings, progress: Progress, boot_ns: Callable[[], int]) -> None:
+    def __init__(self, opened: OpenRun, settings: SoakSettings, boot_ns: Callable[[], int]) -> None:
         self.deadlines = SoakDeadline(boot_ns, round(settings.duration_s * 1e9))
         self._opened = opened
-        self._progress = progress
         self._stop: StopSignal | None = None
         """The signal of the stage that is played."""
 
-    def sources(self) -> list[StageSource]:
-        """The stages of the plan, each with what a soak adds to it. Each model has one stage, alone or with others."""
-        plan = self._opened.context.plan
-        return [SoakStages(self, plan, (stage,), self._progress) for stage in plan.stages]
+    @contextlib.asynccontextmanager
+    async def beside(self, play: StagePlay) -> AsyncIterator[tuple[Sink, ...]]:
+        """What a soak does beside a stage."""
+        yield (StageSpan(self, play),)
 
     async def look_after(self) -> None:
         """Look after the soak once a second, and at its deadlines; never ends by itself."""
@@ -148,27 +149,15 @@ class SoakSession:
         self.deadlines.end_stage()
 
 
-class SoakStages(PlannedStages):
-    """The stages of one group of models, each of which ends at its deadline."""
-
-    def __init__(self, session: SoakSession, plan: Plan, stages: Sequence[Stage], progress: Progress) -> None:
-        super().__init__(plan, stages, progress)
-        self._session = session
-
-    def sinks(self, stage: Stage, stop: StopSignal) -> tuple[Sink, ...]:
-        return (StageSpan(self._session, stage, stop),)
-
-
 class StageSpan(NullSink):
     """Tells the session when a stage begins to be measured, and when it has ended."""
 
-    def __init__(self, session: SoakSession, stage: Stage, stop: StopSignal) -> None:
+    def __init__(self, session: SoakSession, play: StagePlay) -> None:
         self._session = session
-        self._stage = stage
-        self._stop = stop
+        self._play = play
 
     def measure(self, beginning: MeasuringStart) -> None:
-        self._session.begin_stage(self._stage, self._stop, beginning.start_ns)
+        self._session.begin_stage(self._play.stage, self._play.stop, beginning.start_ns)
 
     def stop(self, facts: StageFacts) -> None:
         self._session.end_stage()

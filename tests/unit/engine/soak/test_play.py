@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from loadgen import api
+from loadgen.engine.soak.in_flight import IN_FLIGHT, Begun, read_in_flight
 from loadgen.engine.soak.lock import LOCK, Holder, held_lock
 from loadgen.engine.soak.play import play_soak
 from loadgen.engine.stop import StopSignal
@@ -163,3 +164,17 @@ def test_a_lock_of_a_living_process_is_refused_and_one_of_a_dead_process_is_take
         with held_lock(tmp_path):
             assert msgspec.json.decode((tmp_path / LOCK).read_bytes(), type=Holder).is_alive
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_requests_in_flight_are_on_disk_while_a_soak_is_played(tmp_path: Path) -> None:
+    begun: list[Begun] = []
+
+    def looking(body: dict[str, Any], count: int) -> Answer:
+        if count == 10:
+            begun.append(read_in_flight(tmp_path.rglob(IN_FLIGHT), "c2"))
+        return answer(body, count)
+
+    played = play(tmp_path, *soak_plan(tmp_path, Closed(concurrency=(2,))), client=ScriptedClient(looking))
+    # Ten chats before this one: the test chat, one of the warm-up, and the measured ones with the indices 0 to 7.
+    assert [(sorted(r.index for r in each.in_flight), each.last_index) for each in begun] == [([7, 8], 8)]
+    assert not (played.folder / IN_FLIGHT).exists()
