@@ -36,10 +36,15 @@ STEP_IS_CLEAR: Final = 2.0
 """From which `step_gain` on a series changed in a step rather than along a line."""
 _PULLED: Final = 4.0
 """Values of a plain series are pulled to as many robust deviations around its line."""
-_FIRST_STEP: Final = 0.02
-_STEP_GROWTH: Final = 1.7
-_FINE: Final = 1e-5
-"""How precisely the ends of a percentile's interval are computed, as a logarithm."""
+_STEPS: Final = 0.02 * 1.7 ** np.arange(9)
+"""How far apart the changes of a percentile are at which its t is computed first, outward from none."""
+_FINE: Final = 5e-5
+_CLOSE: Final = 0.002
+"""How precisely the ends of a percentile's interval are computed: as a logarithm, or in units of t."""
+_EXACT: Final = 0.3
+"""How many values more or less than expected may be above a threshold."""
+_NEAR: Final = 0.01
+"""How far from the percentile its density is taken, as a logarithm."""
 _FLAT: Final = 1e-9
 """Components that are smaller than this share of the scores are rounding errors."""
 
@@ -50,8 +55,8 @@ class DriftTest(Protocol):
     def t(self, change: float) -> float:
         """Student's t with NOISE_COMPONENTS degrees of freedom, once a change of `change` is taken out."""
 
-    def change_at(self, t: float) -> float:
-        """The change at which `t` has this value: the estimate at 0, and the ends of its interval at ± a quantile."""
+    def changes_at(self, ts: Floats) -> Floats:
+        """The change at which `t` has each value: the estimate at 0, and the ends of its interval at ± a quantile."""
 
     def level(self, change: float) -> float:
         """The level in the middle of the night, if the series changes by `change` over the night."""
@@ -97,14 +102,12 @@ def basis(at: Floats, weights: Floats) -> Floats:
     return orthonormal
 
 
-def t_of(components: Floats) -> float:
+def t_of(components: Floats) -> Floats:
     """The component that moves along the night, in units of those that wander almost as slowly. components: of degree
-    0 to NOISE_COMPONENTS + 1. Infinite if nothing wanders, and 0 if nothing moves either."""
+    0 to NOISE_COMPONENTS + 1, in rows. Infinite if nothing wanders, and 0 if nothing moves either."""
     noise = _noise(components)
-    along = float(components[1])
-    if noise > 0:
-        return along / noise
-    return 0.0 if along == 0 else float(np.copysign(np.inf, along))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(components[1] == 0, 0.0, components[1] / noise)
 
 
 class PercentileTest:
@@ -121,62 +124,91 @@ class PercentileTest:
         self._along = _along(at)
         self._totals = counts.totals.astype(np.float64)
         self._basis = basis(at, self._totals)
-        self._offsets = np.arange(counts.windows, dtype=np.int64) * EDGES_NS.size
-        self._keys = counts.window * EDGES_NS.size + counts.bucket
+        self._keys = np.append(counts.window * EDGES_NS.size + counts.bucket, -1)
         self._counts = np.append(counts.count, 0).astype(np.float64)
         self._before = np.concatenate([[0.0], np.cumsum(counts.count, dtype=np.float64)])
-        self._before_window = np.concatenate([[0.0], np.cumsum(self._totals)[:-1]])
+        self._reached = np.cumsum(self._totals)
         used = EDGES_NS[[counts.bucket.min(), counts.bucket.max() + 1]].astype(np.float64)
-        low, high = np.log(np.maximum(used, 1.0)).tolist()
-        self._level = _crossing(lambda level: self._excess(level, 0.0), low, high, 0.0, 1e-7)
+        low, high = np.log(np.maximum(used, 1.0))[:, None]
+        none = np.zeros(1)
+        self._level = float(_crossings(lambda level: self._excess(level, none), low, high, none, (1e-7, _CLOSE))[0])
+        near = self._excess(self._level + np.array([-_NEAR, _NEAR]), np.zeros(2))
+        self._density = max(float(near[0] - near[1]) / (2 * _NEAR), 1.0)
 
     def t(self, change: float) -> float:
-        above = self._above(self.level(change), change)
-        score = above - above.sum() / self._totals.sum() * self._totals
-        return t_of(_components(self._basis, score))
+        return float(self._t(np.array([change]))[0])
 
-    def change_at(self, t: float) -> float:
-        if t == 0:
-            return self._estimate
-        return self._walk(self._estimate, -1 if t > 0 else 1, t)
+    def changes_at(self, ts: Floats) -> Floats:
+        """Of several places at which t has a value, the one next to the estimate: t falls as the change grows, but that
+        of a tail comes back from far out."""
+        changes, known = self._grid
+        none = changes.size // 2
+        falls = np.flatnonzero((known[:-1] > 0) & (known[1:] <= 0))
+        if not falls.size:
+            return np.full(ts.size, float(np.copysign(MOST_CHANGE, known[none])))
+        middle = int(falls[np.argmin(np.abs(falls + 0.5 - none))])
+        ends = np.array([_bracket(known, middle, t) for t in ts.tolist()])
+        inside = (ends >= 0) & (ends < changes.size - 1)
+        lows = changes[np.where(inside, ends, middle)]
+        highs = changes[np.where(inside, ends + 1, middle + 1)]
+        crossed = _crossings(self._t, lows, highs, ts, (_FINE, _CLOSE))
+        return np.where(inside, crossed, np.where(ends < 0, -MOST_CHANGE, MOST_CHANGE))
 
     def level(self, change: float) -> float:
-        if change == 0:
-            return self._level
-        reach = abs(change) / 2  # nothing moves by more than this
-        return _crossing(lambda level: self._excess(level, change), self._level - reach, self._level + reach, 0.0, 1e-7)
+        return float(self._levels(np.array([change]))[0])
+
+    def shares_above(self) -> Floats:
+        """The share of each window's values that are above the percentile of the night; 0 if it has none."""
+        above: Floats = self._above(np.array([self._level]), np.zeros(1))[0] / np.maximum(self._totals, 1.0)
+        return above
 
     @cached_property
-    def _estimate(self) -> float:
-        at_none = self.t(0.0)
-        return 0.0 if at_none == 0 else self._walk(0.0, 1 if at_none > 0 else -1, 0.0)
+    def _grid(self) -> tuple[Floats, Floats]:
+        """Changes from −MOST_CHANGE to MOST_CHANGE, and t at each."""
+        steps = np.minimum(np.cumsum(_STEPS), MOST_CHANGE)
+        changes = np.concatenate([-steps[::-1], [0.0], steps])
+        return changes, self._t(changes)
 
-    def _walk(self, start: float, direction: int, target: float) -> float:
-        """The change nearest to `start`, in this direction, at which t is `target`. t falls as the change grows, but
-        that of a tail comes back from far out, so that a search must not begin there."""
-        near, step = start, _FIRST_STEP
-        while abs(near) < MOST_CHANGE:
-            far = near + direction * step
-            if (self.t(far) - target) * direction <= 0:
-                return _crossing(self.t, min(near, far), max(near, far), target, _FINE)
-            near, step = far, step * _STEP_GROWTH
-        return direction * MOST_CHANGE
+    def _t(self, changes: Floats) -> Floats:
+        above = self._above(self._levels(changes), changes)
+        shares = above.sum(axis=1, keepdims=True) / self._totals.sum()
+        return t_of(_components(self._basis, (above - shares * self._totals).T))
 
-    def _excess(self, level: float, change: float) -> float:
-        """How many values more than expected are above the threshold."""
-        return float(self._above(level, change).sum() - self._expected * self._totals.sum())
+    def _levels(self, changes: Floats) -> Floats:
+        reach = np.abs(changes) / 2  # nothing moves by more than this
+        levels = np.full(changes.size, self._level)
+        lows, highs, falls = levels - reach, levels + reach, np.full(changes.size, self._density)
+        excess = self._excess(levels, changes)
+        for _ in range(60):
+            close = (np.abs(excess) <= _EXACT) | (highs - lows < 1e-9)
+            if close.all():
+                break
+            lows, highs = np.where(excess > 0, levels, lows), np.where(excess > 0, highs, levels)
+            guess = levels + excess / falls
+            guess = np.where((lows < guess) & (guess < highs), guess, (lows + highs) / 2)
+            last, last_excess = levels, excess
+            levels = np.where(close, levels, guess)
+            excess = np.where(close, excess, self._excess(levels, changes))
+            fallen, moved = last_excess - excess, levels - last
+            falls = np.where(fallen * moved > 0, fallen / np.where(moved == 0, 1.0, moved), falls)
+        return levels
 
-    def _above(self, level: float, change: float) -> Floats:
-        """How many values of each window are above the threshold, exp(level + change · u)."""
-        threshold = np.minimum(np.exp(level + change * self._along), float(HIGHEST_NS))
+    def _excess(self, levels: Floats, changes: Floats) -> Floats:
+        """How many values more than expected are above the threshold of each level and change."""
+        excess: Floats = self._above(levels, changes).sum(axis=1) - self._expected * self._totals.sum()
+        return excess
+
+    def _above(self, levels: Floats, changes: Floats) -> Floats:
+        """How many values of each window are above the threshold, exp(level + change · u), of each level and change.
+        Shape (levels, windows)."""
+        threshold = np.minimum(np.exp(levels[:, None] + changes[:, None] * self._along), float(HIGHEST_NS))
         bucket = buckets_of(threshold.astype(np.int64))
-        key = self._offsets + bucket
-        place = np.searchsorted(self._keys, key)
-        inside = np.append(self._keys, -1)[place] == key
+        key = np.arange(self._totals.size) * EDGES_NS.size + bucket
+        place = np.searchsorted(self._keys[:-1], key)
         low = EDGES_NS[bucket]
         share = np.minimum((threshold - low) / (EDGES_NS[bucket + 1] - low), 1.0)
-        below = self._before[place] - self._before_window + share * self._counts[place] * inside
-        above: Floats = self._totals - below
+        in_bucket = np.where(self._keys[place] == key, share * self._counts[place], 0.0)
+        above: Floats = self._reached - self._before[place] - in_bucket
         return above
 
 
@@ -197,10 +229,11 @@ class LinearTest:
     def t(self, change: float) -> float:
         components = self._components.copy()
         components[1] -= change * self._per_change
-        return t_of(components)
+        return float(t_of(components))
 
-    def change_at(self, t: float) -> float:
-        return (float(self._components[1]) - t * _noise(self._components)) / self._per_change
+    def changes_at(self, ts: Floats) -> Floats:
+        changes: Floats = (self._components[1] - ts * _noise(self._components)) / self._per_change
+        return changes
 
     def level(self, change: float) -> float:
         return self._level
@@ -236,13 +269,11 @@ def change_of(test: DriftTest) -> Change:
     """The change over the night: where t is 0, and its intervals: where t is at its quantiles."""
     from scipy.special import stdtr, stdtrit  # here, as in `loadgen.stats.quantile`
 
-    def interval(confidence: float) -> tuple[float, float]:
-        quantile = float(stdtrit(NOISE_COMPONENTS, 0.5 + confidence / 2))
-        return test.change_at(quantile), test.change_at(-quantile)
-
-    estimate = test.change_at(0.0)
+    wide, narrow = stdtrit(NOISE_COMPONENTS, np.array([0.975, 0.95])).tolist()
+    quantiles = np.array([0.0, wide, -wide, narrow, -narrow])
+    estimate, low, high, low90, high90 = test.changes_at(quantiles).tolist()
     p = 2 * float(stdtr(NOISE_COMPONENTS, -abs(test.t(0.0))))
-    return Change(estimate, interval(0.95), interval(0.9), test.level(estimate), p)
+    return Change(estimate, (low, high), (low90, high90), test.level(estimate), p)
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
@@ -320,33 +351,49 @@ def _along(at: Floats) -> Floats:
     return along
 
 
-def _components(phi: Floats, score: Floats) -> Floats:
-    components: Floats = phi.T @ score
-    rounding = _FLAT * float(np.sqrt((phi * phi).sum(0).max())) * float(np.abs(score).sum() + 1e-300)
+def _components(phi: Floats, scores: Floats) -> Floats:
+    """scores: shape (windows,), or (windows, series)."""
+    components: Floats = phi.T @ scores
+    rounding = _FLAT * float(np.sqrt((phi * phi).sum(axis=0).max())) * np.abs(scores).sum(axis=0)
     return np.where(np.abs(components) > rounding, components, 0.0)
 
 
-def _noise(components: Floats) -> float:
-    return float(np.sqrt(np.mean(components[2:] ** 2)))
+def _noise(components: Floats) -> Floats:
+    noise: Floats = np.sqrt(np.mean(components[2:] ** 2, axis=0))
+    return noise
 
 
-def _crossing(falls: Callable[[float], float], low: float, high: float, target: float, fine: float) -> float:
-    """Where a function that falls from `low` to `high` is at `target`, by the Illinois form of the false position."""
-    at_low, at_high = falls(low) - target, falls(high) - target
-    if at_low <= 0 or at_high >= 0:
-        return low if at_low <= 0 else high
-    side = 0
+def _bracket(known: Floats, middle: int, t: float) -> int:
+    """Between which changes of a grid t is passed, starting where it passes 0: the index of the lower one; −1, or that
+    of the last one, if it is not. known: t at each change."""
+    if t >= 0:
+        above = np.flatnonzero(known[: middle + 1] >= t) if t > 0 else np.array([middle])
+        return int(above[-1]) if above.size else -1
+    below = np.flatnonzero(known[middle + 1 :] <= t)
+    return middle + int(below[0]) if below.size else known.size - 1
+
+
+def _crossings(
+    falls: Callable[[Floats], Floats], lows: Floats, highs: Floats, targets: Floats, close: tuple[float, float]
+) -> Floats:
+    """Where a function that falls from `lows` to `highs` is at `targets`, by the Illinois form of the false position.
+    close: how far from the place, or from the target, is near enough."""
+    at_lows, at_highs = falls(lows) - targets, falls(highs) - targets
+    places = np.where(at_lows <= 0, lows, highs)
+    side = np.zeros(lows.size)
+    done = (at_lows <= 0) | (at_highs >= 0)
     for _ in range(60):
-        if high - low <= fine:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            middles = (lows * at_highs - highs * at_lows) / (at_highs - at_lows)
+        middles = np.where((lows < middles) & (middles < highs), middles, (lows + highs) / 2)
+        at_middles = falls(middles) - targets
+        places = np.where(done, places, middles)
+        done |= (np.abs(at_middles) <= close[1]) | (highs - lows <= close[0])
+        if done.all():
             break
-        middle = (low * at_high - high * at_low) / (at_high - at_low) if np.isfinite(at_low - at_high) else np.nan
-        middle = middle if low < middle < high else (low + high) / 2
-        at_middle = falls(middle) - target
-        if at_middle == 0:
-            return middle
-        if at_middle > 0:
-            low, at_low, at_high = middle, at_middle, at_high / 2 if side > 0 else at_high
-        else:
-            high, at_high, at_low = middle, at_middle, at_low / 2 if side < 0 else at_low
-        side = 1 if at_middle > 0 else -1
-    return (low + high) / 2
+        is_low = at_middles > 0
+        at_highs = np.where(is_low, np.where(side > 0, at_highs / 2, at_highs), at_middles)
+        at_lows = np.where(is_low, at_middles, np.where(side < 0, at_lows / 2, at_lows))
+        lows, highs = np.where(is_low, middles, lows), np.where(is_low, highs, middles)
+        side = np.where(is_low, 1.0, -1.0)
+    return places

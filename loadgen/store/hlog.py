@@ -10,7 +10,7 @@ absolute. Lines end in a bare newline, so open the file with `newline="\\n"`.
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from urllib.parse import quote
 
@@ -90,12 +90,17 @@ def line(interval: Interval) -> str:
 
 
 def read_interval_log(text: str) -> list[Interval]:
-    """The intervals of a log, in its order, with unchanged starts; comments and the legend are skipped.
+    """The intervals of a log, as `intervals_in` reads them."""
+    return list(intervals_in(text.replace("\r\n", "\n").split("\n")))
+
+
+def intervals_in(lines: Iterable[str]) -> Iterator[Interval]:
+    """The intervals of a log, one after another in its order, with unchanged starts; comments and the legend are
+    skipped.
 
     InputError names a line that is not an interval, or whose histogram has another layout than ours.
     """
-    intervals = []
-    for number, row in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
+    for number, row in enumerate(lines, start=1):
         if not row.strip() or row.startswith(("#", '"')):
             continue
         label, _, rest = row.removeprefix("Tag=").partition(",") if row.startswith("Tag=") else ("", "", row)
@@ -109,8 +114,7 @@ def read_interval_log(text: str) -> list[Interval]:
             histogram = Histogram.decode(fields[3].strip())
         except InputError as error:
             raise InputError(f"line {number} of the histogram log: {error}") from error
-        intervals.append(Interval(label, float(fields[0]), float(fields[1]), histogram))
-    return intervals
+        yield Interval(label, float(fields[0]), float(fields[1]), histogram)
 
 
 def _seconds(value: float, name: str) -> str:
