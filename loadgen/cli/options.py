@@ -95,6 +95,10 @@ class ScenarioOptions(Struct, frozen=True):
         typer.Option("--until", metavar="METRIC_pNN:P%", help="End a stage at this precision, e.g. ttft_p99:5%."),
     ] = None
     header: Header = None
+    build: Annotated[
+        str | None,
+        typer.Option("--build", metavar="LABEL", help="A label for what is tested [LOADGEN_BUILD]."),
+    ] = None
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the scenario. Repeatable.")
     ] = None
@@ -130,6 +134,8 @@ class ScenarioOptions(Struct, frozen=True):
             timeout_s=parse_duration_s(self.timeout, "--timeout") if self.timeout is not None else None,
             until=self.until,
             ready_s=parse_ready_s(self.ready) if self.ready is not None else None,
+            build=self.build,
+            build_by=f"--build {self.build}",
             headers=headers_of_flags(self.header),
             set=(
                 *(self.settings or ()),

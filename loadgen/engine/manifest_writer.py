@@ -1,6 +1,7 @@
 """Writes the manifest of a run, anew and complete after each change. Knows no requests."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from loadgen.store.calibration import quote_of, stored
 from loadgen.store.manifest import (
     MEASUREMENT_EPOCH,
     SCHEMA,
+    Build,
     Manifest,
     Placement,
     PlannedStage,
@@ -52,12 +54,15 @@ class ManifestWriter:
             load_s=served.load_s,
             settings=dict(served.settings),
             cold_start_ms=cold_start_ms,
+            server_version=served.server_version or UNSET,
+            weights=served.weights or UNSET,
             refused_keys=served.refused_keys or UNSET,
         )
         # A model that is served again, in a run that was resumed, has one card all the same.
         key = (served.card.target, served.card.alias)
         others = (card for card in self._manifest.models if (card.target, card.alias) != key)
-        self._update(models=(*others, served_model))
+        models = (*others, served_model)
+        self._update(models=models, build=_build_of(self._manifest.build or Build(), models))
 
     def add_probe(self, served: Served, probe: Probe | None) -> None:
         """Add the probe of a model's server; None: there is none."""
@@ -157,6 +162,7 @@ def first_manifest(
     stages = tuple(planned for stage in plan.stages for planned in _planned_stages(plan, stage))
     calibration = stored().calibration
     prompts = tuple(PromptFacts(p.id, len(p.text), p.key_points) for p in plan.prompts)
+    versions, commit = host.versions(), host.git_commit(Path(__file__).parent)
     return Manifest(
         schema=SCHEMA,
         run_id=folder.name,
@@ -169,15 +175,23 @@ def first_manifest(
         workers=workers,
         calibration=None if calibration is None else quote_of(calibration),
         clock=host.clock(asyncio.get_running_loop()),
-        versions=host.versions(),
+        versions=versions,
         host=host.host(),
-        git_commit=host.git_commit(Path(__file__).parent),
+        git_commit=commit,
         workload=workload_of(plan),
         measurement_epoch=MEASUREMENT_EPOCH,
         variant=None if placement is None else placement.variant,
         block=None if placement is None else placement.block,
         soak=soak,
+        build=Build(label=plan.scenario.build, loadgen=versions.get("loadgen"), git=commit),
     )
+
+
+def _build_of(build: Build, models: Sequence[ServedModel]) -> Build:
+    """The build with what is known of the models that are served so far."""
+    versions = dict.fromkeys(model.server_version for model in models if model.server_version is not UNSET)
+    weights = dict.fromkeys(model.weights for model in models if model.weights is not UNSET)
+    return msgspec.structs.replace(build, server=", ".join(versions) or None, model=", ".join(weights) or None)
 
 
 def _planned_stages(plan: Plan, stage: Stage) -> list[PlannedStage]:

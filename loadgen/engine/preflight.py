@@ -26,6 +26,7 @@ from loadgen.targets.ready import ReadyWait, wait_until_answered, why_not_ready,
 from loadgen.targets.registry import running_address, serve_model, target_name
 from loadgen.targets.request import body_of, chat_request_of, first_limit_ns
 from loadgen.targets.served import OnProgress, Served
+from loadgen.targets.version import with_version
 from loadgen.wire.exchange import Deadlines
 from loadgen.wire.redirects import can_be_kept
 from loadgen.wire.refusal import OTHER_LIMIT, REFUSED, error_in, mentions, named_keys
@@ -107,7 +108,10 @@ class Preflight:
         served = await stack.enter_async_context(serve_model(model, self._on_progress))
         if served.adapter is not None:
             stack.enter_context(context.stop_signal.cancelling(served.adapter.abandon))
-        return await check(context, index, served, wait, self._note) if scenario.preflight else Checked(served)
+        if not scenario.preflight:
+            return Checked(served)
+        checked = await check(context, index, served, wait, self._note)
+        return msgspec.structs.replace(checked, served=await with_version(checked.served))
 
 
 async def check(context: RunContext, index: int, served: Served, wait: ReadyWait, note: Note) -> Checked:

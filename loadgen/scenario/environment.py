@@ -1,4 +1,4 @@
-"""The environment variables that change a scenario, with the names that Foundry Local's workshop uses.
+"""The environment variables that change a scenario. Those of BENCH have the names that Foundry Local's workshop uses.
 
 They override the scenario file, and a flag for the same key overrides them. Opens no file; `loadgen.scenario.overrides`
 applies the values.
@@ -18,11 +18,13 @@ MODELS: Final = "BENCH_MODELS"
 ROUNDS: Final = "BENCH_ROUNDS"
 PROMPT: Final = "BENCH_PROMPT"
 STREAM: Final = "BENCH_STREAM"
+BUILD: Final = "LOADGEN_BUILD"
 _SETTINGS: Final = {
     MODELS: ("models",),
     ROUNDS: ("load", "load.requests", "load.duration_s"),
     PROMPT: ("prompts",),
     STREAM: ("sampling", "sampling.stream"),
+    BUILD: ("build",),
 }
 """By variable, the keys for which a flag or a `--set` overrides it."""
 _TRUE: Final = ("1", "true", "yes", "on")
@@ -56,6 +58,9 @@ def with_environment(given: Overrides, variables: Mapping[str, str]) -> tuple[Ov
     if values[STREAM]:
         changes["stream"] = _truth(values[STREAM])
         notes.append(f"{STREAM} is set: answers {'are streamed' if changes['stream'] else 'are not streamed'}")
+    if values[BUILD] and given.build is None:
+        changes |= {"build": values[BUILD], "build_by": f"{BUILD}={values[BUILD]}"}
+        notes.append(f"{BUILD} is set: the build is {toml_text(values[BUILD])}")
     return msgspec.structs.replace(given, **changes), tuple(notes)
 
 

@@ -19,6 +19,14 @@ Name = Annotated[
         description="Any text on one line that is not blank.",
     ),
 ]
+Label = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?=.*\S)[^\x00-\x1f\x7f-\x9f\u2028\u2029]+\Z",
+        max_length=100,
+        description="A short text on one line that is not blank.",
+    ),
+]
 Slug = Annotated[
     str,
     Meta(

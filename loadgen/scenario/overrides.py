@@ -52,6 +52,10 @@ class Overrides(Struct, frozen=True):
     """See `loadgen.scenario.stop_rule`."""
     soak: SoakFlags | None = None
     """What changes the table `[soak]`."""
+    build: str | None = None
+    """A label for what is tested."""
+    build_by: str = ""
+    """The flag or variable that gives the label, for a message."""
     set: tuple[str, ...] = ()
     """Each "dotted.key=value", applied last but for `variant`."""
     variant: VariantFlags | None = None
@@ -107,6 +111,7 @@ def apply(raw: RawTable, overrides: Overrides) -> Changed:
         ("timeouts.request_s", overrides.timeout_s, f"--timeout {overrides.timeout_s or 0:g}s"),
         ("timeouts.ready_s", overrides.ready_s, f"--ready {overrides.ready_s or 0:g}s"),
         ("until", overrides.until, f"--until {overrides.until}"),
+        ("build", overrides.build, overrides.build_by),
     ):
         if value is not None:
             assign(changed, key.split("."), value, flag)

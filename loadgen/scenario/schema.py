@@ -52,6 +52,7 @@ EXAMPLES: dict[type[Struct], dict[str, str]] = {
         "name": '"my-scenario"',
         "prompts": '["Say hello."]',
         "description": '"Short chats"',
+        "build": '"b10711"',
         "system": '"You answer briefly."',
         "seed": "1",
         "models": '[{ name = "smollm2-135m" }]',

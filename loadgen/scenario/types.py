@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal
 from msgspec import Meta, Struct
 
 from loadgen.scenario.fields import (
+    Label,
     Name,
     NonNegativeFloat,
     NonNegativeInt,
@@ -346,6 +347,8 @@ class Scenario(_Part, frozen=True):
     """The questions to ask: a text, a list of texts or {text, id, key_points} tables, or a table that names files."""
     description: str = ""
     """A description for readers."""
+    build: Label | None = None
+    """A label for what is tested, such as the build of the server. Nights are told apart by it."""
     system: str | None = None
     """A system message before every prompt."""
     seed: NonNegativeInt = 1

@@ -117,6 +117,11 @@ class ServedModel(ModelCard, frozen=True, kw_only=True):
     """The part of `startup_s` in which the model was loaded."""
     settings: dict[str, object] | UnsetType = UNSET
     """The settings with which the server was started."""
+    server_version: str | UnsetType = UNSET
+    """The version of the server; missing if it is not known."""
+    weights: str | UnsetType = UNSET
+    """What tells the weights apart from others of the same name: the size and a digest of the model file, or the
+    catalog's id with its version; missing if neither is known."""
     cold_start_ms: float | None = None
     """From the start of its loading to its first token."""
     refused_keys: dict[str, str | None] | UnsetType = UNSET
@@ -216,6 +221,21 @@ class Placement(Struct, frozen=True):
     """From 1; a block that was played again keeps its number."""
 
 
+class Build(Struct, frozen=True, kw_only=True):
+    """What was measured, in the words by which two nights are told apart; None: not known."""
+
+    label: str | None = None
+    """The label that the user gave it: `--build`, `LOADGEN_BUILD`, or `build` in the scenario."""
+    server: str | None = None
+    """The version of the server; of several models, the versions of their servers."""
+    model: str | None = None
+    """The weights of the model, or of several models: see `ServedModel.weights`."""
+    loadgen: str | None = None
+    """The version of loadgen."""
+    git: str | None = None
+    """The commit of the checkout that loadgen runs from."""
+
+
 class Manifest(Struct, frozen=True, kw_only=True):
     """The circumstances of a run."""
 
@@ -249,6 +269,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """If two variants were played in alternation, the block of this run, from 1."""
     soak: SoakFacts | None = None
     """How the soak is played; None for any other run."""
+    build: Build | None = None
+    """None in manifests of older versions."""
 
     def card(self, target: str, model: str) -> ServedModel | None:
         """The card of a model; None if it was not served."""

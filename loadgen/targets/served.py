@@ -80,4 +80,8 @@ class Served(Struct, frozen=True, kw_only=True):
     """The settings with which the server was started."""
     child: Child | None = None
     """The server's process, if loadgen started it."""
+    server_version: str | None = None
+    """The version of the server, as it tells it, or as the package tells it that loadgen started it with."""
+    weights: str | None = None
+    """What tells the model's weights apart from those of an earlier night: `weights_of_file`, or the catalog's id."""
     unload_info: UnloadInfo = msgspec.field(default_factory=UnloadInfo)

@@ -16,6 +16,9 @@ from typing import Final
 import psutil
 from msgspec import Struct
 
+from loadgen.telemetry.machine_id import machine_id
+from loadgen.telemetry.parts import parts
+
 VERSIONED: Final = ("loadgen", "aiohttp", "hdrhistogram", "msgspec", "numpy", "orjson", "xllamacpp")
 
 
@@ -53,6 +56,13 @@ class Host(Struct, frozen=True, kw_only=True):
     """The governor of the first core's clock rate (Linux)."""
     power_saving: str | None = None
     """The power-saving mode of the machine, if it is in one."""
+    machine_id: str | None = None
+    """Tells machines apart without telling which they are: see `loadgen.telemetry.machine_id`."""
+    firmware: str | None = None
+    gpu: str | None = None
+    npu: str | None = None
+    driver: str | None = None
+    """See `loadgen.telemetry.parts`."""
 
 
 class ClockFacts(Struct, frozen=True, kw_only=True):
@@ -64,10 +74,11 @@ class ClockFacts(Struct, frozen=True, kw_only=True):
 
 
 def host() -> Host:
-    """CPU, cores, memory, system, kernel and power of this machine."""
+    """CPU, cores, memory, system, kernel, power and parts of this machine, and its id."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cpu, own_parts = _cpu_model(), parts()
     return Host(
-        cpu=_cpu_model(),
+        cpu=cpu,
         cores=os.cpu_count(),
         cores_usable=cores,
         memory_mib=psutil.virtual_memory().total >> 20,
@@ -77,6 +88,11 @@ def host() -> Host:
         power=_power(),
         governor=_read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         power_saving=_power_saving(),
+        machine_id=machine_id(cpu),
+        firmware=own_parts.firmware,
+        gpu=own_parts.gpu,
+        npu=own_parts.npu,
+        driver=own_parts.driver,
     )
 
 

@@ -27,6 +27,7 @@ from loadgen.store import files, run_folder
 from loadgen.store.calibration import CalibrationQuote
 from loadgen.store.manifest import (
     SCHEMA,
+    Build,
     Manifest,
     ModelCard,
     PlannedStage,
@@ -249,6 +250,7 @@ def test_every_key_of_the_run_folder_is_explained() -> None:
             SoakStage,
             CalibrationQuote,
             Host,
+            Build,
             ClockFacts,
         ),
     )

@@ -125,6 +125,7 @@ async def _attach(model: Model, target: str, url: str) -> AsyncIterator[Served]:
         yield Served(
             base_url=url,
             card=card,
+            weights=card.id,
             pid=await _pid_of(root),
             load_s=loaded.load_s,
             keep_warm_s=options.keep_warm_s,
@@ -293,6 +294,8 @@ async def _start(model: Model, target: str, options: FoundryLocal, on_progress: 
             load_s=serving.load_s,
             keep_warm_s=options.keep_warm_s,
             child=child,
+            server_version=f"foundry-local-sdk {serving.version}",
+            weights=serving.card.id,
             settings={"version": f"foundry-local-sdk {serving.version}"},
             unload_info=unload_info,
         )

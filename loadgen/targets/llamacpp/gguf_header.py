@@ -4,6 +4,7 @@ The format is that of ggml's `docs/gguf.md`, versions 2 and 3: little-endian; ma
 many (key, type, value); an array is (type, count, values).
 """
 
+import hashlib
 import struct
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -14,6 +15,9 @@ _MAGIC: Final = b"GGUF"
 _SCALARS: Final = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 _MAX_STRING_BYTES: Final = 1 << 20
+_DIGEST_BYTES: Final = 1 << 20
+"""How much of a model file enters its digest: the header and the first weights. All of it would take seconds."""
+_DIGEST_DIGITS: Final = 16
 
 
 def read_header(path: Path) -> Header:
@@ -23,6 +27,17 @@ def read_header(path: Path) -> Header:
             return _header(file)
     except (OSError, ValueError, struct.error, UnicodeDecodeError, KeyError, RecursionError):
         return {}
+
+
+def weights_of_file(path: Path) -> str | None:
+    """What tells a model file apart from others: its size, and the SHA-256 of its first MiB; None if it cannot be
+    read."""
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.sha256(file.read(_DIGEST_BYTES)).hexdigest()[:_DIGEST_DIGITS]
+        return f"{path.stat().st_size} bytes, sha256 of the first MiB {digest}"
+    except OSError:
+        return None
 
 
 def _header(file: BinaryIO) -> Header:

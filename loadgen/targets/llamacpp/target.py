@@ -21,7 +21,7 @@ from loadgen.errors import InputError, LoadgenError, TargetError
 from loadgen.scenario import LlamaCpp, Model
 from loadgen.store.manifest import ModelCard
 from loadgen.targets.licenses import license_text
-from loadgen.targets.llamacpp.gguf_header import read_header
+from loadgen.targets.llamacpp.gguf_header import read_header, weights_of_file
 from loadgen.targets.openai import card_of, models_of
 from loadgen.targets.served import Served
 from loadgen.targets.small_model import verified_gguf
@@ -102,6 +102,8 @@ async def serve_llamacpp(model: Model, *, port: int = 0) -> AsyncIterator[Served
             startup_s=(now_ns() - began_ns) / 1e9,
             load_s=load_s,
             child=child,
+            server_version=_version(),
+            weights=await asyncio.to_thread(weights_of_file, path),
             settings={"slots": options.slots, "threads": decode, "prefill_threads": prefill, "version": _version()},
         )
     finally:

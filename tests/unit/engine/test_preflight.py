@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec import UNSET
 
@@ -18,8 +19,11 @@ from loadgen.engine.stop import StopSignal
 from loadgen.live.progress import Silence
 from loadgen.scenario import Closed, Model, Retries, Sampling, Scenario, Timeouts
 from loadgen.scenario.file import LoadedScenario
+from loadgen.store.manifest import Build
 from loadgen.store.run_folder import Run
 from loadgen.targets.ready import ReadyWait, wait_until_answered, why_not_ready
+from loadgen.targets.served import Served
+from loadgen.telemetry.host import git_commit, host, versions
 from loadgen.wire.exchange import Deadlines, Failure
 from tests.integration.server import Script, Server, whole
 from tests.virtual import START_NS, run
@@ -177,6 +181,21 @@ def test_what_cannot_be_sent_is_said_with_what_to_change(tmp_path: Path, answer:
     played, _ = play(client, tmp_path)
     assert remedy in (played.manifest.stages[0].skipped or "")
     assert len(client.bodies) == 1
+
+
+def test_the_manifest_says_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def with_version(served: Served) -> Served:
+        return msgspec.structs.replace(served, server_version="b10711", weights="7 bytes")
+
+    assert play(refusing(), tmp_path)[0].manifest.build == Build(
+        loadgen=versions()["loadgen"], git=git_commit(Path(__file__).parent)
+    )
+    monkeypatch.setattr("loadgen.engine.preflight.with_version", with_version)
+    manifest = play(refusing(), tmp_path, build="rc1")[0].manifest
+    assert manifest.build is not None
+    assert (manifest.build.label, manifest.build.server, manifest.build.model) == ("rc1", "b10711", "7 bytes")
+    assert (manifest.models[0].server_version, manifest.models[0].weights) == ("b10711", "7 bytes")
+    assert manifest.host.machine_id == host().machine_id
 
 
 def test_a_key_of_the_scenarios_own_is_not_taken_out(tmp_path: Path) -> None:

@@ -96,6 +96,14 @@ def test_bench_stream_says_whether_answers_stream(text: str, stream: bool) -> No
     assert notes == (f"BENCH_STREAM is set: answers {'are streamed' if stream else 'are not streamed'}",)
 
 
+def test_a_build_has_the_label_of_its_flag_else_of_its_variable() -> None:
+    made, notes = asked({"LOADGEN_BUILD": " b10711 "})
+    assert (made.scenario.build, notes) == ("b10711", ('LOADGEN_BUILD is set: the build is "b10711"',))
+    assert asked({"LOADGEN_BUILD": "b1"}, build="b2", build_by="--build b2")[0].scenario.build == "b2"
+    assert asked({"LOADGEN_BUILD": "b1"}, set=('build="b3"',))[0].scenario.build == "b3"
+    assert digest(made) == digest(plan({})), "what is sent does not depend on it"
+
+
 @pytest.mark.parametrize(
     ("variable", "flags"),
     [
@@ -124,6 +132,8 @@ def test_a_flag_goes_before_its_variable(variable: dict[str, str], flags: dict[s
         ),
         ({"BENCH_ROUNDS": "0"}, "BENCH_ROUNDS=0: not a number of rounds of 1 or more; write e.g. BENCH_ROUNDS=3"),
         ({"BENCH_ROUNDS": "two"}, "BENCH_ROUNDS=two: not a number of rounds"),
+        ({"LOADGEN_BUILD": "b\n1"}, r'LOADGEN_BUILD=b\n1: build: "b\n1" has a character that is not allowed'),
+        ({"LOADGEN_BUILD": "b" * 101}, f"LOADGEN_BUILD={'b' * 101}: build: "),
         ({"BENCH_STREAM": "maybe"}, "BENCH_STREAM=maybe: neither yes nor no; write BENCH_STREAM=1 or BENCH_STREAM=0"),
     ],
 )

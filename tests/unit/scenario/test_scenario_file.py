@@ -26,8 +26,8 @@ ROOT = Path(__file__).parents[3]
 SMALLEST = 'name = "x"\nprompts = ["Say hello."]\n'
 MODES = '"closed", "constant", "poisson", "gamma", "ramp" or "trace"'
 KEYS = (
-    "name, prompts, description, system, seed, models, headers, order, load, sampling, warmup_requests, timeouts, "
-    "retries, slo, quality, select, soak, keep_text, probe, preflight, strict, until"
+    "name, prompts, description, build, system, seed, models, headers, order, load, sampling, warmup_requests, "
+    "timeouts, retries, slo, quality, select, soak, keep_text, probe, preflight, strict, until"
 )
 
 # What stands below the two lines of SMALLEST, and the whole complaint after the file's name.

@@ -1,5 +1,6 @@
 """Reading what a GGUF file says of itself, and nothing of its weights."""
 
+import hashlib
 import struct
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadgen.targets.llamacpp.gguf_header import read_header
+from loadgen.targets.llamacpp.gguf_header import read_header, weights_of_file
 from loadgen.targets.llamacpp.target import card_of_file
 from tests.e2e.tiny import make_tiny_model
 
@@ -65,6 +66,18 @@ def test_a_card_has_what_the_file_says(tmp_path: Path) -> None:
     card = card_of_file("mine", make_tiny_model(tmp_path / "tiny.gguf"))
     assert (card.license, card.context_tokens, card.task) == ("CC0-1.0", 4096, "chat-completion")
     assert card.size_bytes == (tmp_path / "tiny.gguf").stat().st_size
+
+
+def test_weights_are_told_apart_by_size_and_by_the_first_mib(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"a" * (1 << 20) + b"x")
+    first = weights_of_file(path)
+    assert first == f"1048577 bytes, sha256 of the first MiB {hashlib.sha256(b'a' * (1 << 20)).hexdigest()[:16]}"
+    path.write_bytes(b"a" * (1 << 20) + b"y")
+    assert weights_of_file(path) == first, "the rest of the file is not read"
+    path.write_bytes(b"b" + b"a" * (1 << 20))
+    assert weights_of_file(path) != first
+    assert weights_of_file(tmp_path / "gone") is None
 
 
 @pytest.mark.parametrize(
