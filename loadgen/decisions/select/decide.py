@@ -25,7 +25,7 @@ from loadgen.decisions.select.graded import (
 from loadgen.decisions.select.known import KnownCandidate, known_candidates
 from loadgen.decisions.select.policy import Policy
 from loadgen.decisions.select.rank import ENOUGH_KEYS, Ranking, rank
-from loadgen.decisions.select.remarks import remarks_of
+from loadgen.decisions.select.remarks import remarks_of, remarks_of_ranking
 from loadgen.decisions.select.requirements import missed, require_data
 from loadgen.decisions.select.selection import (
     SCHEMA,
@@ -85,7 +85,12 @@ def decide(runs: Sequence[SelectRun], policy: Policy) -> SelectionData:
         sensitivity={} if ranking is None else _sensitivity(ranking),
         left_out={} if ranking is None else ranking.left_out,
         graded=graded,
-        notes=(*deciding, *left_out_lines(notes), *remarks_of(runs, known, policy.given)),
+        notes=(
+            *deciding,
+            *([] if ranking is None else remarks_of_ranking(ranking, compared, policy.quality_by)),
+            *left_out_lines(notes),
+            *remarks_of(runs, known, policy.given),
+        ),
     )
     decision = msgspec.structs.replace(selection.decision, text=decision_text(selection))
     return SelectionData(
@@ -233,7 +238,8 @@ def _sensitivity(ranking: Ranking) -> dict[str, SensitivityRow]:
     for name, bands in ranking.bands.items():
         first = tuple((short(band.start), ranking.names[band.first]) for band in bands)
         share = ranking.shares[name]
-        rows[str(name)] = SensitivityRow(short(share), first, turning_text(name, share, first))
+        sure = _ends(ranking.recommended[name])
+        rows[str(name)] = SensitivityRow(short(share), first, turning_text(name, share, first, sure), sure)
     return rows
 
 

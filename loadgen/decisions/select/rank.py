@@ -12,7 +12,13 @@ from loadgen.decisions.select.cost import Cost, not_comparable
 from loadgen.decisions.select.criteria import CRITERIA, Criterion, Values, shares_of, steps_of
 from loadgen.decisions.select.known import KnownCandidate, why_no_quality
 from loadgen.decisions.select.policy import Policy
-from loadgen.decisions.select.sensitivity import Band, acceptability, bands_of, pareto_front
+from loadgen.decisions.select.sensitivity import (
+    Band,
+    acceptability,
+    bands_of,
+    pareto_front,
+    recommended_between,
+)
 from loadgen.errors import InputError
 
 ENOUGH_KEYS: Final[dict[Criterion, str]] = {
@@ -45,6 +51,8 @@ class Ranking(Struct, frozen=True, kw_only=True):
     front_of_all: tuple[int, ...]
     """Those on the Pareto front of all criteria that are known."""
     bands: dict[Criterion, tuple[Band, ...]]
+    recommended: dict[Criterion, tuple[float, float] | None]
+    """By criterion, its shares for which the first is recommended (`recommended_between`)."""
     left_out: dict[str, str]
     """The criteria that would weigh, and are not known of all candidates, with the reason."""
 
@@ -81,6 +89,7 @@ def rank(compared: Sequence[KnownCandidate], policy: Policy) -> Ranking:
         front=pareto_front(np.array(chart).T),
         front_of_all=pareto_front(np.array([means[name] for name in CRITERIA if name in means]).T),
         bands={name: bands_of(means, shares, name) for name in shares},
+        recommended={name: recommended_between(table, shares, name) for name in shares},
         left_out=left_out,
     )
 

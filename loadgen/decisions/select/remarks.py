@@ -7,9 +7,12 @@ import msgspec
 
 from loadgen.decisions.candidates.runs import SelectRun
 from loadgen.decisions.compare.alike import machine_facts
+from loadgen.decisions.select.cost import GIVEN
 from loadgen.decisions.select.given import GivenFacts, without_candidate
 from loadgen.decisions.select.known import KnownCandidate
+from loadgen.decisions.select.rank import Ranking
 from loadgen.redact import escape_control
+from loadgen.scenario.policy import QualityBy
 
 _MOST_NAMES: Final = 5
 
@@ -28,6 +31,30 @@ def remarks_of(
             )
         )
     )
+
+
+def remarks_of_ranking(ranking: Ranking, compared: Sequence[KnownCandidate], quality_by: QualityBy) -> tuple[str, ...]:
+    """The remarks about what is compared."""
+    return (*_of_graded(ranking, compared, quality_by), *_of_cost(ranking, compared))
+
+
+def _of_graded(ranking: Ranking, compared: Sequence[KnownCandidate], quality_by: QualityBy) -> Iterable[str]:
+    """A line if fewer prompts are compared than all were asked, because the others have no note."""
+    asked = frozenset.intersection(*(each.values.prompts for each in compared if each.values is not None))
+    if quality_by != "key_points" and len(ranking.prompts) < len(asked):
+        few = f"{len(ranking.prompts)} of {len(asked)} prompts"
+        yield f"quality and latency are over the {few} whose answers all have notes"
+
+
+def _of_cost(ranking: Ranking, compared: Sequence[KnownCandidate]) -> Iterable[str]:
+    """A line if cost says nothing that throughput does not say, because a person gave one power for all."""
+    sources = {each.cost.source for each in compared if each.cost is not None}
+    if sources == {GIVEN} and {"cost", "throughput"} <= set(ranking.shares):
+        share = ranking.shares["cost"] + ranking.shares["throughput"]
+        yield (
+            f"with one given power for all, cost and throughput both say how fast each is; together they weigh "
+            f"{share:.2f}; leave one out with --weights cost=0, or measure the power"
+        )
 
 
 def _of_runs(runs: Sequence[SelectRun]) -> Iterable[str]:

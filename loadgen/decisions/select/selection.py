@@ -112,11 +112,12 @@ class Decision(Struct, frozen=True, kw_only=True):
 
 class SensitivityRow(Struct, frozen=True):
     """Who is first for each share of one criterion, the others kept in proportion. first: from which share on, and who.
-    text: in words."""
+    text: in words. recommended: for which shares the first is recommended; None if it is tied now."""
 
     weight: float
     first: tuple[tuple[float, str], ...]
     text: str
+    recommended: tuple[float, float] | None = None
 
 
 class GradedQuality(Struct, frozen=True, kw_only=True):

@@ -1,18 +1,23 @@
 """What would change a choice: other weights, and which candidates are best under some weights. Pure; knows no names."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Final
 
 import numpy as np
 from msgspec import Struct
 
+from loadgen.decisions.select.choice import StepTable, choose, utilities_of
 from loadgen.decisions.select.criteria import Criterion, Values
 from loadgen.plan.rng import generator
 
 WEIGHTINGS: Final = 20_000
 NEAR: Final = 0.01
 """How far beyond a turning point a share is tried."""
+SHARE_STEP: Final = 0.02
+"""So far from each other, shares are tried for whether the first is recommended; in between, the end is halved in."""
+HALVINGS: Final = 8
 _ROUNDING: Final = 1e-9
 _SAME_SLOPE: Final = 1e-12
 
@@ -56,6 +61,40 @@ def bands_of(means: Mapping[Criterion, Values], shares: Mapping[Criterion, float
         if not bands or bands[-1].first != first:
             bands.append(Band(low, first))
     return tuple(bands)
+
+
+def recommended_between(
+    table: StepTable, shares: Mapping[Criterion, float], name: Criterion
+) -> tuple[float, float] | None:
+    """The shares of one criterion around its own, the others kept in proportion, for which the first leads everybody
+    for sure; None if it does not now."""
+    first = choose(utilities_of(table, shares)).first
+
+    def is_recommended(share: float) -> bool:
+        rest = sum(other for key, other in shares.items() if key != name)
+        scaled = {key: share if key == name else other / rest * (1 - share) for key, other in shares.items()}
+        choice = choose(utilities_of(table, scaled))
+        return choice.first == first and len(choice.not_told_apart) == 1
+
+    now = shares[name]
+    if len(shares) == 1 or not is_recommended(now):
+        return None
+    return _last(is_recommended, now, 0.0), _last(is_recommended, now, 1.0)
+
+
+def _last(holds: Callable[[float], bool], start: float, end: float) -> float:
+    """The last share on the way from one that holds to an end up to which all hold, as far as they are tried."""
+    steps = max(1, math.ceil(abs(end - start) / SHARE_STEP))
+    good = start
+    for step in range(1, steps + 1):
+        tried = end if step == steps else start + (end - start) * step / steps
+        if not holds(tried):
+            for _ in range(HALVINGS):
+                middle = (good + tried) / 2
+                good, tried = (middle, tried) if holds(middle) else (good, middle)
+            return good
+        good = tried
+    return end
 
 
 def acceptability(means: Mapping[Criterion, Values], compared: Sequence[Criterion]) -> tuple[float, ...]:

@@ -108,8 +108,9 @@ def main_table(selection: Selection) -> Table:
 
 def _main_notes(selection: Selection) -> tuple[str, ...]:
     notes = [
-        f"Latency is E2E at {selection.level}; TPS is output tokens per second of one user (median); memory is the "
-        "server's peak at the highest level played."
+        f"Avg Latency is the mean of E2E at {selection.level}, and what is compared is its geometric mean over "
+        "prompts, which one slow answer moves less; TPS is output tokens per second of one user (median); memory is "
+        "the server's peak at the highest level played."
     ]
     if any(row.criteria and row.e2e_ms["p95"] is None for row in selection.candidates):
         notes.append("A p95 is known from 72 answered requests on; with fewer, ≥ stands before its lower bound.")

@@ -57,7 +57,7 @@ def strengths(row: CandidateRow) -> str:
     if (quality := row.criteria.get("quality")) is not None:
         parts.append(f"quality {quality_text(quality)}")
     if (latency := row.criteria.get("latency")) is not None:
-        parts.append(f"E2E {format_duration(latency.value)}")
+        parts.append(f"E2E {format_duration(latency.value)} (geometric mean)")
     if (memory := row.criteria.get("memory")) is not None:
         parts.append(format_mib(memory.value))
     if row.facts.license.value is not None:
@@ -68,8 +68,13 @@ def strengths(row: CandidateRow) -> str:
 def quality_text(row: CriterionRow) -> str:
     """A quality with its interval: 41 (31 to 51)."""
     if row.ci is None:
-        return f"{row.value:.0f}"
-    return f"{row.value:.0f} ({row.ci[0]:.0f} to {row.ci[1]:.0f})"
+        return _points(row.value)
+    return f"{_points(row.value)} ({_points(row.ci[0])} to {_points(row.ci[1])})"
+
+
+def _points(value: float) -> str:
+    """Points of 100, whole from 1 on."""
+    return f"{value:.1f}" if 0.05 <= value < 1 else f"{value:.0f}"
 
 
 def format_mib(mib: float | None) -> str:
@@ -114,7 +119,7 @@ def _against(name: str | None, first: CandidateRow, second: CandidateRow) -> str
 def _plain(name: str, row: CandidateRow) -> str:
     """The value of a criterion without its interval."""
     criterion = row.criteria[name]
-    return f"{criterion.value:.0f}" if name == "quality" else value_text(name, criterion)
+    return _points(criterion.value) if name == "quality" else value_text(name, criterion)
 
 
 def lead_text(lead: LeadRow, unit: str = " steps") -> str:
@@ -189,9 +194,30 @@ def _distance(weight: float, first: Sequence[tuple[float, str]]) -> float | None
     return min((abs(edge - weight) for edge in edges), default=None)
 
 
-def turning_text(criterion: Criterion | str, share: float, first: Sequence[tuple[float, str]]) -> str:
+def turning_text(
+    criterion: Criterion | str,
+    share: float,
+    first: Sequence[tuple[float, str]],
+    recommended: tuple[float, float] | None = None,
+) -> str:
     """For which weights of a criterion the first stays first: `stays first while latency weighs less than 0.63 (now
-    0.20); above that, b is first`. first: from which share on, and who."""
+    0.20); above that, b is first; tied from 0.41 on`. first: from which share on, and who. recommended: the shares for
+    which the first leads everybody for sure."""
+    return _first_text(criterion, share, first) + _tied_from(share, recommended)
+
+
+def _tied_from(share: float, recommended: tuple[float, float] | None) -> str:
+    """From which weights on the first is tied with another; empty if it is so now, or with no weight."""
+    if recommended is None or recommended == (0.0, 1.0):
+        return ""
+    low, high = recommended
+    digits = _digits_between(low, share, high)
+    below = f"up to {_up(low, digits):.{digits}f}" if low > 0 else ""
+    above = f"from {_down(high, digits):.{digits}f} on" if high < 1 else ""
+    return f"; tied {' and '.join(filter(None, (below, above)))}"
+
+
+def _first_text(criterion: Criterion | str, share: float, first: Sequence[tuple[float, str]]) -> str:
     at = max(place for place, (start, _) in enumerate(first) if start <= share or place == 0)
     low, high = first[at][0], first[at + 1][0] if at + 1 < len(first) else 1.0
     below = first[at - 1][1] if at else None

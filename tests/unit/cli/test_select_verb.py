@@ -272,6 +272,7 @@ def test_notes_by_hand_decide_if_the_graders_agree() -> None:
     assert ended.returncode == 0
     assert "short@url is recommended: quality 100" in ended.stdout
     assert "quality is by the notes of ana, ben on 6 prompts (Krippendorff's alpha 1.00" in ended.stdout
+    assert "quality and latency are over the 6 of 16 prompts whose answers all have notes" in ended.stdout
 
 
 def test_notes_of_graders_who_disagree_decide_nothing_unless_they_are_forced() -> None:

@@ -28,7 +28,14 @@ from loadgen.decisions.select.criteria import (
     shares_of,
     steps_of,
 )
-from loadgen.decisions.select.sensitivity import Band, acceptability, band_at, bands_of, pareto_front
+from loadgen.decisions.select.sensitivity import (
+    Band,
+    acceptability,
+    band_at,
+    bands_of,
+    pareto_front,
+    recommended_between,
+)
 from loadgen.scenario.policy import WEIGHTED
 
 ROWS = st.integers(2, 6)
@@ -225,6 +232,24 @@ def moved(shares: dict[Criterion, float], name: Criterion, share: float) -> dict
     """The shares with one of them changed, and the others in proportion."""
     rest = 1 - shares[name]
     return {other: share if other == name else value / rest * (1 - share) for other, value in shares.items()}
+
+
+@given(SEEDS, ROWS, st.sampled_from(CRITERIA), st.floats(0.0, 1.0))
+def test_the_first_is_recommended_at_each_weight_that_is_said_to_be_one(
+    seed: int, rows: int, name: Criterion, part: float
+) -> None:
+    table, shares = values_of(seed, rows), dict(DEFAULT_WEIGHTS)
+    now = choose(utilities_of(table, shares))
+    between = recommended_between(table, shares, name)
+    assert (between is None) == (len(now.not_told_apart) > 1)
+    if between is not None:
+        low, high = between
+        choice = choose(utilities_of(table, moved(shares, name, low + part * (high - low))))
+        assert choice.not_told_apart == (now.first,)
+        for end, outside in ((low, low - 0.001), (high, high + 0.001)):
+            if 0.0 < end < 1.0:
+                beyond = choose(utilities_of(table, moved(shares, name, outside)))
+                assert beyond.not_told_apart != (now.first,)
 
 
 def test_bands_say_from_which_share_on_who_is_first() -> None:

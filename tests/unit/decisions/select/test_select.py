@@ -487,6 +487,14 @@ def test_a_cost_from_a_given_power_is_given(tmp_path: Path) -> None:
     assert row(select(tmp_path, [GOOD], policy), "good").requirements[0].why == "given"
 
 
+def test_cost_by_one_given_power_is_said_to_be_the_pace_once_more(tmp_path: Path) -> None:
+    policy = {"cost": {"watts": 36.0, "price_per_kwh": 0.5}}
+    double = "with one given power for all, cost and throughput both say how fast each is; together they weigh 0.2"
+    assert any(note.startswith(double) for note in select(tmp_path / "both", [GOOD, FAST], policy).notes)
+    without = {"weights": {"throughput": 0.0}, **policy}
+    assert not any("both say" in note for note in select(tmp_path / "without", [GOOD, FAST], without).notes)
+
+
 def test_weights_of_nothing_that_is_known_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^nothing that has a weight can be compared: cost unknown for good@url"):
         select(tmp_path, [GOOD], weights(cost=1.0))

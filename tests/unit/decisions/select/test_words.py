@@ -34,6 +34,24 @@ def test_a_turning_point_has_so_many_decimals_that_it_differs_from_the_weight(
     assert turning_text("latency", share, first).startswith(text)
 
 
+@pytest.mark.parametrize(
+    ("recommended", "text"),
+    [
+        (None, ""),
+        ((0.0, 1.0), ""),
+        ((0.0, 0.4149), "; tied from 0.41 on"),
+        ((0.0512, 1.0), "; tied up to 0.06"),
+        ((0.0512, 0.4149), "; tied up to 0.06 and from 0.41 on"),
+        ((0.0, 0.2004), "; tied from 0.2004 on"),
+    ],
+)
+def test_from_which_weights_on_the_first_is_tied_is_said_behind_it(
+    recommended: tuple[float, float] | None, text: str
+) -> None:
+    said = turning_text("latency", 0.2, ((0.0, "a"),), recommended)
+    assert said == f"stays first whatever latency weighs (now 0.20){text}"
+
+
 @given(st.lists(SHARES, min_size=3, max_size=3, unique_by=lambda share: round(share, 5)))
 def test_what_is_said_of_a_weight_is_within_the_range_in_which_it_holds(shares: list[float]) -> None:
     low, share, high = sorted(shares)
