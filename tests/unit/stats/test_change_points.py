@@ -271,10 +271,13 @@ def test_changes_keep_the_order_of_the_values_and_their_distance(values: Floats)
         assert later.shown > earlier.shown
 
 
-@pytest.mark.parametrize(("change", "width"), [(0.05, 12), (0.1, 4), (0.5, 2)])
-def test_the_range_of_a_split_holds_it_and_is_the_narrower_the_larger_the_step(change: float, width: int) -> None:
+@pytest.mark.parametrize(("change", "width"), [(0.05, 10), (0.1, 4), (0.5, 0)])
+@pytest.mark.parametrize("after", [3, 40])
+def test_the_range_of_a_split_holds_it_and_is_the_narrower_the_larger_the_step(
+    change: float, width: int, after: int
+) -> None:
     for seed in range(5):
-        low, high = split_range(step(60, 40, change, seed=seed), 60)
+        low, high = split_range(step(60, after, change, seed=seed), 60)
         assert low <= 60 <= high
         assert high - low <= width
 
@@ -285,14 +288,31 @@ def test_the_range_reaches_to_the_split_that_was_shown() -> None:
     assert split_range(values, 63) == (60, 63)
 
 
-@pytest.mark.parametrize("count", [1, 4])
-def test_of_a_few_values_the_range_is_the_split(count: int) -> None:
-    assert split_range(np.arange(count, dtype=np.float64), 0) == (0, 0)
+def test_an_outlier_at_the_step_may_belong_to_either_level_and_widens_the_range_by_itself() -> None:
+    values = step(60, 40, 0.5)
+    values[59] = values[60]
+    assert split_range(values, 60) == (59, 60)
+    values[57], values[59] = values[59], values[57]
+    low, high = split_range(values, 60)
+    assert (low, high) in {(58, 60), (60, 60)}
 
 
 def test_the_range_of_a_step_between_equal_values_is_the_step() -> None:
     assert split_range(np.repeat([1.0, 2.0], 10), 10) == (10, 10)
-    assert split_range(np.full(20, 3.0), 10) == (2, 18)
+    assert split_range(np.repeat([0.0, 2e-300], 10), 10) == (10, 10)
+    assert split_range(np.array([1.0, 2.0]), 1) == (1, 1)
+
+
+def test_without_a_step_every_split_is_as_likely() -> None:
+    assert split_range(np.full(20, 3.0), 10) == (1, 19)
+    assert split_range(np.zeros(20), 10) == (1, 19)
+    assert split_range(np.array([3.0] * 12 + [5.0] + [3.0] * 7), 10) == (1, 19)
+
+
+@pytest.mark.parametrize("power", [-30, 3, 40])
+def test_the_range_is_the_same_in_every_unit(power: int) -> None:
+    values = step(60, 20, 0.06)
+    assert split_range(values * 2.0**power, 60) == split_range(values, 60)
 
 
 @pytest.mark.parametrize("t", [0.0, 1.0, 4.4, 6.0])

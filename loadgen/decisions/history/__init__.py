@@ -1,0 +1,1 @@
+"""What changed over the nights of a scenario, and since when."""

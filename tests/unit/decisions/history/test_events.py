@@ -1,0 +1,140 @@
+"""Which changes are one event, which of them leads, and which are new."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from loadgen.decisions.history.candidates import Candidates
+from loadgen.decisions.history.changes import Direction, NightChange
+from loadgen.decisions.history.events import NightEvent, events_of
+from loadgen.decisions.history.series import series_of, stage_series_of
+from loadgen.store.history import NightRecord
+from loadgen.store.night_metrics import NIGHT_METRICS
+from tests.night_records import QUIET, night, stage
+
+NIGHTS = [night(day, stage(QUIET)) for day in range(60)]
+
+
+def change(
+    metric: str,
+    at: int,
+    *,
+    shown_by: int | None = None,
+    direction: Direction = "worse",
+    deviate: float = 5.0,
+    gone_on: int | None = None,
+    nights: Sequence[NightRecord] = NIGHTS,
+    model: str = "m",
+) -> NightChange:
+    played = next(each for each in stage_series_of(nights) if each.key.model == model and at in each.nights)
+    (series,) = (each for each in series_of(played, NIGHT_METRICS) if each.metric.name == metric)
+    return NightChange(
+        series=series,
+        direction=direction,
+        change=0.1,
+        before=100.0,
+        after=110.0,
+        night=at,
+        shown_by=at + 3 if shown_by is None else shown_by,
+        earliest=at,
+        latest=at,
+        deviate=deviate,
+        candidates=Candidates((), False, ()),
+        gone_on=gone_on,
+    )
+
+
+def names_of(events: Sequence[NightEvent]) -> list[list[str]]:
+    return [[each.series.metric.name for each in event.changes] for event in events]
+
+
+@pytest.mark.parametrize("apart", [0, 1, 3])
+def test_changes_of_a_model_within_three_nights_are_one_event(apart: int) -> None:
+    changes = [change("ttft_p95", 20), change("itl_p50", 20 + apart, deviate=4.5)]
+    assert names_of(events_of(changes, NIGHTS)) == [["ttft_p95", "itl_p50"]]
+
+
+def test_changes_further_apart_are_two_events_the_newer_first() -> None:
+    changes = [change("ttft_p95", 20), change("itl_p50", 24)]
+    assert names_of(events_of(changes, NIGHTS)) == [["itl_p50"], ["ttft_p95"]]
+
+
+def test_an_event_does_not_grow_along_a_chain_of_changes() -> None:
+    """Each is within three nights of the one before; the fourth is not within three of the first."""
+    changes = [change(name, at) for name, at in (("ttft_p50", 20), ("ttft_p95", 22), ("itl_p50", 24))]
+    assert sorted(names_of(events_of(changes, NIGHTS))) == [["itl_p50"], ["ttft_p50", "ttft_p95"]]
+
+
+def test_the_surest_change_leads() -> None:
+    changes = [change("ttft_p50", 20, deviate=4.5), change("ttft_p95", 20, deviate=9.0), change("itl_p50", 21)]
+    (event,) = events_of(changes, NIGHTS)
+    assert event.lead.series.metric.name == "ttft_p95"
+
+
+def test_nights_between_are_counted_and_not_days() -> None:
+    """The machine was off for three weeks, and another test was played in between."""
+    nights = [night(day if day < 20 else day + 21, stage(QUIET)) for day in range(40)]
+    nights[20:20] = [night(19 + number, stage(QUIET), digest="other") for number in range(1, 8)]
+    changes = [change("ttft_p95", 19, nights=nights), change("itl_p50", 27, nights=nights)]
+    assert names_of(events_of(changes, nights)) == [["itl_p50", "ttft_p95"]]
+
+
+def test_two_models_have_events_of_their_own() -> None:
+    nights = [night(day, stage(QUIET), stage(QUIET, model="n")) for day in range(30)]
+    changes = [change("ttft_p95", 20, nights=nights), change("ttft_p95", 20, nights=nights, model="n")]
+    assert names_of(events_of(changes, nights)) == [["ttft_p95"], ["ttft_p95"]]
+
+
+def test_levels_of_one_model_share_an_event() -> None:
+    nights = [night(day, stage(QUIET), stage(QUIET, level="c4")) for day in range(30)]
+    low, high = stage_series_of(nights)
+    shown = [change("ttft_p95", 20, nights=nights)]
+    (series,) = (each for each in series_of(high, NIGHT_METRICS) if each.metric.name == "ttft_p95")
+    shown.append(
+        NightChange(**{name: getattr(shown[0], name) for name in shown[0].__struct_fields__} | {"series": series})
+    )
+    (event,) = events_of(shown, nights)
+    assert {each.series.stage.key.level for each in event.changes} == {low.key.level, high.key.level}
+
+
+def test_the_order_of_the_changes_alters_nothing() -> None:
+    changes = [change(name, 20 + 2 * at) for at, name in enumerate(("ttft_p50", "ttft_p95", "itl_p50", "itl_p95"))]
+    assert events_of(changes[::-1], NIGHTS) == events_of(changes, NIGHTS)
+
+
+def test_an_event_is_new_for_the_night_that_showed_it_and_not_for_its_second_metric() -> None:
+    (event,) = events_of([change("ttft_p95", 20, shown_by=23), change("itl_p50", 20, shown_by=24)], NIGHTS)
+    assert event.is_new("worse", 23)
+    assert not event.is_new("worse", 24)
+    assert not event.is_new("better", 0)
+
+
+def test_an_event_that_was_better_first_is_new_again_when_something_gets_worse() -> None:
+    gain = change("ttft_p95", 20, shown_by=23, direction="better")
+    (event,) = events_of([gain, change("server_memory", 21, shown_by=26)], NIGHTS)
+    assert (event.shown_by, event.first_shown_by) == ({"better": 23, "worse": 26}, 23)
+    assert event.is_new("worse", 26)
+    assert not event.is_new("better", 26)
+
+
+def test_an_event_stands_until_all_that_is_worse_has_gone() -> None:
+    gone, better = change("ttft_p95", 20, gone_on=40), change("itl_p95", 20, direction="better")
+    assert not events_of([gone, better], NIGHTS)[0].stands
+    assert events_of([gone, better, change("itl_p50", 20)], NIGHTS)[0].stands
+
+
+def test_a_later_change_moves_no_earlier_one_to_another_event() -> None:
+    """The change of night 23 is nearer to that of night 25, which was shown later."""
+    first = [change("ttft_p50", 20, shown_by=23), change("ttft_p95", 23, shown_by=26)]
+    (before,) = events_of(first, NIGHTS)
+    after = events_of([*first, change("itl_p50", 25, shown_by=30)], NIGHTS)
+    assert before in after
+
+
+def test_a_change_between_two_events_joins_the_nearer_one() -> None:
+    changes = [
+        change("ttft_p50", 20, shown_by=23),
+        change("ttft_p95", 25, shown_by=28),
+        change("itl_p50", 23, shown_by=33),
+    ]
+    assert sorted(names_of(events_of(changes, NIGHTS))) == [["itl_p50", "ttft_p95"], ["ttft_p50"]]
