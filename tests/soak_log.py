@@ -4,10 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
+
+from loadgen.engine.soak.compressor import take_compressed, write_compressed
 from loadgen.engine.soak.disk import Space
 from loadgen.engine.soak.segments import SegmentLog, SegmentSettings
 from loadgen.record import Record
 from loadgen.store.run_folder import REQUESTS, records_in
+from loadgen.store.segments import Segment
+from loadgen.store.windows import WINDOWS
 from tests.records import record
 
 S = 1_000_000_000
@@ -42,7 +47,6 @@ class SoakLog:
             SegmentSettings(**{"budget_bytes": 1 << 40, **settings}),
             self,
             self.clock,
-            window_of=lambda moment_ns: moment_ns // WINDOW_NS,
             space_of=lambda _: self.space,
         )
 
@@ -52,9 +56,19 @@ class SoakLog:
 
     def write(self, count: int, **changes: Any) -> None:
         for _ in range(count):
+            self._close_window()
             self.log.record(soak_record(self.written, **changes))
             self.written += 1
             self.clock.moment_ns += S
+
+    def _close_window(self) -> None:
+        """Write the window that is over, of two models, as far as this log reads it."""
+        window, rest = divmod(self.written * S, WINDOW_NS)
+        if rest or not window:
+            return
+        with (self.folder / WINDOWS).open("ab") as file:
+            times = {"start_ns": (window - 1) * WINDOW_NS, "end_ns": window * WINDOW_NS}
+            file.write(2 * (orjson.dumps({"window": window - 1, **times}) + b"\n"))
 
     @property
     def details(self) -> list[str]:
@@ -87,3 +101,9 @@ def bytes_in(folder: Path) -> int:
 
 def windows_of(indices: range | list[int]) -> Iterator[int]:
     return (index * S // WINDOW_NS for index in indices)
+
+
+def compress_segment(segment: Segment) -> None:
+    """Replace a segment by its compressed form, at once. Raises OSError."""
+    write_compressed(segment, lambda: True)
+    take_compressed(segment)

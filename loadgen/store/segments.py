@@ -167,11 +167,8 @@ def cut_torn_line(log: Path) -> None:
         file.truncate(end)
 
 
-def windows_in_words(first: int | None, last: int | None) -> str:
-    """The windows of records that were removed, as an event begins with them. None: there are only records of a
-    warm-up."""
-    if first is None:
-        return "the warm-up"
+def windows_in_words(first: int, last: int) -> str:
+    """The windows of records that were removed, as an event begins with them."""
     return f"window {first}" if first == last else f"windows {first} to {last}"
 
 

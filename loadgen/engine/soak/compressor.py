@@ -1,6 +1,7 @@
 """Compresses the closed segments of a log, one after another, in a thread of low priority."""
 
 import contextlib
+import ctypes
 import os
 import sys
 import threading
@@ -12,34 +13,42 @@ from typing import Final
 from loadgen.store.segments import Segment
 
 LEVEL: Final = 6
-CHUNK_BYTES: Final = 64 << 10
-"""How much is compressed without a pause, a few milliseconds of work. The interpreter's lock is free meanwhile."""
-PAUSE_S: Final = 0.02
+CHUNK_BYTES: Final = 1 << 20
+"""How much is compressed at once. The interpreter's lock is free meanwhile, and is taken only between two chunks."""
 NICENESS: Final = 19
+DARWIN_THREAD: Final = 3
+DARWIN_BACKGROUND: Final = 0x1000
+"""PRIO_DARWIN_THREAD and PRIO_DARWIN_BG of `sys/resource.h`."""
+WINDOWS_LOWEST: Final = -2
+"""THREAD_PRIORITY_LOWEST."""
 _GZIP: Final = 31
 """zlib's number for the format of gzip. Its header then has no time, so that equal lines make equal files."""
 
 
-def compress_segment(segment: Segment, pause: Callable[[], None] = lambda: None) -> None:
-    """Replace a segment by its compressed form. pause: called after each chunk.
+def write_compressed(segment: Segment, is_wanted: Callable[[], bool]) -> None:
+    """Write the compressed form of a segment under the name that it has while it is unfinished. is_wanted: asked before
+    each chunk; the rest is left out if it is not.
 
-    Raises OSError, with the segment as it was: it may have been removed, or the disk may be full.
+    Raises OSError, with nothing left: the segment may have been removed, or the disk may be full.
     """
     stream = zlib.compressobj(LEVEL, zlib.DEFLATED, _GZIP)
     try:
         with segment.plain.open("rb", buffering=0) as source, segment.unfinished.open("wb") as target:
-            while chunk := source.read(CHUNK_BYTES):
+            while is_wanted() and (chunk := source.read(CHUNK_BYTES)):
                 target.write(stream.compress(chunk))
-                pause()
             target.write(stream.flush())
             target.flush()
             # Before the plain form is removed, so that a loss of power leaves one of the two.
             os.fsync(target.fileno())
-        segment.unfinished.replace(segment.compressed)
     except BaseException:
         with contextlib.suppress(OSError):
             segment.unfinished.unlink(missing_ok=True)
         raise
+
+
+def take_compressed(segment: Segment) -> None:
+    """Give the compressed form its name, and remove the plain one. Raises OSError."""
+    segment.unfinished.replace(segment.compressed)
     segment.plain.unlink(missing_ok=True)
 
 
@@ -48,16 +57,19 @@ class Compressor:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        """Guards the two below."""
+        """Guards all that follow."""
         self._waiting: deque[Segment] = deque()
         self._current: Segment | None = None
-        self._closing = threading.Event()
+        """The segment that is being compressed."""
+        self._is_withdrawn = False
+        """Whether nobody wants the current segment any more."""
+        self._is_closing = False
         self._thread: threading.Thread | None = None
 
     @property
-    def current(self) -> Segment | None:
-        """The segment that is being compressed."""
-        return self._current
+    def is_busy(self) -> bool:
+        """Whether a segment is being compressed."""
+        return self._current is not None
 
     def add(self, segment: Segment) -> None:
         """Have a segment compressed, if it does not wait already."""
@@ -70,47 +82,57 @@ class Compressor:
             self._thread = threading.Thread(target=self._work, name="compress segments", daemon=True)
             self._thread.start()
 
-    def withdraw(self, segment: Segment) -> bool:
-        """Do not compress a segment, which may then be removed. False if that has begun."""
+    def withdraw(self, segment: Segment) -> None:
+        """Do not compress a segment, or forget what has been compressed of it. It may be removed then."""
         with self._changed:
             if segment in self._waiting:
                 self._waiting.remove(segment)
-            return segment != self._current
+            if segment == self._current:
+                self._is_withdrawn = True
 
     def close(self) -> None:
-        """Compress what waits, without pauses, and end the thread."""
-        self._closing.set()
+        """Compress what waits, and end the thread."""
         with self._changed:
+            self._is_closing = True
             self._changed.notify()
         if self._thread is not None:
             self._thread.join()
 
     def _work(self) -> None:
         lower_priority()
-        while self._next() is not None:
+        while (segment := self._next()) is not None:
             with contextlib.suppress(OSError):  # it stays as it is, and is read so
-                assert self._current is not None
-                compress_segment(self._current, self._pause)
+                write_compressed(segment, lambda: not self._is_withdrawn)
+                self._take(segment)
 
     def _next(self) -> Segment | None:
         """Wait for a segment, which is then the current one; None if there will be no more."""
         with self._changed:
-            self._current = None
+            self._current, self._is_withdrawn = None, False
             while not self._waiting:
-                if self._closing.is_set():
+                if self._is_closing:
                     return None
                 self._changed.wait()
             self._current = self._waiting.popleft()
             return self._current
 
-    def _pause(self) -> None:
-        # Not while others wait: their plain forms take three times the disk.
-        if not self._waiting:
-            self._closing.wait(PAUSE_S)
+    def _take(self, segment: Segment) -> None:
+        # Under the lock, so that a segment that is withdrawn does not come back after it was removed.
+        with self._changed:
+            if self._is_withdrawn:
+                segment.unfinished.unlink(missing_ok=True)
+            else:
+                take_compressed(segment)
 
 
 def lower_priority() -> None:
-    """Let other threads of this machine run before the calling one, where the system can do that for one thread."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
+    """Let every other thread of this machine run before the calling one. Only Linux, macOS and Windows do that for a
+    single thread."""
+    with contextlib.suppress(OSError, AttributeError):
+        if sys.platform == "linux":
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        elif sys.platform == "darwin":
+            os.setpriority(DARWIN_THREAD, 0, DARWIN_BACKGROUND)
+        elif sys.platform == "win32":
+            kernel = ctypes.WinDLL("kernel32")
+            kernel.SetThreadPriority(kernel.GetCurrentThread(), WINDOWS_LOWEST)

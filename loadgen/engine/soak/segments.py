@@ -22,6 +22,7 @@ from msgspec import Struct
 from loadgen.clock import Clock
 from loadgen.engine.soak.closed_segments import ClosedSegments, Span
 from loadgen.engine.soak.disk import Room, Space, SpaceOf, room_of, space_of
+from loadgen.engine.soak.window_numbers import WindowNumbers
 from loadgen.record import Record, StageFacts
 from loadgen.redact import redact_key_bytes
 from loadgen.report.format import format_bytes
@@ -75,18 +76,15 @@ class SegmentLog:
         events: Events,
         clock: Clock,
         *,
-        window_of: Callable[[int], int | None],
         space_of: SpaceOf = space_of,
     ) -> None:
-        """log: its path. What an earlier process has written there becomes a segment. window_of: the window in which a
-        moment since the run began lies; None before the first.
-
+        """log: its path. What an earlier process has written there becomes a segment.
         Raises FolderError if the folder cannot be written.
         """
         self._settings = settings
         self._events = events
         self._clock = clock
-        self._window_of = window_of
+        self._windows = WindowNumbers(log.parent)
         self._space_of = space_of
         self._is_full = False
         """Whether no more records are written."""
@@ -106,14 +104,14 @@ class SegmentLog:
         if self._is_full:
             return
         line = redact_key_bytes(_encode(record)) + b"\n"
-        window = self._window_of(record.intended_ns if record.end_ns is None else record.end_ns)
+        at_ns = record.intended_ns if record.end_ns is None else record.end_ns
         try:
             if self._clock.now_ns() >= self._check_at_ns:
                 self._check()
             if self._file.size + len(line) > self._limit_bytes:
-                self._make_room(len(line), window)
+                self._make_room(len(line), at_ns)
             if not self._is_full:
-                self._write(line, window)
+                self._write(line, at_ns)
         except OSError as error:
             raise no_longer_written(self._closed.log.parent, error) from error
 
@@ -146,6 +144,8 @@ class SegmentLog:
         self._closed.close()
 
     def _check(self) -> None:
+        if self._is_full:
+            return
         now_ns = self._clock.now_ns()
         self._check_at_ns = now_ns + CHECK_NS
         change = self._file.change()
@@ -154,15 +154,17 @@ class SegmentLog:
         if now_ns - self._file.opened_ns >= self._settings.max_age_ns:
             self._split()
         # While a segment is compressed, it takes space that is free again in a moment.
-        if self._closed.compressing is None and not self._is_full and self._space().is_low:
-            self._free_disk(self._file.span.last, fewest=0)
+        if not self._closed.is_compressing and not self._is_full and self._space().is_low:
+            self._free_disk(self._file.span.last_ns or 0, fewest=0)
 
-    def _make_room(self, needed_bytes: int, window: int | None) -> None:
+    def _make_room(self, needed_bytes: int, at_ns: int) -> None:
         """Split the log if it is large, and remove the oldest segments, so that so many more bytes can be written."""
         if self._file.size + needed_bytes > self._most_bytes(self._room()):
             self._split()
+            if self._is_full:
+                return
         budget = format_bytes(self._settings.budget_bytes)
-        self._remove_oldest(lambda: self._room().left >= needed_bytes, f"the run folder may take {budget}", window)
+        self._remove_oldest(lambda: self._room().left >= needed_bytes, f"the run folder may take {budget}", at_ns)
         room = self._room()
         lease = min(LEASE_BYTES, self._settings.budget_bytes // PARTS_OF_LEASE, room.left)
         # At least this line: one that is larger than a segment has a segment of its own.
@@ -185,62 +187,72 @@ class SegmentLog:
     def _space(self) -> Space:
         return self._space_of(self._closed.log.parent)
 
-    def _free_disk(self, window: int | None, fewest: int) -> None:
+    def _free_disk(self, at_ns: int, fewest: int) -> None:
         """Remove the oldest segments, `fewest` or more, because the file system is low on space, or full."""
         space = self._space()
         why = f"{format_bytes(space.free)} of the disk's {format_bytes(space.total)} are free"
         self._events.record("disk_low", why)
         most_left = len(self._closed.segments()) - fewest
-        self._remove_oldest(lambda: len(self._closed.segments()) <= most_left and not self._space().is_low, why, window)
+        self._remove_oldest(lambda: len(self._closed.segments()) <= most_left and not self._space().is_low, why, at_ns)
 
-    def _remove_oldest(self, is_enough: Callable[[], bool], why: str, window: int | None) -> None:
+    def _remove_oldest(self, is_enough: Callable[[], bool], why: str, at_ns: int) -> None:
         """Remove the oldest closed segments until it is enough. If all of them are not, write no more records; the
-        first that is not written is in this window."""
-        span, count, enough = Span(), 0, is_enough()
-        for segment in () if enough else self._closed.segments():
-            removed = self._closed.remove(segment)
-            if removed is not None:
-                span.join(removed)
-                count += 1
-                enough = is_enough()
-                if enough:
-                    break
+        first that is not written ended at `at_ns`."""
+        segments, span, count = self._closed.segments(), Span(), 0
+        while not (enough := is_enough()) and count < len(segments):
+            span.join(self._closed.remove(segments[count]))
+            count += 1
         if count:
             files = "file" if count == 1 else "files"
-            words = windows_in_words(span.first, span.last)
-            self._events.record("records_dropped", f"{words}: {count} {files} of records removed, because {why}")
+            self._events.record(
+                "records_dropped", f"{self._in_words(span)}: {count} {files} of records removed, because {why}"
+            )
         if not enough:
             self._is_full = True
-            self._events.record("records_dropped", f"from window {window or 0} on: no records written, because {why}")
+            first = self._windows.number_at(at_ns)
+            self._events.record("records_dropped", f"from window {first} on: no records written, because {why}")
 
-    def _write(self, line: bytes, window: int | None) -> None:
+    def _write(self, line: bytes, at_ns: int) -> None:
         while not self._is_full:
             try:
                 self._file.append(line)
             except OSError as error:
                 if error.errno not in NO_SPACE:
                     raise
-                self._free_disk(window, fewest=1)
+                self._free_disk(at_ns, fewest=1)
                 continue
             if self._file.is_removed:  # bytes that nobody can read
                 self._reopen("removed")
                 continue
-            self._file.span.add(window)
+            self._file.span.add(at_ns)
             return
 
+    def _open_file(self, opened_ns: int, span: Span) -> None:
+        """Open the log after its file was closed. On a full disk, not even an empty file can be made."""
+        self._limit_bytes = 0
+        while not self._is_full:
+            try:
+                self._file = OpenFile(self._closed.log, opened_ns, span)
+                return
+            except OSError as error:
+                if error.errno not in NO_SPACE:
+                    raise
+                self._free_disk(self._file.span.last_ns or 0, fewest=1)
+
     def _split(self) -> None:
+        if self._is_full:
+            return
         if (change := self._file.change()) is not None:
             self._reopen(change)
         if self._file.size == 0:
             return
-        log, now_ns = self._closed.log, self._clock.now_ns()
         self._file.close()
         try:
             self._closed.add_log(self._file.span)
         except PermissionError:  # on Windows, somebody may be reading it; it is written on, and split later
-            self._file = OpenFile(log, self._file.opened_ns, self._file.span)
+            self._open_file(self._file.opened_ns, self._file.span)
         else:
-            self._file = OpenFile(log, now_ns, Span())
+            self._open_file(self._clock.now_ns(), Span())
 
     def _reopen(self, change: Change) -> None:
         """Write on in a file with the log's name, after somebody renamed, removed or cut off the log."""
@@ -248,12 +260,17 @@ class SegmentLog:
         words = f"{name} was {change}"
         if change == "renamed" and (new_name := self._file.name_now) is not None:
             words += f" to {new_name}"
-        elif change != "renamed" and self._file.span.first is not None:
-            words += f", with the records of {windows_in_words(self._file.span.first, self._file.span.last)}"
+        elif change != "renamed" and self._file.size:
+            words += f", with the records of {self._in_words(self._file.span)}"
         self._file.close()
-        self._file = OpenFile(self._closed.log, self._clock.now_ns(), Span())
-        self._limit_bytes = 0
+        self._open_file(self._clock.now_ns(), Span())
         self._events.record("records_reopened", f"{words}; records go to a new {name}")
+
+    def _in_words(self, span: Span) -> str:
+        """The windows of records that are gone."""
+        first_ns = span.first_ns or 0
+        last_ns = first_ns if span.last_ns is None else span.last_ns
+        return windows_in_words(self._windows.number_at(first_ns), self._windows.number_at(last_ns))
 
 
 class OpenFile:
@@ -264,7 +281,7 @@ class OpenFile:
         self._file = path.open("ab", buffering=0)
         self.opened_ns = opened_ns
         self.span = span
-        """The windows of its records."""
+        """When its records ended."""
         self.size = os.fstat(self._file.fileno()).st_size
 
     @property

@@ -137,9 +137,8 @@ def test_a_log_is_cut_after_its_last_complete_line(tmp_path: Path, content: byte
 
 
 def test_windows_are_counted_from_the_words_of_events() -> None:
-    assert windows_in_words(None, None) == "the warm-up"
-    words = [windows_in_words(0, 3), windows_in_words(3, 3), windows_in_words(8, 9), windows_in_words(None, None)]
-    assert words == ["windows 0 to 3", "window 3", "windows 8 to 9", "the warm-up"]
+    words = [windows_in_words(0, 3), windows_in_words(3, 3), windows_in_words(8, 9)]
+    assert words == ["windows 0 to 3", "window 3", "windows 8 to 9"]
     details = [f"{each}: removed" for each in words]
     assert windows_without_records(details, 20) == 6
     assert windows_without_records([*details, "from window 15 on: none"], 20) == 11

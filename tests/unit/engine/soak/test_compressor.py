@@ -3,14 +3,17 @@
 import errno
 import gzip
 import os
+import sys
 import threading
+import zlib
 from pathlib import Path
 
 import pytest
 
-from loadgen.engine.soak.compressor import CHUNK_BYTES, Compressor, compress_segment
+from loadgen.engine.soak.compressor import CHUNK_BYTES, Compressor
 from loadgen.store.run_folder import REQUESTS
 from loadgen.store.segments import Segment
+from tests.soak_log import compress_segment
 
 
 def segment_in(folder: Path, number: int = 1, content: bytes = b"{}\n" * 100) -> Segment:
@@ -32,10 +35,21 @@ def test_a_segment_is_replaced_by_its_compressed_form_without_a_time_in_it(tmp_p
     assert data[4:8] == bytes(4)
 
 
-def test_it_pauses_after_each_chunk(tmp_path: Path) -> None:
-    pauses = []
-    compress_segment(segment_in(tmp_path, content=b"x" * (3 * CHUNK_BYTES)), lambda: pauses.append(1))
-    assert len(pauses) == 3
+def test_a_segment_of_several_chunks_is_one_stream(tmp_path: Path) -> None:
+    content = os.urandom(100_000) * (2 * CHUNK_BYTES // 100_000 + 1)
+    compress_segment(segment := segment_in(tmp_path, content=content))
+    assert zlib.decompress(segment.compressed.read_bytes(), 31) == content
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the priority of one thread")
+def test_only_the_thread_has_a_low_priority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nice = []
+    monkeypatch.setattr(os, "fsync", lambda _: nice.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id())))
+    thread = Compressor()
+    thread.add(segment_in(tmp_path))
+    thread.close()
+    assert nice == [19]
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) < 19
 
 
 def test_if_the_disk_is_full_the_segment_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +84,7 @@ def test_one_that_was_removed_meanwhile_is_passed_over(tmp_path: Path) -> None:
     assert names(tmp_path) == ["requests-00002.jsonl.gz"]
 
 
-def test_only_a_segment_that_waits_can_be_withdrawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_segment_that_is_withdrawn_never_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
     def wait(_: int) -> None:
@@ -79,18 +93,20 @@ def test_only_a_segment_that_waits_can_be_withdrawn(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(os, "fsync", wait)
     thread = Compressor()
-    first, second = segment_in(tmp_path, 1), segment_in(tmp_path, 2)
+    first, second, third = (segment_in(tmp_path, number) for number in (1, 2, 3))
     thread.add(first)
     assert begun.wait(60)
     thread.add(second)
     thread.add(second)
-    assert thread.current == first
-    assert not thread.withdraw(first)
-    assert thread.withdraw(second)
+    thread.add(third)
+    assert thread.is_busy
+    for segment in (first, second):
+        thread.withdraw(segment)
+        segment.plain.unlink()
     go_on.set()
     thread.close()
-    assert names(tmp_path) == ["requests-00001.jsonl.gz", "requests-00002.jsonl"]
-    assert thread.current is None
+    assert names(tmp_path) == ["requests-00003.jsonl.gz"]
+    assert not thread.is_busy
 
 
 def test_without_a_segment_there_is_no_thread() -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from loadgen.engine.soak.compressor import Compressor, compress_segment
+from loadgen.engine.soak.compressor import Compressor
 from loadgen.engine.soak.segments import OpenFile
 from loadgen.store.run_folder import REQUESTS
 from loadgen.store.segments import Segment
-from tests.soak_log import SoakLog, indices_in
+from tests.soak_log import SoakLog, compress_segment, indices_in
 
 
 class Killed(BaseException):
