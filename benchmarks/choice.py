@@ -24,7 +24,6 @@ from loadgen.decisions.select.choice import (
     chance_of_first,
     choose,
     standard_error,
-    student_quantile,
     utilities_of,
 )
 from loadgen.decisions.select.criteria import (
@@ -35,6 +34,7 @@ from loadgen.decisions.select.criteria import (
     shares_of,
     steps_of,
 )
+from loadgen.stats.mean import student_quantile
 
 SPREAD: Final = 15.0
 DIFFICULTY: Final = 12.0

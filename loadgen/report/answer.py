@@ -2,14 +2,11 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Final
 
 from loadgen.analysis.summary import Requests, StageSummary, Summary, Validity
 from loadgen.report.format import format_count, format_duration
 from loadgen.report.metric_names import metric_title
-
-DEFAULT_ATTAINMENT: Final = 0.9
-"""The share of requests that must meet the SLO at a level, if the scenario sets no gate."""
+from loadgen.scenario.objective import DEFAULT_ATTAINMENT
 
 
 def answer(summary: Summary) -> str | None:

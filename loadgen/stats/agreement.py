@@ -13,6 +13,8 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from loadgen.stats.mean import student_quantile
+
 Floats = NDArray[np.float64]
 
 _MIN_GROUPS: Final = 3
@@ -92,9 +94,7 @@ def _jackknife(value: float, left_out: Sequence[float | None], confidence: float
     count = len(known)
     if count < _MIN_GROUPS or count < len(left_out):
         return None
-    from scipy.special import stdtrit  # here, as in `loadgen.stats.quantile`
-
     pseudo = count * value - (count - 1) * known
-    reach = float(stdtrit(count - 1, 0.5 + confidence / 2)) * float(pseudo.std(ddof=1)) / math.sqrt(count)
+    reach = student_quantile(0.5 + confidence / 2, count - 1) * float(pseudo.std(ddof=1)) / math.sqrt(count)
     middle = float(pseudo.mean())
     return max(-1.0, middle - reach), min(1.0, middle + reach)

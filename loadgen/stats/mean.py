@@ -13,9 +13,14 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tu
     """
     if len(values) < 2:
         return None
-    from scipy.special import stdtrit  # here, as in `loadgen.stats.quantile`
-
     mean = sum(values) / len(values)
     variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    reach = float(stdtrit(len(values) - 1, (1 + confidence) / 2)) * math.sqrt(variance / len(values))
+    reach = student_quantile((1 + confidence) / 2, len(values) - 1) * math.sqrt(variance / len(values))
     return mean - reach, mean + reach
+
+
+def student_quantile(p: float, degrees: float) -> float:
+    """The quantile p of Student's t."""
+    from scipy.special import stdtrit  # here, as in `loadgen.stats.quantile`
+
+    return float(stdtrit(degrees, p))

@@ -15,6 +15,8 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from loadgen.stats.mean import student_quantile
+
 Figures = NDArray[np.float64]
 """Runs × figures, or one value per figure."""
 
@@ -39,9 +41,7 @@ class Effects(Struct, frozen=True):
 
     def reach(self, confidence: float) -> Figures:
         """Half the width of the two-sided interval of each mean, by Student's t."""
-        from scipy.special import stdtrit  # here, as in `loadgen.stats.quantile`
-
-        return self.error * float(stdtrit(self.degrees, (1 + confidence) / 2))
+        return self.error * student_quantile((1 + confidence) / 2, self.degrees)
 
 
 def effects_of_runs(base: Figures, new: Figures) -> Effects:
@@ -146,9 +146,9 @@ def fewest_blocks(alpha: float) -> int:
 
 def _reach(count: int, degrees: int, figures: int, alpha: float, power: float) -> float:
     """The smallest effect that `count` runs a side show, in standard deviations of a run."""
-    from scipy.special import stdtrit
-
-    return math.sqrt(2 / count) * float(stdtrit(degrees, 1 - alpha / math.sqrt(figures)) + stdtrit(degrees, power))
+    return math.sqrt(2 / count) * (
+        student_quantile(1 - alpha / math.sqrt(figures), degrees) + student_quantile(power, degrees)
+    )
 
 
 def _deals(a: int, b: int, rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec import Struct
 
+from loadgen.stats.mean import student_quantile
 from loadgen.stats.quantile import (
     CONFIDENCE,
     Floor,
@@ -86,11 +87,9 @@ def _sorted(values: Values) -> Values:
 
 
 def _student(each: Sequence[float], confidence: float) -> tuple[float, float, float]:
-    from scipy.special import stdtrit  # here, as in `loadgen.stats.quantile`
-
     scale = np.log(each) if min(each) > 0 else np.array(each)
     reach = (
-        -float(stdtrit(scale.size - 1, float(tail_of(confidence)))) * float(scale.std(ddof=1)) / math.sqrt(scale.size)
+        -student_quantile(float(tail_of(confidence)), scale.size - 1) * float(scale.std(ddof=1)) / math.sqrt(scale.size)
     )
     ends = float(scale.mean()) + np.array([0.0, -reach, reach])
     # An interval may be so wide that its end overflows. Such an end is infinite, and not an error.

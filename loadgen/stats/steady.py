@@ -11,6 +11,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from loadgen.stats.mean import student_quantile
 from loadgen.stats.median import median
 
 Series = NDArray[np.int64] | NDArray[np.float64]
@@ -122,9 +123,7 @@ class Trend(Struct, frozen=True):
         simulation: without it, a series of 30 values at φ = 0.8 gives 7 % false alarms instead of 1 %, because φ itself
         is estimated too low.
         """
-        from scipy.special import stdtrit  # here, as in `loadgen.stats.quantile`
-
-        return abs(self.t) > float(stdtrit(max(0.8, (self.effective - 3) / 3), 1 - tail))
+        return abs(self.t) > student_quantile(1 - tail, max(0.8, (self.effective - 3) / 3))
 
 
 def trend(series: Series) -> Trend:

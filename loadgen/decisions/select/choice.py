@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from loadgen.decisions.select.criteria import Criterion, Values, run_noise
 from loadgen.plan.rng import generator
+from loadgen.stats.mean import student_quantile
 
 CONFIDENCE: Final = 0.95
 POWER: Final = 0.8
@@ -174,13 +175,6 @@ def chance_of_first(utilities: Utilities) -> tuple[float, ...] | None:
         drawn += (utilities.by_prompt @ weights.T - utilities.mean[:, None]) * width
     best = drawn >= drawn.max(0) - _ROUNDING
     return tuple(float(chance) for chance in (best / best.sum(0)).mean(1))
-
-
-def student_quantile(p: float, degrees: int) -> float:
-    """The quantile p of Student's t."""
-    from scipy.special import stdtrit  # imported here, because no other command needs it
-
-    return float(stdtrit(degrees, p))
 
 
 def _normal_quantile(p: float) -> float:

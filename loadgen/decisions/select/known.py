@@ -14,7 +14,14 @@ from loadgen.decisions.select.cost import GIVEN, Cost, cost_of
 from loadgen.decisions.select.facts import Facts, ModelFact, facts_of
 from loadgen.decisions.select.given import given_for
 from loadgen.decisions.select.policy import Policy
-from loadgen.decisions.select.requirements import Check, Floor, RequirementEvidence, checks_of, evidence_counts, missed
+from loadgen.decisions.select.requirements import (
+    Check,
+    MeasuredValue,
+    RequirementEvidence,
+    checks_of,
+    evidence_counts,
+    missed,
+)
 
 
 class KnownCandidate(Struct, frozen=True, kw_only=True):
@@ -68,10 +75,10 @@ def _evidence(
     stages: Sequence[StageResult], values: CandidateValues, facts: Facts, cost: Cost, policy: Policy
 ) -> RequirementEvidence:
     slo, answered = evidence_counts(stages)
-    quality = Floor(None)
+    quality = MeasuredValue(None)
     if values.quality:
         mean, interval = mean_with_interval(np.array(list(values.quality.values())))
-        quality = Floor(mean, *(interval or (None, None)))
+        quality = MeasuredValue(mean, *(interval or (None, None)))
     return RequirementEvidence(
         facts=facts,
         quality=quality,
@@ -86,16 +93,16 @@ def _evidence(
     )
 
 
-def _median_e2e(stages: Sequence[StageResult]) -> Floor:
+def _median_e2e(stages: Sequence[StageResult]) -> MeasuredValue:
     """The p50 of E2E: the mean over runs, with the outer ends of their intervals."""
     metrics = [metric for stage in stages if (metric := stage.summary.metric("e2e_ms")) is not None]
     medians = [median for metric in metrics if (median := metric.percentile("p50")).value is not None]
     if not medians:
-        return Floor(None)
+        return MeasuredValue(None)
     values = [median.value for median in medians if median.value is not None]
     lows = [median.low for median in medians if median.low is not None]
     highs = [median.high for median in medians if median.high is not None]
-    return Floor(math.fsum(values) / len(values), min(lows, default=None), max(highs, default=None))
+    return MeasuredValue(math.fsum(values) / len(values), min(lows, default=None), max(highs, default=None))
 
 
 def why_no_quality(stages: Sequence[StageResult], policy: Policy) -> str:

@@ -16,7 +16,7 @@ from loadgen.targets.licenses import license_named
 GIVE_FACTS: Final = "give it with --facts"
 
 
-class Floor(Struct, frozen=True):
+class MeasuredValue(Struct, frozen=True):
     """A measured value that has an interval. A missing end is the value itself."""
 
     value: float | None
@@ -45,10 +45,10 @@ class RequirementEvidence(Struct, frozen=True, kw_only=True):
     """What is known of a candidate."""
 
     facts: Facts
-    quality: Floor
+    quality: MeasuredValue
     quality_unknown: str
     """How to get a quality, if it is not known."""
-    latency_ms: Floor
+    latency_ms: MeasuredValue
     slo: tuple[int, int] | None
     """How many requests met the SLO, of how many; None without an SLO that can be judged."""
     answered: tuple[int, int]
@@ -120,11 +120,11 @@ def _measured(value: float | None) -> ModelFact[float]:
     return ModelFact() if value is None else ModelFact(value, "measured")
 
 
-def _end(floor: Floor, end: str, bound: Bound) -> float | None:
+def _end(measured: MeasuredValue, end: str, bound: Bound) -> float | None:
     if bound == "estimate":
-        return floor.value
-    known: float | None = getattr(floor, end)
-    return floor.value if known is None else known
+        return measured.value
+    known: float | None = getattr(measured, end)
+    return measured.value if known is None else known
 
 
 def _share(counts: tuple[int, int] | None, bound: Bound) -> float | None:

@@ -15,7 +15,6 @@ from loadgen.decisions.select.choice import (
     Utilities,
     chance_of_first,
     choose,
-    student_quantile,
     utilities_of,
 )
 from loadgen.decisions.select.criteria import (
@@ -37,6 +36,7 @@ from loadgen.decisions.select.sensitivity import (
     recommended_between,
 )
 from loadgen.scenario.policy import WEIGHTED
+from loadgen.stats.mean import student_quantile
 
 ROWS = st.integers(2, 6)
 SEEDS = st.integers(0, 2**32 - 1)
