@@ -6,18 +6,24 @@ convert the kernel's receive stamps, which are CLOCK_REALTIME.
 """
 
 import asyncio
+import contextlib
 import ctypes
+import functools
 import heapq
 import itertools
 import os
 import sys
 import time
 import weakref
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 now_ns = time.perf_counter_ns
 """The monotonic clock itself, for the hot path, in which a method call is too slow; all other code uses a `Clock`."""
+
+wall_ns = time.time_ns
+"""The wall clock, ns since 1970. It may be stepped."""
 
 SPIN_NS = 1_500_000
 """How long before a deadline `SystemClock` stops sleeping and yields instead, if there is no `Timer`. An event loop's
@@ -57,19 +63,120 @@ SYSTEM_CLOCK: Final = SystemClock()
 """The clock of this process, for the code that starts a run; all other code gets its clock as an argument."""
 
 
+class BootClock(Protocol):
+    """Real time, which goes on while the machine is suspended. The clock of a run (`Clock`) stands still then."""
+
+    def now_ns(self) -> int:
+        """Real time since some moment, ns."""
+
+    def suspended_ns(self) -> int:
+        """For how long the machine was suspended since some moment, ns."""
+
+
+class SystemBootClock:
+    """The machine's `BootClock`.
+
+    Linux, macOS and Windows each have a pair of clocks of which one stands still while the machine is suspended. Where
+    neither can be read, the wall clock takes the place of the other one; a step of the wall clock then looks like a
+    suspension.
+    """
+
+    def __init__(self, pair: "ClockPair | None" = None) -> None:
+        """pair: None: that of this platform."""
+        self._real_ns, self._awake_ns = clock_pair() if pair is None else pair
+        self._first_ns = self._offset_ns()
+
+    def now_ns(self) -> int:
+        return self._real_ns()
+
+    def suspended_ns(self) -> int:
+        return self._offset_ns() - self._first_ns
+
+    def _offset_ns(self) -> int:
+        return offset_ns(self._real_ns, self._awake_ns, tries=5, narrow_ns=10_000)
+
+
+ClockPair = tuple[Callable[[], int], Callable[[], int]]
+"""A clock that goes on while the machine is suspended, and one that does not. Both return ns."""
+
+
+def clock_pair(platform: str = sys.platform) -> ClockPair:
+    """The pair of clocks of a platform."""
+    with contextlib.suppress(OSError, AttributeError):
+        if platform == "linux":
+            return _system_clock(7), _system_clock(_CLOCK_MONOTONIC)  # CLOCK_BOOTTIME is 7
+        if platform == "darwin":
+            return mach_pair(ctypes.CDLL(None))
+        if platform == "win32":
+            return windows_pair(ctypes.CDLL("kernel32"))
+    return time.time_ns, time.monotonic_ns
+
+
+def _system_clock(number: int) -> Callable[[], int]:
+    """A clock of the system by its number. Raises OSError if there is none."""
+    read = functools.partial(time.clock_gettime_ns, number)
+    read()
+    return read
+
+
+class _MachTimebase(ctypes.Structure):
+    _fields_ = (("numerator", ctypes.c_uint32), ("denominator", ctypes.c_uint32))
+
+
+def mach_pair(library: Any) -> ClockPair:
+    """The pair of macOS: `mach_continuous_time` and `mach_absolute_time`, which count ticks."""
+    base = _MachTimebase()
+    library.mach_timebase_info(ctypes.byref(base))
+    library.mach_continuous_time.restype = library.mach_absolute_time.restype = ctypes.c_uint64
+
+    def continuous_ns() -> int:
+        return int(library.mach_continuous_time() * base.numerator // base.denominator)
+
+    def absolute_ns() -> int:
+        return int(library.mach_absolute_time() * base.numerator // base.denominator)
+
+    return continuous_ns, absolute_ns
+
+
+def windows_pair(library: Any) -> ClockPair:
+    """The pair of Windows: `GetTickCount64`, which counts milliseconds, and `QueryUnbiasedInterruptTime`, which counts
+    tenths of microseconds."""
+    library.GetTickCount64.restype = ctypes.c_uint64
+
+    def ticks_ns() -> int:
+        return int(library.GetTickCount64()) * 1_000_000
+
+    def unbiased_ns() -> int:
+        time_100ns = ctypes.c_uint64()
+        library.QueryUnbiasedInterruptTime(ctypes.byref(time_100ns))
+        return time_100ns.value * 100
+
+    return ticks_ns, unbiased_ns
+
+
 def wall_offset_ns(tries: int = 5) -> int:
     """CLOCK_REALTIME minus the monotonic clock, ns. Subtract it from a kernel stamp to convert the stamp to our clock.
 
-    Both clocks are slewed alike, so the offset is constant until the wall clock is stepped. The narrowest of `tries`
-    brackets is used; its half-width, the error, is a fraction of a microsecond.
+    Both clocks are slewed alike, so the offset is constant until the wall clock is stepped. The error is a fraction of
+    a microsecond.
+    """
+    return offset_ns(time.time_ns, time.perf_counter_ns, tries)
+
+
+def offset_ns(clock: Callable[[], int], base: Callable[[], int], tries: int, narrow_ns: int = 0) -> int:
+    """A clock minus another one, the base, ns.
+
+    The narrowest of `tries` brackets is used, or the first that is at most narrow_ns wide. Its half-width is the error.
     """
     best_width, best_offset = 1 << 62, 0
     for _ in range(tries):
-        before = time.perf_counter_ns()
-        wall = time.time_ns()
-        after = time.perf_counter_ns()
+        before = base()
+        reading = clock()
+        after = base()
         if after - before < best_width:
-            best_width, best_offset = after - before, wall - (before + after) // 2
+            best_width, best_offset = after - before, reading - (before + after) // 2
+        if best_width <= narrow_ns:
+            break
     return best_offset
 
 
@@ -187,3 +294,7 @@ def _start_timer(loop: asyncio.AbstractEventLoop) -> Timer | None:
 
 def _libc() -> Any:
     return ctypes.CDLL(None, use_errno=True)
+
+
+SYSTEM_BOOT_CLOCK: Final = SystemBootClock()
+"""The `BootClock` of this process, for the code that starts a soak; all other code gets it as an argument."""

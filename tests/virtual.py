@@ -62,3 +62,34 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine in virtual time, to its end."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)
+
+
+class VirtualBootClock:
+    """The `BootClock` and the wall clock of the running `VirtualLoop`: a test suspends the machine, stops the process,
+    or sets the wall clock."""
+
+    def __init__(self) -> None:
+        self._suspended_ns = 0
+        self._wall_ahead_ns = 1_700_000_000_000_000_000
+
+    def now_ns(self) -> int:
+        return VirtualClock().now_ns() + self._suspended_ns
+
+    def suspended_ns(self) -> int:
+        return self._suspended_ns
+
+    def wall_ns(self) -> int:
+        return self.now_ns() + self._wall_ahead_ns
+
+    def suspend(self, for_ns: int) -> None:
+        """The machine is suspended: the clock of a run stands still, and real time goes on."""
+        self._suspended_ns += for_ns
+
+    def stop(self, for_ns: int) -> None:
+        """The process is stopped: time goes on, and nobody in the loop is woken."""
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        loop.now_ns += for_ns
+
+    def set_wall_clock(self, by_ns: int) -> None:
+        self._wall_ahead_ns += by_ns
