@@ -79,6 +79,10 @@ class ScriptedClient(Client):
     def exchange_of(self, task: asyncio.Task[object] | None) -> Exchange | None:
         return next((each for each in self._open if each.task is task), None)
 
+    def abandon(self, why: str = "stopped by the user") -> None:
+        for exchange in list(self._open):
+            exchange.give_up("cancelled", why)
+
     async def open_connections(self, url: str, count: int, headers: dict[str, str]) -> None:
         pass
 
@@ -91,6 +95,10 @@ class ScriptedClient(Client):
         until_ns = dispatched_ns + request.deadlines.request_ns
         try:
             await self._play(exchange, answer, until_ns)
+        except asyncio.CancelledError:
+            if exchange.failure is None or exchange.task is None:
+                raise
+            exchange.task.uncancel()
         finally:
             self._open.discard(exchange)
             exchange.task = None

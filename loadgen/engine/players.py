@@ -13,6 +13,8 @@ from typing import Final, Protocol
 from asyncio_throttle.throttler import Throttler
 
 from loadgen.clock import Clock
+from loadgen.engine.soak.heartbeat import Gap
+from loadgen.engine.soak.servers import WhenGone
 from loadgen.engine.stop import StopSignal
 from loadgen.plan.plan import Planned, Stage
 from loadgen.record import Phase, Reply
@@ -21,6 +23,8 @@ CONNECT_PAUSE_NS: Final = 250_000_000
 """How long a user of a closed loop waits after a connection that could not be made."""
 GONE_NS: Final = 10_000_000_000
 """A server that has accepted no connection for this long is gone, and the rest of a closed-loop stage is cancelled."""
+PIECE_NS: Final = 1_000_000_000
+"""How long a soak sleeps at most before it looks again how far real time is ahead of its clock."""
 YIELD_EVERY: Final = 16
 """An open loop that is behind its schedule gives up control once for this many requests."""
 
@@ -42,6 +46,25 @@ class RequestRunner(Protocol):
     @property
     def stop_signal(self) -> StopSignal:
         """Tells when this stage is to end: with the run, or because its stop rule is met."""
+
+    @property
+    def when_gone(self) -> WhenGone:
+        """What users do whose server accepts no connection."""
+
+    @property
+    def ahead_ns(self) -> int:
+        """How far real time is ahead of the clock, which stands still while the machine is suspended."""
+
+    def last_gap(self) -> Gap | None:
+        """The last time in which this process was not run, by a look at the clocks now; None if there was none, or if
+        nobody looks."""
+
+    def is_gone(self, model: int) -> bool:
+        """Whether a model's server is gone, and waited for."""
+
+    async def wait_for_server(self, model: int) -> None:
+        """Return when a model's server is back; at once, if it is not gone."""
+        ...
 
     async def play_request(self, planned: Planned, phase: Phase, intended_ns: int, held_ns: int = 0) -> Reply:
         """Send a request, retry it as the scenario says, and record it. Returns the reply of its last attempt.
@@ -76,6 +99,8 @@ class WarmUp:
         runner = self._runner
         for position in self._positions:
             planned = self._stage.warmup_request(position)
+            if runner.is_gone(planned.model):
+                await runner.stop_signal.unless_requested(runner.wait_for_server(planned.model))
             # The run's signal, because the stage's stop rule is about measured requests, of which none has begun.
             if runner.run_stop_signal.requested:
                 runner.skip_request(planned, "warmup", runner.clock.now_ns(), cancelled())
@@ -87,10 +112,11 @@ class ConnectBackoff:
     """Makes the users of a closed loop wait when the server accepts no connection, and in the end give up.
 
     Without the wait, they would ask a server that has died thousands of times a second. An open loop needs none of
-    this, as the plan says when its requests are due.
+    this, as the plan says when its requests are due; nor does a soak, whose users wait until their server is back.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, when_gone: WhenGone) -> None:
+        self._when_gone = when_gone
         self._since_ns: int | None = None
         self.server_gone = False
 
@@ -98,7 +124,7 @@ class ConnectBackoff:
         """How long a user waits after this reply before it asks again. Sets `server_gone` once the server has accepted
         no connection for GONE_NS."""
         # One connection that was made is enough for all users: the server is there.
-        if reply.outcome != "connect_error":
+        if reply.outcome != "connect_error" or self._when_gone == "wait":
             self._since_ns = None
             return 0
         if self._since_ns is None:
@@ -117,9 +143,10 @@ class ClosedLoop:
         self._until_ns = None if stage.duration_ns is None else start_ns + stage.duration_ns
         self._rate_limit = None if stage.max_requests_per_s is None else Throttler(stage.max_requests_per_s, 1.0)
         self._taken = 0
-        self._rate_limited: list[Planned] = []
-        """Requests that users had taken and that still waited for the rate limit when the stage ended."""
-        self._backoff = ConnectBackoff()
+        self._waiting: list[Planned] = []
+        """Requests that users had taken and that still waited, for the rate limit or for their server, when the stage
+        ended."""
+        self._backoff = ConnectBackoff(runner.when_gone)
         self._done = StopSignal()
         """Drained when no user may take another request. It wakes the users that wait, who then end, so that the stage
         ends with its last answer."""
@@ -133,7 +160,7 @@ class ClosedLoop:
         # If time or the stop rule ends a stage, its number of requests was never fixed, and none of them is missing.
         if stage.promised and stage.count is not None and not runner.stop_signal.rule_met:
             reply = server_gone() if self._backoff.server_gone else cancelled()
-            for planned in (*self._rate_limited, *(stage.request(at) for at in range(self._taken, stage.count))):
+            for planned in (*self._waiting, *(stage.request(at) for at in range(self._taken, stage.count))):
                 runner.skip_request(planned, "measured", runner.clock.now_ns(), reply)
 
     async def _play_user(self, ready_ns: int) -> None:
@@ -151,13 +178,17 @@ class ClosedLoop:
             self._taken += 1
             if self._taken == stage.count or self._is_over(clock.now_ns()):
                 self._done.drain()
-            # The request is taken before the wait for the rate limit, so that requests keep the order of the plan.
-            if self._rate_limit is not None:
-                in_time = await self._wait_for_rate_limit(self._rate_limit)
+            # The request is taken before it waits for the rate limit and its server, so that requests keep the order of
+            # the plan.
+            if self._rate_limit is not None or runner.is_gone(planned.model):
+                in_time = await self._wait_until_allowed(planned.model)
                 ready_ns = clock.now_ns()  # the limit is part of the plan, so its wait does not count as lateness
                 if not in_time or self._is_stopped():
-                    self._rate_limited.append(planned)
+                    self._waiting.append(planned)
                     return
+            gap = runner.last_gap()
+            if gap is not None:
+                ready_ns = max(ready_ns, gap.end_ns)  # what is late because nothing was run is no lateness
             reply = await runner.play_request(planned, "measured", ready_ns)
             # Counted from the end of the answer, not from now: if we notice that end late, it is lateness of ours.
             pause_ns = self._backoff.pause_ns(reply, clock.now_ns())
@@ -167,18 +198,23 @@ class ClosedLoop:
             # server's last chance.
             signal = self._done if think_ns else runner.stop_signal
 
-    async def _wait_for_rate_limit(self, limit: Throttler) -> bool:
-        """Wait until the limit lets a request through or a stop is requested. False if the stage's time is over
-        before."""
-        acquired = self._runner.stop_signal.unless_requested(limit.acquire())  # type: ignore[no-untyped-call]
+    async def _wait_until_allowed(self, model: int) -> bool:
+        """Wait until the rate limit lets a request through and its server is there, or a stop is requested. False if
+        the stage's time is over before."""
+        allowed = self._runner.stop_signal.unless_requested(self._permit(model))
         is_due = self._until_ns is None or self._taken <= self._stage.min_count
         left_s = None if is_due or self._until_ns is None else (self._until_ns - self._runner.clock.now_ns()) / 1e9
         try:
             async with asyncio.timeout(left_s):
-                await acquired
+                await allowed
         except TimeoutError:
             return False
         return True
+
+    async def _permit(self, model: int) -> None:
+        if self._rate_limit is not None:
+            await self._rate_limit.acquire()  # type: ignore[no-untyped-call]
+        await self._runner.wait_for_server(model)
 
     def _is_stopped(self) -> bool:
         """Whether no more requests may begin, whatever the time."""
@@ -195,7 +231,8 @@ class OpenLoop:
     def __init__(self, stage: Stage, runner: RequestRunner, start_ns: int) -> None:
         self._stage = stage
         self._runner = runner
-        self._start_ns = start_ns
+        self._real_start_ns = start_ns + runner.ahead_ns
+        """In real time, by which requests are due: a machine that was suspended does not make up for it."""
         self._in_flight = 0
         self._queue: deque[tuple[Planned, int]] = deque()
 
@@ -204,19 +241,33 @@ class OpenLoop:
         async with asyncio.TaskGroup() as group:
             for position in range(stage.count or 0):
                 planned = stage.request(position)
-                due_ns = self._start_ns + (planned.due_ns or 0)
+                real_due_ns = self._real_start_ns + (planned.due_ns or 0)
                 # If we are late, the sleep returns at once. Without a yield now and then, a backlog would be sent in
                 # one go, and the answers to earlier requests would wait until all of it is sent.
-                is_late = clock.now_ns() >= due_ns
-                await runner.stop_signal.sleep_until_ns(clock, due_ns)
+                is_late = clock.now_ns() >= real_due_ns - runner.ahead_ns
+                await self._sleep_until(real_due_ns)
                 if is_late and position % YIELD_EVERY == 0:
                     await asyncio.sleep(0)
                 if runner.stop_signal.rule_met or (runner.stop_signal.requested and not stage.promised):
                     break
-                self._arrive(planned, due_ns, group)
+                gap = runner.last_gap()
+                if gap is not None and real_due_ns <= gap.real_end_ns:  # else they would be sent all at once
+                    runner.skip_request(planned, "measured", gap.moment_of(real_due_ns), missed(gap))
+                else:
+                    self._arrive(planned, real_due_ns - runner.ahead_ns, group)
         # Only after the group has ended, because requests that end in it take others from the queue.
         for planned, due_ns in () if runner.stop_signal.rule_met else self._queue:
             runner.skip_request(planned, "measured", due_ns, cancelled())
+
+    async def _sleep_until(self, real_ns: int) -> None:
+        """Sleep until a moment of real time, or until a stop is requested."""
+        runner, clock = self._runner, self._runner.clock
+        if runner.when_gone == "cancel":
+            await runner.stop_signal.sleep_until_ns(clock, real_ns - runner.ahead_ns)
+            return
+        # In pieces, because the clock may stand still, and real time not.
+        while (now_ns := clock.now_ns()) < real_ns - runner.ahead_ns and not runner.stop_signal.requested:
+            await runner.stop_signal.sleep_until_ns(clock, min(real_ns - runner.ahead_ns, now_ns + PIECE_NS))
 
     def _arrive(self, planned: Planned, due_ns: int, group: asyncio.TaskGroup) -> None:
         """A request has come due: begin it, queue it, or shed it."""
@@ -237,6 +288,7 @@ class OpenLoop:
         held_ns = 0
         while True:
             reply = await self._runner.play_request(planned, "measured", due_ns, held_ns)
+            self._skip_missed()
             if self._runner.stop_signal.requested or not self._queue:
                 break
             planned, due_ns = self._queue.popleft()
@@ -245,6 +297,13 @@ class OpenLoop:
         # The place passes directly from one request to the next. If it were free in between, a new request could take
         # it before the one that has waited longest. There was no await since the queue was empty, so none waits there.
         self._in_flight -= 1
+
+    def _skip_missed(self) -> None:
+        """Skip what waited in the queue while nothing was run: that wait is no latency."""
+        gap = self._runner.last_gap()
+        while gap is not None and self._queue and self._queue[0][1] <= gap.end_ns:
+            planned, due_ns = self._queue.popleft()
+            self._runner.skip_request(planned, "measured", due_ns, missed(gap))
 
 
 def measured_player(stage: Stage, runner: RequestRunner, start_ns: int) -> ClosedLoop | OpenLoop:
@@ -266,3 +325,8 @@ def server_gone() -> Reply:
 def shed(limit: int) -> Reply:
     """The reply of a request that came due when `limit` others were in flight."""
     return Reply(outcome="shed", detail=f"{limit} requests were in flight when it came due")
+
+
+def missed(gap: Gap) -> Reply:
+    """The reply of a request that came due, or waited for its turn, while nothing was run."""
+    return Reply(outcome="cancelled", detail=gap.words)

@@ -48,18 +48,24 @@ def as_one(first: Reply, last: Reply, attempt: int) -> Reply:
     )
 
 
-def given_up(last: Reply, now_ns: int) -> Reply:
-    """The reply of a request that waited for its next attempt when the run was stopped.
+def given_up(last: Reply, now_ns: int, why: str = "the run was stopped") -> Reply:
+    """The reply of a request that waited for its next attempt when it was given up.
 
-    last: the reply of its attempts so far. now_ns: since the run began.
+    last: the reply of its attempts so far. now_ns: since the run began. why: as text.
     """
-    why = last.outcome if last.status is None else f"{last.outcome} {last.status}"
+    last_words = last.outcome if last.status is None else f"{last.outcome} {last.status}"
     return Reply(
         outcome="cancelled",
-        detail=f"the run was stopped before another attempt; the last one: {why}",
+        detail=f"{why} before another attempt; the last one: {last_words}",
         dispatched_ns=last.dispatched_ns,
         sent_ns=last.sent_ns,
         held_ns=last.held_ns,
         end_ns=now_ns,
         attempt=last.attempt + 1,
     )
+
+
+def cut_by_gap(reply: Reply, why: str) -> Reply:
+    """The reply of a request during which nothing was run: its times are no latencies, however it ended. why: as
+    text."""
+    return msgspec.structs.replace(reply, outcome="cancelled", detail=why)

@@ -6,8 +6,9 @@ log.
 """
 
 import asyncio
+import contextlib
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import msgspec
@@ -16,7 +17,9 @@ from msgspec import Struct
 from loadgen.clock import Clock, process_cpu_ns, thread_cpu_ns
 from loadgen.engine.players import WarmUp, measured_player
 from loadgen.engine.request_limits import RequestLimits
-from loadgen.engine.retry import as_one, given_up, is_last, wait_ns
+from loadgen.engine.retry import as_one, cut_by_gap, given_up, is_last, wait_ns
+from loadgen.engine.soak.heartbeat import Gap, Heartbeat, Interruption
+from loadgen.engine.soak.servers import ServerGates, ServerLife, ServerLives, WhenGone, is_unanswered
 from loadgen.engine.stop import StopSignal
 from loadgen.live.sink import Sinks, StageStart
 from loadgen.plan.plan import Plan, Planned, Stage
@@ -53,6 +56,12 @@ class RunContext(Struct, frozen=True):
     stop_signal: StopSignal
     machine: MachineSource | None = None
     """Reads what other programs on the machine do; None: nobody needs to know."""
+    when_gone: WhenGone = "cancel"
+    gates: ServerGates = msgspec.field(default_factory=ServerGates)
+    """Closed for the models whose server is gone, if that is waited for."""
+    lives: ServerLives = msgspec.field(default_factory=ServerLives)
+    heartbeat: Heartbeat | None = None
+    """Notices when this process is not run; None: nobody needs to know."""
 
 
 class StageRunner(Protocol):
@@ -118,6 +127,54 @@ class LocalStageRunner:
     def run_stop_signal(self) -> StopSignal:
         return self._context.stop_signal
 
+    @property
+    def when_gone(self) -> WhenGone:
+        return self._context.when_gone
+
+    @property
+    def ahead_ns(self) -> int:
+        return 0 if self._context.heartbeat is None else self._context.heartbeat.ahead_ns
+
+    def last_gap(self) -> Gap | None:
+        heartbeat = self._context.heartbeat
+        if heartbeat is None:
+            return None
+        heartbeat.check()
+        return heartbeat.last_gap
+
+    def _gap_since(self, from_ns: int, until_ns: int | None = None) -> Gap | None:
+        """The last gap, if any of it lies between two moments of the clock. until_ns: None means now."""
+        gap = self.last_gap()
+        if gap is None or gap.end_ns <= from_ns or (until_ns is not None and gap.start_ns >= until_ns):
+            return None
+        return gap
+
+    def is_gone(self, model: int) -> bool:
+        return self._context.gates.is_closed(model)
+
+    async def wait_for_server(self, model: int) -> None:
+        await self._context.gates.wait_until_open(model)
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        """While the context lasts, give up what is in flight when this process was not run, and observe the process
+        that takes a server's place."""
+        heartbeat = self._context.heartbeat
+        with contextlib.ExitStack() as stack:
+            if heartbeat is not None:
+                stack.enter_context(heartbeat.calling(self._hear))
+            stack.enter_context(self._context.lives.calling(self._follow))
+            yield
+
+    def _hear(self, interruption: Interruption) -> None:
+        self._observer.check_wall_clock()  # by which stamps of the kernel become moments of the run
+        if isinstance(interruption, Gap):
+            self._context.client.abandon(interruption.words)
+
+    def _follow(self, model: int, life: ServerLife) -> None:
+        if model in self._stage.models and life.pid is not None:
+            self._observer.follow(life.pid)
+
     async def warm_up(self) -> None:
         """Open about as many connections as the stage will need, and play its warm-up requests."""
         # Before the warm-up, whose records belong to the stage.
@@ -130,7 +187,7 @@ class LocalStageRunner:
             served = self._served[index]
             if served.adapter is None:
                 await self._context.client.open_connections(route_url(served.base_url, "models"), count, served.headers)
-        with ungroup_errors():
+        with ungroup_errors(), self._listening():
             await WarmUp(stage, self).play()
 
     async def measure(self, limits_ns: RequestLimits, start_ns: int | None = None) -> None:
@@ -143,7 +200,7 @@ class LocalStageRunner:
         # Started after the warm-up, so that CPU and lag are those of the measured time alone.
         self._observer.start()
         try:
-            with ungroup_errors():
+            with ungroup_errors(), self._listening():
                 await measured_player(stage, self, self.clock.now_ns() if start_ns is None else start_ns).play()
         finally:
             start = stage_start(context.plan, stage)
@@ -174,26 +231,38 @@ class LocalStageRunner:
         """Send a request until an attempt is the last, and pass every attempt to the sinks."""
         first = None
         for attempt in itertools.count():
+            self.last_gap()  # a look at the clocks, so that no gap before the dispatch counts as one during the request
             # Dispatched now, not when it was due: the difference is our lateness, which is reported.
-            reply = await self.send(planned, self.clock.now_ns())
+            reply = await self._send_in_one_go(planned, self.clock.now_ns())
             # Set on every attempt, although the limit delayed only the first: any of them may be the one that counts.
             if held_ns:
                 reply = msgspec.structs.replace(reply, held_ns=held_ns)
             first = first or reply
             reply = as_one(first, reply, attempt)
+            if self.when_gone == "wait" and is_unanswered(reply) and self._served[planned.model].adapter is None:
+                self._context.gates.close(planned.model)
             pause_ns = self._retry_pause_ns(planned, phase, reply)
             if pause_ns is None:
                 break
             # Passed on at once, so that each attempt is on disk before the next one begins.
             self._sinks.retry(self._record(planned, phase, intended_ns, reply))
-            await self._wait_to_retry(self.ended_ns(reply) + pause_ns)
+            await self._wait_to_retry(planned, self.ended_ns(reply) + pause_ns)
             # Only the run's signal ends the attempts. The stage's own stop rule does not: a request that has begun is
             # played to its end.
             if self.run_stop_signal.requested:
                 reply = given_up(reply, self.clock.now_ns() - self._context.epoch_ns)
                 break
+            if (gap := self._gap_since(self.ended_ns(reply))) is not None:
+                reply = given_up(reply, self.clock.now_ns() - self._context.epoch_ns, gap.words)
+                break
         self._sinks.record(self._record(planned, phase, intended_ns, reply))
         return reply
+
+    async def _send_in_one_go(self, planned: Planned, dispatched_ns: int) -> Reply:
+        """Send one attempt. It ends as cancelled if this process was not run for a while meanwhile."""
+        reply = await self.send(planned, dispatched_ns)
+        gap = self._gap_since(dispatched_ns, self.ended_ns(reply))
+        return reply if gap is None else cut_by_gap(reply, gap.words)
 
     def _late_timers(self, planned: Planned, intended_ns: int) -> list[asyncio.TimerHandle]:
         """Timers that pass the request to the sinks while it is open."""
@@ -274,11 +343,13 @@ class LocalStageRunner:
         attempt_key = (planned.model, self._stage.level.label, phase, planned.index, reply.attempt)
         return wait_ns(scenario.retries, reply, generator(scenario.seed, "retry", *attempt_key))
 
-    async def _wait_to_retry(self, until_ns: int) -> None:
+    async def _wait_to_retry(self, planned: Planned, until_ns: int) -> None:
         # The request keeps its user or its place meanwhile, so it counts as in flight.
         self._retrying += 1
         try:
             await self.run_stop_signal.sleep_until_ns(self.clock, until_ns)
+            if self.is_gone(planned.model) and self._stage.due_ns is None:
+                await self.stop_signal.unless_requested(self.wait_for_server(planned.model))
         finally:
             self._retrying -= 1
 

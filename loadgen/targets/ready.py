@@ -14,6 +14,7 @@ from loadgen.clock import Clock
 from loadgen.record import Reply
 from loadgen.scenario.urls import route_url
 from loadgen.targets.probe.answers import ORDERLY
+from loadgen.targets.served import Served
 from loadgen.targets.tls import speaks_tls
 from loadgen.wire.client import beginning_of
 from loadgen.wire.loading import says_loading
@@ -104,3 +105,17 @@ def why_not_ready_by(reply: Reply, body: bytes) -> str | None:
 def _loading(status: int, body: bytes) -> str | None:
     loads = status in LOADING or says_loading(body)
     return f"the server is still loading (status {status})" if loads else None
+
+
+async def is_answering(served: Served) -> bool:
+    """Whether a server answers the request for its models, whatever it says, except that it is not ready yet."""
+    try:
+        async with (
+            aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S), trace_configs=[trace_redirects()]
+            ) as session,
+            session.get(route_url(served.base_url, "models"), headers=served.headers) as response,
+        ):
+            return _loading(response.status, await beginning_of(response, _MAX_BYTES)) is None
+    except (aiohttp.ClientError, OSError, ValueError, TimeoutError):
+        return False

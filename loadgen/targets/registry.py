@@ -1,7 +1,11 @@
 """Finds the target that serves a model. Only this module knows all targets; each is imported when it is needed."""
 
+import asyncio
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import msgspec
 
 from loadgen.scenario import FOUNDRY, LLAMACPP, PYTHON_PREFIX, FoundryLocal, Model
 from loadgen.scenario.devices import target_on
@@ -54,3 +58,45 @@ def serve_model(model: Model, on_progress: "OnProgress") -> "AbstractAsyncContex
     from loadgen.targets.llamacpp.target import serve_llamacpp
 
     return serve_llamacpp(model)
+
+
+def serve_model_again(
+    model: Model, served: "Served", on_progress: "OnProgress"
+) -> "AbstractAsyncContextManager[Served]":
+    """Serve a model whose server has ended, at the same address, so that its requests stay the same. served: what it
+    served before. Raises TargetError or InputError on entering, and ValueError for a server that we did not start."""
+    port = urlsplit(served.base_url).port
+    if served.child is None or port is None:
+        raise ValueError(f"{model.name} is served by a process that we did not start")
+    if model.target == FOUNDRY:
+        from loadgen.targets.foundry.target import serve_foundry
+
+        options = msgspec.structs.replace(model.foundry or FoundryLocal(), port=port)
+        return serve_foundry(msgspec.structs.replace(model, foundry=options), target_name(model), on_progress)
+    from loadgen.targets.llamacpp.target import serve_llamacpp
+
+    return serve_llamacpp(model, port=port)
+
+
+async def serving_pid(model: Model, served: "Served") -> int | None:
+    """The process that serves a model now; None if it is on another machine, or cannot be found."""
+    if served.child is not None:
+        return served.pid
+    if model.url is None and model.target == FOUNDRY:
+        from loadgen.targets.foundry.target import service_pid
+
+        return await service_pid(served.base_url)
+    from loadgen.targets.openai import listening_pid
+
+    # In a thread, because it reads all connections of the machine.
+    return await asyncio.to_thread(listening_pid, served.base_url)
+
+
+async def load_again(model: Model, served: "Served") -> float | None:
+    """Have a service that somebody else started load a model that it has unloaded; returns how many seconds that took.
+    None: the model was loaded, or the service does not say. Raises TargetError."""
+    if model.url is not None or model.target != FOUNDRY or served.child is not None:
+        return None
+    from loadgen.targets.foundry.target import load_again as load_foundry_again
+
+    return await load_foundry_again(model, served.base_url, served.card.id)

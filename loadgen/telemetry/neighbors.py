@@ -301,6 +301,11 @@ class NeighborWatch:
             self._waited = together(self._waited, waited_between(self._last, look, self._source.cores))
             self._last = look
 
+    def follow(self, pid: int) -> None:
+        """Observe a process too that has taken the server's place. Reads every process of the machine once."""
+        self._server_pids, server = (*self._server_pids, pid), family_of((pid,), self._source.processes())
+        self._server, self._last = self._server | server, None if self._last is None else self._look()
+
     def facts(self, active_share: float = 1.0) -> MachineFacts:
         """The facts since `start`. active_share: the share of the time in which the server had work to do."""
         self.sample()

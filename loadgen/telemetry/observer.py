@@ -81,6 +81,19 @@ class Observer:
             server.start()
         self._task = asyncio.get_running_loop().create_task(self._watch())
 
+    def follow(self, pid: int) -> None:
+        """Observe a process too that has taken a server's place."""
+        watch = _ServerWatch.of(pid, self._clock)
+        if watch is not None:
+            watch.start()
+            self._servers.append(watch)
+        if self._neighbors is not None:
+            self._neighbors.follow(pid)
+
+    def check_wall_clock(self) -> None:
+        """Read the wall clock now, and not only at the next sample: it may have been stepped."""
+        self._wall_clock.check()
+
     async def stop(self, *, epoch_ns: int, complete: bool, **identity: Any) -> StageFacts:
         """End, and return the facts. identity: models, targets and level of the stage."""
         end_ns, cpu_share = self._own_cpu.stop()

@@ -105,10 +105,10 @@ class Client:
         """The exchange of the request that a task is sending; None if it sends none."""
         return next((each for each in self._watchdog.watched if each.task is task), None)
 
-    def abandon(self) -> None:
-        """Give up every request in flight, as `cancelled`. The second Ctrl-C comes to this."""
+    def abandon(self, why: str = "stopped by the user") -> None:
+        """Give up every request in flight, as `cancelled`. The second Ctrl-C comes to this. why: its detail."""
         for exchange in list(self._watchdog.watched):
-            exchange.give_up("cancelled", "stopped by the user")
+            exchange.give_up("cancelled", why)
 
     async def open_connections(self, url: str, count: int, headers: dict[str, str]) -> None:
         """Open about `count` idle connections to the server of `url`, so that the load does not begin with all users

@@ -13,6 +13,8 @@ from msgspec import Struct
 
 from loadgen.child import Child
 from loadgen.engine.request_limits import RequestLimits
+from loadgen.engine.soak.heartbeat import Gap
+from loadgen.engine.soak.servers import WhenGone
 from loadgen.plan.plan import Plan, Stage
 from loadgen.record import Record, StageFacts
 from loadgen.targets.probe.answers import StreamAnswers
@@ -29,6 +31,8 @@ class StartWorker(Struct, frozen=True, tag=True):
     Linux, mach time on macOS, the performance counter on Windows)."""
     log: str
     """The path of the file to which the worker writes its records."""
+    when_gone: WhenGone = "cancel"
+    """What users do whose server accepts no connection. If they wait, the worker also notices when it is not run."""
 
 
 class Prepare(Struct, frozen=True, tag=True):
@@ -57,6 +61,13 @@ class StopRuleMet(Struct, frozen=True, tag=True):
     """The stage's stop rule is met: begin no more of its requests. Those that were not sent get no record."""
 
 
+class ServerBack(Struct, frozen=True, tag=True):
+    """A server that was gone is back: the users that wait for it may go on."""
+
+    model: int
+    """The index of its model in the plan."""
+
+
 class CancelInFlight(Struct, frozen=True, tag=True):
     """Give up the requests in flight."""
 
@@ -78,6 +89,8 @@ class Update(Struct, frozen=True, tag=True):
     """Which lines since the last update, from 0, are attempts that were retried."""
     late: tuple[Record, ...] = ()
     """The requests that became late since the last update, as `LateSink` hears of them. They are not in the log."""
+    gaps: tuple[Gap, ...] = ()
+    """The times since the last update in which the worker was not run."""
 
 
 class Unwritable(Struct, frozen=True, tag=True):
@@ -95,7 +108,7 @@ class Done(Struct, frozen=True, tag=True):
     """What the part's first answers showed of their servers."""
 
 
-Command = StartWorker | Prepare | Go | Drain | StopRuleMet | CancelInFlight
+Command = StartWorker | Prepare | Go | Drain | StopRuleMet | CancelInFlight | ServerBack
 WorkerEvent = Ready | Update | Unwritable | Done
 
 

@@ -7,7 +7,9 @@ input of its workers ends, and they end as well.
 """
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +18,7 @@ from msgspec import Struct
 
 from loadgen.child import Child
 from loadgen.engine.request_limits import RequestLimits
+from loadgen.engine.soak.servers import ServerLife, WhenGone
 from loadgen.engine.stage import RunContext, stage_start
 from loadgen.engine.stop import StopLevel, StopSignal
 from loadgen.engine.workers.merge import merge_facts
@@ -27,6 +30,7 @@ from loadgen.engine.workers.messages import (
     Go,
     Prepare,
     Ready,
+    ServerBack,
     StartWorker,
     StopRuleMet,
     Unwritable,
@@ -61,6 +65,7 @@ class WorkerConfig(Struct, frozen=True):
     """The run's beginning, on the clock."""
     folder: Path
     """The run folder, in which each worker has a log of its own."""
+    when_gone: WhenGone
     silent_s: float
     """A worker that sends nothing for this many seconds is lost."""
 
@@ -89,7 +94,7 @@ class WorkerHandle:
         worker = cls(child, LogReader(log), config.silent_s)
         # Without the stages: each part comes later, and a worker needs no due times of the other parts.
         plan = msgspec.structs.replace(config.plan, stages=())
-        worker.send(StartWorker(plan, config.epoch_ns, str(log)))
+        worker.send(StartWorker(plan, config.epoch_ns, str(log), config.when_gone))
         return worker
 
     @property
@@ -111,7 +116,7 @@ class WorkerHandle:
         if not self.gone:
             self._child.send(line_of(command))
 
-    async def wait_for(self, kind: type[Ready] | type[Done], on_update: Callable[[], None]) -> None:
+    async def wait_for(self, kind: type[Ready] | type[Done], on_update: Callable[[Update], None]) -> None:
         """Wait for an event of this kind, or until the worker is lost, and pass its records to the sinks meanwhile.
 
         Raises FolderError if the worker cannot write its log, or this process cannot read it.
@@ -136,7 +141,7 @@ class WorkerHandle:
             match event:
                 case Update():
                     self._read_records(event)
-                    on_update()
+                    on_update(event)
                 case Unwritable():
                     raise FolderError(event.reason, self._log.folder)
                 case Done():
@@ -187,7 +192,7 @@ class WorkerPool:
         self.context = context
         self.note = note
         self._size = size
-        self._config = WorkerConfig(context.plan, context.epoch_ns, folder, silent_s)
+        self._config = WorkerConfig(context.plan, context.epoch_ns, folder, context.when_gone, silent_s)
         self._started = 0
         self._workers: list[WorkerHandle] = []
 
@@ -259,7 +264,7 @@ class PooledStageRunner:
         shares = self._pool.parts_of(self._stage)
         self._workers = await self._pool.workers_for(len(shares))
         # A stop is passed on during the warm-up too, which may take minutes.
-        with self._stop.calling(self._pass_on):
+        with self._listening():
             for worker, share in zip(self._workers, shares, strict=True):
                 worker.prepare(share, self._served, self._sinks)
             await self._wait_for_all(Ready)
@@ -269,7 +274,7 @@ class PooledStageRunner:
         ended the stage."""
         self._observer.start()
         try:
-            with self._stop.calling(self._pass_on):
+            with self._listening():
                 # One moment for all, a little ahead, because each worker reads its line at a different time. If the
                 # parts began at different times, fewer users than planned would be active together.
                 go = Go(self._context.clock.now_ns() + LEAD_NS, limits_ns)
@@ -302,16 +307,38 @@ class PooledStageRunner:
 
     async def _wait_for(self, kind: type[Ready] | type[Done], place: int, worker: WorkerHandle) -> None:
         was_lost = worker.lost
-        await worker.wait_for(kind, self._note_activity)
+        which = f"worker {place + 1} of {len(self._workers)}"
+        await worker.wait_for(kind, functools.partial(self._take_update, which))
         if worker.lost and not was_lost:
-            which = f"worker {place + 1} of {len(self._workers)}"
             kept = "the records that it had written are kept, and the other workers continue"
             self._pool.note(f"{which} {worker.lost}; {kept}")
 
-    def _note_activity(self) -> None:
+    def _take_update(self, which: str, update: Update) -> None:
         # The workers send, not this process's client, so its last send is set here: it tells keep_warm.py to send no
         # pings.
         self._context.client.last_sent_ns = self._context.clock.now_ns()
+        if self._context.heartbeat is not None:
+            for gap in update.gaps:
+                self._context.heartbeat.report(msgspec.structs.replace(gap, who=which))
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        """While the context lasts, pass on to the workers what they need to know, and observe the process that takes a
+        server's place."""
+        with (
+            self._stop.calling(self._pass_on),
+            self._context.gates.calling(self._let_through),
+            self._context.lives.calling(self._follow),
+        ):
+            yield
+
+    def _let_through(self, model: int) -> None:
+        for worker in self._workers:
+            worker.send(ServerBack(model))
+
+    def _follow(self, model: int, life: ServerLife) -> None:
+        if model in self._stage.models and life.pid is not None:
+            self._observer.follow(life.pid)
 
     def _pass_on(self, level: StopLevel) -> None:
         """Pass a stop on to the workers."""

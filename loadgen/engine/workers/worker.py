@@ -18,8 +18,9 @@ from typing import BinaryIO, Final
 
 import msgspec
 
-from loadgen.clock import SYSTEM_CLOCK
+from loadgen.clock import SYSTEM_BOOT_CLOCK, SYSTEM_CLOCK
 from loadgen.engine.background import Background
+from loadgen.engine.soak.heartbeat import Gap, Heartbeat, Interruption
 from loadgen.engine.stage import LocalStageRunner, RunContext
 from loadgen.engine.stop import StopSignal
 from loadgen.engine.workers.messages import (
@@ -30,6 +31,7 @@ from loadgen.engine.workers.messages import (
     Go,
     Prepare,
     Ready,
+    ServerBack,
     StartWorker,
     StopRuleMet,
     Unwritable,
@@ -67,6 +69,7 @@ class Updates(NullSink):
         self._retries: list[int] = []
         """Which of these lines are attempts that were retried, from 0."""
         self._late: list[Record] = []
+        self._gaps: list[Gap] = []
 
     def record(self, record: Record) -> None:
         self._lines += 1
@@ -78,11 +81,16 @@ class Updates(NullSink):
     def late(self, record: Record) -> None:
         self._late.append(record)
 
+    def hear(self, interruption: Interruption) -> None:
+        """Take what the worker's heartbeat noticed. Steps of the wall clock are noticed by the parent process too."""
+        if isinstance(interruption, Gap):
+            self._gaps.append(interruption)
+
     def send(self) -> None:
         """Send an update about all records that are in the log."""
         # The log comes before this sink, so it has every record that was counted here.
-        update = Update(self._log.size, tuple(self._retries), tuple(self._late))
-        self._lines, self._retries, self._late = 0, [], []
+        update = Update(self._log.size, tuple(self._retries), tuple(self._late), tuple(self._gaps))
+        self._lines, self._retries, self._late, self._gaps = 0, [], [], []
         self._send(update)
 
     async def send_regularly(self) -> None:
@@ -113,7 +121,16 @@ class Worker:
     def __init__(self, start: StartWorker, client: Client, log: RequestLog, send: Send) -> None:
         for model in start.plan.models:
             protect_headers(model.headers)
-        self._context = RunContext(start.plan, client, SYSTEM_CLOCK, start.epoch_ns, StopSignal())
+        heartbeat = Heartbeat(SYSTEM_CLOCK, SYSTEM_BOOT_CLOCK) if start.when_gone == "wait" else None
+        self._context = RunContext(
+            start.plan,
+            client,
+            SYSTEM_CLOCK,
+            start.epoch_ns,
+            StopSignal(),
+            when_gone=start.when_gone,
+            heartbeat=heartbeat,
+        )
         self._log = log
         self._send = send
         self._updates = Updates(log, send)
@@ -134,10 +151,17 @@ class Worker:
                     self._stage_stop.meet_rule()
             case CancelInFlight():
                 self._context.stop_signal.cancel()
+            case ServerBack(model):
+                self._context.gates.open(model)
 
     async def play(self) -> None:
         """Play parts, one after the other, until cancelled."""
-        with self._context.stop_signal.cancelling(self._context.client.abandon):
+        heartbeat = self._context.heartbeat
+        async with contextlib.AsyncExitStack() as stack:
+            if heartbeat is not None:
+                stack.enter_context(heartbeat.calling(self._updates.hear))
+                await stack.enter_async_context(Background(heartbeat.beat()))
+            stack.enter_context(self._context.stop_signal.cancelling(self._context.client.abandon))
             while True:
                 prepare = await self._commands.get()
                 assert isinstance(prepare, Prepare)

@@ -137,6 +137,18 @@ async def _attach(model: Model, target: str, url: str) -> AsyncIterator[Served]:
                 unload_info.unload_s = await _time_get(f"{root}/models/unload/{quote(loaded.loaded_as)}", UNLOAD_S)
 
 
+async def service_pid(url: str) -> int | None:
+    """The process of the running service at a base URL; None if it does not say, or is on another machine."""
+    return await _pid_of(url.removesuffix("/v1"))
+
+
+async def load_again(model: Model, url: str, identifier: str) -> float | None:
+    """Have the running service at a base URL load a model unless it is loaded; returns how many seconds that took.
+    None: it was loaded, or the service does not say. Raises TargetError."""
+    device = None if model.foundry is None else model.foundry.device
+    return (await _load_model(url.removesuffix("/v1"), model.name, identifier, device)).load_s
+
+
 def _not_listed(name: str, url: str, entries: list[JsonObject], device: str | None) -> TargetError:
     """That a service does not list a model, or not for this device."""
     known = ", ".join(str(entry.get("id")) for entry in entries)
