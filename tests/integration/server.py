@@ -214,10 +214,11 @@ def no_models(_: Served) -> Script:
 class Server:
     """The server, in a thread. Use as `with`; what went wrong in a script is raised at its end."""
 
-    def __init__(self, choose: Choice | Script, *, get: Choice = no_models) -> None:
+    def __init__(self, choose: Choice | Script, *, get: Choice = no_models, port: int = 0) -> None:
+        """port: 0 takes a free one."""
         self._choose: Choice = choose if callable(choose) else lambda _: choose
         self._get = get
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=1024)
         self._listener.setblocking(False)
         if sys.platform == "linux":
             self._listener.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)  # what it accepts inherits it
@@ -438,6 +439,7 @@ class Ticking(Struct, frozen=True):
     first_s: float
     gap_s: float
     together: bool = False
+    port: int = 0
 
 
 class ServerProcess:
@@ -456,6 +458,11 @@ class ServerProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    def kill(self) -> None:
+        """End it as a crash does. It leaves no account."""
+        self._process.kill()
+        self._process.communicate()
+
     def __enter__(self) -> "ServerProcess":
         command = [sys.executable, str(Path(__file__)), msgspec.json.encode(self._streams).decode()]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -464,6 +471,8 @@ class ServerProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._process.returncode is not None:
+            return
         try:
             told, _nothing = self._process.communicate(timeout=_START_S)
         except BaseException:
@@ -475,9 +484,10 @@ class ServerProcess:
 
 def _serve_until_stdin_ends(streams: Ticking) -> None:
     def choose(request: Served) -> Script:
-        return ticking(request.number, **msgspec.structs.asdict(streams))
+        tokens, first_s, gap_s, together = streams.tokens, streams.first_s, streams.gap_s, streams.together
+        return ticking(request.number, tokens=tokens, first_s=first_s, gap_s=gap_s, together=together)
 
-    with Server(choose) as server:
+    with Server(choose, port=streams.port) as server:
         print(server.url, flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             sys.stdin.buffer.read()

@@ -291,14 +291,14 @@ class OutageWatch(NullSink):
     async def _look_at(self, server: _Server) -> None:
         """Look which process serves a model that somebody else started, and whether it has the model loaded."""
         served, model = self._ready[server.model], self._context.plan.models[server.model]
-        before = self._context.lives.of(server.model).pid
         if served.child is not None:
             if not self._support.is_running(served.child.pid):  # and nobody asked it, or they would have noticed
                 server.miss(self._clock.now_ns(), "its process has ended")
             return
-        if before is None:
+        if self._context.lives.of(server.model).pid is None:
             return
         pid = await self._support.pid_of(model, served)
+        before = self._context.lives.of(server.model).pid  # only now: another look may have ended meanwhile
         if pid is not None and pid != before:
             self._begin_life(server, pid, f"process {pid} serves in place of {before}")
         await self._load_if_unloaded(server)
