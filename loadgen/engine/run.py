@@ -5,7 +5,7 @@ Knows no HTTP, and not which processes play.
 
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -18,8 +18,11 @@ from loadgen.engine.manifest_writer import ManifestWriter, first_manifest
 from loadgen.engine.preflight import Checked, Preflight
 from loadgen.engine.request_limits import WarmUpTimes
 from loadgen.engine.server_probe import ask_or_recall
+from loadgen.engine.soak.heartbeat import Heartbeat
+from loadgen.engine.soak.outage import Restart
+from loadgen.engine.soak.servers import WhenGone
 from loadgen.engine.stage import LocalStageRunner, MakeStageRunner, RunContext
-from loadgen.engine.stage_source import MakeStageSources, StageSource, planned_sources
+from loadgen.engine.stage_source import MakeStageSources, StageSource, only, planned_sources
 from loadgen.engine.stop import StopSignal
 from loadgen.engine.workers import sizing
 from loadgen.engine.workers.pool import PooledStageRunner, WorkerPool
@@ -35,7 +38,7 @@ from loadgen.store.manifest import Manifest, Placement
 from loadgen.store.run_folder import RequestLog, Run, SentPrompt, StageLog
 from loadgen.targets.probe.answers import StreamAnswers, merge_answers
 from loadgen.targets.probe.findings import with_streams
-from loadgen.targets.registry import target_name
+from loadgen.targets.registry import serve_model_again, target_name
 from loadgen.targets.served import Served
 from loadgen.telemetry.before_run import BusyCheck, power_warning
 from loadgen.telemetry.machine_source import machine_source
@@ -60,6 +63,7 @@ class StagePlay(Struct, frozen=True):
     """Its served models, by their index in the plan."""
     stop: StopSignal
     """The signal of this stage."""
+    restart: Restart
 
 
 BesideStage = Callable[[StagePlay], contextlib.AbstractAsyncContextManager[Sequence[Sink]]]
@@ -145,7 +149,7 @@ class OpenRun:
         self.manifest = manifest
         self._runner = _PlanRunner(context, make_runner, manifest, progress, sinks)
 
-    async def play(self, sources: Sequence[StageSource], beside: BesideStage | None = None) -> None:
+    async def play(self, sources: Iterable[StageSource], beside: BesideStage | None = None) -> None:
         """Play the stages of all sources. Whatever ends them, the manifest says afterwards that the run has ended."""
         try:
             await self._runner.play(sources, beside or _nothing_beside)
@@ -170,12 +174,14 @@ async def opened_run(
     client: Client,
     make_log: MakeRecordLog | None = None,
     epoch_ns: int | None = None,
+    when_gone: WhenGone = "cancel",
+    heartbeat: Heartbeat | None = None,
 ) -> AsyncIterator[OpenRun]:
     """Open the logs and the client of a run, and start its workers; at the end of the context, close and end them.
 
     folder: the run folder, which is there. make_log: opens the log that records go to in place of `requests.jsonl`;
-    with workers, it gets the records that they write. epoch_ns: the beginning of the run on the clock; None: now. The
-    other arguments are those of `play_plan`.
+    with workers, it gets the records that they write. epoch_ns: the beginning of the run on the clock; None: now.
+    when_gone, heartbeat: as in `RunContext`. The other arguments are those of `play_plan`.
     """
     async with contextlib.AsyncExitStack() as stack:
         # The logs come before the connections, so that a folder that cannot be written fails before anything is opened.
@@ -184,7 +190,14 @@ async def opened_run(
         # Entered after the client and so left before it: nothing calls `abandon` on a client that is closed.
         stack.enter_context(stop.cancelling(client.abandon))
         context = RunContext(
-            plan, client, clock, clock.now_ns() if epoch_ns is None else epoch_ns, stop, machine_source()
+            plan,
+            client,
+            clock,
+            clock.now_ns() if epoch_ns is None else epoch_ns,
+            stop,
+            machine_source(),
+            when_gone=when_gone,
+            heartbeat=heartbeat,
         )
         first = make_manifest("kernel" if client.kernel and client.stamping else "user")
         manifest = ManifestWriter(folder, first)
@@ -242,7 +255,7 @@ class _PlanRunner:
         is_heard = not isinstance(progress, Silence)
         self._busy_check = BusyCheck(context.machine, context.clock) if context.machine and is_heard else None
 
-    async def play(self, sources: Sequence[StageSource], beside: BesideStage) -> None:
+    async def play(self, sources: Iterable[StageSource], beside: BesideStage) -> None:
         self._beside = beside
         for source in sources:
             await self._play_source(source)
@@ -266,7 +279,7 @@ class _PlanRunner:
                 usable = tuple(index for index in stage.models if index in ready)
                 if usable:
                     self._add_stage(stage)
-                    played = self._play_stage(_only(stage, usable), ready, source, warm_up_times)
+                    played = self._play_stage(only(stage, usable), ready, source, warm_up_times, stack)
                     stage_answers.append(await played)
                     await self._drop_dead_models(stage, ready, source)
             # Probed after all stages, because a probe leaves traces in a server, which no stage may show.
@@ -287,16 +300,23 @@ class _PlanRunner:
             self._manifest.add_stage(msgspec.structs.replace(self._context.plan, stages=self._stages), self._refused)
 
     async def _play_stage(
-        self, stage: Stage, ready: dict[int, Served], source: StageSource, warm_up_times: WarmUpTimes
+        self,
+        stage: Stage,
+        ready: dict[int, Served],
+        source: StageSource,
+        warm_up_times: WarmUpTimes,
+        servers: contextlib.AsyncExitStack,
     ) -> StreamAnswers:
-        """Have a stage played; returns what its first answers showed about their servers."""
+        """Have a stage played; returns what its first answers showed about their servers. servers: of the source's
+        models, for as long as these are served."""
         context = self._context
         # One process may serve several models; it counts once.
         pids = tuple(dict.fromkeys(pid for index in stage.models if (pid := ready[index].pid) is not None))
         # The stage has a signal of its own, so that its stop rule ends this stage only.
         async with contextlib.AsyncExitStack() as stack:
             stop = stack.enter_context(context.stop_signal.of_stage())
-            own_sinks = await stack.enter_async_context(self._beside(StagePlay(stage, ready, stop)))
+            restart = functools.partial(self._restart, ready, servers)
+            own_sinks = await stack.enter_async_context(self._beside(StagePlay(stage, ready, stop, restart)))
             sinks = Sinks((*self._sinks, warm_up_times, *source.sinks(stage, stop), *own_sinks))
             runner = self._make_runner(stage, ready, stop, sinks, pids)
             await runner.warm_up()
@@ -332,6 +352,7 @@ class _PlanRunner:
             raise
         await stack.enter_async_context(model_stack)
         served = opened.served
+        self._context.lives.begin(index, served.pid)
         self._manifest.add_card(served, opened.cold_start_ms)
         # Without the refused keys other bodies are sent than planned. The digest is of what is sent, so that it is
         # equal for runs that send the same.
@@ -348,6 +369,15 @@ class _PlanRunner:
         # Only after the first chat: its time is the cold start, which a ping beside it would lengthen.
         await stack.enter_async_context(keep_warm(self._context, index, checked.served))
         return checked
+
+    async def _restart(self, ready: dict[int, Served], servers: contextlib.AsyncExitStack, index: int) -> Served:
+        """Start the server of a model again that has ended. Raises LoadgenError."""
+        model = self._context.plan.models[index]
+        self._progress.note(f"starting {model.name} on {target_name(model)} again")
+        again = await servers.enter_async_context(serve_model_again(model, ready[index], self._progress.work))
+        # What was found out about the model stays: the same server serves it, at the same address.
+        ready[index] = msgspec.structs.replace(ready[index], child=again.child, pid=again.pid)
+        return ready[index]
 
     def _warn_if_busy(self, server_pids: tuple[int, ...]) -> None:
         """Warn once if other programs were busy while the first model was started, or else during its warm-up."""
@@ -367,14 +397,3 @@ class _PlanRunner:
                 self._manifest.record_server_exit(target_name(model), model.name, stage.level.label, reason)
                 source.lose_model(index, reason)
                 del ready[index]
-
-
-def _only(stage: Stage, models: tuple[int, ...]) -> Stage:
-    """A stage with only the models that can be used. Their requests keep their prompts and due times."""
-    if models == stage.models:
-        return stage
-    # The requests are selected, not planned anew, so that the run can be compared with others.
-    positions = [at for at in range(stage.count or 0) if stage.models[at % len(stage.models)] in models]
-    due = None if stage.due_ns is None else stage.due_ns[positions]
-    count = None if stage.count is None else len(positions)
-    return msgspec.structs.replace(stage, models=models, count=count, due_ns=due)

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from loadgen.engine.stage import RunContext
 from loadgen.engine.stop import StopSignal
 from loadgen.engine.stop_rule_sink import stop_rule_sinks
@@ -58,3 +60,14 @@ def planned_sources(plan: Plan, progress: Progress) -> list[StageSource]:
     for stage in plan.stages:
         groups.setdefault(stage.models, []).append(stage)
     return [PlannedStages(plan, group, progress) for group in groups.values()]
+
+
+def only(stage: Stage, models: tuple[int, ...]) -> Stage:
+    """A stage with only the models that can be used. Their requests keep their prompts and due times."""
+    if models == stage.models:
+        return stage
+    # The requests are selected, not planned anew, so that the run can be compared with others.
+    positions = [at for at in range(stage.count or 0) if stage.models[at % len(stage.models)] in models]
+    due = None if stage.due_ns is None else stage.due_ns[positions]
+    count = None if stage.count is None else len(positions)
+    return msgspec.structs.replace(stage, models=models, count=count, due_ns=due)

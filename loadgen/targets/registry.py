@@ -83,9 +83,9 @@ async def serving_pid(model: Model, served: "Served") -> int | None:
     if served.child is not None:
         return served.pid
     if model.url is None and model.target == FOUNDRY:
-        from loadgen.targets.foundry.target import service_pid
+        from loadgen.targets.foundry.target import pid_of_service
 
-        return await service_pid(served.base_url)
+        return await pid_of_service(served.base_url.removesuffix("/v1"))
     from loadgen.targets.openai import listening_pid
 
     # In a thread, because it reads all connections of the machine.

@@ -126,7 +126,7 @@ async def _attach(model: Model, target: str, url: str) -> AsyncIterator[Served]:
             base_url=url,
             card=card,
             weights=card.id,
-            pid=await _pid_of(root),
+            pid=await pid_of_service(root),
             load_s=loaded.load_s,
             keep_warm_s=options.keep_warm_s,
             unload_info=unload_info,
@@ -135,11 +135,6 @@ async def _attach(model: Model, target: str, url: str) -> AsyncIterator[Served]:
         if loaded.loaded_as is not None:
             with contextlib.suppress(TargetError):
                 unload_info.unload_s = await _time_get(f"{root}/models/unload/{quote(loaded.loaded_as)}", UNLOAD_S)
-
-
-async def service_pid(url: str) -> int | None:
-    """The process of the running service at a base URL; None if it does not say, or is on another machine."""
-    return await _pid_of(url.removesuffix("/v1"))
 
 
 async def load_again(model: Model, url: str, identifier: str) -> float | None:
@@ -282,7 +277,7 @@ def _without_version(identifier: str) -> str:
     return identifier.partition(":")[0]
 
 
-async def _pid_of(root: str) -> int | None:
+async def pid_of_service(root: str) -> int | None:
     """The service's process; None if the service does not say which it is, or is on another machine."""
     pid = (await json_of(f"{root}/status")).get("pid")
     return pid if isinstance(pid, int) and urlsplit(root).hostname in {"127.0.0.1", "localhost", "::1"} else None
