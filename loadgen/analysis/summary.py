@@ -88,9 +88,9 @@ class Requests(Struct, frozen=True):
     ok: int
     failed: int
     by_outcome: dict[str, int]
-    warmup: int | UnsetType = 0
-    retried: int | UnsetType = 0
-    attempts: int | UnsetType = 0
+    warmup: int | UnsetType = UNSET
+    retried: int | UnsetType = UNSET
+    attempts: int | UnsetType = UNSET
 
 
 class Throughput(Struct, frozen=True):

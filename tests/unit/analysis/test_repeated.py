@@ -88,7 +88,13 @@ def test_outcomes_tokens_and_windows_add_up() -> None:
     ]
     stage, alone = stage_of(merged(runs)), [stage_of(summarize(one)) for one in runs]
     assert requests_of(stage) == Requests(
-        planned=20, ok=17, failed=3, by_outcome={"ok": 17, "timeout": 2, "cancelled": 1}, attempts=19
+        warmup=0,
+        retried=0,
+        planned=20,
+        ok=17,
+        failed=3,
+        by_outcome={"ok": 17, "timeout": 2, "cancelled": 1},
+        attempts=19,
     )
     assert stage.tokens == Tokens(prompt=170, output=51, source="usage")
     assert stage.window_s == pytest.approx(sum(one.window_s or 0 for one in alone))

@@ -372,7 +372,7 @@ def test_only_the_last_attempt_counts_and_the_others_are_counted_apart() -> None
     assert [(kept.index, kept.attempt) for kept in part.earlier] == [(1, 0), (1, 1), (2, 0)]
     (stage,) = summarize(found).stages
     assert stage.requests == Requests(
-        planned=4, ok=2, failed=2, by_outcome={"ok": 2, "timeout": 1, "cancelled": 1}, retried=2, attempts=6
+        warmup=0, planned=4, ok=2, failed=2, by_outcome={"ok": 2, "timeout": 1, "cancelled": 1}, retried=2, attempts=6
     )
     assert not stage.incomplete
 
@@ -392,7 +392,9 @@ def test_the_waits_are_in_ttft_and_e2e_and_in_no_lateness_of_ours() -> None:
 def test_one_that_was_stopped_before_another_attempt_made_none() -> None:
     waited = unsent("cancelled", 0, attempt=1, dispatched_ns=101 * MS, sent_ns=102 * MS, end_ns=900 * MS)
     (stage,) = summarize(run_of([*attempts_of(0, 1, outcome="http_error"), waited], [planned(1)])).stages
-    assert stage.requests == Requests(planned=1, ok=0, failed=1, by_outcome={"cancelled": 1}, retried=0, attempts=1)
+    assert stage.requests == Requests(
+        warmup=0, planned=1, ok=0, failed=1, by_outcome={"cancelled": 1}, retried=0, attempts=1
+    )
 
 
 def test_requests_of_other_phases_levels_and_models_have_attempts_of_their_own() -> None:
@@ -412,6 +414,7 @@ def test_what_a_killed_run_last_heard_of_a_request_counts() -> None:
     records = [*attempts_of(0, 1), *attempts_of(1, 3)[:2]]
     (stage,) = summarize(run_of(records, [planned(3)], state="running")).stages
     assert stage.requests == Requests(
+        warmup=0,
         planned=3,
         ok=1,
         failed=2,
