@@ -1,14 +1,16 @@
 """The verb `report`: makes the reports of run folders again. Also prints summaries for other verbs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from msgspec import Struct
 
 from loadgen.analysis.summary import Summary, summary_data
 from loadgen.cli.options import Output, Strict
 from loadgen.cli.streams import print_text, tell
 from loadgen.cli.terminal import screen, show_json
+from loadgen.errors import InputError
 from loadgen.report.console import report_text
 from loadgen.report.files import Reports, make_merged, make_reports
 from loadgen.report.sections.server_behavior import WHAT_SERVERS_DO
@@ -17,6 +19,9 @@ from loadgen.store import run_folder
 from loadgen.store.manifest import manifest_from
 from loadgen.store.run_folder import MANIFEST
 from loadgen.targets.probe.findings import was_asked
+
+if TYPE_CHECKING:
+    from loadgen.decisions.drift.files import Soak
 
 
 def report(
@@ -33,21 +38,64 @@ def report(
     """
     folders = [run_folder.run_folder_at(path) for path in runs]
     floor: Floor | None = "strict" if strict else None
-    reports = [make_merged(folders, floor=floor)] if merge else [_make(each, floor) for each in folders]
+    output: Output = "json" if as_json else "text"
+    if merge:
+        remade = [_Remade(make_merged(_mergeable(folders), floor=floor))]
+    else:
+        remade = [_make(each, floor) for each in folders]
     if as_json:
-        built_in = [summary_data(each.summary) for each in reports]
-        show_json(built_in if len(reports) > 1 else built_in[0])
-    for each in reports:
+        built_in = [summary_data(each.reports.summary) for each in remade]
+        show_json(built_in if len(remade) > 1 else built_in[0])
+    for each in remade:
+        if each.soak is not None:
+            print_soak(each.soak, output)
+            continue
         if not as_json:
-            print_summary(each.summary, "text")
-        tell_place(each, "json" if as_json else "text")
+            print_summary(each.reports.summary, "text")
+        tell_place(each.reports, output)
 
 
-def _make(folder: Path, floor: Floor | None) -> Reports:
-    """The reports of one run; those of a search begin with its answer."""
-    from loadgen.decisions.capacity.files import is_search, make_search_reports  # `run` need not wait for them
+class _Remade(Struct, frozen=True):
+    """The reports of one run, or of merged ones."""
 
-    return make_search_reports(folder, floor=floor).reports if is_search(folder) else make_reports(folder, floor=floor)
+    reports: Reports
+    soak: "Soak | None" = None
+    """If the run is a soak."""
+
+
+def _make(folder: Path, floor: Floor | None) -> _Remade:
+    """The reports of one run; those of a search and of a soak begin with its answer."""
+    # `run` need not wait for them
+    from loadgen.decisions.capacity.files import is_search, make_search_reports
+    from loadgen.decisions.drift.files import is_soak, make_soak_reports
+
+    if is_search(folder):
+        return _Remade(make_search_reports(folder, floor=floor).reports)
+    if is_soak(folder):
+        soak = make_soak_reports(folder, floor=floor)
+        return _Remade(soak.reports, soak)
+    return _Remade(make_reports(folder, floor=floor))
+
+
+def _mergeable(folders: list[Path]) -> list[Path]:
+    """The folders, of which none is a soak's. Raises InputError if one is."""
+    from loadgen.decisions.drift.files import is_soak
+
+    soak = next((folder for folder in folders if is_soak(folder)), None)
+    if soak is not None:
+        raise InputError(f"{soak}: a soak is not merged; compare its nights with `loadgen history`")
+    return folders
+
+
+def print_soak(soak: "Soak", output: Output) -> None:
+    """Print the report of a soak, or nothing of it as JSON, which the caller prints. The last line is its verdict."""
+    from loadgen.decisions.drift.document import soak_text
+
+    if output == "text":
+        print_text(soak_text(soak.summary, soak.events, screen()))
+    tell_place(soak.reports, output)
+    if output != "json":
+        print_text(f"{soak.sentence}\n")
 
 
 def print_summary(summary: Summary, output: Output) -> None:

@@ -4,18 +4,20 @@ import asyncio
 import contextlib
 import signal
 from pathlib import Path
-from typing import Annotated, Final, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Final, Literal, get_args
 
 import typer
 from msgspec import Struct
 
 from loadgen import api
+from loadgen.analysis.soak_types import DriftWord
+from loadgen.analysis.summary import summary_data
 from loadgen.cli.before_run import warn_before_run
 from loadgen.cli.compare import parse_percent
 from loadgen.cli.interrupt import interruptible
 from loadgen.cli.options import RESULTS, LeaveOut, Out, Output, OutputOptions, ScenarioOptions, expand_options
 from loadgen.cli.streams import tell
-from loadgen.cli.terminal import progress_on_terminal
+from loadgen.cli.terminal import progress_on_terminal, show_json
 from loadgen.engine.stop import StopSignal
 from loadgen.engine.workers.sizing import Workers, parse_workers
 from loadgen.errors import ExitCode, FolderError, InputError
@@ -25,9 +27,18 @@ from loadgen.scenario.file import LoadedScenario
 from loadgen.scenario.overrides import parse_duration_s
 from loadgen.scenario.soak import SoakFlags
 
+if TYPE_CHECKING:
+    from loadgen.decisions.drift.files import Soak
+
 FailOn = Literal["degrading", "unsure", "never"]
 """Which verdict makes the exit code 1: degrading; degrading or not enough data; none."""
 FAIL_ON: Final[tuple[FailOn, ...]] = get_args(FailOn)
+FAILING_WORDS: Final[dict[FailOn, tuple[DriftWord, ...]]] = {
+    "degrading": ("degrading",),
+    "unsure": ("degrading", "not enough data"),
+    "never": (),
+}
+"""The verdicts that each value of --fail-on makes fail."""
 
 
 class SoakOptions(Struct, frozen=True):
@@ -151,18 +162,37 @@ async def _play(planned: SoakPlan, plan: Plan, workers: Workers, out: Path, outp
 
 def _report(played: PlayedSoak, fails_on: FailOn, allowed_outages: int, output: Output) -> ExitCode:
     """Make and print the reports of what was played; returns the exit code. Raises the failure that ended it."""
-    from loadgen.cli.report import print_summary, tell_place
-    from loadgen.report.files import make_reports
+    from loadgen.cli.report import print_soak
+    from loadgen.cli.run import exit_code
+    from loadgen.decisions.drift.files import make_soak_reports
 
     with contextlib.suppress(InputError) if played.failure else contextlib.nullcontext():
-        reports = make_reports(played.folder)
-        print_summary(reports.summary, output)
-        if played.failure is None or not reports.unwritten:
-            tell_place(reports, output)
+        soaked = make_soak_reports(played.folder)
+        if output == "json":
+            show_json(summary_data(soaked.summary))
+        print_soak(soaked, output)
     if played.failure is not None:
         raise played.failure
     if played.interrupted:
         return ExitCode.INTERRUPTED
-    from loadgen.cli.run import exit_code
+    lines = soak_failures(soaked, fails_on, allowed_outages)
+    for line in lines:
+        tell(f"loadgen: exit {ExitCode.GATE_FAILED:d}: {line}")
+    code = exit_code(soaked.summary)
+    if code == ExitCode.DONE and lines:
+        return ExitCode.GATE_FAILED
+    return ExitCode.BAD_INPUT if code == ExitCode.DONE and soaked.reports.unwritten else code
 
-    return exit_code(reports.summary)
+
+def soak_failures(soaked: "Soak", fails_on: FailOn, allowed_outages: int) -> list[str]:
+    """The reasons for exit code 1, one line each."""
+    from loadgen.cli.run import failures
+
+    lines = failures(soaked.summary)
+    if soaked.word in FAILING_WORDS[fails_on]:
+        lines.append(f"the verdict is {soaked.word} (--fail-on {fails_on})")
+    outages = sum(event.kind == "server_gone" for event in soaked.events)
+    if outages > allowed_outages:
+        count = "1 outage" if outages == 1 else f"{outages} outages"
+        lines.append(f"{count} (--allow-outages {allowed_outages})")
+    return lines
