@@ -18,10 +18,10 @@ from loadgen.live.sink import Sink
 from loadgen.plan.arrivals import trace_ns
 from loadgen.plan.plan import Plan, make_plan
 from loadgen.plan.prompts import LoadedPrompts, read_prompts
-from loadgen.plan.soak import SoakPlan, soak_stages
+from loadgen.plan.soak import SoakPlan, soak_of, soak_stages
 from loadgen.record import StageKey
-from loadgen.scenario import Closed, Ramp, Scenario, Trace
-from loadgen.scenario.file import LoadedScenario, is_file, read_text
+from loadgen.scenario import Closed, PromptFiles, Ramp, Scenario, Trace
+from loadgen.scenario.file import LoadedScenario, is_file, is_pipe_name, read_text
 from loadgen.store import run_folder
 from loadgen.store.calibration import stored
 from loadgen.store.manifest import Placement
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from loadgen.decisions.compare.comparison import CompareSettings, Comparison
     from loadgen.decisions.select.selection import Selection
     from loadgen.decisions.versus.play import PlayedBlocks
+    from loadgen.engine.soak.resume import Unfinished
     from loadgen.scenario import SelectTable
 
 RESULTS = Path("results")
@@ -307,10 +308,31 @@ def soak_plan_of(planned: SoakPlan) -> Plan:
     return soak_stages(plan_of(planned.loaded))
 
 
+def soak_to_resume(path: Path) -> tuple["Unfinished", SoakPlan, Plan]:
+    """The unfinished soak at a path, what it plays, and its plan: all that `play_soak` needs to go on with it.
+
+    Reads its prompts. Raises InputError if there is no such soak, if a living process plays it, or if its prompts have
+    changed.
+    """
+    from loadgen.engine.soak.resume import check_prompts, unfinished_at
+
+    unfinished = unfinished_at(path)
+    scenario, folder = unfinished.manifest.scenario, unfinished.soak.scenario_folder
+    if isinstance(scenario.prompts, PromptFiles) and is_pipe_name(scenario.prompts.files):
+        why = f"its prompts came from a pipe ({scenario.prompts.files}), which cannot be read again"
+        raise InputError(f"--resume {path}: {why}; begin a new soak, with a file of prompts")
+    loaded = LoadedScenario(scenario, None, Path(folder), str(unfinished.folder / run_folder.MANIFEST))
+    planned = soak_of(loaded, unfinished.soak.give_up_s)
+    plan = soak_plan_of(planned)
+    check_prompts(unfinished, plan)
+    return unfinished, planned, plan
+
+
 async def play_soak(
     planned: SoakPlan,
     *,
     plan: Plan | None = None,
+    unfinished: "Unfinished | None" = None,
     results: Path = RESULTS,
     workers: Workers = 1,
     progress: Progress | None = None,
@@ -321,8 +343,8 @@ async def play_soak(
 ) -> Path:
     """Play a soak and return its run folder, which has no reports yet.
 
-    planned: of `loadgen.plan.soak.soak_of`. plan: of `soak_plan_of`, if the prompts were read already. The other
-    arguments are those of `run`.
+    planned: of `loadgen.plan.soak.soak_of`. plan: of `soak_plan_of`, if the prompts were read already. unfinished: the
+    soak to go on with, of `soak_to_resume`. The other arguments are those of `run`.
     """
     from loadgen.engine.soak import play  # so that a run does not wait for it
 
@@ -332,6 +354,7 @@ async def play_soak(
         planned.settings,
         results,
         scenario_folder=str(planned.loaded.folder.absolute()),
+        unfinished=unfinished,
         workers=processes_of(plan, workers),
         progress=progress,
         stop=stop,

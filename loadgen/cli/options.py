@@ -267,3 +267,15 @@ def _parameters_of(kind: type[Struct], left_out: LeaveOut) -> list[inspect.Param
         for name in kind.__struct_fields__
         if name not in left_out.names
     ]
+
+
+def flags_given(options: Struct) -> list[str]:
+    """The flags of a struct of options that do not have their defaults; an argument by what its help calls it."""
+    hints = get_type_hints(type(options), include_extras=True)
+    defaults = dict(zip(options.__struct_fields__, options.__struct_defaults__, strict=True))
+    given = [name for name in options.__struct_fields__ if getattr(options, name) != defaults[name]]
+    described = [next(each for each in hints[name].__metadata__ if hasattr(each, "param_decls")) for name in given]
+    return [
+        next(iter(each.param_decls or ()), None) or str(each.metavar if each.default is ... else each.default)
+        for each in described
+    ]

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal, get_args
@@ -15,9 +16,19 @@ from loadgen.analysis.summary import summary_data
 from loadgen.cli.before_run import warn_before_run
 from loadgen.cli.compare import parse_percent
 from loadgen.cli.interrupt import interruptible
-from loadgen.cli.options import RESULTS, LeaveOut, Out, Output, OutputOptions, ScenarioOptions, expand_options
+from loadgen.cli.options import (
+    RESULTS,
+    LeaveOut,
+    Out,
+    Output,
+    OutputOptions,
+    ScenarioOptions,
+    expand_options,
+    flags_given,
+)
 from loadgen.cli.streams import tell
 from loadgen.cli.terminal import progress_on_terminal, show_json
+from loadgen.engine.soak.resume import Unfinished
 from loadgen.engine.stop import StopSignal
 from loadgen.engine.workers.sizing import Workers, parse_workers
 from loadgen.errors import ExitCode, FolderError, InputError
@@ -25,6 +36,7 @@ from loadgen.plan.plan import Plan
 from loadgen.plan.soak import GIVE_UP_S, SoakPlan, soak_of
 from loadgen.scenario.file import LoadedScenario
 from loadgen.scenario.overrides import parse_duration_s
+from loadgen.scenario.resolve import check_secrets
 from loadgen.scenario.soak import SoakFlags
 
 if TYPE_CHECKING:
@@ -57,8 +69,11 @@ class SoakOptions(Struct, frozen=True):
         typer.Option("--matters", metavar="5%", help="The smallest change that counts (tails: three times)."),
     ] = None
     give_up: Annotated[
-        str, typer.Option("--give-up", metavar="30m", help="End when a server has answered nothing for so long.")
-    ] = f"{GIVE_UP_S / 60:g}m"
+        str | None,
+        typer.Option(
+            "--give-up", metavar="30m", help="End when a server has answered nothing for so long (default: 30m)."
+        ),
+    ] = None
     fail_on: Annotated[
         str, typer.Option("--fail-on", metavar="WORD", help="Exit 1 if the verdict is: degrading, unsure or never.")
     ] = "degrading"
@@ -79,7 +94,11 @@ class SoakOptions(Struct, frozen=True):
             matters=None if self.matters is None else parse_percent(self.matters, "--matters"),
         )
 
+    def give_up_s(self) -> float:
+        return GIVE_UP_S if self.give_up is None else parse_duration_s(self.give_up, "--give-up")
+
     def fails_on(self) -> FailOn:
+        """The verdict that makes the exit code 1. Raises InputError."""
         word = next((word for word in FAIL_ON if word == self.fail_on), None)
         if word is None:
             raise InputError(f"--fail-on {self.fail_on}: not one of the words; write degrading, unsure or never")
@@ -110,6 +129,9 @@ def soak(
     *,
     options: Annotated[ScenarioOptions, LeaveOut("requests", "duration", "until")],
     soaking: SoakOptions,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="RUN", help="Go on with an unfinished soak, in its folder.")
+    ] = None,
     out: Out = RESULTS,
     workers: Annotated[
         str,
@@ -121,15 +143,21 @@ def soak(
     output = printing.output
     soaking.check()
     fails_on = soaking.fails_on()
-    give_up_s = parse_duration_s(soaking.give_up, "--give-up")
-    planned = soak_of(_load(options, soaking.flags(), output), give_up_s)
     processes = parse_workers(workers)
-    plan = api.soak_plan_of(planned)
+    unfinished: Unfinished | None = None
+    if resume is None:
+        planned = soak_of(_load(options, soaking.flags(), output), soaking.give_up_s())
+        plan = api.soak_plan_of(planned)
+    else:
+        _check_resume(resume, options, soaking, out)
+        unfinished, planned, plan = api.soak_to_resume(resume)
+        check_secrets(plan.models, os.environ)
     if output == "text":
         for note in planned.notes:
             tell(f"loadgen: {note}")
         warn_before_run(plan, processes)
-    played = asyncio.run(_play(planned, plan, processes, out, output))
+    soak_run = SoakRun(planned, plan, unfinished)
+    played = asyncio.run(_play(soak_run, processes, out, output))
     raise typer.Exit(_report(played, fails_on, soaking.allow_outages, output))
 
 
@@ -143,6 +171,25 @@ class PlayedSoak(Struct, frozen=True):
     """Why the run folder could no longer be written."""
 
 
+class SoakRun(Struct, frozen=True):
+    """A soak that will be played."""
+
+    planned: SoakPlan
+    plan: Plan
+    unfinished: Unfinished | None
+    """The soak to go on with; None: a new one."""
+
+
+def _check_resume(path: Path, options: ScenarioOptions, soaking: SoakOptions, out: Path) -> None:
+    """Raise InputError for a flag that changes what is played or where: the folder of the soak says all of that."""
+    allowed = ("--fail-on", "--allow-outages")
+    flags = [*flags_given(options), *(flag for flag in flags_given(soaking) if flag not in allowed)]
+    flags += ["--out"] if out != RESULTS else []
+    if flags:
+        why = "what is played is in the folder of the soak"
+        raise InputError(f"--resume {path} with {flags[0]}: {why}; leave {flags[0]} out, or begin a new soak")
+
+
 def _load(options: ScenarioOptions, flags: SoakFlags, output: Output) -> LoadedScenario:
     for flag, text in (("--concurrency", options.concurrency), ("--rate", options.rate)):
         if text is not None and "," in text:
@@ -150,11 +197,19 @@ def _load(options: ScenarioOptions, flags: SoakFlags, output: Output) -> LoadedS
     return options.load(output, soak=flags)
 
 
-async def _play(planned: SoakPlan, plan: Plan, workers: Workers, out: Path, output: Output) -> PlayedSoak:
+async def _play(run: SoakRun, workers: Workers, out: Path, output: Output) -> PlayedSoak:
     stop = StopSignal()
     with progress_on_terminal(output) as progress, interruptible(stop, output, (signal.SIGTERM,)):
         try:
-            folder = await api.play_soak(planned, plan=plan, results=out, workers=workers, progress=progress, stop=stop)
+            folder = await api.play_soak(
+                run.planned,
+                plan=run.plan,
+                unfinished=run.unfinished,
+                results=out,
+                workers=workers,
+                progress=progress,
+                stop=stop,
+            )
         except FolderError as error:
             return PlayedSoak(error.folder, stop.requested, error)
     return PlayedSoak(folder, stop.requested)

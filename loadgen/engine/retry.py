@@ -3,11 +3,11 @@
 import msgspec
 import numpy as np
 
-from loadgen.record import Reply
+from loadgen.record import Reply, ReplyFields
 from loadgen.scenario import Retries
 
 
-def is_last(retries: Retries, reply: Reply) -> bool:
+def is_last(retries: Retries, reply: ReplyFields) -> bool:
     """True if this attempt will not be retried: it was the last that is allowed, or is no failure to retry."""
     return reply.attempt >= retries.attempts or not is_retryable(retries.on, reply)
 
@@ -26,7 +26,7 @@ def wait_ns(retries: Retries, reply: Reply, chance: np.random.Generator) -> int:
     return round(min(wait_s * longer, retries.max_backoff_s) * 1e9)
 
 
-def is_retryable(on: tuple[str, ...], reply: Reply) -> bool:
+def is_retryable(on: tuple[str, ...], reply: ReplyFields) -> bool:
     """Whether a reply is a failure that `on` names: by its outcome, or by its status, as `http_503` or `http_5xx`."""
     names: set[str] = {reply.outcome}
     if reply.outcome == "http_error" and reply.status is not None:

@@ -295,7 +295,8 @@ class _PlanRunner:
 
     def _add_stage(self, stage: Stage) -> None:
         """Add a stage that was chosen while the run goes to what is known of the run."""
-        if not any(stage is known for known in self._stages):
+        # The rest of a stage that was begun by an earlier process is no new one.
+        if not any((stage.level.label, stage.models) == (known.level.label, known.models) for known in self._stages):
             self._stages += (stage,)
             self._manifest.add_stage(msgspec.structs.replace(self._context.plan, stages=self._stages), self._refused)
 

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from loadgen.errors import InputError
-from loadgen.plan.plan import Plan, levels
+from loadgen.plan.plan import Plan, Stage, levels
 from loadgen.plan.visits import at_level
 from loadgen.scenario import Closed, Load, Poisson, RatedLoad, Scenario
 from loadgen.scenario.file import LoadedScenario
@@ -85,6 +85,21 @@ def soak_stages(plan: Plan) -> Plan:
     """The plan with stages that may end at any time: Ctrl-C, or a deadline on another clock, leaves nothing missing."""
     stages = tuple(msgspec.structs.replace(stage, open_ended=True) for stage in plan.stages)
     return msgspec.structs.replace(plan, stages=stages)
+
+
+def stage_from(stage: Stage, index: int, duration_ns: int) -> Stage:
+    """The rest of a stage, from a request of each of its models on. duration_ns: how long it may take.
+
+    In an open loop, the first of its requests comes as long after its beginning as it would have come after the request
+    before it: the schedule goes on where it was left.
+    """
+    first = index * len(stage.models)
+    rest = msgspec.structs.replace(stage, first_position=first, duration_ns=duration_ns)
+    if stage.due_ns is None:
+        return rest
+    begins_ns = stage.due_ns[first - 1] if 0 < first <= len(stage.due_ns) else 0
+    due_ns = stage.due_ns[first:] - begins_ns
+    return msgspec.structs.replace(rest, due_ns=due_ns, count=len(due_ns))
 
 
 def level_of(load: Load) -> float:

@@ -173,6 +173,13 @@ def is_pipe(path: Path) -> bool:
 STANDARD_INPUT: Final = "-"
 """In place of a file of prompts, it means standard input."""
 _DESCRIPTORS: Final = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))
+
+
+def is_pipe_name(name: str) -> bool:
+    """Whether a name of a file of prompts leads to standard input, or to another descriptor of this process."""
+    return name == STANDARD_INPUT or Path(name).parent in _DESCRIPTORS
+
+
 MAX_BYTES: Final = 128 << 20
 """The largest file that is read; a trace of ten million offsets is about as long."""
 _GZIP: Final = b"\x1f\x8b"

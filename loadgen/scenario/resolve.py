@@ -1,7 +1,7 @@
 """Joins the scenario file, the flags, the list files and the environment variables into one scenario. Sends nothing."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -41,15 +41,20 @@ def resolve_scenario(
     given, notes = with_environment(given, variables)
     endpoint = variables.get(ENDPOINT, "").strip()
     loaded = load_scenario(name, given) if name is not None else _without_scenario(given, endpoint)
-    for model in loaded.scenario.models:
-        if model.url is not None:  # report a missing key or secret before anything is played
-            api_key(variables)
-            header_values(model.headers, variables)
+    check_secrets(loaded.scenario.models, variables)
     if endpoint and any(model.target == "foundry" for model in loaded.scenario.models):
         if wrong := mismatch_of_endpoint(endpoint):
             raise InputError(redact_url(f"{ENDPOINT}: {wrong[0]}; {wrong[1]}"))
         notes = (*notes, f"{ENDPOINT} is set: uses the Foundry Local at {redact_url(endpoint)}")
     return loaded, notes
+
+
+def check_secrets(models: Iterable[Model], variables: Mapping[str, str]) -> None:
+    """Raise InputError if a key or a secret that an endpoint needs is missing. variables: those of the environment."""
+    for model in models:
+        if model.url is not None:
+            api_key(variables)
+            header_values(model.headers, variables)
 
 
 def resolve_model(name: str, gguf: Path | None, slots: int) -> Model:

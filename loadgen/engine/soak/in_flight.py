@@ -64,12 +64,9 @@ class InFlightLog(NullSink):
             self._append(EndLine(record.model, record.target, record.level, record.index))
 
     def close(self) -> None:
-        """Close the file, and remove it if nothing is in flight any more."""
+        """Close the file. It stays, because a soak that was stopped may go on at the next request."""
         if self._log is not None:
             self._log.close()
-        if not self._in_flight:
-            with contextlib.suppress(OSError):
-                self._path.unlink()
 
     def _append(self, line: BeginLine | EndLine) -> None:
         if self._log is None:
@@ -81,6 +78,9 @@ class InFlightLog(NullSink):
         except (FolderError, OSError):
             self._log.close()
             self._log = None
+            # What it says would be wrong soon: requests that have ended would pass for lost ones.
+            with contextlib.suppress(OSError):
+                self._path.unlink()
 
     def _replace(self) -> None:
         """Replace the file by one without the requests that have ended."""
@@ -106,6 +106,13 @@ class Begun(Struct, frozen=True):
     """The requests that had begun, and whose end is in no file. Some may have a record all the same."""
     last_index: int
     """The highest index that is known; -1 if there is none."""
+
+
+def remove_in_flight(folder: Path) -> None:
+    """Remove such files from a folder, in which nothing is in flight any more."""
+    for path in folder.glob(FILES):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def read_in_flight(paths: Iterable[Path], level: str) -> Begun:

@@ -61,6 +61,21 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         (("night", "--give-up", "now"), "--give-up now: not a time above 0; write e.g. --give-up 30s, 2m, 1h or 500ms"),
         (("night", "--fail-on", "drift"), "--fail-on drift: not one of the words; write degrading, unsure or never"),
         (("night", "--allow-outages", "-1"), "Invalid value for '--allow-outages': -1 is not in the range x>=0"),
+        (
+            ("night", "--resume", "x"),
+            "--resume x with SCENARIO: what is played is in the folder of the soak; leave SCENARIO ",
+        ),
+        (
+            ("--resume", "x", "--rate", "2"),
+            "--resume x with --rate: what is played is in the folder of the soak; leave ",
+        ),
+        (("--resume", "x", "--disk", "9GiB"), "--resume x with --disk: what is played is in the folder of the soak; "),
+        (
+            ("--resume", "x", "--give-up", "9m"),
+            "--resume x with --give-up: what is played is in the folder of the soak; ",
+        ),
+        (("--resume", "x", "--out", "y"), "--resume x with --out: what is played is in the folder of the soak; leave "),
+        (("--resume", "x"), "x: not a run folder; give a folder with a manifest.json, such as those under results/"),
         (("night", "--workers", "0"), "--workers: '0' is not a number of processes; give 1 to 1024, or auto"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,

@@ -1,0 +1,142 @@
+"""A soak while it is played: what begins and ends with each of its stages, and what must happen once a second."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from loadgen.clock import Clock, utc_now
+from loadgen.engine.background import Background
+from loadgen.engine.run import MakeManifest, OpenRun, StagePlay
+from loadgen.engine.soak.deadline import SoakDeadline
+from loadgen.engine.soak.segments import SegmentLog, SegmentSettings
+from loadgen.engine.stage import stage_start
+from loadgen.engine.stage_source import planned_sources
+from loadgen.engine.stop import StopSignal
+from loadgen.live.progress import Progress
+from loadgen.live.sink import MeasuringStart, NullSink, Sink
+from loadgen.plan.plan import Stage
+from loadgen.plan.soak import SoakSettings
+from loadgen.record import StageFacts
+from loadgen.store.events import EventLog
+from loadgen.store.manifest import SoakStage
+from loadgen.store.run_folder import REQUESTS
+
+LOOK_NS: Final = 1_000_000_000
+"""How often the soak is looked after."""
+
+
+class Beginning(Struct, frozen=True):
+    """Where a soak begins, or goes on."""
+
+    epoch_ns: int
+    """The beginning of the run, on the clock."""
+    make_manifest: MakeManifest
+    stages: tuple[Stage, ...]
+    """Those that are still to be played."""
+    left_ns: int | None = None
+    """How much time is left for all of them; None: all of it."""
+
+
+class SoakSession:
+    """Plays the stages of a soak: `open_log`, then `play`."""
+
+    def __init__(
+        self,
+        settings: SoakSettings,
+        beginning: Beginning,
+        clock: Clock,
+        events: EventLog,
+        boot_ns: Callable[[], int],
+    ) -> None:
+        self._settings = settings
+        self._stages = beginning.stages
+        self._clock = clock
+        self._events = events
+        self._deadline = SoakDeadline(boot_ns, round(settings.duration_s * 1e9))
+        if beginning.left_ns is not None:
+            self._deadline.resume(beginning.left_ns)
+        self._log: SegmentLog | None = None
+        self._stop: StopSignal | None = None
+        """The signal of the stage that is played."""
+
+    def open_log(self, folder: Path) -> SegmentLog:
+        """Open the log of the records."""
+        settings = SegmentSettings(budget_bytes=self._settings.disk_bytes)
+        log = SegmentLog(folder / REQUESTS, settings, self._events, self._clock)
+        self._log = log
+        return log
+
+    async def play(self, opened: OpenRun, progress: Progress) -> None:
+        """Play the stages that are still to be played."""
+        rest = msgspec.structs.replace(opened.context.plan, stages=self._stages)
+
+        @contextlib.asynccontextmanager
+        async def beside(play: StagePlay) -> AsyncIterator[tuple[Sink, ...]]:
+            yield (StageSpan(self, opened, play),)
+
+        async with Background(self._look_after(opened.context.stop_signal)):
+            await opened.play(planned_sources(rest, progress), beside)
+
+    async def _look_after(self, stop: StopSignal) -> None:
+        """Look after the soak once a second, and at its deadlines; never ends by itself. stop: of the run."""
+        try:
+            while True:
+                left_ns = self._deadline.left_ns
+                wait_ns = LOOK_NS if left_ns is None or left_ns <= 0 else min(LOOK_NS, left_ns)
+                await self._clock.sleep_until_ns(self._clock.now_ns() + wait_ns)
+                self._look()
+        except Exception:
+            # Whoever waits for the soak hears of it when the soak has ended, so it must end.
+            stop.cancel()
+            raise
+
+    def _look(self) -> None:
+        left_ns = self._deadline.left_ns
+        if self._stop is not None and left_ns is not None and left_ns <= 0:
+            self._stop.meet_rule()
+        if self._log is not None:
+            self._log.check()
+
+    def begin_stage(self, opened: OpenRun, play: StagePlay, start_ns: int) -> None:
+        """The measured requests of a stage begin. start_ns: since the beginning of the run."""
+        stage, facts = play.stage, opened.manifest.manifest.soak
+        assert stage.duration_ns is not None
+        assert facts is not None
+        left_ns, now = self._deadline.begin_stage(stage.duration_ns), utc_now()
+        self._stop = play.stop
+        start = stage_start(opened.context.plan, stage)
+        begun = SoakStage(
+            level=start.level,
+            models=start.models,
+            targets=start.targets,
+            start_ns=start_ns,
+            deadline_utc=(now + timedelta(microseconds=left_ns // 1000)).isoformat(),
+        )
+        end = now + timedelta(microseconds=self._deadline.soak_left_ns // 1000)
+        changes = {"stages": (*facts.stages, begun), "deadline_utc": end.isoformat()}
+        opened.manifest.set_soak(msgspec.structs.replace(facts, **changes))
+
+    def end_stage(self) -> None:
+        """The last request of a stage has ended."""
+        self._stop = None
+        self._deadline.end_stage()
+
+
+class StageSpan(NullSink):
+    """Tells the session when a stage begins to be measured, and when it has ended."""
+
+    def __init__(self, session: SoakSession, opened: OpenRun, play: StagePlay) -> None:
+        self._session = session
+        self._opened = opened
+        self._play = play
+
+    def measure(self, beginning: MeasuringStart) -> None:
+        self._session.begin_stage(self._opened, self._play, beginning.start_ns)
+
+    def stop(self, facts: StageFacts) -> None:
+        self._session.end_stage()
