@@ -135,7 +135,7 @@ class ScenarioOptions(Struct, frozen=True):
             until=self.until,
             ready_s=parse_ready_s(self.ready) if self.ready is not None else None,
             build=self.build,
-            build_by=f"--build {self.build}",
+            build_by="" if self.build is None else f"--build {self.build}",
             headers=headers_of_flags(self.header),
             set=(
                 *(self.settings or ()),
