@@ -86,6 +86,7 @@ bench: $(DEV)
 	$(PY) benchmarks/capacity.py --quick
 	$(PY) benchmarks/nights.py --quick
 	$(PY) benchmarks/large_report.py
+	$(PY) -m benchmarks.segments
 
 readme: $(RUN)
 	$(PY) -m benchmarks.readme $(RUN_FOLDER)

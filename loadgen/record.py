@@ -121,6 +121,11 @@ class Record(ReplyFields, frozen=True, kw_only=True):
     """When the request should have begun by the plan."""
 
     @property
+    def ended_ns(self) -> int:
+        """When it ended, or was due if it was never sent."""
+        return self.intended_ns if self.end_ns is None else self.end_ns
+
+    @property
     def stage_key(self) -> StageKey:
         return StageKey(self.target, self.model, self.level)
 

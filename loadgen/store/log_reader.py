@@ -9,7 +9,8 @@ from typing import BinaryIO, Final
 import msgspec
 
 from loadgen.record import Record
-from loadgen.store.run_folder import no_longer_written
+from loadgen.store.run_folder import decoded_lines, no_longer_written
+from loadgen.store.segments import open_files
 
 READ_BYTES: Final = 1 << 20
 """How much is read at once."""
@@ -78,3 +79,13 @@ class LogReader:
             raise no_longer_written(self._path.parent, error) from error
         self._at += len(chunk)
         return chunk
+
+
+def records_since(log: Path, from_ns: int) -> Iterator[Record]:
+    """The records of a log that ended at a moment since the run began, or later; those of a process that was lost.
+    Lines that cannot be read are left out. Raises OSError."""
+    decoder = msgspec.json.Decoder(Record)
+    for file in open_files(log, from_ns):
+        for record in decoded_lines(file, decoder):
+            if record is not None and record.ended_ns >= from_ns:
+                yield record

@@ -305,7 +305,7 @@ def records_in(folder: Path) -> Iterator[Record | None]:
     for log in logs_of(folder):
         try:
             for file in open_files(log):
-                yield from _decoded(file, decoder)
+                yield from decoded_lines(file, decoder)
         except OSError as error:
             raise _unreadable(log, error) from error
 
@@ -318,14 +318,14 @@ def _read_lines(path: Path, kind: type[Line]) -> tuple[list[Line], int]:
     """The lines of a log, and how many could not be read, because a killed run may leave a torn last line."""
     try:
         with path.open("rb") as file:
-            return _with_torn(_decoded(file, msgspec.json.Decoder(kind)))
+            return _with_torn(decoded_lines(file, msgspec.json.Decoder(kind)))
     except FileNotFoundError:
         return [], 0
     except OSError as error:  # a file of somebody else, or a disk that fails
         raise _unreadable(path, error) from error
 
 
-def _decoded(file: IO[bytes], decoder: "msgspec.json.Decoder[Line]") -> Iterator[Line | None]:
+def decoded_lines(file: IO[bytes], decoder: "msgspec.json.Decoder[Line]") -> Iterator[Line | None]:
     """The lines of an open file; None for each that cannot be read."""
     try:
         for line in file:

@@ -14,10 +14,11 @@ import gzip
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Final, cast
 
+import msgspec
 from msgspec import Struct
 
 DAMAGED: Final = (EOFError, zlib.error, gzip.BadGzipFile)
@@ -70,6 +71,11 @@ class Segment(Struct, frozen=True, order=True):
             return cast(IO[bytes], gzip.open(self.compressed, "rb"))
         return None
 
+    def first_end_ns(self) -> int | None:
+        """When the request of its first line ended; None if the line cannot be read."""
+        with self.open() or contextlib.nullcontext() as file:
+            return None if file is None else _first_end_ns(file)
+
 
 def log_of(name: str) -> str | None:
     """The name of the log to which a file with this name belongs, as the log itself or a segment; None if it holds no
@@ -100,17 +106,42 @@ def segments_of(log: Path, names: Iterable[str] | None = None) -> list[Segment]:
     return [Segment(log, number) for number in sorted(numbers)]
 
 
-def open_files(log: Path) -> Iterator[IO[bytes]]:
+def open_files(log: Path, from_ns: int | None = None) -> Iterator[IO[bytes]]:
     """The files of a log in their order, each open for reading until the next is asked for. A log may be written,
-    split and shortened meanwhile; what was in it at the beginning and is still there is read once."""
+    split and shortened meanwhile; what was in it at the beginning and is still there is read once.
+
+    from_ns: leaves out the segments whose records all ended before this moment since the run began. Raises OSError.
+    """
     newest, segments = _snapshot(log)
     with newest or contextlib.nullcontext():
-        for segment in segments:
+        for segment in segments if from_ns is None else _recent(segments, newest, from_ns):
             if (file := segment.open()) is not None:
                 with file:
                     yield file
         if newest is not None:
             yield newest
+
+
+def _recent(segments: Sequence[Segment], newest: IO[bytes] | None, from_ns: int) -> list[Segment]:
+    """The last of the segments, from the one with the first record that ended at a moment or later."""
+    first_ns = None
+    if newest is not None:
+        first_ns = _first_end_ns(newest)
+        newest.seek(0)
+    recent: list[Segment] = []
+    for segment in reversed(segments):
+        if first_ns is not None and first_ns < from_ns:
+            break
+        recent.insert(0, segment)
+        first_ns = segment.first_end_ns()
+    return recent
+
+
+def _first_end_ns(file: IO[bytes]) -> int | None:
+    """When the request of a file's first line ended; None if the line cannot be read."""
+    with contextlib.suppress(OSError, *DAMAGED, msgspec.MsgspecError, UnicodeDecodeError):
+        return msgspec.json.decode(file.readline(), type=EndedLine).at_ns
+    return None
 
 
 def _snapshot(log: Path) -> tuple[IO[bytes] | None, list[Segment]]:

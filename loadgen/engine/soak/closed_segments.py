@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from loadgen.engine.soak.compressor import Compressor
-from loadgen.store.segments import DAMAGED, EndedLine, Segment, cut_torn_line, segments_of, unfinished_of
+from loadgen.store.segments import EndedLine, Segment, cut_torn_line, segments_of, unfinished_of
 
 LAST_LINE_BYTES: Final = 1 << 20
 """How much of the end of a segment is read to find its last line."""
@@ -93,17 +93,8 @@ class ClosedSegments:
 def _spans_of(segments: Sequence[Segment], last_ns: int | None) -> list[Span]:
     """The times of segments that an earlier process has left: from a segment's first record to the next one's first.
     last_ns: of the last record."""
-    firsts = [_first_end_ns(segment) for segment in segments]
+    firsts = [segment.first_end_ns() for segment in segments]
     return [Span(first, last) for first, last in zip(firsts, [*firsts, last_ns][1:], strict=True)]
-
-
-def _first_end_ns(segment: Segment) -> int | None:
-    """When the request of a segment's first line ended; None if the line cannot be read."""
-    with contextlib.suppress(OSError, *DAMAGED, msgspec.MsgspecError, UnicodeDecodeError):
-        if (file := segment.open()) is not None:
-            with file:
-                return msgspec.json.decode(file.readline(), type=EndedLine).at_ns
-    return None
 
 
 def _last_end_ns(log: Path) -> int | None:

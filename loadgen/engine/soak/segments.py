@@ -104,7 +104,7 @@ class SegmentLog:
         if self._is_full:
             return
         line = redact_key_bytes(_encode(record)) + b"\n"
-        at_ns = record.intended_ns if record.end_ns is None else record.end_ns
+        at_ns = record.ended_ns
         try:
             if self._clock.now_ns() >= self._check_at_ns:
                 self._check()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from loadgen.store import segments
+from loadgen.store.log_reader import records_since
 from loadgen.store.run_folder import REQUESTS, logs_of, read, records_in
 from loadgen.store.segments import (
     Segment,
@@ -17,7 +18,7 @@ from loadgen.store.segments import (
     windows_without_records,
 )
 from tests.records import planned, record, run_of, turn, write
-from tests.soak_log import SoakLog, indices_in
+from tests.soak_log import S, SoakLog, indices_in
 
 
 @pytest.mark.parametrize(
@@ -151,3 +152,21 @@ def test_a_record_is_read_from_a_folder_that_is_being_written(tmp_path: Path) ->
     soak.log.record(record())
     assert indices_in(tmp_path) == [0]
     soak.log.close()
+
+
+def test_the_recent_records_of_a_log_are_read_without_its_older_segments(tmp_path: Path) -> None:
+    soak = SoakLog(tmp_path)
+    for _ in range(3):
+        soak.write(10)
+        soak.log.split()
+    soak.write(10)
+    soak.log.close()
+    log = tmp_path / REQUESTS
+    for from_s in (0, 5, 10, 29, 30, 39, 40):
+        assert [record.index for record in records_since(log, from_s * S)] == list(range(from_s, 40))
+    assert len(list(open_files(log, 35 * S))) == 1
+    assert len(list(open_files(log, 15 * S))) == 3
+    log.unlink()
+    assert [record.index for record in records_since(log, 25 * S)] == list(range(25, 30))
+    log.write_bytes(b"torn")
+    assert [record.index for record in records_since(log, 25 * S)] == list(range(25, 30))
