@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from loadgen.analysis.summarize import summarize
     from loadgen.analysis.summary import Summary
-    from loadgen.api import capacity, compare, plan_of, repeat, run, select, versus
+    from loadgen.api import capacity, compare, history, plan_of, repeat, run, select, versus
     from loadgen.decisions.capacity.files import Capacity
     from loadgen.decisions.capacity.search_comparison import SearchComparison
     from loadgen.decisions.capacity.search_request import CapacitySettings
     from loadgen.decisions.compare.comparison import Comparison
+    from loadgen.decisions.history.read import HistoryRequest
+    from loadgen.decisions.history.verdict import HistoryAnswer
     from loadgen.decisions.select.selection import Selection
     from loadgen.decisions.versus.play import PlayedBlocks
     from loadgen.errors import ExitCode, InputError, LoadgenError, TargetError
@@ -33,6 +35,8 @@ __all__ = [
     "CapacitySettings",
     "Comparison",
     "ExitCode",
+    "HistoryAnswer",
+    "HistoryRequest",
     "InputError",
     "LoadedScenario",
     "LoadgenError",
@@ -50,6 +54,7 @@ __all__ = [
     "compare",
     "console",
     "digest",
+    "history",
     "load_scenario",
     "plan_of",
     "read_run",
@@ -64,11 +69,13 @@ __all__ = [
 # The module of each name, which is imported when the name is first used. So a process that needs one module, such as a
 # process that only serves or only receives, does not wait for all of them.
 _HOMES = {
-    "api": ("capacity", "compare", "plan_of", "repeat", "run", "select", "versus"),
+    "api": ("capacity", "compare", "history", "plan_of", "repeat", "run", "select", "versus"),
     "decisions.capacity.search_comparison": ("SearchComparison",),
     "decisions.capacity.files": ("Capacity",),
     "decisions.capacity.search_request": ("CapacitySettings",),
     "decisions.compare.comparison": ("Comparison",),
+    "decisions.history.read": ("HistoryRequest",),
+    "decisions.history.verdict": ("HistoryAnswer",),
     "decisions.select.selection": ("Selection",),
     "decisions.versus.play": ("PlayedBlocks",),
     "errors": ("ExitCode", "InputError", "LoadgenError", "TargetError"),

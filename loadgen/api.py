@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from loadgen.decisions.capacity.search_comparison import SearchComparison
     from loadgen.decisions.capacity.search_request import CapacitySettings
     from loadgen.decisions.compare.comparison import CompareSettings, Comparison
+    from loadgen.decisions.history.read import HistoryRequest
+    from loadgen.decisions.history.verdict import HistoryAnswer
     from loadgen.decisions.select.selection import Selection
     from loadgen.decisions.versus.play import PlayedBlocks
     from loadgen.engine.soak.resume import Unfinished
@@ -380,3 +382,18 @@ def select(
 
     read = read_runs(_paths(runs))
     return decide(read, policy_of(read[-1].manifest.scenario.select, policy_from(policy))).selection
+
+
+def history(
+    scenario: str | Path, *, request: "HistoryRequest | None" = None, results: Path = RESULTS
+) -> "HistoryAnswer":
+    """What changed over the nights of a scenario, since when, and between which builds. Plays nothing, writes no file.
+
+    scenario: a scenario's file or name, or the name of its folder in `results`. request: which series are asked for,
+    and from which moment on a change is new; None: those of this machine, and what its newest night showed. Raises
+    InputError if there is no night of what is asked for.
+    """
+    # Imported here, so that a run does not wait for it.
+    from loadgen.decisions.history.read import HistoryRequest, read_answer
+
+    return read_answer(scenario, request or HistoryRequest(), results).answer

@@ -30,6 +30,7 @@ VERBS: Final = {
     "capacity": "Search the most users, or the highest rate, within the SLO, and say how sure that is.",
     "soak": "Play one level for hours, and say whether the device drifted.",
     "select": "Choose a model from runs, and say why, how sure that is, and what would change it.",
+    "history": "Say what changed over the nights of a scenario, since when, and between which builds.",
     "models": "Print the model cards of the targets.",
     "calibrate": "Measure how far measurements on this machine can be trusted.",
     "mock": "Start a scripted server for testing clients.",

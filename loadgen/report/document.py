@@ -79,6 +79,8 @@ class Headline(Struct, frozen=True, kw_only=True):
     progress: str
     """How many of the planned stages were played."""
     table: Table
+    line: str = ""
+    """What stands below the title, in place of the models, the run and its start; empty: those."""
 
 
 class Document(Struct, frozen=True):

@@ -45,6 +45,8 @@ class Row(Struct, frozen=True):
     cells: tuple[str, ...]
     invalid: bool = False
     """Whether its numbers must not be believed; a renderer then strikes them out."""
+    href: str = ""
+    """A relative address, to which the first cell leads on a page; empty: nowhere."""
 
 
 class Table(Struct, frozen=True):
