@@ -28,6 +28,7 @@ from loadgen.cli.options import (
 )
 from loadgen.cli.streams import tell
 from loadgen.cli.terminal import progress_on_terminal, show_json
+from loadgen.cli.units import print_recipe
 from loadgen.engine.soak.resume import Unfinished
 from loadgen.engine.stop import StopSignal
 from loadgen.engine.workers.sizing import Workers, parse_workers
@@ -137,6 +138,10 @@ def soak(
         str,
         typer.Option("--workers", metavar="N|auto", help="Processes that play the soak; auto chooses the number."),
     ] = "1",
+    print_units: Annotated[
+        str | None,
+        typer.Option("--print-units", metavar="KIND", help="Print a nightly recipe: systemd, cron, schtasks, launchd."),
+    ] = None,
     printing: OutputOptions,
 ) -> None:
     """Play one level for hours, and say whether the device drifted."""
@@ -144,6 +149,13 @@ def soak(
     soaking.check()
     fails_on = soaking.fails_on()
     processes = parse_workers(workers)
+    if print_units is not None:
+        if resume is not None:
+            raise InputError("--print-units with --resume: every night is a new soak; leave one of them out")
+        if options.scenario is not None or options.url is not None:  # a mistake is told now, and not at night
+            soak_of(_load(options, soaking.flags(), "nothing"), soaking.give_up_s())
+        print_recipe(print_units, options.scenario, None if out == RESULTS else out)
+        raise typer.Exit
     unfinished: Unfinished | None = None
     if resume is None:
         planned = soak_of(_load(options, soaking.flags(), output), soaking.give_up_s())

@@ -30,8 +30,10 @@ from loadgen.scenario.validate import convert
 SCENARIOS: Final = Path("scenarios")
 """The folder, in the current one, that is searched for a scenario of a name."""
 
+NO_SCENARIO: Final = "adhoc"
+"""The name of the built-in scenario."""
 _ADHOC: RawTable = {
-    "name": "adhoc",
+    "name": NO_SCENARIO,
     "description": "What `loadgen run --url URL --model NAME` plays when no scenario is named.",
     "load": {"mode": "closed", "requests": 16},
     "prompts": list(FIRST),

@@ -55,8 +55,12 @@ FLAGS: Final = {
 OTHERS: Final = {
     *("apt", "cp", "curl", "docker", "foundry", "git", "make"),
     *("node", "npm", "pip", "pytest", "python", "uv", "winget"),
+    *("rsync", "sudo", "systemctl"),
 }
 """Programs whose flags are not ours."""
+
+FOREIGN: Final = {"ini", "xml", "crontab"}
+"""Languages of blocks that are files of other programs; tests/unit/cli/test_units.py holds them to what is printed."""
 
 FENCE: Final = re.compile(r"^( *)(```+|~~~+)(.*?)^ *\2[ \t]*$", re.DOTALL | re.MULTILINE)
 SPAN: Final = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
@@ -69,7 +73,8 @@ LINK: Final = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 def code_of(text: str) -> Iterator[str]:
     """What a page shows as code: each span, and each line of a fenced or indented block."""
     for fence in FENCE.finditer(text):
-        yield from fence[3].splitlines()[1:]
+        language, *lines = fence[3].splitlines()
+        yield from () if language in FOREIGN else lines
     prose = FENCE.sub("", text)
     yield from (line.strip() for line in prose.splitlines() if line.startswith("    "))
     yield from (" ".join(span[2].split()) for span in SPAN.finditer(prose))
