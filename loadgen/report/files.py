@@ -53,8 +53,11 @@ def reports_of(
 ) -> Reports:
     """As `make_reports`, for a run that has already been read. Its folder may be gone by now.
 
-    opening: puts in front of report.md and report.html what is known of the run beside its summary.
+    opening: puts in front of report.md and report.html what is known of the run beside its summary. Raises InputError
+    for a soak, whose histograms are data and must not be replaced.
     """
+    if run.manifest.soak is not None:
+        raise InputError(f"{run.folder}: a soak, whose reports need no records; use `loadgen report {run.folder}`")
     stages = stages_of(run, floor=floor)
     summary = with_quality(summary_of([run], [stages]), [stages], run.manifest.scenario.sampling)
     data = report_data(summary, [run], [stages])

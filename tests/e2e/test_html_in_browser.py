@@ -11,6 +11,7 @@ import pytest
 from loadgen.analysis.summarize import summarize
 from loadgen.decisions.candidates.runs import read_runs
 from loadgen.decisions.capacity.search_request import CapacitySettings
+from loadgen.decisions.drift.files import make_soak_reports
 from loadgen.decisions.select.decide import decide
 from loadgen.decisions.select.document import page_document
 from loadgen.decisions.select.policy import policy_of
@@ -19,6 +20,7 @@ from loadgen.report.html import html
 from loadgen.store.run_folder import Run
 from tests import report_runs as runs
 from tests.selected_runs import SelectedModel, write_run
+from tests.soak_folder import INTERRUPTED, INTERRUPTIONS, write_soak
 from tests.unit.decisions.capacity.test_play import SLO, search
 
 pytestmark = pytest.mark.e2e
@@ -106,6 +108,14 @@ def test_the_pictures_of_a_selection_are_drawn_and_the_console_is_silent(tmp_pat
     drawn, said = browse(html(page_document(data)).decode(), tmp_path)
     assert said == []
     assert list(drawn.svgs) == ["chart-quality", "chart-bands"]
+    assert all(drawn.svgs.values()), drawn.svgs
+
+
+def test_the_pictures_of_a_soak_are_drawn_and_the_console_is_silent(tmp_path: Path) -> None:
+    soak = make_soak_reports(write_soak(tmp_path / "run", [INTERRUPTED], INTERRUPTIONS))
+    drawn, said = browse((soak.folder / "report.html").read_text(encoding="utf-8"), tmp_path)
+    assert said == []
+    assert {"chart-ttft-p50-0", "chart-heat-0", "chart-memory-0", "chart-own-memory-0"} <= set(drawn.svgs)
     assert all(drawn.svgs.values()), drawn.svgs
 
 

@@ -27,7 +27,7 @@ class ComparedRun(Struct, frozen=True):
     manifest: Manifest
     summary: Summary
     stages: dict[StageKey, StageData] | None
-    """Its records; None of a baseline, which does not keep them."""
+    """Its records; None of a baseline, which does not keep them, and of a soak, which may have had to remove them."""
 
     @property
     def run_id(self) -> str:
@@ -104,14 +104,17 @@ def _run_folders(path: str | Path, results: Path) -> list[Path]:
 
 
 def read_compared(folder: Path) -> ComparedRun:
-    """One run with its records. Raises InputError for what is no run, and for a run without an answer."""
-    run = run_folder.read(folder)
-    if not run_folder.logs_of(folder) and (folder / SUMMARY).is_file():
-        summary, by_key = _read_summary(folder / SUMMARY), None
+    """One run with its records; of a soak and of a baseline, its summary alone. Raises InputError for what is no run,
+    and for a run without an answer."""
+    manifest = run_folder.read_manifest(folder)
+    has_records = manifest.soak is None and run_folder.logs_of(folder)
+    if not has_records and (folder / SUMMARY).is_file():
+        compared = ComparedRun(folder, manifest, _read_summary(folder / SUMMARY), None)
     else:
+        run = run_folder.read(folder)
         stages = stages_of(run)
-        summary, by_key = summary_of([run], [stages]), {stage.planned.key: stage for stage in stages}
-    compared = ComparedRun(folder, run.manifest, summary, by_key)
+        by_key = {stage.planned.key: stage for stage in stages}
+        compared = ComparedRun(folder, manifest, summary_of([run], [stages]), by_key)
     if not any(stage.requests is not UNSET and stage.requests.ok for stage in compared.played):
         message = "none of its requests was answered, so there is nothing to compare"
         raise InputError(f"{folder}: {message}; give another run")

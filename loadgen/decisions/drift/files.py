@@ -4,7 +4,6 @@ No record is read: a soak may have hundreds of megabytes of them, and may have h
 same folder gives the same bytes, whatever became of the records.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -31,6 +30,7 @@ from loadgen.report.section import ReportData
 from loadgen.stats.quantile import Floor
 from loadgen.store import files
 from loadgen.store.events import Event, read_events
+from loadgen.store.folder_size import measured_bytes
 from loadgen.store.manifest import Manifest
 from loadgen.store.run_folder import read_manifest
 
@@ -97,7 +97,7 @@ def _summary(
     memory_mib = manifest.host.memory_mib
     drifts_in_order = drifts_of(nights, manifest.soak.matters, None if memory_mib is None else memory_mib * 2**20)
     drifts = dict(zip(by_key, drifts_in_order, strict=True))
-    size = folder_bytes(folder)
+    size = measured_bytes(folder)
     stages: list[StageSummary] = []
     for planned in manifest.stages:
         night = by_key.get(planned.key)
@@ -133,17 +133,3 @@ def _report(summary: Summary, manifest: Manifest, nights: Sequence[Night], event
         night = by_key[StageKey(stage.target, stage.model, stage.level)]
         views.append(NightView(night, tested_windows(night), with_events(events, stage.model)))
     return SoakReport(ReportData(summary=summary, manifest=manifest, stages=()), tuple(views), tuple(events))
-
-
-def folder_bytes(folder: Path) -> int:
-    """The size of what was measured: all files of a run folder but the reports, and but what is being written."""
-    try:
-        sizes = [
-            entry.stat().st_size
-            for entry in os.scandir(folder)
-            if entry.is_file() and entry.name not in REPORTS and not entry.name.startswith(".")
-        ]
-    except OSError as error:
-        message = f"{folder}: cannot be read ({error.strerror or error}); fix that"
-        raise InputError(message) from error
-    return sum(sizes)

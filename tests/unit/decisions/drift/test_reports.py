@@ -10,9 +10,11 @@ import pytest
 from rich.cells import cell_len
 
 from loadgen.analysis.summary import summary_from
+from loadgen.decisions.compare.sides import read_compared
 from loadgen.decisions.drift.document import EVENTS_SHOWN, soak_text
 from loadgen.decisions.drift.files import REPORTS, Soak, is_soak, make_soak_reports
 from loadgen.errors import InputError
+from loadgen.report.files import make_reports
 from loadgen.report.text_table import Screen
 from loadgen.store.events import EVENTS
 from loadgen.store.windows import HISTOGRAMS, WINDOWS, read_windows
@@ -285,3 +287,35 @@ def test_records_are_never_read(tmp_path: Path) -> None:
     assert before.torn_lines == 0
     assert (folder / EVENTS).exists()
     assert before.stages[0].target == soak_folder.TARGET
+
+
+def test_what_lies_beside_the_data_of_a_soak_changes_no_byte(tmp_path: Path) -> None:
+    folder = write_soak(tmp_path / "run", [ScriptedNight(windows=10)])
+    make_soak_reports(folder)
+    before = (folder / "summary.json").read_bytes()
+    (folder / "comparison.md").write_text("somebody compared it")
+    make_soak_reports(folder)
+    assert (folder / "summary.json").read_bytes() == before
+
+
+def test_two_soaks_are_compared_by_their_summaries(tmp_path: Path) -> None:
+    folders = [
+        write_soak(
+            tmp_path / name, [ScriptedNight(model="m", windows=60, seed=seed)], run_id=f"20261129T22000{seed}Z-0a"
+        )
+        for name, seed in (("base", 1), ("new", 2))
+    ]
+    for folder in folders:
+        make_soak_reports(folder)
+        (folder / "requests.jsonl").write_bytes(b"a record that nobody reads")
+    base, new = (read_compared(folder) for folder in folders)
+    assert base.stages is None
+    assert new.summary.stages[0].soak
+
+
+def test_other_reports_leave_the_histograms_of_a_soak_as_they_are(tmp_path: Path) -> None:
+    folder = write_soak(tmp_path / "run", [ScriptedNight(windows=2)])
+    before = (folder / HISTOGRAMS).read_bytes()
+    with pytest.raises(InputError, match="use `loadgen report"):
+        make_reports(folder)
+    assert (folder / HISTOGRAMS).read_bytes() == before
