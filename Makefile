@@ -85,6 +85,7 @@ bench: $(DEV)
 	$(PY) benchmarks/agreement.py --quick
 	$(PY) benchmarks/capacity.py --quick
 	$(PY) benchmarks/nights.py --quick
+	$(PY) benchmarks/drift.py --quick
 	$(PY) benchmarks/large_report.py
 	$(PY) -m benchmarks.segments
 

@@ -19,27 +19,31 @@ from numpy.typing import NDArray
 
 from loadgen.stats.bucket_counts import BucketCounts
 from loadgen.stats.histogram import EDGES_NS, HIGHEST_NS, buckets_of
+from loadgen.stats.mean import student_quantile
 from loadgen.stats.median import median
-from loadgen.stats.steady import mser_cut, rank_shares
 
 Floats = NDArray[np.float64]
 
 NOISE_COMPONENTS: Final = 8
 """How many components estimate the noise: the degrees of freedom of every test."""
+SLOWEST_COMPONENTS: Final = 5
+WIDENED: Final = 1.15
+"""A 95 % interval estimates the noise from the slowest components alone, and is so many times as wide as Student's.
+With all components, only 86 % of them cover the truth where the pace wanders over half an hour."""
 FEWEST_WINDOWS: Final = NOISE_COMPONENTS + 4
 """A test of fewer windows has hardly more values than components."""
 MOST_CHANGE: Final = 3.0
-"""The largest change of a percentile, as a logarithm, that an interval may reach to."""
+"""The largest change of a percentile, as a logarithm: to where an interval reaches that has no end."""
 FLOORS: Final = 32
 """Of how many parts of a night the lowest memory is taken."""
-STEP_IS_CLEAR: Final = 2.0
-"""From which `step_gain` on a series changed in a step rather than along a line."""
 _PULLED: Final = 4.0
 """Values of a plain series are pulled to as many robust deviations around its line."""
-_STEPS: Final = 0.02 * 1.7 ** np.arange(9)
-"""How far apart the changes of a percentile are at which its t is computed first, outward from none."""
-_FINE: Final = 5e-5
-_CLOSE: Final = 0.002
+_COARSE: Final = np.minimum(np.cumsum(0.05 * 3.0 ** np.arange(5)), MOST_CHANGE)
+"""How far from none the changes are between which that of a percentile is looked for."""
+_STEPS: Final = np.minimum(np.cumsum(0.004 * 2.0 ** np.arange(10)), MOST_CHANGE)
+"""How far from the estimate the changes are between which the ends of its interval are looked for."""
+_FINE: Final = 1e-4
+_CLOSE: Final = 0.01
 """How precisely the ends of a percentile's interval are computed: as a logarithm, or in units of t."""
 _EXACT: Final = 0.3
 """How many values more or less than expected may be above a threshold."""
@@ -55,8 +59,12 @@ class DriftTest(Protocol):
     def t(self, change: float) -> float:
         """Student's t with NOISE_COMPONENTS degrees of freedom, once a change of `change` is taken out."""
 
-    def changes_at(self, ts: Floats) -> Floats:
-        """The change at which `t` has each value: the estimate at 0, and the ends of its interval at ± a quantile."""
+    def changes_at(self, ts: Floats, noise: int = NOISE_COMPONENTS) -> Floats:
+        """The change at which t has each value: the estimate at 0, and the ends of its interval at ± a quantile. It is
+        infinite if t never has that value. noise: how many components estimate the noise of this t."""
+
+    def t_of_no_change(self, estimate: float) -> float:
+        """How far the series is from one that does not change, without a sign. estimate: its change."""
 
     def level(self, change: float) -> float:
         """The level in the middle of the night, if the series changes by `change` over the night."""
@@ -102,12 +110,12 @@ def basis(at: Floats, weights: Floats) -> Floats:
     return orthonormal
 
 
-def t_of(components: Floats) -> Floats:
+def t_of(components: Floats, noise: int = NOISE_COMPONENTS) -> Floats:
     """The component that moves along the night, in units of those that wander almost as slowly. components: of degree
-    0 to NOISE_COMPONENTS + 1, in rows. Infinite if nothing wanders, and 0 if nothing moves either."""
-    noise = _noise(components)
+    0, 1 and those of the noise, in rows; of the latter, the first `noise` count. Infinite if nothing wanders, and 0 if
+    nothing moves either."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(components[1] == 0, 0.0, components[1] / noise)
+        return np.where(components[1] == 0, 0.0, components[1] / _noise(components, noise))
 
 
 class PercentileTest:
@@ -136,23 +144,31 @@ class PercentileTest:
         self._density = max(float(near[0] - near[1]) / (2 * _NEAR), 1.0)
 
     def t(self, change: float) -> float:
-        return float(self._t(np.array([change]))[0])
+        return float(t_of(self._components(np.array([change])))[0])
 
-    def changes_at(self, ts: Floats) -> Floats:
+    def changes_at(self, ts: Floats, noise: int = NOISE_COMPONENTS) -> Floats:
         """Of several places at which t has a value, the one next to the estimate: t falls as the change grows, but that
         of a tail comes back from far out."""
-        changes, known = self._grid
-        none = changes.size // 2
-        falls = np.flatnonzero((known[:-1] > 0) & (known[1:] <= 0))
-        if not falls.size:
-            return np.full(ts.size, float(np.copysign(MOST_CHANGE, known[none])))
-        middle = int(falls[np.argmin(np.abs(falls + 0.5 - none))])
-        ends = np.array([_bracket(known, middle, t) for t in ts.tolist()])
-        inside = (ends >= 0) & (ends < changes.size - 1)
-        lows = changes[np.where(inside, ends, middle)]
-        highs = changes[np.where(inside, ends + 1, middle + 1)]
-        crossed = _crossings(self._t, lows, highs, ts, (_FINE, _CLOSE))
-        return np.where(inside, crossed, np.where(ends < 0, -MOST_CHANGE, MOST_CHANGE))
+        changes, components = self._around
+        known = t_of(components, noise)
+        lower = np.array([_lower_end(known, t) for t in ts.tolist()])
+        inside = (lower >= 0) & (lower < changes.size - 1)
+        lows, highs = changes[np.where(inside, lower, 0)], changes[np.where(inside, lower + 1, 1)]
+
+        def t_at(places: Floats) -> Floats:
+            return t_of(self._components(places), noise)
+
+        crossed = _crossings(t_at, lows, highs, ts, (_FINE, _CLOSE))
+        beyond = np.where(lower < 0, -np.inf, np.inf)
+        return np.where(ts == 0, self._estimate, np.where(inside, crossed, beyond))
+
+    def t_of_no_change(self, estimate: float) -> float:
+        """The largest t of the changes from none to the estimate: that of a tail is small for a change that is far from
+        the estimate, because all that is beyond the percentile is then at one end of the night."""
+        changes, components = self._around
+        between = (changes * np.sign(estimate) >= 0) & (np.abs(changes) <= abs(estimate))
+        largest = np.abs(t_of(components[:, between])).max(initial=0.0)
+        return max(abs(self.t(0.0)), float(largest))
 
     def level(self, change: float) -> float:
         return float(self._levels(np.array([change]))[0])
@@ -163,16 +179,33 @@ class PercentileTest:
         return above
 
     @cached_property
-    def _grid(self) -> tuple[Floats, Floats]:
-        """Changes from −MOST_CHANGE to MOST_CHANGE, and t at each."""
-        steps = np.minimum(np.cumsum(_STEPS), MOST_CHANGE)
-        changes = np.concatenate([-steps[::-1], [0.0], steps])
-        return changes, self._t(changes)
+    def _estimate(self) -> float:
+        """The change nearest to none at which t is 0."""
+        changes = np.concatenate([-_COARSE[::-1], [0.0], _COARSE])
+        known = t_of(self._components(changes))
+        falls = np.flatnonzero((known[:-1] > 0) & (known[1:] <= 0))
+        if not falls.size:
+            return float(np.copysign(MOST_CHANGE, known[_COARSE.size]))
+        first = falls[np.argmin(np.abs(falls + 0.5 - _COARSE.size))][None]
+        crossed = _crossings(
+            lambda places: t_of(self._components(places)),
+            changes[first],
+            changes[first + 1],
+            np.zeros(1),
+            (_FINE, _CLOSE),
+        )
+        return float(crossed[0])
 
-    def _t(self, changes: Floats) -> Floats:
+    @cached_property
+    def _around(self) -> tuple[Floats, Floats]:
+        """Changes around the estimate, and the components at each."""
+        changes = self._estimate + np.concatenate([-_STEPS[::-1], [0.0], _STEPS])
+        return changes, self._components(changes)
+
+    def _components(self, changes: Floats) -> Floats:
         above = self._above(self._levels(changes), changes)
         shares = above.sum(axis=1, keepdims=True) / self._totals.sum()
-        return t_of(_components(self._basis, (above - shares * self._totals).T))
+        return _components(self._basis, (above - shares * self._totals).T)
 
     def _levels(self, changes: Floats) -> Floats:
         reach = np.abs(changes) / 2  # nothing moves by more than this
@@ -231,9 +264,12 @@ class LinearTest:
         components[1] -= change * self._per_change
         return float(t_of(components))
 
-    def changes_at(self, ts: Floats) -> Floats:
-        changes: Floats = (self._components[1] - ts * _noise(self._components)) / self._per_change
+    def changes_at(self, ts: Floats, noise: int = NOISE_COMPONENTS) -> Floats:
+        changes: Floats = (self._components[1] - ts * _noise(self._components, noise)) / self._per_change
         return changes
+
+    def t_of_no_change(self, estimate: float) -> float:
+        return abs(self.t(0.0))
 
     def level(self, change: float) -> float:
         return self._level
@@ -267,13 +303,22 @@ def theil_sen(values: Floats, at: Floats) -> float:
 
 def change_of(test: DriftTest) -> Change:
     """The change over the night: where t is 0, and its intervals: where t is at its quantiles."""
-    from scipy.special import stdtr, stdtrit  # here, as in `loadgen.stats.quantile`
+    from scipy.special import stdtr  # here, as in `loadgen.stats.quantile`
 
-    wide, narrow = stdtrit(NOISE_COMPONENTS, np.array([0.975, 0.95])).tolist()
-    quantiles = np.array([0.0, wide, -wide, narrow, -narrow])
-    estimate, low, high, low90, high90 = test.changes_at(quantiles).tolist()
-    p = 2 * float(stdtr(NOISE_COMPONENTS, -abs(test.t(0.0))))
-    return Change(estimate, (low, high), (low90, high90), test.level(estimate), p)
+    usual, narrow = student_quantile(0.975, NOISE_COMPONENTS), student_quantile(0.95, NOISE_COMPONENTS)
+    wide = WIDENED * student_quantile(0.975, SLOWEST_COMPONENTS)
+    estimate, *ends = test.changes_at(np.array([0.0, usual, -usual, narrow, -narrow])).tolist()
+    low, high = test.changes_at(np.array([wide, -wide]), SLOWEST_COMPONENTS).tolist()
+    p = 2 * float(stdtr(NOISE_COMPONENTS, -test.t_of_no_change(estimate)))
+    low90, high90 = _reached(ends[2]), _reached(ends[3])
+    low = min(_reached(low if np.isfinite(low) else ends[0]), low90)
+    high = max(_reached(high if np.isfinite(high) else ends[1]), high90)
+    return Change(_reached(estimate), (low, high), (low90, high90), test.level(_reached(estimate)), p)
+
+
+def _reached(change: float) -> float:
+    """A change as it is told: one without an end ends somewhere."""
+    return change if np.isfinite(change) else float(np.copysign(MOST_CHANGE, change))
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
@@ -295,55 +340,6 @@ def floors_of(values: Floats, at: Floats, size: int) -> tuple[Floats, Floats]:
     return lowest, middle
 
 
-def warm_up_of(values: Floats) -> int:
-    """How many values at the start are warm-up: those that MSER-5 cuts off (`loadgen.stats.steady`), if they are larger
-    than the rest, and a step there fits clearly better than a straight line. Otherwise a series that grows would be cut
-    until little of its growth remains.
-
-    values: such that less is better, in order."""
-    cut = mser_cut(values)
-    if cut == 0 or median(values[:cut]) <= median(values[cut:]) or step_gain(values, cut) < STEP_IS_CLEAR:
-        return 0
-    return cut
-
-
-def step_gain(values: Floats, split: int) -> float:
-    """By how much a step before value `split` fits the ranks of a series better than a straight line does, as a
-    logarithm of likelihoods; below 0 if it fits worse. Values that resemble the one before count as fewer.
-
-    values: at least 3; split: 1 to values.size − 1."""
-    scores = rank_shares(values) - 0.5
-    n, at = scores.size, np.arange(scores.size) - (scores.size - 1) / 2
-    beside_line = float(scores @ scores) - float(at @ scores) ** 2 / float(at @ at)
-    rest = scores - np.where(np.arange(n) < split, scores[:split].mean(), scores[split:].mean())
-    beside_step = float(rest @ rest)
-    phi = max(0.0, float(rest[1:] @ rest[:-1]) / beside_step) if beside_step > 0 else 0.0
-    effective = n * (1 - phi) / (1 + phi)
-    return effective / 2 * float(np.log(max(beside_line, 1e-9) / max(beside_step, 1e-9)))
-
-
-def best_split(values: Floats) -> int:
-    """Where a step fits the ranks of a series best: the index of the new level's first value. At least 2 values."""
-    scores = rank_shares(values) - 0.5
-    splits = np.arange(1, scores.size)
-    sums = np.cumsum(scores)[:-1]
-    return int(splits[np.argmax(sums**2 / (splits * (scores.size - splits)))])
-
-
-def blocks_of(values: Floats) -> tuple[Floats, int]:
-    """The means of neighboring values, of as many that they hardly resemble the next ones, and how many those are: at
-    most a sixteenth of all. What resembles is measured beside the step that fits best."""
-    scores = rank_shares(values)
-    split = best_split(values)
-    rest = scores - np.where(np.arange(scores.size) < split, scores[:split].mean(), scores[split:].mean())
-    power = float(rest @ rest)
-    phi = min(max(0.0, float(rest[1:] @ rest[:-1]) / power), 0.99) if power > 0 else 0.0
-    size = int(min(max(1, values.size // 16), np.ceil((1 + phi) / (1 - phi))))
-    parts = values.size // size
-    means: Floats = values[: parts * size].reshape(parts, size).mean(axis=1)
-    return means, size
-
-
 def _along(at: Floats) -> Floats:
     """The times from −1/2 to 1/2."""
     begin, end = float(at.min()), float(at.max())
@@ -358,16 +354,17 @@ def _components(phi: Floats, scores: Floats) -> Floats:
     return np.where(np.abs(components) > rounding, components, 0.0)
 
 
-def _noise(components: Floats) -> Floats:
-    noise: Floats = np.sqrt(np.mean(components[2:] ** 2, axis=0))
-    return noise
+def _noise(components: Floats, noise: int) -> Floats:
+    size: Floats = np.sqrt(np.mean(components[2 : 2 + noise] ** 2, axis=0))
+    return size
 
 
-def _bracket(known: Floats, middle: int, t: float) -> int:
-    """Between which changes of a grid t is passed, starting where it passes 0: the index of the lower one; −1, or that
-    of the last one, if it is not. known: t at each change."""
-    if t >= 0:
-        above = np.flatnonzero(known[: middle + 1] >= t) if t > 0 else np.array([middle])
+def _lower_end(known: Floats, t: float) -> int:
+    """Between which two changes around an estimate t is passed: the index of the lower one; −1, or that of the last
+    one, if it is not. known: t at each change, of which the middle one is the estimate."""
+    middle = known.size // 2
+    if t > 0:
+        above = np.flatnonzero(known[:middle] >= t)
         return int(above[-1]) if above.size else -1
     below = np.flatnonzero(known[middle + 1 :] <= t)
     return middle + int(below[0]) if below.size else known.size - 1

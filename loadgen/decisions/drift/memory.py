@@ -1,13 +1,13 @@
 """The memory of the server over a night: by life of its process, and what leaks by hour, by request and by token."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
 from msgspec import Struct
 
-from loadgen.decisions.drift.series import Measure, TestedWindows, middles_of, of_ratios
+from loadgen.decisions.drift.series import Measure, middles_of, of_ratios
 from loadgen.stats.drift import FEWEST_WINDOWS, FLOORS, Change, Floats, change_of, floors_of, level_test, theil_sen
 from loadgen.stats.median import median
 from loadgen.stats.steady import mser_cut
@@ -45,10 +45,12 @@ class _Floors(Struct, frozen=True):
     """The windows from the first part to the last."""
 
 
-def memory_measure(tested: TestedWindows, matters: float, machine_bytes: int | None) -> Iterator[MemoryMeasure]:
-    """The memory of the longest life of the server's process; nothing if it is too short or not known. machine_bytes:
-    the memory of the machine that serves; None if that is another one, or not known."""
-    known = tuple(window for window in tested.lines if window.server_memory_bytes is not None)
+def memory_measure(lines: Sequence[WindowLine], matters: float, machine_bytes: int | None) -> Iterator[MemoryMeasure]:
+    """The memory of the longest life of the server's process; nothing if it is too short or not known.
+
+    lines: the windows that may be tested, from the first on, because memory has a warm-up of its own. machine_bytes: of
+    the machine that serves; None if that is another one, or not known."""
+    known = tuple(window for window in lines if window.server_memory_bytes is not None)
     if not known:
         return
     life, _ = max(Counter(window.server_life for window in known).items(), key=lambda item: (item[1], -item[0]))

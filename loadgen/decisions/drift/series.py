@@ -18,8 +18,8 @@ from loadgen.stats.drift import (
     change_of,
     level_test,
     share_test,
-    warm_up_of,
 )
+from loadgen.stats.steps import warm_up_of
 from loadgen.store.windows import WindowLine
 
 MOST_WINDOWS: Final = 1440

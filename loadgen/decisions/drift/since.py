@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 from loadgen.stats.change_points import split_range
-from loadgen.stats.drift import STEP_IS_CLEAR, Floats, best_split, blocks_of, step_gain
+from loadgen.stats.steps import STEP_IS_CLEAR, Floats, best_split, blocks_of, step_gain
 
 
 class Since(Struct, frozen=True):

@@ -66,7 +66,7 @@ def _test(night: Night, matters: float, machine_bytes: int | None) -> _Tested:
         return _Tested(night, windows, (), "few_windows")
     if sum(window.ok for window in fit) < FEWEST_ANSWERS:
         return _Tested(night, windows, (), "few_requests")
-    measures = (*measures_of(windows, matters), *memory_measure(windows, matters, machine_bytes))
+    measures = (*measures_of(windows, matters), *memory_measure(fit, matters, machine_bytes))
     ordered = sorted(measures, key=lambda measure: DRIFT_METRICS.index(measure.name))
     return _Tested(night, windows, tuple(ordered), None)
 
@@ -109,9 +109,9 @@ def word_of(measure: Measure, p_adjusted: float) -> DriftWord:
         is_large = measure.goes_on
     if p_adjusted <= FALSE_ALARMS and is_large:
         return "degrading" if movement.change * measure.worse > 0 else "improving"
-    most = STABLE_WITHIN * measure.matters
-    low, high = movement.ci90
-    return "stable" if -most < low and high < most else "not enough data"
+    most, (low, high) = STABLE_WITHIN * measure.matters, movement.ci90
+    may_be_none = movement.ci[0] <= 0 <= movement.ci[1] or abs(movement.change) < measure.matters
+    return "stable" if may_be_none and -most < low and high < most else "not enough data"
 
 
 def _metric(measure: Measure, p_adjusted: float, lines: tuple[WindowLine, ...]) -> DriftMetric:

@@ -13,25 +13,22 @@ from loadgen.stats.drift import (
     NOISE_COMPONENTS,
     PercentileTest,
     basis,
-    best_split,
-    blocks_of,
     change_of,
     floors_of,
     holm,
     level_test,
     share_test,
-    step_gain,
     t_of,
     theil_sen,
-    warm_up_of,
 )
 from loadgen.stats.histogram import buckets_of
+from loadgen.stats.steps import best_split, blocks_of, step_gain, warm_up_of
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
 WINDOWS = 120
 AT = np.arange(WINDOWS, dtype=np.float64)
-QUANTILE = float(stdtrit(NOISE_COMPONENTS, 0.975))
+QUANTILE = float(stdtrit(NOISE_COMPONENTS, 0.95))
 
 
 def counts_of(values: Ids, window: Ids, windows: int = WINDOWS) -> BucketCounts:
@@ -83,7 +80,7 @@ def test_the_change_of_a_percentile_is_about_the_true_one_and_its_interval_has_i
             values, window = latencies(seed, drift=0.3, per_window=100)
             change = change_of(PercentileTest(counts_of(values, window), AT, p))
             assert change.estimate == pytest.approx(0.3, abs=0.1)
-            assert change.ci[0] < change.ci90[0] < change.estimate < change.ci90[1] < change.ci[1]
+            assert change.ci[0] <= change.ci90[0] < change.estimate < change.ci90[1] <= change.ci[1]
             assert change.ci[0] < 0.3 < change.ci[1]
             assert change.p < 0.05
 
@@ -94,17 +91,38 @@ def test_the_ends_of_an_interval_are_where_the_statistic_is_at_its_quantiles() -
     for test in (PercentileTest(counts_of(values, window), AT, 50.0), level_test(rng.normal(size=WINDOWS), AT)):
         change = change_of(test)
         assert test.t(change.estimate) == pytest.approx(0.0, abs=0.01)
-        assert test.t(change.ci[0]) == pytest.approx(QUANTILE, abs=0.01)
-        assert test.t(change.ci[1]) == pytest.approx(-QUANTILE, abs=0.01)
+        assert test.t(change.ci90[0]) == pytest.approx(QUANTILE, abs=0.01)
+        assert test.t(change.ci90[1]) == pytest.approx(-QUANTILE, abs=0.01)
+
+
+def test_a_95_percent_interval_looks_at_the_slowest_wander_alone_and_never_is_within_the_90_percent_one() -> None:
+    phi, noise = basis(AT, np.ones(WINDOWS)), 0.001 * generator(3, "slow").normal(size=WINDOWS)
+    slow, fast = phi[:, 3] + noise, phi[:, 8] + noise
+    of_slow, of_fast = change_of(level_test(slow, AT)), change_of(level_test(fast, AT))
+    assert np.ptp(of_slow.ci) / np.ptp(of_slow.ci90) > 1.7
+    assert of_fast.ci[0] <= of_fast.ci90[0] < of_fast.ci90[1] <= of_fast.ci[1]
+    assert np.ptp(of_fast.ci) / np.ptp(of_fast.ci90) < 1.2
 
 
 def test_the_interval_of_a_tail_does_not_reach_to_where_its_statistic_comes_back() -> None:
     """Far out, all values above p99 are in the first window, which says little about a line."""
     values, window = latencies(1, per_window=100)
     test = PercentileTest(counts_of(values, window), AT, 99.0)
-    assert abs(test.t(2.9)) < QUANTILE
+    assert abs(test.t(2.9)) < float(stdtrit(NOISE_COMPONENTS, 0.975))
     low, high = change_of(test).ci
     assert -0.7 < low < 0 < high < 0.7
+
+
+def test_a_tail_that_moves_by_more_than_its_noise_is_a_sure_change() -> None:
+    """Without its change, all that is above p99 is in the last windows, which say little about a line."""
+    rng = generator(2, "tail")
+    window = np.repeat(np.arange(WINDOWS), 100)
+    values = (2e8 * np.exp(0.3 * AT / WINDOWS)[window] * (1 + 0.01 * rng.normal(size=window.size))).astype(np.int64)
+    test = PercentileTest(counts_of(values, window), AT, 99.0)
+    assert abs(test.t(0.0)) < 1.5
+    change = change_of(test)
+    assert change.estimate == pytest.approx(0.3, abs=0.02)
+    assert change.p < 0.05
 
 
 @pytest.mark.parametrize("p", [50.0, 95.0])
