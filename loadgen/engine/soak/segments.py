@@ -163,9 +163,15 @@ class SegmentLog:
             self._split()
             if self._is_full:
                 return
-        budget = format_bytes(self._settings.budget_bytes)
-        self._remove_oldest(lambda: self._room().left >= needed_bytes, f"the run folder may take {budget}", at_ns)
         room = self._room()
+        if room.left < needed_bytes:
+            # Room for a whole segment, so that there is not an event for each of them.
+            free_bytes = max(needed_bytes, self._most_bytes(room))
+            why = f"the run folder may take {format_bytes(self._settings.budget_bytes)}"
+            self._remove_oldest(lambda: self._room().left >= free_bytes, why)
+            room = self._room()
+            if room.left < needed_bytes:
+                self._end(why, at_ns)
         lease = min(LEASE_BYTES, self._settings.budget_bytes // PARTS_OF_LEASE, room.left)
         # At least this line: one that is larger than a segment has a segment of its own.
         self._limit_bytes = self._file.size + max(needed_bytes, min(self._most_bytes(room) - self._file.size, lease))
@@ -193,13 +199,18 @@ class SegmentLog:
         why = f"{format_bytes(space.free)} of the disk's {format_bytes(space.total)} are free"
         self._events.record("disk_low", why)
         most_left = len(self._closed.segments()) - fewest
-        self._remove_oldest(lambda: len(self._closed.segments()) <= most_left and not self._space().is_low, why, at_ns)
 
-    def _remove_oldest(self, is_enough: Callable[[], bool], why: str, at_ns: int) -> None:
-        """Remove the oldest closed segments until it is enough. If all of them are not, write no more records; the
-        first that is not written ended at `at_ns`."""
+        def is_enough() -> bool:
+            return len(self._closed.segments()) <= most_left and not self._space().is_low
+
+        self._remove_oldest(is_enough, why)
+        if not is_enough():
+            self._end(why, at_ns)
+
+    def _remove_oldest(self, is_enough: Callable[[], bool], why: str) -> None:
+        """Remove the oldest closed segments until it is enough, or until none is left."""
         segments, span, count = self._closed.segments(), Span(), 0
-        while not (enough := is_enough()) and count < len(segments):
+        while count < len(segments) and not is_enough():
             span.join(self._closed.remove(segments[count]))
             count += 1
         if count:
@@ -207,10 +218,12 @@ class SegmentLog:
             self._events.record(
                 "records_dropped", f"{self._in_words(span)}: {count} {files} of records removed, because {why}"
             )
-        if not enough:
-            self._is_full = True
-            first = self._windows.number_at(at_ns)
-            self._events.record("records_dropped", f"from window {first} on: no records written, because {why}")
+
+    def _end(self, why: str, at_ns: int) -> None:
+        """Write no more records. at_ns: when the first one ended that is not written."""
+        self._is_full = True
+        first = self._windows.number_at(at_ns)
+        self._events.record("records_dropped", f"from window {first} on: no records written, because {why}")
 
     def _write(self, line: bytes, at_ns: int) -> None:
         while not self._is_full:

@@ -13,6 +13,7 @@ from loadgen.clock import Clock, utc_now
 from loadgen.engine.background import Background
 from loadgen.engine.run import MakeManifest, OpenRun, StagePlay
 from loadgen.engine.soak.deadline import SoakDeadline
+from loadgen.engine.soak.hang_up import calling_on_hang_up
 from loadgen.engine.soak.segments import SegmentLog, SegmentSettings
 from loadgen.engine.stage import stage_start
 from loadgen.engine.stage_source import planned_sources
@@ -80,7 +81,8 @@ class SoakSession:
             yield (StageSpan(self, opened, play),)
 
         async with Background(self._look_after(opened.context.stop_signal)):
-            await opened.play(planned_sources(rest, progress), beside)
+            with calling_on_hang_up(self._split_log):
+                await opened.play(planned_sources(rest, progress), beside)
 
     async def _look_after(self, stop: StopSignal) -> None:
         """Look after the soak once a second, and at its deadlines; never ends by itself. stop: of the run."""
@@ -101,6 +103,10 @@ class SoakSession:
             self._stop.meet_rule()
         if self._log is not None:
             self._log.check()
+
+    def _split_log(self) -> None:
+        if self._log is not None:
+            self._log.split()
 
     def begin_stage(self, opened: OpenRun, play: StagePlay, start_ns: int) -> None:
         """The measured requests of a stage begin. start_ns: since the beginning of the run."""
