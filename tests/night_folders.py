@@ -155,7 +155,9 @@ def _stage(model: str, night: Night, noise: float, rng: np.random.Generator) -> 
     if model in night.skipped:
         return stage | {"status": "skipped", "reason": "no such file"}
     values = {
-        metric: usual * factor * night.factors.get(metric, night.factors.get("*", 1.0) if "_p" in metric[2:] else 1.0)
+        metric: usual
+        * factor
+        * night.factors.get(metric, night.factors.get("*", 1.0) if metric[-2:].isdigit() else 1.0)
         for (metric, usual), factor in zip(USUAL.items(), factors, strict=True)
     }
     metrics: dict[str, dict[str, Any]] = {}
@@ -188,3 +190,7 @@ def _stage(model: str, night: Night, noise: float, rng: np.random.Generator) -> 
         "server": {"rss_start_mib": 400.0, "rss_peak_mib": round(values["server_memory"], 4)},
         "validity": {"verdict": night.verdict, "reasons": [], "stamp_source": "kernel", "self": {}},
     }
+
+
+def _is_latency(metric: str) -> bool:
+    return metric[-2:].isdigit()

@@ -155,12 +155,12 @@ def _parsed(path: Path, manifest: bytes | OSError | None, summary: bytes | OSErr
     try:
         read = None if manifest is None else _MANIFESTS.decode(manifest)
         if read is not None:
-            moment_of(read.started_utc)
+            moment_of(read.started_utc).astimezone()
             if read.schema != SCHEMA:
                 return f"{path.name}: passed over, its schema is {read.schema!r}, not {SCHEMA!r}"
         name = SUMMARY
         summarized = _SUMMARIES.decode(summary)
-        moment_of(summarized.started_utc)
+        moment_of(summarized.started_utc).astimezone()
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, OverflowError) as error:
         return f"{path.name}: passed over, {name} is damaged ({error})"
     if summarized.schema != SUMMARY_SCHEMA:

@@ -12,6 +12,8 @@ from loadgen.analysis.summarize import summarize
 from loadgen.decisions.candidates.runs import read_runs
 from loadgen.decisions.capacity.search_request import CapacitySettings
 from loadgen.decisions.drift.files import make_soak_reports
+from loadgen.decisions.history.document import history_document
+from loadgen.decisions.history.read import HistoryRequest, read_answer
 from loadgen.decisions.select.decide import decide
 from loadgen.decisions.select.document import page_document
 from loadgen.decisions.select.policy import policy_of
@@ -19,6 +21,7 @@ from loadgen.report.document import make_document, report_data
 from loadgen.report.html import html
 from loadgen.store.run_folder import Run
 from tests import report_runs as runs
+from tests.night_folders import QUIET, Night, write_nights
 from tests.selected_runs import SelectedModel, write_run
 from tests.soak_folder import INTERRUPTED, INTERRUPTIONS, write_soak
 from tests.unit.decisions.capacity.test_play import SLO, search
@@ -116,6 +119,17 @@ def test_the_pictures_of_a_soak_are_drawn_and_the_console_is_silent(tmp_path: Pa
     drawn, said = browse((soak.folder / "report.html").read_text(encoding="utf-8"), tmp_path)
     assert said == []
     assert {"chart-ttft-p50-0", "chart-heat-0", "chart-memory-0", "chart-own-memory-0"} <= set(drawn.svgs)
+    assert all(drawn.svgs.values()), drawn.svgs
+
+
+def test_the_pictures_of_a_history_are_drawn_and_the_console_is_silent(tmp_path: Path) -> None:
+    slow = Night(factors={"*": 1.3}, server="b2")
+    other = Night(machine="00000001", level="c4", verdict="invalid")
+    write_nights(tmp_path / "x", [*[QUIET] * 12, *[slow] * 6, None, *[other] * 3])
+    read = read_answer("x", HistoryRequest(machine="all"), tmp_path)
+    drawn, said = browse(html(history_document(read.answer, read.notes, lambda night: night.run_id)).decode(), tmp_path)
+    assert said == []
+    assert list(drawn.svgs) == [f"chart-history-{number}" for number in range(8)]
     assert all(drawn.svgs.values()), drawn.svgs
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from loadgen.errors import InputError
 from loadgen.store import files
@@ -99,6 +101,30 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     (folder / night_id(0, QUIET) / "summary.json").chmod(0)
     history = read_history(folder)
     assert len(history.nights) == 1 and "cannot be read" in history.notes[0]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_whatever_a_file_says_the_other_nights_are_read(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """A place in one of the files has another value, or is gone."""
+    folder = folder_of(tmp_path_factory.mktemp("nights"), QUIET, QUIET)
+    path = folder / night_id(0) / data.draw(st.sampled_from(["manifest.json", "summary.json"]))
+    document = json.loads(path.read_bytes())
+    holder: Any = document
+    while True:
+        keys = sorted(holder) if isinstance(holder, dict) else list(range(len(holder)))
+        key = data.draw(st.sampled_from(keys))
+        if not isinstance(holder[key], dict | list) or not holder[key] or data.draw(st.booleans()):
+            break
+        holder = holder[key]
+    holder[key] = data.draw(
+        st.sampled_from([None, True, -1, 1e308, 10**30, "", "0001-01-01T00:00:00", [], [1, 2], {}, {"a": {}}])
+    )
+    path.write_bytes(json.dumps(document).encode())
+    ids = [night.run_id for night in read_history(folder).nights]
+    assert night_id(1) in ids
 
 
 def test_a_file_in_place_of_a_folder_of_a_night_is_no_error(tmp_path: Path) -> None:
