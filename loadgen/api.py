@@ -20,8 +20,8 @@ from loadgen.plan.plan import Plan, make_plan
 from loadgen.plan.prompts import LoadedPrompts, read_prompts
 from loadgen.plan.soak import SoakPlan, soak_of, soak_stages
 from loadgen.record import StageKey
-from loadgen.scenario import Closed, PromptFiles, Ramp, Scenario, Trace
-from loadgen.scenario.file import LoadedScenario, is_file, is_pipe_name, read_text
+from loadgen.scenario import Closed, Ramp, Scenario, Trace
+from loadgen.scenario.file import LoadedScenario, is_file, read_text
 from loadgen.store import run_folder
 from loadgen.store.calibration import stored
 from loadgen.store.manifest import Placement
@@ -35,11 +35,13 @@ if TYPE_CHECKING:
     from loadgen.decisions.capacity.search_comparison import SearchComparison
     from loadgen.decisions.capacity.search_request import CapacitySettings
     from loadgen.decisions.compare.comparison import CompareSettings, Comparison
+    from loadgen.decisions.drift.files import Soak
     from loadgen.decisions.history.read import HistoryRequest
     from loadgen.decisions.history.verdict import HistoryAnswer
     from loadgen.decisions.select.selection import Selection
     from loadgen.decisions.versus.play import PlayedBlocks
     from loadgen.engine.soak.resume import Unfinished
+    from loadgen.engine.soak.session import SoakMachine
     from loadgen.scenario import SelectTable
 
 RESULTS = Path("results")
@@ -311,27 +313,19 @@ def soak_plan_of(planned: SoakPlan) -> Plan:
 
 
 def soak_to_resume(path: Path) -> tuple["Unfinished", SoakPlan, Plan]:
-    """The unfinished soak at a path, what it plays, and its plan: all that `play_soak` needs to go on with it.
-
-    Reads its prompts. Raises InputError if there is no such soak, if a living process plays it, or if its prompts have
-    changed.
-    """
-    from loadgen.engine.soak.resume import check_prompts, unfinished_at
+    """The unfinished soak at a path, what it plays, and its plan: all that `soak` needs to go on with it. Raises
+    InputError if there is none, if a living process plays it, or if its prompts have changed."""
+    from loadgen.engine.soak.resume import check_prompts, scenario_of, unfinished_at
 
     unfinished = unfinished_at(path)
-    scenario, folder = unfinished.manifest.scenario, unfinished.soak.scenario_folder
-    if isinstance(scenario.prompts, PromptFiles) and is_pipe_name(scenario.prompts.files):
-        why = f"its prompts came from a pipe ({scenario.prompts.files}), which cannot be read again"
-        raise InputError(f"--resume {path}: {why}; begin a new soak, with a file of prompts")
-    loaded = LoadedScenario(scenario, None, Path(folder), str(unfinished.folder / run_folder.MANIFEST))
-    planned = soak_of(loaded, unfinished.soak.give_up_s)
+    planned = soak_of(scenario_of(unfinished), unfinished.soak.give_up_s)
     plan = soak_plan_of(planned)
     check_prompts(unfinished, plan)
     return unfinished, planned, plan
 
 
-async def play_soak(
-    planned: SoakPlan,
+async def soak(
+    planned: "LoadedScenario | SoakPlan",
     *,
     plan: Plan | None = None,
     unfinished: "Unfinished | None" = None,
@@ -340,18 +334,22 @@ async def play_soak(
     progress: Progress | None = None,
     stop: StopSignal | None = None,
     sinks: Sequence[Sink] = (),
-    clock: Clock = SYSTEM_CLOCK,
+    machine: "SoakMachine | None" = None,
     client: Client | None = None,
-) -> Path:
-    """Play a soak and return its run folder, which has no reports yet.
+) -> "Soak":
+    """Play one level of a scenario for hours. Return the verdict and its run folder, which has all reports.
 
-    planned: of `loadgen.plan.soak.soak_of`. plan: of `soak_plan_of`, if the prompts were read already. unfinished: the
-    soak to go on with, of `soak_to_resume`. The other arguments are those of `run`.
+    planned: a scenario whose table `[soak]` says for how long, or what `loadgen.plan.soak.soak_of` makes of it. plan:
+    of `soak_plan_of`, if the prompts were read already. unfinished: the soak to go on with, of `soak_to_resume`.
+    machine: None: the one that we are on. The other arguments are those of `run`.
     """
-    from loadgen.engine.soak import play  # so that a run does not wait for it
+    # Imported here, so that a run does not wait for it.
+    from loadgen.decisions.drift.files import make_soak_reports
+    from loadgen.engine.soak.play import play_soak
 
+    planned = soak_of(planned) if isinstance(planned, LoadedScenario) else planned
     plan = soak_plan_of(planned) if plan is None else plan
-    return await play.play_soak(
+    folder = await play_soak(
         plan,
         planned.settings,
         results,
@@ -361,9 +359,10 @@ async def play_soak(
         progress=progress,
         stop=stop,
         sinks=sinks,
-        clock=clock,
+        machine=machine,
         client=client,
     )
+    return make_soak_reports(folder)
 
 
 def select(

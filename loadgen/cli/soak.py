@@ -176,7 +176,8 @@ def soak(
 class PlayedSoak(Struct, frozen=True):
     """A soak that was played, and how playing ended."""
 
-    folder: Path
+    soaked: "Soak | None"
+    """None if the run folder can no longer be read."""
     interrupted: bool
     """Whether the user asked to stop."""
     failure: FolderError | None = None
@@ -213,7 +214,7 @@ async def _play(run: SoakRun, workers: Workers, out: Path, output: Output) -> Pl
     stop = StopSignal()
     with progress_on_terminal(output) as progress, interruptible(stop, output, (signal.SIGTERM,)):
         try:
-            folder = await api.play_soak(
+            soaked = await api.soak(
                 run.planned,
                 plan=run.plan,
                 unfinished=run.unfinished,
@@ -223,23 +224,27 @@ async def _play(run: SoakRun, workers: Workers, out: Path, output: Output) -> Pl
                 stop=stop,
             )
         except FolderError as error:
-            return PlayedSoak(error.folder, stop.requested, error)
-    return PlayedSoak(folder, stop.requested)
+            from loadgen.decisions.drift.files import make_soak_reports
+
+            with contextlib.suppress(InputError):  # where nothing is left to read
+                return PlayedSoak(make_soak_reports(error.folder), stop.requested, error)
+            return PlayedSoak(None, stop.requested, error)
+    return PlayedSoak(soaked, stop.requested)
 
 
 def _report(played: PlayedSoak, fails_on: FailOn, allowed_outages: int, output: Output) -> ExitCode:
-    """Make and print the reports of what was played; returns the exit code. Raises the failure that ended it."""
+    """Print the report of what was played; returns the exit code. Raises the failure that ended it."""
     from loadgen.cli.report import print_soak
     from loadgen.cli.run import exit_code
-    from loadgen.decisions.drift.files import make_soak_reports
 
-    with contextlib.suppress(InputError) if played.failure else contextlib.nullcontext():
-        soaked = make_soak_reports(played.folder)
+    soaked = played.soaked
+    if soaked is not None:
         if output == "json":
             show_json(summary_data(soaked.summary))
         print_soak(soaked, output)
     if played.failure is not None:
         raise played.failure
+    assert soaked is not None
     if played.interrupted:
         return ExitCode.INTERRUPTED
     lines = soak_failures(soaked, fails_on, allowed_outages)

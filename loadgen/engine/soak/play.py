@@ -4,19 +4,19 @@ The records go to disk and to the sinks as they end; nothing reads the run back 
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
 
-from loadgen.clock import SYSTEM_CLOCK, Clock, utc_now
+from loadgen.clock import SYSTEM_BOOT_CLOCK, SYSTEM_CLOCK, Clock, utc_now
 from loadgen.engine.manifest_writer import ManifestWriter, first_manifest
 from loadgen.engine.run import opened_run, prepare_workers
 from loadgen.engine.soak.in_flight import IN_FLIGHT, InFlightLog, remove_in_flight
 from loadgen.engine.soak.lock import held_lock
 from loadgen.engine.soak.resume import Unfinished, recover, rest_of
-from loadgen.engine.soak.session import Beginning, SoakSession
+from loadgen.engine.soak.session import Beginning, SoakMachine, SoakSession
 from loadgen.engine.stop import StopSignal
 from loadgen.live.progress import Progress, Silence
 from loadgen.live.sink import Sink
@@ -41,18 +41,18 @@ async def play_soak(
     progress: Progress | None = None,
     stop: StopSignal | None = None,
     sinks: Sequence[Sink] = (),
-    clock: Clock = SYSTEM_CLOCK,
+    machine: SoakMachine | None = None,
     client: Client | None = None,
-    boot_ns: Callable[[], int] | None = None,
 ) -> Path:
     """Play a soak and return its run folder, which has no reports yet.
 
     plan: as `loadgen.plan.soak.soak_stages` makes it. scenario_folder: what paths in the scenario are relative to; an
-    absolute path. unfinished: the soak to go on with, of the same plan and settings. boot_ns: reads a clock that also
-    counts a suspended machine. The other arguments, and the errors, are those of `loadgen.engine.run.play_plan`.
+    absolute path. unfinished: the soak to go on with, of the same plan and settings. machine: None: the one that we are
+    on. The other arguments, and the errors, are those of `loadgen.engine.run.play_plan`.
     """
     progress, stop = progress or Silence(), stop or StopSignal()
-    workers = prepare_workers(plan, workers)
+    machine = machine or SoakMachine(SYSTEM_CLOCK, SYSTEM_BOOT_CLOCK)
+    clock, workers = machine.clock, prepare_workers(plan, workers)
     started = utc_now()
     if unfinished is None:
         folder = run_folder.create(results, plan.scenario.name, started, digest(plan)[:8])
@@ -71,7 +71,7 @@ async def play_soak(
             ManifestWriter(folder, beginning.make_manifest("user")).end("complete")
             return folder
         events = EventLog(folder, clock, beginning.epoch_ns)
-        session = SoakSession(settings, beginning, clock, events, boot_ns or clock.now_ns)
+        session = SoakSession(settings, beginning, machine, events)
         in_flight = stack.enter_context(contextlib.closing(InFlightLog(folder / IN_FLIGHT)))
         opened = await stack.enter_async_context(
             opened_run(
@@ -86,6 +86,8 @@ async def play_soak(
                 client=client or Client(),
                 epoch_ns=beginning.epoch_ns,
                 make_log=session.open_log if workers == 1 else None,
+                when_gone="wait",
+                heartbeat=session.heartbeat,
             )
         )
         await session.play(opened, progress)

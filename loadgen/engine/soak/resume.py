@@ -22,7 +22,8 @@ from loadgen.plan.plan import Plan, Stage
 from loadgen.plan.soak import stage_from
 from loadgen.plan.workload import workload_of
 from loadgen.record import BegunRequest, Record
-from loadgen.scenario import Retries
+from loadgen.scenario import PromptFiles, Retries
+from loadgen.scenario.file import LoadedScenario, is_pipe_name
 from loadgen.store import run_folder
 from loadgen.store.manifest import Manifest, SoakFacts, SoakStage
 from loadgen.store.run_folder import REQUESTS, Log
@@ -70,6 +71,15 @@ def unfinished_at(path: Path) -> Unfinished:
         raise InputError(f"--resume {path}: this soak is complete; `loadgen report {folder}` makes its reports again")
     check_lock(folder)
     return Unfinished(folder, manifest, manifest.soak)
+
+
+def scenario_of(unfinished: Unfinished) -> LoadedScenario:
+    """The scenario of an unfinished soak. Raises InputError if its prompts cannot be read again."""
+    scenario, manifest = unfinished.manifest.scenario, unfinished.folder / run_folder.MANIFEST
+    if isinstance(scenario.prompts, PromptFiles) and is_pipe_name(scenario.prompts.files):
+        why = f"its prompts came from a pipe ({scenario.prompts.files}), which cannot be read again"
+        raise InputError(f"--resume {unfinished.folder}: {why}; begin a new soak, with a file of prompts")
+    return LoadedScenario(scenario, None, Path(unfinished.soak.scenario_folder), str(manifest))
 
 
 def check_prompts(unfinished: Unfinished, plan: Plan) -> None:

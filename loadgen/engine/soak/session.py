@@ -9,11 +9,13 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from loadgen.clock import Clock, utc_now
+from loadgen.clock import BootClock, Clock, utc_now, wall_ns
 from loadgen.engine.background import Background
 from loadgen.engine.run import MakeManifest, OpenRun, StagePlay
 from loadgen.engine.soak.deadline import SoakDeadline
 from loadgen.engine.soak.hang_up import calling_on_hang_up
+from loadgen.engine.soak.heartbeat import Heartbeat, beating
+from loadgen.engine.soak.outage import SUPPORT, OutageRules, OutageWatch, ServerSupport, keeping
 from loadgen.engine.soak.segments import SegmentLog, SegmentSettings
 from loadgen.engine.stage import stage_start
 from loadgen.engine.stage_source import planned_sources
@@ -43,22 +45,26 @@ class Beginning(Struct, frozen=True):
     """How much time is left for all of them; None: all of it."""
 
 
+class SoakMachine(Struct, frozen=True):
+    """The clocks and the servers of a soak, for tests to replace."""
+
+    clock: Clock
+    boot: BootClock
+    """Also counts the time in which the machine was suspended."""
+    wall_ns: Callable[[], int] = wall_ns
+    servers: ServerSupport = SUPPORT
+
+
 class SoakSession:
     """Plays the stages of a soak: `open_log`, then `play`."""
 
-    def __init__(
-        self,
-        settings: SoakSettings,
-        beginning: Beginning,
-        clock: Clock,
-        events: EventLog,
-        boot_ns: Callable[[], int],
-    ) -> None:
+    def __init__(self, settings: SoakSettings, beginning: Beginning, machine: SoakMachine, events: EventLog) -> None:
+        self.heartbeat = Heartbeat(machine.clock, machine.boot, wall=machine.wall_ns)
         self._settings = settings
         self._stages = beginning.stages
-        self._clock = clock
+        self._machine = machine
         self._events = events
-        self._deadline = SoakDeadline(boot_ns, round(settings.duration_s * 1e9))
+        self._deadline = SoakDeadline(machine.boot.now_ns, round(settings.duration_s * 1e9))
         if beginning.left_ns is not None:
             self._deadline.resume(beginning.left_ns)
         self._log: SegmentLog | None = None
@@ -68,29 +74,38 @@ class SoakSession:
     def open_log(self, folder: Path) -> SegmentLog:
         """Open the log of the records."""
         settings = SegmentSettings(budget_bytes=self._settings.disk_bytes)
-        log = SegmentLog(folder / REQUESTS, settings, self._events, self._clock)
-        self._log = log
-        return log
+        self._log = SegmentLog(folder / REQUESTS, settings, self._events, self._machine.clock)
+        return self._log
 
     async def play(self, opened: OpenRun, progress: Progress) -> None:
         """Play the stages that are still to be played."""
-        rest = msgspec.structs.replace(opened.context.plan, stages=self._stages)
+        context = opened.context
+        rest = msgspec.structs.replace(context.plan, stages=self._stages)
+        rules = OutageRules(give_up_ns=round(self._settings.give_up_s * 1e9))
 
         @contextlib.asynccontextmanager
         async def beside(play: StagePlay) -> AsyncIterator[tuple[Sink, ...]]:
-            yield (StageSpan(self, opened, play),)
+            servers = self._machine.servers
+            watch = OutageWatch(context, play.ready, play.stop, self._events, play.restart, rules, servers)
+            async with keeping(watch, context):
+                yield (StageSpan(self, opened, play), watch)
 
-        async with Background(self._look_after(opened.context.stop_signal)):
+        async with beating(self.heartbeat, self._events), Background(self._look_after(context.stop_signal)):
             with calling_on_hang_up(self._split_log):
                 await opened.play(planned_sources(rest, progress), beside)
 
+    def _split_log(self) -> None:
+        if self._log is not None:
+            self._log.split()
+
     async def _look_after(self, stop: StopSignal) -> None:
         """Look after the soak once a second, and at its deadlines; never ends by itself. stop: of the run."""
+        clock = self._machine.clock
         try:
             while True:
                 left_ns = self._deadline.left_ns
                 wait_ns = LOOK_NS if left_ns is None or left_ns <= 0 else min(LOOK_NS, left_ns)
-                await self._clock.sleep_until_ns(self._clock.now_ns() + wait_ns)
+                await clock.sleep_until_ns(clock.now_ns() + wait_ns)
                 self._look()
         except Exception:
             # Whoever waits for the soak hears of it when the soak has ended, so it must end.
@@ -103,10 +118,7 @@ class SoakSession:
             self._stop.meet_rule()
         if self._log is not None:
             self._log.check()
-
-    def _split_log(self) -> None:
-        if self._log is not None:
-            self._log.split()
+        self._events.write_rest()
 
     def begin_stage(self, opened: OpenRun, play: StagePlay, start_ns: int) -> None:
         """The measured requests of a stage begin. start_ns: since the beginning of the run."""

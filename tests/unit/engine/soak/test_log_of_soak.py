@@ -17,9 +17,9 @@ from loadgen.store.events import read_events
 from loadgen.store.run_folder import REQUESTS, read
 from loadgen.telemetry import observer
 from tests.soak_log import MIB, bytes_in, compress_segment
-from tests.unit.engine.soak.test_play import SECOND, soak_plan
+from tests.unit.engine.soak.test_play import SECOND, soak_plan, virtual_machine
 from tests.virtual import run
-from tests.virtual_client import CLOCK, Answer, ScriptedClient, stream
+from tests.virtual_client import Answer, ScriptedClient, stream
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def play(
 
     planned, plan = soak_plan(tmp_path, Closed(), duration_s=duration_s, keep_text=True)
     settings = msgspec.structs.replace(planned.settings, disk_bytes=disk_bytes)
-    return run(play_soak(plan, settings, tmp_path, clock=CLOCK, client=ScriptedClient(answer)))
+    return run(play_soak(plan, settings, tmp_path, machine=virtual_machine(), client=ScriptedClient(answer)))
 
 
 def measured_in(folder: Path) -> list[int]:

@@ -1,6 +1,8 @@
 """A soak in virtual time: how long its stages are, and what its manifest says."""
 
-from collections.abc import Callable
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,17 +13,21 @@ import pytest
 from loadgen import api
 from loadgen.engine.soak.in_flight import IN_FLIGHT, Begun, read_in_flight
 from loadgen.engine.soak.lock import LOCK, Holder, held_lock
+from loadgen.engine.soak.outage import SUPPORT
 from loadgen.engine.soak.play import play_soak
+from loadgen.engine.soak.session import SoakMachine
 from loadgen.engine.stop import StopSignal
 from loadgen.errors import InputError
 from loadgen.plan.plan import Plan
 from loadgen.plan.soak import SoakPlan, soak_of
 from loadgen.scenario import Closed, Constant, Load, Model, Scenario, SoakTable
 from loadgen.scenario.file import LoadedScenario
+from loadgen.store.events import read_events
 from loadgen.store.run_folder import Run, read
+from loadgen.targets.served import Served
 from loadgen.telemetry import observer
-from tests.virtual import run
-from tests.virtual_client import CLOCK, MS, Answer, ScriptedClient, stream
+from tests.virtual import START_NS, VirtualBootClock, run
+from tests.virtual_client import CLOCK, MS, Answer, ScriptedClient, no_connection, stream
 
 SECOND = 1_000 * MS
 HOUR = 3_600 * SECOND
@@ -47,16 +53,27 @@ def answer(_: dict[str, Any], __: int) -> Answer:
     return stream("One", " two", gap_ns=2 * SECOND)
 
 
+def virtual_machine(
+    boot: VirtualBootClock | None = None, answers: Callable[[Served], Awaitable[bool]] | None = None
+) -> SoakMachine:
+    boot = boot or VirtualBootClock()
+    servers = SUPPORT if answers is None else msgspec.structs.replace(SUPPORT, answers=answers)
+    return SoakMachine(CLOCK, boot, boot.wall_ns, servers)
+
+
 def play(
     folder: Path,
     planned: SoakPlan,
     plan: Plan,
-    boot_ns: Callable[[], int] | None = None,
+    boot: VirtualBootClock | None = None,
     stop: StopSignal | None = None,
     client: ScriptedClient | None = None,
+    answers: Callable[[Served], Awaitable[bool]] | None = None,
 ) -> Run:
     client = client or ScriptedClient(answer)
-    folder = run(play_soak(plan, planned.settings, folder, clock=CLOCK, client=client, boot_ns=boot_ns, stop=stop))
+    folder = run(
+        play_soak(plan, planned.settings, folder, machine=virtual_machine(boot, answers), client=client, stop=stop)
+    )
     return read(folder)
 
 
@@ -98,34 +115,64 @@ def test_models_that_take_turns_share_one_stage(tmp_path: Path) -> None:
     assert [stage.models for stage in played.manifest.soak.stages] == [("m0", "m1")]
 
 
-def test_a_clock_that_counts_a_suspended_machine_ends_the_soak_earlier(tmp_path: Path) -> None:
-    # While the machine is suspended, the run's clock stands still: afterwards the other one is half an hour ahead.
-    def boot_ns() -> int:
-        now_ns = CLOCK.now_ns()
-        return now_ns + (HOUR // 2 if now_ns > begun_ns[0] + HOUR // 4 else 0)
+def test_a_suspended_machine_ends_the_soak_when_it_was_to_end_and_what_was_in_flight_is_cancelled(
+    tmp_path: Path,
+) -> None:
+    boot = VirtualBootClock()
 
-    begun_ns: list[int] = []
-
-    def first_answer(body: dict[str, Any], count: int) -> Answer:
-        begun_ns.append(CLOCK.now_ns())
+    def suspending(body: dict[str, Any], count: int) -> Answer:
+        if count == 300:
+            asyncio.get_running_loop().call_later(1.0, boot.suspend, HOUR // 2)
         return answer(body, count)
 
-    played = play(tmp_path, *soak_plan(tmp_path, Closed()), boot_ns=boot_ns, client=ScriptedClient(first_answer))
+    played = play(tmp_path, *soak_plan(tmp_path, Closed()), boot=boot, client=ScriptedClient(suspending))
     measured = [record for record in played.records if record.phase == "measured"]
     assert played.manifest.state == "complete"
     assert HOUR // 2 - 10 * SECOND < measured[-1].intended_ns - measured[0].intended_ns <= HOUR // 2
+    (event,) = read_events(played.folder)
+    assert event.kind == "suspended"
+    assert event.for_s == pytest.approx(1_800.0, abs=5)
+    assert [record.detail for record in measured if record.outcome != "ok"] == ["the machine was suspended"]
 
 
-def test_the_schedule_of_an_open_loop_ends_at_the_deadline_and_nothing_counts_as_missing(tmp_path: Path) -> None:
-    def boot_ns() -> int:
-        return 2 * CLOCK.now_ns()
+def test_the_requests_of_an_open_loop_that_come_due_in_a_gap_are_cancelled_and_none_is_missing(tmp_path: Path) -> None:
+    boot = VirtualBootClock()
+
+    def suspending(body: dict[str, Any], count: int) -> Answer:
+        if count == 100:
+            asyncio.get_running_loop().call_later(1.0, boot.suspend, HOUR // 2)
+        return answer(body, count)
 
     planned, plan = soak_plan(tmp_path, Constant(rates_per_s=(0.1,)))
-    played = play(tmp_path, planned, plan, boot_ns=boot_ns)
+    played = play(tmp_path, planned, plan, boot=boot, client=ScriptedClient(suspending))
+    measured = [record for record in played.records if record.phase == "measured"]
     assert plan.stages[0].count == 360
     assert plan.stages[0].planned_of(0) is None
-    assert sum(record.phase == "measured" for record in played.records) in (180, 181)
+    assert sorted(record.index for record in measured) == list(range(360))
+    assert 180 <= sum(record.outcome == "cancelled" for record in measured) <= 181
     assert played.manifest.state == "complete"
+
+
+def test_a_server_that_is_gone_for_minutes_is_waited_for(tmp_path: Path) -> None:
+    def gone(body: dict[str, Any], count: int) -> Answer:
+        return (
+            no_connection()
+            if START_NS + 600 * SECOND < CLOCK.now_ns() < START_NS + 900 * SECOND
+            else answer(body, count)
+        )
+
+    async def answers(_: object) -> bool:
+        return CLOCK.now_ns() >= START_NS + 900 * SECOND
+
+    played = play(tmp_path, *soak_plan(tmp_path, Closed()), client=ScriptedClient(gone), answers=answers)
+    events = read_events(played.folder)
+    assert [event.kind for event in events] == ["server_gone", "server_back"]
+    assert events[1].for_s == pytest.approx(300, abs=35)
+    assert played.manifest.state == "complete"
+    outcomes = Counter(record.outcome for record in played.records)
+    assert set(outcomes) == {"ok", "connect_error"}
+    assert outcomes["connect_error"] == 1  # everybody else waits for the one probe
+    assert outcomes["ok"] > 800
 
 
 def test_a_stop_ends_an_open_loop_without_a_record_of_each_request_that_never_came_due(tmp_path: Path) -> None:

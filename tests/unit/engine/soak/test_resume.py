@@ -31,6 +31,7 @@ from loadgen.store import files, run_folder
 from loadgen.store.events import read_events
 from loadgen.store.run_folder import Log, Run, read, read_manifest
 from loadgen.telemetry import observer
+from tests.unit.engine.soak.test_play import virtual_machine
 from tests.virtual import START_NS, run
 from tests.virtual_client import CLOCK, MS, Answer, ScriptedClient, refuse, stream
 
@@ -126,7 +127,9 @@ def play_and_die(
         patch.setattr(OpenFile, "append", writing(OpenFile.append))
         patch.setattr(files, "write_json", writing(files.write_json))
         plan = api.soak_plan_of(planned)
-        played = run(play_soak(plan, planned.settings, folder / "played", clock=CLOCK, client=client, stop=stop))
+        played = run(
+            play_soak(plan, planned.settings, folder / "played", machine=virtual_machine(), client=client, stop=stop)
+        )
     return read(played), deaths
 
 
@@ -135,7 +138,9 @@ def resume(folder: Path, script: Callable[[dict[str, Any], int], Answer] = answe
     (folder / LOCK).write_bytes(msgspec.json.encode(Holder(1 << 22, 1.0)))
     unfinished, planned, plan = api.soak_to_resume(folder)
     client = ScriptedClient(script)
-    going_on = play_soak(plan, planned.settings, folder, unfinished=unfinished, clock=CLOCK, client=client)
+    going_on = play_soak(
+        plan, planned.settings, folder, unfinished=unfinished, machine=virtual_machine(), client=client
+    )
     assert run(going_on) == folder
     return read(folder), client
 
