@@ -284,3 +284,26 @@ class StageFacts(Struct, frozen=True, kw_only=True):
     def keys(self) -> tuple[StageKey, ...]:
         """The keys of the stages that were played together: one for each model."""
         return tuple(StageKey(*pair, self.level) for pair in zip(self.targets, self.models, strict=True))
+
+
+class ProcessFacts(Struct, frozen=True, kw_only=True):
+    """Our measurements of one of our processes during a window of a soak. Lags: as in `StageFacts`."""
+
+    cpu_share: float
+    """Of one core."""
+    ticks: int
+    """How often the event loop's lag was measured."""
+    loop_lags_ns: tuple[int, ...] = ()
+    """The lag at each of LAG_PERCENTILES; empty if it was not measured."""
+    stamped_reads: int = 0
+    stamp_lags_ns: tuple[int, ...] = ()
+    """User stamp minus kernel stamp at each of LAG_PERCENTILES; empty where none was taken."""
+    clock_steps: int = 0
+    """How often the wall clock was stepped."""
+    clock_step_max_ns: int | None = None
+    """The largest step since the stage began."""
+    collector_ns: int = 0
+    """How long the garbage collection before the window took."""
+    rss_bytes: int | None = None
+    """At the end of the window."""
+    timer_slack_ns: int = 1_500_000

@@ -246,6 +246,12 @@ def in_flight_recorded(records: Sequence[Record], window: Window) -> float:
     return busy / max(1, window.end_ns - window.start_ns)
 
 
+def slip_ns(record: Record) -> int:
+    """How late we dispatched a request, without the time that the in-flight limit took; 0 if it was not late or not
+    dispatched."""
+    return 0 if record.dispatched_ns is None else max(0, record.dispatched_ns - record.intended_ns - record.held_ns)
+
+
 def slips(records: Sequence[Record]) -> Ns:
     """How late we dispatched each request, in ascending order. The time that the in-flight limit took does not
     count."""

@@ -29,10 +29,6 @@ def slip_effect(stage: StageData) -> Effect | None:
     return max(_late_latencies(stage), default=None)
 
 
-def _slip_ns(record: Record) -> int:
-    return 0 if record.dispatched_ns is None else max(0, record.dispatched_ns - record.intended_ns - record.held_ns)
-
-
 def _lost_rate(stage: StageData) -> Effect | None:
     """How much throughput a closed loop lost: the share of its users' time in the window in which they waited for us
     before they asked. None if there are too few requests for a median, or if no throughput is shown."""
@@ -40,9 +36,9 @@ def _lost_rate(stage: StageData) -> Effect | None:
     window, users = stage.steady_window, stage.planned.load.concurrency
     if len(sent) < floor_of(50.0) or window is None or not users:
         return None
-    waits_ns = [_inside(window, (r.dispatched_ns or 0) - _slip_ns(r), r.dispatched_ns or 0) for r in sent]
+    waits_ns = [_inside(window, (r.dispatched_ns or 0) - metrics.slip_ns(r), r.dispatched_ns or 0) for r in sent]
     share = sum(waits_ns) / (users * max(1, window.end_ns - window.start_ns))
-    return Effect(round(share, 4), THROUGHPUT, _in_ms(sum(map(_slip_ns, sent)) / len(sent)))
+    return Effect(round(share, 4), THROUGHPUT, _in_ms(sum(map(metrics.slip_ns, sent)) / len(sent)))
 
 
 def _inside(window: Window, start_ns: int, end_ns: int) -> int:
@@ -52,7 +48,7 @@ def _inside(window: Window, start_ns: int, end_ns: int) -> int:
 
 def _late_latencies(stage: StageData) -> Iterable[Effect]:
     """By how much each shown percentile of an open loop differs from what it would be without our lateness."""
-    late = np.fromiter(map(_slip_ns, stage.ok), np.int64, len(stage.ok))
+    late = np.fromiter(map(metrics.slip_ns, stage.ok), np.int64, len(stage.ok))
     for name, title in (("ttft", "TTFT"), ("e2e", "E2E")):
         shown = stage.each[name]
         there = shown != MISSING

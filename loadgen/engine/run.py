@@ -29,7 +29,7 @@ from loadgen.engine.workers.pool import PooledStageRunner, WorkerPool
 from loadgen.engine.workers.sizing import descriptors_of, worker_count
 from loadgen.errors import FolderError, LoadgenError
 from loadgen.live.progress import Progress, Silence
-from loadgen.live.sink import MeasuringStart, Sink, Sinks
+from loadgen.live.sink import Sink, Sinks
 from loadgen.plan.plan import Plan, RefusedKeys, Stage, digest
 from loadgen.plan.prompts import text_of
 from loadgen.record import StampSource
@@ -324,7 +324,6 @@ class _PlanRunner:
             self._warn_if_busy(pids)
             limits_ns = warm_up_times.limits(context.plan, stage, ready)
             self._manifest.record_limits(context.plan, stage, limits_ns)
-            sinks.measure(MeasuringStart(context.clock.now_ns() - context.epoch_ns, context.epoch_ns))
             await runner.measure(limits_ns)
         return runner.answers()
 

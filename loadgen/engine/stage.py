@@ -8,7 +8,7 @@ log.
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import msgspec
@@ -20,26 +20,27 @@ from loadgen.engine.request_limits import RequestLimits
 from loadgen.engine.retry import as_one, cut_by_gap, given_up, is_last, wait_ns
 from loadgen.engine.soak.heartbeat import Gap, Heartbeat, Interruption
 from loadgen.engine.soak.servers import ServerGates, ServerLife, ServerLives, WhenGone, is_unanswered
+from loadgen.engine.stage_requests import requests_of
 from loadgen.engine.stop import StopSignal
-from loadgen.live.sink import Sinks, StageStart
+from loadgen.live.sink import MeasuringStart, Sinks, StageStart
 from loadgen.plan.plan import Plan, Planned, Stage
 from loadgen.plan.rng import generator
 from loadgen.plan.visits import visit_words
 from loadgen.record import BegunRequest, Phase, Record, Reply, StageKey, record_of
 from loadgen.scenario.urls import route_url
 from loadgen.store.run_folder import ungroup_errors
-from loadgen.targets.adapter.in_process import Question, question_of
+from loadgen.targets.adapter.in_process import Question
 from loadgen.targets.probe.answers import AnswerSampler, StreamAnswers
 from loadgen.targets.registry import target_name
-from loadgen.targets.request import body_of, chat_request_of, deadlines_of, first_limit_ns
 from loadgen.targets.served import Served
 from loadgen.telemetry.neighbors import MachineSource
 from loadgen.telemetry.observer import Observer
 from loadgen.wire.client import Client
-from loadgen.wire.exchange import ChatRequest
 from loadgen.wire.reply import read_open, read_reply
 
 OPEN_LOOP_CONNECTIONS = 8
+TICK_S = 1.0
+"""How often sinks that go by the clock are called."""
 LATE_NS = 2_000_000
 """A request is looked at so long after each of `Stage.late_after_ns`, because timers are not exact, and because it was
 sent a little after it was dispatched."""
@@ -110,7 +111,7 @@ class LocalStageRunner:
         self._retrying = 0
         """How many requests wait for their next attempt."""
         # Made before anything is timed, so that encoding a body is part of no latency.
-        self._requests = _requests_of(context.plan, stage, served)
+        self._requests = requests_of(context.plan, stage, served)
         models, level = context.plan.models, stage.level.label
         self._keys = {at: StageKey(target_name(models[at]), models[at].name, level) for at in stage.models}
         # A model in this process uses the process's CPU time. Ours is then the CPU time of this thread alone.
@@ -200,8 +201,11 @@ class LocalStageRunner:
         # Started after the warm-up, so that CPU and lag are those of the measured time alone.
         self._observer.start()
         try:
-            with ungroup_errors(), self._listening():
-                await measured_player(stage, self, self.clock.now_ns() if start_ns is None else start_ns).play()
+            begins_ns = self._now_ns() if start_ns is None else start_ns - context.epoch_ns
+            self._sinks.measure(MeasuringStart(begins_ns, context.epoch_ns, self._observer))
+            drain = self.stop_signal.calling(lambda _: self._sinks.drain(self._now_ns()))
+            with ungroup_errors(), self._listening(), drain:
+                await self._play_measured(start_ns)
         finally:
             start = stage_start(context.plan, stage)
             facts = await self._observer.stop(
@@ -213,6 +217,27 @@ class LocalStageRunner:
                 rule_met=self.stop_signal.rule_met,
             )
             self._sinks.stop(facts)
+
+    async def _play_measured(self, start_ns: int | None) -> None:
+        """Play the measured requests, and call sinks that go by the clock once a second meanwhile."""
+        player = measured_player(self._stage, self, self.clock.now_ns() if start_ns is None else start_ns)
+        if not self._sinks.timed:
+            await player.play()
+            return
+        # In a group with the player, so that a sink that cannot write ends the stage at once.
+        async with asyncio.TaskGroup() as group:
+            ticking = group.create_task(self._tick())
+            await player.play()
+            ticking.cancel()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._sinks.tick(self._now_ns())
+
+    def _now_ns(self) -> int:
+        """The time since the run began."""
+        return self.clock.now_ns() - self._context.epoch_ns
 
     def answers(self) -> StreamAnswers:
         return self._answers.answers()
@@ -369,30 +394,6 @@ def stage_start(plan: Plan, stage: Stage) -> StageStart:
         latency_origin=stage.latency_origin,
         count=stage.count,
         duration_s=None if stage.duration_ns is None else stage.duration_ns / 1e9,
+        users=stage.users,
         visit=visit_words(stage) if stage.visit else None,
     )
-
-
-def _requests_of(plan: Plan, stage: Stage, served: dict[int, Served]) -> dict[tuple[int, int], ChatRequest | Question]:
-    """The requests of a stage by (model, prompt), complete, so that nothing is encoded while others are timed."""
-    # All requests with the same prompt are equal byte for byte, so each body is encoded once.
-    requests: dict[tuple[int, int], ChatRequest | Question] = {}
-    for model in stage.models:
-        # The limit for the warm-up. The warm-up shows what the limit of the measured requests is.
-        first_ns = first_limit_ns(plan.scenario, served[model].test_chat_ns)
-        deadlines = deadlines_of(plan.scenario.timeouts, first_ns)
-        for prompt in _prompts_of(stage):
-            body = body_of(plan, Planned(model=model, index=0, prompt=prompt), served[model])
-            is_adapter = served[model].adapter is not None
-            requests[model, prompt] = (
-                question_of(body, deadlines) if is_adapter else chat_request_of(served[model], body, deadlines)
-            )
-    return requests
-
-
-def _prompts_of(stage: Stage) -> Iterable[int]:
-    """The prompts that a stage may ask. A file may have many times as many."""
-    if stage.count is None or stage.count >= stage.prompts:
-        return range(stage.prompts)
-    measured = {stage.request(position).prompt for position in range(stage.count)}
-    return measured | {stage.warmup_request(position).prompt for position in range(stage.warmup_count)}

@@ -1,12 +1,13 @@
-"""The sink that adds records to counts and histograms of each interval, while the run is in progress.
+"""Adds records to counts and histograms of intervals of time, while the run is in progress.
 
-Its memory is bounded by the number of intervals, not by that of requests, because it keeps no record. A reader (a
-dashboard, a page of metrics, the windows of a soak) takes `snapshot`. Snapshots of several processes or machines merge
+No record is kept, so memory is bounded by the number of intervals, not by that of requests. `Fold` is the fold itself;
+the windows of a soak are its intervals (`loadgen.engine.soak.windows`). `Recorder` is the sink that folds every stage,
+for a reader that takes `snapshot` (a dashboard, a page of metrics). Snapshots of several processes or machines merge
 exactly, as their histograms do.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -15,15 +16,23 @@ from msgspec import Struct
 from loadgen.analysis import metrics
 from loadgen.analysis.metrics import Ns
 from loadgen.live.sink import NullSink, StageStart
-from loadgen.record import Outcome, Record
+from loadgen.record import LatencyOrigin, Outcome, Record, StageKey
+from loadgen.scenario import Slo
 from loadgen.stats.histogram import HIGHEST_NS, Histogram, buckets_of
+from loadgen.store.windows import WINDOW_METRICS
 
 INTERVAL_NS: Final = 1_000_000_000
 MAX_INTERVALS: Final = 1440
 """If a stage has more intervals, each two are merged into one, and intervals are twice as long from then on."""
 FOLD_EVERY: Final = 256
 """How many records are added at once, which costs much less than adding each when its request ends."""
-RECORDED_METRICS: Final = ("ttft", "itl", "e2e")
+FOLD_TOKENS: Final = 16_384
+"""Records are also added once they have this many tokens together, so that long answers take no more memory."""
+PUNCTUAL: Final = {"ttft": "punctual_ttft", "e2e": "punctual_e2e"}
+"""The latencies as they would be without our own lateness in sending. Where latencies count from the send, they are the
+same, and have no histogram of their own."""
+RECORDED_METRICS: Final = (*WINDOW_METRICS, "dispatch_slip", *PUNCTUAL.values())
+"""All are of ok requests, but for `dispatch_slip`, which is of all requests that were sent."""
 
 
 class IntervalSnapshot(Struct, frozen=True):
@@ -35,100 +44,180 @@ class IntervalSnapshot(Struct, frozen=True):
     start_ns: int
     """On the run's clock; the interval ends where the next one begins."""
     length_ns: int
-    by_outcome: Mapping[Outcome, int]
+    by_outcome: dict[Outcome, int]
     output_tokens: int
-    buckets: Mapping[str, Mapping[int, int]]
-    """By metric: how many values of ok requests fell into each bucket of `loadgen.stats.histogram`."""
+    """Of ok requests, as are the next two."""
+    prompt_tokens: int
+    stream_ns: int
+    """For how long they were under way, added up: each from its first token to its end."""
+    slo_met: int | None
+    """How many requests met the SLO; None without one."""
+    slip_ns: int
+    """How late requests were sent through our own fault, added up."""
+    user_stamped: int
+    """How many ok requests have stamps that were taken in user space."""
+    over_range: int
+    """How many values of the latencies are in no bucket, because they are negative or above an hour."""
+    buckets: dict[str, dict[int, int]]
+    """By metric: how many values fell into each bucket of `loadgen.stats.histogram`."""
+    extremes_ns: dict[str, tuple[int, int]]
+    """By metric: its smallest and largest value in a bucket, exactly. A metric without a value has no entry."""
+
+    @property
+    def key(self) -> StageKey:
+        return StageKey(self.target, self.model, self.level)
 
     def histogram(self, metric: str) -> Histogram:
-        return Histogram.of_buckets(self.buckets[metric])
+        return Histogram.of_buckets(self.buckets.get(metric, {}), self.extremes_ns.get(metric))
 
 
-class _Interval:
+class IntervalCounts:
     """The counts of one interval of one model."""
 
-    __slots__ = ("buckets", "by_outcome", "output_tokens")
+    __slots__ = (
+        *("buckets", "by_outcome", "extremes_ns", "output_tokens", "over_range"),
+        *("prompt_tokens", "slip_ns", "slo_met", "stream_ns", "user_stamped"),
+    )
 
     def __init__(self) -> None:
         self.by_outcome: Counter[Outcome] = Counter()
-        self.output_tokens = 0
+        self.output_tokens = self.prompt_tokens = self.stream_ns = self.slo_met = self.slip_ns = 0
+        self.over_range = self.user_stamped = 0
         self.buckets: dict[str, Counter[int]] = {metric: Counter() for metric in RECORDED_METRICS}
+        self.extremes_ns: dict[str, tuple[int, int]] = {}
 
-    def merge(self, other: "_Interval") -> None:
+    def merge(self, other: "IntervalCounts | IntervalSnapshot") -> None:
+        """Add all counts of another, exactly as if its requests had been added here."""
         self.by_outcome.update(other.by_outcome)
         self.output_tokens += other.output_tokens
+        self.prompt_tokens += other.prompt_tokens
+        self.stream_ns += other.stream_ns
+        self.slo_met += other.slo_met or 0
+        self.slip_ns += other.slip_ns
+        self.over_range += other.over_range
+        self.user_stamped += other.user_stamped
         for metric, counts in other.buckets.items():
             self.buckets[metric].update(counts)
+        for metric, extremes in other.extremes_ns.items():
+            self.widen(metric, *extremes)
+
+    def widen(self, metric: str, low_ns: int, high_ns: int) -> None:
+        known = self.extremes_ns.get(metric, (low_ns, high_ns))
+        self.extremes_ns[metric] = min(known[0], low_ns), max(known[1], high_ns)
+
+    def snapshot(self, key: StageKey, start_ns: int, length_ns: int, slo: Slo | None) -> IntervalSnapshot:
+        return IntervalSnapshot(
+            model=key.model,
+            target=key.target,
+            level=key.level,
+            start_ns=start_ns,
+            length_ns=length_ns,
+            by_outcome=dict(self.by_outcome),
+            output_tokens=self.output_tokens,
+            prompt_tokens=self.prompt_tokens,
+            stream_ns=self.stream_ns,
+            slo_met=None if slo is None else self.slo_met,
+            slip_ns=self.slip_ns,
+            user_stamped=self.user_stamped,
+            over_range=self.over_range,
+            buckets={metric: dict(counts) for metric, counts in self.buckets.items() if counts},
+            extremes_ns=dict(self.extremes_ns),
+        )
+
+
+class Fold:
+    """Adds the records of one stage to the intervals in which their requests ended, in batches.
+
+    The order in which records come, and when they are folded, change no count.
+    """
+
+    def __init__(self, stage: StageStart, number_of: Callable[[int], int], slo: Slo | None = None) -> None:
+        """number_of: the number of the interval that has a moment of the run's clock."""
+        self._stage = stage
+        self._number_of = number_of
+        self.slo = slo
+        self.intervals: dict[tuple[StageKey, int], IntervalCounts] = {}
+        """By stage and model, and number."""
+        self._pending: list[Record] = []
+        self._pending_tokens = 0
+
+    def take(self, record: Record) -> bool:
+        """Take a record. Returns whether all records so far are in their intervals now."""
+        self._pending.append(record)
+        self._pending_tokens += len(record.stamps_ns)
+        if len(self._pending) >= FOLD_EVERY or self._pending_tokens >= FOLD_TOKENS:
+            self.fold()
+        return not self._pending
+
+    def fold(self) -> None:
+        """Add the pending records to their intervals."""
+        ok, intervals_of_ok = list[Record](), list[IntervalCounts]()
+        slips_ns, intervals_of_sent = list[int](), list[IntervalCounts]()
+        for record in self._pending:
+            interval = self._interval_of(record)
+            interval.by_outcome[record.outcome] += 1
+            if record.dispatched_ns is not None:
+                slips_ns.append(metrics.slip_ns(record))
+                interval.slip_ns += slips_ns[-1]
+                intervals_of_sent.append(interval)
+            if record.outcome == "ok":
+                self._count_ok(record, interval)
+                ok.append(record)
+                intervals_of_ok.append(interval)
+        self._pending, self._pending_tokens = [], 0
+        _count("dispatch_slip", np.array(slips_ns, dtype=np.int64), np.arange(len(slips_ns)), intervals_of_sent)
+        gaps = metrics.gaps_of(ok)
+        _count("itl", gaps.values, gaps.owners, intervals_of_ok)
+        for metric, rows in _rows_of(ok, self._stage.latency_origin).items():
+            places, values_ns = np.array(rows, dtype=np.int64).reshape(-1, 2).T
+            _count(metric, values_ns, places, intervals_of_ok)
+
+    def _interval_of(self, record: Record) -> IntervalCounts:
+        ended_ns = record.intended_ns if record.end_ns is None else record.end_ns
+        key = (StageKey(record.target, record.model, self._stage.level), self._number_of(ended_ns))
+        interval = self.intervals.get(key)
+        if interval is None:
+            interval = self.intervals[key] = IntervalCounts()
+        return interval
+
+    def _count_ok(self, record: Record, interval: IntervalCounts) -> None:
+        interval.output_tokens += record.output_tokens or 0
+        interval.prompt_tokens += record.prompt_tokens or 0
+        if record.stamps_ns and record.end_ns is not None:
+            interval.stream_ns += max(0, record.end_ns - record.stamps_ns[0])
+        interval.user_stamped += record.stamp_source == "user" and bool(record.stamps_ns)
+        if self.slo is not None:
+            interval.slo_met += metrics.meets(record, self.slo, origin=self._stage.latency_origin)
 
 
 class _StageRecording:
     """The intervals of one stage; `length_ns` doubles whenever there are too many."""
 
     def __init__(self, stage: StageStart, length_ns: int, max_intervals: int) -> None:
-        self._stage = stage
         self._length_ns = length_ns
         self._max_intervals = max_intervals
-        self._intervals: dict[tuple[str, str, int], _Interval] = {}
-        """By target, model, and number on the run's clock."""
-        self._pending: list[Record] = []
+        self._fold = Fold(stage, self._number_of)
+
+    def _number_of(self, moment_ns: int) -> int:
+        return moment_ns // self._length_ns
 
     def take(self, record: Record) -> None:
-        self._pending.append(record)
-        if len(self._pending) >= FOLD_EVERY:
-            self.fold()
+        if self._fold.take(record):
+            self._limit()
 
-    def fold(self) -> None:
-        """Add the pending records to their intervals."""
-        ok: list[Record] = []
-        intervals: list[_Interval] = []
-        for record in self._pending:
-            ended_ns = record.intended_ns if record.end_ns is None else record.end_ns
-            key = (record.target, record.model, ended_ns // self._length_ns)
-            interval = self._intervals.get(key)
-            if interval is None:
-                interval = self._intervals[key] = _Interval()
-            interval.by_outcome[record.outcome] += 1
-            if record.outcome == "ok":
-                interval.output_tokens += record.output_tokens or 0
-                ok.append(record)
-                intervals.append(interval)
-        self._pending = []
-        for metric, (values_ns, owners) in self._values_of(ok).items():
-            _count(metric, values_ns, owners, intervals)
-        while len({number for *_, number in self._intervals}) > self._max_intervals:
-            self._merge_neighbors()
-
-    def _values_of(self, ok: list[Record]) -> dict[str, tuple[Ns, Ns]]:
-        """By metric: its values, and the index of the record to which each belongs."""
-        starts = [metrics.start_of(record, origin=self._stage.latency_origin) for record in ok]
-        firsts = [record.stamps_ns[0] if record.stamps_ns else None for record in ok]
-        gaps = metrics.gaps_of(ok)
-        return {
-            "ttft": _differences(starts, firsts),
-            "itl": (gaps.values, gaps.owners),
-            "e2e": _differences(starts, [record.end_ns for record in ok]),
-        }
-
-    def _merge_neighbors(self) -> None:
-        self._length_ns *= 2
-        merged: dict[tuple[str, str, int], _Interval] = {}
-        for (target, model, number), interval in self._intervals.items():
-            merged.setdefault((target, model, number // 2), _Interval()).merge(interval)
-        self._intervals = merged
+    def _limit(self) -> None:
+        while len({number for _, number in self._fold.intervals}) > self._max_intervals:
+            self._length_ns *= 2
+            merged: dict[tuple[StageKey, int], IntervalCounts] = {}
+            for (key, number), interval in self._fold.intervals.items():
+                merged.setdefault((key, number // 2), IntervalCounts()).merge(interval)
+            self._fold.intervals = merged
 
     def snapshot(self) -> Iterable[IntervalSnapshot]:
-        self.fold()
-        for (target, model, number), interval in sorted(self._intervals.items()):
-            yield IntervalSnapshot(
-                model=model,
-                target=target,
-                level=self._stage.level,
-                start_ns=number * self._length_ns,
-                length_ns=self._length_ns,
-                by_outcome=dict(interval.by_outcome),
-                output_tokens=interval.output_tokens,
-                buckets={metric: dict(counts) for metric, counts in interval.buckets.items()},
-            )
+        self._fold.fold()
+        self._limit()
+        for (key, number), interval in sorted(self._fold.intervals.items()):
+            yield interval.snapshot(key, number * self._length_ns, self._length_ns, None)
 
 
 class Recorder(NullSink):
@@ -152,21 +241,50 @@ class Recorder(NullSink):
         return tuple(interval for stage in self._stages for interval in stage.snapshot())
 
 
-def _differences(starts: Sequence[int | None], ends: Sequence[int | None]) -> tuple[Ns, Ns]:
-    """The differences where both ends are known, and the index of each."""
-    known = [
-        (at, end - start)
-        for at, (start, end) in enumerate(zip(starts, ends, strict=True))
-        if start is not None and end is not None
-    ]
-    owners, values = np.array(known, dtype=np.int64).reshape(-1, 2).T
-    return values, owners
+def _rows_of(ok: Sequence[Record], origin: LatencyOrigin) -> Mapping[str, list[tuple[int, int]]]:
+    """By metric with one value a request: the place of each request that has one, and the value."""
+    rows: dict[str, list[tuple[int, int]]] = {
+        "ttft": [],
+        "tpot": [],
+        "e2e": [],
+        "punctual_ttft": [],
+        "punctual_e2e": [],
+    }
+    for place, record in enumerate(ok):
+        start_ns = metrics.start_of(record, origin=origin)
+        first_ns = record.stamps_ns[0] if record.stamps_ns else None
+        for metric, end_ns in (("ttft", first_ns), ("e2e", record.end_ns)):
+            if start_ns is not None and end_ns is not None:
+                rows[metric].append((place, end_ns - start_ns))
+                if origin == "intended":
+                    rows[PUNCTUAL[metric]].append((place, end_ns - start_ns - metrics.slip_ns(record)))
+        tpot_ns = metrics.tpot_ns(record)
+        if tpot_ns is not None:
+            rows["tpot"].append((place, tpot_ns))
+    return rows
 
 
-def _count(metric: str, values_ns: Ns, owners: Ns, intervals: Sequence[_Interval]) -> None:
-    """Count each value in its bucket of the interval of its owner."""
+def _count(metric: str, values_ns: Ns, places: Ns, intervals: Sequence[IntervalCounts]) -> None:
+    """Count each value in its bucket of an interval.
+
+    places: for each value, the index into `intervals`, in which an interval may stand many times.
+    """
+    if not len(values_ns):
+        return
+    distinct = list({id(interval): interval for interval in intervals}.values())
+    numbers = {id(interval): number for number, interval in enumerate(distinct)}
+    owners = np.array([numbers[id(interval)] for interval in intervals], dtype=np.int64)[places]
     is_inside = (values_ns >= 0) & (values_ns <= HIGHEST_NS)
-    buckets = buckets_of(values_ns[is_inside])
-    pairs, counts = np.unique((owners[is_inside] << 32) | buckets, return_counts=True)
+    if metric in WINDOW_METRICS and not is_inside.all():
+        for number, count in enumerate(np.bincount(owners[~is_inside]).tolist()):
+            distinct[number].over_range += count
+    owners, values_ns = owners[is_inside], values_ns[is_inside]
+    lows_ns, highs_ns = np.full(len(distinct), HIGHEST_NS), np.full(len(distinct), -1)
+    np.minimum.at(lows_ns, owners, values_ns)
+    np.maximum.at(highs_ns, owners, values_ns)
+    for interval, low_ns, high_ns in zip(distinct, lows_ns.tolist(), highs_ns.tolist(), strict=True):
+        if high_ns >= 0:
+            interval.widen(metric, low_ns, high_ns)
+    pairs, counts = np.unique((owners << 32) | buckets_of(values_ns), return_counts=True)
     for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
-        intervals[pair >> 32].buckets[metric][pair & 0xFFFFFFFF] += count
+        distinct[pair >> 32].buckets[metric][pair & 0xFFFFFFFF] += count

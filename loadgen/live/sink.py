@@ -4,7 +4,8 @@ They are called in this order: `RequestLog` and `StageLog` (store/run_folder.py)
 live/lines.py), the sinks that a program passed to `play_plan`, `WarmUpTimes` (engine/request_limits.py), and
 `StopRuleSink` (engine/stop_rule_sink.py), or in a search `VisitWatch` (decisions/capacity/play.py), a `LateSink`.
 In a worker: `RequestLog`, then `Updates` and `FactsHolder`
-(engine/workers/worker.py). live/recorder.py is one that a program may pass.
+(engine/workers/worker.py). live/recorder.py is one that a program may pass. In a soak, `WindowSink` and `WindowWriter`
+(engine/soak/) come last.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from msgspec import Struct
 
 from loadgen.errors import LoadgenError, SinkError
 from loadgen.record import BegunRequest, LatencyOrigin, Record, StageFacts
+from loadgen.telemetry.observer import Observer
 
 
 class StageStart(Struct, frozen=True):
@@ -29,6 +31,8 @@ class StageStart(Struct, frozen=True):
     """The highest number of measured requests, of all models together; None if only time ends the stage."""
     duration_s: float | None
     """For how long requests may begin, s; None if only their number ends the stage."""
+    users: int | None = None
+    """How many users a closed loop has; None in an open loop."""
     visit: str | None = None
     """The level in words, if the stage was chosen during the run: "4 users (visit 2)"."""
 
@@ -44,6 +48,10 @@ class MeasuringStart(Struct, frozen=True):
     """Since the run began."""
     epoch_ns: int
     """When the run began, on the clock."""
+    observer: Observer
+    """Of this process."""
+    workers: int = 0
+    """How many processes play the stage; 0 if this one does."""
 
 
 class Sink(Protocol):
@@ -90,6 +98,18 @@ class MeasuringSink(Protocol):
         """The measured requests begin."""
 
 
+@runtime_checkable
+class TimedSink(Protocol):
+    """A sink that also goes by the clock while measured requests are played."""
+
+    def tick(self, now_ns: int) -> None:
+        """Called once a second in a process that plays, with the time since the run began."""
+
+    def drain(self, at_ns: int) -> None:
+        """No more requests begin from a moment on, ns since the run began, because the stage was stopped. May be called
+        again, which then changes nothing."""
+
+
 class NullSink:
     """Does nothing. The base of sinks that need only some of the calls."""
 
@@ -113,6 +133,11 @@ class Sinks:
         self._sinks = tuple(sinks)
         self.begin_sinks = tuple(sink for sink in self._sinks if isinstance(sink, BeginSink))
         """Those that hear of requests when they begin."""
+        # Once, because to look whether an object has the methods of a protocol takes 50 µs.
+        self._measuring = tuple(sink for sink in self._sinks if isinstance(sink, MeasuringSink))
+        self.timed = tuple(sink for sink in self._sinks if isinstance(sink, TimedSink))
+        """Those that go by the clock."""
+        self._late = tuple(sink for sink in self._sinks if isinstance(sink, LateSink))
 
     def start(self, stage: StageStart) -> None:
         for sink in self._sinks:
@@ -130,15 +155,21 @@ class Sinks:
         for sink in self._sinks:
             _call(sink, "retry", record)
 
-    def late(self, record: Record) -> None:
-        for sink in self._sinks:
-            if isinstance(sink, LateSink):
-                _call(sink, "late", record)
-
     def measure(self, beginning: MeasuringStart) -> None:
-        for sink in self._sinks:
-            if isinstance(sink, MeasuringSink):
-                _call(sink, "measure", beginning)
+        for sink in self._measuring:
+            _call(sink, "measure", beginning)
+
+    def tick(self, now_ns: int) -> None:
+        for sink in self.timed:
+            _call(sink, "tick", now_ns)
+
+    def drain(self, at_ns: int) -> None:
+        for sink in self.timed:
+            _call(sink, "drain", at_ns)
+
+    def late(self, record: Record) -> None:
+        for sink in self._late:
+            _call(sink, "late", record)
 
     def stop(self, facts: StageFacts) -> None:
         errors = []
@@ -151,7 +182,7 @@ class Sinks:
             raise errors[0]
 
 
-def _call(sink: Sink, method: str, argument: object) -> None:
+def _call(sink: object, method: str, argument: object) -> None:
     try:
         getattr(sink, method)(argument)
     except LoadgenError:

@@ -183,12 +183,16 @@ class Histogram:
         return histogram
 
     @classmethod
-    def of_buckets(cls, counts: Mapping[int, int]) -> Self:
-        """The histogram with these counts by bucket (`buckets_of`); min, max and sum are those of the buckets."""
+    def of_buckets(cls, counts: Mapping[int, int], extremes_ns: tuple[int, int] | None = None) -> Self:
+        """The histogram with these counts by bucket (`buckets_of`).
+
+        extremes_ns: the exact smallest and largest value; None: they are those of the buckets, as the sum always is."""
         histogram, dense = cls(), np.zeros(_LENGTH, dtype=np.int64)
         for bucket, count in counts.items():
             dense[bucket] = count
         histogram._set_counts(dense)
+        if extremes_ns is not None:
+            histogram._min_ns, histogram._max_ns = extremes_ns
         return histogram
 
     def _set_counts(self, counts_by_bucket: NDArray[np.int64]) -> None:

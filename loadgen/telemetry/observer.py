@@ -66,6 +66,29 @@ class Observer:
         self._task: asyncio.Task[None] | None = None
 
     @property
+    def clock(self) -> Clock:
+        return self._clock
+
+    @property
+    def loop_lags(self) -> Histogram:
+        """How late the event loop woke the task that watches it, since `start`."""
+        return self._loop_lags.histogram()
+
+    @property
+    def clock_steps(self) -> tuple[int, int | None]:
+        """How often the wall clock was stepped since `start`, and the largest step, ns."""
+        return self._wall_clock.steps, self._wall_clock.step_max_ns
+
+    def own_cpu_ns(self) -> int:
+        """The CPU time that we have used so far."""
+        return self._own_cpu.cpu_ns()
+
+    def collect_garbage(self) -> int:
+        """Collect what was allocated since `start`; returns how long that took, ns. For moments at which a pause does
+        no harm."""
+        return self._collector.collect()
+
+    @property
     def wall_offset_ns(self) -> int:
         """The wall clock minus the monotonic one, when they were last read."""
         return self._wall_clock.offset_ns
@@ -202,16 +225,16 @@ class _OwnCpu:
 
     def __init__(self, clock: Clock, cpu_ns: Callable[[], int]) -> None:
         self._clock = clock
-        self._cpu_ns = cpu_ns
+        self.cpu_ns = cpu_ns
         self.start_ns = 0
         self._cpu_start_ns = 0
 
     def start(self) -> None:
-        self.start_ns, self._cpu_start_ns = self._clock.now_ns(), self._cpu_ns()
+        self.start_ns, self._cpu_start_ns = self._clock.now_ns(), self.cpu_ns()
 
     def stop(self) -> tuple[int, float]:
         """The end, ns on the clock, and the share of one core that we used until then."""
-        end_ns, cpu_ns = self._clock.now_ns(), self._cpu_ns() - self._cpu_start_ns
+        end_ns, cpu_ns = self._clock.now_ns(), self.cpu_ns() - self._cpu_start_ns
         return end_ns, cpu_ns / max(1, end_ns - self.start_ns)
 
 
@@ -253,6 +276,16 @@ class _GarbageCollector:
         gc.freeze()
         gc.disable()
         gc.callbacks.append(self._on_phase)
+
+    def collect(self) -> int:
+        """Collect what was allocated since `start`; returns how long that took, ns.
+
+        Nothing is frozen anew: what is in flight now would stay for good if it became garbage later. What was frozen is
+        not looked at, so that this takes as long as the requests in flight are many, however long the stage is.
+        """
+        start_ns = self._clock.now_ns()
+        gc.collect()
+        return self._clock.now_ns() - start_ns
 
     def stop(self) -> None:
         gc.callbacks.remove(self._on_phase)

@@ -15,6 +15,7 @@ from loadgen.child import Child
 from loadgen.engine.request_limits import RequestLimits
 from loadgen.engine.soak.heartbeat import Gap
 from loadgen.engine.soak.servers import WhenGone
+from loadgen.engine.soak.windows import WindowPart, WindowSettings
 from loadgen.plan.plan import Plan, Stage
 from loadgen.record import Record, StageFacts
 from loadgen.targets.probe.answers import StreamAnswers
@@ -33,6 +34,8 @@ class StartWorker(Struct, frozen=True, tag=True):
     """The path of the file to which the worker writes its records."""
     when_gone: WhenGone = "cancel"
     """What users do whose server accepts no connection. If they wait, the worker also notices when it is not run."""
+    windows: WindowSettings | None = None
+    """How it folds its measured records into windows, which it then sends; None: the parent process reads its log."""
 
 
 class Prepare(Struct, frozen=True, tag=True):
@@ -109,7 +112,7 @@ class Done(Struct, frozen=True, tag=True):
 
 
 Command = StartWorker | Prepare | Go | Drain | StopRuleMet | CancelInFlight | ServerBack
-WorkerEvent = Ready | Update | Unwritable | Done
+WorkerEvent = Ready | Update | WindowPart | Unwritable | Done
 
 
 def _plain(value: Any) -> Any:

@@ -19,6 +19,8 @@ from msgspec import Struct
 from loadgen.child import Child
 from loadgen.engine.request_limits import RequestLimits
 from loadgen.engine.soak.servers import ServerLife, WhenGone
+from loadgen.engine.soak.window_writer import WindowWriter
+from loadgen.engine.soak.windows import WindowPart, WindowSettings
 from loadgen.engine.stage import RunContext, stage_start
 from loadgen.engine.stop import StopLevel, StopSignal
 from loadgen.engine.workers.merge import merge_facts
@@ -38,8 +40,9 @@ from loadgen.engine.workers.messages import (
     decode_event,
     line_of,
 )
+from loadgen.engine.workers.window_parts import WindowParts
 from loadgen.errors import FolderError
-from loadgen.live.sink import Sinks
+from loadgen.live.sink import MeasuringStart, Sinks
 from loadgen.plan.plan import Plan, Stage, parts
 from loadgen.record import StageFacts, WorkerFacts
 from loadgen.store.log_reader import LogReader
@@ -68,6 +71,8 @@ class WorkerConfig(Struct, frozen=True):
     when_gone: WhenGone
     silent_s: float
     """A worker that sends nothing for this many seconds is lost."""
+    windows: WindowSettings | None = None
+    """How workers fold their measured records; None: they do not, and this process reads the records in their logs."""
 
 
 class WorkerHandle:
@@ -79,6 +84,8 @@ class WorkerHandle:
         self._log = log
         self._silent_s = silent_s
         self._sinks = Sinks(())
+        self._windows: WindowParts | None = None
+        """Takes the windows of its measured records, if it folds them."""
         self.requests = 0
         """How many measured requests of the stage have ended, by its last update."""
         self.facts: StageFacts | None = None
@@ -94,7 +101,7 @@ class WorkerHandle:
         worker = cls(child, LogReader(log), config.silent_s)
         # Without the stages: each part comes later, and a worker needs no due times of the other parts.
         plan = msgspec.structs.replace(config.plan, stages=())
-        worker.send(StartWorker(plan, config.epoch_ns, str(log), config.when_gone))
+        worker.send(StartWorker(plan, config.epoch_ns, str(log), config.when_gone, config.windows))
         return worker
 
     @property
@@ -108,8 +115,14 @@ class WorkerHandle:
 
     def prepare(self, part: Stage, served: dict[int, Served], sinks: Sinks) -> None:
         """Have the worker prepare its part of a stage. sinks: receive the records of that part."""
-        self.requests, self.facts, self.answers, self._sinks = 0, None, {}, sinks
+        self.requests, self.facts, self.answers, self._sinks, self._windows = 0, None, {}, sinks, None
         self.send(Prepare(part, {index: served[index] for index in part.models}))
+
+    def measure(self, go: Go, writer: WindowWriter | None, place: int) -> None:
+        """Have the worker play its measured requests. writer: takes the windows into which it folds their records.
+        place: its number among the workers that play the stage."""
+        self._windows = None if writer is None else WindowParts(writer, place, self._log)
+        self.send(go)
 
     def send(self, command: Command) -> None:
         """Send a command; does nothing if the worker is gone."""
@@ -136,22 +149,32 @@ class WorkerHandle:
             polls = 0
             if not line:  # its output has ended: so has the worker
                 self.lost = await self._crash()
-                return
+                break
             event = decode_event(line)
             match event:
                 case Update():
-                    self._read_records(event)
+                    self._take_update(event)
                     on_update(event)
+                case WindowPart() if self._windows is not None:
+                    self.requests += self._windows.take(event)
                 case Unwritable():
                     raise FolderError(event.reason, self._log.folder)
                 case Done():
                     self.facts, self.answers = event.facts, event.answers
             if isinstance(event, kind):
+                if self._windows is not None:
+                    self._windows.finish()
                 return
+        if self._windows is not None:
+            self.requests += self._windows.recover()
+            self._windows = None
 
-    def _read_records(self, update: Update) -> None:
+    def _take_update(self, update: Update) -> None:
         for record in update.late:  # first, because the record of its end may be among the others
             self._sinks.late(record)
+        if self._windows is not None:
+            self._windows.note_size(update.log_bytes)
+            return
         # Up to `log_bytes` the log has only complete lines; the line after that may be half written.
         retries = frozenset(update.retries)
         for position, record in enumerate(self._log.read_to(update.log_bytes)):
@@ -187,12 +210,16 @@ class WorkerPool:
         note: Callable[[str], None],
         *,
         silent_s: float = SILENT_S,
+        windows: WindowWriter | None = None,
     ) -> None:
-        """note: called with a line for the user when a worker is lost."""
+        """note: called with a line for the user when a worker is lost. windows: writes the windows into which workers
+        fold their measured records, which then no other sink gets; None: all sinks get all records."""
         self.context = context
         self.note = note
         self._size = size
-        self._config = WorkerConfig(context.plan, context.epoch_ns, folder, context.when_gone, silent_s)
+        self.windows = windows
+        settings = None if windows is None else windows.settings
+        self._config = WorkerConfig(context.plan, context.epoch_ns, folder, context.when_gone, silent_s, settings)
         self._started = 0
         self._workers: list[WorkerHandle] = []
 
@@ -278,8 +305,11 @@ class PooledStageRunner:
                 # One moment for all, a little ahead, because each worker reads its line at a different time. If the
                 # parts began at different times, fewer users than planned would be active together.
                 go = Go(self._context.clock.now_ns() + LEAD_NS, limits_ns)
-                for worker in self._workers:
-                    worker.send(go)
+                epoch_ns = self._context.epoch_ns
+                workers = len(self._workers)
+                self._sinks.measure(MeasuringStart(go.at_ns - epoch_ns, epoch_ns, self._observer, workers))
+                for place, worker in enumerate(self._workers):
+                    worker.measure(go, self._pool.windows, place)
                 await self._wait_for_all(Done)
         finally:
             start = stage_start(self._context.plan, self._stage)
@@ -343,6 +373,7 @@ class PooledStageRunner:
     def _pass_on(self, level: StopLevel) -> None:
         """Pass a stop on to the workers."""
         # If the stage's signal is drained and the run's is not, the stage's stop rule is met.
+        self._sinks.drain(self._context.clock.now_ns() - self._context.epoch_ns)
         command: Command = StopRuleMet()
         if level == "cancel":
             command = CancelInFlight()

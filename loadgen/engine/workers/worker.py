@@ -21,6 +21,7 @@ import msgspec
 from loadgen.clock import SYSTEM_BOOT_CLOCK, SYSTEM_CLOCK
 from loadgen.engine.background import Background
 from loadgen.engine.soak.heartbeat import Gap, Heartbeat, Interruption
+from loadgen.engine.soak.windows import WindowSink
 from loadgen.engine.stage import LocalStageRunner, RunContext
 from loadgen.engine.stop import StopSignal
 from loadgen.engine.workers.messages import (
@@ -134,6 +135,7 @@ class Worker:
         self._log = log
         self._send = send
         self._updates = Updates(log, send)
+        self._windows = start.windows
         self._commands: asyncio.Queue[Prepare | Go] = asyncio.Queue()
         self._stage_stop: StopSignal | None = None
 
@@ -170,7 +172,9 @@ class Worker:
 
     async def _play_part(self, prepare: Prepare, stop: StopSignal) -> None:
         facts_holder = FactsHolder()
-        sinks = Sinks((self._log, self._updates, facts_holder))
+        # Windows are sent after an update that covers their records, and before `Done`.
+        windows = () if self._windows is None else (WindowSink(self._windows, self._send),)
+        sinks = Sinks((self._log, self._updates, *windows, facts_holder))
         part = LocalStageRunner(self._context, prepare.stage, prepare.served, stop, sinks)
         async with Background(self._updates.send_regularly()):
             await part.warm_up()

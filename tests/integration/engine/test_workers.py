@@ -156,7 +156,8 @@ async def test_a_sink_hears_the_same_totals_of_one_process_and_of_four(tmp_path:
     assert alone.records["measured", "ok", "c4"] == alone.records["measured", "http_error", "c5"] == 20
     assert alone.retries == {("http_error", "c4"): 21, ("http_error", "c5"): 21}
     assert folded(recorder) == folded(recorder_of_four)
-    assert folded(recorder)["c4"] == ({"ok": 20, "http_error": 20}, 40, {"ttft": 20, "itl": 20, "e2e": 20})
+    values = {"ttft": 20, "tpot": 20, "itl": 20, "e2e": 20, "dispatch_slip": 40}
+    assert folded(recorder)["c4"] == ({"ok": 20, "http_error": 20}, 40, values)
 
 
 def folded(recorder: Recorder) -> dict[str, tuple[dict[str, int], int, dict[str, int]]]:
