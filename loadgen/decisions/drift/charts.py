@@ -24,7 +24,7 @@ from loadgen.store.events import Event
 from loadgen.store.windows import WindowLine
 
 MOST_POINTS: Final = 1440
-"""Neighboring windows are joined until a chart has at most so many points."""
+"""Of more windows, a chart shows every second, every third, and so on."""
 MOST_COLUMNS: Final = 480
 HEAT_ROWS: Final = 40
 MOST_MARKS: Final = 60

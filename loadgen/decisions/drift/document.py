@@ -12,6 +12,7 @@ from loadgen.decisions.drift.charts import NightView, heat_map, memory_charts, s
 from loadgen.decisions.drift.words import (
     ModelSoak,
     change_text,
+    detail_text,
     event_text,
     interval_text,
     level_text,
@@ -19,7 +20,6 @@ from loadgen.decisions.drift.words import (
     notes_of,
     soak_sentence,
     title_of,
-    word_text,
 )
 from loadgen.report.console import lines_text, table_text
 from loadgen.report.document import Document, headline
@@ -68,6 +68,7 @@ def drift_table(model: ModelSoak) -> Table:
         Column("metric", "text"),
         *(Column(title) for title in ("from", "to", "change", "95 % interval")),
         Column("p"),
+        Column("details", "text"),
         Column("verdict", "verdict"),
     )
     rows = tuple(_row(name, metric) for name, metric in model.drift.metrics.items())
@@ -83,7 +84,8 @@ def _row(name: DriftMetricName, metric: DriftMetric) -> Row:
             change_text(name, metric),
             interval_text(name, metric),
             _p_text(metric.p_adjusted),
-            word_text(name, metric),
+            detail_text(name, metric),
+            metric.verdict,
         )
     )
 
@@ -166,8 +168,8 @@ def _sections_of(model: ModelSoak, view: NightView, number: int, *, of: str) -> 
     heat, memory = heat_map(view, number), memory_charts(model.drift, view, number)
     sections = [
         Section(
-            title=f"Over the night{of}",
-            anchor=f"night-{number}",
+            title=f"Over time{of}",
+            anchor=f"time-{number}",
             paragraphs=(CHART_NOTE,) if series else (NO_ANSWER,),
             charts=series,
             tables=(drift_table(model),) if of else (),
@@ -214,12 +216,11 @@ def _capital(text: str) -> str:
 
 
 def _narrow(table: Table) -> Table:
-    """The table of series without p, and with a verdict that may take several lines."""
-    *others, _, verdict = table.columns
+    """The table of series without p, and with the details beside the word, which may take several lines."""
+    *others, _, _, verdict = table.columns
     columns = (*others, msgspec.structs.replace(verdict, kind="prose"))
-    return msgspec.structs.replace(
-        table, columns=columns, rows=tuple(Row((*row.cells[:-2], row.cells[-1])) for row in table.rows)
-    )
+    rows = (Row((*row.cells[:-3], ", ".join(filter(None, (row.cells[-1], row.cells[-2]))))) for row in table.rows)
+    return msgspec.structs.replace(table, columns=columns, rows=tuple(rows))
 
 
 def soak_text(summary: Summary, events: Sequence[Event], screen: Screen) -> str:

@@ -253,21 +253,19 @@ def _clock_of(utc: str) -> str:
     return utc[11:16]
 
 
-def word_text(name: DriftMetricName, metric: DriftMetric) -> str:
-    """The word of a metric, and what it says: `stable, within ±6 %`."""
+def detail_text(name: DriftMetricName, metric: DriftMetric) -> str:
+    """What belongs to the word of a metric: `±6.2 %`, `since 02:14 UTC`."""
+    parts = []
     match metric.verdict:
-        case "stable":
-            return "stable" if metric.within is None else f"stable, ±{_size_text(name, metric.within)}"
-        case "not enough data":
-            parts = ["not enough data"]
-            if metric.could_show is not None:
-                parts.append(f"±{_size_text(name, metric.could_show)} would show")
-            if name in MAY_BE_UNSURE:
-                parts.append("does not count")
-            return ", ".join(parts)
+        case "stable" if metric.within is not None:
+            parts.append(f"±{_size_text(name, metric.within)}")
+        case "not enough data" if metric.could_show is not None and abs(metric.change or 0.0) <= metric.could_show:
+            parts.append(f"±{_size_text(name, metric.could_show)} would show")
         case "degrading" | "improving":
-            more = ", does not count" if name == "temperature" else ""
-            return f"{metric.verdict}, {since_text(metric)}{more}"
+            parts.append(since_text(metric))
+    if name == "temperature" or (name in MAY_BE_UNSURE and metric.verdict == "not enough data"):
+        parts.append("does not count")
+    return ", ".join(parts)
 
 
 def event_text(event: Event) -> str:

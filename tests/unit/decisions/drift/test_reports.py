@@ -244,7 +244,7 @@ def test_many_events_are_counted_on_the_console_and_folded_in_the_report(tmp_pat
 def test_the_page_and_the_markdown_have_the_same_words(folders: dict[str, Path], soaks: dict[str, Soak]) -> None:
     page = (folders["interrupted"] / "report.html").read_text()
     text = (folders["interrupted"] / "report.md").read_text()
-    for words in ("the machine was suspended", "the server was gone", "Over the night", "The soak as one stage"):
+    for words in ("the machine was suspended", "the server was gone", "Over time", "The soak as one stage"):
         assert words in page
         assert words in text
 
