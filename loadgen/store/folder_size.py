@@ -1,12 +1,16 @@
 """How large a run folder is without what is computed from it."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from loadgen.errors import InputError
 from loadgen.store.events import EVENTS
-from loadgen.store.run_folder import MANIFEST, PROMPTS, STAGES
+from loadgen.store.files import write_json
+from loadgen.store.run_folder import MANIFEST, PROMPTS, STAGES, read_manifest
 from loadgen.store.segments import log_of
 from loadgen.store.windows import HISTOGRAMS, WINDOWS
 
@@ -24,3 +28,12 @@ def measured_bytes(folder: Path) -> int:
             return sum(entry.stat().st_size for entry in entries if entry.name in DATA or log_of(entry.name))
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror or error}); fix that") from error
+
+
+def keep_measured_bytes(folder: Path) -> None:
+    """Write the size of what was measured into the manifest of a soak that has ended, as far as that can be done."""
+    with contextlib.suppress(OSError, InputError):
+        manifest = read_manifest(folder)
+        if manifest.soak is not None:
+            soak = msgspec.structs.replace(manifest.soak, run_folder_bytes=measured_bytes(folder))
+            write_json(folder / MANIFEST, msgspec.structs.replace(manifest, soak=soak))

@@ -97,7 +97,8 @@ def _summary(
     memory_mib = manifest.host.memory_mib
     drifts_in_order = drifts_of(nights, manifest.soak.matters, None if memory_mib is None else memory_mib * 2**20)
     drifts = dict(zip(by_key, drifts_in_order, strict=True))
-    size = measured_bytes(folder)
+    size = manifest.soak.run_folder_bytes
+    size = measured_bytes(folder) if size is None else size
     stages: list[StageSummary] = []
     for planned in manifest.stages:
         night = by_key.get(planned.key)

@@ -25,6 +25,7 @@ from loadgen.plan.soak import SoakSettings
 from loadgen.record import StampSource
 from loadgen.store import run_folder
 from loadgen.store.events import EventLog
+from loadgen.store.folder_size import keep_measured_bytes
 from loadgen.store.manifest import Manifest, SoakFacts
 from loadgen.store.windows import read_windows
 from loadgen.wire.client import Client
@@ -93,6 +94,7 @@ async def play_soak(
         await session.play(opened, progress)
         if not stop.requested:
             remove_in_flight(folder)
+    keep_measured_bytes(folder)
     return folder
 
 
@@ -117,7 +119,7 @@ def _going_on(plan: Plan, unfinished: Unfinished, clock: Clock, now: datetime) -
     events.record("resumed", detail, at_ns=epoch_ns + recovered.last_ns, for_s=round(gap_ns / 1e9, 3))
 
     def make_manifest(stamp_source: StampSource) -> Manifest:
-        facts = msgspec.structs.replace(soak, resumed=soak.resumed + 1)
+        facts = msgspec.structs.replace(soak, resumed=soak.resumed + 1, run_folder_bytes=None)
         changes = {"state": "running", "ended_utc": None, "stamp_source": stamp_source, "soak": facts}
         return msgspec.structs.replace(unfinished.manifest, **changes)
 

@@ -17,6 +17,7 @@ from loadgen.errors import InputError
 from loadgen.report.files import make_reports
 from loadgen.report.text_table import Screen
 from loadgen.store.events import EVENTS
+from loadgen.store.folder_size import keep_measured_bytes
 from loadgen.store.windows import HISTOGRAMS, WINDOWS, read_windows
 from tests import soak_folder
 from tests.soak_folder import (
@@ -319,3 +320,14 @@ def test_other_reports_leave_the_histograms_of_a_soak_as_they_are(tmp_path: Path
     with pytest.raises(InputError, match="use `loadgen report"):
         make_reports(folder)
     assert (folder / HISTOGRAMS).read_bytes() == before
+
+
+def test_records_that_are_removed_after_the_end_change_no_byte(tmp_path: Path) -> None:
+    folder = write_soak(tmp_path / "run", [ScriptedNight(windows=10)])
+    (folder / "requests-00001.jsonl.gz").write_bytes(b"compressed records")
+    keep_measured_bytes(folder)
+    make_soak_reports(folder)
+    before = {report: (folder / report).read_bytes() for report in REPORTS}
+    (folder / "requests-00001.jsonl.gz").unlink()
+    make_soak_reports(folder)
+    assert {report: (folder / report).read_bytes() for report in REPORTS} == before

@@ -23,6 +23,7 @@ from loadgen.plan.soak import SoakPlan, soak_of
 from loadgen.scenario import Closed, Constant, Load, Model, Scenario, SoakTable
 from loadgen.scenario.file import LoadedScenario
 from loadgen.store.events import read_events
+from loadgen.store.folder_size import measured_bytes
 from loadgen.store.run_folder import Run, read
 from loadgen.targets.served import Served
 from loadgen.telemetry import observer
@@ -225,3 +226,13 @@ def test_the_requests_in_flight_are_on_disk_while_a_soak_is_played(tmp_path: Pat
     # Ten chats before this one: the test chat, one of the warm-up, and the measured ones with the indices 0 to 7.
     assert [(sorted(r.index for r in each.in_flight), each.last_index) for each in begun] == [([7, 8], 8)]
     assert not (played.folder / IN_FLIGHT).exists()
+
+
+def test_the_manifest_keeps_the_size_of_what_was_measured(tmp_path: Path) -> None:
+    played = play(tmp_path, *soak_plan(tmp_path, Closed(), duration_s=60.0))
+    assert played.manifest.soak
+    size = played.manifest.soak.run_folder_bytes
+    assert size is not None
+    assert abs(size - measured_bytes(played.folder)) < 20  # the digits of the size itself
+    (played.folder / "requests.jsonl").unlink()
+    assert measured_bytes(played.folder) < size
