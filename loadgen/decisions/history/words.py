@@ -80,10 +80,22 @@ def event_sentence(answer: HistoryAnswer, event: NightEvent) -> str:
         parts.append(f"with it {', '.join(map(_change_name, others))}")
     if lead.candidates.traits:
         parts.append(f"then too: {_named(lead.candidates.traits)}")
-    parts.append(f"shown by the night of {night_day(nights[event.first_shown_by], newest)}")
+    shown_on = night_day(nights[event.first_shown_by], newest)
+    by_lead = lead.shown_by == event.first_shown_by
+    # The lead may have begun, by its own estimate, after another metric had shown the event.
+    parts.append(
+        f"shown by the night of {shown_on}"
+        if by_lead
+        else f"first shown by {_first_name(event)} in the night of {shown_on}"
+    )
     if gone := _gone(event):
         parts.append(f"gone on {night_day(nights[gone], newest)}")
     return f"{_word(answer, event)}{_owner(answer, lead)}: {'; '.join(parts)}"
+
+
+def _first_name(event: NightEvent) -> str:
+    """The metric that first showed an event."""
+    return next(each.series.metric.name for each in event.changes if each.shown_by == event.first_shown_by)
 
 
 def _word(answer: HistoryAnswer, event: NightEvent) -> str:

@@ -10,6 +10,7 @@ from loadgen.decisions.history.table import history_text
 from loadgen.decisions.history.verdict import HistoryAnswer
 from loadgen.decisions.history.words import (
     BLOCKS,
+    event_sentence,
     format_value,
     history_lines,
     levels_text,
@@ -45,6 +46,23 @@ def test_a_regression_is_a_sentence_with_its_size_its_nights_and_its_builds(tmp_
     assert line.endswith("; shown by the night of 6 Dec")
     assert verdict_sentence(answer).startswith("Worse, as the newest night showed: ")
     assert title_text(answer) == f"summarizer · 23 nights · machine {MACHINE} (a CPU)"
+
+
+def test_an_event_that_another_metric_showed_first_names_that_metric(tmp_path: Path) -> None:
+    """Or the surest change could begin, by its own estimate, after the night that showed the event."""
+    later = msgspec.structs.replace(SLOWER, factors={"ttft_p50": 1.4})
+    both = msgspec.structs.replace(SLOWER, factors={"ttft_p50": 1.4, "ttft_p95": 1.3})
+    answer = answer_of(tmp_path, *[QUIET] * 30, *[later] * 2, *[both] * 60, noise=0.005)
+    (event,) = answer.events
+    (line,) = history_lines(answer)
+    first = min(event.changes, key=lambda change: change.shown_by)
+    assert len({change.shown_by for change in event.changes}) == 2
+    name = first.series.metric.name
+    ending = "; shown by the night of " if event.lead == first else f"; first shown by {name} in the night of "
+    assert ending in line
+    led_by_the_later = msgspec.structs.replace(event, changes=event.changes[::-1])
+    other = "; first shown by " if event.lead == first else "; shown by the night of "
+    assert other in event_sentence(answer, led_by_the_later)
 
 
 def test_what_was_shown_before_is_not_news_and_is_still_there(tmp_path: Path) -> None:
