@@ -35,7 +35,7 @@ from loadgen.stats.drift import theil_sen
 from loadgen.stats.histogram import EDGES_NS
 from loadgen.stats.quantile import Floor, Quantile
 from loadgen.store.events import Event
-from loadgen.store.manifest import Manifest, PlannedStage
+from loadgen.store.manifest import Manifest, PlannedStage, Probe
 from loadgen.store.segments import windows_without_records
 from loadgen.store.windows import WindowLine
 
@@ -91,7 +91,7 @@ def soak_stage(
         window_s=rounded(_seconds(steady)) if steady else None,
         metrics=metrics,
         throughput=_throughput(steady, metrics["tpot_ms"]),
-        tokens=_tokens(windows),
+        tokens=_tokens(windows, None if card is None else card.known_probe),
         slo=_attainment(windows, slo_of(manifest.scenario)),
         server=_server(windows),
         validity=_validity(windows, manifest.stamp_source),
@@ -205,9 +205,11 @@ def _throughput(windows: Sequence[WindowLine], tpot: Metric) -> Throughput:
     )
 
 
-def _tokens(windows: Sequence[WindowLine]) -> Tokens:
+def _tokens(windows: Sequence[WindowLine], probe: Probe | None) -> Tokens:
+    """The tokens of all windows. Who counted them, only the findings about the server may say."""
     prompt = sum(window.prompt_tokens for window in windows)
-    return Tokens(prompt=prompt or None, output=sum(window.output_tokens for window in windows), source="usage")
+    source = {True: "usage", False: "events", None: "unknown"}[None if probe is None else probe.usage_in_stream]
+    return Tokens(prompt=prompt or None, output=sum(window.output_tokens for window in windows), source=source)
 
 
 def _attainment(windows: Sequence[WindowLine], slo: Slo) -> Attainment | None:

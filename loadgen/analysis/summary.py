@@ -106,8 +106,9 @@ class Throughput(Struct, frozen=True):
 
 
 class Tokens(Struct, frozen=True):
-    """Tokens of the ok requests. prompt: null if no answer says it. source: "usage", "events", or "mixed". cached: how
-    many prompt tokens came from a cache; the key is missing if no answer says it."""
+    """Tokens of the ok requests. prompt: null if no answer says it. source: "usage", "events", or "mixed"; of a
+    soak whose server was not probed, "unknown". cached: how many prompt tokens came from a cache; the key is missing if
+    no answer says it."""
 
     prompt: int | None
     output: int

@@ -223,6 +223,10 @@ def _narrow(table: Table) -> Table:
     return msgspec.structs.replace(table, columns=columns, rows=tuple(rows))
 
 
+def _series_text(model: ModelSoak, title: str, screen: Screen) -> str:
+    return table_text(_narrow(drift_table(model)), title, screen)
+
+
 def soak_text(summary: Summary, events: Sequence[Event], screen: Screen) -> str:
     """The report for a terminal: the verdict, one row a metric, what happened, and the usual table."""
     played = models_of_soak(summary)
@@ -230,7 +234,7 @@ def soak_text(summary: Summary, events: Sequence[Event], screen: Screen) -> str:
     parts = [lines_text([f"{summary.scenario}{name} · {summary.run_id}", soak_sentence(summary)], screen)]
     titles = [model.who if len(played) > 1 else "" for model in played]
     parts += [
-        table_text(_narrow(drift_table(model)), title, screen) for model, title in zip(played, titles, strict=True)
+        _series_text(model, title, screen) for model, title in zip(played, titles, strict=True) if model.drift.metrics
     ]
     if events:
         parts.append(table_text(events_table(events, most=EVENTS_SHOWN), "events", screen))

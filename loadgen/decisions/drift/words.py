@@ -86,7 +86,7 @@ def soak_sentence(summary: Summary) -> str:
     """The verdict in one sentence, of all models."""
     stages = models_of_soak(summary)
     if not stages:
-        return "not enough data: nothing was played."
+        return "not enough data: no window is complete."
     ordered = sorted(stages, key=lambda stage: DRIFT_WORDS.index(stage.drift.verdict))
     texts = [f"{stage.who}: {stage_sentence(stage)}" if len(stages) > 1 else stage_sentence(stage) for stage in ordered]
     return f"{'so far ' if summary.incomplete else ''}{'; '.join(texts)}."
@@ -281,7 +281,7 @@ def notes_of(model: ModelSoak) -> tuple[str, ...]:
         left_out = drift.left_out - drift.warm_up
         rest = f", {left_out} lie in a gap or are not valid" if left_out else ""
         notes.append(f"{drift.windows} of {soak.windows} windows are tested: {drift.warm_up} are warm-up{rest}")
-    if drift.short and drift.verdict not in ("degrading", "improving"):
+    if drift.short and drift.why is None and drift.verdict not in ("degrading", "improving"):
         notes.append("short: soak two hours or more, because a slow wander of the pace looks like drift within less")
     if soak.records_dropped_windows:
         dropped = format_count(soak.records_dropped_windows, "window")

@@ -160,6 +160,7 @@ def test_too_few_windows_and_too_few_answers_say_so(tmp_path: Path) -> None:
     few = make_soak_reports(write_soak(tmp_path / "few", [ScriptedNight(windows=30)]))
     thin = make_soak_reports(write_soak(tmp_path / "thin", [ScriptedNight(windows=60, requests=2)]))
     assert "it has 30 windows, and a verdict needs 50" in few.sentence
+    assert "metric" not in soak_text(few.summary, (), Screen(80))
     assert "it has 120 answered requests, and a verdict needs 300" in thin.sentence
 
 
@@ -191,7 +192,7 @@ def test_a_soak_that_is_going_on_has_a_report_of_what_there_is(folders: dict[str
 def test_a_soak_without_a_window_yet_has_a_report(tmp_path: Path) -> None:
     folder = write_soak(tmp_path / "run", [ScriptedNight(windows=0)], state="running")
     soak = make_soak_reports(folder)
-    assert soak.word == "not enough data"
+    assert soak.sentence == "not enough data: no window is complete."
     assert (folder / "report.html").exists()
 
 
