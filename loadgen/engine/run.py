@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
-from msgspec import Struct
 
 from loadgen.clock import SYSTEM_CLOCK, Clock, utc_now
 from loadgen.engine.keep_warm import keep_warm
@@ -19,10 +18,10 @@ from loadgen.engine.preflight import Checked, Preflight
 from loadgen.engine.request_limits import WarmUpTimes
 from loadgen.engine.server_probe import ask_or_recall
 from loadgen.engine.soak.heartbeat import Heartbeat
-from loadgen.engine.soak.outage import Restart
 from loadgen.engine.soak.servers import WhenGone
+from loadgen.engine.soak.window_writer import WindowWriter
 from loadgen.engine.stage import LocalStageRunner, MakeStageRunner, RunContext
-from loadgen.engine.stage_source import MakeStageSources, StageSource, only, planned_sources
+from loadgen.engine.stage_source import BesideStage, MakeStageSources, StagePlay, StageSource, only, planned_sources
 from loadgen.engine.stop import StopSignal
 from loadgen.engine.workers import sizing
 from loadgen.engine.workers.pool import PooledStageRunner, WorkerPool
@@ -55,19 +54,6 @@ MakeRecordLog = Callable[[Path], RecordLog]
 """Opens the log of a run's records in its folder."""
 
 
-class StagePlay(Struct, frozen=True):
-    """A stage that is about to be played."""
-
-    stage: Stage
-    ready: dict[int, Served]
-    """Its served models, by their index in the plan."""
-    stop: StopSignal
-    """The signal of this stage."""
-    restart: Restart
-
-
-BesideStage = Callable[[StagePlay], contextlib.AbstractAsyncContextManager[Sequence[Sink]]]
-"""Makes what is done beside a stage, from before its warm-up until its last request has ended; yields sinks for it."""
 MakeManifest = Callable[[StampSource], Manifest]
 """Makes the manifest with which a run begins."""
 
@@ -144,8 +130,11 @@ class OpenRun:
         make_runner: MakeStageRunner,
         progress: Progress,
         sinks: Sequence[Sink],
+        workers: int,
     ) -> None:
         self.context = context
+        self.workers = workers
+        """How many processes play it."""
         self.manifest = manifest
         self._runner = _PlanRunner(context, make_runner, manifest, progress, sinks)
 
@@ -176,12 +165,13 @@ async def opened_run(
     epoch_ns: int | None = None,
     when_gone: WhenGone = "cancel",
     heartbeat: Heartbeat | None = None,
+    windows: WindowWriter | None = None,
 ) -> AsyncIterator[OpenRun]:
     """Open the logs and the client of a run, and start its workers; at the end of the context, close and end them.
 
     folder: the run folder, which is there. make_log: opens the log that records go to in place of `requests.jsonl`;
     with workers, it gets the records that they write. epoch_ns: the beginning of the run on the clock; None: now.
-    when_gone, heartbeat: as in `RunContext`. The other arguments are those of `play_plan`.
+    when_gone, heartbeat: as in `RunContext`. windows: as in `WorkerPool`. The other arguments are those of `play_plan`.
     """
     async with contextlib.AsyncExitStack() as stack:
         # The logs come before the connections, so that a folder that cannot be written fails before anything is opened.
@@ -215,9 +205,9 @@ async def opened_run(
         if workers > 1:
             # Called when the workers have ended.
             stack.callback(_join_parts if make_log is None else run_folder.remove_parts, folder)
-            pool = await stack.enter_async_context(WorkerPool(workers, context, folder, progress.warn))
+            pool = await stack.enter_async_context(WorkerPool(workers, context, folder, progress.warn, windows=windows))
             make_runner = functools.partial(PooledStageRunner, pool)
-        yield OpenRun(context, manifest, make_runner, progress, run_sinks)
+        yield OpenRun(context, manifest, make_runner, progress, run_sinks, workers)
 
 
 def _nothing_beside(_: StagePlay) -> contextlib.AbstractAsyncContextManager[Sequence[Sink]]:

@@ -1,17 +1,21 @@
 """Which stages a run plays: those of its plan, or those that are chosen while the run goes. Knows no socket."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
+from msgspec import Struct
 
+from loadgen.engine.soak.outage import Restart
 from loadgen.engine.stage import RunContext
 from loadgen.engine.stop import StopSignal
 from loadgen.engine.stop_rule_sink import stop_rule_sinks
 from loadgen.live.progress import Progress
 from loadgen.live.sink import Sink
 from loadgen.plan.plan import Plan, Stage
+from loadgen.targets.served import Served
 
 
 class StageSource(Protocol):
@@ -71,3 +75,18 @@ def only(stage: Stage, models: tuple[int, ...]) -> Stage:
     due = None if stage.due_ns is None else stage.due_ns[positions]
     count = None if stage.count is None else len(positions)
     return msgspec.structs.replace(stage, models=models, count=count, due_ns=due)
+
+
+class StagePlay(Struct, frozen=True):
+    """A stage that is about to be played."""
+
+    stage: Stage
+    ready: dict[int, Served]
+    """Its served models, by their index in the plan."""
+    stop: StopSignal
+    """The signal of this stage."""
+    restart: Restart
+
+
+BesideStage = Callable[[StagePlay], AbstractAsyncContextManager[Sequence[Sink]]]
+"""Makes what is done beside a stage, from before its warm-up until its last request has ended; yields sinks for it."""

@@ -15,8 +15,9 @@ from loadgen.engine.manifest_writer import ManifestWriter, first_manifest
 from loadgen.engine.run import opened_run, prepare_workers
 from loadgen.engine.soak.in_flight import IN_FLIGHT, InFlightLog, remove_in_flight
 from loadgen.engine.soak.lock import held_lock
-from loadgen.engine.soak.resume import Unfinished, recover, rest_of
+from loadgen.engine.soak.resume import Unfinished, recover, rest_of, unwritten_of
 from loadgen.engine.soak.session import Beginning, SoakMachine, SoakSession
+from loadgen.engine.soak.window_session import lives_of
 from loadgen.engine.stop import StopSignal
 from loadgen.live.progress import Progress, Silence
 from loadgen.live.sink import Sink
@@ -27,7 +28,7 @@ from loadgen.store import run_folder
 from loadgen.store.events import EventLog
 from loadgen.store.folder_size import keep_measured_bytes
 from loadgen.store.manifest import Manifest, SoakFacts
-from loadgen.store.windows import read_windows
+from loadgen.store.windows import WindowLog, repair_windows
 from loadgen.wire.client import Client
 
 
@@ -65,14 +66,14 @@ async def play_soak(
             soak = SoakFacts(
                 **msgspec.structs.asdict(settings), epoch_utc=started.isoformat(), scenario_folder=scenario_folder
             )
-            beginning = _beginning(plan, folder, clock, workers, soak)
+            beginning = _beginning(plan, folder, clock, workers, soak, stack)
         else:
-            beginning = _going_on(plan, unfinished, clock, started)
+            beginning = _going_on(plan, unfinished, clock, started, stack)
+        events = EventLog(folder, clock, beginning.epoch_ns)
+        session = SoakSession(plan, settings, beginning, machine, events)
         if not beginning.stages:
             ManifestWriter(folder, beginning.make_manifest("user")).end("complete")
             return folder
-        events = EventLog(folder, clock, beginning.epoch_ns)
-        session = SoakSession(settings, beginning, machine, events)
         in_flight = stack.enter_context(contextlib.closing(InFlightLog(folder / IN_FLIGHT)))
         opened = await stack.enter_async_context(
             opened_run(
@@ -87,6 +88,7 @@ async def play_soak(
                 client=client or Client(),
                 epoch_ns=beginning.epoch_ns,
                 make_log=session.open_log if workers == 1 else None,
+                windows=session.windows,
                 when_gone="wait",
                 heartbeat=session.heartbeat,
             )
@@ -98,17 +100,24 @@ async def play_soak(
     return folder
 
 
-def _beginning(plan: Plan, folder: Path, clock: Clock, workers: int, soak: SoakFacts) -> Beginning:
+def _beginning(
+    plan: Plan, folder: Path, clock: Clock, workers: int, soak: SoakFacts, stack: contextlib.AsyncExitStack
+) -> Beginning:
+    """Where a new soak begins. stack: closes what is opened."""
+
     def make_manifest(stamp_source: StampSource) -> Manifest:
         return first_manifest(plan, folder, soak.epoch_utc, stamp_source=stamp_source, workers=workers, soak=soak)
 
-    return Beginning(clock.now_ns(), make_manifest, plan.stages)
+    return Beginning(clock.now_ns(), make_manifest, plan.stages, _window_log(folder, soak, stack))
 
 
-def _going_on(plan: Plan, unfinished: Unfinished, clock: Clock, now: datetime) -> Beginning:
-    """Where an unfinished soak goes on. Its lock is held."""
+def _going_on(
+    plan: Plan, unfinished: Unfinished, clock: Clock, now: datetime, stack: contextlib.AsyncExitStack
+) -> Beginning:
+    """Where an unfinished soak goes on. Its lock is held. stack: closes what is opened."""
     soak = unfinished.soak
-    recovered = recover(unfinished, read_windows(unfinished.folder))
+    windows = repair_windows(unfinished.folder)
+    recovered = recover(unfinished, windows)
     # The clock of the process that was killed is gone, and so may be that of the machine.
     since_epoch = now - datetime.fromisoformat(soak.epoch_utc)
     elapsed_ns = max(since_epoch // timedelta(microseconds=1) * 1_000, recovered.last_ns + 1)
@@ -126,4 +135,18 @@ def _going_on(plan: Plan, unfinished: Unfinished, clock: Clock, now: datetime) -
     left_ns = None
     if soak.deadline_utc is not None:
         left_ns = (datetime.fromisoformat(soak.deadline_utc) - now) // timedelta(microseconds=1) * 1_000
-    return Beginning(epoch_ns, make_manifest, rest_of(plan, unfinished, recovered.next_index, now), left_ns)
+    return Beginning(
+        epoch_ns=epoch_ns,
+        make_manifest=make_manifest,
+        stages=rest_of(plan, unfinished, recovered.next_index, now),
+        windows=_window_log(unfinished.folder, soak, stack),
+        left_ns=left_ns,
+        next_window=max((window.window for window in windows), default=-1) + 1,
+        server_lives=lives_of(windows),
+        unwritten=unwritten_of(plan, unfinished, recovered, windows),
+    )
+
+
+def _window_log(folder: Path, soak: SoakFacts, stack: contextlib.AsyncExitStack) -> WindowLog:
+    began_s = datetime.fromisoformat(soak.epoch_utc).timestamp()
+    return stack.enter_context(contextlib.closing(WindowLog(folder, began_s)))

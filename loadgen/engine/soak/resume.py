@@ -17,6 +17,7 @@ from msgspec import Struct
 from loadgen.engine.retry import is_last
 from loadgen.engine.soak.in_flight import FILES, read_in_flight, remove_in_flight
 from loadgen.engine.soak.lock import check_lock
+from loadgen.engine.soak.window_session import Unwritten
 from loadgen.errors import InputError
 from loadgen.plan.plan import Plan, Stage
 from loadgen.plan.soak import stage_from
@@ -102,15 +103,21 @@ def recover(unfinished: Unfinished, windows: Sequence[WindowLine]) -> Recovered:
         return Recovered(0, folded_ns, ())
     begun = read_in_flight(sorted(folder.glob(FILES)), stage.level)
     last_index, last_ns = begun.last_index, max([folded_ns, *(each.intended_ns for each in begun.in_flight)])
+    begun_keys = {_key(each) for each in begun.in_flight}
+    # A request in flight may have had attempts that are in windows long written.
+    first_ns = min([max(folded_ns, stage.start_ns), *(each.intended_ns for each in begun.in_flight)])
     ended: dict[_Key, Record] = {}
-    for record in _recent_records(folder, max(folded_ns, stage.start_ns)):
+    attempts: dict[_Key, Record] = {}
+    for record in _recent_records(folder, first_ns):
         last_ns = max(last_ns, _ended_ns(record))
         if record.phase == "measured" and record.level == stage.level and _is_of(record, stage):
             last_index = max(last_index, record.index)
+            if _key(record) in begun_keys:
+                attempts[_key(record)] = record
             if _ended_ns(record) >= folded_ns:
                 ended[_key(record)] = record  # a later attempt of the same request comes later
     retries = unfinished.manifest.scenario.retries
-    ends = (_lost(each, ended.get(_key(each)), retries, last_ns) for each in begun.in_flight)
+    ends = (_lost(each, attempts.get(_key(each)), retries, last_ns) for each in begun.in_flight)
     lost = [end for end in ends if end is not None]
     if lost:
         _append(folder, lost)
@@ -127,8 +134,7 @@ def rest_of(plan: Plan, unfinished: Unfinished, next_index: int, now: datetime) 
         return plan.stages
     if datetime.fromisoformat(deadline_utc) <= now:
         return ()
-    keys = set(zip(begun.targets, begun.models, strict=True))
-    at = next(at for at, stage in enumerate(plan.stages) if keys & _keys_of(plan, stage))
+    at = _place_of(plan, begun)
     left_s = (datetime.fromisoformat(begun.deadline_utc) - now).total_seconds()
     current = (stage_from(plan.stages[at], next_index, round(left_s * 1e9)),) if left_s > 0 else ()
     return (*current, *plan.stages[at + 1 :])
@@ -197,3 +203,21 @@ def _ended_ns(record: Record) -> int:
 
 def _key(request: BegunRequest | Record) -> _Key:
     return request.target, request.model, request.level, request.index
+
+
+def unwritten_of(
+    plan: Plan, unfinished: Unfinished, recovered: Recovered, windows: Sequence[WindowLine]
+) -> Unwritten | None:
+    """The time of the stage that was played last of which no window was written; None if there is none."""
+    begun = unfinished.stage
+    if begun is None:
+        return None
+    start_ns = max([begun.start_ns, *(window.end_ns for window in windows)])
+    if recovered.last_ns < start_ns:
+        return None
+    return Unwritten(plan.stages[_place_of(plan, begun)], recovered.unfolded, start_ns, recovered.last_ns)
+
+
+def _place_of(plan: Plan, begun: SoakStage) -> int:
+    keys = set(zip(begun.targets, begun.models, strict=True))
+    return next(at for at, stage in enumerate(plan.stages) if keys & _keys_of(plan, stage))

@@ -1,7 +1,8 @@
 """A soak while it is played: what begins and ends with each of its stages, and what must happen once a second."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import functools
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -11,23 +12,28 @@ from msgspec import Struct
 
 from loadgen.clock import BootClock, Clock, utc_now, wall_ns
 from loadgen.engine.background import Background
-from loadgen.engine.run import MakeManifest, OpenRun, StagePlay
+from loadgen.engine.run import MakeManifest, OpenRun
 from loadgen.engine.soak.deadline import SoakDeadline
 from loadgen.engine.soak.hang_up import calling_on_hang_up
-from loadgen.engine.soak.heartbeat import Heartbeat, beating
+from loadgen.engine.soak.heartbeat import Gap, Heartbeat, Interruption, beating
 from loadgen.engine.soak.outage import SUPPORT, OutageRules, OutageWatch, ServerSupport, keeping
 from loadgen.engine.soak.segments import SegmentLog, SegmentSettings
+from loadgen.engine.soak.window_session import ServerKey, ServerNumbers, Unwritten, write_unwritten
+from loadgen.engine.soak.window_writer import WindowWriter
+from loadgen.engine.soak.windows import WindowSettings, WindowSink
 from loadgen.engine.stage import stage_start
-from loadgen.engine.stage_source import planned_sources
+from loadgen.engine.stage_source import StagePlay, planned_sources
 from loadgen.engine.stop import StopSignal
 from loadgen.live.progress import Progress
 from loadgen.live.sink import MeasuringStart, NullSink, Sink
-from loadgen.plan.plan import Stage
+from loadgen.plan.plan import Plan, Stage
 from loadgen.plan.soak import SoakSettings
 from loadgen.record import StageFacts
+from loadgen.scenario.objective import limits_ms
 from loadgen.store.events import EventLog
 from loadgen.store.manifest import SoakStage
 from loadgen.store.run_folder import REQUESTS
+from loadgen.store.windows import WindowLog
 
 LOOK_NS: Final = 1_000_000_000
 """How often the soak is looked after."""
@@ -41,8 +47,16 @@ class Beginning(Struct, frozen=True):
     make_manifest: MakeManifest
     stages: tuple[Stage, ...]
     """Those that are still to be played."""
+    windows: WindowLog
+    """Where its windows are written."""
     left_ns: int | None = None
     """How much time is left for all of them; None: all of it."""
+    next_window: int = 0
+    """The number of the next window."""
+    server_lives: Mapping[ServerKey, int] = {}
+    """The life of each server when an earlier process last looked."""
+    unwritten: Unwritten | None = None
+    """What an earlier process had played and of which it had written no window."""
 
 
 class SoakMachine(Struct, frozen=True):
@@ -58,10 +72,19 @@ class SoakMachine(Struct, frozen=True):
 class SoakSession:
     """Plays the stages of a soak: `open_log`, then `play`."""
 
-    def __init__(self, settings: SoakSettings, beginning: Beginning, machine: SoakMachine, events: EventLog) -> None:
+    def __init__(
+        self, plan: Plan, settings: SoakSettings, beginning: Beginning, machine: SoakMachine, events: EventLog
+    ) -> None:
         self.heartbeat = Heartbeat(machine.clock, machine.boot, wall=machine.wall_ns)
         self._settings = settings
-        self._stages = beginning.stages
+        self._beginning = beginning
+        self._servers = ServerNumbers(plan, beginning.server_lives)
+        slo = plan.scenario.slo if limits_ms(plan.scenario.slo) else None
+        folding = WindowSettings(round(settings.window_s * 1e9), slo)
+        self.windows = WindowWriter(beginning.windows, folding, self._servers.of, beginning.next_window)
+        """Writes the windows of all stages."""
+        if beginning.unwritten is not None:
+            write_unwritten(self.windows, plan, beginning.unwritten, machine.clock, beginning.epoch_ns)
         self._machine = machine
         self._events = events
         self._deadline = SoakDeadline(machine.boot.now_ns, round(settings.duration_s * 1e9))
@@ -80,7 +103,7 @@ class SoakSession:
     async def play(self, opened: OpenRun, progress: Progress) -> None:
         """Play the stages that are still to be played."""
         context = opened.context
-        rest = msgspec.structs.replace(context.plan, stages=self._stages)
+        rest = msgspec.structs.replace(context.plan, stages=self._beginning.stages)
         rules = OutageRules(give_up_ns=round(self._settings.give_up_s * 1e9))
 
         @contextlib.asynccontextmanager
@@ -88,11 +111,21 @@ class SoakSession:
             servers = self._machine.servers
             watch = OutageWatch(context, play.ready, play.stop, self._events, play.restart, rules, servers)
             async with keeping(watch, context):
-                yield (StageSpan(self, opened, play), watch)
+                self._servers.serve(context.lives, play.ready)
+                yield (StageSpan(self, opened, play), watch, *self._window_sinks(opened))
 
         async with beating(self.heartbeat, self._events), Background(self._look_after(context.stop_signal)):
-            with calling_on_hang_up(self._split_log):
+            with calling_on_hang_up(self._split_log), self.heartbeat.calling(self._hear):
                 await opened.play(planned_sources(rest, progress), beside)
+
+    def _window_sinks(self, opened: OpenRun) -> tuple[Sink, ...]:
+        """What folds records into windows here, unless workers do, and what writes them."""
+        fold = WindowSink(self.windows.settings, functools.partial(self.windows.take, 0))
+        return (self.windows,) if opened.workers > 1 else (fold, self.windows)
+
+    def _hear(self, interruption: Interruption) -> None:
+        if isinstance(interruption, Gap):
+            self.windows.add_gap(interruption)
 
     def _split_log(self) -> None:
         if self._log is not None:
