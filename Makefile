@@ -87,6 +87,7 @@ bench: $(DEV)
 	$(PY) benchmarks/nights.py --quick
 	$(PY) benchmarks/drift.py --quick
 	$(PY) benchmarks/large_report.py
+	$(PY) benchmarks/soak.py
 	$(PY) -m benchmarks.segments
 
 readme: $(RUN)

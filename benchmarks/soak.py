@@ -24,6 +24,7 @@ import psutil
 from msgspec import Struct
 
 from loadgen.clock import SYSTEM_CLOCK
+from loadgen.engine.soak.segments import SegmentLog, SegmentSettings
 from loadgen.engine.soak.window_writer import WindowWriter
 from loadgen.engine.soak.windows import WindowSettings, WindowSink
 from loadgen.live.lines import ProgressLines
@@ -31,6 +32,7 @@ from loadgen.live.sink import MeasuringStart, Sinks, StageStart
 from loadgen.plan.rng import generator
 from loadgen.record import Record, StageFacts, StageKey, record_of
 from loadgen.scenario import Slo
+from loadgen.store.events import EventLog
 from loadgen.store.run_folder import RequestLog
 from loadgen.store.windows import HISTOGRAMS, WindowLog, read_windows
 from loadgen.telemetry.observer import Observer
@@ -51,6 +53,7 @@ MS: Final = 1_000_000
 SEED: Final = 1
 BLOCK: Final = 1_000
 MEAN_TOKENS: Final = 500
+BUDGET_BYTES: Final = 2 << 30
 FAILED_SHARE: Final = 0.01
 COMPARED_TOKENS: Final = 1_000_000
 ROUNDS: Final = 5
@@ -77,7 +80,7 @@ class Night(Struct, frozen=True):
     tokens: int
     requests: int
     cpu_us: float
-    """A token, of all sinks together."""
+    """A token, of all sinks together, and of what they have compressed beside them."""
     rss_mib: tuple[float, ...]
     """At each hundredth of the tokens."""
     hlog_mb: float
@@ -179,17 +182,19 @@ class SoakSinks:
         folder.mkdir(parents=True)
         settings = WindowSettings(WINDOW_NS, Slo(ttft_ms=300.0))
         self._windows = WindowLog(folder, time.time())
-        self._log = RequestLog(folder / "requests.jsonl")
+        events = EventLog(folder, SYSTEM_CLOCK, SYSTEM_CLOCK.now_ns())
+        segments = SegmentSettings(budget_bytes=BUDGET_BYTES)
+        self.log = SegmentLog(folder / "requests.jsonl", segments, events, SYSTEM_CLOCK)
         writer = WindowWriter(self._windows, settings, lambda _: (0, None))
         self._sink = WindowSink(settings, lambda part: writer.take(0, part))
-        self.sinks = Sinks((self._log, ProgressLines(print), self._sink, writer))
+        self.sinks = Sinks((self.log, ProgressLines(print), self._sink, writer))
         self._observer = Observer(SYSTEM_CLOCK, lambda: streams)
         self.sinks.start(stage_of(streams))
         self.sinks.measure(MeasuringStart(0, 0, self._observer))
 
     def stop(self, end_ns: int) -> None:
         self.sinks.stop(facts_of(end_ns))
-        self._log.close()
+        self.log.close()
         self._windows.close()
 
 
@@ -200,24 +205,30 @@ def facts_of(end_ns: int) -> StageFacts:
 
 
 def play_night(folder: Path, tokens: int, streams: int) -> Night:
-    """Pass a night's records to the sinks of a soak. In the collector's hands as in one: off, but between windows."""
+    """Pass a night's records to the sinks of a soak. The collector is off, as in one, but between windows."""
     sinks, process = SoakSinks(folder, streams), psutil.Process()
     rss_mib, cpu_ns, done, requests, next_tick_ns = list[float](), 0, 0, 0, S
+    made = records(tokens, streams)
     gc.collect()
     gc.freeze()
     gc.disable()
     try:
-        for record in records(tokens, streams):
-            began_ns = time.thread_time_ns()
+        began_ns = time.process_time_ns()
+        while True:
+            made_ns = time.thread_time_ns()
+            record = next(made, None)
+            cpu_ns -= time.thread_time_ns() - made_ns
+            if record is None:
+                break
             while record.end_ns is not None and next_tick_ns <= record.end_ns:
                 sinks.sinks.tick(next_tick_ns)
                 next_tick_ns += S
             sinks.sinks.record(record)
-            cpu_ns += time.thread_time_ns() - began_ns
             done, requests = done + len(record.stamps_ns), requests + 1
             if done >= (len(rss_mib) + 1) * tokens // 100:
                 rss_mib.append(process.memory_info().rss / 2**20)
         sinks.stop(NIGHT_S * S)
+        cpu_ns += time.process_time_ns() - began_ns
     finally:
         gc.enable()
         gc.unfreeze()
@@ -265,6 +276,8 @@ def compare(folder: Path, streams: int) -> tuple[float, float, float]:
 def exchange_of(tokens: int) -> Exchange:
     """An answer of so many tokens as it was received."""
     exchange = Exchange(ChatRequest("http://h/v1/chat/completions", b"{}", {}, Deadlines(request_ns=S)), 0)
+    rng = generator(SEED, "soak exchange", tokens)
+    gaps_ns = rng.gamma(20.0, MS, tokens).astype(np.int64).cumsum().tolist()
     event = b'data: {"choices": [{"index": 0, "delta": {"content": " word"}}]}\n\n'
     usage = b'data: {"choices": [], "usage": {"prompt_tokens": 100, "completion_tokens": %d}}\n\n' % tokens
     end = b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\n' + usage + b"data: [DONE]\n\n"
@@ -272,8 +285,8 @@ def exchange_of(tokens: int) -> Exchange:
     exchange.response.status, exchange.response.content_type = 200, "text/event-stream"
     for token in range(1, tokens + 1):
         exchange.response.append(event if token < tokens else event + end)
-        exchange.stamps.record_read(len(exchange.body()), 200 * MS + token * 20 * MS, 0)
-    exchange.ended_ns = 200 * MS + tokens * 20 * MS
+        exchange.stamps.record_read(len(exchange.body()), 200 * MS + gaps_ns[token - 1], 0)
+    exchange.ended_ns = 200 * MS + gaps_ns[-1]
     return exchange
 
 

@@ -1,6 +1,7 @@
 """The windows of a soak on disk: what is written is read back, and HdrHistogram's own reader opens its log at every
 moment."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,13 @@ def test_a_killed_soak_is_cut_to_its_last_window_in_both_files(tmp_path: Path, l
         line.start_ns / 1e9 for line in remaining
     }
     assert repair_windows(tmp_path) == remaining
+
+
+def test_the_docs_explain_every_key_of_a_window() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "soak.md").read_text("utf-8")
+    section = page.partition("### windows.jsonl")[2].partition("\n## ")[0]
+    keys = {key for cell in re.findall(r"^\| (.*?) \|", section, re.MULTILINE) for key in re.findall(r"`(\w+)`", cell)}
+    assert keys == set(WindowLine.__struct_fields__)
 
 
 def test_a_soak_that_was_killed_before_its_first_window_has_none(tmp_path: Path) -> None:

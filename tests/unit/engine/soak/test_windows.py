@@ -4,7 +4,7 @@ import contextlib
 import functools
 import gc
 import itertools
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -379,35 +379,47 @@ def test_every_moment_lies_within_the_bounds_of_its_window(drain_ns: int | None)
     assert numbers == sorted(numbers)
 
 
-def test_garbage_is_collected_between_windows_and_does_not_pile_up_over_eight_hours(
+def entries() -> int:
+    """How many entries all containers of this process have together."""
+    gc.unfreeze()
+    count = sum(len(each) for each in gc.get_objects() if isinstance(each, list | dict | set | deque))
+    gc.freeze()
+    return count
+
+
+def test_nothing_grows_over_eight_hours_and_garbage_is_collected_between_windows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # So that the test takes seconds, and not a minute.
     monkeypatch.setattr(observer, "TICK_NS", 10 * S)
+    monkeypatch.setattr(observer, "MOST_SAMPLES", 64)
     monkeypatch.setattr(stage, "TICK_S", 10.0)
+    client = ScriptedClient(lambda _body, _number: stream("a", "b"))
 
     class Node:
         def __init__(self) -> None:
             self.itself = self
 
-    alive = [0]
+    garbage, sizes = [0] * 8, [0] * 8
 
     class Littering(NullSink):
-        """Leaves garbage that only a collection finds, with each record."""
+        """Leaves garbage that only a collection finds, with each record, and counts what there is once an hour."""
 
         def record(self, record: Record) -> None:
             Node()
-            alive.append(sum(isinstance(each, Node) for each in gc.get_objects()) if record.index % 400 == 0 else 0)
+            client.requests.clear()
+            client.sent_at_ns.clear()
+            if record.phase == "measured" and record.index % 350 == 349:
+                garbage[record.index // 350] = sum(isinstance(each, Node) for each in gc.get_objects())
+                sizes[record.index // 350] = entries()
 
     plan = plan_of(Closed(concurrency=(1,), duration_s=8 * 3600.0, think_time=ThinkTime(10.0)))
     settings = WindowSettings(300 * S)
     log = WindowLog(tmp_path, 0.0)
     writer = WindowWriter(log, settings, lambda _: (0, None))
-    sink = WindowSink(settings, lambda part: writer.take(0, part))
-    client = ScriptedClient(lambda _body, _number: stream("a", "b"))
-    sinks = (Littering(), sink, writer)
+    sinks = (Littering(), WindowSink(settings, lambda part: writer.take(0, part)), writer)
     with contextlib.closing(log):
         run(play_plan(plan, tmp_path / "results", clock=CLOCK, client=client, sinks=sinks))
     assert len(read_windows(tmp_path)) == 96
-    assert len(alive) > 2_800
-    assert 0 < max(alive) <= 40, "those of a window and a little"
+    assert 0 < max(garbage) <= 40, "those of a window and a little"
+    assert max(sizes[2:]) - min(sizes[2:]) <= 350, f"not one entry more for every ninth request: {sizes}"
