@@ -198,6 +198,22 @@ def test_the_manifest_says_what_was_measured(tmp_path: Path, monkeypatch: pytest
     assert manifest.host.machine_id == host().machine_id
 
 
+def test_without_a_test_chat_no_server_is_asked_for_its_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Served] = []
+
+    async def with_version(served: Served) -> Served:
+        asked.append(served)
+        return served
+
+    monkeypatch.setattr("loadgen.engine.preflight.with_version", with_version)
+    play(refusing(), tmp_path, preflight=False)
+    assert asked == []
+    play(refusing(), tmp_path)
+    assert [served.card.alias for served in asked] == ["m"]
+
+
 def test_a_key_of_the_scenarios_own_is_not_taken_out(tmp_path: Path) -> None:
     client = refusing("top_k")
     played, _ = play(client, tmp_path, sampling=Sampling(extra={"top_k": 4}))
