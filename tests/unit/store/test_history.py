@@ -2,8 +2,8 @@
 
 import json
 import os
-import resource
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -266,10 +266,10 @@ def test_400_nights_of_two_models_are_read_within_a_second_of_cpu_time(tmp_path:
         copy.mkdir()
         (copy / "manifest.json").write_bytes(manifest.replace(night_id(0).encode(), f"{number}".encode()))
         (copy / "summary.json").write_bytes(summary)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+    before = time.process_time()
     history = read_history(folder)
     assert len(history.nights) == 400
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - before < 1.0
+    assert time.process_time() - before < 1.0
 
 
 def test_reading_twice_gives_the_same(tmp_path: Path) -> None:
