@@ -99,6 +99,18 @@ class MeasuringSink(Protocol):
 
 
 @runtime_checkable
+class AnswerSink(Protocol):
+    """A sink that needs to know only whether servers answer. Where workers fold their measured records, it gets a few
+    of them, without their tokens."""
+
+    def record(self, record: Record) -> None: ...
+
+    def hear_answer(self, record: Record) -> None:
+        """A measured request has ended in a worker: of those to one model within a moment, the last that was answered,
+        and the last that was not."""
+
+
+@runtime_checkable
 class TimedSink(Protocol):
     """A sink that also goes by the clock while measured requests are played."""
 
@@ -137,6 +149,7 @@ class Sinks:
         self._measuring = tuple(sink for sink in self._sinks if isinstance(sink, MeasuringSink))
         self.timed = tuple(sink for sink in self._sinks if isinstance(sink, TimedSink))
         """Those that go by the clock."""
+        self._answer = tuple(sink for sink in self._sinks if isinstance(sink, AnswerSink))
         self._late = tuple(sink for sink in self._sinks if isinstance(sink, LateSink))
 
     def start(self, stage: StageStart) -> None:
@@ -158,6 +171,10 @@ class Sinks:
     def measure(self, beginning: MeasuringStart) -> None:
         for sink in self._measuring:
             _call(sink, "measure", beginning)
+
+    def hear_answer(self, record: Record) -> None:
+        for sink in self._answer:
+            _call(sink, "hear_answer", record)
 
     def tick(self, now_ns: int) -> None:
         for sink in self.timed:

@@ -171,6 +171,9 @@ class OutageWatch(NullSink):
     def retry(self, record: Record) -> None:
         self.record(record)
 
+    def hear_answer(self, record: Record) -> None:
+        self.record(record)
+
     def hear(self, interruption: Interruption) -> None:
         """What was asked before a gap is not held against a server."""
         if not isinstance(interruption, Gap):

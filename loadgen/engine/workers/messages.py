@@ -94,6 +94,9 @@ class Update(Struct, frozen=True, tag=True):
     """The requests that became late since the last update, as `LateSink` hears of them. They are not in the log."""
     gaps: tuple[Gap, ...] = ()
     """The times since the last update in which the worker was not run."""
+    answers: tuple[Record, ...] = ()
+    """Whether servers answered since the last update, as `AnswerSink` hears of it. Empty if the parent process reads
+    the records."""
 
 
 class Unwritable(Struct, frozen=True, tag=True):

@@ -174,6 +174,8 @@ class WorkerHandle:
             self._sinks.late(record)
         if self._windows is not None:
             self._windows.note_size(update.log_bytes)
+            for record in update.answers:
+                self._sinks.hear_answer(record)
             return
         # Up to `log_bytes` the log has only complete lines; the line after that may be half written.
         retries = frozenset(update.retries)

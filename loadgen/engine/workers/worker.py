@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 import msgspec
+from msgspec import UNSET
 
 from loadgen.clock import SYSTEM_BOOT_CLOCK, SYSTEM_CLOCK
 from loadgen.engine.background import Background
 from loadgen.engine.soak.heartbeat import Gap, Heartbeat, Interruption
+from loadgen.engine.soak.servers import is_answer, is_unanswered
 from loadgen.engine.soak.windows import WindowSink
 from loadgen.engine.stage import LocalStageRunner, RunContext
 from loadgen.engine.stop import StopSignal
@@ -43,7 +45,7 @@ from loadgen.engine.workers.messages import (
 )
 from loadgen.errors import FolderError
 from loadgen.live.sink import NullSink, Sinks
-from loadgen.record import Record, StageFacts
+from loadgen.record import Record, StageFacts, StageKey
 from loadgen.redact import guard_tracebacks
 from loadgen.scenario.headers import protect_headers
 from loadgen.store.run_folder import RequestLog
@@ -58,13 +60,41 @@ SHUTDOWN_TIMEOUT_S: Final = 5.0
 Send = Callable[[WorkerEvent], None]
 
 
+class LastAnswers(NullSink):
+    """The sink that holds whether servers answered since the last update, for a parent process that reads no
+    records."""
+
+    def __init__(self) -> None:
+        self._records: dict[tuple[StageKey, bool], Record] = {}
+        """By model, and whether it was answered: the measured request that ended last."""
+
+    def record(self, record: Record) -> None:
+        # Requests that we ended or never sent tell nothing of a server.
+        if record.phase == "measured" and (is_answer(record) or is_unanswered(record)):
+            key = record.stage_key, is_answer(record)
+            self._records.pop(key, None)  # so that they are in the order in which they ended
+            self._records[key] = record
+
+    def retry(self, record: Record) -> None:
+        self.record(record)
+
+    def take(self) -> tuple[Record, ...]:
+        """What came since the last call, without what grows with an answer."""
+        records, self._records = self._records, {}
+        return tuple(
+            msgspec.structs.replace(record, stamps_ns=record.stamps_ns[:1], tokens_per_event=None, text=UNSET)
+            for record in records.values()
+        )
+
+
 class Updates(NullSink):
     """The sink that tells the parent process, once an interval, how many records are in the log. It comes after the
     log."""
 
-    def __init__(self, log: RequestLog, send: Send) -> None:
+    def __init__(self, log: RequestLog, send: Send, answers: LastAnswers) -> None:
         self._log = log
         self._send = send
+        self._answers = answers
         self._lines = 0
         """How many lines were written since the last update."""
         self._retries: list[int] = []
@@ -90,7 +120,8 @@ class Updates(NullSink):
     def send(self) -> None:
         """Send an update about all records that are in the log."""
         # The log comes before this sink, so it has every record that was counted here.
-        update = Update(self._log.size, tuple(self._retries), tuple(self._late), tuple(self._gaps))
+        answers = self._answers.take()
+        update = Update(self._log.size, tuple(self._retries), tuple(self._late), tuple(self._gaps), answers)
         self._lines, self._retries, self._late, self._gaps = 0, [], [], []
         self._send(update)
 
@@ -134,7 +165,8 @@ class Worker:
         )
         self._log = log
         self._send = send
-        self._updates = Updates(log, send)
+        self._answers = LastAnswers()
+        self._updates = Updates(log, send, self._answers)
         self._windows = start.windows
         self._commands: asyncio.Queue[Prepare | Go] = asyncio.Queue()
         self._stage_stop: StopSignal | None = None
@@ -173,7 +205,7 @@ class Worker:
     async def _play_part(self, prepare: Prepare, stop: StopSignal) -> None:
         facts_holder = FactsHolder()
         # Windows are sent after an update that covers their records, and before `Done`.
-        windows = () if self._windows is None else (WindowSink(self._windows, self._send),)
+        windows = () if self._windows is None else (self._answers, WindowSink(self._windows, self._send))
         sinks = Sinks((self._log, self._updates, *windows, facts_holder))
         part = LocalStageRunner(self._context, prepare.stage, prepare.served, stop, sinks)
         async with Background(self._updates.send_regularly()):

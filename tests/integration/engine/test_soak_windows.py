@@ -38,11 +38,15 @@ class Watching(NullSink):
     def __init__(self) -> None:
         self.measured = 0
         self.warmed_up = 0
+        self.heard: list[Record] = []
         self.facts: list[StageFacts] = []
 
     def record(self, record: Record) -> None:
         self.measured += record.phase == "measured"
         self.warmed_up += record.phase == "warmup"
+
+    def hear_answer(self, record: Record) -> None:
+        self.heard.append(record)
 
     def stop(self, facts: StageFacts) -> None:
         self.facts.append(facts)
@@ -80,6 +84,10 @@ async def test_each_worker_folds_its_own_requests_and_the_windows_are_those_of_a
     assert Counter(line.level for line in windows for _ in range(line.ok)) == {"c2": 24, "c3": 24}
     assert [line.window for line in windows] == list(range(len(windows)))
     assert (watching.measured, watching.warmed_up) == (0, 4), "the parent process reads the warm-up only"
+    assert {(record.level, record.outcome, len(record.stamps_ns)) for record in watching.heard} == {
+        ("c2", "ok", 1),
+        ("c3", "ok", 1),
+    }, "but it knows that the server answers"
     assert [sum(worker.requests for worker in facts.workers) for facts in watching.facts] == [24, 24]
     assert all(line.own_rss_bytes and line.own_rss_bytes > 3 * 20_000_000 for line in windows)
 

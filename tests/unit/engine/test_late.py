@@ -8,7 +8,7 @@ import msgspec
 from loadgen.engine.stage import LATE_NS
 from loadgen.engine.stop import StopSignal
 from loadgen.engine.workers.messages import Update, decode_event, line_of
-from loadgen.engine.workers.worker import Updates
+from loadgen.engine.workers.worker import LastAnswers, Updates
 from loadgen.live.sink import NullSink, Sink
 from loadgen.plan.plan import Stage
 from loadgen.record import Record
@@ -111,10 +111,24 @@ def test_a_worker_reports_its_late_requests_once_and_without_its_log() -> None:
         size = 70
 
     sent: list[Any] = []
-    updates = Updates(Log(), sent.append)  # type: ignore[arg-type]
+    updates = Updates(Log(), sent.append, LastAnswers())  # type: ignore[arg-type]
     waiting = record(outcome="cancelled", index=3)
     updates.late(waiting)
     updates.send()
     updates.send()
     assert sent == [Update(70, late=(waiting,)), Update(70)]
     assert decode_event(line_of(sent[0])) == sent[0]
+
+
+def test_a_parent_process_that_reads_no_records_hears_whether_servers_answer() -> None:
+    answers = LastAnswers()
+    for index, outcome in enumerate(("ok", "connect_error", "cancelled", "ok", "connect_error")):
+        stamps = () if outcome == "connect_error" else (1, 2, 3)
+        status = None if outcome == "connect_error" else 200
+        answers.record(record(index=index, outcome=outcome, stamps_ns=stamps, status=status))
+    answers.record(record(index=9, phase="warmup"))
+    assert [(each.index, each.outcome, each.stamps_ns) for each in answers.take()] == [
+        (3, "ok", (1,)),
+        (4, "connect_error", ()),
+    ]
+    assert answers.take() == ()
