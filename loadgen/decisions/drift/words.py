@@ -164,10 +164,16 @@ def _why_unsure(stage: ModelSoak) -> str:
     drift = stage.drift
     match drift.why:
         case "few_windows":
-            return f"it has {format_count(stage.soak.windows, 'window')}, and a verdict needs {FEWEST}"
+            fit = drift.windows + drift.warm_up
+            has = f"it has {format_count(stage.soak.windows, 'window')}"
+            if fit < stage.soak.windows:
+                has = f"only {fit} of its {format_count(stage.soak.windows, 'window')} can be tested"
+            return f"{has}, and a verdict needs {FEWEST}"
         case "few_requests":
             ok = 0 if stage.summary.requests is UNSET else stage.summary.requests.ok
-            return f"it has {format_count(ok, 'answered request')}, and a verdict needs {FEWEST_ANSWERS}"
+            if ok < FEWEST_ANSWERS:
+                return f"it has {format_count(ok, 'answered request')}, and a verdict needs {FEWEST_ANSWERS}"
+            return f"the windows that can be tested have fewer than the {FEWEST_ANSWERS} answers that a verdict needs"
     unsure = [
         f"{title_of(name, metric)} by {_size_text(name, metric.could_show)}"
         for name, metric in drift.metrics.items()

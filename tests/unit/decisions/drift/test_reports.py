@@ -332,3 +332,15 @@ def test_records_that_are_removed_after_the_end_change_no_byte(tmp_path: Path) -
     (folder / "requests-00001.jsonl.gz").unlink()
     make_soak_reports(folder)
     assert {report: (folder / report).read_bytes() for report in REPORTS} == before
+
+
+def test_windows_that_cannot_be_tested_are_not_counted_as_windows_of_a_verdict(tmp_path: Path) -> None:
+    night = ScriptedNight(windows=60, requests=4, invalid=tuple(range(20)))
+    sentence = make_soak_reports(write_soak(tmp_path / "few", [night])).sentence
+    assert "only 40 of its 60 windows can be tested, and a verdict needs 50" in sentence
+    thin = ScriptedNight(windows=60, requests=5, gaps=dict.fromkeys(range(5), 60.0), invalid=(10, 11, 12))
+    sentence = make_soak_reports(write_soak(tmp_path / "thin", [thin])).sentence
+    assert "it has 275 answered requests, and a verdict needs 300" in sentence
+    thinner = ScriptedNight(windows=60, requests=5, invalid=(10, 11))
+    sentence = make_soak_reports(write_soak(tmp_path / "thinner", [thinner])).sentence
+    assert "the windows that can be tested have fewer than the 300 answers that a verdict needs" in sentence
