@@ -91,9 +91,10 @@ class Night(Struct, frozen=True):
 
     @property
     def growth_mib(self) -> float:
-        """By how much the most memory after the first tenth was above that at its end."""
-        tenth = len(self.rss_mib) // 10
-        return max(self.rss_mib[tenth:]) - self.rss_mib[tenth - 1]
+        """By how much the most memory after the first tenth was above the most within it. It comes and goes by some
+        MiB, with the records that wait to be folded and the segment that is compressed."""
+        tenth = max(1, len(self.rss_mib) // 10)
+        return max(self.rss_mib[tenth:]) - max(self.rss_mib[:tenth])
 
 
 def main() -> int:
