@@ -18,14 +18,14 @@ from loadgen.engine.preflight import Checked, Preflight
 from loadgen.engine.request_limits import WarmUpTimes
 from loadgen.engine.server_probe import ask_or_recall
 from loadgen.engine.soak.heartbeat import Heartbeat
+from loadgen.engine.soak.segments import WorkerLogs
 from loadgen.engine.soak.servers import WhenGone
 from loadgen.engine.soak.window_writer import WindowWriter
 from loadgen.engine.stage import LocalStageRunner, MakeStageRunner, RunContext
 from loadgen.engine.stage_source import BesideStage, MakeStageSources, StagePlay, StageSource, only, planned_sources
 from loadgen.engine.stop import StopSignal
-from loadgen.engine.workers import sizing
 from loadgen.engine.workers.pool import PooledStageRunner, WorkerPool
-from loadgen.engine.workers.sizing import descriptors_of, worker_count
+from loadgen.engine.workers.sizing import prepare_workers
 from loadgen.errors import FolderError, LoadgenError
 from loadgen.live.progress import Progress, Silence
 from loadgen.live.sink import Sink, Sinks
@@ -110,16 +110,6 @@ async def play_plan(
     return run_folder.read(folder)
 
 
-def prepare_workers(plan: Plan, workers: int) -> int:
-    """How many processes can play a plan, at most `workers`. Raises this process's limit on open files as far as they
-    need, and InputError if that is not possible."""
-    workers = worker_count(plan, workers, cores=workers)
-    # Before the folder is made, so that a plan for which this machine has too few files leaves nothing behind; and
-    # before workers are started, which inherit the limit.
-    sizing.allow_open_files(descriptors_of(plan, workers))
-    return workers
-
-
 class OpenRun:
     """A run whose logs and whose client are open."""
 
@@ -131,11 +121,14 @@ class OpenRun:
         progress: Progress,
         sinks: Sequence[Sink],
         workers: int,
+        split_logs: Callable[[], None] | None,
     ) -> None:
+        """split_logs: has workers begin the next segment of their logs; None: there are no workers."""
         self.context = context
         self.workers = workers
         """How many processes play it."""
         self.manifest = manifest
+        self.split_logs = split_logs
         self._runner = _PlanRunner(context, make_runner, manifest, progress, sinks)
 
     async def play(self, sources: Iterable[StageSource], beside: BesideStage | None = None) -> None:
@@ -162,6 +155,7 @@ async def opened_run(
     clock: Clock,
     client: Client,
     make_log: MakeRecordLog | None = None,
+    worker_logs: WorkerLogs | None = None,
     epoch_ns: int | None = None,
     when_gone: WhenGone = "cancel",
     heartbeat: Heartbeat | None = None,
@@ -169,9 +163,10 @@ async def opened_run(
 ) -> AsyncIterator[OpenRun]:
     """Open the logs and the client of a run, and start its workers; at the end of the context, close and end them.
 
-    folder: the run folder, which is there. make_log: opens the log that records go to in place of `requests.jsonl`;
-    with workers, it gets the records that they write. epoch_ns: the beginning of the run on the clock; None: now.
-    when_gone, heartbeat: as in `RunContext`. windows: as in `WorkerPool`. The other arguments are those of `play_plan`.
+    folder: the run folder, which is there. make_log: opens the log that records go to in place of `requests.jsonl`, if
+    this process plays. worker_logs: how workers split their logs, which are then not joined. epoch_ns: the beginning of
+    the run on the clock; None: now. when_gone, heartbeat: as in `RunContext`. windows: as in `WorkerPool`. The other
+    arguments are those of `play_plan`.
     """
     async with contextlib.AsyncExitStack() as stack:
         # The logs come before the connections, so that a folder that cannot be written fails before anything is opened.
@@ -198,16 +193,20 @@ async def opened_run(
             progress.warn(warning)
         # The logs come first, so that every record is on disk before another sink receives it.
         run_sinks: tuple[Sink, ...] = (stage_log, progress, *sinks)
-        if workers == 1 or make_log is not None:
+        make_runner: MakeStageRunner
+        split_logs: Callable[[], None] | None = None
+        if workers == 1:
             log: RecordLog = make_log(folder) if make_log is not None else RequestLog(folder / run_folder.REQUESTS)
             run_sinks = (stack.enter_context(contextlib.closing(log)), *run_sinks)
-        make_runner: MakeStageRunner = functools.partial(LocalStageRunner, context)
-        if workers > 1:
-            # Called when the workers have ended.
-            stack.callback(_join_parts if make_log is None else run_folder.remove_parts, folder)
-            pool = await stack.enter_async_context(WorkerPool(workers, context, folder, progress.warn, windows=windows))
-            make_runner = functools.partial(PooledStageRunner, pool)
-        yield OpenRun(context, manifest, make_runner, progress, run_sinks, workers)
+            make_runner = functools.partial(LocalStageRunner, context)
+        else:
+            if worker_logs is None:
+                stack.callback(_join_parts, folder)  # called when the workers have ended
+            pool = await stack.enter_async_context(
+                WorkerPool(workers, context, folder, progress.warn, windows=windows, logs=worker_logs)
+            )
+            make_runner, split_logs = functools.partial(PooledStageRunner, pool), pool.split_logs
+        yield OpenRun(context, manifest, make_runner, progress, run_sinks, workers, split_logs)
 
 
 def _nothing_beside(_: StagePlay) -> contextlib.AbstractAsyncContextManager[Sequence[Sink]]:

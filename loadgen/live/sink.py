@@ -1,9 +1,9 @@
 """Sinks receive the records of a run while it is in progress, the same records however many processes play.
 
-They are called in this order: `RequestLog` and `StageLog` (store/run_folder.py), the progress (live/bar.py,
-live/lines.py), the sinks that a program passed to `play_plan`, `WarmUpTimes` (engine/request_limits.py), and
-`StopRuleSink` (engine/stop_rule_sink.py), or in a search `VisitWatch` (decisions/capacity/play.py), a `LateSink`.
-In a worker: `RequestLog`, then `Updates` and `FactsHolder`
+They are called in this order: `RequestLog`, or in a soak `SegmentLog` (engine/soak/segments.py), and `StageLog`
+(store/run_folder.py), the progress (live/bar.py, live/lines.py), the sinks that a program passed to `play_plan`,
+`WarmUpTimes` (engine/request_limits.py), and `StopRuleSink` (engine/stop_rule_sink.py), or in a search `VisitWatch`
+(decisions/capacity/play.py), a `LateSink`. In a worker: the log of the records, then `Updates` and `FactsHolder`
 (engine/workers/worker.py). live/recorder.py is one that a program may pass. In a soak, `WindowSink` and `WindowWriter`
 (engine/soak/) come last.
 """

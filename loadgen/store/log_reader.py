@@ -41,28 +41,6 @@ class LogReader:
             for line in lines:
                 yield self._decode(line)
 
-    @property
-    def position(self) -> int:
-        """Up to where it has been read."""
-        return self._at
-
-    def skip_to(self, position: int) -> None:
-        """Read on from another place in the log."""
-        self._at = position
-        if self._file is not None:
-            self._file.seek(position)
-
-    def read_rest(self) -> Iterator[Record]:
-        """The records that were not read yet, of a log that nobody writes any more. A torn last line is left out."""
-        try:
-            size, rest = self._path.stat().st_size, b""
-        except FileNotFoundError:  # its worker ended before it had made it
-            return
-        while self._at < size:
-            *lines, rest = (rest + self._read(size - self._at)).split(b"\n")
-            for line in lines:
-                yield self._decode(line)
-
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
@@ -71,7 +49,6 @@ class LogReader:
         try:
             if self._file is None:
                 self._file = self._path.open("rb", buffering=0)
-                self._file.seek(self._at)
             chunk = self._file.read(min(size, READ_BYTES))
             if not chunk:  # the file is shorter than reported: it was truncated
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))

@@ -220,12 +220,6 @@ def join_parts(folder: Path) -> None:
         part.unlink()
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove the logs of a run's workers, whose records another log has."""
-    for part in folder.glob(PARTS):
-        part.unlink(missing_ok=True)
-
-
 def logs_of(folder: Path) -> list[Path]:
     """The logs with the records of a run: its log, or those of its workers if they have not been joined. Each may have
     been split into segments (`loadgen.store.segments`)."""

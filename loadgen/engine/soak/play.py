@@ -12,13 +12,14 @@ import msgspec
 
 from loadgen.clock import SYSTEM_BOOT_CLOCK, SYSTEM_CLOCK, Clock, utc_now
 from loadgen.engine.manifest_writer import ManifestWriter, first_manifest
-from loadgen.engine.run import opened_run, prepare_workers
+from loadgen.engine.run import opened_run
 from loadgen.engine.soak.in_flight import IN_FLIGHT, InFlightLog, remove_in_flight
 from loadgen.engine.soak.lock import held_lock
 from loadgen.engine.soak.resume import Unfinished, recover, rest_of, unwritten_of
 from loadgen.engine.soak.session import Beginning, SoakMachine, SoakSession
 from loadgen.engine.soak.window_session import lives_of
 from loadgen.engine.stop import StopSignal
+from loadgen.engine.workers.sizing import prepare_workers
 from loadgen.live.progress import Progress, Silence
 from loadgen.live.sink import Sink
 from loadgen.plan.plan import Plan, digest
@@ -87,7 +88,8 @@ async def play_soak(
                 clock=clock,
                 client=client or Client(),
                 epoch_ns=beginning.epoch_ns,
-                make_log=session.open_log if workers == 1 else None,
+                make_log=session.open_log,
+                worker_logs=session.worker_logs(workers),
                 windows=session.windows,
                 when_gone="wait",
                 heartbeat=session.heartbeat,

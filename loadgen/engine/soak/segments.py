@@ -65,6 +65,13 @@ class SegmentSettings(Struct, frozen=True, kw_only=True):
     max_age_ns: int = MAX_AGE_NS
 
 
+class WorkerLogs(Struct, frozen=True):
+    """How the workers of a soak write their records."""
+
+    settings: SegmentSettings
+    events: Events
+
+
 class SegmentLog:
     """The sink that writes a soak's records, one line per attempt. It comes first, so that other sinks get a record
     only after it is on disk."""
@@ -130,6 +137,13 @@ class SegmentLog:
             self._check()
         except OSError as error:
             raise no_longer_written(self._closed.log.parent, error) from error
+
+    def tick(self, now_ns: int) -> None:
+        """As `check`, while measured requests are played."""
+        self.check()
+
+    def drain(self, at_ns: int) -> None:
+        """Does nothing: what ends later has records too."""
 
     def split(self) -> None:
         """Close the segment that is being written, and begin the next one. Raises FolderError."""

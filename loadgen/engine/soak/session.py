@@ -17,7 +17,7 @@ from loadgen.engine.soak.deadline import SoakDeadline
 from loadgen.engine.soak.hang_up import calling_on_hang_up
 from loadgen.engine.soak.heartbeat import Gap, Heartbeat, Interruption, beating
 from loadgen.engine.soak.outage import SUPPORT, OutageRules, OutageWatch, ServerSupport, keeping
-from loadgen.engine.soak.segments import SegmentLog, SegmentSettings
+from loadgen.engine.soak.segments import SegmentLog, SegmentSettings, WorkerLogs
 from loadgen.engine.soak.window_session import ServerKey, ServerNumbers, Unwritten, write_unwritten
 from loadgen.engine.soak.window_writer import WindowWriter
 from loadgen.engine.soak.windows import WindowSettings, WindowSink
@@ -32,7 +32,7 @@ from loadgen.record import StageFacts
 from loadgen.scenario.objective import limits_ms
 from loadgen.store.events import EventLog
 from loadgen.store.manifest import SoakStage
-from loadgen.store.run_folder import REQUESTS
+from loadgen.store.run_folder import REQUESTS, part_name
 from loadgen.store.windows import WindowLog
 
 LOOK_NS: Final = 1_000_000_000
@@ -100,6 +100,11 @@ class SoakSession:
         self._log = SegmentLog(folder / REQUESTS, settings, self._events, self._machine.clock)
         return self._log
 
+    def worker_logs(self, workers: int) -> WorkerLogs:
+        """How so many workers write the records, each in a log of its own."""
+        logs = tuple(part_name(place) for place in range(workers))
+        return WorkerLogs(SegmentSettings(budget_bytes=self._settings.disk_bytes, logs=logs), self._events)
+
     async def play(self, opened: OpenRun, progress: Progress) -> None:
         """Play the stages that are still to be played."""
         context = opened.context
@@ -115,7 +120,7 @@ class SoakSession:
                 yield (StageSpan(self, opened, play), watch, *self._window_sinks(opened))
 
         async with beating(self.heartbeat, self._events), Background(self._look_after(context.stop_signal)):
-            with calling_on_hang_up(self._split_log), self.heartbeat.calling(self._hear):
+            with calling_on_hang_up(opened.split_logs or self._split_log), self.heartbeat.calling(self._hear):
                 await opened.play(planned_sources(rest, progress), beside)
 
     def _window_sinks(self, opened: OpenRun) -> tuple[Sink, ...]:

@@ -14,6 +14,7 @@ from msgspec import Struct
 from loadgen.child import Child
 from loadgen.engine.request_limits import RequestLimits
 from loadgen.engine.soak.heartbeat import Gap
+from loadgen.engine.soak.segments import SegmentEvent, SegmentSettings
 from loadgen.engine.soak.servers import WhenGone
 from loadgen.engine.soak.windows import WindowPart, WindowSettings
 from loadgen.plan.plan import Plan, Stage
@@ -36,6 +37,8 @@ class StartWorker(Struct, frozen=True, tag=True):
     """What users do whose server accepts no connection. If they wait, the worker also notices when it is not run."""
     windows: WindowSettings | None = None
     """How it folds its measured records into windows, which it then sends; None: the parent process reads its log."""
+    segments: SegmentSettings | None = None
+    """How it splits its log; None: it does not. The parent process does not read a log that is split."""
 
 
 class Prepare(Struct, frozen=True, tag=True):
@@ -71,6 +74,10 @@ class ServerBack(Struct, frozen=True, tag=True):
     """The index of its model in the plan."""
 
 
+class SplitLog(Struct, frozen=True, tag=True):
+    """Close the segment of the log that is written, and begin the next one."""
+
+
 class CancelInFlight(Struct, frozen=True, tag=True):
     """Give up the requests in flight."""
 
@@ -97,6 +104,16 @@ class Update(Struct, frozen=True, tag=True):
     answers: tuple[Record, ...] = ()
     """Whether servers answered since the last update, as `AnswerSink` hears of it. Empty if the parent process reads
     the records."""
+    warm_up: tuple[Record, ...] = ()
+    """If the parent process does not read the log: the records of the warm-up since the last update, which are the
+    first of these lines."""
+
+
+class LogEvent(Struct, frozen=True, tag=True):
+    """Something has happened to the worker's log, or to its disk."""
+
+    kind: SegmentEvent
+    detail: str
 
 
 class Unwritable(Struct, frozen=True, tag=True):
@@ -114,8 +131,8 @@ class Done(Struct, frozen=True, tag=True):
     """What the part's first answers showed of their servers."""
 
 
-Command = StartWorker | Prepare | Go | Drain | StopRuleMet | CancelInFlight | ServerBack
-WorkerEvent = Ready | Update | WindowPart | Unwritable | Done
+Command = StartWorker | Prepare | Go | Drain | StopRuleMet | SplitLog | CancelInFlight | ServerBack
+WorkerEvent = Ready | Update | WindowPart | LogEvent | Unwritable | Done
 
 
 def _plain(value: Any) -> Any:

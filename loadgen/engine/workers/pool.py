@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from msgspec import Struct
 
-from loadgen.child import Child
 from loadgen.engine.request_limits import RequestLimits
-from loadgen.engine.soak.servers import ServerLife, WhenGone
+from loadgen.engine.soak.segments import WorkerLogs
+from loadgen.engine.soak.servers import ServerLife
 from loadgen.engine.soak.window_writer import WindowWriter
-from loadgen.engine.soak.windows import WindowPart, WindowSettings
 from loadgen.engine.stage import RunContext, stage_start
 from loadgen.engine.stop import StopLevel, StopSignal
+from loadgen.engine.workers.handle import WorkerConfig, WorkerHandle
 from loadgen.engine.workers.merge import merge_facts
 from loadgen.engine.workers.messages import (
     CancelInFlight,
@@ -30,23 +29,16 @@ from loadgen.engine.workers.messages import (
     Done,
     Drain,
     Go,
-    Prepare,
     Ready,
     ServerBack,
-    StartWorker,
+    SplitLog,
     StopRuleMet,
-    Unwritable,
     Update,
-    decode_event,
-    line_of,
 )
-from loadgen.engine.workers.window_parts import WindowParts
-from loadgen.errors import FolderError
 from loadgen.live.sink import MeasuringStart, Sinks
-from loadgen.plan.plan import Plan, Stage, parts
-from loadgen.record import StageFacts, WorkerFacts
-from loadgen.store.log_reader import LogReader
-from loadgen.store.run_folder import part_name, ungroup_errors
+from loadgen.plan.plan import Stage, parts
+from loadgen.record import WorkerFacts
+from loadgen.store.run_folder import ungroup_errors
 from loadgen.targets.probe.answers import StreamAnswers, merge_answers
 from loadgen.targets.served import Served
 from loadgen.telemetry.observer import Observer
@@ -55,150 +47,6 @@ LEAD_NS: Final = 50_000_000
 """How long after `Go` a stage begins, so that every worker has read it by then."""
 SILENT_S: Final = 60.0
 """A worker that sends nothing for this long is lost. A live one sends an update every second."""
-POLLS: Final = 4
-"""SILENT_S is waited for in this many parts, so that a parent process that was itself suspended loses no worker."""
-SHUTDOWN_TIMEOUT_S: Final = 10.0
-
-
-class WorkerConfig(Struct, frozen=True):
-    """What all workers of a run have in common."""
-
-    plan: Plan
-    epoch_ns: int
-    """The run's beginning, on the clock."""
-    folder: Path
-    """The run folder, in which each worker has a log of its own."""
-    when_gone: WhenGone
-    silent_s: float
-    """A worker that sends nothing for this many seconds is lost."""
-    windows: WindowSettings | None = None
-    """How workers fold their measured records; None: they do not, and this process reads the records in their logs."""
-
-
-class WorkerHandle:
-    """One worker as the parent process sees it: its process, what it has reported of the stage, and whether it is
-    lost."""
-
-    def __init__(self, child: Child, log: LogReader, silent_s: float) -> None:
-        self._child = child
-        self._log = log
-        self._silent_s = silent_s
-        self._sinks = Sinks(())
-        self._windows: WindowParts | None = None
-        """Takes the windows of its measured records, if it folds them."""
-        self.requests = 0
-        """How many measured requests of the stage have ended, by its last update."""
-        self.facts: StageFacts | None = None
-        self.answers: StreamAnswers = {}
-        self.lost: str | None = None
-
-    @classmethod
-    async def start(cls, config: WorkerConfig, serial: int) -> "WorkerHandle":
-        """Start a worker's process and send it `StartWorker`. serial: its number among all workers of the run, which
-        names its log."""
-        child = await Child.start(f"worker process {serial}", "loadgen.engine.workers")
-        log = config.folder / part_name(serial)
-        worker = cls(child, LogReader(log), config.silent_s)
-        # Without the stages: each part comes later, and a worker needs no due times of the other parts.
-        plan = msgspec.structs.replace(config.plan, stages=())
-        worker.send(StartWorker(plan, config.epoch_ns, str(log), config.when_gone, config.windows))
-        return worker
-
-    @property
-    def pid(self) -> int:
-        return self._child.pid
-
-    @property
-    def gone(self) -> bool:
-        """Whether the worker is lost or ending, and can play no further stage."""
-        return self.lost is not None or self._child.output_ended
-
-    def prepare(self, part: Stage, served: dict[int, Served], sinks: Sinks) -> None:
-        """Have the worker prepare its part of a stage. sinks: receive the records of that part."""
-        self.requests, self.facts, self.answers, self._sinks, self._windows = 0, None, {}, sinks, None
-        self.send(Prepare(part, {index: served[index] for index in part.models}))
-
-    def measure(self, go: Go, writer: WindowWriter | None, place: int) -> None:
-        """Have the worker play its measured requests. writer: takes the windows into which it folds their records.
-        place: its number among the workers that play the stage."""
-        self._windows = None if writer is None else WindowParts(writer, place, self._log)
-        self.send(go)
-
-    def send(self, command: Command) -> None:
-        """Send a command; does nothing if the worker is gone."""
-        if not self.gone:
-            self._child.send(line_of(command))
-
-    async def wait_for(self, kind: type[Ready] | type[Done], on_update: Callable[[Update], None]) -> None:
-        """Wait for an event of this kind, or until the worker is lost, and pass its records to the sinks meanwhile.
-
-        Raises FolderError if the worker cannot write its log, or this process cannot read it.
-        """
-        polls = 0
-        while self.lost is None:
-            try:
-                line = await self._child.read_line(self._silent_s / POLLS)
-            except TimeoutError:
-                # One long wait would run out while this process was suspended, although the worker sent updates. With
-                # several short waits, the first one after the suspension reads those.
-                polls += 1
-                if polls == POLLS:
-                    self._child.kill()
-                    self.lost = f"sent nothing for {self._silent_s:g} s"
-                continue
-            polls = 0
-            if not line:  # its output has ended: so has the worker
-                self.lost = await self._crash()
-                break
-            event = decode_event(line)
-            match event:
-                case Update():
-                    self._take_update(event)
-                    on_update(event)
-                case WindowPart() if self._windows is not None:
-                    self.requests += self._windows.take(event)
-                case Unwritable():
-                    raise FolderError(event.reason, self._log.folder)
-                case Done():
-                    self.facts, self.answers = event.facts, event.answers
-            if isinstance(event, kind):
-                if self._windows is not None:
-                    self._windows.finish()
-                return
-        if self._windows is not None:
-            self.requests += self._windows.recover()
-            self._windows = None
-
-    def _take_update(self, update: Update) -> None:
-        for record in update.late:  # first, because the record of its end may be among the others
-            self._sinks.late(record)
-        if self._windows is not None:
-            self._windows.note_size(update.log_bytes)
-            for record in update.answers:
-                self._sinks.hear_answer(record)
-            return
-        # Up to `log_bytes` the log has only complete lines; the line after that may be half written.
-        retries = frozenset(update.retries)
-        for position, record in enumerate(self._log.read_to(update.log_bytes)):
-            if position in retries:
-                self._sinks.retry(record)
-            else:
-                self.requests += record.phase == "measured"
-                self._sinks.record(record)
-
-    async def stop(self) -> None:
-        """End the worker. Its log is complete when this returns."""
-        self._log.close()
-        await self._child.stop()
-
-    async def _crash(self) -> str:
-        """How a worker ended whose output has ended. One that still runs after that is killed."""
-        # A process ends a little after its output, and only then its exit code is known.
-        await self._child.exit_code(SHUTDOWN_TIMEOUT_S)
-        crash = await self._child.crash()
-        if crash is None:
-            self._child.kill()
-        return crash or "closed its output"
 
 
 class WorkerPool:
@@ -213,22 +61,24 @@ class WorkerPool:
         *,
         silent_s: float = SILENT_S,
         windows: WindowWriter | None = None,
+        logs: WorkerLogs | None = None,
     ) -> None:
         """note: called with a line for the user when a worker is lost. windows: writes the windows into which workers
-        fold their measured records, which then no other sink gets; None: all sinks get all records."""
+        fold their measured records, which then no other sink gets; None: all sinks get all records. logs: how they
+        split their logs; None: they do not."""
         self.context = context
         self.note = note
         self._size = size
         self.windows = windows
         settings = None if windows is None else windows.settings
-        self._config = WorkerConfig(context.plan, context.epoch_ns, folder, context.when_gone, silent_s, settings)
+        self._config = WorkerConfig(context.plan, context.epoch_ns, folder, context.when_gone, silent_s, settings, logs)
         self._started = 0
         self._workers: list[WorkerHandle] = []
 
     async def __aenter__(self) -> "WorkerPool":
         try:
             for _ in range(self._size):
-                self._workers.append(await self._start_worker())
+                self._workers.append(await self._start_worker(len(self._workers)))
         except BaseException:  # Python does not call __aexit__ if __aenter__ raises
             await self.__aexit__()
             raise
@@ -252,16 +102,24 @@ class WorkerPool:
         for place, worker in enumerate(self._workers):
             if worker.gone:
                 await worker.stop()
-                self._workers[place] = await self._start_worker()
+                self._workers[place] = await self._start_worker(place)
         return self._workers[:count]
 
     def parts_of(self, stage: Stage) -> list[Stage]:
         """The parts of a stage, one for each worker that takes part in it."""
         return list(parts(stage, self._size))
 
-    async def _start_worker(self) -> WorkerHandle:
+    def split_logs(self) -> None:
+        """Have all workers begin the next segment of their logs."""
+        for worker in self._workers:
+            worker.send(SplitLog())
+
+    async def _start_worker(self, place: int) -> WorkerHandle:
         self._started += 1
-        return await WorkerHandle.start(self._config, self._started - 1)
+        # A log that is split is continued by the worker that takes the place of a lost one, so that all logs together
+        # stay within the budget.
+        serial = self._started - 1 if self._config.logs is None else place
+        return await WorkerHandle.start(self._config, serial)
 
 
 class PooledStageRunner:

@@ -119,3 +119,13 @@ def allow_open_files(needs: Descriptors) -> None:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limits[1]))
                 return
         soft_limit_for(needs, soft, soft)
+
+
+def prepare_workers(plan: Plan, workers: int) -> int:
+    """How many processes can play a plan, at most `workers`. Raises this process's limit on open files as far as they
+    need, and InputError if that is not possible."""
+    workers = worker_count(plan, workers, cores=workers)
+    # Before the folder is made, so that a plan for which this machine has too few files leaves nothing behind; and
+    # before workers are started, which inherit the limit.
+    allow_open_files(descriptors_of(plan, workers))
+    return workers

@@ -22,6 +22,7 @@ from msgspec import UNSET
 from loadgen.clock import SYSTEM_BOOT_CLOCK, SYSTEM_CLOCK
 from loadgen.engine.background import Background
 from loadgen.engine.soak.heartbeat import Gap, Heartbeat, Interruption
+from loadgen.engine.soak.segments import SegmentEvent, SegmentLog
 from loadgen.engine.soak.servers import is_answer, is_unanswered
 from loadgen.engine.soak.windows import WindowSink
 from loadgen.engine.stage import LocalStageRunner, RunContext
@@ -32,9 +33,11 @@ from loadgen.engine.workers.messages import (
     Done,
     Drain,
     Go,
+    LogEvent,
     Prepare,
     Ready,
     ServerBack,
+    SplitLog,
     StartWorker,
     StopRuleMet,
     Unwritable,
@@ -91,10 +94,12 @@ class Updates(NullSink):
     """The sink that tells the parent process, once an interval, how many records are in the log. It comes after the
     log."""
 
-    def __init__(self, log: RequestLog, send: Send, answers: LastAnswers) -> None:
+    def __init__(self, log: RequestLog | None, send: Send, answers: LastAnswers) -> None:
+        """log: None if the parent process does not read it; it is sent the records of the warm-up then."""
         self._log = log
         self._send = send
         self._answers = answers
+        self._warm_up: list[Record] = []
         self._lines = 0
         """How many lines were written since the last update."""
         self._retries: list[int] = []
@@ -104,10 +109,12 @@ class Updates(NullSink):
 
     def record(self, record: Record) -> None:
         self._lines += 1
+        if self._log is None and record.phase == "warmup":
+            self._warm_up.append(record)
 
     def retry(self, record: Record) -> None:
         self._retries.append(self._lines)
-        self._lines += 1
+        self.record(record)
 
     def late(self, record: Record) -> None:
         self._late.append(record)
@@ -121,8 +128,10 @@ class Updates(NullSink):
         """Send an update about all records that are in the log."""
         # The log comes before this sink, so it has every record that was counted here.
         answers = self._answers.take()
-        update = Update(self._log.size, tuple(self._retries), tuple(self._late), tuple(self._gaps), answers)
-        self._lines, self._retries, self._late, self._gaps = 0, [], [], []
+        size = 0 if self._log is None else self._log.size
+        records = tuple(self._warm_up)
+        update = Update(size, tuple(self._retries), tuple(self._late), tuple(self._gaps), answers, records)
+        self._lines, self._retries, self._late, self._gaps, self._warm_up = 0, [], [], [], []
         self._send(update)
 
     async def send_regularly(self) -> None:
@@ -135,6 +144,16 @@ class Updates(NullSink):
             if self._lines or self._late or silent >= ALIVE_EVERY:
                 silent = 0
                 self.send()
+
+
+class SentEvents:
+    """Sends what happens to the log to the parent process, which has the log of events."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+
+    def record(self, kind: SegmentEvent, detail: str) -> None:
+        self._send(LogEvent(kind, detail))
 
 
 class FactsHolder(NullSink):
@@ -150,7 +169,7 @@ class FactsHolder(NullSink):
 class Worker:
     """Carries out the commands of the parent process, part by part."""
 
-    def __init__(self, start: StartWorker, client: Client, log: RequestLog, send: Send) -> None:
+    def __init__(self, start: StartWorker, client: Client, log: RequestLog | SegmentLog, send: Send) -> None:
         for model in start.plan.models:
             protect_headers(model.headers)
         heartbeat = Heartbeat(SYSTEM_CLOCK, SYSTEM_BOOT_CLOCK) if start.when_gone == "wait" else None
@@ -166,7 +185,8 @@ class Worker:
         self._log = log
         self._send = send
         self._answers = LastAnswers()
-        self._updates = Updates(log, send, self._answers)
+        log_that_is_read = log if start.windows is None and isinstance(log, RequestLog) else None
+        self._updates = Updates(log_that_is_read, send, self._answers)
         self._windows = start.windows
         self._commands: asyncio.Queue[Prepare | Go] = asyncio.Queue()
         self._stage_stop: StopSignal | None = None
@@ -183,6 +203,9 @@ class Worker:
                 # The part may have ended already; the next one has a signal of its own.
                 if self._stage_stop is not None:
                     self._stage_stop.meet_rule()
+            case SplitLog():
+                if isinstance(self._log, SegmentLog):
+                    self._log.split()
             case CancelInFlight():
                 self._context.stop_signal.cancel()
             case ServerBack(model):
@@ -230,11 +253,17 @@ class Worker:
 
 async def work(start: StartWorker, send: Send, lines: BinaryIO) -> None:
     """Carry out the commands in the lines until these end; then raise CancelledError."""
-    with contextlib.closing(RequestLog(Path(start.log))) as log:
+    with contextlib.closing(_log_of(start, send)) as log:
         async with Client() as client:
             worker = Worker(start, client, log, send)
             _listen(lines, worker.take)
             await worker.play()
+
+
+def _log_of(start: StartWorker, send: Send) -> RequestLog | SegmentLog:
+    if start.segments is None:
+        return RequestLog(Path(start.log))
+    return SegmentLog(Path(start.log), start.segments, SentEvents(send), SYSTEM_CLOCK)
 
 
 def _listen(lines: BinaryIO, take: Callable[[Command], None]) -> None:
@@ -258,8 +287,11 @@ def _listen(lines: BinaryIO, take: Callable[[Command], None]) -> None:
 def main() -> None:
     """Carry out the commands on standard input."""
     guard_tracebacks()
-    # A terminal sends Ctrl-C to every process of the group. Only the parent process decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A terminal sends Ctrl-C to every process of the group, and SIGHUP when it is closed. Only the parent process
+    # decides what they mean.
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     # Unbuffered, so that a line that was written has left this process even if it is killed.
     out = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not get between our lines
