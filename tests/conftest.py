@@ -40,12 +40,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _runs_cost_little() -> Iterator[None]:
-    """Hundreds of runs need to ask git for the commit once, and need not wait until what they write is on the disk."""
+    """Hundreds of runs need to ask git for the commit once, and need not wait until what they write is on the disk. The
+    same answers to the same prompts are scored once. The tests of the scorer have imported what they call before."""
+    from loadgen.analysis.scorer import answer_score
     from loadgen.telemetry import host
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(host, "git_commit", cache(host.git_commit))
         patch.setattr(os, "fsync", lambda _: None)
+        patch.setattr(answer_score, "rubric_of", cache(answer_score.rubric_of))
+        patch.setattr(answer_score, "score", cache(answer_score.score))
         yield
 
 

@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 
 from loadgen.store.manifest import MEASUREMENT_EPOCH
-from tests.sources import PACKAGE, modules, nodes_of
+from tests.sources import PACKAGE, modules, nodes_in, nodes_of
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -54,7 +54,7 @@ def returns_a_function(node: Function) -> bool:
     return any(
         isinstance(child, ast.Return)
         and (isinstance(child.value, ast.Lambda) or (isinstance(child.value, ast.Name) and child.value.id in inner))
-        for child in ast.walk(node)
+        for child in nodes_in(node)
     )
 
 
@@ -64,7 +64,7 @@ def attributes_of(node: ast.ClassDef) -> set[str]:
         return set()
     return {
         child.attr
-        for child in ast.walk(node)
+        for child in nodes_in(node)
         if isinstance(child, ast.Attribute)
         and isinstance(child.ctx, ast.Store)
         and isinstance(child.value, ast.Name)

@@ -5,10 +5,13 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+import numpy as np
 from msgspec import Struct
+from numpy.typing import NDArray
 
 from loadgen.decisions.grade.notes import LOWEST, Note
 from loadgen.stats.agreement import Alpha, GradedUnit, ordinal_alpha, quadratic_kappa
+from loadgen.stats.steady import rank_shares
 
 AGREEMENT: Final = 0.667
 """With a lower alpha, notes decide nothing. Source: Krippendorff, Content Analysis (2004), section 11.4.2."""
@@ -140,12 +143,16 @@ def rank_correlation(first: Mapping[str, float], second: Mapping[str, float]) ->
     common = sorted(set(first) & set(second))
     if len(common) < 3:
         return None
-    from scipy.stats import rankdata  # here, as in `loadgen.stats.quantile`
-
-    a, b = rankdata([first[each] for each in common]), rankdata([second[each] for each in common])
+    a, b = (_double_ranks([marks[each] for each in common]) for marks in (first, second))
     a, b = a - a.mean(), b - b.mean()
     size = math.sqrt(float((a * a).sum()) * float((b * b).sum()))
     return None if size == 0 else float((a * b).sum()) / size
+
+
+def _double_ranks(values: Sequence[float]) -> NDArray[np.float64]:
+    """Twice the rank of each value, less one, exactly: equal values share their mean rank."""
+    ranks: NDArray[np.float64] = np.rint(2 * len(values) * rank_shares(np.array(values, dtype=np.float64)))
+    return ranks
 
 
 def _kappa(units: Sequence[GradedUnit], graders: Sequence[str]) -> float | None:

@@ -9,6 +9,7 @@ import socket
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -92,8 +93,12 @@ def raw_of(table: type[Struct], values: dict[str, Any]) -> tuple[dict[str, Any],
     return whole, path
 
 
+type_of = cache(inspect.type_info)
+"""What msgspec knows of a type; it takes milliseconds to tell."""
+
+
 def required(table: type[Struct]) -> dict[str, Any]:
-    kind = inspect.type_info(table)
+    kind = type_of(table)
     assert isinstance(kind, inspect.StructType)
     values = {field.name: example_value(table, field.name) for field in kind.fields if field.required}
     return {**({kind.tag_field: kind.tag} if kind.tag_field else {}), **values}
@@ -136,7 +141,7 @@ def kinds_of(kind: inspect.Type) -> set[type]:
 
 
 def field_of(table: type[Struct], key: str) -> inspect.Field:
-    kind = inspect.type_info(table)
+    kind = type_of(table)
     assert isinstance(kind, inspect.StructType)
     return next(field for field in kind.fields if field.name == key)
 
