@@ -27,6 +27,8 @@ MOST_POINTS: Final = 1440
 """Of more windows, a chart shows every second, every third, and so on."""
 MOST_COLUMNS: Final = 480
 HEAT_ROWS: Final = 40
+LOG_RATIO: Final = 4.0
+"""If TTFTs span less than this, a logarithmic axis would hardly have a tick."""
 MOST_MARKS: Final = 60
 """Of more events, a chart shows the first ones."""
 _LINE_POINTS: Final = 9
@@ -318,14 +320,17 @@ def heat_map(view: NightView, number: int) -> Chart | None:
     shares = 100 * cells / np.maximum(totals, 1)
     factor, unit = (1e-9, "s") if edges[-1] >= 1e9 else (1e-6, "ms")
     limits = (edges * factor).tolist()
-    drawn = layout(_time_axis(view), {"title": {"text": f"TTFT ({unit})"}} | log_axis(limits[0], limits[-1]))
-    drawn["yaxis"]["range"] = [math.log10(limits[0]), math.log10(limits[-1])]
+    drawn = layout(_time_axis(view), {"title": {"text": f"TTFT ({unit})"}, "range": [limits[0], limits[-1]]})
+    if limits[-1] > LOG_RATIO * limits[0]:
+        drawn["yaxis"] |= log_axis(limits[0], limits[-1])
+        drawn["yaxis"]["range"] = [math.log10(limits[0]), math.log10(limits[-1])]
     drawn["showlegend"] = False
     trace: Trace = {
         "type": "heatmap",
         "x": [*(_text(moment) for moment in view.moments[::step]), _text(view.end)],
         "y": rounded(limits),
         "z": [[float(f"{share:.3g}") or None for share in row] for row in shares.tolist()],
+        "zmin": 0,
         "colorscale": [[0, "@heat0"], [0.35, "@heat1"], [1, "@heat2"]],
         "colorbar": {"title": {"text": "%"}, "thickness": 10, "outlinewidth": 0},
         "hovertemplate": "%{x}, %{y:.3g} " + unit + ": %{z} %<extra></extra>",

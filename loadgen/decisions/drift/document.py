@@ -143,11 +143,13 @@ def soak_document(report: SoakReport) -> Document:
     """The document of a soak; equal reports give equal documents."""
     summary, played = report.data.summary, models_of_soak(report.data.summary)
     top = headline(summary)
+    is_judged = len(played) == 1 and bool(played[0].drift.metrics)
+    table = drift_table(played[0]) if is_judged else models_table(played) if len(played) > 1 else top.table
     opened = msgspec.structs.replace(
         top,
         answer=_capital(soak_sentence(summary)),
         sureness=top.answer,
-        table=drift_table(played[0]) if len(played) == 1 else models_table(played),
+        table=table,
     )
     sections = [
         *(
@@ -156,7 +158,7 @@ def soak_document(report: SoakReport) -> Document:
             for section in _sections_of(model, view, number, of=f" of {model.who}" if len(played) > 1 else "")
         ),
         _events_section(report.events),
-        Section(title="The soak as one stage", anchor="stage", tables=(top.table,)),
+        None if table is top.table else Section(title="The soak as one stage", anchor="stage", tables=(top.table,)),
         *(make_section(report.data) for make_section in SECTIONS),
     ]
     return Document(opened, tuple(section for section in sections if section is not None), FOOTER)
@@ -172,7 +174,7 @@ def _sections_of(model: ModelSoak, view: NightView, number: int, *, of: str) -> 
             anchor=f"time-{number}",
             paragraphs=(CHART_NOTE,) if series else (NO_ANSWER,),
             charts=series,
-            tables=(drift_table(model),) if of else (),
+            tables=(drift_table(model),) if of and model.drift.metrics else (),
         )
     ]
     if heat is not None:

@@ -292,7 +292,7 @@ def notes_of(model: ModelSoak) -> tuple[str, ...]:
     if soak.records_dropped_windows:
         dropped = format_count(soak.records_dropped_windows, "window")
         notes.append(f"the records of {dropped} were removed to stay within --disk; the verdict needs none of them")
-    if soak.own_memory_mib_per_h is not None:
+    if soak.own_memory_mib_per_h is not None and not drift.short:
         notes.append(f"loadgen's own memory: {_mib(soak.own_memory_mib_per_h)}/h")
     return tuple(notes)
 

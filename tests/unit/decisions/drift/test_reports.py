@@ -161,6 +161,7 @@ def test_too_few_windows_and_too_few_answers_say_so(tmp_path: Path) -> None:
     thin = make_soak_reports(write_soak(tmp_path / "thin", [ScriptedNight(windows=60, requests=2)]))
     assert "it has 30 windows, and a verdict needs 50" in few.sentence
     assert "metric" not in soak_text(few.summary, (), Screen(80))
+    assert "95 % interval" not in (few.folder / "report.md").read_text()
     assert "it has 120 answered requests, and a verdict needs 300" in thin.sentence
 
 
