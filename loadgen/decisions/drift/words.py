@@ -318,4 +318,5 @@ def _mib(mib: float) -> str:
 
 
 def _kib(mib: float) -> str:
-    return f"{format_signed(mib * 1024)} KiB"
+    """In KiB, or in MiB from one on."""
+    return _mib(mib) if abs(mib) >= 1 else f"{format_signed(mib * 1024)} KiB"
