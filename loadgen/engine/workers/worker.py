@@ -22,6 +22,7 @@ from msgspec import UNSET
 from loadgen.clock import SYSTEM_BOOT_CLOCK, SYSTEM_CLOCK
 from loadgen.engine.background import Background
 from loadgen.engine.soak.heartbeat import Gap, Heartbeat, Interruption
+from loadgen.engine.soak.in_flight import InFlightLog, in_flight_of
 from loadgen.engine.soak.segments import SegmentEvent, SegmentLog
 from loadgen.engine.soak.servers import is_answer, is_unanswered
 from loadgen.engine.soak.windows import WindowSink
@@ -47,7 +48,7 @@ from loadgen.engine.workers.messages import (
     line_of,
 )
 from loadgen.errors import FolderError
-from loadgen.live.sink import NullSink, Sinks
+from loadgen.live.sink import NullSink, Sink, Sinks
 from loadgen.record import Record, StageFacts, StageKey
 from loadgen.redact import guard_tracebacks
 from loadgen.scenario.headers import protect_headers
@@ -188,6 +189,7 @@ class Worker:
         log_that_is_read = log if start.windows is None and isinstance(log, RequestLog) else None
         self._updates = Updates(log_that_is_read, send, self._answers)
         self._windows = start.windows
+        self._in_flight = NullSink() if start.windows is None else InFlightLog(in_flight_of(Path(start.log)))
         self._commands: asyncio.Queue[Prepare | Go] = asyncio.Queue()
         self._stage_stop: StopSignal | None = None
 
@@ -228,8 +230,10 @@ class Worker:
     async def _play_part(self, prepare: Prepare, stop: StopSignal) -> None:
         facts_holder = FactsHolder()
         # Windows are sent after an update that covers their records, and before `Done`.
-        windows = () if self._windows is None else (self._answers, WindowSink(self._windows, self._send))
-        sinks = Sinks((self._log, self._updates, *windows, facts_holder))
+        of_soak: tuple[Sink, ...] = ()
+        if self._windows is not None:
+            of_soak = (self._in_flight, self._answers, WindowSink(self._windows, self._send))
+        sinks = Sinks((self._log, self._updates, *of_soak, facts_holder))
         part = LocalStageRunner(self._context, prepare.stage, prepare.served, stop, sinks)
         async with Background(self._updates.send_regularly()):
             await part.warm_up()
