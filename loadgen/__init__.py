@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from loadgen.decisions.capacity.search_comparison import SearchComparison
     from loadgen.decisions.capacity.search_request import CapacitySettings
     from loadgen.decisions.compare.comparison import Comparison
+    from loadgen.decisions.drift.files import Soak
     from loadgen.decisions.history.read import HistoryRequest
     from loadgen.decisions.history.verdict import HistoryAnswer
     from loadgen.decisions.select.selection import Selection
@@ -48,6 +49,7 @@ __all__ = [
     "SearchComparison",
     "SelectTable",
     "Selection",
+    "Soak",
     "Summary",
     "TargetError",
     "capacity",
@@ -61,6 +63,7 @@ __all__ = [
     "repeat",
     "run",
     "select",
+    "soak",
     "summarize",
     "versus",
     "write_reports",
@@ -69,13 +72,14 @@ __all__ = [
 # The module of each name, which is imported when the name is first used. So a process that needs one module, such as a
 # process that only serves or only receives, does not wait for all of them.
 _HOMES = {
-    "api": ("capacity", "compare", "history", "plan_of", "repeat", "run", "select", "versus"),
+    "api": ("capacity", "compare", "history", "plan_of", "repeat", "run", "select", "soak", "versus"),
     "decisions.capacity.search_comparison": ("SearchComparison",),
     "decisions.capacity.files": ("Capacity",),
     "decisions.capacity.search_request": ("CapacitySettings",),
     "decisions.compare.comparison": ("Comparison",),
     "decisions.history.read": ("HistoryRequest",),
     "decisions.history.verdict": ("HistoryAnswer",),
+    "decisions.drift.files": ("Soak",),
     "decisions.select.selection": ("Selection",),
     "decisions.versus.play": ("PlayedBlocks",),
     "errors": ("ExitCode", "InputError", "LoadgenError", "TargetError"),

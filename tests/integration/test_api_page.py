@@ -23,7 +23,7 @@ def test_every_public_name_has_its_place_in_the_table() -> None:
 def test_the_examples_play_as_they_stand(tmp_path: Path) -> None:
     """All in one process that begins with the name FOLDER, as a reader would fill it in: the newest run's."""
     examples = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-    assert len(examples) == 9
+    assert len(examples) == 10
     (tmp_path / "scenarios").symlink_to(ROOT / "scenarios")
     # How fast this machine is makes no run invalid, which `compare` would refuse.
     steady = (
