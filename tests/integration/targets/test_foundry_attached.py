@@ -14,8 +14,11 @@ from loadgen.scenario import Closed, FoundryLocal, Model, Scenario, Timeouts
 from loadgen.scenario.devices import parse_devices
 from loadgen.scenario.file import LoadedScenario, load_scenario
 from loadgen.scenario.overrides import Overrides
+from loadgen.store.manifest import ModelCard
 from loadgen.store.run_folder import Run
 from loadgen.targets.foundry.target import ENDPOINT_VARIABLE, list_foundry_cards
+from loadgen.targets.registry import load_again
+from loadgen.targets.served import Served as ServedModel
 from tests.integration.server import LAST_CHUNK, Script, Send, Served, Server, chunk, head, streamed, whole
 
 pytestmark = pytest.mark.asyncio
@@ -131,6 +134,20 @@ async def test_a_model_that_is_loaded_there_is_left_loaded(tmp_path: Path) -> No
     assert len(measured(run)) == 4
     assert asked(server, "load") == asked(server, "unload") == []
     assert service.loaded == [TINY]
+
+
+async def test_a_model_that_the_service_has_unloaded_meanwhile_is_loaded_again() -> None:
+    service = Service((TINY,), loaded=[], goes_by={"tiny-1b": TINY})
+    with Server((), get=service) as server:
+        model = Model(name="tiny-1b", target="foundry", foundry=FoundryLocal(endpoint=server.url))
+        served = ServedModel(base_url=server.url, card=ModelCard(alias="tiny-1b", id=TINY, target="foundry"))
+        load_s = await load_again(model, served)
+        assert load_s is not None
+        assert load_s > 0
+        assert await load_again(model, served) is None  # it is loaded now
+        service.loaded = None  # a service of 1.x, which does not say
+        assert await load_again(model, served) is None
+    assert asked(server, "load") == ["/models/load/tiny-1b"]
 
 
 async def test_a_service_2_loads_by_the_alias_and_unloads_again(tmp_path: Path) -> None:
