@@ -263,6 +263,8 @@ def soak_failures(soaked: "Soak", fails_on: FailOn, allowed_outages: int) -> lis
     lines = failures(soaked.summary)
     if soaked.word in FAILING_WORDS[fails_on]:
         lines.append(f"the verdict is {soaked.word} (--fail-on {fails_on})")
+    if soaked.gave_up is not None:
+        lines.append(f"it ended early: {soaked.gave_up} (--give-up)")
     outages = sum(event.kind == "server_gone" for event in soaked.events)
     if outages > allowed_outages:
         count = "1 outage" if outages == 1 else f"{outages} outages"

@@ -51,6 +51,12 @@ class Event(Struct, frozen=True):
     model: str | None = None
     """Whose server it was; None: it concerns all of them."""
 
+    @property
+    def line(self) -> str:
+        """The event for somebody who watches: `m: server gone: Connection refused`."""
+        parts = (self.model or "", self.kind.replace("_", " "), self.detail)
+        return ": ".join(part for part in parts if part)
+
 
 class EventLog:
     """The events of a run, each written and flushed at once.

@@ -211,6 +211,8 @@ class SoakFacts(Struct, frozen=True, kw_only=True):
     """Those that have begun, in order."""
     resumed: int = 0
     """How many times it was resumed."""
+    gave_up: str | None = None
+    """Why it ended before its time: a server has answered nothing for too long; None if it did not."""
     run_folder_bytes: int | None = None
     """The size of what was measured, at the end; None until then. What is removed later does not change the reports."""
 

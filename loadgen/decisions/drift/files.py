@@ -46,6 +46,8 @@ class Soak(Struct, frozen=True):
     sentence: str
     """The verdict in one sentence."""
     events: tuple[Event, ...]
+    gave_up: str | None = None
+    """Why it ended before its time; None if it did not."""
 
     @property
     def folder(self) -> Path:
@@ -85,7 +87,7 @@ def make_soak_reports(folder: Path, *, floor: Floor | None = None) -> Soak:
         },
     )
     reports = Reports(summary, folder, unwritten, reason)
-    return Soak(reports, soak_word(models_of_soak(summary)), soak_sentence(summary), events)
+    return Soak(reports, soak_word(models_of_soak(summary)), soak_sentence(summary), events, manifest.soak.gave_up)
 
 
 def _summary(

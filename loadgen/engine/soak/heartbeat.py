@@ -125,6 +125,8 @@ class Heartbeat:
 
     async def beat(self) -> None:
         """Look at the clocks each second; never ends by itself."""
+        # Nobody has looked since it was made, so how long that was says nothing.
+        self._last, self._wall_ahead_ns = self._read(), self._wall_offset_ns()
         while True:
             await self._clock.sleep_until_ns(self._clock.now_ns() + self._beat_ns)
             self.check()

@@ -48,6 +48,8 @@ class OutageRules(Struct, frozen=True, kw_only=True):
     """How often the processes of the servers are looked at."""
 
 
+RULES: Final = OutageRules()
+
 Restart = Callable[[int], Awaitable[Served]]
 """Starts the server of a model again, at the same address, and returns what it serves. Raises LoadgenError."""
 

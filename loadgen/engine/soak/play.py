@@ -70,7 +70,7 @@ async def play_soak(
             beginning = _beginning(plan, folder, clock, workers, soak, stack)
         else:
             beginning = _going_on(plan, unfinished, clock, started, stack)
-        events = EventLog(folder, clock, beginning.epoch_ns)
+        events = EventLog(folder, clock, beginning.epoch_ns, on_event=lambda event: progress.warn(event.line))
         session = SoakSession(plan, settings, beginning, machine, events)
         if not beginning.stages:
             ManifestWriter(folder, beginning.make_manifest("user")).end("complete")

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +17,7 @@ from loadgen.engine.run import MakeManifest, OpenRun
 from loadgen.engine.soak.deadline import SoakDeadline
 from loadgen.engine.soak.hang_up import calling_on_hang_up
 from loadgen.engine.soak.heartbeat import Gap, Heartbeat, Interruption, beating
-from loadgen.engine.soak.outage import SUPPORT, OutageRules, OutageWatch, ServerSupport, keeping
+from loadgen.engine.soak.outage import RULES, SUPPORT, OutageRules, OutageWatch, ServerSupport, keeping
 from loadgen.engine.soak.segments import SegmentLog, SegmentSettings, WorkerLogs
 from loadgen.engine.soak.window_session import ServerKey, ServerNumbers, Unwritten, write_unwritten
 from loadgen.engine.soak.window_writer import WindowWriter
@@ -67,6 +68,8 @@ class SoakMachine(Struct, frozen=True):
     """Also counts the time in which the machine was suspended."""
     wall_ns: Callable[[], int] = wall_ns
     servers: ServerSupport = SUPPORT
+    rules: OutageRules = RULES
+    """When a server counts as gone. The settings say when the soak gives up."""
 
 
 class SoakSession:
@@ -109,7 +112,8 @@ class SoakSession:
         """Play the stages that are still to be played."""
         context = opened.context
         rest = msgspec.structs.replace(context.plan, stages=self._beginning.stages)
-        rules = OutageRules(give_up_ns=round(self._settings.give_up_s * 1e9))
+        rules = msgspec.structs.replace(self._machine.rules, give_up_ns=round(self._settings.give_up_s * 1e9))
+        gave_up: list[str] = []
 
         @contextlib.asynccontextmanager
         async def beside(play: StagePlay) -> AsyncIterator[tuple[Sink, ...]]:
@@ -118,10 +122,14 @@ class SoakSession:
             async with keeping(watch, context):
                 self._servers.serve(context.lives, play.ready)
                 yield (StageSpan(self, opened, play), watch, *self._window_sinks(opened))
+            if watch.gave_up is not None:
+                gave_up.append(watch.gave_up)
+                _note_giving_up(opened, watch.gave_up)
 
         async with beating(self.heartbeat, self._events), Background(self._look_after(context.stop_signal)):
             with calling_on_hang_up(opened.split_logs or self._split_log), self.heartbeat.calling(self._hear):
-                await opened.play(planned_sources(rest, progress), beside)
+                # A server that stays away ends the soak, and not only its stage.
+                await opened.play(itertools.takewhile(lambda _: not gave_up, planned_sources(rest, progress)), beside)
 
     def _window_sinks(self, opened: OpenRun) -> tuple[Sink, ...]:
         """What folds records into windows here, unless workers do, and what writes them."""
@@ -181,6 +189,12 @@ class SoakSession:
         """The last request of a stage has ended."""
         self._stop = None
         self._deadline.end_stage()
+
+
+def _note_giving_up(opened: OpenRun, why: str) -> None:
+    facts = opened.manifest.manifest.soak
+    assert facts is not None
+    opened.manifest.set_soak(msgspec.structs.replace(facts, gave_up=why))
 
 
 class StageSpan(NullSink):

@@ -17,13 +17,17 @@ from loadgen import api
 from loadgen.clock import SYSTEM_BOOT_CLOCK, SYSTEM_CLOCK
 from loadgen.engine.soak.heartbeat import Heartbeat, beating
 from loadgen.engine.soak.outage import OutageRules, OutageWatch, keeping
+from loadgen.engine.soak.play import play_soak
+from loadgen.engine.soak.session import SoakMachine
 from loadgen.engine.stage import LocalStageRunner, RunContext
 from loadgen.engine.stop import StopSignal
 from loadgen.live.sink import Sinks
+from loadgen.plan.soak import soak_of
 from loadgen.record import Record
-from loadgen.scenario import Closed, Constant, Load, Model, Scenario
+from loadgen.scenario import Closed, Constant, Load, Model, Scenario, SoakTable
 from loadgen.scenario.file import LoadedScenario
 from loadgen.store.events import Event, EventLog, read_events
+from loadgen.store.run_folder import read
 from loadgen.targets.registry import serve_model
 from loadgen.targets.served import Served
 from loadgen.wire.client import Client
@@ -234,3 +238,51 @@ def test_what_was_in_flight_while_the_harness_was_stopped_is_cancelled_and_no_la
     assert 1 <= len(cut) <= 3 * len(stops_s)  # a machine that is short of CPU may stop it too
     assert set(cut) == {"loadgen was stopped"}
     assert max(int(took_ns) for _, outcome, took_ns, _ in lines if outcome == "ok") < stop_s * 0.9e9
+
+
+def folder_in(results: Path) -> Path:
+    (manifest,) = results.glob("*/*/manifest.json")
+    return manifest.parent
+
+
+def test_the_users_of_all_workers_wait_for_a_server_that_is_gone_and_go_on_when_it_is_back(tmp_path: Path) -> None:
+    table = SoakTable(duration_s=120.0, window_s=1.0)
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(contextlib.ExitStack())
+        server = first.enter_context(Server(ANSWER))
+        model = Model(name="m", url=server.url, target="openai")
+        scenario = Scenario(
+            name="soak",
+            prompts=("Say hello.",),
+            models=(model,),
+            load=Closed(concurrency=(4,)),
+            soak=table,
+            probe=False,
+            warmup_requests=0,
+        )
+        planned = soak_of(LoadedScenario(scenario, None, tmp_path, "the test"))
+
+        async def main() -> tuple[Path, Server]:
+            plan = api.soak_plan_of(planned)
+            stop, machine = StopSignal(), SoakMachine(SYSTEM_CLOCK, SYSTEM_BOOT_CLOCK, rules=RULES)
+            async with asyncio.TaskGroup() as group:
+                playing = group.create_task(
+                    play_soak(plan, planned.settings, tmp_path, workers=2, stop=stop, machine=machine)
+                )
+                await until(lambda: len(server.chats) > 20)
+                await asyncio.to_thread(first.close)
+                folder = folder_in(tmp_path)
+                await until(lambda: any(event.kind == "server_gone" for event in read_events(folder)))
+                second = stack.enter_context(Server(ANSWER, port=server.port))
+                await until(lambda: len(second.chats) > 20)
+                stop.drain()
+            return playing.result(), second
+
+        folder, second = asyncio.run(main())
+        # Both workers went on, each with the connections of its users.
+        assert len({request.connection for request in second.chats}) == 4
+    assert [event.kind for event in read_events(folder)] == ["server_gone", "server_back"]
+    records = read(folder).records
+    indices = [record.index for record in records if record.phase == "measured"]
+    assert len(set(indices)) == len(indices)  # a worker may be further than the other, so some numbers are left out
+    assert Counter(record.outcome for record in records)["connect_error"] <= 4

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
@@ -43,6 +44,13 @@ def test_the_reasons_for_exit_code_1(
     name: str, fails_on: FailOn, allowed: int, expected: list[str], soaks: dict[str, Soak]
 ) -> None:
     assert soak_failures(soaks[name], fails_on, allowed) == expected
+
+
+def test_a_soak_that_gave_up_fails_whatever_its_verdict_is(soaks: dict[str, Soak]) -> None:
+    gave_up = msgspec.structs.replace(soaks["stable"], gave_up="m has answered nothing for 30 min: refused")
+    assert soak_failures(gave_up, "never", 9) == [
+        "it ended early: m has answered nothing for 30 min: refused (--give-up)"
+    ]
 
 
 def test_an_invalid_soak_fails_whatever_its_verdict_is(soaks: dict[str, Soak]) -> None:

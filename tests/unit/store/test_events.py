@@ -60,6 +60,13 @@ def test_an_event_is_on_disk_at_once_with_its_moment_on_both_clocks(tmp_path: Pa
     ]
 
 
+def test_an_event_is_a_line_for_somebody_who_watches() -> None:
+    assert event_of("Connection refused").line == "m: server gone: Connection refused"
+    assert Event("suspended", 1, "", 3.0, "the machine was suspended for 3 s").line == (
+        "suspended: the machine was suspended for 3 s"
+    )
+
+
 def test_events_are_read_back_in_order_and_every_kind_is_known(tmp_path: Path) -> None:
     log = log_in(tmp_path)
     for kind in EVENT_KINDS:

@@ -94,6 +94,21 @@ def test_whoever_looks_first_notices_a_gap_and_it_is_noticed_once() -> None:
     assert len(heard) == 1
 
 
+def test_the_time_before_the_first_beat_is_no_gap() -> None:
+    boot, heard = VirtualBootClock(), list[Interruption]()
+
+    async def main() -> None:
+        heartbeat = Heartbeat(CLOCK, boot, wall=boot.wall_ns)
+        await CLOCK.sleep_until_ns(START_NS + 60 * S)  # as long as a slow machine takes to start its workers
+        boot.set_wall_clock(S)
+        with heartbeat.calling(heard.append):
+            async with Background(heartbeat.beat()):
+                await CLOCK.sleep_until_ns(START_NS + 70 * S)
+
+    run(main())
+    assert heard == []
+
+
 def test_several_suspensions_add_up() -> None:
     night = noticed((10.5, lambda boot: boot.suspend(60 * S)), (20.5, lambda boot: boot.suspend(30 * S)))
     first, second = night.interruptions

@@ -190,6 +190,29 @@ def test_a_stop_ends_an_open_loop_without_a_record_of_each_request_that_never_ca
     assert len(played.records) < 12
 
 
+def test_a_server_that_stays_away_ends_the_soak_which_says_why(tmp_path: Path) -> None:
+    planned, plan = soak_plan(tmp_path, Closed(), models=2)
+
+    async def never(_: Served) -> bool:
+        return False
+
+    def until_gone(body: dict[str, Any], count: int) -> Answer:
+        return answer(body, count) if count < 10 else no_connection()
+
+    client = ScriptedClient(until_gone)
+    settings = msgspec.structs.replace(planned.settings, give_up_s=600.0)
+    folder = run(play_soak(plan, settings, tmp_path, client=client, machine=virtual_machine(answers=never)))
+    played = read(folder)
+    assert played.manifest.soak is not None
+    assert played.manifest.soak.gave_up == "m0 has answered nothing for 10 min: Connection refused"
+    assert played.manifest.state == "complete"
+    # The other model is not even started.
+    assert [stage.models for stage in played.manifest.soak.stages] == [("m0",)]
+    assert {record.model for record in played.records} == {"m0"}
+    assert [event.kind for event in read_events(folder)] == ["server_gone"]
+    assert client.sent_at_ns[-1] - client.sent_at_ns[0] < 60 * SECOND
+
+
 def test_the_lock_is_gone_when_a_soak_has_ended_and_says_who_plays_while_it_is_on(tmp_path: Path) -> None:
     holders: list[Holder] = []
 
