@@ -12,7 +12,7 @@ from typing import Final, Literal
 from msgspec import Raw, Struct
 
 from loadgen.store.night_files import CardFile, ManifestFile, NightFolder, SummaryFile, counted, moment_of, read_folders
-from loadgen.store.night_metrics import NIGHT_METRICS, NightMetric, NightValue, metric_names_in, value_in
+from loadgen.store.night_metrics import NIGHT_METRICS, NightMetric, NightValue, metric_names_in, number_of, value_in
 from loadgen.store.night_work import changed_keys, soak_digest
 
 UNKNOWN_MACHINE: Final = "unknown"
@@ -173,7 +173,7 @@ def _stages_of(summary: SummaryFile, manifest: ManifestFile, metrics: Sequence[N
         model, target, level = (str(stage.get(key, "")) for key in ("model", "target", "level"))
         card = cards.get((target, model))
         requests, validity = stage.get("requests"), stage.get("validity")
-        ok = requests.get("ok") if isinstance(requests, dict) else None
+        ok = number_of(requests.get("ok")) if isinstance(requests, dict) else None
         verdict = validity.get("verdict") if isinstance(validity, dict) else None
         values = {metric.name: value for metric in metrics if (value := value_in(stage, metric)) is not None}
         yield NightStage(
@@ -182,7 +182,7 @@ def _stages_of(summary: SummaryFile, manifest: ManifestFile, metrics: Sequence[N
             level=level,
             played=isinstance(requests, dict),
             verdict=verdict if isinstance(verdict, str) else None,
-            ok=ok if isinstance(ok, int) else 0,
+            ok=int(ok or 0),
             values=values,
             build=label or (None if card is None else _version_of(card)),
             traits={} if card is None else _server_traits(card),

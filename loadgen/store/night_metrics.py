@@ -13,6 +13,7 @@ LATENCIES: Final = ("ttft", "service_ttft", "itl", "tpot", "e2e", "queue", "conn
 """The latencies that a summary may have, without their unit."""
 _PERCENTILE: Final = r"p[0-9]{1,2}(?:\.[0-9]{1,3})?"
 _LATENCY: Final = re.compile(rf"(?:metrics\.)?({'|'.join(LATENCIES)})(?:_ms)?[._]({_PERCENTILE})")
+_LARGEST: Final = 1e15
 _RATE: Final = re.compile(r"(?:throughput\.)?([a-z0-9_]+_per_s)")
 
 
@@ -88,11 +89,11 @@ def value_in(stage: JsonObject, metric: NightMetric) -> NightValue | None:
     table: object = stage
     for key in metric.path[:-1]:
         table = table.get(key) if isinstance(table, dict) else None
-    if not isinstance(table, dict) or (value := _number(table.get(metric.path[-1]))) is None:
+    if not isinstance(table, dict) or (value := number_of(table.get(metric.path[-1]))) is None:
         return None
     interval = table.get(f"{metric.path[-1]}_ci")
     if isinstance(interval, list) and len(interval) == 2:
-        return NightValue(value, *map(_number, interval))
+        return NightValue(value, *map(number_of, interval))
     return NightValue(value)
 
 
@@ -100,14 +101,17 @@ def _failed_share(stage: JsonObject) -> NightValue | None:
     requests = stage.get("requests")
     if not isinstance(requests, dict):
         return None
-    failed, planned = requests.get("failed"), requests.get("planned")
-    if not isinstance(failed, int) or not isinstance(planned, int) or planned < 1:
+    failed, planned = number_of(requests.get("failed")), number_of(requests.get("planned"))
+    if failed is None or planned is None or planned < 1 or failed > planned:
         return None
     return NightValue(failed / planned)
 
 
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+def number_of(value: object) -> float | None:
+    """A measured value; None if it is none: no number, below zero, or so large that someone wrote it by hand."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= _LARGEST:
+        return None
+    return float(value)
 
 
 def metric_names_in(stage: JsonObject) -> Iterator[str]:

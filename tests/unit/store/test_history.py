@@ -238,15 +238,27 @@ def test_metrics_beyond_the_usual_ones_are_read_by_name_or_path(tmp_path: Path) 
     assert {"ttft_p50", "itl_p95", "requests_per_s"} <= set(history.metrics)
 
 
-@pytest.mark.parametrize("value", [None, "12", [], {}, True])
-def test_a_value_that_is_no_number_is_missing(tmp_path: Path, value: object) -> None:
+@pytest.mark.parametrize(("failed", "planned"), [(11, 10), (-1, 10), (10**400, 10**400), (1, 10**400), (1, 0), (0, -3)])
+def test_a_share_of_failed_requests_is_between_0_and_1_or_missing(tmp_path: Path, failed: int, planned: int) -> None:
+    folder = folder_of(tmp_path, QUIET)
+    path = folder / night_id(0) / "summary.json"
+    summary = json.loads(path.read_bytes())
+    summary["stages"][0]["requests"] |= {"failed": failed, "planned": planned, "ok": 10**400}
+    path.write_text(json.dumps(summary), encoding="utf-8")
+    (stage,) = read_history(folder).nights[0].stages
+    assert "failed_share" not in stage.values
+    assert stage.ok == 0
+
+
+@pytest.mark.parametrize("value", [None, "12", [], {}, True, -1, -0.5, 10**400, -(10**400), 1e300])
+def test_a_value_that_no_run_measured_is_missing(tmp_path: Path, value: object) -> None:
     folder = folder_of(tmp_path, QUIET)
     path = folder / night_id(0) / "summary.json"
     summary = json.loads(path.read_bytes())
     summary["stages"][0]["metrics"]["ttft_ms"]["p50"] = value
     summary["stages"][0]["requests"] = {"planned": value, "ok": value}
     summary["stages"][0]["throughput"] = value
-    files.write_json(path, summary)
+    path.write_text(json.dumps(summary), encoding="utf-8")
     assert set(read_history(folder).nights[0].stages[0].values) == {
         "ttft_p95",
         "itl_p50",
