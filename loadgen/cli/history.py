@@ -30,7 +30,9 @@ from loadgen.store.history import NightRecord
 from loadgen.store.prune import OldNight, old_nights, remove
 
 _UNITS: Final = {"d": 1, "w": 7}
-_MOST_DAYS: Final = 100_000
+_MOST_DAYS: Final = 20_000
+_FIRST_DAY: Final = datetime(1971, 1, 1, tzinfo=UTC)
+"""No run is older, and not every system knows its own time zone before 1970."""
 _EXAMPLE: Final = "write e.g. --prune 90d"
 PruneAction = Literal["name", "remove"]
 
@@ -74,24 +76,27 @@ def parse_since(text: str, now: datetime) -> datetime:
     if re.fullmatch(r"[0-9]+[a-z]*", text.strip()):
         return now - parse_age(text, "--since", "write e.g. --since 30d, or --since 2026-11-01")
     try:
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError:
+        day = datetime.fromisoformat(text.strip())
+        moment = day.astimezone(UTC)
+    except (ValueError, OverflowError, OSError):  # also a day that is none in UTC, or before any clock
         raise InputError(f"--since {text}: not a day; write e.g. --since 30d, or --since 2026-11-01") from None
-    moment = moment.astimezone(UTC)
     if moment > now:
         raise InputError(f"--since {text}: in the future; write a day that is over, or e.g. --since 30d")
-    return moment
+    return max(moment, _FIRST_DAY)
 
 
 def parse_age(text: str, flag: str, example: str) -> timedelta:
     """The time of `90d` or `12w`. Raises InputError that names the flag."""
     match = re.fullmatch(r"([0-9]{1,6})([a-z]*)", text.strip())
-    if match is None or not int(match[1]) or int(match[1]) > _MOST_DAYS:
+    if match is None or not int(match[1]):
         raise InputError(f"{flag} {text}: not a number of days; {example}")
     if match[2] not in _UNITS:
         unit = "no unit" if not match[2] else f"no unit that is known: {match[2]}"
         raise InputError(f"{flag} {text}: {unit}; {example}")
-    return timedelta(days=int(match[1]) * _UNITS[match[2]])
+    days = int(match[1]) * _UNITS[match[2]]
+    if days > _MOST_DAYS:
+        raise InputError(f"{flag} {text}: more than {_MOST_DAYS:,} days; {example}")
+    return timedelta(days=days)
 
 
 @expand_options

@@ -36,9 +36,11 @@ class _Began(Struct, frozen=True):
 def old_nights(folder: Path, before: datetime) -> list[OldNight]:
     """The runs in a scenario's folder that began before a moment, are over, and have files that may go; oldest first.
 
-    A folder whose manifest cannot be read is left alone, and so is a run that is being played.
+    A folder whose manifest cannot be read is left alone, and so are a run that is being played and one behind a link.
     """
-    nights = [night for path in folder.iterdir() if (night := _old_night(path, before)) is not None]
+    place = folder.resolve()
+    inside = (path for path in folder.iterdir() if path.resolve() == place / path.name)  # no link, no junction
+    nights = [night for path in inside if (night := _old_night(path, before)) is not None]
     return sorted(nights, key=lambda night: (night.started_utc, night.folder.name))
 
 

@@ -16,6 +16,7 @@ from loadgen import api
 from loadgen.cli.history import parse_age, parse_since, report_address
 from loadgen.decisions.history.read import HistoryRequest
 from loadgen.errors import ExitCode, InputError
+from loadgen.store.history import read_history
 from loadgen.store.prune import old_nights
 from loadgen.telemetry.host import host
 from tests.command_line import run_command
@@ -318,6 +319,18 @@ def test_a_run_that_is_being_played_a_link_and_a_strange_folder_are_left_alone(t
     )
 
 
+@pytest.mark.skipif(os.name != "posix", reason="a link needs a right of its own on Windows")
+def test_a_night_behind_a_link_is_read_but_nothing_of_it_is_removed(tmp_path: Path) -> None:
+    folder = write_old(HERE, HERE)
+    linked, own = sorted(folder.iterdir())
+    linked.rename(tmp_path / "archive")
+    linked.symlink_to(tmp_path / "archive")
+    (tmp_path / "way").symlink_to(folder.absolute())
+    for way in (folder, tmp_path / "way"):  # a link to the folder itself is the user's own choice
+        assert [night.folder.name for night in old_nights(way, datetime.now(UTC))] == [own.name]
+    assert len(read_history(folder).nights) == 2
+
+
 def test_a_file_that_cannot_be_removed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     write_old(HERE)
 
@@ -339,3 +352,17 @@ def test_an_age_and_a_day_are_moments() -> None:
         parse_since("2026-11-15", NOW)
     with pytest.raises(InputError, match="not a number of days"):
         parse_age("9999999d", "--prune", "")
+
+
+@pytest.mark.parametrize("text", ["0001-01-01", "0001-01-01T00:00+14:00", "1500-01-01", "1969-12-31"])
+def test_all_nights_are_since_a_day_before_all_clocks_or_it_is_no_day(text: str) -> None:
+    try:
+        assert parse_since(text, NOW) == datetime(1971, 1, 1, tzinfo=UTC)
+    except InputError as error:
+        assert "not a day" in str(error)
+
+
+@pytest.mark.parametrize("text", ["20001d", "3000w", "999999w"])
+def test_an_age_beyond_all_clocks_is_no_age(text: str) -> None:
+    with pytest.raises(InputError, match=r"more than 20,000 days; e\.g\. 90d"):
+        parse_age(text, "--prune", "e.g. 90d")
