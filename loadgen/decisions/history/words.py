@@ -116,7 +116,7 @@ def break_sentence(answer: HistoryAnswer, each: SeriesBreak) -> str:
     night = answer.nights[each.night]
     day = night_day(night, answer.nights[-1])
     if each.kind == "scenario":
-        keys = f" ({_named(each.keys)})" if each.keys else " in nothing that the scenario says"
+        keys = f" ({_named(each.keys)})" if each.keys else ", though no key of the scenario changed"
         return f"scenario: another test from {day} on{keys}; its series begin anew"
     before = answer.nights[each.before].machine
     levels = [
