@@ -124,7 +124,8 @@ class WindowWriter(NullSink):
             gap_s=round(sum(stage.lost_s(gap, start_ns, end_ns) for gap in self._gaps), 3),
             facts=facts,
             own_rss_bytes=stage.own_rss_bytes(facts),
-            temperature_c=temperature_c(),
+            # No process played it that could tell: nothing that is read now belongs to it.
+            temperature_c=None if facts is None else temperature_c(),
             closed_load=None if users is None else ClosedLoad(users, end_ns - start_ns, sent, slip_ns),
         )
         self._gaps = [gap for gap in self._gaps if gap.end_ns - stage.beginning.epoch_ns >= end_ns]
@@ -205,9 +206,11 @@ class _WrittenStage:
         return stopped_s + (suspended_s if start_ns <= gap_end_ns < end_ns else 0.0)
 
     def own_rss_bytes(self, played: ProcessFacts | None) -> int | None:
-        """The resident memory of all our processes. played: the facts of those that play."""
+        """The resident memory of all our processes. played: the facts of those that play; None: they are gone."""
+        if played is None:
+            return None
         own = None if self._own is None else self._own.rss_bytes()
-        known = [rss for rss in (None if played is None else played.rss_bytes, own) if rss is not None]
+        known = [rss for rss in (played.rss_bytes, own) if rss is not None]
         return sum(known) if known else None
 
     def collect_garbage(self) -> None:

@@ -16,6 +16,7 @@ from loadgen.analysis import metrics
 from loadgen.engine import stage
 from loadgen.engine.run import play_plan
 from loadgen.engine.soak.heartbeat import Gap
+from loadgen.engine.soak.window_session import Unwritten, write_unwritten
 from loadgen.engine.soak.window_writer import WindowWriter
 from loadgen.engine.soak.windows import WindowGrid, WindowPart, WindowSettings, WindowSink
 from loadgen.live.sink import MeasuringStart, NullSink, StageStart
@@ -27,6 +28,7 @@ from loadgen.stats.histogram import Histogram
 from loadgen.store.hlog import read_interval_log, tag
 from loadgen.store.run_folder import Run
 from loadgen.store.windows import HISTOGRAMS, WINDOW_METRICS, WindowLine, WindowLog, read_windows
+from loadgen.targets.registry import target_name
 from loadgen.telemetry import observer
 from loadgen.telemetry.observer import Observer
 from tests.records import MS, S, facts, record, turn, unsent
@@ -339,6 +341,22 @@ def test_what_a_lost_process_had_not_sent_counts_where_it_ended(tmp_path: Path) 
         return bench.stop(30.0)
 
     assert [line.ok for line in on_bench(play)] == [2, 1, 0, 0, 1]
+
+
+def test_the_windows_of_a_process_that_was_killed_have_nothing_of_the_one_that_writes_them(tmp_path: Path) -> None:
+    plan = plan_of(Closed(concurrency=(1,), duration_s=60.0))
+    target = target_name(plan.models[0])
+    records = tuple(
+        msgspec.structs.replace(ended(moment_s), model="m0", target=target) for moment_s in (12.0, 13.0, 25.0)
+    )
+    log = WindowLog(tmp_path, 0.0)
+    writer = WindowWriter(log, WindowSettings(10 * S, None), lambda _: (0, None), next_window=1)
+    with contextlib.closing(log):
+        unwritten = Unwritten(plan.stages[0], records, 10 * S, 27 * S)
+        on_bench(lambda: write_unwritten(writer, plan, unwritten, CLOCK, 0))
+    windows = read_windows(tmp_path)
+    assert [line.ok for line in windows] == [2, 1]
+    assert {(line.own_rss_bytes, line.temperature_c, line.server_memory_bytes) for line in windows} == {(None,) * 3}
 
 
 def test_a_part_of_a_window_survives_the_way_from_a_worker(tmp_path: Path) -> None:
