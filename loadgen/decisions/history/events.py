@@ -1,10 +1,12 @@
 """Changes that belong together, and which of them are new. Pure.
 
-A change joins the event of its model whose first change began at most three nights away, or begins one. Changes come
+A change joins the event of its model whose first change began at most three nights away, or begins one; it does not
+matter whether a soak or a plain run showed it. Changes come
 in the order in which nights showed them, so a later one never alters to which event an earlier one belongs.
 """
 
 from collections.abc import Iterable, Sequence
+from datetime import date
 from typing import Final
 
 from msgspec import Struct
@@ -44,15 +46,21 @@ class NightEvent(Struct, frozen=True):
 
 def events_of(changes: Iterable[NightChange], nights: Sequence[NightRecord]) -> tuple[NightEvent, ...]:
     """The changes of all series as events, the newest first. nights: all nights of the history, in order."""
-    places = _places(nights)
-    groups: dict[tuple[str, str, str, str], list[list[NightChange]]] = {}
+    places, days = _places(nights), [date.fromisoformat(night.date).toordinal() for night in nights]
+
+    def apart(group: Sequence[NightChange], change: NightChange) -> int:
+        """How many nights a change is from an event's first; between two tests, how many days."""
+        first = group[0]
+        order = places if first.series.stage.key.digest == change.series.stage.key.digest else days
+        return abs(order[first.night] - order[change.night])
+
+    groups: dict[tuple[str, str, str], list[list[NightChange]]] = {}
     for change in sorted(changes, key=_order_of_showing):
         key = change.series.stage.key
-        of_model = groups.setdefault((key.machine, key.digest, key.model, key.target), [])
-        place = places[change.night]
-        near = [group for group in of_model if abs(places[group[0].night] - place) <= TOGETHER]
+        of_model = groups.setdefault((key.machine, key.model, key.target), [])
+        near = [(distance, at) for at, group in enumerate(of_model) if (distance := apart(group, change)) <= TOGETHER]
         if near:
-            min(near, key=lambda group: abs(places[group[0].night] - place)).append(change)
+            of_model[min(near)[1]].append(change)
         else:
             of_model.append([change])
     events = [_event_of(group) for of_model in groups.values() for group in of_model]

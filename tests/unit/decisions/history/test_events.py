@@ -54,6 +54,16 @@ def test_changes_of_a_model_within_three_nights_are_one_event(apart: int) -> Non
     assert names_of(events_of(changes, NIGHTS)) == [["ttft_p95", "itl_p50"]]
 
 
+def test_a_change_that_soaks_and_plain_runs_show_is_one_event() -> None:
+    """They are two tests, and an event is news only once."""
+    kinds = [night(day, stage(QUIET), digest=digest) for day in range(30) for digest in ("soak", "run")]
+    changes = [change("ttft_p95", at, nights=kinds, deviate=5.0 - at / 100) for at in (40, 43)]
+    assert len({each.series.stage.key.digest for each in changes}) == 2
+    assert names_of(events_of(changes, kinds)) == [["ttft_p95", "ttft_p95"]]
+    later = [change("ttft_p95", at, nights=kinds) for at in (40, 49)]
+    assert len(events_of(later, kinds)) == 2, "four days apart"
+
+
 def test_changes_further_apart_are_two_events_the_newer_first() -> None:
     changes = [change("ttft_p95", 20), change("itl_p50", 24)]
     assert names_of(events_of(changes, NIGHTS)) == [["itl_p50"], ["ttft_p95"]]
