@@ -84,7 +84,12 @@ INTERRUPTIONS: Final = (
 
 
 def write_soak(
-    folder: Path, nights: Sequence[ScriptedNight] = (QUIET,), events: Sequence[Event] = (), **manifest: Any
+    folder: Path,
+    nights: Sequence[ScriptedNight] = (QUIET,),
+    events: Sequence[Event] = (),
+    *,
+    disk_bytes: int = 2**31,
+    **manifest: Any,
 ) -> Path:
     """Write the run folder of a soak; returns it. manifest: changes to the manifest, as `records.manifest` has them."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +97,7 @@ def write_soak(
     soak = SoakFacts(
         duration_s=first.windows * first.window_s,
         window_s=first.window_s,
-        disk_bytes=2**31,
+        disk_bytes=disk_bytes,
         matters=0.05,
         give_up_s=1800.0,
         epoch_utc=_utc(0.0),

@@ -31,6 +31,9 @@ def report(
     merge: Annotated[bool, typer.Option("--merge", help="Make one report of repeated runs of the same plan.")] = False,
     strict: Strict = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print only the summary, as JSON.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="PATH", help="Write the page of a soak here as well.")
+    ] = None,
 ) -> None:
     """Make the reports of runs again, from their folders alone.
 
@@ -39,10 +42,12 @@ def report(
     folders = [run_folder.run_folder_at(path) for path in runs]
     floor: Floor | None = "strict" if strict else None
     output: Output = "json" if as_json else "text"
+    if html is not None:
+        _check_page(html, folders)
     if merge:
         remade = [_Remade(make_merged(_mergeable(folders), floor=floor))]
     else:
-        remade = [_make(each, floor) for each in folders]
+        remade = [_make(each, floor, html) for each in folders]
     if as_json:
         built_in = [summary_data(each.reports.summary) for each in remade]
         show_json(built_in if len(remade) > 1 else built_in[0])
@@ -63,8 +68,8 @@ class _Remade(Struct, frozen=True):
     """If the run is a soak."""
 
 
-def _make(folder: Path, floor: Floor | None) -> _Remade:
-    """The reports of one run; those of a search and of a soak begin with its answer."""
+def _make(folder: Path, floor: Floor | None, page_path: Path | None) -> _Remade:
+    """The reports of one run; those of a search and of a soak begin with its answer. page_path: of a soak's page."""
     # `run` need not wait for them
     from loadgen.decisions.capacity.files import is_search, make_search_reports
     from loadgen.decisions.drift.files import is_soak, make_soak_reports
@@ -72,9 +77,22 @@ def _make(folder: Path, floor: Floor | None) -> _Remade:
     if is_search(folder):
         return _Remade(make_search_reports(folder, floor=floor).reports)
     if is_soak(folder):
-        soak = make_soak_reports(folder, floor=floor)
+        soak = make_soak_reports(folder, floor=floor, page_path=page_path)
         return _Remade(soak.reports, soak)
     return _Remade(make_reports(folder, floor=floor))
+
+
+def _check_page(path: Path, folders: list[Path]) -> None:
+    """Raise InputError if there is no one soak whose page can be written to a path."""
+    from loadgen.decisions.drift.files import is_soak
+
+    other = next((folder for folder in folders if not is_soak(folder)), None)
+    if other is not None:
+        raise InputError(
+            f"--html {path}: {other} is not a soak, and always has its page in its folder; leave --html out"
+        )
+    if len(folders) > 1:
+        raise InputError(f"--html {path}: one file for the pages of {len(folders)} soaks; give one RUN")
 
 
 def _mergeable(folders: list[Path]) -> list[Path]:
@@ -93,7 +111,10 @@ def print_soak(soak: "Soak", output: Output) -> None:
 
     if output == "text":
         print_text(soak_text(soak.summary, soak.events, screen()))
-    tell_place(soak.reports, output)
+    if soak.page_note:
+        _tell_place_without_page(soak, output)
+    else:
+        tell_place(soak.reports, output)
     if output != "json":
         print_text(f"{soak.sentence}\n")
 
@@ -107,6 +128,15 @@ def print_summary(summary: Summary, output: Output) -> None:
             print_text(report_text(summary, screen()))
         case "nothing":
             pass
+
+
+def _tell_place_without_page(soak: "Soak", output: Output) -> None:
+    """As `tell_place`, of a soak whose page is left out; and why it is, on standard error."""
+    if soak.reports.unwritten:
+        tell_place(soak.reports, output)
+    elif output != "json":
+        print_text(f"report: {soak.folder / 'report.md'}\n")
+    tell(f"loadgen: {soak.folder}: {soak.page_note}")
 
 
 def tell_place(reports: Reports, output: Output) -> None:

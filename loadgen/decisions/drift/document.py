@@ -40,7 +40,7 @@ SECTIONS: Final = (validity, latencies, server_behavior, models, circumstances)
 """The sections of any run that need no records."""
 FOOTER: Final = (
     "Every number is in summary.json, every window in windows.jsonl and histograms.hlog, every event in events.jsonl, "
-    "beside this report."
+    "in the run folder."
 )
 
 

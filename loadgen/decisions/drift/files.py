@@ -4,6 +4,8 @@ No record is read: a soak may have hundreds of megabytes of them, and may have h
 same folder gives the same bytes, whatever became of the records.
 """
 
+import contextlib
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -19,7 +21,7 @@ from loadgen.decisions.drift.document import SoakReport, soak_document
 from loadgen.decisions.drift.night import Night, read_nights
 from loadgen.decisions.drift.series import tested_windows
 from loadgen.decisions.drift.verdict import drifts_of
-from loadgen.decisions.drift.words import models_of_soak, soak_sentence, soak_word
+from loadgen.decisions.drift.words import models_of_soak, page_left_out, soak_sentence, soak_word
 from loadgen.errors import InputError
 from loadgen.record import StageKey
 from loadgen.report.csv import csv_text
@@ -35,6 +37,9 @@ from loadgen.store.manifest import Manifest
 from loadgen.store.run_folder import read_manifest
 
 REPORTS: Final = ("summary.json", "summary.csv", "report.md", "report.html")
+PAGE: Final = "report.html"
+MARGIN_BYTES: Final = 256 << 10
+"""What files take beyond their bytes, because they take whole blocks, and what the folder has beside its data."""
 
 
 class Soak(Struct, frozen=True):
@@ -48,6 +53,8 @@ class Soak(Struct, frozen=True):
     events: tuple[Event, ...]
     gave_up: str | None = None
     """Why it ended before its time; None if it did not."""
+    page_note: str = ""
+    """Why report.html is left out, and what writes it elsewhere; empty if it has its place in the folder."""
 
     @property
     def folder(self) -> Path:
@@ -63,35 +70,61 @@ def is_soak(folder: Path) -> bool:
     return read_manifest(folder).soak is not None
 
 
-def make_soak_reports(folder: Path, *, floor: Floor | None = None) -> Soak:
+def make_soak_reports(folder: Path, *, floor: Floor | None = None, page_path: Path | None = None) -> Soak:
     """Make summary.json, summary.csv, report.md and report.html of a soak (again), as far as they can be written.
 
+    The page has plotly.js in it. It is left out where the run folder would be larger than its budget with it.
+
     The soak may still be going on, or have been cut short. floor: how many samples a percentile needs; None: as the
-    scenario says. Raises InputError for any other folder, and if a file of it is damaged.
+    scenario says. page_path: where the page is written to as well. Raises InputError for any other folder, if a
+    file of it is damaged, and if `page_path` cannot be written.
     """
     manifest = read_manifest(folder)
     if manifest.soak is None:
         raise InputError(f"{folder}: not a soak; give a folder that `loadgen soak` has left")
     nights, events = read_nights(folder), read_events(folder)
     floor = floor or ("strict" if manifest.scenario.strict else "contract")
-    summary = _summary(folder, manifest, nights, events, floor)
-    report = _report(summary, manifest, nights, events)
-    document = soak_document(report)
+    # As it was when the soak ended: the same reports, also when records were removed since.
+    size = manifest.soak.run_folder_bytes
+    size = measured_bytes(folder) if size is None else size
+    summary = _summary(manifest, nights, events, floor, size)
+    document = soak_document(_report(summary, manifest, nights, events))
+    page = html(document)
+    contents = {
+        "summary.json": files.json_document(summary_data(summary)),
+        "summary.csv": csv_text(summary).encode(),
+        "report.md": markdown(document).encode(),
+        PAGE: page,
+    }
+    page_note = ""
+    if size + sum(map(len, contents.values())) + MARGIN_BYTES > manifest.soak.disk_bytes:
+        page_note = page_left_out(len(page), manifest.soak.disk_bytes)
+        with_note = msgspec.structs.replace(document, footer=f"{document.footer} {page_note}")
+        contents["report.md"] = markdown(with_note).encode()
+        del contents[PAGE]
+        with contextlib.suppress(OSError):  # one that was made when there was room is not of these numbers
+            (folder / PAGE).unlink()
     unwritten, reason = files.write_all(
-        folder,
-        {
-            "summary.json": lambda: files.json_document(summary_data(summary)),
-            "summary.csv": lambda: csv_text(summary).encode(),
-            "report.md": lambda: markdown(document).encode(),
-            "report.html": lambda: html(document),
-        },
+        folder, {name: functools.partial(bytes, content) for name, content in contents.items()}
     )
+    if page_path is not None:
+        _write_page(page_path, page)
     reports = Reports(summary, folder, unwritten, reason)
-    return Soak(reports, soak_word(models_of_soak(summary)), soak_sentence(summary), events, manifest.soak.gave_up)
+    verdict = soak_word(models_of_soak(summary)), soak_sentence(summary)
+    return Soak(reports, *verdict, events, gave_up=manifest.soak.gave_up, page_note=page_note)
+
+
+def _write_page(path: Path, page: bytes) -> None:
+    try:
+        files.write_to(path, page)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}); choose a file you may write"
+        ) from error
 
 
 def _summary(
-    folder: Path, manifest: Manifest, nights: Sequence[Night], events: Sequence[Event], floor: Floor
+    manifest: Manifest, nights: Sequence[Night], events: Sequence[Event], floor: Floor, run_folder_bytes: int
 ) -> Summary:
     """The summary of a soak. A model without windows has no `soak` and no `drift`."""
     assert manifest.soak is not None
@@ -99,8 +132,6 @@ def _summary(
     memory_mib = manifest.host.memory_mib
     drifts_in_order = drifts_of(nights, manifest.soak.matters, None if memory_mib is None else memory_mib * 2**20)
     drifts = dict(zip(by_key, drifts_in_order, strict=True))
-    size = manifest.soak.run_folder_bytes
-    size = measured_bytes(folder) if size is None else size
     stages: list[StageSummary] = []
     for planned in manifest.stages:
         night = by_key.get(planned.key)
@@ -112,7 +143,7 @@ def _summary(
             floor=floor,
         )
         if night is not None:
-            soak = soak_summary_of(planned.key, night.windows, events, run_folder_bytes=size)
+            soak = soak_summary_of(planned.key, night.windows, events, run_folder_bytes=run_folder_bytes)
             stage = msgspec.structs.replace(stage, soak=soak, drift=drifts[planned.key])
         stages.append(stage)
     return Summary(

@@ -18,6 +18,7 @@ from loadgen.analysis.summary import StageSummary, Summary
 from loadgen.decisions.drift.verdict import FEWEST, FEWEST_ANSWERS
 from loadgen.report.format import (
     UNKNOWN,
+    format_bytes,
     format_count,
     format_duration,
     format_number,
@@ -320,3 +321,11 @@ def _mib(mib: float) -> str:
 def _kib(mib: float) -> str:
     """In KiB, or in MiB from one on."""
     return _mib(mib) if abs(mib) >= 1 else f"{format_signed(mib * 1024)} KiB"
+
+
+def page_left_out(page_bytes: int, budget_bytes: int) -> str:
+    """Why the page of a soak is not in its folder, and what writes it elsewhere."""
+    return (
+        f"report.html is left out: it has {format_bytes(page_bytes)}, and with it the run folder would be larger than "
+        f"its budget of {format_bytes(budget_bytes)}. `loadgen report RUN --html PATH` writes it elsewhere."
+    )

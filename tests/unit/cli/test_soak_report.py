@@ -12,6 +12,8 @@ from loadgen.cli.soak import FailOn, soak_failures
 from loadgen.decisions.drift.files import Soak, make_soak_reports
 from tests.soak_folder import QUIET, ScriptedNight, event, write_soak
 
+KEPT_RUNS = Path(__file__).parents[2] / "data" / "runs"
+
 
 @pytest.fixture(scope="module")
 def soaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Soak]:
@@ -84,3 +86,24 @@ def test_soaks_are_not_merged(soaks: dict[str, Soak]) -> None:
     printed = CliRunner().invoke(app, ["report", "--merge", *folders])
     assert printed.exit_code != 0
     assert "a soak is not merged" in str(printed.exception)
+
+
+def test_a_page_that_is_left_out_is_named_with_what_writes_it(tmp_path: Path) -> None:
+    folder = write_soak(tmp_path / "run", [ScriptedNight(windows=20)], disk_bytes=4 << 20)
+    printed = CliRunner().invoke(app, ["report", str(folder)])
+    assert printed.exit_code == 0
+    assert f"report: {folder / 'report.md'}\n" in printed.stdout
+    assert "report.html" not in printed.stdout
+    assert "report.html is left out" in printed.stderr
+    assert "`loadgen report RUN --html PATH`" in printed.stderr
+    CliRunner().invoke(app, ["report", str(folder), "--html", str(tmp_path / "page.html")])
+    assert (tmp_path / "page.html").read_bytes().startswith(b"<!DOCTYPE html>")
+
+
+def test_html_is_for_one_soak(soaks: dict[str, Soak], tmp_path: Path) -> None:
+    folders = [str(soaks[name].folder) for name in ("stable", "short")]
+    printed = CliRunner().invoke(app, ["report", *folders, "--html", str(tmp_path / "page.html")])
+    assert "one file for the pages of 2 soaks; give one RUN" in str(printed.exception)
+    run = next(KEPT_RUNS.glob("*/manifest.json")).parent
+    printed = CliRunner().invoke(app, ["report", str(run), "--html", str(tmp_path / "page.html")])
+    assert "is not a soak" in str(printed.exception)

@@ -283,6 +283,33 @@ def test_a_report_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: p
     assert (folder / "summary.json").exists()
 
 
+def test_a_page_for_which_the_budget_has_no_room_is_left_out_and_can_be_written_elsewhere(tmp_path: Path) -> None:
+    night, budget = ScriptedNight(windows=20), 4 << 20
+    usual = write_soak(tmp_path / "usual", [night])
+    make_soak_reports(usual)
+    small = write_soak(tmp_path / "small", [night], disk_bytes=budget)
+    (small / "report.html").write_text("of an earlier time, when there was room")
+    soak = make_soak_reports(small, page_path=tmp_path / "page.html")
+    assert sorted(path.name for path in usual.iterdir() if not (small / path.name).exists()) == ["report.html"]
+    assert sum(path.stat().st_size for path in small.iterdir()) < budget
+    assert "larger than its budget of 4 MiB" in soak.page_note
+    assert soak.reports.unwritten == ()
+    assert soak.page_note.replace("`", "\\`") in (small / "report.md").read_text()
+    assert (tmp_path / "page.html").read_bytes() == (usual / "report.html").read_bytes()
+    before = (small / "report.md").read_bytes()
+    make_soak_reports(small)
+    assert (small / "report.md").read_bytes() == before
+
+
+def test_a_page_elsewhere_is_written_beside_that_of_the_folder(tmp_path: Path) -> None:
+    folder = write_soak(tmp_path / "run", [ScriptedNight(windows=20)])
+    soak = make_soak_reports(folder, page_path=tmp_path / "page.html")
+    assert soak.page_note == ""
+    assert (tmp_path / "page.html").read_bytes() == (folder / "report.html").read_bytes()
+    with pytest.raises(InputError, match=r"nowhere.page\.html: cannot be written"):
+        make_soak_reports(folder, page_path=tmp_path / "nowhere" / "page.html")
+
+
 def test_records_are_never_read(tmp_path: Path) -> None:
     folder = write_soak(tmp_path / "run", [ScriptedNight(windows=60)])
     (folder / "requests.jsonl").write_bytes(b"not a record\n" * 3)
