@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from loadgen.live.sink import NullSink, StageStart
+from loadgen.live.sink import EndedCounts, NullSink, StageStart
 from loadgen.record import Record
 from loadgen.redact import printable
 
@@ -77,11 +77,15 @@ class Bar(NullSink):
         self._task = self._progress.add_task(self._title, total=total, completed=completed)
 
     def record(self, record: Record) -> None:
-        if self._task is None or record.phase != "measured":
+        if record.phase == "measured":
+            self.hear_counts(EndedCounts(1, int(record.outcome != "ok")))
+
+    def hear_counts(self, counts: EndedCounts) -> None:
+        if self._task is None:
             return
-        self._progress.advance(self._task)
-        if record.outcome != "ok":
-            self._failed += 1
+        self._progress.advance(self._task, counts.ended)
+        if counts.failed:
+            self._failed += counts.failed
             self._describe(self._task)
 
     def known(self, text: str) -> None:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from loadgen.live.sink import NullSink, StageStart
+from loadgen.live.sink import EndedCounts, NullSink, StageStart
 from loadgen.record import Record
 
 PERIOD_S: Final = 60.0
@@ -52,8 +52,11 @@ class ProgressLines(NullSink):
         if record.phase == "warmup":
             self._warmed_up += 1
         else:
-            self._done = (self._done or 0) + 1
-            self._failed += record.outcome != "ok"
+            self.hear_counts(EndedCounts(1, int(record.outcome != "ok")))
+
+    def hear_counts(self, counts: EndedCounts) -> None:
+        self._done = (self._done or 0) + counts.ended
+        self._failed += counts.failed
 
     def known(self, text: str) -> None:
         self._known = text

@@ -110,6 +110,23 @@ class AnswerSink(Protocol):
         and the last that was not."""
 
 
+class EndedCounts(Struct, frozen=True):
+    """How many measured requests have ended in a worker since it last told."""
+
+    ended: int = 0
+    failed: int = 0
+    """How many of these are not ok."""
+
+
+@runtime_checkable
+class CountSink(Protocol):
+    """A sink that counts measured requests, such as the progress. Where workers fold their measured records, it gets
+    the counts in their place."""
+
+    def hear_counts(self, counts: EndedCounts) -> None:
+        """So many more measured requests have ended in a worker."""
+
+
 @runtime_checkable
 class TimedSink(Protocol):
     """A sink that also goes by the clock while measured requests are played."""
@@ -150,6 +167,7 @@ class Sinks:
         self.timed = tuple(sink for sink in self._sinks if isinstance(sink, TimedSink))
         """Those that go by the clock."""
         self._answer = tuple(sink for sink in self._sinks if isinstance(sink, AnswerSink))
+        self._count = tuple(sink for sink in self._sinks if isinstance(sink, CountSink))
         self._late = tuple(sink for sink in self._sinks if isinstance(sink, LateSink))
 
     def start(self, stage: StageStart) -> None:
@@ -175,6 +193,10 @@ class Sinks:
     def hear_answer(self, record: Record) -> None:
         for sink in self._answer:
             _call(sink, "hear_answer", record)
+
+    def hear_counts(self, counts: EndedCounts) -> None:
+        for sink in self._count:
+            _call(sink, "hear_counts", counts)
 
     def tick(self, now_ns: int) -> None:
         for sink in self.timed:

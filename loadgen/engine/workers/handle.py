@@ -166,6 +166,7 @@ class WorkerHandle:
         if self._windows is not None:
             for record in update.answers:
                 self._sinks.hear_answer(record)
+            self._sinks.hear_counts(update.counts)
             return
         # Up to `log_bytes` the log has only complete lines; the line after that may be half written.
         retries = frozenset(update.retries)

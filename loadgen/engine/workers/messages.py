@@ -17,6 +17,7 @@ from loadgen.engine.soak.heartbeat import Gap
 from loadgen.engine.soak.segments import SegmentEvent, SegmentSettings
 from loadgen.engine.soak.servers import WhenGone
 from loadgen.engine.soak.windows import WindowPart, WindowSettings
+from loadgen.live.sink import EndedCounts
 from loadgen.plan.plan import Plan, Stage
 from loadgen.record import Record, StageFacts
 from loadgen.targets.probe.answers import StreamAnswers
@@ -107,6 +108,8 @@ class Update(Struct, frozen=True, tag=True):
     warm_up: tuple[Record, ...] = ()
     """If the parent process does not read the log: the records of the warm-up since the last update, which are the
     first of these lines."""
+    counts: EndedCounts = EndedCounts()
+    """If the parent process does not read the log: how many measured requests have ended since the last update."""
 
 
 class LogEvent(Struct, frozen=True, tag=True):

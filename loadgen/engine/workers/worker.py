@@ -48,7 +48,7 @@ from loadgen.engine.workers.messages import (
     line_of,
 )
 from loadgen.errors import FolderError
-from loadgen.live.sink import NullSink, Sink, Sinks
+from loadgen.live.sink import EndedCounts, NullSink, Sink, Sinks
 from loadgen.record import Record, StageFacts, StageKey
 from loadgen.redact import guard_tracebacks
 from loadgen.scenario.headers import protect_headers
@@ -107,15 +107,24 @@ class Updates(NullSink):
         """Which of these lines are attempts that were retried, from 0."""
         self._late: list[Record] = []
         self._gaps: list[Gap] = []
+        self._ended = 0
+        """How many measured requests have ended since the last update, if the parent process does not read the log."""
+        self._failed = 0
 
     def record(self, record: Record) -> None:
-        self._lines += 1
-        if self._log is None and record.phase == "warmup":
-            self._warm_up.append(record)
+        self._take(record)
+        if self._log is None and record.phase == "measured":
+            self._ended += 1
+            self._failed += record.outcome != "ok"
 
     def retry(self, record: Record) -> None:
         self._retries.append(self._lines)
-        self.record(record)
+        self._take(record)
+
+    def _take(self, record: Record) -> None:
+        self._lines += 1
+        if self._log is None and record.phase == "warmup":
+            self._warm_up.append(record)
 
     def late(self, record: Record) -> None:
         self._late.append(record)
@@ -131,8 +140,10 @@ class Updates(NullSink):
         answers = self._answers.take()
         size = 0 if self._log is None else self._log.size
         records = tuple(self._warm_up)
-        update = Update(size, tuple(self._retries), tuple(self._late), tuple(self._gaps), answers, records)
+        counts = EndedCounts(self._ended, self._failed)
+        update = Update(size, tuple(self._retries), tuple(self._late), tuple(self._gaps), answers, records, counts)
         self._lines, self._retries, self._late, self._gaps, self._warm_up = 0, [], [], [], []
+        self._ended = self._failed = 0
         self._send(update)
 
     async def send_regularly(self) -> None:

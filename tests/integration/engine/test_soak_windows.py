@@ -17,7 +17,8 @@ from loadgen.engine.soak.windows import WindowSettings
 from loadgen.engine.stage import RunContext
 from loadgen.engine.stop import StopSignal
 from loadgen.engine.workers.pool import PooledStageRunner, WorkerPool
-from loadgen.live.sink import NullSink, Sinks
+from loadgen.live.lines import ProgressLines
+from loadgen.live.sink import EndedCounts, NullSink, Sinks, StageStart
 from loadgen.record import Record, StageFacts
 from loadgen.store import run_folder
 from loadgen.store.windows import WindowLine, WindowLog, read_windows
@@ -40,10 +41,19 @@ class Watching(NullSink):
         self.warmed_up = 0
         self.heard: list[Record] = []
         self.facts: list[StageFacts] = []
+        self.counted = 0
+        self.lines = ProgressLines(lambda _: None)
 
     def record(self, record: Record) -> None:
         self.measured += record.phase == "measured"
         self.warmed_up += record.phase == "warmup"
+
+    def start(self, stage: StageStart) -> None:
+        self.lines.start(stage)
+
+    def hear_counts(self, counts: EndedCounts) -> None:
+        self.counted += counts.ended
+        self.lines.hear_counts(counts)
 
     def hear_answer(self, record: Record) -> None:
         self.heard.append(record)
@@ -89,6 +99,8 @@ async def test_each_worker_folds_its_own_requests_and_the_windows_are_those_of_a
         ("c3", "ok", 1),
     }, "but it knows that the server answers"
     assert [sum(worker.requests for worker in facts.workers) for facts in watching.facts] == [24, 24]
+    assert watching.counted == 48, "and how many requests have ended"
+    assert watching.lines.line(1) == "1 min: m, c3: 24 of 24"
     assert all(line.own_rss_bytes and line.own_rss_bytes > 3 * 20_000_000 for line in windows)
 
 

@@ -9,7 +9,7 @@ from loadgen.engine.stage import LATE_NS
 from loadgen.engine.stop import StopSignal
 from loadgen.engine.workers.messages import Update, decode_event, line_of
 from loadgen.engine.workers.worker import LastAnswers, Updates
-from loadgen.live.sink import NullSink, Sink
+from loadgen.live.sink import EndedCounts, NullSink, Sink
 from loadgen.plan.plan import Stage
 from loadgen.record import Record
 from loadgen.scenario import Closed, Load, Poisson, Retries
@@ -118,6 +118,21 @@ def test_a_worker_reports_its_late_requests_once_and_without_its_log() -> None:
     updates.send()
     assert sent == [Update(70, late=(waiting,)), Update(70)]
     assert decode_event(line_of(sent[0])) == sent[0]
+
+
+def test_a_worker_counts_its_measured_requests_for_a_parent_process_that_reads_no_records() -> None:
+    sent: list[Any] = []
+    updates = Updates(None, sent.append, LastAnswers())
+    warm_up = record(index=0, phase="warmup")
+    updates.record(warm_up)
+    updates.retry(record(index=0, outcome="connect_error", stamps_ns=()))
+    updates.record(record(index=0))
+    updates.record(record(index=1, outcome="timeout"))
+    updates.send()
+    updates.send()
+    first = Update(0, retries=(1,), warm_up=(warm_up,), counts=EndedCounts(2, 1))
+    assert sent == [first, Update(0)]
+    assert decode_event(line_of(first)) == first
 
 
 def test_a_parent_process_that_reads_no_records_hears_whether_servers_answer() -> None:

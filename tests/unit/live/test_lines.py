@@ -9,7 +9,7 @@ from msgspec import structs
 
 from loadgen.cli.terminal import progress_on_terminal
 from loadgen.live.lines import ProgressLines, progress_lines
-from loadgen.live.sink import StageStart
+from loadgen.live.sink import EndedCounts, StageStart
 from tests.records import turn
 
 STAGE = StageStart(models=("m",), targets=("t",), level="c4", latency_origin="sent", count=12, duration_s=None)
@@ -26,6 +26,14 @@ def test_a_line_says_what_is_played_and_how_far_it_is() -> None:
     assert lines.line(3) == "3 min: m, c4: 3 of 12, 1 failed"
     lines.known("±12 %")
     assert lines.line(4) == "4 min: m, c4: 3 of 12, 1 failed, ±12 %"
+
+
+def test_what_ends_in_workers_is_counted_without_its_records() -> None:
+    lines = ProgressLines(lambda _: None)
+    lines.start(STAGE)
+    lines.hear_counts(EndedCounts(3, 1))
+    lines.hear_counts(EndedCounts(2))
+    assert lines.line(5) == "5 min: m, c4: 5 of 12, 1 failed"
 
 
 def test_a_line_names_a_visit_of_a_search_in_words() -> None:
