@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from loadgen.clock import Clock, process_cpu_ns, thread_cpu_ns
-from loadgen.engine.players import WarmUp, measured_player
+from loadgen.engine.players import WarmUp, measured_player, missed
 from loadgen.engine.request_limits import RequestLimits
 from loadgen.engine.retry import as_one, cut_by_gap, given_up, is_last, wait_ns
 from loadgen.engine.soak.heartbeat import Gap, Heartbeat, Interruption
@@ -146,9 +146,8 @@ class LocalStageRunner:
     def _gap_since(self, from_ns: int, until_ns: int | None = None) -> Gap | None:
         """The last gap, if any of it lies between two moments of the clock. until_ns: None means now."""
         gap = self.last_gap()
-        if gap is None or gap.end_ns <= from_ns or (until_ns is not None and gap.start_ns >= until_ns):
-            return None
-        return gap
+        is_outside = gap is None or gap.end_ns <= from_ns or (until_ns is not None and gap.start_ns >= until_ns)
+        return None if is_outside else gap
 
     def is_gone(self, model: int) -> bool:
         return self._context.gates.is_closed(model)
@@ -256,7 +255,10 @@ class LocalStageRunner:
         """Send a request until an attempt is the last, and pass every attempt to the sinks."""
         first = None
         for attempt in itertools.count():
-            self.last_gap()  # a look at the clocks, so that no gap before the dispatch counts as one during the request
+            # Also a look at the clocks, so that no gap before the dispatch counts as one during the request.
+            if (gap := self._gap_since(intended_ns)) is not None and first is None and phase == "measured":
+                reply = missed(gap)
+                break
             # Dispatched now, not when it was due: the difference is our lateness, which is reported.
             reply = await self._send_in_one_go(planned, self.clock.now_ns())
             # Set on every attempt, although the limit delayed only the first: any of them may be the one that counts.
@@ -272,8 +274,7 @@ class LocalStageRunner:
             # Passed on at once, so that each attempt is on disk before the next one begins.
             self._sinks.retry(self._record(planned, phase, intended_ns, reply))
             await self._wait_to_retry(planned, self.ended_ns(reply) + pause_ns)
-            # Only the run's signal ends the attempts. The stage's own stop rule does not: a request that has begun is
-            # played to its end.
+            # Only the run's signal ends the attempts: a request that has begun is played to its end by its stage.
             if self.run_stop_signal.requested:
                 reply = given_up(reply, self.clock.now_ns() - self._context.epoch_ns)
                 break
@@ -286,8 +287,8 @@ class LocalStageRunner:
     async def _send_in_one_go(self, planned: Planned, dispatched_ns: int) -> Reply:
         """Send one attempt. It ends as cancelled if this process was not run for a while meanwhile."""
         reply = await self.send(planned, dispatched_ns)
-        gap = self._gap_since(dispatched_ns, self.ended_ns(reply))
-        return reply if gap is None else cut_by_gap(reply, gap.words)
+        cut = self._gap_since(dispatched_ns, self.ended_ns(reply))
+        return reply if cut is None else cut_by_gap(reply, cut.words)
 
     def _late_timers(self, planned: Planned, intended_ns: int) -> list[asyncio.TimerHandle]:
         """Timers that pass the request to the sinks while it is open."""

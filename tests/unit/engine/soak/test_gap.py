@@ -1,6 +1,7 @@
 """What a stage does when this process was not run for a while, in virtual time: what was in flight, what came due, and
 what is measured."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,6 +70,16 @@ def test_what_came_due_while_the_process_was_stopped_is_cancelled_and_not_sent_a
     gaps_s = [after - before for before, after in zip(night.sent_s, night.sent_s[1:], strict=False)]
     assert min(gaps_s) == pytest.approx(0.1)
     assert night.outcomes() == {"ok": 396, "cancelled": 204}
+
+
+def test_a_request_that_came_due_right_before_a_gap_and_was_not_sent_yet_is_not_sent_after_it(tmp_path: Path) -> None:
+    device = Device(answer_s=0.4)
+    load = Constant(rates_per_s=(10.0,), duration_s=60.0)
+    stop_before_it_is_sent = lambda: asyncio.get_running_loop().call_soon(stop(device))  # noqa: E731
+    night = play_night(device, load, tmp_path, [(20.5, stop_before_it_is_sent)])
+    assert longest_ok_ns(night) < S
+    assert night.outcomes()["cancelled"] == pytest.approx(204, abs=1)
+    assert len(night.records) == 600
 
 
 def test_the_schedule_of_an_open_loop_is_by_real_time_also_when_the_machine_was_suspended(tmp_path: Path) -> None:
