@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from msgspec import Struct
 
-from loadgen.decisions.drift.series import Measure, middles_of, of_ratios
+from loadgen.decisions.drift.series import Measure, is_fit, middles_of, of_ratios
 from loadgen.stats.drift import FEWEST_WINDOWS, FLOORS, Change, Floats, change_of, floors_of, level_test, theil_sen
 from loadgen.stats.median import median
 from loadgen.stats.steady import mser_cut
@@ -42,15 +42,18 @@ class _Floors(Struct, frozen=True):
     at: Floats
     """s since the run began."""
     lines: tuple[WindowLine, ...]
-    """The windows from the first part to the last."""
+    """The windows that are tested, from the first part to the last."""
 
 
-def memory_measure(lines: Sequence[WindowLine], matters: float, machine_bytes: int | None) -> Iterator[MemoryMeasure]:
+def memory_measure(
+    windows: Sequence[WindowLine], matters: float, machine_bytes: int | None
+) -> Iterator[MemoryMeasure]:
     """The memory of the longest life of the server's process; nothing if it is too short or not known.
 
-    lines: the windows that may be tested, from the first on, because memory has a warm-up of its own. machine_bytes: of
-    the machine that serves; None if that is another one, or not known."""
-    known = tuple(window for window in lines if window.server_memory_bytes is not None)
+    windows: all of the night, because memory has a warm-up of its own, and leaks by the requests of all windows, also
+    of those that are not tested. machine_bytes: of the machine that serves; None if that is another one, or not
+    known."""
+    known = tuple(window for window in windows if is_fit(window) and window.server_memory_bytes is not None)
     if not known:
         return
     life, _ = max(Counter(window.server_life for window in known).items(), key=lambda item: (item[1], -item[0]))
@@ -60,9 +63,11 @@ def memory_measure(lines: Sequence[WindowLine], matters: float, machine_bytes: i
     change = change_of(level_test(floors.values, floors.at))
     goes_on = _goes_on(change, floors, matters)
     per_h = change.estimate / float(np.ptp(floors.at)) * 3600
+    first, last = floors.lines[0].window, floors.lines[-1].window
+    meanwhile = [window for window in windows if first <= window.window <= last]
     hours = (floors.lines[-1].end_ns - floors.lines[0].start_ns) / 3600e9
-    requests_per_h = sum(window.ok for window in floors.lines) / hours
-    tokens_per_h = sum(window.output_tokens for window in floors.lines) / hours
+    requests_per_h = sum(window.ok for window in meanwhile) / hours
+    tokens_per_h = sum(window.output_tokens for window in meanwhile) / hours
     free = None if machine_bytes is None else max(0.0, machine_bytes / _MIB - change.end)
     yield MemoryMeasure(
         name="server_memory",

@@ -66,7 +66,7 @@ def _test(night: Night, matters: float, machine_bytes: int | None) -> _Tested:
         return _Tested(night, windows, (), "few_windows")
     if sum(window.ok for window in fit) < FEWEST_ANSWERS:
         return _Tested(night, windows, (), "few_requests")
-    measures = (*measures_of(windows, matters), *memory_measure(fit, matters, machine_bytes))
+    measures = (*measures_of(windows, matters), *memory_measure(night.windows, matters, machine_bytes))
     ordered = sorted(measures, key=lambda measure: DRIFT_METRICS.index(measure.name))
     return _Tested(night, windows, tuple(ordered), None)
 
@@ -124,7 +124,7 @@ def _metric(measure: Measure, p_adjusted: float, lines: tuple[WindowLine, ...]) 
         change_ci=(round(movement.ci[0], 4), round(movement.ci[1], 4)),
         p=_probability(movement.p),
         p_adjusted=_probability(p_adjusted),
-        matters=measure.matters,
+        matters=round(measure.matters, 6),
         start=rounded(movement.start),
         end=rounded(movement.end),
         unit=measure.unit,

@@ -116,6 +116,17 @@ def test_a_leak_is_told_by_the_hour_by_request_and_by_token_and_when_memory_is_f
     assert drift_of(night).metrics["server_memory"].full_in_h is None  # the size of the machine is not known
 
 
+def test_a_leak_by_request_counts_the_requests_of_all_windows_also_of_those_that_are_not_tested() -> None:
+    night = simulated(LEAKS)
+    memory = drift_of(night).metrics["server_memory"]
+    half = with_windows(night, lambda window: replace(window, valid=window.window % 2 == 0))
+    of_half = drift_of(half).metrics["server_memory"]
+    assert isinstance(memory.mib_per_request, float)
+    assert isinstance(memory.mib_per_1000_tokens, float)
+    assert of_half.mib_per_request == pytest.approx(memory.mib_per_request, rel=0.1)
+    assert of_half.mib_per_1000_tokens == pytest.approx(memory.mib_per_1000_tokens, rel=0.1)
+
+
 def test_memory_is_that_of_the_longest_life_of_the_server() -> None:
     def restarted(window: WindowLine) -> WindowLine:
         return replace(window, server_life=0 if window.window < 100 else 1, server_memory_bytes=_sizes(window.window))
@@ -132,6 +143,11 @@ def test_memory_that_is_not_known_has_no_row() -> None:
     drift = drift_of(with_windows(simulated(QUIET), lambda window: replace(window, server_memory_bytes=None)))
     assert "server_memory" not in drift.metrics
     assert drift.verdict == "stable"
+
+
+def without_shares(metrics: dict[DriftMetricName, DriftMetric]) -> dict[DriftMetricName, DriftMetric]:
+    memory = replace(metrics["server_memory"], mib_per_request=None, mib_per_1000_tokens=None)
+    return {**metrics, "server_memory": memory}
 
 
 def test_windows_in_a_gap_invalid_ones_and_those_after_the_deadline_are_in_no_test() -> None:
@@ -151,7 +167,9 @@ def test_windows_in_a_gap_invalid_ones_and_those_after_the_deadline_are_in_no_te
     assert drift.windows == 480 - 30 - 18
     counts = {name: counts.of_windows(present) for name, counts in night.counts.items()}
     lines = tuple(window for window, is_there in zip(night.windows, present, strict=True) if is_there)
-    assert drift_of(replace(night, windows=lines, counts=counts)).metrics == drift.metrics
+    alone = drift_of(replace(night, windows=lines, counts=counts))
+    # Only the leak by request and by token needs them: memory grows by all requests.
+    assert without_shares(alone.metrics) == without_shares(drift.metrics)
 
 
 @pytest.mark.parametrize(("windows", "why"), [(49, "few_windows"), (50, None)])
