@@ -28,8 +28,8 @@ def format_number(value: float | None, digits: int = 3) -> str:
 
 
 def format_percent(value: float | None) -> str:
-    """A share of one as percent."""
-    return UNKNOWN if value is None else f"{value * 100:.3g} %"
+    """A share of one as percent, never in scientific notation."""
+    return UNKNOWN if value is None else f"{format_number(value * 100)} %"
 
 
 def format_quality(quality: Quality) -> str:
@@ -127,8 +127,6 @@ def format_time(seconds: float) -> str:
 
 
 def format_signed(value: float) -> str:
-    """A difference with its sign, without a unit: `+9.8`, `−2.1`, `0`."""
-    if abs(value) >= 1000:
-        return f"{'+' if value > 0 else '−'}{abs(value):.3g}"
+    """A difference with its sign, without a unit: `+9.8`, `−2.1`, `0`, `+1914`; never in scientific notation."""
     text = f"{abs(value):.1f}" if abs(value) < 99.95 else f"{abs(value):.0f}"
     return "0" if float(text) == 0 else f"{'+' if value > 0 else '−'}{text}"

@@ -91,7 +91,7 @@ def _without_scenario(given: Overrides, endpoint: str) -> LoadedScenario:
     if given.urls or given.listed:
         return no_file_scenario(given)
     if not endpoint:
-        raise InputError("run: neither SCENARIO nor --url was given; name a scenario, or --url URL --model NAME")
+        raise InputError("neither SCENARIO nor --url was given; name a scenario, or --url URL --model NAME")
     if not given.models:
         hint = f"add --model NAME, or set {MODELS} (`loadgen models` lists the models)"
         raise InputError(f"{ENDPOINT} is set, but no model is named; {hint}")

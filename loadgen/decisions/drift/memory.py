@@ -45,9 +45,7 @@ class _Floors(Struct, frozen=True):
     """The windows that are tested, from the first part to the last."""
 
 
-def memory_measure(
-    windows: Sequence[WindowLine], matters: float, machine_bytes: int | None
-) -> Iterator[MemoryMeasure]:
+def memory_measure(windows: Sequence[WindowLine], matters: float, machine_bytes: int | None) -> Iterator[MemoryMeasure]:
     """The memory of the longest life of the server's process; nothing if it is too short or not known.
 
     windows: all of the night, because memory has a warm-up of its own, and leaks by the requests of all windows, also

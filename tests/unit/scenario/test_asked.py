@@ -213,7 +213,7 @@ def test_an_endpoint_without_a_model_asks_for_one() -> None:
     assert refusal(ENDPOINT, None).startswith(
         "FOUNDRY_LOCAL_ENDPOINT is set, but no model is named; add --model NAME, or set"
     )
-    assert refusal({}, None).startswith("run: neither SCENARIO nor --url was given")
+    assert refusal({}, None).startswith("neither SCENARIO nor --url was given")
 
 
 def test_an_endpoint_is_not_mentioned_where_nobody_uses_it() -> None:
