@@ -97,7 +97,7 @@ def night(load: Load, duration_s: float = DURATION_S, **changes: Any) -> LoadedS
 
 
 def answer(_: dict[str, Any], number: int) -> Answer:
-    return stream("One", " two", gap_ns=(250 + 70 * (number % 5)) * MS)
+    return stream("One", " two", gap_ns=(250 + 70 * (number % 5)) * MS + 1)  # no moment is a whole number of µs
 
 
 def play_and_die(
@@ -181,6 +181,9 @@ def test_a_soak_that_is_killed_at_any_of_twenty_moments_loses_nothing_and_counts
         windows = read_windows(death.folder)
         assert [window.window for window in windows] == list(range(len(windows)))
         assert all(second.start_ns >= first.end_ns for first, second in itertools.pairwise(windows))
+        # The process died long before the deadline, and a window of its time ends with the last that is known of it.
+        assert not any(window.draining for window in windows if window.start_ns <= death.at_s * SECOND)
+        assert not any(death.at_s < window.end_ns / SECOND - 0.001 <= wall.before_s for window in windows)
         in_windows = Counter[str]()
         for window in windows:
             in_windows.update(window.by_outcome)
