@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from msgspec import UNSET
+
 from loadgen.analysis.summary import Requests, StageSummary, Summary, Until, Validity
 from loadgen.report.format import format_count, format_duration, format_load
 from loadgen.report.metric_names import DAGGER, metric_title
@@ -102,7 +104,8 @@ def _failures(stage: StageSummary, where: str) -> list[str]:
     stopped = by_outcome.pop("cancelled", 0)
     if stopped:
         were = f"{stopped} of {stage.requests.planned} {'was' if stopped == 1 else 'were'}"
-        notes.append(f"{where}: {were} given up or never sent, because the run was stopped")
+        why = "the run was stopped" if stage.soak is UNSET else "loadgen was stopped or not run"
+        notes.append(f"{where}: {were} given up or never sent, because {why}")
     failed = stage.requests.failed - stopped
     if failed:
         named = ", ".join(f"{count} {name}" for name, count in by_outcome.items() if name != "ok")

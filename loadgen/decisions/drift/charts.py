@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from loadgen.analysis.soak_types import DRIFT_METRICS, Drift, DriftMetric, DriftMetricName
 from loadgen.decisions.drift.night import Night
-from loadgen.decisions.drift.series import TestedWindows
+from loadgen.decisions.drift.series import TestedWindows, asked_of
 from loadgen.decisions.drift.words import change_text, event_text, interval_text, level_text, title_of
 from loadgen.report.charts.figure import MODEL_COLORS, Trace, hover_text, label, layout, log_axis, rounded
 from loadgen.report.section import Chart, PlotlyObject
@@ -122,7 +122,7 @@ def series_of(night: Night, name: DriftMetricName, percentile: str | None) -> Po
         case "stream_tokens_per_s":
             return [window.output_tokens / window.stream_s if window.stream_s > 0 else None for window in windows]
         case "failed_share":
-            totals = [sum(window.by_outcome.values()) for window in windows]
+            totals = [asked_of(window) for window in windows]
             return [1 - w.ok / total if total else None for w, total in zip(windows, totals, strict=True)]
         case "server_memory":
             return [None if (size := window.server_memory_bytes) is None else size / _MIB for window in windows]

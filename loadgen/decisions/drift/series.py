@@ -85,6 +85,12 @@ def is_fit(window: WindowLine) -> bool:
     return window.valid and not window.draining and window.gap_s == 0
 
 
+def asked_of(window: WindowLine) -> int:
+    """How many requests of a window ended by what their server did. What loadgen itself gave up is no failure: it was
+    stopped, not run or killed."""
+    return sum(window.by_outcome.values()) - window.by_outcome.get("cancelled", 0)
+
+
 def tested_windows(night: Night) -> TestedWindows:
     """The windows of a night that are fit, without its warm-up.
 
@@ -177,7 +183,7 @@ def _pace(lines: tuple[WindowLine, ...], at: Floats, size: int, matters: float) 
 
 
 def _failures(lines: tuple[WindowLine, ...], at: Floats, size: int) -> Iterator[Measure]:
-    totals = _sums(np.array([float(sum(window.by_outcome.values())) for window in lines]), size)
+    totals = _sums(np.array([float(asked_of(window)) for window in lines]), size)
     failed = totals - _sums(np.array([float(window.ok) for window in lines]), size)
     asked = totals > 0
     if np.count_nonzero(asked) >= FEWEST_WINDOWS:

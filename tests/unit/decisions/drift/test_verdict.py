@@ -116,6 +116,16 @@ def test_a_leak_is_told_by_the_hour_by_request_and_by_token_and_when_memory_is_f
     assert drift_of(night).metrics["server_memory"].full_in_h is None  # the size of the machine is not known
 
 
+def test_what_loadgen_itself_gave_up_is_no_failure() -> None:
+    def cancel_many_later(window: WindowLine) -> WindowLine:
+        cancelled = {"cancelled": 5} if window.window > 300 else {}
+        return replace(window, by_outcome={**window.by_outcome, **cancelled})
+
+    night = simulated(QUIET)
+    before, after = drift_of(night), drift_of(with_windows(night, cancel_many_later))
+    assert after.metrics["failed_share"] == before.metrics["failed_share"]
+
+
 def test_a_leak_by_request_counts_the_requests_of_all_windows_also_of_those_that_are_not_tested() -> None:
     night = simulated(LEAKS)
     memory = drift_of(night).metrics["server_memory"]
