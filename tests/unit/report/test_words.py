@@ -21,6 +21,7 @@ from loadgen.report.format import (
     format_number,
     format_percent,
     format_percentile,
+    format_signed,
 )
 from loadgen.report.metric_names import metric_title
 
@@ -76,10 +77,19 @@ def test_a_number_can_be_read_back_to_three_digits(value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"), [(None, "–"), (0.0, "0 %"), (0.08, "8 %"), (0.9876, "98.8 %"), (1.0, "100 %"), (1.5, "150 %")]
+    ("value", "told"),
+    [(None, "–"), (0.0, "0 %"), (0.08, "8 %"), (0.9876, "98.8 %"), (1.0, "100 %"), (1.5, "150 %"), (19.14, "1914 %")],
 )
 def test_a_share_is_percent(value: float | None, told: str) -> None:
     assert format_percent(value) == told
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(0.04, "0"), (9.84, "+9.8"), (-2.1, "−2.1"), (277.4, "+277"), (1914.0, "+1914"), (-1e6, "−1000000")],
+)
+def test_a_change_has_its_sign_and_no_exponent(value: float, told: str) -> None:
+    assert format_signed(value) == told
 
 
 def known(**percentiles: Percentile) -> Metric:
