@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shlex
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal, get_args
@@ -246,6 +247,7 @@ def _report(played: PlayedSoak, fails_on: FailOn, allowed_outages: int, output: 
         raise played.failure
     assert soaked is not None
     if played.interrupted:
+        tell(f"loadgen: to go on with it: loadgen soak --resume {shlex.quote(str(soaked.folder))}")
         return ExitCode.INTERRUPTED
     lines = soak_failures(soaked, fails_on, allowed_outages)
     for line in lines:

@@ -7,7 +7,9 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
+from loadgen.analysis.summary import Requests
 from loadgen.cli.app import app
+from loadgen.cli.run import failures
 from loadgen.cli.soak import FailOn, soak_failures
 from loadgen.decisions.drift.files import Soak, make_soak_reports
 from tests.soak_folder import QUIET, ScriptedNight, event, write_soak
@@ -53,6 +55,23 @@ def test_a_soak_that_gave_up_fails_whatever_its_verdict_is(soaks: dict[str, Soak
     assert soak_failures(gave_up, "never", 9) == [
         "it ended early: m has answered nothing for 30 min: refused (--give-up)"
     ]
+
+
+def test_what_loadgen_gave_up_in_a_soak_is_no_failed_request(soaks: dict[str, Soak]) -> None:
+    """Requests that came due while the machine was suspended, or that were in flight when loadgen ended."""
+    (stage,) = soaks["stable"].summary.stages
+    assert isinstance(stage.requests, Requests)
+
+    def lines_of(**by_outcome: int) -> list[str]:
+        failed = sum(by_outcome.values()) - by_outcome["ok"]
+        requests = Requests(failed + by_outcome["ok"], by_outcome["ok"], failed, by_outcome)
+        of_stage = msgspec.structs.replace(stage, requests=requests)
+        return failures(msgspec.structs.replace(soaks["stable"].summary, stages=(of_stage,)))
+
+    assert lines_of(ok=900, cancelled=1031) == []
+    assert lines_of(ok=100, cancelled=1031, timeout=100) == []
+    (line,) = lines_of(ok=100, cancelled=1031, timeout=101)
+    assert line.endswith("101 of 201 requests failed (101 timeout)")
 
 
 def test_an_invalid_soak_fails_whatever_its_verdict_is(soaks: dict[str, Soak]) -> None:
