@@ -61,8 +61,11 @@ class LogReader:
 def records_since(log: Path, from_ns: int) -> Iterator[Record]:
     """The records of a log that ended at a moment since the run began, or later; those of a process that was lost.
     Lines that cannot be read are left out. Raises OSError."""
+    return (record for record in recent_records(log, from_ns) if record.ended_ns >= from_ns)
+
+
+def recent_records(log: Path, from_ns: int) -> Iterator[Record]:
+    """As `records_since`, with those that ended before and are in the same files."""
     decoder = msgspec.json.Decoder(Record)
     for file in open_files(log, from_ns):
-        for record in decoded_lines(file, decoder):
-            if record is not None and record.ended_ns >= from_ns:
-                yield record
+        yield from (record for record in decoded_lines(file, decoder) if record is not None)

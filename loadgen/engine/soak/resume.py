@@ -5,11 +5,11 @@ written get theirs, and the plan goes on at the next request. All of this may be
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Sequence
 from datetime import datetime
-from functools import partial
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -26,9 +26,10 @@ from loadgen.record import BegunRequest, Record
 from loadgen.scenario import PromptFiles, Retries
 from loadgen.scenario.file import LoadedScenario, is_pipe_name
 from loadgen.store import run_folder
+from loadgen.store.log_reader import recent_records
 from loadgen.store.manifest import Manifest, SoakFacts, SoakStage
 from loadgen.store.run_folder import REQUESTS, Log
-from loadgen.store.segments import DAMAGED, cut_torn_line, logs_in, segments_of
+from loadgen.store.segments import cut_torn_line, logs_in
 from loadgen.store.windows import WindowLine
 from loadgen.targets.registry import target_name
 
@@ -108,13 +109,13 @@ def recover(unfinished: Unfinished, windows: Sequence[WindowLine]) -> Recovered:
     first_ns = min([max(folded_ns, stage.start_ns), *(each.intended_ns for each in begun.in_flight)])
     ended: dict[_Key, Record] = {}
     attempts: dict[_Key, Record] = {}
-    for record in _recent_records(folder, first_ns):
-        last_ns = max(last_ns, _ended_ns(record))
+    for record in itertools.chain.from_iterable(recent_records(log, first_ns) for log in logs_in(folder)):
+        last_ns = max(last_ns, record.ended_ns)
         if record.phase == "measured" and record.level == stage.level and _is_of(record, stage):
             last_index = max(last_index, record.index)
             if _key(record) in begun_keys:
                 attempts[_key(record)] = record
-            if _ended_ns(record) >= folded_ns:
+            if record.ended_ns >= folded_ns:
                 ended[_key(record)] = record  # a later attempt of the same request comes later
     retries = unfinished.manifest.scenario.retries
     ends = (_lost(each, attempts.get(_key(each)), retries, last_ns) for each in begun.in_flight)
@@ -168,37 +169,6 @@ def _append(folder: Path, records: Sequence[Record]) -> None:
     cut_torn_line(path)
     with contextlib.closing(Log(path)) as log:
         log.append(*records)
-
-
-def _recent_records(folder: Path, from_ns: int) -> Iterator[Record]:
-    """The records that ended at a moment or later, and some that ended before; those of each log in their order."""
-    for log in logs_in(folder):
-        opens: list[Callable[[], IO[bytes] | None]] = [partial(_open_log, log)]
-        for segment in reversed(segments_of(log)):
-            first = next(_records_of(opens[-1]), None)
-            if first is not None and _ended_ns(first) < from_ns:
-                break
-            opens.append(segment.open)
-        for opened in reversed(opens):
-            yield from _records_of(opened)
-
-
-def _open_log(log: Path) -> IO[bytes] | None:
-    return log.open("rb") if log.exists() else None
-
-
-def _records_of(opened: Callable[[], IO[bytes] | None]) -> Iterator[Record]:
-    """The records of a file, without the lines that were cut off."""
-    decode = msgspec.json.Decoder(Record).decode
-    file = opened()
-    with file or contextlib.nullcontext(), contextlib.suppress(*DAMAGED):
-        for line in file or ():
-            with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
-                yield decode(line)
-
-
-def _ended_ns(record: Record) -> int:
-    return record.intended_ns if record.end_ns is None else record.end_ns
 
 
 def _key(request: BegunRequest | Record) -> _Key:
