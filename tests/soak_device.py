@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from loadgen import api
 from loadgen.child import Child
-from loadgen.engine.soak.heartbeat import Heartbeat, beating
+from loadgen.engine.heartbeat import Heartbeat, beating
 from loadgen.engine.soak.outage import OutageRules, OutageWatch, Restart, ServerSupport, keeping
 from loadgen.engine.stage import LocalStageRunner, RunContext
 from loadgen.engine.stop import StopSignal

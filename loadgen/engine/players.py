@@ -13,8 +13,8 @@ from typing import Final, Protocol
 from asyncio_throttle.throttler import Throttler
 
 from loadgen.clock import Clock
-from loadgen.engine.soak.heartbeat import Gap
-from loadgen.engine.soak.servers import WhenGone
+from loadgen.engine.heartbeat import Gap
+from loadgen.engine.servers import WhenGone
 from loadgen.engine.stop import StopSignal
 from loadgen.plan.plan import Planned, Stage
 from loadgen.record import Phase, Reply

@@ -12,14 +12,14 @@ from typing import Protocol
 import msgspec
 
 from loadgen.clock import SYSTEM_CLOCK, Clock, utc_now
+from loadgen.engine.heartbeat import Heartbeat
 from loadgen.engine.keep_warm import keep_warm
 from loadgen.engine.manifest_writer import ManifestWriter, first_manifest
 from loadgen.engine.preflight import Checked, Preflight
 from loadgen.engine.request_limits import WarmUpTimes
 from loadgen.engine.server_probe import ask_or_recall
-from loadgen.engine.soak.heartbeat import Heartbeat
+from loadgen.engine.servers import WhenGone
 from loadgen.engine.soak.segments import WorkerLogs
-from loadgen.engine.soak.servers import WhenGone
 from loadgen.engine.soak.window_writer import WindowWriter
 from loadgen.engine.stage import LocalStageRunner, MakeStageRunner, RunContext
 from loadgen.engine.stage_source import BesideStage, MakeStageSources, StagePlay, StageSource, only, planned_sources

@@ -15,11 +15,11 @@ import msgspec
 from msgspec import Struct
 
 from loadgen.clock import Clock, process_cpu_ns, thread_cpu_ns
+from loadgen.engine.heartbeat import Gap, Heartbeat, Interruption
 from loadgen.engine.players import WarmUp, measured_player, missed
 from loadgen.engine.request_limits import RequestLimits
 from loadgen.engine.retry import as_one, cut_by_gap, given_up, is_last, wait_ns
-from loadgen.engine.soak.heartbeat import Gap, Heartbeat, Interruption
-from loadgen.engine.soak.servers import ServerGates, ServerLife, ServerLives, WhenGone, is_unanswered
+from loadgen.engine.servers import ServerGates, ServerLife, ServerLives, WhenGone, is_unanswered
 from loadgen.engine.stage_requests import requests_of
 from loadgen.engine.stop import StopSignal
 from loadgen.live.sink import MeasuringStart, Sinks, StageStart

@@ -15,8 +15,8 @@ from msgspec import Struct
 
 from loadgen.clock import Clock
 from loadgen.engine.background import Background
-from loadgen.engine.soak.heartbeat import Gap, Interruption
-from loadgen.engine.soak.servers import is_answer, is_unanswered
+from loadgen.engine.heartbeat import Gap, Interruption
+from loadgen.engine.servers import is_answer, is_unanswered
 from loadgen.engine.stage import RunContext
 from loadgen.engine.stop import StopSignal
 from loadgen.errors import LoadgenError

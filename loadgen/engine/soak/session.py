@@ -13,10 +13,10 @@ from msgspec import Struct
 
 from loadgen.clock import BootClock, Clock, utc_now, wall_ns
 from loadgen.engine.background import Background
+from loadgen.engine.heartbeat import Gap, Heartbeat, Interruption, beating
 from loadgen.engine.run import MakeManifest, OpenRun
 from loadgen.engine.soak.deadline import SoakDeadline
 from loadgen.engine.soak.hang_up import calling_on_hang_up
-from loadgen.engine.soak.heartbeat import Gap, Heartbeat, Interruption, beating
 from loadgen.engine.soak.outage import RULES, SUPPORT, OutageRules, OutageWatch, ServerSupport, keeping
 from loadgen.engine.soak.segments import SegmentLog, SegmentSettings, WorkerLogs
 from loadgen.engine.soak.window_session import ServerKey, ServerNumbers, Unwritten, write_unwritten

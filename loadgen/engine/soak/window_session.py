@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from loadgen.clock import Clock
-from loadgen.engine.soak.servers import ServerLives
+from loadgen.engine.servers import ServerLives
 from loadgen.engine.soak.window_writer import WindowWriter
 from loadgen.engine.stage import stage_start
 from loadgen.live.sink import MeasuringStart

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from loadgen.analysis.summary import in_ms
 from loadgen.analysis.window_validity import ClosedLoad, MeasuredWindow, lag_at, window_reasons
-from loadgen.engine.soak.heartbeat import Gap
+from loadgen.engine.heartbeat import Gap
 from loadgen.engine.soak.windows import WindowPart, WindowSettings, grid_of
 from loadgen.live.recorder import Fold, IntervalCounts, IntervalSnapshot
 from loadgen.live.sink import MeasuringStart, NullSink, StageStart

@@ -8,8 +8,8 @@ import msgspec
 from msgspec import Struct
 
 from loadgen.child import Child
+from loadgen.engine.servers import WhenGone
 from loadgen.engine.soak.segments import WorkerLogs
-from loadgen.engine.soak.servers import WhenGone
 from loadgen.engine.soak.window_writer import WindowWriter
 from loadgen.engine.soak.windows import WindowPart, WindowSettings
 from loadgen.engine.workers.messages import (

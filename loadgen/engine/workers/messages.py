@@ -12,10 +12,10 @@ import numpy as np
 from msgspec import Struct
 
 from loadgen.child import Child
+from loadgen.engine.heartbeat import Gap
 from loadgen.engine.request_limits import RequestLimits
-from loadgen.engine.soak.heartbeat import Gap
+from loadgen.engine.servers import WhenGone
 from loadgen.engine.soak.segments import SegmentEvent, SegmentSettings
-from loadgen.engine.soak.servers import WhenGone
 from loadgen.engine.soak.windows import WindowPart, WindowSettings
 from loadgen.live.sink import EndedCounts
 from loadgen.plan.plan import Plan, Stage

@@ -16,8 +16,8 @@ from typing import Final
 import msgspec
 
 from loadgen.engine.request_limits import RequestLimits
+from loadgen.engine.servers import ServerLife
 from loadgen.engine.soak.segments import WorkerLogs
-from loadgen.engine.soak.servers import ServerLife
 from loadgen.engine.soak.window_writer import WindowWriter
 from loadgen.engine.stage import RunContext, stage_start
 from loadgen.engine.stop import StopLevel, StopSignal

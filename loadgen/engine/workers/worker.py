@@ -21,10 +21,10 @@ from msgspec import UNSET
 
 from loadgen.clock import SYSTEM_BOOT_CLOCK, SYSTEM_CLOCK
 from loadgen.engine.background import Background
-from loadgen.engine.soak.heartbeat import Gap, Heartbeat, Interruption
+from loadgen.engine.heartbeat import Gap, Heartbeat, Interruption
+from loadgen.engine.servers import is_answer, is_unanswered
 from loadgen.engine.soak.in_flight import InFlightLog, in_flight_of
 from loadgen.engine.soak.segments import SegmentEvent, SegmentLog
-from loadgen.engine.soak.servers import is_answer, is_unanswered
 from loadgen.engine.soak.windows import WindowSink
 from loadgen.engine.stage import LocalStageRunner, RunContext
 from loadgen.engine.stop import StopSignal

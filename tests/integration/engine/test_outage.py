@@ -15,7 +15,7 @@ import pytest
 
 from loadgen import api
 from loadgen.clock import SYSTEM_BOOT_CLOCK, SYSTEM_CLOCK
-from loadgen.engine.soak.heartbeat import Heartbeat, beating
+from loadgen.engine.heartbeat import Heartbeat, beating
 from loadgen.engine.soak.outage import OutageRules, OutageWatch, keeping
 from loadgen.engine.soak.play import play_soak
 from loadgen.engine.soak.session import SoakMachine

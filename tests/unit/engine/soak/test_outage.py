@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from loadgen.engine.servers import is_answer, is_unanswered
 from loadgen.engine.soak.outage import OutageRules
-from loadgen.engine.soak.servers import is_answer, is_unanswered
 from loadgen.record import Reply
 from loadgen.scenario import Closed, Constant, Retries, ThinkTime
 from tests.soak_device import Device, Night, S, play_night

@@ -14,8 +14,8 @@ import pytest
 
 from loadgen.analysis import metrics
 from loadgen.engine import stage
+from loadgen.engine.heartbeat import Gap
 from loadgen.engine.run import play_plan
-from loadgen.engine.soak.heartbeat import Gap
 from loadgen.engine.soak.window_session import Unwritten, write_unwritten
 from loadgen.engine.soak.window_writer import WindowWriter
 from loadgen.engine.soak.windows import WindowGrid, WindowPart, WindowSettings, WindowSink

@@ -11,7 +11,7 @@ import pytest
 
 from loadgen.clock import SYSTEM_BOOT_CLOCK, SystemBootClock, clock_pair, mach_pair, windows_pair
 from loadgen.engine.background import Background
-from loadgen.engine.soak.heartbeat import Gap, Heartbeat, Interruption, beating
+from loadgen.engine.heartbeat import Gap, Heartbeat, Interruption, beating
 from loadgen.store.events import Event, EventLog, read_events
 from tests.virtual import START_NS, VirtualBootClock, VirtualClock, run
 

@@ -5,13 +5,15 @@ A request in flight across such a gap has waited for us, not for its server, so 
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager
 from typing import Final, Literal
 
 from msgspec import Struct
 
 from loadgen.clock import BootClock, Clock, offset_ns, wall_ns
 from loadgen.engine.background import Background
+from loadgen.engine.listeners import Listeners
 from loadgen.store.events import EventLog
 
 BEAT_NS: Final = 1_000_000_000
@@ -78,7 +80,7 @@ class Heartbeat:
         self._gap_ns = gap_ns
         self._beat_ns = beat_ns
         self._wall = wall
-        self._listeners: dict[object, Listener] = {}
+        self._listeners = Listeners[[Interruption]]()
         self._last = self._read()
         self._wall_ahead_ns = self._wall_offset_ns()
         self.last_gap: Gap | None = None
@@ -105,23 +107,17 @@ class Heartbeat:
             real_start_ns=real_start_ns,
             real_end_ns=now.at_ns + self.ahead_ns,
         )
-        self._tell(self.last_gap)
+        self._listeners.call(self.last_gap)
 
     def report(self, gap: Gap) -> None:
         """A worker was not run for a while. If this process was not run either, it has said so itself."""
         own = self.last_gap
         if gap.kind == "stopped" and (own is None or own.end_ns <= gap.start_ns or gap.end_ns <= own.start_ns):
-            self._tell(gap)
+            self._listeners.call(gap)
 
-    @contextlib.contextmanager
-    def calling(self, listener: Listener) -> Iterator[None]:
+    def calling(self, listener: Listener) -> AbstractContextManager[None]:
         """While the context lasts, call `listener` with each gap and each step of the wall clock."""
-        key = object()
-        self._listeners[key] = listener
-        try:
-            yield
-        finally:
-            del self._listeners[key]
+        return self._listeners.calling(listener)
 
     async def beat(self) -> None:
         """Look at the clocks each second; never ends by itself."""
@@ -136,7 +132,7 @@ class Heartbeat:
         ahead_ns = self._wall_offset_ns()
         by_ns, self._wall_ahead_ns = ahead_ns - self._wall_ahead_ns, ahead_ns
         if abs(by_ns) > STEP_NS:
-            self._tell(ClockStep(by_ns))
+            self._listeners.call(ClockStep(by_ns))
 
     def _wall_offset_ns(self) -> int:
         """The wall clock minus real time. It changes only if the wall clock is set."""
@@ -144,10 +140,6 @@ class Heartbeat:
 
     def _read(self) -> "_Clocks":
         return _Clocks(self._clock.now_ns(), self._boot.now_ns(), self._boot.suspended_ns())
-
-    def _tell(self, interruption: Interruption) -> None:
-        for listener in tuple(self._listeners.values()):
-            listener(interruption)
 
 
 class _Clocks(Struct, frozen=True):

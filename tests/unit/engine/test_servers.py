@@ -2,7 +2,7 @@
 
 import asyncio
 
-from loadgen.engine.soak.servers import ServerGates, ServerLife, ServerLives
+from loadgen.engine.servers import ServerGates, ServerLife, ServerLives
 
 
 def test_whoever_waits_at_a_gate_goes_on_when_it_opens_and_others_never_wait() -> None:

@@ -2,12 +2,13 @@
 HTTP."""
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Final, Literal
 
 from msgspec import Struct
 
+from loadgen.engine.listeners import Listeners
 from loadgen.record import ReplyFields
 
 
@@ -20,7 +21,7 @@ class ServerGates:
 
     def __init__(self) -> None:
         self._closed: dict[int, asyncio.Event] = {}
-        self._listeners: dict[object, Callable[[int], None]] = {}
+        self._listeners = Listeners[[int]]()
 
     def close(self, model: int) -> None:
         """Have whoever asks for a model next wait. model: its index in the plan."""
@@ -31,8 +32,7 @@ class ServerGates:
         gate = self._closed.pop(model, None)
         if gate is not None:
             gate.set()
-        for listener in tuple(self._listeners.values()):
-            listener(model)
+        self._listeners.call(model)
 
     def is_closed(self, model: int) -> bool:
         return model in self._closed
@@ -42,15 +42,9 @@ class ServerGates:
         while (gate := self._closed.get(model)) is not None:
             await gate.wait()
 
-    @contextlib.contextmanager
-    def calling(self, listener: Callable[[int], None]) -> Iterator[None]:
+    def calling(self, listener: Callable[[int], None]) -> AbstractContextManager[None]:
         """While the context lasts, call `listener` with each model that may be asked again."""
-        key = object()
-        self._listeners[key] = listener
-        try:
-            yield
-        finally:
-            del self._listeners[key]
+        return self._listeners.calling(listener)
 
 
 class ServerLife(Struct, frozen=True):
@@ -67,7 +61,7 @@ class ServerLives:
 
     def __init__(self) -> None:
         self._lives: dict[int, ServerLife] = {}
-        self._listeners: dict[object, Callable[[int, ServerLife], None]] = {}
+        self._listeners = Listeners[[int, ServerLife]]()
 
     def of(self, model: int) -> ServerLife:
         """The present life of a model's server. model: its index in the plan."""
@@ -78,18 +72,11 @@ class ServerLives:
         before = self._lives.get(model)
         life = self._lives[model] = ServerLife(0 if before is None else before.number + 1, pid)
         if before is not None:
-            for listener in tuple(self._listeners.values()):
-                listener(model, life)
+            self._listeners.call(model, life)
 
-    @contextlib.contextmanager
-    def calling(self, listener: Callable[[int, ServerLife], None]) -> Iterator[None]:
+    def calling(self, listener: Callable[[int, ServerLife], None]) -> AbstractContextManager[None]:
         """While the context lasts, call `listener` with each new life of a model's server."""
-        key = object()
-        self._listeners[key] = listener
-        try:
-            yield
-        finally:
-            del self._listeners[key]
+        return self._listeners.calling(listener)
 
 
 WhenGone = Literal["cancel", "wait"]
