@@ -4,8 +4,9 @@ They are called in this order: `RequestLog`, or in a soak `SegmentLog` (engine/s
 (store/run_folder.py), the progress (live/bar.py, live/lines.py), the sinks that a program passed to `play_plan`,
 `WarmUpTimes` (engine/request_limits.py), and `StopRuleSink` (engine/stop_rule_sink.py), or in a search `VisitWatch`
 (decisions/capacity/play.py), a `LateSink`. In a worker: the log of the records, then `Updates` and `FactsHolder`
-(engine/workers/worker.py). live/recorder.py is one that a program may pass. In a soak, `WindowSink` and `WindowWriter`
-(engine/soak/) come last.
+(engine/workers/worker.py). live/recorder.py is one that a program may pass. A soak (engine/soak/) has `InFlightLog`
+after the progress, and at the end `StageSpan`, `OutageWatch`, `WindowSink` and `WindowWriter`; its workers have
+`InFlightLog`, `LastAnswers` and `WindowSink` before `FactsHolder`.
 """
 
 from collections.abc import Sequence
