@@ -24,14 +24,15 @@ from loadgen.decisions.drift.memory import MemoryMeasure, memory_measure
 from loadgen.decisions.drift.night import Night
 from loadgen.decisions.drift.series import Measure, TestedWindows, is_fit, measures_of, tested_windows
 from loadgen.decisions.drift.since import Since, since_of
+from loadgen.plan.soak import MIN_WINDOWS
 from loadgen.stats.drift import holm
 from loadgen.store.windows import WindowLine
 
 FALSE_ALARMS: Final = 0.04
 """Of how many quiet nights any metric of any model may be significant. 4 %, so that nights whose pace wanders slowly
 stay below 5 %."""
-FEWEST: Final = 50
-FEWEST_ANSWERS: Final = 300
+MIN_ANSWERS: Final = 300
+"""With fewer answers in the windows that are tested, there is no verdict."""
 SHORT_S: Final = 7200.0
 """In a shorter soak, a slow wander of the pace looks like drift."""
 STABLE_WITHIN: Final = 2.0
@@ -62,9 +63,9 @@ def drifts_of(nights: Sequence[Night], matters: float, machine_bytes: int | None
 def _test(night: Night, matters: float, machine_bytes: int | None) -> _Tested:
     windows = tested_windows(night)
     fit = [window for window in night.windows if is_fit(window)]
-    if len(fit) < FEWEST:
+    if len(fit) < MIN_WINDOWS:
         return _Tested(night, windows, (), "few_windows")
-    if sum(window.ok for window in fit) < FEWEST_ANSWERS:
+    if sum(window.ok for window in fit) < MIN_ANSWERS:
         return _Tested(night, windows, (), "few_requests")
     measures = (*measures_of(windows, matters), *memory_measure(night.windows, matters, machine_bytes))
     ordered = sorted(measures, key=lambda measure: DRIFT_METRICS.index(measure.name))

@@ -15,7 +15,8 @@ from loadgen.analysis.soak_types import (
     SoakSummary,
 )
 from loadgen.analysis.summary import StageSummary, Summary
-from loadgen.decisions.drift.verdict import FEWEST, FEWEST_ANSWERS
+from loadgen.decisions.drift.verdict import MIN_ANSWERS
+from loadgen.plan.soak import MIN_WINDOWS
 from loadgen.report.format import (
     UNKNOWN,
     format_bytes,
@@ -169,12 +170,12 @@ def _why_unsure(stage: ModelSoak) -> str:
             has = f"it has {format_count(stage.soak.windows, 'window')}"
             if fit < stage.soak.windows:
                 has = f"only {fit} of its {format_count(stage.soak.windows, 'window')} can be tested"
-            return f"{has}, and a verdict needs {FEWEST}"
+            return f"{has}, and a verdict needs {MIN_WINDOWS}"
         case "few_requests":
             ok = 0 if stage.summary.requests is UNSET else stage.summary.requests.ok
-            if ok < FEWEST_ANSWERS:
-                return f"it has {format_count(ok, 'answered request')}, and a verdict needs {FEWEST_ANSWERS}"
-            return f"the windows that can be tested have fewer than the {FEWEST_ANSWERS} answers that a verdict needs"
+            if ok < MIN_ANSWERS:
+                return f"it has {format_count(ok, 'answered request')}, and a verdict needs {MIN_ANSWERS}"
+            return f"the windows that can be tested have fewer than the {MIN_ANSWERS} answers that a verdict needs"
     unsure = [
         f"{title_of(name, metric)} by {_size_text(name, metric.could_show)}"
         for name, metric in drift.metrics.items()
@@ -248,7 +249,7 @@ def level_text(metric: DriftMetric, value: float | None) -> str:
 
 
 def since_text(metric: DriftMetric) -> str:
-    """When a metric changed: `since 02:14 UTC (01:50 to 02:31)`, or `all night`."""
+    """When a metric changed: `since 02:14 UTC (01:50 to 02:31)`, or `all along`."""
     if metric.since_utc is None:
         return "all along"
     between = metric.since_between_utc
