@@ -82,6 +82,7 @@ def test_a_request_that_came_due_right_before_a_gap_and_was_not_sent_yet_is_not_
     assert len(night.records) == 600
 
 
+@pytest.mark.slow
 def test_the_schedule_of_an_open_loop_is_by_real_time_also_when_the_machine_was_suspended(tmp_path: Path) -> None:
     device = Device(answer_s=0.4)
     load = Constant(rates_per_s=(10.0,), duration_s=600.0)
@@ -147,6 +148,7 @@ def test_what_was_asked_before_a_gap_is_not_held_against_a_server(tmp_path: Path
     assert night.watch.gave_up is None
 
 
+@pytest.mark.slow
 def test_a_night_with_everything_adds_up(tmp_path: Path) -> None:
     device = Device(answer_s=40.0, own_process=True)
     hour = 3600.0

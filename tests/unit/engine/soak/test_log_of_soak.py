@@ -15,16 +15,15 @@ from loadgen.engine.soak.play import play_soak
 from loadgen.scenario import Closed
 from loadgen.store.events import read_events
 from loadgen.store.run_folder import REQUESTS, read
-from loadgen.telemetry import observer
 from tests.soak_log import MIB, bytes_in, compress_segment
-from tests.unit.engine.soak.test_play import SECOND, soak_plan, virtual_machine
+from tests.unit.engine.soak.test_play import SECOND, look_rarely, soak_plan, virtual_machine
 from tests.virtual import run
 from tests.virtual_client import Answer, ScriptedClient, stream
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(observer, "TICK_NS", 10 * SECOND)
+    look_rarely(monkeypatch)
     monkeypatch.setattr(Compressor, "add", lambda _, segment: compress_segment(segment))
 
 
@@ -32,12 +31,13 @@ def play(
     tmp_path: Path,
     do: Mapping[int, Callable[[Path], object]],
     *,
-    duration_s: float = 3600.0,
+    duration_s: float = 1200.0,
+    request_s: int = 4,
     disk_bytes: int = 1 << 31,
     text: Callable[[], str] = lambda: "One",
 ) -> Path:
-    """Play an hour with a request every four seconds. do: what is done to the run folder while a request is in flight,
-    by its number, the one of the warm-up among them."""
+    """Play a soak with a request every `request_s` seconds. do: what is done to the run folder while a request is in
+    flight, by its number, the one of the warm-up among them."""
     count = 0
 
     def answer(_: dict[str, Any], __: int) -> Answer:
@@ -46,7 +46,7 @@ def play(
             (folder,) = tmp_path.glob("night/*")
             do[count](folder)
         count += 1
-        return stream(text(), " two", gap_ns=2 * SECOND)
+        return stream(text(), " two", gap_ns=request_s * SECOND // 2)
 
     planned, plan = soak_plan(tmp_path, Closed(), duration_s=duration_s, keep_text=True)
     settings = msgspec.structs.replace(planned.settings, disk_bytes=disk_bytes)
@@ -61,14 +61,15 @@ def kinds_in(folder: Path) -> list[str]:
     return [event.kind for event in read_events(folder)]
 
 
+@pytest.mark.slow
 def test_a_soak_of_two_hours_leaves_two_closed_segments_and_the_newest(tmp_path: Path) -> None:
-    folder = play(tmp_path, {}, duration_s=7_500.0)
+    folder = play(tmp_path, {}, duration_s=7_500.0, request_s=20)
     assert sorted(path.name for path in folder.glob("requests*")) == [
         "requests-00001.jsonl.gz",
         "requests-00002.jsonl.gz",
         REQUESTS,
     ]
-    assert measured_in(folder) == list(range(1875))
+    assert measured_in(folder) == list(range(375))
 
 
 def test_through_a_renamed_and_a_removed_log_no_other_record_is_lost(tmp_path: Path) -> None:
@@ -81,12 +82,12 @@ def test_through_a_renamed_and_a_removed_log_no_other_record_is_lost(tmp_path: P
         removed.append((folder / REQUESTS).read_bytes().count(b"\n"))
         (folder / REQUESTS).unlink()
 
-    folder = play(tmp_path, {301: rename, 601: remove})
+    folder = play(tmp_path, {101: rename, 201: remove})
     renamed = (folder / "requests.jsonl.1").read_bytes().splitlines()
     warm_up = sum(b'"phase":"warmup"' in line for line in renamed)
     left = measured_in(folder)
-    assert len(renamed) - warm_up + removed[0] + len(left) == 900
-    assert left == list(range(900 - len(left), 900))
+    assert len(renamed) - warm_up + removed[0] + len(left) == 300
+    assert left == list(range(300 - len(left), 300))
     assert kinds_in(folder) == ["records_reopened", "records_reopened"]
 
 
@@ -98,11 +99,12 @@ def test_a_hang_up_closes_the_segment_and_begins_the_next(tmp_path: Path, monkey
         return contextlib.nullcontext()
 
     monkeypatch.setattr(session, "calling_on_hang_up", calling)
-    folder = play(tmp_path, {301: lambda _: splits[0](), 302: lambda _: splits[0]()})
+    folder = play(tmp_path, {101: lambda _: splits[0](), 102: lambda _: splits[0]()})
     assert len(list(folder.glob("requests-*.jsonl.gz"))) == 2
-    assert measured_in(folder) == list(range(900))
+    assert measured_in(folder) == list(range(300))
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_soak_stays_within_its_budget(tmp_path: Path) -> None:
     sizes: list[int] = []
 
@@ -110,9 +112,9 @@ def test_the_folder_of_a_soak_stays_within_its_budget(tmp_path: Path) -> None:
         sizes.append(bytes_in(folder))
 
     watch = dict.fromkeys(range(2, 1000), measure)
-    folder = play(tmp_path, watch, disk_bytes=2 * MIB, text=lambda: os.urandom(2000).hex())
+    folder = play(tmp_path, watch, disk_bytes=2 * MIB, text=lambda: os.urandom(6000).hex())
     assert max(sizes) <= 2 * MIB
     left = measured_in(folder)
-    assert left == list(range(left[0], 900))
-    assert 100 < left[0] < 800
+    assert left == list(range(left[0], 300))
+    assert 33 < left[0] < 267
     assert set(kinds_in(folder)) == {"records_dropped"}

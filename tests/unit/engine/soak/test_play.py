@@ -11,6 +11,8 @@ import msgspec
 import pytest
 
 from loadgen import api
+from loadgen.engine import stage as stage_module
+from loadgen.engine.soak import session as session_module
 from loadgen.engine.soak.in_flight import IN_FLIGHT, Begun, read_in_flight
 from loadgen.engine.soak.lock import LOCK, Holder, held_lock
 from loadgen.engine.soak.outage import SUPPORT
@@ -31,20 +33,27 @@ from tests.virtual import START_NS, VirtualBootClock, run
 from tests.virtual_client import CLOCK, MS, Answer, ScriptedClient, no_connection, stream
 
 SECOND = 1_000 * MS
-HOUR = 3_600 * SECOND
+DURATION_S = 1_200.0
+DURATION_NS = 1_200 * SECOND
+
+
+def look_rarely(patch: pytest.MonkeyPatch) -> None:
+    """Looks each second, or more often, take most of the CPU time of a soak that is played at once."""
+    patch.setattr(observer, "TICK_NS", 10 * SECOND)
+    patch.setattr(stage_module, "TICK_S", 10.0)
+    patch.setattr(session_module, "LOOK_NS", 10 * SECOND)
 
 
 @pytest.fixture(autouse=True)
-def _observers_look_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fifty looks a second take most of the CPU time of hours that are played at once."""
-    monkeypatch.setattr(observer, "TICK_NS", 10 * SECOND)
+def _looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    look_rarely(monkeypatch)
 
 
 def soak_plan(folder: Path, load: Load, models: int = 1, **changes: Any) -> tuple[SoakPlan, Plan]:
     names = tuple(
         Model(name=f"m{number}", url=f"http://m{number}.invalid/v1", target="openai") for number in range(models)
     )
-    table = SoakTable(duration_s=changes.pop("duration_s", 3_600.0), window_s=60.0)
+    table = SoakTable(duration_s=changes.pop("duration_s", DURATION_S), window_s=60.0)
     scenario = Scenario(name="night", prompts=("One.", "Two."), models=names, load=load, soak=table, **changes)
     planned = soak_of(LoadedScenario(scenario, None, folder, "the test"))
     return planned, api.soak_plan_of(planned)
@@ -84,9 +93,9 @@ def test_requests_start_until_the_deadline_and_the_last_one_is_waited_for(tmp_pa
     (stage,) = played.manifest.soak.stages if played.manifest.soak else ()
     assert played.manifest.state == "complete"
     assert {record.outcome for record in measured} == {"ok"}
-    assert len(measured) == 900  # one every four seconds
-    assert [record.index for record in measured] == list(range(900))
-    assert max(record.intended_ns for record in measured) < stage.start_ns + HOUR
+    assert len(measured) == 300  # one every four seconds
+    assert [record.index for record in measured] == list(range(300))
+    assert max(record.intended_ns for record in measured) < stage.start_ns + DURATION_NS
     assert (stage.models, stage.targets, stage.level) == (("m0",), ("m0.invalid",), "c1")
 
 
@@ -99,9 +108,9 @@ def test_models_that_play_one_after_another_share_the_time_and_end_with_the_soak
         for model in ("m0", "m1")
     )
     assert [stage.models for stage in soak.stages] == [("m0",), ("m1",)]
-    assert 448 <= len(second) <= len(first) == 450
-    # The warm-up of the second model is within the hour, which ends when it was to end.
-    assert second[-1].intended_ns - first[0].intended_ns <= HOUR
+    assert 148 <= len(second) <= len(first) == 150
+    # The warm-up of the second model is within the soak, which ends when it was to end.
+    assert second[-1].intended_ns - first[0].intended_ns <= DURATION_NS
     assert (
         abs(datetime.fromisoformat(soak.stages[1].deadline_utc) - datetime.fromisoformat(soak.deadline_utc)).seconds
         < 10
@@ -111,7 +120,7 @@ def test_models_that_play_one_after_another_share_the_time_and_end_with_the_soak
 def test_models_that_take_turns_share_one_stage(tmp_path: Path) -> None:
     played = play(tmp_path, *soak_plan(tmp_path, Closed(), models=2, order="interleaved"))
     counts = [sum((r.model, r.phase) == (model, "measured") for r in played.records) for model in ("m0", "m1")]
-    assert counts == [450, 450]
+    assert counts == [150, 150]
     assert played.manifest.soak is not None
     assert [stage.models for stage in played.manifest.soak.stages] == [("m0", "m1")]
 
@@ -122,17 +131,17 @@ def test_a_suspended_machine_ends_the_soak_when_it_was_to_end_and_what_was_in_fl
     boot = VirtualBootClock()
 
     def suspending(body: dict[str, Any], count: int) -> Answer:
-        if count == 300:
-            asyncio.get_running_loop().call_later(1.0, boot.suspend, HOUR // 2)
+        if count == 100:
+            asyncio.get_running_loop().call_later(1.0, boot.suspend, DURATION_NS // 2)
         return answer(body, count)
 
     played = play(tmp_path, *soak_plan(tmp_path, Closed()), boot=boot, client=ScriptedClient(suspending))
     measured = [record for record in played.records if record.phase == "measured"]
     assert played.manifest.state == "complete"
-    assert HOUR // 2 - 10 * SECOND < measured[-1].intended_ns - measured[0].intended_ns <= HOUR // 2
+    assert DURATION_NS // 2 - 10 * SECOND < measured[-1].intended_ns - measured[0].intended_ns <= DURATION_NS // 2
     (event,) = read_events(played.folder)
     assert event.kind == "suspended"
-    assert event.for_s == pytest.approx(1_800.0, abs=5)
+    assert event.for_s == pytest.approx(600.0, abs=5)
     assert [record.detail for record in measured if record.outcome != "ok"] == ["the machine was suspended"]
 
 
@@ -140,17 +149,17 @@ def test_the_requests_of_an_open_loop_that_come_due_in_a_gap_are_cancelled_and_n
     boot = VirtualBootClock()
 
     def suspending(body: dict[str, Any], count: int) -> Answer:
-        if count == 100:
-            asyncio.get_running_loop().call_later(1.0, boot.suspend, HOUR // 2)
+        if count == 33:
+            asyncio.get_running_loop().call_later(1.0, boot.suspend, DURATION_NS // 2)
         return answer(body, count)
 
     planned, plan = soak_plan(tmp_path, Constant(rates_per_s=(0.1,)))
     played = play(tmp_path, planned, plan, boot=boot, client=ScriptedClient(suspending))
     measured = [record for record in played.records if record.phase == "measured"]
-    assert plan.stages[0].count == 360
+    assert plan.stages[0].count == 120
     assert plan.stages[0].planned_of(0) is None
-    assert sorted(record.index for record in measured) == list(range(360))
-    assert 180 <= sum(record.outcome == "cancelled" for record in measured) <= 181
+    assert sorted(record.index for record in measured) == list(range(120))
+    assert 60 <= sum(record.outcome == "cancelled" for record in measured) <= 61
     assert played.manifest.state == "complete"
 
 
@@ -173,7 +182,7 @@ def test_a_server_that_is_gone_for_minutes_is_waited_for(tmp_path: Path) -> None
     outcomes = Counter(record.outcome for record in played.records)
     assert set(outcomes) == {"ok", "connect_error"}
     assert outcomes["connect_error"] == 1  # everybody else waits for the one probe
-    assert outcomes["ok"] > 800
+    assert outcomes["ok"] > 218
 
 
 def test_a_stop_ends_an_open_loop_without_a_record_of_each_request_that_never_came_due(tmp_path: Path) -> None:
@@ -191,7 +200,7 @@ def test_a_stop_ends_an_open_loop_without_a_record_of_each_request_that_never_ca
 
 
 def test_a_server_that_stays_away_ends_the_soak_which_says_why(tmp_path: Path) -> None:
-    planned, plan = soak_plan(tmp_path, Closed(), models=2)
+    planned, plan = soak_plan(tmp_path, Closed(), models=2, duration_s=3_600.0)
 
     async def never(_: Served) -> bool:
         return False

@@ -38,8 +38,8 @@ from tests.virtual import START_NS, run
 from tests.virtual_client import CLOCK, MS, Answer, ScriptedClient, refuse, stream
 
 SECOND = 1_000 * MS
-DURATION_S = 100.0
-CRASHED_FOR_S = 30.0
+DURATION_S = 40.0
+CRASHED_FOR_S = 5.0
 
 
 class Wall:
@@ -151,11 +151,12 @@ CLOSED = Closed(concurrency=(3,), ramp_in_s=0.0)
 OPEN = Constant(rates_per_s=(2.0,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", [CLOSED, OPEN], ids=["closed", "open"])
 def test_a_soak_that_is_killed_at_any_of_twenty_moments_loses_nothing_and_counts_nothing_twice(
     tmp_path: Path, wall: Wall, monkeypatch: pytest.MonkeyPatch, load: Load
 ) -> None:
-    loaded = night(load, duration_s=60.0)
+    loaded = night(load, duration_s=24.0)
     _, deaths = play_and_die(loaded, tmp_path, monkeypatch, {*range(2, 13), *range(120, 129)})
     assert len(deaths) == 20
     for death in deaths:
@@ -253,7 +254,7 @@ def test_a_request_between_two_attempts_is_lost_as_one(
     def refusing(body: dict[str, Any], number: int) -> Answer:
         return refuse(503, b"busy") if number % 4 == 3 else answer(body, number)
 
-    loaded = night(CLOSED, retries=Retries(attempts=2, backoff_s=2.0, jitter=0.0))
+    loaded = night(CLOSED, duration_s=100.0, retries=Retries(attempts=2, backoff_s=2.0, jitter=0.0))
     _, deaths = play_and_die(loaded, tmp_path, monkeypatch, {20, 40, 60, 80}, script=refusing)
     for death in deaths:
         wall.before_s = death.at_s + CRASHED_FOR_S
@@ -276,7 +277,7 @@ def test_a_soak_that_was_stopped_goes_on_at_its_next_request(
 
     stopped, _ = play_and_die(night(OPEN), tmp_path, monkeypatch, set(), script=stopping, stop=stop)
     before = finals_of(stopped)
-    wall.before_s = 40.0
+    wall.before_s = 30.0
     played, _ = resume(stopped.folder)
     after = finals_of(played)
     assert (stopped.manifest.state, played.manifest.state) == ("interrupted", "complete")
@@ -285,11 +286,12 @@ def test_a_soak_that_was_stopped_goes_on_at_its_next_request(
     assert {record.outcome for record in after.values()} == {"ok"}
 
 
+@pytest.mark.slow
 def test_of_models_that_play_one_after_another_the_one_that_played_goes_on_and_those_before_do_not(
     tmp_path: Path, wall: Wall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = tuple(Model(name=name, url=f"http://{name}.invalid/v1", target="openai") for name in ("a", "b", "c"))
-    loaded = night(CLOSED)
+    loaded = night(CLOSED, duration_s=100.0)
     loaded = msgspec.structs.replace(loaded, scenario=msgspec.structs.replace(loaded.scenario, models=models))
     _, (death,) = play_and_die(loaded, tmp_path, monkeypatch, {550})
     before = Counter(model for model, _ in death.finals)
