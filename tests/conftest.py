@@ -13,6 +13,7 @@ import pytest
 from hypothesis import is_hypothesis_test, settings
 
 from tests import garbage
+from tests.compiled_templates import compiled_once
 from tests.order import in_parts
 
 UNIT: Final = Path(__file__).parent / "unit"
@@ -41,7 +42,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _runs_cost_little() -> Iterator[None]:
     """Hundreds of runs need to ask git for the commit once, and need not wait until what they write is on the disk. The
-    same answers to the same prompts are scored once. The tests of the scorer have imported what they call before."""
+    same answers to the same prompts are scored once, and a page's template is compiled once. The tests of the scorer
+    have imported what they call before."""
+    from jinja2 import Environment
+
     from loadgen.analysis.scorer import answer_score
     from loadgen.telemetry import host
 
@@ -50,6 +54,7 @@ def _runs_cost_little() -> Iterator[None]:
         patch.setattr(os, "fsync", lambda _: None)
         patch.setattr(answer_score, "rubric_of", cache(answer_score.rubric_of))
         patch.setattr(answer_score, "score", cache(answer_score.score))
+        patch.setattr(Environment, "compile", compiled_once(Environment.compile))
         yield
 
 
