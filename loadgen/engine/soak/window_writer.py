@@ -38,11 +38,13 @@ class WindowWriter(NullSink):
         self.settings = settings
         self._server_of = server_of
         self._next_window = next_window
-        self._stage: _WrittenStage | None = None
+        self._stage: _OpenStage | None = None
         self._start: StageStart | None = None
         self._memory: dict[StageKey, ServerMemoryWatch] = {}
         self._gaps: list[Gap] = []
         """Those that may lie in a window that is not written."""
+        self._written_until_ns = 0
+        """The end of the last window that is written."""
 
     @property
     def now_ns(self) -> int:
@@ -56,7 +58,7 @@ class WindowWriter(NullSink):
 
     def measure(self, beginning: MeasuringStart) -> None:
         assert self._start is not None
-        self._stage = _WrittenStage(self._start, self.settings, beginning, self._next_window)
+        self._stage = _OpenStage(self._start, self.settings, beginning, self._next_window)
 
     def tick(self, now_ns: int) -> None:
         """Nothing: a window is written when its last part comes."""
@@ -101,16 +103,19 @@ class WindowWriter(NullSink):
             self._next_window = self._stage.first_window + self._stage.next
             self._stage = None
 
-    def _write_complete(self, stage: "_WrittenStage") -> None:
+    def _write_complete(self, stage: "_OpenStage") -> None:
         """Write the windows of which all parts are there."""
         while stage.is_complete:
             self._write(stage, stage.parts.pop(stage.next))
             stage.next += 1
             stage.wall_offset_ns = stage.beginning.observer.wall_offset_ns
 
-    def _write(self, stage: "_WrittenStage", parts: Sequence[WindowPart]) -> None:
+    def _write(self, stage: "_OpenStage", parts: Sequence[WindowPart]) -> None:
         """Write the next window of a stage."""
-        start_ns, end_ns = min(part.start_ns for part in parts), max(part.end_ns for part in parts)
+        # Each process drains from a moment of its own, a little apart.
+        start_ns = max(self._written_until_ns, min(part.start_ns for part in parts))
+        end_ns = max(start_ns, *(part.end_ns for part in parts))
+        self._written_until_ns = end_ns
         snapshots = stage.merged(parts, start_ns, end_ns)
         facts = worst_of([part.facts for part in parts if part.facts is not None])
         users, slip_ns = stage.start.users, sum(snapshot.slip_ns for snapshot in snapshots)
@@ -140,7 +145,7 @@ class WindowWriter(NullSink):
         stage.collect_garbage()
 
 
-class _WrittenStage:
+class _OpenStage:
     """The windows of one stage that are not written yet."""
 
     def __init__(

@@ -325,6 +325,22 @@ def test_the_windows_of_several_processes_merge_exactly_and_wait_for_the_last_of
     check_sums(tmp_path / "3", records, "sent")
 
 
+def test_windows_of_processes_that_drain_at_different_moments_do_not_overlap(tmp_path: Path) -> None:
+    def play() -> tuple[WindowLine, ...]:
+        bench = Bench(tmp_path, processes=2)
+        bench.begin()
+        bench.tick(19)
+        for process, at_ns in enumerate((19 * S + 100_000, 19 * S + 700_000)):
+            bench.sinks[process].drain(at_ns)
+        bench.sinks[0].record(ended(19.5))
+        bench.tick(40)
+        return bench.stop(40.0)
+
+    lines = on_bench(play)
+    assert any(line.draining for line in lines) and sum(line.ok for line in lines) == 1
+    assert all(later.start_ns == earlier.end_ns for earlier, later in itertools.pairwise(lines))
+
+
 def test_what_a_lost_process_had_not_sent_counts_where_it_ended(tmp_path: Path) -> None:
     def play() -> tuple[WindowLine, ...]:
         bench = Bench(tmp_path, processes=2)
