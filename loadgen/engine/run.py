@@ -7,7 +7,7 @@ import contextlib
 import functools
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -19,8 +19,6 @@ from loadgen.engine.preflight import Checked, Preflight
 from loadgen.engine.request_limits import WarmUpTimes
 from loadgen.engine.server_probe import ask_or_recall
 from loadgen.engine.servers import WhenGone
-from loadgen.engine.soak.segments import WorkerLogs
-from loadgen.engine.soak.window_writer import WindowWriter
 from loadgen.engine.stage import LocalStageRunner, MakeStageRunner, RunContext
 from loadgen.engine.stage_source import BesideStage, MakeStageSources, StagePlay, StageSource, only, planned_sources
 from loadgen.engine.stop import StopSignal
@@ -42,6 +40,10 @@ from loadgen.targets.served import Served
 from loadgen.telemetry.before_run import BusyCheck, power_warning
 from loadgen.telemetry.machine_source import machine_source
 from loadgen.wire.client import Client
+
+if TYPE_CHECKING:
+    from loadgen.engine.soak.segments import WorkerLogs
+    from loadgen.engine.soak.window_writer import WindowWriter
 
 
 class RecordLog(Sink, Protocol):
@@ -155,11 +157,11 @@ async def opened_run(
     clock: Clock,
     client: Client,
     make_log: MakeRecordLog | None = None,
-    worker_logs: WorkerLogs | None = None,
+    worker_logs: "WorkerLogs | None" = None,
     epoch_ns: int | None = None,
     when_gone: WhenGone = "cancel",
     heartbeat: Heartbeat | None = None,
-    windows: WindowWriter | None = None,
+    windows: "WindowWriter | None" = None,
 ) -> AsyncIterator[OpenRun]:
     """Open the logs and the client of a run, and start its workers; at the end of the context, close and end them.
 

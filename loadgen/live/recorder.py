@@ -8,18 +8,19 @@ exactly, as their histograms do.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from msgspec import Struct
 
-from loadgen.analysis import metrics
-from loadgen.analysis.metrics import Ns
 from loadgen.live.sink import NullSink, StageStart
 from loadgen.record import LatencyOrigin, Outcome, Record, StageKey
 from loadgen.scenario import Slo
 from loadgen.stats.histogram import HIGHEST_NS, Histogram, buckets_of
 from loadgen.store.windows import WINDOW_METRICS
+
+if TYPE_CHECKING:
+    from loadgen.analysis.metrics import Ns
 
 INTERVAL_NS: Final = 1_000_000_000
 MAX_INTERVALS: Final = 1440
@@ -133,6 +134,9 @@ class Fold:
 
     def __init__(self, stage: StageStart, number_of: Callable[[int], int], slo: Slo | None = None) -> None:
         """number_of: the number of the interval that has a moment of the run's clock."""
+        # Here, so that nothing that folds no records waits for it, and no fold does.
+        import loadgen.analysis.metrics  # noqa: F401
+
         self._stage = stage
         self._number_of = number_of
         self.slo = slo
@@ -151,6 +155,8 @@ class Fold:
 
     def fold(self) -> None:
         """Add the pending records to their intervals."""
+        from loadgen.analysis import metrics
+
         ok, intervals_of_ok = list[Record](), list[IntervalCounts]()
         slips_ns, intervals_of_sent = list[int](), list[IntervalCounts]()
         for record in self._pending:
@@ -187,6 +193,8 @@ class Fold:
             interval.stream_ns += max(0, record.end_ns - record.stamps_ns[0])
         interval.user_stamped += record.stamp_source == "user" and bool(record.stamps_ns)
         if self.slo is not None:
+            from loadgen.analysis import metrics
+
             interval.slo_met += metrics.meets(record, self.slo, origin=self._stage.latency_origin)
 
 
@@ -243,6 +251,8 @@ class Recorder(NullSink):
 
 def _rows_of(ok: Sequence[Record], origin: LatencyOrigin) -> Mapping[str, list[tuple[int, int]]]:
     """By metric with one value a request: the place of each request that has one, and the value."""
+    from loadgen.analysis import metrics
+
     rows: dict[str, list[tuple[int, int]]] = {
         "ttft": [],
         "tpot": [],
@@ -264,7 +274,7 @@ def _rows_of(ok: Sequence[Record], origin: LatencyOrigin) -> Mapping[str, list[t
     return rows
 
 
-def _count(metric: str, values_ns: Ns, places: Ns, intervals: Sequence[IntervalCounts]) -> None:
+def _count(metric: str, values_ns: "Ns", places: "Ns", intervals: Sequence[IntervalCounts]) -> None:
     """Count each value in its bucket of an interval.
 
     places: for each value, the index into `intervals`, in which an interval may stand many times.

@@ -25,7 +25,6 @@ from loadgen.engine.soak.disk import Room, Space, SpaceOf, room_of, space_of
 from loadgen.engine.soak.window_numbers import WindowNumbers
 from loadgen.record import Record, StageFacts
 from loadgen.redact import redact_key_bytes
-from loadgen.report.format import format_bytes
 from loadgen.store.run_folder import NO_SPACE, REQUESTS, no_longer_written
 from loadgen.store.segments import windows_in_words
 
@@ -181,7 +180,7 @@ class SegmentLog:
         if room.left < needed_bytes:
             # Room for a whole segment, so that there is not an event for each of them.
             free_bytes = max(needed_bytes, self._most_bytes(room))
-            why = f"the run folder may take {format_bytes(self._settings.budget_bytes)}"
+            why = f"the run folder may take {_format_bytes(self._settings.budget_bytes)}"
             self._remove_oldest(lambda: self._room().left >= free_bytes, why)
             room = self._room()
             if room.left < needed_bytes:
@@ -210,7 +209,7 @@ class SegmentLog:
     def _free_disk(self, at_ns: int, fewest: int) -> None:
         """Remove the oldest segments, `fewest` or more, because the file system is low on space, or full."""
         space = self._space()
-        why = f"{format_bytes(space.free)} of the disk's {format_bytes(space.total)} are free"
+        why = f"{_format_bytes(space.free)} of the disk's {_format_bytes(space.total)} are free"
         self._events.record("disk_low", why)
         most_left = len(self._closed.segments()) - fewest
 
@@ -350,3 +349,9 @@ class OpenFile:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _format_bytes(count: int) -> str:
+    from loadgen.report.format import format_bytes  # here, so that no worker waits for it
+
+    return format_bytes(count)

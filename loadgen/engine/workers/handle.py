@@ -2,15 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec import Struct
 
 from loadgen.child import Child
 from loadgen.engine.servers import WhenGone
-from loadgen.engine.soak.segments import WorkerLogs
-from loadgen.engine.soak.window_writer import WindowWriter
 from loadgen.engine.soak.windows import WindowPart, WindowSettings
 from loadgen.engine.workers.messages import (
     Command,
@@ -36,6 +34,10 @@ from loadgen.store.run_folder import part_name
 from loadgen.targets.probe.answers import StreamAnswers
 from loadgen.targets.served import Served
 
+if TYPE_CHECKING:
+    from loadgen.engine.soak.segments import WorkerLogs
+    from loadgen.engine.soak.window_writer import WindowWriter
+
 POLLS: Final = 4
 """SILENT_S is waited for in this many parts, so that a parent process that was itself suspended loses no worker."""
 SHUTDOWN_TIMEOUT_S: Final = 10.0
@@ -54,7 +56,7 @@ class WorkerConfig(Struct, frozen=True):
     """A worker that sends nothing for this many seconds is lost."""
     windows: WindowSettings | None = None
     """How workers fold their measured records; None: they do not, and this process reads the records in their logs."""
-    logs: WorkerLogs | None = None
+    logs: "WorkerLogs | None" = None
     """How workers split their logs; None: they do not."""
 
 
@@ -103,7 +105,7 @@ class WorkerHandle:
         self.requests, self.facts, self.answers, self._sinks, self._windows = 0, None, {}, sinks, None
         self.send(Prepare(part, {index: served[index] for index in part.models}))
 
-    def measure(self, go: Go, writer: WindowWriter | None, place: int) -> None:
+    def measure(self, go: Go, writer: "WindowWriter | None", place: int) -> None:
         """Have the worker play its measured requests. writer: takes the windows into which it folds their records.
         place: its number among the workers that play the stage."""
         self._windows = None if writer is None else WindowParts(writer, place, self._log_path)

@@ -11,14 +11,12 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from loadgen.engine.request_limits import RequestLimits
 from loadgen.engine.servers import ServerLife
-from loadgen.engine.soak.segments import WorkerLogs
-from loadgen.engine.soak.window_writer import WindowWriter
 from loadgen.engine.stage import RunContext, stage_start
 from loadgen.engine.stop import StopLevel, StopSignal
 from loadgen.engine.workers.handle import WorkerConfig, WorkerHandle
@@ -43,6 +41,10 @@ from loadgen.targets.probe.answers import StreamAnswers, merge_answers
 from loadgen.targets.served import Served
 from loadgen.telemetry.observer import Observer
 
+if TYPE_CHECKING:
+    from loadgen.engine.soak.segments import WorkerLogs
+    from loadgen.engine.soak.window_writer import WindowWriter
+
 LEAD_NS: Final = 50_000_000
 """How long after `Go` a stage begins, so that every worker has read it by then."""
 SILENT_S: Final = 60.0
@@ -60,8 +62,8 @@ class WorkerPool:
         note: Callable[[str], None],
         *,
         silent_s: float = SILENT_S,
-        windows: WindowWriter | None = None,
-        logs: WorkerLogs | None = None,
+        windows: "WindowWriter | None" = None,
+        logs: "WorkerLogs | None" = None,
     ) -> None:
         """note: called with a line for the user when a worker is lost. windows: writes the windows into which workers
         fold their measured records, which then no other sink gets; None: all sinks get all records. logs: how they

@@ -2,17 +2,20 @@
 had recorded and not sent is read from its log."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from loadgen.engine.soak.window_writer import WindowWriter
 from loadgen.engine.soak.windows import WindowPart
 from loadgen.store.log_reader import records_since
 from loadgen.store.run_folder import no_longer_written
+
+if TYPE_CHECKING:
+    from loadgen.engine.soak.window_writer import WindowWriter
 
 
 class WindowParts:
     """Takes what a worker sends of its part of a stage."""
 
-    def __init__(self, writer: WindowWriter, place: int, log: Path) -> None:
+    def __init__(self, writer: "WindowWriter", place: int, log: Path) -> None:
         """place: the worker's number among those that play the stage. log: where it writes its records."""
         self._writer = writer
         self._place = place

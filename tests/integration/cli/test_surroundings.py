@@ -65,6 +65,9 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     "compare as Markdown": ("compare", "sides/run0", "sides/run1", "--markdown", "-"),
     "capacity": ("capacity", "--show", "searched"),
     "capacity as JSON": ("capacity", "--show", "searched", "--json"),
+    "history": ("history", "repeats", "--machine", "all", "--out", "."),
+    "history as JSON": ("history", "repeats", "--machine", "all", "--out", ".", "--json"),
+    "recipe of a nightly soak": ("soak", "summarizer", "--print-units", "systemd"),
     "select": ("select", "chosen"),
     "select as JSON": ("select", "chosen", "--json"),
     "grade": ("grade", "chosen", "--status"),
@@ -87,8 +90,8 @@ CODES: Final = {
     "a flag that is not there": 2,
     "a server that is not there": 3,
 }
-TEXTS: Final = [name for name in COMMANDS if "JSON" not in name and "Markdown" not in name]
-"""Commands whose output is set for the terminal."""
+TEXTS: Final = [name for name in COMMANDS if not {"JSON", "Markdown", "recipe"} & {*name.split()}]
+"""Commands whose output is set for the terminal. That of the others is data, or files to be copied."""
 MARKDOWN: Final = {"compare as Markdown"}
 """In which two blanks end a line."""
 PROBE: Final = {"run that asks what its server does": (*COMMANDS["run"], "--probe")}
