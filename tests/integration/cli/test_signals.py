@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -146,14 +147,23 @@ def test_while_nothing_is_in_flight_a_run_ends_at_once_with_what_it_has(
 
 @pytest.mark.parametrize("name", SIGNALS)
 def test_a_command_that_measures_nothing_ends_at_once(name: str) -> None:
+    """In a process of its own: what other tests have done to the signals of theirs does not matter."""
+    started: list[subprocess.Popen[str]] = []
+    is_started = threading.Event()
+
     def choose(_: Served) -> Script:
-        send(name)
+        assert is_started.wait(60)
+        started[0].send_signal(getattr(signal, name))
         return (Hang(),)
 
     with Server(ANSWER, get=choose) as server:
-        done = run_command("models", "--url", server.url)
-    assert (done.returncode, done.stdout) == (130, "")
-    assert "Traceback" not in done.stderr
+        command = [sys.executable, "-m", "loadgen", "models", "--url", server.url]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            started.append(process)
+            is_started.set()
+            out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert "Traceback" not in err
 
 
 class _Interrupted(MetaPathFinder):
