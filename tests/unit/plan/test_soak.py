@@ -8,7 +8,7 @@ import pytest
 
 from loadgen import api
 from loadgen.errors import InputError
-from loadgen.plan.soak import SoakPlan, SoakSettings, model_share_s, soak_of
+from loadgen.plan.soak import SoakPlan, SoakSettings, level_of, model_share_s, soak_of
 from loadgen.scenario import Closed, Constant, Gamma, Load, Model, Poisson, Ramp, Scenario, SoakTable, Trace
 from loadgen.scenario.file import LoadedScenario
 from loadgen.scenario.soak import parse_bytes
@@ -116,3 +116,8 @@ def test_what_cannot_be_soaked_is_refused_in_one_line(
 )
 def test_a_size_has_a_unit(text: str, size: int | None) -> None:
     assert parse_bytes(text) == size
+
+
+def test_a_load_without_levels_has_no_first_level() -> None:
+    with pytest.raises(ValueError, match="Ramp has no levels"):
+        level_of(Ramp(from_per_s=0, to_per_s=1, duration_s=9))

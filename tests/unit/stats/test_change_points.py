@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtri, stdtr
 
+from loadgen.stats import change_points as change_points_module
 from loadgen.stats import change_points as module
 from loadgen.stats.change_points import (
     CERTAIN,
@@ -330,3 +331,8 @@ def test_of_few_degrees_of_freedom_t_is_worth_less() -> None:
     assert normal_deviate(12.706, 1.0) == pytest.approx(NormalDist().inv_cdf(0.975), abs=1e-3)
     assert normal_deviate(float("inf"), 5.0) == CERTAIN
     assert normal_deviate(1e9, 100.0) <= CERTAIN
+
+
+def test_a_level_that_stays_has_no_change_and_one_that_was_0_none_that_is_known() -> None:
+    assert change_points_module._size_of(0.0, 0.0, "ratio") == 0.0
+    assert change_points_module._size_of(0.0, 1.0, "ratio") is None

@@ -10,6 +10,7 @@ from scipy.special import stdtrit
 from loadgen.plan.rng import generator
 from loadgen.stats.bucket_counts import BucketCounts
 from loadgen.stats.drift import (
+    MOST_CHANGE,
     NOISE_COMPONENTS,
     PercentileTest,
     basis,
@@ -271,3 +272,9 @@ def test_bucket_counts_are_chosen_and_joined_by_window() -> None:
     joined = counts.in_groups(2)
     assert (joined.windows, joined.window.tolist()) == (2, [0, 0, 1])
     assert (joined.bucket.tolist(), joined.count.tolist()) == ([5, 9, 2], [4, 2, 4])
+
+
+def test_a_change_beyond_all_that_are_tried_has_the_largest_as_its_estimate() -> None:
+    values = np.repeat((1e6 * np.exp(np.linspace(0, 12, WINDOWS))).astype(np.int64), 20)
+    test = PercentileTest(counts_of(values, np.repeat(np.arange(WINDOWS), 20)), AT, 50.0)
+    assert change_of(test).estimate == pytest.approx(MOST_CHANGE)
