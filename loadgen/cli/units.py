@@ -99,7 +99,7 @@ def nightly_here(command_line: Sequence[str], scenario: str | None, out: Path | 
 
 def _without(arguments: Sequence[str]) -> tuple[str, ...]:
     """The arguments of a soak without those that print a recipe."""
-    kept: list[str] = []
+    others: list[str] = []
     is_value = False
     for argument in arguments:
         if is_value:
@@ -107,8 +107,8 @@ def _without(arguments: Sequence[str]) -> tuple[str, ...]:
         elif argument == FLAG:
             is_value = True
         elif not argument.startswith(f"{FLAG}=") and argument not in _WITHOUT_EFFECT:
-            kept.append(argument)
-    return tuple(kept)
+            others.append(argument)
+    return tuple(others)
 
 
 def _own_words(program: str) -> tuple[str, ...]:
