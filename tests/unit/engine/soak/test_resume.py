@@ -252,10 +252,12 @@ def test_a_request_between_two_attempts_is_lost_as_one(
     tmp_path: Path, wall: Wall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refusing(body: dict[str, Any], number: int) -> Answer:
-        return refuse(503, b"busy") if number % 4 == 3 else answer(body, number)
+        # Not 503, after which all users would wait until the server is there again.
+        return refuse(429, b"busy") if number % 4 == 3 else answer(body, number)
 
     loaded = night(CLOSED, duration_s=100.0, retries=Retries(attempts=2, backoff_s=2.0, jitter=0.0))
     _, deaths = play_and_die(loaded, tmp_path, monkeypatch, {20, 40, 60, 80}, script=refusing)
+    assert len({death.at_s for death in deaths}) == 4
     for death in deaths:
         wall.before_s = death.at_s + CRASHED_FOR_S
         played, _ = resume(death.folder)
