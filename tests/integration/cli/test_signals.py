@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -35,6 +34,8 @@ def _no_signal_ends_the_tests() -> Iterator[None]:
 
     names = ("SIGTERM", "SIGHUP")
     before = {name: signal.signal(getattr(signal, name), fail) for name in names}
+    # A shell has what it starts in the background ignore SIGINT.
+    before["SIGINT"] = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for name, handler in before.items():
         signal.signal(getattr(signal, name), handler)
@@ -147,23 +148,14 @@ def test_while_nothing_is_in_flight_a_run_ends_at_once_with_what_it_has(
 
 @pytest.mark.parametrize("name", SIGNALS)
 def test_a_command_that_measures_nothing_ends_at_once(name: str) -> None:
-    """In a process of its own: what other tests have done to the signals of theirs does not matter."""
-    started: list[subprocess.Popen[str]] = []
-    is_started = threading.Event()
-
     def choose(_: Served) -> Script:
-        assert is_started.wait(60)
-        started[0].send_signal(getattr(signal, name))
+        send(name)
         return (Hang(),)
 
     with Server(ANSWER, get=choose) as server:
-        command = [sys.executable, "-m", "loadgen", "models", "--url", server.url]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            started.append(process)
-            is_started.set()
-            out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (130, "")
-    assert "Traceback" not in err
+        done = run_command("models", "--url", server.url)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert "Traceback" not in done.stderr
 
 
 class _Interrupted(MetaPathFinder):
