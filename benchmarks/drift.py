@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.soak_nights import MEMORY, NOISE, WINDOWS, Floats, Truth, night_of
 from loadgen.analysis.soak_types import DRIFT_METRICS, Drift, DriftMetricName, DriftWord
 from loadgen.decisions.drift.memory import memory_measure
-from loadgen.decisions.drift.night import Night
+from loadgen.decisions.drift.stage_windows import StageWindows
 from loadgen.decisions.drift.verdict import FALSE_ALARMS, drifts_of, verdict_of, word_of
 from loadgen.stats.drift import theil_sen
 from loadgen.stats.steady import rank_shares, trend
@@ -86,7 +86,7 @@ def sight_of(truth: Truth, seed: int) -> Sight:
     return Sight(drift, others_of(night), tuple(covered))
 
 
-def others_of(night: Night) -> tuple[bool, ...]:
+def others_of(night: StageWindows) -> tuple[bool, ...]:
     """The other methods, with the first 20 windows cut off: Mann-Kendall on the means of five windows."""
     minutes = np.array([window.ttft_p50_ms for window in night.windows[20:]], dtype=np.float64)
     fives = minutes[: minutes.size // 5 * 5].reshape(-1, 5).mean(axis=1)

@@ -1,4 +1,4 @@
-"""Nights of a soak whose truth is known, as `read_nights` would read them: windows and histograms of one model.
+"""Nights of a soak whose truth is known, as `read_stage_windows` would read them: windows and histograms of one model.
 
 A night is 480 windows of a minute with 20 requests each, in a closed loop, so that a slower server is asked less. The
 pace of the server wanders by 3 % or so, in one of eight ways, and slows down if it is told to. Failures, memory and
@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from loadgen.decisions.drift.night import Night
+from loadgen.decisions.drift.stage_windows import StageWindows
 from loadgen.stats.bucket_counts import BucketCounts
 from loadgen.stats.histogram import buckets_of
 from loadgen.store.windows import WindowLine
@@ -98,7 +98,7 @@ class Truth(Struct, frozen=True):
     """The deviation of the logarithm of the share of failures: AR(1), 0.9 a minute."""
 
 
-def night_of(truth: Truth, chance: Chance, gaps: int = GAPS) -> Night:
+def night_of(truth: Truth, chance: Chance, gaps: int = GAPS) -> StageWindows:
     """gaps: how many of each request's gaps are in the histograms."""
     part = T / WINDOWS
     slowing = part - 0.5 if truth.step_at is None else (part >= truth.step_at).astype(np.float64)
@@ -121,7 +121,7 @@ def night_of(truth: Truth, chance: Chance, gaps: int = GAPS) -> Night:
         (60 + ar(chance, 0.95, 2) - 15 * np.exp(-T / 15)).tolist(),
     )
     counts = {"ttft": _counts(ttft, minute), "itl": _counts(between.astype(np.int64), np.repeat(minute, gaps))}
-    return Night("m", "simulated", "c2", lines, counts)
+    return StageWindows("m", "simulated", "c2", lines, counts)
 
 
 def _lines(*columns: list[float]) -> tuple[WindowLine, ...]:

@@ -12,8 +12,8 @@ import numpy as np
 from msgspec import Struct
 
 from loadgen.analysis.soak_types import DRIFT_METRICS, Drift, DriftMetric, DriftMetricName
-from loadgen.decisions.drift.night import Night
 from loadgen.decisions.drift.series import TestedWindows, asked_of
+from loadgen.decisions.drift.stage_windows import StageWindows
 from loadgen.decisions.drift.words import change_text, event_text, interval_text, level_text, title_of
 from loadgen.report.charts.figure import MODEL_COLORS, Trace, hover_text, label, layout, log_axis, rounded
 from loadgen.report.section import Chart, PlotlyObject
@@ -39,10 +39,10 @@ _MARGIN: Final = 0.08
 Points = list[float | None]
 
 
-class NightView(Struct, frozen=True, dict=True):
+class StageView(Struct, frozen=True, dict=True):
     """One model of a soak as its charts show it."""
 
-    night: Night
+    stage: StageWindows
     tested: TestedWindows
     events: tuple[Event, ...]
     """Those that concern the model."""
@@ -50,28 +50,28 @@ class NightView(Struct, frozen=True, dict=True):
     @cached_property
     def moments(self) -> tuple[datetime, ...]:
         """When each window began, by the wall clock."""
-        return tuple(datetime.fromisoformat(window.start_utc) for window in self.night.windows)
+        return tuple(datetime.fromisoformat(window.start_utc) for window in self.stage.windows)
 
     @cached_property
     def middles(self) -> tuple[datetime, ...]:
         return tuple(
-            moment + _length(window) / 2 for moment, window in zip(self.moments, self.night.windows, strict=True)
+            moment + _length(window) / 2 for moment, window in zip(self.moments, self.stage.windows, strict=True)
         )
 
     @property
     def end(self) -> datetime:
-        return self.moments[-1] + _length(self.night.windows[-1])
+        return self.moments[-1] + _length(self.stage.windows[-1])
 
     def moment_of(self, ns: int) -> datetime:
         """The wall time of a moment on the run's clock."""
-        starts = [window.start_ns for window in self.night.windows]
+        starts = [window.start_ns for window in self.stage.windows]
         place = max(0, int(np.searchsorted(starts, ns, side="right")) - 1)
         return self.moments[place] + timedelta(microseconds=(ns - starts[place]) / 1e3)
 
     @cached_property
     def gaps(self) -> tuple[tuple[datetime, datetime], ...]:
         """The times in which nothing was measured: windows with a gap in them, and the time between two windows."""
-        windows, spans = self.night.windows, list[tuple[datetime, datetime]]()
+        windows, spans = self.stage.windows, list[tuple[datetime, datetime]]()
         ends = [*self.moments[1:], self.end]
         for window, begin, end in zip(windows, self.moments, ends, strict=True):
             is_hole = end - begin > 1.5 * _length(window)
@@ -95,29 +95,29 @@ def _length(window: WindowLine) -> timedelta:
     return timedelta(microseconds=(window.end_ns - window.start_ns) / 1e3)
 
 
-def series_charts(drift: Drift, view: NightView, number: int) -> tuple[Chart, ...]:
+def series_charts(drift: Drift, view: StageView, number: int) -> tuple[Chart, ...]:
     """A chart for each series but the memory. number: the place of the model, which makes ids unique."""
     charts = []
     for name in DRIFT_METRICS:
         metric = drift.metrics.get(name)
         percentile = None if metric is None or not isinstance(metric.percentile, str) else metric.percentile
-        values = [] if name == "server_memory" else series_of(view.night, name, percentile)
+        values = [] if name == "server_memory" else series_of(view.stage, name, percentile)
         if any(value is not None for value in values):
             charts.append(_series_chart(name, metric, values, view, number))
     return tuple(charts)
 
 
-def series_of(night: Night, name: DriftMetricName, percentile: str | None) -> Points:
+def series_of(stage: StageWindows, name: DriftMetricName, percentile: str | None) -> Points:
     """The value of a series in each window; None where it has none. Of a tail, percentile says which it is, and several
     windows have one value."""
-    windows = night.windows
+    windows = stage.windows
     match name:
         case "ttft_p50":
             return [window.ttft_p50_ms for window in windows]
         case "itl_p50":
             return [window.itl_p50_ms for window in windows]
         case "ttft_tail" | "itl_tail":
-            counts = night.counts.get(name.removesuffix("_tail"))
+            counts = stage.counts.get(name.removesuffix("_tail"))
             return [] if counts is None or percentile is None else _tail(counts, float(percentile[1:]))
         case "stream_tokens_per_s":
             return [window.output_tokens / window.stream_s if window.stream_s > 0 else None for window in windows]
@@ -149,7 +149,7 @@ def _tail(counts: BucketCounts, p: float) -> Points:
 
 
 def _series_chart(
-    name: DriftMetricName, metric: DriftMetric | None, values: Points, view: NightView, number: int
+    name: DriftMetricName, metric: DriftMetric | None, values: Points, view: StageView, number: int
 ) -> Chart:
     factor, unit = _scale(name, values)
     scaled = [None if value is None else value * factor for value in values]
@@ -202,7 +202,7 @@ def _range(values: Points) -> tuple[float, float]:
     return (0.0 if low >= 0 and low - margin < 0 else low - margin), high + 2 * margin
 
 
-def _time_axis(view: NightView) -> PlotlyObject:
+def _time_axis(view: StageView) -> PlotlyObject:
     ends = [_text(view.moments[0]), _text(view.end)]
     return {"type": "date", "title": {"text": "time (UTC)"}, "range": ends, "hoverformat": "%H:%M:%S"}
 
@@ -211,9 +211,9 @@ def _text(moment: datetime) -> str:
     return moment.replace(tzinfo=None).isoformat(timespec="seconds")
 
 
-def _points(title: str, values: Points, view: NightView, color: str, unit: str) -> Trace:
+def _points(title: str, values: Points, view: StageView, color: str, unit: str) -> Trace:
     step = -(-len(values) // MOST_POINTS)
-    windows = view.night.windows
+    windows = view.stage.windows
     places = [place for place in range(0, len(values), step) if values[place] is not None]
     opacity = [1.0 if windows[place].valid and not windows[place].draining else 0.3 for place in places]
     return {
@@ -226,7 +226,7 @@ def _points(title: str, values: Points, view: NightView, color: str, unit: str) 
     }
 
 
-def _fitted(metric: DriftMetric | None, view: NightView, factor: float) -> list[Trace]:
+def _fitted(metric: DriftMetric | None, view: StageView, factor: float) -> list[Trace]:
     """The line that was fitted. A relative change is a curve that hardly bends."""
     if metric is None or metric.start is None or metric.end is None or metric.from_ns is None or metric.to_ns is None:
         return []
@@ -248,7 +248,7 @@ def _fitted(metric: DriftMetric | None, view: NightView, factor: float) -> list[
     ]
 
 
-def _gap_bars(view: NightView, low: float, high: float) -> list[Trace]:
+def _gap_bars(view: StageView, low: float, high: float) -> list[Trace]:
     """The gaps, hatched."""
     if not view.gaps:
         return []
@@ -268,7 +268,7 @@ def _gap_bars(view: NightView, low: float, high: float) -> list[Trace]:
     ]
 
 
-def _shade_warm_up(view: NightView, drawn: PlotlyObject) -> None:
+def _shade_warm_up(view: StageView, drawn: PlotlyObject) -> None:
     if view.warm_up is None:
         return
     begin, end = view.warm_up
@@ -276,7 +276,7 @@ def _shade_warm_up(view: NightView, drawn: PlotlyObject) -> None:
     drawn["shapes"].append({"type": "rect", "fillcolor": "@window", "line": {"width": 0}, "layer": "below", **ends})
 
 
-def _marks(view: NightView, drawn: PlotlyObject, high: float) -> list[Trace]:
+def _marks(view: StageView, drawn: PlotlyObject, high: float) -> list[Trace]:
     """The events, each as a line and a mark at the top."""
     shown = view.events[:MOST_MARKS]
     if not shown:
@@ -305,9 +305,9 @@ def _event_hover(event: Event) -> str:
     return hover_text(label(event_text(event)), f" · {label(event.at_utc[11:19])} UTC", label(event.detail))
 
 
-def heat_map(view: NightView, number: int) -> Chart | None:
+def heat_map(view: StageView, number: int) -> Chart | None:
     """How TTFT is distributed in each window; None if nothing was answered."""
-    counts = view.night.counts.get("ttft")
+    counts = view.stage.counts.get("ttft")
     if counts is None or not counts.count.size:
         return None
     step = -(-counts.windows // MOST_COLUMNS)
@@ -351,10 +351,10 @@ def _row_edges(counts: BucketCounts) -> Floats:
     return np.geomspace(low, max(high, low * 1.1), HEAT_ROWS + 1)
 
 
-def memory_charts(drift: Drift, view: NightView, number: int) -> tuple[Chart, ...]:
+def memory_charts(drift: Drift, view: StageView, number: int) -> tuple[Chart, ...]:
     """The memory of the server by life of its process, and ours; each only if it is known."""
-    windows = view.night.windows
-    sizes = series_of(view.night, "server_memory", None)
+    windows = view.stage.windows
+    sizes = series_of(view.stage, "server_memory", None)
     own = [None if (size := window.own_rss_bytes) is None else size / _MIB for window in windows]
     lives = sorted({window.server_life for window in windows})
     metric = drift.metrics.get("server_memory")
@@ -378,7 +378,7 @@ def memory_charts(drift: Drift, view: NightView, number: int) -> tuple[Chart, ..
 
 
 def _memory_chart(
-    chart_id: str, title: str, note: str, series: Mapping[str, Points], metric: DriftMetric | None, view: NightView
+    chart_id: str, title: str, note: str, series: Mapping[str, Points], metric: DriftMetric | None, view: StageView
 ) -> Chart:
     """series: by name, MiB in each window."""
     low, high = _range([value for values in series.values() for value in values])

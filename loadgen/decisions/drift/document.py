@@ -1,4 +1,4 @@
-"""The report of a soak: the verdict, one row a metric, what happened, and the series over the night. Pure."""
+"""The report of a soak: the verdict, one row a metric, what happened, and the series over time. Pure."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from loadgen.analysis.soak_types import DriftMetric, DriftMetricName
 from loadgen.analysis.summary import Summary
-from loadgen.decisions.drift.charts import NightView, heat_map, memory_charts, series_charts
+from loadgen.decisions.drift.charts import StageView, heat_map, memory_charts, series_charts
 from loadgen.decisions.drift.words import (
     ModelSoak,
     change_text,
@@ -57,7 +57,7 @@ class SoakReport(Struct, frozen=True):
 
     data: ReportData
     """Its summary and its manifest; no stage has records."""
-    views: tuple[NightView, ...]
+    views: tuple[StageView, ...]
     """The windows of each model that was played, in the order of `models_of_soak`."""
     events: tuple[Event, ...]
 
@@ -164,7 +164,7 @@ def soak_document(report: SoakReport) -> Document:
     return Document(opened, tuple(section for section in sections if section is not None), FOOTER)
 
 
-def _sections_of(model: ModelSoak, view: NightView, number: int, *, of: str) -> list[Section]:
+def _sections_of(model: ModelSoak, view: StageView, number: int, *, of: str) -> list[Section]:
     """The charts of a model. of: which model it is, if there are several; it then has its table here."""
     series = series_charts(model.drift, view, number)
     heat, memory = heat_map(view, number), memory_charts(model.drift, view, number)
@@ -186,7 +186,7 @@ def _sections_of(model: ModelSoak, view: NightView, number: int, *, of: str) -> 
     return sections
 
 
-def lives_table(view: NightView) -> Table:
+def lives_table(view: StageView) -> Table:
     """A row for each life of the server's process: when, and its memory at both ends and at most."""
     columns = (
         Column("life", "text"),
@@ -194,8 +194,8 @@ def lives_table(view: NightView) -> Table:
         *(Column(title) for title in ("windows", "memory at its start", "at its end", "at most")),
     )
     rows = []
-    for life in sorted({window.server_life for window in view.night.windows}):
-        own = [window for window in view.night.windows if window.server_life == life]
+    for life in sorted({window.server_life for window in view.stage.windows}):
+        own = [window for window in view.stage.windows if window.server_life == life]
         known = [size for window in own if (size := window.server_memory_bytes) is not None]
         sizes = (known[0], known[-1], max(known)) if known else (None, None, None)
         ends = (own[0].start_utc[11:16], own[-1].start_utc[11:16])

@@ -16,10 +16,10 @@ from msgspec import Struct
 from loadgen.analysis.soak_summary import soak_stage, soak_summary_of
 from loadgen.analysis.soak_types import DriftWord
 from loadgen.analysis.summary import SCHEMA, StageSummary, Summary, summary_data
-from loadgen.decisions.drift.charts import NightView, with_events
+from loadgen.decisions.drift.charts import StageView, with_events
 from loadgen.decisions.drift.document import SoakReport, soak_document
-from loadgen.decisions.drift.night import Night, read_nights
 from loadgen.decisions.drift.series import tested_windows
+from loadgen.decisions.drift.stage_windows import StageWindows, read_stage_windows
 from loadgen.decisions.drift.verdict import drifts_of
 from loadgen.decisions.drift.words import models_of_soak, page_left_out, soak_sentence, soak_word
 from loadgen.errors import InputError
@@ -82,13 +82,13 @@ def make_soak_reports(folder: Path, *, floor: Floor | None = None, page_path: Pa
     manifest = read_manifest(folder)
     if manifest.soak is None:
         raise InputError(f"{folder}: not a soak; give a folder that `loadgen soak` has left")
-    nights, events = read_nights(folder), read_events(folder)
+    played, events = read_stage_windows(folder), read_events(folder)
     floor = floor or ("strict" if manifest.scenario.strict else "contract")
     # As it was when the soak ended: the same reports, also when records were removed since.
     size = manifest.soak.run_folder_bytes
     size = measured_bytes(folder) if size is None else size
-    summary = _summary(manifest, nights, events, floor, size)
-    document = soak_document(_report(summary, manifest, nights, events))
+    summary = _summary(manifest, played, events, floor, size)
+    document = soak_document(_report(summary, manifest, played, events))
     page = html(document)
     contents = {
         "summary.json": files.json_document(summary_data(summary)),
@@ -124,26 +124,26 @@ def _write_page(path: Path, page: bytes) -> None:
 
 
 def _summary(
-    manifest: Manifest, nights: Sequence[Night], events: Sequence[Event], floor: Floor, run_folder_bytes: int
+    manifest: Manifest, played: Sequence[StageWindows], events: Sequence[Event], floor: Floor, run_folder_bytes: int
 ) -> Summary:
     """The summary of a soak. A model without windows has no `soak` and no `drift`."""
     assert manifest.soak is not None
-    by_key = {StageKey(night.target, night.model, night.level): night for night in nights}
+    by_key = {StageKey(each.target, each.model, each.level): each for each in played}
     memory_mib = manifest.host.memory_mib
-    drifts_in_order = drifts_of(nights, manifest.soak.matters, None if memory_mib is None else memory_mib * 2**20)
+    drifts_in_order = drifts_of(played, manifest.soak.matters, None if memory_mib is None else memory_mib * 2**20)
     drifts = dict(zip(by_key, drifts_in_order, strict=True))
     stages: list[StageSummary] = []
     for planned in manifest.stages:
-        night = by_key.get(planned.key)
+        windows = by_key.get(planned.key)
         stage = soak_stage(
             planned,
             manifest,
-            () if night is None else night.windows,
-            {} if night is None else night.counts,
+            () if windows is None else windows.windows,
+            {} if windows is None else windows.counts,
             floor=floor,
         )
-        if night is not None:
-            soak = soak_summary_of(planned.key, night.windows, events, run_folder_bytes=run_folder_bytes)
+        if windows is not None:
+            soak = soak_summary_of(planned.key, windows.windows, events, run_folder_bytes=run_folder_bytes)
             stage = msgspec.structs.replace(stage, soak=soak, drift=drifts[planned.key])
         stages.append(stage)
     return Summary(
@@ -159,11 +159,13 @@ def _summary(
     )
 
 
-def _report(summary: Summary, manifest: Manifest, nights: Sequence[Night], events: Sequence[Event]) -> SoakReport:
-    by_key = {StageKey(night.target, night.model, night.level): night for night in nights}
+def _report(
+    summary: Summary, manifest: Manifest, played: Sequence[StageWindows], events: Sequence[Event]
+) -> SoakReport:
+    by_key = {StageKey(each.target, each.model, each.level): each for each in played}
     views = []
     for model in models_of_soak(summary):
         stage = model.summary
-        night = by_key[StageKey(stage.target, stage.model, stage.level)]
-        views.append(NightView(night, tested_windows(night), with_events(events, stage.model)))
+        windows = by_key[StageKey(stage.target, stage.model, stage.level)]
+        views.append(StageView(windows, tested_windows(windows), with_events(events, stage.model)))
     return SoakReport(ReportData(summary=summary, manifest=manifest, stages=()), tuple(views), tuple(events))

@@ -1,4 +1,4 @@
-"""The memory of the server over a night: by life of its process, and what leaks by hour, by request and by token."""
+"""The memory of the server over a soak: by life of its process, and what leaks by hour, by request and by token."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from loadgen.stats.steady import mser_cut
 from loadgen.store.windows import WindowLine
 
 LEAST_MIB: Final = 32.0
-"""Memory that grows by less over the night is no leak."""
+"""Memory that grows by less over the soak is no leak."""
 GOES_ON: Final = 2 / 3
 """A leak's second half grows at this share of the slope of the whole or more; a cache that fills levels off."""
 _MIB: Final = float(1 << 20)
@@ -48,7 +48,7 @@ class _Floors(Struct, frozen=True):
 def memory_measure(windows: Sequence[WindowLine], matters: float, machine_bytes: int | None) -> Iterator[MemoryMeasure]:
     """The memory of the longest life of the server's process; nothing if it is too short or not known.
 
-    windows: all of the night, because memory has a warm-up of its own, and leaks by the requests of all windows, also
+    windows: all of the soak, because memory has a warm-up of its own, and leaks by the requests of all windows, also
     of those that are not tested. machine_bytes: of the machine that serves; None if that is another one, or not
     known."""
     known = tuple(window for window in windows if is_fit(window) and window.server_memory_bytes is not None)

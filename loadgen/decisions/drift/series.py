@@ -1,4 +1,4 @@
-"""The series of a night that are tested, each as a `Measure`: by how much it changed, in the unit of the report."""
+"""The series of a soak that are tested, each as a `Measure`: by how much it changed, in the unit of the report."""
 
 from collections.abc import Iterator
 from typing import Final, Literal
@@ -8,7 +8,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from loadgen.analysis.soak_types import DriftMetricName, DriftUnit
-from loadgen.decisions.drift.night import Night
+from loadgen.decisions.drift.stage_windows import StageWindows
 from loadgen.stats.bucket_counts import BucketCounts
 from loadgen.stats.drift import (
     FEWEST_WINDOWS,
@@ -70,12 +70,12 @@ class Measure(Struct, frozen=True, kw_only=True):
 
 
 class TestedWindows(Struct, frozen=True):
-    """The windows of a night that are tested, with their histograms."""
+    """The windows of a stage that are tested, with their histograms."""
 
     lines: tuple[WindowLine, ...]
     counts: dict[str, BucketCounts]
     chosen: NDArray[np.bool_]
-    """Of all windows of the night: which these are."""
+    """Of all windows of the stage: which these are."""
     warm_up: int
     """How many windows before them are left out as warm-up."""
 
@@ -91,22 +91,22 @@ def asked_of(window: WindowLine) -> int:
     return sum(window.by_outcome.values()) - window.by_outcome.get("cancelled", 0)
 
 
-def tested_windows(night: Night) -> TestedWindows:
-    """The windows of a night that are fit, without its warm-up.
+def tested_windows(stage: StageWindows) -> TestedWindows:
+    """The windows of a stage that are fit, without its warm-up.
 
     Warm-up are the first windows, and those that MSER-5 cuts off the ranks of TTFT by window. The latter only where the
-    night began slower, and in a step rather than in a line: a server that slows down is not warming up.
+    soak began slower, and in a step rather than in a line: a server that slows down is not warming up.
     """
-    fit = np.array([is_fit(window) for window in night.windows], dtype=np.bool_)
+    fit = np.array([is_fit(window) for window in stage.windows], dtype=np.bool_)
     places = np.flatnonzero(fit)
     warm_up = int(min(WARM_UP_WINDOWS, WARM_UP_SHARE * places.size))
-    answered = [place for place in places[warm_up:] if night.windows[place].ttft_p50_ms is not None]
-    cut = warm_up_of(np.array([night.windows[place].ttft_p50_ms for place in answered], dtype=np.float64))
+    answered = [place for place in places[warm_up:] if stage.windows[place].ttft_p50_ms is not None]
+    cut = warm_up_of(np.array([stage.windows[place].ttft_p50_ms for place in answered], dtype=np.float64))
     if cut:
         warm_up = int(np.searchsorted(places, answered[cut]))
     fit[places[:warm_up]] = False
-    lines = tuple(window for window, is_chosen in zip(night.windows, fit, strict=True) if is_chosen)
-    counts = {name: counts.of_windows(fit) for name, counts in night.counts.items()}
+    lines = tuple(window for window, is_chosen in zip(stage.windows, fit, strict=True) if is_chosen)
+    counts = {name: counts.of_windows(fit) for name, counts in stage.counts.items()}
     return TestedWindows(lines, counts, fit, warm_up)
 
 

@@ -15,7 +15,7 @@ class Since(Struct, frozen=True):
 
 
 def since_of(values: Floats, at: Floats) -> Since | None:
-    """When the series changed in a step; None if a straight line fits better, or nearly as well: it changed all night.
+    """When the series changed in a step; None if a straight line fits better, or nearly as well: it changed steadily.
 
     values: of each place; at: the middle of its time. Places are joined until they hardly resemble their neighbors,
     because the range is that of independent values.

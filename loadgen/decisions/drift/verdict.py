@@ -1,7 +1,7 @@
 """Whether a server drifted over a soak: the verdict on each series, and on each model. Pure.
 
-nights = read_nights(folder)
-drifts = drifts_of(nights, matters=0.05, machine_bytes=None)
+stages = read_stage_windows(folder)
+drifts = drifts_of(stages, matters=0.05, machine_bytes=None)
 """
 
 from collections.abc import Sequence
@@ -21,15 +21,15 @@ from loadgen.analysis.soak_types import (
 )
 from loadgen.analysis.summary import rounded
 from loadgen.decisions.drift.memory import MemoryMeasure, memory_measure
-from loadgen.decisions.drift.night import Night
 from loadgen.decisions.drift.series import Measure, TestedWindows, is_fit, measures_of, tested_windows
 from loadgen.decisions.drift.since import Since, since_of
+from loadgen.decisions.drift.stage_windows import StageWindows
 from loadgen.plan.soak import MIN_WINDOWS
 from loadgen.stats.drift import holm
 from loadgen.store.windows import WindowLine
 
 FALSE_ALARMS: Final = 0.04
-"""Of how many quiet nights any metric of any model may be significant. 4 %, so that nights whose pace wanders slowly
+"""Of how many quiet soaks any metric of any model may be significant. 4 %, so that soaks whose pace wanders slowly
 stay below 5 %."""
 MIN_ANSWERS: Final = 300
 """With fewer answers in the windows that are tested, there is no verdict."""
@@ -42,34 +42,34 @@ NEVER_DECIDES: Final = frozenset[DriftMetricName]({"temperature"})
 
 
 class _Tested(Struct, frozen=True):
-    night: Night
+    stage: StageWindows
     windows: TestedWindows
     measures: tuple[Measure, ...]
     why: Literal["few_windows", "few_requests"] | None
 
 
-def drifts_of(nights: Sequence[Night], matters: float, machine_bytes: int | None = None) -> tuple[Drift, ...]:
-    """The drift of each night of a run, in their order.
+def drifts_of(stages: Sequence[StageWindows], matters: float, machine_bytes: int | None = None) -> tuple[Drift, ...]:
+    """The drift of each stage of a soak, in their order.
 
     matters: the smallest change that counts, of medians, the pace and the memory (0.05: 5 %). machine_bytes: the memory
-    of the machine that serves, if it is this one and known. All metrics of all nights are one family: the more there
+    of the machine that serves, if it is this one and known. All metrics of all stages are one family: the more there
     are, the surer each must be.
     """
-    tested = [_test(night, matters, machine_bytes) for night in nights]
+    tested = [_test(stage, matters, machine_bytes) for stage in stages]
     adjusted = iter(holm([measure.movement.p for each in tested for measure in each.measures]))
     return tuple(_drift(each, [next(adjusted) for _ in each.measures]) for each in tested)
 
 
-def _test(night: Night, matters: float, machine_bytes: int | None) -> _Tested:
-    windows = tested_windows(night)
-    fit = [window for window in night.windows if is_fit(window)]
+def _test(stage: StageWindows, matters: float, machine_bytes: int | None) -> _Tested:
+    windows = tested_windows(stage)
+    fit = [window for window in stage.windows if is_fit(window)]
     if len(fit) < MIN_WINDOWS:
-        return _Tested(night, windows, (), "few_windows")
+        return _Tested(stage, windows, (), "few_windows")
     if sum(window.ok for window in fit) < MIN_ANSWERS:
-        return _Tested(night, windows, (), "few_requests")
-    measures = (*measures_of(windows, matters), *memory_measure(night.windows, matters, machine_bytes))
+        return _Tested(stage, windows, (), "few_requests")
+    measures = (*measures_of(windows, matters), *memory_measure(stage.windows, matters, machine_bytes))
     ordered = sorted(measures, key=lambda measure: DRIFT_METRICS.index(measure.name))
-    return _Tested(night, windows, tuple(ordered), None)
+    return _Tested(stage, windows, tuple(ordered), None)
 
 
 def _drift(tested: _Tested, adjusted: Sequence[float]) -> Drift:
@@ -78,7 +78,7 @@ def _drift(tested: _Tested, adjusted: Sequence[float]) -> Drift:
     verdict = verdict_of(metrics)
     deciding = [metric for name, metric in metrics.items() if metric.verdict == verdict and name not in NEVER_DECIDES]
     surest = min(deciding, key=lambda metric: metric.p_adjusted or 0.0, default=None)
-    timed = [window for window in tested.night.windows if not window.draining]
+    timed = [window for window in tested.stage.windows if not window.draining]
     spent_s = (timed[-1].end_ns - timed[0].start_ns) / 1e9 if timed else 0.0
     return Drift(
         verdict=verdict,

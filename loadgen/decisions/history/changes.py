@@ -10,7 +10,7 @@ from typing import Final, Literal
 import numpy as np
 from msgspec import Struct
 
-from loadgen.decisions.history.candidates import Boundary, Candidates, candidates_in
+from loadgen.decisions.history.possible_causes import Boundary, PossibleCauses, possible_causes_in
 from loadgen.decisions.history.series import NightSeries
 from loadgen.stats.change_points import STRETCH, ChangePoint, Floats, Size, change_points, split_range
 from loadgen.stats.median import median
@@ -42,7 +42,7 @@ class NightChange(Struct, frozen=True, kw_only=True):
     """The range of nights in which the new level began, with 95 % confidence."""
     deviate: float
     """How sure it is, as a normal deviate."""
-    candidates: Candidates
+    possible_causes: PossibleCauses
     """What else changed in that range."""
     gone_on: int | None
     """The first night of a later level that is back at the one before this change, or beyond it."""
@@ -118,7 +118,7 @@ def _change_of(
         earliest=at[low],
         latest=at[high],
         deviate=point.deviate,
-        candidates=candidates_in(boundaries, at[low - 1], at[high], (at[point.split - 1], at[point.split])),
+        possible_causes=possible_causes_in(boundaries, at[low - 1], at[high], (at[point.split - 1], at[point.split])),
         gone_on=None if gone is None else at[gone.split],
     )
 

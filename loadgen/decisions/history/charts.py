@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from datetime import UTC
 from typing import Final
 
-from loadgen.decisions.history.candidates import boundaries_of
 from loadgen.decisions.history.changes import NightChange, levels_of
+from loadgen.decisions.history.possible_causes import boundaries_of
 from loadgen.decisions.history.series import NightSeries
 from loadgen.decisions.history.verdict import HistoryAnswer
 from loadgen.decisions.history.words import change_text, format_value, night_day, series_name

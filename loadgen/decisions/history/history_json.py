@@ -41,7 +41,7 @@ class ChangeJson(Struct, frozen=True, kw_only=True):
     traits: tuple[str, ...]
     gone_on: str | None
     new: bool
-    """Whether its event was first shown, for the worse or for the better, by the newest night, or since `--since`."""
+    """Whether its group was first shown, for the worse or for the better, by the newest night, or since `--since`."""
 
 
 class BreakJson(Struct, frozen=True):
@@ -99,9 +99,9 @@ def history_json(answer: HistoryAnswer) -> HistoryJson:
         newest=None if newest is None else newest.run_id,
         verdict=answer.verdict,
         changes=tuple(
-            _change(answer, change, is_new=event.is_new(change.direction, answer.since))
-            for event in answer.events
-            for change in event.changes
+            _change(answer, change, is_new=group.is_new(change.direction, answer.since))
+            for group in answer.change_groups
+            for change in group.changes
         ),
         series=tuple(_series(answer, series) for series in answer.series),
         breaks=tuple(_break(answer, each) for each in answer.breaks),
@@ -124,8 +124,8 @@ def _change(answer: HistoryAnswer, change: NightChange, *, is_new: bool) -> Chan
         utc=answer.nights[change.night].started_utc,
         between=(ids[change.earliest], ids[change.latest]),
         shown_by=ids[change.shown_by],
-        builds=change.candidates.builds,
-        traits=change.candidates.traits,
+        builds=change.possible_causes.builds,
+        traits=change.possible_causes.traits,
         gone_on=None if change.gone_on is None else ids[change.gone_on],
         new=is_new,
     )

@@ -31,10 +31,10 @@ OVER: Final = f"over {COMPARED} nights"
 
 
 def history_text(answer: HistoryAnswer, notes: Sequence[str], screen: Screen) -> str:
-    """What `loadgen history` prints: the verdict, a line an event, and a row a series."""
+    """What `loadgen history` prints: the verdict, a line a group, and a row a series."""
     verdict = (screen.styled(line, "bold") for line in _wrapped(verdict_sentence(answer), screen))
-    events = (part for line in history_lines(answer) for part in _wrapped(f"· {line}", screen, "  "))
-    head = [*_wrapped(title_text(answer), screen), *verdict, *events]
+    changes = (part for line in history_lines(answer) for part in _wrapped(f"· {line}", screen, "  "))
+    head = [*_wrapped(title_text(answer), screen), *verdict, *changes]
     width = _sparkline_width(_table(answer.series, 0), screen)
     groups = _by_name(answer)
     tables = [table_text(_table(series, width), name, screen) for name, series in groups.items()]

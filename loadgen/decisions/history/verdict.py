@@ -10,9 +10,9 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from loadgen.decisions.history.breaks import SeriesBreak, breaks_of
-from loadgen.decisions.history.candidates import boundaries_of
+from loadgen.decisions.history.change_groups import ChangeGroup, change_groups_of
 from loadgen.decisions.history.changes import NightChange, changes_of
-from loadgen.decisions.history.events import NightEvent, events_of
+from loadgen.decisions.history.possible_causes import boundaries_of
 from loadgen.decisions.history.series import NightSeries, StageSeries, in_order, series_of, stage_series_of
 from loadgen.stats.change_points import MIN_VALUES
 from loadgen.store.history import NightRecord
@@ -55,7 +55,7 @@ class HistoryAnswer(Struct, frozen=True, kw_only=True):
     since: int
     """The first night by which something new may have been shown; the number of all nights if there is none."""
     series: tuple[NightSeries, ...]
-    events: tuple[NightEvent, ...]
+    change_groups: tuple[ChangeGroup, ...]
     """The newest first."""
     breaks: tuple[SeriesBreak, ...]
     """Where series begin anew; the newest first."""
@@ -66,16 +66,16 @@ class HistoryAnswer(Struct, frozen=True, kw_only=True):
 
     @property
     def changes(self) -> tuple[NightChange, ...]:
-        """Event by event."""
-        return tuple(change for event in self.events for change in event.changes)
+        """Group by group."""
+        return tuple(change for group in self.change_groups for change in group.changes)
 
     @property
     def verdict(self) -> HistoryVerdict:
         if self.usable < MIN_VALUES:
             return "not enough nights"
-        if any(event.is_new("worse", self.since) and event.stands for event in self.events):
+        if any(group.is_new("worse", self.since) and group.stands for group in self.change_groups):
             return "regression"
-        if any(event.is_new("better", self.since) for event in self.events):
+        if any(group.is_new("better", self.since) for group in self.change_groups):
             return "improvement"
         return "same"
 
@@ -115,7 +115,7 @@ def history_of(nights: Sequence[NightRecord], settings: HistorySettings) -> Hist
         usable=max((len(each.used) for each in series), default=0),
         since=_since(ordered, chosen, settings.since),
         series=tuple(series),
-        events=events_of(changes, ordered),
+        change_groups=change_groups_of(changes, ordered),
         breaks=tuple(each for each in breaks_of(ordered, every) if each.night in chosen),
     )
 

@@ -1,4 +1,4 @@
-"""A history in words: a sentence for each event, and the numbers in their units. Pure."""
+"""A history in words: a sentence for each group, and the numbers in their units. Pure."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Final
 
 from loadgen.decisions.history.breaks import SeriesBreak
+from loadgen.decisions.history.change_groups import ChangeGroup
 from loadgen.decisions.history.changes import NightChange
-from loadgen.decisions.history.events import NightEvent
 from loadgen.decisions.history.series import StageSeriesKey
 from loadgen.decisions.history.verdict import HistoryAnswer
 from loadgen.report.format import format_count, format_duration, format_number, format_percent
@@ -34,13 +34,13 @@ def verdict_sentence(answer: HistoryAnswer) -> str:
     where = "the newest night" if asked is None else f"a night since {_day(asked, newest)}"
     match answer.verdict:
         case "regression":
-            event = next(each for each in answer.events if each.is_new("worse", answer.since) and each.stands)
-            return f"Worse, as {where} showed: {', '.join(map(_change_name, event.changes))}."
+            group = next(each for each in answer.change_groups if each.is_new("worse", answer.since) and each.stands)
+            return f"Worse, as {where} showed: {', '.join(map(_change_name, group.changes))}."
         case "improvement":
-            event = next(each for each in answer.events if each.is_new("better", answer.since))
-            return f"Better, as {where} showed: {', '.join(map(_change_name, event.changes))}."
+            group = next(each for each in answer.change_groups if each.is_new("better", answer.since))
+            return f"Better, as {where} showed: {', '.join(map(_change_name, group.changes))}."
         case _:
-            standing = sum(event.stands for event in answer.events)
+            standing = sum(group.stands for group in answer.change_groups)
             still = f"; {format_count(standing, 'earlier regression')} still there" if standing else ""
             return f"Nothing newly worse, as {where} showed{still}."
 
@@ -57,15 +57,15 @@ def title_text(answer: HistoryAnswer) -> str:
 
 
 def history_lines(answer: HistoryAnswer) -> list[str]:
-    """A sentence for each event, and for each night on which series begin anew; the newest first."""
-    dated = [(event.first_shown_by, event_sentence(answer, event)) for event in answer.events]
+    """A sentence for each group, and for each night on which series begin anew; the newest first."""
+    dated = [(group.first_shown_by, group_sentence(answer, group)) for group in answer.change_groups]
     dated += [(each.night, break_sentence(answer, each)) for each in answer.breaks]
     return [sentence for _, sentence in sorted(dated, key=lambda pair: -pair[0])]
 
 
-def event_sentence(answer: HistoryAnswer, event: NightEvent) -> str:
+def group_sentence(answer: HistoryAnswer, group: ChangeGroup) -> str:
     """`ttft_p95 rose 12 % (412 → 462 ms) on 11 Nov (10 to 12 Nov), between builds b10711 and b10719; …`."""
-    lead, nights = event.lead, answer.nights
+    lead, nights = group.lead, answer.nights
     newest = nights[-1]
     metric = lead.series.metric
     verb = "rose" if lead.after > lead.before else "fell"
@@ -76,38 +76,38 @@ def event_sentence(answer: HistoryAnswer, event: NightEvent) -> str:
         f"{metric.name} {verb} {_size(lead)}({levels_text(metric, lead.before, lead.after)}) "
         f"on {night_day(nights[lead.night], newest)}{range_text}{_builds(lead)}"
     ]
-    if others := event.changes[1:]:
+    if others := group.changes[1:]:
         parts.append(f"with it {', '.join(map(_change_name, others))}")
-    if lead.candidates.traits:
-        parts.append(f"then too: {_named(lead.candidates.traits)}")
-    shown_on = night_day(nights[event.first_shown_by], newest)
-    by_lead = lead.shown_by == event.first_shown_by
-    # The lead may have begun, by its own estimate, after another metric had shown the event.
+    if lead.possible_causes.traits:
+        parts.append(f"then too: {_named(lead.possible_causes.traits)}")
+    shown_on = night_day(nights[group.first_shown_by], newest)
+    by_lead = lead.shown_by == group.first_shown_by
+    # The lead may have begun, by its own estimate, after another metric had shown the group.
     parts.append(
         f"shown by the night of {shown_on}"
         if by_lead
-        else f"first shown by {_first_name(event)} in the night of {shown_on}"
+        else f"first shown by {_first_name(group)} in the night of {shown_on}"
     )
-    if gone := _gone(event):
+    if gone := _gone(group):
         parts.append(f"gone on {night_day(nights[gone], newest)}")
-    return f"{_word(answer, event)}{_owner(answer, lead)}: {'; '.join(parts)}"
+    return f"{_word(answer, group)}{_owner(answer, lead)}: {'; '.join(parts)}"
 
 
-def _first_name(event: NightEvent) -> str:
-    """The metric that first showed an event."""
-    return next(each.series.metric.name for each in event.changes if each.shown_by == event.first_shown_by)
+def _first_name(group: ChangeGroup) -> str:
+    """The metric that first showed a group."""
+    return next(each.series.metric.name for each in group.changes if each.shown_by == group.first_shown_by)
 
 
-def _word(answer: HistoryAnswer, event: NightEvent) -> str:
-    """Whether the event is for the worse or the better, and whether that is news."""
-    word = event.lead.direction
-    is_new = (event.is_new("worse", answer.since) and event.stands) or event.is_new("better", answer.since)
+def _word(answer: HistoryAnswer, group: ChangeGroup) -> str:
+    """Whether the group is for the worse or the better, and whether that is news."""
+    word = group.lead.direction
+    is_new = (group.is_new("worse", answer.since) and group.stands) or group.is_new("better", answer.since)
     return f"new, {word}" if is_new else word
 
 
-def _gone(event: NightEvent) -> int | None:
-    """The night on which the last of an event's changes was gone; None if one of them stands."""
-    nights = [change.gone_on for change in event.changes]
+def _gone(group: ChangeGroup) -> int | None:
+    """The night on which the last of a group's changes was gone; None if one of them stands."""
+    nights = [change.gone_on for change in group.changes]
     return None if any(night is None for night in nights) else max(night for night in nights if night is not None)
 
 
@@ -161,10 +161,10 @@ def _same_stage(first: StageSeriesKey, second: StageSeriesKey) -> bool:
 
 
 def _builds(change: NightChange) -> str:
-    builds = change.candidates.builds
+    builds = change.possible_causes.builds
     if not builds:
         return ""
-    if change.candidates.is_between_two_builds:
+    if change.possible_causes.is_between_two_builds:
         return f", between builds {builds[0]} and {builds[1]}"
     return f", builds {_named(builds)}"
 

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from benchmarks.soak_nights import Truth, night_of
 from loadgen.analysis.soak_types import DRIFT_METRICS, Drift, DriftMetric, DriftMetricName
-from loadgen.decisions.drift.night import Night
+from loadgen.decisions.drift.stage_windows import StageWindows
 from loadgen.decisions.drift.verdict import drifts_of, verdict_of
 from loadgen.store.windows import WindowLine
 
@@ -18,21 +18,21 @@ SLOWER = Truth("AR(1), 0.6 a minute", drift=float(np.log(1.3)), failed_share=0.0
 LEAKS = Truth("AR(1), 0.6 a minute", memory="a leak of 16 MiB/h beside 5 MiB of noise", failed_share=0.0005)
 
 
-def simulated(truth: Truth, seed: int = 1) -> Night:
+def simulated(truth: Truth, seed: int = 1) -> StageWindows:
     return night_of(truth, np.random.default_rng(seed))
 
 
-def with_windows(night: Night, change: Callable[[WindowLine], WindowLine]) -> Night:
+def with_windows(night: StageWindows, change: Callable[[WindowLine], WindowLine]) -> StageWindows:
     return replace(night, windows=tuple(map(change, night.windows)))
 
 
-def first_windows(night: Night, number: int) -> Night:
+def first_windows(night: StageWindows, number: int) -> StageWindows:
     chosen = np.arange(len(night.windows)) < number
     counts = {name: counts.of_windows(chosen) for name, counts in night.counts.items()}
     return replace(night, windows=night.windows[:number], counts=counts)
 
 
-def drift_of(night: Night) -> Drift:
+def drift_of(night: StageWindows) -> Drift:
     return drifts_of([night], MATTERS)[0]
 
 

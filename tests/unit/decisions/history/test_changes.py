@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from loadgen.decisions.history.candidates import Candidates, boundaries_of, candidates_in
 from loadgen.decisions.history.changes import NightChange, changes_of, levels_of, matters_of
+from loadgen.decisions.history.possible_causes import PossibleCauses, boundaries_of, possible_causes_in
 from loadgen.store.history import NightRecord
 from loadgen.store.night_metrics import FAILED_SHARE, parse_metric
 from tests.night_records import night, nights_of, only_series, stage, step, wobble
@@ -81,27 +81,27 @@ def test_ten_nights_are_too_few_and_eleven_are_enough() -> None:
 
 def test_a_build_that_changed_in_the_range_is_named_with_the_one_before() -> None:
     change = only_change(nights_of(step(30, 20, 1.4), ["b1"] * 30 + ["b2"] * 20))
-    assert change.candidates.builds == ("b1", "b2")
-    assert change.candidates.is_between_two_builds
+    assert change.possible_causes.builds == ("b1", "b2")
+    assert change.possible_causes.is_between_two_builds
 
 
 def test_builds_that_changed_long_before_or_after_are_not_named() -> None:
     names = ["b1"] * 10 + ["b2"] * 32 + ["b3"] * 8
-    candidates = only_change(nights_of(step(30, 20, 1.4), names)).candidates
-    assert (candidates.builds, candidates.is_between_two_builds) == ((), False)
+    causes = only_change(nights_of(step(30, 20, 1.4), names)).possible_causes
+    assert (causes.builds, causes.is_between_two_builds) == ((), False)
 
 
-def candidates(names: Sequence[str], old: int, new: int, split: int) -> Candidates:
+def causes(names: Sequence[str], old: int, new: int, split: int) -> PossibleCauses:
     """What changed between two nights, from the build and from the source of power of each night."""
     nights = [
         night(day, stage(1.0, build=name), traits={"power": name.replace("b", "source ")})
         for day, name in enumerate(names)
     ]
-    return candidates_in(boundaries_of(only_series(nights).stage, nights), old, new, (split - 1, split))
+    return possible_causes_in(boundaries_of(only_series(nights).stage, nights), old, new, (split - 1, split))
 
 
 def test_of_several_builds_the_one_that_changed_exactly_at_the_split_is_first() -> None:
-    several = candidates(["b1", "b1", "b2", "b3", "b3"], 0, 4, split=3)
+    several = causes(["b1", "b1", "b2", "b3", "b3"], 0, 4, split=3)
     assert several.builds == ("b2", "b3", "b1")
     assert not several.is_between_two_builds
     assert several.traits == ("power source 2 → source 3", "power source 1 → source 2")
@@ -109,12 +109,12 @@ def test_of_several_builds_the_one_that_changed_exactly_at_the_split_is_first() 
 
 def test_the_build_of_the_night_before_the_range_is_the_old_one() -> None:
     names = ["b1", "b2", "b3", "b4", "b5"]
-    assert candidates(names, 1, 2, split=2) == Candidates(("b2", "b3"), True, ("power source 2 → source 3",))
-    assert candidates(names, 2, 2, split=2) == Candidates((), False, ())
+    assert causes(names, 1, 2, split=2) == PossibleCauses(("b2", "b3"), True, ("power source 2 → source 3",))
+    assert causes(names, 2, 2, split=2) == PossibleCauses((), False, ())
 
 
 def test_what_changed_and_changed_back_is_told_twice() -> None:
-    back = candidates(["b1", "b1", "b2", "b1", "b1"], 0, 4, split=2)
+    back = causes(["b1", "b1", "b2", "b1", "b1"], 0, 4, split=2)
     assert back.builds == ("b1", "b2")
     assert not back.is_between_two_builds
     assert back.traits == ("power source 1 → source 2", "power source 2 → source 1")
@@ -122,14 +122,14 @@ def test_what_changed_and_changed_back_is_told_twice() -> None:
 
 def test_a_night_without_a_known_build_may_have_had_either() -> None:
     names = ["b1"] * 28 + [None, None, None, None] + ["b2"] * 18
-    candidates = only_change(nights_of(step(30, 20, 1.5), names)).candidates
-    assert candidates.builds == ("b1", "b2")
-    assert not candidates.is_between_two_builds
+    causes = only_change(nights_of(step(30, 20, 1.5), names)).possible_causes
+    assert causes.builds == ("b1", "b2")
+    assert not causes.is_between_two_builds
 
 
 def test_without_any_known_build_none_is_named() -> None:
-    candidates = only_change(nights_of(step(30, 20, 1.5))).candidates
-    assert (candidates.builds, candidates.is_between_two_builds, candidates.traits) == ((), False, ())
+    causes = only_change(nights_of(step(30, 20, 1.5))).possible_causes
+    assert (causes.builds, causes.is_between_two_builds, causes.traits) == ((), False, ())
 
 
 def test_two_builds_in_one_night_are_two_nights() -> None:
@@ -139,15 +139,15 @@ def test_two_builds_in_one_night_are_two_nights() -> None:
     change = only_change(nights)
     assert nights[30].date == nights[29].date
     assert change.night == 31
-    assert change.candidates.builds == ("b1.1", "b2")
+    assert change.possible_causes.builds == ("b1.1", "b2")
 
 
 def test_the_build_of_a_night_that_does_not_count_is_known_all_the_same() -> None:
     nights = nights_of(step(30, 20, 1.4), ["b1"] * 30 + ["b3"] * 20)
     nights.insert(30, night(29.5, stage(900.0, build="b2", verdict="invalid"), run="bad"))
     change = only_change(nights)
-    assert change.candidates.builds == ("b1", "b2", "b3")
-    assert not change.candidates.is_between_two_builds
+    assert change.possible_causes.builds == ("b1", "b2", "b3")
+    assert not change.possible_causes.is_between_two_builds
 
 
 def test_traits_of_the_machine_and_of_the_server_that_changed_are_told() -> None:
@@ -156,7 +156,7 @@ def test_traits_of_the_machine_and_of_the_server_that_changed_are_told() -> None
         new = day >= 30
         kernel = {"kernel": "6.12.9" if new else "6.12.5", "power": "mains", **({"firmware": "7"} if new else {})}
         nights.append(night(day, stage(value, traits={"model file": "ffff" if new else "0000"}), traits=kernel))
-    assert only_change(nights).candidates.traits == ("kernel 6.12.5 → 6.12.9", "model file 0000 → ffff")
+    assert only_change(nights).possible_causes.traits == ("kernel 6.12.5 → 6.12.9", "model file 0000 → ffff")
 
 
 def test_a_server_version_that_is_the_build_is_told_once() -> None:
@@ -167,7 +167,7 @@ def test_a_server_version_that_is_the_build_is_told_once() -> None:
             for day, (value, version) in enumerate(zip(step(30, 20, 1.4), versions, strict=True))
         ]
 
-    unlabeled, labeled = only_change(nights(None)).candidates, only_change(nights("same")).candidates
+    unlabeled, labeled = only_change(nights(None)).possible_causes, only_change(nights("same")).possible_causes
     assert (unlabeled.builds, unlabeled.traits) == (("v1", "v2"), ())
     assert (labeled.builds, labeled.traits) == ((), ("server v1 → v2",))
 

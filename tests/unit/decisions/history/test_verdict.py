@@ -96,16 +96,16 @@ def days(history: HistoryAnswer, nights: Iterable[int]) -> list[int]:
     return [(history.nights[each].moment - FIRST).days for each in nights]
 
 
-def test_of_a_year_exactly_the_true_events_are_told_the_newest_first() -> None:
+def test_of_a_year_exactly_the_true_groups_are_told_the_newest_first() -> None:
     history = answer()
-    leads = [event.lead for event in history.events]
+    leads = [group.lead for group in history.change_groups]
     assert all(
         abs(day - truth) <= 1
         for day, truth in zip(
             days(history, (lead.night for lead in leads)), (TWO_BUILDS, CAME_BACK, WENT_AWAY, STEP), strict=True
         )
     )
-    assert [sorted(change.series.metric.name for change in event.changes) for event in history.events] == [
+    assert [sorted(change.series.metric.name for change in group.changes) for group in history.change_groups] == [
         ["itl_p50", "output_tokens_per_s"],
         ["server_memory"],
         ["server_memory"],
@@ -115,30 +115,30 @@ def test_of_a_year_exactly_the_true_events_are_told_the_newest_first() -> None:
 
 
 def test_the_real_step_is_told_between_its_two_builds() -> None:
-    event = answer().events[-1]
-    for change in event.changes:
+    group = answer().change_groups[-1]
+    for change in group.changes:
         assert change.change == pytest.approx(0.12, abs=0.03)
         assert change.earliest <= change.night <= change.latest
-        assert change.candidates.builds == ("b1", "b2")
-        assert change.candidates.is_between_two_builds
-        assert change.candidates.traits == ()  # the kernel changed three weeks later
+        assert change.possible_causes.builds == ("b1", "b2")
+        assert change.possible_causes.is_between_two_builds
+        assert change.possible_causes.traits == ()  # the kernel changed three weeks later
         assert change.gone_on is None
 
 
 def test_a_step_that_went_away_has_gone_on_the_night_on_which_it_did() -> None:
-    back, up = (event.lead for event in answer().events[1:3])
+    back, up = (group.lead for group in answer().change_groups[1:3])
     assert up.gone_on == back.night
     assert back.gone_on is None
-    assert (up.candidates.builds, back.candidates.builds) == ((), ())
+    assert (up.possible_causes.builds, back.possible_causes.builds) == ((), ())
 
 
 def test_of_two_builds_in_one_night_the_right_one_is_named() -> None:
     """Of the two runs of that day, the second had b3 and was still as slow; b4 came on the next night."""
-    event = answer().events[0]
-    assert {change.candidates.builds for change in event.changes} == {("b3", "b4")}
-    second = answer().nights[event.lead.night - 1]
+    group = answer().change_groups[0]
+    assert {change.possible_causes.builds for change in group.changes} == {("b3", "b4")}
+    second = answer().nights[group.lead.night - 1]
     assert second.run_id.endswith("second")
-    assert second.date == answer().nights[event.lead.night - 2].date
+    assert second.date == answer().nights[group.lead.night - 2].date
 
 
 def test_the_scenario_and_the_machine_are_told_as_such_and_their_levels_are_no_change() -> None:
@@ -166,15 +166,17 @@ def test_the_nights_that_count_are_told() -> None:
 
 def test_night_by_night_the_exit_code_is_one_once_for_each_regression() -> None:
     """And on no other night of the year: not for its second metric, not for the machine, not for an outlier."""
-    shown = [event.shown_by["worse"] + 1 for event in answer().events if "worse" in event.shown_by]
-    around = {count + near for event in answer().events for count in event.shown_by.values() for near in range(4)}
+    shown = [group.shown_by["worse"] + 1 for group in answer().change_groups if "worse" in group.shown_by]
+    around = {
+        count + near for group in answer().change_groups for count in group.shown_by.values() for near in range(4)
+    }
     counts = sorted(around | {MACHINE + 1, SCENARIO + 1} | set(range(11, len(year()), 40)))
     fails = [count for count in counts if answer_up_to(count).fails("regression")]
     assert fails == sorted(shown)
     assert len(fails) == 2
 
 
-def test_night_by_night_no_event_is_taken_back() -> None:
+def test_night_by_night_no_group_is_taken_back() -> None:
     def lasting(history: HistoryAnswer) -> set[tuple[object, ...]]:
         return {
             (
@@ -183,10 +185,10 @@ def test_night_by_night_no_event_is_taken_back() -> None:
                 change.shown_by,
                 change.before,
                 change.after,
-                event.first_shown_by,
+                group.first_shown_by,
             )
-            for event in history.events
-            for change in event.changes
+            for group in history.change_groups
+            for change in group.changes
         }
 
     for earlier, later in pairwise(range(80, len(year()) + 1, 35)):
@@ -366,9 +368,9 @@ def test_in_the_json_a_value_that_does_not_count_is_null() -> None:
     assert (series.values, series.usable) == ((1.0, None, None), 1)
 
 
-def test_in_the_json_a_regression_is_new_as_its_event_is() -> None:
+def test_in_the_json_a_regression_is_new_as_its_group_is() -> None:
     assert verdict_in(history_json(history_of(REGRESSED, SETTINGS))) == "regression"
-    for count in (*(event.shown_by.get("worse", 0) + 1 for event in answer().events), 200):
+    for count in (*(group.shown_by.get("worse", 0) + 1 for group in answer().change_groups), 200):
         document = history_json(answer_up_to(count))
         assert (document.verdict == "regression") == (verdict_in(document) == "regression")
 
@@ -390,6 +392,6 @@ def test_breaks_are_in_the_json_with_what_differs() -> None:
     assert machine.levels[0].metric == "ttft_p50"
 
 
-def test_a_step_of_the_values_of_two_models_is_two_events() -> None:
+def test_a_step_of_the_values_of_two_models_is_two_groups() -> None:
     nights = [night(day, stage(value), stage(value, model="n")) for day, value in enumerate(step(30, 10, 1.4))]
-    assert len(history_of(nights, SETTINGS).events) == 2
+    assert len(history_of(nights, SETTINGS).change_groups) == 2

@@ -10,8 +10,8 @@ from loadgen.decisions.history.table import history_text
 from loadgen.decisions.history.verdict import HistoryAnswer
 from loadgen.decisions.history.words import (
     BLOCKS,
-    event_sentence,
     format_value,
+    group_sentence,
     history_lines,
     levels_text,
     signed_text,
@@ -48,21 +48,21 @@ def test_a_regression_is_a_sentence_with_its_size_its_nights_and_its_builds(tmp_
     assert title_text(answer) == f"summarizer · 23 nights · machine {MACHINE} (a CPU)"
 
 
-def test_an_event_that_another_metric_showed_first_names_that_metric(tmp_path: Path) -> None:
-    """Or the surest change could begin, by its own estimate, after the night that showed the event."""
+def test_a_group_that_another_metric_showed_first_names_that_metric(tmp_path: Path) -> None:
+    """Or the surest change could begin, by its own estimate, after the night that showed the group."""
     later = msgspec.structs.replace(SLOWER, factors={"ttft_p50": 1.4})
     both = msgspec.structs.replace(SLOWER, factors={"ttft_p50": 1.4, "ttft_p95": 1.3})
     answer = answer_of(tmp_path, *[QUIET] * 30, *[later] * 2, *[both] * 60, noise=0.005)
-    (event,) = answer.events
+    (group,) = answer.change_groups
     (line,) = history_lines(answer)
-    first = min(event.changes, key=lambda change: change.shown_by)
-    assert len({change.shown_by for change in event.changes}) == 2
+    first = min(group.changes, key=lambda change: change.shown_by)
+    assert len({change.shown_by for change in group.changes}) == 2
     name = first.series.metric.name
-    ending = "; shown by the night of " if event.lead == first else f"; first shown by {name} in the night of "
+    ending = "; shown by the night of " if group.lead == first else f"; first shown by {name} in the night of "
     assert ending in line
-    led_by_the_later = msgspec.structs.replace(event, changes=event.changes[::-1])
-    other = "; first shown by " if event.lead == first else "; shown by the night of "
-    assert other in event_sentence(answer, led_by_the_later)
+    led_by_the_later = msgspec.structs.replace(group, changes=group.changes[::-1])
+    other = "; first shown by " if group.lead == first else "; shown by the night of "
+    assert other in group_sentence(answer, led_by_the_later)
 
 
 def test_what_was_shown_before_is_not_news_and_is_still_there(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class Boundary(Struct, frozen=True):
         return f"{self.name} {self.old} → {self.new}"
 
 
-class Candidates(Struct, frozen=True):
+class PossibleCauses(Struct, frozen=True):
     """What changed within the range of a change of a level."""
 
     builds: tuple[str, ...]
@@ -58,7 +58,7 @@ def boundaries_of(stage: StageSeries, nights: Sequence[NightRecord]) -> tuple[Bo
     return tuple(boundaries)
 
 
-def candidates_in(boundaries: Iterable[Boundary], old: int, new: int, split: tuple[int, int]) -> Candidates:
+def possible_causes_in(boundaries: Iterable[Boundary], old: int, new: int, split: tuple[int, int]) -> PossibleCauses:
     """What changed in a range of nights.
 
     old: the last night before the range, whose level is the old one. new: the last night of the range, whose level is
@@ -68,7 +68,7 @@ def candidates_in(boundaries: Iterable[Boundary], old: int, new: int, split: tup
     within.sort(key=lambda boundary: not (split[0] <= boundary.after and boundary.by <= split[1]))
     builds = [boundary for boundary in within if boundary.name == BUILD]
     steps = {(boundary.old, boundary.new) for boundary in builds}
-    return Candidates(
+    return PossibleCauses(
         tuple(dict.fromkeys(name for boundary in builds for name in (boundary.old, boundary.new))),
         len(builds) == 1 and builds[0].after >= old and builds[0].by <= new,
         tuple(

@@ -16,7 +16,7 @@ UsedBuckets = tuple[Ids, Ids]
 """The buckets of one window that have values, ascending, and how many each has."""
 
 
-class Night(Struct, frozen=True):
+class StageWindows(Struct, frozen=True):
     """The soak of one model at its level: all of its windows, also those after the deadline."""
 
     model: str
@@ -29,29 +29,29 @@ class Night(Struct, frozen=True):
     `windows`."""
 
 
-def read_nights(folder: Path) -> tuple[Night, ...]:
-    """The nights in a run folder, in the order in which they began; none if it has no windows.
+def read_stage_windows(folder: Path) -> tuple[StageWindows, ...]:
+    """The stages of a soak, in the order in which they began; none if it has no windows.
 
     Histograms without a window are left out: whoever wrote them was killed before the window was complete. Raises
     InputError if a file cannot be read.
     """
-    of_night: dict[tuple[str, str, str], list[WindowLine]] = {}
+    of_stage: dict[tuple[str, str, str], list[WindowLine]] = {}
     for window in read_windows(folder):
-        of_night.setdefault((window.model, window.target, window.level), []).append(window)
-    if not of_night:
+        of_stage.setdefault((window.model, window.target, window.level), []).append(window)
+    if not of_stage:
         return ()
     used: dict[str, dict[float, UsedBuckets]] = {}
     for interval in _intervals(folder / HISTOGRAMS):
         used.setdefault(interval.tag, {})[interval.start_s] = _used(interval)
-    nights = []
-    for (model, target, level), windows in of_night.items():
+    stages = []
+    for (model, target, level), windows in of_stage.items():
         counts = {
             name: _joined([of_tag.get(_start_s(window)) for window in windows])
             for name in WINDOW_METRICS
             if (of_tag := used.get(tag(target, model, level, name)))
         }
-        nights.append(Night(model, target, level, tuple(windows), counts))
-    return tuple(nights)
+        stages.append(StageWindows(model, target, level, tuple(windows), counts))
+    return tuple(stages)
 
 
 def _intervals(path: Path) -> Iterator[Interval]:

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from benchmarks.soak_nights import Truth, night_of
-from loadgen.decisions.drift.night import Night, read_nights
+from loadgen.decisions.drift.stage_windows import StageWindows, read_stage_windows
 from loadgen.decisions.drift.verdict import drifts_of
 from loadgen.errors import InputError
 from loadgen.stats.bucket_counts import BucketCounts
@@ -19,14 +19,14 @@ WINDOWS = 60
 SIMULATED = night_of(Truth("none from minute to minute"), np.random.default_rng(1))
 
 
-def short_night(model: str) -> Night:
+def short_night(model: str) -> StageWindows:
     chosen = np.arange(len(SIMULATED.windows)) < WINDOWS
     counts = {name: counts.of_windows(chosen) for name, counts in SIMULATED.counts.items()}
     lines = tuple(replace(window, model=model) for window in SIMULATED.windows[:WINDOWS])
-    return Night(model, "simulated", "c2", lines, counts)
+    return StageWindows(model, "simulated", "c2", lines, counts)
 
 
-def intervals_of(night: Night, window: int) -> list[Interval]:
+def intervals_of(night: StageWindows, window: int) -> list[Interval]:
     intervals = []
     for name, counts in night.counts.items():
         inside = counts.window == window
@@ -38,7 +38,7 @@ def intervals_of(night: Night, window: int) -> list[Interval]:
     return intervals
 
 
-def write(folder: Path, *nights: Night) -> Path:
+def write(folder: Path, *nights: StageWindows) -> Path:
     log = WindowLog(folder, 1_800_000_000.0)
     for window in range(WINDOWS):
         log.append([night.windows[window] for night in nights], [i for n in nights for i in intervals_of(n, window)])
@@ -55,7 +55,7 @@ def same(counts: BucketCounts, other: BucketCounts) -> bool:
 
 def test_a_soak_is_read_as_it_was_written_model_by_model(tmp_path: Path) -> None:
     nights = short_night("org/m, one"), short_night("other")
-    read = read_nights(write(tmp_path, *nights))
+    read = read_stage_windows(write(tmp_path, *nights))
     assert [night.model for night in read] == ["org/m, one", "other"]
     for night, original in zip(read, nights, strict=True):
         assert night.windows == original.windows
@@ -70,7 +70,7 @@ def test_a_window_without_values_has_none_and_the_others_keep_their_places(tmp_p
     for name, counts in night.counts.items():
         inside = counts.window != 7
         emptied[name] = BucketCounts(WINDOWS, counts.window[inside], counts.bucket[inside], counts.count[inside])
-    (read,) = read_nights(write(tmp_path, replace(night, counts=emptied)))
+    (read,) = read_stage_windows(write(tmp_path, replace(night, counts=emptied)))
     assert read.counts["ttft"].totals[7] == 0
     assert all(same(read.counts[name], emptied[name]) for name in emptied)
 
@@ -78,23 +78,23 @@ def test_a_window_without_values_has_none_and_the_others_keep_their_places(tmp_p
 def test_histograms_without_a_window_and_a_torn_line_are_left_out(tmp_path: Path) -> None:
     night = short_night("m")
     write(tmp_path, night)
-    (read,) = read_nights(tmp_path)
+    (read,) = read_stage_windows(tmp_path)
     with (tmp_path / HISTOGRAMS).open("a") as file:
         last = (tmp_path / HISTOGRAMS).read_text().splitlines()[-1]
         file.write(last.replace(f",{night.windows[-1].start_ns / 1e9:.6f},", ",999999.000000,") + "\n" + last[:50])
-    (again,) = read_nights(tmp_path)
+    (again,) = read_stage_windows(tmp_path)
     assert all(same(read.counts[name], again.counts[name]) for name in read.counts)
 
 
 def test_a_folder_without_windows_has_no_nights(tmp_path: Path) -> None:
-    assert read_nights(tmp_path) == ()
+    assert read_stage_windows(tmp_path) == ()
 
 
 def test_histograms_that_cannot_be_read_are_bad_input_that_names_the_file(tmp_path: Path) -> None:
     write(tmp_path, short_night("m"))
     (tmp_path / HISTOGRAMS).write_text("nonsense\n")
     with pytest.raises(InputError, match=r"histograms\.hlog: line 1"):
-        read_nights(tmp_path)
+        read_stage_windows(tmp_path)
     (tmp_path / HISTOGRAMS).unlink()
     with pytest.raises(InputError, match=r"histograms\.hlog: cannot be read"):
-        read_nights(tmp_path)
+        read_stage_windows(tmp_path)
