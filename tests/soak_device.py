@@ -222,7 +222,7 @@ def play_night(
 
 
 async def _disturb(disturbances: Sequence[Disturbance], stop: StopSignal, ends_at_s: float | None) -> None:
-    steps = [*disturbances, *([] if ends_at_s is None else [(ends_at_s, stop.meet_rule)])]
+    steps = [*disturbances, *([] if ends_at_s is None else [(ends_at_s, stop.end_stage)])]
     with contextlib.suppress(asyncio.CancelledError):
         for at_s, happen in sorted(steps, key=lambda step: step[0]):
             await CLOCK.sleep_until_ns(START_NS + round(at_s * S))

@@ -28,7 +28,7 @@ from loadgen.store.calibration import beyond
 TELLING_NS: Final = 200_000_000
 """In a shorter stage, such as one that was stopped before its first request, the share of CPU means nothing."""
 
-FEWEST_SAMPLES: Final = 100
+MIN_SAMPLES: Final = 100
 """How many samples of the requests in flight their mean needs."""
 
 TITLED: Final = frozenset({"ttft", "itl", "tpot", "e2e"})
@@ -235,7 +235,7 @@ def _in_flight(stage: StageData, window: Window | None) -> InFlight | None:
     if stage.facts is None or window is None:
         return None
     inside = [sample for sample in stage.facts.in_flight_samples if window.holds(sample[0])]
-    if len(inside) < FEWEST_SAMPLES:
+    if len(inside) < MIN_SAMPLES:
         return None
     moments, counts = np.array(inside, dtype=np.int64).T
     begins, ends = (

@@ -28,7 +28,7 @@ from loadgen.stats.quantile import (
     relative_half_width,
 )
 
-FEWEST: Final = 30
+MIN_REQUESTS: Final = 30
 GROWTH: Final = 1.25
 AT_ONCE: Final = 500_000
 GAPS_AT_ONCE: Final = 20_000
@@ -40,7 +40,7 @@ Sample = tuple[int, tuple[int, ...]]
 
 def first_look(rule: StopRule, floor: Floor = "contract") -> int:
     """After how many requests of a model the first look comes: twice the percentile's floor, at least 30."""
-    return max(FEWEST, 2 * floor_of(rule.p, floor))
+    return max(MIN_REQUESTS, 2 * floor_of(rule.p, floor))
 
 
 def earliest_end(rule: StopRule, floor: Floor = "contract") -> int:

@@ -158,7 +158,7 @@ class ClosedLoop:
                 for offset_ns in [0] if stage.ramp_in_ns is None else stage.ramp_in_ns:
                     group.create_task(self._play_user(self._start_ns + int(offset_ns)))
         # If time or the stop rule ends a stage, its number of requests was never fixed, and none of them is missing.
-        if stage.promised and stage.count is not None and not runner.stop_signal.rule_met:
+        if stage.promised and stage.count is not None and not runner.stop_signal.is_stage_over:
             reply = server_gone() if self._backoff.server_gone else cancelled()
             for planned in (*self._waiting, *(stage.request(at) for at in range(self._taken, stage.count))):
                 runner.skip_request(planned, "measured", runner.clock.now_ns(), reply)
@@ -248,7 +248,7 @@ class OpenLoop:
                 await self._sleep_until(real_due_ns)
                 if is_late and position % YIELD_EVERY == 0:
                     await asyncio.sleep(0)
-                if runner.stop_signal.rule_met or (runner.stop_signal.requested and not stage.promised):
+                if runner.stop_signal.is_stage_over or (runner.stop_signal.requested and not stage.promised):
                     break
                 gap = runner.last_gap()
                 if gap is not None and real_due_ns <= gap.real_end_ns:  # else they would be sent all at once
@@ -256,7 +256,7 @@ class OpenLoop:
                 else:
                     self._arrive(planned, real_due_ns - runner.ahead_ns, group)
         # Only after the group has ended, because requests that end in it take others from the queue.
-        for planned, due_ns in () if runner.stop_signal.rule_met else self._queue:
+        for planned, due_ns in () if runner.stop_signal.is_stage_over else self._queue:
             runner.skip_request(planned, "measured", due_ns, cancelled())
 
     async def _sleep_until(self, real_ns: int) -> None:

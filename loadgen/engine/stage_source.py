@@ -29,7 +29,7 @@ class StageSource(Protocol):
         """The stage to play now, or None after the last one. Called again when that stage has ended."""
 
     def sinks(self, stage: Stage, stop: StopSignal) -> tuple[Sink, ...]:
-        """Sinks for this stage alone. They may end it early with `stop.meet_rule()`."""
+        """Sinks for this stage alone. They may end it early with `stop.end_stage()`."""
 
     def lose_model(self, model: int, reason: str) -> None:
         """A model could not be served, or its server has ended by itself. Its stages are not played any further."""

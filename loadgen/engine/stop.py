@@ -19,14 +19,14 @@ StopLevel = Literal["drain", "cancel"]
 class StopSignal:
     """The request to end a run. Its level only rises: from None to drain, from drain to cancel.
 
-    Each stage has a signal of its own (`of_stage`). It follows the run's signal, and is also drained when the stage's
-    stop rule is met, which ends the stage and not the run.
+    Each stage has a signal of its own (`of_stage`). It follows the run's signal, and `end_stage` drains it, which ends
+    the stage and not the run.
     """
 
     def __init__(self) -> None:
         self.level: StopLevel | None = None
-        self.rule_met = False
-        """The stage ends because its stop rule is met: requests that have not begun then are not missing."""
+        self.is_stage_over = False
+        """The stage has all that it was to have: requests that have not begun are not missing."""
         self._event = asyncio.Event()
         self._listeners: dict[object, Callable[[StopLevel], None]] = {}
         """Each under a key of its own, so that thousands of waits can be added and removed cheaply."""
@@ -51,9 +51,9 @@ class StopSignal:
         self._raise_to(level)
         return level
 
-    def meet_rule(self) -> None:
-        """End this stage because its stop rule is met."""
-        self.rule_met = True  # before drain(), which wakes tasks that read it
+    def end_stage(self) -> None:
+        """End this stage, because its stop rule is met, its time is over, or who chose its load knows enough."""
+        self.is_stage_over = True  # before drain(), which wakes tasks that read it
         self.drain()
 
     def _raise_to(self, level: StopLevel) -> None:

@@ -8,7 +8,7 @@ from loadgen.analysis.summary import Requests, StageSummary, Summary, Until, Val
 from loadgen.report.format import format_count, format_duration, format_load
 from loadgen.report.metric_names import DAGGER, metric_title
 from loadgen.report.section import known_percentiles, stage_name
-from loadgen.stats.steady import FEWEST
+from loadgen.stats.steady import MIN_VALUES
 
 NOT_STREAMED: Final = (
     "answers were not streamed (stream = false), so no TTFT, ITL or TPOT is known, and no SLO on them is judged"
@@ -70,7 +70,7 @@ def _not_told_steady(summary: Summary) -> list[str]:
         return []
     is_all = len(stages) == sum(stage.status != "skipped" for stage in summary.stages)
     where = "" if is_all else f" at {', '.join(dict.fromkeys(format_load(stage.load) for stage in stages))}"
-    return [NOT_TOLD_STEADY.format(where=where, fewest=FEWEST)]
+    return [NOT_TOLD_STEADY.format(where=where, fewest=MIN_VALUES)]
 
 
 def _stage_notes(stage: StageSummary) -> list[str]:

@@ -9,7 +9,7 @@ therefore not estimated. Sources: Müller & Watson, Econometrica 76 (2008), 979-
 Changes are those over the night: `change` is added in equal parts from its first window to its last.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from typing import Final, Protocol
 
@@ -30,7 +30,7 @@ SLOWEST_COMPONENTS: Final = 5
 WIDENED: Final = 1.15
 """A 95 % interval estimates the noise from the slowest components alone, and is so many times as wide as Student's.
 With all components, only 86 % of them cover the truth where the pace wanders over half an hour."""
-FEWEST_WINDOWS: Final = NOISE_COMPONENTS + 4
+MIN_POINTS: Final = NOISE_COMPONENTS + 4
 """A test of fewer windows has hardly more values than components."""
 MOST_CHANGE: Final = 3.0
 """The largest change of a percentile, as a logarithm: to where an interval reaches that has no end."""
@@ -319,16 +319,6 @@ def change_of(test: DriftTest) -> Change:
 def _reached(change: float) -> float:
     """A change as it is told: one without an end ends somewhere."""
     return change if np.isfinite(change) else float(np.copysign(MOST_CHANGE, change))
-
-
-def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Each p adjusted for all of them, in the order given. Source: Holm, Scandinavian Journal of Statistics 6 (1979),
-    65-70."""
-    p = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(p, kind="stable")
-    adjusted = np.empty(p.size)
-    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1)), 1)
-    return tuple(adjusted.tolist())
 
 
 def floors_of(values: Floats, at: Floats, size: int) -> tuple[Floats, Floats]:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from loadgen.stats.median import median
 
-FEWEST: Final = 5
+MIN_VALUES: Final = 5
 """Fewer values do not show which ones are usual."""
 LIMIT: Final = 3.5
 _NORMAL: Final = 0.6745
@@ -20,7 +20,7 @@ def outliers(values: NDArray[np.int64]) -> NDArray[np.bool_]:
     No value is marked if there are fewer than 5 values, or if half of them or more are equal, because then MAD, the
     median of |x − median|, is 0. Source: Iglewicz & Hoaglin, How to Detect and Handle Outliers (1993), 3.3.
     """
-    if len(values) < FEWEST:
+    if len(values) < MIN_VALUES:
         return np.zeros(len(values), dtype=np.bool_)
     away = np.abs(values - median(values))
     deviation = median(away)

@@ -15,6 +15,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from loadgen.stats.family import holm
 from loadgen.stats.mean import student_quantile
 
 Figures = NDArray[np.float64]
@@ -108,16 +109,12 @@ def p_higher_of_errors(effect: Figures, error: Figures, degrees: float) -> Figur
     """As `p_higher_of_runs`, if there are too few runs to exchange: from given standard errors, by Holm's method.
 
     degrees: the degrees of freedom of the errors; infinite if the errors are assumed.
-    Source: Holm, Scandinavian Journal of Statistics 6 (1979), 65–70.
     """
     from scipy.special import ndtr, stdtr
 
     t = effect / np.sqrt(error**2 + _TINY)
     p: Figures = ndtr(-t) if math.isinf(degrees) else stdtr(degrees, -t)
-    order = np.argsort(p, kind="stable")
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1)))
-    return adjusted
+    return holm(p)
 
 
 def runs_needed(spread: float, effect: float, figures: int, *, alpha: float = 0.05, power: float = 0.8) -> int | None:

@@ -20,7 +20,7 @@ Why = Literal["steady", "too_few", "never_settles", "drift"]
 
 BATCH: Final = 5
 """The 5 of MSER-5: values are averaged in groups of five before the truncation point is sought."""
-FEWEST: Final = 30
+MIN_VALUES: Final = 30
 """In a shorter series, autocorrelation could explain any trend."""
 NOTABLE: Final = 0.05
 """A trend that changes the level by less does not count, because with thousands of values any trend is significant."""
@@ -63,14 +63,14 @@ def warm_until(values: Series, order: Series | None = None) -> Steady:
     has a trend, and the rest hints at a trend in the same direction. The conditions on trends are our addition, because
     MSER alone rejects 10 to 25 % of steady series of 60 to 300 values. "drift": the rest surely has a trend; or the
     whole surely has one, and the rest likely one in the same direction. Neither applies if the level changes by less
-    than NOTABLE. "too_few": there are fewer than FEWEST values; or the whole surely has a trend, and too few values to
-    show whether it ended with the warm-up. docs/intervals.md has the rates of false alarms and the power.
+    than NOTABLE. "too_few": there are fewer than MIN_VALUES values; or the whole surely has a trend, and too few values
+    to show whether it ended with the warm-up. docs/intervals.md has the rates of false alarms and the power.
     Sources: White, Simulation 69 (1997), 323–334; White, Cobb & Spratt, WSC 2000, 755–760.
     """
     if order is not None and order.size != values.size:
         raise ValueError(f"{values.size} values but {order.size} to order them by")
     series: Series = values if order is None else values[np.argsort(order, kind="stable")]
-    if series.size < FEWEST:
+    if series.size < MIN_VALUES:
         return Steady(None, "too_few", 0, 0.0, None)
     errors = _standard_errors(rank_shares(series))
     half = series.size // BATCH // 2
@@ -175,6 +175,6 @@ def _standard_errors(scores: Scores, batch: int = BATCH) -> Scores:
 
 
 def _growth(rest: Series) -> float | None:
-    third = rest.size // 3  # at least 5, because at most half of FEWEST or more values are cut off
+    third = rest.size // 3  # at least 5, because at most half of MIN_VALUES or more values are cut off
     first, last = median(rest[:third]), median(rest[-third:])
     return last / first - 1 if first > 0 else None

@@ -91,7 +91,7 @@ class VisitWatch(NullSink):
         if self._stop.requested:
             return
         if seconds >= self._step.seconds:
-            self._stop.meet_rule()
+            self._stop.end_stage()
         elif self._tally.counted_at_most >= self._looks.next_at and self._tally.taken >= self._look_at:
             # Of many users, many requests may be open that began before those that have ended, and do not let them
             # count yet. To add up a visit at each of them would delay others.
@@ -99,7 +99,7 @@ class VisitWatch(NullSink):
             next_at = self._looks.next_at
             visit = self._tally.visit(level=self._step.level, label=label, seconds=seconds)
             if self._looks.should_stop(visit):
-                self._stop.meet_rule()
+                self._stop.end_stage()
             if self._looks.next_at != next_at or self._stop.requested:
                 self._say(visit)
 

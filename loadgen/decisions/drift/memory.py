@@ -8,7 +8,7 @@ import numpy as np
 from msgspec import Struct
 
 from loadgen.decisions.drift.series import Measure, is_fit, middles_of, of_ratios
-from loadgen.stats.drift import FEWEST_WINDOWS, FLOORS, Change, Floats, change_of, floors_of, level_test, theil_sen
+from loadgen.stats.drift import FLOORS, MIN_POINTS, Change, Floats, change_of, floors_of, level_test, theil_sen
 from loadgen.stats.median import median
 from loadgen.stats.steady import mser_cut
 from loadgen.store.windows import WindowLine
@@ -56,7 +56,7 @@ def memory_measure(windows: Sequence[WindowLine], matters: float, machine_bytes:
         return
     life, _ = max(Counter(window.server_life for window in known).items(), key=lambda item: (item[1], -item[0]))
     floors = _floors_of(tuple(window for window in known if window.server_life == life))
-    if floors.values.size < FEWEST_WINDOWS:
+    if floors.values.size < MIN_POINTS:
         return
     change = change_of(level_test(floors.values, floors.at))
     goes_on = _goes_on(change, floors, matters)

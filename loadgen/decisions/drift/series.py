@@ -11,7 +11,7 @@ from loadgen.analysis.soak_types import DriftMetricName, DriftUnit
 from loadgen.decisions.drift.stage_windows import StageWindows
 from loadgen.stats.bucket_counts import BucketCounts
 from loadgen.stats.drift import (
-    FEWEST_WINDOWS,
+    MIN_POINTS,
     Change,
     Floats,
     PercentileTest,
@@ -132,7 +132,7 @@ def measures_of(tested: TestedWindows, matters: float) -> Iterator[Measure]:
 
 def _percentiles(metric: Literal["ttft", "itl"], counts: BucketCounts, at: Floats, matters: float) -> Iterator[Measure]:
     has_values = counts.totals > 0
-    if np.count_nonzero(has_values) < FEWEST_WINDOWS:
+    if np.count_nonzero(has_values) < MIN_POINTS:
         return
     middle: DriftMetricName = "ttft_p50" if metric == "ttft" else "itl_p50"
     yield _percentile(PercentileTest(counts, at, 50.0), middle, matters, None, at, has_values)
@@ -168,7 +168,7 @@ def _pace(lines: tuple[WindowLine, ...], at: Floats, size: int, matters: float) 
     tokens = _sums(np.array([float(window.output_tokens) for window in lines]), size)
     seconds = _sums(np.array([window.stream_s for window in lines]), size)
     known = (tokens > 0) & (seconds > 0)
-    if np.count_nonzero(known) >= FEWEST_WINDOWS:
+    if np.count_nonzero(known) >= MIN_POINTS:
         values = np.log(tokens[known] / seconds[known])
         movement = of_logarithms(change_of(level_test(values, at[known])), 1.0)
         yield Measure(
@@ -186,7 +186,7 @@ def _failures(lines: tuple[WindowLine, ...], at: Floats, size: int) -> Iterator[
     totals = _sums(np.array([float(asked_of(window)) for window in lines]), size)
     failed = totals - _sums(np.array([float(window.ok) for window in lines]), size)
     asked = totals > 0
-    if np.count_nonzero(asked) >= FEWEST_WINDOWS:
+    if np.count_nonzero(asked) >= MIN_POINTS:
         yield Measure(
             name="failed_share",
             unit="share",
@@ -201,7 +201,7 @@ def _failures(lines: tuple[WindowLine, ...], at: Floats, size: int) -> Iterator[
 def _temperature(lines: tuple[WindowLine, ...], at: Floats) -> Iterator[Measure]:
     known = np.array([window.temperature_c is not None for window in lines], dtype=np.bool_)
     values = np.array([window.temperature_c for window in lines if window.temperature_c is not None])
-    if values.size >= FEWEST_WINDOWS:
+    if values.size >= MIN_POINTS:
         yield Measure(
             name="temperature",
             unit="°C",

@@ -7,6 +7,7 @@ drifts = drifts_of(stages, matters=0.05, machine_bytes=None)
 from collections.abc import Sequence
 from typing import Final, Literal
 
+import numpy as np
 from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
@@ -25,7 +26,7 @@ from loadgen.decisions.drift.series import Measure, TestedWindows, is_fit, measu
 from loadgen.decisions.drift.since import Since, since_of
 from loadgen.decisions.drift.stage_windows import StageWindows
 from loadgen.plan.soak import MIN_WINDOWS
-from loadgen.stats.drift import holm
+from loadgen.stats.family import holm
 from loadgen.store.windows import WindowLine
 
 FALSE_ALARMS: Final = 0.04
@@ -56,7 +57,8 @@ def drifts_of(stages: Sequence[StageWindows], matters: float, machine_bytes: int
     are, the surer each must be.
     """
     tested = [_test(stage, matters, machine_bytes) for stage in stages]
-    adjusted = iter(holm([measure.movement.p for each in tested for measure in each.measures]))
+    p_values = [measure.movement.p for each in tested for measure in each.measures]
+    adjusted = iter(holm(np.array(p_values, dtype=np.float64)).tolist())
     return tuple(_drift(each, [next(adjusted) for _ in each.measures]) for each in tested)
 
 

@@ -257,7 +257,7 @@ class OutageWatch(NullSink):
         since_ns, now_ns = server.silent_since_ns, self._clock.now_ns()
         if since_ns is not None and now_ns - since_ns >= self._rules.give_up_ns and self.gave_up is None:
             self.gave_up = f"{server.name} has answered nothing for {self._rules.give_up_ns / 60e9:g} min: {server.why}"
-            self._stop.meet_rule()
+            self._stop.end_stage()
 
     async def _start_again_if_ended(self, server: _Server) -> bool:
         """Start a server again that we started and that has ended; True if it serves."""

@@ -161,7 +161,7 @@ class SoakSession:
     def _look(self) -> None:
         left_ns = self._deadline.left_ns
         if self._stop is not None and left_ns is not None and left_ns <= 0:
-            self._stop.meet_rule()
+            self._stop.end_stage()
         if self._log is not None:
             self._log.check()
         self._events.write_rest()

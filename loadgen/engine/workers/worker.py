@@ -215,7 +215,7 @@ class Worker:
             case StopRuleMet():
                 # The part may have ended already; the next one has a signal of its own.
                 if self._stage_stop is not None:
-                    self._stage_stop.meet_rule()
+                    self._stage_stop.end_stage()
             case SplitLog():
                 if isinstance(self._log, SegmentLog):
                     self._log.split()

@@ -116,7 +116,7 @@ async def _during(during: Callable[[SoakedStage], Awaitable[None]], stage: Soake
     try:
         await during(stage)
     finally:
-        stage.stop.meet_rule()
+        stage.stop.end_stage()
 
 
 def assert_each_request_has_one_record(records: list[Record]) -> None:

@@ -115,7 +115,7 @@ class Keeping(NullSink):
         planned = Planned(model=int(record.model), index=record.index, prompt=0)
         self.kept.append(Kept(planned, record.phase, record.intended_ns, record))
         if self._stop is not None and len(self.kept) == self._enough_after:
-            self._stop.meet_rule()
+            self._stop.end_stage()
 
 
 def played(

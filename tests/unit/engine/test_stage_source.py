@@ -42,7 +42,7 @@ class Enough(NullSink):
     def record(self, record: Record) -> None:
         self._left -= record.phase == "measured"
         if self._left == 0:
-            self._stop.meet_rule()
+            self._stop.end_stage()
 
     def stop(self, facts: StageFacts) -> None:
         self.facts = facts

@@ -111,11 +111,11 @@ def test_who_comes_late_is_called_at_once_and_who_has_gone_not_at_all() -> None:
 def test_a_stage_ends_with_its_run_and_a_run_does_not_end_with_its_stage() -> None:
     stop = StopSignal()
     with stop.of_stage() as stage:
-        stage.meet_rule()
-        assert (stage.level, stage.rule_met, stop.requested) == ("drain", True, False)
+        stage.end_stage()
+        assert (stage.level, stage.is_stage_over, stop.requested) == ("drain", True, False)
     with stop.of_stage() as stage:
         stop.drain()
-        assert (stage.level, stage.rule_met) == ("drain", False)
+        assert (stage.level, stage.is_stage_over) == ("drain", False)
         stop.cancel()
         assert stage.level == "cancel"
     with stop.of_stage() as stage:
@@ -126,8 +126,8 @@ def test_a_rule_that_is_met_after_the_person_asked_is_met_all_the_same() -> None
     stop = StopSignal()
     with stop.of_stage() as stage:
         stop.drain()
-        stage.meet_rule()
-        assert (stage.level, stage.rule_met) == ("drain", True)
+        stage.end_stage()
+        assert (stage.level, stage.is_stage_over) == ("drain", True)
 
 
 def test_work_is_given_up_when_an_end_is_asked_for_and_has_ended_by_then() -> None:

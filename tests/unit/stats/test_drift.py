@@ -16,7 +16,6 @@ from loadgen.stats.drift import (
     basis,
     change_of,
     floors_of,
-    holm,
     level_test,
     share_test,
     t_of,
@@ -211,19 +210,6 @@ def test_t_is_infinite_where_nothing_wanders_and_zero_where_nothing_moves_either
     assert t_of(components) == 0
     components[1] = -2
     assert t_of(components) == -np.inf
-
-
-def test_holm_adjusts_for_all_of_them_and_keeps_the_order_of_those_given() -> None:
-    assert holm([0.04, 0.01, 0.03]) == pytest.approx((0.06, 0.03, 0.06))
-    assert holm([0.5, 0.9]) == (1.0, 1.0)
-    assert holm([]) == ()
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holm_never_lowers_a_p_and_never_changes_their_order(p_values: list[float]) -> None:
-    adjusted = holm(p_values)
-    assert all(p <= a <= 1 for p, a in zip(p_values, adjusted, strict=True))
-    assert [adjusted[i] for i in np.argsort(p_values, kind="stable")] == sorted(adjusted)
 
 
 def test_slow_first_minutes_are_warm_up_and_a_night_that_goes_on_slowing_has_none() -> None:

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from loadgen.plan.rng import generator
-from loadgen.stats.steady import FEWEST, Steady, trend, warm_until
+from loadgen.stats.steady import MIN_VALUES, Steady, trend, warm_until
 
 Rng = np.random.Generator
 Floats = NDArray[np.float64]
@@ -106,9 +106,9 @@ def test_the_series_is_put_in_order() -> None:
 
 
 def test_too_few_values_say_nothing() -> None:
-    few = warm_until(np.arange(FEWEST - 1, dtype=np.float64))
+    few = warm_until(np.arange(MIN_VALUES - 1, dtype=np.float64))
     assert few == Steady(None, "too_few", 0, 0.0, None)
-    assert warm_until(np.arange(FEWEST, dtype=np.float64)).steady is False
+    assert warm_until(np.arange(MIN_VALUES, dtype=np.float64)).steady is False
     assert warm_until(np.empty(0)).steady is None
 
 
