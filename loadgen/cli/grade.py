@@ -113,9 +113,12 @@ def _status_of(runs: tuple[SelectRun, ...], sheet: Sheet) -> GradingStatus:
 def _export(sheet: Sheet, path: Path, by: str) -> None:
     if path.is_file():
         raise InputError(f"--export {path}: is already there, perhaps with notes; give another name, or remove it")
-    text = sheet_page(sheet, by) if path.suffix.lower() in PAGES else sheet_csv(sheet, by)
+    if path.suffix.lower() in PAGES:
+        content = sheet_page(sheet, by).encode()
+    else:
+        content = sheet_csv(sheet, by).encode("utf-8-sig")  # without its mark, Excel takes UTF-8 for a local code page
     try:
-        files.write_to(path, text.encode())
+        files.write_to(path, content)
     except OSError as error:
         raise InputError(f"--export {path}: cannot be written ({error.strerror}); give another place") from error
     print_text(f"{path}: {len(sheet.answers)} answers to {len(sheet.prompts)} prompts\n")

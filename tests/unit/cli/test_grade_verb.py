@@ -1,5 +1,6 @@
 """The verb grade: what it prints and writes, its exit codes, and what it does with wrong flags."""
 
+import codecs
 import csv
 import io
 import json
@@ -38,7 +39,8 @@ def test_notes_that_are_typed_are_saved_at_once_and_kept_at_the_end_of_the_input
 def test_a_sheet_goes_out_and_its_notes_come_back(run: Path, tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.csv"
     assert run_command("grade", run, "--by", "ben", "--export", sheet).returncode == ExitCode.DONE
-    rows = list(csv.DictReader(io.StringIO(sheet.read_text(encoding="utf-8"))))
+    assert sheet.read_bytes().startswith(codecs.BOM_UTF8), "or Excel takes it for another encoding"
+    rows = list(csv.DictReader(io.StringIO(sheet.read_text(encoding="utf-8-sig"))))
     with sheet.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -54,7 +56,7 @@ def test_a_sheet_goes_out_and_its_notes_come_back(run: Path, tmp_path: Path) -> 
 def test_the_status_of_two_graders_is_json_with_their_agreement(run: Path, tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.csv"
     run_command("grade", run, "--export", sheet)
-    rows = list(csv.DictReader(io.StringIO(sheet.read_text(encoding="utf-8"))))
+    rows = list(csv.DictReader(io.StringIO(sheet.read_text(encoding="utf-8-sig"))))
     for by in ("ana", "ben"):
         with sheet.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
@@ -106,4 +108,4 @@ def test_a_sheet_that_is_there_already_is_not_written_over(run: Path, tmp_path: 
     result = run_command("grade", run, "--export", sheet)
     assert result.returncode == ExitCode.BAD_INPUT
     assert "is already there, perhaps with notes; give another name" in result.stderr
-    assert sheet.read_text(encoding="utf-8") == "notes that somebody gave"
+    assert sheet.read_text(encoding="utf-8-sig") == "notes that somebody gave"
