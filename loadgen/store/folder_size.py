@@ -25,9 +25,17 @@ def measured_bytes(folder: Path) -> int:
     """
     try:
         with os.scandir(folder) as entries:
-            return sum(entry.stat().st_size for entry in entries if entry.name in DATA or log_of(entry.name))
+            return sum(map(_size, (entry for entry in entries if entry.name in DATA or log_of(entry.name))))
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror or error}); fix that") from error
+
+
+def _size(entry: "os.DirEntry[str]") -> int:
+    """0 if it is gone: a soak that is going on compresses and removes segments."""
+    try:
+        return entry.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def keep_measured_bytes(folder: Path) -> None:
