@@ -32,8 +32,7 @@ from loadgen.store import files, run_folder
 from loadgen.store.events import read_events
 from loadgen.store.run_folder import Log, Run, read, read_manifest
 from loadgen.store.windows import read_windows
-from loadgen.telemetry import observer
-from tests.unit.engine.soak.test_play import virtual_machine
+from tests.unit.engine.soak.test_play import look_rarely, virtual_machine
 from tests.virtual import START_NS, run
 from tests.virtual_client import CLOCK, MS, Answer, ScriptedClient, refuse, stream
 
@@ -59,7 +58,7 @@ def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
     wall = Wall()
     monkeypatch.setattr(play_module, "utc_now", wall.now)
     monkeypatch.setattr(session_module, "utc_now", wall.now)
-    monkeypatch.setattr(observer, "TICK_NS", 10 * SECOND)
+    look_rarely(monkeypatch)
     return wall
 
 
@@ -157,7 +156,7 @@ def test_a_soak_that_is_killed_at_any_of_twenty_moments_loses_nothing_and_counts
     tmp_path: Path, wall: Wall, monkeypatch: pytest.MonkeyPatch, load: Load
 ) -> None:
     loaded = night(load, duration_s=24.0)
-    _, deaths = play_and_die(loaded, tmp_path, monkeypatch, {*range(2, 13), *range(120, 129)})
+    _, deaths = play_and_die(loaded, tmp_path, monkeypatch, {*range(2, 13), *range(80, 89)})
     assert len(deaths) == 20
     for death in deaths:
         before = death.finals
