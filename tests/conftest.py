@@ -59,7 +59,7 @@ def _runs_cost_little() -> Iterator[None]:
 
 
 def pytest_collection_finish() -> None:
-    garbage.freeze()
+    garbage.begin()
 
 
 @pytest.fixture(scope="module", autouse=True)
