@@ -27,6 +27,7 @@ from loadgen.report.text_table import Screen
 from loadgen.scenario import Closed, Constant, Load, Model, Ramp, Sampling, Scenario, Slo, Timeouts
 from loadgen.scenario.file import LoadedScenario
 from loadgen.store.run_folder import read
+from loadgen.telemetry import observer
 from tests.virtual import VirtualLoop, run
 from tests.virtual_client import CLOCK, MS, Answer, ScriptedClient, no_connection, refuse, stream
 
@@ -85,10 +86,16 @@ def asked(**changes: Any) -> CapacitySettings:
     return CapacitySettings(**{"objectives": SLO, "budget_s": 900.0, **changes})
 
 
+LOOK_NS: Final = 500_000_000
+"""How often the observer looks: fifty times a second, as for users, it takes most of the CPU time of a search."""
+
+
 def search(folder: Path, settings: CapacitySettings, client: ScriptedClient | None = None, **options: Any) -> Capacity:
     played = options.pop("scenario", None) or scenario(folder)
     client = client or SlotsClient()
-    return run(api.capacity(played, settings=settings, results=folder, clock=CLOCK, client=client, **options))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(observer, "TICK_NS", LOOK_NS)
+        return run(api.capacity(played, settings=settings, results=folder, clock=CLOCK, client=client, **options))
 
 
 def model_of(found: Capacity) -> ModelAnswer:
