@@ -145,8 +145,9 @@ def test_a_server_that_refuses_for_a_while_is_gone_and_back_and_the_load_goes_on
     assert back.for_s is not None
     assert back.for_s >= 0.3
     # Each user was cut off or refused once or twice, and then waited; one probe asked in their place.
-    assert 1 <= outcomes["connect_error"] <= 3
-    assert outcomes["connect_error"] + outcomes["truncated"] <= 6
+    # Where all were cut off and the probe was refused before any asked again, no request was refused.
+    assert outcomes["connect_error"] <= 3
+    assert 1 <= outcomes["connect_error"] + outcomes["truncated"] <= 6
     assert sum(request.method == "GET" for request in second.served) == 1
     assert_each_request_has_one_record(stage.heard.records)
 
