@@ -137,5 +137,6 @@ def _check_budget(scenario: Scenario, settings: SoakSettings, where: str) -> Non
     needed = FOLDER_BYTES + lines * WINDOW_BYTES
     if settings.disk_bytes < needed:
         what_for = f"{lines} windows alone may need {math.ceil(needed / (1 << 20))} MiB"
-        hint = "give as much with --disk, or longer windows with --window"
-        raise InputError(f"{where}: soak.disk: {scenario.soak.disk} is too little, because {what_for}; {hint}")
+        hint = "allow as much, or make the windows longer with --window"
+        budget = f"a run folder of {scenario.soak.disk} (--disk, or soak.disk) is too small"
+        raise InputError(f"{where}: {budget}, because {what_for}; {hint}")

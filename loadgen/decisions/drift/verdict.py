@@ -134,7 +134,7 @@ def _metric(measure: Measure, p_adjusted: float, lines: tuple[WindowLine, ...]) 
         percentile=UNSET if measure.percentile is None else measure.percentile,
         from_ns=round(measure.at[0] * 1e9),
         to_ns=round(measure.at[-1] * 1e9),
-        within=rounded(max(-low, high)) if word == "stable" else None,
+        within=rounded(max(abs(low), abs(high))) if word == "stable" else None,
         could_show=rounded((high - low) / 2) if word == "not enough data" else None,
         since_utc=None if since is None else utc_of(since.at_s, lines),
         since_between_utc=None if since is None else _between_utc(since, lines),

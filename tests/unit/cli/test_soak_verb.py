@@ -54,7 +54,8 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ),
         (
             ("night", "--disk", "1MiB"),
-            "night.toml: soak.disk: 1MiB is too little, because 60 windows alone may need 3 MiB",
+            "night.toml: a run folder of 1MiB (--disk, or soak.disk) is too small, "
+            "because 60 windows alone may need 3 MiB",
         ),
         (("night", "--matters", "5"), None),
         (("night", "--matters", "-5"), "--matters -5: not from 0.01 % to 100 %; write e.g. --matters 5%"),

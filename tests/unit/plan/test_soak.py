@@ -88,12 +88,14 @@ def test_windows_longer_than_a_fiftieth_of_the_time_of_a_model_are_noted(models:
         (
             {"duration_s": 28_800.0, "disk": "10MiB"},
             {},
-            "night.toml: soak.disk: 10MiB is too little, because 480 windows alone may need 11 MiB; ",
+            "night.toml: a run folder of 10MiB (--disk, or soak.disk) is too small, "
+            "because 480 windows alone may need 11 MiB; ",
         ),
         (
             {"duration_s": 28_800.0, "disk": "12 MiB"},
             {"models": TWO, "order": "interleaved"},
-            "night.toml: soak.disk: 12 MiB is too little, because 960 windows alone may need 20 MiB; ",
+            "night.toml: a run folder of 12 MiB (--disk, or soak.disk) is too small, "
+            "because 960 windows alone may need 20 MiB; ",
         ),
     ],
 )
