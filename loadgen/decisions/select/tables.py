@@ -54,7 +54,7 @@ def console_table(selection: Selection) -> Table:
                 *(value_text(name, row.criteria.get(name), currency) for name in shown),
                 row.facts.license.value or UNKNOWN,
                 UNKNOWN if row.lead is None else signed(row.lead.steps),
-                share_text(row.chance_of_first),
+                _chance_text(row, selection),
                 state_text(selection, row),
             )
         )
@@ -154,7 +154,7 @@ def leads_table(selection: Selection) -> Table:
                 row.name,
                 signed(row.utility or 0.0),
                 UNKNOWN if row.lead is None else lead_text(row.lead, ""),
-                share_text(row.chance_of_first),
+                _chance_text(row, selection),
                 share_text(row.acceptability),
                 _front_text(row),
             )
@@ -165,8 +165,15 @@ def leads_table(selection: Selection) -> Table:
     return Table(columns, tuple(rows))
 
 
+def _chance_text(row: CandidateRow, selection: Selection) -> str:
+    """The chance of being first among several: also where all draws or none had the candidate first, another draw may
+    not."""
+    chance, compared = row.chance_of_first, sum(each.chance_of_first is not None for each in selection.candidates)
+    return share_text(chance if chance is None or compared < 2 else min(max(chance, 0.001), 0.999))
+
+
 def share_text(share: float | None) -> str:
-    """A share in whole percent, which never says that something is impossible or certain."""
+    """A share in whole percent: 0 and 100 are exact."""
     if share is None:
         return UNKNOWN
     if 0 < share < 0.005 or 0.995 < share < 1:
