@@ -49,6 +49,9 @@ _EXACT: Final = 0.3
 """How many values more or less than expected may be above a threshold."""
 _NEAR: Final = 0.01
 """How far from the percentile its density is taken, as a logarithm."""
+_LOWS: Final = EDGES_NS[:-1].astype(np.float64)
+_WIDTHS: Final = np.diff(EDGES_NS).astype(np.float64)
+"""Of each bucket of a histogram, ns."""
 _FLAT: Final = 1e-9
 """Components that are smaller than this share of the scores are rounding errors."""
 
@@ -132,6 +135,7 @@ class PercentileTest:
         self._along = _along(at)
         self._totals = counts.totals.astype(np.float64)
         self._basis = basis(at, self._totals)
+        self._first_keys = np.arange(self._totals.size) * EDGES_NS.size
         self._keys = np.append(counts.window * EDGES_NS.size + counts.bucket, -1)
         self._counts = np.append(counts.count, 0).astype(np.float64)
         self._before = np.concatenate([[0.0], np.cumsum(counts.count, dtype=np.float64)])
@@ -216,12 +220,14 @@ class PercentileTest:
             close = (np.abs(excess) <= _EXACT) | (highs - lows < 1e-9)
             if close.all():
                 break
+            far = ~close
             lows, highs = np.where(excess > 0, levels, lows), np.where(excess > 0, highs, levels)
             guess = levels + excess / falls
             guess = np.where((lows < guess) & (guess < highs), guess, (lows + highs) / 2)
             last, last_excess = levels, excess
             levels = np.where(close, levels, guess)
-            excess = np.where(close, excess, self._excess(levels, changes))
+            excess = excess.copy()
+            excess[far] = self._excess(levels[far], changes[far])
             fallen, moved = last_excess - excess, levels - last
             falls = np.where(fallen * moved > 0, fallen / np.where(moved == 0, 1.0, moved), falls)
         return levels
@@ -236,10 +242,9 @@ class PercentileTest:
         Shape (levels, windows)."""
         threshold = np.minimum(np.exp(levels[:, None] + changes[:, None] * self._along), float(HIGHEST_NS))
         bucket = buckets_of(threshold.astype(np.int64))
-        key = np.arange(self._totals.size) * EDGES_NS.size + bucket
+        key = self._first_keys + bucket
         place = np.searchsorted(self._keys[:-1], key)
-        low = EDGES_NS[bucket]
-        share = np.minimum((threshold - low) / (EDGES_NS[bucket + 1] - low), 1.0)
+        share = np.minimum((threshold - _LOWS[bucket]) / _WIDTHS[bucket], 1.0)
         in_bucket = np.where(self._keys[place] == key, share * self._counts[place], 0.0)
         above: Floats = self._reached - self._before[place] - in_bucket
         return above

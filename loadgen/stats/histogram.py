@@ -197,13 +197,22 @@ class Histogram:
 
     def _set_counts(self, counts_by_bucket: NDArray[np.int64]) -> None:
         self._counts += counts_by_bucket
-        used = np.flatnonzero(self._counts)
+        used = used_buckets(self._counts)
         if used.size:
-            counts = self._counts[used].tolist()
-            lows, tops = EDGES_NS[used].tolist(), (EDGES_NS[used + 1] - 1).tolist()
-            self._count = sum(counts)
-            self._sum_ns = sum(c * ((a + b + 1) // 2) for c, a, b in zip(counts, lows, tops, strict=True))
-            self._widen(lows[0], tops[-1])
+            counts = self._counts[used]
+            lows, tops = EDGES_NS[used], EDGES_NS[used + 1] - 1
+            self._count = sum(counts.tolist())
+            middles = (lows + tops + 1) // 2
+            if self._count * int(tops[-1]) < 1 << 63:
+                self._sum_ns = int(counts @ middles)
+            else:  # too much for an int64
+                self._sum_ns = sum(c * m for c, m in zip(counts.tolist(), middles.tolist(), strict=True))
+            self._widen(int(lows[0]), int(tops[-1]))
+
+
+def used_buckets(counts_by_bucket: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The buckets that have a count, in order."""
+    return np.flatnonzero(counts_by_bucket != 0)  # numpy skips over the zeros of truth values, not those of integers
 
 
 def buckets_of(values: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from loadgen.errors import InputError
 from loadgen.stats.bucket_counts import BucketCounts
+from loadgen.stats.histogram import used_buckets
 from loadgen.stats.quantile import Ids
 from loadgen.store.hlog import Interval, intervals_in, tag
 from loadgen.store.windows import HISTOGRAMS, WINDOW_METRICS, WindowLine, read_windows
@@ -67,7 +68,7 @@ def _intervals(path: Path) -> Iterator[Interval]:
 
 def _used(interval: Interval) -> UsedBuckets:
     """Sparse, because a thousand dense histograms would fill the memory."""
-    buckets = np.flatnonzero(interval.histogram.counts)
+    buckets = used_buckets(interval.histogram.counts)
     return buckets, interval.histogram.counts[buckets]
 
 
