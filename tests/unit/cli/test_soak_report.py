@@ -14,6 +14,8 @@ from loadgen.cli.soak import FailOn, soak_failures
 from loadgen.decisions.drift.files import Soak, make_soak_reports
 from tests.soak_folder import QUIET, ScriptedNight, event, write_soak
 
+pytestmark = pytest.mark.slow  # nights
+
 KEPT_RUNS = Path(__file__).parents[2] / "data" / "runs"
 
 

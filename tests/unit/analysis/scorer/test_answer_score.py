@@ -200,6 +200,7 @@ def measured() -> dict[str, quality.Measured]:
     return {name: quality.measure(folder) for name, folder in quality.FOLDERS.items()}
 
 
+@pytest.mark.slow
 def test_good_summaries_are_above_worse_ones_of_another_style(measured: dict[str, quality.Measured]) -> None:
     for each in measured.values():
         assert quality.missed(each.meetings, each.cases, slowest=0.0) == []

@@ -31,6 +31,8 @@ from tests.soak_folder import (
     write_soak,
 )
 
+pytestmark = pytest.mark.slow  # nights
+
 Written = Callable[[str], Path]
 
 

@@ -12,6 +12,8 @@ from loadgen.decisions.drift.stage_windows import StageWindows
 from loadgen.decisions.drift.verdict import drifts_of, verdict_of
 from loadgen.store.windows import WindowLine
 
+pytestmark = pytest.mark.slow  # statistics of nights
+
 MATTERS = 0.05
 QUIET = Truth("AR(1), 0.6 a minute", failed_share=0.0005)
 SLOWER = Truth("AR(1), 0.6 a minute", drift=float(np.log(1.3)), failed_share=0.0005)

@@ -11,6 +11,8 @@ from loadgen.record import Reply
 from loadgen.scenario import Closed, Constant, Retries, ThinkTime
 from tests.soak_device import Device, Night, S, play_night
 
+pytestmark = pytest.mark.slow  # minutes of virtual time
+
 USERS = Closed(concurrency=(4,), duration_s=36_000.0, ramp_in_s=0.0)
 RATE = Constant(rates_per_s=(2.0,), duration_s=120.0)
 

@@ -36,6 +36,8 @@ from tests.unit.engine.soak.test_play import look_rarely, virtual_machine
 from tests.virtual import START_NS, run
 from tests.virtual_client import CLOCK, MS, Answer, ScriptedClient, refuse, stream
 
+pytestmark = pytest.mark.slow  # minutes of virtual time
+
 SECOND = 1_000 * MS
 DURATION_S = 40.0
 CRASHED_FOR_S = 5.0
@@ -150,7 +152,6 @@ CLOSED = Closed(concurrency=(3,), ramp_in_s=0.0)
 OPEN = Constant(rates_per_s=(2.0,))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("load", [CLOSED, OPEN], ids=["closed", "open"])
 def test_a_soak_that_is_killed_at_any_of_twenty_moments_loses_nothing_and_counts_nothing_twice(
     tmp_path: Path, wall: Wall, monkeypatch: pytest.MonkeyPatch, load: Load
@@ -288,7 +289,6 @@ def test_a_soak_that_was_stopped_goes_on_at_its_next_request(
     assert {record.outcome for record in after.values()} == {"ok"}
 
 
-@pytest.mark.slow
 def test_of_models_that_play_one_after_another_the_one_that_played_goes_on_and_those_before_do_not(
     tmp_path: Path, wall: Wall, monkeypatch: pytest.MonkeyPatch
 ) -> None:

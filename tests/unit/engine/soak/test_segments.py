@@ -24,6 +24,8 @@ from loadgen.store.run_folder import REQUESTS
 from loadgen.store.segments import Segment, windows_without_records
 from tests.soak_log import MIB, S, SoakLog, bytes_in, compress_segment, indices_in, soak_record, windows_of
 
+pytestmark = pytest.mark.slow  # hours of virtual time
+
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,8 @@ from tests.records import MS, S, facts, record, turn, unsent
 from tests.virtual import START_NS, VirtualClock, run
 from tests.virtual_client import CLOCK, ScriptedClient, no_connection, stream
 
+pytestmark = pytest.mark.slow  # hours of virtual time
+
 STAGE = StageStart(
     models=("m",), targets=("t",), level="c1", latency_origin="sent", count=None, duration_s=None, users=1
 )
