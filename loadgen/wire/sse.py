@@ -155,6 +155,9 @@ class Splitter:
         blocks = data.split(blank_line)
         tail = blocks.pop()
         for block in blocks:
+            if not block:  # of a body of line ends there are millions
+                self._start += len(blank_line)
+                continue
             start = self._start
             end = start + len(block) + for_end
             self._check_length(end - start, events)
@@ -178,7 +181,7 @@ class Splitter:
         """Dispatches `block`, the bytes before the blank line `match`."""
         size = len(block) + match.end(1) - match.start()
         self._check_length(size, events)
-        if (event := _read_block(block, self._start, self._start + size)) is not None:
+        if block and (event := _read_block(block, self._start, self._start + size)) is not None:
             events.append(event)
         self._start += len(block) + match.end() - match.start()
         self._after_cr = match.end() == match.endpos and match.end() == match.end(1) and match[1] == b"\r"
