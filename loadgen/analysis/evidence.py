@@ -61,7 +61,8 @@ class Evidence(Self, frozen=True, kw_only=True):
     pause_effect: Effect | None = None
     """The number that one pause of the garbage collector may have changed. Only with user stamps."""
     achieved_at_best: float | None = None
-    """The achieved share without the one request whose lateness counts most against it."""
+    """The achieved share without the one request whose lateness counts most against it, and without waits for the
+    in-flight limit."""
     in_flight: InFlight | None = None
     """The requests in flight as sampled, and by the records at the same moments."""
     machine: MachineFacts | None = None

@@ -188,6 +188,19 @@ def test_the_achieved_share_at_best_is_without_the_one_request_that_counts_most_
     assert achieved_share_at_best(at((0, 0), (100, 100))) is None
 
 
+def test_a_wait_for_the_in_flight_limit_is_no_rate_that_loadgen_failed_to_send() -> None:
+    falling = at(*((100.0 * i, 110.0 * i) for i in range(12)))
+    held = [
+        msgspec.structs.replace(record, held_ns=(record.dispatched_ns or 0) - record.intended_ns) for record in falling
+    ]
+    assert achieved_share_at_best(held) == 1.0
+    half = [
+        msgspec.structs.replace(record, held_ns=((record.dispatched_ns or 0) - record.intended_ns) // 2)
+        for record in falling
+    ]
+    assert achieved_share_at_best(half) == pytest.approx(1 / 1.05)
+
+
 def streamed(*reads: tuple[float, int], answers: int = 40) -> StageData:
     """A closed loop of answers whose tokens come in these reads: (when, ms after the send; how many)."""
     records = []
