@@ -135,7 +135,6 @@ class PercentileTest:
         self._along = _along(at)
         self._totals = counts.totals.astype(np.float64)
         self._basis = basis(at, self._totals)
-        self._first_keys = np.arange(self._totals.size) * EDGES_NS.size
         self._keys = np.append(counts.window * EDGES_NS.size + counts.bucket, -1)
         self._counts = np.append(counts.count, 0).astype(np.float64)
         self._before = np.concatenate([[0.0], np.cumsum(counts.count, dtype=np.float64)])
@@ -242,7 +241,7 @@ class PercentileTest:
         Shape (levels, windows)."""
         threshold = np.minimum(np.exp(levels[:, None] + changes[:, None] * self._along), float(HIGHEST_NS))
         bucket = buckets_of(threshold.astype(np.int64))
-        key = self._first_keys + bucket
+        key = np.arange(self._totals.size) * EDGES_NS.size + bucket
         place = np.searchsorted(self._keys[:-1], key)
         share = np.minimum((threshold - _LOWS[bucket]) / _WIDTHS[bucket], 1.0)
         in_bucket = np.where(self._keys[place] == key, share * self._counts[place], 0.0)
