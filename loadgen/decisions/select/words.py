@@ -201,7 +201,7 @@ def turning_text(
     recommended: tuple[float, float] | None = None,
 ) -> str:
     """For which weights of a criterion the first stays first: `stays first while latency weighs less than 0.63 (now
-    0.20); above that, b is first; from 0.41 on it is tied`. first: from which share on, and who. recommended: the
+    0.20); above that, b is first; from 0.41 on they are tied`. first: from which share on, and who. recommended: the
     shares for which the first leads everybody for sure."""
     return _first_text(criterion, share, first) + _tied_from(share, recommended)
 
@@ -214,7 +214,7 @@ def _tied_from(share: float, recommended: tuple[float, float] | None) -> str:
     digits = _digits_between(low, share, high)
     below = f"up to {_up(low, digits):.{digits}f}" if low > 0 else ""
     above = f"from {_down(high, digits):.{digits}f} on" if high < 1 else ""
-    return f"; {' and '.join(filter(None, (below, above)))} it is tied"
+    return f"; {' and '.join(filter(None, (below, above)))} they are tied"
 
 
 def _first_text(criterion: Criterion | str, share: float, first: Sequence[tuple[float, str]]) -> str:

@@ -39,10 +39,10 @@ def test_a_turning_point_has_so_many_decimals_that_it_differs_from_the_weight(
     [
         (None, ""),
         ((0.0, 1.0), ""),
-        ((0.0, 0.4149), "; from 0.41 on it is tied"),
-        ((0.0512, 1.0), "; up to 0.06 it is tied"),
-        ((0.0512, 0.4149), "; up to 0.06 and from 0.41 on it is tied"),
-        ((0.0, 0.2004), "; from 0.2004 on it is tied"),
+        ((0.0, 0.4149), "; from 0.41 on they are tied"),
+        ((0.0512, 1.0), "; up to 0.06 they are tied"),
+        ((0.0512, 0.4149), "; up to 0.06 and from 0.41 on they are tied"),
+        ((0.0, 0.2004), "; from 0.2004 on they are tied"),
     ],
 )
 def test_from_which_weights_on_the_first_is_tied_is_said_behind_it(
