@@ -4,6 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from loadgen.analysis import late_stamps
 from loadgen.analysis.lag_percentiles import lag_p99
 from loadgen.analysis.late_stamps import BOUNDS, lag_effect
 from loadgen.analysis.stage import StageData, stages_of
@@ -103,6 +104,15 @@ def test_a_stall_is_held_against_what_was_stamped_at_its_end_and_against_nothing
     assert 0.2 < effect.share < 1.0, "up to 60 ms of 100, plus the tick before"
     missed = tuple((1000 * index + 300, 60) for index in range(11))
     assert known(lag_effect(lagged([100.0] * 12, stalls=missed, seconds=12))).share == pytest.approx(0.0, abs=1e-4)
+
+
+def test_what_stalls_do_in_a_quarter_of_the_draws_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = lagged([100.0] * 12, stalls=tuple((1000 * index + 100, 60) for index in range(11)), seconds=12)
+    of_a_quarter = known(lag_effect(stage))
+    monkeypatch.setattr(late_stamps, "OFF_BY_STALLS", 0.5)
+    of_half = known(lag_effect(stage))
+    assert of_a_quarter.share > 1.02 * of_half.share
+    assert of_a_quarter.by_ms > 1.02 * of_half.by_ms
 
 
 def test_one_long_stall_of_a_long_stage_is_in_no_percentile() -> None:
