@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 from loadgen.stats.quantile import CONFIDENCE
 
@@ -19,6 +20,7 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tu
     return mean - reach, mean + reach
 
 
+@lru_cache(maxsize=1024)
 def student_quantile(p: float, degrees: float) -> float:
     """The quantile p of Student's t."""
     from scipy.special import stdtrit  # here, as in `loadgen.stats.quantile`
