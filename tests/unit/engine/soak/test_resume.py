@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from loadgen import api
+from loadgen.engine import stage as stage_module
 from loadgen.engine.soak import play as play_module
 from loadgen.engine.soak import session as session_module
 from loadgen.engine.soak.in_flight import FILES
@@ -61,6 +62,8 @@ def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
     monkeypatch.setattr(play_module, "utc_now", wall.now)
     monkeypatch.setattr(session_module, "utc_now", wall.now)
     look_rarely(monkeypatch)
+    # Windows of a second are on disk by the time the process dies.
+    monkeypatch.setattr(stage_module, "TICK_S", 2.0)
     return wall
 
 
@@ -72,6 +75,8 @@ class Death:
         self.at_s = at_s
         self.chats = chats
         """How many chats the server had been asked."""
+        self.windows = len(read_windows(folder))
+        """How many windows were on disk, before anyone goes on."""
 
     @property
     def finals(self) -> dict[tuple[str, int], Record]:
@@ -157,8 +162,9 @@ def test_a_soak_that_is_killed_at_any_of_twenty_moments_loses_nothing_and_counts
     tmp_path: Path, wall: Wall, monkeypatch: pytest.MonkeyPatch, load: Load
 ) -> None:
     loaded = night(load, duration_s=24.0)
-    _, deaths = play_and_die(loaded, tmp_path, monkeypatch, {*range(2, 13), *range(80, 89)})
+    _, deaths = play_and_die(loaded, tmp_path, monkeypatch, {*range(2, 9), *range(30, 37), *range(82, 88)})
     assert len(deaths) == 20
+    assert deaths[0].windows == 0 < deaths[-1].windows
     for death in deaths:
         before = death.finals
         wall.before_s = death.at_s + CRASHED_FOR_S
