@@ -260,8 +260,9 @@ class StageFacts(Struct, frozen=True, kw_only=True):
     in_flight_samples: tuple[tuple[int, int], ...] = ()
     servers: tuple[ServerFacts, ...] = ()
     workers: tuple[WorkerFacts, ...] = ()
-    rule_met: bool = field(default=False, name="settled")
-    """Whether it ended early; `settled` in the file."""
+    ended_early: bool = field(default=False, name="settled")
+    """Whether a stop rule, a search or a soak ended it before it had its requests or its duration; `settled` in the
+    file."""
     machine: MachineFacts | None = None
     loop_lags_ns: tuple[int, ...] = ()
     timer_slack_ns: int = 1_500_000

@@ -351,7 +351,7 @@ def _until_in_run(stage: StageData, rule: StopRule) -> Until:
     """What the stop rule came to in one run, by the interval in the summary."""
     known = stage.latencies[f"{rule.metric}_ms"].percentile(rule.percentile)
     width = relative_half_width(Quantile(rule.p, known.value, known.low, known.high))
-    early = stage.facts is not None and stage.facts.rule_met
+    early = stage.facts is not None and stage.facts.ended_early
     # If the requests ran out, the width did not choose when to stop, so it counts as it is.
     reached = width is not None and (early or width <= rule.within)
     return Until(

@@ -20,7 +20,7 @@ from loadgen.scenario.overrides import Overrides, parse_duration_s, parse_levels
 from loadgen.scenario.resolve import resolve_scenario
 from loadgen.scenario.soak import SoakFlags
 from loadgen.scenario.types import RawTable
-from loadgen.scenario.variant import VariantFlags
+from loadgen.scenario.variant_models import VariantFlags
 
 RESULTS: Final = Path("results")
 """The default folder for run folders."""

@@ -29,7 +29,7 @@ from loadgen.errors import ExitCode
 from loadgen.plan.plan import Plan
 from loadgen.report.files import reports_of
 from loadgen.report.format import format_count
-from loadgen.scenario.variant import VariantFlags
+from loadgen.scenario.variant_models import VariantFlags
 from loadgen.store.run_folder import Run
 
 _WHY_ENDED: Final[dict[EndReason, tuple[str, ...]]] = {

@@ -4,7 +4,7 @@ from loadgen import api
 from loadgen.cli.options import Output, RepeatOptions, ScenarioOptions
 from loadgen.decisions.versus.variants import check_name, check_variants
 from loadgen.plan.plan import Plan
-from loadgen.scenario.variant import VariantFlags
+from loadgen.scenario.variant_models import VariantFlags
 
 
 def plans_of_variants(

@@ -70,17 +70,17 @@ async def play_plan(
     sinks: Sequence[Sink] = (),
     clock: Clock = SYSTEM_CLOCK,
     client: Client | None = None,
-    choose: MakeStageSources | None = None,
+    make_sources: MakeStageSources | None = None,
     folder_prefix: str = "",
     placement: Placement | None = None,
 ) -> Run:
     """Play a plan; returns the run as read back from its folder.
 
     workers: how many processes play it; 1 is this process alone. sinks: receive the records beside the log and
-    `progress`. client: sends the requests of this process; it is opened and closed here. choose: makes the sources of
-    stages that are chosen while the run goes, of which none may need more streams than the plan's; the plan's own
-    stages are then not played. folder_prefix: begins the name of the run folder. placement: of the run, if it is one of
-    two variants'.
+    `progress`. client: sends the requests of this process; it is opened and closed here. make_sources: makes the
+    sources of stages that are chosen while the run goes, of which none may need more streams than the plan's; the
+    plan's own stages are then not played. folder_prefix: begins the name of the run folder. placement: of the run, if
+    it is one of two variants'.
 
     A model that cannot be used is skipped, and its stages say why. Raises InputError if the folder cannot be made, or
     if this number of workers cannot play the plan. Raises FolderError if the folder can no longer be written, which
@@ -89,7 +89,7 @@ async def play_plan(
     progress, stop = progress or Silence(), stop or StopSignal()
     workers = prepare_workers(plan, workers)
     started = utc_now()
-    if choose is not None:
+    if make_sources is not None:
         plan = msgspec.structs.replace(plan, stages=())
     folder = run_folder.create(results, plan.scenario.name, started, digest(plan)[:8], folder_prefix)
 
@@ -108,7 +108,8 @@ async def play_plan(
         clock=clock,
         client=client or Client(),
     ) as opened:
-        await opened.play(planned_sources(plan, progress) if choose is None else choose(opened.context, folder))
+        sources = planned_sources(plan, progress) if make_sources is None else make_sources(opened.context, folder)
+        await opened.play(sources)
     return run_folder.read(folder)
 
 
@@ -131,12 +132,12 @@ class OpenRun:
         """How many processes play it."""
         self.manifest = manifest
         self.split_logs = split_logs
-        self._runner = _PlanRunner(context, make_runner, manifest, progress, sinks)
+        self._play = _SourcesPlay(context, make_runner, manifest, progress, sinks)
 
     async def play(self, sources: Iterable[StageSource], beside: BesideStage | None = None) -> None:
         """Play the stages of all sources. Whatever ends them, the manifest says afterwards that the run has ended."""
         try:
-            await self._runner.play(sources, beside or _nothing_beside)
+            await self._play.play(sources, beside or _nothing_beside)
         except BaseException:  # cancellation too: the manifest must not go on to say that the run is in progress
             with contextlib.suppress(FolderError):  # it may be writable, although one of the logs is not
                 self.manifest.end("interrupted")
@@ -220,7 +221,7 @@ def _join_parts(folder: Path) -> None:
         run_folder.join_parts(folder)
 
 
-class _PlanRunner:
+class _SourcesPlay:
     """Plays the stages of one source after another: serves its models, has its stages played, and ends the servers."""
 
     def __init__(

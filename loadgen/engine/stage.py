@@ -213,7 +213,7 @@ class LocalStageRunner:
                 models=start.models,
                 targets=start.targets,
                 level=start.level,
-                rule_met=self.stop_signal.is_stage_over,
+                ended_early=self.stop_signal.is_stage_over,
             )
             self._sinks.stop(facts)
 

@@ -19,7 +19,7 @@ from loadgen.scenario.dotted_keys import assign, key_steps, parse_setting
 from loadgen.scenario.problem import any_of, key_path, suggestion, toml_text
 from loadgen.scenario.soak import SoakFlags, soak_keys
 from loadgen.scenario.types import RawTable
-from loadgen.scenario.variant import VariantFlags, variant_models
+from loadgen.scenario.variant_models import VariantFlags, variant_models
 
 _RATED = ("constant", "poisson", "gamma")
 _NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
@@ -57,7 +57,7 @@ class Overrides(Struct, frozen=True):
     build_by: str = ""
     """The flag or variable that gives the label, for a message."""
     set: tuple[str, ...] = ()
-    """Each "dotted.key=value", applied last but for `variant`."""
+    """Each "dotted.key=value", applied before `variant` and `devices`, and after all else."""
     variant: VariantFlags | None = None
     """What makes it the second of two variants; None: it is not."""
     headers: tuple[tuple[str, str | RawTable], ...] = ()

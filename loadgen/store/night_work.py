@@ -1,4 +1,4 @@
-"""What makes two nights the same test: the part of a scenario that decides what is sent and when. Pure."""
+"""What a night plays: the digest of a soak's part of it, and which of its keys differ between two nights. Pure."""
 
 import hashlib
 from collections.abc import Mapping

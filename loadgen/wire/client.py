@@ -168,7 +168,7 @@ class Client:
         """Send the request over one connection. A fault of the server becomes the exchange's `failure`; an exception
         that is a bug of ours propagates."""
         try:
-            await self._send_through_session(exchange, session)
+            await self._send_over_connection(exchange, session)
         except asyncio.CancelledError:
             if exchange.failure is None:
                 raise  # neither the watchdog nor `abandon` cancelled the task: the program is ending
@@ -179,13 +179,17 @@ class Client:
             if exchange.failure is None:
                 exchange.failure = failure_of(error, exchange.response.status)
 
-    async def _send_through_session(self, exchange: Exchange, session: aiohttp.ClientSession) -> None:
+    async def _send_over_connection(self, exchange: Exchange, session: aiohttp.ClientSession) -> None:
         request = exchange.request
         accept = "text/event-stream" if request.streams else "application/json"
         headers = {"Content-Type": "application/json", "Accept": accept, **request.headers}
-        if session is self._sessions[0] and await self._send_directly(exchange, headers):
-            return
-        response = exchange.response
+        if session is not self._sessions[0] or not await self._send_directly(exchange, headers):
+            await self._send_by_aiohttp(exchange, session, headers)
+
+    async def _send_by_aiohttp(
+        self, exchange: Exchange, session: aiohttp.ClientSession, headers: dict[str, str]
+    ) -> None:
+        request, response = exchange.request, exchange.response
         response.redirected_to = self._redirects.get(request.url)
         async with await _post(session, response.redirected_to or request.url, request.body, headers) as answer:
             if answer.history:

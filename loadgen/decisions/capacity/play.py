@@ -253,7 +253,7 @@ async def play_search(
     """
     progress = progress or Silence()
 
-    def choose(context: RunContext, folder: Path) -> list[StageSource]:
+    def make_sources(context: RunContext, folder: Path) -> list[StageSource]:
         import scipy.special  # noqa: F401  imported now, because in the middle of a visit it would delay requests
 
         shared = SearchContext(request, context, folder, _writer(request, folder), progress, workers)
@@ -268,7 +268,7 @@ async def play_search(
         sinks=sinks,
         clock=clock,
         client=client,
-        choose=choose,
+        make_sources=make_sources,
         folder_prefix=SEARCH_PREFIX,
     )
     return run.folder

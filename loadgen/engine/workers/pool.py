@@ -181,7 +181,7 @@ class PooledStageRunner:
                 models=start.models,
                 targets=start.targets,
                 level=start.level,
-                rule_met=self._stop.is_stage_over,
+                ended_early=self._stop.is_stage_over,
             )
             # A lost worker has no facts. The records that it had written count, and `lost` tells why others are
             # missing.

@@ -22,15 +22,15 @@ from tests.virtual_client import MS
 async def test_workers_play_stages_that_are_chosen_and_end_them_when_they_are_told(tmp_path: Path) -> None:
     made: list[Choices] = []
 
-    def choose(context: object, _: Path) -> list[Choices]:
+    def make_sources(context: object, _: Path) -> list[Choices]:
         made.append(Choices(context, [4, 2, 4], 12))  # type: ignore[arg-type]
         return made
 
     with Server(slow(0.02)) as server:
         plan = api.plan_of(scenario(tmp_path, {"m": server.url}, closed(4, 8)))
-        run = await play_plan(plan, tmp_path, workers=2, choose=choose)
+        run = await play_plan(plan, tmp_path, workers=2, make_sources=make_sources)
     assert [facts.level for facts in run.facts] == ["c4", "c2", "c4.2"]
-    assert all(facts.rule_met and len(facts.workers) == 2 for facts in run.facts)
+    assert all(facts.ended_early and len(facts.workers) == 2 for facts in run.facts)
     for facts in run.facts:
         measured = [r for r in run.records if (r.level, r.phase) == (facts.level, "measured")]
         assert len(measured) >= 12
@@ -62,12 +62,12 @@ async def test_requests_that_are_open_for_long_are_heard_of_while_they_are_open(
 
     late = UntilTokens()
 
-    def choose(context: RunContext, _: Path) -> list[LateChoices]:
+    def make_sources(context: RunContext, _: Path) -> list[LateChoices]:
         return [LateChoices(late, tuple(50 * MS * k for k in range(1, 400)), context, [4], 12)]
 
     with Server(answer) as server:
         asked = scenario(tmp_path, {"m": server.url}, closed(4, 8), warmup_requests=0, preflight=False)
-        run = await play_plan(api.plan_of(asked), tmp_path, workers=workers, choose=choose, stop=stop)
+        run = await play_plan(api.plan_of(asked), tmp_path, workers=workers, make_sources=make_sources, stop=stop)
     assert sorted(latest) == [0, 1, 2, 3]
     assert {(record.outcome, record.phase) for record in late.open} == {("cancelled", "measured")}
     measured = [record.index for record in run.records if record.phase == "measured"]

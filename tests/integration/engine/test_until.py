@@ -52,7 +52,7 @@ async def test_a_stage_ends_as_soon_as_enough_is_known(load: Load, workers: int,
     assert run.manifest.state == "complete"
     assert [planned.planned for planned in run.manifest.stages] == [None]
     assert run.manifest.scenario.until == "e2e_p50:60%"
-    assert [seen.rule_met for seen in run.facts] == [True]
+    assert [seen.ended_early for seen in run.facts] == [True]
     assert (until.early, until.requests, until.needed) == (True, played, None)
     assert until.reached is not None
     assert heard.words
@@ -73,7 +73,7 @@ async def test_a_stage_in_which_it_is_hopeless_spends_its_budget(workers: int, t
         run = await api.run(asked, results=tmp_path, workers=workers)
     stage, until = stage_of(run)
     assert counted(stage) == {"ok": 100}
-    assert [seen.rule_met for seen in run.facts] == [False]
+    assert [seen.ended_early for seen in run.facts] == [False]
     assert (until.early, until.reached, until.requests) == (False, None, 100)
     assert until.needed is not None
     assert until.needed > 100

@@ -256,12 +256,12 @@ def _spoken(at: int, gaps_ms: Any) -> Record:
 # --- what the summary says --------------------------------------------------------------------------------------------
 
 
-def summed(count: int, *, rule_met: bool, goal: str = "e2e_p50:10%", noise: float = 0.02) -> tuple[Until, str]:
+def summed(count: int, *, ended_early: bool, goal: str = "e2e_p50:10%", noise: float = 0.02) -> tuple[Until, str]:
     """What a stage of so many requests says of its goal, and the note under the table."""
     rng = generator(3, "until", count)
     ended = [int((300 + 300 * noise * x) * MS) for x in rng.normal(size=count)]
     records = [turn(at, end_ns=102 * MS + ended[at]) for at in range(count)]
-    run = run_of(records, [planned(None)], seen=[facts(rule_met=rule_met)], scenario={"name": "x", "until": goal})
+    run = run_of(records, [planned(None)], seen=[facts(ended_early=ended_early)], scenario={"name": "x", "until": goal})
     summary = summarize(run)
     (stage,) = summary.stages
     assert stage.until is not None
@@ -272,7 +272,7 @@ def summed(count: int, *, rule_met: bool, goal: str = "e2e_p50:10%", noise: floa
 
 
 def test_a_stage_that_ended_early_says_how_well_it_is_known() -> None:
-    told, note = summed(40, rule_met=True)
+    told, note = summed(40, ended_early=True)
     assert (told.metric, told.percentile, told.asked) == ("e2e", "p50", 0.1)
     assert (told.early, told.requests, told.needed) == (True, 40, None)
     assert told.reached == told.width
@@ -282,7 +282,7 @@ def test_a_stage_that_ended_early_says_how_well_it_is_known() -> None:
 
 
 def test_a_stage_that_spent_its_budget_says_about_how_many_requests_would_do() -> None:
-    told, note = summed(100, rule_met=False, goal="e2e_p50:1%", noise=0.2)
+    told, note = summed(100, ended_early=False, goal="e2e_p50:1%", noise=0.2)
     assert told.width is not None
     assert told.reached is None
     assert told.needed == pytest.approx(100 * (told.width / 0.01) ** 2, rel=0.01)
@@ -291,7 +291,7 @@ def test_a_stage_that_spent_its_budget_says_about_how_many_requests_would_do() -
 
 
 def test_a_budget_that_was_just_enough_has_reached_it() -> None:
-    told, note = summed(37, rule_met=False)
+    told, note = summed(37, ended_early=False)
     assert told.reached == told.width
     assert not told.early
     assert told.needed is None
@@ -299,7 +299,7 @@ def test_a_budget_that_was_just_enough_has_reached_it() -> None:
 
 
 def test_a_percentile_that_is_not_bounded_needs_two_looks_at_least() -> None:
-    told, _ = summed(5, rule_met=False)
+    told, _ = summed(5, ended_early=False)
     assert (told.width, told.reached, told.needed) == (None, None, 38)
     assert needed(None, 1_000, P50) == 1_250
 

@@ -82,11 +82,11 @@ def play(
 ) -> tuple[Run, Choices]:
     made: list[Choices] = []
 
-    def choose(context: RunContext, _: Path) -> list[StageSource]:
+    def make_sources(context: RunContext, _: Path) -> list[StageSource]:
         made.append(make(context))
         return [made[0]]
 
-    played = run(play_plan(plan, folder, clock=CLOCK, client=client, choose=choose, **options))
+    played = run(play_plan(plan, folder, clock=CLOCK, client=client, make_sources=make_sources, **options))
     return played, made[0]
 
 
@@ -105,7 +105,7 @@ def test_stages_are_chosen_while_the_run_goes_and_the_server_is_started_once(tmp
     ]
     assert played.manifest.state == "complete"
     assert [facts.level for facts in played.facts] == ["c2", "c4", "c2.2"]
-    assert all(facts.rule_met and facts.complete for facts in played.facts)
+    assert all(facts.ended_early and facts.complete for facts in played.facts)
     measured = [record.level for record in played.records if record.phase == "measured"]
     # What was in flight when the stage was told to end is still played to its end.
     assert [measured.count(level) for level in ("c2", "c4", "c2.2")] == [9, 11, 9]
@@ -151,7 +151,7 @@ def test_a_burst_is_sent_at_the_beginning_and_the_rest_when_it_is_due(tmp_path: 
     due = sorted(record.intended_ns for record in played.records if record.phase == "measured")
     assert due[:6] == [due[0]] * 6
     assert due[6] > due[0]
-    assert [facts.rule_met for facts in played.facts] == [True]
+    assert [facts.ended_early for facts in played.facts] == [True]
     (stage,) = summarize(played).stages
     assert not stage.incomplete
 

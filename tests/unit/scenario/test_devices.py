@@ -10,7 +10,7 @@ from loadgen.scenario import FoundryLocal, Model
 from loadgen.scenario.devices import DEVICES, device_of_target, parse_devices, target_on
 from loadgen.scenario.file import load_scenario
 from loadgen.scenario.overrides import Overrides
-from loadgen.scenario.variant import VariantFlags
+from loadgen.scenario.variant_models import VariantFlags
 from loadgen.targets.registry import target_name
 
 HEAD = 'name = "x"\nprompts = ["Say hello."]\n'

@@ -12,7 +12,7 @@ from loadgen.errors import InputError
 from loadgen.scenario import Closed, Constant, Gamma, Poisson, Ramp, Scenario, Trace
 from loadgen.scenario.file import load_scenario
 from loadgen.scenario.overrides import Overrides, apply, parse_duration_s, parse_levels, parse_rates
-from loadgen.scenario.variant import VariantFlags
+from loadgen.scenario.variant_models import VariantFlags
 
 HEAD = 'name = "x"\nprompts = ["Say hello."]\n'
 MODELS = 'models = [{ name = "small" }, { name = "large", url = "http://h/v1" }]\n'

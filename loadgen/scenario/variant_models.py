@@ -11,7 +11,7 @@ class VariantFlags(Struct, frozen=True):
     """What makes a scenario the second of two variants."""
 
     set: tuple[str, ...] = ()
-    """Each "dotted.key=value", applied after all else."""
+    """Each "dotted.key=value", applied after all flags but `--devices`."""
     url: str | None = None
     """Where its models are served."""
     model: str | None = None
