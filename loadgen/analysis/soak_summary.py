@@ -175,7 +175,7 @@ def _metric(name: str, windows: Sequence[WindowLine], counts: BucketCounts | Non
     smallest, largest = min(low for low, _ in extremes), max(high for _, high in extremes)
     buckets, at = np.unique(counts.bucket, return_inverse=True)
     blocks = np.zeros((BLOCKS, buckets.size), dtype=np.int64)
-    np.add.at(blocks, (counts.window * BLOCKS // counts.windows, at.reshape(-1)), counts.count)
+    np.add.at(blocks, (counts.window * BLOCKS // counts.window_count, at.reshape(-1)), counts.count)
     lows, tops = EDGES_NS[buckets].clip(smallest, largest), (EDGES_NS[buckets + 1] - 1).clip(smallest, largest)
     totals, middles = blocks.sum(axis=0), (lows + tops) / 2
     quantiles = estimate_in_blocks(lows, tops, blocks, PERCENTILES, floor=floor)

@@ -117,7 +117,7 @@ class Series:
 
     @property
     def is_due(self) -> bool:
-        """Whether the next look is due: call `begin`, then `look`, which may run in a thread, then `end`."""
+        """Whether the next look is due: call `begin`, then `estimate`, which may run in a thread, then `end`."""
         return not self._looking and not self.met and len(self._lengths) >= self._next
 
     @property
@@ -141,7 +141,7 @@ class Series:
         numbers: Ns = np.array(self._numbers)
         return gap_samples(numbers, np.array(self._lengths)) if self._rule.metric == "itl" else Samples(numbers)
 
-    def look(self, samples: Samples) -> Quantile:
+    def estimate(self, samples: Samples) -> Quantile:
         return estimate_for(samples, self._rule, self._floor)
 
     def end(self, look: Quantile) -> None:
@@ -181,9 +181,9 @@ class StopRuleMonitor:
             return
         samples = series.begin()
         if not series.is_long:
-            self._add_look(series, series.look(samples))
+            self._add_look(series, series.estimate(samples))
             return
-        looking = asyncio.get_running_loop().run_in_executor(None, series.look, samples)
+        looking = asyncio.get_running_loop().run_in_executor(None, series.estimate, samples)
         looking.add_done_callback(lambda done: None if done.cancelled() else self._add_look(series, done.result()))
 
     def _add_look(self, series: Series, look: Quantile) -> None:

@@ -81,10 +81,10 @@ def _ceiling(steps: Sequence[Step]) -> Ceiling:
     sound = [step for step in steps if step.wrong == 0]
     events = max((step.events_per_s for step in sound), default=0.0)
     growing = [step for step in steps if step.series == "streams"]
-    held = _highest([step for step in growing if not is_spent(step) and not step.wrong], growing)
+    carried = _highest([step for step in growing if not is_spent(step) and not step.wrong], growing)
     return Ceiling(
         events_per_s=Limit(events, at_least=not any(is_spent(step) for step in steps)),
-        streams=Limit(held, at_least=all(step.streams <= held for step in growing)),
+        streams=Limit(carried, at_least=all(step.streams <= carried for step in growing)),
     )
 
 

@@ -121,14 +121,14 @@ def _serve(script: Script, host: str, port: int, truth: Path | None, *, force: b
     if truth is not None and truth.exists() and not force:
         raise InputError(f"--truth {truth}: it already exists; choose another name, or add --force")
     tune_process()
-    with contextlib.ExitStack() as held:
-        stop = held.enter_context(ServerStop())
-        held.enter_context(handled_by(lambda *_: stop.request(), (signal.SIGINT, *hang_ups())))
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(ServerStop())
+        stack.enter_context(handled_by(lambda *_: stop.request(), (signal.SIGINT, *hang_ups())))
         log = None if truth is None else _TruthLog(truth)
 
         def started(url: str) -> None:
             if log is not None:
-                held.enter_context(log.open())
+                stack.enter_context(log.open())
             print_text(f"{url}\n")
             sys.stdout.flush()
             tell("scripted server; Ctrl-C stops it")
@@ -187,8 +187,8 @@ def _freeze(text: str) -> Freeze:
 
 def account_text(account: Account) -> str:
     """The totals of a server, in a few lines."""
-    left = [f"{account.refused} refused by a full queue"] if account.refused else []
-    left += [f"{account.gone} abandoned by their client"] if account.gone else []
+    left = [f"{account.queue_full} refused by a full queue"] if account.queue_full else []
+    left += [f"{account.clients_left} abandoned by their client"] if account.clients_left else []
     chats = format_count(account.chats, "chat")
     chats += f" ({', '.join(left)})" if left else ""
     tokens, others = format_count(account.tokens, "token"), format_count(account.others, "other request")

@@ -162,14 +162,14 @@ async def opened_run(
     epoch_ns: int | None = None,
     when_gone: WhenGone = "cancel",
     heartbeat: Heartbeat | None = None,
-    windows: "WindowWriter | None" = None,
+    window_writer: "WindowWriter | None" = None,
 ) -> AsyncIterator[OpenRun]:
     """Open the logs and the client of a run, and start its workers; at the end of the context, close and end them.
 
     folder: the run folder, which is there. make_log: opens the log that records go to in place of `requests.jsonl`, if
     this process plays. worker_logs: how workers split their logs, which are then not joined. epoch_ns: the beginning of
-    the run on the clock; None: now. when_gone, heartbeat: as in `RunContext`. windows: as in `WorkerPool`. The other
-    arguments are those of `play_plan`.
+    the run on the clock; None: now. when_gone, heartbeat: as in `RunContext`. window_writer: as in `WorkerPool`. The
+    other arguments are those of `play_plan`.
     """
     async with contextlib.AsyncExitStack() as stack:
         # The logs come before the connections, so that a folder that cannot be written fails before anything is opened.
@@ -206,7 +206,7 @@ async def opened_run(
             if worker_logs is None:
                 stack.callback(_join_parts, folder)  # called when the workers have ended
             pool = await stack.enter_async_context(
-                WorkerPool(workers, context, folder, progress.warn, windows=windows, logs=worker_logs)
+                WorkerPool(workers, context, folder, progress.warn, window_writer=window_writer, logs=worker_logs)
             )
             make_runner, split_logs = functools.partial(PooledStageRunner, pool), pool.split_logs
         yield OpenRun(context, manifest, make_runner, progress, run_sinks, workers, split_logs)

@@ -78,7 +78,7 @@ class Core:
         if answer is None:
             return
         answer.truth.gone_ns = self.now_ns()
-        self.account.gone += 1
+        self.account.clients_left += 1
         if answer.truth.began_ns is None:
             self._waiting.remove(answer)
         self.release(answer)
@@ -256,7 +256,7 @@ class Core:
             return
         full = script.slots is not None and self._active >= script.slots
         if full and script.queue is not None and len(self._waiting) >= script.queue:
-            self.account.refused += 1
+            self.account.queue_full += 1
             self._refuse(peer, truth, framing, 503, "all slots are busy, and the queue is full")
             return
         peer.answer = answer = Answer(self, peer, truth, chat, framing, fault, send_head)

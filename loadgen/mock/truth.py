@@ -75,9 +75,9 @@ class Account(Struct, kw_only=True):
     """Connections that were accepted."""
     tokens: int = 0
     """Tokens that were sent."""
-    refused: int = 0
+    queue_full: int = 0
     """Requests that were refused because the queue was full."""
-    gone: int = 0
+    clients_left: int = 0
     """Clients that left before the end of their answer."""
     faults: dict[str, int] = {}
     """How often each fault was played."""

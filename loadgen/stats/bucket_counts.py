@@ -11,7 +11,7 @@ class BucketCounts(Struct, frozen=True):
     """How many values fell into each bucket, window by window: one entry of three equally long arrays for each bucket
     of a window that has values, ordered by window and then by bucket."""
 
-    windows: int
+    window_count: int
     """How many windows there are, with those that have no values."""
     window: Ids
     """The place of the window, 0 to windows − 1."""
@@ -22,7 +22,7 @@ class BucketCounts(Struct, frozen=True):
     @property
     def totals(self) -> Ids:
         """How many values each window has."""
-        totals: Ids = np.bincount(self.window, self.count, self.windows).astype(np.int64)
+        totals: Ids = np.bincount(self.window, self.count, self.window_count).astype(np.int64)
         return totals
 
     def of_windows(self, chosen: NDArray[np.bool_]) -> "BucketCounts":
@@ -36,4 +36,4 @@ class BucketCounts(Struct, frozen=True):
         buckets = int(self.bucket.max(initial=0)) + 1
         keys, place = np.unique((self.window // size) * buckets + self.bucket, return_inverse=True)
         count = np.bincount(place.reshape(-1), self.count, keys.size).astype(np.int64)
-        return BucketCounts(-(-self.windows // size), keys // buckets, keys % buckets, count)
+        return BucketCounts(-(-self.window_count // size), keys // buckets, keys % buckets, count)

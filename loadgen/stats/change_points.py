@@ -78,7 +78,7 @@ def change_points(
     changes: list[ChangePoint] = []
     begin, end = 0, MIN_VALUES
     while end <= values.size:
-        looks = _look(values, begin, np.arange(end, min(end + _LOOKS, values.size + 1)), matters, size)
+        looks = _looks_at(values, begin, np.arange(end, min(end + _LOOKS, values.size + 1)), matters, size)
         change = _first_change(values, looks, matters, size, limit)
         if change is None:
             end += _LOOKS
@@ -162,7 +162,7 @@ def normal_deviate(t: float, degrees: float) -> float:
     return min(CERTAIN, -float(ndtri(tail))) if tail > 0 else CERTAIN
 
 
-def _look(values: Floats, begin: int, ends: Ints, matters: float, size: Size) -> _Looks:
+def _looks_at(values: Floats, begin: int, ends: Ints, matters: float, size: Size) -> _Looks:
     """Look at the stretches that begin at `begin` and end before each of `ends`, each a row of `STRETCH` places.
 
     Rows are computed alike whichever rows are beside them, so that what is shown does not depend on later values.

@@ -73,7 +73,7 @@ class DriftTest(Protocol):
         """The level in the middle of the night, if the series changes by `change` over the night."""
 
 
-class Change(Struct, frozen=True):
+class DriftEstimate(Struct, frozen=True):
     """How much a series changed over the night, in the unit of its test."""
 
     estimate: float
@@ -305,7 +305,7 @@ def theil_sen(values: Floats, at: Floats) -> float:
     return median((values[second] - values[first])[apart > 0] / apart[apart > 0])
 
 
-def change_of(test: DriftTest) -> Change:
+def change_of(test: DriftTest) -> DriftEstimate:
     """The change over the night: where t is 0, and its intervals: where t is at its quantiles."""
     from scipy.special import stdtr  # here, as in `loadgen.stats.quantile`
 
@@ -317,7 +317,7 @@ def change_of(test: DriftTest) -> Change:
     low90, high90 = _reached(ends[2]), _reached(ends[3])
     low = min(_reached(low if np.isfinite(low) else ends[0]), low90)
     high = max(_reached(high if np.isfinite(high) else ends[1]), high90)
-    return Change(_reached(estimate), (low, high), (low90, high90), test.level(_reached(estimate)), p)
+    return DriftEstimate(_reached(estimate), (low, high), (low90, high90), test.level(_reached(estimate)), p)
 
 
 def _reached(change: float) -> float:

@@ -258,9 +258,9 @@ def moments_of(arrived: Values, values: Values) -> Ids:
     """
     if not values.size:
         return np.empty(0, dtype=np.int64)
-    since = arrived - arrived.min()
-    width = max(_SLICE_GAPS * median(values), float(since.max()) / _MOST_SLICES)
-    slices: Ids = (since / width).astype(np.int64) if width > 0 else np.zeros(since.size, dtype=np.int64)
+    elapsed = arrived - arrived.min()
+    width = max(_SLICE_GAPS * median(values), float(elapsed.max()) / _MOST_SLICES)
+    slices: Ids = (elapsed / width).astype(np.int64) if width > 0 else np.zeros(elapsed.size, dtype=np.int64)
     return slices
 
 

@@ -109,7 +109,7 @@ class Waited(Struct, frozen=True):
     held up if its threads take over each other's work (`thread_waits`). crowding_s: the CPU time of the server's
     threads other than its busiest ones (as many as there are cores), which make the busiest ones wait. taken_s: the CPU
     time of neighbors that the server would have used, judged by the idle time of the cores. memory_available_share: the
-    least share of the machine's memory that was available at a look.
+    least share of the machine's memory that was available in a sample.
     """
 
     wall_s: float = 0.0
@@ -123,7 +123,7 @@ class Waited(Struct, frozen=True):
     memory_available_share: float | None = None
 
 
-class Look(Struct, frozen=True):
+class MachineSample(Struct, frozen=True):
     """The state of the machine at one moment of a stage, with only the parts that are cheap to read during a stage."""
 
     at_s: float
@@ -148,8 +148,8 @@ def family_of(roots: Iterable[int], processes: Processes) -> set[int]:
     return family
 
 
-def waited_between(before: Look, after: Look, cores: int) -> Waited:
-    """The activity between two looks."""
+def waited_between(before: MachineSample, after: MachineSample, cores: int) -> Waited:
+    """The activity between two samples."""
     wall_s = max(1e-9, after.at_s - before.at_s)
     own_s, server_s = after.own_cpu_s - before.own_cpu_s, after.server_cpu_s - before.server_cpu_s
     core_times = _core_times_between(before.core_times, after.core_times)
@@ -280,7 +280,7 @@ class NeighborWatch:
         self._shortages = Shortages()
         self._idle_threads: Threads = {}
         """The threads that are read only at the start and the end."""
-        self._last: Look | None = None
+        self._last: MachineSample | None = None
         self._waited = Waited()
 
     def start(self) -> None:
@@ -292,19 +292,19 @@ class NeighborWatch:
         threads = self._source.threads(self._server)
         longest = sorted((threads or {}).items(), key=lambda item: -item[1].run_ns)
         self._idle_threads = dict(longest[READ_BESIDE:])
-        self._last, self._waited = self._look(), Waited()
+        self._last, self._waited = self._read(), Waited()
 
     def sample(self) -> None:
         """Read the server's threads and the cores. Cheap enough to do during a measurement."""
         if self._last is not None:
-            look = self._look()
-            self._waited = together(self._waited, waited_between(self._last, look, self._source.cores))
-            self._last = look
+            now = self._read()
+            self._waited = together(self._waited, waited_between(self._last, now, self._source.cores))
+            self._last = now
 
     def follow(self, pid: int) -> None:
         """Observe a process too that has taken the server's place. Reads every process of the machine once."""
         self._server_pids, server = (*self._server_pids, pid), family_of((pid,), self._source.processes())
-        self._server, self._last = self._server | server, None if self._last is None else self._look()
+        self._server, self._last = self._server | server, None if self._last is None else self._read()
 
     def facts(self, active_share: float = 1.0) -> MachineFacts:
         """The facts since `start`. active_share: the share of the time in which the server had work to do."""
@@ -363,9 +363,9 @@ class NeighborWatch:
             return own, server - own
         return own - server, server
 
-    def _look(self) -> Look:
+    def _read(self) -> MachineSample:
         source = self._source
-        return Look(
+        return MachineSample(
             at_s=self._clock.now_ns() / 1e9,
             own_cpu_s=source.cpu_s(self._own),
             server_cpu_s=source.cpu_s(self._server),

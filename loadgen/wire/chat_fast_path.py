@@ -8,12 +8,12 @@ only time. A token costs a fraction of a microsecond, because no Python code run
 
 Plan. Servers stream one token in an event, and nearly every event differs from the one before it only in its text. So
 once an event has been parsed, the next ones are compared with it byte for byte. If all bytes but those of the text are
-equal, they mean the same. A window of data is split, in one call, at the bytes that stand between two texts, and
-checked for bytes that cannot be inside a JSON string. If all of the window belonged to the run, a larger window
+equal, they mean the same. A piece of data is split, in one call, at the bytes that stand between two texts, and
+checked for bytes that cannot be inside a JSON string. If all of the piece belonged to the run, a larger piece
 follows.
 
 Warning. A text may contain bytes that look like the end of an event, but it cannot contain a bare quote. So a part is
-accepted only if it is the inside of one string from end to end. The last part of a window, which may be cut short, is
+accepted only if it is the inside of one string from end to end. The last part of a piece, which may be cut short, is
 read separately.
 """
 
@@ -29,7 +29,7 @@ _BACKSLASH: Final = b"\\"
 _TO_STRING: Final = (b':"', b': "')  # the bytes between a name and its string, in the two usual spellings
 _NOT_PLAIN: Final = b'"\\' + bytes(range(32))  # bytes that a string has only in an escape, or not at all
 _INSIDE: Final = re.compile(rb'(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9A-Fa-f]{4})+')  # a string that is not empty
-_WINDOW_BYTES: Final = 8192  # the first window; each next one is twice as large
+_PIECE_BYTES: Final = 8192  # the first piece; each next one is twice as large
 
 
 class Pattern(Struct, frozen=True, gc=False):
@@ -77,14 +77,14 @@ def run_of(pattern: Pattern, data: bytes, at: int) -> ShapeRun:
     separator, size = suffix + prefix, len(prefix) + len(suffix)
     texts: list[bytes] = []
     ends: list[int] = []
-    window = _WINDOW_BYTES
+    piece_bytes = _PIECE_BYTES
     while data.startswith(prefix, at):
         start = at + len(prefix)
-        parts = data[start : start + window].split(separator)
+        parts = data[start : start + piece_bytes].split(separator)
         sound = _count_sound(parts, len(parts) - 1)  # without the last one, which may be cut short
         texts += parts[:sound]
         ends += [at := at + len(text) + size for text in parts[:sound]]
-        # One more event is read separately: the window's last, or one that was split because its text has the
+        # One more event is read separately: the piece's last, or one that was split because its text has the
         # separator.
         start = at + len(prefix)
         stop = _end_of_string(data, start)
@@ -95,7 +95,7 @@ def run_of(pattern: Pattern, data: bytes, at: int) -> ShapeRun:
         ends.append(at)
         if sound < len(parts) - 1:  # the remaining parts do not begin where events do
             break
-        window *= 2
+        piece_bytes *= 2
     return ShapeRun(_unquoted(b"".join(texts)), ends)
 
 

@@ -54,7 +54,7 @@ from loadgen.wire.chat_json import (
     timings_of,
     visible_text,
 )
-from loadgen.wire.sse import MAX_EVENT_BYTES, EventTooLong, Splitter, SseEvent, windows_of
+from loadgen.wire.sse import MAX_EVENT_BYTES, EventTooLong, Splitter, SseEvent, cut_at_events
 
 _DONE: Final = b"[DONE]"
 _DATA: Final = b"data: "
@@ -206,10 +206,10 @@ class Decoder:
         """Take the next bytes of the body. No bytes make it raise. Raises RuntimeError after `result` was called."""
         if self._closed:
             raise RuntimeError("the body has ended: result() was called")
-        for window in windows_of(data):
-            self._take_window(window)
+        for piece in cut_at_events(data):
+            self._take_piece(piece)
 
-    def _take_window(self, data: bytes) -> None:
+    def _take_piece(self, data: bytes) -> None:
         # In the middle of an event, only the splitter has its beginning.
         if self._splitter.between_events and (plain := self._take_plain(data)):
             self._splitter.skip(plain)

@@ -22,7 +22,7 @@ from msgspec import Struct
 MAX_EVENT_BYTES: Final = 64 << 20
 """More than one answer may have, so that the client cuts off an endless event as it does any endless answer."""
 
-_WINDOW_BYTES: Final = 1 << 18
+_PIECE_BYTES: Final = 1 << 18
 _BOM: Final = b"\xef\xbb\xbf"
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 # A line end, the first byte of the next one (group 1: the event is complete here), and the LF that may belong to it.
@@ -205,15 +205,15 @@ class Splitter:
             raise EventTooLong(self._start, self._max_event_bytes, events)
 
 
-def windows_of(data: bytes) -> Iterator[bytes]:
+def cut_at_events(data: bytes) -> Iterator[bytes]:
     """Cut data into pieces, so that not all of its events, which take many times their bytes, are in memory at once.
 
     A piece ends where an event does, if there is such a place in it: the fast ways of reading begin only there.
     """
     start = 0
-    while len(data) - start > _WINDOW_BYTES:
-        end = data.rfind(b"\n\n", start, start + _WINDOW_BYTES) + 2
-        end = end if end > 1 else start + _WINDOW_BYTES
+    while len(data) - start > _PIECE_BYTES:
+        end = data.rfind(b"\n\n", start, start + _PIECE_BYTES) + 2
+        end = end if end > 1 else start + _PIECE_BYTES
         yield data[start:end]
         start = end
     yield data[start:]

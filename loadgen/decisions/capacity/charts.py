@@ -148,8 +148,8 @@ def _objective(levels: Sequence[LevelAnswer], at: int, name: str, count: int) ->
         for _, level, objective in points
     ]
     places = [place + aside for place, _, _ in points]
-    look = {"mode": "markers", "name": label(name), "marker": {"color": color, "size": 9}, "error_y": intervals}
-    return [{"x": places, "y": rounded(shares), **look, "hovertext": texts, "hoverinfo": "text"}]
+    style = {"mode": "markers", "name": label(name), "marker": {"color": color, "size": 9}, "error_y": intervals}
+    return [{"x": places, "y": rounded(shares), **style, "hovertext": texts, "hoverinfo": "text"}]
 
 
 def _throughput(model: ModelAnswer, levels: Sequence[LevelAnswer], number: int) -> Chart | None:

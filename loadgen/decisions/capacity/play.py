@@ -69,7 +69,7 @@ class VisitWatch(NullSink):
         self._clock = clock
         self._say = say
         self._began_ns = clock.now_ns()
-        self._look_at = 0
+        self._look_after = 0
         """No look comes before the tally has so many requests."""
 
     def start(self, stage: StageStart) -> None:
@@ -79,23 +79,23 @@ class VisitWatch(NullSink):
         self.records.append(record)
         if record.phase == "measured":
             self._tally.take(record)
-            self._look(record.level)
+            self._take_look(record.level)
 
     def late(self, record: Record) -> None:
         self._tally.take_open(record)
-        self._look(record.level)
+        self._take_look(record.level)
 
-    def _look(self, label: str) -> None:
+    def _take_look(self, label: str) -> None:
         """End the visit if it has taken its time, or if a look is due and finds that it has enough requests."""
         seconds = (self._clock.now_ns() - self._began_ns) / 1e9
         if self._stop.requested:
             return
         if seconds >= self._step.seconds:
             self._stop.end_stage()
-        elif self._tally.counted_at_most >= self._looks.next_at and self._tally.taken >= self._look_at:
+        elif self._tally.counted_at_most >= self._looks.next_at and self._tally.taken >= self._look_after:
             # Of many users, many requests may be open that began before those that have ended, and do not let them
             # count yet. To add up a visit at each of them would delay others.
-            self._look_at = self._tally.taken * (100 + LOOK_EVERY_PERCENT) // 100
+            self._look_after = self._tally.taken * (100 + LOOK_EVERY_PERCENT) // 100
             next_at = self._looks.next_at
             visit = self._tally.visit(level=self._step.level, label=label, seconds=seconds)
             if self._looks.should_stop(visit):

@@ -109,11 +109,11 @@ def _verdict_words(figure: SearchFigure) -> str:
     search = "users" if figure.unit == "users" else "rate"
     match figure.verdict:
         case "worse":
-            held = format_level(figure.base_ends[0] or 0, search)
-            return f"worse: NEW is shown not to hold {held}, which BASE is shown to hold"
+            level = format_level(figure.base_ends[0] or 0, search)
+            return f"worse: NEW is shown not to hold {level}, which BASE is shown to hold"
         case "better":
-            held = format_level(figure.new_ends[0] or 0, search)
-            return f"better: NEW is shown to hold {held}, which BASE is shown not to hold"
+            level = format_level(figure.new_ends[0] or 0, search)
+            return f"better: NEW is shown to hold {level}, which BASE is shown not to hold"
     return "no difference detectable"
 
 

@@ -183,12 +183,12 @@ def notes_of(model: ModelAnswer) -> list[str]:
         names = ", ".join(map(_number, model.not_monotone))
         lower = f"{_number(model.fails or 0)}, which is shown not to"
         notes.append(f"not monotone: shown to hold above {lower}: {names}; the lower claim counts")
-    held = next((level for level in model.levels if level.level == model.holds), None)
-    if held is not None:
-        rare = format_time(held.seconds / _STALL_SHARE)
+    highest = next((level for level in model.levels if level.level == model.holds), None)
+    if highest is not None:
+        rare = format_time(highest.seconds / _STALL_SHARE)
         notes.append(
-            f"{format_level(held.level, model.search)} were played for {format_time(held.seconds)}: a stall of the "
-            f"server that comes less often than once in {rare} may not have been seen"
+            f"{format_level(highest.level, model.search)} were played for {format_time(highest.seconds)}: a stall of "
+            f"the server that comes less often than once in {rare} may not have been seen"
         )
     for level in model.levels:
         if level.doubts:

@@ -134,16 +134,16 @@ def _tail(counts: BucketCounts, p: float) -> Points:
     """The nearest-rank percentile of neighboring windows together, ms, in the place of the window in their middle: of
     so many that ten values or so are beyond it, because a window alone says little of its tail."""
     totals = counts.totals
-    needed = _BEYOND / (1 - p / 100) * counts.windows / max(1, int(totals.sum()))
+    needed = _BEYOND / (1 - p / 100) * counts.window_count / max(1, int(totals.sum()))
     size = max(1, math.ceil(needed))
     grouped = counts.in_groups(size)
-    ends = np.searchsorted(grouped.window, np.arange(grouped.windows + 1)).tolist()
-    values: Points = [None] * counts.windows
+    ends = np.searchsorted(grouped.window, np.arange(grouped.window_count + 1)).tolist()
+    values: Points = [None] * counts.window_count
     for group, (first, last) in enumerate(itertools.pairwise(ends)):
         reached = np.cumsum(grouped.count[first:last])
         if reached.size:
             place = int(np.searchsorted(reached, math.ceil(p / 100 * int(reached[-1]))))
-            middle = min(group * size + size // 2, counts.windows - 1)
+            middle = min(group * size + size // 2, counts.window_count - 1)
             values[middle] = float(EDGES_NS[grouped.bucket[first + place] + 1] - 1) / 1e6
     return values
 
@@ -235,14 +235,14 @@ def _fitted(metric: DriftMetric | None, view: StageView, factor: float) -> list[
     line = metric.start + shares * (metric.end - metric.start)
     if metric.unit in ("ms", "tokens/s") and metric.start > 0 and metric.end > 0:
         line = metric.start * (metric.end / metric.start) ** shares
-    look = {"color": "@limit", "width": 2.5}
+    style = {"color": "@limit", "width": 2.5}
     return [
         {
             "x": [_text(moment) for moment in moments],
             "y": rounded((line * factor).tolist()),
             "mode": "lines",
             "name": "fitted",
-            "line": look,
+            "line": style,
             "hoverinfo": "skip",
         }
     ]
@@ -310,11 +310,11 @@ def heat_map(view: StageView, number: int) -> Chart | None:
     counts = view.stage.counts.get("ttft")
     if counts is None or not counts.count.size:
         return None
-    step = -(-counts.windows // MOST_COLUMNS)
+    step = -(-counts.window_count // MOST_COLUMNS)
     grouped = counts.in_groups(step) if step > 1 else counts
     edges = _row_edges(grouped)
     rows = np.searchsorted(edges, EDGES_NS[grouped.bucket], side="right") - 1
-    cells = np.zeros((edges.size - 1, grouped.windows))
+    cells = np.zeros((edges.size - 1, grouped.window_count))
     np.add.at(cells, (rows.clip(0, edges.size - 2), grouped.window), grouped.count)
     totals = grouped.totals
     shares = 100 * cells / np.maximum(totals, 1)

@@ -134,16 +134,16 @@ def _summary(
     drifts = dict(zip(by_key, drifts_in_order, strict=True))
     stages: list[StageSummary] = []
     for planned in manifest.stages:
-        windows = by_key.get(planned.key)
+        stage_windows = by_key.get(planned.key)
         stage = soak_stage(
             planned,
             manifest,
-            () if windows is None else windows.windows,
-            {} if windows is None else windows.counts,
+            () if stage_windows is None else stage_windows.windows,
+            {} if stage_windows is None else stage_windows.counts,
             floor=floor,
         )
-        if windows is not None:
-            soak = soak_summary_of(planned.key, windows.windows, events, run_folder_bytes=run_folder_bytes)
+        if stage_windows is not None:
+            soak = soak_summary_of(planned.key, stage_windows.windows, events, run_folder_bytes=run_folder_bytes)
             stage = msgspec.structs.replace(stage, soak=soak, drift=drifts[planned.key])
         stages.append(stage)
     return Summary(
@@ -166,6 +166,6 @@ def _report(
     views = []
     for model in models_of_soak(summary):
         stage = model.summary
-        windows = by_key[StageKey(stage.target, stage.model, stage.level)]
-        views.append(StageView(windows, tested_windows(windows), with_events(events, stage.model)))
+        stage_windows = by_key[StageKey(stage.target, stage.model, stage.level)]
+        views.append(StageView(stage_windows, tested_windows(stage_windows), with_events(events, stage.model)))
     return SoakReport(ReportData(summary=summary, manifest=manifest, stages=()), tuple(views), tuple(events))

@@ -8,7 +8,7 @@ import numpy as np
 from msgspec import Struct
 
 from loadgen.decisions.drift.series import Measure, is_fit, middles_of, of_ratios
-from loadgen.stats.drift import FLOORS, MIN_POINTS, Change, Floats, change_of, floors_of, level_test, theil_sen
+from loadgen.stats.drift import FLOORS, MIN_POINTS, DriftEstimate, Floats, change_of, floors_of, level_test, theil_sen
 from loadgen.stats.median import median
 from loadgen.stats.steady import mser_cut
 from loadgen.store.windows import WindowLine
@@ -93,7 +93,7 @@ def _floors_of(lines: tuple[WindowLine, ...]) -> _Floors:
     return _Floors(lowest[cut:], at[cut:], lines[cut * size : lowest.size * size])
 
 
-def _goes_on(change: Change, floors: _Floors, matters: float) -> bool:
+def _goes_on(change: DriftEstimate, floors: _Floors, matters: float) -> bool:
     """Whether the memory moved by as much as a leak, and did so in the second half too."""
     half = floors.values.size // 2
     later = theil_sen(floors.values[half:], floors.at[half:]) * float(np.ptp(floors.at))

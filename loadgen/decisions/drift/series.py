@@ -12,7 +12,7 @@ from loadgen.decisions.drift.stage_windows import StageWindows
 from loadgen.stats.bucket_counts import BucketCounts
 from loadgen.stats.drift import (
     MIN_POINTS,
-    Change,
+    DriftEstimate,
     Floats,
     PercentileTest,
     change_of,
@@ -213,7 +213,7 @@ def _temperature(lines: tuple[WindowLine, ...], at: Floats) -> Iterator[Measure]
         )
 
 
-def of_logarithms(change: Change, unit: float) -> Movement:
+def of_logarithms(change: DriftEstimate, unit: float) -> Movement:
     """The movement of a series that is tested in logarithms. unit: by how much its values are divided."""
     low, high = np.expm1(change.ci).tolist()
     low90, high90 = np.expm1(change.ci90).tolist()
@@ -221,13 +221,13 @@ def of_logarithms(change: Change, unit: float) -> Movement:
     return Movement(float(np.expm1(change.estimate)), (low, high), (low90, high90), change.p, start, end)
 
 
-def of_differences(change: Change, lowest: float = -np.inf) -> Movement:
+def of_differences(change: DriftEstimate, lowest: float = -np.inf) -> Movement:
     """The movement of a series whose change is told in its own unit. lowest: the lowest value that it can have."""
     start, end = max(lowest, change.start), max(lowest, change.end)
     return Movement(change.estimate, change.ci, change.ci90, change.p, start, end)
 
 
-def of_ratios(change: Change) -> Movement:
+def of_ratios(change: DriftEstimate) -> Movement:
     """The movement of a series that is tested in its own unit, relative to where it started."""
     start = max(change.start, 1e-9)
     low, high, low90, high90 = (end / start for end in (*change.ci, *change.ci90))

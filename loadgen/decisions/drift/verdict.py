@@ -23,8 +23,8 @@ from loadgen.analysis.soak_types import (
 from loadgen.analysis.summary import rounded
 from loadgen.decisions.drift.memory import MemoryMeasure, memory_measure
 from loadgen.decisions.drift.series import Measure, TestedWindows, is_fit, measures_of, tested_windows
-from loadgen.decisions.drift.since import Since, since_of
 from loadgen.decisions.drift.stage_windows import StageWindows
+from loadgen.decisions.drift.step_time import StepTime, step_time_of
 from loadgen.plan.soak import MIN_WINDOWS
 from loadgen.stats.family import holm
 from loadgen.store.windows import WindowLine
@@ -120,7 +120,7 @@ def word_of(measure: Measure, p_adjusted: float) -> DriftWord:
 def _metric(measure: Measure, p_adjusted: float, lines: tuple[WindowLine, ...]) -> DriftMetric:
     movement, word = measure.movement, word_of(measure, p_adjusted)
     low, high = movement.ci90
-    since = since_of(measure.values, measure.at) if word in {"degrading", "improving"} else None
+    step = step_time_of(measure.values, measure.at) if word in {"degrading", "improving"} else None
     metric = DriftMetric(
         verdict=word,
         change=rounded(movement.change),
@@ -136,8 +136,8 @@ def _metric(measure: Measure, p_adjusted: float, lines: tuple[WindowLine, ...]) 
         to_ns=round(measure.at[-1] * 1e9),
         within=rounded(max(abs(low), abs(high))) if word == "stable" else None,
         could_show=rounded((high - low) / 2) if word == "not enough data" else None,
-        since_utc=None if since is None else utc_of(since.at_s, lines),
-        since_between_utc=None if since is None else _between_utc(since, lines),
+        since_utc=None if step is None else utc_of(step.at_s, lines),
+        since_between_utc=None if step is None else _between_utc(step, lines),
     )
     return _with_leak(metric, measure) if isinstance(measure, MemoryMeasure) else metric
 
@@ -163,8 +163,8 @@ def _fine(value: float | None) -> float | None:
     return None if value is None else round(value, 7)
 
 
-def _between_utc(since: Since, lines: Sequence[WindowLine]) -> tuple[str, str]:
-    return utc_of(since.earliest_s, lines), utc_of(since.latest_s, lines)
+def _between_utc(step: StepTime, lines: Sequence[WindowLine]) -> tuple[str, str]:
+    return utc_of(step.earliest_s, lines), utc_of(step.latest_s, lines)
 
 
 def utc_of(at_s: float, lines: Sequence[WindowLine]) -> str:

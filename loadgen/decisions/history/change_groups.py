@@ -39,9 +39,9 @@ class ChangeGroup(Struct, frozen=True):
         """Whether some change for the worse has not gone."""
         return any(change.direction == "worse" and change.gone_on is None for change in self.changes)
 
-    def is_new(self, direction: Direction, since: int) -> bool:
-        """Whether the group was first shown for the worse, or for the better, by the night `since` or a later one."""
-        return self.shown_by.get(direction, -1) >= since
+    def is_new(self, direction: Direction, first_new: int) -> bool:
+        """Whether the group was first shown for the worse, or for the better, by the night `first_new` or later."""
+        return self.shown_by.get(direction, -1) >= first_new
 
 
 def change_groups_of(changes: Iterable[NightChange], nights: Sequence[NightRecord]) -> tuple[ChangeGroup, ...]:

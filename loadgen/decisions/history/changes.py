@@ -53,7 +53,7 @@ class NightLevel(Struct, frozen=True):
 
     first: int
     last: int
-    """The nights between which it held."""
+    """The first and the last night at this level."""
     value: float
 
 
@@ -102,7 +102,7 @@ def _change_of(
     boundaries: Sequence[Boundary],
     point: ChangePoint,
     splits: tuple[int, int],
-    gone: ChangePoint | None,
+    undone_by: ChangePoint | None,
 ) -> NightChange:
     at = [night for night, _ in series.used]
     low, high = splits
@@ -119,7 +119,7 @@ def _change_of(
         latest=at[high],
         deviate=point.deviate,
         possible_causes=possible_causes_in(boundaries, at[low - 1], at[high], (at[point.split - 1], at[point.split])),
-        gone_on=None if gone is None else at[gone.split],
+        gone_on=None if undone_by is None else at[undone_by.split],
     )
 
 

@@ -84,8 +84,8 @@ def _series_traces(
     for step in steps:
         xs += [_moment(answer.nights[step.first]), _moment(answer.nights[step.last]), None]
         ys += [*rounded([step.value * _scale(series.metric)] * 2), None]
-    look = {"mode": "lines", "legendgroup": name, "showlegend": False, "hoverinfo": "skip"}
-    return [*drawn, look | {"x": xs, "y": ys, "name": name, "line": {"color": color, "width": 2.5}}]
+    style = {"mode": "lines", "legendgroup": name, "showlegend": False, "hoverinfo": "skip"}
+    return [*drawn, style | {"x": xs, "y": ys, "name": name, "line": {"color": color, "width": 2.5}}]
 
 
 def _points(

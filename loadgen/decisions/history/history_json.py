@@ -99,7 +99,7 @@ def history_json(answer: HistoryAnswer) -> HistoryJson:
         newest=None if newest is None else newest.run_id,
         verdict=answer.verdict,
         changes=tuple(
-            _change(answer, change, is_new=group.is_new(change.direction, answer.since))
+            _change(answer, change, is_new=group.is_new(change.direction, answer.first_new))
             for group in answer.change_groups
             for change in group.changes
         ),

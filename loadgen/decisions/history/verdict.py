@@ -52,7 +52,7 @@ class HistoryAnswer(Struct, frozen=True, kw_only=True):
     """How many of these count in some series."""
     usable: int
     """The largest number of nights that count in one series; `MIN_VALUES` are needed for a change."""
-    since: int
+    first_new: int
     """The first night by which something new may have been shown; the number of all nights if there is none."""
     series: tuple[NightSeries, ...]
     change_groups: tuple[ChangeGroup, ...]
@@ -73,9 +73,9 @@ class HistoryAnswer(Struct, frozen=True, kw_only=True):
     def verdict(self) -> HistoryVerdict:
         if self.usable < MIN_VALUES:
             return "not enough nights"
-        if any(group.is_new("worse", self.since) and group.stands for group in self.change_groups):
+        if any(group.is_new("worse", self.first_new) and group.stands for group in self.change_groups):
             return "regression"
-        if any(group.is_new("better", self.since) for group in self.change_groups):
+        if any(group.is_new("better", self.first_new) for group in self.change_groups):
             return "improvement"
         return "same"
 
@@ -113,7 +113,7 @@ def history_of(nights: Sequence[NightRecord], settings: HistorySettings) -> Hist
         chosen=chosen,
         used=len({night for each in series for night, _ in each.used}),
         usable=max((len(each.used) for each in series), default=0),
-        since=_since(ordered, chosen, settings.since),
+        first_new=_first_new(ordered, chosen, settings.since),
         series=tuple(series),
         change_groups=change_groups_of(changes, ordered),
         breaks=tuple(each for each in breaks_of(ordered, every) if each.night in chosen),
@@ -124,7 +124,7 @@ def _is_asked(stage: StageSeries, settings: HistorySettings) -> bool:
     return settings.model in (None, stage.key.model) and settings.level in (None, stage.key.level)
 
 
-def _since(nights: Sequence[NightRecord], chosen: Sequence[int], moment: datetime | None) -> int:
+def _first_new(nights: Sequence[NightRecord], chosen: Sequence[int], moment: datetime | None) -> int:
     if moment is None:
         return chosen[-1] if chosen else len(nights)
     return next((at for at in chosen if nights[at].moment >= moment), len(nights))

@@ -34,10 +34,12 @@ def verdict_sentence(answer: HistoryAnswer) -> str:
     where = "the newest night" if asked is None else f"a night since {_day(asked, newest)}"
     match answer.verdict:
         case "regression":
-            group = next(each for each in answer.change_groups if each.is_new("worse", answer.since) and each.stands)
+            group = next(
+                each for each in answer.change_groups if each.is_new("worse", answer.first_new) and each.stands
+            )
             return f"Worse, as {where} showed: {', '.join(map(_change_name, group.changes))}."
         case "improvement":
-            group = next(each for each in answer.change_groups if each.is_new("better", answer.since))
+            group = next(each for each in answer.change_groups if each.is_new("better", answer.first_new))
             return f"Better, as {where} showed: {', '.join(map(_change_name, group.changes))}."
         case _:
             standing = sum(group.stands for group in answer.change_groups)
@@ -88,8 +90,8 @@ def group_sentence(answer: HistoryAnswer, group: ChangeGroup) -> str:
         if by_lead
         else f"first shown by {_first_name(group)} in the night of {shown_on}"
     )
-    if gone := _gone(group):
-        parts.append(f"gone on {night_day(nights[gone], newest)}")
+    if gone_on := _gone_on(group):
+        parts.append(f"gone on {night_day(nights[gone_on], newest)}")
     return f"{_word(answer, group)}{_owner(answer, lead)}: {'; '.join(parts)}"
 
 
@@ -101,11 +103,11 @@ def _first_name(group: ChangeGroup) -> str:
 def _word(answer: HistoryAnswer, group: ChangeGroup) -> str:
     """Whether the group is for the worse or the better, and whether that is news."""
     word = group.lead.direction
-    is_new = (group.is_new("worse", answer.since) and group.stands) or group.is_new("better", answer.since)
+    is_new = (group.is_new("worse", answer.first_new) and group.stands) or group.is_new("better", answer.first_new)
     return f"new, {word}" if is_new else word
 
 
-def _gone(group: ChangeGroup) -> int | None:
+def _gone_on(group: ChangeGroup) -> int | None:
     """The night on which the last of a group's changes was gone; None if one of them stands."""
     nights = [change.gone_on for change in group.changes]
     return None if any(night is None for night in nights) else max(night for night in nights if night is not None)

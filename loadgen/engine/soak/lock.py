@@ -36,7 +36,7 @@ class Holder(Struct, frozen=True):
 
 
 @contextlib.contextmanager
-def held_lock(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path) -> Iterator[None]:
     """Hold the lock of a run folder while the context lasts. Raises InputError if a living process holds it."""
     lock = folder / LOCK
     try:

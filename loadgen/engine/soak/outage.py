@@ -44,7 +44,7 @@ class OutageRules(Struct, frozen=True, kw_only=True):
     """A server that has answered nothing for this long ends the soak."""
     restarts_per_hour: int = 10
     """How often the servers that we started are started again at most."""
-    look_ns: int = 5_000_000_000
+    process_check_ns: int = 5_000_000_000
     """How often the processes of the servers are looked at."""
 
 
@@ -285,7 +285,7 @@ class OutageWatch(NullSink):
 
     async def _look_regularly(self) -> None:
         while True:
-            await self._clock.sleep_until_ns(self._clock.now_ns() + self._rules.look_ns)
+            await self._clock.sleep_until_ns(self._clock.now_ns() + self._rules.process_check_ns)
             for server in self._servers.values():
                 pid = self._context.lives.of(server.model).pid
                 if pid is not None and not self._support.is_running(pid):

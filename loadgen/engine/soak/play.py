@@ -14,10 +14,10 @@ from loadgen.clock import SYSTEM_BOOT_CLOCK, SYSTEM_CLOCK, Clock, utc_now
 from loadgen.engine.manifest_writer import ManifestWriter, first_manifest
 from loadgen.engine.run import opened_run
 from loadgen.engine.soak.in_flight import IN_FLIGHT, InFlightLog, remove_in_flight
-from loadgen.engine.soak.lock import held_lock
+from loadgen.engine.soak.lock import folder_lock
 from loadgen.engine.soak.resume import Unfinished, recover, rest_of, unwritten_of
+from loadgen.engine.soak.server_numbers import lives_of
 from loadgen.engine.soak.session import Beginning, SoakMachine, SoakSession
-from loadgen.engine.soak.window_session import lives_of
 from loadgen.engine.stop import StopSignal
 from loadgen.engine.workers.sizing import prepare_workers
 from loadgen.live.progress import Progress, Silence
@@ -62,7 +62,7 @@ async def play_soak(
     else:
         folder = unfinished.folder
     async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(held_lock(folder))
+        stack.enter_context(folder_lock(folder))
         if unfinished is None:
             soak = SoakFacts(
                 **msgspec.structs.asdict(settings), epoch_utc=started.isoformat(), scenario_folder=scenario_folder
@@ -90,7 +90,7 @@ async def play_soak(
                 epoch_ns=beginning.epoch_ns,
                 make_log=session.open_log,
                 worker_logs=session.worker_logs(workers),
-                windows=session.windows,
+                window_writer=session.window_writer,
                 when_gone="wait",
                 heartbeat=session.heartbeat,
             )
@@ -141,7 +141,7 @@ def _going_on(
         epoch_ns=epoch_ns,
         make_manifest=make_manifest,
         stages=rest_of(plan, unfinished, recovered.next_index, now),
-        windows=_window_log(unfinished.folder, soak, stack),
+        window_log=_window_log(unfinished.folder, soak, stack),
         left_ns=left_ns,
         next_window=max((window.window for window in windows), default=-1) + 1,
         server_lives=lives_of(windows),

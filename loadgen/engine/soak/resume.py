@@ -17,7 +17,7 @@ from msgspec import Struct
 from loadgen.engine.retry import is_last
 from loadgen.engine.soak.in_flight import FILES, read_in_flight, remove_in_flight
 from loadgen.engine.soak.lock import check_lock
-from loadgen.engine.soak.window_session import Unwritten
+from loadgen.engine.soak.unwritten import Unwritten
 from loadgen.errors import InputError
 from loadgen.plan.plan import Plan, Stage
 from loadgen.plan.soak import stage_from

@@ -40,7 +40,7 @@ PARTS_OF_LEASE: Final = 64
 
 _encode: Final = msgspec.json.Encoder().encode
 
-Change = Literal["renamed", "removed", "cut off"]
+FileChange = Literal["renamed", "removed", "cut off"]
 """What somebody did to a log that is being written."""
 
 
@@ -280,7 +280,7 @@ class SegmentLog:
         else:
             self._open_file(self._clock.now_ns(), Span())
 
-    def _reopen(self, change: Change) -> None:
+    def _reopen(self, change: FileChange) -> None:
         """Write on in a file with the log's name, after somebody renamed, removed or cut off the log."""
         name = self._closed.log.name
         words = f"{name} was {change}"
@@ -322,7 +322,7 @@ class OpenFile:
         except OSError:
             return None
 
-    def change(self) -> Change | None:
+    def change(self) -> FileChange | None:
         """What somebody else did to the file; None if it is as it was left."""
         now = os.fstat(self._file.fileno())
         if now.st_nlink == 0:

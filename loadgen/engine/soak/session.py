@@ -19,7 +19,8 @@ from loadgen.engine.soak.deadline import SoakDeadline
 from loadgen.engine.soak.hang_up import calling_on_hang_up
 from loadgen.engine.soak.outage import RULES, SUPPORT, OutageRules, OutageWatch, ServerSupport, keeping
 from loadgen.engine.soak.segments import SegmentLog, SegmentSettings, WorkerLogs
-from loadgen.engine.soak.window_session import ServerKey, ServerNumbers, Unwritten, write_unwritten
+from loadgen.engine.soak.server_numbers import ServerKey, ServerNumbers
+from loadgen.engine.soak.unwritten import Unwritten, write_unwritten
 from loadgen.engine.soak.window_writer import WindowWriter
 from loadgen.engine.soak.windows import WindowSettings, WindowSink
 from loadgen.engine.stage import stage_start
@@ -36,7 +37,7 @@ from loadgen.store.manifest import SoakStage
 from loadgen.store.run_folder import REQUESTS, part_name
 from loadgen.store.windows import WindowLog
 
-LOOK_NS: Final = 1_000_000_000
+CHECK_NS: Final = 1_000_000_000
 """How often the soak is looked after."""
 
 
@@ -48,7 +49,7 @@ class Beginning(Struct, frozen=True):
     make_manifest: MakeManifest
     stages: tuple[Stage, ...]
     """Those that are still to be played."""
-    windows: WindowLog
+    window_log: WindowLog
     """Where its windows are written."""
     left_ns: int | None = None
     """How much time is left for all of them; None: all of it."""
@@ -84,10 +85,10 @@ class SoakSession:
         self._servers = ServerNumbers(plan, beginning.server_lives)
         slo = plan.scenario.slo if limits_ms(plan.scenario.slo) else None
         folding = WindowSettings(round(settings.window_s * 1e9), slo)
-        self.windows = WindowWriter(beginning.windows, folding, self._servers.of, beginning.next_window)
+        self.window_writer = WindowWriter(beginning.window_log, folding, self._servers.of, beginning.next_window)
         """Writes the windows of all stages."""
         if beginning.unwritten is not None:
-            write_unwritten(self.windows, plan, beginning.unwritten, machine.clock, beginning.epoch_ns)
+            write_unwritten(self.window_writer, plan, beginning.unwritten, machine.clock, beginning.epoch_ns)
         self._machine = machine
         self._events = events
         self._deadline = SoakDeadline(machine.boot.now_ns, round(settings.duration_s * 1e9))
@@ -126,39 +127,39 @@ class SoakSession:
                 gave_up.append(watch.gave_up)
                 _note_giving_up(opened, watch.gave_up)
 
-        async with beating(self.heartbeat, self._events), Background(self._look_after(context.stop_signal)):
+        async with beating(self.heartbeat, self._events), Background(self._watch(context.stop_signal)):
             with calling_on_hang_up(opened.split_logs or self._split_log), self.heartbeat.calling(self._hear):
                 # A server that stays away ends the soak, and not only its stage.
                 await opened.play(itertools.takewhile(lambda _: not gave_up, planned_sources(rest, progress)), beside)
 
     def _window_sinks(self, opened: OpenRun) -> tuple[Sink, ...]:
         """What folds records into windows here, unless workers do, and what writes them."""
-        fold = WindowSink(self.windows.settings, functools.partial(self.windows.take, 0))
-        return (self.windows,) if opened.workers > 1 else (fold, self.windows)
+        fold = WindowSink(self.window_writer.settings, functools.partial(self.window_writer.take, 0))
+        return (self.window_writer,) if opened.workers > 1 else (fold, self.window_writer)
 
     def _hear(self, interruption: Interruption) -> None:
         if isinstance(interruption, Gap):
-            self.windows.add_gap(interruption)
+            self.window_writer.add_gap(interruption)
 
     def _split_log(self) -> None:
         if self._log is not None:
             self._log.split()
 
-    async def _look_after(self, stop: StopSignal) -> None:
+    async def _watch(self, stop: StopSignal) -> None:
         """Look after the soak once a second, and at its deadlines; never ends by itself. stop: of the run."""
         clock = self._machine.clock
         try:
             while True:
                 left_ns = self._deadline.left_ns
-                wait_ns = LOOK_NS if left_ns is None or left_ns <= 0 else min(LOOK_NS, left_ns)
+                wait_ns = CHECK_NS if left_ns is None or left_ns <= 0 else min(CHECK_NS, left_ns)
                 await clock.sleep_until_ns(clock.now_ns() + wait_ns)
-                self._look()
+                self._check()
         except Exception:
             # Whoever waits for the soak hears of it when the soak has ended, so it must end.
             stop.cancel()
             raise
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         left_ns = self._deadline.left_ns
         if self._stop is not None and left_ns is not None and left_ns <= 0:
             self._stop.end_stage()

@@ -54,7 +54,7 @@ class WorkerConfig(Struct, frozen=True):
     when_gone: WhenGone
     silent_s: float
     """A worker that sends nothing for this many seconds is lost."""
-    windows: WindowSettings | None = None
+    window_settings: WindowSettings | None = None
     """How workers fold their measured records; None: they do not, and this process reads the records in their logs."""
     logs: "WorkerLogs | None" = None
     """How workers split their logs; None: they do not."""
@@ -70,7 +70,7 @@ class WorkerHandle:
         self._log = LogReader(log)
         self._config = config
         self._sinks = Sinks(())
-        self._windows: WindowParts | None = None
+        self._window_parts: WindowParts | None = None
         """Takes the windows of its measured records, if it folds them."""
         self.requests = 0
         """How many measured requests of the stage have ended, by its last update."""
@@ -88,7 +88,7 @@ class WorkerHandle:
         # Without the stages: each part comes later, and a worker needs no due times of the other parts.
         plan = msgspec.structs.replace(config.plan, stages=())
         segments = None if config.logs is None else config.logs.settings
-        worker.send(StartWorker(plan, config.epoch_ns, str(log), config.when_gone, config.windows, segments))
+        worker.send(StartWorker(plan, config.epoch_ns, str(log), config.when_gone, config.window_settings, segments))
         return worker
 
     @property
@@ -96,24 +96,24 @@ class WorkerHandle:
         return self._child.pid
 
     @property
-    def gone(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether the worker is lost or ending, and can play no further stage."""
         return self.lost is not None or self._child.output_ended
 
     def prepare(self, part: Stage, served: dict[int, Served], sinks: Sinks) -> None:
         """Have the worker prepare its part of a stage. sinks: receive the records of that part."""
-        self.requests, self.facts, self.answers, self._sinks, self._windows = 0, None, {}, sinks, None
+        self.requests, self.facts, self.answers, self._sinks, self._window_parts = 0, None, {}, sinks, None
         self.send(Prepare(part, {index: served[index] for index in part.models}))
 
     def measure(self, go: Go, writer: "WindowWriter | None", place: int) -> None:
         """Have the worker play its measured requests. writer: takes the windows into which it folds their records.
         place: its number among the workers that play the stage."""
-        self._windows = None if writer is None else WindowParts(writer, place, self._log_path)
+        self._window_parts = None if writer is None else WindowParts(writer, place, self._log_path)
         self.send(go)
 
     def send(self, command: Command) -> None:
-        """Send a command; does nothing if the worker is gone."""
-        if not self.gone:
+        """Send a command; does nothing if the worker has ended."""
+        if not self.has_ended:
             self._child.send(line_of(command))
 
     async def wait_for(self, kind: type[Ready] | type[Done], on_update: Callable[[Update], None]) -> None:
@@ -142,19 +142,19 @@ class WorkerHandle:
             if isinstance(event, Update):
                 on_update(event)
             if isinstance(event, kind):
-                if self._windows is not None:
-                    self._windows.finish()
+                if self._window_parts is not None:
+                    self._window_parts.finish()
                 return
-        if self._windows is not None:
-            self.requests += self._windows.recover()
-            self._windows = None
+        if self._window_parts is not None:
+            self.requests += self._window_parts.recover()
+            self._window_parts = None
 
     def _take(self, event: WorkerEvent) -> None:
         match event:
             case Update():
                 self._take_update(event)
-            case WindowPart() if self._windows is not None:
-                self.requests += self._windows.take(event)
+            case WindowPart() if self._window_parts is not None:
+                self.requests += self._window_parts.take(event)
             case LogEvent() if self._config.logs is not None:
                 self._config.logs.events.record(event.kind, event.detail)
             case Unwritable():
@@ -165,14 +165,14 @@ class WorkerHandle:
     def _take_update(self, update: Update) -> None:
         for record in update.late:  # first, because the record of its end may be among the others
             self._sinks.late(record)
-        if self._windows is not None:
+        if self._window_parts is not None:
             for record in update.answers:
                 self._sinks.hear_answer(record)
             self._sinks.hear_counts(update.counts)
             return
         # Up to `log_bytes` the log has only complete lines; the line after that may be half written.
         retries = frozenset(update.retries)
-        is_read = self._config.windows is None and self._config.logs is None
+        is_read = self._config.window_settings is None and self._config.logs is None
         records = self._log.read_to(update.log_bytes) if is_read else update.warm_up
         for position, record in enumerate(records):
             if position in retries:

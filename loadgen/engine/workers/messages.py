@@ -36,7 +36,7 @@ class StartWorker(Struct, frozen=True, tag=True):
     """The path of the file to which the worker writes its records."""
     when_gone: WhenGone = "cancel"
     """What users do whose server accepts no connection. If they wait, the worker also notices when it is not run."""
-    windows: WindowSettings | None = None
+    window_settings: WindowSettings | None = None
     """How it folds its measured records into windows, which it then sends; None: the parent process reads its log."""
     segments: SegmentSettings | None = None
     """How it splits its log; None: it does not. The parent process does not read a log that is split."""

@@ -62,7 +62,7 @@ class WorkerPool:
         note: Callable[[str], None],
         *,
         silent_s: float = SILENT_S,
-        windows: "WindowWriter | None" = None,
+        window_writer: "WindowWriter | None" = None,
         logs: "WorkerLogs | None" = None,
     ) -> None:
         """note: called with a line for the user when a worker is lost. windows: writes the windows into which workers
@@ -71,8 +71,8 @@ class WorkerPool:
         self.context = context
         self.note = note
         self._size = size
-        self.windows = windows
-        settings = None if windows is None else windows.settings
+        self.window_writer = window_writer
+        settings = None if window_writer is None else window_writer.settings
         self._config = WorkerConfig(context.plan, context.epoch_ns, folder, context.when_gone, silent_s, settings, logs)
         self._started = 0
         self._workers: list[WorkerHandle] = []
@@ -102,7 +102,7 @@ class WorkerPool:
         """The first `count` workers, of which each that is gone was replaced by a new one."""
         # Called between two stages. During a stage, a new worker would have to begin a part that is half played.
         for place, worker in enumerate(self._workers):
-            if worker.gone:
+            if worker.has_ended:
                 await worker.stop()
                 self._workers[place] = await self._start_worker(place)
         return self._workers[:count]
@@ -171,7 +171,7 @@ class PooledStageRunner:
                 workers = len(self._workers)
                 self._sinks.measure(MeasuringStart(go.at_ns - epoch_ns, epoch_ns, self._observer, workers))
                 for place, worker in enumerate(self._workers):
-                    worker.measure(go, self._pool.windows, place)
+                    worker.measure(go, self._pool.window_writer, place)
                 await self._wait_for_all(Done)
         finally:
             start = stage_start(self._context.plan, self._stage)

@@ -197,10 +197,10 @@ class Worker:
         self._log = log
         self._send = send
         self._answers = LastAnswers()
-        log_that_is_read = log if start.windows is None and isinstance(log, RequestLog) else None
+        log_that_is_read = log if start.window_settings is None and isinstance(log, RequestLog) else None
         self._updates = Updates(log_that_is_read, send, self._answers)
-        self._windows = start.windows
-        self._in_flight = NullSink() if start.windows is None else InFlightLog(in_flight_of(Path(start.log)))
+        self._window_settings = start.window_settings
+        self._in_flight = NullSink() if start.window_settings is None else InFlightLog(in_flight_of(Path(start.log)))
         self._commands: asyncio.Queue[Prepare | Go] = asyncio.Queue()
         self._stage_stop: StopSignal | None = None
 
@@ -242,8 +242,8 @@ class Worker:
         facts_holder = FactsHolder()
         # Windows are sent after an update that covers their records, and before `Done`.
         of_soak: tuple[Sink, ...] = ()
-        if self._windows is not None:
-            of_soak = (self._in_flight, self._answers, WindowSink(self._windows, self._send))
+        if self._window_settings is not None:
+            of_soak = (self._in_flight, self._answers, WindowSink(self._window_settings, self._send))
         sinks = Sinks((self._log, self._updates, *of_soak, facts_holder))
         part = LocalStageRunner(self._context, prepare.stage, prepare.served, stop, sinks)
         async with Background(self._updates.send_regularly()):

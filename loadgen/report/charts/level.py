@@ -55,11 +55,11 @@ def ttft_chart(stages: Sequence[ReportStage]) -> Chart | None:
         prefix = f"{label(who)} " if len(models) > 1 else ""
         for half, percentile in enumerate(("p50", tail)):
             step = aside(2 * index + half, 2 * len(models))
-            look = _Look(f"{prefix}{percentile}", f"@model{index % MODEL_COLORS}", at, step)
+            style = _LineStyle(f"{prefix}{percentile}", f"@model{index % MODEL_COLORS}", at, step)
             if percentile == SLOWEST:
-                traces += _slowest(own_stages, look, factor)
+                traces += _slowest(own_stages, style, factor)
                 continue
-            traces += [*_known(own_stages, percentile, look, factor), *_bounded(own_stages, percentile, look, factor)]
+            traces += [*_known(own_stages, percentile, style, factor), *_bounded(own_stages, percentile, style, factor)]
     bounded = any(trace["marker"]["symbol"] == "triangle-up-open" for trace in traces)
     note = "Bars are 95 % intervals." + (
         " △ ≥ marks a lower bound: the true value is there or above." if bounded else ""
@@ -74,8 +74,8 @@ def ttft_chart(stages: Sequence[ReportStage]) -> Chart | None:
     return Chart(id="chart-ttft", title="Time to first token", note=note, traces=tuple(traces), layout=drawn)
 
 
-class _Look(Struct, frozen=True):
-    """The look of one line of a chart, and the offset of its points from the position of their level."""
+class _LineStyle(Struct, frozen=True):
+    """The style of one line of a chart, and the offset of its points from the position of their level."""
 
     name: str
     color: str
@@ -103,7 +103,7 @@ def _known_ms(stage: ReportStage, percentile: str) -> list[float]:
     return [value for value in (known.value, known.low, known.high, bound) if value is not None]
 
 
-def _known(stages: Sequence[ReportStage], percentile: str, look: _Look, factor: float) -> list[Trace]:
+def _known(stages: Sequence[ReportStage], percentile: str, style: _LineStyle, factor: float) -> list[Trace]:
     points = [
         (stage, known.value, known.interval)
         for stage in stages
@@ -115,18 +115,18 @@ def _known(stages: Sequence[ReportStage], percentile: str, look: _Look, factor: 
     ys = [value * factor for _, value, _ in points]
     intervals = [interval for _, _, interval in points]
     is_median = percentile == "p50"
-    error = {"type": "data", "symmetric": False, "thickness": 1.5, "width": 4, "color": look.color}
+    error = {"type": "data", "symmetric": False, "thickness": 1.5, "width": 4, "color": style.color}
     error["array"] = rounded(high * factor - y for (_, high), y in zip(intervals, ys, strict=True))
     error["arrayminus"] = rounded(y - low * factor for (low, _), y in zip(intervals, ys, strict=True))
     return [
         {
-            "x": look.x(drawn_stages),
+            "x": style.x(drawn_stages),
             "y": rounded(ys),
             "error_y": error,
             "mode": "lines+markers",
-            "name": look.name,
-            "line": {"color": look.color, "width": 2, "dash": "solid" if is_median else "dot"},
-            "marker": _marker(drawn_stages, look.color, "circle" if is_median else "diamond", 9),
+            "name": style.name,
+            "line": {"color": style.color, "width": 2, "dash": "solid" if is_median else "dot"},
+            "marker": _marker(drawn_stages, style.color, "circle" if is_median else "diamond", 9),
             "hovertext": [
                 stage_hover(
                     stage,
@@ -140,21 +140,21 @@ def _known(stages: Sequence[ReportStage], percentile: str, look: _Look, factor: 
     ]
 
 
-def _bounded(stages: Sequence[ReportStage], percentile: str, look: _Look, factor: float) -> list[Trace]:
+def _bounded(stages: Sequence[ReportStage], percentile: str, style: _LineStyle, factor: float) -> list[Trace]:
     points = [(stage, bound) for stage in stages if (bound := _bound_ms(stage, percentile)) is not None]
     if not points:
         return []
-    marker = _marker(_stages(points), look.color, "triangle-up-open", 11)
+    marker = _marker(_stages(points), style.color, "triangle-up-open", 11)
     return [
         {
-            "x": look.x(_stages(points)),
+            "x": style.x(_stages(points)),
             "y": rounded(bound * factor for _, bound in points),
             "mode": "markers+text",
-            "name": f"{look.name}, at least",
+            "name": f"{style.name}, at least",
             "text": ["≥"] * len(points),
             "textposition": "middle right",
-            "textfont": {"color": look.color, "size": 14},
-            "marker": marker | {"line": {"width": 2, "color": look.color}},
+            "textfont": {"color": style.color, "size": 14},
+            "marker": marker | {"line": {"width": 2, "color": style.color}},
             "hovertext": [
                 stage_hover(stage, f"TTFT {percentile} ≥ {format_duration(bound)}") for stage, bound in points
             ],
@@ -167,17 +167,17 @@ def _slowest_ms(stage: ReportStage) -> float | None:
     return (stage.summary.metric("ttft_ms") or Metric()).max
 
 
-def _slowest(stages: Sequence[ReportStage], look: _Look, factor: float) -> list[Trace]:
+def _slowest(stages: Sequence[ReportStage], style: _LineStyle, factor: float) -> list[Trace]:
     points = [(stage, slowest) for stage in stages if (slowest := _slowest_ms(stage)) is not None]
     if not points:
         return []
     return [
         {
-            "x": look.x(_stages(points)),
+            "x": style.x(_stages(points)),
             "y": rounded(slowest * factor for _, slowest in points),
             "mode": "markers",
-            "name": look.name,
-            "marker": _marker(_stages(points), look.color, "line-ew-open", 12) | {"line": {"width": 2}},
+            "name": style.name,
+            "marker": _marker(_stages(points), style.color, "line-ew-open", 12) | {"line": {"width": 2}},
             "hovertext": [
                 stage_hover(stage, f"slowest TTFT of {stage.answered}: {format_duration(slowest)}")
                 for stage, slowest in points
@@ -205,10 +205,10 @@ def throughput_chart(stages: Sequence[ReportStage]) -> Chart | None:
         for half, (key, name, symbol) in enumerate(
             (("output_tokens_per_s", "all together", "square"), ("per_user_tokens_per_s", "each user", "circle-open"))
         ):
-            look = _Look(
+            style = _LineStyle(
                 f"{prefix}{name}", f"@model{index % MODEL_COLORS}", at, aside(2 * index + half, 2 * len(models))
             )
-            traces += _rates(own_stages, key, look, symbol)
+            traces += _rates(own_stages, key, style, symbol)
     if not traces:
         return None
     drawn = layout(level_axis(stages), {"title": {"text": "output tokens per second"}, "rangemode": "tozero"})
@@ -219,7 +219,7 @@ def throughput_chart(stages: Sequence[ReportStage]) -> Chart | None:
     return Chart(id="chart-throughput", title="Throughput", note=note, traces=tuple(traces), layout=drawn)
 
 
-def _rates(stages: Sequence[ReportStage], key: str, look: _Look, symbol: str) -> list[Trace]:
+def _rates(stages: Sequence[ReportStage], key: str, style: _LineStyle, symbol: str) -> list[Trace]:
     rates = [(stage, getattr(stage.summary.throughput, key, None)) for stage in stages]
     points = [(stage, rate) for stage, rate in rates if rate is not None]
     if not points:
@@ -227,13 +227,13 @@ def _rates(stages: Sequence[ReportStage], key: str, look: _Look, symbol: str) ->
     dash = "dot" if symbol.endswith("open") else "solid"
     return [
         {
-            "x": look.x(_stages(points)),
+            "x": style.x(_stages(points)),
             "y": rounded(rate for _, rate in points),
             "mode": "lines+markers",
-            "name": look.name,
-            "line": {"color": look.color, "width": 2, "dash": dash},
-            "marker": _marker(_stages(points), look.color, symbol, 9) | {"line": {"width": 2, "color": look.color}},
-            "hovertext": [stage_hover(stage, f"{format_number(rate)} tokens/s {look.name}") for stage, rate in points],
+            "name": style.name,
+            "line": {"color": style.color, "width": 2, "dash": dash},
+            "marker": _marker(_stages(points), style.color, symbol, 9) | {"line": {"width": 2, "color": style.color}},
+            "hovertext": [stage_hover(stage, f"{format_number(rate)} tokens/s {style.name}") for stage, rate in points],
             "hoverinfo": "text",
         }
     ]

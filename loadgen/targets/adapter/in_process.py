@@ -287,8 +287,8 @@ async def _until_over(call: _Call, limits: Deadlines) -> None:
 def _due(call: _Call, limits: Deadlines) -> tuple[int, str]:
     """When the next deadline passes, and what the request waits for then."""
     last_ns = call.chunks[-1][0] if call.chunks else None
-    stage = "first token" if last_ns is None else "next token"
-    waited_for = f"waiting for {stage}, request deadline {limits.request_ns / 1e9:g} s"
+    awaited = "first token" if last_ns is None else "next token"
+    waited_for = f"waiting for {awaited}, request deadline {limits.request_ns / 1e9:g} s"
     due = [(call.dispatched_ns + limits.request_ns, waited_for)]
     if last_ns is None and limits.first_token_ns is not None:
         waited_for = f"waiting for first token, {limits.first_token_ns / 1e9:g} s"

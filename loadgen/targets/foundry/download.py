@@ -29,18 +29,18 @@ def download(variant: Any, send: Send, *, stall_s: float, tries: int, pause_s: f
     if variant.is_cached:
         return
     problem: str | None = None
-    for attempt in range(1, tries + 1):
-        problem = _Attempt(send, stall_s).run(variant)
+    for number in range(1, tries + 1):
+        problem = _DownloadTry(send, stall_s).run(variant)
         if problem is None:
             return
-        send(DownloadFailed(attempt, tries, problem))
-        if attempt < tries:
-            threading.Event().wait(min(_LONGEST_PAUSE_S, pause_s * 2 ** (attempt - 1)))
+        send(DownloadFailed(number, tries, problem))
+        if number < tries:
+            threading.Event().wait(min(_LONGEST_PAUSE_S, pause_s * 2 ** (number - 1)))
     remedy = "check the network and the disk, then run again: a download continues where it stopped"
     raise CannotServe("not_downloaded", f"{variant.id} could not be downloaded: {problem}", remedy)
 
 
-class _Attempt:
+class _DownloadTry:
     """One try, in a thread that may never return, because the runtime checks `cancel` only when something arrives."""
 
     def __init__(self, send: Send, stall_s: float) -> None:

@@ -35,7 +35,7 @@ from tests.integration.server import Server, ServerProcess, Ticking, streamed
 from tests.soak_device import Records
 
 RULES: Final = OutageRules(
-    outage_after_ns=300_000_000, first_pause_ns=50_000_000, longest_pause_ns=200_000_000, look_ns=100_000_000
+    outage_after_ns=300_000_000, first_pause_ns=50_000_000, longest_pause_ns=200_000_000, process_check_ns=100_000_000
 )
 USERS: Final = Closed(concurrency=(3,), duration_s=120.0, ramp_in_s=0.0)
 STREAM: Final = Ticking(tokens=3, first_s=0.01, gap_s=0.01)

@@ -72,7 +72,7 @@ async def play(
         load = closed(tuple(range(2, 2 + stages)), 24)
         plan = api.plan_of(scenario(folder, {"m": server.url}, load, warmup_requests=2))
         context = RunContext(plan, Client(), SYSTEM_CLOCK, SYSTEM_CLOCK.now_ns(), StopSignal())
-        pool = WorkerPool(2, context, folder, lambda _: None, windows=writer)
+        pool = WorkerPool(2, context, folder, lambda _: None, window_writer=writer)
         async with pool, serve_url(plan.models[0], "t") as served:
             for stage in plan.stages:
                 sinks = Sinks((watching, writer))

@@ -233,7 +233,7 @@ def test_an_endless_stream_ends_with_its_client() -> None:
     (truth,) = served.truth
     assert truth.gone_ns is not None
     assert truth.output_tokens >= 19
-    assert (served.account.gone, truth.fault) == (1, "endless")
+    assert (served.account.clients_left, truth.fault) == (1, "endless")
 
 
 def wait_until_gone(served: Served) -> None:
@@ -269,7 +269,7 @@ def test_a_full_queue_refuses() -> None:
     replies, served = answers(msgspec.structs.replace(QUICK, slots=1, queue=1), requests=4)
     assert sorted(reply.outcome for reply in replies) == ["http_error", "http_error", "ok", "ok"]
     assert {reply.status for reply in replies} == {200, 503}
-    assert served.account.refused == 2
+    assert served.account.queue_full == 2
 
 
 def test_in_a_freeze_nothing_is_sent_and_nothing_accepted() -> None:

@@ -244,7 +244,7 @@ def test_gaps_are_looked_at_as_the_summary_does() -> None:
     gaps = metrics.gaps_of(records)
     moments = moments_of(metrics.gap_ends(*metrics.flat_stamps(records)), gaps.values)
     whole = estimate_clustered(gaps.values, gaps.owners, [90.0], moments=moments, confidence=STOPPED_CONFIDENCE)
-    assert series.look(series.begin()) == whole[0]
+    assert series.estimate(series.begin()) == whole[0]
     assert whole[0].value is not None
 
 

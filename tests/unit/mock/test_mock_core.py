@@ -403,7 +403,7 @@ def test_who_finds_all_slots_busy_waits_in_order_and_who_finds_the_queue_full_is
     assert (third.began_ns, third.queue_ns) == (START_NS + 350 * MS, 350 * MS)
     assert offsets_ms(third.stamps_ns) == [550, 600, 650, 700]
     assert (fourth.began_ns, fourth.queue_ns, fourth.status) == (None, None, 503)
-    assert stage.core.account_so_far().refused == 1
+    assert stage.core.account_so_far().queue_full == 1
 
 
 def test_without_a_limit_any_number_waits() -> None:
@@ -436,7 +436,7 @@ def test_a_client_that_leaves_frees_its_slot_and_one_that_leaves_the_queue_its_p
     assert (first.gone_ns, first.output_tokens, first.end_ns) == (START_NS + 210 * MS, 1, None)
     assert (second.gone_ns, second.began_ns, second.output_tokens) == (START_NS + 100 * MS, None, 0)
     assert offsets_ms(third.stamps_ns)[0] == 410
-    assert stage.core.account_so_far().gone == 2
+    assert stage.core.account_so_far().clients_left == 2
 
 
 # Clients that do not read, or break

@@ -268,7 +268,7 @@ def test_the_account_says_what_was_done_and_whether_the_schedule_was_kept() -> N
         "1 chat, 40 tokens, 0 other requests, 0 connections",
         "late relative to its own schedule: p50 0.02 ms, p99 0.02 ms, at most 0.02 ms",
     ]
-    late = account_text(Account(chats=9, gone=2, refused=1, faults={"fin:1": 3}, slips={20: 90, 4000: 10}))
+    late = account_text(Account(chats=9, clients_left=2, queue_full=1, faults={"fin:1": 3}, slips={20: 90, 4000: 10}))
     assert "9 chats (1 refused by a full queue, 2 abandoned by their client)" in late
     assert "faults: fin:1 ×3" in late
     assert late.splitlines()[-1].startswith("so it did not keep its schedule; ")

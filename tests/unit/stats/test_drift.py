@@ -254,9 +254,9 @@ def test_bucket_counts_are_chosen_and_joined_by_window() -> None:
     counts = BucketCounts(4, np.array([0, 0, 1, 3]), np.array([5, 9, 5, 2]), np.array([1, 2, 3, 4]))
     assert counts.totals.tolist() == [3, 3, 0, 4]
     chosen = counts.of_windows(np.array([False, True, True, True]))
-    assert (chosen.windows, chosen.window.tolist(), chosen.bucket.tolist()) == (3, [0, 2], [5, 2])
+    assert (chosen.window_count, chosen.window.tolist(), chosen.bucket.tolist()) == (3, [0, 2], [5, 2])
     joined = counts.in_groups(2)
-    assert (joined.windows, joined.window.tolist()) == (2, [0, 0, 1])
+    assert (joined.window_count, joined.window.tolist()) == (2, [0, 0, 1])
     assert (joined.bucket.tolist(), joined.count.tolist()) == ([5, 9, 2], [4, 2, 4])
 
 

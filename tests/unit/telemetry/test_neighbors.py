@@ -1,4 +1,4 @@
-"""Who waited for whom: from two looks at a machine to by how much neighbors slowed the server. No clock, no files."""
+"""Who waited for whom: from two samples at a machine to by how much neighbors slowed the server. No clock, no files."""
 
 import os
 from collections.abc import Collection, Iterable, Sequence
@@ -10,7 +10,7 @@ from loadgen.record import MachineFacts, Neighbor
 from loadgen.telemetry.neighbors import (
     READ_BESIDE,
     CoreTimes,
-    Look,
+    MachineSample,
     NeighborWatch,
     Processes,
     ProcessTimes,
@@ -33,8 +33,10 @@ def process(name: str, cpu_s: float, parent: int = 1, started: float = 1.0) -> P
     return ProcessTimes(name, parent, started, cpu_s)
 
 
-def look(at_s: float, *, server_s: float = 0.0, own_s: float = 0.0, cores: CoreTimes, threads: Threads | None) -> Look:
-    return Look(at_s, own_s, server_s, cores, threads)
+def sample(
+    at_s: float, *, server_s: float = 0.0, own_s: float = 0.0, cores: CoreTimes, threads: Threads | None
+) -> MachineSample:
+    return MachineSample(at_s, own_s, server_s, cores, threads)
 
 
 class HandClock:
@@ -54,7 +56,7 @@ class HandClock:
 
 
 class FakeMachine:
-    """A machine of so many cores on which a script of changes happens from look to look."""
+    """A machine of so many cores on which a script of changes happens from sample to sample."""
 
     def __init__(self, cores: int = 2, *, tells_waits: bool = True) -> None:
         self.cores = cores
@@ -156,7 +158,7 @@ def test_a_server_of_more_threads_than_cores_waits_for_itself() -> None:
     after = {(SERVER, tid): ThreadTimes(250 * MS, 750 * MS) for tid in range(8)}
     quiet = CoreTimes(0.0, 0.0), CoreTimes(2.02, 0.0)
     waited = waited_between(
-        look(0, cores=quiet[0], threads=before), look(1, server_s=2.0, cores=quiet[1], threads=after), cores=2
+        sample(0, cores=quiet[0], threads=before), sample(1, server_s=2.0, cores=quiet[1], threads=after), cores=2
     )
     assert waited.crowding_s == pytest.approx(1.5)
     assert slowdown_of(waited, 0.02, 1.0)[0] < 0.03
@@ -173,7 +175,9 @@ def test_threads_that_compute_together_wait_for_the_one_that_waits() -> None:
     before = {(SERVER, tid): ThreadTimes(0, 0) for tid in range(4)}
     after = {(SERVER, tid): ThreadTimes(900 * MS, 100 * MS) for tid in range(4)}
     cores = CoreTimes(0, 0), CoreTimes(4.0, 0)
-    waited = waited_between(look(0, cores=cores[0], threads=before), look(1, cores=cores[1], threads=after), cores=4)
+    waited = waited_between(
+        sample(0, cores=cores[0], threads=before), sample(1, cores=cores[1], threads=after), cores=4
+    )
     assert waited.stalled_s == pytest.approx(1 - 0.9**4)
 
 
@@ -192,7 +196,9 @@ def test_threads_that_take_over_each_other_s_work_lose_the_share_of_it_in_which_
     before = {(SERVER, tid): ThreadTimes(0, 0) for tid in range(len(threads_ms))}
     after = {(SERVER, tid): ThreadTimes(run * MS, wait * MS) for tid, (run, wait) in enumerate(threads_ms)}
     cores = CoreTimes(0, 0), CoreTimes(2.0, 0)
-    waited = waited_between(look(0, cores=cores[0], threads=before), look(1, cores=cores[1], threads=after), cores=2)
+    waited = waited_between(
+        sample(0, cores=cores[0], threads=before), sample(1, cores=cores[1], threads=after), cores=2
+    )
     assert waited.shared_wait_s == pytest.approx(lost, abs=1e-3)
 
 
@@ -206,7 +212,9 @@ def test_a_thread_that_is_new_began_in_between_and_one_that_ended_counts_no_more
     before = {(SERVER, 1): ThreadTimes(5_000 * MS, 5_000 * MS)}
     after = {(SERVER, 2): ThreadTimes(100 * MS, 200 * MS)}
     cores = CoreTimes(0, 0), CoreTimes(1.0, 0)
-    waited = waited_between(look(0, cores=cores[0], threads=before), look(1, cores=cores[1], threads=after), cores=1)
+    waited = waited_between(
+        sample(0, cores=cores[0], threads=before), sample(1, cores=cores[1], threads=after), cores=1
+    )
     assert waited.stalled_s == pytest.approx(0.2)
 
 
@@ -224,9 +232,11 @@ def test_threads_that_share_their_work_never_lose_more_than_those_that_all_wait_
     after = {
         (SERVER, 1): ThreadTimes(0, 0),
         (SERVER, 2): ThreadTimes(100 * MS, 1_570 * MS),
-    }  # it is older than the look
+    }  # it is older than the sample
     cores = CoreTimes(0, 0), CoreTimes(1.0, 0)
-    waited = waited_between(look(0, cores=cores[0], threads=before), look(1, cores=cores[1], threads=after), cores=1)
+    waited = waited_between(
+        sample(0, cores=cores[0], threads=before), sample(1, cores=cores[1], threads=after), cores=1
+    )
     assert waited.stalled_s is not None
     assert waited.shared_wait_s <= waited.stalled_s <= 1.0
 
@@ -251,7 +261,9 @@ def test_a_thread_that_hands_tokens_on_holds_up_nobody_when_it_waits() -> None:
     before = {(SERVER, tid): ThreadTimes(0, 0) for tid in range(2)}
     after = {(SERVER, 0): ThreadTimes(990 * MS, 10 * MS), (SERVER, 1): ThreadTimes(4 * MS, 96 * MS)}
     cores = CoreTimes(0, 0), CoreTimes(1.0, 0)
-    waited = waited_between(look(0, cores=cores[0], threads=before), look(1, cores=cores[1], threads=after), cores=2)
+    waited = waited_between(
+        sample(0, cores=cores[0], threads=before), sample(1, cores=cores[1], threads=after), cores=2
+    )
     assert waited.stalled_s == pytest.approx(0.01 + 0.0096, abs=1e-3)
 
 

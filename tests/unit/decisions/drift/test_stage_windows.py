@@ -48,7 +48,7 @@ def write(folder: Path, *nights: StageWindows) -> Path:
 
 def same(counts: BucketCounts, other: BucketCounts) -> bool:
     arrays = ("window", "bucket", "count")
-    return counts.windows == other.windows and all(
+    return counts.window_count == other.window_count and all(
         np.array_equal(getattr(counts, name), getattr(other, name)) for name in arrays
     )
 

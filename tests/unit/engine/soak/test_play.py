@@ -14,7 +14,7 @@ from loadgen import api
 from loadgen.engine import stage as stage_module
 from loadgen.engine.soak import session as session_module
 from loadgen.engine.soak.in_flight import IN_FLIGHT, Begun, read_in_flight
-from loadgen.engine.soak.lock import LOCK, Holder, held_lock
+from loadgen.engine.soak.lock import LOCK, Holder, folder_lock
 from loadgen.engine.soak.outage import SUPPORT
 from loadgen.engine.soak.play import play_soak
 from loadgen.engine.soak.session import SoakMachine
@@ -41,7 +41,7 @@ def look_rarely(patch: pytest.MonkeyPatch) -> None:
     """Looks each second, or more often, take most of the CPU time of a soak that is played at once."""
     patch.setattr(observer, "TICK_NS", 10 * SECOND)
     patch.setattr(stage_module, "TICK_S", 10.0)
-    patch.setattr(session_module, "LOOK_NS", 10 * SECOND)
+    patch.setattr(session_module, "CHECK_NS", 10 * SECOND)
 
 
 @pytest.fixture(autouse=True)
@@ -236,12 +236,12 @@ def test_the_lock_is_gone_when_a_soak_has_ended_and_says_who_plays_while_it_is_o
 
 
 def test_a_lock_of_a_living_process_is_refused_and_one_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
-    with held_lock(tmp_path), pytest.raises(InputError, match="is playing this soak"), held_lock(tmp_path):
+    with folder_lock(tmp_path), pytest.raises(InputError, match="is playing this soak"), folder_lock(tmp_path):
         pass
     assert not (tmp_path / LOCK).exists()
     for left in (msgspec.json.encode(Holder(1 << 22, 1.0)), b'{"pid"'):
         (tmp_path / LOCK).write_bytes(left)
-        with held_lock(tmp_path):
+        with folder_lock(tmp_path):
             assert msgspec.json.decode((tmp_path / LOCK).read_bytes(), type=Holder).is_alive
     assert list(tmp_path.iterdir()) == []
 

@@ -16,7 +16,7 @@ from loadgen.analysis import metrics
 from loadgen.engine import stage
 from loadgen.engine.heartbeat import Gap
 from loadgen.engine.run import play_plan
-from loadgen.engine.soak.window_session import Unwritten, write_unwritten
+from loadgen.engine.soak.unwritten import Unwritten, write_unwritten
 from loadgen.engine.soak.window_writer import WindowWriter
 from loadgen.engine.soak.windows import WindowGrid, WindowPart, WindowSettings, WindowSink
 from loadgen.live.sink import MeasuringStart, NullSink, StageStart

@@ -6,15 +6,15 @@ from loadgen.stats.change_points import split_range
 from loadgen.stats.steps import STEP_IS_CLEAR, Floats, best_split, blocks_of, step_gain
 
 
-class Since(Struct, frozen=True):
-    """When a step was. All moments in s since the run began."""
+class StepTime(Struct, frozen=True):
+    """When a series stepped to a new level. All moments in s since the run began."""
 
     at_s: float
     earliest_s: float
     latest_s: float
 
 
-def since_of(values: Floats, at: Floats) -> Since | None:
+def step_time_of(values: Floats, at: Floats) -> StepTime | None:
     """When the series changed in a step; None if a straight line fits better, or nearly as well: it changed steadily.
 
     values: of each place; at: the middle of its time. Places are joined until they hardly resemble their neighbors,
@@ -28,4 +28,4 @@ def since_of(values: Floats, at: Floats) -> Since | None:
     inside = slice(max(0, (split - 1) * size), (split + 1) * size)
     exact = inside.start + best_split(values[inside])
     begin, end = at[first * size], at[min(last * size, at.size - 1)]
-    return Since(float(at[exact]), float(min(begin, at[exact])), float(max(end, at[exact])))
+    return StepTime(float(at[exact]), float(min(begin, at[exact])), float(max(end, at[exact])))
