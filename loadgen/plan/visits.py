@@ -1,11 +1,12 @@
 """Stages that are chosen during a run. Each is one uninterrupted visit to a level. Knows no clock."""
 
+import re
 from typing import Final
 
 import msgspec
 import numpy as np
 
-from loadgen.plan.plan import Level, Stage, stage_of
+from loadgen.plan.plan import Level, Stage, StageLoad, stage_of
 from loadgen.plan.rng import generator
 from loadgen.scenario import Closed, Load, RatedLoad, Scenario
 
@@ -53,6 +54,13 @@ def visit_label(load: Load, level: float, number: int) -> str:
         return name
     # With `.0`, because `r1.2` is the name of another rate.
     return f"{name}{'' if isinstance(load, Closed) or '.' in name else '.0'}.{number}"
+
+
+def visit_number(load: StageLoad, label: str) -> int:
+    """The number of the visit to a level that a label names, from 1; 1 also for a stage that is no visit."""
+    level = load.concurrency or load.rate_per_s or 0
+    again = re.fullmatch(rf"[cr]{re.escape(f'{level:g}')}(?:\.0)?\.(\d+)", label)
+    return int(again[1]) if again else 1
 
 
 def visit_words(stage: Stage) -> str:

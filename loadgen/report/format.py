@@ -3,8 +3,10 @@
 from decimal import Decimal
 
 from loadgen.analysis.quality_types import Quality
-from loadgen.analysis.summary import Metric
+from loadgen.analysis.summary import Metric, StageSummary
 from loadgen.plan.plan import StageLoad
+from loadgen.plan.visits import visit_number
+from loadgen.store.manifest import PlannedStage
 
 UNKNOWN = "–"
 
@@ -93,6 +95,12 @@ def format_load(load: StageLoad) -> str:
             return f"{rate:g} /s {load.mode}"
         case _:
             return load.mode
+
+
+def format_stage_load(stage: StageSummary | PlannedStage) -> str:
+    """The load of a stage for its row: `4 users`, and `4 users (visit 2)` if a search has played the level again."""
+    number = visit_number(stage.load, stage.level)
+    return format_load(stage.load) + (f" (visit {number})" if number > 1 else "")
 
 
 def format_bytes(count: int | None) -> str:

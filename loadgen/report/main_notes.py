@@ -5,7 +5,7 @@ from typing import Final
 from msgspec import UNSET
 
 from loadgen.analysis.summary import Requests, StageSummary, Summary, Until, Validity
-from loadgen.report.format import format_count, format_duration, format_load
+from loadgen.report.format import format_count, format_duration, format_stage_load
 from loadgen.report.metric_names import DAGGER, metric_title
 from loadgen.report.section import known_percentiles, stage_name
 from loadgen.stats.steady import MIN_VALUES
@@ -69,7 +69,7 @@ def _not_told_steady(summary: Summary) -> list[str]:
     if not stages:
         return []
     is_all = len(stages) == sum(stage.status != "skipped" for stage in summary.stages)
-    where = "" if is_all else f" at {', '.join(dict.fromkeys(format_load(stage.load) for stage in stages))}"
+    where = "" if is_all else f" at {', '.join(dict.fromkeys(format_stage_load(stage) for stage in stages))}"
     return [NOT_TOLD_STEADY.format(where=where, fewest=MIN_VALUES)]
 
 

@@ -10,13 +10,13 @@ from loadgen.analysis.summary import Metric, StageSummary, Summary
 from loadgen.report.format import (
     UNKNOWN,
     format_duration,
-    format_load,
     format_number,
     format_percent,
     format_percentile,
     format_quality,
     format_quality_interval,
     format_range,
+    format_stage_load,
 )
 from loadgen.report.main_notes import main_notes
 from loadgen.report.metric_names import marked, metric_title
@@ -88,7 +88,7 @@ def _is_invalid(stage: StageSummary) -> bool:
 def _describe(summary: Summary, stage: StageSummary) -> dict[str, str]:
     """The cells of a stage, by heading."""
     cells = dict.fromkeys((column.title for column in _columns(summary)), UNKNOWN)
-    cells |= {"model": stage.model, "served by": stage.target, "load": format_load(stage.load), "verdict": "skipped"}
+    cells |= {"model": stage.model, "served by": stage.target, "load": format_stage_load(stage), "verdict": "skipped"}
     if stage.metrics is UNSET or stage.requests is UNSET or stage.throughput is UNSET or stage.validity is UNSET:
         return cells
     for name in ("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms"):

@@ -11,7 +11,7 @@ from msgspec import UNSET, Struct
 from loadgen.analysis.by_prompt import PromptRow
 from loadgen.analysis.stage import StageData
 from loadgen.analysis.summary import StageSummary, Summary, Validity
-from loadgen.report.format import format_load
+from loadgen.report.format import format_stage_load
 from loadgen.store.manifest import Manifest
 
 HEIGHT: Final = 340
@@ -161,7 +161,7 @@ class ReportStage(Struct, frozen=True):
 
     @property
     def load(self) -> str:
-        return format_load(self.summary.load)
+        return format_stage_load(self.summary)
 
     @property
     def level(self) -> str:
@@ -202,7 +202,7 @@ def known_percentiles(stages: Iterable[StageSummary], metric: str) -> tuple[str,
 
 def stage_name(stage: StageSummary) -> str:
     """The name of a stage in a row: `smollm2-135m on llamacpp, 4 users`."""
-    return f"{stage.model} on {stage.target}, {format_load(stage.load)}"
+    return f"{stage.model} on {stage.target}, {format_stage_load(stage)}"
 
 
 def was_played(stage: StageSummary) -> bool:

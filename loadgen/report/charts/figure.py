@@ -6,6 +6,7 @@ or the user must pass through `label`, because plotly.js interprets some markup.
 
 import html
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -106,7 +107,9 @@ def level_axis(stages: Sequence[ReportStage]) -> Axis:
     """Levels side by side at 0, 1, 2…, in the plan's order, for any kind of load."""
     by_level = {stage.level: stage for stage in stages}
     closed = [stage.is_closed for stage in stages]
-    texts = [str(stage.summary.load.concurrency) if all(closed) else label(stage.load) for stage in by_level.values()]
+    texts = [label(stage.load) for stage in by_level.values()]
+    if all(closed):
+        texts = [re.sub(" users?", "", text).replace(" (", f"{_BREAK}(") for text in texts]
     # If the stages of only some models are invalid, their faded points show it.
     invalid = set(by_level) - {stage.level for stage in stages if not stage.is_invalid}
     title = "users at once" if all(closed) else "load" if any(closed) else "load (requests per second)"

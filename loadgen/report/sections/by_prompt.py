@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from loadgen.analysis.by_prompt import PromptRow, ValueRange
-from loadgen.report.format import UNKNOWN, format_duration, format_load, format_number
+from loadgen.report.format import UNKNOWN, format_duration, format_number, format_stage_load
 from loadgen.report.section import Column, ReportData, Row, Section, Table
 
 MAX_ROWS: Final = 100
@@ -41,7 +41,7 @@ def prompts_table(rows: Sequence[PromptRow]) -> Table:
 def _cells(row: PromptRow) -> tuple[str, ...]:
     stage = row.stage
     return (
-        f"{stage.model} on {stage.target}, {format_load(stage.load)}",
+        f"{stage.model} on {stage.target}, {format_stage_load(stage)}",
         row.prompt_id,
         f"{row.ok}/{row.ok + row.failed}",
         _format_field(row.ttft, "median"),

@@ -10,7 +10,7 @@ from typing import Final, Literal
 from msgspec import UNSET, Struct
 
 from loadgen.analysis.summary import StageSummary, Summary
-from loadgen.report.format import format_duration, format_load, format_number
+from loadgen.report.format import format_duration, format_number, format_stage_load
 from loadgen.report.section import ReportData, Section
 
 NOTHING: Final = "no difference detectable at this n"
@@ -50,7 +50,7 @@ def highlight_lines(summary: Summary) -> list[str]:
         unsound = [_who(stage) for stage in played if not _is_sound(stage)]
         if unsound and len(played) > 1:
             invalid = f"{', '.join(unsound)} {'is' if len(unsound) == 1 else 'are'} invalid"
-            lines.append(f"{format_load(played[0].load)}: {invalid}, so not compared")
+            lines.append(f"{format_stage_load(played[0])}: {invalid}, so not compared")
         if len(stages) > 1:
             lines += [line for measure in _MEASURES if (line := _line(measure, stages)) is not None]
             lines += _memory(stages)
@@ -62,7 +62,7 @@ def _is_sound(stage: StageSummary) -> bool:
 
 
 def _line(measure: _Measure, stages: Sequence[StageSummary]) -> str | None:
-    load = format_load(stages[0].load)
+    load = format_stage_load(stages[0])
     why = next((stage.not_valid[measure.metric] for stage in stages if measure.metric in stage.not_valid), None)
     if why is not None:
         return f"{load}, {measure.title}: not compared: {why}"
@@ -129,4 +129,4 @@ def _memory(stages: Sequence[StageSummary]) -> list[str]:
     if texts[0] == texts[1]:
         return []
     rest = ", ".join(f"{_who(stage)} {text}" for text, (_, stage) in zip(texts[1:], peaks[1:], strict=True))
-    return [f"{format_load(stages[0].load)}, smallest memory: {_who(peaks[0][1])}, {texts[0]} at its peak; {rest}"]
+    return [f"{format_stage_load(stages[0])}, smallest memory: {_who(peaks[0][1])}, {texts[0]} at its peak; {rest}"]

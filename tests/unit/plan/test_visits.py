@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from loadgen.plan.plan import Plan, digest, parts
+from loadgen.plan.plan import Plan, StageLoad, digest, parts
 from loadgen.plan.prompts import Prompt
-from loadgen.plan.visits import Visits, visit_label
+from loadgen.plan.visits import Visits, visit_label, visit_number
 from loadgen.plan.workload import workload_of
 from loadgen.scenario import Closed, Constant, Gamma, Load, Poisson, Ramp, Scenario, ThinkTime
 
@@ -26,6 +26,15 @@ def visits_of(load: Load, seed: int = 1) -> Visits:
 )
 def test_a_visit_is_named_by_its_level_and_its_number(load: Load, level: float, labels: list[str]) -> None:
     assert [visit_label(load, level, number) for number in (1, 2, 12)] == labels
+    played = visits_of(load).visit(level, 1, seconds=60).level.load()
+    assert [visit_number(played, label) for label in labels] == [1, 2, 12]
+
+
+def test_the_number_of_a_visit_can_be_read_from_any_name() -> None:
+    for rate in [number / 100 for number in range(1, 1000)]:
+        played = StageLoad("poisson", rate_per_s=rate)
+        labels = {number: visit_label(Poisson((1.0,)), rate, number) for number in (1, 2, 3, 25, 100)}
+        assert {number: visit_number(played, label) for number, label in labels.items()} == {n: n for n in labels}
 
 
 def test_no_two_visits_have_one_name() -> None:

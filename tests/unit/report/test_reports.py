@@ -17,6 +17,7 @@ from loadgen.analysis.summary import METRICS, Metric, Percentile, summary_data, 
 from loadgen.errors import InputError
 from loadgen.redact import printable
 from loadgen.report.answer import answer
+from loadgen.report.charts.figure import level_axis
 from loadgen.report.console import console
 from loadgen.report.csv import csv_text
 from loadgen.report.document import make_document, report_data
@@ -510,3 +511,22 @@ def test_a_row_of_the_csv_file_says_what_the_summary_says_and_leaves_empty_what_
     assert (first["ttft_p99_ms"], first["ttft_p99_at_least_ms"]) == ("", "98.0")
     assert (first["connect_count"], first["connect_p50_ms"]) == ("0", "")
     assert (skipped["status"], skipped["planned"], skipped["ttft_count"]) == ("skipped", "", "")
+
+
+def test_two_visits_to_one_level_are_two_rows_that_can_be_told_apart() -> None:
+    levels = ("c2", "c2.2", "c2.12")
+    load = {"mode": "closed", "concurrency": 2}
+    turns_of_levels = [turn(index, level=level) for level in levels for index in range(8)]
+    run = run_of(
+        turns_of_levels,
+        [planned(8, level=level, load=load) for level in levels],
+        seen=[facts(level=level) for level in levels],
+    )
+    loads = ["2 users", "2 users (visit 2)", "2 users (visit 12)"]
+    table = main_table(summarize(run))
+    column = [each.title for each in table.columns].index("load")
+    assert [row.cells[column] for row in table.rows] == loads
+    text = markdown_of(run)
+    assert all(f"m on t, {load}" in text for load in loads)
+    stages = report_data(summarize(run), [run]).stages
+    assert level_axis(stages)["ticktext"] == ["2", "2<br>(visit 2)", "2<br>(visit 12)"]
