@@ -28,6 +28,8 @@ _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 # A line end, the first byte of the next one (group 1: the event is complete here), and the LF that may belong to it.
 # The group is atomic, so that the CR of a CRLF never counts as one line end and its LF as a second.
 _BLANK_LINE: Final = re.compile(rb"(?>\r\n|\n|\r)([\r\n])(?:(?<=\r)\n)?")
+# Blank lines with nothing before them, cut into line ends as above, two to a match of _BLANK_LINE.
+_EMPTY_EVENTS: Final = re.compile(rb"(?:(?>\r\n|\n|\r)(?>\r\n|\n|\r))+")
 _SEAM_BYTES: Final = 2  # the longest beginning of a blank line that does not complete it: CRLF
 
 
@@ -152,16 +154,17 @@ class Splitter:
         """The fast way, for data all of whose lines end in `line_end`. Returns what is left."""
         blank_line = line_end + line_end
         for_end = len(line_end) + 1  # an event ends with the first byte of the blank line's own line end
+        for_blank = len(blank_line)
         blocks = data.split(blank_line)
         tail = blocks.pop()
         for block in blocks:
             if not block:  # of a body of line ends there are millions
-                self._start += len(blank_line)
+                self._start += for_blank
                 continue
             start = self._start
             end = start + len(block) + for_end
             self._check_length(end - start, events)
-            self._start = start + len(block) + len(blank_line)
+            self._start = start + len(block) + for_blank
             if block.startswith(b"data: ") and b"\n" not in block:  # nearly all are one line, and need no table
                 events.append(SseEvent(block[6:], end))
             elif b"data" in block and (event := _read_block(block, start, end)) is not None:
@@ -171,17 +174,21 @@ class Splitter:
     def _split_mixed(self, data: bytes, events: list[SseEvent]) -> bytes:
         """The general way. Returns what is left."""
         at = 0
-        for match in _BLANK_LINE.finditer(data):
-            block = data[at : match.start()]
+        while match := _BLANK_LINE.search(data, at):
+            if match.start() == at:  # nothing is before it; of a body of line ends there are millions
+                match = _EMPTY_EVENTS.match(data, at) or match
+                self._start += match.end() - at
+                self._after_cr = match.end() == len(data) and data.endswith(b"\r")
+            else:
+                self._complete(data[at : match.start()], match, events)
             at = match.end()
-            self._complete(block, match, events)
         return data[at:]
 
     def _complete(self, block: bytes, match: re.Match[bytes], events: list[SseEvent]) -> None:
         """Dispatches `block`, the bytes before the blank line `match`."""
         size = len(block) + match.end(1) - match.start()
         self._check_length(size, events)
-        if block and (event := _read_block(block, self._start, self._start + size)) is not None:
+        if b"data" in block and (event := _read_block(block, self._start, self._start + size)) is not None:
             events.append(event)
         self._start += len(block) + match.end() - match.start()
         self._after_cr = match.end() == match.endpos and match.end() == match.end(1) and match[1] == b"\r"

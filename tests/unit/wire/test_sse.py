@@ -1,5 +1,6 @@
 """Splitting server-sent events: tables of bytes, a second parser written straight from the standard, and laws."""
 
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -253,3 +254,22 @@ def test_captured_streams_have_the_same_data_with_any_line_end(capture: str, lin
     body = (DATA / capture).read_bytes()
     expected = [block.removeprefix(b"data: ") for block in body.split(b"\n\n")[:-1]]
     assert [event.data for event in Splitter().feed(body.replace(b"\n", line_end))] == expected
+
+
+@pytest.mark.parametrize("unit", [b"\n", b"\r", b"\r\n", b"\n\r", b"\r\n\r", b"\n\n\r\n"])
+def test_line_ends_without_an_event_are_not_taken_one_by_one(unit: bytes) -> None:
+    body, splitter, calls = unit * 5_000, Splitter(), 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        events = splitter.feed(body)
+    finally:
+        sys.setprofile(before)
+    assert events == []
+    assert splitter.offset + len(splitter.pending) == len(body)
+    assert calls < 100
