@@ -27,7 +27,7 @@ from benchmarks.live_searches import FOUR_SLOTS, TWO_SLOTS, search_live
 from benchmarks.queues import Queue, Request, closed, opened, record_of, shares_met
 from loadgen.decisions.capacity.choose import VisitLooks, next_step
 from loadgen.decisions.capacity.known import Known
-from loadgen.decisions.capacity.search import PlayVisit, SearchKind, SearchSettings, SearchState, StopReason
+from loadgen.decisions.capacity.search import NextVisit, SearchKind, SearchSettings, SearchState, StopReason
 from loadgen.decisions.capacity.visit import Visit, VisitTally
 from loadgen.plan.plan import StageLoad
 from loadgen.scenario import Slo
@@ -151,14 +151,14 @@ def search(world: World, seed: int) -> Outcome:
     """A search by the program, against the queue."""
     settings, state = world.settings, SearchState()
     rng = np.random.default_rng([7, seed])
-    while isinstance(step := next_step(state, settings), PlayVisit):
+    while isinstance(step := next_step(state, settings), NextVisit):
         state = state.with_visit(visit_of(world, settings, state, step, rng))
     known = Known(state, settings)
     return Outcome(known.shown.holds, known.capacity, known.shown.fails, state.spent_s, step.reason)
 
 
 def visit_of(
-    world: World, settings: SearchSettings, state: SearchState, step: PlayVisit, rng: np.random.Generator
+    world: World, settings: SearchSettings, state: SearchState, step: NextVisit, rng: np.random.Generator
 ) -> Visit:
     """One visit, looked at as its requests are decided, and drained when it is stopped."""
     load = world.load(step.level)
@@ -340,7 +340,7 @@ def speed() -> tuple[str, list[str]]:
     tally = VisitTally(settings.objectives, StageLoad("closed", concurrency=8), Slo())
     for index, request in enumerate(islice(closed(Queue(slots=8), 8, np.random.default_rng(1)), 5008)):
         tally.take(record_of(request, index, StageLoad("closed", concurrency=8)))
-    looks = VisitLooks(state, settings, PlayVisit(8.0, 10**6, BUDGET_S, "holds"))
+    looks = VisitLooks(state, settings, NextVisit(8.0, 10**6, BUDGET_S, "holds"))
     choice_ms = _best_ms(lambda: next_step(state, of_rates))
     look_ms = _best_ms(lambda: looks.should_stop(tally.visit(level=8.0, label="c8", seconds=1.0)))
     levels = len(Known(state, of_rates).steps)

@@ -18,14 +18,6 @@ import numpy as np
 from msgspec import Struct
 from scipy.stats import binom
 
-from loadgen.decisions.select.choice import (
-    StepTable,
-    Utilities,
-    chance_of_first,
-    choose,
-    standard_error,
-    utilities_of,
-)
 from loadgen.decisions.select.criteria import (
     DEFAULT_WEIGHTS,
     MEMORY_NOISE,
@@ -33,6 +25,14 @@ from loadgen.decisions.select.criteria import (
     Values,
     shares_of,
     steps_of,
+)
+from loadgen.decisions.select.leader import (
+    StepTable,
+    Utilities,
+    chance_of_first,
+    leader_of,
+    standard_error,
+    utilities_of,
 )
 from loadgen.stats.mean import student_quantile
 
@@ -119,7 +119,7 @@ def utilities(cell: Cell, rng: np.random.Generator) -> Utilities:
 
 
 def set_by_select(drawn: Utilities, _: np.random.Generator) -> set[int]:
-    return set(choose(drawn).not_told_apart)
+    return set(leader_of(drawn).not_told_apart)
 
 
 def set_of_all_pairs(drawn: Utilities, _: np.random.Generator) -> set[int]:
@@ -129,7 +129,7 @@ def set_of_all_pairs(drawn: Utilities, _: np.random.Generator) -> set[int]:
     for other in set(range(count)) - {first}:
         rows = [first, other]
         pair = Utilities(drawn.by_prompt[rows], drawn.mean[rows], drawn.noise[rows])
-        if len(choose(pair, 1 - 0.1 / (count * (count - 1))).not_told_apart) > 1:
+        if len(leader_of(pair, 1 - 0.1 / (count * (count - 1))).not_told_apart) > 1:
             alike.add(other)
     return alike
 

@@ -23,7 +23,7 @@ from scipy.special import bdtr, bdtrc, ndtr
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.soak_nights import MEMORY, NOISE, WINDOWS, Floats, Truth, night_of
-from loadgen.analysis.soak_types import DRIFT_METRICS, Drift, DriftMetricName, DriftWord
+from loadgen.analysis.soak_types import DRIFT_METRICS, Drift, DriftMetricName, DriftVerdict
 from loadgen.decisions.drift.memory import memory_measure
 from loadgen.decisions.drift.stage_windows import StageWindows
 from loadgen.decisions.drift.verdict import FALSE_ALARMS, drifts_of, verdict_of, word_of
@@ -195,14 +195,14 @@ def power_row(truth: Truth, sights: Sequence[Sight], figures: Figures) -> str:
     return f"| {truth.noise} | {' | '.join(cells)} |"
 
 
-def memory_of(name: str, seed: int) -> tuple[DriftWord, float]:
+def memory_of(name: str, seed: int) -> tuple[DriftVerdict, float]:
     """The word of the memory of one night, if seven other metrics show nothing, and by how much it grows, MiB/h."""
     night = night_of(Truth(USUAL, memory=name), np.random.default_rng([8, seed]), gaps=1)
     measure = next(memory_measure(night.windows, MATTERS, None))
     return word_of(measure, min(1.0, FAMILY * measure.movement.p)), measure.mib_per_h
 
 
-def memory_row(name: str, nights: Sequence[tuple[DriftWord, float]], figures: Figures) -> str:
+def memory_row(name: str, nights: Sequence[tuple[DriftVerdict, float]], figures: Figures) -> str:
     words = [word for word, _ in nights]
     called = words.count("degrading")
     if name == SURE_LEAK:

@@ -7,8 +7,8 @@ import numpy as np
 
 from benchmarks.queues import Queue, closed, opened, record_of
 from loadgen.analysis.stage import stages_of
-from loadgen.decisions.capacity.played import PlayedVisit, played_visit
 from loadgen.decisions.capacity.search import SearchSettings
+from loadgen.decisions.capacity.visit_data import VisitData, visit_data_of
 from loadgen.plan.plan import StageLoad
 from loadgen.record import Record, StageFacts
 from tests.records import facts, planned, run_of
@@ -24,7 +24,7 @@ def played(
     number: int = 1,
     seen: StageFacts | None = None,
     server_ended: str | None = None,
-) -> PlayedVisit:
+) -> VisitData:
     """The visit that these records make. seen: what was seen of ourselves; None: nothing was in the way."""
     is_of_users = settings.search == "users"
     load = StageLoad("closed", int(level)) if is_of_users else StageLoad("poisson", rate_per_s=level)
@@ -34,7 +34,7 @@ def played(
     stage = planned(len(visit_records), level=name, load=load, server_ended=server_ended)
     seen = facts(level=name, start_ns=0, end_ns=max(ends, default=0)) if seen is None else seen
     run = run_of(visit_records, [stage], seen=[seen])
-    return played_visit(stages_of(run)[0], settings)
+    return visit_data_of(stages_of(run)[0], settings)
 
 
 def of_queue(
@@ -43,7 +43,7 @@ def of_queue(
     levels: Sequence[float],
     count: int = 200,
     change: Change = lambda each: each,
-) -> list[PlayedVisit]:
+) -> list[VisitData]:
     """A visit of so many requests to each level. change: what becomes of each record."""
     visits = []
     for level in levels:

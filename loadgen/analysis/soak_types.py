@@ -7,8 +7,8 @@ from typing import Final, Literal
 
 from msgspec import UNSET, Struct, UnsetType, field
 
-DriftWord = Literal["degrading", "not enough data", "improving", "stable"]
-DRIFT_WORDS: Final[tuple[DriftWord, ...]] = DriftWord.__args__  # type: ignore[attr-defined]
+DriftVerdict = Literal["degrading", "not enough data", "improving", "stable"]
+DRIFT_VERDICTS: Final[tuple[DriftVerdict, ...]] = DriftVerdict.__args__  # type: ignore[attr-defined]
 """From the worst to the best: the word of a soak is that of its worst metric."""
 DriftMetricName = Literal[
     "ttft_p50",
@@ -31,7 +31,7 @@ class DriftMetric(Struct, frozen=True, kw_only=True):
     """The verdict on one series of a model. A change is relative (0.05: 5 %) and is that between both ends of the time
     that is tested; that of `failed_share` is a difference of shares, that of `temperature` one of °C."""
 
-    verdict: DriftWord
+    verdict: DriftVerdict
     change: float | None
     """None if too little is known to compute it."""
     change_ci: tuple[float, float] | None
@@ -73,7 +73,7 @@ class DriftMetric(Struct, frozen=True, kw_only=True):
 class Drift(Struct, frozen=True, kw_only=True):
     """Whether a model drifted over a soak."""
 
-    verdict: DriftWord
+    verdict: DriftVerdict
     windows: int
     """How many windows are tested."""
     left_out: int

@@ -38,7 +38,7 @@ from loadgen.analysis.summary import (
     total,
 )
 from loadgen.analysis.throughput import rates_over_runs, throughput_of_run
-from loadgen.analysis.validity import Verdict, validity
+from loadgen.analysis.validity import StageVerdict, validity
 from loadgen.record import OUTCOMES, Record
 from loadgen.scenario.stop_rule import StopRule
 from loadgen.stats.quantile import Floor, Quantile, relative_half_width
@@ -46,7 +46,7 @@ from loadgen.store.run_folder import Run
 
 FLUID: Final = 0.9
 
-VERDICTS: Final[tuple[Verdict, ...]] = ("valid", "degraded", "invalid")
+VERDICTS: Final[tuple[StageVerdict, ...]] = ("valid", "degraded", "invalid")
 """From the best to the worst."""
 
 OVER_RUNS: Final[dict[str, Callable[[Sequence[float]], float | None]]] = {

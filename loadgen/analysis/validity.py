@@ -17,7 +17,7 @@ from loadgen.analysis.reason_codes import RuleCode
 from loadgen.analysis.stage import StageData
 from loadgen.analysis.summary import Effect, Reason, Self, Validity
 
-Verdict = Literal["valid", "degraded", "invalid"]
+StageVerdict = Literal["valid", "degraded", "invalid"]
 
 OFF: Final = 0.03
 """A number is reported as off from this relative error on. It lies between a sound error (1 %) and a wrong one (5 %):
@@ -48,7 +48,7 @@ SHARED: Final = 0.1
 class Judgment(Struct, frozen=True):
     """A verdict and its reasons."""
 
-    verdict: Verdict
+    verdict: StageVerdict
     reasons: tuple[Reason, ...]
 
 

@@ -14,8 +14,8 @@ from loadgen.cli.streams import print_text, tell
 from loadgen.cli.terminal import screen, show_json
 from loadgen.decisions.capacity.resume import EarlierSearch, two_searches
 from loadgen.decisions.capacity.search_comparison import compare_searches, comparison_lines, comparison_text
-from loadgen.decisions.compare.alike import NotAlikeError
 from loadgen.decisions.compare.comparison import CompareSettings, Comparison, compare_sides
+from loadgen.decisions.compare.differences import NotAlikeError
 from loadgen.decisions.compare.figures import DEFAULT_METRICS, parse_metrics
 from loadgen.decisions.compare.files import write_comparison
 from loadgen.decisions.compare.markdown import comparison_markdown

@@ -16,8 +16,8 @@ from loadgen.cli.report import tell_place
 from loadgen.cli.streams import tell
 from loadgen.cli.terminal import progress_on_terminal
 from loadgen.cli.versus_plans import plans_of_variants
-from loadgen.decisions.compare.alike import NotAlikeError
 from loadgen.decisions.compare.comparison import CompareSettings, compare_sides
+from loadgen.decisions.compare.differences import NotAlikeError
 from loadgen.decisions.versus.block_sides import sides_of_blocks, with_pairs_of
 from loadgen.decisions.versus.order import BLOCKS
 from loadgen.decisions.versus.pairs_file import PAIRS

@@ -12,7 +12,7 @@ import typer
 from msgspec import Struct
 
 from loadgen import api
-from loadgen.analysis.soak_types import DriftWord
+from loadgen.analysis.soak_types import DriftVerdict
 from loadgen.analysis.summary import summary_data
 from loadgen.cli.before_run import warn_before_run
 from loadgen.cli.compare import parse_percent
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 FailOn = Literal["degrading", "unsure", "never"]
 """Which verdict makes the exit code 1: degrading; degrading or not enough data; none."""
 FAIL_ON: Final[tuple[FailOn, ...]] = get_args(FailOn)
-FAILING_WORDS: Final[dict[FailOn, tuple[DriftWord, ...]]] = {
+FAILING_WORDS: Final[dict[FailOn, tuple[DriftVerdict, ...]]] = {
     "degrading": ("degrading",),
     "unsure": ("degrading", "not enough data"),
     "never": (),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loadgen.analysis.soak_types import DRIFT_WORDS
+from loadgen.analysis.soak_types import DRIFT_VERDICTS
 from loadgen.store.run_folder import read
 from loadgen.store.windows import read_windows
 from tests.e2e.conftest import Command
@@ -38,8 +38,8 @@ def test_a_soak_of_a_minute_has_windows_that_are_what_its_records_say(
     assert {window.server_life for window in windows} == {0}
     assert all(window.server_memory_bytes for window in windows)
     (stage,) = json.loads((folder / "summary.json").read_bytes())["stages"]
-    assert stage["drift"]["verdict"] in DRIFT_WORDS
+    assert stage["drift"]["verdict"] in DRIFT_VERDICTS
     assert stage["requests"]["ok"] == in_windows["ok"] > 0
     # The verdict is the last line; a busy machine may leave nothing to judge.
-    assert done.stdout.splitlines()[-1].split(":")[0].split(" ")[0] in {word.split()[0] for word in DRIFT_WORDS}
+    assert done.stdout.splitlines()[-1].split(":")[0].split(" ")[0] in {word.split()[0] for word in DRIFT_VERDICTS}
     assert done.returncode == 0 or "exit 1: " in done.stderr

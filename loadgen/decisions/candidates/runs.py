@@ -17,7 +17,7 @@ from loadgen.analysis.stage import StageData, stages_of
 from loadgen.analysis.summarize import summary_of
 from loadgen.analysis.summary import Reason, StageSummary, summary_from
 from loadgen.decisions.candidates.power import Power, measured_powers
-from loadgen.decisions.compare.alike import workload_in
+from loadgen.decisions.compare.differences import workload_in
 from loadgen.errors import InputError
 from loadgen.plan.workload import Workload, work_keys
 from loadgen.store import run_folder

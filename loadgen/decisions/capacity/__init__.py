@@ -7,16 +7,16 @@ chosen and hands back what came of it:
     check_streamed(objectives, scenario)
     settings = SearchSettings(objectives=objectives, budget_s=480)          search.py       what is asked
     state = SearchState()                                                                   what was played
-    while isinstance(step := next_step(state, settings), PlayVisit):        choose.py       what to play next, or End
+    while isinstance(step := next_step(state, settings), NextVisit):        choose.py       a visit, or the end
         tally = VisitTally(objectives, load, slo, workers)                  visit.py        takes records as they end
         looks = VisitLooks(state, settings, step)                           choose.py
         ... play step.level, with step.burst requests at once in front of an open loop; as each record comes:
             tally.take(record)
             if looks.should_stop(tally.visit(level=…, label=…, seconds=…)): end the stage
-        state = state.with_visit(played_visit(stage_data, settings).visit)  played.py       with its verdict
-    answer = answer_of(played_visits, settings, step.reason)                answer.py       a model of capacity.json
-    forecasts = forecasts_of(played_visits, settings, ForecastRequest((30,), 200))  forecast.py
+        state = state.with_visit(visit_data_of(stage_data, settings).visit) visit_data.py   whether it counts
+    answer = answer_of(visits, settings, step.reason)                       answer.py       a model of capacity.json
+    forecasts = forecasts_of(visits, settings, ForecastRequest((30,), 200))  forecast.py
 
-To resume or to show a search again, make each `PlayedVisit` from the stages of its run folder; nothing else is needed.
+To resume or to show a search again, make each `VisitData` from the stages of its run folder; nothing else is needed.
 `tally.counted_at_most` tells cheaply whether a look can be due.
 """

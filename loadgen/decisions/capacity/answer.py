@@ -7,12 +7,12 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from loadgen.decisions.capacity.forecast import ForecastAnswer
-from loadgen.decisions.capacity.known import Known, PlayedLevel
+from loadgen.decisions.capacity.known import JudgedLevel, Known
 from loadgen.decisions.capacity.limit import LimitedBy, LimitFigures, limit_of
-from loadgen.decisions.capacity.played import PlayedVisit, state_of
 from loadgen.decisions.capacity.search import SearchKind, SearchSettings, StopReason
 from loadgen.decisions.capacity.throughput import LevelRates, ThroughputAnswer, rates_of, throughput_of_levels
 from loadgen.decisions.capacity.visit import Doubt
+from loadgen.decisions.capacity.visit_data import VisitData, state_of
 from loadgen.scenario.objective import ObjectiveMetric
 
 SCHEMA: Final = "loadgen.capacity/1"
@@ -112,7 +112,7 @@ class CapacityFile(Struct, frozen=True, kw_only=True):
 
 
 def answer_of(
-    visits: Sequence[PlayedVisit],
+    visits: Sequence[VisitData],
     settings: SearchSettings,
     stopped: StopReason,
     *,
@@ -146,15 +146,15 @@ def answer_of(
     )
 
 
-def _levels(visits: Sequence[PlayedVisit], known: Known) -> tuple[LevelAnswer, ...]:
-    by_level: dict[float, list[PlayedVisit]] = {}
+def _levels(visits: Sequence[VisitData], known: Known) -> tuple[LevelAnswer, ...]:
+    by_level: dict[float, list[VisitData]] = {}
     for played in visits:
         by_level.setdefault(played.visit.level, []).append(played)
     rates = {each.level: each for each in rates_of(visits)}
     return tuple(_level(level, by_level[level], known, rates.get(level)) for level in sorted(by_level))
 
 
-def _level(level: float, visits: Sequence[PlayedVisit], known: Known, rates: LevelRates | None) -> LevelAnswer:
+def _level(level: float, visits: Sequence[VisitData], known: Known, rates: LevelRates | None) -> LevelAnswer:
     at = known.place(level) if level in known.steps else None
     played = None if at is None else known.levels.get(at)
     doubts = [each.visit.doubt for each in visits if each.visit.doubt is not None]
@@ -187,7 +187,7 @@ def _state(level: float, known: Known) -> LevelState:
     return "holds" if at < low else "fails" if at > high else "undecided"
 
 
-def _objectives(played: PlayedLevel, settings: SearchSettings) -> tuple[ObjectiveAnswer, ...]:
+def _objectives(played: JudgedLevel, settings: SearchSettings) -> tuple[ObjectiveAnswer, ...]:
     answers = []
     for objective, evidence in zip(settings.objectives, played.evidence.objectives, strict=True):
         counts = evidence.counts

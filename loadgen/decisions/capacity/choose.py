@@ -13,9 +13,9 @@ import numpy as np
 from loadgen.decisions.capacity.e_values import Floats
 from loadgen.decisions.capacity.known import Known, busy_visits
 from loadgen.decisions.capacity.search import (
-    End,
-    PlayVisit,
+    NextVisit,
     Purpose,
+    SearchEnd,
     SearchSettings,
     SearchState,
     Shown,
@@ -50,7 +50,7 @@ _FEW: Final = {"users": (4, 16), "rate": (16, 32)}
 """The fewest requests of a short visit: while everything is met, and after that."""
 
 
-def next_step(state: SearchState, settings: SearchSettings) -> PlayVisit | End:
+def next_step(state: SearchState, settings: SearchSettings) -> NextVisit | SearchEnd:
     """The level to play next and for how long, or the reason why the search is over."""
     return _Choice(Known(state, settings), None).next_step()
 
@@ -66,7 +66,7 @@ class VisitLooks:
     A visit that has reached its goal continues without a break if its level would also be played next.
     """
 
-    def __init__(self, state: SearchState, settings: SearchSettings, step: PlayVisit) -> None:
+    def __init__(self, state: SearchState, settings: SearchSettings, step: NextVisit) -> None:
         """state: the search without this visit. step: the step that `next_step` chose."""
         self._state = state
         self._settings = settings
@@ -92,7 +92,7 @@ class VisitLooks:
         if visit.requests < self._goal:
             return False
         step = _Choice(known, self._level).next_step()
-        if isinstance(step, End) or step.level != self._level:
+        if isinstance(step, SearchEnd) or step.level != self._level:
             return True
         self._goal = visit.requests + step.requests
         return False
@@ -110,18 +110,18 @@ class _Choice:
         self._left_s = known.settings.budget_s - known.state.spent_s
         self._busy_visits = busy_visits(known.state)
 
-    def next_step(self) -> PlayVisit | End:
+    def next_step(self) -> NextVisit | SearchEnd:
         known = self._known
         low, high = known.ends
         if reason := self._reason_to_end(low, high):
-            return End(reason)
+            return SearchEnd(reason)
         last = known.state.visits[-1] if known.state.visits else None
         if last is not None and last.doubt == "client" and last.level in self._steps:
             return self._step(known.place(last.level), _MIN_GOAL, "again")
         if not known.levels:
             return self._step(self._first(), self._few(self._first(), 1), "bracket")
         if self._is_too_late:
-            return End("nothing_closer")
+            return SearchEnd("nothing_closer")
         return self._bracket() or self._show(low, high)
 
     def _reason_to_end(self, low: int, high: int) -> StopReason | None:
@@ -160,7 +160,7 @@ class _Choice:
         least, users = _FEW[self._settings.search][rounds - 1], int(self._steps[at]) if self._is_of_users else 0
         return max(least, rounds * users)
 
-    def _bracket(self) -> PlayVisit | None:
+    def _bracket(self) -> NextVisit | None:
         """The next short visit, by doubling and then halving; None once the bracket is narrow enough."""
         known, steps, top = self._known, self._steps, len(self._steps) - 1
         is_good = {at: known.looks_good(at) for at in known.levels}
@@ -184,7 +184,7 @@ class _Choice:
         missing = self._few(at, rounds) - (known.levels[at].evidence.requests if at in known.levels else 0)
         return self._step(at, missing, "bracket") if missing > 0 else None
 
-    def _show(self, low: int, high: int) -> PlayVisit | End:
+    def _show(self, low: int, high: int) -> NextVisit | SearchEnd:
         """A visit for one of the two claims of the closest pair that the budget can show. The end of a search of rates
         if both claims are shown and the rest of the budget can show none that is closer. (A claim about users often
         takes less than is guessed.)
@@ -196,7 +196,7 @@ class _Choice:
         holds, fails = self._costs(low, high)
         is_both_shown = low >= 0 and high < top
         if is_both_shown and not self._is_of_users and min(*holds[1:-1], *fails[1:-1]) > self._left_s:
-            return End("nothing_closer")
+            return SearchEnd("nothing_closer")
         lower, upper = self._closest_pair(low, high, holds, fails)
         claims: list[tuple[float, int, Purpose]] = [
             (float(holds[lower - low]), lower, "holds"),
@@ -280,7 +280,7 @@ class _Choice:
         known = (visit.streams for visit in self._known.state.visits if visit.streams and visit.streams < visit.burst)
         return BURST_ROUNDS * next(known, STREAMS_UNKNOWN)
 
-    def _step(self, at: int, requests: int, purpose: Purpose) -> PlayVisit:
+    def _step(self, at: int, requests: int, purpose: Purpose) -> NextVisit:
         doubled = 2 ** (self._busy_visits - 1) if self._busy_visits else 0
         least_s = min(self._left_s, doubled * BUSY_WAIT * self._settings.budget_s)
-        return PlayVisit(self._steps[at], requests, self._left_s, purpose, self._burst, least_s)
+        return NextVisit(self._steps[at], requests, self._left_s, purpose, self._burst, least_s)

@@ -17,8 +17,8 @@ from loadgen.decisions.capacity.answer import SCHEMA, CapacityFile, ModelAnswer,
 from loadgen.decisions.capacity.charts import VisitSpan
 from loadgen.decisions.capacity.document import with_search
 from loadgen.decisions.capacity.forecast import ForecastRequest, forecasts_of
-from loadgen.decisions.capacity.played import PlayedVisit, played_visit
 from loadgen.decisions.capacity.search import SearchSettings
+from loadgen.decisions.capacity.visit_data import VisitData, visit_data_of
 from loadgen.errors import InputError
 from loadgen.record import StageKey
 from loadgen.report.files import Reports, reports_of
@@ -142,11 +142,11 @@ def settings_of(model: ModelAnswer, capacity: CapacityFile) -> SearchSettings:
     )
 
 
-def visits_of(runs: Sequence[Run], model: str, target: str, settings: SearchSettings) -> list[PlayedVisit]:
+def visits_of(runs: Sequence[Run], model: str, target: str, settings: SearchSettings) -> list[VisitData]:
     """The visits of a model that have ended, in the order of playing."""
     stages = [stage for run in runs for stage in stages_of(run)]
     own = [stage for stage in stages if (stage.planned.model, stage.planned.target) == (model, target)]
-    return [played_visit(stage, settings) for stage in own if stage.facts is not None]
+    return [visit_data_of(stage, settings) for stage in own if stage.facts is not None]
 
 
 def make_search_reports(folder: Path, asked: ForecastRequest | None = None, *, floor: Floor | None = None) -> Capacity:

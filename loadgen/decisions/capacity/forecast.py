@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from loadgen.decisions.capacity.known import Known
 from loadgen.decisions.capacity.measured_levels import REACH, MeasuredLevels, measured_levels
-from loadgen.decisions.capacity.played import PlayedVisit, state_of
 from loadgen.decisions.capacity.search import SearchSettings
 from loadgen.decisions.capacity.thinking import ThinkingUsers, play_thinking_users
+from loadgen.decisions.capacity.visit_data import VisitData, state_of
 from loadgen.plan.rng import generator
 from loadgen.scenario import Slo
 from loadgen.scenario.objective import Objective, limits_ms
@@ -68,7 +68,7 @@ class ForecastRequest(Struct, frozen=True):
 
 
 def forecasts_of(
-    visits: Sequence[PlayedVisit], settings: SearchSettings, request: ForecastRequest
+    visits: Sequence[VisitData], settings: SearchSettings, request: ForecastRequest
 ) -> tuple[ForecastAnswer, ...]:
     """The forecasts that are asked for, if any."""
     if not request.think_s:
@@ -82,7 +82,7 @@ def fleet_of(users: int, sure: int, best: int) -> FleetAnswer:
     return FleetAnswer(users, math.ceil(users / sure), math.ceil(users / best), _devices_random(users, sure))
 
 
-def _as_played(visits: Sequence[PlayedVisit], settings: SearchSettings, users: int) -> ForecastAnswer:
+def _as_played(visits: Sequence[VisitData], settings: SearchSettings, users: int) -> ForecastAnswer:
     """The fleet for users as they were played, which needs no forecast."""
     known = Known(state_of(visits), settings)
     holds, best = known.shown.holds, known.capacity
@@ -95,7 +95,7 @@ def _as_played(visits: Sequence[PlayedVisit], settings: SearchSettings, users: i
 
 
 def _forecast(
-    visits: Sequence[PlayedVisit], settings: SearchSettings, think_s: float, fleet: int | None
+    visits: Sequence[VisitData], settings: SearchSettings, think_s: float, fleet: int | None
 ) -> ForecastAnswer:
     if (why_not := _reason_unknown(visits, settings)) is not None:
         return _not_known(think_s, fleet, why_not)
@@ -119,7 +119,7 @@ def _forecast(
     return ForecastAnswer(think_s, users, interval, None, devices)
 
 
-def _reason_unknown(visits: Sequence[PlayedVisit], settings: SearchSettings) -> str | None:
+def _reason_unknown(visits: Sequence[VisitData], settings: SearchSettings) -> str | None:
     """The reason why a search allows no forecast for other think times; None if it allows one."""
     if settings.search == "rate":
         return "not known: search users, not rates"

@@ -27,7 +27,7 @@ CLIENT_LIMITED: Final = 2
 """If loadgen itself limits this many visits to a level in a row, the search plays no higher level."""
 
 
-class PlayedLevel(Struct, frozen=True):
+class JudgedLevel(Struct, frozen=True):
     """The sum of the judged visits to one level."""
 
     evidence: LevelEvidence
@@ -58,7 +58,7 @@ class Known:
         self.levels = {
             at: level
             for at, step in enumerate(self.steps)
-            if step in by_level and (level := played_level(by_level[step], settings)) is not None
+            if step in by_level and (level := judged_level(by_level[step], settings)) is not None
         }
 
     def _playable_levels(self) -> list[float]:
@@ -125,7 +125,7 @@ class Known:
         """The highest place that is not above a level, or else the lowest place."""
         return max(0, int(np.searchsorted(self.steps, level, "right")) - 1)
 
-    def nearest(self, at: int) -> PlayedLevel:
+    def nearest(self, at: int) -> JudgedLevel:
         """The nearest level that was played. At least one must have been played."""
         return self.levels[min(self.levels, key=lambda other: abs(other - at))]
 
@@ -176,7 +176,7 @@ def alike(visits: Sequence[Visit]) -> list[Visit]:
     return changed
 
 
-def played_level(visits: Sequence[Visit], settings: SearchSettings) -> PlayedLevel | None:
+def judged_level(visits: Sequence[Visit], settings: SearchSettings) -> JudgedLevel | None:
     """The sum of the judged visits to one level; None if there are none."""
     judged = [visit for visit in visits if visit.is_judged and visit.requests]
     if not judged:
@@ -193,7 +193,7 @@ def played_level(visits: Sequence[Visit], settings: SearchSettings) -> PlayedLev
         for count in range(1, len(judged) + 1)
     ]
     seconds = sum(visit.seconds for visit in judged)
-    return PlayedLevel(
+    return JudgedLevel(
         evidence=evidences[-1],
         log_holds=max(evidence.log_holds for evidence in evidences),
         log_fails=max(evidence.log_fails for evidence in evidences),

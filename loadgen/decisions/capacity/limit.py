@@ -13,7 +13,7 @@ from msgspec import Struct
 from loadgen.analysis.metrics import in_flight_recorded
 from loadgen.decisions.capacity.known import Known
 from loadgen.decisions.capacity.objective import verdict_of
-from loadgen.decisions.capacity.played import CLIENT_CODES, CLIENT_CODES_IF_FATAL, SERVER_ERRORS, PlayedVisit
+from loadgen.decisions.capacity.visit_data import CLIENT_CODES, CLIENT_CODES_IF_FATAL, SERVER_ERRORS, VisitData
 from loadgen.record import Record
 from loadgen.scenario.objective import Objective, limits_ms
 
@@ -52,7 +52,7 @@ class LimitFigures(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What was observed about loadgen itself or about memory, in words."""
 
 
-def limit_of(visits: Sequence[PlayedVisit], known: Known) -> tuple[LimitedBy | None, LimitFigures]:
+def limit_of(visits: Sequence[VisitData], known: Known) -> tuple[LimitedBy | None, LimitFigures]:
     """What limited the server or loadgen; None if no level was seen to fail."""
     failing = _failing(visits, known)
     if failing and (errors := _errors(failing, known.settings.objectives)) is not None:
@@ -69,7 +69,7 @@ def limit_of(visits: Sequence[PlayedVisit], known: Known) -> tuple[LimitedBy | N
     return _server_limit(visits, failing, binding, known)
 
 
-def _failing(visits: Sequence[PlayedVisit], known: Known) -> list[PlayedVisit]:
+def _failing(visits: Sequence[VisitData], known: Known) -> list[VisitData]:
     """The visits to the lowest level shown not to hold, or else to the lowest level that probably does not hold."""
     _, high = known.ends
     if high == len(known.steps):
@@ -80,13 +80,13 @@ def _failing(visits: Sequence[PlayedVisit], known: Known) -> list[PlayedVisit]:
     return [played for played in visits if played.visit.level == level and played.visit.is_judged]
 
 
-def _is_unreachable(failing: Sequence[PlayedVisit]) -> bool:
+def _is_unreachable(failing: Sequence[VisitData]) -> bool:
     """Whether most requests found no server: then their misses say nothing about queues, prompts or tokens."""
     outcomes = [record.outcome for played in failing for record in played.stage.measured]
     return outcomes.count("connect_error") > MOSTLY * len(outcomes)
 
 
-def _binding(known: Known, failing: Sequence[PlayedVisit]) -> Objective | None:
+def _binding(known: Known, failing: Sequence[VisitData]) -> Objective | None:
     """The objective for whose missing there is most evidence."""
     if not failing:
         return None
@@ -95,7 +95,7 @@ def _binding(known: Known, failing: Sequence[PlayedVisit]) -> Objective | None:
     return known.settings.objectives[int(np.argmax(log_fails))]
 
 
-def _errors(failing: Sequence[PlayedVisit], objectives: Sequence[Objective]) -> LimitFigures | None:
+def _errors(failing: Sequence[VisitData], objectives: Sequence[Objective]) -> LimitFigures | None:
     """The figures of the server's own errors if most of the misses are such errors; else None."""
     missed = list[Record]()
     for played in failing:
@@ -109,12 +109,12 @@ def _errors(failing: Sequence[PlayedVisit], objectives: Sequence[Objective]) -> 
     return LimitFigures(share=round(len(errors) / len(missed), 4), outcome=outcome, status=status, detail=detail)
 
 
-def _is_missed(record: Record, objective: Objective, played: PlayedVisit) -> bool:
+def _is_missed(record: Record, objective: Objective, played: VisitData) -> bool:
     origin, slo = played.stage.latency_origin, played.stage.slo
     return verdict_of(objective, record, origin=origin, slo=slo).verdict == "missed"
 
 
-def _client(visits: Sequence[PlayedVisit], level: float) -> LimitFigures | None:
+def _client(visits: Sequence[VisitData], level: float) -> LimitFigures | None:
     for played in reversed(visits):
         if played.visit.level == level and played.visit.doubt == "client":
             reasons = [r for r in played.reasons if r.code in CLIENT_CODES or r.code in CLIENT_CODES_IF_FATAL]
@@ -122,7 +122,7 @@ def _client(visits: Sequence[PlayedVisit], level: float) -> LimitFigures | None:
     return None
 
 
-def _memory_reason(played: PlayedVisit) -> str | None:
+def _memory_reason(played: VisitData) -> str | None:
     """Why memory was short during a visit, in words; None if it was not."""
     if played.stage.planned.server_ended is not None:
         return f"the server died: {played.stage.planned.server_ended}"
@@ -132,7 +132,7 @@ def _memory_reason(played: PlayedVisit) -> str | None:
     return None
 
 
-def _little_memory(played: PlayedVisit) -> str | None:
+def _little_memory(played: VisitData) -> str | None:
     """The least memory that was available, in words, if that was too little. None if it was enough, or if the server is
     not known to be on this machine."""
     facts = played.stage.facts
@@ -145,7 +145,7 @@ def _little_memory(played: PlayedVisit) -> str | None:
 
 
 def _server_limit(
-    visits: Sequence[PlayedVisit], failing: Sequence[PlayedVisit], binding: Objective, known: Known
+    visits: Sequence[VisitData], failing: Sequence[VisitData], binding: Objective, known: Known
 ) -> tuple[LimitedBy, LimitFigures]:
     """Which part of a request is too slow: the wait for its turn, the work on its prompt, or the writing of its
     answer."""
@@ -179,7 +179,7 @@ def _with_served(figures: LimitFigures, served: int | None) -> LimitFigures:
     )
 
 
-def _is_late_to_begin(objective: Objective, lowest: Sequence[PlayedVisit], failing: Sequence[PlayedVisit]) -> bool:
+def _is_late_to_begin(objective: Objective, lowest: Sequence[VisitData], failing: Sequence[VisitData]) -> bool:
     """Whether an objective is missed because answers begin late. With several latencies, the one decides that grew most
     beyond its limit."""
     match objective.metric:
@@ -199,7 +199,7 @@ def _is_late_to_begin(objective: Objective, lowest: Sequence[PlayedVisit], faili
     return grown["ttft"] > MOSTLY * grown["e2e"]
 
 
-def _waiting_share(lowest: Sequence[PlayedVisit], failing: Sequence[PlayedVisit]) -> float | None:
+def _waiting_share(lowest: Sequence[VisitData], failing: Sequence[VisitData]) -> float | None:
     """The share of the growth of service TTFT that is not the server's work on the prompt; None if the server sends no
     timings, or if nothing grew."""
     before, after = _ttft_and_prompt(lowest), _ttft_and_prompt(failing)
@@ -209,7 +209,7 @@ def _waiting_share(lowest: Sequence[PlayedVisit], failing: Sequence[PlayedVisit]
     return max(0.0, min(1.0, (grown - (after[1] - before[1])) / grown))
 
 
-def _ttft_and_prompt(visits: Sequence[PlayedVisit]) -> tuple[float, float] | None:
+def _ttft_and_prompt(visits: Sequence[VisitData]) -> tuple[float, float] | None:
     """The mean service TTFT and the mean `prompt_ms`, both ms."""
     timed = [
         (record.stamps_ns[0] - record.written_ns, record.timings.prompt_ms)
@@ -222,7 +222,7 @@ def _ttft_and_prompt(visits: Sequence[PlayedVisit]) -> tuple[float, float] | Non
     return sum(ttft for ttft, _ in timed) / len(timed) / 1e6, sum(prompt for _, prompt in timed) / len(timed)
 
 
-def _mean_streams(played: PlayedVisit) -> float | None:
+def _mean_streams(played: VisitData) -> float | None:
     """The mean number of answers that were being streamed during the window."""
     window = played.stage.window
     if window is None:
@@ -234,12 +234,12 @@ def _mean_streams(played: PlayedVisit) -> float | None:
     return busy / max(1, window.end_ns - window.start_ns)
 
 
-def _mean_in_flight(played: PlayedVisit) -> float | None:
+def _mean_in_flight(played: VisitData) -> float | None:
     window = played.stage.window
     return None if window is None else in_flight_recorded(played.stage.measured, window)
 
 
-def _mean_of(visits: Sequence[PlayedVisit], metric: str) -> float | None:
+def _mean_of(visits: Sequence[VisitData], metric: str) -> float | None:
     values = np.concatenate([played.stage.values[metric] for played in visits])
     return float(values.mean()) if values.size else None
 

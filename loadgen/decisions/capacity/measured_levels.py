@@ -10,9 +10,9 @@ from msgspec import Struct, structs
 from numpy.typing import NDArray
 
 from loadgen.analysis.metrics import gaps_of
-from loadgen.decisions.capacity.played import PlayedVisit
 from loadgen.decisions.capacity.thinking import MeasuredServer
 from loadgen.decisions.capacity.throughput import MIN_LEVELS, LevelRates, fit_usl, rates_of, usl_rate
+from loadgen.decisions.capacity.visit_data import VisitData
 from loadgen.record import Record
 from loadgen.scenario.objective import Objective
 from loadgen.stats.quantile import nearest_rank
@@ -65,7 +65,7 @@ class MeasuredLevels(Struct, frozen=True):
         return MeasuredServer(speeds, self.slots, self.needs.first_s, self.needs.end_s)
 
 
-def measured_levels(visits: Sequence[PlayedVisit], objectives: Sequence[Objective]) -> MeasuredLevels:
+def measured_levels(visits: Sequence[VisitData], objectives: Sequence[Objective]) -> MeasuredLevels:
     """The levels of a search of users, without the visits that loadgen itself or other programs disturbed."""
     judged = [played for played in visits if played.visit.is_judged]
     rates = [each for each in rates_of(judged) if each.requests_per_s]
@@ -124,12 +124,12 @@ def _growing(rates: Floats) -> Floats:
     return np.repeat([rate for rate, _ in blocks], [length for _, length in blocks])
 
 
-def _relative_error(level: LevelRates, judged: Sequence[PlayedVisit]) -> float:
+def _relative_error(level: LevelRates, judged: Sequence[VisitData]) -> float:
     visits = [played.visit for played in judged if played.visit.level == level.level]
     return 1 / math.sqrt(max(1.0, sum(visit.requests / max(visit.inflation, default=1.0) for visit in visits)))
 
 
-def _slots(rates: Sequence[LevelRates], judged: Sequence[PlayedVisit]) -> int | None:
+def _slots(rates: Sequence[LevelRates], judged: Sequence[VisitData]) -> int | None:
     """The most requests in work at the highest level, if they are no more than at the level below; else None."""
     peaks = [
         max((played.visit.streams or 0 for played in judged if played.visit.level == each.level), default=0)

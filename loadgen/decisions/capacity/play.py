@@ -20,10 +20,10 @@ from loadgen.decisions.capacity.choose import VisitLooks, next_step
 from loadgen.decisions.capacity.e_values import requests_to_show
 from loadgen.decisions.capacity.files import CapacityWriter
 from loadgen.decisions.capacity.objective import late_after_ns
-from loadgen.decisions.capacity.played import PlayedVisit, played_visit, state_of
-from loadgen.decisions.capacity.search import End, PlayVisit, SearchState, StopReason
+from loadgen.decisions.capacity.search import NextVisit, SearchEnd, SearchState, StopReason
 from loadgen.decisions.capacity.search_request import SearchRequest
 from loadgen.decisions.capacity.visit import Visit, VisitTally, refused_at_end
+from loadgen.decisions.capacity.visit_data import VisitData, state_of, visit_data_of
 from loadgen.decisions.capacity.words import progress_words
 from loadgen.engine.run import play_plan
 from loadgen.engine.stage import RunContext
@@ -52,7 +52,7 @@ class VisitWatch(NullSink):
 
     def __init__(
         self,
-        step: PlayVisit,
+        step: NextVisit,
         tally: VisitTally,
         looks: VisitLooks,
         stop: StopSignal,
@@ -135,7 +135,7 @@ class ModelSearch:
         budget_s = request.settings.budget_s + self._state.spent_s
         self._settings = msgspec.structs.replace(request.settings, budget_s=budget_s)
         self._visits = Visits(request.plan.scenario, len(request.plan.prompts), place)
-        self._step: PlayVisit | None = None
+        self._step: NextVisit | None = None
         self._watch: VisitWatch | None = None
         self._warmup = request.plan.scenario.warmup_requests
         self._lost = False
@@ -149,7 +149,7 @@ class ModelSearch:
             self._check_model()
         self._end_visit()
         step = self._choose()
-        if isinstance(step, End):
+        if isinstance(step, SearchEnd):
             self._write(step.reason)
             return None
         self._write("interrupted")  # this reason stays if the program is killed
@@ -173,20 +173,20 @@ class ModelSearch:
     def lose_model(self, model: int, reason: str) -> None:
         self._lost = True
 
-    def _choose(self) -> PlayVisit | End:
+    def _choose(self) -> NextVisit | SearchEnd:
         if self._lost:
-            return End("target_lost")
+            return SearchEnd("target_lost")
         if self._context.run.stop_signal.requested:
-            return End("interrupted")
+            return SearchEnd("interrupted")
         step = next_step(self._state, self._settings)
-        return End("budget") if isinstance(step, PlayVisit) and step.seconds < SHORTEST_VISIT_S else step
+        return SearchEnd("budget") if isinstance(step, NextVisit) and step.seconds < SHORTEST_VISIT_S else step
 
     def _end_visit(self) -> None:
         """Add the visit that has just been played, if there is one, to the search."""
         watch, self._watch = self._watch, None
         if watch is None or watch.facts is None:
             return
-        played = played_visit(self._stage_of(watch.records, watch.facts), self._settings)
+        played = visit_data_of(self._stage_of(watch.records, watch.facts), self._settings)
         if not self._played:
             self._warn_if_short(played)
         self._played.append(thinned(played))
@@ -209,7 +209,7 @@ class ModelSearch:
     def _say(self, visit: Visit | None) -> None:
         self._context.progress.known(progress_words(visit, self._state, self._settings))
 
-    def _warn_if_short(self, played: PlayedVisit) -> None:
+    def _warn_if_short(self, played: VisitData) -> None:
         """Warn if the budget is too short to show the objectives with one request at a time."""
         e2e_ns = played.stage.values["e2e"]
         if not e2e_ns.size:
@@ -292,14 +292,14 @@ def _writer(request: SearchRequest, folder: Path) -> CapacityWriter:
     return CapacityWriter(folder, capacity)
 
 
-def _earlier_visits(request: SearchRequest, place: int) -> list[PlayedVisit]:
+def _earlier_visits(request: SearchRequest, place: int) -> list[VisitData]:
     if request.earlier is None:
         return []
     model = request.plan.models[place]
     return request.earlier.visits(model.name, target_name(model), request.settings)
 
 
-def thinned(played: PlayedVisit) -> PlayedVisit:
+def thinned(played: VisitData) -> VisitData:
     """A visit whose records have only the fields that an answer needs, so that an hour of them fits in memory."""
     records = tuple(_thin(record) for record in played.stage.measured)
     stage = msgspec.structs.replace(played.stage, measured=records, together=records, warmup=(), earlier=())

@@ -9,9 +9,9 @@ from msgspec import Struct
 
 from loadgen.decisions.capacity.answer import CapacityFile
 from loadgen.decisions.capacity.files import is_search, read_capacity, runs_of_search, search_folder_at, visits_of
-from loadgen.decisions.capacity.played import PlayedVisit
 from loadgen.decisions.capacity.search import SearchSettings
-from loadgen.decisions.compare.alike import Facts, card_facts, is_same_machine_fact, machine_facts
+from loadgen.decisions.capacity.visit_data import VisitData
+from loadgen.decisions.compare.differences import Facts, card_facts, is_same_machine_fact, machine_facts
 from loadgen.errors import InputError
 from loadgen.plan.plan import Plan
 from loadgen.plan.workload import work_keys, workload_of
@@ -50,7 +50,7 @@ class EarlierSearch(Struct, frozen=True):
         facts["measurement epoch"] = str(manifest.measurement_epoch)
         return facts | machine_facts(manifest.host)
 
-    def visits(self, model: str, target: str, settings: SearchSettings) -> list[PlayedVisit]:
+    def visits(self, model: str, target: str, settings: SearchSettings) -> list[VisitData]:
         """The visits of a model, in the order of playing."""
         return visits_of(self.runs, model, target, settings)
 

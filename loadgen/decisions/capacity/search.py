@@ -82,7 +82,7 @@ class SearchState(Struct, frozen=True):
         return SearchState((*self.visits, visit), self.earlier)
 
 
-class PlayVisit(Struct, frozen=True):
+class NextVisit(Struct, frozen=True):
     """The next step: play a level without interruption until `VisitLooks.should_stop` is true."""
 
     level: float
@@ -97,7 +97,7 @@ class PlayVisit(Struct, frozen=True):
     """No look ends the visit before it has taken so many seconds, unless the budget is spent."""
 
 
-class End(Struct, frozen=True):
+class SearchEnd(Struct, frozen=True):
     """The search is over."""
 
     reason: StopReason

@@ -7,7 +7,7 @@ from msgspec import Struct
 from loadgen.decisions.capacity.answer import CapacityFile, ModelAnswer
 from loadgen.decisions.capacity.resume import EarlierSearch, unlike_facts
 from loadgen.decisions.capacity.words import format_level
-from loadgen.decisions.compare.alike import Difference, NotAlikeError
+from loadgen.decisions.compare.differences import Difference, NotAlikeError
 from loadgen.errors import InputError
 from loadgen.report.markdown import escape
 

@@ -9,8 +9,8 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from loadgen.analysis.throughput import throughput_of_run
-from loadgen.decisions.capacity.played import PlayedVisit
 from loadgen.decisions.capacity.search import SearchKind
+from loadgen.decisions.capacity.visit_data import VisitData
 
 Floats = NDArray[np.float64]
 
@@ -120,16 +120,16 @@ def _rounded(value: float) -> float:
     return float(f"{value:.5g}")
 
 
-def rates_of(visits: Sequence[PlayedVisit]) -> list[LevelRates]:
+def rates_of(visits: Sequence[VisitData]) -> list[LevelRates]:
     """The throughput of each judged level, in ascending order."""
-    by_level: dict[float, list[PlayedVisit]] = {}
+    by_level: dict[float, list[VisitData]] = {}
     for played in visits:
         if played.visit.is_judged and played.stage.steady_window is not None:
             by_level.setdefault(played.visit.level, []).append(played)
     return [_rates_of_level(level, by_level[level]) for level in sorted(by_level)]
 
 
-def _rates_of_level(level: float, visits: Sequence[PlayedVisit]) -> LevelRates:
+def _rates_of_level(level: float, visits: Sequence[VisitData]) -> LevelRates:
     rates = [throughput_of_run(played.stage) for played in visits]
     seconds = [window.length_s for played in visits if (window := played.stage.steady_window) is not None]
     e2e = np.concatenate([played.stage.values["e2e"] for played in visits])

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from loadgen.decisions.compare.comparison import Comparison, Figure
-from loadgen.decisions.compare.verdict import Verdict
+from loadgen.decisions.compare.verdict import ComparisonVerdict
 from loadgen.decisions.compare.words import change_text, figure_name, interval_text, level_text, metric_text, model_text
 from loadgen.report.charts.figure import Trace, hover_text, label, layout
 from loadgen.report.section import Chart, PlotlyObject
 
-COLORS: Final[dict[Verdict, str]] = {
+COLORS: Final[dict[ComparisonVerdict, str]] = {
     "worse": "@worse",
     "better": "@better",
     "same": "@same",
@@ -98,7 +98,7 @@ def _band(low: float, high: float) -> PlotlyObject:
     return {"type": "rect", "layer": "below", "fillcolor": "@margin", "line": {"width": 0}} | sides
 
 
-def _rows(comparison: Comparison, rows: Sequence[tuple[Figure, float]], word: Verdict) -> Iterable[Trace]:
+def _rows(comparison: Comparison, rows: Sequence[tuple[Figure, float]], word: ComparisonVerdict) -> Iterable[Trace]:
     if not rows:
         return
     xs, low, high, texts = [], [], [], []
@@ -135,7 +135,7 @@ def _rows(comparison: Comparison, rows: Sequence[tuple[Figure, float]], word: Ve
     }
 
 
-def _symbol(word: Verdict) -> str:
+def _symbol(word: ComparisonVerdict) -> str:
     """The symbol of a verdict, for readers who do not see its color."""
     return {"worse": "triangle-right", "better": "triangle-left", "same": "circle", "unknown": "circle-open"}[word]
 

@@ -8,17 +8,17 @@ from typing import Final, Literal
 import numpy as np
 from msgspec import Struct
 
-from loadgen.decisions.compare.alike import Degraded, Difference, NotAlikeError, degraded_stages, differences
+from loadgen.decisions.compare.differences import Degraded, Difference, NotAlikeError, degraded_stages, differences_of
 from loadgen.decisions.compare.figures import DEFAULT_METRICS, GOODPUT, FigureKey, FigureTable, Unit, table_of
 from loadgen.decisions.compare.noise import Noise, noise_of_blocks, noise_of_runs, run_spread
 from loadgen.decisions.compare.paired_models import LeftOut, PairedModel, paired_models
 from loadgen.decisions.compare.sides import Sides
 from loadgen.decisions.compare.verdict import (
+    ComparisonVerdict,
     Design,
     JudgedFigure,
     Limits,
     RunEvidence,
-    Verdict,
     evidence_of_blocks,
     evidence_of_few,
     evidence_of_runs,
@@ -71,7 +71,7 @@ class Figure(Struct, frozen=True, kw_only=True):
     p_worse: float
     """The probability that chance alone makes NEW this much worse in any of all figures."""
     p_better: float
-    verdict: Verdict
+    verdict: ComparisonVerdict
     runs_needed: int | str | None
     """If the verdict is unknown: how many runs a side, or blocks, would show a difference as large as the margin."""
     base_runs: tuple[float, ...]
@@ -83,7 +83,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
     """Whether NEW is worse than BASE, and how that is known: `comparison.json`."""
 
     schema: str
-    verdict: Verdict
+    verdict: ComparisonVerdict
     scenario: str
     base: tuple[str, ...]
     """The ids of the runs, in the order in which they were started."""
@@ -113,7 +113,7 @@ def compare_sides(sides: Sides, settings: CompareSettings, *, results: Path) -> 
     if there is nothing to compare.
     """
     models, left_out = paired_models(sides, settings.pairs, settings.levels)
-    unlike = differences(sides, models, with_goodput=GOODPUT in settings.metrics)
+    unlike = differences_of(sides, models, with_goodput=GOODPUT in settings.metrics)
     must = [each for each in unlike if not each.allowed]
     if must and settings.unlike == "refuse":
         raise NotAlikeError(must)

@@ -9,7 +9,7 @@ from typing import Final, Literal
 import numpy as np
 from msgspec import UNSET, Struct
 
-from loadgen.decisions.compare.alike import machine_of
+from loadgen.decisions.compare.differences import machine_of
 from loadgen.decisions.compare.figures import FigureKey, FigureTable, log_odds, value_of
 from loadgen.decisions.compare.paired_models import PairedModel
 from loadgen.decisions.compare.sides import ComparedRun, Sides, read_summarized

@@ -13,7 +13,7 @@ from loadgen.plan.rng import generator
 from loadgen.stats import permutation
 from loadgen.stats.permutation import Effects, Figures
 
-Verdict = Literal["worse", "better", "same", "unknown"]
+ComparisonVerdict = Literal["worse", "better", "same", "unknown"]
 Design = Literal["runs", "blocks", "few"]
 """How chance is judged: by exchanging runs, by swapping the two runs of each block, or by given standard errors."""
 
@@ -50,7 +50,7 @@ class RunEvidence(Struct, frozen=True):
 class JudgedFigure(Struct, frozen=True):
     """The result for one figure."""
 
-    verdict: Verdict
+    verdict: ComparisonVerdict
     effect: float
     """NEW relative to BASE: a ratio; for a share, the difference as a share of one."""
     interval: tuple[float, float]
@@ -122,7 +122,7 @@ def _judged(
     scale = _Scale(table, base, i)
     worse_by, least = scale.worse_by(mean), scale.least_effect(limits.min_effect)
     ends90 = sorted((scale.shown(mean - reach90), scale.shown(mean + reach90)))
-    verdict: Verdict
+    verdict: ComparisonVerdict
     if p_worse <= limits.alpha and worse_by >= least:
         verdict = "worse"
     elif p_better <= limits.alpha and -worse_by >= least:
@@ -183,7 +183,7 @@ def _runs_needed(table: FigureTable, evidence: RunEvidence, limits: Limits, i: i
     return needed(spread, margin, len(table.keys), alpha=limits.alpha) or BEYOND
 
 
-def overall(verdicts: Sequence[Verdict]) -> Verdict:
+def overall(verdicts: Sequence[ComparisonVerdict]) -> ComparisonVerdict:
     """The verdict on all figures: worse if any is worse; otherwise better if any is better; the same if all are."""
     if "worse" in verdicts:
         return "worse"

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from loadgen.decisions.compare.alike import Degraded
 from loadgen.decisions.compare.comparison import Comparison, Figure
-from loadgen.decisions.compare.verdict import BEYOND, Verdict
+from loadgen.decisions.compare.differences import Degraded
+from loadgen.decisions.compare.verdict import BEYOND, ComparisonVerdict
 from loadgen.report.format import UNKNOWN, format_duration, format_number, format_percent, format_signed
 from loadgen.report.metric_names import DAGGER, metric_title
 from loadgen.stats.permutation import exchanges_of_runs, fewest_blocks
@@ -185,7 +185,7 @@ def _named(comparison: Comparison, figures: Sequence[Figure]) -> list[str]:
     return [f"{figure_name(comparison, each)} {change_text(each)} ({interval_text(each)})" for each in ordered]
 
 
-def _grouped(comparison: Comparison, verdict: Verdict) -> list[str]:
+def _grouped(comparison: Comparison, verdict: ComparisonVerdict) -> list[str]:
     """The metrics all of whose figures have a verdict, and the single figures of other metrics with it."""
     names = []
     for model, metric in dict.fromkeys((figure.model, figure.metric) for figure in comparison.figures):

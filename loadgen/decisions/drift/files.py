@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from loadgen.analysis.soak_summary import soak_stage, soak_summary_of
-from loadgen.analysis.soak_types import DriftWord
+from loadgen.analysis.soak_types import DriftVerdict
 from loadgen.analysis.summary import SCHEMA, StageSummary, Summary, summary_data
 from loadgen.decisions.drift.charts import StageView, with_events
 from loadgen.decisions.drift.document import SoakReport, soak_document
@@ -46,7 +46,7 @@ class Soak(Struct, frozen=True):
     """A soak that was read from its folder, and the reports that could be written."""
 
     reports: Reports
-    word: DriftWord
+    word: DriftVerdict
     """The verdict: the worst of its models."""
     sentence: str
     """The verdict in one sentence."""

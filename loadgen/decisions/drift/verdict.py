@@ -13,12 +13,12 @@ from msgspec.structs import replace
 
 from loadgen.analysis.soak_types import (
     DRIFT_METRICS,
-    DRIFT_WORDS,
+    DRIFT_VERDICTS,
     MAY_BE_UNSURE,
     Drift,
     DriftMetric,
     DriftMetricName,
-    DriftWord,
+    DriftVerdict,
 )
 from loadgen.analysis.summary import rounded
 from loadgen.decisions.drift.memory import MemoryMeasure, memory_measure
@@ -94,17 +94,17 @@ def _drift(tested: _Tested, adjusted: Sequence[float]) -> Drift:
     )
 
 
-def verdict_of(metrics: dict[DriftMetricName, DriftMetric]) -> DriftWord:
+def verdict_of(metrics: dict[DriftMetricName, DriftMetric]) -> DriftVerdict:
     """The word of the worst metric. A tail that is unsure does not count, and the temperature never does."""
     words = {
         metric.verdict
         for name, metric in metrics.items()
         if name not in NEVER_DECIDES and not (name in MAY_BE_UNSURE and metric.verdict == "not enough data")
     }
-    return next((word for word in DRIFT_WORDS if word in words), "not enough data")
+    return next((word for word in DRIFT_VERDICTS if word in words), "not enough data")
 
 
-def word_of(measure: Measure, p_adjusted: float) -> DriftWord:
+def word_of(measure: Measure, p_adjusted: float) -> DriftVerdict:
     """The word of one series, by the p that is adjusted for all series of the run."""
     movement = measure.movement
     is_large = abs(movement.change) >= measure.matters

@@ -6,12 +6,12 @@ from typing import Final
 from msgspec import UNSET, Struct
 
 from loadgen.analysis.soak_types import (
-    DRIFT_WORDS,
+    DRIFT_VERDICTS,
     MAY_BE_UNSURE,
     Drift,
     DriftMetric,
     DriftMetricName,
-    DriftWord,
+    DriftVerdict,
     SoakSummary,
 )
 from loadgen.analysis.summary import StageSummary, Summary
@@ -79,9 +79,9 @@ def models_of_soak(summary: Summary) -> tuple[ModelSoak, ...]:
     )
 
 
-def soak_word(stages: Sequence[ModelSoak]) -> DriftWord:
+def soak_word(stages: Sequence[ModelSoak]) -> DriftVerdict:
     """The worst word of the models; without any model, nothing is known."""
-    return min((stage.drift.verdict for stage in stages), key=DRIFT_WORDS.index, default="not enough data")
+    return min((stage.drift.verdict for stage in stages), key=DRIFT_VERDICTS.index, default="not enough data")
 
 
 def soak_sentence(summary: Summary) -> str:
@@ -89,7 +89,7 @@ def soak_sentence(summary: Summary) -> str:
     stages = models_of_soak(summary)
     if not stages:
         return "not enough data: no window is complete."
-    ordered = sorted(stages, key=lambda stage: DRIFT_WORDS.index(stage.drift.verdict))
+    ordered = sorted(stages, key=lambda stage: DRIFT_VERDICTS.index(stage.drift.verdict))
     texts = [f"{stage.who}: {stage_sentence(stage)}" if len(stages) > 1 else stage_sentence(stage) for stage in ordered]
     return f"{'so far ' if summary.incomplete else ''}{'; '.join(texts)}."
 
@@ -119,7 +119,7 @@ def verdict_clause(stage: ModelSoak) -> str:
             return f"not enough data: {_why_unsure(stage)}"
 
 
-def _moved(drift: Drift, word: DriftWord) -> list[tuple[DriftMetricName, DriftMetric]]:
+def _moved(drift: Drift, word: DriftVerdict) -> list[tuple[DriftMetricName, DriftMetric]]:
     """The metrics with this word, the surest first. The temperature is no verdict, but may be named beside one."""
     moved = [(name, metric) for name, metric in drift.metrics.items() if metric.verdict == word]
     return sorted(moved, key=lambda pair: (pair[0] == "temperature", pair[1].p_adjusted or 0.0))

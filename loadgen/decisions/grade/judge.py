@@ -14,8 +14,8 @@ from loadgen.decisions.grade.judge_cache import JudgeCache
 from loadgen.decisions.grade.judge_exam import JudgeTest, KnownPair
 from loadgen.decisions.grade.judge_question import (
     JudgeQuestion,
+    JudgeVerdict,
     Scale,
-    Verdict,
     Winner,
     note_question,
     pair_question,
@@ -91,7 +91,7 @@ class Judge:
         """Count from here on."""
         self.asked = self.without_verdict = 0
 
-    async def notes(self, title: str, votes: Sequence[_Vote]) -> list[Verdict | None]:
+    async def notes(self, title: str, votes: Sequence[_Vote]) -> list[JudgeVerdict | None]:
         """The verdict of each vote; None: it has none."""
         readers = [(vote.question, partial(verdict_in, scale=vote.scale)) for vote in votes]
         texts = await self._texts(title, readers)
@@ -289,7 +289,7 @@ def _share(flags: Sequence[bool]) -> float | None:
     return sum(flags) / len(flags) if flags else None
 
 
-def _note_in(verdict: Verdict | None) -> int | None:
+def _note_in(verdict: JudgeVerdict | None) -> int | None:
     return None if verdict is None else verdict.note
 
 

@@ -36,7 +36,7 @@ _WORDS: Final[dict[Scale, tuple[str, ...]]] = {
 }
 
 
-class Verdict(Struct, frozen=True):
+class JudgeVerdict(Struct, frozen=True):
     """What a judge says about one aspect of one answer."""
 
     note: int
@@ -125,7 +125,7 @@ PAIR_SCHEMA: Final[JsonObject] = {
 }
 
 
-def verdict_in(text: str, scale: Scale) -> Verdict | None:
+def verdict_in(text: str, scale: Scale) -> JudgeVerdict | None:
     """The verdict in a judge's answer. None: it has none, or one outside the scale."""
     data = _object_in(text)
     note = None if data is None else data.get("note")
@@ -133,7 +133,7 @@ def verdict_in(text: str, scale: Scale) -> Verdict | None:
         note = int(note)
     if data is None or type(note) is not int or not LOWEST <= note <= HIGHEST:
         return None
-    return Verdict(note if scale == "plain" else LOWEST + HIGHEST - note, _reason(data))
+    return JudgeVerdict(note if scale == "plain" else LOWEST + HIGHEST - note, _reason(data))
 
 
 def winner_in(text: str) -> Winner | None:

@@ -24,7 +24,7 @@ from loadgen.decisions.select.graded import (
 )
 from loadgen.decisions.select.known import KnownCandidate, known_candidates
 from loadgen.decisions.select.policy import Policy
-from loadgen.decisions.select.rank import ENOUGH_KEYS, Ranking, rank
+from loadgen.decisions.select.ranking import ENOUGH_KEYS, Ranking, ranking_of
 from loadgen.decisions.select.remarks import remarks_of, remarks_of_ranking
 from loadgen.decisions.select.requirements import missed, require_data
 from loadgen.decisions.select.selection import (
@@ -36,8 +36,8 @@ from loadgen.decisions.select.selection import (
     PolicyUsed,
     RequirementRow,
     Selection,
+    SelectionVerdict,
     SensitivityRow,
-    Verdict,
 )
 from loadgen.decisions.select.words import decision_text, turning_text
 from loadgen.report.format import lower_bound
@@ -67,7 +67,7 @@ def decide(runs: Sequence[SelectRun], policy: Policy) -> SelectionData:
     levels = levels_of(candidates, policy.level)
     known = known_candidates(candidates, levels, policy)
     compared = [each for each in known if each.out is None]
-    ranking = rank(compared, policy) if compared else None
+    ranking = ranking_of(compared, policy) if compared else None
     graded = graded_rows(notes, known, policy.quality_by)
     deciding = [line for row in graded if row.decides for line in graded_lines(row)]
     rows = sorted((_row(each, ranking, policy) for each in known), key=_place)
@@ -165,7 +165,7 @@ def _row(known: KnownCandidate, ranking: Ranking | None, policy: Policy) -> Cand
 
 def _ranked(row: CandidateRow, ranking: Ranking, at: int) -> CandidateRow:
     """The row with its place among those that are compared."""
-    lead = ranking.choice.leads[at]
+    lead = ranking.leader.leads[at]
     return msgspec.structs.replace(
         row,
         pareto=at in ranking.front,
@@ -255,16 +255,16 @@ def _decision(rows: Sequence[CandidateRow], known: Sequence[KnownCandidate], ran
             nearest=_nearest(known),
             text="",
         )
-    choice = ranking.choice
-    alone = len(choice.not_told_apart) == 1
-    first = ranking.names[choice.first]
-    verdict: Verdict = "recommended" if alone else "tied"
+    leader = ranking.leader
+    alone = len(leader.not_told_apart) == 1
+    first = ranking.names[leader.first]
+    verdict: SelectionVerdict = "recommended" if alone else "tied"
     return Decision(
         verdict=verdict,
         recommended=first if alone else None,
         first=first,
-        not_told_apart=() if alone else tuple(ranking.names[at] for at in choice.not_told_apart),
-        needed_prompts=choice.needed_prompts,
+        not_told_apart=() if alone else tuple(ranking.names[at] for at in leader.not_told_apart),
+        needed_prompts=leader.needed_prompts,
         nearest=None,
         text="",
     )

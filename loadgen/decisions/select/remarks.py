@@ -6,11 +6,11 @@ from typing import Final
 import msgspec
 
 from loadgen.decisions.candidates.runs import SelectRun
-from loadgen.decisions.compare.alike import machine_facts
+from loadgen.decisions.compare.differences import machine_facts
 from loadgen.decisions.select.cost import GIVEN
 from loadgen.decisions.select.given import GivenFacts, without_candidate
 from loadgen.decisions.select.known import KnownCandidate
-from loadgen.decisions.select.rank import Ranking
+from loadgen.decisions.select.ranking import Ranking
 from loadgen.redact import escape_control
 from loadgen.scenario.policy import QualityBy
 

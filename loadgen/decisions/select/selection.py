@@ -14,7 +14,7 @@ from loadgen.scenario.policy import QualityBy
 
 SCHEMA: Final = "loadgen.selection/1"
 
-Verdict = Literal["recommended", "tied", "none"]
+SelectionVerdict = Literal["recommended", "tied", "none"]
 
 
 class PolicyUsed(Struct, frozen=True, kw_only=True):
@@ -101,7 +101,7 @@ class Decision(Struct, frozen=True, kw_only=True):
     those that cannot be told apart from it; empty unless `tied`. nearest: if nobody meets the requirements, who misses
     by least."""
 
-    verdict: Verdict
+    verdict: SelectionVerdict
     recommended: str | None
     first: str | None
     not_told_apart: tuple[str, ...]

@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 from msgspec import Struct
 
-from loadgen.decisions.select.choice import StepTable, choose, utilities_of
 from loadgen.decisions.select.criteria import Criterion, Values
+from loadgen.decisions.select.leader import StepTable, leader_of, utilities_of
 from loadgen.plan.rng import generator
 
 WEIGHTINGS: Final = 20_000
@@ -68,13 +68,13 @@ def recommended_between(
 ) -> tuple[float, float] | None:
     """The shares of one criterion around its own, the others kept in proportion, for which the first leads everybody
     for sure; None if it does not now."""
-    first = choose(utilities_of(table, shares)).first
+    first = leader_of(utilities_of(table, shares)).first
 
     def is_recommended(share: float) -> bool:
         rest = sum(other for key, other in shares.items() if key != name)
         scaled = {key: share if key == name else other / rest * (1 - share) for key, other in shares.items()}
-        choice = choose(utilities_of(table, scaled))
-        return choice.first == first and len(choice.not_told_apart) == 1
+        leader = leader_of(utilities_of(table, scaled))
+        return leader.first == first and len(leader.not_told_apart) == 1
 
     now = shares[name]
     if len(shares) == 1 or not is_recommended(now):

@@ -65,9 +65,9 @@ class WorkerPool:
         window_writer: "WindowWriter | None" = None,
         logs: "WorkerLogs | None" = None,
     ) -> None:
-        """note: called with a line for the user when a worker is lost. windows: writes the windows into which workers
-        fold their measured records, which then no other sink gets; None: all sinks get all records. logs: how they
-        split their logs; None: they do not."""
+        """note: called with a line for the user when a worker is lost. window_writer: writes the windows into which
+        workers fold their measured records, which then no other sink gets; None: all sinks get all records. logs: how
+        they split their logs; None: they do not."""
         self.context = context
         self.note = note
         self._size = size

@@ -14,7 +14,7 @@ import pytest
 
 from loadgen.analysis import validity
 from loadgen.analysis.evidence import Evidence
-from loadgen.analysis.validity import Judgment, Verdict
+from loadgen.analysis.validity import Judgment, StageVerdict
 from loadgen.targets.extra_chats import TEST_CHAT
 from tests.command_line import run_command
 
@@ -72,7 +72,7 @@ def endpoint() -> Iterator[str]:
     server.server_close()
 
 
-def judged(verdict: Verdict) -> Callable[[Evidence], Judgment]:
+def judged(verdict: StageVerdict) -> Callable[[Evidence], Judgment]:
     """The verdict on every stage, however busy this machine is."""
     return lambda _: Judgment(verdict, ())
 

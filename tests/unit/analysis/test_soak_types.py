@@ -4,7 +4,7 @@ import json
 
 import msgspec
 
-from loadgen.analysis.soak_types import DRIFT_METRICS, DRIFT_WORDS, Drift, DriftMetric, Outages, SoakSummary
+from loadgen.analysis.soak_types import DRIFT_METRICS, DRIFT_VERDICTS, Drift, DriftMetric, Outages, SoakSummary
 from loadgen.analysis.summary import SCHEMA, Metric, Percentile, StageSummary, Summary, summary_data, summary_from
 from loadgen.plan.plan import StageLoad
 
@@ -89,6 +89,6 @@ def test_a_run_that_is_no_soak_has_none_of_the_keys() -> None:
 
 
 def test_words_and_metrics_are_in_the_order_of_every_report() -> None:
-    assert DRIFT_WORDS == ("degrading", "not enough data", "improving", "stable")
+    assert DRIFT_VERDICTS == ("degrading", "not enough data", "improving", "stable")
     assert DRIFT_METRICS[0] == "ttft_p50"
     assert len(DRIFT_METRICS) == 8

@@ -10,8 +10,8 @@ import loadgen
 from loadgen.decisions.capacity import forecast
 from loadgen.decisions.capacity.answer import CapacityFile
 from loadgen.decisions.capacity.files import CAPACITY
-from loadgen.decisions.compare.alike import NotAlikeError
 from loadgen.decisions.compare.comparison import CompareSettings
+from loadgen.decisions.compare.differences import NotAlikeError
 from loadgen.store import files
 from tests.command_line import run_command
 from tests.compared_runs import write_run

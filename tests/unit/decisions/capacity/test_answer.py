@@ -5,8 +5,8 @@ import pytest
 
 from benchmarks.queues import Queue
 from loadgen.decisions.capacity.answer import CapacityFile, ModelAnswer, answer_of, share_interval
-from loadgen.decisions.capacity.played import PlayedVisit
 from loadgen.decisions.capacity.search import SearchSettings
+from loadgen.decisions.capacity.visit_data import VisitData
 from loadgen.record import MachineFacts, Record
 from loadgen.scenario.objective import objective_of
 from tests.capacity_visits import of_queue, played
@@ -16,16 +16,16 @@ SETTINGS = SearchSettings(objectives=(objective_of("ttft_p95=2500ms"), objective
 QUEUE = Queue()
 
 
-def answer(visits: list[PlayedVisit], settings: SearchSettings = SETTINGS) -> ModelAnswer:
+def answer(visits: list[VisitData], settings: SearchSettings = SETTINGS) -> ModelAnswer:
     return answer_of(visits, settings, "within", model="m", target="t")
 
 
 @pytest.fixture(scope="module")
-def visits() -> list[PlayedVisit]:
+def visits() -> list[VisitData]:
     return of_queue(SETTINGS, QUEUE, [1, 2, 4, 5, 7, 8])
 
 
-def test_levels_come_in_order_with_their_counts_and_what_is_shown(visits: list[PlayedVisit]) -> None:
+def test_levels_come_in_order_with_their_counts_and_what_is_shown(visits: list[VisitData]) -> None:
     result = answer(visits[::-1])
     assert [level.level for level in result.levels] == [1, 2, 4, 5, 7, 8]
     assert [level.visits for level in result.levels] == [("c1",), ("c2",), ("c4",), ("c5",), ("c7",), ("c8",)]
@@ -41,7 +41,7 @@ def test_levels_come_in_order_with_their_counts_and_what_is_shown(visits: list[P
     assert held.log_holds > 3.6 > 0 > held.log_fails
 
 
-def test_throughput_saturates_where_the_slots_are_full(visits: list[PlayedVisit]) -> None:
+def test_throughput_saturates_where_the_slots_are_full(visits: list[VisitData]) -> None:
     result = answer(visits)
     assert result.throughput.saturates_at == 4
     assert result.throughput.knee == pytest.approx(3.5, abs=0.6)
@@ -53,7 +53,7 @@ def test_throughput_saturates_where_the_slots_are_full(visits: list[PlayedVisit]
     assert result.limit.binding == "ttft_p95=2500ms"
 
 
-def test_capacity_json_has_its_keys_and_reads_back(visits: list[PlayedVisit]) -> None:
+def test_capacity_json_has_its_keys_and_reads_back(visits: list[VisitData]) -> None:
     model = answer(visits)
     file = CapacityFile(run_id="capacity-x", confidence=0.95, budget_s=480.0, spent_s=1.0, models=(model,))
     data = msgspec.json.decode(msgspec.json.encode(file))

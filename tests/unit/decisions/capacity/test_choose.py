@@ -15,7 +15,7 @@ from loadgen.decisions.capacity.choose import VisitLooks, next_step, shown
 from loadgen.decisions.capacity.e_values import requests_to_show
 from loadgen.decisions.capacity.known import Known, client_limit
 from loadgen.decisions.capacity.levels import rate_levels, user_levels
-from loadgen.decisions.capacity.search import End, PlayVisit, SearchSettings, SearchState
+from loadgen.decisions.capacity.search import NextVisit, SearchEnd, SearchSettings, SearchState
 from loadgen.decisions.capacity.visit import Doubt, Visit
 from loadgen.scenario.objective import objective_of
 
@@ -42,15 +42,15 @@ def state(*visits: Visit) -> SearchState:
     return SearchState(visits)
 
 
-def step_after(*visits: Visit, settings: SearchSettings = USERS) -> PlayVisit:
+def step_after(*visits: Visit, settings: SearchSettings = USERS) -> NextVisit:
     step = next_step(state(*visits), settings)
-    assert isinstance(step, PlayVisit)
+    assert isinstance(step, NextVisit)
     return step
 
 
 def end_after(*visits: Visit, settings: SearchSettings = USERS) -> str:
     step = next_step(state(*visits), settings)
-    assert isinstance(step, End)
+    assert isinstance(step, SearchEnd)
     return step.reason
 
 
@@ -161,7 +161,7 @@ def test_a_search_of_rates_ends_when_the_rest_of_the_budget_can_show_no_closer_p
     def after(left_s: float, settings: SearchSettings) -> str | None:
         fails = visit(24, 0, 250, seconds=settings.budget_s - left_s - 10)
         step = next_step(state(visit(20, 400), fails), settings)
-        return step.reason if isinstance(step, End) else None
+        return step.reason if isinstance(step, SearchEnd) else None
 
     assert after(8.0, RATES) == "nothing_closer"  # enough for a visit that counts, of 5.6 s
     assert after(500.0, RATES) is None
@@ -226,11 +226,11 @@ def test_a_highest_level_that_is_far_away_takes_no_memory() -> None:
 def test_each_repeated_visit_on_a_busy_machine_is_longer_and_after_five_the_search_ends() -> None:
     visits = [visit(1, 8)]
     least = []
-    while isinstance(step := next_step(state(*visits), USERS), PlayVisit) and len(visits) < 20:
+    while isinstance(step := next_step(state(*visits), USERS), NextVisit) and len(visits) < 20:
         least.append(step.least_s)
         visits.append(visit(step.level, 0, 40, seconds=max(step.least_s, 1.0), doubt="busy_machine"))
     assert least == [0.0, *(USERS.budget_s * share for share in (1 / 64, 1 / 32, 1 / 16, 1 / 8))]
-    assert step == End("busy_machine")
+    assert step == SearchEnd("busy_machine")
 
 
 def test_a_visit_that_was_judged_ends_the_row_of_busy_ones() -> None:
@@ -243,10 +243,10 @@ def test_a_search_that_ended_on_a_busy_machine_can_be_resumed() -> None:
     busy = visit(1, 0, 40, doubt="busy_machine")
     resumed = SearchState((busy,) * 5, earlier=5)
     step = next_step(resumed, USERS)
-    assert isinstance(step, PlayVisit)
+    assert isinstance(step, NextVisit)
     assert (step.level, step.least_s) == (1, 0)
     longer = next_step(resumed.with_visit(busy), USERS)
-    assert isinstance(longer, PlayVisit)
+    assert isinstance(longer, NextVisit)
     assert longer.least_s == USERS.budget_s / 64
 
 
@@ -345,7 +345,7 @@ def test_the_capacity_lies_between_what_is_shown() -> None:
 
 
 def test_looks_come_after_a_round_and_then_after_15_percent_more() -> None:
-    looks = VisitLooks(state(), USERS, PlayVisit(20, 400, 600.0, "holds"))
+    looks = VisitLooks(state(), USERS, NextVisit(20, 400, 600.0, "holds"))
     assert looks.next_at == 20
     assert not looks.should_stop(visit(20, 19))
     assert looks.next_at == 20
@@ -354,24 +354,24 @@ def test_looks_come_after_a_round_and_then_after_15_percent_more() -> None:
 
 
 def test_a_visit_ends_when_its_level_is_shown_or_its_goal_reached_or_the_budget_spent() -> None:
-    step = PlayVisit(5, 500, 600.0, "holds")
+    step = NextVisit(5, 500, 600.0, "holds")
     assert VisitLooks(state(), USERS, step).should_stop(visit(5, 60))
     assert VisitLooks(state(), USERS, step).should_stop(visit(5, 0, 40))
     assert VisitLooks(state(), USERS, step).should_stop(visit(5, 2, seconds=600.0))
     assert not VisitLooks(state(), USERS, step).should_stop(visit(5, 20, 2))
-    few = PlayVisit(5, 12, 600.0, "bracket")
+    few = NextVisit(5, 12, 600.0, "bracket")
     assert VisitLooks(state(visit(4, 8)), USERS, few).should_stop(visit(5, 12))
 
 
 def test_a_visit_goes_on_where_its_level_is_also_the_next() -> None:
     before = state(holding(3), failing(8), visit(6, 8, 5))
     step = next_step(before, USERS)
-    assert isinstance(step, PlayVisit)
+    assert isinstance(step, NextVisit)
     looks = VisitLooks(before, USERS, step)
     half = visit(step.level, step.requests, seconds=2.0)
     stops = looks.should_stop(half)
     following = next_step(before.with_visit(half), USERS)
-    assert stops == (isinstance(following, End) or following.level != step.level or bool(looks.next_at < 0))
+    assert stops == (isinstance(following, SearchEnd) or following.level != step.level or bool(looks.next_at < 0))
 
 
 @given(
@@ -391,7 +391,7 @@ def test_a_visit_goes_on_where_its_level_is_also_the_next() -> None:
 def test_there_is_always_a_next_step_that_may_be_played(visits: list[Visit], settings: SearchSettings) -> None:
     step = next_step(state(*visits), settings)
     result = shown(state(*visits), settings)
-    if isinstance(step, PlayVisit):
+    if isinstance(step, NextVisit):
         assert 1 <= step.level <= (settings.to_level or 512)
         assert step.requests >= 1
         assert step.seconds > 0

@@ -8,9 +8,9 @@ import pytest
 from benchmarks.queues import Queue, closed, shares_met
 from loadgen.decisions.capacity.forecast import ForecastAnswer, ForecastRequest, fleet_of, forecasts_of
 from loadgen.decisions.capacity.measured_levels import measured_levels, speeds_of
-from loadgen.decisions.capacity.played import PlayedVisit
 from loadgen.decisions.capacity.search import SearchSettings
 from loadgen.decisions.capacity.thinking import MeasuredServer, play_thinking_users
+from loadgen.decisions.capacity.visit_data import VisitData
 from loadgen.scenario.objective import objective_of
 from tests.capacity_visits import of_queue
 
@@ -19,16 +19,16 @@ LEVELS = (1, 2, 3, 4, 6, 8)
 
 
 @pytest.fixture(scope="module")
-def visits() -> list[PlayedVisit]:
+def visits() -> list[VisitData]:
     return of_queue(SETTINGS, Queue(), LEVELS)
 
 
 @pytest.fixture(scope="module")
-def ten_seconds(visits: list[PlayedVisit]) -> ForecastAnswer:
+def ten_seconds(visits: list[VisitData]) -> ForecastAnswer:
     return forecast(visits, 10.0)
 
 
-def forecast(visits: list[PlayedVisit], think_s: float, settings: SearchSettings = SETTINGS) -> ForecastAnswer:
+def forecast(visits: list[VisitData], think_s: float, settings: SearchSettings = SETTINGS) -> ForecastAnswer:
     return forecasts_of(visits, settings, ForecastRequest((think_s,)))[0]
 
 
@@ -56,7 +56,7 @@ def test_users_who_think_are_forecast_from_levels_without_think_time(ten_seconds
 
 
 @pytest.mark.slow
-def test_what_would_see_more_in_flight_than_was_played_is_not_known(visits: list[PlayedVisit]) -> None:
+def test_what_would_see_more_in_flight_than_was_played_is_not_known(visits: list[VisitData]) -> None:
     low = [visit for visit in visits if visit.visit.level <= 3]
     answer = forecast(low, 10.0)
     assert (answer.users, answer.users_ci) == (None, None)
@@ -86,7 +86,7 @@ def test_what_was_not_measured_is_refused(settings: SearchSettings, levels: tupl
 
 @pytest.mark.slow
 def test_each_think_time_has_its_forecast_and_nothing_asked_is_nothing_said(
-    visits: list[PlayedVisit], ten_seconds: ForecastAnswer
+    visits: list[VisitData], ten_seconds: ForecastAnswer
 ) -> None:
     assert forecasts_of(visits, SETTINGS, ForecastRequest()) == ()
     few, many = forecast(visits, 2.0).users, ten_seconds.users
@@ -95,7 +95,7 @@ def test_each_think_time_has_its_forecast_and_nothing_asked_is_nothing_said(
     assert few < many
 
 
-def test_a_fleet_without_think_time_is_of_what_was_shown(visits: list[PlayedVisit]) -> None:
+def test_a_fleet_without_think_time_is_of_what_was_shown(visits: list[VisitData]) -> None:
     (answer,) = forecasts_of(visits, SETTINGS, ForecastRequest((), 100))
     assert answer.fleet is not None
     assert answer.users_ci is not None
@@ -136,7 +136,7 @@ def test_the_law_predicts_where_it_is_nearer_than_a_plateau() -> None:
     assert flat[-1] == pytest.approx(4.0 / 18, abs=0.02)
 
 
-def test_streams_served_at_once_are_known_where_they_stopped_growing(visits: list[PlayedVisit]) -> None:
+def test_streams_served_at_once_are_known_where_they_stopped_growing(visits: list[VisitData]) -> None:
     assert measured_levels(visits, SETTINGS.objectives).slots == 4
     growing = [visit for visit in visits if visit.visit.level <= 4]
     assert measured_levels(growing, SETTINGS.objectives).slots is None

@@ -7,8 +7,8 @@ from msgspec import structs
 
 from benchmarks.queues import Queue
 from loadgen.decisions.capacity.answer import ModelAnswer, answer_of
-from loadgen.decisions.capacity.played import PlayedVisit
 from loadgen.decisions.capacity.search import SearchSettings
+from loadgen.decisions.capacity.visit_data import VisitData
 from loadgen.record import MachineFacts, Record, ServerFacts, ServerTimings
 from loadgen.scenario import Slo
 from loadgen.scenario.objective import objective_of
@@ -23,7 +23,7 @@ def settings(*objectives: str) -> SearchSettings:
     return SearchSettings(objectives=tuple(map(objective_of, objectives)))
 
 
-def answer(visits: list[PlayedVisit], asked: SearchSettings) -> ModelAnswer:
+def answer(visits: list[VisitData], asked: SearchSettings) -> ModelAnswer:
     return answer_of(visits, asked, "within", model="m", target="t")
 
 

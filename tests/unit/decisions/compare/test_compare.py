@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from loadgen.decisions.baseline import keep_baseline
-from loadgen.decisions.compare.alike import NotAlikeError
 from loadgen.decisions.compare.comparison import CompareSettings, Comparison, Figure
+from loadgen.decisions.compare.differences import NotAlikeError
 from loadgen.decisions.compare.verdict import Limits
 from loadgen.decisions.compare.words import context_lines, marked_name
 from loadgen.errors import InputError

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from loadgen.decisions.grade.judge_question import (
     LONGEST_REASON,
-    Verdict,
+    JudgeVerdict,
     note_question,
     pair_question,
     scale_of,
@@ -31,8 +31,8 @@ def asked_in(question: Any) -> str:
 
 @pytest.mark.parametrize("note", [1, 2, 3, 4, 5])
 def test_a_note_counts_and_on_the_turned_scale_it_is_turned_back(note: int) -> None:
-    assert verdict_in(said(note), "plain") == Verdict(note, "because")
-    assert verdict_in(said(note), "turned") == Verdict(6 - note, "because")
+    assert verdict_in(said(note), "plain") == JudgeVerdict(note, "because")
+    assert verdict_in(said(note), "turned") == JudgeVerdict(6 - note, "because")
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_note_counts_and_on_the_turned_scale_it_is_turned_back(note: int) -> N
     ],
 )
 def test_json_in_a_fence_or_after_thoughts_counts(text: str) -> None:
-    assert verdict_in(text, "plain") == Verdict(4, "because")
+    assert verdict_in(text, "plain") == JudgeVerdict(4, "because")
 
 
 @pytest.mark.parametrize("note", [0, 6, 9, -1, 10**400, 3.5, "4", "four", None, True, [4], {"note": 4}])
@@ -125,7 +125,7 @@ def test_a_reason_is_one_line_of_limited_length() -> None:
     assert verdict is not None
     assert verdict.reason.startswith("a b a b")
     assert len(verdict.reason) == LONGEST_REASON
-    assert verdict_in('{"reason": 3, "note": 1}', "plain") == Verdict(1, "")
+    assert verdict_in('{"reason": 3, "note": 1}', "plain") == JudgeVerdict(1, "")
 
 
 @pytest.mark.parametrize("better", ["first", "second", "tie"])

@@ -7,10 +7,10 @@ import numpy as np
 from msgspec import Struct
 
 from loadgen.decisions.select.candidate_values import CandidateValues, common_prompts, e2e_matrix, quality_matrix
-from loadgen.decisions.select.choice import Choice, StepTable, Utilities, chance_of_first, choose, utilities_of
 from loadgen.decisions.select.cost import Cost, not_comparable
 from loadgen.decisions.select.criteria import CRITERIA, Criterion, Values, shares_of, steps_of
 from loadgen.decisions.select.known import KnownCandidate, why_no_quality
+from loadgen.decisions.select.leader import Leader, StepTable, Utilities, chance_of_first, leader_of, utilities_of
 from loadgen.decisions.select.policy import Policy
 from loadgen.decisions.select.sensitivity import (
     Band,
@@ -43,7 +43,7 @@ class Ranking(Struct, frozen=True, kw_only=True):
     table: StepTable
     shares: dict[Criterion, float]
     utilities: Utilities
-    choice: Choice
+    leader: Leader
     chances: tuple[float, ...] | None
     acceptability: tuple[float, ...]
     front: tuple[int, ...]
@@ -57,7 +57,7 @@ class Ranking(Struct, frozen=True, kw_only=True):
     """The criteria that would weigh, and are not known of all candidates, with the reason."""
 
 
-def rank(compared: Sequence[KnownCandidate], policy: Policy) -> Ranking:
+def ranking_of(compared: Sequence[KnownCandidate], policy: Policy) -> Ranking:
     """The comparison of one candidate or more. Raises InputError if nothing that weighs is known of all of them."""
     own = [each.values for each in compared if each.values is not None]
     prompts = common_prompts(own)
@@ -83,7 +83,7 @@ def rank(compared: Sequence[KnownCandidate], policy: Policy) -> Ranking:
         table=table,
         shares=shares,
         utilities=utilities,
-        choice=choose(utilities),
+        leader=leader_of(utilities),
         chances=chance_of_first(utilities),
         acceptability=acceptability(means, list(shares)),
         front=pareto_front(np.array(chart).T),

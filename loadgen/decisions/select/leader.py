@@ -73,7 +73,7 @@ class Lead(Struct, frozen=True):
     ci: tuple[float, float] | None
 
 
-class Choice(Struct, frozen=True):
+class Leader(Struct, frozen=True):
     """Who is first among candidates that are numbered from 0."""
 
     first: int
@@ -100,7 +100,7 @@ def utilities_of(table: StepTable, shares: Mapping[Criterion, float]) -> Utiliti
     return Utilities(by_prompt, by_prompt.mean(1), noise)
 
 
-def choose(utilities: Utilities, confidence: float = CONFIDENCE) -> Choice:
+def leader_of(utilities: Utilities, confidence: float = CONFIDENCE) -> Leader:
     """Who is first, and how sure that is."""
     mean, count = utilities.mean, len(utilities.mean)
     first = int(np.flatnonzero(mean >= mean.max() - _ROUNDING)[0])
@@ -115,7 +115,7 @@ def choose(utilities: Utilities, confidence: float = CONFIDENCE) -> Choice:
         alike = [other for other in alike if (lead := leads[other]) is None or _may_be_equal(lead)]
     needed = [_needed_prompts(utilities, first, other, tail) for other in alike[1:]]
     known = [number for number in needed if number is not None]
-    return Choice(
+    return Leader(
         first=first,
         leads=tuple(leads),
         not_told_apart=tuple(alike),

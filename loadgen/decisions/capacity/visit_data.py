@@ -49,7 +49,7 @@ SERVER_ERRORS: Final[frozenset[Outcome]] = frozenset(
 """The outcomes that only the server can cause; a slow client cannot."""
 
 
-class PlayedVisit(Struct, frozen=True):
+class VisitData(Struct, frozen=True):
     """One visit with all its records."""
 
     visit: Visit
@@ -58,7 +58,7 @@ class PlayedVisit(Struct, frozen=True):
     """The reasons why its numbers may be wrong."""
 
 
-def played_visit(stage: StageData, settings: SearchSettings) -> PlayedVisit:
+def visit_data_of(stage: StageData, settings: SearchSettings) -> VisitData:
     """The visit of a stage in a search's run folder."""
     load, facts = stage.planned.load, stage.facts
     workers = 1 if facts is None else max(1, len(facts.workers))
@@ -75,10 +75,10 @@ def played_visit(stage: StageData, settings: SearchSettings) -> PlayedVisit:
         seconds=seconds_of(stage),
         doubt=_doubt_of(reasons, stage.measured, settings),
     )
-    return PlayedVisit(visit, stage, reasons)
+    return VisitData(visit, stage, reasons)
 
 
-def state_of(visits: Sequence[PlayedVisit], *, earlier: int = 0) -> SearchState:
+def state_of(visits: Sequence[VisitData], *, earlier: int = 0) -> SearchState:
     """The search so far, from its visits in the order of playing. earlier: how many are of earlier searches."""
     return SearchState(tuple(played.visit for played in visits), earlier)
 

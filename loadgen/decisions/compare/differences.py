@@ -55,7 +55,7 @@ class Difference(Struct, frozen=True):
     """Whether it may differ, because it is the subject of the comparison."""
 
 
-def differences(sides: Sides, models: Sequence[PairedModel], *, with_goodput: bool) -> tuple[Difference, ...]:
+def differences_of(sides: Sides, models: Sequence[PairedModel], *, with_goodput: bool) -> tuple[Difference, ...]:
     """All differences, in order: the work, the SLO, the machine, the measurement, validity; then those that may be."""
     levels = tuple(dict.fromkeys(level for model in models for level in model.levels))
     must: list[Difference] = _differences_of_work(sides, levels)

@@ -8,15 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen.decisions.select.choice import (
-    MOST_PROMPTS,
-    Lead,
-    StepTable,
-    Utilities,
-    chance_of_first,
-    choose,
-    utilities_of,
-)
 from loadgen.decisions.select.criteria import (
     CRITERIA,
     DEFAULT_WEIGHTS,
@@ -26,6 +17,15 @@ from loadgen.decisions.select.criteria import (
     run_noise,
     shares_of,
     steps_of,
+)
+from loadgen.decisions.select.leader import (
+    MOST_PROMPTS,
+    Lead,
+    StepTable,
+    Utilities,
+    chance_of_first,
+    leader_of,
+    utilities_of,
 )
 from loadgen.decisions.select.sensitivity import (
     Band,
@@ -107,7 +107,7 @@ def test_a_lead_is_a_paired_t_interval_over_prompts() -> None:
 
     rng = np.random.default_rng(5)
     by_prompt = rng.normal(size=(2, 16)) + np.array([[1.0], [0.0]])
-    lead = choose(Utilities(by_prompt, by_prompt.mean(1), np.zeros(2))).leads[1]
+    lead = leader_of(Utilities(by_prompt, by_prompt.mean(1), np.zeros(2))).leads[1]
     own = ttest_rel(by_prompt[0], by_prompt[1]).confidence_interval(0.95)
     assert lead is not None and lead.ci == pytest.approx((own.low, own.high))
 
@@ -115,10 +115,10 @@ def test_a_lead_is_a_paired_t_interval_over_prompts() -> None:
 def test_intervals_hold_for_all_pairs_at_once() -> None:
     rng = np.random.default_rng(6)
     by_prompt = rng.normal(size=(4, 16))
-    choice = choose(Utilities(by_prompt, by_prompt.mean(1), np.zeros(4)))
-    assert len(choice.not_told_apart) == 4
-    other = next(at for at in range(4) if at != choice.first)
-    lead, difference = choice.leads[other], by_prompt[choice.first] - by_prompt[other]
+    leader = leader_of(Utilities(by_prompt, by_prompt.mean(1), np.zeros(4)))
+    assert len(leader.not_told_apart) == 4
+    other = next(at for at in range(4) if at != leader.first)
+    lead, difference = leader.leads[other], by_prompt[leader.first] - by_prompt[other]
     assert lead is not None and lead.ci is not None
     reach = student_quantile(1 - 0.05 / 12, 15) * difference.std(ddof=1) / 4
     assert lead.ci == pytest.approx((difference.mean() - reach, difference.mean() + reach))
@@ -128,25 +128,25 @@ def test_who_is_told_apart_leaves_and_the_others_are_compared_for_fewer_pairs() 
     """The same two candidates, alone and beside two that are far behind: their interval is that of two."""
     two = np.array([[0.6 + (-1) ** at for at in range(16)], [0.0] * 16])
     far = np.vstack([two, two[1] - 9, two[1] - 12])
-    alone, beside = (choose(Utilities(table, table.mean(1), np.zeros(len(table)))) for table in (two, far))
+    alone, beside = (leader_of(Utilities(table, table.mean(1), np.zeros(len(table)))) for table in (two, far))
     assert alone.not_told_apart == beside.not_told_apart == (0,)
     assert alone.leads[1] == beside.leads[1]
     lead = beside.leads[2]
     assert lead is not None and lead.ci is not None and lead.ci[0] > 0
     alike = np.vstack([two, two[1], two[1]])
-    assert choose(Utilities(alike, alike.mean(1), np.zeros(4))).not_told_apart == (0, 1, 2, 3)
+    assert leader_of(Utilities(alike, alike.mean(1), np.zeros(4))).not_told_apart == (0, 1, 2, 3)
 
 
 def test_a_candidate_that_is_equal_in_everything_is_not_told_apart() -> None:
-    choice = choose(plain([0.0] * 16))
-    assert (choice.first, choice.not_told_apart, choice.needed_prompts) == (0, (0, 1), None)
+    leader = leader_of(plain([0.0] * 16))
+    assert (leader.first, leader.not_told_apart, leader.needed_prompts) == (0, (0, 1), None)
 
 
 def test_a_small_constant_difference_is_within_the_noise_between_runs() -> None:
     noise = float(run_noise(DEFAULT_WEIGHTS, np.ones(1))[0])
-    assert choose(plain([0.02] * 16, noise)).not_told_apart == (0, 1)
-    assert choose(plain([0.02] * 16, noise)).needed_prompts is None  # no number of prompts would tell
-    assert choose(plain([0.5] * 16, noise)).not_told_apart == (0,)
+    assert leader_of(plain([0.02] * 16, noise)).not_told_apart == (0, 1)
+    assert leader_of(plain([0.02] * 16, noise)).needed_prompts is None  # no number of prompts would tell
+    assert leader_of(plain([0.5] * 16, noise)).not_told_apart == (0,)
 
 
 def test_more_runs_make_the_noise_between_runs_smaller() -> None:
@@ -157,39 +157,39 @@ def test_more_runs_make_the_noise_between_runs_smaller() -> None:
 
 def test_one_prompt_tells_nothing() -> None:
     utilities = Utilities(np.array([[3.0], [1.0]]), np.array([3.0, 1.0]), np.zeros(2))
-    choice = choose(utilities)
-    assert choice.leads[1] == Lead(2.0, None)
-    assert choice.not_told_apart == (0, 1)
+    leader = leader_of(utilities)
+    assert leader.leads[1] == Lead(2.0, None)
+    assert leader.not_told_apart == (0, 1)
     assert chance_of_first(utilities) is None
 
 
 def test_criteria_without_prompts_are_told_apart_by_the_noise_between_runs_alone() -> None:
     table = StepTable({}, {"memory": steps_of("memory", np.array([400.0, 800.0, 405.0]))}, np.ones(3))
-    choice = choose(utilities_of(table, {"memory": 1.0}))
-    assert (choice.first, choice.not_told_apart) == (0, (0, 2))
+    leader = leader_of(utilities_of(table, {"memory": 1.0}))
+    assert (leader.first, leader.not_told_apart) == (0, (0, 2))
 
 
 def test_one_candidate_is_first_without_a_lead() -> None:
     utilities = utilities_of(values_of(1, 1), {"quality": 1.0})
-    choice = choose(utilities)
-    assert (choice.leads, choice.not_told_apart, choice.needed_prompts) == ((None,), (0,), None)
+    leader = leader_of(utilities)
+    assert (leader.leads, leader.not_told_apart, leader.needed_prompts) == ((None,), (0,), None)
     assert chance_of_first(utilities) == (1.0,)
 
 
 def test_so_many_prompts_as_are_needed_show_the_difference() -> None:
     rng = np.random.default_rng(9)
     few = rng.normal(0.1, 1.0, 16)
-    needed = choose(plain(list(few))).needed_prompts
+    needed = leader_of(plain(list(few))).needed_prompts
     assert needed is not None
     lead, spread = few.mean(), few.std(ddof=1)
     shown = 0
     for _ in range(300):
-        shown += choose(plain(list(rng.normal(lead, spread, needed)))).not_told_apart == (0,)
+        shown += leader_of(plain(list(rng.normal(lead, spread, needed)))).not_told_apart == (0,)
     assert 0.72 <= shown / 300 <= 0.9
 
 
 def test_hardly_any_difference_needs_no_number_of_prompts() -> None:
-    assert choose(plain([0.001 + 0.5 * (-1) ** at for at in range(16)])).needed_prompts is None
+    assert leader_of(plain([0.001 + 0.5 * (-1) ** at for at in range(16)])).needed_prompts is None
     assert MOST_PROMPTS < 100_000
 
 
@@ -207,8 +207,8 @@ def test_taking_a_candidate_away_never_turns_the_order_of_two_others(seed: int, 
 @given(SEEDS, ROWS)
 def test_the_first_is_on_the_front_of_all_criteria(seed: int, rows: int) -> None:
     table = values_of(seed, rows)
-    choice = choose(utilities_of(table, shares_of(DEFAULT_WEIGHTS, table.means)))
-    assert choice.first in pareto_front(np.array(list(table.means.values())).T)
+    leader = leader_of(utilities_of(table, shares_of(DEFAULT_WEIGHTS, table.means)))
+    assert leader.first in pareto_front(np.array(list(table.means.values())).T)
 
 
 def test_a_row_that_another_equals_and_beats_once_is_not_on_the_front() -> None:
@@ -222,10 +222,10 @@ def test_a_turning_point_is_where_the_first_changes(seed: int, rows: int, name: 
     shares = shares_of(DEFAULT_WEIGHTS, table.means)
     bands = bands_of(table.means, shares, name)
     assert band_at(bands, shares[name]) < len(bands)
-    assert bands[band_at(bands, shares[name])].first == choose(utilities_of(table, shares)).first
+    assert bands[band_at(bands, shares[name])].first == leader_of(utilities_of(table, shares)).first
     for before, after in itertools.pairwise(bands):
         for share, expected in ((after.start - 1e-6, before.first), (after.start + 1e-6, after.first)):
-            assert choose(utilities_of(table, moved(shares, name, share))).first == expected
+            assert leader_of(utilities_of(table, moved(shares, name, share))).first == expected
 
 
 def moved(shares: dict[Criterion, float], name: Criterion, share: float) -> dict[Criterion, float]:
@@ -239,16 +239,16 @@ def test_the_first_is_recommended_at_each_weight_that_is_said_to_be_one(
     seed: int, rows: int, name: Criterion, part: float
 ) -> None:
     table, shares = values_of(seed, rows), dict(DEFAULT_WEIGHTS)
-    now = choose(utilities_of(table, shares))
+    now = leader_of(utilities_of(table, shares))
     between = recommended_between(table, shares, name)
     assert (between is None) == (len(now.not_told_apart) > 1)
     if between is not None:
         low, high = between
-        choice = choose(utilities_of(table, moved(shares, name, low + part * (high - low))))
-        assert choice.not_told_apart == (now.first,)
+        leader = leader_of(utilities_of(table, moved(shares, name, low + part * (high - low))))
+        assert leader.not_told_apart == (now.first,)
         for end, outside in ((low, low - 0.001), (high, high + 0.001)):
             if 0.0 < end < 1.0:
-                beyond = choose(utilities_of(table, moved(shares, name, outside)))
+                beyond = leader_of(utilities_of(table, moved(shares, name, outside)))
                 assert beyond.not_told_apart != (now.first,)
 
 
