@@ -1,8 +1,8 @@
-"""A child process that exchanges lines with us and never outlives us; and the reason why a child ended. Knows no
-engine.
+"""Child processes, which exchange lines with us or work by themselves, and never outlive us; and the reason why a child
+ended. Knows no engine.
 
-Every process that the program starts is a `Child`: servers, the scripted server, and workers. A child ends as soon as
-its standard input is closed. When we end, in whatever way, the system closes it, so no child outlives us.
+Servers, the scripted server and workers are each a `Child`; a `BackgroundProcess` compresses files. Each ends as soon
+as its standard input is closed. When we end, in whatever way, the system closes it, so no process of ours outlives us.
 """
 
 import asyncio
@@ -34,6 +34,10 @@ CRASH_S: Final = 0.05
 """The longest time between the end of a dying child's connections and the end of its standard error."""
 EXIT_S: Final = 2.0
 """How long to wait for the exit of a process that has closed its files."""
+_WINDOWS_BACKGROUND: Final[int] = sum(
+    getattr(subprocess, name, 0) for name in ("CREATE_NEW_PROCESS_GROUP", "IDLE_PRIORITY_CLASS")
+)
+"""Only Windows has these names."""
 
 
 class Child:
@@ -177,6 +181,36 @@ class Child:
         assert self._process.stderr is not None
         while chunk := await self._process.stderr.read(LOG_BYTES):
             self._log = (self._log + chunk)[-LOG_BYTES:]
+
+
+class BackgroundProcess:
+    """A process that runs a program of ours while nothing else needs the machine, and exchanges nothing with us."""
+
+    def __init__(self, program: Path, *words: str | os.PathLike[str]) -> None:
+        """program: a file that imports only the standard library, lowers its own priority, except on Windows, and ends
+        when its standard input is closed. words: its arguments. Raises OSError."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-S", program, *words],  # without what is installed: it starts in half the time
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            creationflags=_WINDOWS_BACKGROUND,
+        )
+
+    @property
+    def exit_code(self) -> int | None:
+        """Its return code, below 0 for a signal; None while it runs."""
+        return self._process.poll()
+
+    def wait(self) -> None:
+        """Wait for its end."""
+        self._process.wait()
+
+    def end(self) -> None:
+        """End it by force if it still runs."""
+        self._process.kill()
+        self._process.communicate()  # which closes its input too
 
 
 def arguments(flags: Mapping[str, Any]) -> list[str]:

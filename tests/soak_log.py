@@ -7,7 +7,8 @@ from typing import Any
 
 import orjson
 
-from loadgen.engine.soak.compressor import take_compressed, write_compressed
+from loadgen.engine.soak.compress_program import compress_file
+from loadgen.engine.soak.compressor import take_compressed
 from loadgen.engine.soak.disk import Space
 from loadgen.engine.soak.segments import SegmentLog, SegmentSettings
 from loadgen.record import Record
@@ -110,5 +111,5 @@ def windows_of(indices: range | list[int]) -> Iterator[int]:
 
 def compress_segment(segment: Segment) -> None:
     """Replace a segment by its compressed form, at once. Raises OSError."""
-    write_compressed(segment, lambda: True)
+    compress_file(str(segment.plain), str(segment.unfinished))
     take_compressed(segment)

@@ -233,7 +233,7 @@ def unowned_tasks(name: str, starts: Iterable[tuple[str, str, str]]) -> list[str
 
 def test_processes_are_started_in_one_place() -> None:
     calls = [(name, call[2]) for name, path in modules().items() for call in starts_of(path)]
-    assert [name for name, function in calls if function in SPAWNS] == ["child"]
+    assert {name for name, function in calls if function in SPAWNS} == {"child"}
 
 
 def test_every_task_is_awaited_by_a_group_or_by_its_owner() -> None:

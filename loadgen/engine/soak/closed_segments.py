@@ -57,6 +57,10 @@ class ClosedSegments:
     def is_compressing(self) -> bool:
         return self._compressor.is_busy
 
+    def go_on(self) -> None:
+        """Take what has been compressed since the last call. Never waits."""
+        self._compressor.go_on()
+
     def add_log(self, span: Span) -> None:
         """Make the log, which nobody writes now, the newest of its segments. span: the times of its records."""
         self._spans[self._close_log()] = span

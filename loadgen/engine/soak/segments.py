@@ -157,6 +157,7 @@ class SegmentLog:
         self._closed.close()
 
     def _check(self) -> None:
+        self._closed.go_on()
         if self._is_full:
             return
         now_ns = self._clock.now_ns()
@@ -222,6 +223,7 @@ class SegmentLog:
 
     def _remove_oldest(self, is_enough: Callable[[], bool], why: str) -> None:
         """Remove the oldest closed segments until it is enough, or until none is left."""
+        self._closed.go_on()  # one that has just been compressed may be enough
         segments, span, count = self._closed.segments(), Span(), 0
         while count < len(segments) and not is_enough():
             span.join(self._closed.remove(segments[count]))

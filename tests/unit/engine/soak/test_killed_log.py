@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from loadgen.engine.soak import compress_program
 from loadgen.engine.soak.compressor import Compressor
 from loadgen.engine.soak.segments import OpenFile
 from loadgen.store.run_folder import REQUESTS
@@ -27,12 +28,17 @@ class Killer:
             self._guard(monkeypatch, Path, name)
         self._guard(monkeypatch, OpenFile, "append", half=half_line)
         monkeypatch.setattr(Compressor, "add", lambda _, segment: compress_segment(segment))
+        monkeypatch.setattr(compress_program, "open", self._open, raising=False)
         monkeypatch.setattr(os, "fsync", lambda _: self.change())
 
     def change(self) -> None:
         self.left -= 1
         if self.left < 0:
             raise Killed
+
+    def _open(self, *args: Any, **named: Any) -> Any:
+        self.change()
+        return open(*args, **named)  # noqa: PTH123
 
     def _guard(self, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, half: Any = None) -> None:
         original = getattr(owner, name)
