@@ -42,6 +42,12 @@ def base_url(address: str) -> str:
     return f"{parts.scheme}://{parts.netloc.removesuffix(':')}{path}{query}"
 
 
+def address_of(base: str) -> str:
+    """The address that `base_url` takes for this base URL: a base at the root of a server is named by one of its
+    routes, because the root itself means /v1."""
+    return base if urlsplit(base).path.rstrip("/") else route_url(base, "chat/completions")
+
+
 def service_url(address: str) -> str:
     """The base URL of the API of a Foundry Local service, which is always at /v1."""
     base = base_url(address).partition("?")[0]

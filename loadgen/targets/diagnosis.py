@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from loadgen.errors import TargetError
 from loadgen.record import Reply
 from loadgen.redact import redact_keys, redact_url
-from loadgen.scenario.urls import base_url, route_url
+from loadgen.scenario.urls import address_of, base_url, route_url
 from loadgen.targets.openai import ask_models
 from loadgen.targets.served import ModelList, Served
 from loadgen.targets.tls import speaks_tls
@@ -232,7 +232,7 @@ async def _moved_error(base: str, headers: dict[str, str]) -> TargetError | None
     other = base_url(target)
     if other.partition("?")[0] == base.partition("?")[0]:
         return None
-    shown = redact_keys(redact_url(other))
+    shown = redact_keys(redact_url(address_of(other)))
     message = f"{redact_url(base)} redirects to {shown}, and a chat loses its body or its key on the way"
     is_api = urlsplit(target).path.rstrip("/").endswith("/models")
     remedy = f"write {shown}" if is_api else "that is no API; write the API's address behind the login or the proxy"
@@ -249,7 +249,7 @@ async def _path_error(base: str, headers: dict[str, str], cause: str) -> TargetE
     for path in _USUAL_PATHS:
         other = f"{root}{path}" + (f"?{query}" if query else "")
         if other != base and (await ask_models(other, headers)).entries:
-            remedy = f"write {redact_url(other)}, which is the API of this server"
+            remedy = f"write {redact_url(address_of(other))}, which is the API of this server"
             break
     message = f"{redact_url(base)} is not the base path of an OpenAI-compatible API ({cause}); the path is wrong"
     return TargetError(message, problem="wrong_path", remedy=remedy)

@@ -135,6 +135,15 @@ def test_where_the_api_is_elsewhere_the_right_base_is_named() -> None:
             assert f"write {at(server, '/v3')}, which is the API of this server" in text(ended)
 
 
+def test_where_the_api_is_at_the_root_the_address_that_is_named_is_usable() -> None:
+    with serving("") as server:
+        ended = play(at(server, ""))
+        address = at(server, "/chat/completions")
+        assert ended.returncode == 3
+        assert f"write {address}, which is the API of this server" in text(ended)
+        assert played(play(address))
+
+
 @pytest.mark.parametrize("status", ["301 Moved Permanently", "302 Found", "308 Permanent Redirect"])
 def test_where_a_server_redirects_elsewhere_that_address_is_to_be_written(
     status: str, monkeypatch: pytest.MonkeyPatch

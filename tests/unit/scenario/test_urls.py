@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen.scenario.urls import base_url, mismatch_of_endpoint, place_name, route_url, service_url
+from loadgen.scenario.urls import address_of, base_url, mismatch_of_endpoint, place_name, route_url, service_url
 
 BASES = {
     # as it is written
@@ -114,3 +114,11 @@ def test_whatever_is_not_refused_has_a_base_with_a_host(address: str) -> None:
         assert base.isascii() or not address.isascii()
         assert " " not in base
         assert place_name(address)
+
+
+@pytest.mark.parametrize(
+    "base", ["http://h:1", "http://h:1?v=1", "http://h:1/v1", "http://h:1/v3?v=1", "http://h/models"]
+)
+def test_each_base_has_an_address_that_means_it(base: str) -> None:
+    address = address_of(base)
+    assert base_url(address) == (base if base != "http://h/models" else "http://h")
