@@ -5,6 +5,7 @@ ignored. A row may have such a key but no question, such as an empty cell or a c
 speaks. That is not a mistake of the user of a data set, so the row gets an empty text here and is skipped.
 """
 
+import contextlib
 import itertools
 import json
 import re
@@ -41,6 +42,8 @@ _CONTENT_KEYS: Final = frozenset(("content", "tool_calls", "function_call"))
 _HUMANS: Final = frozenset(("human", "user", "prompter"))
 _BETWEEN: Final = re.compile(r"[\s,]*")
 """What stands between two values of a JSON list."""
+_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
+"""The escape of one half of a character, which may or may not have its other half beside it."""
 _PIECE_CHARS: Final = 1 << 20
 LONGEST_ROW: Final = 32 << 20
 """The longest row of a long file, in characters."""
@@ -83,7 +86,7 @@ def rows_of_document(text: str, where: str) -> Iterator[PlacedRow]:
     """The rows of a JSON document: a list, a single row, or an object with a list of rows. Raises InputError."""
     hint = f"write a list, such as {_LIST}"
     try:
-        raw = msgspec.json.decode(text.encode())
+        raw = json_value_of(text)
     except (msgspec.DecodeError, RecursionError) as error:
         raise InputError(f"{where}: not JSON: {escape_control(str(error))}; {hint}") from None
     listed = _list_in(raw) if isinstance(raw, dict) else raw
@@ -113,6 +116,8 @@ def rows_of_pieces(pieces: Iterator[str], where: str) -> Iterator[PlacedRow]:
                 raise InputError(f"{place}: not JSON, or too long: {reason}; write a list, such as {_LIST}") from None
             text, at = text[begin:] + more, 0
             continue
+        if _SURROGATE.search(text, begin, at):
+            item = _encodable(item)
         yield _row_of(item, place, _OTHERWISE), place, number
         number += 1
 
@@ -138,10 +143,31 @@ def _list_in(document: JsonObject) -> Any:
 
 def _decoded(line: str, place: str) -> Any:
     try:
-        return msgspec.json.decode(line.encode())
+        return json_value_of(line)
     except (msgspec.DecodeError, RecursionError) as error:
         problem = f"{place}: not JSON: {escape_control(str(error))}"
         raise InputError(f"{problem}; write one object per line, such as {_EXAMPLE}") from None
+
+
+def json_value_of(text: str) -> Any:
+    """The value of a JSON text, also where it has what Python's `json` writes beside JSON: NaN, Infinity, and halves of
+    characters as `\\ud83d`, which become U+FFFD. Raises msgspec.DecodeError or RecursionError.
+    """
+    try:
+        return msgspec.json.decode(text.encode())
+    except msgspec.DecodeError:
+        with contextlib.suppress(ValueError):
+            return _encodable(json.loads(text))
+        raise
+
+
+def _encodable(value: Any) -> Any:
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.loads(text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
+    return value
 
 
 def _row_of(item: Any, place: str, otherwise: str) -> RowOfFile:

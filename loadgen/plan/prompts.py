@@ -21,6 +21,7 @@ from loadgen.plan.prompt_rows import (
     PlacedRow,
     checked_points,
     has_list,
+    json_value_of,
     message_text,
     rows_of_document,
     rows_of_lines,
@@ -337,7 +338,7 @@ def _kind_of(text: str, suffix: str) -> str:
 def _json_of(text: str) -> Any:
     """The JSON value of a text; None if it is null or not JSON."""
     try:
-        return msgspec.json.decode(text.encode())
+        return json_value_of(text)
     except (msgspec.DecodeError, RecursionError):
         return None
 

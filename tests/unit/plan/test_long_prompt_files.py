@@ -20,7 +20,9 @@ ROWS: list[Any] = [
     {"conversations": [{"from": "gpt", "value": "Nobody asks."}]},
     {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": 'Say "hi", [1, 2].'}]},
     {"id": "own", "prompt": "Why is the\nsky blue? \\ \u2028"},
-    *({"prompt": f"Question {at}?", "answer": "y" * at} for at in range(40)),
+    *({"prompt": f"Question {at}?", "answer": "y" * at} for at in range(38)),
+    {"prompt": "Question 38?", "answer": float("nan")},
+    {"prompt": "Question 39?", "answer": [float("inf")]},
 ]
 
 
@@ -83,6 +85,15 @@ def test_a_long_file_has_the_same_prompts_as_if_it_was_read_at_once(
     request.getfixturevalue("small")
     assert read(name, order=order) == at_once
     assert len(at_once.prompts) >= 40
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("text_of", [as_lines, json.dumps])
+def test_half_a_character_in_a_long_file_is_replaced(text_of: Callable[[list[Any]], str]) -> None:
+    rows = [{"prompt": f"{at}, half \ud83d, whole \U0001f600?"} for at in range(40)]
+    Path("f.json").write_text(text_of(rows))
+    texts = [prompt.text for prompt in read("f.json").prompts]
+    assert texts == [f"{at}, half \ufffd, whole \U0001f600?" for at in range(40)]
 
 
 @pytest.mark.usefixtures("small")

@@ -76,6 +76,22 @@ def test_a_text_goes_by_several_names_and_other_columns_are_passed_over(kind: st
     assert all(prompt.messages == () for prompt in prompts)
 
 
+@pytest.mark.parametrize("name", ["f.json", "f.jsonl"])
+def test_what_python_writes_beside_json_is_read(name: str) -> None:
+    rows = [
+        {"prompt": "One?", "score": float("nan"), "limits": [float("inf"), -float("inf")]},
+        {"prompt": "Cut \ud83d here?", "tail": "\ude00"},
+        {"messages": [{"role": "user", "content": "Whole \U0001f600, half \ude00?"}], "score": float("nan")},
+    ]
+    as_list = json.dumps(rows)
+    assert "NaN" in as_list and "Infinity" in as_list and "\\ud83d here" in as_list
+    for text in (as_list, "\n".join(map(json.dumps, rows))):
+        Path(name).write_text(text)
+        prompts = listed(name)
+        assert [prompt.text for prompt in prompts] == ["One?", "Cut \ufffd here?", "Whole \U0001f600, half \ufffd?"]
+        assert prompts[2].messages[0]["content"] == prompts[2].text
+
+
 @pytest.mark.parametrize("kind", ["json", "jsonl"])
 def test_a_recorded_chat_is_sent_as_it_was(kind: str) -> None:
     older = [{"role": "assistant", "function_call": {"name": "f"}}, {"role": "function", "name": "f", "content": "42"}]
