@@ -3,6 +3,9 @@
 import csv
 import html
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -83,3 +86,34 @@ def test_a_report_of_them_is_the_same_again(played: tuple[list[str], Path]) -> N
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert run_command("report", folder).returncode == 0
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+ASCII: Final = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": ""}
+"""Variables with which the interpreter takes arguments and file names for ASCII."""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the locales of POSIX")
+def test_names_and_paths_of_any_script_are_usable_where_the_locale_is_ascii(tmp_path: Path) -> None:
+    folder = tmp_path / "出力"
+    (tmp_path / "質問.jsonl").write_text('{"prompt": "日本"}\n', encoding="utf-8")
+    listed = whole("200 OK", json.dumps({"data": [{"id": "模型-7b"}]}).encode())
+    variables = {**os.environ, **ASCII, "PYTHONPATH": str(Path(__file__).parents[3])}
+    with Server(streamed("a", "b"), get=lambda _: listed) as server:
+        words = ["run", "--url", server.url, "--model", "模型-7b", "--prompts-file", tmp_path / "質問.jsonl"]
+        words += ["--requests", "1", "--warmup", "0", "--out", folder]
+        command = [sys.executable, "-m", "loadgen", *map(str, words)]
+        ended = subprocess.run(command, env=variables, capture_output=True, timeout=60, check=False)
+    assert ended.returncode in {0, 1}, ended.stderr
+    assert {chat.model for chat in server.chats} == {"模型-7b"}
+    (manifest,) = folder.rglob("manifest.json")
+    assert "模型-7b" in manifest.read_text("utf-8")
+    assert (ended.stdout + ended.stderr).isascii()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the locales of POSIX")
+@pytest.mark.parametrize("option", ["utf8=0", "utf8=1"])
+def test_an_interpreter_with_a_mode_of_its_own_is_left_as_it_is(option: str) -> None:
+    command = [sys.executable, "-X", option, "-m", "loadgen", "--version"]
+    variables = {**os.environ, **ASCII, "PYTHONPATH": str(Path(__file__).parents[3])}
+    ended = subprocess.run(command, env=variables, capture_output=True, timeout=60, check=False)
+    assert ended.returncode == 0 and ended.stdout.startswith(b"loadgen ")
