@@ -1,5 +1,6 @@
 """Writes a selection into a folder of its own: what was decided, as data, as a report, as a page, and for a router."""
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from datetime import datetime
@@ -11,6 +12,7 @@ from loadgen.decisions.select.decide import SelectionData
 from loadgen.decisions.select.document import page_document, report_document
 from loadgen.decisions.select.model_list import RankedModel, ranked_model_list
 from loadgen.decisions.select.selection import CandidateRow, Selection
+from loadgen.redact import redact_key_bytes
 from loadgen.report.csv import CsvRow, csv_of
 from loadgen.report.html import html
 from loadgen.report.markdown import markdown
@@ -22,10 +24,12 @@ SELECTION: Final = "selection.json"
 
 
 def write_selection(data: SelectionData, results: Path, now: datetime) -> WrittenFiles:
-    """Write a selection into a new folder `results/selections/<UTC time>-<8 hex>`; the hex digits are of what was
-    decided. Raises InputError if the folder cannot be made."""
+    """Write a selection into the folder `results/selections/<UTC time>-<8 hex>`; the hex digits are of what was
+    decided. A selection that is there already is written into its own folder again, so that trying one twice leaves no
+    second one. Raises InputError if the folder cannot be made."""
     document = files.json_document(data.selection)
-    folder = run_folder.create(results, FOLDER, now, hashlib.sha256(document).hexdigest()[:8])
+    tag = hashlib.sha256(document).hexdigest()[:8]
+    folder = _folder_with(document, results / FOLDER, tag) or run_folder.create(results, FOLDER, now, tag)
     contents: dict[str, Callable[[], bytes]] = {
         SELECTION: lambda: document,
         "benchmark_report.md": lambda: markdown(report_document(data)).encode(),
@@ -35,6 +39,15 @@ def write_selection(data: SelectionData, results: Path, now: datetime) -> Writte
     }
     unwritten, reason = files.write_all(folder, contents)
     return WrittenFiles(folder, unwritten, reason)
+
+
+def _folder_with(document: bytes, selections: Path, tag: str) -> Path | None:
+    """The oldest folder that has the same `selection.json`; None if there is none."""
+    for path in sorted(selections.glob(f"*-{tag}*/{SELECTION}")):
+        with contextlib.suppress(OSError):  # what cannot be read is left alone
+            if path.read_bytes() == redact_key_bytes(document):
+                return path.parent
+    return None
 
 
 def selection_csv(selection: Selection) -> str:
