@@ -30,11 +30,23 @@ class Agreement(Struct, frozen=True, kw_only=True):
     """Cohen's kappa with quadratic weights, if there are exactly two graders."""
     units: int
     """How many answers × aspects have notes of two graders or more."""
+    answers: int
+    """How many answers have such notes."""
 
     @property
     def disagrees(self) -> bool:
         """Whether the notes decide nothing, because the graders disagree."""
         return self.alpha is not None and self.alpha < AGREEMENT
+
+    @property
+    def may_agree(self) -> bool:
+        """Whether the graders may agree well enough all the same: the interval reaches that far, or is not known."""
+        return self.ci is None or self.ci[1] >= AGREEMENT
+
+    @property
+    def may_disagree(self) -> bool:
+        """Whether the graders may disagree all the same: the interval reaches that far, or is not known."""
+        return self.ci is None or self.ci[0] < AGREEMENT
 
 
 class PeopleAgreement(Struct, frozen=True, kw_only=True):
@@ -94,6 +106,7 @@ def agreement_of(notes: Iterable[Note]) -> Agreement | None:
         ci=alpha.ci,
         kappa=_kappa(units, graders) if len(graders) == 2 else None,
         units=alpha.units,
+        answers=len({unit.group for unit in units if len(unit.notes) > 1}),
     )
 
 

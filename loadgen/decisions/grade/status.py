@@ -15,6 +15,7 @@ from loadgen.decisions.grade.points import (
     agreement_with_people,
 )
 from loadgen.decisions.grade.sheet import Sheet
+from loadgen.report.format import format_count
 
 DISAGREE: Final = "graders disagree: these notes decide nothing yet"
 KINDS: Final[dict[Kind, str]] = {"hand": "by hand", "judge": "a judge"}
@@ -104,15 +105,26 @@ def people_text(agreement: PeopleAgreement | None) -> str:
 
 
 def agreement_text(agreement: Agreement) -> str:
-    """Krippendorff's alpha with its interval, and kappa if there is one; alpha must be known."""
+    """Krippendorff's alpha with its interval, kappa if there is one, and on how many answers; alpha must be known."""
     assert agreement.alpha is not None
     kappa = "" if agreement.kappa is None else f", quadratic kappa {agreement.kappa:.3f}"
     text = f"Krippendorff's alpha {agreement.alpha:.3f}{_interval_text(agreement.ci)}{kappa}"
-    return text.replace("-", "−")
+    answers = format_count(agreement.answers, "answer")
+    return f"{text.replace('-', '−')}, on {answers} with notes of two graders or more"
+
+
+def least_text(agreement: Agreement) -> str:
+    """The least alpha with which notes decide, and whether more notes may come to the other side of it."""
+    least = f"{AGREEMENT} is the least"
+    if agreement.disagrees:
+        return f"{least}, and the true alpha may be above it" if agreement.may_agree else least
+    return f"{least}, and the true alpha may be below it" if agreement.may_disagree else least
 
 
 def _interval_text(ci: tuple[float, float] | None) -> str:
-    return "" if ci is None else f" ({ci[0]:.2f} to {ci[1]:.2f})"
+    if ci is None:
+        return " (95 % interval unknown: too few answers, or all notes too alike)"
+    return f" (95 % interval {ci[0]:.2f} to {ci[1]:.2f})"
 
 
 def agreement_line(agreement: Agreement | None) -> str:
@@ -121,9 +133,8 @@ def agreement_line(agreement: Agreement | None) -> str:
         return "agreement: not known; one grader alone has nobody to agree with"
     if agreement.alpha is None:
         return f"agreement: not known; {agreement.units} answers and aspects have notes of two graders"
-    verdict = f"; below {AGREEMENT}: {DISAGREE}" if agreement.disagrees else ""
-    units = f", over {agreement.units} answers × aspects that two or more have graded"
-    return f"agreement: {agreement_text(agreement)}{units}{verdict}"
+    verdict = f"; {DISAGREE}" if agreement.disagrees else ""
+    return f"agreement: {agreement_text(agreement)}; {least_text(agreement)}{verdict}"
 
 
 def _grader(sheet: Sheet, by: str, kind: Kind, notes: Sequence[Note]) -> Grader:

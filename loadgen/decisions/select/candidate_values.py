@@ -95,3 +95,9 @@ def e2e_matrix(values: Sequence[CandidateValues], prompts: Sequence[str]) -> Val
 def mean_with_interval(values: Values) -> tuple[float, tuple[float, float] | None]:
     """The mean of some values and its 95 % interval by Student's t; no interval for fewer than two."""
     return float(values.mean()), mean_interval(values.tolist())
+
+
+def quality_with_interval(values: Values) -> tuple[float, tuple[float, float] | None]:
+    """As `mean_with_interval`, for values from 0 to 100, which an interval does not leave."""
+    mean, interval = mean_with_interval(values)
+    return mean, None if interval is None else (max(0.0, interval[0]), min(100.0, interval[1]))

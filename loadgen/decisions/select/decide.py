@@ -12,7 +12,7 @@ from msgspec import UNSET, Struct
 from loadgen.analysis.summary import StageSummary
 from loadgen.decisions.candidates.candidate import candidates_of, levels_of
 from loadgen.decisions.candidates.runs import SelectRun, StageResult
-from loadgen.decisions.select.candidate_values import mean_with_interval
+from loadgen.decisions.select.candidate_values import mean_with_interval, quality_with_interval
 from loadgen.decisions.select.criteria import CRITERIA, UNITS, Criterion, Values, steps_of
 from loadgen.decisions.select.graded import (
     UsedNotes,
@@ -196,7 +196,7 @@ def _criteria(known: KnownCandidate, ranking: Ranking | None, policy: Policy) ->
     for name in CRITERIA:
         enough = getattr(policy.enough, ENOUGH_KEYS[name])
         if name == "quality" and quality:
-            rows[name] = _mean_row(name, np.array(quality), policy.quality_by, enough)
+            rows[name] = _quality_row(name, np.array(quality), policy.quality_by, enough)
         elif name == "latency" and latency:
             rows[name] = _geometric_row(name, np.array(latency), enough)
         elif name in single and (value := single[name][0]):
@@ -206,10 +206,8 @@ def _criteria(known: KnownCandidate, ranking: Ranking | None, policy: Policy) ->
     return rows
 
 
-def _mean_row(name: Criterion, values: Values, quality_by: str, enough: float | None) -> CriterionRow:
-    mean, interval = mean_with_interval(values)
-    if interval is not None:
-        interval = max(0.0, interval[0]), min(100.0, interval[1])
+def _quality_row(name: Criterion, values: Values, quality_by: str, enough: float | None) -> CriterionRow:
+    mean, interval = quality_with_interval(values)
     return CriterionRow(
         value=short(mean),
         unit=UNITS[name].name,

@@ -15,14 +15,13 @@ from loadgen.decisions.candidates.runs import SelectRun, StageResult, TimedAnswe
 from loadgen.decisions.grade.judges_file import Judging, judge_of, read_judgings
 from loadgen.decisions.grade.notes import Kind, Note, answer_id, read_notes
 from loadgen.decisions.grade.points import (
-    AGREEMENT,
     agreement_of,
     agreement_with_people,
     points_by_prompt,
     points_of,
 )
-from loadgen.decisions.grade.status import DISAGREE, agreement_text, people_text
-from loadgen.decisions.select.candidate_values import mean_with_interval
+from loadgen.decisions.grade.status import DISAGREE, agreement_text, least_text, people_text
+from loadgen.decisions.select.candidate_values import quality_with_interval
 from loadgen.decisions.select.known import KnownCandidate
 from loadgen.decisions.select.policy import Disagreement
 from loadgen.decisions.select.selection import GradedQuality, GradedRow
@@ -92,9 +91,10 @@ def with_notes(
         raise InputError(f"--quality {kind}: the runs have no such notes; {task[kind]}")
     agreement = agreement_of(own)
     if agreement is not None and agreement.disagrees and disagreement == "refuse":
+        remedy = "grade more of the same answers" if agreement.may_agree else "grade together first"
         raise DisagreementError(
-            f"--quality {kind}: {DISAGREE} ({agreement_text(agreement)}; {AGREEMENT} is the least); grade together "
-            "first, or use them all the same with --force"
+            f"--quality {kind}: {DISAGREE} ({agreement_text(agreement)}; {least_text(agreement)}); {remedy}, or use "
+            "them all the same with --force"
         )
     points = points_of(own, notes.aspects)
     graded = {note.prompt_id for note in own if note.answer in points}
@@ -167,7 +167,7 @@ def _row(notes: UsedNotes, kind: Kind, known: Sequence[KnownCandidate], quality_
 
 
 def _quality(points: Mapping[str, float], known: KnownCandidate) -> GradedQuality:
-    mean, interval = mean_with_interval(np.array(list(points.values())))
+    mean, interval = quality_with_interval(np.array(list(points.values())))
     marks = [
         answer.scored.quality
         for answer in _counting(known.stages)
@@ -175,7 +175,7 @@ def _quality(points: Mapping[str, float], known: KnownCandidate) -> GradedQualit
     ]
     return GradedQuality(
         value=_short(mean),
-        ci=None if interval is None else (_short(max(interval[0], 0.0)), _short(min(interval[1], 100.0))),
+        ci=None if interval is None else (_short(interval[0]), _short(interval[1])),
         n=len(points),
         key_points=_short(math.fsum(marks) / len(marks)) if marks else None,
     )
@@ -209,7 +209,8 @@ def graded_lines(row: GradedRow) -> list[str]:
         text = " (how far they agree is not known)"
     else:
         low = "graders disagree, and their notes count by --force" if row.decides else DISAGREE
-        text = f" ({agreement_text(agreement)}; {low if agreement.disagrees else f'{AGREEMENT} is the least'})"
+        verdict = f"; {low}" if agreement.disagrees else ""
+        text = f" ({agreement_text(agreement)}; {least_text(agreement)}{verdict})"
     lines = [f"{verb} the notes of {', '.join(row.graders)} on {format_count(row.prompts, 'prompt')}{text}"]
     return [*lines, *(f"{by}: {people_text(agreement)}" for by, agreement in row.with_people.items())]
 

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from loadgen.decisions.candidates.candidate import Candidate, Levels
 from loadgen.decisions.candidates.runs import StageResult
-from loadgen.decisions.select.candidate_values import CandidateValues, mean_with_interval, too_few_prompts, values_of
+from loadgen.decisions.select.candidate_values import CandidateValues, quality_with_interval, too_few_prompts, values_of
 from loadgen.decisions.select.cost import GIVEN, Cost, cost_of
 from loadgen.decisions.select.facts import Facts, ModelFact, facts_of
 from loadgen.decisions.select.given import given_for
@@ -77,7 +77,7 @@ def _evidence(
     slo, answered = evidence_counts(stages)
     quality = MeasuredValue(None)
     if values.quality:
-        mean, interval = mean_with_interval(np.array(list(values.quality.values())))
+        mean, interval = quality_with_interval(np.array(list(values.quality.values())))
         quality = MeasuredValue(mean, *(interval or (None, None)))
     return RequirementEvidence(
         facts=facts,

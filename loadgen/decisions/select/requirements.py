@@ -99,15 +99,17 @@ def _check(key: str, asked: object, require: Requirements, evidence: Requirement
             return _least(key, asked, facts.context_tokens, Quantity("context", " tokens", GIVE_FACTS))
         case "quality":
             value = _measured(_end(evidence.quality, "low", bound))
-            return _least(key, asked, value, Quantity("quality", "", evidence.quality_unknown))
+            return _least(key, asked, value, Quantity(_of_end("quality", "lower", bound), "", evidence.quality_unknown))
         case "latency_ms":
             value = _measured(_end(evidence.latency_ms, "high", bound))
-            return _most(key, asked, value, Quantity("median E2E", " ms", "play more requests"))
+            median = Quantity(_of_end("median E2E", "upper", bound), " ms", "play more requests")
+            return _most(key, asked, value, median)
         case "slo_share":
-            within = Quantity("within the SLO", " %", "set limits in the scenario's [slo]")
+            within = Quantity(_of_end("within the SLO", "lower", bound), " %", "set limits in the scenario's [slo]")
             return _least(key, asked, _measured(_share(evidence.slo, bound)), within)
         case "ok_share":
-            return _least(key, asked, _measured(_share(evidence.answered, bound)), Quantity("answered", " %", ""))
+            answered = Quantity(_of_end("answered", "lower", bound), " %", "")
+            return _least(key, asked, _measured(_share(evidence.answered, bound)), answered)
         case "cost":
             return _most(key, asked, evidence.cost, Quantity("cost", " per 1,000", evidence.cost_unknown))
         case "device":
@@ -125,6 +127,11 @@ def _end(measured: MeasuredValue, end: str, bound: Bound) -> float | None:
         return measured.value
     known: float | None = getattr(measured, end)
     return measured.value if known is None else known
+
+
+def _of_end(name: str, end: Literal["lower", "upper"], bound: Bound) -> str:
+    """What a number is called that is the estimate, or an end of its interval."""
+    return name if bound == "estimate" else f"{name} ({end} end of its 95 % interval)"
 
 
 def _share(counts: tuple[int, int] | None, bound: Bound) -> float | None:

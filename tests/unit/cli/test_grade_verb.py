@@ -64,7 +64,7 @@ def test_the_status_of_two_graders_is_json_with_their_agreement(run: Path, tmp_p
             writer.writerows({**row, "note": str(1 + int(row["answer"], 16) % 5), "by": by} for row in rows)
         assert run_command("grade", run, "--import", sheet).returncode == ExitCode.DONE
     state = json.loads(run_command("grade", run, "--status", "--json").stdout)
-    assert state["agreement"] == {"alpha": 1.0, "ci": [1.0, 1.0], "kappa": 1.0, "units": 64}
+    assert state["agreement"] == {"alpha": 1.0, "ci": [1.0, 1.0], "kappa": 1.0, "units": 64, "answers": 16}
     assert state["judges"] == []
 
 

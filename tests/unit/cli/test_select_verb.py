@@ -63,6 +63,27 @@ def test_the_same_input_gives_the_same_bytes() -> None:
         assert (one / name).read_bytes() == (two / name).read_bytes()
 
 
+def test_a_selection_that_is_there_is_written_into_its_own_folder_again() -> None:
+    folder = run_of([GOOD, POOR])
+    first = select(folder)
+    (folder_of_selection() / "selection.csv").unlink()
+    assert select(folder).stdout == first.stdout
+    assert {file.name for file in folder_of_selection().iterdir()} == FILES
+    assert len(list(Path("results/selections").iterdir())) == 1
+    select(folder, "--weights", "latency=0.9")
+    assert len(list(Path("results/selections").iterdir())) == 2
+
+
+def test_a_folder_whose_selection_is_damaged_is_left_alone() -> None:
+    folder = run_of([GOOD, POOR])
+    select(folder)
+    damaged = folder_of_selection() / "selection.json"
+    damaged.write_text("{", "utf-8")
+    assert select(folder).returncode == 0
+    assert damaged.read_text("utf-8") == "{"
+    assert len(list(Path("results/selections").iterdir())) == 2
+
+
 def test_json_is_the_file_and_nothing_else() -> None:
     ended = select(run_of([GOOD, POOR]), "--json")
     assert json.loads(ended.stdout) == json.loads((folder_of_selection() / "selection.json").read_text("utf-8"))
@@ -239,11 +260,11 @@ def test_facts_of_a_file_fill_what_is_unknown() -> None:
 # --- notes ------------------------------------------------------------------------------------------------------------
 
 
-def grade(folder: Path, notes: dict[str, dict[int, int]], kind: str = "hand") -> None:
+def grade(folder: Path, notes: dict[str, dict[int, int]], kind: str = "hand", prompts: int = 6) -> None:
     """Notes on every aspect of the answers to the first prompts. notes: by grader, by the points of the answer."""
     written = []
     for grader, by_points in notes.items():
-        for number in range(6):
+        for number in range(prompts):
             for points, note in by_points.items():
                 digest = sha256(answer_of(number, points).encode()).hexdigest()
                 name = prompt(number).id
@@ -281,8 +302,23 @@ def test_notes_of_graders_who_disagree_decide_nothing_unless_they_are_forced() -
     ended = select(folder, "--quality", "hand")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert "graders disagree: these notes decide nothing yet (Krippendorff's alpha −" in ended.stderr
+    assert "on 12 answers with notes of two graders or more; 0.667 is the least); grade together first" in ended.stderr
     assert ended.stderr.count("\n") == 1
     assert select(folder, "--quality", "hand", "--force").returncode == 0
+
+
+def test_where_few_answers_have_two_graders_the_refusal_says_that_alpha_is_hardly_known() -> None:
+    folder = run_of([SelectedModel(name="long", points=(4,)), SelectedModel(name="short", points=(1,))])
+    grade(folder, {"ana": {4: 1, 1: 5}})
+    grade(folder, {"ben": {4: 4, 1: 3}}, prompts=1)
+    ended = select(folder, "--quality", "hand")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "(95 % interval unknown: too few answers, or all notes too alike)" in ended.stderr
+    assert "on 2 answers with notes of two graders or more" in ended.stderr
+    assert "0.667 is the least, and the true alpha may be above it); grade more of the same answers, or" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    forced = select(folder, "--quality", "hand", "--force").stdout
+    assert "the true alpha may be above it; graders disagree, and their notes count by --force" in forced
 
 
 def test_the_selection_has_who_graded_and_how_far_they_agree_beside_the_key_points() -> None:

@@ -135,3 +135,32 @@ def test_one_note_throughout_has_no_agreement_that_is_known() -> None:
     )
     assert agreement is not None
     assert (agreement.alpha, agreement.spearman, agreement.units) == (None, None, 6)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "disagrees", "may_agree", "may_disagree"),
+    [
+        ([(1, 5), (5, 1), (2, 4), (4, 2), (1, 4), (5, 2)], True, False, True),
+        ([(1, 1), (5, 5), (2, 5), (4, 4), (3, 1), (5, 4)], True, True, True),
+        ([(1, 1), (5, 5), (2, 2), (4, 4), (3, 1), (4, 5)], False, True, True),
+        ([(1, 1), (5, 5), (2, 2), (4, 4), (3, 3), (5, 5)], False, True, False),
+        ([(1, 5), (4, 1)], True, True, True),
+    ],
+    ids=["opposed", "may agree", "may disagree", "agreed", "two answers, of which nothing is sure"],
+)
+def test_the_interval_says_whether_more_notes_may_turn_the_verdict(
+    pairs: list[tuple[int, int]], disagrees: bool, may_agree: bool, may_disagree: bool
+) -> None:
+    agreement = agreement_of(
+        notes_of(
+            *(
+                (str(at), "clear", by, note)
+                for at, both in enumerate(pairs)
+                for by, note in zip("ab", both, strict=True)
+            )
+        )
+    )
+    assert agreement is not None
+    assert agreement.answers == len(pairs)
+    assert (agreement.disagrees, agreement.may_agree, agreement.may_disagree) == (disagrees, may_agree, may_disagree)
+    assert (agreement.ci is None) == (len(pairs) < 3)

@@ -279,7 +279,22 @@ def test_with_strict_a_floor_must_hold_with_the_whole_interval(tmp_path: Path) -
     assert decide(runs, policy_of(asked)).selection.decision.verdict == "recommended"
     strict = decide(runs, policy_of(asked, flags=PolicyFlags(bound="interval"))).selection
     assert strict.decision.verdict == "none"
-    assert [check.holds for check in row(strict, "good").requirements] == [False, False]  # 16 of 16: 79 % or more
+    checks = row(strict, "good").requirements
+    assert [check.holds for check in checks] == [False, False]  # 16 of 16: 79 % or more
+    assert [check.text for check in checks] == [
+        "quality (lower end of its 95 % interval) 61.2, 70 or more",
+        "answered (lower end of its 95 % interval) 79.4 %, 99 or more",
+    ]
+
+
+def test_with_strict_a_quality_is_never_below_0(tmp_path: Path) -> None:
+    """Few good answers among bad ones: Student's interval alone would end below 0."""
+    runs = read_runs([write_run(tmp_path / "run", [msgspec.structs.replace(GOOD, points=(*[0] * 7, 1))])])
+    asked = policy_from({"require": {"quality": 1}})
+    assert asked is not None
+    strict = decide(runs, policy_of(asked, flags=PolicyFlags(bound="interval"))).selection
+    (check,) = row(strict, "good").requirements
+    assert (check.observed, check.text) == (0, "quality (lower end of its 95 % interval) 0, 1 or more")
 
 
 # --- candidates -------------------------------------------------------------------------------------------------------
