@@ -183,7 +183,7 @@ def report_address(folder: Path, place: Path) -> str:
 def _prune(folder: Path, age: str, now: datetime, output: Output, action: PruneAction) -> ExitCode:
     """Name the files of old nights that may go, and remove them if that is asked for."""
     nights = old_nights(folder, now - parse_age(age, "--prune", _EXAMPLE))
-    problems = remove(nights) if action == "remove" else []
+    pruned, problems = remove(nights) if action == "remove" else (nights, [])
     if output == "json":
         show_json(
             {
@@ -191,17 +191,18 @@ def _prune(folder: Path, age: str, now: datetime, output: Output, action: PruneA
                 "nights": [
                     {
                         "night": night.folder.name,
-                        "files": [file.name for file in night.files],
+                        "files": [file.path.name for file in night.files],
                         "bytes": night.size_bytes,
                     }
-                    for night in nights
+                    for night in pruned
                 ],
-                "bytes": sum(night.size_bytes for night in nights),
+                "bytes": sum(night.size_bytes for night in pruned),
                 "removed": action == "remove",
             }
         )
     if output == "text":
-        print_text(lines_text(_prune_lines(nights, age, action), screen()))
+        lines = _prune_lines(pruned, action) if nights else [_nothing_older(age)]
+        print_text(lines_text(lines, screen()))
     for problem in problems:
         tell(f"loadgen: {problem}")
     return ExitCode.BAD_INPUT if problems else ExitCode.DONE
@@ -211,15 +212,20 @@ def _size(count: int) -> str:
     return format_bytes(count) if count >= 1 << 20 else f"{count / 1024:.0f} KiB"
 
 
-def _prune_lines(nights: list[OldNight], age: str, action: PruneAction) -> list[str]:
-    if not nights:
-        return [f"No night is older than {age} and has records, telemetry or pages."]
+def _nothing_older(age: str) -> str:
+    return f"No night is older than {age} and has records, telemetry or pages."
+
+
+def _prune_lines(nights: list[OldNight], action: PruneAction) -> list[str]:
+    """The nights whose files would go, or are gone: then none if no file could be removed."""
     lines = [
-        f"{night.folder.name}: {', '.join(file.name for file in night.files)} ({_size(night.size_bytes)})"
+        f"{night.folder.name}: {', '.join(file.path.name for file in night.files)} ({_size(night.size_bytes)})"
         for night in nights
     ]
     total = f"{format_count(len(nights), 'night')}, {_size(sum(night.size_bytes for night in nights))}"
     stay = "manifests, summaries, windows, events and histograms stay"
+    if not nights:
+        return ["Removed: nothing."]
     if action == "remove":
         return [*lines, f"Removed: {total}; {stay}."]
     return [*lines, f"These files would go: {total}; {stay}. Remove them with --yes."]

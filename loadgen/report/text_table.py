@@ -5,6 +5,7 @@ fit side by side, the table is turned: each heading becomes a line. Otherwise co
 a line names them. If even the remaining columns do not fit, the turned table is drawn in several blocks.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Final, Literal
 
@@ -22,6 +23,9 @@ GAP: Final = 2
 """The space between two columns of a table."""
 LONGEST_TEXT: Final = 24
 """A longer text cell may be wrapped, and a longer word in it, such as the path of a model, may be broken."""
+
+_UNIT: Final = re.compile(r"(?:%|[mµn]?s|min|h|[KMG]iB|°C|MiB/h|tokens/s|points?)[).,;:]*")
+_SIGNS: Final = frozenset({"≥", "≤", "±", "<", ">", ">=", "<=", "+/-"})
 
 TerminalStyle = Literal["plain", "color"]
 _CODES: Final = {"bold": "\x1b[1m", "strike": "\x1b[9m"}
@@ -71,7 +75,8 @@ def wrap(text: str, width: int | None, indent: str = "") -> list[str]:
         return [text.rstrip()]
     lead = text[: len(text) - len(text.lstrip())]
     lines, line, indent = [], lead, lead + indent
-    for word in text.split():
+    room = width - cell_len(indent)
+    for word in (part for words in _words(text) for part in ([words] if cell_len(words) <= room else words.split())):
         rest = word
         while rest:
             joined = f"{line} {rest}" if line.strip() else f"{line}{rest}"
@@ -86,6 +91,21 @@ def wrap(text: str, width: int | None, indent: str = "") -> list[str]:
             lines.append(f"{line}{head}")
             line, rest = indent, rest[len(head) :]
     return [*lines, line] if line.strip() or not lines else lines
+
+
+def _words(text: str) -> Iterator[str]:
+    """The words of a text, at which it may be wrapped. A number is one word with its unit, and with the sign before
+    it."""
+    word = ""
+    for part in text.split():
+        if word and ((_UNIT.fullmatch(part) and word[-1].isdigit()) or word.lstrip("(") in _SIGNS):
+            word += f" {part}"
+            continue
+        if word:
+            yield word
+        word = part
+    if word:
+        yield word
 
 
 def _head(word: str, width: int) -> str:
@@ -133,7 +153,7 @@ def _natural_widths(table: Table) -> list[int]:
 def _least_width(column: Column, cells: Sequence[str]) -> int:
     """The least width of a column: that of the longest word of its heading, its numbers, its short texts, and the words
     of its prose."""
-    texts = (word for cell in cells for word in cell.split()) if column.kind == "prose" else iter(cells)
+    texts = (word for cell in cells for word in _words(cell)) if column.kind == "prose" else iter(cells)
     longest = max(map(cell_len, texts), default=0)
     words = max(map(cell_len, column.title.split()), default=0)
     return max(words, longest if column.kind == "number" else min(longest, LONGEST_TEXT))

@@ -311,12 +311,29 @@ def test_a_run_that_is_being_played_a_link_and_a_strange_folder_are_left_alone(t
     (folder / "broken").mkdir()
     (folder / "broken" / "manifest.json").write_text("{", "utf-8")
     (folder / "broken" / "requests.jsonl").write_text("x", "utf-8")
-    assert [night.folder for night in old_nights(folder, datetime.now(UTC))] == [finished]
+    assert [night.folder for night in old_nights(folder, datetime.now(UTC) - timedelta(days=1))] == [finished]
     run_command("history", "summarizer", "--prune", "1d", "--yes")
     assert (tmp_path / "precious.html").exists()
     assert sorted(path.parent.name for path in folder.glob("*/requests.jsonl")) == sorted(
         ["broken", "mine", sorted(folder.iterdir())[0].name]
     )
+
+
+def test_a_run_that_was_killed_is_over_when_nothing_was_written_for_as_long_as_is_asked() -> None:
+    folder = write_old(msgspec.structs.replace(HERE, state="running"))
+    (killed,) = folder.iterdir()
+    now = datetime.now(UTC)
+
+    def set_written(days_ago: float, *paths: Path) -> None:
+        moment = (now - timedelta(days=days_ago)).timestamp()
+        for path in paths:
+            os.utime(path, (moment, moment))
+
+    set_written(9, *killed.iterdir(), killed)
+    assert [night.folder for night in old_nights(folder, now - timedelta(days=8))] == [killed]
+    assert old_nights(folder, now - timedelta(days=10)) == []
+    set_written(7, killed / "windows.jsonl")
+    assert old_nights(folder, now - timedelta(days=8)) == []
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a link needs a right of its own on Windows")
@@ -341,6 +358,28 @@ def test_a_file_that_cannot_be_removed_is_named(monkeypatch: pytest.MonkeyPatch)
     result = run_command("history", "summarizer", "--prune", "1d", "--yes")
     assert result.returncode == ExitCode.BAD_INPUT
     assert result.stderr.count("not removed (Permission denied)") == 6
+    assert result.stdout == "Removed: nothing.\n"
+
+
+def test_only_what_is_gone_is_called_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_old(HERE, HERE)
+    first, second = sorted(folder.iterdir())
+    unlink = Path.unlink
+
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        if self.parent.name == first.name or self.name == "requests.jsonl":
+            raise PermissionError(13, "Permission denied")
+        unlink(self, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    result = run_command("history", "summarizer", "--prune", "1d", "--yes")
+    assert result.returncode == ExitCode.BAD_INPUT
+    assert first.name not in result.stdout
+    assert "requests.jsonl," not in result.stdout
+    assert second.name in result.stdout
+    assert "Removed: 1 night, 10 KiB;" in result.stdout
+    again = json.loads(run_command("history", "summarizer", "--prune", "1d", "--yes", "--json").stdout)
+    assert (again["nights"], again["bytes"]) == ([], 0)
 
 
 def test_an_age_and_a_day_are_moments() -> None:

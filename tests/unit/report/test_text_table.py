@@ -110,6 +110,22 @@ def test_without_an_end_of_columns_nothing_is_wrapped() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "whole", ["12 %", "12 %,", "(412 ms)", "≥ 12 ms", "(± 6.5 %)", "+/- 6 %", "8 MiB/h;", "30 tokens/s", "1.5 points"]
+)
+def test_no_line_ends_between_a_number_and_its_unit_or_its_sign(whole: str) -> None:
+    text = f"the level rose {whole} on that night"
+    for width in range(max(len(whole), len("level")), len(text)):
+        lines = wrap(text, width)
+        assert max(map(cell_len, lines)) <= width
+        assert " ".join(lines) == text
+        assert [line for line in lines if whole in line], width
+
+
+def test_a_number_with_a_unit_that_is_wider_than_the_screen_is_wrapped_before_it_is_broken() -> None:
+    assert wrap("about 12345 tokens/s", 9) == ["about", "12345", "tokens/s"]
+
+
 def test_headings_wrap_first() -> None:
     assert list(table_lines(LOADS, Screen(33))) == [
         "           TTFT",
