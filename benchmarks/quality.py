@@ -1,4 +1,4 @@
-"""How well the scorer tells good summaries from worse ones, in three styles and thirteen ways to be worse.
+"""How well the scorer tells good summaries from worse ones, in three styles and fourteen ways to be worse.
 
     python -m benchmarks.quality [--cases] [--write]
 
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from benchmarks.tables import write_between
 from loadgen.analysis.quality import verdict_of
 from loadgen.analysis.scorer.answer_score import Rubric, rubric_of, score
+from loadgen.analysis.scorer.vocabulary import CALENDAR, MONTHS, WEEKDAYS
 from loadgen.stats.mean import mean_interval
 
 HERE: Final = Path(__file__).parent
@@ -50,6 +51,10 @@ MAX_STYLES_APART: Final = 8.0
 MAX_MS: Final = 15.0
 _WORDS: Final = "two three four five six seven eight nine ten eleven twelve thirteen fourteen twenty fifty sixty ninety"
 _NUMBER: Final = re.compile(rf"\d+(?:[.,:/]\d+)*|\b(?:{_WORDS.replace(' ', '|')})\b")
+_MONTHS: Final = frozenset(name for name, month in CALENDAR.items() if month in MONTHS)
+_DATE: Final = re.compile(
+    rf"\b(?:{'|'.join(name.capitalize() for name in sorted(CALENDAR) if not name.startswith('weekend'))})\b"
+)
 _NOBODY: Final = frozenset(("Backlog", "Costumes", "Headsets", "Hours", "Props", "Seeds", "Vote", "Weekends"))
 """Labels in the transcripts that name no person."""
 _GERMAN: Final = (
@@ -150,6 +155,17 @@ def numbers_invented(_: Meeting, text: str, rng: random.Random) -> str:
     return _NUMBER.sub(other, text)
 
 
+def dates_shifted(_: Meeting, text: str, __: random.Random) -> str:
+    """Each month and weekday of the summary, two later."""
+
+    def later(match: re.Match[str]) -> str:
+        names = MONTHS if match[0].lower() in _MONTHS else WEEKDAYS
+        at = names.index(CALENDAR[match[0].lower()])
+        return names[(at + 2) % len(names)].capitalize()
+
+    return _DATE.sub(later, text)
+
+
 def owners_mixed(meeting: Meeting, text: str, _: random.Random) -> str:
     """The people of the summary, each in the place of another; if there is one, somebody else of the meeting."""
     named = [name for name in meeting.people if re.search(rf"\b{name}\b", text)]
@@ -184,6 +200,7 @@ WAYS: Final[Mapping[str, Degrade]] = {
     "one point dropped": one_dropped,
     "numbers of the same meeting mixed up": numbers_mixed,
     "numbers invented": numbers_invented,
+    "months and weekdays shifted": dates_shifted,
     "owners mixed up": owners_mixed,
     "cut at 40 %": cut_at_40_percent,
     "first lines copied": first_lines_copied,
@@ -230,7 +247,10 @@ def cases_of(meetings: Sequence[Meeting]) -> list[Case]:
             source = meetings[(number + 1) % len(meetings)] if way == "another meeting" else meeting
             for bad_style in meeting.good:
                 rng = random.Random(f"{way} {meeting.id} {bad_style}")
-                bad = mark(degrade(meeting, source.good[bad_style], rng), meeting)
+                worse = degrade(meeting, source.good[bad_style], rng)
+                if worse == meeting.good[bad_style]:  # it has nothing that this way would make worse
+                    continue
+                bad = mark(worse, meeting)
                 cases += [
                     Case(way, meeting.id, style, bad_style, good[meeting.id, style], bad)
                     for style in meeting.good

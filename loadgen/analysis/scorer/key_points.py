@@ -2,6 +2,7 @@
 
 A key point is looked for in one place: a statement, a statement and the next if that names nobody else, or a heading
 and a statement below it. Its figures and names weigh double, and each that is missing lowers the credit by its share.
+So does a month or a weekday that stands in place of the right one.
 """
 
 import re
@@ -9,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from math import inf
-from typing import Final
+from typing import Final, Literal, get_args
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -17,7 +18,7 @@ from msgspec.structs import replace
 from loadgen.analysis.scorer.names import KnownNames, name_pieces
 from loadgen.analysis.scorer.statements import Statement, statements_of
 from loadgen.analysis.scorer.tokens import Piece, Token, fold, pieces_of, stem, tokens_of_pieces
-from loadgen.analysis.scorer.vocabulary import synonyms
+from loadgen.analysis.scorer.vocabulary import MONTHS, WEEKDAYS, synonyms
 
 FACT_WEIGHT: Final = 2.0
 CHANCE: Final = 0.3
@@ -28,11 +29,16 @@ COMPANIONS: Final = 2
 """A figure belongs to the words that are at most so many tokens away from it in the key point."""
 CLAUSE: Final = 5
 """How many steps the end of a clause counts, so that what a clause says belongs to its own names and figures."""
+DATE_REACH: Final = CLAUSE + 1
+"""A month or weekday that is at most so many steps from the words of a key point is their date."""
 _CLAUSE_END: Final = re.compile(r"[,;:]|\b(?:and|while|but|so|whereas|then)\b", re.IGNORECASE)
+_MONTHS: Final = frozenset(MONTHS)
+_WEEKDAYS: Final = frozenset(WEEKDAYS)
 _SYNONYMS: Final = {
     stem(fold(word)): frozenset(stem(fold(other)) for other in words) for word, words in synonyms().items()
 }
 
+DatePart = Literal["month", "weekday"]
 Way = tuple[frozenset[str], ...]
 """One way to say something: of each set, one atom is needed."""
 
@@ -46,6 +52,8 @@ class Wanted(Struct, frozen=True):
     weight: float
     is_figure: bool = False
     is_name: bool = False
+    date: DatePart | None = None
+    """Which part of a date it is; None if it is none."""
 
 
 class KeyPoint(Struct, frozen=True):
@@ -93,6 +101,8 @@ class Place(Struct, frozen=True):
     figures: tuple[int, ...]
     names: tuple[int, ...]
     """At which of its tokens figures and names stand."""
+    dates: dict[DatePart, tuple[int, ...]]
+    """At which of its tokens months and weekdays stand."""
     coordinates: tuple[int, ...]
     """How far each token is from the first."""
     second_names: frozenset[str]
@@ -111,13 +121,19 @@ def key_point_of(text: str, known: KnownNames) -> KeyPoint:
         weight = 1.0 if token.kind == "word" and not is_name else FACT_WEIGHT
         ways = token.readings or ((_spellings(token, is_name),),)
         atoms = frozenset(atom for way in ways for needed in way for atom in needed)
-        wanted.setdefault(token.atoms, Wanted(ways, atoms, weight, token.kind == "figure", is_name))
+        wanted.setdefault(token.atoms, Wanted(ways, atoms, weight, token.kind == "figure", is_name, _date_part(token)))
     return KeyPoint(
         text,
         tuple(wanted.values()),
         atoms=frozenset().union(*(each.atoms for each in wanted.values())),
         names=frozenset().union(*(each.atoms for each in wanted.values() if each.is_name)),
     )
+
+
+def _date_part(token: Token) -> DatePart | None:
+    if token.kind != "calendar":
+        return None
+    return "month" if token.atoms <= _MONTHS else "weekday" if token.atoms <= _WEEKDAYS else None  # not `weekend`
 
 
 def _spellings(token: Token, is_name: bool) -> frozenset[str]:
@@ -178,6 +194,10 @@ def _place(parts: Sequence[Part]) -> Place:
         at,
         figures=tuple(index for index, token in enumerate(tokens) if token.kind == "figure"),
         names=tuple(index for index, token in enumerate(tokens) if token.start in starts),
+        dates={
+            part: tuple(index for index, token in enumerate(tokens) if _date_part(token) == part)
+            for part in get_args(DatePart)
+        },
         coordinates=tuple(accumulate(step for part in parts for step in part.steps)),
         second_names=_names_of(parts[-1]) if len(parts) > 1 and _names_of(parts[0]) else frozenset(),
         start=first.statement.start,
@@ -225,17 +245,31 @@ def _inside(hits: Sequence[int], begin: int, end: int) -> Sequence[int]:
 
 
 def _share_of_facts(point: KeyPoint, inside: Sequence[Sequence[int]], place: Place) -> float:
-    """The share of the figures of a key point that stand in a window with their words, times that of its names."""
+    """The share of the figures of a key point that stand in a window with their words, times that of its names. A wrong
+    month or weekday counts as a figure that is missing."""
     share = 1.0
+    wrong_dates = sum(_is_wrong_date(point, index, inside, place) for index in range(len(point.wanted)))
     for kind, all_of_kind in (("is_figure", place.figures), ("is_name", place.names)):
         facts = [index for index, wanted in enumerate(point.wanted) if getattr(wanted, kind)]
-        if facts:
+        missing = wrong_dates if kind == "is_figure" else 0
+        if facts or missing:
             own = {hit for index in facts for hit in inside[index]}
             begin, end = min(own, default=0) - point.width, max(own, default=0) + point.width
             foreign = [place.coordinates[at] for at in _inside(all_of_kind, begin, end) if at not in own]
             placed = [[place.coordinates[at] for at in hits] for hits in inside]
-            share *= sum(_is_attached(point, index, placed, foreign) for index in facts) / len(facts)
+            share *= sum(_is_attached(point, index, placed, foreign) for index in facts) / (len(facts) + missing)
     return share
+
+
+def _is_wrong_date(point: KeyPoint, index: int, inside: Sequence[Sequence[int]], place: Place) -> bool:
+    """Whether a month or weekday of a key point is missing in a window, and another stands near its words."""
+    part = point.wanted[index].date
+    if part is None or inside[index]:
+        return False
+    own = [place.coordinates[at] for hits in inside for at in hits]
+    taken = {at for wanted, hits in zip(point.wanted, inside, strict=True) if wanted.date == part for at in hits}
+    others = [place.coordinates[at] for at in place.dates[part] if at not in taken]
+    return any(_distance(other, own) <= DATE_REACH for other in others)
 
 
 def _is_attached(point: KeyPoint, fact: int, inside: Sequence[Sequence[int]], foreign: Sequence[int]) -> bool:

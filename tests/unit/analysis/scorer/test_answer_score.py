@@ -57,6 +57,34 @@ def test_a_figure_in_the_place_of_another_does_not_count() -> None:
     assert covered(swapped) == (1.0, 0.0, 0.0)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Bob calls the supplier before Tuesday.",
+        "Before Tues., the supplier is called by Bob.",
+        "- Bob: call supplier, due Tuesday",
+    ],
+)
+def test_another_weekday_than_the_right_one_makes_the_date_wrong(text: str) -> None:
+    assert covered(text)[0] < 0.1
+    assert score(text, TEAM).mentioned[0] > 0.5
+
+
+@pytest.mark.parametrize("date", ["3 June", "June 3rd", "the third of June"])
+def test_another_month_than_the_right_one_is_half_of_the_date(date: str) -> None:
+    assert 0 < covered(f"Ann writes the report by {date}.")[1] <= 0.5
+
+
+def test_a_date_that_is_only_missing_costs_no_more_than_its_weight() -> None:
+    assert covered("Bob calls the supplier.")[0] > 0.5
+
+
+def test_the_date_of_something_else_is_no_wrong_date() -> None:
+    alone = covered("Bob calls the supplier.")[0]
+    assert covered("Bob calls the supplier, and the rest of the team comes on Monday.")[0] == alone
+    assert covered("Bob calls the supplier before Friday and not on Monday.")[0] == 1.0
+
+
 def test_words_all_over_an_answer_are_no_statement() -> None:
     apart = "Bob likes tea. There was much talk about the weather in town. Calls cost money. The supplier sells fish."
     assert covered(apart)[0] < 0.5

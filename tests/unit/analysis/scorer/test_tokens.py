@@ -31,6 +31,8 @@ def one_reading(first: Token, second: Token) -> bool:
         ("118,000", "118k"),
         ("118,000", "118 thousand"),
         ("118,000", "one hundred and eighteen thousand"),
+        ("24", "two dozen"),
+        ("12", "a dozen"),
         ("€18,500", "EUR 18.500"),
         ("€5.50", "5,50 €"),
         ("€5.50", "5.5"),
