@@ -464,8 +464,10 @@ class ServerProcess:
         self._process.communicate()
 
     def __enter__(self) -> "ServerProcess":
-        command = [sys.executable, str(Path(__file__)), msgspec.json.encode(self._streams).decode()]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        command = [sys.executable, "-m", "tests.integration.server", msgspec.json.encode(self._streams).decode()]
+        self._process = subprocess.Popen(
+            command, cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         assert self._process.stdout is not None
         self.url = self._process.stdout.readline().decode().strip()
         return self

@@ -73,7 +73,7 @@ class Watching(Silence):
 def workers_of(pid: int) -> list[psutil.Process]:
     """The workers among a process's children."""
     processes = psutil.Process(pid).children()
-    return [process for process in processes if "loadgen.engine.workers" in process.cmdline()]
+    return [process for process in processes if "engine.workers" in " ".join((process.name(), *process.cmdline()))]
 
 
 async def test_the_warm_up_of_all_workers_limits_how_long_a_request_may_take(tmp_path: Path) -> None:
@@ -342,6 +342,7 @@ def written(folder: Path) -> int:
     return sum(log.read_bytes().count(b"\n") for log in folder.glob("results/*/*/requests*.jsonl"))
 
 
+@pytest.mark.usefixtures("new_interpreters")
 async def test_when_the_parent_process_is_killed_its_workers_go_and_every_ended_request_is_kept(tmp_path: Path) -> None:
     with Server((BEGIN, *every(0.03, say("a", "b")), END)) as server:
         process = await command(tmp_path, server.url)
@@ -388,6 +389,7 @@ def alive(process: psutil.Process) -> bool:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a process group's Ctrl-C is POSIX's")
+@pytest.mark.usefixtures("new_interpreters")
 async def test_ctrl_c_at_the_terminal_drains_and_the_run_is_whole(tmp_path: Path) -> None:
     with Server((BEGIN, *every(0.03, say("a", "b")), END)) as server:
         process = await command(tmp_path, server.url, group=True)

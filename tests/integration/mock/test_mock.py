@@ -393,6 +393,7 @@ def test_it_binds_to_loopback_unless_told_otherwise() -> None:
 # In a process of its own
 
 
+@pytest.mark.usefixtures("new_interpreters")
 def test_a_server_process_tells_the_truth_at_its_end() -> None:
     script = msgspec.structs.replace(QUICK, itl_s=FixedTime(0), tokens=FixedTime(25_000), models=("a", "b"))
 
@@ -449,6 +450,7 @@ def nothing(_: object) -> None:
     pass
 
 
+@pytest.mark.usefixtures("new_interpreters")
 def test_the_command_serves_until_ctrl_c_and_leaves_the_truth(tmp_path: Path) -> None:
     log = tmp_path / "truth.jsonl"
     command = Command("--ttft", "20ms", "--itl", "uniform:1ms:2ms", "--fault", "fin:2@#2", "--truth", str(log))
