@@ -8,7 +8,7 @@ So does a month or a weekday that stands in place of the right one.
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, compress, pairwise
 from math import inf
 from typing import Final, Literal, get_args
 
@@ -208,19 +208,20 @@ def _place(parts: Sequence[Part]) -> Place:
 def credit_of(point: KeyPoint, places: Sequence[Place]) -> Credit:
     """The credit of a key point in the place that says most of it."""
     best = Credit()
-    total = sum(wanted.weight for wanted in point.wanted)
+    weights, width = [wanted.weight for wanted in point.wanted], point.width
+    total = sum(weights)
     for place in places:
         common = point.atoms & place.at.keys()
         if not place.second_names <= point.names or not common:
             continue
         hits = [() if each.atoms.isdisjoint(common) else _hits(each, place) for each in point.wanted]
-        if sum(w.weight for w, of_it in zip(point.wanted, hits, strict=True) if of_it) <= CHANCE * total:
+        most = sum(compress(weights, hits))
+        if most <= CHANCE * total or _mentioned(most / total) <= best.covered:  # no window in it says more than all
             continue
         for begin in sorted({hit for of_it in hits for hit in of_it}):
-            inside = [_inside(of_it, begin, begin + point.width) for of_it in hits]
-            share = sum(w.weight for w, of_it in zip(point.wanted, inside, strict=True) if of_it) / total
-            mentioned = min(1.0, max(0.0, (share - CHANCE) / (COMPLETE - CHANCE)))
-            if mentioned <= best.covered and mentioned <= best.mentioned:
+            inside = [of_it and _inside(of_it, begin, begin + width) for of_it in hits]
+            mentioned = _mentioned(sum(compress(weights, inside)) / total)
+            if mentioned <= best.covered:
                 continue
             covered = mentioned * _share_of_facts(point, inside, place)
             if covered > best.covered or (not best.covered and mentioned > best.mentioned):
@@ -228,6 +229,11 @@ def credit_of(point: KeyPoint, places: Sequence[Place]) -> Credit:
             elif mentioned > best.mentioned:
                 best = replace(best, mentioned=mentioned)
     return best
+
+
+def _mentioned(share: float) -> float:
+    """How much is mentioned if a share of the weights is there."""
+    return min(1.0, max(0.0, (share - CHANCE) / (COMPLETE - CHANCE)))
 
 
 def _hits(wanted: Wanted, place: Place) -> Sequence[int]:

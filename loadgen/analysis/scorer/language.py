@@ -43,8 +43,8 @@ UNSPACED: Final = frozenset(("thai", "lao", "tibetan", "burmese", "khmer", "japa
 
 def script_of(text: str) -> str | None:
     """The script of most letters of a text; None if it has too few. Chinese characters beside kana are Japanese."""
-    letters = Counter(sign for sign in text if sign.isalpha())
-    total = letters.total()
+    letters = {sign: count for sign, count in Counter(text).items() if sign.isalpha()}
+    total = sum(letters.values())
     if total < MIN_LETTERS:
         return None
     counts = Counter[str]()
@@ -66,7 +66,9 @@ def language_of(text: str) -> str | None:
     if len(words) < MIN_WORDS:
         return None
     counts = Counter(words)
-    shares = {language: sum(counts[word] for word in known) / len(words) for language, known in FUNCTION_WORDS.items()}
+    shares = {
+        language: sum(counts.get(word, 0) for word in known) / len(words) for language, known in FUNCTION_WORDS.items()
+    }
     second, best = sorted(shares.values())[-2:]
     language = max(shares, key=lambda each: shares[each])
     if best < _MIN_SHARE or best <= _MIN_LEAD * second or len(FUNCTION_WORDS[language] & counts.keys()) < _MIN_DISTINCT:

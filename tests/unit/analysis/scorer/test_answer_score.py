@@ -234,6 +234,7 @@ def test_good_summaries_are_above_worse_ones_of_another_style(measured: dict[str
         assert quality.missed(each.meetings, each.cases, slowest=0.0) == []
 
 
+@pytest.mark.slow
 def test_the_table_in_the_docs_is_what_the_benchmark_measures(measured: dict[str, quality.Measured]) -> None:
     page = quality.PAGE.read_text(encoding="utf-8")
     assert quality.table(measured) in page
