@@ -33,10 +33,10 @@ from loadgen.stats.quantile import (
     estimate,
     estimate_clustered,
     floor_of,
-    is_settled,
     moments_of,
 )
 from loadgen.stats.repeats import Repeated, estimate_repeated
+from loadgen.stats.settled import is_settled
 
 Rng = np.random.Generator
 Floats = NDArray[np.float64]

@@ -41,11 +41,11 @@ MOST_MOVED: Final = 2_000_000
 
 class _Latency(Struct, frozen=True):
     """One latency of a stage, ns. shown: its values, ascending. punctual: the same without stalls, as they may have
-    been: in each draw another."""
+    been, a row for each draw."""
 
     name: str
     shown: Ns
-    punctual: Sequence[Floats]
+    punctual: Floats
 
 
 class _Off(Struct, frozen=True):
@@ -54,10 +54,6 @@ class _Off(Struct, frozen=True):
     shares: Floats
     by_ns: Floats
 
-    def at(self, share: float) -> tuple[float, float]:
-        """By how much it is off in so many of the draws at most, whatever the direction."""
-        return float(np.quantile(np.abs(self.shares), share)), float(np.quantile(np.abs(self.by_ns), share))
-
 
 class _Number(Struct, frozen=True):
     """A number that is shown. off: because of all lateness; stalled: because of stalls alone."""
@@ -65,11 +61,6 @@ class _Number(Struct, frozen=True):
     name: str
     off: _Off
     stalled: _Off
-
-    @property
-    def worst(self) -> tuple[float, float]:
-        usual = abs(float(np.median(self.off.shares))), abs(float(np.median(self.off.by_ns)))
-        return max(usual, self.stalled.at(OFF_BY_STALLS))
 
 
 def ticks_of(facts: StageFacts) -> int:
@@ -95,8 +86,19 @@ def lag_effect(stage: StageData) -> Effect | None:
         return None
     usual = np.median(np.max([np.abs(number.off.shares) for number in numbers], axis=0))
     stalled = np.quantile(np.max([np.abs(number.stalled.shares) for number in numbers], axis=0), OFF_BY_STALLS)
-    worst = max(numbers, key=lambda number: (round(number.worst[0], 6), number.name))
-    return Effect(round(float(max(usual, stalled)), 4), worst.name, round(worst.worst[1] / 1e6, 4))
+    most_off = {number.name: most for number, most in zip(numbers, _most_off(numbers), strict=True)}
+    worst = max(most_off, key=lambda name: (round(most_off[name][0], 6), name))
+    return Effect(round(float(max(usual, stalled)), 4), worst, round(most_off[worst][1] / 1e6, 4))
+
+
+def _most_off(numbers: Sequence[_Number]) -> list[tuple[float, float]]:
+    """By how much each number is off, relative and in ns: because of all lateness in half of the draws, or because of
+    stalls alone in a quarter of them, whichever is more."""
+    off = np.array([(number.off.shares, number.off.by_ns) for number in numbers])
+    stalled = np.array([(number.stalled.shares, number.stalled.by_ns) for number in numbers])
+    usual = np.abs(np.median(off, axis=2)).tolist()
+    by_stalls = np.quantile(np.abs(stalled), OFF_BY_STALLS, axis=2).tolist()
+    return [max(tuple(all_of_it), tuple(alone)) for all_of_it, alone in zip(usual, by_stalls, strict=True)]
 
 
 def _latencies(stage: StageData, facts: StageFacts, chance: np.random.Generator) -> Iterable[_Latency]:
@@ -115,7 +117,7 @@ def _latencies(stage: StageData, facts: StageFacts, chance: np.random.Generator)
     for name, draws in moved.items():
         if len(stage.values[name]):
             there = slice(None) if name == "itl" else stage.each[name] != MISSING
-            yield _Latency(name, np.sort(stage.values[name]), [np.sort(values[there]) for values in draws])
+            yield _Latency(name, np.sort(stage.values[name]), np.sort(np.array(draws)[:, there], axis=1))
 
 
 def _stalled_ns(
@@ -168,18 +170,18 @@ def _numbers(stage: StageData, facts: StageFacts, latency: _Latency, chance: np.
     error = lags
     if latency.name == "itl":
         least, gap_ns = 0.0, median(latency.shown)  # a stamp is never before the one of the read before
-        error = np.sort(_gap_lateness(lags[:, None], lags[None, :], gap_ns, chance), axis=None)
+        error = np.sort(_gap_lateness(lags[:, None], lags[None, :], gap_ns, chance.random((LAGS, 1))), axis=None)
         error = quantiles_at(error, shares_of(LAGS))
     grid = shares_of(len(latency.shown))
     # The mean over draws, so that what one draw of a stall does counts once, below.
-    usual = np.mean([quantiles_at(values, grid) for values in latency.punctual], axis=0)
+    usual = quantiles_at(latency.punctual, grid).mean(axis=0)
     true = without_error(usual, error, least=least)
     shares = shares_of(len(latency.shown), MOST_VALUES)
     values = np.interp(shares, grid, true)
     late = np.sort(np.maximum(values + _drawn(facts, len(values), gap_ns, chance), least), axis=1)
-    stalled = np.array([quantiles_at(latency.shown, shares) - quantiles_at(v, shares) for v in latency.punctual])
-    stalled = stalled[np.arange(DRAWS) % len(stalled)]
     shown = quantiles_at(latency.shown, shares)
+    stalled = shown - quantiles_at(latency.punctual, shares)
+    stalled = stalled[np.arange(DRAWS) % len(stalled)]
     for name, share, most in _shown_percentiles(stage, latency):
         at = min(len(values) - 1, int(share * len(values)))
         # Lateness has not put a number beyond what was seen.
@@ -193,20 +195,22 @@ def _drawn(facts: StageFacts, count: int, gap_ns: float | None, chance: np.rando
     lags_of_draws = _short_lags(facts, chance.normal(size=(DRAWS, 1)))
     if gap_ns is None:
         return np.take_along_axis(lags_of_draws, chance.integers(0, LAGS, (DRAWS, count)), axis=1)
-    late = np.empty((DRAWS, count))
-    for draw, lags in enumerate(lags_of_draws):
-        ends, begins = lags[chance.integers(0, LAGS, count)], lags[chance.integers(0, LAGS, count)]
-        late[draw] = _gap_lateness(ends, begins, gap_ns, chance)
-    return late
+    drawn = [
+        (chance.integers(0, LAGS, count), chance.integers(0, LAGS, count), chance.random(count)) for _ in range(DRAWS)
+    ]
+    ends, begins = (np.take_along_axis(lags_of_draws, np.array([each[i] for each in drawn]), axis=1) for i in (0, 1))
+    return _gap_lateness(ends, begins, gap_ns, np.array([moments for *_, moments in drawn]))
 
 
-def _gap_lateness(ends: Floats, begins: Floats, gap_ns: float, chance: np.random.Generator) -> Floats:
+def _gap_lateness(ends: Floats, begins: Floats, gap_ns: float, moments: Floats) -> Floats:
     """How much longer gaps are because of the lateness of their ends, and shorter because of that of their beginnings.
+
+    moments: when in the time that the loop was held up a gap began, as a share of it.
 
     What holds the loop up for longer than a gap holds up both: then they have one stamp, and of all the gaps that it
     covers only one is longer.
     """
-    began = chance.random(ends.shape) * ends <= gap_ns
+    began = moments * ends <= gap_ns
     longer: Floats = np.where(begins > gap_ns, -gap_ns, np.where(began, ends, 0.0) - begins)
     return longer
 

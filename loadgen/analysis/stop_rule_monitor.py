@@ -1,7 +1,7 @@
 """When a stop rule is met: estimates its percentile now and then, as requests end. Knows no socket, no process and no
 clock.
 
-Each estimate is called a look. `loadgen.stats.quantile.is_settled` says how many of them end a stage, and why they are
+Each estimate is called a look. `loadgen.stats.settled.is_settled` says how many of them end a stage, and why they are
 few. `loadgen.engine.stop_rule_sink` ends the stage.
 """
 
@@ -24,9 +24,8 @@ from loadgen.stats.quantile import (
     Floor,
     Quantile,
     floor_of,
-    is_settled,
-    relative_half_width,
 )
+from loadgen.stats.settled import is_settled, relative_half_width
 
 MIN_REQUESTS: Final = 30
 GROWTH: Final = 1.25

@@ -41,7 +41,8 @@ from loadgen.analysis.throughput import rates_over_runs, throughput_of_run
 from loadgen.analysis.validity import StageVerdict, validity
 from loadgen.record import OUTCOMES, Record
 from loadgen.scenario.stop_rule import StopRule
-from loadgen.stats.quantile import Floor, Quantile, relative_half_width
+from loadgen.stats.quantile import Floor, Quantile
+from loadgen.stats.settled import relative_half_width
 from loadgen.store.run_folder import Run
 
 FLUID: Final = 0.9

@@ -21,9 +21,11 @@ def shares_of(count: int, most: int = GRID) -> Floats:
 
 
 def quantiles_at(sorted_values: Values, shares: Floats) -> Floats:
-    """The sample's value at each share, 0 to 1: the one in whose own part of the distribution the share is."""
-    at = np.minimum((shares * sorted_values.size).astype(np.int64), sorted_values.size - 1)
-    return sorted_values[at].astype(np.float64)
+    """The sample's value at each share, 0 to 1: the one in whose own part of the distribution the share is. Of a table
+    with a sample in each row, a row of values for each."""
+    count = sorted_values.shape[-1]
+    at = np.minimum((shares * count).astype(np.int64), count - 1)
+    return sorted_values[..., at].astype(np.float64)
 
 
 def without_error(observed: Floats, error: Floats, *, least: float = -np.inf) -> Floats:

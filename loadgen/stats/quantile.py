@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 from typing import Final, Literal, assert_never
 
 import numpy as np
@@ -55,6 +56,7 @@ def _decimal(number: float) -> Fraction:
     return Fraction(repr(float(number)))
 
 
+@lru_cache(maxsize=1024)
 def rank(p: float, n: int) -> int:
     """1-based nearest rank: the smallest r in 1..n with at least p percent of n samples among the first r.
 
@@ -187,25 +189,6 @@ def estimate(
     return tuple(quantiles)
 
 
-def relative_half_width(quantile: Quantile) -> float | None:
-    """(high − low) / 2 / value; None if one of them is not known, or the value is not above 0."""
-    if quantile.value is None or quantile.low is None or quantile.high is None or quantile.value <= 0:
-        return None
-    return (quantile.high - quantile.low) / 2 / quantile.value
-
-
-def is_settled(looks: Sequence[Quantile], within: float) -> bool:
-    """Whether a percentile is known precisely enough to stop measuring: its interval is narrow in two looks in a row.
-
-    looks: the percentile at each look so far, at STOPPED_CONFIDENCE. The first look has twice `floor_of` samples and at
-    least 30, and each later look a quarter more than the one before. within: the largest relative half-width, 0.05 for
-    ±5 %. One look is not enough, because the first narrow interval is often narrow only because the percentile is too
-    low by chance (docs/intervals.md).
-    """
-    widths = [relative_half_width(look) for look in looks[-2:]]
-    return len(widths) == 2 and all(width is not None and width <= within for width in widths)
-
-
 def estimate_clustered(
     values: Values,
     cluster_ids: Ids,
@@ -248,7 +231,8 @@ def estimate_clustered(
         groups += [slices] if slices.sizes.size > 1 else []
     # With ten million values, memory matters: arrays that are no longer used are released here and by the caller.
     del order, cluster_ids, moments
-    return tuple(_of_clusters(ordered, groups, p, floor_of(p, floor), confidence) for p in ps)
+    effects: dict[float, float] = {}
+    return tuple(_of_clusters(ordered, groups, effects, p, floor_of(p, floor), confidence) for p in ps)
 
 
 def moments_of(arrived: Values, values: Values) -> Ids:
@@ -269,8 +253,8 @@ def _between(ordered: Values, position: float, *, down: bool) -> float:
     below = int(position)
     above = min(below + 1, ordered.size) if position > below else below
     a, b = ordered[below - 1].item(), ordered[above - 1].item()
-    around = ordered[max(0, below - 2) : above + 1]
-    if above == below or bool((around[1:] == around[:-1]).any()):
+    around = ordered[max(0, below - 2) : above + 1].tolist()
+    if above == below or any(left == right for left, right in pairwise(around)):
         outer: float = a if down else b
         return outer
     share = position - below
@@ -296,22 +280,29 @@ def _grouped(ids: Ids) -> _Groups:
     return _Groups(of.reshape(-1), sizes)
 
 
-def _of_clusters(ordered: Values, groups: Sequence[_Groups], p: float, needed: int, confidence: float) -> Quantile:
+def _of_clusters(
+    ordered: Values, groups: Sequence[_Groups], effects: dict[float, float], p: float, needed: int, confidence: float
+) -> Quantile:
+    """effects: the design effects at the shares that were looked at before; those of this percentile are added."""
     from scipy.special import ndtri, stdtrit
 
-    n, share = ordered.size, share_of(p)
-    half_way = max(Fraction(1, 2), 2 * share - 1) if 2 * share >= 1 else min(Fraction(1, 2), 2 * share)
-    other = _design_effect(_at_or_below(ordered, float(half_way)), groups, float(half_way))
-    below = _at_or_below(ordered, float(share))
-    effect = _design_effect(below, groups, float(share))
-    thin = 1 - below if 2 * share >= 1 else below
-    carriers = min(_carriers(thin, group) for group in groups)
+    n, share, exact = ordered.size, float(share_of(p)), share_of(p)
+    is_upper = 2 * exact >= 1
+    half_way = float(max(Fraction(1, 2), 2 * exact - 1) if is_upper else min(Fraction(1, 2), 2 * exact))
+    below = _at_or_below(ordered, share)
+    if share not in effects:
+        effects[share] = _design_effect(below, groups, share)
+    if half_way not in effects:
+        effects[half_way] = _design_effect(_at_or_below(ordered, half_way), groups, half_way)
+    effect, other = effects[share], effects[half_way]
+    thin = 1 - below if is_upper else below
+    carriers = [_carriers(thin, group) for group in groups]
     tail = float(tail_of(confidence))
-    free = min([_carriers(thin, groups[0]), *(_carriers(thin, group) / 2 for group in groups[1:])]) - 1
+    free = min([carriers[0], *(each / 2 for each in carriers[1:])]) - 1
     shrink = float((ndtri(tail) / stdtrit(max(1.0, free), tail)) ** 2)
     inner, outer = n * shrink / effect, n * shrink * 2 / (effect + other)
-    central = 1 <= 4 * share <= 3
-    carried = carriers >= (CENTRAL_CARRIERS if central else CARRIERS)
+    central = 1 <= 4 * exact <= 3
+    carried = min(carriers) >= (CENTRAL_CARRIERS if central else CARRIERS)
 
     def end(samples: float, *, down: bool) -> float | None:
         bound = fractional_ranks(p, samples, confidence)[0 if down else 1]
@@ -320,10 +311,10 @@ def _of_clusters(ordered: Values, groups: Sequence[_Groups], p: float, needed: i
         position = min(max(bound / (samples + 1) * (n + 1), 1.0), float(n))
         return _between(ordered, position, down=down)
 
-    for_low, for_high = (inner, outer) if 2 * share >= 1 else (outer, inner)
+    for_low, for_high = (inner, outer) if is_upper else (outer, inner)
     value = nearest_rank(ordered, p)
     if not carried or for_high < needed:
-        low = end(n * shrink / max(effect, other), down=True) if 2 * share >= 1 or carried else None
+        low = end(n * shrink / max(effect, other), down=True) if is_upper or carried else None
         return Quantile(p, None, None if low is None else min(low, value), None)
     low, high = end(for_low, down=True), end(for_high, down=False)
     return Quantile(p, value, None if low is None else min(low, value), value if high is None else max(high, value))
@@ -357,8 +348,8 @@ def _in_time(apart: NDArray[np.float64], clusters: _Groups, slices: _Groups) -> 
     # An additional column, always 0, separates the last slice of a cluster from the first of the next.
     table = _sums(clusters.of * (count + 1) + slices.of, apart)
     # With few slices, the overall mean costs more than one degree of freedom, because neighboring slices count too.
-    together = _squares(all_of_slice) + 2 * float(np.sum(all_of_slice[1:] * all_of_slice[:-1]))
-    alone = _squares(table) + 2 * float(np.sum(table[1:] * table[:-1]))
+    together = _squares(all_of_slice) + 2 * _total(all_of_slice[1:] * all_of_slice[:-1])
+    alone = _squares(table) + 2 * _total(table[1:] * table[:-1])
     return together * count / max(1, count - 3) - alone
 
 
@@ -367,14 +358,19 @@ def _sums(of: Ids, weights: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _squares(sums: NDArray[np.float64]) -> float:
-    return float(np.sum(sums * sums))
+    return _total(sums * sums)
+
+
+def _total(values: NDArray[np.float64]) -> float:
+    return float(np.add.reduce(values))
 
 
 def _carriers(thin: NDArray[np.float64], group: _Groups) -> float:
     each = _sums(group.of, thin)
-    return float(each.sum() ** 2 / np.sum(each * each))
+    return _total(each) ** 2 / _squares(each)
 
 
+@lru_cache(maxsize=256)
 def share_of(p: float) -> Fraction:
     """A percentile as a share, exactly. ValueError unless strictly inside 0..100."""
     share = _decimal(p) / 100
@@ -383,6 +379,7 @@ def share_of(p: float) -> Fraction:
     return share
 
 
+@lru_cache(maxsize=256)
 def tail_of(confidence: float) -> Fraction:
     """The probability that a two-sided interval leaves on each side. ValueError unless strictly inside 0..1."""
     level = _decimal(confidence)

@@ -27,15 +27,14 @@ from loadgen.stats.quantile import (
     estimate_clustered,
     floor_of,
     fractional_ranks,
-    is_settled,
     moments_of,
     nearest_rank,
     order_statistic_interval,
     rank,
-    relative_half_width,
     samples_needed,
     strict_samples_needed,
 )
+from loadgen.stats.settled import is_settled, relative_half_width
 
 # A percentile beside its exact number of hundredths of a percent.
 CENTI = [(1, 100), (50, 5_000), (90, 9_000), (95, 9_500), (99, 9_900), (99.9, 9_990), (99.99, 9_999)]
