@@ -54,7 +54,7 @@ def plan_of(loaded: LoadedScenario, *, like: Plan | None = None) -> Plan:
     """
     scenario = loaded.scenario
     if like is not None and (like.scenario.prompts, like.scenario.seed) == (scenario.prompts, scenario.seed):
-        read = LoadedPrompts(like.prompts, like.notes)
+        read = LoadedPrompts(like.prompts, like.remarks)
     else:
         read = read_prompts(scenario, loaded.folder, loaded.where)
     if loaded.rounds is not None:
@@ -66,7 +66,7 @@ def plan_of(loaded: LoadedScenario, *, like: Plan | None = None) -> Plan:
         if not is_file(path):
             raise InputError(f"{loaded.where}: load.file: there is no {path}; it is relative to the scenario's folder")
         offsets = trace_ns(read_text(path), str(path), load.speed, load.requests)
-    return msgspec.structs.replace(make_plan(scenario, read.prompts, offsets), notes=read.notes)
+    return msgspec.structs.replace(make_plan(scenario, read.prompts, offsets), remarks=read.remarks)
 
 
 def _with_requests(scenario: Scenario, requests: int) -> Scenario:

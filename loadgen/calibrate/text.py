@@ -37,7 +37,7 @@ def calibration_text(calibration: Calibration, screen: Screen) -> str:
 
 
 def conclusion(calibration: Calibration) -> list[str]:
-    """One line each for error band, ceiling and budget, and further notes."""
+    """One line each for error band, ceiling and budget, and further remarks."""
     ceiling, budget = calibration.ceiling, calibration.budget
     cost = calibration.cpu_us_per_event
     spent = "" if cost is None else f", at {cost:.1f} µs of CPU each"

@@ -11,6 +11,10 @@ from loadgen.store.calibration import stored, warnings_for
 def warn_before_run(plan: Plan, workers: Workers) -> None:
     """Warn if a plan goes beyond what this machine was calibrated for, or cannot show what it is for."""
     calibration = stored()
-    notes = [line for line in (calibration.note, reason_unreachable(plan)) if line]
-    for line in (*plan.notes, *notes, *warnings_for(plan, calibration.calibration, api.processes_of(plan, workers))):
+    remarks = [line for line in (calibration.remark, reason_unreachable(plan)) if line]
+    for line in (
+        *plan.remarks,
+        *remarks,
+        *warnings_for(plan, calibration.calibration, api.processes_of(plan, workers)),
+    ):
         tell(f"loadgen: {line}")

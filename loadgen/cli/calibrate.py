@@ -42,7 +42,7 @@ def calibrate(
 def _stored() -> Calibration:
     stored_one = stored()
     if stored_one.calibration is None:
-        raise InputError(stored_one.note or f"{usual_place()}: no calibration is stored; run `loadgen calibrate`")
+        raise InputError(stored_one.remark or f"{usual_place()}: no calibration is stored; run `loadgen calibrate`")
     return stored_one.calibration
 
 

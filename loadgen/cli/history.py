@@ -148,7 +148,7 @@ def _print(read: ReadHistory, output: Output) -> None:
         case "json":
             show_json(msgspec.to_builtins(history_json(read.answer)))
         case "text":
-            print_text(history_text(read.answer, read.notes, screen()))
+            print_text(history_text(read.answer, read.remarks, screen()))
         case "nothing":
             pass
     if output != "text" and read.answer.verdict == "regression":
@@ -162,7 +162,7 @@ def _write_page(path: Path, read: ReadHistory) -> None:
         return report_address(night.folder, place)
 
     try:
-        files.write_to(path, html(history_document(read.answer, read.notes, report_of)))
+        files.write_to(path, html(history_document(read.answer, read.remarks, report_of)))
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"--html {path}: cannot be written ({reason}); choose a file you may write") from error

@@ -68,7 +68,7 @@ def models(
     if write is not None and write.exists() and not force:
         raise InputError(f"--write {write}: it already exists; choose another name, or add --force")
     places, ready_s = _places(scenario, url or [], header), _ready_s(scenario, ready)
-    cards, problems = asyncio.run(list_cards(places, _tell_on_terminal, ready_s=ready_s, note=tell))
+    cards, problems = asyncio.run(list_cards(places, _tell_on_terminal, ready_s=ready_s, tell=tell))
     for problem in problems:
         tell(f"loadgen: {problem}")
     if not cards:
@@ -85,7 +85,7 @@ def models(
 def _only_model_at(urls: list[str], header: list[str] | None, ready_s: float) -> str:
     """The only model at an address. Raises InputError if several are listed there."""
     cards, problems = asyncio.run(
-        list_cards(_places(None, urls, header), _tell_on_terminal, ready_s=ready_s, note=tell)
+        list_cards(_places(None, urls, header), _tell_on_terminal, ready_s=ready_s, tell=tell)
     )
     if problems or not cards:
         raise TargetError(problems[0] if problems else "no model is listed there")

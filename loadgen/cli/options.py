@@ -152,12 +152,12 @@ class ScenarioOptions(Struct, frozen=True):
         variant: what makes it the second of two variants. soak: what changes its table `[soak]`.
         """
         overrides = msgspec.structs.replace(self.overrides(), variant=variant, soak=soak)
-        loaded, notes = resolve_scenario(
+        loaded, remarks = resolve_scenario(
             self.scenario, overrides, models_file=self.models_file, prompts_file=self.prompts_file
         )
         if output == "text":
-            for note in notes:
-                tell(note)
+            for remark in remarks:
+                tell(remark)
         return loaded
 
     def with_setting(self, setting: str) -> "ScenarioOptions":

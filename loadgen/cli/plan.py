@@ -38,7 +38,7 @@ def plan(
     if as_json:
         show_json(plan_data(planned) | more)
     else:
-        for note in planned.notes:
-            tell(f"loadgen: {note}")
+        for remark in planned.remarks:
+            tell(f"loadgen: {remark}")
         pace = api.last_pace(out, planned.scenario.name)
         print_text(plan_table(planned, pace, screen()) + lines_text(lines, screen()))

@@ -111,7 +111,7 @@ def print_soak(soak: "Soak", output: Output) -> None:
 
     if output == "text":
         print_text(soak_text(soak.summary, soak.events, screen()))
-    if soak.page_note:
+    if soak.page_remark:
         _tell_place_without_page(soak, output)
     else:
         tell_place(soak.reports, output)
@@ -136,7 +136,7 @@ def _tell_place_without_page(soak: "Soak", output: Output) -> None:
         tell_place(soak.reports, output)
     elif output != "json":
         print_text(f"report: {soak.folder / 'report.md'}\n")
-    tell(f"loadgen: {soak.folder}: {soak.page_note}")
+    tell(f"loadgen: {soak.folder}: {soak.page_remark}")
 
 
 def tell_place(reports: Reports, output: Output) -> None:

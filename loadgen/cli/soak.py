@@ -166,8 +166,8 @@ def soak(
         unfinished, planned, plan = api.soak_to_resume(resume)
         check_secrets(plan.models, os.environ)
     if output == "text":
-        for note in planned.notes:
-            tell(f"loadgen: {note}")
+        for remark in planned.remarks:
+            tell(f"loadgen: {remark}")
         warn_before_run(plan, processes)
     soak_run = SoakRun(planned, plan, unfinished)
     played = asyncio.run(_play(soak_run, processes, out, output))

@@ -41,7 +41,7 @@ MAY_PASS: Final = frozenset({"truncated", "malformed", "stream_error"})
 """Outcomes of a server that fails some of its chats. A connection that cannot be opened is not among them: where that
 helps, the server is waited for."""
 
-Note = Callable[[str], None]
+Tell = Callable[[str], None]
 """Called with a line for the user."""
 
 
@@ -85,9 +85,9 @@ class _ChatResult(Struct, frozen=True):
 class Preflight:
     """Serves the models of a run or of a probe, and checks that each answers before it is used."""
 
-    def __init__(self, context: RunContext, note: Note, on_progress: OnProgress) -> None:
+    def __init__(self, context: RunContext, tell: Tell, on_progress: OnProgress) -> None:
         self._context = context
-        self._note = note
+        self._tell = tell
         self._on_progress = on_progress
         self._unready = set[str]()
         """Addresses whose server did not become ready in time."""
@@ -96,7 +96,7 @@ class Preflight:
         """Serve a model for as long as the stack lasts. Raises TargetError or InputError if it cannot be used."""
         context, scenario = self._context, self._context.plan.scenario
         model = context.plan.models[index]
-        wait = ReadyWait(context.clock, scenario.timeouts.ready_s, f"{model.name} on {target_name(model)}", self._note)
+        wait = ReadyWait(context.clock, scenario.timeouts.ready_s, f"{model.name} on {target_name(model)}", self._tell)
         address = running_address(model)
         # Several models may be served at one address, which is waited for once.
         if address in self._unready:
@@ -110,11 +110,11 @@ class Preflight:
             stack.enter_context(context.stop_signal.cancelling(served.adapter.abandon))
         if not scenario.preflight:
             return Checked(served)
-        checked = await check(context, index, served, wait, self._note)
+        checked = await check(context, index, served, wait, self._tell)
         return msgspec.structs.replace(checked, served=await with_version(checked.served))
 
 
-async def check(context: RunContext, index: int, served: Served, wait: ReadyWait, note: Note) -> Checked:
+async def check(context: RunContext, index: int, served: Served, wait: ReadyWait, tell: Tell) -> Checked:
     """Check that a model answers the test chat, without the keys that its server refuses.
 
     The test chat has the keys of the scenario's chats, and is retried like them. If the server says that it is still
@@ -133,16 +133,16 @@ async def check(context: RunContext, index: int, served: Served, wait: ReadyWait
         raise TargetError(f"it does not answer the test chat: {reply.outcome}: {reply.detail}", remedy=remedy)
     who = f"{served.card.alias} on {served.card.target}"
     if wait.began_ns is not None:
-        note(f"{who} is ready, after {(context.clock.now_ns() - wait.began_ns) / 1e9:.1f} s")
+        tell(f"{who} is ready, after {(context.clock.now_ns() - wait.began_ns) / 1e9:.1f} s")
         if context.plan.models[index].url is not None:  # while it was loading, it may not have known all of its models
             accepted = await _listed_anew(accepted)
     for key, other in accepted.refused_keys.items():
         instead = "is left out" if other is None else f"is sent as {other}"
-        note(f"{who} refuses {key}, which {instead}")
+        tell(f"{who} refuses {key}, which {instead}")
     if accepted.card.listed is False:
-        _check_unlisted(accepted, answer.body, note)
+        _check_unlisted(accepted, answer.body, tell)
     if answer.redirected_to is not None:
-        accepted = _followed(accepted, answer.redirected_to, who, note)
+        accepted = _followed(accepted, answer.redirected_to, who, tell)
     # If answers are not streamed, there is no first token; the cold start then ends with the whole answer.
     answered_ns = reply.stamps_ns[0] if reply.stamps_ns else reply.end_ns
     began_ns, ended_ns = reply.dispatched_ns or 0, reply.end_ns or 0
@@ -169,7 +169,7 @@ async def _listed_anew(served: Served) -> Served:
     return msgspec.structs.replace(served, models=models, card=card_in(models, served.card.alias, served.card.target))
 
 
-def _check_unlisted(served: Served, answer: bytes, note: Note) -> None:
+def _check_unlisted(served: Served, answer: bytes, tell: Tell) -> None:
     """Note that a server does not list a model that it answers for. Raises TargetError if another model answered."""
     wanted, names = served.card.id, served.models.names
     other = substitute_for(wanted, names, answer)
@@ -177,17 +177,17 @@ def _check_unlisted(served: Served, answer: bytes, note: Note) -> None:
         message = f"{wanted} is not in {route_url(served.base_url, 'models')}, and {other} answered in its place"
         remedy = f"ask for one of them: {shown_names(names)}"
         raise TargetError(message, problem="not_in_catalog", remedy=remedy)
-    note(f"{wanted} is not among the models that its server lists ({shown_names(names)}), but it answers")
+    tell(f"{wanted} is not among the models that its server lists ({shown_names(names)}), but it answers")
 
 
-def _followed(served: Served, redirected_to: str, who: str, note: Note) -> Served:
+def _followed(served: Served, redirected_to: str, who: str, tell: Tell) -> Served:
     """The served model with the URL to which its server redirects chats; notes that. If the redirect leads to another
     server, or perhaps applies to this chat only, the URL stays."""
     redirects = f"{who} redirects chats to {redact_keys(redact_url(redirected_to))}"
     if not can_be_kept(route_url(served.base_url, "chat/completions"), redirected_to):
-        note(f"{redirects}: that takes a round trip, which is in every TTFT")
+        tell(f"{redirects}: that takes a round trip, which is in every TTFT")
         return served
-    note(f"{redirects}, where they are sent from now on")
+    tell(f"{redirects}, where they are sent from now on")
     return msgspec.structs.replace(served, chat_url=redirected_to)
 
 

@@ -279,7 +279,7 @@ class _SourcesPlay:
             for index, served in begun.items():
                 probe = None
                 if index in ready and not self._context.stop_signal.requested:
-                    probe = await ask_or_recall(self._context, index, served, self._progress.note)
+                    probe = await ask_or_recall(self._context, index, served, self._progress.announce)
                 self._manifest.add_probe(served, with_streams(probe, answers.get(index, ())))
         # After the stack has closed, because the facts of an unload are known when it is done.
         for served in opened:
@@ -327,7 +327,7 @@ class _SourcesPlay:
         # serves.
         model_stack = contextlib.AsyncExitStack()
         try:
-            self._progress.note(f"starting {model.name} on {target}")
+            self._progress.announce(f"starting {model.name} on {target}")
             # A start may be a download of hours. A stop interrupts it, while it lets answers in flight end.
             opened = await self._context.stop_signal.unless_requested(self._serve(index, model_stack))
             if opened is None:
@@ -365,7 +365,7 @@ class _SourcesPlay:
     async def _restart(self, ready: dict[int, Served], servers: contextlib.AsyncExitStack, index: int) -> Served:
         """Start the server of a model again that has ended. Raises LoadgenError."""
         model = self._context.plan.models[index]
-        self._progress.note(f"starting {model.name} on {target_name(model)} again")
+        self._progress.announce(f"starting {model.name} on {target_name(model)} again")
         again = await servers.enter_async_context(serve_model_again(model, ready[index], self._progress.work))
         # What was found out about the model stays: the same server serves it, at the same address.
         ready[index] = msgspec.structs.replace(ready[index], child=again.child, pid=again.pid)

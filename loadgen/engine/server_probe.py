@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from msgspec import Struct
 
 from loadgen.clock import SYSTEM_CLOCK, Clock
-from loadgen.engine.preflight import Note, Preflight
+from loadgen.engine.preflight import Preflight, Tell
 from loadgen.engine.stage import RunContext
 from loadgen.engine.stop import StopSignal
 from loadgen.errors import InputError, LoadgenError, TargetError
@@ -20,7 +20,7 @@ from loadgen.targets.served import Served
 from loadgen.wire.client import Client
 
 
-async def ask_or_recall(context: RunContext, index: int, served: Served, note: Note) -> Probe | None:
+async def ask_or_recall(context: RunContext, index: int, served: Served, tell: Tell) -> Probe | None:
     """Probe a server if the scenario asks for it, and store the result. Else return the stored probe of the same
     server, which sends nothing. None if it was never probed.
 
@@ -32,7 +32,7 @@ async def ask_or_recall(context: RunContext, index: int, served: Served, note: N
         return None
     if not questions_for(plan.scenario, plan.models[index]):
         return recall(served)
-    note(f"asking what {served.card.alias} on {served.card.target} does")
+    tell(f"asking what {served.card.alias} on {served.card.target} does")
     asked = await probe(
         plan, index, served, context.client, clock=context.clock, stop_requested=lambda: context.stop_signal.requested
     )
@@ -43,7 +43,7 @@ async def ask_or_recall(context: RunContext, index: int, served: Served, note: N
         remember(served, asked)
     except (OSError, InputError) as error:
         reason = getattr(error, "strerror", None) or error
-        note(f"what {served.card.alias} does cannot be remembered: {reason}")
+        tell(f"what {served.card.alias} does cannot be remembered: {reason}")
     return asked
 
 
@@ -54,7 +54,7 @@ class AskedServer(Struct, frozen=True):
     probe: Probe
 
 
-async def ask_servers(plan: Plan, note: Note, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[AskedServer]:
+async def ask_servers(plan: Plan, tell: Tell, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[AskedServer]:
     """Serve each of a plan's models in turn and probe its server, after the test chat. Plays no stage.
 
     A model that cannot be used is noted, and the next one is probed.
@@ -62,15 +62,15 @@ async def ask_servers(plan: Plan, note: Note, clock: Clock = SYSTEM_CLOCK) -> As
     async with Client() as client:
         # Outside a run there are no records, so the beginning from which moments count does not matter.
         context = RunContext(plan, client, clock, clock.now_ns(), StopSignal())
-        preflight = Preflight(context, note, lambda text, share: note(text) if share is None else None)
+        preflight = Preflight(context, tell, lambda text, share: tell(text) if share is None else None)
         for index, model in enumerate(plan.models):
             try:
                 if not questions_for(plan.scenario, model):
                     raise TargetError("nothing to probe: the model runs in this process, or answers are not streamed")
                 async with contextlib.AsyncExitStack() as stack:
                     served = (await preflight.open(index, stack)).served
-                    asked = await ask_or_recall(context, index, served, note)
+                    asked = await ask_or_recall(context, index, served, tell)
                     if asked is not None:
                         yield AskedServer(served.card, asked)
             except LoadgenError as error:
-                note(f"skipped {model.name} on {target_name(model)}: {error}")
+                tell(f"skipped {model.name} on {target_name(model)}: {error}")

@@ -37,21 +37,21 @@ class Bar(NullSink):
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def note(self, text: str) -> None:
+    def announce(self, text: str) -> None:
         if self._shown:
             self._progress.console.print(printable(text), markup=False, highlight=False)
 
     def begin_run(self, title: str) -> None:
-        self.note(title)
+        self.announce(title)
 
     def warn(self, text: str) -> None:
-        self.note(text)
+        self.announce(text)
 
     def work(self, title: str, share: float | None) -> None:
         """Work before a stage that takes a while, with a bar if it is known how much is done."""
         if share is None:
             self._end_work()
-            self.note(title)
+            self.announce(title)
             return
         if self._work is None:
             self._work = self._progress.add_task(printable(title), total=100)

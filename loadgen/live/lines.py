@@ -30,7 +30,7 @@ class ProgressLines(NullSink):
         self._known = ""
         self._share: float | None = None
 
-    def note(self, text: str) -> None:
+    def announce(self, text: str) -> None:
         self._begin(text)
 
     def begin_run(self, title: str) -> None:

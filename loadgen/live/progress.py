@@ -8,7 +8,7 @@ from loadgen.live.sink import NullSink, Sink
 class Progress(Sink, Protocol):
     """A sink that is also called for what happens between stages. Its methods must not block."""
 
-    def note(self, text: str) -> None:
+    def announce(self, text: str) -> None:
         """One line about what begins now, or what went wrong."""
 
     def begin_run(self, title: str) -> None:
@@ -30,7 +30,7 @@ class Progress(Sink, Protocol):
 class Silence(NullSink):
     """A progress that shows nothing."""
 
-    def note(self, text: str) -> None: ...
+    def announce(self, text: str) -> None: ...
 
     def begin_run(self, title: str) -> None: ...
 

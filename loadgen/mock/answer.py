@@ -121,7 +121,7 @@ class Answer:
     def finish_reason(self) -> str:
         return "length" if self.tokens == self.chat.token_limit else "stop"
 
-    def note_fault(self) -> None:
+    def record_fault(self) -> None:
         """Note in the log of the truth that the fault has been played."""
         if self.fault is not None:
             self.truth.fault = self.fault.label

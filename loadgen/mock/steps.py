@@ -25,7 +25,7 @@ def start(answer: Answer, base_ns: int) -> int | None:
     """Begin an answer that has its slot. Times count from `base_ns`. Returns when the next step is due."""
     script, fault, kind = answer.server.script, answer.fault, answer.fault_kind
     if fault is not None and kind == "slow-headers":
-        answer.note_fault()
+        answer.record_fault()
         base_ns += round(fault.parameter * 1e9)
     _plan_answer(answer)
     ttft_s = next(values(script.ttft_s, script.seed, "mock", "ttft", answer.number))
@@ -54,7 +54,7 @@ def _plan_answer(answer: Answer) -> None:
         answer.tokens = answer.fault_event = 0
         answer.fault_step = send_end
     elif kind == "endless":
-        answer.note_fault()
+        answer.record_fault()
         answer.tokens = 1 << 62
     elif kind in AFTER:
         answer.fault_step = FAULT_STEPS[fault.kind]
@@ -150,7 +150,7 @@ def end_bytes(answer: Answer) -> bytes:
     if usage == "always" or (usage == "asked" and answer.chat.asks_for_usage):
         data += framing.frame(words.usage(answer.truth.prompt_tokens, answer.sent))
     if kind in ("no-end", "no-done"):
-        answer.note_fault()
+        answer.record_fault()
     else:
         data += framing.frame(wording.DONE)
     return data + framing.end
@@ -166,7 +166,7 @@ def finish(answer: Answer, end_ns: int) -> None:
 
 def send_split(answer: Answer, data: bytes, event_end: int) -> tuple[int, int]:
     """Send in pieces. Returns the time before the piece with byte `event_end - 1`, and the result of the send."""
-    answer.note_fault()
+    answer.record_fault()
     if answer.split == 0:
         cuts = list(range(1, len(data)))
     else:
@@ -187,30 +187,30 @@ def send_split(answer: Answer, data: bytes, event_end: int) -> tuple[int, int]:
 
 def send_end(answer: Answer, _: int) -> None:
     if answer.fault_kind == "empty":
-        answer.note_fault()
+        answer.record_fault()
     data, end_ns = end_bytes(answer), answer.server.now_ns()
     if answer.sender.send(data) != BROKEN:
         finish(answer, end_ns)
 
 
 def play_fin(answer: Answer, _: int) -> None:
-    answer.note_fault()
+    answer.record_fault()
     answer.server.release(answer, then=answer.sender.close)
 
 
 def play_reset(answer: Answer, _: int) -> None:
-    answer.note_fault()
+    answer.record_fault()
     answer.server.release(answer, then=answer.sender.reset)
 
 
 def play_stall(answer: Answer, _: int) -> None:
     """Send nothing more until the client leaves. The slot stays taken."""
-    answer.note_fault()
+    answer.record_fault()
 
 
 def play_cut_chunk(answer: Answer, _: int) -> None:
     """Send half of the bytes that the chunk's size announces, and a FIN."""
-    answer.note_fault()
+    answer.record_fault()
     data = answer.framing.frame(answer.events_text.token(pieces_of(answer.number, answer.sent, 1)))
     answer.sender.send(data[: len(data) // 2])
     answer.server.release(answer, then=answer.sender.close)
@@ -218,7 +218,7 @@ def play_cut_chunk(answer: Answer, _: int) -> None:
 
 def play_malformed(answer: Answer, due_ns: int) -> int | None:
     """Send an event whose JSON breaks off; then the stream continues."""
-    answer.note_fault()
+    answer.record_fault()
     answer.sender.send(
         answer.framing.frame(answer.events_text.truncated_token(pieces_of(answer.number, answer.sent, 1)))
     )
@@ -231,7 +231,7 @@ def play_malformed(answer: Answer, due_ns: int) -> int | None:
 
 def play_error_event(answer: Answer, _: int) -> None:
     """Send an error in the stream, and the body's end, without a finish reason or `[DONE]`."""
-    answer.note_fault()
+    answer.record_fault()
     broken = wording.event(wording.error_body(SCRIPTED_ERROR, "server_error"))
     answer.sender.send(answer.framing.frame(broken) + answer.framing.end)
     answer.server.release(answer)
@@ -269,7 +269,7 @@ def send_complete(answer: Answer, due_ns: int) -> None:
     elif kind == "error-event":
         body = wording.json_bytes(wording.error_body(SCRIPTED_ERROR, "server_error"))
     if kind in ("malformed", "error-event", "cut-chunk", "empty"):
-        answer.note_fault()
+        answer.record_fault()
     data = wording.response(200, body, answer.framing)
     if kind == "cut-chunk":
         data = data[: len(data) - len(body) // 2]

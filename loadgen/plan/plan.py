@@ -236,7 +236,7 @@ class Plan(Struct, frozen=True):
     scenario: Scenario
     prompts: tuple[Prompt, ...]
     stages: tuple[Stage, ...]
-    notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     """Lines for the user about how the plan was made, such as skipped rows of a file of prompts."""
 
     @property

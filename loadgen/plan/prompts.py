@@ -90,16 +90,16 @@ class _Origin(Struct, frozen=True):
     name: str
     stem: str
     """The beginning of the ids that are made here."""
-    notes: list[str]
+    remarks: list[str]
     """Gets a line if rows are skipped."""
 
 
 class LoadedPrompts(Struct, frozen=True):
-    """The prompts of a scenario, with notes about their files."""
+    """The prompts of a scenario, with remarks about their files."""
 
     prompts: tuple[Prompt, ...]
     """At least one prompt, in the order of use, with unique ids."""
-    notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     """A line for each file in which rows were skipped."""
 
 
@@ -159,7 +159,7 @@ def _inline(listed: tuple[str | InlinePrompt, ...], source: Source) -> tuple[Pro
 def _from_files(files: PromptFiles, folder: Path, source: Source, scenario: Scenario) -> LoadedPrompts:
     if "{text}" not in files.template:
         raise input_error(source, Problem("prompts.template", "does not say where the text goes", "put {text} into it"))
-    notes: list[str] = []
+    remarks: list[str] = []
     requests = most_requests(scenario.load)
     sample = PromptSample[_PlacedPrompt](
         files.order,
@@ -168,7 +168,7 @@ def _from_files(files: PromptFiles, folder: Path, source: Source, scenario: Scen
         seed=scenario.seed,
     )
     for path in _matching(files.files, folder, source):
-        for item in _in_file(path, files, notes):
+        for item in _in_file(path, files, remarks):
             if item.prompt.messages and files.template != "{text}":
                 hint = "leave the template out"
                 raise InputError(f"{item.place}: a recorded chat is sent unchanged, so no template can wrap it; {hint}")
@@ -185,11 +185,11 @@ def _from_files(files: PromptFiles, folder: Path, source: Source, scenario: Scen
         is_random = files.order == "shuffled"
         drawn = f"{len(prompts):,} of {sample.count:,}, drawn by the seed"
         used = drawn if is_random else f"the first {len(prompts):,}"
-        notes.append(f"{files.files}: more than {SAMPLE_BYTES >> 20} MiB of prompts; uses {used}")
+        remarks.append(f"{files.files}: more than {SAMPLE_BYTES >> 20} MiB of prompts; uses {used}")
     elif files.order == "shuffled":
         order = rng.generator(scenario.seed, "prompts").permutation(len(prompts))
         prompts = [prompts[int(i)] for i in order]
-    return LoadedPrompts(tuple(prompts), tuple(notes))
+    return LoadedPrompts(tuple(prompts), tuple(remarks))
 
 
 def _with_unique_ids(placed: list[_PlacedPrompt]) -> list[Prompt]:
@@ -252,8 +252,8 @@ def _globbed(pattern: str, folder: Path, source: Source) -> list[Path]:
     return [match for match in matches if is_file(match) and not match.name.startswith(".")]
 
 
-def _in_file(path: Path, files: PromptFiles, notes: list[str]) -> Iterator[_PlacedPrompt]:
-    """The prompts of one file or pipe, at least one, without surrounding white space. notes: gets a line if rows are
+def _in_file(path: Path, files: PromptFiles, remarks: list[str]) -> Iterator[_PlacedPrompt]:
+    """The prompts of one file or pipe, at least one, without surrounding white space. remarks: gets a line if rows are
     skipped."""
     is_piped = str(path) == STANDARD_INPUT
     name, stem = ("standard input", "stdin") if is_piped else (str(path), path.stem)
@@ -263,9 +263,9 @@ def _in_file(path: Path, files: PromptFiles, notes: list[str]) -> Iterator[_Plac
             beginning = decode_text(_CUT_CHARACTER.sub(b"", data[:BEGINNING_BYTES]), name)
             rejoined = io.BufferedReader(Rejoined(data, file), BEGINNING_BYTES)
             del data
-            yield from _in_long_file(rejoined, beginning, path.suffix.lower(), files, _Origin(name, stem, notes))
+            yield from _in_long_file(rejoined, beginning, path.suffix.lower(), files, _Origin(name, stem, remarks))
             return
-    text, origin = decode_text(data, name), _Origin(name, stem, notes)
+    text, origin = decode_text(data, name), _Origin(name, stem, remarks)
     if not text.strip():
         raise InputError(f"{name}: empty; write a prompt into it, or leave it out")
     match _kind_of(text, path.suffix.lower()):
@@ -360,7 +360,7 @@ def _of_rows(rows: Iterable[PlacedRow], origin: _Origin) -> Iterator[_PlacedProm
         verb = "is" if skipped_count == 1 else "are"
         first = first_skipped if skipped_count == 1 else f"the first: {first_skipped}"
         skipped = f"{skipped_count} of {count} rows {verb} skipped"
-        origin.notes.append(f"{name}: {skipped}, because they have no question ({first})")
+        origin.remarks.append(f"{name}: {skipped}, because they have no question ({first})")
 
 
 def _size_of(items: tuple[JsonObject, ...]) -> int:

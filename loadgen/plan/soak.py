@@ -42,7 +42,7 @@ class SoakPlan(Struct, frozen=True, kw_only=True):
     loaded: LoadedScenario
     """The scenario with the one level as its load. Its `[soak]` has no level any more."""
     settings: SoakSettings
-    notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     """Lines for the user about the choice of the level and the length of the windows."""
 
 
@@ -63,16 +63,16 @@ def soak_of(loaded: LoadedScenario, give_up_s: float = GIVE_UP_S) -> SoakPlan:
         give_up_s=give_up_s,
     )
     _check_budget(scenario, settings, where)
-    load, notes = _one_level(scenario, where)
+    load, remarks = _one_level(scenario, where)
     share_s = model_share_s(scenario, settings)
     if share_s < MIN_WINDOWS * settings.window_s:
         shortest = f"a window of {settings.window_s:g} s is longer than a fiftieth of {share_s:g} s"
-        notes += (f"{shortest}: fewer than {MIN_WINDOWS} windows allow no verdict; soak longer, or lower --window",)
+        remarks += (f"{shortest}: fewer than {MIN_WINDOWS} windows allow no verdict; soak longer, or lower --window",)
     # Without its level, the table cannot contradict the load, from which a resumed soak takes it.
     rest = msgspec.structs.replace(table, concurrency=None, rate_per_s=None)
     scenario = msgspec.structs.replace(scenario, load=at_level(load, level_of(load), share_s), soak=rest)
     return SoakPlan(
-        loaded=msgspec.structs.replace(loaded, scenario=scenario, rounds=None), settings=settings, notes=notes
+        loaded=msgspec.structs.replace(loaded, scenario=scenario, rounds=None), settings=settings, remarks=remarks
     )
 
 
@@ -112,7 +112,7 @@ def level_of(load: Load) -> float:
 
 
 def _one_level(scenario: Scenario, where: str) -> tuple[Closed | RatedLoad, tuple[str, ...]]:
-    """The load of the soak's level, and a note if it was chosen among several."""
+    """The load of the soak's level, and a remark if it was chosen among several."""
     table, load = scenario.soak, scenario.load
     if table.concurrency is not None:
         base = load if isinstance(load, Closed) else Closed()

@@ -17,7 +17,7 @@ WIDTH: Final = 150
 
 
 def console(summary: Summary, *, width: int | None = WIDTH, style: TerminalStyle = "plain") -> str:
-    """The main table of a run, its answer and its notes, at most `width` columns wide; None: any width."""
+    """The main table of a run, its answer and its remarks, at most `width` columns wide; None: any width."""
     return report_text(summary, Screen(width, style))
 
 
@@ -29,15 +29,17 @@ def report_text(summary: Summary, screen: Screen) -> str:
         lines += [screen.styled(line, "bold") for line in _wrapped(top.answer, screen)]
     if top.sureness:
         lines += _wrapped(top.sureness, screen)
-    for note in top.table.notes:
-        lines += _wrapped(f"· {note}", screen, indent="  ")
+    for remark in top.table.remarks:
+        lines += _wrapped(f"· {remark}", screen, indent="  ")
     return _joined(lines)
 
 
 def table_text(table: Table, title: str, screen: Screen) -> str:
-    """Any table with its title, if it has one, and its notes."""
+    """Any table with its title, if it has one, and its remarks."""
     lines = [*(_wrapped(title, screen) if title else ()), *table_lines(table, screen)]
-    return _joined([*lines, *(line for note in table.notes for line in _wrapped(f"· {note}", screen, indent="  "))])
+    return _joined(
+        [*lines, *(line for remark in table.remarks for line in _wrapped(f"· {remark}", screen, indent="  "))]
+    )
 
 
 def lines_text(lines: Iterable[str], screen: Screen) -> str:

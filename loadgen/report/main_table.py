@@ -18,7 +18,7 @@ from loadgen.report.format import (
     format_range,
     format_stage_load,
 )
-from loadgen.report.main_notes import main_notes
+from loadgen.report.main_remarks import main_remarks
 from loadgen.report.metric_names import marked, metric_title
 from loadgen.report.section import Column, Row, Table, known_percentiles
 
@@ -39,7 +39,7 @@ def main_table(summary: Summary) -> Table:
         Row(tuple(cells[column.title] for column in columns), _is_invalid(stage))
         for stage, cells in zip(summary.stages, described, strict=True)
     )
-    return Table(tuple(columns), tuple(rows), main_notes(summary))
+    return Table(tuple(columns), tuple(rows), main_remarks(summary))
 
 
 def tail_of(summary: Summary, metric: str) -> tuple[str, ...]:

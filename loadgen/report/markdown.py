@@ -67,7 +67,7 @@ def _table(table: Table) -> Iterable[list[str]]:
     sides = ["---:" if column.kind == "number" else ":---" for column in table.columns]
     heads = _line([escape(column.title) for column in table.columns])
     yield [heads, f"|{'|'.join(sides)}|", *(_line(_cells(row)) for row in table.rows)]
-    yield _list(table.notes)
+    yield _list(table.remarks)
 
 
 def _cells(row: Row) -> list[str]:

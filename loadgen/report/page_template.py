@@ -20,8 +20,8 @@ from loadgen.store.files import write_whole
 
 REPORT: Final = Path(__file__).with_name("page.html")
 """The template of a report's page."""
-NOTES_SHOWN: Final = 6
-"""How many notes are shown under a table; the others are folded away."""
+REMARKS_SHOWN: Final = 6
+"""How many remarks are shown under a table; the others are folded away."""
 MARKS: Final = {
     "valid": "✓",
     "degraded": "!",
@@ -51,7 +51,7 @@ def page_template(path: Path = REPORT) -> Template:
         loader=FileSystemLoader(path.parent),
         bytecode_cache=CompiledTemplate(path),
     )
-    environment.globals.update(NOTES_SHOWN=NOTES_SHOWN, MARKS=MARKS, verdict_of=_verdict_of)
+    environment.globals.update(REMARKS_SHOWN=REMARKS_SHOWN, MARKS=MARKS, verdict_of=_verdict_of)
     return environment.get_template(path.name)
 
 

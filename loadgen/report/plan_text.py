@@ -167,5 +167,5 @@ def plan_data(plan: Plan) -> dict[str, Any]:
         "request_limit": limit_rule(plan.scenario),
         "stages": stages,
         "extra_chats": [msgspec.to_builtins(extra) for extra in extra_chats(plan)],
-        "notes": list(plan.notes),
+        "notes": list(plan.remarks),
     }

@@ -50,11 +50,11 @@ class Row(Struct, frozen=True):
 
 
 class Table(Struct, frozen=True):
-    """Headings, rows, and the notes that belong under them."""
+    """Headings, rows, and the remarks that belong under them."""
 
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
-    notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     folded_under: str = ""
     """If not empty, a page folds the table away under this line."""
 
@@ -79,8 +79,8 @@ class Chart(Struct, frozen=True, kw_only=True):
     id: str
     """The id of its element; the same in every report of the same run, and unique in it."""
     title: str
-    note: str
-    """A note on how to read it; may be empty."""
+    caption: str
+    """How to read it; may be empty."""
     traces: tuple[PlotlyObject, ...]
     layout: PlotlyObject
     height: int = HEIGHT

@@ -49,7 +49,7 @@ class Screen(Struct, frozen=True):
 
 
 def table_lines(table: Table, screen: Screen) -> Iterator[str]:
-    """The table without its notes. No line is wider than the screen, and none ends in a blank."""
+    """The table without its remarks. No line is wider than the screen, and none ends in a blank."""
     ready = _ready(table, screen)
     if screen.width is None:
         yield from _grid(ready, _natural_widths(ready), screen)

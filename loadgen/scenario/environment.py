@@ -37,31 +37,31 @@ def with_environment(given: Overrides, variables: Mapping[str, str]) -> tuple[Ov
     An empty variable counts as not set. Raises InputError, one line that names the variable, for an invalid value.
     """
     values = {name: "" if _is_set(given, keys) else variables.get(name, "").strip() for name, keys in _SETTINGS.items()}
-    notes = []
+    remarks = []
     changes: dict[str, object] = {}
     if values[MODELS]:
         names = _names(values[MODELS])
         if given.urls and not given.models and not given.listed:
             changes["models"] = names
-            notes.append(f"{MODELS} is set: plays {', '.join(names)} there")
+            remarks.append(f"{MODELS} is set: plays {', '.join(names)} there")
         elif not given.models and not given.listed:
             changes |= {"listed": names, "listed_by": f"{MODELS}={values[MODELS]}"}
-            notes.append(f"{MODELS} is set: plays {', '.join(names)}")
+            remarks.append(f"{MODELS} is set: plays {', '.join(names)}")
     if values[ROUNDS]:
         rounds = _rounds(values[ROUNDS])
         if given.requests is None and given.duration_s is None:
             changes["rounds"] = rounds
-            notes.append(f"{ROUNDS} is set: sends each prompt {rounds} times to each model at each level")
+            remarks.append(f"{ROUNDS} is set: sends each prompt {rounds} times to each model at each level")
     if values[PROMPT] and given.prompts_file is None:
         changes["prompt"] = values[PROMPT]
-        notes.append(f"{PROMPT} is set: sends only {toml_text(values[PROMPT])}")
+        remarks.append(f"{PROMPT} is set: sends only {toml_text(values[PROMPT])}")
     if values[STREAM]:
         changes["stream"] = _truth(values[STREAM])
-        notes.append(f"{STREAM} is set: answers {'are streamed' if changes['stream'] else 'are not streamed'}")
+        remarks.append(f"{STREAM} is set: answers {'are streamed' if changes['stream'] else 'are not streamed'}")
     if values[BUILD] and given.build is None:
         changes |= {"build": values[BUILD], "build_by": f"{BUILD}={values[BUILD]}"}
-        notes.append(f"{BUILD} is set: the build is {toml_text(values[BUILD])}")
-    return msgspec.structs.replace(given, **changes), tuple(notes)
+        remarks.append(f"{BUILD} is set: the build is {toml_text(values[BUILD])}")
+    return msgspec.structs.replace(given, **changes), tuple(remarks)
 
 
 def _is_set(given: Overrides, keys: tuple[str, ...]) -> bool:

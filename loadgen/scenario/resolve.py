@@ -38,15 +38,15 @@ def resolve_scenario(
     """
     variables = os.environ if variables is None else variables
     given = _with_files(flags, models_file, prompts_file)
-    given, notes = with_environment(given, variables)
+    given, remarks = with_environment(given, variables)
     endpoint = variables.get(ENDPOINT, "").strip()
     loaded = load_scenario(name, given) if name is not None else _without_scenario(given, endpoint)
     check_secrets(loaded.scenario.models, variables)
     if endpoint and any(model.target == "foundry" for model in loaded.scenario.models):
         if wrong := mismatch_of_endpoint(endpoint):
             raise InputError(redact_url(f"{ENDPOINT}: {wrong[0]}; {wrong[1]}"))
-        notes = (*notes, f"{ENDPOINT} is set: uses the Foundry Local at {redact_url(endpoint)}")
-    return loaded, notes
+        remarks = (*remarks, f"{ENDPOINT} is set: uses the Foundry Local at {redact_url(endpoint)}")
+    return loaded, remarks
 
 
 def check_secrets(models: Iterable[Model], variables: Mapping[str, str]) -> None:

@@ -144,10 +144,10 @@ class CalibrationQuote(Struct, frozen=True, kw_only=True):
 
 
 class Stored(Struct, frozen=True):
-    """The stored calibration, if it can be used. note: why it cannot be used, and how to fix that."""
+    """The stored calibration, if it can be used. remark: why it cannot be used, and how to fix that."""
 
     calibration: Calibration | None = None
-    note: str | None = None
+    remark: str | None = None
 
 
 def this_machine() -> Machine:
@@ -196,18 +196,18 @@ def stored(path: Path | None = None, machine: Machine | None = None) -> Stored:
     except FileNotFoundError:
         return Stored()
     except OSError as error:
-        return Stored(note=f"{path}: cannot be read ({error.strerror}); {AGAIN}")
+        return Stored(remark=f"{path}: cannot be read ({error.strerror}); {AGAIN}")
     try:
         calibration = msgspec.json.decode(raw, type=Calibration)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return Stored(note=f"{path}: damaged, or of another version; {AGAIN}")
+        return Stored(remark=f"{path}: damaged, or of another version; {AGAIN}")
     if calibration.schema != SCHEMA:
-        return Stored(note=f"{path}: its schema is {calibration.schema!r}, not {SCHEMA!r}; {AGAIN}")
+        return Stored(remark=f"{path}: its schema is {calibration.schema!r}, not {SCHEMA!r}; {AGAIN}")
     here = msgspec.structs.asdict(machine or this_machine())
     for name, was in msgspec.structs.asdict(calibration.machine).items():
         if was != here[name]:
             part = name.replace("_", " ")
-            return Stored(note=f"{path}: calibrated with another {part} ({was}, now {here[name]}); {AGAIN}")
+            return Stored(remark=f"{path}: calibrated with another {part} ({was}, now {here[name]}); {AGAIN}")
     return Stored(calibration=calibration)
 
 

@@ -79,7 +79,7 @@ class History(Struct, frozen=True):
     folder: Path
     nights: tuple[NightRecord, ...]
     """In the order in which they began."""
-    notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     """What was passed over, and why: one sentence each."""
     metrics: tuple[str, ...] = ()
     """The names of all metrics that some night's summary has."""
@@ -88,13 +88,14 @@ class History(Struct, frozen=True):
 def read_history(folder: Path, metrics: Sequence[NightMetric] = NIGHT_METRICS) -> History:
     """The nights in a scenario's folder. metrics: those whose values are taken from the summaries.
 
-    A folder that is no run, or is damaged, is passed over with a note. Raises InputError if the folder cannot be read.
+    A folder that is no run, or is damaged, is passed over with a remark. Raises InputError if the folder cannot be
+    read.
     """
-    read, notes = read_folders(folder)
-    nights, more_notes = _nights_of(read, metrics)
+    read, remarks = read_folders(folder)
+    nights, more_remarks = _nights_of(read, metrics)
     names = dict.fromkeys(name for each in read for stage in each.summary.stages for name in metric_names_in(stage))
     ordered = sorted(nights, key=lambda night: (night.moment, night.run_id))
-    return History(folder, tuple(ordered), (*notes, *more_notes), tuple(names))
+    return History(folder, tuple(ordered), (*remarks, *more_remarks), tuple(names))
 
 
 def scenario_differences(before: NightRecord, after: NightRecord) -> tuple[str, ...]:
@@ -109,7 +110,7 @@ def scenario_differences(before: NightRecord, after: NightRecord) -> tuple[str, 
 def _nights_of(read: Sequence[NightFolder], metrics: Sequence[NightMetric]) -> tuple[list[NightRecord], list[str]]:
     """The nights: runs, soaks, and merged runs in place of their parts."""
     runs: dict[str, NightFolder] = {}
-    notes: list[str] = []
+    remarks: list[str] = []
     variants = 0
     for folder in read:
         if folder.manifest is None:
@@ -118,11 +119,11 @@ def _nights_of(read: Sequence[NightFolder], metrics: Sequence[NightMetric]) -> t
             variants += 1
         elif folder.manifest.run_id in runs:
             other = runs[folder.manifest.run_id].path.name
-            notes.append(f"{folder.path.name}: passed over, it is the run of {other} once more")
+            remarks.append(f"{folder.path.name}: passed over, it is the run of {other} once more")
         else:
             runs[folder.manifest.run_id] = folder
     if variants:
-        notes.append(f"{counted(variants, 'run')} of the second variant of --versus passed over")
+        remarks.append(f"{counted(variants, 'run')} of the second variant of --versus passed over")
     nights: list[NightRecord] = []
     merged: set[str] = set()
     for folder in sorted(read, key=lambda each: (-len(each.summary.runs), each.path.name)):
@@ -130,9 +131,9 @@ def _nights_of(read: Sequence[NightFolder], metrics: Sequence[NightMetric]) -> t
             continue
         parts = [runs[run_id] for run_id in folder.summary.runs if run_id in runs]
         if not parts:
-            notes.append(f"{folder.path.name}: passed over, none of the runs that it merges is here")
+            remarks.append(f"{folder.path.name}: passed over, none of the runs that it merges is here")
         elif merged & set(folder.summary.runs):
-            notes.append(f"{folder.path.name}: passed over, its runs are in another merged folder too")
+            remarks.append(f"{folder.path.name}: passed over, its runs are in another merged folder too")
         else:
             merged |= set(folder.summary.runs)
             nights.append(_night(folder, parts[0].manifest, "merged", metrics))
@@ -141,7 +142,7 @@ def _nights_of(read: Sequence[NightFolder], metrics: Sequence[NightMetric]) -> t
         for run_id, folder in runs.items()
         if run_id not in merged and folder.manifest is not None
     ]
-    return nights, notes
+    return nights, remarks
 
 
 def _night(

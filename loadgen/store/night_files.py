@@ -120,7 +120,7 @@ def read_folders(folder: Path) -> tuple[list[NightFolder], list[str]]:
             f"{folder}: cannot be read ({reason}); name a scenario whose runs are under --out, or that folder"
         ) from error
     read: list[NightFolder] = []
-    notes: list[str] = []
+    remarks: list[str] = []
     strangers = searches = 0
     for name in names:
         path = folder / name
@@ -131,22 +131,22 @@ def read_folders(folder: Path) -> tuple[list[NightFolder], list[str]]:
         elif manifest is None and (summary is None or (path / PAIRS).exists()):
             strangers += not (path / PAIRS).exists()
         elif summary is None:
-            notes.append(f"{name}: passed over, it has no {SUMMARY} yet; `loadgen report {path}` makes it")
+            remarks.append(f"{name}: passed over, it has no {SUMMARY} yet; `loadgen report {path}` makes it")
         else:
             match _parsed(path, manifest, summary):
-                case str(note):
-                    notes.append(note)
+                case str(remark):
+                    remarks.append(remark)
                 case parsed:
                     read.append(parsed)
     if strangers:
-        notes.append(f"{counted(strangers, 'folder')} passed over: no {MANIFEST} in it, so no run")
+        remarks.append(f"{counted(strangers, 'folder')} passed over: no {MANIFEST} in it, so no run")
     if searches:
-        notes.append(f"{counted(searches, 'search', 'searches')} of `loadgen capacity` passed over")
-    return read, notes
+        remarks.append(f"{counted(searches, 'search', 'searches')} of `loadgen capacity` passed over")
+    return read, remarks
 
 
 def _parsed(path: Path, manifest: bytes | OSError | None, summary: bytes | OSError) -> NightFolder | str:
-    """The files of a folder, or a note that says which of them is damaged."""
+    """The files of a folder, or a remark that says which of them is damaged."""
     for name, data in ((MANIFEST, manifest), (SUMMARY, summary)):
         if isinstance(data, OSError):
             return f"{path.name}: passed over, {name} cannot be read ({data.strerror or data})"

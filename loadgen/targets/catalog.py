@@ -29,13 +29,13 @@ async def list_cards(
     on_progress: OnProgress,
     *,
     ready_s: float = 0.0,
-    note: Callable[[str], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> tuple[list[ModelCard], list[str]]:
     """The cards of all models that these models' targets offer, and a line for each target that could not be asked.
     Each target is asked once. Raises InputError if the API key in the environment cannot be read.
 
-    ready_s: how long to wait for a running server that is not ready. note: called with a line about that.
+    ready_s: how long to wait for a running server that is not ready. tell: called with a line about that.
     """
     for model in models:
         headers_of(model)
@@ -51,7 +51,7 @@ async def list_cards(
             address = running_address(model)
             if address is not None:
                 await wait_until_answered(
-                    address, headers_of(model), ReadyWait(clock, ready_s, target_name(model), note)
+                    address, headers_of(model), ReadyWait(clock, ready_s, target_name(model), tell)
                 )
             cards += await _cards_of_target(model, on_progress)
         except (TargetError, InputError) as error:

@@ -35,8 +35,8 @@ _NOBODY: Final = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABO
 class ReadyWait:
     """The wait for one server: how long it may last in all, and the pauses in it."""
 
-    def __init__(self, clock: Clock, ready_s: float, who: str, note: Callable[[str], None]) -> None:
-        """ready_s: how long to wait at most, from the first answer that says that it is not ready. note: called once,
+    def __init__(self, clock: Clock, ready_s: float, who: str, tell: Callable[[str], None]) -> None:
+        """ready_s: how long to wait at most, from the first answer that says that it is not ready. tell: called once,
         with a line for the user."""
         self.began_ns: int | None = None
         """When the server was first found not to be ready; None: it was ready."""
@@ -45,7 +45,7 @@ class ReadyWait:
         self._clock = clock
         self._ready_s = ready_s
         self._who = who
-        self._note = note
+        self._tell = tell
         self._pause_s = FIRST_PAUSE_S
 
     async def pause(self, why: str, at_least_s: float = 0.0) -> bool:
@@ -56,7 +56,7 @@ class ReadyWait:
         if self.began_ns is None:
             self.began_ns = now_ns
             if self._ready_s:
-                self._note(f"{self._who}: {why}; waiting up to {self._ready_s:g} s")
+                self._tell(f"{self._who}: {why}; waiting up to {self._ready_s:g} s")
         left_ns = self.began_ns + round(self._ready_s * 1e9) - now_ns
         if left_ns <= 0:
             self.in_vain = True

@@ -127,7 +127,9 @@ def test_the_pictures_of_a_history_are_drawn_and_the_console_is_silent(tmp_path:
     other = Night(machine="00000001", level="c4", verdict="invalid")
     write_nights(tmp_path / "x", [*[QUIET] * 12, *[slow] * 6, None, *[other] * 3])
     read = read_answer("x", HistoryRequest(machine="all"), tmp_path)
-    drawn, said = browse(html(history_document(read.answer, read.notes, lambda night: night.run_id)).decode(), tmp_path)
+    drawn, said = browse(
+        html(history_document(read.answer, read.remarks, lambda night: night.run_id)).decode(), tmp_path
+    )
     assert said == []
     assert list(drawn.svgs) == [f"chart-history-{number}" for number in range(8)]
     assert all(drawn.svgs.values()), drawn.svgs

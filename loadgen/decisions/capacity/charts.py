@@ -79,14 +79,14 @@ def _shares(model: ModelAnswer, levels: Sequence[LevelAnswer], number: int) -> C
         traces += _objective(levels, at, name, len(names))
         limit = {"type": "line", "x0": 0, "x1": 1, "xref": "paper", "y0": asked[at], "y1": asked[at]}
         drawn["shapes"].append(limit | {"line": {"color": f"@model{at % MODEL_COLORS}", "width": 1.5, "dash": "dash"}})
-    note = (
+    caption = (
         "Points: the share of requests that met each objective, with its 95 % interval. Dashed: the share asked. "
         "Green: shown to hold. Red: shown not to. Hatched: not decided."
     )
     return Chart(
         id=f"chart-shares-{number}",
         title="Requests that met the objectives",
-        note=note,
+        caption=caption,
         traces=tuple(traces),
         layout=drawn,
     )
@@ -187,10 +187,12 @@ def _throughput(model: ModelAnswer, levels: Sequence[LevelAnswer], number: int) 
             top = max(each.requests_per_s or 0.0 for each in levels)
             named = f"{name} ({level:.3g})"
             traces.append({"x": [place, place], "y": [0, top], "mode": "lines", "name": named, "line": line})
-    note = "Requests that ended, a second, at each level."
+    caption = "Requests that ended, a second, at each level."
     if model.throughput.usl is not None:
-        note += " Dotted: the Universal Scalability Law, as an explanation and not as a forecast."
-    return Chart(id=f"chart-rates-{number}", title="Throughput by level", note=note, traces=tuple(traces), layout=drawn)
+        caption += " Dotted: the Universal Scalability Law, as an explanation and not as a forecast."
+    return Chart(
+        id=f"chart-rates-{number}", title="Throughput by level", caption=caption, traces=tuple(traces), layout=drawn
+    )
 
 
 def _usl(model: ModelAnswer, levels: Sequence[LevelAnswer]) -> list[Trace]:
@@ -241,7 +243,7 @@ def _timeline(model: ModelAnswer, visits: Sequence[VisitSpan], number: int) -> C
     return Chart(
         id=f"chart-visits-{number}",
         title="Visits over time",
-        note="Each bar is one visit of a level. Its color is what all visits of the level show together.",
+        caption="Each bar is one visit of a level. Its color is what all visits of the level show together.",
         traces=tuple(traces),
         layout=drawn,
         height=FRAME_PX + LANE_PX * max(len(names), 4),

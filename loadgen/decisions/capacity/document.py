@@ -7,7 +7,7 @@ import msgspec
 
 from loadgen.decisions.capacity.answer import CapacityFile, LevelAnswer, ModelAnswer
 from loadgen.decisions.capacity.charts import VisitSpan, asked_text, search_charts
-from loadgen.decisions.capacity.words import answer_line, lines_of_model, notes_of, share_text
+from loadgen.decisions.capacity.words import answer_line, lines_of_model, remarks_of, share_text
 from loadgen.report.console import lines_text, table_text
 from loadgen.report.document import Document
 from loadgen.report.format import UNKNOWN, format_number
@@ -33,7 +33,7 @@ def levels_table(model: ModelAnswer) -> Table:
         Column("inflation", rank=4),
         Column("shown", "text"),
     )
-    return Table(columns, tuple(_row(level, len(model.objectives)) for level in model.levels), tuple(notes_of(model)))
+    return Table(columns, tuple(_row(level, len(model.objectives)) for level in model.levels), tuple(remarks_of(model)))
 
 
 def _row(level: LevelAnswer, objectives: int) -> Row:

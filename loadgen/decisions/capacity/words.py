@@ -176,17 +176,17 @@ def forecast_line(forecast: ForecastAnswer) -> str:
     return f"{line}; devices for {fleet.users} users: {', '.join(devices)}"
 
 
-def notes_of(model: ModelAnswer) -> list[str]:
+def remarks_of(model: ModelAnswer) -> list[str]:
     """The limits of the answer, and what is unusual about it."""
-    notes = []
+    remarks = []
     if model.not_monotone:
         names = ", ".join(map(_number, model.not_monotone))
         lower = f"{_number(model.fails or 0)}, which is shown not to"
-        notes.append(f"not monotone: shown to hold above {lower}: {names}; the lower claim counts")
+        remarks.append(f"not monotone: shown to hold above {lower}: {names}; the lower claim counts")
     highest = next((level for level in model.levels if level.level == model.holds), None)
     if highest is not None:
         rare = format_time(highest.seconds / _STALL_SHARE)
-        notes.append(
+        remarks.append(
             f"{format_level(highest.level, model.search)} were played for {format_time(highest.seconds)}: a stall of "
             f"the server that comes less often than once in {rare} may not have been seen"
         )
@@ -194,8 +194,8 @@ def notes_of(model: ModelAnswer) -> list[str]:
         if level.doubts:
             which = "not judged" if level.state == "not_judged" else "some of its visits do not count"
             why = ", ".join(_DOUBTS[doubt] for doubt in level.doubts)
-            notes.append(f"{format_level(level.level, model.search)}: {which}: {why}")
-    return notes
+            remarks.append(f"{format_level(level.level, model.search)}: {which}: {why}")
+    return remarks
 
 
 def lines_of_model(model: ModelAnswer, confidence: float) -> list[str]:

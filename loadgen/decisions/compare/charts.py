@@ -74,9 +74,9 @@ def _forest(comparison: Comparison, figures: Sequence[Figure], chart_id: str, ti
         )
     ]
     cut = "" if max(map(abs, bounds)) <= FAR else f" Intervals beyond ±{FAR:.0f} are cut off at the edge."
-    note = f"Point: the change from BASE to NEW. Line: its 95 % interval.{cut}"
+    caption = f"Point: the change from BASE to NEW. Line: its 95 % interval.{cut}"
     height = ROW * (depth + 1) + 100
-    return Chart(id=chart_id, title=title, note=note, traces=tuple(traces), layout=drawn, height=round(height))
+    return Chart(id=chart_id, title=title, caption=caption, traces=tuple(traces), layout=drawn, height=round(height))
 
 
 def _places(figures: Sequence[Figure]) -> list[float]:
@@ -194,5 +194,5 @@ def _run_chart(comparison: Comparison, figures: Sequence[Figure], chart_id: str,
                     "hovertemplate": "%{text}<br>%{y:+.1f} %<extra></extra>",
                 }
             )
-    note = "Open: BASE. Filled: NEW."
-    return Chart(id=chart_id, title=title, note=note, traces=tuple(traces), layout=drawn)
+    caption = "Open: BASE. Filled: NEW."
+    return Chart(id=chart_id, title=title, caption=caption, traces=tuple(traces), layout=drawn)

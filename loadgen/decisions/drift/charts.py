@@ -167,14 +167,14 @@ def _series_chart(
     return Chart(
         id=f"chart-{name.replace('_', '-')}-{number}",
         title=title,
-        note="" if metric is None else _note(name, metric),
+        caption="" if metric is None else _caption(name, metric),
         traces=tuple(traces),
         layout=drawn,
         height=300,
     )
 
 
-def _note(name: DriftMetricName, metric: DriftMetric) -> str:
+def _caption(name: DriftMetricName, metric: DriftMetric) -> str:
     ends = f"{level_text(metric, metric.start)} to {level_text(metric, metric.end)}"
     return f"{metric.verdict}: {change_text(name, metric)} ({interval_text(name, metric)}), {ends}"
 
@@ -338,7 +338,7 @@ def heat_map(view: StageView, number: int) -> Chart | None:
     return Chart(
         id=f"chart-heat-{number}",
         title="TTFT, window by window",
-        note="Each column is a window; the stronger the color of a cell, the more of its requests had that TTFT.",
+        caption="Each column is a window; the stronger the color of a cell, the more of its requests had that TTFT.",
         traces=(trace,),
         layout=drawn,
     )
@@ -366,19 +366,19 @@ def memory_charts(drift: Drift, view: StageView, number: int) -> tuple[Chart, ..
             ]
             for life in lives
         }
-        note = "" if metric is None else f"{_note('server_memory', metric)}. "
-        note += "What its processes hold themselves, without mapped files; the line is that of the floor."
-        drawn = _memory_chart(f"chart-memory-{number}", "The server's memory", note, by_life, metric, view)
+        caption = "" if metric is None else f"{_caption('server_memory', metric)}. "
+        caption += "What its processes hold themselves, without mapped files; the line is that of the floor."
+        drawn = _memory_chart(f"chart-memory-{number}", "The server's memory", caption, by_life, metric, view)
         charts.append(drawn)
     if any(size is not None for size in own):
-        note = "The resident memory of loadgen's own processes."
+        caption = "The resident memory of loadgen's own processes."
         chart_id = f"chart-own-memory-{number}"
-        charts.append(_memory_chart(chart_id, "loadgen's memory", note, {"loadgen": own}, None, view))
+        charts.append(_memory_chart(chart_id, "loadgen's memory", caption, {"loadgen": own}, None, view))
     return tuple(charts)
 
 
 def _memory_chart(
-    chart_id: str, title: str, note: str, series: Mapping[str, Points], metric: DriftMetric | None, view: StageView
+    chart_id: str, title: str, caption: str, series: Mapping[str, Points], metric: DriftMetric | None, view: StageView
 ) -> Chart:
     """series: by name, MiB in each window."""
     low, high = _range([value for values in series.values() for value in values])
@@ -388,7 +388,7 @@ def _memory_chart(
         if any(value is not None for value in values):
             traces.append(_points(name, values, view, f"@model{place % MODEL_COLORS}", "MiB"))
     traces += [*_fitted(metric, view, 1.0), *_marks(view, drawn, high)]
-    return Chart(id=chart_id, title=title, note=note, traces=tuple(traces), layout=drawn, height=300)
+    return Chart(id=chart_id, title=title, caption=caption, traces=tuple(traces), layout=drawn, height=300)
 
 
 def with_events(events: Iterable[Event], model: str) -> tuple[Event, ...]:

@@ -17,7 +17,7 @@ from loadgen.decisions.drift.words import (
     interval_text,
     level_text,
     models_of_soak,
-    notes_of,
+    remarks_of,
     soak_sentence,
     title_of,
 )
@@ -72,7 +72,7 @@ def drift_table(model: ModelSoak) -> Table:
         Column("verdict", "verdict"),
     )
     rows = tuple(_row(name, metric) for name, metric in model.drift.metrics.items())
-    return Table(columns, rows, notes_of(model))
+    return Table(columns, rows, remarks_of(model))
 
 
 def _row(name: DriftMetricName, metric: DriftMetric) -> Row:

@@ -53,7 +53,7 @@ class Soak(Struct, frozen=True):
     events: tuple[Event, ...]
     gave_up: str | None = None
     """Why it ended before its time; None if it did not."""
-    page_note: str = ""
+    page_remark: str = ""
     """Why report.html is left out, and what writes it elsewhere; empty if it has its place in the folder."""
 
     @property
@@ -96,11 +96,11 @@ def make_soak_reports(folder: Path, *, floor: Floor | None = None, page_path: Pa
         "report.md": markdown(document).encode(),
         PAGE: page,
     }
-    page_note = ""
+    page_remark = ""
     if size + sum(map(len, contents.values())) + MARGIN_BYTES > manifest.soak.disk_bytes:
-        page_note = page_left_out(len(page), manifest.soak.disk_bytes)
-        with_note = msgspec.structs.replace(document, footer=f"{document.footer} {page_note}")
-        contents["report.md"] = markdown(with_note).encode()
+        page_remark = page_left_out(len(page), manifest.soak.disk_bytes)
+        with_remark = msgspec.structs.replace(document, footer=f"{document.footer} {page_remark}")
+        contents["report.md"] = markdown(with_remark).encode()
         del contents[PAGE]
         with contextlib.suppress(OSError):  # one that was made when there was room is not of these numbers
             (folder / PAGE).unlink()
@@ -111,7 +111,7 @@ def make_soak_reports(folder: Path, *, floor: Floor | None = None, page_path: Pa
         _write_page(page_path, page)
     reports = Reports(summary, folder, unwritten, reason)
     verdict = soak_word(models_of_soak(summary)), soak_sentence(summary)
-    return Soak(reports, *verdict, events, gave_up=manifest.soak.gave_up, page_note=page_note)
+    return Soak(reports, *verdict, events, gave_up=manifest.soak.gave_up, page_remark=page_remark)
 
 
 def _write_page(path: Path, page: bytes) -> None:

@@ -281,25 +281,25 @@ def event_text(event: Event) -> str:
     return _NAMES_OF_EVENTS[event.kind]
 
 
-def notes_of(model: ModelSoak) -> tuple[str, ...]:
+def remarks_of(model: ModelSoak) -> tuple[str, ...]:
     """What a reader of the table must know beside it."""
     drift, soak = model.drift, model.soak
-    notes = [] if (memory := _memory_note(drift)) is None else [memory]
+    remarks = [] if (memory := _memory_remark(drift)) is None else [memory]
     if drift.why is None:
         left_out = drift.left_out - drift.warm_up
         rest = f", {left_out} lie in a gap or are not valid" if left_out else ""
-        notes.append(f"{drift.windows} of {soak.windows} windows are tested: {drift.warm_up} are warm-up{rest}")
+        remarks.append(f"{drift.windows} of {soak.windows} windows are tested: {drift.warm_up} are warm-up{rest}")
     if drift.short and drift.why is None and drift.verdict not in ("degrading", "improving"):
-        notes.append("short: soak two hours or more, because a slow wander of the pace looks like drift within less")
+        remarks.append("short: soak two hours or more, because a slow wander of the pace looks like drift within less")
     if soak.records_dropped_windows:
         dropped = format_count(soak.records_dropped_windows, "window")
-        notes.append(f"the records of {dropped} were removed to stay within --disk; the verdict needs none of them")
+        remarks.append(f"the records of {dropped} were removed to stay within --disk; the verdict needs none of them")
     if soak.own_memory_mib_per_h is not None and not drift.short:
-        notes.append(f"loadgen's own memory: {_mib(soak.own_memory_mib_per_h)}/h")
-    return tuple(notes)
+        remarks.append(f"loadgen's own memory: {_mib(soak.own_memory_mib_per_h)}/h")
+    return tuple(remarks)
 
 
-def _memory_note(drift: Drift) -> str | None:
+def _memory_remark(drift: Drift) -> str | None:
     """By how much the server's memory grows, and when it would be full; None if that is not known."""
     metric = drift.metrics.get("server_memory")
     if metric is None or metric.verdict == "stable" or not isinstance(metric.mib_per_h, float):

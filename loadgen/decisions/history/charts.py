@@ -51,7 +51,7 @@ def _chart(answer: HistoryAnswer, metric: NightMetric, series: Sequence[NightSer
     return Chart(
         id=f"chart-history-{number}",
         title=metric.name,
-        note=_NOTE,
+        caption=_NOTE,
         traces=tuple(traces),
         layout=drawn,
         height=HEIGHT,

@@ -20,10 +20,12 @@ _NIGHTS: tuple[Column, ...] = (
 )
 
 
-def history_document(answer: HistoryAnswer, notes: Sequence[str], report_of: Callable[[NightRecord], str]) -> Document:
+def history_document(
+    answer: HistoryAnswer, remarks: Sequence[str], report_of: Callable[[NightRecord], str]
+) -> Document:
     """The document of the page; equal histories give equal documents. report_of: the address of a night's own report,
     relative to the page; empty if it has none."""
-    sections = (_changes(answer), _metrics(answer), _nights(answer, report_of), _notes(notes))
+    sections = (_changes(answer), _metrics(answer), _nights(answer, report_of), _remarks(remarks))
     newest = answer.newest
     return Document(
         headline=Headline(
@@ -80,5 +82,5 @@ def _nights(answer: HistoryAnswer, report_of: Callable[[NightRecord], str]) -> S
     return Section(title="The nights", anchor="nights", tables=(table,))
 
 
-def _notes(notes: Sequence[str]) -> Section | None:
-    return Section(title="Passed over", anchor="notes", points=tuple(notes)) if notes else None
+def _remarks(remarks: Sequence[str]) -> Section | None:
+    return Section(title="Passed over", anchor="notes", points=tuple(remarks)) if remarks else None

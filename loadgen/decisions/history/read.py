@@ -36,7 +36,7 @@ class ReadHistory(Struct, frozen=True):
     """The answer, and what was passed over on the way to it."""
 
     answer: HistoryAnswer
-    notes: tuple[str, ...]
+    remarks: tuple[str, ...]
     folder: Path
 
 
@@ -58,7 +58,7 @@ def read_answer(scenario: str | Path, request: HistoryRequest, results: Path) ->
         level=request.level,
         since=request.since,
     )
-    return ReadHistory(history_of(read.nights, settings), read.notes, folder)
+    return ReadHistory(history_of(read.nights, settings), read.remarks, folder)
 
 
 def scenario_folder(scenario: str | Path, results: Path) -> Path:
@@ -98,8 +98,8 @@ def _is_folder(path: Path) -> bool:
 def _check(read: History, metrics: Iterable[NightMetric], request: HistoryRequest) -> None:
     """Raises InputError if no night has what is asked for."""
     if not read.nights:
-        notes = f" ({'; '.join(read.notes)})" if read.notes else ""
-        raise InputError(f"{read.folder}: no night in it{notes}; play one with `loadgen soak` or `loadgen run`")
+        remarks = f" ({'; '.join(read.remarks)})" if read.remarks else ""
+        raise InputError(f"{read.folder}: no night in it{remarks}; play one with `loadgen soak` or `loadgen run`")
     known = {metric.name for metric in NIGHT_METRICS} | set(read.metrics)
     for metric, text in zip(metrics, request.metrics, strict=False):
         if metric.name not in known:

@@ -30,7 +30,7 @@ MIDDLE: Final = 3
 OVER: Final = f"over {COMPARED} nights"
 
 
-def history_text(answer: HistoryAnswer, notes: Sequence[str], screen: Screen) -> str:
+def history_text(answer: HistoryAnswer, remarks: Sequence[str], screen: Screen) -> str:
     """What `loadgen history` prints: the verdict, a line a group, and a row a series."""
     verdict = (screen.styled(line, "bold") for line in _wrapped(verdict_sentence(answer), screen))
     changes = (part for line in history_lines(answer) for part in _wrapped(f"· {line}", screen, "  "))
@@ -38,7 +38,7 @@ def history_text(answer: HistoryAnswer, notes: Sequence[str], screen: Screen) ->
     width = _sparkline_width(_table(answer.series, 0), screen)
     groups = _by_name(answer)
     tables = [table_text(_table(series, width), name, screen) for name, series in groups.items()]
-    tail = [part for note in notes for part in _wrapped(f"· {note}", screen, "  ")]
+    tail = [part for remark in remarks for part in _wrapped(f"· {remark}", screen, "  ")]
     return "".join((*_lines(head), *tables, *_lines(tail)))
 
 

@@ -33,9 +33,14 @@ def quality_chart(selection: Selection) -> Chart | None:
         x = log_axis(min(times), max(times)) | {"title": {"text": "E2E, geometric mean over prompts (s)"}}
     drawn = layout(x, {"title": {"text": "quality (points of 100)"}, "range": [-2, 102]})
     traces: list[Trace] = [*_front(rows), *(_point(row, colors[row.name]) for row in rows)]
-    note = "Up and to the left is better. Lines: 95 % intervals. Hollow: out. Dashed: the Pareto front."
+    caption = "Up and to the left is better. Lines: 95 % intervals. Hollow: out. Dashed: the Pareto front."
     return Chart(
-        id=QUALITY_CHART, title="Quality against latency", note=note, traces=tuple(traces), layout=drawn, height=420
+        id=QUALITY_CHART,
+        title="Quality against latency",
+        caption=caption,
+        traces=tuple(traces),
+        layout=drawn,
+        height=420,
     )
 
 
@@ -153,8 +158,6 @@ def bands_chart(selection: Selection) -> Chart | None:
         for place, name in enumerate(names)
     ]
     drawn["margin"] |= {"l": 90}
-    note = "Each row: who is first for each share of one criterion. The line: the share as it is now."
-    height = BAND_HEIGHT * len(names) + 120
-    return Chart(
-        id=BANDS_CHART, title="Who is first, by weight", note=note, traces=tuple(traces), layout=drawn, height=height
-    )
+    caption = "Each row: who is first for each share of one criterion. The line: the share as it is now."
+    title, height = "Who is first, by weight", BAND_HEIGHT * len(names) + 120
+    return Chart(id=BANDS_CHART, title=title, caption=caption, traces=tuple(traces), layout=drawn, height=height)

@@ -85,7 +85,7 @@ def decide(runs: Sequence[SelectRun], policy: Policy) -> SelectionData:
         sensitivity={} if ranking is None else _sensitivity(ranking),
         left_out={} if ranking is None else ranking.left_out,
         graded=graded,
-        notes=(
+        remarks=(
             *deciding,
             *([] if ranking is None else remarks_of_ranking(ranking, compared, policy.quality_by)),
             *left_out_lines(notes),

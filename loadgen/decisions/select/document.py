@@ -38,9 +38,9 @@ WORKSHOP_COST: Final = (
 def selection_text(selection: Selection, screen: Screen) -> str:
     """The selection for a terminal: the decision, the table of candidates, and what was left out."""
     first, *more = lines_of(selection)
-    notes = [f"· {note}" for note in selection.notes]
+    remarks = [f"· {remark}" for remark in selection.remarks]
     table = table_text(console_table(selection), "", screen)
-    return lines_text([first], screen) + table + lines_text([*more, *notes], screen)
+    return lines_text([first], screen) + table + lines_text([*more, *remarks], screen)
 
 
 def report_document(data: SelectionData) -> Document:
@@ -193,6 +193,6 @@ def _graded(selection: Selection) -> Section | None:
 def _remarks(selection: Selection) -> Section | None:
     points = (
         *(f"{name} is not compared: {reason}" for name, reason in selection.left_out.items()),
-        *selection.notes,
+        *selection.remarks,
     )
     return Section(title="What was left out, and remarks", anchor="remarks", points=points) if points else None

@@ -20,7 +20,7 @@ nowhere."""
 Value = TypeVar("Value")
 
 MUCH_COLDER: Final = 10.0
-"""A cold start of more than this many times the warm TTFT gets a note."""
+"""A cold start of more than this many times the warm TTFT gets a remark."""
 SAME: Final = 0.01
 """Two numbers that differ by at most this share are the same: catalogs and lists round."""
 
@@ -57,7 +57,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     """The id of the license in `loadgen.targets.licenses`; the source's own spelling if that table does not have it."""
     commercial: ModelFact[Commercial] = ModelFact()
     """Whether the license allows commercial use: yes, no or conditions."""
-    notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     """Sources that disagree, and what a reader should know about a fact, each in one line."""
 
 
@@ -83,15 +83,15 @@ def facts_of(runs: Sequence[Sequence[StageSummary]], given: GivenFacts | None = 
         license=license_fact,
         commercial=sources.commercial(license_fact),
     )
-    return msgspec.structs.replace(facts, notes=(*sources.notes, *_cold_start_notes(facts, runs)))
+    return msgspec.structs.replace(facts, remarks=(*sources.remarks, *_cold_start_remarks(facts, runs)))
 
 
 class _Sources:
-    """Chooses the source of each fact, and notes where two sources disagree."""
+    """Chooses the source of each fact, and remarks where two sources disagree."""
 
     def __init__(self, given: GivenFacts) -> None:
         self._given = given
-        self.notes: list[str] = []
+        self.remarks: list[str] = []
 
     def measured(self, name: str, values: Sequence[float | None]) -> ModelFact[float]:
         """The mean of what was measured in each run; None: not in that run."""
@@ -102,7 +102,7 @@ class _Sources:
         """What the cards of the runs say; None: nothing."""
         known = list(dict.fromkeys(value for value in values if value is not None))
         if len(known) > 1:
-            self.notes.append(f"{name}: the runs differ ({', '.join(map(_shown, known))}), so it is unknown")
+            self.remarks.append(f"{name}: the runs differ ({', '.join(map(_shown, known))}), so it is unknown")
         return self._filled(name, ModelFact(known[0], "card") if len(known) == 1 else ModelFact())
 
     def commercial(self, license_fact: ModelFact[str]) -> ModelFact[Commercial]:
@@ -122,7 +122,7 @@ class _Sources:
             return ModelFact(given, "given")
         if not _same(fact.value, given):
             says = "measured" if fact.source == "measured" else "the card says"
-            self.notes.append(f"{name}: {says} {_shown(fact.value)}, given {_shown(given)}; the first counts")
+            self.remarks.append(f"{name}: {says} {_shown(fact.value)}, given {_shown(given)}; the first counts")
         return fact
 
 
@@ -151,7 +151,7 @@ def _height(stage: StageSummary) -> float:
     return max(load.concurrency or 0, load.rate_per_s or 0, load.from_per_s or 0, load.to_per_s or 0)
 
 
-def _cold_start_notes(facts: Facts, runs: Sequence[Sequence[StageSummary]]) -> tuple[str, ...]:
+def _cold_start_remarks(facts: Facts, runs: Sequence[Sequence[StageSummary]]) -> tuple[str, ...]:
     cold_ms, warm_ms = facts.cold_start_ms.value, _mean([_warm_ttft_ms(stages) for stages in runs])
     if cold_ms is None or warm_ms is None or warm_ms <= 0 or cold_ms <= MUCH_COLDER * warm_ms:
         return ()

@@ -110,4 +110,4 @@ def _of_candidate(known: KnownCandidate) -> Iterable[str]:
     if failed:
         planned = sum(each.planned for each in counts)
         yield f"{name}: {failed} of {planned} requests failed; each counts as quality 0, and none in latency"
-    yield from (f"{name}: {note}" for note in known.facts.notes)
+    yield from (f"{name}: {remark}" for remark in known.facts.remarks)

@@ -163,4 +163,4 @@ class Selection(Struct, frozen=True, kw_only=True):
     left_out: dict[str, str]
     graded: tuple[GradedRow, ...]
     """What people and judges say; empty without notes."""
-    notes: tuple[str, ...]
+    remarks: tuple[str, ...] = field(name="notes")

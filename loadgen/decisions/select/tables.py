@@ -103,18 +103,18 @@ def main_table(selection: Selection) -> Table:
         rows.append(
             Row((*figures, *values[:3], row.facts.license.value or UNKNOWN, values[3], state_text(selection, row)))
         )
-    return Table(columns, tuple(rows), _main_notes(selection))
+    return Table(columns, tuple(rows), _main_remarks(selection))
 
 
-def _main_notes(selection: Selection) -> tuple[str, ...]:
-    notes = [
+def _main_remarks(selection: Selection) -> tuple[str, ...]:
+    remarks = [
         f"Avg Latency is the mean of E2E at {selection.level}, and what is compared is its geometric mean over "
         "prompts, which one slow answer moves less; TPS is output tokens per second of one user (median); memory is "
         "the server's peak at the highest level played."
     ]
     if any(row.criteria and row.e2e_ms["p95"] is None for row in selection.candidates):
-        notes.append("A p95 is known from 72 answered requests on; with fewer, ≥ stands before its lower bound.")
-    return tuple(notes) if selection.level is not None else ()
+        remarks.append("A p95 is known from 72 answered requests on; with fewer, ≥ stands before its lower bound.")
+    return tuple(remarks) if selection.level is not None else ()
 
 
 def _p95_text(row: CandidateRow) -> str:

@@ -125,7 +125,7 @@ class SoakSession:
                 yield (StageSpan(self, opened, play), watch, *self._window_sinks(opened))
             if watch.gave_up is not None:
                 gave_up.append(watch.gave_up)
-                _note_giving_up(opened, watch.gave_up)
+                _record_giving_up(opened, watch.gave_up)
 
         async with beating(self.heartbeat, self._events), Background(self._watch(context.stop_signal)):
             with calling_on_hang_up(opened.split_logs or self._split_log), self.heartbeat.calling(self._hear):
@@ -192,7 +192,7 @@ class SoakSession:
         self._deadline.end_stage()
 
 
-def _note_giving_up(opened: OpenRun, why: str) -> None:
+def _record_giving_up(opened: OpenRun, why: str) -> None:
     facts = opened.manifest.manifest.soak
     assert facts is not None
     opened.manifest.set_soak(msgspec.structs.replace(facts, gave_up=why))

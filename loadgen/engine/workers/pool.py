@@ -59,17 +59,17 @@ class WorkerPool:
         size: int,
         context: RunContext,
         folder: Path,
-        note: Callable[[str], None],
+        tell: Callable[[str], None],
         *,
         silent_s: float = SILENT_S,
         window_writer: "WindowWriter | None" = None,
         logs: "WorkerLogs | None" = None,
     ) -> None:
-        """note: called with a line for the user when a worker is lost. window_writer: writes the windows into which
+        """tell: called with a line for the user when a worker is lost. window_writer: writes the windows into which
         workers fold their measured records, which then no other sink gets; None: all sinks get all records. logs: how
         they split their logs; None: they do not."""
         self.context = context
-        self.note = note
+        self.tell = tell
         self._size = size
         self.window_writer = window_writer
         settings = None if window_writer is None else window_writer.settings
@@ -203,7 +203,7 @@ class PooledStageRunner:
         await worker.wait_for(kind, functools.partial(self._take_update, which))
         if worker.lost and not was_lost:
             kept = "the records that it had written are kept, and the other workers continue"
-            self._pool.note(f"{which} {worker.lost}; {kept}")
+            self._pool.tell(f"{which} {worker.lost}; {kept}")
 
     def _take_update(self, which: str, update: Update) -> None:
         # The workers send, not this process's client, so its last send is set here: it tells keep_warm.py to send no

@@ -17,7 +17,7 @@ from loadgen.report.charts.figure import (
     label,
     layout,
     log_axis,
-    mark_note,
+    mark_caption,
     rounded,
     slo_ms,
     unit,
@@ -76,12 +76,14 @@ def _ttft_chart(stages: Sequence[ReportStage], number: int, suffix: str) -> Char
     else:
         drawn["xaxis"]["rangemode"] = "tozero"
     traces = _traces(curves, factor, name, scale)
-    note = "The share of answered requests whose first token came within the time on the axis. Further left is faster."
+    caption = (
+        "The share of answered requests whose first token came within the time on the axis. Further left is faster."
+    )
     if shown_limit is not None:
         draw_limit(drawn, traces, "x", shown_limit * factor, f"SLO ≤ {format_duration(limit)}")
-    note += mark_note(stages, "ttft_ms")
+    caption += mark_caption(stages, "ttft_ms")
     title = f"Spread of time to first token{suffix}"
-    return Chart(id=f"chart-ttft-spread-{number}", title=title, note=note, traces=tuple(traces), layout=drawn)
+    return Chart(id=f"chart-ttft-spread-{number}", title=title, caption=caption, traces=tuple(traces), layout=drawn)
 
 
 def _itl_chart(stages: Sequence[ReportStage], number: int, suffix: str) -> Chart | None:
@@ -93,14 +95,14 @@ def _itl_chart(stages: Sequence[ReportStage], number: int, suffix: str) -> Chart
     axis = log_axis(low_ms, _range_ms(curves)[1])
     drawn = layout(axis | {"title": {"text": "gap between tokens (ms, log scale)"}}, _share_axis("gaps"))
     traces = _traces(curves, 1.0, "ms", "log")
-    note = "The share of gaps between a stream's tokens that are no longer than the time on the axis. "
-    note += "A tail to the right is stutter."
+    caption = "The share of gaps between a stream's tokens that are no longer than the time on the axis. "
+    caption += "A tail to the right is stutter."
     zeros = max(_count_hidden(gaps) / len(gaps) for _, gaps in curves)
     if zeros > 0:
-        note += f" Up to {format_percent(zeros)} of the gaps are 0 (two tokens in one read), left of the axis."
-    note += mark_note(stages, "itl_ms")
+        caption += f" Up to {format_percent(zeros)} of the gaps are 0 (two tokens in one read), left of the axis."
+    caption += mark_caption(stages, "itl_ms")
     title = f"Spread of gaps between tokens{suffix}"
-    return Chart(id=f"chart-itl-spread-{number}", title=title, note=note, traces=tuple(traces), layout=drawn)
+    return Chart(id=f"chart-itl-spread-{number}", title=title, caption=caption, traces=tuple(traces), layout=drawn)
 
 
 def _is_withheld(stage: ReportStage, name: str) -> bool:

@@ -24,7 +24,7 @@ LEVEL_COLORS: Final = 8
 LOG_FROM: Final = 40.0
 """An axis whose values span more than this many times is logarithmic."""
 SLO_IN_SIGHT: Final = 4.0
-"""A limit that is more than this many times above all measured values would flatten a chart, so a note states it."""
+"""A limit that is more than this many times above all measured values would flatten a chart; its caption states it."""
 _BREAK: Final = "<br>"
 _BOLD: Final = "<b>{}</b>"
 
@@ -66,8 +66,8 @@ def rounded(values: Iterable[float | None]) -> list[float | None]:
     return [None if value is None else float(f"{value:.6g}") for value in values]
 
 
-def mark_note(stages: Sequence[ReportStage], metric: str) -> str:
-    """The reasons why a metric is not what its name says in some stages, for a chart's note; empty if there are
+def mark_caption(stages: Sequence[ReportStage], metric: str) -> str:
+    """The reasons why a metric is not what its name says in some stages, for a chart's caption; empty if there are
     none."""
     reasons = dict.fromkeys(stage.summary.not_valid[metric] for stage in stages if metric in stage.summary.not_valid)
     return "".join(f" {DAGGER} {why}." for why in reasons)

@@ -18,7 +18,7 @@ from loadgen.report.charts.figure import (
     layout,
     level_axis,
     log_axis,
-    mark_note,
+    mark_caption,
     positions,
     rounded,
     slo_ms,
@@ -61,17 +61,17 @@ def ttft_chart(stages: Sequence[ReportStage]) -> Chart | None:
                 continue
             traces += [*_known(own_stages, percentile, style, factor), *_bounded(own_stages, percentile, style, factor)]
     bounded = any(trace["marker"]["symbol"] == "triangle-up-open" for trace in traces)
-    note = "Bars are 95 % intervals." + (
+    caption = "Bars are 95 % intervals." + (
         " △ ≥ marks a lower bound: the true value is there or above." if bounded else ""
     )
     if any(stage.is_invalid for stage in stages):
-        note += " Faded: the stage is invalid."
+        caption += " Faded: the stage is invalid."
     if drawn_limit is not None:
         draw_limit(drawn, traces, "y", drawn_limit * factor, f"SLO ≤ {format_duration(limit)}")
     elif limit is not None:
-        note += f" The SLO, {format_duration(limit)}, lies above this chart."
-    note += mark_note(stages, "ttft_ms")
-    return Chart(id="chart-ttft", title="Time to first token", note=note, traces=tuple(traces), layout=drawn)
+        caption += f" The SLO, {format_duration(limit)}, lies above this chart."
+    caption += mark_caption(stages, "ttft_ms")
+    return Chart(id="chart-ttft", title="Time to first token", caption=caption, traces=tuple(traces), layout=drawn)
 
 
 class _LineStyle(Struct, frozen=True):
@@ -212,11 +212,11 @@ def throughput_chart(stages: Sequence[ReportStage]) -> Chart | None:
     if not traces:
         return None
     drawn = layout(level_axis(stages), {"title": {"text": "output tokens per second"}, "rangemode": "tozero"})
-    note = (
+    caption = (
         "All together: tokens inside the steady window. Each user: the median rate of a stream after its first token."
     )
-    note += mark_note(stages, "per_user_tokens_per_s")
-    return Chart(id="chart-throughput", title="Throughput", note=note, traces=tuple(traces), layout=drawn)
+    caption += mark_caption(stages, "per_user_tokens_per_s")
+    return Chart(id="chart-throughput", title="Throughput", caption=caption, traces=tuple(traces), layout=drawn)
 
 
 def _rates(stages: Sequence[ReportStage], key: str, style: _LineStyle, symbol: str) -> list[Trace]:
@@ -247,13 +247,13 @@ def server_charts(stages: Sequence[ReportStage]) -> list[Chart]:
     cpu = _server_bars(stages, shares, "CPU (cores busy)", lambda value: f"{value:.2f} cores busy on average")
     charts = []
     if memory:
-        note = "Resident memory of the server and its children, at its highest."
+        caption = "Resident memory of the server and its children, at its highest."
         charts.append(
-            Chart(id="chart-memory", title="Memory", note=note, traces=memory[0], layout=memory[1], height=260)
+            Chart(id="chart-memory", title="Memory", caption=caption, traces=memory[0], layout=memory[1], height=260)
         )
     if cpu:
-        note = "Averaged over the stage; 1 is one core fully busy."
-        charts.append(Chart(id="chart-cpu", title="CPU", note=note, traces=cpu[0], layout=cpu[1], height=260))
+        caption = "Averaged over the stage; 1 is one core fully busy."
+        charts.append(Chart(id="chart-cpu", title="CPU", caption=caption, traces=cpu[0], layout=cpu[1], height=260))
     return charts
 
 

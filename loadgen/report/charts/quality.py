@@ -64,9 +64,11 @@ def _level_chart(stages: Sequence[ReportStage]) -> Chart:
                 "hoverinfo": "text",
             }
         )
-    note = "The mean over prompts; bars are 95 % intervals."
+    caption = "The mean over prompts; bars are 95 % intervals."
     drawn = layout(level_axis(stages), _quality_axis())
-    return Chart(id="chart-quality", title="Quality of the answers", note=note, traces=tuple(traces), layout=drawn)
+    return Chart(
+        id="chart-quality", title="Quality of the answers", caption=caption, traces=tuple(traces), layout=drawn
+    )
 
 
 def _prompt_chart(stages: Sequence[ReportStage]) -> Chart:
@@ -94,9 +96,11 @@ def _prompt_chart(stages: Sequence[ReportStage]) -> Chart:
         )
     shown = {"tickmode": "array", "tickvals": list(range(len(prompts))), "ticktext": [label(each) for each in prompts]}
     axis = shown | {"tickangle": -45, "range": [-0.6, len(prompts) - 0.4]}
-    note = "At the first level of each model; a prompt that was asked several times has the mean of its answers."
+    caption = "At the first level of each model; a prompt that was asked several times has the mean of its answers."
     drawn = layout(axis, _quality_axis())
-    return Chart(id="chart-quality-prompts", title="Quality by prompt", note=note, traces=tuple(traces), layout=drawn)
+    return Chart(
+        id="chart-quality-prompts", title="Quality by prompt", caption=caption, traces=tuple(traces), layout=drawn
+    )
 
 
 def _marks(stage: ReportStage) -> dict[str, float]:

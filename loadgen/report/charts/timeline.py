@@ -98,7 +98,7 @@ def _timeline(stage: ReportStage, name: str, records: Sequence[Record], span_s: 
     return Chart(
         id=f"chart-timeline-{stage.number}",
         title=f"{name}{mark}",
-        note=capped,
+        caption=capped,
         traces=tuple(_traces(requests, zero_ns)),
         layout=drawn,
         height=height,

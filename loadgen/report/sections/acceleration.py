@@ -50,7 +50,7 @@ def acceleration(data: ReportData) -> Section | None:
     table = Table(
         columns=(*heads, *(Column(number.title) for number in _NUMBERS)),
         rows=rows,
-        notes=(RATIO, SEVERAL_RUNS if len(data.summary.runs) > 1 else ONE_RUN),
+        remarks=(RATIO, SEVERAL_RUNS if len(data.summary.runs) > 1 else ONE_RUN),
     )
     return Section(title="With and without acceleration", anchor="acceleration", tables=(table,))
 

@@ -29,13 +29,13 @@ def by_prompt(data: ReportData) -> Section | None:
 
 
 def prompts_table(rows: Sequence[PromptRow]) -> Table:
-    """The table. If it has more than 100 rows, only those with an outlier or a failure, and a note about the rest."""
+    """The table. If it has more than 100 rows, only those with an outlier or a failure, and a remark about the rest."""
     shown = list(rows) if len(rows) <= MAX_ROWS else [row for row in rows if row.outliers or row.failed]
     shown = shown[:MAX_ROWS]
-    notes = [RULE]
+    remarks = [RULE]
     if len(shown) < len(rows):
-        notes.append(f"{len(rows) - len(shown)} more rows are in prompts.csv")
-    return Table(COLUMNS, rows=tuple(Row(_cells(row)) for row in shown), notes=tuple(notes))
+        remarks.append(f"{len(rows) - len(shown)} more rows are in prompts.csv")
+    return Table(COLUMNS, rows=tuple(Row(_cells(row)) for row in shown), remarks=tuple(remarks))
 
 
 def _cells(row: PromptRow) -> tuple[str, ...]:

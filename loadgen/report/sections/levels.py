@@ -11,12 +11,14 @@ def levels(data: ReportData) -> Section | None:
     charts = [chart for chart in (ttft_chart(data.stages), throughput_chart(data.stages)) if chart is not None]
     if not charts:
         return None
-    note = _start_note(data.stages)
-    return Section(title="How many at once", anchor="levels", paragraphs=(note,) if note else (), charts=tuple(charts))
+    remark = _start_remark(data.stages)
+    return Section(
+        title="How many at once", anchor="levels", paragraphs=(remark,) if remark else (), charts=tuple(charts)
+    )
 
 
-def _start_note(stages: Sequence[ReportStage]) -> str | None:
-    """A note on the time from which latencies count; None if there are stages of both closed and open loops."""
+def _start_remark(stages: Sequence[ReportStage]) -> str | None:
+    """A remark on the time from which latencies count; None if there are stages of both closed and open loops."""
     kinds = {stage.is_closed for stage in stages}
     if kinds == {True}:
         return "A request's time counts from when it was sent."

@@ -120,6 +120,6 @@ def _prompt_table(stages: Sequence[ReportStage]) -> Table:
         for prompt in prompts[:MOST_PROMPTS]
     )
     more = len(prompts) - MOST_PROMPTS
-    notes = (f"{format_count(more, 'more prompt')} in quality.jsonl",) if more > 0 else ()
+    remarks = (f"{format_count(more, 'more prompt')} in quality.jsonl",) if more > 0 else ()
     columns = (Column("prompt", "text"), *(Column(stage_name(stage.summary)) for stage in stages))
-    return Table(columns, tuple(rows), notes)
+    return Table(columns, tuple(rows), remarks)

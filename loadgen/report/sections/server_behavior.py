@@ -29,17 +29,17 @@ def server_table(cards: Sequence[ServedModel]) -> Table | None:
         return None
     names = [f"{card.alias} on {card.target}" for card, _ in probed]
     findings = [_describe_shown(probe) for _, probe in probed]
-    notes = [f"{name}: {note}" for name, (_, probe) in zip(names, probed, strict=True) for note in probe.notes]
+    remarks = [f"{name}: {remark}" for name, (_, probe) in zip(names, probed, strict=True) for remark in probe.notes]
     for name, (_, probe) in zip(names, probed, strict=True):
-        notes += [f"{name}: {COMPLETION_TEXT}"] if probe.completion_text else []
+        remarks += [f"{name}: {COMPLETION_TEXT}"] if probe.completion_text else []
     if any(was_asked(probe) for _, probe in probed):
         findings = [shown | _describe_asked(probe) for shown, (_, probe) in zip(findings, probed, strict=True)]
     else:
-        notes.append(HOW_TO_ASK)
+        remarks.append(HOW_TO_ASK)
     return Table(
         columns=(Column("", "text"), *(Column(name, "prose") for name in names)),
         rows=tuple(Row((title, *(by_title[title] for by_title in findings))) for title in findings[0]),
-        notes=tuple(notes),
+        remarks=tuple(remarks),
     )
 
 

@@ -29,5 +29,5 @@ def server_rates(data: ReportData) -> Section | None:
             rows.append(Row((stage_name(stage), *map(format_number, rates))))
     if not rows:
         return None
-    table = Table(COLUMNS, tuple(rows), notes=(NOTE,))
+    table = Table(COLUMNS, tuple(rows), remarks=(NOTE,))
     return Section(title="The server's own timings", anchor="server-rates", tables=(table,))

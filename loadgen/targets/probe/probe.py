@@ -86,7 +86,7 @@ class Findings:
     def add(self, **findings: bool | int | float | str | None) -> None:
         self.probe = msgspec.structs.replace(self.probe, **findings)
 
-    def note(self, text: str) -> None:
+    def remark(self, text: str) -> None:
         self._notes.append(text)
 
     def end(self, took_s: float, asked_utc: str) -> Probe:
@@ -115,11 +115,11 @@ async def probe(
         async with asyncio.timeout(budget_s + 1):
             await _ask_all(asker, findings)
     except _Abandoned:
-        findings.note("stopped by the user")
+        findings.remark("stopped by the user")
     except TimeoutError:
-        findings.note(f"not finished within {budget_s:g} s")
+        findings.remark(f"not finished within {budget_s:g} s")
     except Exception as error:  # noqa: BLE001  a probe that fails never makes a run fail
-        findings.note(f"failed: {type(error).__name__}: {describe(error)}")
+        findings.remark(f"failed: {type(error).__name__}: {describe(error)}")
     took_s = round((clock.now_ns() - began_ns) / 1e9, 3)
     return findings.end(took_s, asked.isoformat())
 
@@ -127,17 +127,17 @@ async def probe(
 async def _ask_all(asker: Asker, findings: Findings) -> None:
     """Ask all questions, in an order in which each can use the answers to earlier ones."""
     if not _is_sent(asker, "max_tokens") and not {*TOKEN_LIMITS} & {*asker.plan.scenario.sampling.extra}:
-        findings.note("not asked: requests have no max_tokens, so answers would be long")
+        findings.remark("not asked: requests have no max_tokens, so answers would be long")
         return
     plain = await _chat(asker, PLAIN, TOKENS)
     alone = [plain]
     findings.show(alone)
     if not plain.ended:
-        findings.note(f"no answer to judge: {plain.reply.outcome}: {plain.reply.detail}")
+        findings.remark(f"no answer to judge: {plain.reply.outcome}: {plain.reply.detail}")
         return
     findings.add(honors_max_tokens=judge.honors_max_tokens(plain, TOKENS))
     if not plain.reply.stamps_ns:
-        findings.note(f"no token was shown within max_tokens = {TOKENS}")
+        findings.remark(f"no token was shown within max_tokens = {TOKENS}")
         return
     if _is_affordable(asker, plain, 4, "stop and seed", findings):
         alone += await _ask_sampling(asker, plain, findings)
@@ -152,7 +152,7 @@ def _is_affordable(asker: Asker, plain: ProbeAnswer, answers: int, question: str
     """Whether the time that is left suffices for this many more answers, if each takes as long as the first."""
     if answers * (plain.took_ns or 0) <= asker.left_ns():
         return True
-    findings.note(f"{question}: left out, because the server is too slow")
+    findings.remark(f"{question}: left out, because the server is too slow")
     return False
 
 
@@ -161,14 +161,14 @@ async def _ask_sampling(asker: Asker, plain: ProbeAnswer, findings: Findings) ->
     answers = []
     word = judge.stop_word(plain.text)
     if not _is_sent(asker, "stop"):
-        findings.note("stop: not asked, because requests leave it out")
+        findings.remark("stop: not asked, because requests leave it out")
     elif word is None:
-        findings.note("stop: the answer has no suitable word")
+        findings.remark("stop: the answer has no suitable word")
     else:
         answers.append(await _chat(asker, PLAIN, TOKENS, stop=[word]))
         findings.add(honors_stop=judge.honors_stop(plain.text, word, answers[-1]))
     if not (_is_sent(asker, "seed") and _is_sent(asker, "temperature")):
-        findings.note("seed: not asked, because requests leave out seed or temperature")
+        findings.remark("seed: not asked, because requests leave out seed or temperature")
         return answers
     seeded = [await _chat(asker, PLAIN, TOKENS, temperature=1.0, seed=seed) for seed in (11, 11, 12)]
     findings.add(honors_seed=judge.honors_seed(*seeded))
@@ -186,7 +186,7 @@ async def _ask_parallel(asker: Asker, alone: list[ProbeAnswer], findings: Findin
     )
     failed = [answer.reply.outcome for answer in together if not answer.ended]
     if failed:
-        findings.note(f"{len(failed)} of {len(together)} parallel streams failed: {failed[0]}")
+        findings.remark(f"{len(failed)} of {len(together)} parallel streams failed: {failed[0]}")
 
 
 async def _ask_closing(asker: Asker, alone: list[ProbeAnswer], findings: Findings) -> None:
@@ -194,7 +194,7 @@ async def _ask_closing(asker: Asker, alone: list[ProbeAnswer], findings: Finding
     paces = sorted(pace for answer in alone if (pace := judge.pace_per_s(answer)) is not None)
     full = [answer for answer in alone if answer.reply.output_tokens == TOKENS]
     if not paces or not full:
-        findings.note("closing a stream: no answer was long enough to compare with")
+        findings.remark("closing a stream: no answer was long enough to compare with")
         return
     pace = paces[len(paces) // 2]
     context = asker.served.card.context_tokens or 2 * LONG_TOKENS[1]

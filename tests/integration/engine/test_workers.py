@@ -53,7 +53,7 @@ class Watching(Silence):
         self._count = count
         self._then = then
 
-    def note(self, text: str) -> None:
+    def announce(self, text: str) -> None:
         self.notes.append(text)
 
     def warn(self, text: str) -> None:

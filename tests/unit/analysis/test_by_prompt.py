@@ -113,7 +113,7 @@ def test_of_a_long_table_the_report_keeps_what_is_marked() -> None:
     records[7] = msgspec.structs.replace(records[7], outcome="timeout")
     table = prompts_table(rows_by_prompt(run_of(records)))
     assert [row.cells[1] for row in table.rows] == ["p007"]
-    assert table.notes[-1] == f"{MAX_ROWS} more rows are in prompts.csv"
+    assert table.remarks[-1] == f"{MAX_ROWS} more rows are in prompts.csv"
 
 
 # --- highlights -------------------------------------------------------------------------------------------------------

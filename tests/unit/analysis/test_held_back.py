@@ -319,7 +319,7 @@ def test_charts_say_it_and_do_not_draw_what_is_withheld() -> None:
         sections = make_document(report_data(summarize(played), [played])).sections
         charts = {chart.title: chart for section in sections for chart in section.charts}
         for title in ("Time to first token", "Throughput", "Spread of time to first token"):
-            assert ("tokens were held back" in charts[title].note) is held
+            assert ("tokens were held back" in charts[title].caption) is held
         assert ("Spread of gaps between tokens" in charts) is not held
 
 

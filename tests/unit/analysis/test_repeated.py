@@ -261,7 +261,7 @@ def test_a_stage_that_was_skipped_in_one_run_is_of_the_others() -> None:
     assert stage.runs is not None
     assert (stage.runs.played, stage.runs.verdicts[0]) == (2, "skipped")
     assert metric_of(stage, "e2e_ms")["count"] == 80
-    assert any("played in 2 of 3 runs" in note for note in main_table(summary).notes)
+    assert any("played in 2 of 3 runs" in note for note in main_table(summary).remarks)
     nobody = merged([run([], gone, seen=[]), run([], gone, seen=[])])
     assert stage_of(nobody).status == "skipped"
 

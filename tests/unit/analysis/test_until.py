@@ -268,7 +268,7 @@ def summed(count: int, *, ended_early: bool, goal: str = "e2e_p50:10%", noise: f
     assert stage.requests is not msgspec.UNSET
     assert stage.requests.planned == count
     assert not stage.incomplete
-    return stage.until, next(note for note in main_table(summary).notes if "E2E p50" in note)
+    return stage.until, next(note for note in main_table(summary).remarks if "E2E p50" in note)
 
 
 def test_a_stage_that_ended_early_says_how_well_it_is_known() -> None:

@@ -337,9 +337,9 @@ def test_a_calibration_of_anything_else_does_not_hold_and_says_why(tmp_path: Pat
     calibration.keep(made(step()), path)
     found = stored(path, msgspec.structs.replace(MACHINE, **{name: "else"}))
     assert found.calibration is None
-    assert found.note is not None
-    assert f"another {name.replace('_', ' ')} ({getattr(MACHINE, name)}, now else)" in found.note
-    assert "run `loadgen calibrate` again" in found.note
+    assert found.remark is not None
+    assert f"another {name.replace('_', ' ')} ({getattr(MACHINE, name)}, now else)" in found.remark
+    assert "run `loadgen calibrate` again" in found.remark
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"\xff\xfe", b"[]", b'{"schema": "loadgen.calibration/1"}'])
@@ -348,15 +348,15 @@ def test_a_damaged_one_does_not_hold_and_is_no_crash(tmp_path: Path, raw: bytes)
     path.write_bytes(raw)
     found = stored(path, MACHINE)
     assert found.calibration is None
-    assert found.note is not None
-    assert "damaged" in found.note
-    assert stored(tmp_path, MACHINE).note is not None  # a folder in its place
+    assert found.remark is not None
+    assert "damaged" in found.remark
+    assert stored(tmp_path, MACHINE).remark is not None  # a folder in its place
 
 
 def test_one_of_a_later_schema_does_not_hold(tmp_path: Path) -> None:
     path = tmp_path / "calibration.json"
     calibration.keep(msgspec.structs.replace(made(step()), schema="loadgen.calibration/9"), path)
-    assert "loadgen.calibration/9" in (stored(path, MACHINE).note or "")
+    assert "loadgen.calibration/9" in (stored(path, MACHINE).remark or "")
 
 
 def test_where_nothing_can_be_kept_one_line_says_so(tmp_path: Path) -> None:
@@ -369,7 +369,7 @@ def test_the_usual_place_is_in_the_users_cache(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("LOADGEN_CACHE_DIR", str(tmp_path))
     assert calibration.usual_place() == tmp_path / "calibration.json"
     calibration.keep(made(step()), calibration.usual_place())
-    assert "another cpu" in (stored().note or "")
+    assert "another cpu" in (stored().remark or "")
 
 
 def test_a_manifest_quotes_all_but_the_machine_and_the_steps() -> None:

@@ -38,7 +38,7 @@ class Notes(Silence):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def note(self, text: str) -> None:
+    def announce(self, text: str) -> None:
         self.lines.append(text)
 
     def warn(self, text: str) -> None:

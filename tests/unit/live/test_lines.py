@@ -48,7 +48,7 @@ def test_a_line_names_a_visit_of_a_search_in_words() -> None:
 def test_a_line_says_which_of_several_runs_is_played() -> None:
     lines = ProgressLines(lambda _: None)
     lines.begin_run("run 2 of 3")
-    lines.note("starting m on t")
+    lines.announce("starting m on t")
     assert lines.line(1) == "1 min: run 2 of 3: starting m on t"
     lines.start(STAGE)
     assert lines.line(2) == "2 min: run 2 of 3: m, c4: 0 of 12"
@@ -67,7 +67,7 @@ def test_a_line_says_how_much_of_other_work_is_done() -> None:
 
 def test_what_is_not_counted_is_named_alone() -> None:
     lines = ProgressLines(lambda _: None)
-    lines.note("starting m on t")
+    lines.announce("starting m on t")
     assert lines.line(1) == "1 min: starting m on t"
     lines.work("waiting for the server", None)
     assert lines.line(2) == "2 min: waiting for the server"

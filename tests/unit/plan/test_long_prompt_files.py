@@ -169,7 +169,7 @@ def test_of_too_many_listed_prompts_the_first_ones_are_used_and_the_rest_is_not_
     assert texts[:2] == ["Name três rios. 🙂", 'Say "hi", [1, 2].']
     fit = len(texts)
     assert fit == 6 if requests == 5 else 6 < fit < 30
-    assert loaded.notes == (f"f.jsonl: more than 0 MiB of prompts; uses the first {fit}",)
+    assert loaded.remarks == (f"f.jsonl: more than 0 MiB of prompts; uses the first {fit}",)
 
 
 @pytest.mark.usefixtures("little_memory")
@@ -183,7 +183,7 @@ def test_of_too_many_shuffled_prompts_the_seed_draws_some_of_all_files(requests:
     assert {name[0] for name in drawn} >= {"f", "g"}
     assert len(drawn) == len(set(drawn))
     assert len(drawn) == 6 if requests == 5 else 6 < len(drawn) < 30
-    assert loaded.notes[-1] == (
+    assert loaded.remarks[-1] == (
         f"*.jsonl: more than 0 MiB of prompts; uses {len(drawn)} of {len(ROWS) - 1}, drawn by the seed"
     )
 

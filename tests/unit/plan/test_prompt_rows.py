@@ -341,16 +341,16 @@ def test_a_row_in_which_nobody_asks_anything_is_skipped_and_counted(kind: str, r
     read = read_prompts(asked, Path(), "x.toml")
     assert [(prompt.id, prompt.text) for prompt in read.prompts] == [("f-3" if kind == "jsonl" else "f-2", "Two?")]
     place = "line 1" if kind == "jsonl" else "prompt 1"
-    assert read.notes == (f"f.{kind}: 1 of 2 rows is skipped, because they have no question ({place})",)
+    assert read.remarks == (f"f.{kind}: 1 of 2 rows is skipped, because they have no question ({place})",)
     with pytest.raises(InputError, match=rf"f\.{kind}: there is no question in its only row; write a text into it"):
         listed(written([row], kind))
 
 
 def test_of_several_skipped_rows_the_first_is_named_and_without_any_nothing_is_said() -> None:
     files = scenario(written(["One?", *NOTHING_ASKED], "json"))
-    (note,) = read_prompts(files, Path(), "x.toml").notes
+    (note,) = read_prompts(files, Path(), "x.toml").remarks
     assert note == "f.json: 12 of 13 rows are skipped, because they have no question (the first: prompt 2)"
-    assert read_prompts(scenario(written(["One?"], "json")), Path(), "x.toml").notes == ()
+    assert read_prompts(scenario(written(["One?"], "json")), Path(), "x.toml").remarks == ()
     with pytest.raises(InputError, match=r"f\.json: there is no question in any of its 12 rows"):
         listed(written(NOTHING_ASKED, "json"))
 
@@ -361,7 +361,7 @@ def test_the_plan_carries_what_was_skipped_and_its_digest_does_not() -> None:
     with_blank = api.plan_of(LoadedScenario(files[0], None, Path(), "x.toml"))
     Path("f.json").write_text('["One?"]', "utf-8")
     without = api.plan_of(LoadedScenario(files[1], None, Path(), "x.toml"))
-    assert (len(with_blank.notes), without.notes) == (1, ())
+    assert (len(with_blank.remarks), without.remarks) == (1, ())
     assert digest(with_blank) == digest(without)
 
 
@@ -410,7 +410,7 @@ def test_a_cell_may_hold_key_points_and_an_empty_one_is_skipped() -> None:
     Path("f.csv").write_text("prompt,aspects\nOne?,memory\n ,speed\n", "utf-8")
     read = read_prompts(scenario("f.csv"), Path(), "x.toml")
     assert read.prompts == (Prompt("f-2", "One?", ("memory",)),)
-    assert read.notes == ("f.csv: 1 of 2 rows is skipped, because they have no question (line 3)",)
+    assert read.remarks == ("f.csv: 1 of 2 rows is skipped, because they have no question (line 3)",)
 
 
 @pytest.mark.parametrize(

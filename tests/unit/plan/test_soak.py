@@ -45,14 +45,14 @@ def test_one_level_is_played_that_of_the_table_or_the_first_of_the_load(
     assert soak.loaded.scenario.load == msgspec.structs.replace(level, duration_s=3_600.0)
     assert (soak.loaded.scenario.soak.concurrency, soak.loaded.scenario.soak.rate_per_s) == (None, None)
     assert soak_of(soak.loaded) == msgspec.structs.replace(
-        soak, notes=()
+        soak, remarks=()
     )  # what a resumed soak makes of the scenario in its manifest
 
 
 def test_a_level_that_was_chosen_among_several_is_noted() -> None:
-    note = planned(SoakTable(duration_s=3_600.0), Closed(concurrency=(1, 2))).notes[0]
+    note = planned(SoakTable(duration_s=3_600.0), Closed(concurrency=(1, 2))).remarks[0]
     assert note.startswith("a soak plays one level: c1, the first of c1, c2;")
-    assert planned(SoakTable(duration_s=3_600.0, concurrency=2), Closed(concurrency=(1, 2))).notes == ()
+    assert planned(SoakTable(duration_s=3_600.0, concurrency=2), Closed(concurrency=(1, 2))).remarks == ()
 
 
 def test_models_share_the_time_equally_unless_they_take_turns() -> None:
@@ -73,7 +73,7 @@ def test_the_settings_are_those_of_the_table() -> None:
 @pytest.mark.parametrize(("models", "has_note"), [((), False), (TWO, True)])
 def test_windows_longer_than_a_fiftieth_of_the_time_of_a_model_are_noted(models: Any, has_note: bool) -> None:
     changes = {"models": models} if models else {}
-    notes = planned(SoakTable(duration_s=3_000.0), **changes).notes
+    notes = planned(SoakTable(duration_s=3_000.0), **changes).remarks
     assert [note.split(":")[0] for note in notes] == (
         ["a window of 60 s is longer than a fiftieth of 1500 s"] if has_note else []
     )

@@ -82,8 +82,8 @@ def test_one_run_has_no_intervals_and_says_so() -> None:
     table = table_of(played(("foundry/cpu", CPU), ("foundry/gpu", GPU)))
     assert table is not None
     assert not [cell for row in table.rows for cell in row.cells if "(" in cell]
-    assert ONE_RUN in table.notes
-    assert SEVERAL_RUNS not in table.notes
+    assert ONE_RUN in table.remarks
+    assert SEVERAL_RUNS not in table.remarks
 
 
 def test_several_runs_have_the_interval_that_a_comparison_of_blocks_has() -> None:
@@ -94,8 +94,8 @@ def test_several_runs_have_the_interval_that_a_comparison_of_blocks_has() -> Non
     ]
     table = table_of(*runs)
     assert table is not None
-    assert SEVERAL_RUNS in table.notes
-    assert ONE_RUN not in table.notes
+    assert SEVERAL_RUNS in table.remarks
+    assert ONE_RUN not in table.remarks
     logs = [math.log(gpu / cpu) for gpu, cpu in waits]
     effects = effects_of_blocks(np.array(logs)[:, None])
     mean, reach = float(effects.mean[0]), float(effects.reach(0.95)[0])

@@ -100,12 +100,12 @@ def document_of(runs: list[Run]) -> Document:
 
 def in_document(document: Document) -> Contents:
     contents = {"": [[*row.cells] for row in document.headline.table.rows]}
-    contents[""] += [[note] for note in document.headline.table.notes]
+    contents[""] += [[note] for note in document.headline.table.remarks]
     for section in document.sections:
         rows = [[point] for point in section.points]
         for table in section.tables:
             rows += [[*row.cells] for row in table.rows]
-            rows += [[note] for note in table.notes]
+            rows += [[note] for note in table.remarks]
         contents[section.title] = rows + [[fact.name, fact.value] for fact in section.facts]
     return {title: [[printable(cell).strip() for cell in row] for row in rows] for title, rows in contents.items()}
 
@@ -187,7 +187,7 @@ def test_the_console_shows_the_rows_of_the_headline(name: str) -> None:
     text = console(summary, width=400)
     for row in document.headline.table.rows:
         assert any(all(printable(cell) in line for cell in row.cells) for line in text.splitlines())
-    for note in document.headline.table.notes:
+    for note in document.headline.table.remarks:
         assert f"· {printable(note)}" in re.sub(r"\s+", " ", text)
 
 

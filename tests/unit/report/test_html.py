@@ -263,7 +263,7 @@ def test_a_limit_in_sight_is_drawn_and_one_far_above_is_told() -> None:
 
     assert [shape["y0"] for shape in with_limit(200.0).layout["shapes"]] == [200.0]
     assert with_limit(60_000.0).layout["shapes"] == []
-    assert "60 s" in with_limit(60_000.0).note
+    assert "60 s" in with_limit(60_000.0).caption
 
 
 def test_in_an_open_loop_levels_are_named_by_their_rate() -> None:
@@ -282,7 +282,7 @@ def test_a_long_stage_shows_its_first_requests_and_says_so() -> None:
     )
     [timeline] = timeline_charts(played(run))
     assert sum(len(trace["x"]) for trace in timeline.traces if trace["name"] == "waiting") == MAX_REQUESTS
-    assert timeline.note == f"The first {MAX_REQUESTS} of {4 * rounds} requests."
+    assert timeline.caption == f"The first {MAX_REQUESTS} of {4 * rounds} requests."
 
 
 @pytest.mark.slow

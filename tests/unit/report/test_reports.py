@@ -209,16 +209,16 @@ def test_where_nothing_was_answered_there_is_nothing_to_be_sure_of() -> None:
 
 
 def test_what_counting_from_the_send_would_have_hidden_stands_under_the_table() -> None:
-    def notes_of(*, held: int) -> list[str]:
+    def remarks_of(*, held: int) -> list[str]:
         late = [turn(at, intended_ns=-1_900 * MS if at < held else 100 * MS) for at in range(400)]
         stage = planned(400, load={"mode": "constant", "rate_per_s": 1.0})
-        found = main_table(summarize(run_of(late, [stage]))).notes
+        found = main_table(summarize(run_of(late, [stage]))).remarks
         return [note for note in found if "counted from the send" in note]
 
-    (note,) = notes_of(held=10)
-    assert "the TTFT's p99 is 2.1 s from when requests were due" in note
-    assert note.endswith("counted from the send, as most tools do, it would be 98 ms")
-    assert notes_of(held=0) == []
+    (remark,) = remarks_of(held=10)
+    assert "the TTFT's p99 is 2.1 s from when requests were due" in remark
+    assert remark.endswith("counted from the send, as most tools do, it would be 98 ms")
+    assert remarks_of(held=0) == []
 
 
 def test_a_level_with_too_few_requests_to_bound_anything_shows_its_slowest_and_says_why() -> None:
@@ -260,7 +260,7 @@ def test_an_invalid_stage_is_struck_through_on_a_terminal_with_color() -> None:
 
 
 def test_too_few_requests_to_tell_whether_latencies_had_settled_are_said_once() -> None:
-    few = main_table(summarize(run_of(turns(12)))).notes
+    few = main_table(summarize(run_of(turns(12)))).remarks
     assert [note for note in few if note.startswith("whether the latencies had settled is not known, because")]
     both = summarize(
         run_of(
@@ -269,19 +269,19 @@ def test_too_few_requests_to_tell_whether_latencies_had_settled_are_said_once() 
             seen=[facts(), facts(level="c2")],
         )
     )
-    (note,) = [note for note in main_table(both).notes if "settled" in note]
+    (note,) = [note for note in main_table(both).remarks if "settled" in note]
     assert note.startswith("whether the latencies had settled at 1 user is not known, because")
-    assert not [note for note in main_table(summarize(run_of(turns(368)))).notes if "settled" in note]
+    assert not [note for note in main_table(summarize(run_of(turns(368)))).remarks if "settled" in note]
 
 
 def test_reasons_failures_and_skipped_models_stand_under_the_table() -> None:
     run = mixed()
-    notes = main_table(summarize(msgspec.structs.replace(run, torn=2))).notes
+    notes = main_table(summarize(msgspec.structs.replace(run, torn=2))).remarks
     assert "2 torn lines of the logs could not be read" in notes
     failed = "m on t, 2 users: 1 timeout; counting all requests that were sent, no latency above p"
     assert [note for note in notes if note.startswith(failed)]
     assert "gone on t: skipped: connection refused" in notes
-    closed, degraded = main_table(summarize(run_of(turns(368), seen=[facts(cpu_share=0.6)]))).notes
+    closed, degraded = main_table(summarize(run_of(turns(368), seen=[facts(cpu_share=0.6)]))).remarks
     assert closed.startswith("closed loop: ")
     assert degraded.startswith(
         "m on t, 1 user: degraded: TTFT, ITL and E2E may be too high, by how much is not known, "
@@ -291,14 +291,14 @@ def test_reasons_failures_and_skipped_models_stand_under_the_table() -> None:
 
 def test_what_a_stop_left_unplayed_is_no_failure() -> None:
     stopped = [turn(0), turn(1), *(turn(index, outcome="cancelled", detail="the run was stopped") for index in (2, 3))]
-    notes = main_table(summarize(run_of(stopped, [planned(8)], state="interrupted"))).notes
+    notes = main_table(summarize(run_of(stopped, [planned(8)], state="interrupted"))).remarks
     assert "m on t, 1 user: 6 of 8 were given up or never sent, because the run was stopped" in notes
     assert not [note for note in notes if "beyond p" in note or "cancelled" in note]
 
 
 def test_where_nothing_was_answered_no_percentile_is_named() -> None:
     failed = [turn(index, outcome="timeout", detail="first token") for index in range(4)]
-    notes = main_table(summarize(run_of(failed))).notes
+    notes = main_table(summarize(run_of(failed))).remarks
     assert "m on t, 1 user: 4 timeout; counting all requests that were sent, hardly any latency is known" in notes
 
 
@@ -313,7 +313,7 @@ def test_a_bound_below_the_median_says_nothing(bound: float, cell: str) -> None:
 
 def test_a_run_that_was_cut_short_says_so_first() -> None:
     summary = summarize(run_of(turns(3), [planned(8)], seen=[], state="running"))
-    assert main_table(summary).notes[0].startswith("incomplete: ")
+    assert main_table(summary).remarks[0].startswith("incomplete: ")
     assert main_table(summary).rows[0].cells[-1] == "degraded, incomplete"
 
 

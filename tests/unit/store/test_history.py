@@ -76,7 +76,7 @@ def test_folders_that_are_no_night_are_passed_over_with_a_note(tmp_path: Path) -
     history = read_history(folder)
     assert [night.run_id for night in history.nights] == [night_id(0, QUIET), night_id(7, QUIET)]
     about = {
-        number: [note for note in history.notes if note.startswith(night_id(number, QUIET))] for number in range(8)
+        number: [note for note in history.remarks if note.startswith(night_id(number, QUIET))] for number in range(8)
     }
     assert [len(about[number]) for number in range(8)] == [0, 1, 1, 1, 1, 1, 1, 0]
     assert "manifest.json is damaged" in about[1][0]
@@ -84,7 +84,7 @@ def test_folders_that_are_no_night_are_passed_over_with_a_note(tmp_path: Path) -
     assert "`loadgen report" in about[3][0]
     assert "schema" in about[4][0] and "schema" in about[6][0]
     assert "manifest.json is damaged" in about[5][0]
-    others = set(history.notes) - {note for notes in about.values() for note in notes}
+    others = set(history.remarks) - {note for notes in about.values() for note in notes}
     assert others == {
         "1 folder passed over: no manifest.json in it, so no run",
         "1 search of `loadgen capacity` passed over",
@@ -100,7 +100,7 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, QUIET, QUIET)
     (folder / night_id(0, QUIET) / "summary.json").chmod(0)
     history = read_history(folder)
-    assert len(history.nights) == 1 and "cannot be read" in history.notes[0]
+    assert len(history.nights) == 1 and "cannot be read" in history.remarks[0]
 
 
 @settings(max_examples=150, deadline=None)
@@ -132,7 +132,7 @@ def test_a_file_in_place_of_a_folder_of_a_night_is_no_error(tmp_path: Path) -> N
     (folder / night_id(0, QUIET) / "summary.json").unlink()
     (folder / night_id(0, QUIET) / "summary.json").mkdir()
     history = read_history(folder)
-    assert not history.nights and "summary.json cannot be read" in history.notes[0]
+    assert not history.nights and "summary.json cannot be read" in history.remarks[0]
 
 
 def test_no_folder_is_one_line(tmp_path: Path) -> None:
@@ -149,8 +149,8 @@ def test_merged_runs_are_one_night_and_their_parts_are_left_out(tmp_path: Path) 
         change(folder / name / "summary.json", run_id=name, runs=parts)
     history = read_history(folder)
     assert [(night.run_id, night.kind) for night in history.nights] == [("b-x3", "merged"), (ids[3], "run")]
-    assert any(note.startswith("a-x2: passed over, its runs are in another") for note in history.notes)
-    assert any(note.startswith("c-x2: passed over, none of the runs") for note in history.notes)
+    assert any(note.startswith("a-x2: passed over, its runs are in another") for note in history.remarks)
+    assert any(note.startswith("c-x2: passed over, none of the runs") for note in history.remarks)
 
 
 def test_a_copy_of_a_night_and_the_second_variant_are_no_nights(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_copy_of_a_night_and_the_second_variant_are_no_nights(tmp_path: Path) 
     shutil.copytree(folder / night_id(0, QUIET), folder / "copy")
     history = read_history(folder)
     assert [night.run_id for night in history.nights] == [night_id(0), night_id(1)]
-    assert history.notes == (
+    assert history.remarks == (
         f"copy: passed over, it is the run of {night_id(0)} once more",
         "1 run of the second variant of --versus passed over",
     )

@@ -540,7 +540,7 @@ def test_what_is_not_valid_has_a_dagger_in_every_table_and_a_note_that_says_why(
         *("TTFT p50", "TTFT p90", "TTFT slowest", "TPOT p50", "tok/s", "tok/s/user")
     }
     assert cells["tok/s/user"] == "– †"
-    assert any(note.startswith("† m on t: ") and "reasoning is hidden" in note for note in table.notes)
+    assert any(note.startswith("† m on t: ") and "reasoning is hidden" in note for note in table.remarks)
     document = make_document(report_data(summary, [run]))
     text = markdown(document)
     assert "| ttft † |" in text
@@ -570,7 +570,7 @@ def test_where_no_server_was_asked_the_table_says_how_that_is_done() -> None:
     table = server_table(cards_of(a=Probe(role_event=True)))
     assert table is not None
     assert "honors seed" not in {row.cells[0] for row in table.rows}
-    assert table.notes == (HOW_TO_ASK,)
+    assert table.remarks == (HOW_TO_ASK,)
 
 
 def test_the_table_of_what_servers_do_says_what_could_not_be_told() -> None:
@@ -582,7 +582,7 @@ def test_the_table_of_what_servers_do_says_what_could_not_be_told() -> None:
     assert rows["honors seed"] == ("no", UNDECIDED)
     assert rows["streams in parallel"] == ("at least 8 of 8 requested at once", UNDECIDED)
     assert [column.title for column in table.columns] == ["", "a on t", "b on t"]
-    assert table.notes == ("a on t: a note",)
+    assert table.remarks == ("a on t: a note",)
 
 
 def test_without_a_probe_or_with_one_that_cannot_be_read_there_is_no_table() -> None:

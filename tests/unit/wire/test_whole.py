@@ -16,7 +16,7 @@ from loadgen.plan.plan import Planned, digest, make_plan
 from loadgen.plan.prompts import Prompt
 from loadgen.report.csv import csv_text
 from loadgen.report.document import make_document, report_data
-from loadgen.report.main_notes import NOT_STREAMED
+from loadgen.report.main_remarks import NOT_STREAMED
 from loadgen.report.main_table import main_table
 from loadgen.report.markdown import markdown
 from loadgen.scenario import Sampling, Scenario
@@ -204,7 +204,7 @@ def test_an_slo_on_what_is_not_known_is_not_judged_and_the_table_says_so() -> No
     assert stage.slo is not None
     assert (stage.slo.slo, stage.slo.share) == ({"e2e_ms": 300.0}, 1.0)
     assert stage_of(40, slo={"ttft_ms": 1.0}).slo is None
-    assert NOT_STREAMED in main_table(summarize(run_of(whole_turns(40), scenario=UNSTREAMED))).notes
+    assert NOT_STREAMED in main_table(summarize(run_of(whole_turns(40), scenario=UNSTREAMED))).remarks
 
 
 def test_the_table_shows_dashes_for_what_is_not_known_and_the_rate_that_is() -> None:
@@ -216,7 +216,7 @@ def test_the_table_shows_dashes_for_what_is_not_known_and_the_rate_that_is() -> 
 def test_a_streamed_run_has_no_column_for_it() -> None:
     table = main_table(summarize(run_of([turn(i) for i in range(40)])))
     assert "tok/s E2E" not in {column.title for column in table.columns}
-    assert NOT_STREAMED not in table.notes
+    assert NOT_STREAMED not in table.remarks
 
 
 def test_every_report_of_whole_answers_can_be_made() -> None:

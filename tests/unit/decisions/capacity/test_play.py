@@ -17,7 +17,7 @@ from loadgen.decisions.capacity.document import search_text
 from loadgen.decisions.capacity.files import CAPACITY, Capacity, make_search_reports, read_capacity
 from loadgen.decisions.capacity.resume import read_earlier
 from loadgen.decisions.capacity.search_request import CapacitySettings
-from loadgen.decisions.capacity.words import limit_line, notes_of
+from loadgen.decisions.capacity.words import limit_line, remarks_of
 from loadgen.engine.stop import StopSignal
 from loadgen.errors import ExitCode, InputError, SinkError
 from loadgen.live.progress import Silence
@@ -342,7 +342,7 @@ def test_a_client_that_stands_still_while_it_searches_lowers_no_capacity(tmp_pat
     assert (model.holds, model.fails) == (HOLDS, HOLDS + 1)
     stalled = next(level for level in model.levels if "c8" in level.visits)
     assert stalled.doubts == ("client",)
-    assert "8 users: some of its visits do not count: loadgen itself was in the way" in notes_of(model)
+    assert "8 users: some of its visits do not count: loadgen itself was in the way" in remarks_of(model)
 
 
 def test_a_server_that_refuses_what_is_too_much_is_limited_by_its_errors(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from loadgen.decisions.capacity.words import (
     forecast_line,
     format_level,
     limit_line,
-    notes_of,
+    remarks_of,
     stopped_words,
     throughput_line,
 )
@@ -117,7 +117,7 @@ def test_every_limit_has_words(limit: LimitedBy) -> None:
 @pytest.mark.parametrize("doubt", get_args(Doubt))
 def test_every_doubt_has_words(doubt: Doubt) -> None:
     levels = (level(5.0, "not_judged", doubts=(doubt,)),)
-    assert any(note.startswith("5 users: not judged: ") for note in notes_of(answer(levels=levels)))
+    assert any(note.startswith("5 users: not judged: ") for note in remarks_of(answer(levels=levels)))
 
 
 @pytest.mark.parametrize("state", get_args(LevelState))
@@ -127,12 +127,12 @@ def test_every_state_has_its_cell(state: LevelState) -> None:
 
 
 def test_a_level_that_is_shown_above_one_that_is_not_is_named() -> None:
-    (note,) = [each for each in notes_of(answer(not_monotone=(9.0,))) if each.startswith("not monotone")]
+    (note,) = [each for each in remarks_of(answer(not_monotone=(9.0,))) if each.startswith("not monotone")]
     assert note == "not monotone: shown to hold above 7, which is shown not to: 9; the lower claim counts"
 
 
 def test_how_rare_a_stall_may_be_is_said() -> None:
-    assert "once in 30 s may not have been seen" in notes_of(answer())[0]
+    assert "once in 30 s may not have been seen" in remarks_of(answer())[0]
 
 
 def test_a_forecast_says_from_what_or_why_there_is_none() -> None:

@@ -294,9 +294,9 @@ def test_a_page_for_which_the_budget_has_no_room_is_left_out_and_can_be_written_
     soak = make_soak_reports(small, page_path=tmp_path / "page.html")
     assert sorted(path.name for path in usual.iterdir() if not (small / path.name).exists()) == ["report.html"]
     assert sum(path.stat().st_size for path in small.iterdir()) < budget
-    assert "larger than its budget of 4 MiB" in soak.page_note
+    assert "larger than its budget of 4 MiB" in soak.page_remark
     assert soak.reports.unwritten == ()
-    assert soak.page_note.replace("`", "\\`") in (small / "report.md").read_text()
+    assert soak.page_remark.replace("`", "\\`") in (small / "report.md").read_text()
     assert (tmp_path / "page.html").read_bytes() == (usual / "report.html").read_bytes()
     before = (small / "report.md").read_bytes()
     make_soak_reports(small)
@@ -306,7 +306,7 @@ def test_a_page_for_which_the_budget_has_no_room_is_left_out_and_can_be_written_
 def test_a_page_elsewhere_is_written_beside_that_of_the_folder(tmp_path: Path) -> None:
     folder = write_soak(tmp_path / "run", [ScriptedNight(windows=20)])
     soak = make_soak_reports(folder, page_path=tmp_path / "page.html")
-    assert soak.page_note == ""
+    assert soak.page_remark == ""
     assert (tmp_path / "page.html").read_bytes() == (folder / "report.html").read_bytes()
     with pytest.raises(InputError, match=r"nowhere.page\.html: cannot be written"):
         make_soak_reports(folder, page_path=tmp_path / "nowhere" / "page.html")

@@ -56,7 +56,7 @@ def test_what_was_measured_and_what_the_card_says_have_their_sources() -> None:
     assert known.execution_provider == ModelFact("CPUExecutionProvider", "card")
     assert known.capabilities == ModelFact(("chat", "summarize"), "card")
     assert (known.license, known.commercial) == (ModelFact("Apache-2.0", "card"), ModelFact("yes", "card"))
-    assert known.notes == ()
+    assert known.remarks == ()
 
 
 def test_what_nothing_says_is_unknown() -> None:
@@ -64,7 +64,7 @@ def test_what_nothing_says_is_unknown() -> None:
     assert nothing == Facts()
     assert facts([]) == Facts()
     assert all(
-        getattr(nothing, name) == ModelFact(None, "unknown") for name in Facts.__struct_fields__ if name != "notes"
+        getattr(nothing, name) == ModelFact(None, "unknown") for name in Facts.__struct_fields__ if name != "remarks"
     )
 
 
@@ -89,7 +89,7 @@ def test_a_fact_of_the_card_in_which_runs_differ_is_unknown_and_says_so() -> Non
     known = facts([stage(1)], [stage(1, card=other)])
     assert (known.license, known.commercial) == (ModelFact(), ModelFact())
     assert known.context_tokens == ModelFact(4096, "card")
-    assert known.notes == ("license: the runs differ (Apache-2.0, MIT), so it is unknown",)
+    assert known.remarks == ("license: the runs differ (Apache-2.0, MIT), so it is unknown",)
 
 
 def test_what_is_given_fills_what_is_unknown_and_is_marked() -> None:
@@ -97,21 +97,21 @@ def test_what_is_given_fills_what_is_unknown_and_is_marked() -> None:
     assert known.memory_mib == ModelFact(900.0, "given")
     assert (known.license, known.commercial) == (ModelFact("mit", "given"), ModelFact("yes", "given"))
     assert (known.capabilities, known.device) == (ModelFact(("summarize",), "given"), ModelFact("GPU", "given"))
-    assert known.notes == ()
+    assert known.remarks == ()
 
 
 def test_what_is_given_overrides_nothing_and_a_conflict_is_named() -> None:
     known = facts([stage(1, 500.0)], memory_mib=300.0, license="MIT", context_tokens=4100, disk_mib=100.4)
     assert known.memory_mib == ModelFact(500.0, "measured")
     assert known.license == ModelFact("Apache-2.0", "card")
-    assert known.notes == (
+    assert known.remarks == (
         "license: the card says Apache-2.0, given MIT; the first counts",
         "memory_mib: measured 500, given 300; the first counts",
     )
 
 
 def test_the_same_words_in_another_case_and_order_are_no_conflict() -> None:
-    assert facts([stage(1)], device="cpu", capabilities=("Summarize", "chat")).notes == ()
+    assert facts([stage(1)], device="cpu", capabilities=("Summarize", "chat")).remarks == ()
 
 
 def test_whether_an_unknown_license_allows_commercial_use_can_be_given() -> None:
@@ -128,8 +128,8 @@ def test_the_table_says_whether_a_license_allows_commercial_use(row: License) ->
 
 
 def test_a_cold_start_of_more_than_ten_warm_first_tokens_is_noted() -> None:
-    assert facts([stage(1, ttft_ms=250.0)]).notes == ()
-    (note,) = facts([stage(1, ttft_ms=249.0), stage(4, ttft_ms=9000.0)]).notes
+    assert facts([stage(1, ttft_ms=250.0)]).remarks == ()
+    (note,) = facts([stage(1, ttft_ms=249.0), stage(4, ttft_ms=9000.0)]).remarks
     assert note == "the cold start takes 2.5 s, 10 × the warm TTFT: keep the model loaded"
 
 

@@ -13,21 +13,23 @@ from tests.selected_runs import SelectedModel, write_run
 MODELS = (SelectedModel(name="good", points=(4,)), SelectedModel(name="poor", points=(1,)))
 
 
-def notes(folder: Path, names: Sequence[str]) -> tuple[str, ...]:
+def remarks(folder: Path, names: Sequence[str]) -> tuple[str, ...]:
     flags = PolicyFlags(given=tuple(GivenFacts(name=name, memory_mib=800.0) for name in names))
-    return decide(read_runs([write_run(folder / "run", MODELS)]), policy_of(SelectTable(), None, flags)).selection.notes
+    return decide(
+        read_runs([write_run(folder / "run", MODELS)]), policy_of(SelectTable(), None, flags)
+    ).selection.remarks
 
 
 def test_facts_under_a_name_that_no_candidate_has_are_named(tmp_path: Path) -> None:
-    assert notes(tmp_path, ["good", "godo", "poor@ulr"]) == (
+    assert remarks(tmp_path, ["good", "godo", "poor@ulr"]) == (
         "no candidate has these facts: godo, poor@ulr; the names of candidates are good@url, poor@url",
     )
 
 
 def test_of_many_such_names_five_are_shown(tmp_path: Path) -> None:
-    (note,) = notes(tmp_path, [f"m{number}" for number in range(9)])
-    assert note.startswith("no candidate has these facts: m0, m1, m2, m3, m4 and 4 more; ")
+    (remark,) = remarks(tmp_path, [f"m{number}" for number in range(9)])
+    assert remark.startswith("no candidate has these facts: m0, m1, m2, m3, m4 and 4 more; ")
 
 
 def test_facts_of_every_candidate_need_no_remark(tmp_path: Path) -> None:
-    assert notes(tmp_path, ["good", "poor@url"]) == ()
+    assert remarks(tmp_path, ["good", "poor@url"]) == ()

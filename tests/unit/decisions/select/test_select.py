@@ -358,7 +358,7 @@ def test_an_answer_that_failed_has_quality_0(tmp_path: Path) -> None:
     selection = select(tmp_path, [half, POOR])
     assert row(selection, "half").criteria["quality"].value == pytest.approx(50, abs=1)
     assert row(selection, "half").flags["failed"] == 8
-    assert any("half@url: 8 of 16 requests failed" in note for note in selection.notes)
+    assert any("half@url: 8 of 16 requests failed" in note for note in selection.remarks)
 
 
 def test_a_run_that_was_killed_counts_with_what_it_has_and_is_marked(tmp_path: Path) -> None:
@@ -367,7 +367,7 @@ def test_a_run_that_was_killed_counts_with_what_it_has_and_is_marked(tmp_path: P
     (folder / run_folder.STAGES).write_text("".join(stages[:-1]), "utf-8")
     selection = loadgen.select(folder)
     assert selection.decision.recommended == "good@url"
-    assert "20260102T030005Z-0123abcd was cut short; what it has counts" in selection.notes
+    assert "20260102T030005Z-0123abcd was cut short; what it has counts" in selection.remarks
 
 
 def test_a_stage_that_was_cut_short_is_marked_as_degraded_and_incomplete(tmp_path: Path) -> None:
@@ -378,7 +378,7 @@ def test_a_stage_that_was_cut_short_is_marked_as_degraded_and_incomplete(tmp_pat
     assert (row(selection, "poor").verdict, row(selection, "poor").incomplete) == ("degraded", True)
     assert selection.prompts == 12
     assert state_text(selection, row(selection, "poor")) == "compared, degraded, incomplete"
-    assert any(note.startswith("poor@url is degraded: ") for note in selection.notes)
+    assert any(note.startswith("poor@url is degraded: ") for note in selection.remarks)
 
 
 def test_answers_whose_prompts_were_lost_are_not_said_to_be_missing(tmp_path: Path) -> None:
@@ -441,7 +441,7 @@ def test_one_who_was_asked_fewer_prompts_limits_all_to_these_and_the_report_says
     (folder / run_folder.REQUESTS).write_text("".join(few), "utf-8")
     selection = loadgen.select(folder)
     assert selection.prompts == 11
-    assert "poor@url was not asked 5 of 16 prompts, so all are compared on the others alone" in selection.notes
+    assert "poor@url was not asked 5 of 16 prompts, so all are compared on the others alone" in selection.remarks
 
 
 def test_one_prompt_tells_nothing_and_more_would(tmp_path: Path) -> None:
@@ -505,9 +505,9 @@ def test_a_cost_from_a_given_power_is_given(tmp_path: Path) -> None:
 def test_cost_by_one_given_power_is_said_to_be_the_pace_once_more(tmp_path: Path) -> None:
     policy = {"cost": {"watts": 36.0, "price_per_kwh": 0.5}}
     double = "with one given power for all, cost and throughput both say how fast each is; together they weigh 0.2"
-    assert any(note.startswith(double) for note in select(tmp_path / "both", [GOOD, FAST], policy).notes)
+    assert any(note.startswith(double) for note in select(tmp_path / "both", [GOOD, FAST], policy).remarks)
     without = {"weights": {"throughput": 0.0}, **policy}
-    assert not any("both say" in note for note in select(tmp_path / "without", [GOOD, FAST], without).notes)
+    assert not any("both say" in note for note in select(tmp_path / "without", [GOOD, FAST], without).remarks)
 
 
 def test_weights_of_nothing_that_is_known_are_refused(tmp_path: Path) -> None:

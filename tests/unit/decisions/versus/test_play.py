@@ -105,7 +105,7 @@ class _Lines(Silence):
     def __init__(self, lines: list[str]) -> None:
         self._lines = lines
 
-    def note(self, text: str) -> None:
+    def announce(self, text: str) -> None:
         self._lines.append(text)
 
     def begin_run(self, title: str) -> None:

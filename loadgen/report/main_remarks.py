@@ -1,4 +1,4 @@
-"""The notes under the main table: bounds, the reasons of verdicts, failures, skipped models. Pure."""
+"""The remarks under the main table: bounds, the reasons of verdicts, failures, skipped models. Pure."""
 
 from typing import Final
 
@@ -29,33 +29,33 @@ NOT_TOLD_STEADY: Final = (
     "{fewest} or more at full load, and still more if the latencies first rose or fell)"
 )
 HIDDEN: Final = 1.1
-"""A note says how much the send hides if the TTFT p99 from the intended time is at least this many times the one from
-the send."""
+"""A remark says how much the send hides if the TTFT p99 from the intended time is at least this many times the one
+from the send."""
 
 
-def main_notes(summary: Summary) -> tuple[str, ...]:
-    """The notes on the whole run, then those on each stage; none of them twice."""
-    notes = []
+def main_remarks(summary: Summary) -> tuple[str, ...]:
+    """The remarks on the whole run, then those on each stage; none of them twice."""
+    remarks = []
     if summary.incomplete:
-        notes.append("incomplete: the run was cut short, and this report covers only what was measured until then")
+        remarks.append("incomplete: the run was cut short, and this report covers only what was measured until then")
     if summary.torn_lines:
-        notes.append(f"{format_count(summary.torn_lines, 'torn line')} of the logs could not be read")
+        remarks.append(f"{format_count(summary.torn_lines, 'torn line')} of the logs could not be read")
     if not summary.streamed:
-        notes.append(NOT_STREAMED)
+        remarks.append(NOT_STREAMED)
     if summary.runs:
-        notes.append(REPEATED.format(count=len(summary.runs)))
-    notes += [*_itl_bound(summary), *_not_told_steady(summary)]
+        remarks.append(REPEATED.format(count=len(summary.runs)))
+    remarks += [*_itl_bound(summary), *_not_told_steady(summary)]
     if any(stage.load.is_closed and stage.status != "skipped" for stage in summary.stages):
-        notes.append(CLOSED)
+        remarks.append(CLOSED)
     for stage in summary.stages:
         if stage.runs is not None and stage.runs.played < len(summary.runs):
-            notes.append(f"{stage_name(stage)}: played in {stage.runs.played} of {len(summary.runs)} runs")
-        notes += _stage_notes(stage)
-    return tuple(dict.fromkeys(notes))
+            remarks.append(f"{stage_name(stage)}: played in {stage.runs.played} of {len(summary.runs)} runs")
+        remarks += _stage_remarks(stage)
+    return tuple(dict.fromkeys(remarks))
 
 
 def _itl_bound(summary: Summary) -> list[str]:
-    """A note if the ITL p99 is known in some stage and only a bound in another."""
+    """A remark if the ITL p99 is known in some stage and only a bound in another."""
     if "p99" not in known_percentiles(summary.stages, "itl_ms"):
         return []
     latencies = [latency for stage in summary.stages if (latency := stage.metric("itl_ms")) is not None]
@@ -64,7 +64,7 @@ def _itl_bound(summary: Summary) -> list[str]:
 
 
 def _not_told_steady(summary: Summary) -> list[str]:
-    """A note on the stages that have too few requests to tell whether their latencies had settled."""
+    """A remark on the stages that have too few requests to tell whether their latencies had settled."""
     stages = [stage for stage in summary.stages if stage.steadiness is not None and stage.steadiness.steady is None]
     if not stages:
         return []
@@ -73,18 +73,18 @@ def _not_told_steady(summary: Summary) -> list[str]:
     return [NOT_TOLD_STEADY.format(where=where, fewest=MIN_VALUES)]
 
 
-def _stage_notes(stage: StageSummary) -> list[str]:
+def _stage_remarks(stage: StageSummary) -> list[str]:
     who = f"{stage.model} on {stage.target}"
     if stage.status == "skipped":
         return [f"{who}: skipped: {stage.reason}"]
     where = stage_name(stage)
-    notes = [*_daggers(stage, who), *_failures(stage, where), *_hidden_by_send(stage, where)]
+    remarks = [*_daggers(stage, who), *_failures(stage, where), *_hidden_by_send(stage, where)]
     if stage.until is not None:
-        notes.append(f"{where}: {_progress_of(stage.until)}")
+        remarks.append(f"{where}: {_progress_of(stage.until)}")
     if isinstance(stage.validity, Validity):
         verdict = stage.validity.verdict
-        notes += [f"{where}: {verdict}: {r.observed} (limit: {r.limit}); {r.advice}" for r in stage.validity.reasons]
-    return notes
+        remarks += [f"{where}: {verdict}: {r.observed} (limit: {r.limit}); {r.advice}" for r in stage.validity.reasons]
+    return remarks
 
 
 def _daggers(stage: StageSummary, who: str) -> list[str]:
@@ -99,25 +99,25 @@ def _failures(stage: StageSummary, where: str) -> list[str]:
     """How many requests failed, and how many were retried."""
     if not isinstance(stage.requests, Requests):
         return []
-    notes = []
+    remarks = []
     by_outcome = dict(stage.requests.by_outcome)
     stopped = by_outcome.pop("cancelled", 0)
     if stopped:
         were = f"{stopped} of {stage.requests.planned} {'was' if stopped == 1 else 'were'}"
         why = "the run was stopped" if stage.soak is UNSET else "loadgen was stopped or not run"
-        notes.append(f"{where}: {were} given up or never sent, because {why}")
+        remarks.append(f"{where}: {were} given up or never sent, because {why}")
     failed = stage.requests.failed - stopped
     if failed:
         named = ", ".join(f"{count} {name}" for name, count in by_outcome.items() if name != "ok")
         answered = 100 * stage.requests.ok // (stage.requests.ok + failed)
         beyond = f"no latency above p{answered} is known" if answered else "hardly any latency is known"
-        notes.append(f"{where}: {named}; counting all requests that were sent, {beyond}")
+        remarks.append(f"{where}: {named}; counting all requests that were sent, {beyond}")
     if isinstance(stage.requests.retried, int) and stage.requests.retried:
         was = "was" if stage.requests.retried == 1 else "were"
         retried = f"{format_count(stage.requests.retried, 'request')} {was} retried"
         attempts = f"{stage.requests.attempts} attempts in all"
-        notes.append(f"{where}: {retried}, {attempts}; the latencies include the waits between them")
-    return notes
+        remarks.append(f"{where}: {retried}, {attempts}; the latencies include the waits between them")
+    return remarks
 
 
 def _hidden_by_send(stage: StageSummary, where: str) -> list[str]:
