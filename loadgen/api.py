@@ -195,7 +195,7 @@ async def versus(
     size = min(processes_of(base, workers), processes_of(new, workers))
     progress, stop = progress or Silence(), stop or StopSignal()
 
-    async def play(plan: Plan, placement: Placement) -> "tuple[Run, Summary]":
+    async def play_variant(plan: Plan, placement: Placement) -> "tuple[Run, Summary]":
         played = await play_plan(
             plan,
             results,
@@ -209,7 +209,7 @@ async def versus(
         )
         return played, (summarized or summarize)(played)
 
-    return await play_blocks(base, new, blocks, play, rest_s=rest_s, clock=clock, stop=stop, progress=progress)
+    return await play_blocks(base, new, blocks, play_variant, rest_s=rest_s, clock=clock, stop=stop, progress=progress)
 
 
 def last_pace(results: Path, scenario: str) -> dict[StageKey, float]:

@@ -115,16 +115,16 @@ def _play_step(step: LoadStep, chances: Iterator[int], progress: Callable[[str, 
             rate = streams * 1e3 / step.itl_ms
             many = "1 stream" if streams == 1 else f"{streams:,} streams {step.pace}"
             progress(f"{many}, {rate:,.0f} tokens a second", at)
-            played.append(asyncio.run(_play(step, streams, [server.url for server in servers])))
+            played.append(asyncio.run(_play_load(step, streams, [server.url for server in servers])))
             if is_disturbed(observe(played[-1])) and next(chances, None) is not None:
-                played.append(asyncio.run(_play(step, streams, [server.url for server in servers])))
+                played.append(asyncio.run(_play_load(step, streams, [server.url for server in servers])))
             if is_too_much(observe(played[-1])):
                 break
     truths = [{truth.number: truth for truth in server.truth} for server in servers]
     return (compare(load, truths) for load in played)
 
 
-async def _play(step: LoadStep, streams: int, urls: Sequence[str]) -> PlayedStep:
+async def _play_load(step: LoadStep, streams: int, urls: Sequence[str]) -> PlayedStep:
     """Play one load in the same way as a stage of a run, including the log."""
     models = tuple(Model(name=f"mock-{number}", target="openai", url=url) for number, url in enumerate(urls))
     scenario = Scenario(

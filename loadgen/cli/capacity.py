@@ -144,7 +144,7 @@ def capacity(
         loaded = _with_levels(options, search).load(output)
         earlier = None if resume is None else read_earlier(resume)
         processes = parse_workers(workers)
-        searched, interrupted = asyncio.run(_play(loaded, asked, earlier, processes, out, output))
+        searched, interrupted = asyncio.run(_search(loaded, asked, earlier, processes, out, output))
     _print(searched, output)
     code = ExitCode.INTERRUPTED if interrupted else exit_code(searched.answer, required)
     if code == ExitCode.GATE_FAILED and output != "json":
@@ -165,7 +165,7 @@ def _with_levels(options: ScenarioOptions, search: SearchOptions) -> ScenarioOpt
     return structs.replace(options, rate="1") if is_of_rates else options
 
 
-async def _play(
+async def _search(
     loaded: LoadedScenario,
     asked: CapacitySettings,
     earlier: EarlierSearch | None,

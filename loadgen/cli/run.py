@@ -85,7 +85,7 @@ def run(
     policy = _policy_of(plan, output) if select else None
     if output == "text":
         warn_before_run(plan, processes)
-    played = asyncio.run(_play(plan, out, processes, repetition, output))
+    played = asyncio.run(_play_repeats(plan, out, processes, repetition, output))
     chooses = policy is not None and played.is_complete
     reports = _print(played, output, "selection" if chooses else "summary")
     if baseline_place is not None:
@@ -161,7 +161,7 @@ def _print(played: _Played, output: Output, result: Literal["summary", "selectio
     return reports
 
 
-async def _play(plan: Plan, out: Path, workers: Workers, repetition: RepeatOptions, output: Output) -> _Played:
+async def _play_repeats(plan: Plan, out: Path, workers: Workers, repetition: RepeatOptions, output: Output) -> _Played:
     """Play the plan `repeats` times, or until a run fails or the user stops."""
     stop = StopSignal()
     runs: list[Run] = []

@@ -55,7 +55,7 @@ def run_versus(
         warn_before_run(base, workers)
         for line in variant_lines(base, new, blocks):
             tell(f"loadgen: {line}")
-    played, interrupted = asyncio.run(_play(base, new, blocks, repetition, out, workers, output))
+    played, interrupted = asyncio.run(_play_variants(base, new, blocks, repetition, out, workers, output))
     for line in played.skipped:
         tell(f"loadgen: {line}")
     code = _compare(played, blocks, repetition, out, output)
@@ -66,7 +66,7 @@ def run_versus(
     return ExitCode.NO_TARGET if played.ended == "no_target" else code
 
 
-async def _play(
+async def _play_variants(
     base: Plan, new: Plan, blocks: int, repetition: RepeatOptions, out: Path, workers: Workers, output: Output
 ) -> tuple[PlayedBlocks, bool]:
     """The blocks that were played, and whether a stop was asked for."""

@@ -170,7 +170,7 @@ def soak(
             tell(f"loadgen: {remark}")
         warn_before_run(plan, processes)
     soak_run = SoakRun(planned, plan, unfinished)
-    played = asyncio.run(_play(soak_run, processes, out, output))
+    played = asyncio.run(_play_soak(soak_run, processes, out, output))
     raise typer.Exit(_report(played, fails_on, soaking.allow_outages, output))
 
 
@@ -211,7 +211,7 @@ def _load(options: ScenarioOptions, flags: SoakFlags, output: Output) -> LoadedS
     return options.load(output, soak=flags)
 
 
-async def _play(run: SoakRun, workers: Workers, out: Path, output: Output) -> PlayedSoak:
+async def _play_soak(run: SoakRun, workers: Workers, out: Path, output: Output) -> PlayedSoak:
     stop = StopSignal()
     with progress_on_terminal(output) as progress, interruptible(stop, output, (signal.SIGTERM,)):
         try:

@@ -109,7 +109,7 @@ async def play_plan(
         client=client or Client(),
     ) as opened:
         sources = planned_sources(plan, progress) if make_sources is None else make_sources(opened.context, folder)
-        await opened.play(sources)
+        await opened.play_sources(sources)
     return run_folder.read(folder)
 
 
@@ -132,12 +132,12 @@ class OpenRun:
         """How many processes play it."""
         self.manifest = manifest
         self.split_logs = split_logs
-        self._play = _SourcesPlay(context, make_runner, manifest, progress, sinks)
+        self._sources_play = _SourcesPlay(context, make_runner, manifest, progress, sinks)
 
-    async def play(self, sources: Iterable[StageSource], beside: BesideStage | None = None) -> None:
+    async def play_sources(self, sources: Iterable[StageSource], beside: BesideStage | None = None) -> None:
         """Play the stages of all sources. Whatever ends them, the manifest says afterwards that the run has ended."""
         try:
-            await self._play.play(sources, beside or _nothing_beside)
+            await self._sources_play.play_all(sources, beside or _nothing_beside)
         except BaseException:  # cancellation too: the manifest must not go on to say that the run is in progress
             with contextlib.suppress(FolderError):  # it may be writable, although one of the logs is not
                 self.manifest.end("interrupted")
@@ -247,7 +247,7 @@ class _SourcesPlay:
         is_heard = not isinstance(progress, Silence)
         self._busy_check = BusyCheck(context.machine, context.clock) if context.machine and is_heard else None
 
-    async def play(self, sources: Iterable[StageSource], beside: BesideStage) -> None:
+    async def play_all(self, sources: Iterable[StageSource], beside: BesideStage) -> None:
         self._beside = beside
         for source in sources:
             await self._play_source(source)

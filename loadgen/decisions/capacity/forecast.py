@@ -172,14 +172,14 @@ class _Asked:
 
     def in_flight(self, levels: MeasuredLevels, users: int) -> float:
         """The number in flight that all but a share MAX_BEYOND of the requests see at most."""
-        played = self._play(levels, users, REQUESTS)
+        played = self._thinking_users(levels, users, REQUESTS)
         return float(np.quantile(played.in_flight, 1 - MAX_BEYOND, method="inverted_cdf"))
 
-    def _play(self, levels: MeasuredLevels, users: int, requests: int) -> ThinkingUsers:
+    def _thinking_users(self, levels: MeasuredLevels, users: int, requests: int) -> ThinkingUsers:
         return play_thinking_users(levels.server, users, self._think_s, generator(SEED, "thinking"), requests)
 
     def _is_met(self, levels: MeasuredLevels, users: int, requests: int) -> bool:
-        played = self._play(levels, users, requests)
+        played = self._thinking_users(levels, users, requests)
         return all(self._share(objective, levels, played) >= objective.share for objective in self._objectives)
 
     def _share(self, objective: Objective, levels: MeasuredLevels, played: ThinkingUsers) -> float:

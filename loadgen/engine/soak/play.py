@@ -95,7 +95,7 @@ async def play_soak(
                 heartbeat=session.heartbeat,
             )
         )
-        await session.play(opened, progress)
+        await session.play_stages(opened, progress)
         if not stop.requested:
             remove_in_flight(folder)
     keep_measured_bytes(folder)

@@ -74,7 +74,7 @@ class SoakMachine(Struct, frozen=True):
 
 
 class SoakSession:
-    """Plays the stages of a soak: `open_log`, then `play`."""
+    """Plays the stages of a soak: `open_log`, then `play_stages`."""
 
     def __init__(
         self, plan: Plan, settings: SoakSettings, beginning: Beginning, machine: SoakMachine, events: EventLog
@@ -109,7 +109,7 @@ class SoakSession:
         logs = tuple(part_name(place) for place in range(workers))
         return WorkerLogs(SegmentSettings(budget_bytes=self._settings.disk_bytes, logs=logs), self._events)
 
-    async def play(self, opened: OpenRun, progress: Progress) -> None:
+    async def play_stages(self, opened: OpenRun, progress: Progress) -> None:
         """Play the stages that are still to be played."""
         context = opened.context
         rest = msgspec.structs.replace(context.plan, stages=self._beginning.stages)
@@ -130,7 +130,9 @@ class SoakSession:
         async with beating(self.heartbeat, self._events), Background(self._watch(context.stop_signal)):
             with calling_on_hang_up(opened.split_logs or self._split_log), self.heartbeat.calling(self._hear):
                 # A server that stays away ends the soak, and not only its stage.
-                await opened.play(itertools.takewhile(lambda _: not gave_up, planned_sources(rest, progress)), beside)
+                await opened.play_sources(
+                    itertools.takewhile(lambda _: not gave_up, planned_sources(rest, progress)), beside
+                )
 
     def _window_sinks(self, opened: OpenRun) -> tuple[Sink, ...]:
         """What folds records into windows here, unless workers do, and what writes them."""

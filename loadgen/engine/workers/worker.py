@@ -224,7 +224,7 @@ class Worker:
             case ServerBack(model):
                 self._context.gates.open(model)
 
-    async def play(self) -> None:
+    async def play_parts(self) -> None:
         """Play parts, one after the other, until cancelled."""
         heartbeat = self._context.heartbeat
         async with contextlib.AsyncExitStack() as stack:
@@ -272,7 +272,7 @@ async def work(start: StartWorker, send: Send, lines: BinaryIO) -> None:
         async with Client() as client:
             worker = Worker(start, client, log, send)
             _listen(lines, worker.take)
-            await worker.play()
+            await worker.play_parts()
 
 
 def _log_of(start: StartWorker, send: Send) -> RequestLog | SegmentLog:

@@ -128,12 +128,12 @@ def test_a_run_that_keeps_no_texts_says_before_it_begins_that_quality_will_be_mi
 
 
 def test_of_a_run_that_was_stopped_nothing_is_chosen(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    play_plan = run_verb._play
+    play_plan = run_verb._play_repeats
 
     async def stopped(*arguments: Any) -> Any:
         return msgspec.structs.replace(await play_plan(*arguments), interrupted=True)
 
-    monkeypatch.setattr(run_verb, "_play", stopped)
+    monkeypatch.setattr(run_verb, "_play_repeats", stopped)
     done = play(server, "--json")
     assert done.returncode == 130
     assert json.loads(done.stdout)["schema"] == "loadgen.summary/1"
