@@ -14,10 +14,10 @@ from loadgen.analysis.late_stamps import lag_effect, ticks_of
 from loadgen.analysis.metrics import Window
 from loadgen.analysis.own_effects import (
     achieved_share_at_best,
+    metrics_spared_by,
     pause_effect,
     shared_reads_effect,
     slip_effect,
-    spared_by,
 )
 from loadgen.analysis.stage import StageData
 from loadgen.analysis.summary import Effect, Self, in_ms, rounded, total
@@ -173,7 +173,7 @@ def _with_facts(evidence: Evidence, stage: StageData, facts: StageFacts) -> Evid
 
 
 def _pause_effect(stage: StageData, facts: StageFacts) -> Effect | None:
-    return pause_effect(in_ms(facts.gc_pause_max_ns), stage.latencies, spared_by(stage, facts.gc_pause_end_ns))
+    return pause_effect(in_ms(facts.gc_pause_max_ns), stage.latencies, metrics_spared_by(stage, facts.gc_pause_end_ns))
 
 
 def _lag(

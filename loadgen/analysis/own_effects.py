@@ -84,7 +84,7 @@ def pause_effect(pause_ms: float | None, measured: Mapping[str, Metric], spared:
     return None
 
 
-def spared_by(stage: StageData, pause_end_ns: int | None) -> set[str]:
+def metrics_spared_by(stage: StageData, pause_end_ns: int | None) -> set[str]:
     """The metrics whose slowest value did not end with a pause, which delays all that arrives in it until its end."""
     if pause_end_ns is None:
         return set()

@@ -158,15 +158,15 @@ class StopRuleMonitor:
         floor: Floor,
         *,
         enough: Callable[[], None],
-        say: Callable[[str], None],
+        report: Callable[[str], None],
     ) -> None:
-        """enough: called once, when the rule is met. say: called after each look, with a text about the progress."""
+        """enough: called once, when the rule is met. report: called after each look, with a text about the progress."""
         import scipy.special  # noqa: F401  imported now, because in the middle of the stage it would delay requests
 
         self._rule = rule
         self._series = [Series(rule, floor) for _ in range(models)]
         self._enough = enough
-        self._say = say
+        self._report = report
         self.met = False
 
     def take(self, sample: Sample | None) -> None:
@@ -187,7 +187,7 @@ class StopRuleMonitor:
 
     def _add_look(self, series: Series, look: Quantile) -> None:
         series.end(look)
-        self._say(self.words)
+        self._report(self.words)
         if not self.met and all(series_of_model.met for series_of_model in self._series):
             self.met = True
             self._enough()

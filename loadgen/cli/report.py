@@ -45,7 +45,7 @@ def report(
     if html is not None:
         _check_page(html, folders)
     if merge:
-        remade = [_Remade(make_merged(_mergeable(folders), floor=floor))]
+        remade = [_MadeReports(make_merged(_mergeable(folders), floor=floor))]
     else:
         remade = [_make(each, floor, html) for each in folders]
     if as_json:
@@ -60,7 +60,7 @@ def report(
         tell_place(each.reports, output)
 
 
-class _Remade(Struct, frozen=True):
+class _MadeReports(Struct, frozen=True):
     """The reports of one run, or of merged ones."""
 
     reports: Reports
@@ -68,18 +68,18 @@ class _Remade(Struct, frozen=True):
     """If the run is a soak."""
 
 
-def _make(folder: Path, floor: Floor | None, page_path: Path | None) -> _Remade:
+def _make(folder: Path, floor: Floor | None, page_path: Path | None) -> _MadeReports:
     """The reports of one run; those of a search and of a soak begin with its answer. page_path: of a soak's page."""
     # `run` need not wait for them
     from loadgen.decisions.capacity.files import is_search, make_search_reports
     from loadgen.decisions.drift.files import is_soak, make_soak_reports
 
     if is_search(folder):
-        return _Remade(make_search_reports(folder, floor=floor).reports)
+        return _MadeReports(make_search_reports(folder, floor=floor).reports)
     if is_soak(folder):
         soak = make_soak_reports(folder, floor=floor, page_path=page_path)
-        return _Remade(soak.reports, soak)
-    return _Remade(make_reports(folder, floor=floor))
+        return _MadeReports(soak.reports, soak)
+    return _MadeReports(make_reports(folder, floor=floor))
 
 
 def _check_page(path: Path, folders: list[Path]) -> None:

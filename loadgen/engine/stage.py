@@ -162,11 +162,11 @@ class LocalStageRunner:
         heartbeat = self._context.heartbeat
         with contextlib.ExitStack() as stack:
             if heartbeat is not None:
-                stack.enter_context(heartbeat.calling(self._hear))
+                stack.enter_context(heartbeat.calling(self._on_interruption))
             stack.enter_context(self._context.lives.calling(self._follow))
             yield
 
-    def _hear(self, interruption: Interruption) -> None:
+    def _on_interruption(self, interruption: Interruption) -> None:
         self._observer.check_wall_clock()  # by which stamps of the kernel become moments of the run
         if isinstance(interruption, Gap):
             self._context.client.abandon(interruption.words)

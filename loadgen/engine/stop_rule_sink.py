@@ -31,5 +31,7 @@ def stop_rule_sinks(plan: Plan, stage: Stage, stop: StopSignal, progress: Progre
     # One monitor for all processes, because the rule is about the whole stage, not about each worker's part of it.
     models = [plan.models[index] for index in stage.models]
     places = tuple((target_name(model), model.name) for model in models)
-    monitor = StopRuleMonitor(stage.until, len(models), plan.scenario.floor, enough=stop.end_stage, say=progress.known)
+    monitor = StopRuleMonitor(
+        stage.until, len(models), plan.scenario.floor, enough=stop.end_stage, report=progress.known
+    )
     return (StopRuleSink(sampler(stage.until, places, origin=stage.latency_origin), monitor),)

@@ -78,9 +78,9 @@ class Bar(NullSink):
 
     def record(self, record: Record) -> None:
         if record.phase == "measured":
-            self.hear_counts(EndedCounts(1, int(record.outcome != "ok")))
+            self.take_counts(EndedCounts(1, int(record.outcome != "ok")))
 
-    def hear_counts(self, counts: EndedCounts) -> None:
+    def take_counts(self, counts: EndedCounts) -> None:
         if self._task is None:
             return
         self._progress.advance(self._task, counts.ended)

@@ -52,9 +52,9 @@ class ProgressLines(NullSink):
         if record.phase == "warmup":
             self._warmed_up += 1
         else:
-            self.hear_counts(EndedCounts(1, int(record.outcome != "ok")))
+            self.take_counts(EndedCounts(1, int(record.outcome != "ok")))
 
-    def hear_counts(self, counts: EndedCounts) -> None:
+    def take_counts(self, counts: EndedCounts) -> None:
         self._done = (self._done or 0) + counts.ended
         self._failed += counts.failed
 

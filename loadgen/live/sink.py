@@ -106,13 +106,13 @@ class AnswerSink(Protocol):
 
     def record(self, record: Record) -> None: ...
 
-    def hear_answer(self, record: Record) -> None:
+    def take_answer(self, record: Record) -> None:
         """A measured request has ended in a worker: of those to one model within a moment, the last that was answered,
         and the last that was not."""
 
 
 class EndedCounts(Struct, frozen=True):
-    """How many measured requests have ended in a worker since it last told."""
+    """How many measured requests have ended in a worker since its last update."""
 
     ended: int = 0
     failed: int = 0
@@ -124,7 +124,7 @@ class CountSink(Protocol):
     """A sink that counts measured requests, such as the progress. Where workers fold their measured records, it gets
     the counts in their place."""
 
-    def hear_counts(self, counts: EndedCounts) -> None:
+    def take_counts(self, counts: EndedCounts) -> None:
         """So many more measured requests have ended in a worker."""
 
 
@@ -191,13 +191,13 @@ class Sinks:
         for sink in self._measuring:
             _call(sink, "measure", beginning)
 
-    def hear_answer(self, record: Record) -> None:
+    def take_answer(self, record: Record) -> None:
         for sink in self._answer:
-            _call(sink, "hear_answer", record)
+            _call(sink, "take_answer", record)
 
-    def hear_counts(self, counts: EndedCounts) -> None:
+    def take_counts(self, counts: EndedCounts) -> None:
         for sink in self._count:
-            _call(sink, "hear_counts", counts)
+            _call(sink, "take_counts", counts)
 
     def tick(self, now_ns: int) -> None:
         for sink in self.timed:

@@ -26,7 +26,13 @@ from loadgen.scenario import (
 )
 from loadgen.scenario.headers import conflicts_of_headers
 from loadgen.scenario.limits import over_limit
-from loadgen.scenario.objective import STREAMED_LATENCIES, limits_ms, mismatch_of_objective, objective_of, twice
+from loadgen.scenario.objective import (
+    STREAMED_LATENCIES,
+    first_repeated,
+    limits_ms,
+    mismatch_of_objective,
+    objective_of,
+)
 from loadgen.scenario.problem import Problem, key_path, toml_text
 from loadgen.scenario.soak import parse_bytes
 from loadgen.scenario.stop_rule import STREAMED, mismatch, stop_rule_of
@@ -228,7 +234,7 @@ def _conflicts_of_objectives(slo: Slo, *, stream: bool) -> Iterator[Problem]:
         elif objective.metric in STREAMED_LATENCIES and not stream:
             message = f"answers that are not streamed (stream = false) have no {objective.metric}"
             yield Problem(key, message, "use e2e, or set stream = true")
-        elif twice([objective_of(other) for other in slo.objectives[: i + 1]]) is not None:
+        elif first_repeated([objective_of(other) for other in slo.objectives[: i + 1]]) is not None:
             yield Problem(key, "the same share of the same metric is asked for twice", "leave one out")
 
 

@@ -84,7 +84,7 @@ def mismatch_of_objective(text: str) -> tuple[str, str] | None:
     return None
 
 
-def twice(objectives: Sequence[Objective]) -> Objective | None:
+def first_repeated(objectives: Sequence[Objective]) -> Objective | None:
     """The first objective that asks again for the share of a metric that an earlier one asks for."""
     asked = [(objective.metric, objective.share) for objective in objectives]
     return next((objective for i, objective in enumerate(objectives) if asked[i] in asked[:i]), None)

@@ -235,12 +235,12 @@ def warnings_for(plan: Plan, calibration: Calibration | None, workers: int) -> l
     by = f"{workers} processes of this machine were" if workers > 1 else "this machine was"
     warnings = []
     if streams > budget.streams * workers:
-        mend = _hint("concurrency or max_in_flight", streams, budget.streams, workers, cores)
-        warnings.append(f"{streams:,} streams at once; {by} calibrated for {budget.streams * workers:,}: {mend}")
+        hint = _hint("concurrency or max_in_flight", streams, budget.streams, workers, cores)
+        warnings.append(f"{streams:,} streams at once; {by} calibrated for {budget.streams * workers:,}: {hint}")
     if events > budget.events_per_s * workers:
-        mend = _hint("the rate or max_tokens", events, budget.events_per_s, workers, cores)
+        hint = _hint("the rate or max_tokens", events, budget.events_per_s, workers, cores)
         of = f"{budget.events_per_s * workers:,.0f}"
-        warnings.append(f"up to {events:,.0f} token events a second; {by} calibrated for {of}: {mend}")
+        warnings.append(f"up to {events:,.0f} token events a second; {by} calibrated for {of}: {hint}")
     return warnings
 
 

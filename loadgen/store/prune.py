@@ -38,7 +38,7 @@ class OldNight(Struct, frozen=True):
         return sum(file.size_bytes for file in self.files)
 
 
-class _Began(Struct, frozen=True):
+class _RunStart(Struct, frozen=True):
     started_utc: str
     state: str = "running"
 
@@ -57,7 +57,7 @@ def old_nights(folder: Path, before: datetime) -> list[OldNight]:
 
 def _old_night(path: Path, before: datetime) -> OldNight | None:
     try:
-        began = msgspec.json.decode((path / MANIFEST).read_bytes(), type=_Began)
+        began = msgspec.json.decode((path / MANIFEST).read_bytes(), type=_RunStart)
         moment = datetime.fromisoformat(began.started_utc)
         if moment.tzinfo is None or moment >= before:
             return None

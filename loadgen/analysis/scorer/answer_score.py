@@ -15,7 +15,7 @@ from msgspec import Struct
 from loadgen.analysis.quality_types import Span
 from loadgen.analysis.scorer import form
 from loadgen.analysis.scorer.key_points import KeyPoint, Part, credit_of, key_point_of, parts_of, places_of
-from loadgen.analysis.scorer.language import MIN_WORDS, UNSPACED, Tongue, tongue_of
+from loadgen.analysis.scorer.language import MIN_WORDS, UNSPACED, ScriptAndLanguage, script_and_language_of
 from loadgen.analysis.scorer.names import KnownNames, names_known
 from loadgen.analysis.scorer.rouge import rouge_l
 from loadgen.analysis.scorer.tokens import Token, stem, tokens_of
@@ -74,7 +74,7 @@ class Rubric(Struct, frozen=True):
     the model must answer by itself, an answer may be longer than its prompt, and have figures and names of its own."""
     reference: str
     """The key points as one text."""
-    asked: Tongue
+    asked: ScriptAndLanguage
     """The language in which the answer should be: that of the key points, or of the source."""
 
 
@@ -95,7 +95,7 @@ def rubric_of(source: str, key_points: tuple[str, ...]) -> Rubric:
         runs=frozenset(form.runs_of(words, form.COPIED_RUN)),
         is_about_source=bool(wanted) and shared >= SHARED * len(wanted),
         reference=points_text,
-        asked=tongue_of(points_text if len(form.words_of(points_text)) >= MIN_WORDS else source),
+        asked=script_and_language_of(points_text if len(form.words_of(points_text)) >= MIN_WORDS else source),
     )
 
 
@@ -132,7 +132,7 @@ def _flags(text: str, shape: form.Form, rubric: Rubric, finish_reason: str | Non
     holds: dict[Flag, bool] = {
         "empty": shape.words == 0,
         "refused": form.is_refusal(text),
-        "wrong_language": tongue_of(text).is_other_than(rubric.asked),
+        "wrong_language": script_and_language_of(text).is_other_than(rubric.asked),
         "repeated": shape.distinct < form.REPEATED_BELOW,
         "copied": shape.copied > form.COPIED_ABOVE,
         "truncated": finish_reason == "length",

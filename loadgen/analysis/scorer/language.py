@@ -76,13 +76,13 @@ def language_of(text: str) -> str | None:
     return language
 
 
-class Tongue(Struct, frozen=True):
+class ScriptAndLanguage(Struct, frozen=True):
     """The script and the language of a text, as far as they are known."""
 
     script: str | None
     language: str | None
 
-    def is_other_than(self, asked: "Tongue") -> bool:
+    def is_other_than(self, asked: "ScriptAndLanguage") -> bool:
         """Whether both are known, and differ in the script or the language."""
         return any(
             own is not None and other is not None and own != other
@@ -90,5 +90,5 @@ class Tongue(Struct, frozen=True):
         )
 
 
-def tongue_of(text: str) -> Tongue:
-    return Tongue(script_of(text), language_of(text))
+def script_and_language_of(text: str) -> ScriptAndLanguage:
+    return ScriptAndLanguage(script_of(text), language_of(text))

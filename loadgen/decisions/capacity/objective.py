@@ -14,10 +14,10 @@ from loadgen.scenario.objective import (
     DEFAULT_ATTAINMENT,
     STREAMED_LATENCIES,
     Objective,
+    first_repeated,
     limits_ms,
     mismatch_of_objective,
     objective_of,
-    twice,
 )
 from loadgen.scenario.problem import Problem, Source, input_error
 from loadgen.stats.quantile import nearest_rank
@@ -59,7 +59,7 @@ def objectives_of(texts: Sequence[str], slo: Slo | None, *, scenario: str = "SCE
         key = keys[[objective.metric for objective in objectives].index("goodput")]
         message = "asks for every limit of [slo] at once, but [slo] has no limits"
         raise input_error(source, Problem(key, message, "add e.g. ttft_ms = 2000.0 to [slo], or name the limit here"))
-    if (again := twice(objectives)) is not None:
+    if (again := first_repeated(objectives)) is not None:
         key = keys[len(objectives) - 1 - objectives[::-1].index(again)]
         raise input_error(source, Problem(key, "the same share of the same metric is asked for twice", "leave one out"))
     if not objectives and slo is not None and limits:

@@ -22,7 +22,7 @@ from loadgen.decisions.capacity.files import CapacityWriter
 from loadgen.decisions.capacity.objective import late_after_ns
 from loadgen.decisions.capacity.search import NextVisit, SearchEnd, SearchState, StopReason
 from loadgen.decisions.capacity.search_request import SearchRequest
-from loadgen.decisions.capacity.visit import Visit, VisitTally, refused_at_end
+from loadgen.decisions.capacity.visit import Visit, VisitTally, unconnected_at_end
 from loadgen.decisions.capacity.visit_data import VisitData, state_of, visit_data_of
 from loadgen.decisions.capacity.words import progress_words
 from loadgen.engine.run import play_plan
@@ -57,9 +57,9 @@ class VisitWatch(NullSink):
         looks: VisitLooks,
         stop: StopSignal,
         clock: Clock,
-        say: Callable[[Visit | None], None],
+        report: Callable[[Visit | None], None],
     ) -> None:
-        """stop: that of the stage. say: called when the visit begins, and after each look with the visit so far."""
+        """stop: that of the stage. report: called when the visit begins, and after each look with the visit so far."""
         self.records: list[Record] = []
         self.facts: StageFacts | None = None
         self._step = step
@@ -67,13 +67,13 @@ class VisitWatch(NullSink):
         self._looks = looks
         self._stop = stop
         self._clock = clock
-        self._say = say
+        self._report = report
         self._began_ns = clock.now_ns()
         self._look_after = 0
         """No look comes before the tally has so many requests."""
 
     def start(self, stage: StageStart) -> None:
-        self._say(None)
+        self._report(None)
 
     def record(self, record: Record) -> None:
         self.records.append(record)
@@ -101,7 +101,7 @@ class VisitWatch(NullSink):
             if self._looks.should_stop(visit):
                 self._stop.end_stage()
             if self._looks.next_at != next_at or self._stop.requested:
-                self._say(visit)
+                self._report(visit)
 
     def retry(self, record: Record) -> None:
         self.records.append(record)
@@ -167,7 +167,7 @@ class ModelSearch:
         state = self._state
         tally = VisitTally(self._settings.objectives, stage.level.load(), scenario.slo, context.workers)
         looks = VisitLooks(state, self._settings, self._step)
-        self._watch = VisitWatch(self._step, tally, looks, stop, context.run.clock, self._say)
+        self._watch = VisitWatch(self._step, tally, looks, stop, context.run.clock, self._report)
         return (self._watch,)
 
     def lose_model(self, model: int, reason: str) -> None:
@@ -190,8 +190,8 @@ class ModelSearch:
         if not self._played:
             self._warn_if_short(played)
         self._played.append(thinned(played))
-        refused = np.array([record.outcome == "connect_error" for record in watch.records], bool)
-        self._lost = self._lost or refused_at_end(refused, played.stage.planned.load.concurrency) > 0
+        unconnected = np.array([record.outcome == "connect_error" for record in watch.records], bool)
+        self._lost = self._lost or unconnected_at_end(unconnected, played.stage.planned.load.concurrency) > 0
 
     def _stage_of(self, records: Sequence[Record], facts: StageFacts) -> StageData:
         """The visit in the form in which a stage is read from a run folder."""
@@ -206,7 +206,7 @@ class ModelSearch:
         answer = answer_of(self._played, self._settings, stopped, model=model.name, target=target_name(model))
         self._context.writer.put(self.models[0], answer)
 
-    def _say(self, visit: Visit | None) -> None:
+    def _report(self, visit: Visit | None) -> None:
         self._context.progress.known(progress_words(visit, self._state, self._settings))
 
     def _warn_if_short(self, played: VisitData) -> None:

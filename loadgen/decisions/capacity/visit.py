@@ -79,20 +79,20 @@ class _Rows:
         self.verdicts = array("b")
         """For each request and objective, its code; `slowness` is as long."""
         self.slowness = array("d")
-        self.refused = array("b")
+        self.unconnected = array("b")
         """For each request: whether there was no connection."""
 
     def copy(self) -> "_Rows":
         rows = _Rows()
         rows.moments, rows.verdicts = self.moments[:], self.verdicts[:]
-        rows.slowness, rows.refused = self.slowness[:], self.refused[:]
+        rows.slowness, rows.unconnected = self.slowness[:], self.unconnected[:]
         return rows
 
     def add(self, record: Record, end_ns: int, judged: Iterable[Judged]) -> None:
         start = record.intended_ns if record.dispatched_ns is None else record.dispatched_ns
         first = record.stamps_ns[0] if record.stamps_ns else -1
         self.moments.extend((record.index, start, first, end_ns, record.intended_ns))
-        self.refused.append(record.outcome == "connect_error")
+        self.unconnected.append(record.outcome == "connect_error")
         for each in judged:
             self.verdicts.append(_CODES[each.verdict])
             self.slowness.append(each.slowness)
@@ -146,7 +146,9 @@ class VisitTally:
             rows.add(record, -1, self._judged(record))
         moments = np.array(rows.moments, np.int64).reshape(-1, 5)
         order = np.lexsort((moments[:, 0], moments[:, 1]))
-        order = order[: len(order) - refused_at_end(np.array(rows.refused, bool)[order], self._load.concurrency)]
+        order = order[
+            : len(order) - unconnected_at_end(np.array(rows.unconnected, bool)[order], self._load.concurrency)
+        ]
         moments = moments[order]
         verdicts = np.array(rows.verdicts, np.int8).reshape(-1, width)[order]
         slowness = np.array(rows.slowness).reshape(-1, width)[order]
@@ -213,11 +215,11 @@ class VisitTally:
         return first if first == decided else first + warm_until(_finite(slowness[first:decided, 0])).truncated
 
 
-def refused_at_end(refused: Bools, users: int | None) -> int:
-    """How many connections were refused at the end of a visit because the server was gone. refused: whether each
+def unconnected_at_end(unconnected: Bools, users: int | None) -> int:
+    """How many connections were refused at the end of a visit because the server was gone. unconnected: whether each
     request, in the order of dispatch, got no connection."""
-    connected = np.flatnonzero(~refused)
-    tail = len(refused) - (int(connected[-1]) + 1 if len(connected) else 0)
+    connected = np.flatnonzero(~unconnected)
+    tail = len(unconnected) - (int(connected[-1]) + 1 if len(connected) else 0)
     return tail if tail >= max(REFUSED_AT_END, users or 0) else 0
 
 

@@ -30,7 +30,7 @@ from loadgen.scenario.policy import ASPECTS
 
 AT_ONCE: Final = 4
 """How many questions are with the judge at once."""
-ATTEMPTS: Final = 3
+MAX_ASKS: Final = 3
 """How often a question is asked until its answer has a verdict."""
 MOST_WITHOUT: Final = 0.1
 """The share of questions that may be without a verdict."""
@@ -127,8 +127,8 @@ class Judge:
         cached = self._cache.text(question.digest)
         if cached is not None and read(cached) is not None:
             return cached
-        for attempt in range(ATTEMPTS):
-            text = await self._ask(question, attempt)
+        for asked_before in range(MAX_ASKS):
+            text = await self._ask(question, asked_before)
             if read(text) is not None:
                 self._cache.keep(question.digest, text)
                 return text

@@ -85,7 +85,7 @@ class JudgeChat:
         self._served = msgspec.structs.replace(self._served, models=models)
         for response_format in FORMATS:
             self.response_format = response_format
-            answer = await self._greeted()
+            answer = await self._answer_to_greeting()
             if _is_answered(answer.reply):
                 self._check_who_answered(answer)
                 return
@@ -106,10 +106,10 @@ class JudgeChat:
     def _shown_url(self) -> str:
         return redact_url(self._served.base_url)
 
-    async def text(self, question: JudgeQuestion, attempt: int = 0) -> str:
-        """The judge's answer; empty if the server refuses this question, or the judge says nothing. attempt: how often
-        the question was answered before without a verdict. Raises TargetError."""
-        answer = await self._send(question, attempt)
+    async def text(self, question: JudgeQuestion, asked_before: int = 0) -> str:
+        """The judge's answer; empty if the server refuses this question, or the judge says nothing. asked_before: how
+        often the question was answered without a verdict. Raises TargetError."""
+        answer = await self._send(question, asked_before)
         reply = answer.reply
         if _is_answered(reply):
             return reply.text if isinstance(reply.text, str) else ""
@@ -118,7 +118,7 @@ class JudgeChat:
             return ""
         raise await self._error(reply)
 
-    async def _greeted(self) -> _JudgeReply:
+    async def _answer_to_greeting(self) -> _JudgeReply:
         """The answer to the greeting, without the keys that the server refuses."""
         while True:
             answer = await self._send(GREETING, 0)
@@ -137,20 +137,20 @@ class JudgeChat:
                 renamed = key == "max_tokens" and mentions(answer.body, OTHER_LIMIT) and key not in self._refused
                 self._refused[key] = OTHER_LIMIT if renamed else None
 
-    async def _send(self, question: JudgeQuestion, attempt: int) -> _JudgeReply:
+    async def _send(self, question: JudgeQuestion, asked_before: int) -> _JudgeReply:
         """Send a question, and again after a pause if the server fails."""
-        answer = await self._send_once(question, attempt)
+        answer = await self._send_once(question, asked_before)
         for retry in range(RETRIES.attempts):
             if not _may_pass(answer):
                 break
             reply = msgspec.structs.replace(answer.reply, attempt=retry)
             pause_ns = wait_ns(RETRIES, reply, generator(0, "judge", question.digest, retry))
             await self._clock.sleep_until_ns(self._clock.now_ns() + pause_ns)
-            answer = await self._send_once(question, attempt)
+            answer = await self._send_once(question, asked_before)
         return answer
 
-    async def _send_once(self, question: JudgeQuestion, attempt: int) -> _JudgeReply:
-        body = dict(self._body_of(question, attempt))
+    async def _send_once(self, question: JudgeQuestion, asked_before: int) -> _JudgeReply:
+        body = dict(self._body_of(question, asked_before))
         now = self._clock.now_ns()
         exchange = await self._client.send(
             chat_request_of(self._served, body, Deadlines(request_ns=self._limit_ns)), now
@@ -158,14 +158,14 @@ class JudgeChat:
         reply = read_reply(exchange, epoch_ns=now, wall_offset_ns=0, keep_text=True)[0]
         return _JudgeReply(reply, exchange.body())
 
-    def _body_of(self, question: JudgeQuestion, attempt: int) -> Iterator[tuple[str, object]]:
+    def _body_of(self, question: JudgeQuestion, asked_before: int) -> Iterator[tuple[str, object]]:
         own: JsonObject = {
             "model": self._served.card.id,
             "messages": list(question.messages),
             "stream": False,
             "max_tokens": self._max_tokens,
-            "temperature": question.temperature(attempt),
-            "seed": 10 * question.vote + attempt,
+            "temperature": question.temperature(asked_before),
+            "seed": 10 * question.vote + asked_before,
             "response_format": self._format_of(question),
         }
         for key, value in own.items():

@@ -58,9 +58,9 @@ class JudgeQuestion(Struct, frozen=True, kw_only=True):
         """What it has in common with an equal question: 64 hexadecimal digits."""
         return hashlib.sha256(msgspec.json.encode((VERSION, self.messages, self.vote))).hexdigest()
 
-    def temperature(self, attempt: int) -> float:
+    def temperature(self, asked_before: int) -> float:
         """The temperature at which it is asked; not 0 if it is asked again, since that would give the same answer."""
-        return _SAMPLED if self.vote or attempt else 0.0
+        return _SAMPLED if self.vote or asked_before else 0.0
 
 
 def scale_of(answer: str, vote: int) -> Scale:

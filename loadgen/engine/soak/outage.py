@@ -88,8 +88,8 @@ class _Server:
         """Whether it counts as gone."""
         self.why = ""
         """Why it does not answer, in words."""
-        self.was_refused = False
-        """Whether it has refused a request since its model was last looked at."""
+        self.gave_http_error = False
+        """Whether it has answered with an HTTP error since its model was last looked at."""
         self.changed = asyncio.Event()
         """Set when gone_since_ns becomes None, or is no longer."""
 
@@ -103,7 +103,7 @@ class _Server:
             self.silent_since_ns = since_ns
 
     def postpone(self, to_ns: int) -> None:
-        """What was asked until a moment is not held against it."""
+        """What was asked until a moment does not count against it."""
         if not self.is_out:
             self.gone_since_ns = self.silent_since_ns = to_ns
 
@@ -162,7 +162,7 @@ class OutageWatch(NullSink):
         if is_unanswered(record):
             server.miss(sent_ns, record.detail or record.outcome)
         elif is_answer(record):
-            server.was_refused = server.was_refused or record.outcome == "http_error"
+            server.gave_http_error = server.gave_http_error or record.outcome == "http_error"
             if server.gone_since_ns is not None and sent_ns <= server.gone_since_ns:
                 # A server that is shutting down accepts no connection, and still ends the answers that it has begun.
                 server.postpone(self._clock.now_ns())
@@ -173,11 +173,11 @@ class OutageWatch(NullSink):
     def retry(self, record: Record) -> None:
         self.record(record)
 
-    def hear_answer(self, record: Record) -> None:
+    def take_answer(self, record: Record) -> None:
         self.record(record)
 
-    def hear(self, interruption: Interruption) -> None:
-        """What was asked before a gap is not held against a server."""
+    def on_interruption(self, interruption: Interruption) -> None:
+        """What was asked before a gap does not count against a server."""
         if not isinstance(interruption, Gap):
             return
         for server in self._servers.values():
@@ -290,7 +290,7 @@ class OutageWatch(NullSink):
                 pid = self._context.lives.of(server.model).pid
                 if pid is not None and not self._support.is_running(pid):
                     await self._look_at(server)
-                elif server.was_refused:
+                elif server.gave_http_error:
                     await self._load_if_unloaded(server)
 
     async def _look_at(self, server: _Server) -> None:
@@ -309,7 +309,7 @@ class OutageWatch(NullSink):
         await self._load_if_unloaded(server)
 
     async def _load_if_unloaded(self, server: _Server) -> None:
-        server.was_refused = False
+        server.gave_http_error = False
         try:
             model, served = self._context.plan.models[server.model], self._ready[server.model]
             load_s = await self._support.load_again(model, served)
@@ -327,6 +327,6 @@ class OutageWatch(NullSink):
 async def keeping(watch: OutageWatch, context: RunContext) -> AsyncIterator[None]:
     """While the context lasts, have the watch bring servers back."""
     heartbeat = context.heartbeat
-    with contextlib.nullcontext() if heartbeat is None else heartbeat.calling(watch.hear):
+    with contextlib.nullcontext() if heartbeat is None else heartbeat.calling(watch.on_interruption):
         async with Background(watch.keep()):
             yield

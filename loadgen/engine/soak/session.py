@@ -128,7 +128,10 @@ class SoakSession:
                 _record_giving_up(opened, watch.gave_up)
 
         async with beating(self.heartbeat, self._events), Background(self._watch(context.stop_signal)):
-            with calling_on_hang_up(opened.split_logs or self._split_log), self.heartbeat.calling(self._hear):
+            with (
+                calling_on_hang_up(opened.split_logs or self._split_log),
+                self.heartbeat.calling(self._on_interruption),
+            ):
                 # A server that stays away ends the soak, and not only its stage.
                 await opened.play_sources(
                     itertools.takewhile(lambda _: not gave_up, planned_sources(rest, progress)), beside
@@ -139,7 +142,7 @@ class SoakSession:
         fold = WindowSink(self.window_writer.settings, functools.partial(self.window_writer.take, 0))
         return (self.window_writer,) if opened.workers > 1 else (fold, self.window_writer)
 
-    def _hear(self, interruption: Interruption) -> None:
+    def _on_interruption(self, interruption: Interruption) -> None:
         if isinstance(interruption, Gap):
             self.window_writer.add_gap(interruption)
 

@@ -167,8 +167,8 @@ class WorkerHandle:
             self._sinks.late(record)
         if self._window_parts is not None:
             for record in update.answers:
-                self._sinks.hear_answer(record)
-            self._sinks.hear_counts(update.counts)
+                self._sinks.take_answer(record)
+            self._sinks.take_counts(update.counts)
             return
         # Up to `log_bytes` the log has only complete lines; the line after that may be half written.
         retries = frozenset(update.retries)

@@ -129,7 +129,7 @@ class Updates(NullSink):
     def late(self, record: Record) -> None:
         self._late.append(record)
 
-    def hear(self, interruption: Interruption) -> None:
+    def on_interruption(self, interruption: Interruption) -> None:
         """Take what the worker's heartbeat noticed. Steps of the wall clock are noticed by the parent process too."""
         if isinstance(interruption, Gap):
             self._gaps.append(interruption)
@@ -229,7 +229,7 @@ class Worker:
         heartbeat = self._context.heartbeat
         async with contextlib.AsyncExitStack() as stack:
             if heartbeat is not None:
-                stack.enter_context(heartbeat.calling(self._updates.hear))
+                stack.enter_context(heartbeat.calling(self._updates.on_interruption))
                 await stack.enter_async_context(Background(heartbeat.beat()))
             stack.enter_context(self._context.stop_signal.cancelling(self._context.client.abandon))
             while True:

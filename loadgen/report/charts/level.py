@@ -258,7 +258,7 @@ def server_charts(stages: Sequence[ReportStage]) -> list[Chart]:
 
 
 def _server_bars(
-    stages: Sequence[ReportStage], figures: dict[int, float], title: str, say: Callable[[float], str]
+    stages: Sequence[ReportStage], figures: dict[int, float], title: str, text_of: Callable[[float], str]
 ) -> tuple[tuple[Trace, ...], PlotlyObject] | None:
     """A bar chart by level. figures: the values by the number of the stage."""
     if not figures:
@@ -277,7 +277,7 @@ def _server_bars(
                     "y": rounded(value for _, value in points),
                     "name": label(who),
                     "marker": {"color": f"@model{index % MODEL_COLORS}"},
-                    "hovertext": [stage_hover(stage, say(value)) for stage, value in points],
+                    "hovertext": [stage_hover(stage, text_of(value)) for stage, value in points],
                     "hoverinfo": "text",
                 }
             )

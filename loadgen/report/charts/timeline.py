@@ -124,7 +124,7 @@ def _traces(requests: Sequence[tuple[Record, int]], zero_ns: int) -> list[Trace]
                 "y": [lane for _, lane, _, _ in failures],
                 "name": "failed",
                 "marker": {"symbol": "x", "size": 9, "color": "@failed", "line": {"width": 1, "color": "@card"}},
-                "hovertext": [_say(record) for record, _, _, _ in failures],
+                "hovertext": [_hover_of(record) for record, _, _, _ in failures],
                 "hoverinfo": "text",
                 "cliponaxis": False,
             }
@@ -145,12 +145,12 @@ def _bars(parts: Sequence[tuple[Record, int, int, int]], zero_ns: int, name: str
         "base": rounded((start - zero_ns) / 1e9 for _, _, start, _ in parts),
         "x": rounded((end - start) / 1e9 for _, _, start, end in parts),
         "marker": marker | {"line": {"width": 0}},
-        "hovertext": [_say(record) for record, _, _, _ in parts],
+        "hovertext": [_hover_of(record) for record, _, _, _ in parts],
         "hoverinfo": "text",
     }
 
 
-def _say(record: Record) -> str:
+def _hover_of(record: Record) -> str:
     """The text beside a bar under the pointer."""
     lines = []
     if record.outcome != "ok":

@@ -100,7 +100,7 @@ def reply_of(answer: AdapterAnswer, *, epoch_ns: int) -> Reply:
             break
     orderly_ns = answer.exhausted_ns if reading.finished_ns is None else reading.finished_ns
     outcome, detail = _outcome(answer, reading, malformed, orderly_ns)
-    text = _mended("".join(reading.texts))
+    text = _without_surrogates("".join(reading.texts))
     tokens, source = reading.tokens()
 
     def on_run(moment_ns: int | None) -> int | None:
@@ -187,6 +187,6 @@ def _kind(value: object) -> str:
     return "None" if value is None else f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
 
-def _mended(text: str) -> str:
+def _without_surrogates(text: str) -> str:
     """A text with surrogate pairs as one character, and lone surrogates as U+FFFD, as if it had come by HTTP."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -40,8 +40,8 @@ class DownloadProgress(Struct, frozen=True, tag_field="event", tag="download"):
 class DownloadFailed(Struct, frozen=True, tag_field="event", tag="retry"):
     """A try of the download has failed, because of `problem`."""
 
-    attempt: int
-    of: int
+    number: int
+    tries: int
     problem: str
 
 

@@ -346,8 +346,8 @@ async def _wait_until_serving(child: Child, name: str, within_s: float, on_progr
                 return serving
             case DownloadProgress(percent):
                 on_progress(f"downloading {name}", percent / 100)
-            case DownloadFailed(attempt, tries, problem):
-                on_progress(f"download of {name} failed ({problem}), try {attempt} of {tries}", None)
+            case DownloadFailed(number, tries, problem):
+                on_progress(f"download of {name} failed ({problem}), try {number} of {tries}", None)
             case LoadingModel():
                 on_progress(f"loading {name}", None)
             case StartFailed() as failure:

@@ -51,11 +51,11 @@ class Watching(NullSink):
     def start(self, stage: StageStart) -> None:
         self.lines.start(stage)
 
-    def hear_counts(self, counts: EndedCounts) -> None:
+    def take_counts(self, counts: EndedCounts) -> None:
         self.counted += counts.ended
-        self.lines.hear_counts(counts)
+        self.lines.take_counts(counts)
 
-    def hear_answer(self, record: Record) -> None:
+    def take_answer(self, record: Record) -> None:
         self.heard.append(record)
 
     def stop(self, facts: StageFacts) -> None:

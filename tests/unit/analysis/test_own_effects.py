@@ -8,10 +8,10 @@ import pytest
 from loadgen.analysis.evidence import evidence_of
 from loadgen.analysis.own_effects import (
     achieved_share_at_best,
+    metrics_spared_by,
     pause_effect,
     shared_reads_effect,
     slip_effect,
-    spared_by,
 )
 from loadgen.analysis.stage import StageData, stages_of
 from loadgen.analysis.summarize import summarize
@@ -164,10 +164,10 @@ def test_a_pause_is_in_the_slowest_gap_or_where_there_is_none_in_the_slowest_ans
 
 def test_a_pause_that_did_not_end_with_the_slowest_gap_or_answer_is_not_in_it() -> None:
     stage = stage_of(opened([0.0] * 12))  # the slowest gap and the slowest answer are the first: they end at 100 ms
-    assert spared_by(stage, None) == set(), "an older run, which does not tell"
-    assert spared_by(stage, 99 * MS) == set()
-    assert spared_by(stage, 101 * MS) == {"itl_ms", "e2e_ms"}
-    assert spared_by(stage, 70 * MS) == {"itl_ms", "e2e_ms"}
+    assert metrics_spared_by(stage, None) == set(), "an older run, which does not tell"
+    assert metrics_spared_by(stage, 99 * MS) == set()
+    assert metrics_spared_by(stage, 101 * MS) == {"itl_ms", "e2e_ms"}
+    assert metrics_spared_by(stage, 70 * MS) == {"itl_ms", "e2e_ms"}
     assert pause_effect(5.0, metrics_of(itl=25.0, e2e=500.0), {"itl_ms"}) is None
     assert pause_effect(5.0, metrics_of(itl=25.0), {"e2e_ms"}) == Effect(0.25, "slowest ITL", 5.0)
 

@@ -139,7 +139,7 @@ def test_the_fewest_requests_are_those_of_two_looks() -> None:
 
 def watch(goal: StopRule, models: int = 1) -> tuple[StopRuleMonitor, list[str]]:
     told: list[str] = []
-    return StopRuleMonitor(goal, models, "contract", enough=lambda: told.append("enough"), say=told.append), told
+    return StopRuleMonitor(goal, models, "contract", enough=lambda: told.append("enough"), report=told.append), told
 
 
 def ended_after(goal: StopRule, values: Iterable[int]) -> int | None:
@@ -204,7 +204,7 @@ def test_a_long_look_is_taken_beside_the_event_loop(monkeypatch: pytest.MonkeyPa
 
     async def main() -> None:
         enough = asyncio.Event()
-        watching = StopRuleMonitor(P50, 1, "contract", enough=enough.set, say=lambda _: None)
+        watching = StopRuleMonitor(P50, 1, "contract", enough=enough.set, report=lambda _: None)
         for at in range(400):
             watching.take((0, (100 * MS + at,)))
             before = watching.met

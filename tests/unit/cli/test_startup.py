@@ -152,7 +152,7 @@ import json, sys
 from loadgen.analysis.stop_rule_monitor import StopRuleMonitor
 from loadgen.scenario.stop_rule import stop_rule_of
 before = others()
-StopRuleMonitor(stop_rule_of("ttft_p50:5%"), 1, "contract", enough=lambda: None, say=print)
+StopRuleMonitor(stop_rule_of("ttft_p50:5%"), 1, "contract", enough=lambda: None, report=print)
 print(json.dumps([name for name in others() if name == "scipy" and name not in before]))
 """
     assert python(code, tmp_path) == {"scipy"}

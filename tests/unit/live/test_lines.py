@@ -31,8 +31,8 @@ def test_a_line_says_what_is_played_and_how_far_it_is() -> None:
 def test_what_ends_in_workers_is_counted_without_its_records() -> None:
     lines = ProgressLines(lambda _: None)
     lines.start(STAGE)
-    lines.hear_counts(EndedCounts(3, 1))
-    lines.hear_counts(EndedCounts(2))
+    lines.take_counts(EndedCounts(3, 1))
+    lines.take_counts(EndedCounts(2))
     assert lines.line(5) == "5 min: m, c4: 5 of 12, 1 failed"
 
 

@@ -347,7 +347,7 @@ def test_a_download_tells_how_far_it_is_and_never_goes_back(kind: type[Variant])
 
 def test_a_download_that_fails_is_tried_again() -> None:
     heard = fetched(Variant("tiny:1", fetch=fetch_in_turn(OSError("reset"), OSError("reset"), (100.0,))))
-    assert [(event["attempt"], event["of"], event["problem"]) for event in heard.named("retry")] == [
+    assert [(event["number"], event["tries"], event["problem"]) for event in heard.named("retry")] == [
         (1, 3, "reset"),
         (2, 3, "reset"),
     ]

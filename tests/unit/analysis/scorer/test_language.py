@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadgen.analysis.scorer.language import language_of, script_of, tongue_of
+from loadgen.analysis.scorer.language import language_of, script_and_language_of, script_of
 
 PARAGRAPHS = {
     "en": "The rehearsal is moved to Thursday because the hall is taken, and Owen will print the scores for all of us.",
@@ -52,7 +52,9 @@ def test_a_text_is_of_the_script_of_most_of_its_letters(text: str, script: str |
 
 
 def test_a_difference_takes_two_languages_that_are_known() -> None:
-    english, german, notes = (tongue_of(text) for text in (PARAGRAPHS["en"], PARAGRAPHS["de"], "Scores: Owen, Sunday"))
+    english, german, notes = (
+        script_and_language_of(text) for text in (PARAGRAPHS["en"], PARAGRAPHS["de"], "Scores: Owen, Sunday")
+    )
     assert german.is_other_than(english)
     assert not english.is_other_than(english)
     assert not notes.is_other_than(german)

@@ -61,9 +61,9 @@ def judged(
     known = known_pairs(prompts_of(runs), sheet.run_ids)
     assert known is not None
 
-    async def ask(question: JudgeQuestion, attempt: int) -> str:
+    async def ask(question: JudgeQuestion, asked_before: int) -> str:
         await asyncio.sleep(0)
-        return right_in_the_test(question) if is_of_the_test(question) else answer(question, attempt)
+        return right_in_the_test(question) if is_of_the_test(question) else answer(question, asked_before)
 
     judge = Judge(ask, JudgeCache(None) if cache is None else cache, lambda title, share: None)
     return sheet, asyncio.run(judge_sheet(judge, sheet, known, votes=votes, pairs=pairs))
@@ -111,15 +111,15 @@ def test_a_note_takes_a_verdict_in_more_than_half_of_its_votes(tmp_path: Path) -
 
 
 def test_an_answer_without_a_verdict_is_asked_for_three_times(tmp_path: Path) -> None:
-    attempts: list[int] = []
+    asked: list[int] = []
 
-    def answer(question: JudgeQuestion, attempt: int) -> str:
-        attempts.append(attempt)
-        return said(4, question) if attempt == 2 else "The note is 4."
+    def answer(question: JudgeQuestion, asked_before: int) -> str:
+        asked.append(asked_before)
+        return said(4, question) if asked_before == 2 else "The note is 4."
 
     sheet, result = judged(tmp_path, answer)
     assert result.without_verdict == 0
-    assert sorted(attempts) == sorted([0, 1, 2] * 4 * len(sheet.answers))
+    assert sorted(asked) == sorted([0, 1, 2] * 4 * len(sheet.answers))
 
 
 @pytest.mark.parametrize(("silent", "passes"), [(1, True), (2, False)])
