@@ -7,7 +7,8 @@ from typing import Final
 from loadgen.clock import Clock
 from loadgen.record import Neighbor
 from loadgen.telemetry.host import Host
-from loadgen.telemetry.neighbors import MachineSource, busiest, family_of, neighbors_between
+from loadgen.telemetry.neighbors import MachineSource
+from loadgen.telemetry.process_table import busiest, family_of, neighbors_between, processes_at
 
 BUSY_CPU: Final = 0.2
 """From this share of a core on, a line warns about other programs."""
@@ -21,17 +22,16 @@ class BusyCheck:
     def __init__(self, source: MachineSource, clock: Clock) -> None:
         self._source = source
         self._clock = clock
-        self._start_ns = clock.now_ns()
-        self._before = source.processes()
+        self._before, self._start_s = processes_at(source.processes, clock)
         self._is_over = False
 
     def warning(self, server_pids: Sequence[int]) -> str | None:
         """One line if other programs are busy; None if they are not, if it is too early to tell, or the second time."""
-        wall_s = (self._clock.now_ns() - self._start_ns) / 1e9
-        if self._is_over or wall_s < SHORTEST_S:
+        if self._is_over or self._clock.now_ns() / 1e9 - self._start_s < SHORTEST_S:
             return None
         self._is_over = True
-        after = self._source.processes()
+        after, end_s = processes_at(self._source.processes, self._clock)
+        wall_s = end_s - self._start_s
         ours = family_of((os.getpid(), *server_pids), after)
         used_s = neighbors_between(self._before, after, ours)
         return busy_warning(sum(used_s.values()) / wall_s, busiest(used_s, wall_s))

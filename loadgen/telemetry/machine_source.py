@@ -16,7 +16,8 @@ import psutil
 
 from loadgen.clock import cpu_of_process_ns
 from loadgen.redact import printable
-from loadgen.telemetry.neighbors import CoreTimes, MachineSource, Processes, ProcessTimes, Shortages
+from loadgen.telemetry.neighbors import CoreTimes, MachineSource, Shortages
+from loadgen.telemetry.process_table import Processes, ProcessTimes
 from loadgen.telemetry.thread_waits import ThreadId, Threads, ThreadTimes
 
 NAME_CHARS: Final = 40

@@ -13,37 +13,23 @@ The slow-down is estimated from the first of these that the system offers:
 
 import math
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final, Protocol
 
 import msgspec
 from msgspec import Struct
 
 from loadgen.clock import Clock
-from loadgen.record import MachineFacts, Neighbor, SlowdownSource
+from loadgen.record import MachineFacts, SlowdownSource
+from loadgen.telemetry.process_table import Processes, busiest, family_of, neighbors_between, processes_at
 from loadgen.telemetry.thread_waits import ThreadId, Threads, runs_and_waits, stalled_between, wait_if_shared_s
 
-BUSIEST: Final = 3
-"""At most this many neighbors are named."""
 READ_BESIDE: Final = 16
 """How many of a server's threads, those that have run longest, are read during a stage; new threads are read too. All
 others are read only at the start and the end, because some servers have hundreds of threads that do nothing, and each
 takes 10 to 20 µs to read."""
 TICKS_OFF: Final = 0.25
 """The possible error of the machine's total CPU time, which is counted in ticks, as a share of one core."""
-NAMED_CPU: Final = 0.01
-"""A neighbor that used less than this share of a core is not named."""
-
-
-class ProcessTimes(Struct, frozen=True):
-    """A process at one moment. name: the name of its program, without path and arguments. cpu_s: the CPU time that it
-    has used so far."""
-
-    name: str
-    parent: int
-    started: float
-    """When it started, in the system's own unit; it distinguishes a process from an earlier one with the same id."""
-    cpu_s: float
 
 
 class CoreTimes(Struct, frozen=True):
@@ -71,9 +57,6 @@ class Shortages(Struct, frozen=True):
     all_memory_s: float | None = None
     throttled_s: float | None = None
     swapped_in_bytes: int | None = None
-
-
-Processes = Mapping[int, ProcessTimes]
 
 
 class MachineSource(Protocol):
@@ -134,20 +117,6 @@ class MachineSample(Struct, frozen=True):
     memory_available_share: float | None = None
 
 
-def family_of(roots: Iterable[int], processes: Processes) -> set[int]:
-    """Some processes and all their descendants."""
-    children: dict[int, list[int]] = {}
-    for pid, process in processes.items():
-        children.setdefault(process.parent, []).append(pid)
-    family, queue = set[int](), list(roots)
-    while queue:
-        pid = queue.pop()
-        if pid not in family:
-            family.add(pid)
-            queue += children.get(pid, ())
-    return family
-
-
 def waited_between(before: MachineSample, after: MachineSample, cores: int) -> Waited:
     """The activity between two samples."""
     wall_s = max(1e-9, after.at_s - before.at_s)
@@ -201,20 +170,6 @@ def with_idle_threads(waited: Waited, before: Threads, after: Threads | None) ->
     stalled_s, _ = stalled_between(before, read, waited.wall_s, len(read), waited.server_cpu_s)
     both_s = waited.stalled_s + stalled_s - waited.stalled_s * stalled_s / waited.wall_s
     return msgspec.structs.replace(waited, stalled_s=both_s)
-
-
-def neighbors_between(before: Processes, after: Processes, ours: set[int]) -> dict[str, float]:
-    """The CPU time of neighbors by program, the busiest first, s. ours: the processes that are not neighbors. A process
-    that started in between counts fully; one that ended does not count."""
-    by_name: dict[str, float] = {}
-    for pid, process in after.items():
-        if pid in ours:
-            continue
-        earlier = before.get(pid)
-        is_same = earlier is not None and earlier.started == process.started
-        used_s = process.cpu_s - (earlier.cpu_s if earlier is not None and is_same else 0.0)
-        by_name[process.name] = by_name.get(process.name, 0.0) + max(0.0, used_s)
-    return dict(sorted(by_name.items(), key=lambda item: -item[1]))
 
 
 def slowdown_of(
@@ -274,7 +229,8 @@ class NeighborWatch:
         self._source = source
         self._clock = clock
         self._server_pids = tuple(server_pids)
-        self._processes: Processes = {}
+        self._before: tuple[Processes, float] = ({}, 0.0)
+        """The processes at the start, and when that was, s."""
         self._own: set[int] = set()
         self._server: set[int] = set()
         self._shortages = Shortages()
@@ -285,9 +241,9 @@ class NeighborWatch:
 
     def start(self) -> None:
         """Begin. Reads every process of the machine, so call it before a measurement and not during one."""
-        self._processes = self._source.processes()
+        self._before = processes_at(self._source.processes, self._clock)
         self._server_pids = self._with_upstreams()
-        self._own, self._server = self._families(self._processes)
+        self._own, self._server = self._families(self._before[0])
         self._shortages = self._source.shortages(self._server_pids)
         threads = self._source.threads(self._server)
         longest = sorted((threads or {}).items(), key=lambda item: -item[1].run_ns)
@@ -309,11 +265,14 @@ class NeighborWatch:
     def facts(self, active_share: float = 1.0) -> MachineFacts:
         """The facts since `start`. active_share: the share of the time in which the server had work to do."""
         self.sample()
-        processes = self._source.processes()
+        processes, at_s = processes_at(self._source.processes, self._clock)
         own, server = self._families(processes)
         waited = with_idle_threads(self._waited, self._idle_threads, self._source.threads(self._server))
         wall_s = max(1e-9, waited.wall_s)
-        used_s = neighbors_between(self._processes, processes, own | server)
+        # On a busy machine the processes take long to read, and a part of what they used was not in the stage.
+        stage_share = min(1.0, wall_s / max(1e-9, at_s - self._before[1]))
+        used_s = neighbors_between(self._before[0], processes, own | server)
+        used_s = {name: cpu_s * stage_share for name, cpu_s in used_s.items()}
         # The sum over the processes that still exist lacks those that have ended. The rest of the machine's total lacks
         # none of them, but it is counted in ticks, which may be off by a tenth of a core or more if programs run in
         # bursts. So the rest counts only if it is clearly larger.
@@ -373,12 +332,6 @@ class NeighborWatch:
             threads=source.threads(self._server, skip=self._idle_threads),
             memory_available_share=source.memory_available_share(),
         )
-
-
-def busiest(used_s: Mapping[str, float], wall_s: float) -> tuple[Neighbor, ...]:
-    """The neighbors that used the most CPU. used_s: CPU time by program, the busiest first."""
-    shares = ((name, cpu_s / wall_s) for name, cpu_s in list(used_s.items())[:BUSIEST])
-    return tuple(Neighbor(name, round(share, 4)) for name, share in shares if share >= NAMED_CPU)
 
 
 def _share(seconds: float | None, wall_s: float) -> float | None:

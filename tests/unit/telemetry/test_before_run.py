@@ -7,6 +7,7 @@ import pytest
 from loadgen.record import Neighbor
 from loadgen.telemetry.before_run import BusyCheck, busy_warning, power_warning
 from loadgen.telemetry.host import Host, power_saving_of
+from loadgen.telemetry.process_table import Processes
 from tests.unit.telemetry.test_neighbors import SERVER, STRANGER, FakeMachine, HandClock, process
 
 
@@ -44,6 +45,26 @@ def test_it_is_said_once_and_not_of_a_moment() -> None:
     clock.advance_ns(1_000_000_000)
     assert check.warning(()) is not None
     assert check.warning(()) is None
+
+
+def test_time_in_which_the_processes_were_read_counts_too() -> None:
+    clock = HandClock()
+
+    class SlowlyRead(FakeMachine):
+        def processes(self) -> Processes:
+            """Takes 400 ms, in which the stranger goes on."""
+            clock.advance_ns(200_000_000)
+            self.use(STRANGER, 0.2)
+            table = dict(self.table)
+            clock.advance_ns(200_000_000)
+            self.use(STRANGER, 0.2)
+            return table
+
+    machine = SlowlyRead()
+    machine.table[STRANGER] = process("cc1plus", 0.0)
+    check = BusyCheck(machine, clock)
+    warning = check.warning(())
+    assert warning is not None and "cc1plus 100%" in warning
 
 
 def test_the_line_is_at_a_fifth_of_a_core() -> None:

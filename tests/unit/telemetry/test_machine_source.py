@@ -25,7 +25,8 @@ from loadgen.telemetry.machine_source import (
     throttled_s,
     upstreams_of,
 )
-from loadgen.telemetry.neighbors import CoreTimes, ProcessTimes, Shortages
+from loadgen.telemetry.neighbors import CoreTimes, Shortages
+from loadgen.telemetry.process_table import ProcessTimes
 from loadgen.telemetry.thread_waits import ThreadTimes
 
 STAT = """cpu  1251087 118090 175838 1189772 6705 0 7012 18123 0 0

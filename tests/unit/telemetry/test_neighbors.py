@@ -12,17 +12,14 @@ from loadgen.telemetry.neighbors import (
     CoreTimes,
     MachineSample,
     NeighborWatch,
-    Processes,
-    ProcessTimes,
     Shortages,
     Waited,
-    family_of,
     host_slowdown_of,
-    neighbors_between,
     shared_slowdown_of,
     slowdown_of,
     waited_between,
 )
+from loadgen.telemetry.process_table import Processes, ProcessTimes, family_of, neighbors_between
 from loadgen.telemetry.thread_waits import ThreadId, Threads, ThreadTimes
 
 SERVER, WORKER, STRANGER = 700, 701, 900
@@ -317,6 +314,30 @@ def test_neighbors_are_by_program_and_a_process_id_that_is_used_again_is_another
         3: process("ours", 4.0),
     }
     assert neighbors_between(before, after, {3}) == {"cc": 0.75, "make": 0.5}
+
+
+def test_a_table_of_processes_that_takes_long_to_read_adds_nothing_to_what_they_used() -> None:
+    clock = HandClock()
+
+    class SlowlyRead(FakeMachine):
+        def processes(self) -> Processes:
+            """Takes 200 ms, in which the stranger goes on."""
+            clock.advance_ns(100 * MS)
+            self.use(STRANGER, 0.1)
+            table = dict(self.table)
+            clock.advance_ns(100 * MS)
+            self.use(STRANGER, 0.1)
+            return table
+
+    machine = SlowlyRead()
+    machine.table[STRANGER] = process("stranger", 0.0)
+    watch = NeighborWatch(machine, clock, (SERVER,))
+    watch.start()
+    clock.advance_ns(300 * MS)
+    machine.use(STRANGER, 0.3)
+    facts = watch.facts()
+    assert facts.busiest == (Neighbor("stranger", 1.0),)
+    assert facts.neighbors_cpu_share == pytest.approx(1.0)
 
 
 def test_what_ended_in_between_is_in_the_machine_s_total_and_has_no_name() -> None:
