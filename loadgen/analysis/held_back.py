@@ -24,6 +24,9 @@ TOGETHER_NS: Final = 250_000
 stream."""
 AT_ONCE_NS: Final = 500_000
 """An answer with a smaller mean gap came at once."""
+AT_END: Final = 0.2
+"""If its events also took a smaller share of the time since the request was sent, the answer was held back even if no
+two events came together: a program that has the whole answer writes its words one by one."""
 FIRST_LUMP: Final = 3
 """If the first arrival has at least this many events, and so have nearly all others, the first of them waited for the
 others. A first burst that a steady stream follows, or the uneven steps of speculative decoding, were not held back."""
@@ -74,6 +77,8 @@ class _Answers(Struct, frozen=True):
     is_even: NDArray[np.bool_]
     """Whether nearly all arrivals but the last have at least FIRST_LUMP events."""
     spans_ns: Ns
+    since_sent_ns: Ns
+    """From the end of the request to the last event."""
     generated_ns: Ns
     """How long the server generated, by its own account; 0 if it gives none, or counts hidden tokens."""
 
@@ -114,7 +119,8 @@ def _is_held_back(answers: _Answers, late_ns: float) -> NDArray[np.bool_]:
     apart_ns = answers.spans_ns / np.maximum(1, arrivals - 1)
     in_lumps = together & ~at_once & lumps & (apart_ns >= max(APART_NS, late_ns))
     # If the server does not say how long it generated, it took at least as long as the fastest model would.
-    all_at_once = together & at_once & (generated_ns == 0) & (late_ns < AT_ONCE_NS * steps)
+    at_end = answers.spans_ns < AT_END * answers.since_sent_ns
+    all_at_once = (together | at_end) & at_once & (generated_ns == 0) & (late_ns < AT_ONCE_NS * steps)
     too_short = answers.spans_ns < COVERED * generated_ns * steps / answers.tokens
     held: NDArray[np.bool_] = in_lumps | all_at_once | (too_short & (late_ns < generated_ns))
     return held
@@ -134,6 +140,7 @@ def _answers(records: Sequence[Record], gaps: Gaps, tokens: Sequence[int] | None
         counts = gaps.counts[has_gaps]
         arrivals[has_gaps], first[has_gaps], is_even[has_gaps] = _arrivals(gaps.values > TOGETHER_NS, counts)
         spans[has_gaps] = np.add.reduceat(gaps.values, np.cumsum(counts) - counts)
+    since_sent = (r.stamps_ns[-1] - (r.written_ns or r.sent_ns or 0) for r, j in zip(records, judged, strict=True) if j)
     generated = (_generated_ns(record, n) for record, n, j in zip(records, shown.tolist(), judged, strict=True) if j)
     return _Answers(
         events=events[judged],
@@ -142,6 +149,7 @@ def _answers(records: Sequence[Record], gaps: Gaps, tokens: Sequence[int] | None
         first=first[judged],
         is_even=is_even[judged],
         spans_ns=spans[judged],
+        since_sent_ns=np.fromiter(since_sent, np.int64),
         generated_ns=np.fromiter(generated, np.int64),
     )
 

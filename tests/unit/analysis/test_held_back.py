@@ -83,6 +83,7 @@ def in_turns(*sizes: int, pace_ms: float) -> tuple[int, ...]:
 HELD_BACK = [
     pytest.param(lumps(49, every_ms=0), id="all in one read"),
     pytest.param(lumps(49, every_ms=0, within_ns=QUICK), id="all at once, in a read each"),
+    pytest.param(steady(49, 0.4), id="one by one, within 20 ms at the end"),
     pytest.param(lumps(*[6] * 21, every_ms=1.2), id="all at once, by a slow network"),
     pytest.param(lumps(3, every_ms=0), id="three tokens at once"),
     pytest.param(lumps(25, 24, every_ms=250), id="two halves"),
@@ -101,6 +102,8 @@ HELD_BACK = [
 NOT_HELD_BACK = [
     pytest.param(steady(49, 5.0), 0.1, id="a steady stream"),
     pytest.param(steady(200, 0.83), 0.1, id="1,200 tokens a second"),
+    pytest.param(steady(25, 0.83), 0.1, id="1,200 tokens a second, within 20 ms at the end"),
+    pytest.param(steady(200, 0.4), 0.1, id="2,500 tokens a second, nearly half of the time"),
     pytest.param(in_turns(*[1, 2] * 40, pace_ms=0.83), 0.7, id="1,200 a second, one or two a read"),
     # As measured: 16 and 48 streams at once on two busy cores.
     pytest.param(in_turns(*[5] * 25, pace_ms=0.83), 2.3, id="1,200 a second, five a read of a busy reader"),
