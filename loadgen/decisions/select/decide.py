@@ -89,7 +89,7 @@ def decide(runs: Sequence[SelectRun], policy: Policy) -> SelectionData:
             *deciding,
             *([] if ranking is None else remarks_of_ranking(ranking, compared, policy.quality_by)),
             *left_out_lines(notes),
-            *remarks_of(runs, known, policy.given),
+            *remarks_of(runs, known, levels, policy.given),
         ),
     )
     decision = msgspec.structs.replace(selection.decision, text=decision_text(selection))

@@ -5,6 +5,7 @@ from typing import Final
 
 import msgspec
 
+from loadgen.decisions.candidates.candidate import Levels
 from loadgen.decisions.candidates.runs import SelectRun
 from loadgen.decisions.compare.differences import machine_facts
 from loadgen.decisions.select.cost import GIVEN
@@ -18,14 +19,19 @@ _MOST_NAMES: Final = 5
 
 
 def remarks_of(
-    runs: Sequence[SelectRun], known: Sequence[KnownCandidate], given: Sequence[GivenFacts] = ()
+    runs: Sequence[SelectRun],
+    known: Sequence[KnownCandidate],
+    levels: Levels | None,
+    given: Sequence[GivenFacts] = (),
 ) -> tuple[str, ...]:
-    """The remarks, those about the runs first. given: what a person says of the candidates."""
+    """The remarks, those about the runs first. levels: those of the comparison. given: what a person says of the
+    candidates."""
     return tuple(
         dict.fromkeys(
             (
                 *_of_runs(runs),
                 *_of_prompts(known),
+                *_of_levels(known, levels),
                 *(remark for each in known for remark in _of_candidate(each)),
                 *_of_given(given, known),
             )
@@ -83,6 +89,20 @@ def _of_prompts(known: Sequence[KnownCandidate]) -> Iterable[str]:
             yield f"{name} was not asked {few}, so all are compared on the others alone"
 
 
+def _of_levels(known: Sequence[KnownCandidate], levels: Levels | None) -> Iterable[str]:
+    """A line if a higher level was played, but not validly by all that are compared, so that throughput is of a lower
+    one."""
+    if levels is None:
+        return
+    stages = [stage for each in known for run in each.candidate.runs for stage in run]
+    loads = {stage.level: stage.load for stage in stages}
+    higher = [level for level, load in loads.items() if load > loads[levels.of_throughput]]
+    if higher:
+        highest = max(higher, key=lambda level: loads[level])
+        played = levels.of_throughput
+        yield f"throughput is that at {played}, because not all candidates have a valid stage at {highest}"
+
+
 def _of_given(given: Sequence[GivenFacts], known: Sequence[KnownCandidate]) -> Iterable[str]:
     candidates = [each.candidate for each in known]
     unused = without_candidate(given, [(each.model, each.target, each.device) for each in candidates])
@@ -104,6 +124,10 @@ def _of_candidate(known: KnownCandidate) -> Iterable[str]:
             reason.observed for stage in known.stages if stage.is_degraded for reason in stage.reasons
         )
         yield f"{name} is degraded: {'; '.join(reasons)}"
+    if known.stages:  # otherwise, it is out for this reason
+        for stage in (stage for run in known.candidate.runs for stage in run):
+            if stage.invalid_because is not None:
+                yield f"{name}: {stage.level} does not count: {stage.invalid_because}"
     requests = [stage.summary.requests for stage in known.stages]
     counts = [each for each in requests if isinstance(each, msgspec.Struct)]
     failed = sum(each.failed - sum(each.by_outcome.get(word, 0) for word in ("cancelled", "shed")) for each in counts)

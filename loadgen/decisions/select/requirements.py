@@ -69,11 +69,13 @@ def evidence_counts(stages: Sequence[StageResult]) -> tuple[tuple[int, int] | No
 
 
 class Quantity(Struct, frozen=True):
-    """A number that is required, in words. remedy: how to get it where it is not known."""
+    """A number that is required, in words. remedy: how to get it where it is not known. shown_end: of which end of its
+    interval it is."""
 
     name: str
     unit: str
     remedy: str
+    shown_end: str = ""
 
 
 def checks_of(require: Requirements, evidence: RequirementEvidence, bound: Bound) -> tuple[Check, ...]:
@@ -99,16 +101,18 @@ def _check(key: str, asked: object, require: Requirements, evidence: Requirement
             return _least(key, asked, facts.context_tokens, Quantity("context", " tokens", GIVE_FACTS))
         case "quality":
             value = _measured(_end(evidence.quality, "low", bound))
-            return _least(key, asked, value, Quantity(_of_end("quality", "lower", bound), "", evidence.quality_unknown))
+            return _least(
+                key, asked, value, Quantity("quality", "", evidence.quality_unknown, _shown_end("lower", bound))
+            )
         case "latency_ms":
             value = _measured(_end(evidence.latency_ms, "high", bound))
-            median = Quantity(_of_end("median E2E", "upper", bound), " ms", "play more requests")
+            median = Quantity("median E2E", " ms", "play more requests", _shown_end("upper", bound))
             return _most(key, asked, value, median)
         case "slo_share":
-            within = Quantity(_of_end("within the SLO", "lower", bound), " %", "set limits in the scenario's [slo]")
+            within = Quantity("within the SLO", " %", "set limits in the scenario's [slo]", _shown_end("lower", bound))
             return _least(key, asked, _measured(_share(evidence.slo, bound)), within)
         case "ok_share":
-            answered = Quantity(_of_end("answered", "lower", bound), " %", "")
+            answered = Quantity("answered", " %", "", _shown_end("lower", bound))
             return _least(key, asked, _measured(_share(evidence.answered, bound)), answered)
         case "cost":
             return _most(key, asked, evidence.cost, Quantity("cost", " per 1,000", evidence.cost_unknown))
@@ -129,9 +133,9 @@ def _end(measured: MeasuredValue, end: str, bound: Bound) -> float | None:
     return measured.value if known is None else known
 
 
-def _of_end(name: str, end: Literal["lower", "upper"], bound: Bound) -> str:
-    """What a number is called that is the estimate, or an end of its interval."""
-    return name if bound == "estimate" else f"{name} ({end} end of its 95 % interval)"
+def _shown_end(end: Literal["lower", "upper"], bound: Bound) -> str:
+    """What is said of a number that may be an end of its interval and not the estimate."""
+    return "" if bound == "estimate" else f" ({end} end of its interval)"
 
 
 def _share(counts: tuple[int, int] | None, bound: Bound) -> float | None:
@@ -172,7 +176,7 @@ def _numeric(
     holds = direction * value >= direction * asked
     distance = 0.0 if holds else math.inf if min(value, asked) <= 0 else abs(math.log2(value / asked))
     limit = f"{_number(quantity, asked)} {'or more' if direction > 0 else 'at most'}"
-    text = f"{quantity.name} {_number(quantity, value)}{quantity.unit}, {limit}"
+    text = f"{quantity.name} {_number(quantity, value)}{quantity.unit}{quantity.shown_end}, {limit}"
     return Check(
         key=key, asked=asked, observed=_rounded(value), holds=holds, why=fact.source, text=text, distance=distance
     )

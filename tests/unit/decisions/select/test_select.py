@@ -282,9 +282,17 @@ def test_with_strict_a_floor_must_hold_with_the_whole_interval(tmp_path: Path) -
     checks = row(strict, "good").requirements
     assert [check.holds for check in checks] == [False, False]  # 16 of 16: 79 % or more
     assert [check.text for check in checks] == [
-        "quality (lower end of its 95 % interval) 61.2, 70 or more",
-        "answered (lower end of its 95 % interval) 79.4 %, 99 or more",
+        "quality 61.2 (lower end of its interval), 70 or more",
+        "answered 79.4 % (lower end of its interval), 99 or more",
     ]
+
+
+def test_with_strict_what_is_not_known_has_no_end_of_an_interval(tmp_path: Path) -> None:
+    asked = policy_from({"require": {"slo_share": 0.9}})
+    assert asked is not None
+    runs = read_runs([write_run(tmp_path / "run", [GOOD])])
+    (check,) = row(decide(runs, policy_of(asked, flags=PolicyFlags(bound="interval"))).selection, "good").requirements
+    assert check.text == "within the SLO unknown: set limits in the scenario's [slo]"
 
 
 def test_with_strict_a_quality_is_never_below_0(tmp_path: Path) -> None:
@@ -294,7 +302,7 @@ def test_with_strict_a_quality_is_never_below_0(tmp_path: Path) -> None:
     assert asked is not None
     strict = decide(runs, policy_of(asked, flags=PolicyFlags(bound="interval"))).selection
     (check,) = row(strict, "good").requirements
-    assert (check.observed, check.text) == (0, "quality (lower end of its 95 % interval) 0, 1 or more")
+    assert (check.observed, check.text) == (0, "quality 0 (lower end of its interval), 1 or more")
 
 
 # --- candidates -------------------------------------------------------------------------------------------------------
