@@ -11,7 +11,7 @@ from loadgen.analysis.summary import summary_from
 from loadgen.clock import SYSTEM_CLOCK, Clock
 from loadgen.engine.run import play_plan
 from loadgen.engine.stop import StopSignal
-from loadgen.engine.workers.sizing import STREAMS_PER_WORKER, Workers, usable_cores, worker_count
+from loadgen.engine.workers.sizing import STREAMS_PER_WORKER, Workers, worker_count
 from loadgen.errors import InputError
 from loadgen.live.progress import Progress, Silence
 from loadgen.live.sink import Sink
@@ -26,6 +26,7 @@ from loadgen.store import run_folder
 from loadgen.store.calibration import stored
 from loadgen.store.manifest import Placement
 from loadgen.store.run_folder import Run
+from loadgen.telemetry.machine_source import usable_cores
 from loadgen.wire.client import Client
 
 if TYPE_CHECKING:

@@ -19,13 +19,13 @@ NAMED_SHARE: Final = 0.01
 """A cause with a smaller share than this is not named."""
 
 
-def slowdown_of(machine: MachineFacts) -> float:
+def total_slowdown_of(machine: MachineFacts) -> float:
     """By how much neighbors and the host of the virtual machine together lengthened what the server did."""
     host_slowdown = machine.host_slowdown or 0.0
     return (1 + (machine.slowdown or 0.0)) * (1 + (host_slowdown if host_slowdown > BUSY_HOST else 0.0)) - 1
 
 
-def limit_of(machine: MachineFacts) -> float:
+def slowdown_limit_of(machine: MachineFacts) -> float:
     """By how much neighbors may lengthen what the server did."""
     return BUSY_IF_SHARED if machine.slowdown_source == "shared_waits" else BUSY
 
@@ -33,14 +33,14 @@ def limit_of(machine: MachineFacts) -> float:
 def busy_text(machine: MachineFacts) -> str:
     """By about how much the server was slowed, and the causes, in words."""
     causes = [f"{neighbor.name} {neighbor.cpu_share:.0%}" for neighbor in machine.busiest]
-    if not causes and machine.neighbors_cpu_share and (machine.slowdown or 0.0) > limit_of(machine):
+    if not causes and machine.neighbors_cpu_share and (machine.slowdown or 0.0) > slowdown_limit_of(machine):
         causes = [f"programs that came and went {machine.neighbors_cpu_share:.0%}"]
     text = ", ".join(causes) + " of a core" if causes else ""
     if (machine.host_slowdown or 0.0) > BUSY_HOST:
         text = _joined(text, f"the host of this virtual machine took {machine.steal_share:.0%} of a core")
     if (machine.memory_pressure or 0.0) >= NAMED_SHARE:
         text = _joined(text, f"memory was short for {machine.memory_pressure:.0%} of the time")
-    slowdown = slowdown_of(machine)
+    slowdown = total_slowdown_of(machine)
     by = f"about {slowdown:.0%} too high" if slowdown <= KNOWN_SLOWDOWN else "too high, by how much is not known"
     return f"TTFT, ITL and E2E are {by}, because other work on this machine slowed the server ({text})"
 

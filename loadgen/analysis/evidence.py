@@ -123,10 +123,10 @@ def evidence_of(stage: StageData) -> Evidence:
             if histogram.over_range
         ),
         window_s=window.length_s if window else None,
-        unsteady=stage_steady.in_words(stage.steadiness, first_metric),
+        unsteady=stage_steady.unsteady_words(stage.steadiness, first_metric),
         server_ended=stage.planned.server_ended,
         beyond=_beyond(stage),
-        held_back=None if stage.flags.held_back is None else metric_flags.in_words(stage.flags.held_back),
+        held_back=None if stage.flags.held_back is None else metric_flags.held_back_words(stage.flags.held_back),
         **_slips(stage),
     )
     return evidence if stage.facts is None else _with_facts(evidence, stage, stage.facts)

@@ -56,7 +56,7 @@ def metric_flags(records: Sequence[Record], probe: Probe | None, held_back: Held
         else:
             not_valid |= _packed(ratio, probe, all_told=all(record.tokens_per_event for record in counted))
     if held_back is not None:
-        not_valid |= dict.fromkeys(PACED, in_words(held_back))
+        not_valid |= dict.fromkeys(PACED, held_back_words(held_back))
         nulled |= {"tpot_ms", "itl_ms", "per_user_tokens_per_s"}
     else:
         in_one_read = _in_one_read(streamed)
@@ -86,7 +86,7 @@ def _unjudged(flags: MetricFlags) -> frozenset[str]:
     return flags.nulled if flags.held_back is None else flags.nulled | {"ttft_ms"}
 
 
-def in_words(held_back: HeldBack) -> str:
+def held_back_words(held_back: HeldBack) -> str:
     """How the tokens of a stage arrived, in words."""
     arrivals = "1 arrival" if held_back.arrivals == 1 else f"{held_back.arrivals} arrivals"
     tokens = f"{'about ' if held_back.is_estimated else ''}{held_back.tokens} tokens"

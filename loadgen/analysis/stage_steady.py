@@ -55,7 +55,7 @@ def _series(records: Sequence[Record], origin: LatencyOrigin, window: Window) ->
     return table[:, 0], table[:, 1]
 
 
-def in_words(steadiness: Steadiness | None, metric: str) -> str | None:
+def unsteady_words(steadiness: Steadiness | None, metric: str) -> str | None:
     """In what way a stage did not settle, in words; None if it did, or if that cannot be told. metric: the title of the
     latency that was tested."""
     if steadiness is None or steadiness.steady is not False:

@@ -10,7 +10,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import UNSET, Struct
 
-from loadgen.analysis.busy_machine import BUSY_HOST, BUSY_INVALID, busy_text, limit_of
+from loadgen.analysis.busy_machine import BUSY_HOST, BUSY_INVALID, busy_text, slowdown_limit_of
 from loadgen.analysis.evidence import Evidence, evidence_of
 from loadgen.analysis.own_effects import THROUGHPUT
 from loadgen.analysis.reason_codes import RuleCode
@@ -161,7 +161,7 @@ def _busy_machine(evidence: Evidence) -> Sequence[Crossing]:
     if machine is None or machine.slowdown is None:
         return ()
     host_slowdown = machine.host_slowdown or 0.0
-    line = limit_of(machine)
+    line = slowdown_limit_of(machine)
     if machine.slowdown <= line and host_slowdown <= BUSY_HOST:
         return ()
     limit = f"≤ {line:.0%}" if machine.slowdown > line else f"≤ {BUSY_HOST:.0%} because of the host"

@@ -17,7 +17,7 @@ from loadgen.calibrate.observation import PlayedStep, ReceivedAnswer, compare, o
 from loadgen.clock import SYSTEM_CLOCK, utc_now
 from loadgen.engine.stage import LocalStageRunner, RunContext
 from loadgen.engine.stop import StopSignal
-from loadgen.engine.workers.sizing import RESERVED_DESCRIPTORS, Descriptors, allow_open_files, usable_cores
+from loadgen.engine.workers.sizing import RESERVED_DESCRIPTORS, Descriptors, allow_open_files
 from loadgen.errors import InputError
 from loadgen.live.sink import NullSink, Sinks
 from loadgen.mock import MockProcess
@@ -29,6 +29,7 @@ from loadgen.store.calibration import Calibration, Step, this_machine
 from loadgen.store.manifest import ModelCard
 from loadgen.store.run_folder import RequestLog
 from loadgen.targets.served import Served
+from loadgen.telemetry.machine_source import usable_cores
 from loadgen.wire.client import Client
 from loadgen.wire.exchange import ChatRequest, Exchange
 

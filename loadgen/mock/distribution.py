@@ -132,13 +132,13 @@ def _parse(text: str, flag: str, number: Callable[[str], float], example: str) -
                 f"{flag} {text}: no such distribution; write {example}, normal:MEAN:DEVIATION, "
                 "lognormal:MEDIAN:SIGMA (a plain number), uniform:LOW:HIGH or exp:MEAN"
             )
-    problem = mismatch(distribution)
+    problem = parameter_problem(distribution)
     if problem is not None:
         raise InputError(f"{flag} {text}: {problem}")
     return distribution
 
 
-def mismatch(distribution: Distribution) -> str | None:
+def parameter_problem(distribution: Distribution) -> str | None:
     """What is wrong with the parameters, in words; None if they are valid."""
     numbers = [getattr(distribution, name) for name in distribution.__struct_fields__]
     if not all(math.isfinite(number) and number >= 0 for number in numbers):

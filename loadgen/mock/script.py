@@ -5,7 +5,7 @@ from typing import Literal
 from msgspec import Struct
 
 from loadgen.errors import InputError
-from loadgen.mock.distribution import Distribution, FixedTime, mismatch
+from loadgen.mock.distribution import Distribution, FixedTime, parameter_problem
 from loadgen.mock.fault import Fault
 
 
@@ -65,7 +65,7 @@ class Script(Struct, frozen=True, kw_only=True):
             if value is not None and value < minimum:
                 raise InputError(f"mock script: {name} is {value}; it must be {minimum} or more")
         for name in ("ttft_s", "itl_s", "tokens"):
-            problem = mismatch(getattr(self, name))
+            problem = parameter_problem(getattr(self, name))
             if problem is not None:
                 raise InputError(f"mock script: {name}: {problem}")
         if self.prefill_per_s is not None and self.prefill_per_s <= 0:

@@ -220,7 +220,7 @@ EXAMPLES: dict[type[Struct], dict[str, str]] = {
 """For every table of the format, an example value of each key, as TOML."""
 
 
-def summary_of(table: type[Struct]) -> str:
+def table_description_of(table: type[Struct]) -> str:
     """The description of a table: the first paragraph of its docstring, on one line."""
     return " ".join((inspect.getdoc(table) or "").split("\n\n")[0].split())
 
@@ -253,7 +253,7 @@ def scenario_schema() -> dict[str, Any]:
     _, tables = msgspec.json.schema_components((Scenario,), ref_template="#/definitions/{name}")
     for table, examples in EXAMPLES.items():
         body = tables[table.__name__]
-        body["description"] = summary_of(table)
+        body["description"] = table_description_of(table)
         texts = help_of(table)
         for key, schema in body["properties"].items():
             if key in examples:

@@ -13,7 +13,7 @@ from msgspec import Raw, Struct
 
 from loadgen.store.night_files import CardFile, ManifestFile, NightFolder, SummaryFile, counted, moment_of, read_folders
 from loadgen.store.night_metrics import NIGHT_METRICS, NightMetric, NightValue, metric_names_in, number_of, value_in
-from loadgen.store.night_work import changed_keys, soak_digest
+from loadgen.store.night_work import changed_work_keys, soak_digest
 
 UNKNOWN_MACHINE: Final = "unknown"
 """The machine of nights whose manifest has no machine id, as those of older versions."""
@@ -101,7 +101,7 @@ def read_history(folder: Path, metrics: Sequence[NightMetric] = NIGHT_METRICS) -
 def scenario_differences(before: NightRecord, after: NightRecord) -> tuple[str, ...]:
     """The keys of the scenario that decide the test and differ between two nights: `load.concurrency`. Empty if the
     plans differ in nothing that the scenario says, such as in keys that a server refused."""
-    changed = changed_keys(before.scenario, after.scenario)
+    changed = changed_work_keys(before.scenario, after.scenario)
     if before.prompts != after.prompts and not any(key.split(".")[0] == "prompts" for key in changed):
         changed.append("prompts")  # their files have other texts under the same names
     return tuple(changed)

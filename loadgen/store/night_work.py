@@ -38,7 +38,7 @@ def _without_empty(value: object) -> object:
     return value
 
 
-def changed_keys(before: Raw, after: Raw) -> list[str]:
+def changed_work_keys(before: Raw, after: Raw) -> list[str]:
     """The dotted keys that differ between two scenarios, of those that decide what is sent and when."""
     first, second = _flat(_work(before)), _flat(_work(after))
     return [key for key in dict.fromkeys((*first, *second)) if first.get(key) != second.get(key)]

@@ -92,7 +92,7 @@ def rubric_of(source: str, key_points: tuple[str, ...]) -> Rubric:
         known=known,
         atoms=atoms.union(*(token.atoms for token in wanted)),
         words=len(words),
-        runs=frozenset(form.runs_of(words, form.COPIED_RUN)),
+        runs=frozenset(form.word_runs_of(words, form.COPIED_RUN)),
         is_about_source=bool(wanted) and shared >= SHARED * len(wanted),
         reference=points_text,
         asked=script_and_language_of(points_text if len(form.words_of(points_text)) >= MIN_WORDS else source),

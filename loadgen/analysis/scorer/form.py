@@ -48,7 +48,7 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def runs_of(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
+def word_runs_of(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
     """All runs of so many words, each beginning one word later."""
     return [tuple(words[at : at + length]) for at in range(len(words) - length + 1)]
 
@@ -56,9 +56,9 @@ def runs_of(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
 def form_of(words: Sequence[str], source_words: int | None, source_runs: frozenset[tuple[str, ...]]) -> Form:
     """The form of an answer. source_words: how many words the source has; None if an answer may have any length.
     source_runs: all runs of 8 words of the source."""
-    fours = runs_of(words, 4)
+    fours = word_runs_of(words, 4)
     copied = [False] * len(words)
-    for at, run in enumerate(runs_of(words, COPIED_RUN)):
+    for at, run in enumerate(word_runs_of(words, COPIED_RUN)):
         if run in source_runs:
             copied[at : at + COPIED_RUN] = [True] * COPIED_RUN
     return Form(

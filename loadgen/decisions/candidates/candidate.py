@@ -111,7 +111,7 @@ class Levels(Struct, frozen=True):
     """The highest that every candidate played validly; it speaks for throughput."""
 
 
-def levels_of(candidates: Sequence[Candidate], asked: str | None) -> Levels | None:
+def compared_levels_of(candidates: Sequence[Candidate], asked: str | None) -> Levels | None:
     """The levels at which candidates are compared; None if nobody has a valid stage.
 
     asked: the level that the user names; None: the lowest that every candidate played validly. If there is none that

@@ -108,7 +108,7 @@ def requests_to_show(share: float, confidence: float = 0.95) -> int:
     return high
 
 
-def evidence_of(
+def level_evidence_of(
     level: float, requests: int, floor: int, counts: Sequence[ObjectiveCounts], shares: Sequence[float]
 ) -> LevelEvidence:
     """The evidence of a level from the counts of each objective.

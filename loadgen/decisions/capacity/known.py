@@ -13,7 +13,7 @@ from loadgen.decisions.capacity.e_values import (
     Floats,
     LevelEvidence,
     ObjectiveCounts,
-    evidence_of,
+    level_evidence_of,
     log_wanted,
 )
 from loadgen.decisions.capacity.levels import MAX_USERS, RATES, rate_levels, user_levels
@@ -183,7 +183,7 @@ def judged_level(visits: Sequence[Visit], settings: SearchSettings) -> JudgedLev
         return None
     level, shares = judged[0].level, settings.shares
     evidences = [
-        evidence_of(
+        level_evidence_of(
             level,
             sum(visit.requests for visit in judged[:count]),
             settings.floor(level),

@@ -176,7 +176,7 @@ async def _tested(judge: Judge, pairs: Sequence[KnownPair]) -> JudgeTest:
         silent = (
             f" ({judge.without_verdict} of {judge.asked} questions had no verdict)" if judge.without_verdict else ""
         )
-        raise JudgeError(f"{judge_exam.failure_of(result)}{silent}; no note was written; take another judge")
+        raise JudgeError(f"{judge_exam.failed_test_text(result)}{silent}; no note was written; take another judge")
     return result
 
 

@@ -48,7 +48,7 @@ def known_pairs(prompts: Sequence[SentPrompt], run_ids: Sequence[str]) -> tuple[
 
     run_ids: they draw the prompts, so that the test of the same runs is the same.
     """
-    by_summary = {summary_of(prompt): prompt for prompt in prompts if prompt.key_points}
+    by_summary = {good_answer_of(prompt): prompt for prompt in prompts if prompt.key_points}
     fitting = [prompt for summary, prompt in by_summary.items() if mixed_up(summary) is not None]
     if len(fitting) < PROMPTS:
         return None
@@ -56,9 +56,12 @@ def known_pairs(prompts: Sequence[SentPrompt], run_ids: Sequence[str]) -> tuple[
     chosen = [fitting[place] for place in drawn]
     pairs = []
     for prompt, other in zip(chosen, [*chosen[1:], chosen[0]], strict=True):
-        better, worse = summary_of(prompt), mixed_up(summary_of(prompt))
+        better, worse = good_answer_of(prompt), mixed_up(good_answer_of(prompt))
         assert worse is not None
-        pairs += [KnownPair(prompt, "other", better, summary_of(other)), KnownPair(prompt, "figures", better, worse)]
+        pairs += [
+            KnownPair(prompt, "other", better, good_answer_of(other)),
+            KnownPair(prompt, "figures", better, worse),
+        ]
     return tuple(pairs)
 
 
@@ -77,7 +80,7 @@ def result_text(test: JudgeTest) -> str:
     return f"it put the good answer above {counts}"
 
 
-def failure_of(test: JudgeTest) -> str:
+def failed_test_text(test: JudgeTest) -> str:
     """Why a judge did not pass, in words."""
     return f"this judge cannot tell good from bad: {result_text(test)}; {NEEDED} are needed of each"
 
@@ -88,7 +91,7 @@ def sum_of_notes(notes: Mapping[str, int | None]) -> int | None:
     return sum(known) if len(known) == len(notes) else None
 
 
-def summary_of(prompt: SentPrompt) -> str:
+def good_answer_of(prompt: SentPrompt) -> str:
     """A good answer: the key points, one a line."""
     return "".join(f"{point.rstrip('.')}.\n" for point in prompt.key_points)
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from loadgen.decisions.candidates.candidate import Candidate, candidates_of, levels_of
+from loadgen.decisions.candidates.candidate import Candidate, candidates_of, compared_levels_of
 from loadgen.decisions.candidates.runs import SelectRun, TimedAnswer
 from loadgen.decisions.grade.notes import answer_id
 from loadgen.errors import InputError
@@ -62,7 +62,7 @@ def sheet_of(runs: Sequence[SelectRun], sample: int = SAMPLE) -> Sheet:
     """
     prompts = {prompt.id: prompt for prompt in prompts_of(runs)}
     candidates = candidates_of(runs)
-    levels = levels_of(candidates, None)
+    levels = compared_levels_of(candidates, None)
     if levels is None:
         raise InputError(f"{_names(runs)}: no model has a valid stage, so there is no answer to grade")
     compared = [candidate for candidate in candidates if levels.of_answers in candidate.levels]

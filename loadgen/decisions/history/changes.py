@@ -59,10 +59,10 @@ class NightLevel(Struct, frozen=True):
 
 def matters_of(metric: NightMetric, matters: float) -> float:
     """The smallest change of a metric that is shown. matters: that of metrics that are no share."""
-    return SHARE_MATTERS if size_of(metric) == "difference" else matters
+    return SHARE_MATTERS if size_kind_of(metric) == "difference" else matters
 
 
-def size_of(metric: NightMetric) -> Size:
+def size_kind_of(metric: NightMetric) -> Size:
     """How the size of a metric's change is counted."""
     return "difference" if metric == FAILED_SHARE else "ratio"
 
@@ -70,7 +70,7 @@ def size_of(metric: NightMetric) -> Size:
 def changes_of(series: NightSeries, boundaries: Sequence[Boundary], matters: float) -> tuple[NightChange, ...]:
     """The changes of a series, in the order in which they were shown. boundaries: those of its stage."""
     values = np.array([value for _, value in series.used], dtype=np.float64)
-    points = change_points(values, matters_of(series.metric, matters), size_of(series.metric))
+    points = change_points(values, matters_of(series.metric, matters), size_kind_of(series.metric))
     begins = [0, *(point.split for point in points)]
     ends = [*(point.split for point in points[1:]), values.size]
     return tuple(
@@ -85,7 +85,7 @@ def changes_of(series: NightSeries, boundaries: Sequence[Boundary], matters: flo
     )
 
 
-def levels_of(series: NightSeries, changes: Sequence[NightChange]) -> tuple[NightLevel, ...]:
+def night_levels_of(series: NightSeries, changes: Sequence[NightChange]) -> tuple[NightLevel, ...]:
     """The levels of a series between its changes; none if no night counts. changes: those of `changes_of`."""
     used = series.used
     begins = [0, *(change.night for change in changes)]
@@ -134,7 +134,7 @@ def _return_of(
     point: ChangePoint, later: Sequence[ChangePoint], metric: NightMetric, matters: float
 ) -> ChangePoint | None:
     """The first later change that brings the level back to within what matters of the old one, or beyond it."""
-    margin = matters_of(metric, matters) * (1.0 if size_of(metric) == "difference" else abs(point.before))
+    margin = matters_of(metric, matters) * (1.0 if size_kind_of(metric) == "difference" else abs(point.before))
     if point.after > point.before:
         return next((change for change in later if change.after <= point.before + margin), None)
     return next((change for change in later if change.after >= point.before - margin), None)

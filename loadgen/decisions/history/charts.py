@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC
 from typing import Final
 
-from loadgen.decisions.history.changes import NightChange, levels_of
+from loadgen.decisions.history.changes import NightChange, night_levels_of
 from loadgen.decisions.history.possible_causes import boundaries_of
 from loadgen.decisions.history.series import NightSeries
 from loadgen.decisions.history.verdict import HistoryAnswer
@@ -71,7 +71,7 @@ def _series_traces(
     answer: HistoryAnswer, series: NightSeries, changes: Sequence[NightChange], color: str
 ) -> list[Trace]:
     name = label(series_name(answer, series.stage.key) or series.metric.name)
-    steps = levels_of(series, sorted(changes, key=lambda change: change.night))
+    steps = night_levels_of(series, sorted(changes, key=lambda change: change.night))
     used = dict(series.used)
     rows = list(zip(series.stage.nights, series.values, strict=True))
     counted = [(night, value) for night, value in rows if night in used and value is not None]

@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import UNSET, Struct
 
 from loadgen.analysis.summary import StageSummary
-from loadgen.decisions.candidates.candidate import candidates_of, levels_of
+from loadgen.decisions.candidates.candidate import candidates_of, compared_levels_of
 from loadgen.decisions.candidates.runs import SelectRun, StageResult
 from loadgen.decisions.select.candidate_values import mean_with_interval, quality_with_interval
 from loadgen.decisions.select.criteria import CRITERIA, UNITS, Criterion, Values, steps_of
@@ -26,7 +26,7 @@ from loadgen.decisions.select.known import KnownCandidate, known_candidates
 from loadgen.decisions.select.policy import Policy
 from loadgen.decisions.select.ranking import ENOUGH_KEYS, Ranking, ranking_of
 from loadgen.decisions.select.remarks import remarks_of, remarks_of_ranking
-from loadgen.decisions.select.requirements import missed, require_data
+from loadgen.decisions.select.requirements import missed_requirements, require_data
 from loadgen.decisions.select.selection import (
     SCHEMA,
     CandidateRow,
@@ -64,7 +64,7 @@ def decide(runs: Sequence[SelectRun], policy: Policy) -> SelectionData:
     if policy.quality_by != "key_points":
         runs = with_notes(runs, notes, policy.quality_by, policy.disagreement)
     candidates = candidates_of(runs)
-    levels = levels_of(candidates, policy.level)
+    levels = compared_levels_of(candidates, policy.level)
     known = known_candidates(candidates, levels, policy)
     compared = [each for each in known if each.out is None]
     ranking = ranking_of(compared, policy) if compared else None
@@ -275,7 +275,7 @@ def _nearest(known: Iterable[KnownCandidate]) -> str | None:
         return None
 
     def miss(each: KnownCandidate) -> tuple[int, float, str]:
-        failed = missed(each.checks)
+        failed = missed_requirements(each.checks)
         return len(failed), sum(check.distance for check in failed), each.name
 
     return min(measured, key=miss).name

@@ -20,7 +20,7 @@ from loadgen.decisions.select.requirements import (
     RequirementEvidence,
     checks_of,
     evidence_counts,
-    missed,
+    missed_requirements,
 )
 
 
@@ -65,7 +65,7 @@ def _known(candidate: Candidate, levels: Levels | None, policy: Policy) -> Known
     values = values_of(candidate, levels)
     cost = cost_of([stage.summary for stage in stages], [stage.power for stage in stages], policy.cost)
     checks = checks_of(policy.require, _evidence(stages, values, facts, cost, policy), policy.bound)
-    failed = "; ".join(check.text for check in missed(checks))
+    failed = "; ".join(check.text for check in missed_requirements(checks))
     return KnownCandidate(
         candidate=candidate, stages=stages, facts=facts, cost=cost, values=values, checks=checks, out=failed or None
     )

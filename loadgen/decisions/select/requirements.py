@@ -256,7 +256,7 @@ def _capabilities(asked: tuple[str, ...], facts: Facts) -> Check:
     )
 
 
-def missed(checks: Sequence[Check]) -> tuple[Check, ...]:
+def missed_requirements(checks: Sequence[Check]) -> tuple[Check, ...]:
     """The requirements that do not hold."""
     return tuple(check for check in checks if not check.holds)
 

@@ -99,7 +99,7 @@ class InFlightLog(NullSink):
         self._limit_bytes = max(MAX_BYTES, 2 * log.size)
 
 
-def in_flight_of(log: Path) -> Path:
+def in_flight_path_of(log: Path) -> Path:
     """The file beside the log of a worker: in_flight.w0.jsonl beside requests.w0.jsonl."""
     return log.with_name(log.name.replace("requests", "in_flight", 1))
 

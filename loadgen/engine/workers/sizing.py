@@ -2,7 +2,6 @@
 socket."""
 
 import contextlib
-import os
 import sys
 from typing import Final, Literal
 
@@ -90,12 +89,6 @@ def soft_limit_for(needs: Descriptors, soft: int, hard: int) -> int:
         hint = "divide the streams (--workers), or lower load.concurrency or load.max_in_flight"
         raise InputError(f"{who} {limit}, {hint}")
     return max(soft, min(hard, needs.wished))
-
-
-def usable_cores() -> int:
-    """How many cores this process may run on."""
-    granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return granted or 1
 
 
 def allow_open_files(needs: Descriptors) -> None:

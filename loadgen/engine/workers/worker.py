@@ -23,7 +23,7 @@ from loadgen.clock import SYSTEM_BOOT_CLOCK, SYSTEM_CLOCK
 from loadgen.engine.background import Background
 from loadgen.engine.heartbeat import Gap, Heartbeat, Interruption
 from loadgen.engine.servers import is_answer, is_unanswered
-from loadgen.engine.soak.in_flight import InFlightLog, in_flight_of
+from loadgen.engine.soak.in_flight import InFlightLog, in_flight_path_of
 from loadgen.engine.soak.segments import SegmentEvent, SegmentLog
 from loadgen.engine.soak.windows import WindowSink
 from loadgen.engine.stage import LocalStageRunner, RunContext
@@ -200,7 +200,9 @@ class Worker:
         log_that_is_read = log if start.window_settings is None and isinstance(log, RequestLog) else None
         self._updates = Updates(log_that_is_read, send, self._answers)
         self._window_settings = start.window_settings
-        self._in_flight = NullSink() if start.window_settings is None else InFlightLog(in_flight_of(Path(start.log)))
+        self._in_flight = (
+            NullSink() if start.window_settings is None else InFlightLog(in_flight_path_of(Path(start.log)))
+        )
         self._commands: asyncio.Queue[Prepare | Go] = asyncio.Queue()
         self._stage_stop: StopSignal | None = None
 

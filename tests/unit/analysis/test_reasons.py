@@ -7,7 +7,7 @@ import pytest
 
 from loadgen.analysis.evidence import Evidence, InFlight
 from loadgen.analysis.reason_codes import RuleCode
-from loadgen.analysis.stage_steady import in_words
+from loadgen.analysis.stage_steady import unsteady_words
 from loadgen.analysis.summary import Effect, Steadiness
 from loadgen.analysis.validity import judge
 from loadgen.record import MachineFacts, Neighbor
@@ -140,12 +140,12 @@ TEXTS: Final[list[tuple[RuleCode, dict[str, Any], str]]] = [
     ),
     (
         "never_steady",
-        {"unsteady": in_words(Steadiness(False, "drift", 0, 0.46), "TTFT")},
+        {"unsteady": unsteady_words(Steadiness(False, "drift", 0, 0.46), "TTFT")},
         "TTFT grew all the time, by 46% from the first third to the last, so it depends on how long the stage was",
     ),
     (
         "never_steady",
-        {"unsteady": in_words(Steadiness(False, "never_settles", 0, None), "E2E")},
+        {"unsteady": unsteady_words(Steadiness(False, "never_settles", 0, None), "E2E")},
         "E2E had not settled by the middle of the stage, and is off, by how much is not known",
     ),
     (

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadgen.analysis.stage_steady import in_words
+from loadgen.analysis.stage_steady import unsteady_words
 from loadgen.analysis.summary import Steadiness
 
 UNSETTLED = "had not settled by the middle of the stage, and is off, by how much is not known"
@@ -22,8 +22,8 @@ TREND = "from the first third to the last, so it depends on how long the stage w
 def test_a_stage_that_did_not_settle_is_said_to_grow_to_fall_or_neither(
     steady: bool | None, growth: float | None, words: str | None
 ) -> None:
-    assert in_words(Steadiness(steady, "drift", 0, growth), "TTFT") == words
+    assert unsteady_words(Steadiness(steady, "drift", 0, growth), "TTFT") == words
 
 
 def test_of_a_stage_whose_steadiness_is_not_known_nothing_is_said() -> None:
-    assert in_words(None, "E2E") is None
+    assert unsteady_words(None, "E2E") is None

@@ -13,7 +13,14 @@ from msgspec import Struct, inspect
 from loadgen.plan.prompts import load_prompts
 from loadgen.scenario import Closed, Constant, Gamma, Poisson, Ramp, Sampling, Scenario
 from loadgen.scenario.file import load_scenario
-from loadgen.scenario.schema import EXAMPLES, example_value, help_of, scenario_schema, summary_of, write_schema
+from loadgen.scenario.schema import (
+    EXAMPLES,
+    example_value,
+    help_of,
+    scenario_schema,
+    table_description_of,
+    write_schema,
+)
 
 SCENARIOS = Path(__file__).parents[3] / "scenarios"
 FILES = sorted(SCENARIOS.glob("*.toml"))
@@ -109,7 +116,9 @@ def test_keys_as_in_constant_have_its_help() -> None:
 
 
 def test_a_table_is_described_by_its_first_paragraph() -> None:
-    assert summary_of(Sampling) == ("How the model generates. The defaults are repeatable: greedy, with a seed.")
+    assert table_description_of(Sampling) == (
+        "How the model generates. The defaults are repeatable: greedy, with a seed."
+    )
 
 
 def test_nothing_in_the_schema_is_null_since_toml_has_none(schema: dict[str, Any]) -> None:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from loadgen.decisions.capacity.e_values import (
     ObjectiveCounts,
     autocorrelation_time,
-    evidence_of,
     inflation,
     is_slow,
+    level_evidence_of,
     log_fails,
     log_holds,
     log_lower_tail,
@@ -156,21 +156,21 @@ def counted(met: int, missed: int) -> ObjectiveCounts:
 
 def test_a_level_holds_by_all_objectives_and_fails_by_any() -> None:
     good, bad = counted(100, 0), counted(50, 50)
-    both = evidence_of(4.0, 100, 24, [good, bad], [0.9, 0.9])
+    both = level_evidence_of(4.0, 100, 24, [good, bad], [0.9, 0.9])
     assert both.log_holds == pytest.approx(log_holds(50, 50, 0.9))
     assert both.log_fails == pytest.approx(np.logaddexp(log_fails(100, 0, 0.9), log_fails(50, 50, 0.9)) - math.log(2))
-    alone = evidence_of(4.0, 100, 24, [good], [0.9])
+    alone = level_evidence_of(4.0, 100, 24, [good], [0.9])
     assert (alone.log_holds, alone.log_fails) == (log_holds(100, 0, 0.9), log_fails(100, 0, 0.9))
 
 
 def test_nothing_is_claimed_below_the_floor() -> None:
     counts = counted(0, 23)
-    assert evidence_of(8.0, 23, 24, [counts], [0.9]).log_fails == 0.0
-    assert evidence_of(8.0, 24, 24, [counts], [0.9]).log_fails > log_wanted(0.95)
+    assert level_evidence_of(8.0, 23, 24, [counts], [0.9]).log_fails == 0.0
+    assert level_evidence_of(8.0, 24, 24, [counts], [0.9]).log_fails > log_wanted(0.95)
 
 
 def test_each_claim_has_the_counts_that_speak_to_it() -> None:
     counts = ObjectiveCounts(200, 0, 200.0, 0.0, for_holds=(0.0, 0.0), for_fails=(200.0, 0.0))
-    level = evidence_of(4.0, 200, 200, [counts], [0.9])
+    level = level_evidence_of(4.0, 200, 200, [counts], [0.9])
     assert level.log_holds == 0.0
     assert level.log_fails == pytest.approx(log_fails(200, 0, 0.9))

@@ -7,12 +7,12 @@ import pytest
 from loadgen.decisions.grade.judge_exam import (
     NEEDED,
     PROMPTS,
-    failure_of,
+    failed_test_text,
+    good_answer_of,
     known_pairs,
     mixed_up,
     result_of,
     sum_of_notes,
-    summary_of,
 )
 from loadgen.store.run_folder import SentPrompt
 from tests.selected_runs import prompt
@@ -33,7 +33,7 @@ def test_the_worse_answer_is_another_and_has_the_figures_of_the_better_one_in_ot
     pairs = known_pairs(SENT, ("run",))
     assert pairs is not None
     for pair in pairs:
-        assert pair.better == summary_of(pair.prompt)
+        assert pair.better == good_answer_of(pair.prompt)
         assert pair.worse != pair.better
         if pair.fault == "figures":
             assert re.sub(r"\d+", "0", pair.worse) == re.sub(r"\d+", "0", pair.better)
@@ -82,7 +82,7 @@ def test_seven_of_eight_of_each_kind_are_needed(wrong_other: int, wrong_figures:
     result = result_of(pairs, above)
     assert result.passed == passed
     assert result.right == {"other": PROMPTS - wrong_other, "figures": PROMPTS - wrong_figures}
-    assert f"in {PROMPTS - wrong_figures} of 8; {NEEDED} are needed" in failure_of(result)
+    assert f"in {PROMPTS - wrong_figures} of 8; {NEEDED} are needed" in failed_test_text(result)
 
 
 def test_an_answer_without_one_of_its_notes_has_no_sum() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from loadgen.decisions.history.changes import NightChange, changes_of, levels_of, matters_of
+from loadgen.decisions.history.changes import NightChange, changes_of, matters_of, night_levels_of
 from loadgen.decisions.history.possible_causes import PossibleCauses, boundaries_of, possible_causes_in
 from loadgen.store.history import NightRecord
 from loadgen.store.night_metrics import FAILED_SHARE, parse_metric
@@ -223,7 +223,7 @@ def test_later_nights_add_only_what_a_change_is_between_and_that_it_has_gone() -
 def test_levels_are_the_medians_between_the_changes() -> None:
     series = only_series(nights_of(step(40, 40, 1.2)))
     shown = changes_of(series, (), 0.03)
-    before, after = levels_of(series, shown)
+    before, after = night_levels_of(series, shown)
     assert (before.first, before.last, after.last) == (0, shown[0].night - 1, 79)
     assert after.first == shown[0].night
     assert after.value / before.value == pytest.approx(1.2, rel=0.01)
@@ -231,7 +231,7 @@ def test_levels_are_the_medians_between_the_changes() -> None:
 
 def test_a_series_without_a_night_that_counts_has_no_level() -> None:
     series = only_series([night(0, stage(400.0, verdict="invalid"))])
-    assert levels_of(series, ()) == ()
+    assert night_levels_of(series, ()) == ()
     assert changes_of(series, (), 0.03) == ()
 
 
