@@ -20,6 +20,7 @@ from loadgen.record import Record
 from loadgen.report.files import write_reports
 from loadgen.scenario.file import load_scenario
 from tests.command_line import run_command
+from tests.e2e.browser import Browser
 from tests.e2e.tiny import make_tiny_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -42,6 +43,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if importlib.util.find_spec("xllamacpp") is None:
         pytest.skip("the embedded server is not installed (make setup)")
     return make_tiny_model(tmp_path_factory.mktemp("model") / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    started = Browser(tmp_path_factory.mktemp("browser"))
+    yield started
+    started.close()
 
 
 @pytest.fixture
