@@ -27,6 +27,7 @@ SCENARIO = """
 name = "foundry"
 prompts = ["Say hello.", "Name a colour.", "What is a lake?", "Count to three."]
 keep_text = true
+system = "Be brief."
 probe = false
 {order}
 {models}
@@ -169,7 +170,11 @@ def test_an_endpoint_needs_no_sdk_and_is_left_alone(loadgen: Command, tmp_path: 
 
 def test_both_runtimes_answer_the_same_prompts_one_after_the_other(loadgen: Command, tmp_path: Path) -> None:
     path = scenario_at(
-        tmp_path, embedded(), '[[models]]\nname = "smollm2-135m"\ntarget = "llamacpp"\n', levels="[1, 2]", tokens=2
+        tmp_path,
+        embedded(),
+        '[[models]]\nname = "smollm2-135m"\ntarget = "llamacpp"\n',
+        levels="[1, 2]",
+        tokens=2,
     )
     done = loadgen("run", path, "--json", "--out", "out")
     assert done.returncode == code_of(json.loads(done.stdout)), done.stderr
@@ -182,4 +187,5 @@ def test_both_runtimes_answer_the_same_prompts_one_after_the_other(loadgen: Comm
     ]
     records = records_of(run_folder(tmp_path / "out", "foundry"))
     tokens = {(r["target"], r["prompt_id"]): r["prompt_tokens"] for r in records}
+    assert len(tokens) == 2 * 4, "all four prompts, on both"
     assert all(tokens["foundry", prompt] == tokens["llamacpp", prompt] for _, prompt in tokens)
