@@ -4,6 +4,10 @@ import re
 from collections.abc import Collection
 from typing import Final
 
+from loadgen.wire.chat_json import mend, parse_value
+
+_VERSION: Final = re.compile(r"-(?:latest|\d{4}|\d{8}|\d{4}-\d{2}-\d{2})\Z")
+"""The date of a version at the end of a name, or the word for the newest."""
 _NAMED_MODEL: Final = re.compile(rb'"model"\s*:\s*"((?:[^"\\]|\\.)*)"')
 
 
@@ -34,5 +38,19 @@ def substitute_for(wanted: str, names: Collection[str], answer: bytes) -> str | 
     named = _NAMED_MODEL.search(answer)
     if named is None:
         return None
-    name = named[1].decode("utf-8", "replace")
-    return name if name != wanted and name in names and not is_listed(name, (wanted,)) else None
+    name = parse_value(b'"%b"' % named[1])
+    if not isinstance(name, str) or mend(name) not in names:
+        return None
+    return None if _is_same(wanted, mend(name)) else mend(name)
+
+
+def _is_same(wanted: str, name: str) -> bool:
+    """Whether a server's own name for a model is another form of the requested name: in other letters, with or without
+    its folder, the type of its file, its version or its date."""
+    wanted, name = (each.casefold().replace("\\", "/").rstrip("/").removesuffix(".gguf") for each in (wanted, name))
+    if is_listed(name, (wanted,)):
+        return True
+    shorter, longer = sorted((wanted, name), key=len)
+    if longer.endswith(f"/{shorter}"):
+        return True
+    return shorter.removesuffix("-latest") == _VERSION.sub("", longer)

@@ -1,5 +1,7 @@
 """Whether a model is among those that a server lists, and which one an answer says it is of."""
 
+import json
+
 import pytest
 
 from loadgen.targets.listing import is_listed, substitute_for
@@ -57,3 +59,40 @@ def test_a_wildcard_covers_what_it_covers(wanted: str, listed: set[str], there: 
 )
 def test_an_answer_of_another_listed_model_stands_in_for_none(answer: bytes, other: str | None) -> None:
     assert substitute_for("mine", ("phi", "mine:latest", "*") if "latest" in str(answer) else ("phi",), answer) == other
+
+
+@pytest.mark.parametrize(
+    ("wanted", "named"),
+    [
+        ("Phi-4", "phi-4"),
+        ("phi-4", "microsoft/Phi-4"),
+        ("microsoft/phi-4", "phi-4"),
+        ("phi-4", r"C:\models\phi-4.gguf"),
+        ("/models/phi-4/", "/models/phi-4"),
+        ("gpt-4o", "gpt-4o-2024-08-06"),
+        ("gpt-4", "gpt-4-0613"),
+        ("claude-sonnet-latest", "claude-sonnet-20241022"),
+        ("模型", "模型:latest"),
+    ],
+)
+def test_another_form_of_the_name_is_no_other_model(wanted: str, named: str) -> None:
+    answer = b'data: {"model":%b,"choices":[]}' % json.dumps(named).encode()
+    assert substitute_for(wanted, (named, "another"), answer) is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "named"),
+    [
+        ("phi-3", "phi-4"),
+        ("phi", "phi-4"),
+        ("phi-4", "phi-4-mini"),
+        ("a/phi", "b/phi"),
+        ("qwen:7b", "qwen:72b"),
+        ("gpt-4-0314", "gpt-4-0613"),
+        ("phi", "模型"),
+        ("phi", r"C:\models\qwen.gguf"),
+    ],
+)
+def test_a_listed_model_of_another_name_is_another_model(wanted: str, named: str) -> None:
+    answer = b'data: {"model":%b,"choices":[]}' % json.dumps(named).encode()
+    assert substitute_for(wanted, (named, "another"), answer) == named
