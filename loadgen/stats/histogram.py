@@ -179,7 +179,8 @@ class Histogram:
         InputError if the text is not a V2 compressed histogram, or has another range or precision than ours.
         """
         histogram = cls()
-        histogram._set_counts(_decode_counts(text))
+        histogram._counts[:] = _decode_counts(text)
+        histogram._set_figures()
         return histogram
 
     @classmethod
@@ -187,16 +188,15 @@ class Histogram:
         """The histogram with these counts by bucket (`buckets_of`).
 
         extremes_ns: the exact smallest and largest value; None: they are those of the buckets, as the sum always is."""
-        histogram, dense = cls(), np.zeros(_LENGTH, dtype=np.int64)
-        for bucket, count in counts.items():
-            dense[bucket] = count
-        histogram._set_counts(dense)
+        histogram = cls()
+        histogram._counts[list(counts)] = list(counts.values())
+        histogram._set_figures()
         if extremes_ns is not None:
             histogram._min_ns, histogram._max_ns = extremes_ns
         return histogram
 
-    def _set_counts(self, counts_by_bucket: NDArray[np.int64]) -> None:
-        self._counts += counts_by_bucket
+    def _set_figures(self) -> None:
+        """Set the count, the sum and the extremes, by the counts of the buckets."""
         used = used_buckets(self._counts)
         if used.size:
             counts = self._counts[used]
