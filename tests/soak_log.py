@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 
 from loadgen.engine.soak.compress_program import compress_file
-from loadgen.engine.soak.compressor import take_compressed
+from loadgen.engine.soak.compressor import Compressor, take_compressed
 from loadgen.engine.soak.disk import Space
 from loadgen.engine.soak.segments import SegmentLog, SegmentSettings
 from loadgen.record import Record
@@ -107,6 +108,11 @@ def bytes_in(folder: Path) -> int:
 
 def windows_of(indices: range | list[int]) -> Iterator[int]:
     return (index * S // WINDOW_NS for index in indices)
+
+
+def compress_in_process(patch: pytest.MonkeyPatch) -> None:
+    """Each segment is compressed at once, in this process: one of its own takes longer to start than to compress."""
+    patch.setattr(Compressor, "add", lambda _, segment: compress_segment(segment))
 
 
 def compress_segment(segment: Segment) -> None:

@@ -10,12 +10,11 @@ import msgspec
 import pytest
 
 from loadgen.engine.soak import session
-from loadgen.engine.soak.compressor import Compressor
 from loadgen.engine.soak.play import play_soak
 from loadgen.scenario import Closed
 from loadgen.store.events import read_events
 from loadgen.store.run_folder import REQUESTS, read
-from tests.soak_log import MIB, bytes_in, compress_segment
+from tests.soak_log import MIB, bytes_in, compress_in_process
 from tests.unit.engine.soak.test_play import SECOND, look_rarely, soak_plan, virtual_machine
 from tests.virtual import run
 from tests.virtual_client import Answer, ScriptedClient, stream
@@ -24,7 +23,7 @@ from tests.virtual_client import Answer, ScriptedClient, stream
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     look_rarely(monkeypatch)
-    monkeypatch.setattr(Compressor, "add", lambda _, segment: compress_segment(segment))
+    compress_in_process(monkeypatch)
 
 
 def play(

@@ -33,6 +33,7 @@ from loadgen.store import files, run_folder
 from loadgen.store.events import read_events
 from loadgen.store.run_folder import Log, Run, read, read_manifest
 from loadgen.store.windows import read_windows
+from tests.soak_log import compress_in_process
 from tests.unit.engine.soak.test_play import look_rarely, virtual_machine
 from tests.virtual import START_NS, run
 from tests.virtual_client import CLOCK, MS, Answer, ScriptedClient, refuse, stream
@@ -62,6 +63,7 @@ def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
     monkeypatch.setattr(play_module, "utc_now", wall.now)
     monkeypatch.setattr(session_module, "utc_now", wall.now)
     look_rarely(monkeypatch)
+    compress_in_process(monkeypatch)
     # Windows of a second are on disk by the time the process dies.
     monkeypatch.setattr(stage_module, "TICK_S", 2.0)
     return wall
@@ -261,7 +263,7 @@ def test_a_request_between_two_attempts_is_lost_as_one(
         # Not 503, after which all users would wait until the server is there again.
         return refuse(429, b"busy") if number % 4 == 3 else answer(body, number)
 
-    loaded = night(CLOSED, duration_s=100.0, retries=Retries(attempts=2, backoff_s=2.0, jitter=0.0))
+    loaded = night(CLOSED, duration_s=30.0, retries=Retries(attempts=2, backoff_s=2.0, jitter=0.0))
     _, deaths = play_and_die(loaded, tmp_path, monkeypatch, {20, 40, 60, 80}, script=refusing)
     played_before = [len(finals_of(run_folder.read(death.folder))) for death in deaths]
     assert played_before == sorted({*played_before}), "each death is later in the soak"
