@@ -26,7 +26,10 @@ from loadgen.errors import InputError
 from loadgen.live.progress import Progress, Silence
 from loadgen.redact import escape_control, printable, redact_url
 from loadgen.report.console import lines_text
+from loadgen.scenario import Timeouts
+from loadgen.scenario.overrides import parse_ready_s
 from loadgen.scenario.urls import base_url, mismatch_of_endpoint
+from loadgen.targets.ready import ReadyWait
 from loadgen.wire.client import Client
 
 VOTES: Final = 3
@@ -52,6 +55,17 @@ class JudgeOptions(msgspec.Struct, frozen=True):
     pairs: Annotated[
         bool, typer.Option("--pairs", help="With --judge: also ask which of two answers is better, in both orders.")
     ] = False
+    ready: Annotated[
+        str | None,
+        typer.Option(
+            "--ready", metavar="60s", help="With --judge: how long to wait for a server that is not ready; 0: not."
+        ),
+    ] = None
+
+    @property
+    def ready_s(self) -> float:
+        """How long to wait for a server that is not ready, s. Raises InputError."""
+        return Timeouts().ready_s if self.ready is None else parse_ready_s(self.ready)
 
     @property
     def address(self) -> JudgeAddress | None:
@@ -61,6 +75,7 @@ class JudgeOptions(msgspec.Struct, frozen=True):
                 "--judge-model": self.judge_model is not None,
                 "--votes": self.votes != VOTES,
                 "--pairs": self.pairs,
+                "--ready": self.ready is not None,
             }
             alone = next((flag for flag, is_given in given.items() if is_given), None)
             if alone is not None:
@@ -94,7 +109,7 @@ def ask_judge(runs: tuple[SelectRun, ...], sheet: Sheet, options: JudgeOptions, 
     if self_judged:
         tell(f"loadgen: {printable(address.model)} is one of the candidates: loadgen select will not use its notes")
     mode: PairMode = "both_orders" if options.pairs else "no_pairs"
-    judged, response_format = asyncio.run(_judged(sheet, address, pairs, options.votes, mode))
+    judged, response_format = asyncio.run(_judged(sheet, address, pairs, options.votes, mode, options.ready_s))
     at = utc_now().isoformat(timespec="milliseconds")
     judging = Judging(
         by=f"{address.model} ({VERSION})",
@@ -118,12 +133,13 @@ def ask_judge(runs: tuple[SelectRun, ...], sheet: Sheet, options: JudgeOptions, 
 
 
 async def _judged(
-    sheet: Sheet, address: JudgeAddress, pairs: tuple[KnownPair, ...], votes: int, mode: PairMode
+    sheet: Sheet, address: JudgeAddress, pairs: tuple[KnownPair, ...], votes: int, mode: PairMode, ready_s: float
 ) -> tuple[JudgedSheet, ResponseFormat]:
     cache = cache_of(base_url(address.url), address.model)
     with _progress() as progress:
         async with Client() as client:
-            chat = JudgeChat(address, client, SYSTEM_CLOCK)
+            who = f"the judge {printable(address.model)} at {address.shown_url}"
+            chat = JudgeChat(address, client, SYSTEM_CLOCK, ReadyWait(SYSTEM_CLOCK, ready_s, who, tell))
             await chat.open()
             judged = await judge_sheet(Judge(chat.text, cache, progress.work), sheet, pairs, votes=votes, pairs=mode)
     if cache.why_not_written is not None:

@@ -24,6 +24,7 @@ from loadgen.store.manifest import ModelCard
 from loadgen.targets.diagnosis import chat_error, shown_names
 from loadgen.targets.listing import is_listed, substitute_for
 from loadgen.targets.openai import ask_models, authorization
+from loadgen.targets.ready import ReadyWait, wait_until_answered, why_not_ready_by
 from loadgen.targets.request import FIRST_LIMIT_NS, chat_request_of
 from loadgen.targets.served import Served
 from loadgen.wire.client import Client
@@ -67,10 +68,13 @@ class _JudgeReply(Struct, frozen=True):
 class JudgeChat:
     """The chats with a judge. Use `open` first."""
 
-    def __init__(self, address: JudgeAddress, client: Client, clock: Clock, limit_ns: int = FIRST_LIMIT_NS) -> None:
-        """limit_ns: how long an answer may take."""
+    def __init__(
+        self, address: JudgeAddress, client: Client, clock: Clock, wait: ReadyWait, limit_ns: int = FIRST_LIMIT_NS
+    ) -> None:
+        """wait: how long a server that is not ready is waited for. limit_ns: how long an answer may take."""
         self._client = client
         self._clock = clock
+        self._wait = wait
         self._limit_ns = limit_ns
         self.response_format: ResponseFormat = "json_schema"
         card = ModelCard(alias=address.model, id=address.model, target="judge")
@@ -79,8 +83,9 @@ class JudgeChat:
         self._max_tokens = MAX_TOKENS[0]
 
     async def open(self) -> None:
-        """Find which form of answers the server takes, and which keys of a request. Raises TargetError if it cannot be
-        reached, or does not answer."""
+        """Wait until the server is ready, and find which form of answers it takes, and which keys of a request. Raises
+        TargetError if it cannot be reached, or does not answer."""
+        await wait_until_answered(self._served.base_url, self._served.headers, self._wait)
         models = await ask_models(self._served.base_url, self._served.headers)
         self._served = msgspec.structs.replace(self._served, models=models)
         for response_format in FORMATS:
@@ -122,6 +127,9 @@ class JudgeChat:
         """The answer to the greeting, without the keys that the server refuses."""
         while True:
             answer = await self._send(GREETING, 0)
+            loading = why_not_ready_by(answer.reply, answer.body)
+            if loading is not None and await self._wait.pause(loading):
+                continue
             if not _is_refusal(answer):
                 return answer
             own = {"max_tokens", "temperature", "seed"}

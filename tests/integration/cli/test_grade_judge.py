@@ -13,6 +13,7 @@ from loadgen.decisions.grade import judge_chat
 from loadgen.decisions.grade.judges_file import JUDGES, read_judgings
 from loadgen.decisions.grade.notes import NOTES, read_notes
 from loadgen.errors import ExitCode
+from loadgen.targets import ready
 from tests.command_line import run_command, without_settings
 from tests.integration.server import Fin, Hang, Script, Served, Server, whole
 from tests.selected_runs import SelectedModel, write_run
@@ -73,7 +74,7 @@ def judge(say: Say) -> Server:
 
 
 def grade(run: Path, url: str, *more: object) -> Any:
-    return run_command("grade", run, "--judge", url, "--judge-model", "j", *more)
+    return run_command("grade", run, "--judge", url, "--judge-model", "j", "--ready", "0", *more)
 
 
 def untouched(run: Path) -> bool:
@@ -324,6 +325,38 @@ def test_another_model_that_answers_in_the_place_of_the_judge_is_exit_3(run: Pat
         result = grade(run, server.url)
     assert result.returncode == ExitCode.NO_TARGET
     assert "loaded answered in its place; ask for one of them: loaded" in result.stderr
+    assert untouched(run)
+
+
+def test_a_judge_that_loads_is_waited_for(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ready, "FIRST_PAUSE_S", 0.001)
+    loading, models = whole("503 Service Unavailable", b"x"), whole("200 OK", b'{"data": [{"id": "j"}]}')
+    asked: list[Served] = []
+
+    def choose(request: Served) -> Script:
+        asked.append(request)
+        if len(asked) < 6:  # the first chat and two retries, and one more try
+            return loading
+        return chat("ready" if is_greeting(request) else right(request.says))
+
+    lists: list[Served] = []
+
+    def get(request: Served) -> Script:
+        lists.append(request)
+        return models if len(lists) > 2 else loading
+
+    with Server(choose, get=get) as server:
+        result = grade(run, server.url, "--votes", "1", "--ready", "60s")
+    assert result.returncode == ExitCode.DONE, result.stderr
+    waits = [line for line in result.stderr.splitlines() if "waiting up to" in line]
+    assert waits == [f"the judge j at {server.url}: the server is still loading (status 503); waiting up to 60 s"]
+
+
+def test_a_judge_that_still_loads_after_the_wait_is_exit_3(run: Path) -> None:
+    with Server(lambda _: whole("503 Service Unavailable", b"x")) as server:
+        result = grade(run, server.url, "--ready", "0.01")
+    assert result.returncode == ExitCode.NO_TARGET
+    assert "waiting up to 0.01 s" in result.stderr
     assert untouched(run)
 
 
