@@ -22,7 +22,7 @@ from tests.unit.decisions.capacity.test_play import HOLDS, asked, search
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a search that has shown that 8 users hold and that 9 do not: minutes of virtual time, and seconds
     of CPU, so whatever needs it is slow."""
-    return search(tmp_path_factory.mktemp("searched"), asked(within=None)).folder
+    return search(tmp_path_factory.mktemp("searched"), asked(within=None, highest=9.0)).folder
 
 
 def other_search(folder: Path, place: Path, **ends: object) -> Path:

@@ -158,11 +158,11 @@ def test_what_cannot_be_shown_within_the_budget_is_said(tmp_path: Path) -> None:
 
 def test_an_interrupted_search_is_resumed_in_a_new_folder_and_its_visits_count(tmp_path: Path) -> None:
     stop = StopSignal()
-    first = search(tmp_path, asked(within=None), stop=stop, sinks=(After(60, stop.drain),))
+    first = search(tmp_path, asked(within=None, highest=9.0), stop=stop, sinks=(After(60, stop.drain),))
     assert model_of(first).stopped == "interrupted"
     assert read(first.folder).manifest.state == "interrupted"
     before = {path.name: path.read_bytes() for path in first.folder.iterdir()}
-    second = search(tmp_path, asked(within=None), earlier=read_earlier(first.folder))
+    second = search(tmp_path, asked(within=None, highest=9.0), earlier=read_earlier(first.folder))
     assert {path.name: path.read_bytes() for path in first.folder.iterdir()} == before
     assert second.answer.resumed == (first.answer.run_id,)
     assert second.folder != first.folder
@@ -170,7 +170,7 @@ def test_an_interrupted_search_is_resumed_in_a_new_folder_and_its_visits_count(t
     assert labels(model_of(first)) < labels(model_of(second))
     played = [{stage.level for stage in read(found.folder).manifest.stages} for found in (first, second)]
     assert not played[0] & played[1], "no visit is played twice"
-    again = search(tmp_path, asked(within=None), earlier=read_earlier(second.folder))
+    again = search(tmp_path, asked(within=None, highest=9.0), earlier=read_earlier(second.folder))
     assert again.answer.resumed == (first.answer.run_id, second.answer.run_id)
     assert read(again.folder).records == (), "all is shown already"
     assert model_of(again).stopped == "shown"
@@ -181,14 +181,14 @@ def test_a_search_that_is_killed_keeps_every_visit_that_had_ended(tmp_path: Path
         raise LookupError("killed")
 
     with pytest.raises(SinkError):
-        search(tmp_path, asked(within=None), sinks=(After(60, die),))
+        search(tmp_path, asked(within=None, highest=9.0), sinks=(After(60, die),))
     (folder,) = tmp_path.glob("searched/*")
     killed = read_capacity(folder).models[0]
     ended = [facts.level for facts in read(folder).facts]
     assert killed.stopped == "interrupted"
     assert labels(killed) == set(ended[: len(labels(killed))])
     assert len(killed.levels) >= 3
-    found = search(tmp_path, asked(within=None), earlier=read_earlier(folder))
+    found = search(tmp_path, asked(within=None, highest=9.0), earlier=read_earlier(folder))
     assert labels(killed) <= labels(model_of(found))
     assert (model_of(found).holds, model_of(found).fails) == (HOLDS, HOLDS + 1)
 
@@ -258,27 +258,28 @@ def test_models_are_searched_one_after_another_each_with_its_own_answer(tmp_path
 
     models = tuple(Model(name=name, url=f"http://{name}.invalid/v1", target="openai") for name in ("slow", "fast"))
     played = scenario(tmp_path, models=models)
-    found = search(tmp_path, asked(highest=12.0, within=None), SlotsClient(answer), scenario=played)
+    found = search(tmp_path, asked(highest=9.0, within=None), SlotsClient(answer), scenario=played)
     slow, fast = found.answer.models
     assert (slow.model, slow.holds) == ("slow", HOLDS)
-    assert (fast.model, fast.holds, fast.stopped) == ("fast", 12, "top")
+    assert (fast.model, fast.holds, fast.stopped) == ("fast", 9, "top")
     levels = [stage.model for stage in read(found.folder).manifest.stages]
     assert levels == sorted(levels, reverse=True), "the first is done before the second begins"
     assert found.answer.spent_s == pytest.approx(slow.spent_s + fast.spent_s)
     text = search_text(found.answer, Screen(80))
     assert "slow on slow.invalid: 8 users: 95 % sure that 8 hold and that 9 do not\n" in text
-    assert "fast on fast.invalid: at least 12 users: 95 % sure that 12 hold\n" in text
+    assert "fast on fast.invalid: at least 9 users: 95 % sure that 9 hold\n" in text
     page = (found.folder / "report.md").read_text(encoding="utf-8")
     assert "| slow | slow.invalid | users | 8 | 8 | 9 | queue |" in page
 
 
 def test_a_rate_is_searched_and_each_visit_begins_with_a_burst(tmp_path: Path) -> None:
     # Four slots of 2.4 s each: 1.67 requests a second at most. A burst is worked off in 15 s.
-    settings = asked(search="rate", objectives=("ttft_p90=20s",), budget_s=900.0, lowest=1.5, highest=2.5)
+    settings = asked(search="rate", objectives=("ttft_p90=20s",), budget_s=700.0, lowest=1.5, highest=2.5)
     found = search(tmp_path, settings)
     model = model_of(found)
     assert model.search == "rate"
-    assert model.holds is None or model.holds < 1.67
+    assert model.holds is not None
+    assert 1.5 <= model.holds < 1.67
     assert model.fails is not None
     assert 1.6 < model.fails <= 2.5
     played = read(found.folder)
@@ -337,7 +338,7 @@ class StandsStill(NullSink):
 
 
 def test_a_client_that_stands_still_while_it_searches_lowers_no_capacity(tmp_path: Path) -> None:
-    found = search(tmp_path, asked(within=None), sinks=(StandsStill("c8"),))
+    found = search(tmp_path, asked(within=None, highest=9.0), sinks=(StandsStill("c8"),))
     model = model_of(found)
     assert (model.holds, model.fails) == (HOLDS, HOLDS + 1)
     stalled = next(level for level in model.levels if "c8" in level.visits)
@@ -381,7 +382,9 @@ def test_a_request_that_is_past_its_limit_counts_before_it_ends(tmp_path: Path) 
 
 
 class Memory(NullSink):
-    """Measures the memory that Python has allocated, after each hundred requests."""
+    """Measures the memory that Python has allocated, after each `EVERY` requests."""
+
+    EVERY: Final = 40
 
     def __init__(self) -> None:
         self.bytes: list[int] = []
@@ -389,7 +392,7 @@ class Memory(NullSink):
 
     def record(self, record: Record) -> None:
         self._ended += 1
-        if self._ended % 100 == 0:
+        if self._ended % self.EVERY == 0:
             gc.collect()
             self.bytes.append(tracemalloc.get_traced_memory()[0])
 
@@ -397,12 +400,12 @@ class Memory(NullSink):
 def test_an_hour_of_a_search_takes_a_few_mib(tmp_path: Path) -> None:
     """A search keeps of each request what its answer needs: 1.6 requests a second are 5,760 in an hour."""
     memory = Memory()
-    settings = asked(objectives=("ok=99%",), lowest=8.0, highest=8.0)
+    settings = asked(objectives=("ok=98%",), lowest=8.0, highest=8.0)
     tracemalloc.start()
     try:
         search(tmp_path, settings, sinks=(memory,))
     finally:
         tracemalloc.stop()
-    per_request = (memory.bytes[-1] - memory.bytes[0]) / (100 * (len(memory.bytes) - 1))
-    assert len(memory.bytes) >= 4
+    per_request = (memory.bytes[-1] - memory.bytes[0]) / (memory.EVERY * (len(memory.bytes) - 1))
+    assert len(memory.bytes) >= 5
     assert per_request * 5760 < 16 * 2**20
