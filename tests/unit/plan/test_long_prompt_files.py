@@ -188,6 +188,7 @@ def test_of_too_many_shuffled_prompts_the_seed_draws_some_of_all_files(requests:
     )
 
 
+@pytest.mark.slow
 def test_every_prompt_has_the_same_chance_to_be_drawn() -> None:
     counts = dict.fromkeys(range(30), 0)
     for seed in range(2000):

@@ -42,6 +42,7 @@ def test_a_stationary_series_is_called_unsteady_two_percent_of_the_time_or_less(
     assert share_not_steady(f"{phi} {n}", 500, lambda rng: autocorrelated(rng, n, phi)) <= 0.02 + 3 * 0.0063
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [60, 300])
 def test_rare_long_stalls_are_no_trend_and_no_warm_up(n: int) -> None:
     rng = generator(2, "heavy")
@@ -50,6 +51,7 @@ def test_rare_long_stalls_are_no_trend_and_no_warm_up(n: int) -> None:
     assert np.mean([one.share for one in found]) < 0.15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("load", "n", "least"), [(1.3, 100, 0.5), (1.3, 300, 0.9), (2.0, 60, 0.85), (2.0, 300, 0.99)])
 def test_an_overloaded_queue_is_not_steady(load: float, n: int, least: float) -> None:
     assert share_not_steady(f"queue {load} {n}", 200, lambda rng: overloaded(rng, n, load)) >= least
@@ -65,6 +67,7 @@ def test_a_ramp_is_a_drift_that_does_not_settle_and_its_growth_is_told() -> None
     assert found.growth > 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("last", "n"), [(4.0, 40), (4.0, 60), (4.0, 100), (0.25, 60), (2.0, 100)])
 def test_a_series_that_grows_or_falls_all_the_time_is_hardly_ever_called_steady(last: float, n: int) -> None:
     rng = generator(7, "grows", str(last), n)
@@ -73,6 +76,7 @@ def test_a_series_that_grows_or_falls_all_the_time_is_hardly_ever_called_steady(
     assert sum(steady is True for steady in called) <= (12 if last > 2 or last < 1 else 40)
 
 
+@pytest.mark.slow
 def test_a_trend_of_which_too_few_values_tell_whether_it_ended_is_not_called_steady() -> None:
     rng = generator(8, "hidden")
     called = [warm_until(np.linspace(1, 4, 40) * autocorrelated(rng, 40, 0.0, 0.3)) for _ in range(100)]
@@ -87,6 +91,7 @@ def test_a_jump_after_the_middle_never_settles() -> None:
     assert (found.steady, found.why) == (False, "never_settles")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [60, 100, 300])
 def test_a_slow_front_is_cut_off_and_the_rest_is_steady(n: int) -> None:
     rng, front = generator(5, "front", n), n * 15 // 100
