@@ -21,7 +21,7 @@ import sys
 import tempfile
 import termios
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,12 +29,19 @@ import msgspec
 import pytest
 from rich.cells import cell_len
 
+from loadgen.analysis.stage import StageData
+from loadgen.analysis.summarize import summary_of
+from loadgen.analysis.summary import Summary
 from loadgen.cli import app, calibrate, mock, serve
+from loadgen.decisions.candidates import runs as candidate_runs
+from loadgen.decisions.compare import sides
 from loadgen.mock import Account
+from loadgen.report import files
 from loadgen.store import calibration
 from loadgen.store.calibration import SCHEMA, Budget, Calibration, Ceiling, ErrorBand, ErrorSpread, Limit, this_machine
 from loadgen.store.files import write_json
 from loadgen.store.manifest import ModelCard
+from loadgen.store.run_folder import Run
 from loadgen.targets.served import Served
 from tests.command_line import without_settings
 from tests.compared_runs import write_side
@@ -155,6 +162,26 @@ def words_of(command: str, url: str) -> list[str]:
     """A command as somebody types it, who has not typed it before."""
     Path("mine.toml").unlink(missing_ok=True)
     return [word.replace("URL", url) for word in (COMMANDS | PROBE)[command]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _summaries() -> Iterator[None]:
+    """The commands read the same few runs again and again, and what is said of a run is computed once."""
+    made: dict[Any, Summary] = {}
+
+    def once(runs: Sequence[Run], stages: Sequence[Sequence[StageData]]) -> Summary:
+        key = (
+            tuple((run.folder.resolve(), run.manifest.run_id, len(run.records)) for run in runs),
+            tuple(stage.floor for of_run in stages for stage in of_run),
+        )
+        if key not in made:
+            made[key] = summary_of(runs, stages)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (files, candidate_runs, sides):
+            patch.setattr(module, "summary_of", once)
+        yield
 
 
 @pytest.fixture(autouse=True)
