@@ -87,6 +87,11 @@ class Heartbeat:
         self.ahead_ns = 0
         """How far real time is ahead of the run's clock, because that stood still while the machine was suspended."""
 
+    @property
+    def boot(self) -> BootClock:
+        """Real time."""
+        return self._boot
+
     def check(self) -> None:
         """Look whether this process was not run since it last looked. Call it before a request is sent and after it has
         ended: then no request is taken for one that began before a gap, and none that was in flight across it passes
@@ -148,6 +153,11 @@ class _Clocks(Struct, frozen=True):
     at_ns: int
     real_ns: int
     suspended_ns: int
+
+
+def boot_of(heartbeat: Heartbeat | None) -> BootClock | None:
+    """Real time, if somebody notices when the machine was suspended."""
+    return None if heartbeat is None else heartbeat.boot
 
 
 @contextlib.asynccontextmanager

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from loadgen.clock import Clock, process_cpu_ns, thread_cpu_ns
-from loadgen.engine.heartbeat import Gap, Heartbeat, Interruption
+from loadgen.engine.heartbeat import Gap, Heartbeat, Interruption, boot_of
 from loadgen.engine.players import WarmUp, measured_player, missed
 from loadgen.engine.request_limits import RequestLimits
 from loadgen.engine.retry import as_one, cut_by_gap, given_up, is_last, wait_ns
@@ -115,9 +115,9 @@ class LocalStageRunner:
         models, level = context.plan.models, stage.level.label
         self._keys = {at: StageKey(target_name(models[at]), models[at].name, level) for at in stage.models}
         # A model in this process uses the process's CPU time. Ours is then the CPU time of this thread alone.
-        has_adapter = any(served[index].adapter is not None for index in stage.models)
-        own_cpu_ns = thread_cpu_ns if has_adapter else process_cpu_ns
-        self._observer = Observer(context.clock, self._in_flight, server_pids, own_cpu_ns, context.machine)
+        own_cpu_ns = thread_cpu_ns if any(served[at].adapter is not None for at in stage.models) else process_cpu_ns
+        boot = boot_of(context.heartbeat)
+        self._observer = Observer(context.clock, self._in_flight, server_pids, own_cpu_ns, context.machine, boot)
         self.stop_signal = stop
 
     @property

@@ -16,10 +16,11 @@ from typing import Any, Final
 import numpy as np
 import psutil
 
-from loadgen.clock import Clock, process_cpu_ns, wall_offset_ns
+from loadgen.clock import BootClock, Clock, process_cpu_ns
 from loadgen.record import LAG_PERCENTILES, ServerFacts, StageFacts
 from loadgen.stats.histogram import Histogram
 from loadgen.telemetry.neighbors import MachineSource, NeighborWatch
+from loadgen.telemetry.wall_clock import WallClock
 
 TICK_NS: Final = 20_000_000
 """How often the observer's task asks the event loop to wake it."""
@@ -34,8 +35,8 @@ LAGS_AT_ONCE: Final = 256
 """So many ticks' lags are added to their histogram at once, which takes much less CPU than each by itself."""
 MOST_SAMPLES: Final = 4096
 """The largest number of samples of requests in flight, however long the stage is."""
-STEP_NS: Final = 1_000_000
-"""If the wall clock moved against the monotonic one by more than this, it was stepped."""
+MOST_LAGS_AT_ONCE: Final = 1 << 16
+"""The lags of a stall are added in parts of at most so many, because a stall may take hours."""
 
 
 class Observer:
@@ -48,10 +49,12 @@ class Observer:
         server_pids: tuple[int, ...] = (),
         own_cpu_ns: Callable[[], int] = process_cpu_ns,
         machine: MachineSource | None = None,
+        boot: BootClock | None = None,
     ) -> None:
         """in_flight: returns the number of requests in flight. server_pids: the processes to observe. own_cpu_ns:
         returns the CPU time that we have used. machine: reads the state of the machine; None: neighbors are not
-        observed."""
+        observed. boot: real time; None: a time in which the machine was suspended counts as a step of the wall clock,
+        because nobody else notices it."""
         self._clock = clock
         self._own_cpu = _OwnCpu(clock, own_cpu_ns)
         self._loop_lags = _LoopLags()
@@ -59,7 +62,7 @@ class Observer:
         """User stamp minus kernel stamp of each read; the code that reads appends to it."""
         self._in_flight = _InFlightSamples(in_flight)
         self._collector = _GarbageCollector(clock)
-        self._wall_clock = _WallClock()
+        self._wall_clock = WallClock(boot)
         watches = (_ServerWatch.of(pid, clock) for pid in server_pids)
         self._servers = [watch for watch in watches if watch is not None]
         self._neighbors = None if machine is None else NeighborWatch(machine, clock, server_pids)
@@ -190,7 +193,12 @@ class _LoopLags:
         late_ns = max(0, now_ns - due_ns)
         # A stall counts once for each tick that came due in it; a single sample among a thousand would be in no
         # percentile.
-        self._new_ns.extend(range(late_ns, -1, -TICK_NS))
+        if late_ns < TICK_NS * LAGS_AT_ONCE:
+            self._new_ns.extend(range(late_ns, -1, -TICK_NS))
+        else:
+            part_ns = TICK_NS * MOST_LAGS_AT_ONCE
+            for longest_ns in range(late_ns, -1, -part_ns):
+                self._all.record(np.arange(longest_ns, max(-1, longest_ns - part_ns), -TICK_NS, dtype=np.int64))
         if late_ns < TICK_NS:
             self._new_short_ns.append(late_ns)
         else:
@@ -302,26 +310,6 @@ class _GarbageCollector:
     def pause_end_ns(self, epoch_ns: int) -> int | None:
         """When the longest pause ended, ns since `epoch_ns`; None without any."""
         return None if self._pause_max_end_ns is None else self._pause_max_end_ns - epoch_ns
-
-
-class _WallClock:
-    """The offset of the wall clock from the monotonic one, and how often and how far the wall clock was stepped."""
-
-    def __init__(self) -> None:
-        self.offset_ns = wall_offset_ns()
-        self.steps = 0
-        self.step_max_ns: int | None = None
-
-    def start(self) -> None:
-        self.offset_ns = wall_offset_ns()
-
-    def check(self) -> None:
-        offset_ns = wall_offset_ns()
-        step_ns = abs(offset_ns - self.offset_ns)
-        if step_ns > STEP_NS:
-            self.steps += 1
-            self.step_max_ns = max(step_ns, self.step_max_ns or 0)
-            self.offset_ns = offset_ns
 
 
 def _spread(histogram: Histogram) -> tuple[int | None, int | None, int | None]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from loadgen.engine.heartbeat import boot_of
 from loadgen.engine.request_limits import RequestLimits
 from loadgen.engine.servers import ServerLife
 from loadgen.engine.stage import RunContext, stage_start
@@ -144,7 +145,10 @@ class PooledStageRunner:
         self._stop = stop
         self._sinks = sinks
         # Only the workers know the requests in flight. This observer measures the servers and this process.
-        self._observer = Observer(pool.context.clock, lambda: 0, server_pids, machine=pool.context.machine)
+        context = pool.context
+        self._observer = Observer(
+            context.clock, lambda: 0, server_pids, machine=context.machine, boot=boot_of(context.heartbeat)
+        )
         self._workers: list[WorkerHandle] = []
 
     async def warm_up(self) -> None:

@@ -4,21 +4,28 @@ import asyncio
 import gc
 import itertools
 import os
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from loadgen.record import LAG_PERCENTILES, StageFacts
-from loadgen.telemetry import observer
-from loadgen.telemetry.observer import MOST_SAMPLES, STEP_NS, TICK_NS, Observer
-from tests.virtual import START_NS, VirtualClock, VirtualLoop, run
+from loadgen.stats.histogram import Histogram
+from loadgen.telemetry import observer, wall_clock
+from loadgen.telemetry.observer import MOST_SAMPLES, TICK_NS, Observer
+from loadgen.telemetry.wall_clock import STEP_AFTER_SUSPEND_NS, STEP_NS
+from tests.virtual import START_NS, VirtualBootClock, VirtualClock, VirtualLoop, run
 
 S = 1_000_000_000
 
 
 def observed(
-    seconds: float, *pids: int, cpu_ns: tuple[int, int] = (0, 0), stall: Callable[[], None] = lambda: None
+    seconds: float,
+    *pids: int,
+    cpu_ns: tuple[int, int] = (0, 0),
+    stall: Callable[[], None] = lambda: None,
+    boot: VirtualBootClock | None = None,
 ) -> StageFacts:
     """What an observer saw of so many seconds. cpu_ns: our CPU time at the start, and at the end. stall: called before
     the last second."""
@@ -26,7 +33,7 @@ def observed(
 
     async def watch() -> StageFacts:
         clock = VirtualClock()
-        watching = Observer(clock, lambda: 3, pids, lambda: next(times))
+        watching = Observer(clock, lambda: 3, pids, lambda: next(times), boot=boot)
         watching.start()
         end_ns = clock.now_ns() + round(seconds * S)
         await clock.sleep_until_ns(end_ns - S)
@@ -60,7 +67,7 @@ def test_samples_of_a_long_stage_are_bounded_and_evenly_spaced_over_all_of_it() 
 
 def test_a_stepped_wall_clock_is_counted_once_a_step_and_a_slow_drift_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     offset_ns = [0]
-    monkeypatch.setattr(observer, "wall_offset_ns", lambda: offset_ns[0])
+    monkeypatch.setattr(wall_clock, "wall_offset_ns", lambda: offset_ns[0])
 
     def step() -> None:
         offset_ns[0] += STEP_NS + 1
@@ -73,6 +80,44 @@ def test_a_stepped_wall_clock_is_counted_once_a_step_and_a_slow_drift_is_not(mon
     stepped = observed(3, stall=step)
     assert (stepped.clock_steps, stepped.clock_step_max_ns) == (1, STEP_NS + 1)
     assert observed(3, stall=drift).clock_steps == 0
+
+
+@pytest.mark.parametrize(
+    ("suspended_ns", "moved_ns", "steps"),
+    [
+        (3600 * S, 3600 * S, 0),
+        (3600 * S, 3600 * S + STEP_AFTER_SUSPEND_NS, 0),
+        (3600 * S, 3601 * S, 1),
+        (3600 * S, 0, 0),  # seen before the wall clock goes on
+        (0, 3600 * S, 1),
+        (STEP_AFTER_SUSPEND_NS, STEP_AFTER_SUSPEND_NS, 1),  # as much as a clock that counts ticks is off by
+    ],
+)
+def test_a_time_in_which_the_machine_was_suspended_is_no_step_of_the_wall_clock(
+    suspended_ns: int, moved_ns: int, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offset_ns = [0]
+    monkeypatch.setattr(wall_clock, "wall_offset_ns", lambda: offset_ns[0])
+    boot = VirtualBootClock()
+
+    def suspend() -> None:
+        boot.suspend(suspended_ns)
+        offset_ns[0] += moved_ns
+
+    facts = observed(3, stall=suspend, boot=boot)
+    assert facts.clock_steps == steps
+    step_ns = moved_ns - suspended_ns if suspended_ns > STEP_AFTER_SUSPEND_NS else moved_ns
+    assert facts.clock_step_max_ns == (step_ns if steps else None)
+
+
+def test_where_nobody_tells_that_the_machine_was_suspended_it_is_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    offset_ns = [0]
+    monkeypatch.setattr(wall_clock, "wall_offset_ns", lambda: offset_ns[0])
+
+    def suspend() -> None:
+        offset_ns[0] += 3600 * S
+
+    assert observed(3, stall=suspend).clock_steps == 1
 
 
 def test_the_garbage_collector_is_off_while_a_stage_runs_and_on_again_after_it(
@@ -117,6 +162,31 @@ def test_a_stall_of_the_loop_is_kept_with_its_moment_and_a_shorter_lag_is_not() 
     assert facts.loop_short_lags_ns[-1] < TICK_NS
     assert len(facts.stamp_lags_ns) == len(LAG_PERCENTILES)
     assert stalled().loop_stalls_ns == ()
+
+
+@pytest.mark.parametrize("ticks", [254, 255, 256, 257, 600, 1024, 1025])
+def test_each_tick_that_came_due_in_a_long_stall_counts_once(ticks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observer, "MOST_LAGS_AT_ONCE", 300)
+    late_ns = ticks * TICK_NS + 7
+    lags = observer._LoopLags()
+    lags.record(0, late_ns)
+    at_once = Histogram()
+    at_once.record(np.arange(late_ns, -1, -TICK_NS))
+    assert at_once.count == ticks + 1
+    assert lags.histogram() == at_once
+
+
+def test_a_process_that_was_stopped_for_a_night_takes_no_more_memory_for_it() -> None:
+    lags = observer._LoopLags()
+    lags.record(0, TICK_NS)
+    tracemalloc.start()
+    try:
+        lags.record(0, 10 * 3600 * S)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert lags.histogram().count + lags.histogram().over_range == 10 * 3600 * S // TICK_NS + 3
+    assert peak_bytes < 4 << 20
 
 
 def test_of_many_stalls_the_longest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
