@@ -12,12 +12,14 @@ from rich.cells import cell_len
 from loadgen.analysis.summary import summary_from
 from loadgen.decisions.compare.sides import read_compared
 from loadgen.decisions.drift.document import EVENTS_SHOWN, soak_text
-from loadgen.decisions.drift.files import REPORTS, Soak, is_soak, make_soak_reports
+from loadgen.decisions.drift.files import PAGE, REPORTS, Soak, is_soak, make_soak_reports
+from loadgen.engine.soak.disk import BLOCK_BYTES, room_of
 from loadgen.errors import InputError
 from loadgen.report.files import make_reports
 from loadgen.report.text_table import Screen
 from loadgen.store.events import EVENTS
 from loadgen.store.folder_size import keep_measured_bytes
+from loadgen.store.run_folder import REQUESTS
 from loadgen.store.windows import HISTOGRAMS, WINDOWS, read_windows
 from tests import soak_folder
 from tests.soak_folder import (
@@ -301,6 +303,27 @@ def test_a_page_for_which_the_budget_has_no_room_is_left_out_and_can_be_written_
     before = (small / "report.md").read_bytes()
     make_soak_reports(small)
     assert (small / "report.md").read_bytes() == before
+
+
+def test_reports_of_a_folder_whose_records_fill_the_budget_have_their_place_within_it(tmp_path: Path) -> None:
+    budget = 4 << 20
+    folder = write_soak(tmp_path / "full", [ScriptedNight(windows=60)], disk_bytes=budget)
+    for name in REPORTS:
+        (folder / name).unlink(missing_ok=True)
+    records = folder / "requests-00001.jsonl.gz"
+    records.write_bytes(b"")
+    room = room_of(folder / REQUESTS, budget, (REQUESTS,))
+    records.write_bytes(bytes(room.left // BLOCK_BYTES * BLOCK_BYTES))
+    written = None
+    for _ in range(2):  # the second time with the reports of the first there
+        soak = make_soak_reports(folder)
+        assert soak.reports.unwritten == ()
+        contents = {name: (folder / name).read_bytes() for name in REPORTS if (folder / name).exists()}
+        assert set(contents) == set(REPORTS) - {PAGE}
+        assert written in (None, contents)
+        written = contents
+        blocks = sum(-(-path.stat().st_size // BLOCK_BYTES) for path in folder.iterdir())
+        assert blocks * BLOCK_BYTES <= budget
 
 
 def test_a_page_elsewhere_is_written_beside_that_of_the_folder(tmp_path: Path) -> None:
