@@ -85,7 +85,7 @@ def layout(x: Axis, y: Axis) -> PlotlyObject:
     quiet |= {"tickcolor": "@axis"}
     return {
         "xaxis": quiet | x,
-        "yaxis": quiet | y,
+        "yaxis": quiet | y | ({"title": y["title"] | {"standoff": 12}} if "title" in y else {}),
         "margin": {"l": 56, "r": 16, "t": 8, "b": 48},
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)"},
         "hoverlabel": {"align": "left"},
