@@ -58,6 +58,9 @@ def test_only_the_process_that_compresses_has_a_low_priority(tmp_path: Path) -> 
     with source.open("wb") as pipe:  # which the program has opened too
         own = os.getpriority(os.PRIO_PROCESS, 0)
         assert os.getpriority(os.PRIO_PROCESS, process._process.pid) == min(19, own + NICENESS) > own
+        if sys.platform == "linux":
+            policies = os.sched_getscheduler(0), os.sched_getscheduler(process._process.pid)
+            assert policies == (os.SCHED_OTHER, os.SCHED_IDLE)
         pipe.write(b"{}\n")
     process.wait()
     assert process.exit_code == 0
