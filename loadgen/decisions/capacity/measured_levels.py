@@ -61,8 +61,18 @@ class MeasuredLevels(Struct, frozen=True):
 
     @property
     def server(self) -> MeasuredServer:
-        speeds = speeds_of(self.levels, self.rates)
+        speeds = speeds_of(*self._rates_in_work())
         return MeasuredServer(speeds, self.slots, self.needs.first_s, self.needs.end_s)
+
+    def _rates_in_work(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The numbers of requests in work, and the rate with each. Above the slots, further users wait: so these levels
+        all tell the rate with the slots full, also if no level has exactly as many users."""
+        if self.slots is None:
+            return self.levels, self.rates
+        below = sum(level < self.slots for level in self.levels)
+        weights = 1 / np.square(self.errors[below:])
+        full = float(np.average(self.rates[below:], weights=weights))
+        return (*self.levels[:below], float(self.slots)), (*self.rates[:below], full)
 
 
 def measured_levels(visits: Sequence[VisitData], objectives: Sequence[Objective]) -> MeasuredLevels:

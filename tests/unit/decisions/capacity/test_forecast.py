@@ -136,6 +136,16 @@ def test_the_law_predicts_where_it_is_nearer_than_a_plateau() -> None:
     assert flat[-1] == pytest.approx(4.0 / 18, abs=0.02)
 
 
+def test_levels_above_the_slots_tell_the_speed_with_the_slots_full(visits: list[VisitData]) -> None:
+    """No level has as many users as slots: between 2 users and 6, the rate with 4 in work is not halfway."""
+    around = [visit for visit in visits if visit.visit.level not in {3, 4}]
+    with_four, without = (measured_levels(each, SETTINGS.objectives) for each in (visits, around))
+    assert (with_four.slots, without.slots) == (4, 4)
+    assert without.server.speeds[3] == pytest.approx(with_four.server.speeds[3], rel=0.05)
+    full = [rate for level, rate in zip(without.levels, without.rates, strict=True) if level > 4]
+    assert min(full) <= without.server.speeds[3] * 4 * without.rates[0] <= max(full)
+
+
 def test_streams_served_at_once_are_known_where_they_stopped_growing(visits: list[VisitData]) -> None:
     assert measured_levels(visits, SETTINGS.objectives).slots == 4
     growing = [visit for visit in visits if visit.visit.level <= 4]
