@@ -135,8 +135,7 @@ def capacity(
     if show is not None:
         if options.scenario is not None or resume is not None:
             raise InputError("--show plays nothing; leave SCENARIO and --resume out")
-        wanted = forecasts if forecasts.think_s or fleet is not None else None
-        searched, interrupted = make_search_reports(search_folder_at(show), wanted), False
+        searched, interrupted = make_search_reports(search_folder_at(show), forecasts), False
     else:
         asked = structs.replace(search.settings(), forecasts=forecasts)
         if required is not None and asked.highest is not None and required > asked.highest:

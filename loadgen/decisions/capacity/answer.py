@@ -94,7 +94,9 @@ class ModelAnswer(Struct, frozen=True, kw_only=True):
     not_monotone: tuple[float, ...] = ()
     """Levels above `fails` that are nevertheless shown to hold."""
     spent_s: float = 0.0
-    """The time played, including warm-up."""
+    """The time played, including warm-up and the earlier searches that this one resumed."""
+    earlier_s: float = 0.0
+    """The part of `spent_s` that the earlier searches played. It does not count against the budget."""
 
 
 class CapacityFile(Struct, frozen=True, kw_only=True):
@@ -118,9 +120,10 @@ def answer_of(
     *,
     model: str,
     target: str,
+    earlier: int = 0,
 ) -> ModelAnswer:
     """The answer for one model, without forecasts. visits: in the order of playing, including those of resumed
-    searches."""
+    searches, which are the first `earlier` ones."""
     known = Known(state_of(visits), settings)
     levels = _levels(visits, known)
     shown = known.shown
@@ -143,6 +146,7 @@ def answer_of(
         throughput=throughput_of_levels(rates_of(visits), settings.search, settings.think_s),
         not_monotone=shown.not_monotone,
         spent_s=round(known.state.spent_s, 3),
+        earlier_s=round(sum(each.visit.seconds for each in visits[:earlier]), 3),
     )
 
 

@@ -16,7 +16,7 @@ from loadgen.analysis.stage import stages_of
 from loadgen.decisions.capacity.answer import SCHEMA, CapacityFile, ModelAnswer, answer_of
 from loadgen.decisions.capacity.charts import VisitSpan
 from loadgen.decisions.capacity.document import with_search
-from loadgen.decisions.capacity.forecast import ForecastRequest, forecasts_of
+from loadgen.decisions.capacity.forecast import NO_FORECASTS, ForecastRequest, forecasts_of
 from loadgen.decisions.capacity.search import SearchSettings
 from loadgen.decisions.capacity.visit_data import VisitData, visit_data_of
 from loadgen.errors import InputError
@@ -149,11 +149,11 @@ def visits_of(runs: Sequence[Run], model: str, target: str, settings: SearchSett
     return [visit_data_of(stage, settings) for stage in own if stage.facts is not None]
 
 
-def make_search_reports(folder: Path, asked: ForecastRequest | None = None, *, floor: Floor | None = None) -> Capacity:
+def make_search_reports(folder: Path, asked: ForecastRequest = NO_FORECASTS, *, floor: Floor | None = None) -> Capacity:
     """Make capacity.json and all reports of a search again, from its folder.
 
-    asked: what to forecast; None: the same as before. floor: as in `reports_of`. Raises InputError if the folder is not
-    that of a search, or if a search that it resumed, or a visit or a request of its answer is missing.
+    asked: what to forecast besides what was asked before. floor: as in `reports_of`. Raises InputError if the folder is
+    not that of a search, or if a search that it resumed, or a visit or a request of its answer is missing.
     """
     capacity = read_capacity(folder)
     runs = runs_of_search(folder, capacity)
@@ -199,16 +199,14 @@ def _check_requests(folder: Path, before: ModelAnswer, after: ModelAnswer) -> No
 
 
 def _answer_again(
-    folder: Path, model: ModelAnswer, capacity: CapacityFile, runs: Sequence[Run], asked: ForecastRequest | None
+    folder: Path, model: ModelAnswer, capacity: CapacityFile, runs: Sequence[Run], asked: ForecastRequest
 ) -> ModelAnswer:
     settings = settings_of(model, capacity)
-    visits = visits_of(runs, model.model, model.target, settings)
-    answer = answer_of(visits, settings, model.stopped, model=model.model, target=model.target)
+    earlier, own = (visits_of(part, model.model, model.target, settings) for part in (runs[:-1], runs[-1:]))
+    visits = [*earlier, *own]
+    answer = answer_of(visits, settings, model.stopped, model=model.model, target=model.target, earlier=len(earlier))
     _check_requests(folder, model, answer)  # before the forecasts, which take seconds
-    if asked is None:
-        fleets = [each.fleet.users for each in model.forecasts if each.fleet is not None]
-        asked = ForecastRequest(tuple(each.think_s for each in model.forecasts), fleets[0] if fleets else None)
-    return msgspec.structs.replace(answer, forecasts=forecasts_of(visits, settings, asked))
+    return msgspec.structs.replace(answer, forecasts=forecasts_of(visits, settings, asked, model.forecasts))
 
 
 def _spans(run: Run, model: ModelAnswer) -> list[VisitSpan]:

@@ -37,12 +37,14 @@ class FleetAnswer(Struct, frozen=True):
 
     users: int
     devices: int | None
-    """If each user is bound to a device: the number that is certainly enough."""
+    """If each user is bound to a device: the number that is enough for sure, with the users a device that are shown to
+    hold, or with the lower end of the forecast's interval."""
     devices_at_best: int | None
-    """The number that is enough if one device carries as many users as it possibly can."""
+    """The number that is enough at best, with the capacity that the search says, or with the upper end of the
+    forecast's interval."""
     devices_random: int | None
     """If requests are routed at random: the load of a device is then Binomial(users, 1/devices), and a device carries
-    the 99 % point of that."""
+    the 99 % point of that for sure."""
 
 
 class ForecastAnswer(Struct, frozen=True):
@@ -52,8 +54,9 @@ class ForecastAnswer(Struct, frozen=True):
     """The mean of the exponential think time."""
     users: int | None
     """None: not known. `why_not` then says what to play."""
-    users_ci: tuple[int, int] | None
-    """The 95 % interval, from resampled requests and rates."""
+    users_ci: tuple[int, int | None] | None
+    """The 95 % interval, from resampled requests and rates. For the think time that was played: what the search shows,
+    at its confidence, and no upper end if no level is shown not to hold."""
     why_not: str | None = None
     fleet: FleetAnswer | None = None
 
@@ -62,36 +65,59 @@ class ForecastRequest(Struct, frozen=True):
     """What to forecast."""
 
     think_s: tuple[float, ...] = ()
-    """The think times, each with a forecast. If empty, the fleet is for users as they were played."""
+    """The think times, each with a forecast. If empty, the fleet is for users who think as they did in the search."""
     fleet: int | None = None
     """The total number of users."""
 
 
+NO_FORECASTS: Final = ForecastRequest()
+
+
 def forecasts_of(
-    visits: Sequence[VisitData], settings: SearchSettings, request: ForecastRequest
+    visits: Sequence[VisitData],
+    settings: SearchSettings,
+    request: ForecastRequest,
+    earlier: Sequence[ForecastAnswer] = (),
 ) -> tuple[ForecastAnswer, ...]:
-    """The forecasts that are asked for, if any."""
-    if not request.think_s:
-        return () if request.fleet is None else (_as_played(visits, settings, request.fleet),)
-    return tuple(_forecast(visits, settings, think_s, request.fleet) for think_s in request.think_s)
+    """The forecasts that are asked for, if any, after those that were asked for before. Each think time has one.
+
+    earlier: the answers to earlier questions, which are computed again. A new question about the same think time
+    replaces the earlier one, but keeps its fleet if it names none.
+    """
+    fleets = {answer.think_s: None if answer.fleet is None else answer.fleet.users for answer in earlier}
+    for think_s in request.think_s or (() if request.fleet is None else (settings.think_s,)):
+        fleets[think_s] = fleets.get(think_s) if request.fleet is None else request.fleet
+    return tuple(_answer(visits, settings, think_s, fleet) for think_s, fleet in fleets.items())
 
 
 def fleet_of(users: int, sure: int, best: int) -> FleetAnswer:
-    """The devices for a number of users. sure, best: the users that a device carries for sure, and at best; 1 or
-    more."""
-    return FleetAnswer(users, math.ceil(users / sure), math.ceil(users / best), _devices_random(users, sure))
+    """The devices for a number of users. sure, best: the users that a device carries for sure, and at best. With 0, the
+    number of devices is not known."""
+    return FleetAnswer(
+        users,
+        math.ceil(users / sure) if sure else None,
+        math.ceil(users / best) if best else None,
+        _devices_random(users, sure) if sure else None,
+    )
 
 
-def _as_played(visits: Sequence[VisitData], settings: SearchSettings, users: int) -> ForecastAnswer:
-    """The fleet for users as they were played, which needs no forecast."""
-    known = Known(state_of(visits), settings)
-    holds, best = known.shown.holds, known.capacity
+def _answer(visits: Sequence[VisitData], settings: SearchSettings, think_s: float, fleet: int | None) -> ForecastAnswer:
     if settings.search == "rate":
-        return _not_known(settings.think_s, users, "not known: a fleet needs a search of users, not of rates")
+        return _not_known(think_s, fleet, "not known: search users, not rates")
+    if think_s == settings.think_s:
+        return _as_played(visits, settings, fleet)
+    return _forecast(visits, settings, think_s, fleet)
+
+
+def _as_played(visits: Sequence[VisitData], settings: SearchSettings, users: int | None) -> ForecastAnswer:
+    """The answer for users who think as they did in the search: what it shows."""
+    known = Known(state_of(visits), settings)
+    holds, fails, best = known.shown.holds, known.shown.fails, known.capacity
     if holds is None or best is None:
         return _not_known(settings.think_s, users, "not known: no level is shown to hold")
-    fleet = fleet_of(users, int(holds), int(best))
-    return ForecastAnswer(settings.think_s, int(best), (int(holds), int(best)), None, fleet)
+    fleet = None if users is None else fleet_of(users, int(holds), int(best))
+    most = None if fails is None else math.ceil(fails) - 1
+    return ForecastAnswer(settings.think_s, int(best), (int(holds), most), None, fleet)
 
 
 def _forecast(
@@ -100,8 +126,10 @@ def _forecast(
     if (why_not := _reason_unknown(visits, settings)) is not None:
         return _not_known(think_s, fleet, why_not)
     levels = measured_levels(visits, settings.objectives)
-    if len(levels.levels) < MIN_LEVELS or not len(levels.needs.first_s):
-        message = f"not known: play at least {MIN_LEVELS} levels (this search has {len(levels.levels)})"
+    if len(levels.levels) < MIN_LEVELS:
+        return _not_known(think_s, fleet, f"not known: play at least {MIN_LEVELS} levels ({_count(visits, levels)})")
+    if not len(levels.needs.first_s):
+        message = f"not known: the lowest level ({levels.levels[0]:g}) has no answer with tokens"
         return _not_known(think_s, fleet, message)
     asked = _Asked(settings.objectives, visits[0].stage.slo, think_s)
     users = asked.most_users(levels, REQUESTS)
@@ -115,25 +143,25 @@ def _forecast(
     others = [asked.most_users(levels.resampled(rng), REQUESTS_ROUGH, users) for _ in range(RESAMPLES)]
     spread = _Z_95 * float(np.std(others, ddof=1))
     interval = (max(0, math.floor(users - spread)), math.ceil(users + spread))
-    devices = None if fleet is None else fleet_of(fleet, users, interval[1]) if users else _no_fleet(fleet)
+    devices = None if fleet is None else fleet_of(fleet, *interval)
     return ForecastAnswer(think_s, users, interval, None, devices)
 
 
 def _reason_unknown(visits: Sequence[VisitData], settings: SearchSettings) -> str | None:
     """The reason why a search allows no forecast for other think times; None if it allows one."""
-    if settings.search == "rate":
-        return "not known: search users, not rates"
     if settings.think_s:
         return "not known: the users of this search had think time; search without it"
     return None if visits else "not known: nothing was played"
 
 
+def _count(visits: Sequence[VisitData], levels: MeasuredLevels) -> str:
+    """The number of levels that a search has, and how many of them tell a rate."""
+    played, measured = len({each.visit.level for each in visits}), len(levels.levels)
+    return f"this search has {played}" + (f", of which {measured} could be judged" if measured < played else "")
+
+
 def _not_known(think_s: float, fleet: int | None, why_not: str) -> ForecastAnswer:
-    return ForecastAnswer(think_s, None, None, why_not, None if fleet is None else _no_fleet(fleet))
-
-
-def _no_fleet(users: int) -> FleetAnswer:
-    return FleetAnswer(users, None, None, None)
+    return ForecastAnswer(think_s, None, None, why_not, None if fleet is None else fleet_of(fleet, 0, 0))
 
 
 def _devices_random(users: int, sure: int) -> int:

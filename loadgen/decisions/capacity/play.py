@@ -203,7 +203,14 @@ class ModelSearch:
 
     def _write(self, stopped: StopReason) -> None:
         model = self._context.request.plan.models[self.models[0]]
-        answer = answer_of(self._played, self._settings, stopped, model=model.name, target=target_name(model))
+        answer = answer_of(
+            self._played,
+            self._settings,
+            stopped,
+            model=model.name,
+            target=target_name(model),
+            earlier=self._earlier,
+        )
         self._context.writer.put(self.models[0], answer)
 
     def _report(self, visit: Visit | None) -> None:
@@ -277,17 +284,18 @@ async def play_search(
 def _writer(request: SearchRequest, folder: Path) -> CapacityWriter:
     """The writer of a search before its first visit."""
     settings, earlier = request.settings, request.earlier
-    models = tuple(
-        answer_of(_earlier_visits(request, place), settings, "interrupted", model=model.name, target=target_name(model))
-        for place, model in enumerate(request.plan.models)
-    )
+    models = []
+    for place, model in enumerate(request.plan.models):
+        visits = _earlier_visits(request, place)
+        names = {"model": model.name, "target": target_name(model)}
+        models.append(answer_of(visits, settings, "interrupted", **names, earlier=len(visits)))
     capacity = CapacityFile(
         run_id=folder.name,
         resumed=() if earlier is None else earlier.run_ids,
         confidence=settings.confidence,
         budget_s=settings.budget_s,
         spent_s=round(sum(model.spent_s for model in models), 3),
-        models=models,
+        models=tuple(models),
     )
     return CapacityWriter(folder, capacity)
 

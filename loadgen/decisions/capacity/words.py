@@ -104,8 +104,8 @@ def _error_words(limit: LimitFigures) -> str:
 
 
 def stopped_words(model: ModelAnswer) -> str:
-    """Why the search of a model ended, and after how long."""
-    spent = f"after {format_time(model.spent_s)}"
+    """Why the search of a model ended, and after how long: the time that counts against its own budget."""
+    spent = _spent(model)
     match model.stopped:
         case "shown":
             return f"Stopped: neighboring levels are shown, {spent}"
@@ -134,6 +134,11 @@ def stopped_words(model: ModelAnswer) -> str:
             return f"Stopped: interrupted, {spent}; --resume continues it"
 
 
+def _spent(model: ModelAnswer) -> str:
+    total, own = format_time(model.spent_s), format_time(model.spent_s - model.earlier_s)
+    return f"after {own} ({total} with the earlier searches)" if model.earlier_s else f"after {own}"
+
+
 def _only_busy(model: ModelAnswer) -> bool:
     """Whether nothing could be judged because of other programs, so that more time alone would show no more."""
     levels = model.levels
@@ -156,16 +161,20 @@ def throughput_line(model: ModelAnswer) -> str | None:
     return line
 
 
-def forecast_line(forecast: ForecastAnswer) -> str:
-    """A forecast in words, or the reason why there is none."""
+def forecast_line(forecast: ForecastAnswer, confidence: float = 0.95) -> str:
+    """A forecast in words, or the reason why there is none. confidence: that of its interval."""
     think = f"forecast for users who think {format_time(forecast.think_s)}"
     if forecast.think_s == 0:
         think = "forecast for users who do not think"
-    if forecast.users is None:
-        return f"{think}: {forecast.why_not or 'not known'}"
-    low, high = forecast.users_ci or (forecast.users, forecast.users)
-    line = f"{think}: {forecast.users:g} users a device (95 % interval {low:g} to {high:g})"
     fleet = forecast.fleet
+    if forecast.users is None:
+        line = f"{think}: {forecast.why_not or 'not known'}"
+        return line if fleet is None else f"{line}; devices for {fleet.users} users: not known"
+    low, high = forecast.users_ci or (forecast.users, forecast.users)
+    interval = f"{low:g} to {high:g}" if high is not None else f"from {low:g} on"
+    line = (
+        f"{think}: {format_level(forecast.users, 'users')} a device ({format_percent(confidence)} interval {interval})"
+    )
     if fleet is None:
         return line
     devices = [f"{fleet.devices} for sure" if fleet.devices is not None else "not known for sure"]
@@ -200,7 +209,12 @@ def remarks_of(model: ModelAnswer) -> list[str]:
 
 def lines_of_model(model: ModelAnswer, confidence: float) -> list[str]:
     """The answer of a model, line by line."""
-    more = (throughput_line(model), *(forecast_line(forecast) for forecast in model.forecasts))
+    forecasts = [
+        # What is said of users as they were played is what the search shows, at its confidence.
+        forecast_line(forecast, confidence) if forecast.think_s == model.think_s else forecast_line(forecast)
+        for forecast in model.forecasts
+    ]
+    more = (throughput_line(model), *forecasts)
     return [answer_line(model, confidence), limit_line(model), *(line for line in more if line)]
 
 

@@ -146,6 +146,10 @@ def test_new_forecasts_are_answered_and_kept(searched: Path, tmp_path: Path, mon
     assert answered["think_s"] == 10.0
     assert run_command("capacity", "--show", folder).returncode == 0
     assert (folder / CAPACITY).read_bytes() == before
+    assert run_command("capacity", "--show", folder, "--fleet", "300").returncode == 0
+    both = json.loads((folder / CAPACITY).read_bytes())["models"][0]["forecasts"]
+    assert both[0] == answered, "the earlier answer stays"
+    assert (both[1]["think_s"], both[1]["users_ci"], both[1]["fleet"]["devices"]) == (0.0, [8, 8], 38)
 
 
 @pytest.mark.slow

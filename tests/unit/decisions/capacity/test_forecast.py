@@ -4,13 +4,16 @@ import math
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from benchmarks.queues import Queue, closed, shares_met
+from loadgen.decisions.capacity import forecast as forecasts
 from loadgen.decisions.capacity.forecast import ForecastAnswer, ForecastRequest, fleet_of, forecasts_of
+from loadgen.decisions.capacity.known import Known
 from loadgen.decisions.capacity.measured_levels import measured_levels, speeds_of
 from loadgen.decisions.capacity.search import SearchSettings
 from loadgen.decisions.capacity.thinking import MeasuredServer, play_thinking_users
-from loadgen.decisions.capacity.visit_data import VisitData
+from loadgen.decisions.capacity.visit_data import VisitData, state_of
 from loadgen.scenario.objective import objective_of
 from tests.capacity_visits import of_queue
 
@@ -34,8 +37,6 @@ def forecast(visits: list[VisitData], think_s: float, settings: SearchSettings =
 
 def true_users(queue: Queue, think_s: float, low: int, high: int) -> int:
     """The most users who think for so long and meet the objective in the long run."""
-    from msgspec import structs
-
     thinking = structs.replace(queue, think_s=think_s)
     while high - low > 1:
         users = (low + high) // 2
@@ -51,7 +52,9 @@ def test_users_who_think_are_forecast_from_levels_without_think_time(ten_seconds
     assert answer.users is not None
     assert abs(answer.users - truth) <= 1
     assert answer.users_ci is not None
-    assert answer.users_ci[0] <= truth <= answer.users_ci[1]
+    low, high = answer.users_ci
+    assert high is not None
+    assert low <= truth <= high
     assert answer.why_not is None
 
 
@@ -69,7 +72,7 @@ def test_what_would_see_more_in_flight_than_was_played_is_not_known(visits: list
     ("settings", "levels", "says"),
     [
         (SearchSettings(objectives=SETTINGS.objectives, search="rate"), (1,), "search users, not rates"),
-        (SearchSettings(objectives=SETTINGS.objectives, think_s=5.0), (1, 2, 4), "search without it"),
+        (SearchSettings(objectives=SETTINGS.objectives, think_s=4.0), (1, 2, 4), "search without it"),
         (SETTINGS, (1, 4), "at least 3 levels (this search has 2)"),
         (SETTINGS, (), "nothing was played"),
     ],
@@ -82,6 +85,19 @@ def test_what_was_not_measured_is_refused(settings: SearchSettings, levels: tupl
         assert answer.why_not is not None
         assert says in answer.why_not
         assert fleet is None or (answer.fleet is not None and answer.fleet.devices is None)
+
+
+def test_levels_that_could_not_be_judged_are_told_from_those_that_were_played() -> None:
+    visits = of_queue(SETTINGS, Queue(), (1, 2, 4), 60)
+    doubted = structs.replace(visits[-1].visit, doubt="busy_machine")
+    visits[-1] = structs.replace(visits[-1], visit=doubted)
+    why_not = forecast(visits, 5.0).why_not
+    assert why_not == "not known: play at least 3 levels (this search has 3, of which 2 could be judged)"
+
+
+def test_a_lowest_level_without_answers_gives_no_forecast() -> None:
+    visits = of_queue(SETTINGS, Queue(), (1, 2, 4), 60, lambda each: structs.replace(each, stamps_ns=()))
+    assert forecast(visits, 5.0).why_not == "not known: the lowest level (1) has no answer with tokens"
 
 
 @pytest.mark.slow
@@ -100,8 +116,57 @@ def test_a_fleet_without_think_time_is_of_what_was_shown(visits: list[VisitData]
     assert answer.fleet is not None
     assert answer.users_ci is not None
     assert answer.fleet.devices == math.ceil(100 / answer.users_ci[0])
+    known = Known(state_of(visits), SETTINGS)
+    assert known.shown.fails is not None
+    assert known.shown.holds is not None
+    assert (answer.users, *answer.users_ci) == (known.capacity, known.shown.holds, known.shown.fails - 1)
+    (asked_by_name,) = forecasts_of(visits, SETTINGS, ForecastRequest((0.0,), 100))
+    assert asked_by_name == answer, "the same question has the same answer"
+    below = [visit for visit in visits if visit.visit.level <= known.shown.holds]
+    (open_above,) = forecasts_of(below, SETTINGS, ForecastRequest((0.0,)))
+    assert open_above.users_ci == (int(known.shown.holds), None)
     (unknown,) = forecasts_of(visits[:0], SETTINGS, ForecastRequest((), 100))
     assert unknown.why_not == "not known: no level is shown to hold"
+
+
+def test_users_who_think_as_they_were_played_are_those_that_the_search_shows(visits: list[VisitData]) -> None:
+    settings = structs.replace(SETTINGS, think_s=5.0)
+    (answer,) = forecasts_of(visits, settings, ForecastRequest((), 100))
+    assert answer.users is not None
+    assert forecasts_of(visits, settings, ForecastRequest(), [answer]) == (answer,), "also when it is shown again"
+
+
+def test_earlier_questions_stay_and_the_same_question_is_asked_anew(visits: list[VisitData]) -> None:
+    few = visits[:2]  # too few levels for think times: the questions count, not the answers
+    first = forecasts_of(few, SETTINGS, ForecastRequest((10.0, 30.0), 50))
+    second = forecasts_of(few, SETTINGS, ForecastRequest((), 200), first)
+    third = forecasts_of(few, SETTINGS, ForecastRequest((10.0,), 80), second)
+    fourth = forecasts_of(few, SETTINGS, ForecastRequest((30.0, 40.0)), third)
+    questions = [
+        [(each.think_s, each.fleet and each.fleet.users) for each in answers]
+        for answers in (first, second, third, fourth)
+    ]
+    assert questions[:2] == [[(10.0, 50), (30.0, 50)], [(10.0, 50), (30.0, 50), (0.0, 200)]]
+    assert questions[2] == [(10.0, 80), (30.0, 50), (0.0, 200)]
+    assert questions[3] == [*questions[2], (40.0, None)], "a question without a fleet keeps that of before"
+    assert forecasts_of(few, SETTINGS, ForecastRequest(), fourth) == fourth
+
+
+@pytest.mark.slow
+def test_what_is_for_sure_is_the_lower_end_of_the_interval(
+    visits: list[VisitData], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecasts, "REQUESTS", 2_000)
+    monkeypatch.setattr(forecasts, "REQUESTS_ROUGH", 1_000)
+    (answer,) = forecasts_of(visits, SETTINGS, ForecastRequest((10.0,), 200))
+    assert answer.users is not None
+    assert answer.users_ci is not None
+    low, high = answer.users_ci
+    assert high is not None
+    assert low < answer.users < high
+    assert answer.fleet == fleet_of(200, low, high)
+    assert answer.fleet.devices == math.ceil(200 / low)
+    assert answer.fleet.devices_at_best == math.ceil(200 / high)
 
 
 def test_a_fleet_by_chance_takes_more_devices() -> None:
@@ -109,6 +174,8 @@ def test_a_fleet_by_chance_takes_more_devices() -> None:
     assert (fleet.devices, fleet.devices_at_best, fleet.devices_random) == (5, 5, 7)
     assert fleet_of(10, 10, 10).devices_random == 1
     assert fleet_of(3, 1, 1).devices_random == 3
+    nothing_sure = fleet_of(10, 0, 2)
+    assert (nothing_sure.devices, nothing_sure.devices_at_best, nothing_sure.devices_random) == (None, 5, None)
 
 
 def test_users_who_think_at_a_server_of_one_slot_follow_the_machine_repairman() -> None:

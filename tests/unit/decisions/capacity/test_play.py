@@ -166,6 +166,8 @@ def test_an_interrupted_search_is_resumed_in_a_new_folder_and_its_visits_count(t
     assert {path.name: path.read_bytes() for path in first.folder.iterdir()} == before
     assert second.answer.resumed == (first.answer.run_id,)
     assert second.folder != first.folder
+    assert model_of(first).earlier_s == 0.0
+    assert model_of(second).earlier_s == pytest.approx(model_of(first).spent_s)
     assert (model_of(second).holds, model_of(second).fails) == (HOLDS, HOLDS + 1)
     assert labels(model_of(first)) < labels(model_of(second))
     played = [{stage.level for stage in read(found.folder).manifest.stages} for found in (first, second)]
@@ -174,6 +176,7 @@ def test_an_interrupted_search_is_resumed_in_a_new_folder_and_its_visits_count(t
     assert again.answer.resumed == (first.answer.run_id, second.answer.run_id)
     assert read(again.folder).records == (), "all is shown already"
     assert model_of(again).stopped == "shown"
+    assert model_of(again).earlier_s == model_of(again).spent_s == pytest.approx(model_of(second).spent_s)
 
 
 def test_a_search_that_is_killed_keeps_every_visit_that_had_ended(tmp_path: Path) -> None:

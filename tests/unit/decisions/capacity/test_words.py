@@ -17,6 +17,7 @@ from loadgen.decisions.capacity.words import (
     forecast_line,
     format_level,
     limit_line,
+    lines_of_model,
     remarks_of,
     stopped_words,
     throughput_line,
@@ -136,13 +137,33 @@ def test_how_rare_a_stall_may_be_is_said() -> None:
 
 
 def test_a_forecast_says_from_what_or_why_there_is_none() -> None:
-    fleet = FleetAnswer(200, 5, 5, 7)
+    fleet = FleetAnswer(200, 6, 5, 8)
     assert forecast_line(ForecastAnswer(30.0, 41, (38, 43), None, fleet)) == (
         "forecast for users who think 30 s: 41 users a device (95 % interval 38 to 43); devices for 200 users: "
-        "5 for sure, 5 at best, 7 with random routing"
+        "6 for sure, 5 at best, 8 with random routing"
+    )
+    unknown = FleetAnswer(200, None, None, None)
+    assert forecast_line(ForecastAnswer(30.0, None, None, "play up to 12", unknown)) == (
+        "forecast for users who think 30 s: play up to 12; devices for 200 users: not known"
+    )
+    assert forecast_line(ForecastAnswer(0.0, 6, (5, None))) == (
+        "forecast for users who do not think: 6 users a device (95 % interval from 5 on)"
     )
     assert forecast_line(ForecastAnswer(30.0, None, None, "play up to 12")) == (
         "forecast for users who think 30 s: play up to 12"
+    )
+
+
+def test_what_is_said_of_users_as_they_were_played_has_the_confidence_of_the_search() -> None:
+    forecasts = (ForecastAnswer(0.0, 6, (5, 7)), ForecastAnswer(30.0, 41, (38, 43)))
+    played, thinking = lines_of_model(answer(forecasts=forecasts), 0.8)[-2:]
+    assert "(80 % interval 5 to 7)" in played
+    assert "(95 % interval 38 to 43)" in thinking
+
+
+def test_the_time_of_a_resumed_search_is_its_own_and_that_of_all_is_beside_it() -> None:
+    assert stopped_words(answer(earlier_s=190.1)) == (
+        "Stopped: within 2 users, after 1 min (4 min 10 s with the earlier searches)"
     )
 
 
