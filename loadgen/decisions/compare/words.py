@@ -13,6 +13,8 @@ from loadgen.stats.permutation import exchanges_of_runs, fewest_blocks
 
 MOST_NAMED: Final = 6
 """The maximum number of figures that a line names; the others are counted."""
+SMALLEST_SHOWN: Final = 5e-4
+"""A change up to this size is printed as 0."""
 _TITLES: Final = {"goodput": "SLO met", "ok": "answered", "rss": "memory", "ttft_from_send": "TTFT from send"}
 _ASSUMED_HINT: Final = "repeat both sides 3 times or more to measure it, or give it with --noise"
 
@@ -100,6 +102,9 @@ def verdict_line(comparison: Comparison) -> str:
             return f"{word}: {named} ({interval_text(first)}), {where}; {sides}"
         case "same":
             return f"the same within {format_percent(comparison.margin)}: all {len(rest)} figures; {sides}"
+    if too_few_runs(comparison):
+        unit = "blocks" if comparison.design == "blocks" else "runs"
+        return f"too few {unit} to show a difference; {sides}"
     return f"no difference detectable; {sides}"
 
 
@@ -137,6 +142,8 @@ def _asked_lines(comparison: Comparison) -> list[str]:
         return []
     allowed = [each for each in comparison.differences if each.allowed]
     named = (f"{each.subject} ({each.base} in BASE, {each.new} in NEW)" for each in allowed)
+    if comparison.unlike:  # these stand above
+        return _line("what else differs", named) or ["nothing else differs"]
     return _line("what differs", named) or ["nothing differs: NEW is the same as BASE"]
 
 
@@ -159,7 +166,7 @@ def context_lines(comparison: Comparison) -> list[str]:
     if comparison.verdict != "same":
         same = _grouped(comparison, "same")
         lines += _line(f"the same within {format_percent(comparison.margin)}", same)
-    lines += _unknown_lines(comparison)
+    lines += [*_differing_lines(comparison), *_unknown_lines(comparison)]
     if comparison.worst_excluded is not None:
         excluded = format_percent(max(comparison.worst_excluded, 0.0))
         lines.append(f"nothing is worse by more than {excluded} (95 % confidence, except for shares of requests)")
@@ -198,7 +205,7 @@ def _grouped(comparison: Comparison, verdict: ComparisonVerdict) -> list[str]:
     return names
 
 
-def _unknown_lines(comparison: Comparison) -> list[str]:
+def _unknown_figures(comparison: Comparison) -> list[Figure]:
     """Each metric that is not known somewhere, once: over all levels if that is not known, otherwise its first
     level."""
     figures = []
@@ -206,6 +213,30 @@ def _unknown_lines(comparison: Comparison) -> list[str]:
         own = [figure for figure in comparison.figures if (figure.model, figure.metric) == (model, metric)]
         unknown = [figure for figure in own if figure.verdict == "unknown"]
         figures += [next((each for each in unknown if each.level is None), unknown[0])] if unknown else []
+    return figures
+
+
+def _differs(figure: Figure) -> bool:
+    """Whether the 95 % interval of the change excludes no change, as it is printed."""
+    low, high = figure.points_ci or tuple(end - 1 for end in figure.ratio_ci or (1.0, 1.0))
+    return low > SMALLEST_SHOWN or high < -SMALLEST_SHOWN
+
+
+def _differing_lines(comparison: Comparison) -> list[str]:
+    """The figures that differ in these runs, where so few runs cannot show that they differ in general."""
+    needed = too_few_runs(comparison)
+    if needed is None:
+        return []
+    unit = "blocks" if comparison.design == "blocks" else "runs"
+    why = f"too few to show a difference at --alpha {format_percent(comparison.alpha)}"
+    title = f"differs in these {unit}, which are {why} ({needed} {_unit(comparison)} would be enough)"
+    return _line(title, _named(comparison, [each for each in _unknown_figures(comparison) if _differs(each)]))
+
+
+def _unknown_lines(comparison: Comparison) -> list[str]:
+    """The other figures that are not known, and how many runs would be enough for all that are not."""
+    unknown, is_too_few = _unknown_figures(comparison), too_few_runs(comparison) is not None
+    figures = [each for each in unknown if not (is_too_few and _differs(each))]
     named = [
         f"{figure_name(comparison, each)} ({interval_text(each)} {'points' if each.points is not None else '%'})"
         for each in figures
@@ -217,20 +248,27 @@ def _unknown_lines(comparison: Comparison) -> list[str]:
     ends: list[int | str] = [*numbers[:1], *numbers[1:][-1:], *([BEYOND] if len(numbers) < len(needed) else [])]
     runs = " to ".join(dict.fromkeys(str(each) for each in (ends[0], ends[-1])))
     (line,) = _line("not known", named)
-    return [f"{line}; {runs} {_unit(comparison)} would show {format_percent(comparison.margin)}"]
+    return [f"{line}; {runs} {_unit(comparison)} {_enough(comparison)}"]
 
 
 def needed_text(comparison: Comparison, figure: Figure) -> str:
-    """How many runs would decide: `9 runs a side would show 5 %`."""
-    return f"{figure.runs_needed} {_unit(comparison)} would show {format_percent(comparison.margin)}"
+    """How many runs would decide: `9 runs a side would be enough to show a change of 5 %`."""
+    return f"{figure.runs_needed} {_unit(comparison)} {_enough(comparison)}"
+
+
+def _enough(comparison: Comparison) -> str:
+    return f"would be enough to show a change of {format_percent(comparison.margin)}"
 
 
 def _unit(comparison: Comparison) -> str:
     return "blocks" if comparison.design == "blocks" else "runs a side"
 
 
-def runs_for(comparison: Comparison) -> int | None:
-    """How many runs a side, or blocks, have enough exchanges for the requested alpha; None if these runs have."""
+def too_few_runs(comparison: Comparison) -> int | None:
+    """How many runs a side, or blocks, have enough exchanges for the requested alpha; None if these runs have, or if
+    no runs are exchanged."""
+    if comparison.design == "few":
+        return None
     if comparison.design == "blocks":
         fewest = fewest_blocks(comparison.alpha)
         return fewest if len(comparison.base) < fewest else None
@@ -242,10 +280,10 @@ def runs_for(comparison: Comparison) -> int | None:
 def noise_lines(comparison: Comparison) -> list[str]:
     """The run-to-run noise and its source, if it matters; and what this comparison cannot show."""
     lines = []
-    if comparison.design != "few" and (needed := runs_for(comparison)) is not None:
+    if (needed := too_few_runs(comparison)) is not None:
         enough = f"{needed} can" if comparison.design == "blocks" else f"{needed} a side can"
         alpha = format_percent(comparison.alpha)
-        lines.append(f"{sides_text(comparison)} cannot show anything at --alpha {alpha}; {enough}")
+        lines.append(f"{sides_text(comparison)} cannot show worse or better at --alpha {alpha}; {enough}")
     sd = "" if comparison.noise.sd is None else f" {format_percent(comparison.noise.sd)}"
     if comparison.design == "few":
         match comparison.noise.source:

@@ -5,10 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from loadgen.decisions.compare.comparison import CompareSettings
+from loadgen.decisions.compare.differences import Difference
 from loadgen.decisions.compare.verdict import Limits
-from loadgen.decisions.compare.words import context_lines, verdict_line
+from loadgen.decisions.compare.words import context_lines, difference_lines, more_lines, verdict_line
 from loadgen.errors import ExitCode, InputError
 from tests.command_line import run_command
 from tests.compared_runs import compare_runs, write_blocks, write_run
@@ -47,17 +49,24 @@ def test_four_blocks_show_nothing_and_say_so(tmp_path: Path) -> None:
     comparison = compare_runs(write_blocks(tmp_path, [1.0] * 4, [2.0] * 4), results=tmp_path)
     assert (comparison.design, comparison.verdict) == ("blocks", "unknown")
     assert min(figure.p_worse for figure in comparison.figures) == pytest.approx(1 / 16)
-    assert "4 blocks of two runs cannot show anything at --alpha 5 %; 5 can" in context_lines(comparison)
+    assert "4 blocks of two runs cannot show worse or better at --alpha 5 %; 5 can" in context_lines(comparison)
+    assert verdict_line(comparison) == "too few blocks to show a difference; 4 blocks of two runs"
+    (line,) = (line for line in context_lines(comparison) if line.startswith("differs"))
+    why = "too few to show a difference at --alpha 5 % (5 blocks would be enough)"
+    assert line.startswith(f"differs in these blocks, which are {why}: ")
+    assert "TTFT p50, over all levels +100.0 % (" in line or "TTFT p50, over all levels +100 % (" in line
+    assert not any("TTFT p50" in line for line in context_lines(comparison) if line.startswith("not known"))
     strict = CompareSettings(limits=Limits(alpha=0.01))
     six = compare_runs(write_blocks(tmp_path / "six", [1.0] * 6, [2.0] * 6), settings=strict, results=tmp_path)
-    assert "6 blocks of two runs cannot show anything at --alpha 1 %; 7 can" in context_lines(six)
+    assert "6 blocks of two runs cannot show worse or better at --alpha 1 %; 7 can" in context_lines(six)
 
 
 def test_how_many_blocks_would_tell_is_said_in_blocks(tmp_path: Path) -> None:
     spread = (1.0, 1.12, 0.93, 1.08, 0.9, 1.05)
     comparison = compare_runs(write_blocks(tmp_path, [1.0] * 6, spread), results=tmp_path)
     line = next(line for line in context_lines(comparison) if line.startswith("not known: "))
-    assert line.endswith(" blocks would show 5 %")
+    assert line.endswith(" blocks would be enough to show a change of 5 %")
+    assert not any(line.startswith("differs") for line in context_lines(comparison)), "six blocks can show worse"
     needed = [each.runs_needed for each in comparison.figures if isinstance(each.runs_needed, int)]
     assert all(each >= 5 for each in needed)
 
@@ -70,6 +79,18 @@ def test_a_single_block_is_one_run_against_one(tmp_path: Path) -> None:
 def test_models_of_two_variants_correspond_by_their_place(tmp_path: Path) -> None:
     comparison = compare_runs(write_blocks(tmp_path, [1.0] * 5, [1.0] * 5, model="other"), results=tmp_path)
     assert {each.model for each in comparison.figures} == {("tiny", "other")}
+
+
+def test_beside_what_should_be_alike_nothing_else_differs(tmp_path: Path) -> None:
+    comparison = compare_runs(write_blocks(tmp_path, [1.0] * 5, [1.0] * 5), results=tmp_path)
+    assert more_lines(comparison)[-1] == "nothing differs: NEW is the same as BASE"
+    heat = Difference("sampling.temperature", "0", "1", allowed=False)
+    unlike = structs.replace(comparison, differences=(heat,))
+    assert difference_lines(unlike) == ["not alike: sampling.temperature: 0 in BASE, 1 in NEW"]
+    assert more_lines(unlike)[-1] == "nothing else differs"
+    threads = Difference("threads", "2", "1", allowed=True)
+    both = structs.replace(comparison, differences=(heat, threads))
+    assert more_lines(both)[-1] == "what else differs: threads (2 in BASE, 1 in NEW)"
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
