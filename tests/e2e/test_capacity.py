@@ -52,7 +52,7 @@ def test_a_server_that_dies_ends_the_search_and_another_one_continues_it(
     first = search(progress=KillServer("loadgen.targets.llamacpp.child_program", after=12))
     (before,) = first.answer.models
     assert (before.stopped, before.fails) == ("target_lost", None), "that it died says nothing about a level"
-    lines = lines_of_model(before, 0.95)
+    lines = lines_of_model(before, 0.95, 600.0)
     assert any("Stopped: the server was lost" in line and "--resume" in line for line in lines)
     run = read(first.folder)
     played = Counter(record.level for record in run.records if record.phase == "measured")

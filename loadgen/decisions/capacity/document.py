@@ -18,6 +18,8 @@ FOOTER: Final = (
     "What the search shows is in capacity.json, every other number in summary.json, every request in requests.jsonl, "
     "beside this report."
 )
+INFLATION: Final = "inflation: how many neighboring requests count as one independent request"
+"""The line that explains the column."""
 _STATES: Final = {"holds": "holds", "fails": "does not hold", "undecided": "undecided", "not_judged": "not judged"}
 
 
@@ -33,7 +35,8 @@ def levels_table(model: ModelAnswer) -> Table:
         Column("inflation", rank=4),
         Column("shown", "text"),
     )
-    return Table(columns, tuple(_row(level, len(model.objectives)) for level in model.levels), tuple(remarks_of(model)))
+    rows = tuple(_row(level, len(model.objectives)) for level in model.levels)
+    return Table(columns, rows, (*((INFLATION,) if rows else ()), *remarks_of(model)))
 
 
 def _row(level: LevelAnswer, objectives: int) -> Row:
@@ -80,7 +83,9 @@ def search_sections(capacity: CapacityFile, visits: Sequence[Sequence[VisitSpan]
     """A section for each model. visits: of each model, in the same order."""
     sections, several = [], len(capacity.models) > 1
     for number, (model, own) in enumerate(zip(capacity.models, visits, strict=True)):
-        _, *more = lines_of_model(model, capacity.confidence)  # where there is one model, the headline has them
+        _, *more = lines_of_model(
+            model, capacity.confidence, capacity.budget_s
+        )  # where there is one model, the headline has them
         title = f"Capacity of {model.model} on {model.target}" if several else "Capacity"
         sections.append(
             Section(
@@ -98,7 +103,7 @@ def with_search(document: Document, capacity: CapacityFile, visits: Sequence[Seq
     """The report of a run that begins with the answer of its search. The table of the run follows as a section."""
     headline, models = document.headline, capacity.models
     if len(models) == 1:
-        first, *more = lines_of_model(models[0], capacity.confidence)
+        first, *more = lines_of_model(models[0], capacity.confidence, capacity.budget_s)
         table = levels_table(models[0])
     else:
         names = [f"{model.model} on {model.target}" for model in models]
@@ -121,7 +126,7 @@ def search_text(capacity: CapacityFile, screen: Screen) -> str:
     parts = []
     for model in capacity.models:
         name = f"{model.model} on {model.target}"
-        first, *more = lines_of_model(model, capacity.confidence)
+        first, *more = lines_of_model(model, capacity.confidence, capacity.budget_s)
         if len(capacity.models) == 1:
             title = f"{name} · {capacity.run_id}"
         else:

@@ -1,11 +1,13 @@
 """The answer of a search in words: what is shown, what limited the server, why the search ended, and what follows.
 Pure."""
 
+import math
 from collections.abc import Iterable
 from typing import Final
 
 from loadgen.decisions.capacity.answer import LevelAnswer, ModelAnswer, ObjectiveAnswer
 from loadgen.decisions.capacity.choose import shown
+from loadgen.decisions.capacity.e_values import MIN_REQUESTS_OF_RATE
 from loadgen.decisions.capacity.forecast import ForecastAnswer
 from loadgen.decisions.capacity.limit import LimitFigures
 from loadgen.decisions.capacity.search import SearchSettings, SearchState
@@ -20,6 +22,9 @@ _DOUBTS: Final[dict[Doubt, str]] = {
     "behind": "fewer requests ended than came due",
     "drains": "the burst at its beginning was not yet worked off",
 }
+ROOM: Final = 2
+"""A budget is long enough for a claim about a rate if it has room for so many times its requests. The first requests of
+a visit do not count, and the search has to try other rates."""
 _STALL_SHARE: Final = 3
 """A stall may not have been seen if it comes less often than once in a third of the time played at `holds`."""
 
@@ -56,13 +61,16 @@ def answer_line(model: ModelAnswer, confidence: float) -> str:
     if model.levels and all(level.state == "not_judged" for level in model.levels):
         doubts = dict.fromkeys(_DOUBTS[doubt] for level in model.levels for doubt in level.doubts)
         return f"not known: no visit could be judged, because {' and '.join(doubts)}"
-    return f"not known: no level is shown to hold, and none is shown not to{between}"
+    if not model.levels:
+        return "not known: no level was played to the end of a visit"
+    played = "; ".join(_level_words(level) for level in model.levels)
+    return f"not known: none of the levels played is decided yet ({played})"
 
 
-def limit_line(model: ModelAnswer) -> str:
-    """The second line: what limited the server, and why the search ended."""
-    limit = limit_words(model)
-    return f"{limit}. {stopped_words(model)}" if limit else stopped_words(model)
+def limit_line(model: ModelAnswer, budget_s: float) -> str:
+    """The second line: what limited the server, and why the search ended. budget_s: that of the search."""
+    limit, stopped = limit_words(model), stopped_words(model, budget_s)
+    return f"{limit}. {stopped}" if limit else stopped
 
 
 def limit_words(model: ModelAnswer) -> str | None:
@@ -103,8 +111,9 @@ def _error_words(limit: LimitFigures) -> str:
     return f"{limit.outcome}{status}{detail}, {format_percent(limit.share)} of the misses"
 
 
-def stopped_words(model: ModelAnswer) -> str:
-    """Why the search of a model ended, and after how long: the time that counts against its own budget."""
+def stopped_words(model: ModelAnswer, budget_s: float) -> str:
+    """Why the search of a model ended, after how long (the time that counts against its own budget), and what would
+    show more. budget_s: that of the search."""
     spent = _spent(model)
     match model.stopped:
         case "shown":
@@ -112,12 +121,8 @@ def stopped_words(model: ModelAnswer) -> str:
         case "within":
             gap = (model.fails or 0) - (model.holds or 0)
             return f"Stopped: within {format_level(gap, model.search)}, {spent}"
-        case "budget" if _only_busy(model):
-            return f"Stopped: the budget is spent, {spent}; close the other programs, and search again"
-        case "budget":
-            return f"Stopped: the budget is spent, {spent}; more time (--resume) would show more"
-        case "nothing_closer":
-            return f"Stopped: the rest of the budget would show no more, {spent}; more time (--resume) would"
+        case "budget" | "nothing_closer":
+            return f"Stopped: {_out_of_budget(model, budget_s, spent)}"
         case "top":
             return f"Stopped: the highest level that may be played holds (--to), {spent}"
         case "bottom":
@@ -137,6 +142,33 @@ def stopped_words(model: ModelAnswer) -> str:
 def _spent(model: ModelAnswer) -> str:
     total, own = format_time(model.spent_s), format_time(model.spent_s - model.earlier_s)
     return f"after {own} ({total} with the earlier searches)" if model.earlier_s else f"after {own}"
+
+
+def _out_of_budget(model: ModelAnswer, budget_s: float, spent: str) -> str:
+    """That the budget ended the search, and what would show more. spent: the time that the search took."""
+    hint, is_spent = _longer_visits(model, budget_s), model.stopped == "budget"
+    if is_spent and _only_busy(model):
+        return f"the budget is spent, {spent}; close the other programs, and search again"
+    if hint:
+        return f"{'the budget is spent' if is_spent else 'the rest of the budget is too short'}, {spent}; {hint}"
+    if is_spent:
+        return f"the budget is spent, {spent}; more time (--resume) would show more"
+    return f"the rest of the budget would show no more, {spent}; more time (--resume) would"
+
+
+def _longer_visits(model: ModelAnswer, budget_s: float) -> str:
+    """What to do where no visit to a rate had as many requests as a claim takes; empty where that is not why."""
+    played = [level for level in model.levels if level.requests]
+    is_known = model.holds is not None or model.fails is not None
+    if model.search != "rate" or is_known or not played:
+        return ""
+    if max(level.requests for level in played) >= MIN_REQUESTS_OF_RATE:
+        return ""
+    wanted = ROOM * MIN_REQUESTS_OF_RATE
+    rate = math.ceil(wanted / budget_s * 10) / 10
+    minutes = math.ceil(max(wanted / played[0].level, ROOM * budget_s) / 60)
+    faster = f"--from {rate:g}, so that they fit, or " if rate > played[-1].level else ""
+    return f"a claim takes {MIN_REQUESTS_OF_RATE} requests: use {faster}a longer --budget, such as {minutes}m"
 
 
 def _only_busy(model: ModelAnswer) -> bool:
@@ -207,15 +239,15 @@ def remarks_of(model: ModelAnswer) -> list[str]:
     return remarks
 
 
-def lines_of_model(model: ModelAnswer, confidence: float) -> list[str]:
-    """The answer of a model, line by line."""
+def lines_of_model(model: ModelAnswer, confidence: float, budget_s: float) -> list[str]:
+    """The answer of a model, line by line. confidence, budget_s: those of the search."""
     forecasts = [
         # What is said of users as they were played is what the search shows, at its confidence.
         forecast_line(forecast, confidence) if forecast.think_s == model.think_s else forecast_line(forecast)
         for forecast in model.forecasts
     ]
     more = (throughput_line(model), *forecasts)
-    return [answer_line(model, confidence), limit_line(model), *(line for line in more if line)]
+    return [answer_line(model, confidence), limit_line(model, budget_s), *(line for line in more if line)]
 
 
 def share_text(objective: ObjectiveAnswer) -> str:
@@ -250,11 +282,21 @@ def _closest(levels: Iterable[LevelAnswer], capacity: float | None) -> list[Leve
 
 
 def _undecided(level: LevelAnswer) -> str:
+    return f"{_number(level.level)}: undecided{''.join(f', {share}' for share in _worst_share(level))}"
+
+
+def _level_words(level: LevelAnswer) -> str:
+    """A level that is not decided: `4: 93.1 % of 58 requests within ttft_p95 = 2 s`."""
+    state = "not judged" if level.state == "not_judged" else "no request counts"
+    return f"{_number(level.level)}: {''.join(_worst_share(level)) or state}"
+
+
+def _worst_share(level: LevelAnswer) -> list[str]:
+    """How many requests met the objective that the level misses by most; empty if that is not known."""
     worst = worst_objective(level)
     if worst is None:
-        return f"{_number(level.level)}: undecided"
-    share = format_percent(worst.share)
-    return f"{_number(level.level)}: undecided, {share} of {level.requests} requests {objective_words(worst.objective)}"
+        return []
+    return [f"{format_percent(worst.share)} of {level.requests} requests {objective_words(worst.objective)}"]
 
 
 def _number(level: float) -> str:

@@ -358,7 +358,7 @@ def test_a_server_that_refuses_what_is_too_much_is_limited_by_its_errors(tmp_pat
     model = model_of(search(tmp_path, asked(objectives=("ok=90%",), within=None), client))
     assert (model.holds, model.fails, model.limited_by) == (6, 7, "errors")
     assert (model.limit.outcome, model.limit.status) == ("http_error", 503)
-    assert "limited by the server's errors: http_error 503" in limit_line(model)
+    assert "limited by the server's errors: http_error 503" in limit_line(model, 600.0)
 
 
 def test_a_request_is_not_cut_off_before_twice_the_longest_limit_that_is_asked_for(tmp_path: Path) -> None:

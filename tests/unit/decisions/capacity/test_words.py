@@ -56,7 +56,7 @@ def test_the_first_two_lines_are_those_of_the_page() -> None:
     assert answer_line(answer(), 0.95) == (
         "5 users: 95 % sure that 5 hold and that 7 do not (6: undecided, 93.1 % of 58 requests within ttft_p95 = 2 s)"
     )
-    assert limit_line(answer(limit=LimitFigures(served_at_once=4))) == (
+    assert limit_line(answer(limit=LimitFigures(served_at_once=4)), 600.0) == (
         "limited by the queue: 4 streams are served at once. Stopped: within 2 users, after 4 min 10 s"
     )
     assert throughput_line(answer()) == (
@@ -69,7 +69,7 @@ def test_the_first_two_lines_are_those_of_the_page() -> None:
     [
         ((5.0, 5.0, None), "at least 5 users: 95 % sure that 5 hold"),
         ((None, None, 7.0), "fewer than 7 users: 95 % sure that 7 do not hold"),
-        ((None, None, None), "not known: no level is shown to hold, and none is shown not to"),
+        ((None, None, None), "not known: no level was played to the end of a visit"),
         ((1.0, 1.0, 2.0), "1 user: 95 % sure that 1 holds and that 2 do not"),
     ],
 )
@@ -85,6 +85,37 @@ def test_where_nothing_could_be_judged_it_is_said_why() -> None:
     )
 
 
+def test_where_nothing_is_shown_every_level_that_was_played_is_named() -> None:
+    bare = level(8.0, objectives=(), requests=0)
+    levels = (level(1.0), level(2.0, requests=20), level(4.0, "not_judged", doubts=("client",), objectives=()), bare)
+    assert answer_line(answer(capacity=None, holds=None, fails=None, levels=levels), 0.95) == (
+        "not known: none of the levels played is decided yet (1: 93.1 % of 58 requests within ttft_p95 = 2 s; "
+        "2: 93.1 % of 20 requests within ttft_p95 = 2 s; 4: not judged; 8: no request counts)"
+    )
+
+
+@pytest.mark.parametrize("end", [{"stopped": "nothing_closer"}, {"stopped": "budget"}])
+def test_a_search_of_rates_without_a_claim_says_how_two_hundred_requests_fit(end: dict[str, Any]) -> None:
+    slow = answer(search="rate", holds=None, fails=None, levels=(level(1.0, requests=16),), **end)
+    claim = "a claim takes 200 requests: use "
+    from_rate = "--from 4.5, so that they fit, or a longer --budget, such as 7m"
+    assert stopped_words(slow, 90.0).endswith(f"; {claim}{from_rate}")
+    fast = msgspec.structs.replace(slow, levels=(level(1.0, requests=16), level(8.0, requests=40)))
+    assert stopped_words(fast, 90.0).endswith(f"; {claim}a longer --budget, such as 7m"), "a faster rate was played"
+    long = msgspec.structs.replace(slow, levels=(level(1.0, requests=200),))
+    assert "a claim takes" not in stopped_words(long, 600.0)
+    shown = msgspec.structs.replace(slow, holds=1.0)
+    assert "a claim takes" not in stopped_words(shown, 90.0)
+    assert "a claim takes" not in stopped_words(msgspec.structs.replace(slow, search="users"), 90.0)
+
+
+def test_the_table_explains_its_inflation() -> None:
+    table = levels_table(answer())
+    assert "inflation" in [column.title for column in table.columns]
+    assert table.remarks[0] == "inflation: how many neighboring requests count as one independent request"
+    assert not levels_table(answer(levels=())).remarks, "no table, no legend"
+
+
 def test_of_many_undecided_levels_the_two_nearest_to_the_capacity_are_named() -> None:
     levels = tuple(level(users) for users in (6.0, 7.0, 8.0, 9.0))
     line = answer_line(answer(capacity=7.0, fails=10.0, levels=levels), 0.95)
@@ -96,12 +127,12 @@ def test_of_many_undecided_levels_the_two_nearest_to_the_capacity_are_named() ->
 
 @pytest.mark.parametrize("reason", get_args(StopReason))
 def test_every_end_has_words(reason: StopReason) -> None:
-    assert stopped_words(answer(stopped=reason)).startswith("Stopped: ")
+    assert stopped_words(answer(stopped=reason), 600.0).startswith("Stopped: ")
 
 
 def test_more_time_is_advised_only_where_it_would_show_more() -> None:
     busy, judged = level(1.0, "not_judged", doubts=("busy_machine",)), level(2.0, doubts=("busy_machine",))
-    ends = [stopped_words(answer(stopped="budget", levels=levels)) for levels in ((busy,), (busy, judged), ())]
+    ends = [stopped_words(answer(stopped="budget", levels=levels), 600.0) for levels in ((busy,), (busy, judged), ())]
     assert [end.partition("; ")[2] for end in ends] == [
         "close the other programs, and search again",
         "more time (--resume) would show more",
@@ -112,7 +143,7 @@ def test_more_time_is_advised_only_where_it_would_show_more() -> None:
 @pytest.mark.parametrize("limit", get_args(LimitedBy))
 def test_every_limit_has_words(limit: LimitedBy) -> None:
     figures = LimitFigures(outcome="http_error", status=503, share=0.9, detail="full", reason="why")
-    assert limit_line(answer(limited_by=limit, limit=figures)).startswith("limited by ")
+    assert limit_line(answer(limited_by=limit, limit=figures), 600.0).startswith("limited by ")
 
 
 @pytest.mark.parametrize("doubt", get_args(Doubt))
@@ -156,13 +187,13 @@ def test_a_forecast_says_from_what_or_why_there_is_none() -> None:
 
 def test_what_is_said_of_users_as_they_were_played_has_the_confidence_of_the_search() -> None:
     forecasts = (ForecastAnswer(0.0, 6, (5, 7)), ForecastAnswer(30.0, 41, (38, 43)))
-    played, thinking = lines_of_model(answer(forecasts=forecasts), 0.8)[-2:]
+    played, thinking = lines_of_model(answer(forecasts=forecasts), 0.8, 600.0)[-2:]
     assert "(80 % interval 5 to 7)" in played
     assert "(95 % interval 38 to 43)" in thinking
 
 
 def test_the_time_of_a_resumed_search_is_its_own_and_that_of_all_is_beside_it() -> None:
-    assert stopped_words(answer(earlier_s=190.1)) == (
+    assert stopped_words(answer(earlier_s=190.1), 600.0) == (
         "Stopped: within 2 users, after 1 min (4 min 10 s with the earlier searches)"
     )
 
@@ -177,6 +208,8 @@ def test_a_model_that_was_skipped_lost_no_server() -> None:
     skipped = answer(
         stopped="target_lost", levels=(), holds=None, fails=None, capacity=None, limited_by=None, spent_s=0.0
     )
-    assert limit_line(skipped) == "Stopped: the model could not be served, so nothing was played"
+    assert limit_line(skipped, 600.0) == "Stopped: the model could not be served, so nothing was played"
     lost = answer(stopped="target_lost")
-    assert limit_line(lost).endswith("Stopped: the server was lost, after 4 min 10 s; --resume continues the search")
+    assert limit_line(lost, 600.0).endswith(
+        "Stopped: the server was lost, after 4 min 10 s; --resume continues the search"
+    )
