@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from loadgen.cli.signals import handled_by, hang_ups
 from loadgen.cli.streams import NARROWEST, guarded_streams, print_text, tell
+from loadgen.cli.usage import usage_text
 from loadgen.errors import ExitCode, LoadgenError
 from loadgen.redact import guard_tracebacks
 
@@ -131,7 +132,7 @@ def _run_verb() -> int:
     except _UsageError as error:
         if isinstance(error, typer.BadParameter) or not str(error).startswith("Usage"):
             hint = f"; see `{error.ctx.command_path} --help`" if getattr(error, "ctx", None) else ""
-            tell(f"loadgen: {error.format_message().rstrip('.')}{hint}")
+            tell(f"loadgen: {usage_text(error, sys.argv[1:])}{hint}")
         else:
             print_text(f"{error.format_message()}\n")
         return ExitCode.BAD_INPUT

@@ -16,6 +16,7 @@ from loadgen.cli.options import RESULTS, LeaveOut, Out, Output, OutputOptions, S
 from loadgen.cli.report import tell_place
 from loadgen.cli.streams import print_text, tell
 from loadgen.cli.terminal import progress_on_terminal, screen, show_json
+from loadgen.cli.usage import NUMBERS, number_text
 from loadgen.decisions.capacity.answer import CapacityFile
 from loadgen.decisions.capacity.document import search_text
 from loadgen.decisions.capacity.files import Capacity, make_search_reports, search_folder_at
@@ -158,6 +159,9 @@ def _with_levels(options: ScenarioOptions, search: SearchOptions) -> ScenarioOpt
     """The scenario's options, with a load of the kind that is searched. The search chooses its levels later."""
     if search.by_users and search.by_rate:
         raise InputError("--users and --rate: a search has levels of one kind; leave one of them out")
+    flag = "--users" if search.by_users else "--rate" if search.by_rate else None
+    if flag is not None and options.scenario is not None and re.fullmatch(NUMBERS, options.scenario):
+        raise InputError(number_text(flag, options.scenario, "capacity"))
     if search.by_users:
         return structs.replace(options, concurrency="1")
     is_of_rates = search.by_rate or options.arrivals is not None

@@ -32,6 +32,8 @@ SCENARIOS: Final = Path("scenarios")
 
 NO_SCENARIO: Final = "adhoc"
 """The name of the built-in scenario."""
+BUILT_IN: Final = "the built-in scenario"
+"""What messages call it. Nobody can edit it."""
 _ADHOC: RawTable = {
     "name": NO_SCENARIO,
     "description": "What `loadgen run --url URL --model NAME` plays when no scenario is named.",
@@ -75,7 +77,7 @@ def no_file_scenario(overrides: Overrides) -> LoadedScenario:
     """
     # Names without an address belong to Foundry Local: no other target could resolve them.
     own = {"models": [{"name": "unnamed", "target": "foundry"}]} if overrides.listed else {}
-    loaded = _loaded(_ADHOC | own, None, Path(), "the built-in scenario", overrides)
+    loaded = _loaded(_ADHOC | own, None, Path(), BUILT_IN, overrides)
     if loaded.rounds is not None:  # rounds ask each question several times
         return loaded
     load, warmup = loaded.scenario.load, loaded.scenario.warmup_requests
@@ -83,7 +85,7 @@ def no_file_scenario(overrides: Overrides) -> LoadedScenario:
     # If only time bounds a stage, the number of its requests is not known beforehand.
     count = len(QUESTIONS) if requests is None else max(len(FIRST), requests + warmup)
     questions = list(QUESTIONS[:count])
-    return _loaded(_ADHOC | own | {"prompts": questions}, None, Path(), "the built-in scenario", overrides)
+    return _loaded(_ADHOC | own | {"prompts": questions}, None, Path(), BUILT_IN, overrides)
 
 
 def find_scenario(name: str | Path) -> Path:

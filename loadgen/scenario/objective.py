@@ -68,7 +68,7 @@ def mismatch_of_objective(text: str) -> tuple[str, str] | None:
     match = re.fullmatch(rf"([A-Za-z0-9_]+?)_p({_NUMBER})", name)
     metric = match[1] if match else name
     if metric not in LATENCIES:
-        guess = suggestion(metric, (*LATENCIES, *SHARES))
+        guess = _probable_name(name)
         known = f"the metrics are {', '.join(f'{latency}_pNN' for latency in LATENCIES)}, ok and goodput"
         hint = f"did you mean {guess}? {known}" if guess else known
         return f"{toml_text(text)}: unknown metric {toml_text(metric)}", hint
@@ -82,6 +82,15 @@ def mismatch_of_objective(text: str) -> tuple[str, str] | None:
     if not milliseconds:
         return f"{toml_text(text)}: {toml_text(value)} is no time above 0", f"write e.g. {name}=2s or {name}=500ms"
     return None
+
+
+def _probable_name(name: str) -> str | None:
+    """The name that was probably meant, as it is written: `ttft_p90` for `ttft_90`, `ttf_p90` or `TTFT90`."""
+    match = re.fullmatch(rf"([a-z0-9]+?)[_-]?p?({_NUMBER})", name.lower())
+    metric = suggestion(match[1] if match else name, (*LATENCIES, *SHARES))
+    if match is None or metric not in LATENCIES or not 50 < float(match[2]) < 100:
+        return metric
+    return f"{metric}_p{match[2]}"
 
 
 def first_repeated(objectives: Sequence[Objective]) -> Objective | None:

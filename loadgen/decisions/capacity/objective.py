@@ -10,6 +10,7 @@ from loadgen.analysis import metrics
 from loadgen.errors import InputError
 from loadgen.record import LatencyOrigin, Record
 from loadgen.scenario import Scenario, Slo
+from loadgen.scenario.file import BUILT_IN
 from loadgen.scenario.objective import (
     DEFAULT_ATTAINMENT,
     STREAMED_LATENCIES,
@@ -58,7 +59,9 @@ def objectives_of(texts: Sequence[str], slo: Slo | None, *, scenario: str = "SCE
     if any(objective.metric == "goodput" for objective in objectives) and not limits:
         key = keys[[objective.metric for objective in objectives].index("goodput")]
         message = "asks for every limit of [slo] at once, but [slo] has no limits"
-        raise input_error(source, Problem(key, message, "add e.g. ttft_ms = 2000.0 to [slo], or name the limit here"))
+        limit = "name the limit here, as in --slo ttft_p95=2s"
+        hint = limit if scenario == BUILT_IN else f"add e.g. ttft_ms = 2000.0 to [slo], or {limit}"
+        raise input_error(source, Problem(key, message, hint))
     if (again := first_repeated(objectives)) is not None:
         key = keys[len(objectives) - 1 - objectives[::-1].index(again)]
         raise input_error(source, Problem(key, "the same share of the same metric is asked for twice", "leave one out"))
@@ -66,7 +69,8 @@ def objectives_of(texts: Sequence[str], slo: Slo | None, *, scenario: str = "SCE
         share = _share_of_goodput(slo, scenario)
         objectives = (Objective(f"goodput={100 * share:g}%", "goodput", None, share),)
     if not objectives:
-        raise InputError(f"capacity: there is no objective; add --slo ttft_p95=2s, or [slo] to {scenario}")
+        instead = "search a scenario file that has [slo]" if scenario == BUILT_IN else f"[slo] to {scenario}"
+        raise InputError(f"capacity: there is no objective; add --slo ttft_p95=2s, or {instead}")
     return objectives
 
 

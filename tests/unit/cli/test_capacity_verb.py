@@ -167,6 +167,13 @@ def test_the_reports_of_a_search_are_made_again_as_those_of_any_run(searched: Pa
         (["--slo", "ok=99%", "--from", "9", "--to", "3"], "--from 9 --to 3: nothing lies between them"),
         (["--slo", "ok=99%", "--budget", "10s"], "--budget 10s: nothing can be shown in less than 30 s"),
         (["--slo", "ok=99%", "--users", "--rate"], "--users and --rate: a search has levels of one kind"),
+        (["--slo", "ok=99%", "--rate", "5"], "--rate 5: --rate of capacity takes no number, because a search chooses"),
+        (["--slo", "ok=99%", "--rate", "5"], "its levels; use --from 5"),
+        (["--slo", "ok=99%", "--rate=0.5"], "use --from 0.5"),
+        (["--slo", "ok=99%", "--users", "1,4,2"], "use --from 1 --to 4"),
+        (["--slo", "ok=99%", "--exact", "5"], "--exact 5: --exact takes no value; leave 5 out"),
+        (["--slo", "ok=99%", "more"], "unexpected extra argument"),
+        (["--slo", "ok=99%", "--user"], "No such option: --user (Possible options: --users, "),
         (["--slo", "ok=99%", "--exact", "--within", "5%"], "--exact and --within 5%: they contradict each other"),
         (["--slo", "ok=99%", "--confidence", "70%"], "--confidence 70%: not from 80 % to 99.9 %"),
         (["--slo", "ok=99%", "--require", "many"], "--require many: not a level above 0"),
@@ -194,6 +201,25 @@ def test_what_is_wrong_is_one_line_and_nothing_is_begun(
     (line,) = refused.stderr.splitlines()
     assert message in line
     assert [path.name for path in tmp_path.iterdir()] == ["asks.toml"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--rate", "5", "--slo", "ok=99%"], "--rate 5: --rate of capacity takes no number, because a search chooses"),
+        (["--users", "4", "--slo", "ok=99%"], "its levels; use --from 4"),
+        ([], "capacity: there is no objective; add --slo ttft_p95=2s, or search a scenario file that has [slo]"),
+        (["--slo", "goodput=95%"], "but [slo] has no limits; name the limit here, as in --slo ttft_p95=2s"),
+    ],
+)
+def test_what_is_wrong_with_a_search_of_an_address_has_advice_that_can_be_followed(
+    flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused = run_command("capacity", "--url", "http://127.0.0.1:9/v1", "--model", "m", *flags)
+    assert refused.returncode == 2
+    (line,) = refused.stderr.splitlines()
+    assert message in line
 
 
 def test_what_is_no_search_cannot_be_shown(tmp_path: Path) -> None:
@@ -273,12 +299,10 @@ def test_a_search_killed_in_its_first_visit_shows_nothing_and_is_no_lost_target(
     (killed / "stages.jsonl").unlink()
     shown = run_command("capacity", "--show", killed)
     assert shown.returncode == 1
-    assert shown.stdout.startswith(
-        "not known: no level is shown to hold, and none is shown not to\nStopped: interrupted"
-    )
+    assert shown.stdout.startswith("not known: no level was played to the end of a visit\nStopped: interrupted")
     assert "no level is shown to hold" in shown.stderr
     assert run_command("report", killed).returncode == 0
-    assert "no level is shown to hold" in (killed / "report.html").read_text(encoding="utf-8")
+    assert "no level was played to the end of a visit" in (killed / "report.html").read_text(encoding="utf-8")
     assert run_command("compare", killed, searched).stdout.startswith("no difference detectable: m: BASE (nothing is")
 
 

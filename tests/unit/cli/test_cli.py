@@ -20,7 +20,7 @@ from tests.cli_page import PAGE, help_of, page_text
 CLI = Path(options.__file__).parent
 NO_VERBS = {
     *("__init__", "app", "before_run", "interrupt", "options", "run_versus", "signals", "streams", "terminal"),
-    *("grade_judge", "units", "versus_plans"),
+    *("grade_judge", "units", "usage", "versus_plans"),
 }
 
 
