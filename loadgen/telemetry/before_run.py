@@ -1,14 +1,14 @@
 """Warnings about the machine before a run: it is already busy, runs on battery, or saves power."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 from loadgen.clock import Clock
 from loadgen.record import Neighbor
 from loadgen.telemetry.host import Host
 from loadgen.telemetry.neighbors import MachineSource
-from loadgen.telemetry.process_table import busiest, family_of, neighbors_between, processes_at
+from loadgen.telemetry.process_table import Processes, busiest, family_of, neighbors_between, processes_at
 
 BUSY_CPU: Final = 0.2
 """From this share of a core on, a line warns about other programs."""
@@ -26,14 +26,26 @@ class BusyCheck:
         self._is_over = False
 
     def warning(self, server_pids: Sequence[int]) -> str | None:
-        """One line if other programs are busy; None if they are not, if it is too early to tell, or the second time."""
+        """One line if other programs are busy; None if they are not, if it is too early to tell, or the second time.
+
+        What listens at an address of this machine to which we or the server are connected works for this run, also
+        where its process was not known: a server that has just started uses CPU time to load.
+        """
         if self._is_over or self._clock.now_ns() / 1e9 - self._start_s < SHORTEST_S:
             return None
         self._is_over = True
         after, end_s = processes_at(self._source.processes, self._clock)
         wall_s = end_s - self._start_s
-        ours = family_of((os.getpid(), *server_pids), after)
-        used_s = neighbors_between(self._before, after, ours)
+        roots = {os.getpid(), *server_pids}
+        if warning := self._warning_without(roots, after, wall_s):  # otherwise no connection has to be read
+            while more := self._source.upstreams(roots) - roots:
+                roots |= more
+            warning = self._warning_without(roots, after, wall_s)
+        return warning
+
+    def _warning_without(self, roots: Collection[int], after: Processes, wall_s: float) -> str | None:
+        """The line about what all processes used but `roots` and their descendants."""
+        used_s = neighbors_between(self._before, after, family_of(roots, after))
         return busy_warning(sum(used_s.values()) / wall_s, busiest(used_s, wall_s))
 
 

@@ -34,6 +34,28 @@ def test_what_we_use_and_what_the_server_uses_to_load_its_model_is_no_reason() -
     assert warning_of({SERVER: 1.0}, server_pids=()) is not None
 
 
+@pytest.mark.parametrize("caller", [os.getpid(), SERVER])
+def test_what_listens_where_the_run_sends_its_requests_is_no_other_program(caller: int) -> None:
+    machine, clock = FakeMachine(), HandClock()
+    machine.table[STRANGER] = process("python", 1.0)
+    machine.table[STRANGER + 1] = process("its worker", 1.0, parent=STRANGER)
+    machine.table[STRANGER + 2] = process("cc1plus", 1.0)
+    machine.connected = {caller: STRANGER}
+    check = BusyCheck(machine, clock)
+    machine.use(STRANGER, 0.5)
+    machine.use(STRANGER + 1, 0.5)
+    clock.advance_ns(1_000_000_000)
+    pids = () if caller == os.getpid() else (SERVER,)
+    assert check.warning(pids) is None
+    beside = BusyCheck(machine, clock)
+    machine.use(STRANGER, 0.5)
+    machine.use(STRANGER + 2, 0.3)
+    clock.advance_ns(1_000_000_000)
+    warning = beside.warning(pids)
+    assert warning is not None
+    assert "other programs use 30% of a core (cc1plus 30%)" in warning
+
+
 def test_it_is_said_once_and_not_of_a_moment() -> None:
     machine, clock = FakeMachine(), HandClock()
     machine.table[STRANGER] = process("cc1plus", 0.0)
