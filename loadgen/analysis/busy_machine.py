@@ -30,6 +30,11 @@ def slowdown_limit_of(machine: MachineFacts) -> float:
     return BUSY_IF_SHARED if machine.slowdown_source == "shared_waits" else BUSY
 
 
+def is_host_alone(machine: MachineFacts) -> bool:
+    """Whether the host of this virtual machine alone slowed the server too much, and no neighbor did."""
+    return (machine.slowdown or 0.0) <= slowdown_limit_of(machine) and (machine.host_slowdown or 0.0) > BUSY_HOST
+
+
 def busy_text(machine: MachineFacts) -> str:
     """By about how much the server was slowed, and the causes, in words."""
     causes = [f"{neighbor.name} {neighbor.cpu_share:.0%}" for neighbor in machine.busiest]

@@ -54,7 +54,7 @@ _CAUSES: Final[dict[str, str]] = {
     "stamp_lag": "loadgen read late",
     "own_cpu": "loadgen used much of a core",
     "gc_pause": "loadgen collected garbage",
-    "busy_machine": "other programs slowed the server",
+    "busy_machine": "other work on the machine slowed the server",
     "achieved_rate": "the rate was not reached",
     "achieved_users": "users waited for loadgen",
     "shed": "requests were shed",

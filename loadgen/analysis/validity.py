@@ -10,7 +10,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import UNSET, Struct
 
-from loadgen.analysis.busy_machine import BUSY_HOST, BUSY_INVALID, busy_text, slowdown_limit_of
+from loadgen.analysis.busy_machine import BUSY_HOST, BUSY_INVALID, busy_text, is_host_alone, slowdown_limit_of
 from loadgen.analysis.evidence import Evidence, evidence_of
 from loadgen.analysis.own_effects import THROUGHPUT
 from loadgen.analysis.reason_codes import RuleCode
@@ -59,7 +59,7 @@ def judge(evidence: Evidence) -> Judgment:
             code=rule.code,
             observed=crossing.observed,
             limit=crossing.limit,
-            advice=rule.advice,
+            advice=crossing.advice or rule.advice,
             fatal=crossing.fatal,
         )
         for rule in RULES
@@ -77,6 +77,8 @@ class Crossing(Struct, frozen=True):
     limit: str
     fatal: bool = False
     """Crossed by so far that the stage is invalid."""
+    advice: str = ""
+    """What to do about this cause; empty: the advice of the rule."""
 
 
 class Rule(Struct, frozen=True):
@@ -165,7 +167,8 @@ def _busy_machine(evidence: Evidence) -> Sequence[Crossing]:
     if machine.slowdown <= line and host_slowdown <= BUSY_HOST:
         return ()
     limit = f"≤ {line:.0%}" if machine.slowdown > line else f"≤ {BUSY_HOST:.0%} because of the host"
-    return (Crossing(busy_text(machine), limit, machine.slowdown > BUSY_INVALID),)
+    advice = BUSY_HOST_ADVICE if is_host_alone(machine) else ""
+    return (Crossing(busy_text(machine), limit, machine.slowdown > BUSY_INVALID, advice),)
 
 
 def _stamp_lag(evidence: Evidence) -> Sequence[Crossing]:
@@ -284,6 +287,9 @@ OWN_CORE: Final = "lower the load, or give loadgen a core of its own"
 NOTHING: Final = "no request was answered, so no latency and no throughput is known"
 UNKNOWN_SIZE: Final = "by how much is not known"
 USER_STAMPS: Final = "lower the load, or measure from Linux, where the kernel takes the stamps"
+BUSY_HOST_ADVICE: Final = (
+    "run it again later, or on a machine of your own: the host's other guests cannot be closed from here"
+)
 NEVER: Final = math.inf
 """The `fatal` of a limit that never makes a stage invalid, by however much it is crossed."""
 

@@ -19,7 +19,7 @@ from loadgen.decisions.capacity.e_values import (
 from loadgen.decisions.capacity.levels import MAX_USERS, RATES, rate_levels, user_levels
 from loadgen.decisions.capacity.likely import likely_shares
 from loadgen.decisions.capacity.search import SearchSettings, SearchState, Shown
-from loadgen.decisions.capacity.visit import RISING, Visit
+from loadgen.decisions.capacity.visit import BUSY, RISING, Visit
 
 ALIKE: Final = 1.1
 """The queues of two rates change about equally slowly if the rates differ by at most this factor."""
@@ -159,7 +159,7 @@ def client_limit(state: SearchState) -> float | None:
 def busy_visits(state: SearchState) -> int:
     """How many of this search's last visits in a row were on a busy machine, at whatever level."""
     visits = state.visits[state.earlier :]
-    return next((count for count, visit in enumerate(reversed(visits)) if visit.doubt != "busy_machine"), len(visits))
+    return next((count for count, visit in enumerate(reversed(visits)) if visit.doubt not in BUSY), len(visits))
 
 
 def alike(visits: Sequence[Visit]) -> list[Visit]:

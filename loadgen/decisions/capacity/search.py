@@ -24,7 +24,7 @@ StopReason = Literal[
 """`shown`: one level is shown to hold and its neighbor not to. `within`: the two levels that are shown are near enough.
 `nothing_closer`: the rest of the budget is too short to show two levels that are nearer to each other.
 `top`, `bottom`: the highest level that may be played holds, or the lowest does not. `client`: loadgen itself was the
-limit. `busy_machine`: other programs disturbed every one of the last visits."""
+limit. `busy_machine`: other programs, or the host of this virtual machine, disturbed every one of the last visits."""
 Purpose = Literal["bracket", "holds", "fails", "again"]
 """`bracket`: a short visit; `holds`, `fails`: to show that claim; `again`: loadgen disturbed the last visit."""
 

@@ -23,11 +23,13 @@ from loadgen.scenario import Slo
 from loadgen.scenario.objective import Objective
 from loadgen.stats.steady import trend, warm_until
 
-Doubt = Literal["client", "busy_machine", "drift", "behind", "drains"]
-"""Why a visit does not count in full. `client`, `busy_machine`: loadgen itself or other programs disturbed it, and it
-is not judged. `drift`: latencies never settled; `behind`: too few of the requests that came due had ended; such a visit
-is no evidence that a level holds. `drains`: latencies fall, because the server is still busy with the burst at the
-beginning; such a visit is no evidence that a level does not hold."""
+Doubt = Literal["client", "busy_machine", "busy_host", "drift", "behind", "drains"]
+"""Why a visit does not count in full. `client`, `busy_machine`, `busy_host`: loadgen itself, other programs, or the
+host of this virtual machine alone disturbed it, and it is not judged. `drift`: latencies never settled; `behind`: too
+few of the requests that came due had ended; such a visit is no evidence that a level holds. `drains`: latencies fall,
+because the server is still busy with the burst at the beginning; such a visit is no evidence that a level does not
+hold."""
+BUSY: Final[frozenset[Doubt | None]] = frozenset({"busy_machine", "busy_host"})
 RISING: Final[frozenset[Doubt | None]] = frozenset({"drift", "behind"})
 
 REFUSED_AT_END: Final = 3
@@ -67,7 +69,7 @@ class Visit(Struct, frozen=True, kw_only=True):
     @property
     def is_judged(self) -> bool:
         """Whether the visit says anything about the server."""
-        return self.doubt not in {"client", "busy_machine"}
+        return self.doubt != "client" and self.doubt not in BUSY
 
 
 class _Rows:

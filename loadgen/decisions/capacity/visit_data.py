@@ -5,6 +5,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from loadgen.analysis.busy_machine import is_host_alone
 from loadgen.analysis.evidence import Evidence
 from loadgen.analysis.evidence import evidence_of as evidence_of_stage
 from loadgen.analysis.reason_codes import Code
@@ -73,7 +74,7 @@ def visit_data_of(stage: StageData, settings: SearchSettings) -> VisitData:
         level=float(load.concurrency or load.rate_per_s or 0),
         label=stage.planned.level,
         seconds=seconds_of(stage),
-        doubt=_doubt_of(reasons, stage.measured, settings),
+        doubt=_doubt_of(reasons, evidence, stage.measured, settings),
     )
     return VisitData(visit, stage, reasons)
 
@@ -94,10 +95,12 @@ def seconds_of(stage: StageData) -> float:
     return max(0.0, (max(ends) - min(begins)) / 1e9) if begins and ends else 0.0
 
 
-def _doubt_of(reasons: Sequence[Reason], records: Sequence[Record], settings: SearchSettings) -> Doubt | None:
+def _doubt_of(
+    reasons: Sequence[Reason], evidence: Evidence, records: Sequence[Record], settings: SearchSettings
+) -> Doubt | None:
     codes = {reason.code for reason in reasons}
     if "busy_machine" in codes:  # which may also be the reason why loadgen was late
-        return "busy_machine"
+        return "busy_host" if evidence.machine is not None and is_host_alone(evidence.machine) else "busy_machine"
     fatal = {reason.code for reason in reasons if reason.fatal}
     if (codes & CLIENT_CODES or fatal & CLIENT_CODES_IF_FATAL) and not fails_by_errors(records, settings):
         return "client"

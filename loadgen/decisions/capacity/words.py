@@ -11,13 +11,14 @@ from loadgen.decisions.capacity.e_values import MIN_REQUESTS_OF_RATE
 from loadgen.decisions.capacity.forecast import ForecastAnswer
 from loadgen.decisions.capacity.limit import LimitFigures
 from loadgen.decisions.capacity.search import SearchSettings, SearchState
-from loadgen.decisions.capacity.visit import Doubt, Visit
+from loadgen.decisions.capacity.visit import BUSY, Doubt, Visit
 from loadgen.report.format import UNKNOWN, format_duration, format_number, format_percent, format_time
 from loadgen.scenario.objective import objective_of
 
 _DOUBTS: Final[dict[Doubt, str]] = {
     "client": "loadgen itself was in the way",
     "busy_machine": "other programs were in the way",
+    "busy_host": "the host of this virtual machine took too much CPU time",
     "drift": "its latencies never settled",
     "behind": "fewer requests ended than came due",
     "drains": "the burst at its beginning was not yet worked off",
@@ -130,8 +131,9 @@ def stopped_words(model: ModelAnswer, budget_s: float) -> str:
         case "client":
             return f"Stopped: loadgen itself was the limit, so no higher level is played, {spent}"
         case "busy_machine":
-            why = "other programs kept this machine too busy to judge a visit"
-            return f"Stopped: {why}, {spent}; close them, and continue with --resume"
+            who, remedy = _busy(model)
+            why = f"{who} kept this machine too busy to judge a visit"
+            return f"Stopped: {why}, {spent}; {remedy} (--resume continues this search)"
         case "target_lost":
             lost = f"the server was lost, {spent}; --resume continues the search"
             return f"Stopped: {lost if model.levels else 'the model could not be served, so nothing was played'}"
@@ -148,7 +150,7 @@ def _out_of_budget(model: ModelAnswer, budget_s: float, spent: str) -> str:
     """That the budget ended the search, and what would show more. spent: the time that the search took."""
     hint, is_spent = _longer_visits(model, budget_s), model.stopped == "budget"
     if is_spent and _only_busy(model):
-        return f"the budget is spent, {spent}; close the other programs, and search again"
+        return f"the budget is spent, {spent}; {_busy(model)[1]}"
     if hint:
         return f"{'the budget is spent' if is_spent else 'the rest of the budget is too short'}, {spent}; {hint}"
     if is_spent:
@@ -172,9 +174,21 @@ def _longer_visits(model: ModelAnswer, budget_s: float) -> str:
 
 
 def _only_busy(model: ModelAnswer) -> bool:
-    """Whether nothing could be judged because of other programs, so that more time alone would show no more."""
+    """Whether nothing could be judged because of other work on this machine, so that more time alone would show no
+    more."""
     levels = model.levels
-    return bool(levels) and all(level.state == "not_judged" and level.doubts == ("busy_machine",) for level in levels)
+    return bool(levels) and all(level.state == "not_judged" and BUSY.issuperset(level.doubts) for level in levels)
+
+
+def _busy(model: ModelAnswer) -> tuple[str, str]:
+    """Whose work kept the machine busy while a model was searched, and what to do."""
+    host, later = "the host of this virtual machine", "search again later, or on a machine of your own"
+    doubts = BUSY.intersection(doubt for level in model.levels for doubt in level.doubts)
+    if "busy_host" not in doubts:
+        return "other programs", "close the other programs, and search again"
+    if "busy_machine" not in doubts:
+        return host, later
+    return f"other programs and {host}", f"close the other programs, and {later}"
 
 
 def throughput_line(model: ModelAnswer) -> str | None:

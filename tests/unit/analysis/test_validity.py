@@ -198,7 +198,11 @@ def test_a_busy_machine_says_by_how_much_and_who() -> None:
     assert judged(machine=machine(None, neighbors_cpu_share=2.0)).verdict == "valid", "where the server is not known"
     (reason,) = judged(machine=hosted(0.2)).reasons
     assert "(the host of this virtual machine took 20% of a core)" in reason.observed
+    assert reason.advice.startswith("run it again later, or on a machine of your own"), "nobody can close a host"
     assert reason.limit == "≤ 10% because of the host"
+    for both in (machine(0.2, host_slowdown=0.2, steal_share=0.2), machine(0.2)):
+        (other,) = judged(machine=both).reasons
+        assert other.advice.startswith("close the other programs")
 
 
 def test_without_an_answer_there_is_no_complaint_about_the_window_too() -> None:

@@ -141,11 +141,15 @@ def test_a_lag_that_is_short_beside_every_limit_is_no_doubt(
     assert played(settings, 1, short_answers(**answers)).visit.doubt == doubt
 
 
-def test_a_visit_on_a_busy_machine_is_not_judged() -> None:
+@pytest.mark.parametrize(
+    ("slowdown", "host_slowdown", "doubt"),
+    [(0.2, None, "busy_machine"), (0.2, 0.4, "busy_machine"), (0.01, 0.4, "busy_host")],
+)
+def test_a_visit_on_a_busy_machine_is_not_judged(slowdown: float, host_slowdown: float | None, doubt: str) -> None:
     records = [record for visit in of_queue(SETTINGS, QUEUE, [4]) for record in visit.stage.measured]
-    machine = MachineFacts(cores=2, slowdown=0.2)
+    machine = MachineFacts(cores=2, slowdown=slowdown, host_slowdown=host_slowdown, steal_share=host_slowdown)
     busy = played(SETTINGS, 4, records, seen=facts(level="c4", cpu_share=0.7, end_ns=10**12, machine=machine))
-    assert busy.visit.doubt == "busy_machine"
+    assert busy.visit.doubt == doubt
     result = answer([*of_queue(SETTINGS, QUEUE, [1, 2]), busy])
     assert [level.state for level in result.levels] == ["holds", "holds", "not_judged"]
 

@@ -228,7 +228,8 @@ def test_each_repeated_visit_on_a_busy_machine_is_longer_and_after_five_the_sear
     least = []
     while isinstance(step := next_step(state(*visits), USERS), NextVisit) and len(visits) < 20:
         least.append(step.least_s)
-        visits.append(visit(step.level, 0, 40, seconds=max(step.least_s, 1.0), doubt="busy_machine"))
+        doubt: Doubt = "busy_host" if len(visits) % 2 else "busy_machine"
+        visits.append(visit(step.level, 0, 40, seconds=max(step.least_s, 1.0), doubt=doubt))
     assert least == [0.0, *(USERS.budget_s * share for share in (1 / 64, 1 / 32, 1 / 16, 1 / 8))]
     assert step == SearchEnd("busy_machine")
 

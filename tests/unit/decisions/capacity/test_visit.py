@@ -274,7 +274,7 @@ def test_a_visit_of_which_nothing_has_ended_counts_nothing() -> None:
     assert visit_of([asked(0, 0)], rate(1.0)).requests == 1
 
 
-@pytest.mark.parametrize("doubt", ["client", "busy_machine"])
+@pytest.mark.parametrize("doubt", ["client", "busy_machine", "busy_host"])
 def test_a_visit_in_which_we_were_in_the_way_is_not_judged(doubt: str) -> None:
     tally = VisitTally(OBJECTIVES, users(1), Slo())
     visit = tally.visit(level=1.0, label="c1", seconds=1.0, doubt=doubt)  # type: ignore[arg-type]

@@ -24,6 +24,8 @@ from loadgen.decisions.capacity.words import (
 )
 from loadgen.report.format import format_time
 
+HOST = "the host of this virtual machine"
+
 
 def level(users: float, state: LevelState = "undecided", **changes: Any) -> LevelAnswer:
     met = ObjectiveAnswer("ttft_p95=2s", 54, 4, 0.931034, (0.83, 0.98), -1.0, 0.5)
@@ -128,6 +130,30 @@ def test_of_many_undecided_levels_the_two_nearest_to_the_capacity_are_named() ->
 @pytest.mark.parametrize("reason", get_args(StopReason))
 def test_every_end_has_words(reason: StopReason) -> None:
     assert stopped_words(answer(stopped=reason), 600.0).startswith("Stopped: ")
+
+
+@pytest.mark.parametrize(
+    ("doubts", "who", "remedy"),
+    [
+        (("busy_machine",), "other programs", "close the other programs, and search again"),
+        (("busy_host",), HOST, "search again later, or on a machine of your own"),
+        (
+            ("busy_machine", "busy_host"),
+            f"other programs and {HOST}",
+            "close the other programs, and search again later, or on a machine of your own",
+        ),
+    ],
+)
+def test_who_kept_the_machine_busy_is_named_with_what_helps(doubts: tuple[Doubt, ...], who: str, remedy: str) -> None:
+    busy = answer(stopped="busy_machine", holds=None, fails=None, levels=(level(1.0, "not_judged", doubts=doubts),))
+    assert stopped_words(busy, 600.0) == (
+        f"Stopped: {who} kept this machine too busy to judge a visit, after 4 min 10 s; {remedy} "
+        "(--resume continues this search)"
+    )
+    spent = msgspec.structs.replace(busy, stopped="budget")
+    assert stopped_words(spent, 600.0) == f"Stopped: the budget is spent, after 4 min 10 s; {remedy}"
+    assert ("other programs" in answer_line(busy, 0.95)) == ("busy_machine" in doubts)
+    assert (HOST in answer_line(busy, 0.95)) == ("busy_host" in doubts)
 
 
 def test_more_time_is_advised_only_where_it_would_show_more() -> None:
