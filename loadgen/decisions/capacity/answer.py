@@ -85,7 +85,8 @@ class ModelAnswer(Struct, frozen=True, kw_only=True):
     """The lowest level shown not to hold; None: no level is."""
     stopped: StopReason
     limited_by: LimitedBy | None
-    """What limited the server at the levels that do not hold; None: not known."""
+    """What limited the server at the levels that do not hold; None: not known. While no level is shown not to hold
+    (`fails` is None), it is what probably limited it."""
     limit: LimitFigures
     levels: tuple[LevelAnswer, ...]
     """In ascending order."""
@@ -143,11 +144,18 @@ def answer_of(
         limited_by=limited_by,
         limit=limit,
         levels=levels,
-        throughput=throughput_of_levels(rates_of(visits), settings.search, settings.think_s),
+        throughput=_throughput(visits, known),
         not_monotone=shown.not_monotone,
         spent_s=round(known.state.spent_s, 3),
         earlier_s=round(sum(each.visit.seconds for each in visits[:earlier]), 3),
     )
+
+
+def _throughput(visits: Sequence[VisitData], known: Known) -> ThroughputAnswer:
+    """How throughput grows. Not known where nothing is shown, because the visits were then too few or too short."""
+    if known.shown.holds is None and known.shown.fails is None:
+        return ThroughputAnswer()
+    return throughput_of_levels(rates_of(visits), known.settings.search, known.settings.think_s)
 
 
 def _levels(visits: Sequence[VisitData], known: Known) -> tuple[LevelAnswer, ...]:

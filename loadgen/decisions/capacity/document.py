@@ -7,7 +7,7 @@ import msgspec
 
 from loadgen.decisions.capacity.answer import CapacityFile, LevelAnswer, ModelAnswer
 from loadgen.decisions.capacity.charts import VisitSpan, asked_text, search_charts
-from loadgen.decisions.capacity.words import answer_line, lines_of_model, remarks_of, share_text
+from loadgen.decisions.capacity.words import answer_line, is_limit_shown, lines_of_model, remarks_of, share_text
 from loadgen.report.console import lines_text, table_text
 from loadgen.report.document import Document
 from loadgen.report.format import UNKNOWN, format_number
@@ -69,7 +69,7 @@ def models_table(capacity: CapacityFile) -> Table:
             (
                 *(model.model, model.target, model.search),
                 *(UNKNOWN if end is None else f"{end:.4g}" for end in (model.holds, model.capacity, model.fails)),
-                model.limited_by or UNKNOWN,
+                _limited_by(model),
                 f"{model.spent_s:.0f} s",
                 model.stopped.replace("_", " "),
             )
@@ -77,6 +77,12 @@ def models_table(capacity: CapacityFile) -> Table:
         for model in capacity.models
     )
     return Table(columns, tuple(rows))
+
+
+def _limited_by(model: ModelAnswer) -> str:
+    if model.limited_by is None:
+        return UNKNOWN
+    return model.limited_by if is_limit_shown(model) else f"probably {model.limited_by}"
 
 
 def search_sections(capacity: CapacityFile, visits: Sequence[Sequence[VisitSpan]]) -> list[Section]:

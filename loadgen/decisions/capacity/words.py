@@ -78,6 +78,7 @@ def limit_words(model: ModelAnswer) -> str | None:
     """What limited the server at the levels that do not hold, with its figures; None if nothing did."""
     limit = model.limit
     binding = f" ({limit.binding} is missed first)" if limit.binding else ""
+    limited = "limited" if is_limit_shown(model) else "probably limited"
     match model.limited_by:
         case None:
             return None
@@ -88,17 +89,22 @@ def limit_words(model: ModelAnswer) -> str | None:
                 if streams is None
                 else f": {streams} {'streams are' if streams != 1 else 'stream is'} served at once"
             )
-            return f"limited by the queue{served}{_waiting(limit)}{binding}"
+            return f"{limited} by the queue{served}{_waiting(limit)}{binding}"
         case "errors":
-            return f"limited by the server's errors: {_error_words(limit)}"
+            return f"{limited} by the server's errors: {_error_words(limit)}"
         case "memory":
             return f"limited by memory: {limit.reason or 'the machine ran out of it'}"
         case "client":
             return f"limited by loadgen itself: {limit.reason or 'its own measurements say so'}"
         case "prefill":
-            return f"limited by the time to work through prompts (prefill){binding}"
+            return f"{limited} by the time to work through prompts (prefill){binding}"
         case "decode":
-            return f"limited by the time to write tokens (decode){binding}"
+            return f"{limited} by the time to write tokens (decode){binding}"
+
+
+def is_limit_shown(model: ModelAnswer) -> bool:
+    """Whether what limited is sure: a level is shown not to hold, or loadgen or the memory was observed to be short."""
+    return model.fails is not None or model.limited_by in {"client", "memory"}
 
 
 def _waiting(limit: LimitFigures) -> str:

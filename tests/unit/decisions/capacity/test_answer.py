@@ -53,6 +53,13 @@ def test_throughput_saturates_where_the_slots_are_full(visits: list[VisitData]) 
     assert result.limit.binding == "ttft_p95=2500ms"
 
 
+def test_where_nothing_is_shown_neither_saturation_nor_knee_is_computed() -> None:
+    result = answer(of_queue(SETTINGS, QUEUE, [1, 2, 4, 8], 10))
+    assert (result.holds, result.fails) == (None, None)
+    assert (result.throughput.saturates_at, result.throughput.knee) == (None, None)
+    assert all(level.requests_per_s for level in result.levels)
+
+
 def test_capacity_json_has_its_keys_and_reads_back(visits: list[VisitData]) -> None:
     model = answer(visits)
     file = CapacityFile(run_id="capacity-x", confidence=0.95, budget_s=480.0, spent_s=1.0, models=(model,))

@@ -5,8 +5,8 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from loadgen.decisions.capacity.answer import LevelAnswer, LevelState, ModelAnswer, ObjectiveAnswer
-from loadgen.decisions.capacity.document import levels_table
+from loadgen.decisions.capacity.answer import CapacityFile, LevelAnswer, LevelState, ModelAnswer, ObjectiveAnswer
+from loadgen.decisions.capacity.document import levels_table, models_table
 from loadgen.decisions.capacity.forecast import FleetAnswer, ForecastAnswer
 from loadgen.decisions.capacity.limit import LimitedBy, LimitFigures
 from loadgen.decisions.capacity.search import StopReason
@@ -170,6 +170,16 @@ def test_more_time_is_advised_only_where_it_would_show_more() -> None:
 def test_every_limit_has_words(limit: LimitedBy) -> None:
     figures = LimitFigures(outcome="http_error", status=503, share=0.9, detail="full", reason="why")
     assert limit_line(answer(limited_by=limit, limit=figures), 600.0).startswith("limited by ")
+
+
+@pytest.mark.parametrize("limit", get_args(LimitedBy))
+def test_a_limit_is_only_probable_while_no_level_is_shown_not_to_hold(limit: LimitedBy) -> None:
+    asked = answer(limited_by=limit, limit=LimitFigures(outcome="http_error", status=503, share=0.9), fails=None)
+    is_observed = limit in {"client", "memory"}
+    assert limit_line(asked, 480.0).startswith("limited by " if is_observed else "probably limited by ")
+    capacity = CapacityFile(run_id="r", confidence=0.95, budget_s=1.0, spent_s=1.0, models=(asked,))
+    (row,) = models_table(capacity).rows
+    assert (limit if is_observed else f"probably {limit}") in row.cells
 
 
 @pytest.mark.parametrize("doubt", get_args(Doubt))
