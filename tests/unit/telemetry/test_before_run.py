@@ -34,7 +34,7 @@ def test_what_we_use_and_what_the_server_uses_to_load_its_model_is_no_reason() -
     assert warning_of({SERVER: 1.0}, server_pids=()) is not None
 
 
-@pytest.mark.parametrize("caller", [os.getpid(), SERVER])
+@pytest.mark.parametrize("caller", [os.getpid(), SERVER], ids=["we", "the server"])
 def test_what_listens_where_the_run_sends_its_requests_is_no_other_program(caller: int) -> None:
     machine, clock = FakeMachine(), HandClock()
     machine.table[STRANGER] = process("python", 1.0)
