@@ -15,9 +15,14 @@ if TYPE_CHECKING:
 _execute_child = subprocess.Popen._execute_child  # type: ignore[attr-defined]
 
 
+def are_forks_made() -> bool:
+    """False under coverage, which each process begins to measure as its interpreter starts."""
+    return sys.platform == "linux" and not any(name.startswith("COV") for name in os.environ)
+
+
 @pytest.fixture(scope="session")
 def _fork_server() -> Iterator["ForkServer | None"]:
-    if sys.platform != "linux" or any(name.startswith("COV") for name in os.environ):
+    if not are_forks_made():
         yield None
         return
     from tests.fork_server import fork_server

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.integration.conftest import new_interpreters_only
+from tests.integration.conftest import are_forks_made, new_interpreters_only
 from tests.integration.engine.test_session import SCENARIO
 from tests.integration.engine.test_workers import workers_of
 from tests.integration.server import Server, whole
@@ -107,6 +107,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.skipif(not are_forks_made(), reason="every process is a new interpreter here")
 @pytest.mark.parametrize("other", OTHERS)
 def test_what_a_fork_cannot_be_is_a_new_interpreter(other: str) -> None:
     with a_process() as usual, a_process(**OTHERS[other]) as process:
