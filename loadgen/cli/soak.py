@@ -5,6 +5,7 @@ import contextlib
 import os
 import shlex
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal, get_args
 
@@ -29,7 +30,7 @@ from loadgen.cli.options import (
 )
 from loadgen.cli.streams import tell
 from loadgen.cli.terminal import progress_on_terminal, show_json
-from loadgen.cli.units import print_recipe
+from loadgen.cli.units import print_recipe, soak_arguments
 from loadgen.engine.soak.resume import Unfinished
 from loadgen.engine.stop import StopSignal
 from loadgen.engine.workers.sizing import Workers, parse_workers
@@ -153,7 +154,7 @@ def soak(
     if print_units is not None:
         if resume is not None:
             raise InputError("--print-units with --resume: every night is a new soak; leave one of them out")
-        if options.scenario is not None or options.url is not None:  # a mistake is told now, and not at night
+        if soak_arguments(sys.argv):  # a mistake is told now, and not at night
             soak_of(_load(options, soaking.flags(), "nothing"), soaking.give_up_s())
         print_recipe(print_units, options.scenario, None if out == RESULTS else out)
         raise typer.Exit

@@ -84,7 +84,7 @@ def units_text(kind: UnitKind, nightly: Nightly) -> str:
 
 def nightly_here(command_line: Sequence[str], scenario: str | None, out: Path | None) -> Nightly:
     """What the command line plays, on this machine. command_line: `sys.argv`. scenario, out: as its flags say."""
-    arguments = _without(command_line[1:][command_line[1:].index("soak") + 1 :] if "soak" in command_line[1:] else ())
+    arguments = soak_arguments(command_line)
     if not arguments:
         arguments, scenario = EXAMPLE, EXAMPLE[0]
     return Nightly(
@@ -97,8 +97,10 @@ def nightly_here(command_line: Sequence[str], scenario: str | None, out: Path | 
     )
 
 
-def _without(arguments: Sequence[str]) -> tuple[str, ...]:
-    """The arguments of a soak without those that print a recipe."""
+def soak_arguments(command_line: Sequence[str]) -> tuple[str, ...]:
+    """The arguments of a soak without those that print a recipe. command_line: `sys.argv`."""
+    words = command_line[1:]
+    arguments = words[words.index("soak") + 1 :] if "soak" in words else ()
     others: list[str] = []
     is_value = False
     for argument in arguments:

@@ -86,6 +86,7 @@ def test_the_verb_prints_a_recipe_and_plays_nothing(tmp_path: Path, monkeypatch:
             "--print-units upstart: no such kind; write --print-units systemd, cron, schtasks or ",
         ),
         (("gone", "--print-units", "cron"), "gone: no such scenario"),
+        (("--duration", "8h", "--print-units", "cron"), "neither SCENARIO nor --url was given"),
         (("night.toml", "--concurrency", "1,2", "--print-units", "cron"), "--concurrency 1,2: a soak plays one level"),
         (("--resume", "x", "--print-units", "cron"), "--print-units with --resume: "),
     ):
